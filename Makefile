@@ -1,0 +1,66 @@
+# Every target does its own set-up and can be the first one run on a machine with Python 3.11 or later.
+# A stamp in .venv remembers each installation until pyproject.toml or constraints.txt changes.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The first Python on the path that is recent enough; `make train PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+RUN := .venv/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
+PINS := pyproject.toml constraints.txt
+JOBS ?= 2
+
+.PHONY: help train test lint bench clean
+
+help:
+	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
+	@echo "make test    run the tests with coverage"
+	@echo "make lint    run ruff and basedpyright"
+	@echo "make bench   time the NumPy backend against PyTorch (installs PyTorch)"
+	@echo "make clean   remove .venv and everything that was built"
+
+train: .venv/.base
+	.venv/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
+
+test: .venv/.test
+	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term
+
+lint: .venv/.lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+
+bench: .venv/.bench
+	$(RUN) -m benchmarks
+
+clean:
+	rm -rf .venv build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
+	find pgcore backends plugins tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.created:
+	@[ -n "$(PYTHON)" ] || { echo "error: pgcore needs Python 3.11 or later, none is on the path; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.base: .venv/.created $(PINS)
+	@echo "Installing pgcore into .venv ..."
+	$(INSTALL) --editable '.[plot]'
+	@touch $@
+
+.venv/.test: .venv/.created $(PINS)
+	@echo "Installing pgcore and what its tests need into .venv ..."
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+.venv/.lint: .venv/.created $(PINS)
+	@echo "Installing pgcore, ruff and basedpyright into .venv ..."
+	$(INSTALL) --editable '.[test,lint]'
+	@touch $@
+
+.venv/.bench: .venv/.created $(PINS)
+	@echo "Installing pgcore and PyTorch into .venv ..."
+	$(INSTALL) --editable '.[plot]' torch
+	@touch $@

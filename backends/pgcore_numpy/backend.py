@@ -1,0 +1,31 @@
+"""The backend's front door."""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+from pgcore.backend import Backend, float_dtype
+from pgcore.errors import SpecError
+from pgcore.optimizer import OptimizerSpec
+from pgcore.policy import Policy
+from pgcore.spec import PolicySpec
+from pgcore_numpy.optimizers import NumpyOptimizer
+from pgcore_numpy.policy import NumpyPolicy
+
+__all__ = ["NumpyBackend"]
+
+
+class NumpyBackend(Backend):
+    """See `Backend`; the only device is "cpu"."""
+
+    name: ClassVar[str] = "numpy"
+
+    def policy(self, spec: PolicySpec, *, seed: int = 0, dtype: str = "float32", device: str | None = None) -> NumpyPolicy:
+        """See `Backend.policy`."""
+        if device not in (None, "cpu"):
+            raise SpecError(f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device")
+        return NumpyPolicy(self, spec, float_dtype("numpy.policy dtype", dtype), seed)
+
+    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> NumpyOptimizer:
+        """See `Backend.optimizer`."""
+        return NumpyOptimizer(spec, cast("NumpyPolicy", policy))

@@ -1,0 +1,222 @@
+"""Closed forms of the heads: a block's quantities, and their derivatives carried back to the network's outputs.
+
+Arrays are action-major here, [actions, n] for a block of n steps. A head that another distribution provides joins with
+`@make_kernel.register(TheirHead)` on a function that returns their `Kernel`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from functools import singledispatch
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.errors import SpecError
+from pgcore.heads import HALF_LOG_2PI, Categorical, DiagonalGaussian, Head
+
+__all__ = ["CategoricalKernel", "GaussianKernel", "Kernel", "make_kernel"]
+
+Weights = Mapping[str, Array]
+
+
+class Kernel(ABC):
+    """One head's arithmetic on one block of steps; `forward` first, then any of the others."""
+
+    @abstractmethod
+    def forward(self, outputs: Array, parameters: Mapping[str, Array], mask: Array | None) -> None:
+        """Take [outputs, n] network outputs, which it may overwrite, and an [n, A] bool mask or None."""
+
+    @abstractmethod
+    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+        """Return those of log_prob, entropy, kl and log_probs that are named, as fresh arrays."""
+
+    @abstractmethod
+    def backward(self, cotangents: Weights) -> Array:
+        """Return [outputs, n] derivatives of the loss.
+
+        Args:
+            cotangents: d loss / d quantity, [n] by name, [n, A] for log_probs; the reduction's weights are in.
+        """
+
+    @abstractmethod
+    def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
+        """Return [outputs, n] w_t F_t v_t, where F_t is the Fisher information of the network's outputs at step t.
+
+        Args:
+            tangent: [outputs, n] v, the outputs' derivative along a direction in parameter space.
+            weights: [n] w.
+            direction: The direction in the head's own parameters, by name.
+        """
+
+    def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
+        """Write the sums over some steps of what `backward` or `fisher` found for the head's own parameters, by name."""
+
+
+@singledispatch
+def make_kernel(head: Head) -> Kernel:
+    """Return a head's kernel.
+
+    Raises:
+        SpecError: no closed form is registered for this kind of head.
+    """
+    raise SpecError(
+        f"numpy backend: expected a head with a closed form, got {head}; register one with pgcore_numpy.heads.make_kernel, "
+        "or choose a backend that differentiates by itself"
+    )
+
+
+class CategoricalKernel(Kernel):
+    """Softmax with temperature: pi = softmax(w / tau)."""
+
+    def __init__(self, head: Categorical) -> None:
+        """Keep the temperature."""
+        self.temperature = head.temperature
+
+    def forward(self, outputs: Array, parameters: Mapping[str, Array], mask: Array | None) -> None:
+        """See `Kernel.forward`: log-softmax and softmax together."""
+        log_pi = outputs
+        if self.temperature != 1.0:
+            log_pi /= self.temperature
+        if mask is not None:
+            np.copyto(log_pi, -math.inf, where=~mask.T)
+        log_pi -= np.maximum.reduce(log_pi)
+        pi = np.exp(log_pi)
+        total = np.add.reduce(pi)
+        pi /= total
+        log_pi -= np.log(total)
+        self.log_pi, self.pi, self.mask = log_pi, pi, mask
+
+    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+        """See `Kernel.quantities`."""
+        self.actions, self.steps = actions, np.arange(len(actions))
+        found: dict[str, Array] = {}
+        if "log_prob" in names:
+            found["log_prob"] = self.log_pi[actions, self.steps]
+        if "entropy" in names or "kl" in names:
+            # 0 log 0 = 0: the logarithm is replaced before it is multiplied by a probability of 0.
+            self.safe_log_pi = self.log_pi if self.mask is None else np.where(self.mask.T, self.log_pi, 0.0)
+        if "entropy" in names:
+            self.entropy = found["entropy"] = -np.add.reduce(self.pi * self.safe_log_pi)
+        if "kl" in names:
+            assert reference is not None
+            self.pi_reference = np.exp(reference.T)
+            possible = self.pi_reference > 0
+            found["kl"] = np.add.reduce(np.where(possible, self.pi_reference * (np.where(possible, reference.T, 0.0) - self.log_pi), 0.0))
+        if "log_probs" in names:
+            found["log_probs"] = self.log_pi.T.copy()
+        return found
+
+    def backward(self, cotangents: Weights) -> Array:
+        """See `Kernel.backward`."""
+        d: Array | None = None
+        if "log_prob" in cotangents:
+            # e_a - pi, with 1 - pi_a as the sum over the other actions: near saturation the subtraction would lose everything.
+            d = -self.pi
+            d[self.actions, self.steps] = 0.0
+            d[self.actions, self.steps] = -np.add.reduce(d)
+            d *= cotangents["log_prob"]
+        if "entropy" in cotangents:
+            part = self.safe_log_pi + self.entropy
+            part *= self.pi
+            part *= cotangents["entropy"]
+            d = -part if d is None else np.subtract(d, part, out=d)
+        if "kl" in cotangents:
+            part = (self.pi - self.pi_reference) * cotangents["kl"]
+            d = part if d is None else np.add(d, part, out=d)
+        if "log_probs" in cotangents:
+            given = cotangents["log_probs"].T
+            part = given - self.pi * np.add.reduce(given)
+            d = part if d is None else np.add(d, part, out=d)
+        if d is None:
+            return np.zeros_like(self.pi)
+        if self.temperature != 1.0:
+            d /= self.temperature
+        return d
+
+    def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
+        """See `Kernel.fisher`: (diag pi - pi pi^T) / tau^2."""
+        centred = tangent - np.add.reduce(self.pi * tangent)
+        return self.pi * centred * (weights / self.temperature**2)
+
+
+class GaussianKernel(Kernel):
+    """Independent normals, in z = (a - mean) / std; std is divided by twice and never squared."""
+
+    def __init__(self, head: DiagonalGaussian) -> None:
+        """Keep the head."""
+        self.head = head
+        self.start = math.log(head.std)
+
+    def forward(self, outputs: Array, parameters: Mapping[str, Array], mask: Array | None) -> None:
+        """See `Kernel.forward`."""
+        n = self.head.n
+        self.mean = outputs[:n]
+        if self.head.log_std == "per-state":
+            self.log_std = outputs[n:] + self.start
+        elif self.head.log_std == "shared":
+            self.log_std = np.broadcast_to(parameters["log_std"][:, None], self.mean.shape)
+        else:
+            self.log_std = np.full_like(self.mean, self.start)
+        self.std = np.exp(self.log_std)
+
+    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+        """See `Kernel.quantities`."""
+        n = self.head.n
+        found: dict[str, Array] = {}
+        if "log_prob" in names:
+            self.z = (actions.T.astype(self.mean.dtype) - self.mean) / self.std
+            found["log_prob"] = -np.add.reduce(0.5 * self.z * self.z + self.log_std) - n * HALF_LOG_2PI
+        if "entropy" in names:
+            found["entropy"] = np.add.reduce(self.log_std) + n * (0.5 + HALF_LOG_2PI)
+        if "kl" in names:
+            assert reference is not None
+            mean0, log_std0 = reference.T[:n], reference.T[n:]
+            self.shift = (self.mean - mean0) / self.std
+            self.ratio = np.exp(log_std0 - self.log_std)
+            half = 0.5 * (self.ratio * self.ratio + self.shift * self.shift - 1.0)
+            found["kl"] = np.add.reduce(self.log_std - log_std0 + half)
+        return found
+
+    def backward(self, cotangents: Weights) -> Array:
+        """See `Kernel.backward`."""
+        d_mean, d_log_std = np.zeros_like(self.mean), np.zeros_like(self.mean)
+        if "log_prob" in cotangents:
+            d_mean += cotangents["log_prob"] * (self.z / self.std)
+            d_log_std += cotangents["log_prob"] * (self.z * self.z - 1.0)
+        if "entropy" in cotangents:
+            d_log_std += cotangents["entropy"]
+        if "kl" in cotangents:
+            d_mean += cotangents["kl"] * (self.shift / self.std)
+            d_log_std += cotangents["kl"] * (1.0 - (self.ratio * self.ratio + self.shift * self.shift))
+        return self._outputs(d_mean, d_log_std)
+
+    def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
+        """See `Kernel.fisher`: diag(1 / std^2, 2) in (mean, log std)."""
+        n = self.head.n
+        if self.head.log_std == "shared":
+            moved = np.broadcast_to(direction["log_std"][:, None], self.mean.shape)
+        else:
+            moved = tangent[n:] if self.head.log_std == "per-state" else np.zeros_like(self.mean)
+        return self._outputs(weights * (tangent[:n] / self.std / self.std), weights * (2.0 * moved))
+
+    def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
+        """See `Kernel.collect`."""
+        if self.head.log_std == "shared":
+            np.add.reduce(self.d_log_std[:, steps], axis=1, out=gradient["log_std"])
+
+    def _outputs(self, d_mean: Array, d_log_std: Array) -> Array:
+        self.d_log_std = d_log_std
+        return np.concatenate((d_mean, d_log_std)) if self.head.log_std == "per-state" else d_mean
+
+
+@make_kernel.register
+def _(head: Categorical) -> Kernel:
+    return CategoricalKernel(head)
+
+
+@make_kernel.register
+def _(head: DiagonalGaussian) -> Kernel:
+    return GaussianKernel(head)

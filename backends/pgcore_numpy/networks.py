@@ -1,0 +1,231 @@
+"""Forward and backward passes of the networks, a block of steps at a time, in buffers that are allocated once.
+
+Everything is feature-major: a buffer is [features, steps], so that elementwise work runs over contiguous memory and the
+head's sums over actions are sums of whole rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.spec import MLP, PolicySpec, Table
+from pgcore_numpy.parameters import Views
+
+__all__ = ["DenseNetwork", "Network", "TableNetwork", "make_network"]
+
+
+class Network(ABC):
+    """A network with its buffers for `n` steps, with or without the critic.
+
+    Attributes:
+        outputs: [outputs, n] what `forward` computed for the head.
+        values: [1, n] the critic's values, where there are any.
+    """
+
+    outputs: Array
+    values: Array
+
+    @abstractmethod
+    def forward(self, parameters: Views, observations: Array) -> None:
+        """Fill `outputs` and `values` from [n, ...] observations."""
+
+    @abstractmethod
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
+        """Carry [outputs, n] and [n] derivatives of the loss back to every layer; call after `forward`."""
+
+    @abstractmethod
+    def collect(self, gradient: Views, steps: slice) -> None:
+        """Write the parameters' derivatives, summed over the block or some of its steps; call after `backward`."""
+
+    @abstractmethod
+    def tangent(self, parameters: Views, direction: Views) -> Array:
+        """Return [outputs, n]: the outputs' derivative along a direction in parameter space; call after `forward`."""
+
+
+def make_network(spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> Network:
+    """Return the spec's network with buffers for a number of steps."""
+    if isinstance(spec.network, Table):
+        return TableNetwork(spec, steps, dtype, with_value=with_value)
+    return DenseNetwork(spec, steps, dtype, with_value=with_value)
+
+
+class DenseNetwork(Network):
+    """Hidden layers with one activation and a linear output layer; none at all for `Linear`.
+
+    With the critic's own network the two run side by side, in one matrix product a layer.
+    """
+
+    def __init__(self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> None:
+        """Allocate the buffers; every layer's input ends in a row of ones, which the bias multiplies."""
+        network: Any = spec.network
+        self.networks = 2 if with_value and spec.critic == "separate" else 1
+        self.combined = with_value and spec.critic == "shared"
+        self.with_value = with_value
+        self.activation = _ACTIVATIONS[network.activation] if isinstance(network, MLP) else None
+        self.x = np.ones((network.inputs + 1, steps), dtype)
+        self.inputs = self.x[:-1]
+        layers = range(len(network.hidden))
+        self.h = [np.ones((self.networks, width + 1, steps), dtype) for width in network.hidden]
+        self.active = [buffer[:, :-1] for buffer in self.h]
+        self.d = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
+        self.scratch = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
+        self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
+        self.source = [self.x if layer == 0 else self.h[layer - 1] for layer in layers]
+        self.last = self.h[-1] if self.h else self.x[None]
+        outputs = spec.head.outputs
+        self.out = np.empty((outputs + self.combined, steps), dtype)
+        self.d_out = np.empty_like(self.out) if self.combined else self.out
+        self.outputs = self.out[:outputs]
+        self.values = self.out[outputs:] if self.combined else np.empty((1, steps), dtype)
+        self.d_values: Array | None = None
+
+    def forward(self, parameters: Views, observations: Array) -> None:
+        """See `Network.forward`."""
+        self.inputs[...] = observations.T
+        for layer, weight in enumerate(parameters.hidden):
+            active = self.active[layer]
+            np.matmul(weight[: self.networks].swapaxes(1, 2), self.source[layer], out=active)
+            self.activation.apply(active)
+        if self.combined:
+            np.matmul(parameters.combined.T, self.last[0], out=self.out)
+            return
+        np.matmul(parameters.output.T, self.last[0], out=self.out)
+        if self.with_value:
+            np.matmul(parameters.value.T, self.last[-1], out=self.values)
+
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
+        """See `Network.backward`."""
+        self.d_out, self.d_values = d_outputs, d_values
+        if self.combined:
+            self.d_out = np.concatenate((d_outputs, d_values[None])) if d_values is not None else d_outputs
+        if not self.h:
+            return
+        last = self.d[-1]
+        output = parameters.combined if self.combined else parameters.output
+        np.matmul(output[:-1], self.d_out, out=last[0])
+        if self.networks == 2:
+            np.multiply(parameters.value[:-1], d_values, out=last[1])
+        for layer in range(len(self.h) - 1, -1, -1):
+            self.activation.multiply_derivative(self.d[layer], self.active[layer], self.scratch[layer])
+            if layer > 0:
+                np.matmul(parameters.hidden[layer][: self.networks, :-1], self.d[layer], out=self.d[layer - 1])
+
+    def collect(self, gradient: Views, steps: slice) -> None:
+        """See `Network.collect`."""
+        for layer, target in enumerate(gradient.hidden):
+            np.matmul(self.source[layer][..., steps], self.d_transposed[layer][:, steps], out=target[: self.networks])
+        target = gradient.combined if self.combined else gradient.output
+        np.matmul(self.last[0][:, steps], self.d_out[:, steps].T, out=target)
+        if self.with_value and not self.combined:
+            np.matmul(self.last[-1][:, steps], self.d_values[steps, None], out=gradient.value)
+
+    def tangent(self, parameters: Views, direction: Views) -> Array:
+        """See `Network.tangent`."""
+        moved: Array | None = None
+        for layer, along in enumerate(direction.hidden):
+            source = self.x if layer == 0 else self.h[layer - 1][0]
+            changed = along[0].T @ source
+            if moved is not None:
+                changed += parameters.hidden[layer][0, :-1].T @ moved
+            self.activation.multiply_derivative(changed, self.active[layer][0], np.empty_like(changed))
+            moved = changed
+        result = direction.output.T @ self.last[0]
+        if moved is not None:
+            result += parameters.output[:-1].T @ moved
+        return result
+
+
+class TableNetwork(Network):
+    """One row of outputs a state."""
+
+    def __init__(self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> None:
+        """Keep the sizes; a lookup needs no buffers."""
+        self.with_value = with_value
+        self.states = np.empty(steps, np.intp)
+        self.d_outputs: Array = np.empty(0, dtype)
+        self.d_values: Array | None = None
+
+    def forward(self, parameters: Views, observations: Array) -> None:
+        """See `Network.forward`."""
+        self.states = observations
+        self.outputs = parameters.output.take(observations, axis=0).T.copy()
+        if self.with_value:
+            self.values = parameters.value.take(observations, axis=0).T
+
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
+        """See `Network.backward`."""
+        self.d_outputs, self.d_values = d_outputs, d_values
+
+    def collect(self, gradient: Views, steps: slice) -> None:
+        """See `Network.collect`."""
+        _sum_by_state(gradient.output, self.states[steps], self.d_outputs[:, steps])
+        if self.with_value:
+            _sum_by_state(gradient.value, self.states[steps], self.d_values[None, steps])
+
+    def tangent(self, parameters: Views, direction: Views) -> Array:
+        """See `Network.tangent`."""
+        return direction.output.take(self.states, axis=0).T.copy()
+
+
+def _sum_by_state(target: Array, states: Array, d: Array) -> None:
+    """Write to [S, k] the sums of [k, n] over the steps of each state."""
+    rows, columns = target.shape
+    position = (np.arange(columns)[:, None] * rows + states).reshape(-1)
+    target[...] = np.bincount(position, weights=d.reshape(-1), minlength=rows * columns).reshape(columns, rows).T
+
+
+class Tanh:
+    """tanh; derivative 1 - h^2."""
+
+    @staticmethod
+    def apply(h: Array) -> None:
+        """Replace pre-activations by activations."""
+        np.tanh(h, out=h)
+
+    @staticmethod
+    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
+        """Multiply d by the derivative at activations h."""
+        np.multiply(h, h, out=scratch)
+        np.subtract(1.0, scratch, out=scratch)
+        np.multiply(d, scratch, out=d)
+
+
+class Relu:
+    """max(x, 0); derivative 0 at 0."""
+
+    @staticmethod
+    def apply(h: Array) -> None:
+        """Replace pre-activations by activations."""
+        np.maximum(h, 0.0, out=h)
+
+    @staticmethod
+    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
+        """Multiply d by the derivative at activations h."""
+        np.sign(h, out=scratch)  # h is never negative, so this is 1 where the unit is active, 0 elsewhere
+        np.multiply(d, scratch, out=d)
+
+
+class Sigmoid:
+    """1 / (1 + exp(-x)); derivative h (1 - h)."""
+
+    @staticmethod
+    def apply(h: Array) -> None:
+        """Replace pre-activations by activations."""
+        np.negative(h, out=h)
+        np.exp(h, out=h)
+        np.add(h, 1.0, out=h)
+        np.reciprocal(h, out=h)
+
+    @staticmethod
+    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
+        """Multiply d by the derivative at activations h."""
+        np.subtract(1.0, h, out=scratch)
+        np.multiply(scratch, h, out=scratch)
+        np.multiply(d, scratch, out=d)
+
+
+_ACTIVATIONS: dict[str, Any] = {"tanh": Tanh, "relu": Relu, "sigmoid": Sigmoid}

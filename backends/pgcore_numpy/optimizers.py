@@ -1,0 +1,51 @@
+"""Optimizer state in flat vectors, one formula for all parameters at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.optimizer import BoundOptimizer, OptimizerSpec
+from pgcore.policy import Gradient
+from pgcore_numpy.gradient import NumpyGradient
+from pgcore_numpy.xp import xp
+
+if TYPE_CHECKING:
+    from pgcore_numpy.policy import NumpyPolicy
+
+__all__ = ["NumpyOptimizer"]
+
+
+class NumpyOptimizer(BoundOptimizer):
+    """See `BoundOptimizer`."""
+
+    def __init__(self, spec: OptimizerSpec, policy: NumpyPolicy) -> None:
+        """Set the slots to 0."""
+        self.spec = spec
+        self.policy = policy
+        self._slots = {name: np.zeros_like(policy.vector) for name in spec.slots}
+
+    def step(self, gradient: Gradient, step: int, learning_rate: float) -> None:
+        """See `BoundOptimizer.step`."""
+        own = cast("NumpyGradient", gradient)
+        vector = own.vector
+        if self.spec.max_grad_norm is not None:
+            factor = self.spec.clip_factor(own.norm())
+            if factor != 1.0:
+                vector = vector * factor
+        moved, self._slots = self.spec.update(xp, self.policy.vector, vector, self._slots, step, learning_rate)
+        self.policy.vector[...] = moved
+
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """See `BoundOptimizer.slots`."""
+        named = self.policy.layout.named
+        return {slot: {name: view.copy() for name, view in named(vector).items()} for slot, vector in self._slots.items()}
+
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """See `BoundOptimizer.load`."""
+        for slot, vector in self._slots.items():
+            for name, view in self.policy.layout.named(vector).items():
+                view[...] = slots[slot][name]

@@ -1,0 +1,104 @@
+"""All parameters in one contiguous vector, laid out for the arithmetic, and the views that give them their names.
+
+A dense layer's weight and bias are one matrix with the bias as its last row. Policy and critic of the same shape stand side by
+side, so that one matrix product serves both; with a shared torso the value is one more column of the output matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.spec import PolicySpec, Table
+
+__all__ = ["Layout", "Views"]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Views into one vector. `N` networks side by side: 2 with a separate critic, else 1.
+
+    Attributes:
+        hidden: One [N, inputs + 1, width] matrix a hidden layer, the bias in the last row.
+        output: [inputs + 1, outputs] of the policy, or the [states, outputs] table.
+        value: [inputs + 1, 1] of the critic, or its [states, 1] table; None without a critic.
+        combined: [inputs + 1, outputs + 1], `output` and `value` in one, with a shared torso; else None.
+        head: The head's own parameters by name.
+    """
+
+    hidden: list[Array]
+    output: Array
+    value: Array | None
+    combined: Array | None
+    head: dict[str, Array]
+
+
+class Layout:
+    """Where each parameter of a spec lies in the vector.
+
+    Attributes:
+        size: D, the number of parameters.
+        order: [D] integer. Position in the vector of each parameter, in canonical order: `vector[order]` is canonical.
+    """
+
+    def __init__(self, spec: PolicySpec) -> None:
+        """Lay the parameters out."""
+        self.spec = spec
+        self.shapes = spec.parameter_shapes
+        self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        named = self.named(np.arange(self.size))
+        self.order = np.concatenate([named[name].reshape(-1) for name in self.shapes])
+
+    def views(self, vector: Array) -> Views:
+        """Return the views of a [D] vector that the arithmetic uses."""
+        spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
+        take = _Cursor(vector)
+        if isinstance(network, Table):
+            output = take(network.states, outputs)
+            value = take(network.states, 1) if spec.critic == "separate" else None
+            return Views([], output, value, None, self._head(take))
+        networks = 2 if spec.critic == "separate" else 1
+        widths = (network.inputs, *network.hidden)
+        hidden = [take(networks, rows + 1, columns) for rows, columns in zip(widths[:-1], widths[1:], strict=True)]
+        if spec.critic == "shared":
+            combined = take(widths[-1] + 1, outputs + 1)
+            return Views(hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take))
+        output = take(widths[-1] + 1, outputs)
+        value = take(widths[-1] + 1, 1) if spec.critic == "separate" else None
+        return Views(hidden, output, value, None, self._head(take))
+
+    def named(self, vector: Array) -> dict[str, Array]:
+        """Return the views of a [D] vector by canonical name, in canonical order."""
+        views = self.views(vector)
+        if isinstance(self.spec.network, Table):
+            found = {"network.table": views.output} | ({} if views.value is None else {"critic.table": views.value})
+        else:
+            found = {}
+            for prefix, index, last in (("network", 0, views.output), ("critic", 1, views.value)):
+                if last is None:
+                    continue
+                # A shared critic has only the last layer for its own.
+                own = [layer[index] for layer in views.hidden] if index < (2 if self.spec.critic == "separate" else 1) else []
+                for number, layer in enumerate([*own, last]):
+                    found[f"{prefix}.{number}.weight"] = layer[:-1]
+                    found[f"{prefix}.{number}.bias"] = layer[-1]
+        found |= {f"head.{name}": value for name, value in views.head.items()}
+        return {name: found[name] for name in self.shapes}
+
+    def _head(self, take: _Cursor) -> dict[str, Array]:
+        return {name: take(*value.shape) for name, value in self.spec.head.initial_parameters().items()}
+
+
+class _Cursor:
+    """Cuts one view after the other off a vector."""
+
+    def __init__(self, vector: Array) -> None:
+        self.vector = vector
+        self.position = 0
+
+    def __call__(self, *shape: int) -> Array:
+        start = self.position
+        self.position += int(np.prod(shape))
+        return self.vector[start : self.position].reshape(shape)

@@ -1,0 +1,251 @@
+"""Policies whose gradients are closed forms: estimator, head and network, one after the other, block by block."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError, ShapeError
+from pgcore.estimator import Surrogate
+from pgcore.host import host
+from pgcore.policy import EVALUATIONS, Policy, check_observations, check_parameters
+from pgcore.spec import PolicySpec
+from pgcore_numpy.gradient import NumpyGradient
+from pgcore_numpy.heads import Kernel, make_kernel
+from pgcore_numpy.networks import Network, make_network
+from pgcore_numpy.parameters import Layout, Views
+
+if TYPE_CHECKING:
+    from pgcore_numpy.backend import NumpyBackend
+
+__all__ = ["NumpyPolicy"]
+
+# Steps handled at a time: a block's activations stay in the second-level cache. Blocks are fixed, and so is the order in
+# which their gradients are added, so a gradient is the same to the bit in every run.
+BLOCK = 512
+
+ALL = slice(None)
+
+# Buffers are kept for this many different block sizes; a training run needs three or four.
+KEPT_SIZES = 8
+
+
+class Workspace:
+    """Buffers for blocks of one size: the network's, the head's, and one gradient vector."""
+
+    def __init__(self, policy: NumpyPolicy, steps: int, *, with_value: bool) -> None:
+        """Allocate for a number of steps."""
+        self.network: Network = make_network(policy.spec, steps, policy.dtype, with_value=with_value)
+        self.kernel: Kernel = make_kernel(policy.spec.head)
+        self.with_value = with_value
+        self.vector = np.zeros(policy.layout.size, policy.dtype)
+        self.gradient: Views = policy.layout.views(self.vector)
+
+    def collect(self, steps: slice) -> None:
+        """Write the derivatives of all parameters, summed over some of the block's steps, to `vector`."""
+        self.network.collect(self.gradient, steps)
+        self.kernel.collect(self.gradient.head, steps)
+
+
+class NumpyPolicy(Policy):
+    """See `Policy`.
+
+    Attributes:
+        layout: Where each parameter lies in `vector`.
+        vector: [D] all parameters; `views` are views into it.
+    """
+
+    def __init__(self, backend: NumpyBackend, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
+        """Allocate the parameters and set them to the spec's initial ones."""
+        self.backend, self.spec, self.dtype = backend, spec, dtype
+        make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
+        self.layout = Layout(spec)
+        self.vector = np.zeros(self.layout.size, dtype)
+        self.views = self.layout.views(self.vector)
+        self._buffers = threading.local()
+        self.load(spec.initial_parameters(seed))
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Policy.parameters`."""
+        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Policy.load`."""
+        checked = check_parameters(self.spec, parameters)
+        for name, view in self.layout.named(self.vector).items():
+            view[...] = checked[name]
+
+    def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
+        """See `Policy.distribution`."""
+        result = np.empty((len(observations), self.spec.head.width))
+        head = {name: value.astype(np.float64) for name, value in self.views.head.items()}
+        for block in blocks(len(observations)):
+            network = self._workspace(block.stop - block.start, with_value=False).network
+            network.forward(self.views, observations[block])
+            mask = None if action_mask is None else action_mask[block]
+            result[block] = self.spec.head.distribution(host, network.outputs.T.astype(np.float64), head, mask)
+        return result
+
+    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
+        """See `Policy.evaluate`."""
+        unknown = [name for name in names if name not in self.quantities and name not in EVALUATIONS]
+        if unknown or ("final_value" in names and self.spec.critic == "none"):
+            raise EstimatorError(
+                f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} with "
+                f"critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
+            )
+        self.check(batch)
+        found: dict[str, Array] = {}
+        if "distribution" in names:
+            found["distribution"] = self.distribution(batch.observations, batch.action_mask)
+        if "final_value" in names:
+            found["final_value"] = self._final_values(batch)
+        wanted = [name for name in names if name in self.quantities]
+        if wanted:
+            reference = batch.extras.get("reference")
+            parts: list[dict[str, Array]] = []
+            for block in blocks(batch.num_steps):
+                own = None if reference is None else reference[block].astype(self.dtype, copy=False)
+                parts.append(self._quantities(wanted, batch, block, own)[1])
+            for name in wanted:
+                found[name] = np.concatenate([part[name] for part in parts]).astype(np.float64)
+        return found
+
+    def gradient(self, surrogate: Surrogate, batch: Batch) -> NumpyGradient:
+        """See `Policy.gradient`."""
+        self.check(batch)
+        estimator, signals, weights = surrogate.estimator, surrogate.values, surrogate.weights
+        names, keywords = estimator.quantities, estimator.keywords
+        total: Array | None = None
+        given: list[dict[str, Array]] = []
+        with np.errstate(all="ignore"):  # what overflows is found below, by name and step
+            for block in blocks(batch.num_steps):
+                whole = block.stop - block.start == batch.num_steps
+                own = signals if whole else {name: value[block] for name, value in signals.items()}
+                work, named = self._quantities(names, batch, block, own.get("reference"))
+                for name in keywords:
+                    if name not in named:
+                        named[name] = own[name]
+                given.append(named)
+                cotangents = estimator.cotangents(**named)
+                own_weights = weights if whole else weights[block]
+                self._backward(work, {name: weigh(value, own_weights) for name, value in cotangents.items()})
+                work.collect(ALL)
+                total = work.vector.copy() if total is None else np.add(total, work.vector, out=total)
+            assert total is not None
+            gradient = NumpyGradient(self, total, estimator, given, weights)
+            if not np.isfinite(np.dot(total, total)):
+                gradient.check_finite()
+        return gradient
+
+    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> NumpyGradient:
+        """See `Policy.gradient_from`."""
+        estimator, signals = surrogate.estimator, surrogate.values
+        given: list[dict[str, Array]] = []
+        for block in blocks(batch.num_steps):
+            _, named = self._quantities(estimator.quantities, batch, block, None)
+            given.append(named | {name: signals[name][block] for name in estimator.keywords if name not in named})
+        native = np.empty(self.layout.size, self.dtype)
+        native[self.layout.order] = vector
+        gradient = NumpyGradient(self, native, estimator, given, surrogate.weights)
+        gradient.check_finite()
+        return gradient
+
+    def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
+        """See `Policy.episode_scores`."""
+        self.check(batch)
+        weights = np.ones(batch.num_steps, self.dtype) if step_weights is None else step_weights.astype(self.dtype)
+        scores = np.zeros((batch.num_episodes, self.layout.size), self.dtype)
+        episode_of_step = batch.episode_of_step
+        for block in blocks(batch.num_steps):
+            work, _ = self._quantities(("log_prob",), batch, block, None)
+            self._backward(work, {"log_prob": weights[block]})
+            for episode in range(episode_of_step[block.start], episode_of_step[block.stop - 1] + 1):
+                start = max(batch.episode_starts[episode] - block.start, 0)
+                stop = min(batch.episode_ends[episode] + 1, block.stop) - block.start
+                work.collect(slice(start, stop))
+                scores[episode] += work.vector
+        return scores[:, self.layout.order]
+
+    def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
+        """See `Policy.fisher_vector_product`."""
+        self.check(batch)
+        if np.shape(vector) != (self.layout.size,):
+            raise ShapeError(f"fisher_vector_product: expected [{self.layout.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order")
+        native = np.empty(self.layout.size, self.dtype)
+        native[self.layout.order] = vector
+        direction = self.layout.views(native)
+        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+        weights = (real / real.sum()).astype(self.dtype)
+        product = np.zeros(self.layout.size, self.dtype)
+        for block in blocks(batch.num_steps):
+            work, _ = self._quantities((), batch, block, None)
+            network = work.network
+            moved = network.tangent(self.views, direction)
+            network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), None)
+            work.collect(ALL)
+            product += work.vector
+        return product[self.layout.order]
+
+    def _quantities(self, names: Collection[str], batch: Batch, block: slice, reference: Array | None) -> tuple[Workspace, dict[str, Array]]:
+        """Run a block forward; `reference` is the block's own."""
+        with_value = "value" in names
+        steps = block.stop - block.start
+        work = self._workspace(steps, with_value=with_value)
+        observations, actions, mask = batch.observations, batch.actions, batch.action_mask
+        if steps != batch.num_steps:
+            observations, actions, mask = observations[block], actions[block], None if mask is None else mask[block]
+        work.network.forward(self.views, observations)
+        work.kernel.forward(work.network.outputs, self.views.head, mask)
+        named = work.kernel.quantities(names, actions, reference)
+        if with_value:
+            named["value"] = work.network.values[0].copy()
+        return work, named
+
+    def _backward(self, work: Workspace, cotangents: dict[str, Array]) -> None:
+        """Carry a block's weighted cotangents back; `collect` then sums them up."""
+        d_values = cotangents.pop("value", None)
+        if d_values is None and work.with_value:
+            d_values = np.zeros_like(work.network.values[0])
+        work.network.backward(self.views, work.kernel.backward(cotangents), d_values)
+
+    def _final_values(self, batch: Batch) -> Array:
+        values = np.zeros(batch.num_episodes)
+        batch.check_bootstrap()
+        cut = np.flatnonzero(~batch.terminated)
+        if batch.final_observations is None or not len(cut):
+            return values
+        observations = batch.final_observations[cut]
+        check_observations("Batch.final_observations", self.spec, observations)
+        for block in blocks(len(cut)):
+            network = self._workspace(block.stop - block.start, with_value=True).network
+            network.forward(self.views, observations[block])
+            values[cut[block]] = network.values[0]
+        return values
+
+    def _workspace(self, steps: int, *, with_value: bool) -> Workspace:
+        """Return this thread's buffers for blocks of this size."""
+        kept: dict[tuple[int, bool], Workspace] = self._buffers.__dict__
+        work = kept.get((steps, with_value))
+        if work is None:
+            if len(kept) >= KEPT_SIZES:
+                kept.pop(next(iter(kept)))
+            work = kept[steps, with_value] = Workspace(self, steps, with_value=with_value)
+        return work
+
+
+def blocks(steps: int) -> Iterator[slice]:
+    """Yield the fixed blocks that steps are handled in."""
+    for start in range(0, steps, BLOCK):
+        yield slice(start, min(start + BLOCK, steps))
+
+
+def weigh(cotangent: Array, weights: Array) -> Array:
+    """Return a [n] or [n, A] cotangent times the [n] weights of the loss."""
+    return cotangent * (weights[:, None] if np.ndim(cotangent) == 2 else weights)

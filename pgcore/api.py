@@ -1,0 +1,179 @@
+"""What a user calls: pick a backend, build a policy, compute a gradient, take a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.backend import Backend
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
+from pgcore.estimator import Estimator, Signals, Surrogate
+from pgcore.optimizer import Optimizer, OptimizerSpec
+from pgcore.policy import Gradient, Policy, read_policy
+from pgcore.registry import default_backend_name, registry
+from pgcore.spec import PolicySpec
+
+__all__ = ["backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"]
+
+_backends: dict[str, Backend] = {}
+
+
+def backend(name: str | None = None) -> Backend:
+    """Return a backend: the one named, else the one that PGCORE_BACKEND names, else numpy.
+
+    Raises:
+        UnknownNameError: no backend of that name is registered.
+        DependencyError: its framework is not installed; says which extra to install.
+    """
+    chosen = default_backend_name(name)
+    if chosen not in _backends:
+        _backends[chosen] = cast("type[Backend]", registry().load("backends", chosen))()
+    return _backends[chosen]
+
+
+def policy(spec: PolicySpec, *, backend: str | None = None, seed: int = 0, dtype: str = "float32", device: str | None = None) -> Policy:
+    """Return a new policy on a backend.
+
+    Args:
+        spec: Network, head and critic.
+        backend: A registered name; see `pgcore.backend`.
+        seed: At least 0; the same seed gives the same parameters on every backend.
+        dtype: "float32" or "float64".
+        device: Where the backend has several.
+
+    Raises:
+        UnknownNameError: no backend of that name is registered.
+        SpecError: the backend cannot build this spec, seed, dtype or device.
+    """
+    return _backend(backend).policy(spec, seed=seed, dtype=dtype, device=device)
+
+
+def estimator(name: str, **fields: Any) -> Estimator:
+    """Return a registered estimator with these hyper-parameters.
+
+    Raises:
+        UnknownNameError: no estimator of that name is registered, or it has no hyper-parameter of a name given.
+        EstimatorError: a hyper-parameter has a value it cannot take.
+    """
+    return _build("estimators", name, fields, EstimatorError)
+
+
+def optimizer(name: str, **fields: Any) -> Optimizer:
+    """Return a registered optimizer with these hyper-parameters; it binds to the first policy it steps.
+
+    Raises:
+        UnknownNameError: no optimizer of that name is registered, or it has no hyper-parameter of a name given.
+        OptimizerError: a hyper-parameter has a value it cannot take.
+    """
+    spec: OptimizerSpec = _build("optimizers", name, fields, OptimizerError)
+    return Optimizer(spec)
+
+
+def signals(policy: Policy, estimator: Estimator, batch: Batch) -> Signals:
+    """Return the estimator's constants for a whole batch: returns, advantages, targets, reduction weights.
+
+    Slice them with the batch: `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`.
+
+    Raises:
+        EstimatorError: estimator and policy do not fit.
+        BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+        NonFiniteError: a signal is NaN or infinite; names it and the step.
+    """
+    policy.check_fits(estimator)
+    policy.check(batch)
+    return Signals.of(estimator, batch, _Evaluation(policy, batch), policy.dtype)
+
+
+def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Signals | None = None) -> Gradient:
+    """Return the gradient of the estimator's loss; parameters step against it.
+
+    Args:
+        policy: Differentiated with respect to its parameters; not changed.
+        estimator: Which loss.
+        batch: Whole episodes, or steps of a batch with its signals.
+        signals: What `signals` returned for this batch, or its `steps`; None computes them here.
+
+    Raises:
+        EstimatorError: estimator and policy do not fit, or signals and batch differ in length.
+        BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+        NonFiniteError: a signal, a quantity or the gradient is NaN or infinite; names it and the step.
+    """
+    if signals is None:
+        signals = _signals(policy, estimator, batch)
+    elif len(signals.weights) != batch.num_steps:
+        raise EstimatorError(
+            f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; slice batch and signals alike"
+        )
+    surrogate = Surrogate(estimator, signals)
+    if estimator.weighs_scores:
+        vector = estimator.combine(batch, _Evaluation(policy, batch), signals.values, signals.weights)
+        return policy.gradient_from(vector, surrogate, batch)
+    return policy.gradient(surrogate, batch)
+
+
+def load(path: str | Path, *, backend: str | None = None, dtype: str | None = None, device: str | None = None) -> Policy:
+    """Return the policy that `Policy.save` wrote, on any backend.
+
+    Args:
+        path: The safetensors file.
+        backend: A registered name; see `pgcore.backend`.
+        dtype: "float32" or "float64"; None takes the one it was saved with.
+        device: Where the backend has several.
+
+    Raises:
+        FileError: the file cannot be read, or is not a policy.
+        SpecError: its spec is not valid, or the backend cannot build it.
+        ParameterError: its parameters are not the spec's.
+    """
+    spec, parameters, saved_dtype = read_policy(path)
+    loaded = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device)
+    loaded.load(parameters)
+    return loaded
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Return the random generator that sampling uses: NumPy's Philox, the same stream on every machine.
+
+    Raises:
+        SpecError: the seed is not an integer of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
+        raise SpecError(f"generator: expected a seed that is an integer of at least 0, got {seed!r}; give one")
+    return np.random.Generator(np.random.Philox(seed))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Evaluation:
+    """See `pgcore.estimator.Evaluate`."""
+
+    policy: Policy
+    batch: Batch
+
+    def __call__(self, *names: str) -> Mapping[str, Array]:
+        return self.policy.evaluate(self.batch, names)
+
+    def scores(self, step_weights: Array | None = None) -> Array:
+        return self.policy.episode_scores(self.batch, step_weights).astype(np.float64)
+
+
+def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreError]) -> Any:
+    cls: Any = registry().load(kind, name)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for field in fields:
+        if field not in known:
+            raise UnknownNameError(f"{name} hyper-parameter", field, known)
+    try:
+        return cls(**fields)
+    except TypeError as problem:
+        raise error(f"{name}: expected values for {', '.join(known)}, got {sorted(fields)} ({problem}); give the missing ones") from problem
+
+
+# `gradient` and `policy` have parameters that shadow these functions.
+_signals = signals
+_backend = backend

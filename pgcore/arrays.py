@@ -1,0 +1,76 @@
+"""Arrays coming in from outside: converted, owned, checked, made read-only.
+
+Every check names the array and, where there is one, the first offending step or episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pgcore.errors import BatchError, ShapeError
+
+__all__ = ["Array", "check_finite", "check_length", "owned_booleans", "owned_numbers", "read_only"]
+
+Array = NDArray[Any]
+
+
+def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()) -> Array:
+    """Return a read-only array of real numbers: the one given where it is read-only already, else a copy.
+
+    Raises:
+        ShapeError: ragged, or not of one of the numbers of dimensions given.
+        BatchError: not real numbers.
+    """
+    array = _owned(where, value)
+    if array.dtype.kind not in "biuf":
+        raise BatchError(f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first")
+    if dimensions and array.ndim not in dimensions:
+        wanted = " or ".join(f"{n}-dimensional" for n in dimensions)
+        raise ShapeError(f"{where}: expected a {wanted} array, got shape {list(array.shape)}; flatten the episodes into one array of steps")
+    return array
+
+
+def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
+    """Return a read-only bool array; 0 and 1 are taken for False and True.
+
+    Raises:
+        ShapeError: ragged, or not of that number of dimensions.
+        BatchError: values other than True, False, 0 and 1.
+    """
+    array = owned_numbers(where, value, (dimensions,))
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise BatchError(f"{where}: expected booleans, got dtype {array.dtype} with other values than 0 and 1; compare first")
+    return read_only(array.astype(np.bool_, copy=False))
+
+
+def read_only(array: Array) -> Array:
+    """Make an array that pgcore owns read-only and return it."""
+    array.flags.writeable = False
+    return array
+
+
+def check_length(where: str, array: Array, length: int, noun: str) -> None:
+    """Raise ShapeError unless the array has that many rows."""
+    if len(array) != length:
+        raise ShapeError(f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; check how it was gathered")
+
+
+def check_finite(where: str, array: Array, noun: str = "step") -> None:
+    """Raise BatchError at the first row that holds NaN or infinity."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    row = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).argmax())
+    bad = "NaN" if np.isnan(array[row]).any() else "infinity"
+    raise BatchError(f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}")
+
+
+def _owned(where: str, value: ArrayLike) -> Array:
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        return value
+    try:
+        return read_only(np.array(value))
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths") from error

@@ -1,0 +1,445 @@
+"""Batches: episodes of different lengths in flat arrays, validated once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pgcore import files
+from pgcore.arrays import Array, check_finite, check_length, owned_booleans, owned_numbers, read_only
+from pgcore.errors import BatchError, FileError, ShapeError
+
+__all__ = ["Batch", "Index"]
+
+Index = slice | Sequence[int] | Array
+PER_STEP = ("observations", "actions", "rewards", "log_probs", "action_mask", "step_weights")
+FORMAT = "pgcore.batch"
+
+
+class Batch:
+    """Steps of whole or cut episodes, one episode after the other.
+
+    `B` steps in all, `E` episodes. Arrays are read-only: those given writable are copied, read-only ones are kept as they are.
+    One-step episodes are a replay batch: `next_observations` is s_{t+1}. `batch.steps(index)` makes them.
+
+    Attributes:
+        observations: [B, ...] number. What the policy saw; [B] integers for a `Table`.
+        actions: [B] integer or [B, n] float64. What it did.
+        rewards: [B] float64, environment units.
+        episode_lengths: [E] integer. Steps of each episode, at least 1, summing to B.
+        terminated: [E] bool. Whether the episode reached a terminal state. One that did not was cut (truncated); what would
+            have followed is bootstrapped from its final observation.
+        final_observations: [E, ...] number or None. What followed each episode's last step; rows of terminated episodes are not read.
+        log_probs: [B] float64 or None. log pi of the actions under the policy that chose them, nats.
+        action_mask: [B, A] bool or None. True where an action was possible.
+        step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
+        extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
+            description of the distribution that `kl` measures from.
+    """
+
+    observations: Array
+    actions: Array
+    rewards: Array
+    log_probs: Array | None
+    action_mask: Array | None
+    step_weights: Array | None
+    extras: Mapping[str, Array]
+
+    def __init__(
+        self,
+        *,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        episode_lengths: ArrayLike,
+        terminated: ArrayLike,
+        final_observations: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        step_weights: ArrayLike | None = None,
+        extras: Mapping[str, ArrayLike] | None = None,
+    ) -> None:
+        """Validate and freeze the arrays.
+
+        Raises:
+            ShapeError: lengths disagree, or an array has the wrong number of dimensions.
+            BatchError: no steps, an episode of no steps, NaN or infinite values, a negative action, a step with every action
+                masked or whose chosen action is masked. The message names the array and the first step or episode.
+        """
+        per_step = {
+            "observations": owned_numbers("Batch.observations", observations),
+            "actions": _actions(actions),
+            "rewards": _float64("rewards", rewards),
+            "log_probs": None if log_probs is None else _float64("log_probs", log_probs),
+            "action_mask": None if action_mask is None else owned_booleans("Batch.action_mask", action_mask, 2),
+            "step_weights": None if step_weights is None else _float64("step_weights", step_weights),
+        }
+        steps = _check_steps(per_step)
+        _check_masking(per_step["actions"], per_step["action_mask"])
+        _check_step_weights(per_step["step_weights"])
+        lengths = _episode_lengths(episode_lengths, steps)
+        ended = owned_booleans("Batch.terminated", terminated, 1)
+        check_length("Batch.terminated", ended, len(lengths), "episode")
+        self.__dict__.update(
+            per_step,
+            episode_lengths=lengths,
+            terminated=ended,
+            final_observations=_final_observations(final_observations, per_step["observations"], ended),
+            extras={name: _extra(name, value, steps) for name, value in (extras or {}).items()},
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse every change."""
+        raise AttributeError(f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one")
+
+    def __repr__(self) -> str:
+        """Return the sizes."""
+        return f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
+
+    @property
+    def num_steps(self) -> int:
+        """B, padding included."""
+        return len(self.observations)
+
+    @property
+    def num_episodes(self) -> int:
+        """E, padding included."""
+        return len(self.episode_lengths)
+
+    # The cached properties below that `__init__` sets are computed only for a batch made by `steps`, and only when asked for:
+    # PPO's inner loop never does.
+
+    @cached_property
+    def episode_lengths(self) -> Array:
+        """[E] integer. See `Batch`."""
+        return read_only(np.ones(self.num_steps, np.intp))
+
+    @cached_property
+    def terminated(self) -> Array:
+        """[E] bool. See `Batch`."""
+        parent, index = self._source
+        ends = np.zeros(parent.num_steps, np.bool_)
+        ends[parent.episode_ends] = parent.terminated
+        return read_only(ends[index])
+
+    @cached_property
+    def final_observations(self) -> Array | None:
+        """[E, ...] number or None. See `Batch`."""
+        parent, index = self._source
+        return read_only(parent.next_observations[index])
+
+    @cached_property
+    def _source(self) -> tuple[Batch, Index]:
+        """The batch and the index that `steps` was called with."""
+        return self, slice(None)
+
+    @cached_property
+    def episode_starts(self) -> Array:
+        """[E] integer. Index of each episode's first step."""
+        return read_only(self.episode_lengths.cumsum() - self.episode_lengths)
+
+    @cached_property
+    def episode_ends(self) -> Array:
+        """[E] integer. Index of each episode's last step."""
+        return read_only(self.episode_lengths.cumsum() - 1)
+
+    @cached_property
+    def episode_of_step(self) -> Array:
+        """[B] integer. The episode each step belongs to."""
+        return read_only(np.repeat(np.arange(self.num_episodes), self.episode_lengths))
+
+    @cached_property
+    def step_in_episode(self) -> Array:
+        """[B] integer. t, counted from 0 in each episode."""
+        return read_only(np.arange(self.num_steps) - np.repeat(self.episode_starts, self.episode_lengths))
+
+    @cached_property
+    def episode_weights(self) -> Array:
+        """[E] float64. 0 for episodes that are padding, 1 for the others."""
+        if self.step_weights is None:
+            return read_only(np.ones(self.num_episodes))
+        return read_only(self.step_weights[self.episode_starts])
+
+    @cached_property
+    def next_observations(self) -> Array:
+        """[B, ...] number. The observation after each step; after a terminal one, the step's own, which nothing may read.
+
+        Raises:
+            BatchError: an episode was cut and there are no final observations.
+        """
+        self.check_bootstrap()
+        final = self.observations[self.episode_ends] if self.final_observations is None else self.final_observations
+        following = np.concatenate([self.observations[1:], self.observations[-1:]])
+        following[self.episode_ends] = np.where(_rows(self.terminated, final), self.observations[self.episode_ends], final)
+        return read_only(following)
+
+    def check_bootstrap(self) -> None:
+        """Raise BatchError unless every episode that was cut has a final observation to bootstrap from."""
+        if self.final_observations is None and not self.terminated.all():
+            episode = int(np.argmin(self.terminated))
+            raise BatchError(
+                f"Batch.final_observations: expected one for every episode that was cut, got none and episode {episode} did not "
+                "terminate; pass the observation that followed its last step"
+            )
+
+    def steps(self, index: Index) -> Batch:
+        """Return the chosen steps as one-step episodes, without validating them again.
+
+        Args:
+            index: Step numbers in [0, B), a slice, or a [B] bool mask.
+
+        Raises:
+            BatchError: a step number is out of range, or no step is chosen.
+        """
+        # "_fits" is what `Policy.check` found of this batch; it holds for every part of it.
+        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self.__dict__.get("_fits")}
+        try:
+            for name in PER_STEP:
+                value = self.__dict__[name]
+                chosen[name] = None if value is None else value[index]
+            chosen["extras"] = {name: value[index] for name, value in self.extras.items()} if self.extras else self.extras
+        except IndexError as error:
+            raise BatchError(f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others ({error}); check the index") from error
+        if len(chosen["observations"]) == 0:
+            raise BatchError("Batch.steps: expected at least 1 step, got an index that chooses none; check the index")
+        return _made(chosen)
+
+    def episodes(self, index: Index) -> Batch:
+        """Return the chosen episodes, in the order of the index.
+
+        Args:
+            index: Episode numbers in [0, E), a slice, or a [E] bool mask.
+
+        Raises:
+            BatchError: an episode number is out of range, or no episode is chosen.
+        """
+        try:
+            numbers = np.arange(self.num_episodes)[index]
+        except IndexError as error:
+            raise BatchError(
+                f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others ({error}); check the index"
+            ) from error
+        if numbers.size == 0:
+            raise BatchError("Batch.episodes: expected at least 1 episode, got an index that chooses none; check the index")
+        lengths = self.episode_lengths[numbers]
+        starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
+        steps = starts + np.arange(len(starts))
+        fields: dict[str, Any] = {name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP}
+        return _made(
+            fields
+            | {
+                "episode_lengths": lengths,
+                "terminated": self.terminated[numbers],
+                "final_observations": None if self.final_observations is None else self.final_observations[numbers],
+                "extras": {name: value[steps] for name, value in self.extras.items()},
+            }
+        )
+
+    def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:
+        """Yield the step numbers of each minibatch of one pass over the batch, in random order.
+
+        Args:
+            size: Steps a minibatch; the last one may be smaller.
+            rng: The order's source.
+
+        Raises:
+            BatchError: size below 1.
+        """
+        if size < 1:
+            raise BatchError(f"Batch.minibatches: expected a size of at least 1, got {size}; choose a positive size")
+        order = rng.permutation(self.num_steps)
+        for start in range(0, self.num_steps, size):
+            yield order[start : start + size]
+
+    def pad(self, num_steps: int) -> Batch:
+        """Return the batch with one more episode of weight 0, so that it has `num_steps` steps; gradients stay the same.
+
+        The padding repeats the last step with reward 0, as a terminated episode.
+
+        Raises:
+            BatchError: num_steps is below the batch's own number.
+        """
+        extra = num_steps - self.num_steps
+        if extra < 0:
+            raise BatchError(f"Batch.pad: expected at least {self.num_steps} steps, got {num_steps}; slice the batch instead")
+        if extra == 0:
+            return self
+        repeated = np.append(np.arange(self.num_steps), np.full(extra, self.num_steps - 1))
+        fields: dict[str, Any] = {name: None if self.__dict__[name] is None else self.__dict__[name][repeated] for name in PER_STEP}
+        fields["rewards"] = np.append(self.rewards, np.zeros(extra))
+        weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
+        fields["step_weights"] = np.append(weights, np.zeros(extra))
+        final = self.final_observations
+        return _made(
+            fields
+            | {
+                "episode_lengths": np.append(self.episode_lengths, extra),
+                "terminated": np.append(self.terminated, True),
+                "final_observations": None if final is None else np.concatenate([final, self.observations[-1:].astype(final.dtype)]),
+                "extras": {name: value[repeated] for name, value in self.extras.items()},
+            }
+        )
+
+    @staticmethod
+    def concatenate(batches: Sequence[Batch]) -> Batch:
+        """Return one batch of all the episodes, in order.
+
+        Raises:
+            BatchError: no batches, or they do not all carry the same optional arrays.
+            ShapeError: their observations or actions have different shapes.
+        """
+        if not batches:
+            raise BatchError("Batch.concatenate: expected at least 1 batch, got none; collect some first")
+        fields: dict[str, Any] = {}
+        for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations"):
+            fields[name] = _joined(name, [getattr(batch, name) for batch in batches])
+        names = {frozenset(batch.extras) for batch in batches}
+        if len(names) > 1:
+            raise BatchError(f"Batch.concatenate: expected the same extras in all, got {sorted(map(sorted, names))}; add the missing ones")
+        fields["extras"] = {name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras}
+        return _made(fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write the batch to a safetensors file, whole or not at all.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        arrays = {name: getattr(self, name) for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations")}
+        arrays = {name: value for name, value in arrays.items() if value is not None}
+        files.write(path, FORMAT, arrays | {f"extras.{name}": value for name, value in self.extras.items()}, {})
+
+    @staticmethod
+    def load(path: str | Path) -> Batch:
+        """Read a batch that `save` wrote, and validate it.
+
+        Raises:
+            FileError: the file cannot be read, or is not a batch.
+            BatchError: what it holds is not a valid batch.
+        """
+        arrays, _ = files.read(path, FORMAT)
+        extras = {name.removeprefix("extras."): arrays.pop(name) for name in list(arrays) if name.startswith("extras.")}
+        try:
+            return Batch(**arrays, extras=extras)
+        except TypeError as error:
+            raise FileError(f"{path}: expected the arrays of a batch, got {sorted(arrays)}; save it again ({error})") from error
+
+
+def _made(fields: dict[str, Any]) -> Batch:
+    """Return a batch of fields that come from valid ones, so that nothing is validated twice."""
+    batch = object.__new__(Batch)
+    for value in fields.values():
+        if type(value) is np.ndarray:
+            value.flags.writeable = False
+    batch.__dict__.update(fields)
+    return batch
+
+
+def _rows(flags: Array, like: Array) -> Array:
+    return flags.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def _float64(name: str, value: ArrayLike) -> Array:
+    return read_only(owned_numbers(f"Batch.{name}", value, (1,)).astype(np.float64, copy=False))
+
+
+def _actions(value: ArrayLike) -> Array:
+    array = owned_numbers("Batch.actions", value, (1, 2))
+    if array.dtype.kind != "f" and array.size and (array.min() < 0 or array.max() > np.iinfo(np.intp).max):
+        step = int(((array < 0) | (array > np.iinfo(np.intp).max)).reshape(len(array), -1).any(axis=1).argmax())
+        raise BatchError(f"Batch.actions: expected integers of at least 0, got {array[step]} at step {step}; number the actions from 0")
+    return read_only(array.astype(np.float64 if array.dtype.kind == "f" else np.intp, copy=False))
+
+
+def _check_steps(per_step: dict[str, Array | None]) -> int:
+    observations = per_step["observations"]
+    assert observations is not None
+    if observations.ndim == 0 or len(observations) == 0:
+        raise BatchError("Batch.observations: expected at least 1 step, got none; collect some steps before making a batch")
+    for name, value in per_step.items():
+        if value is not None:
+            check_length(f"Batch.{name}", value, len(observations), "step")
+            check_finite(f"Batch.{name}", value)
+    return len(observations)
+
+
+def _check_masking(actions: Array | None, mask: Array | None) -> None:
+    if mask is None:
+        return
+    if not mask.any(axis=1).all():
+        step = int(mask.any(axis=1).argmin())
+        raise BatchError(f"Batch.action_mask: expected a possible action at every step, got none at step {step}; drop that step")
+    if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
+        return  # the head refuses a mask for such actions
+    outside = actions >= mask.shape[1]
+    if outside.any():
+        step = int(outside.argmax())
+        raise BatchError(
+            f"Batch.actions: expected integers in [0, {mask.shape[1]}), the mask's width, got {actions[step]} at step {step}; check both"
+        )
+    possible = mask[np.arange(len(actions)), actions]
+    if not possible.all():
+        step = int(possible.argmin())
+        raise BatchError(f"Batch.actions: expected actions that the mask allows, got {actions[step]} at step {step}; check the mask")
+
+
+def _check_step_weights(weights: Array | None) -> None:
+    if weights is None:
+        return
+    if not np.isin(weights, (0.0, 1.0)).all():
+        raise BatchError("Batch.step_weights: expected 1, or 0 for padding, got other values; weigh steps in an estimator's signals")
+    if not weights.any():
+        raise BatchError("Batch.step_weights: expected at least 1 step that is not padding, got none; keep some of weight 1")
+
+
+def _episode_lengths(value: ArrayLike, steps: int) -> Array:
+    lengths = owned_numbers("Batch.episode_lengths", value, (1,))
+    if lengths.dtype.kind not in "iu":
+        raise BatchError(f"Batch.episode_lengths: expected integers, got dtype {lengths.dtype}; count each episode's steps")
+    if len(lengths) == 0 or lengths.min() < 1:
+        where = f"0 or less in episode {int(np.argmin(lengths))}" if len(lengths) else "no episodes"
+        raise BatchError(f"Batch.episode_lengths: expected at least 1 step in every episode, got {where}; leave empty episodes out")
+    if (total := sum(lengths.tolist())) != steps:
+        raise ShapeError(f"Batch.episode_lengths: expected lengths that sum to {steps}, the number of steps, got a sum of {total}; check both")
+    return read_only(lengths.astype(np.intp, copy=False))
+
+
+def _final_observations(value: ArrayLike | None, observations: Array | None, terminated: Array) -> Array | None:
+    if value is None:
+        return None
+    assert observations is not None
+    final = owned_numbers("Batch.final_observations", value)
+    if final.shape != (len(terminated), *observations.shape[1:]):
+        wanted = [len(terminated), *observations.shape[1:]]
+        raise ShapeError(f"Batch.final_observations: expected shape {wanted}, got {list(final.shape)}; pass one row for each episode")
+    check_finite("Batch.final_observations", np.where(_rows(terminated, final), final.dtype.type(0), final), "episode")
+    return final
+
+
+def _extra(name: str, value: ArrayLike, steps: int) -> Array:
+    where = f"Batch.extras[{name!r}]"
+    array = owned_numbers(where, value)
+    if array.ndim == 0:
+        raise ShapeError(f"{where}: expected one row for each step, got a single number; repeat it for every step")
+    check_length(where, array, steps, "step")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        step = int(np.isnan(array.reshape(steps, -1)).any(axis=1).argmax())
+        raise BatchError(f"{where}: expected numbers, got NaN at step {step}; find where it came from")
+    return array
+
+
+def _joined(name: str, values: list[Array | None]) -> Array | None:
+    present = [value for value in values if value is not None]
+    if not present:
+        return None
+    if len(present) < len(values):
+        raise BatchError(f"Batch.concatenate: expected {name} in all batches or in none, got it in {len(present)} of {len(values)}; add or drop it")
+    if len({value.shape[1:] for value in present}) > 1:
+        shapes = sorted({str(list(value.shape[1:])) for value in present})
+        raise ShapeError(f"Batch.concatenate: expected the same shape of {name} in all, got {' and '.join(shapes)}; these do not belong together")
+    return np.concatenate(present)

@@ -1,0 +1,87 @@
+"""The exceptions pgcore raises.
+
+Every one derives from `PgcoreError` and from the builtin a caller would expect, and its message reads
+`{where}: expected {rule}, got {shape or dtype or name}; {what to do next}`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BatchError",
+    "DependencyError",
+    "EnvironmentError_",
+    "EstimatorError",
+    "FileError",
+    "NonFiniteError",
+    "OptimizerError",
+    "ParameterError",
+    "PgcoreError",
+    "PluginError",
+    "ShapeError",
+    "SpecError",
+    "UnknownNameError",
+]
+
+
+class PgcoreError(Exception):
+    """Base of every exception pgcore raises on bad input."""
+
+
+class BatchError(PgcoreError, ValueError):
+    """A batch holds values that no policy gradient can be computed from."""
+
+
+class ShapeError(BatchError):
+    """An array has the wrong number of dimensions or the wrong length."""
+
+
+class SpecError(PgcoreError, ValueError):
+    """A policy, network, head or schedule was described wrongly."""
+
+
+class EstimatorError(PgcoreError, ValueError):
+    """An estimator's hyper-parameters are wrong, or it does not fit the policy or the batch."""
+
+
+class OptimizerError(PgcoreError, ValueError):
+    """An optimizer's hyper-parameters are wrong, or it does not fit the policy or the gradient."""
+
+
+class ParameterError(PgcoreError, ValueError):
+    """Parameters do not have the names, shapes or values that a policy's spec asks for."""
+
+
+class NonFiniteError(PgcoreError, FloatingPointError):
+    """A quantity or a gradient came out infinite or NaN; no parameter was changed."""
+
+
+class EnvironmentError_(PgcoreError, ValueError):
+    """An environment is unknown, or its spaces have no head or network here."""
+
+
+class FileError(PgcoreError, OSError):
+    """A file cannot be read or written, or is not what its name says."""
+
+
+class PluginError(PgcoreError, RuntimeError):
+    """A plugin is broken, misspells a hook, or takes a name that is already taken."""
+
+
+class DependencyError(PgcoreError, ModuleNotFoundError):
+    """A package that a provider declared is not installed."""
+
+
+class UnknownNameError(PgcoreError, LookupError):
+    """A name that nothing registered goes by."""
+
+    def __init__(self, where: str, name: str, known: Iterable[str], note: str = "") -> None:
+        """Build the message with the near matches first, then every known name, then a note on names that cannot be known."""
+        self.name = name
+        self.known = tuple(sorted(known))
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        listing = ", ".join(self.known) or "none are registered"
+        super().__init__(f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}")

@@ -1,0 +1,312 @@
+"""Estimators: signals that are held constant, and a surrogate that is differentiated."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch, Index
+from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.namespace import ArrayNamespace, Native
+
+__all__ = ["QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction", "Signals", "Surrogate"]
+
+# What a surrogate may ask a policy for; [B] except where a shape is given.
+QUANTITIES: dict[str, str] = {
+    "log_prob": "log pi(a_t given s_t), nats",
+    "entropy": "entropy of pi(. given s_t), nats",
+    "kl": "KL(reference, current policy) at s_t, nats; the signal `reference` [B, width] describes the reference",
+    "log_probs": "[B, A] log pi of every action, discrete heads",
+    "value": "the critic's V(s_t)",
+    "action_value": "Q(s_t, a_t) of a critic or Q-network",
+    "action_values": "[B, A] Q(s_t, .) of a critic or Q-network",
+}
+
+
+class Evaluate(Protocol):
+    """The current policy on the batch at hand, forward only, for `signals`."""
+
+    def __call__(self, *names: str) -> Mapping[str, Array]:
+        """Return float64 arrays by name: any of `QUANTITIES` that the policy has, or of `pgcore.policy.EVALUATIONS`."""
+        ...
+
+    def scores(self, step_weights: Array | None = None) -> Array:
+        """Return [E, D] per-episode scores; see `Policy.episode_scores`."""
+        ...
+
+
+
+class Reduction(Enum):
+    """How the terms of single steps become one loss."""
+
+    TRAJECTORY = "trajectory"  # sum over a trajectory's steps, mean over trajectories
+    STEP = "step"  # mean over all steps
+    EPISODE_STEP = "episode_step"  # mean over a trajectory's steps, then over trajectories
+
+    @staticmethod
+    def of(where: str, value: Reduction | str) -> Reduction:
+        """Return the reduction, or the one of that value; raise EstimatorError where there is none."""
+        try:
+            return Reduction(value)
+        except ValueError as error:
+            known = ", ".join(repr(member.value) for member in Reduction)
+            raise EstimatorError(f"{where}: expected one of {known}, got {value!r}; choose one of them") from error
+
+    def weights(self, batch: Batch) -> Array:
+        """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
+        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+        if self is Reduction.STEP:
+            return real / real.sum()
+        weights = real / batch.episode_weights.sum()
+        if self is Reduction.EPISODE_STEP:
+            weights = weights / batch.episode_lengths[batch.episode_of_step]
+        return weights
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What an estimator says of itself; the kit verifies each claim.
+
+    Attributes:
+        unbiased: Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for whole
+            episodes from the current policy.
+        on_policy: The batch must come from the current policy.
+        needs_critic: The policy must have a critic.
+        discrete_only: The head must be discrete.
+        whole_episodes: Every episode of the batch must be whole; one that was cut counts as if its reward ended there.
+    """
+
+    unbiased: bool
+    on_policy: bool
+    needs_critic: bool
+    discrete_only: bool
+    whole_episodes: bool = False
+
+
+class Estimator(ABC):
+    """One way to estimate a policy gradient from a batch: a frozen dataclass whose fields are its hyper-parameters.
+
+    A subclass writes `signals` and `surrogate`, and `cotangents` where a closed form exists. The keyword-only parameters of
+    `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
+    default is passed only when `uses` says so.
+
+    Attributes:
+        name: What the estimator is registered as.
+        sources: The papers and equations it follows.
+        reduction: How terms become a loss.
+    """
+
+    name: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ()
+    reduction: Reduction = Reduction.STEP
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the surrogate's signature where the class is defined, as pluggy does with hooks."""
+        super().__init_subclass__(**kwargs)
+        if "surrogate" in cls.__dict__:
+            check_signature(cls)
+
+    @property
+    @abstractmethod
+    def claims(self) -> Claims:
+        """What holds under these hyper-parameters."""
+
+    @abstractmethod
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """Return the constants of the loss, [B, ...] float64 each, computed from the whole batch.
+
+        Args:
+            batch: The episodes.
+            evaluate: `evaluate("value", "final_value")` runs the current policy forward; see `Evaluate`.
+        """
+
+    @abstractmethod
+    def surrogate(self, xp: ArrayNamespace, **named: Native) -> Native:
+        """Return [B] terms of the loss, to be minimised; row t may depend on step t alone."""
+
+    def cotangents(self, **named: Array) -> Mapping[str, Array]:
+        """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used; takes what `surrogate` takes.
+
+        Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included.
+
+        Raises:
+            EstimatorError: the estimator has no closed form.
+        """
+        raise EstimatorError(
+            f"{self.name}.cotangents: expected a closed form, got none; write `cotangents`, or choose a backend that differentiates by itself"
+        )
+
+    def uses(self, name: str) -> bool:
+        """Whether a keyword of `surrogate` that has a default is wanted under these hyper-parameters; all are by default."""
+        return True
+
+    def finalise(self, signals: dict[str, Array], weights: Array) -> dict[str, Array]:
+        """Return the signals as the surrogate is to see them, for one gradient: where minibatch normalisation happens.
+
+        Args:
+            signals: [B, ...] arrays by name, of the batch or minibatch at hand, in the policy's dtype.
+            weights: [B] the reduction's weights; 0 marks padding.
+        """
+        return signals
+
+    def metrics(self, **named: Array) -> dict[str, float]:
+        """Return figures worth logging; takes what `surrogate` takes. None by default."""
+        return {}
+
+    def adapted(self, metrics: Mapping[str, float]) -> Estimator:
+        """Return the estimator for the next update, given this one's metrics; itself by default."""
+        return self
+
+    @property
+    def weighs_scores(self) -> bool:
+        """Whether `combine` makes the gradient from per-episode scores, instead of the surrogate."""
+        return False
+
+    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+        """Return the loss's gradient as a [D] vector in canonical parameter order, for a score estimator.
+
+        Args:
+            batch: The episodes.
+            evaluate: Its `scores` are what is combined.
+            signals: What `signals` returned.
+            weights: [B] the reduction's weights.
+        """
+        raise EstimatorError(f"{self.name}.combine: expected one for an estimator that weighs scores, got none; write `combine`")
+
+    @cached_property
+    def quantities(self) -> tuple[str, ...]:
+        """The policy quantities that the surrogate uses under these hyper-parameters."""
+        return tuple(name for name in self.keywords if name in QUANTITIES)
+
+    @cached_property
+    def keywords(self) -> tuple[str, ...]:
+        """Every keyword that the surrogate is given under these hyper-parameters."""
+        return tuple(name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name))
+
+
+@lru_cache
+def surrogate_keywords(cls: type[Estimator]) -> dict[str, bool]:
+    """Return the surrogate's keyword names, each with whether it has a default."""
+    parameters = inspect.signature(cls.surrogate).parameters.values()
+    return {p.name: p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_signature(cls: type[Estimator]) -> None:
+    """Raise EstimatorError unless `surrogate` takes self, xp and keywords only, and `cotangents` the same keywords."""
+    parameters = list(inspect.signature(cls.surrogate).parameters.values())
+    shape = [p.kind for p in parameters[:2]]
+    keywords = {p.name for p in parameters[2:] if p.kind is p.KEYWORD_ONLY}
+    if len(shape) < 2 or any(kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in shape) or len(keywords) != len(parameters) - 2:
+        raise EstimatorError(
+            f"{cls.__name__}.surrogate: expected (self, xp, *, names...), got {inspect.signature(cls.surrogate)}; "
+            f"quantities are {', '.join(QUANTITIES)}, and every other name is a signal"
+        )
+    if not keywords & QUANTITIES.keys():
+        raise EstimatorError(
+            f"{cls.__name__}.surrogate: expected at least one of the quantities {', '.join(QUANTITIES)}, got only signals "
+            f"{', '.join(sorted(keywords))}; without a quantity there is nothing to differentiate"
+        )
+    if "cotangents" in cls.__dict__:
+        named = {p.name for p in inspect.signature(cls.cotangents).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        if named != keywords:
+            differing = ", ".join(sorted(named ^ keywords))
+            raise EstimatorError(f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names")
+
+
+class Signals:
+    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights; sliced with the batch.
+
+    Attributes:
+        values: [B, ...] arrays by name.
+        weights: [B] weight of each step's term in the loss.
+    """
+
+    __slots__ = ("values", "weights")
+
+    def __init__(self, values: dict[str, Array], weights: Array) -> None:
+        """Keep the arrays as they are."""
+        self.values = values
+        self.weights = weights
+
+    def __getitem__(self, name: str) -> Array:
+        """Return one signal."""
+        return self.values[name]
+
+    def steps(self, index: Index) -> Signals:
+        """Return the signals of the chosen steps; see `Batch.steps`.
+
+        Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the whole
+        batch's gradient, and a `STEP` minibatch is a mean over its own steps.
+        """
+        weights = self.weights[index]
+        real, chosen = np.count_nonzero(self.weights), np.count_nonzero(weights)
+        return Signals({name: value[index] for name, value in self.values.items()}, weights * (real / max(chosen, 1)))
+
+    @staticmethod
+    def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any]) -> Signals:
+        """Compute, check and cast an estimator's signals.
+
+        Raises:
+            EstimatorError: a keyword of the surrogate is neither a quantity nor a signal, or a signal has the wrong length.
+            NonFiniteError: a signal is NaN or infinite; names it and the step.
+        """
+        with np.errstate(all="ignore"):  # what overflows is reported below, by name and step
+            computed = {name: np.asarray(value) for name, value in estimator.signals(batch, evaluate).items()}
+        check_names(estimator, computed)
+        values: dict[str, Array] = {}
+        for name, value in computed.items():
+            if value.ndim == 0 or len(value) != batch.num_steps:
+                raise EstimatorError(
+                    f"{estimator.name}.signals[{name!r}]: expected {batch.num_steps} rows, one for each step, got shape {list(value.shape)}; "
+                    "return one row for each step"
+                )
+            with np.errstate(over="ignore"):
+                values[name] = value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
+            if name != "reference":  # masked actions of a reference are -inf
+                check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
+        return Signals(values, estimator.reduction.weights(batch).astype(dtype))
+
+
+def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
+    """Raise EstimatorError unless every keyword of the surrogate is a quantity or a signal."""
+    missing = [name for name in estimator.keywords if name not in QUANTITIES and name not in signals]
+    if missing:
+        raise EstimatorError(
+            f"{estimator.name}.surrogate: expected keywords that are quantities ({', '.join(QUANTITIES)}) or signals "
+            f"({', '.join(sorted(signals)) or 'none'}), got {', '.join(missing)}; return the missing signals or rename the keywords"
+        )
+    if "kl" in estimator.quantities and "reference" not in signals:
+        raise EstimatorError(f"{estimator.name}.signals: expected `reference`, which `kl` measures from, got none; return it as a signal")
+
+
+def check_all_finite(where: str, value: Array) -> None:
+    """Raise NonFiniteError at the first row that is NaN or infinite."""
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        step = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
+        raise NonFiniteError(f"{where}: expected finite numbers, got {value[step]} at step {step}; look at that step's rewards and values")
+
+
+class Surrogate:
+    """An estimator bound to one batch's signals: what `Policy.gradient` differentiates.
+
+    Attributes:
+        estimator: Gives terms, cotangents and metrics.
+        values: [B, ...] signals by name, as the surrogate is to see them.
+        weights: [B] weight of each term in the loss.
+    """
+
+    __slots__ = ("estimator", "values", "weights")
+
+    def __init__(self, estimator: Estimator, signals: Signals) -> None:
+        """Bind, and let the estimator finalise its signals."""
+        self.estimator = estimator
+        self.values = estimator.finalise(signals.values, signals.weights)
+        self.weights = signals.weights

@@ -1,0 +1,56 @@
+"""The array namespace `xp` over NumPy arrays of any float dtype: the core's own sampling and the test kit's reference run on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["HostNamespace", "host"]
+
+Array = NDArray[Any]
+
+
+class HostNamespace:
+    """See `pgcore.namespace.ArrayNamespace`; forward values only, so ties need no rule."""
+
+    exp = staticmethod(np.exp)
+    log = staticmethod(np.log)
+    sqrt = staticmethod(np.sqrt)
+    abs = staticmethod(np.abs)
+    maximum = staticmethod(np.maximum)
+    minimum = staticmethod(np.minimum)
+    where = staticmethod(np.where)
+
+    def clip(self, x: Array, low: float, high: float) -> Array:
+        """See `ArrayNamespace.clip`."""
+        return np.clip(x, low, high)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        """See `ArrayNamespace.sum`."""
+        return x.sum(axis=axis)
+
+    def concatenate(self, arrays: tuple[Array, ...], axis: int) -> Array:
+        """See `ArrayNamespace.concatenate`."""
+        return np.concatenate(arrays, axis=axis)
+
+    def broadcast_to(self, x: Array, like: Array) -> Array:
+        """See `ArrayNamespace.broadcast_to`."""
+        return np.broadcast_to(x, like.shape)
+
+    def full_like(self, x: Array, value: float) -> Array:
+        """See `ArrayNamespace.full_like`."""
+        return np.full_like(x, value)
+
+    def log_softmax(self, x: Array, axis: int) -> Array:
+        """See `ArrayNamespace.log_softmax`."""
+        shifted = x - x.max(axis=axis, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+    def take_last(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_last`."""
+        return x[np.arange(len(x)), index]
+
+
+host = HostNamespace()

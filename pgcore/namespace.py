@@ -1,0 +1,74 @@
+"""The array namespace `xp` that heads and surrogates are written against.
+
+Each backend implements these functions with its framework's operations and with the subgradients given here, so that one
+formula means the same thing everywhere. Arithmetic operators, comparisons and `.shape` are the arrays' own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+__all__ = ["ArrayNamespace"]
+
+# One formula serves every framework's arrays, and Python's type system has no name for "an array of whichever one".
+Native = Any
+
+
+class ArrayNamespace(Protocol):
+    """Functions over a backend's native arrays; all elementwise unless a shape says otherwise."""
+
+    def exp(self, x: Native) -> Native:
+        """Return e to the x."""
+        ...
+
+    def log(self, x: Native) -> Native:
+        """Return the natural logarithm."""
+        ...
+
+    def sqrt(self, x: Native) -> Native:
+        """Return the square root."""
+        ...
+
+    def abs(self, x: Native) -> Native:
+        """Return the absolute value; the derivative at 0 is 0."""
+        ...
+
+    def maximum(self, x: Native, y: Native) -> Native:
+        """Return the larger; on a tie the whole gradient goes to `x`."""
+        ...
+
+    def minimum(self, x: Native, y: Native) -> Native:
+        """Return the smaller; on a tie the whole gradient goes to `x`."""
+        ...
+
+    def clip(self, x: Native, low: float, high: float) -> Native:
+        """Return x limited to [low, high]; the derivative at either bound is 1."""
+        ...
+
+    def where(self, condition: Native, x: Native, y: Native) -> Native:
+        """Return x where the condition holds, else y."""
+        ...
+
+    def sum(self, x: Native, axis: int) -> Native:
+        """Return the sum over one axis."""
+        ...
+
+    def concatenate(self, arrays: tuple[Native, ...], axis: int) -> Native:
+        """Join arrays along an existing axis."""
+        ...
+
+    def broadcast_to(self, x: Native, like: Native) -> Native:
+        """Repeat x to the shape of `like`."""
+        ...
+
+    def log_softmax(self, x: Native, axis: int) -> Native:
+        """Return x - logsumexp(x); entries of -inf stay -inf and take no gradient."""
+        ...
+
+    def take_last(self, x: Native, index: Native) -> Native:
+        """Return x[b, index[b]] for x [B, A] and integer index [B]."""
+        ...
+
+    def full_like(self, x: Native, value: float) -> Native:
+        """Return an array of the shape and dtype of `x` that holds one value."""
+        ...

@@ -1,0 +1,149 @@
+"""Optimizers: formulas as frozen data, and the handle that takes steps with them on any backend."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pgcore.arrays import Array
+from pgcore.checks import number, positive, set_field
+from pgcore.errors import OptimizerError
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.policy import Gradient, Policy
+from pgcore.schedules import Constant, Schedule
+
+__all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec"]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(ABC):
+    """An optimizer's hyper-parameters and its update formula.
+
+    Attributes:
+        learning_rate: A positive number, or a schedule.
+        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
+        name: What the optimizer is registered as.
+        slots: Names of the arrays that the update keeps for every parameter, all starting at 0.
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    max_grad_norm: float | None = None
+    name: ClassVar[str]
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
+        """
+        where = type(self).__name__
+        if not isinstance(self.learning_rate, Schedule):
+            set_field(self, "learning_rate", positive(f"{where}.learning_rate", self.learning_rate, OptimizerError))
+        if self.max_grad_norm is not None:
+            set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
+
+    @abstractmethod
+    def update(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+    ) -> tuple[Native, dict[str, Native]]:
+        """Return the new parameter and the new slots.
+
+        Args:
+            xp: The backend's array functions.
+            parameter: Any shape, the policy's dtype.
+            gradient: Of the same shape, after clipping.
+            slots: By the names in `slots`, of the same shape.
+            step: Counted from 1, for bias correction.
+            learning_rate: This step's.
+        """
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step number `step`, counted from 0."""
+        schedule = self.learning_rate if isinstance(self.learning_rate, Schedule) else Constant(self.learning_rate)
+        return schedule(step)
+
+    def clip_factor(self, norm: float) -> float:
+        """Return what a gradient of this norm is multiplied by."""
+        return 1.0 if self.max_grad_norm is None or norm <= self.max_grad_norm else self.max_grad_norm / norm
+
+
+class BoundOptimizer(ABC):
+    """An optimizer's native state for one policy; made by a backend."""
+
+    @abstractmethod
+    def step(self, gradient: Gradient, step: int, learning_rate: float) -> None:
+        """Clip, update the slots and the policy's parameters; `step` counts from 1."""
+
+    @abstractmethod
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """Return slot name to parameter name to array, which the caller owns."""
+
+    @abstractmethod
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """Replace what `slots` returns."""
+
+
+class Optimizer:
+    """Takes steps with one spec on one policy; binds to the first policy it is given.
+
+    Attributes:
+        spec: The formula and its hyper-parameters.
+        steps_taken: How many steps it has taken.
+    """
+
+    def __init__(self, spec: OptimizerSpec) -> None:
+        """Keep the spec; nothing native exists before the first step."""
+        self.spec = spec
+        self.steps_taken = 0
+        self._policy: Policy | None = None
+        self._bound: BoundOptimizer | None = None
+
+    def __repr__(self) -> str:
+        """Return the spec and the number of steps."""
+        return f"Optimizer({self.spec}, {self.steps_taken} steps taken)"
+
+    def step(self, policy: Policy, gradient: Gradient) -> None:
+        """Move the policy's parameters against the gradient, in place.
+
+        Raises:
+            OptimizerError: the optimizer belongs to another policy, or the gradient does.
+            NonFiniteError: the gradient is NaN or infinite; the parameters stay untouched.
+        """
+        bound = self._bound_to(policy)
+        if gradient.policy is not policy:
+            raise OptimizerError("Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step")
+        bound.step(gradient, self.steps_taken + 1, self.spec.rate(self.steps_taken))
+        self.steps_taken += 1
+
+    def state(self, policy: Policy) -> dict[str, Array]:
+        """Return the slots as `slot/parameter` to array, for a checkpoint."""
+        return {f"{slot}/{name}": value for slot, values in self._bound_to(policy).slots().items() for name, value in values.items()}
+
+    def load(self, policy: Policy, state: Mapping[str, Array], steps_taken: int) -> None:
+        """Go on from what `state` returned after that many steps.
+
+        Raises:
+            OptimizerError: the state is not that of this spec and policy.
+        """
+        shapes = {f"{slot}/{name}": shape for slot in self.spec.slots for name, shape in policy.spec.parameter_shapes.items()}
+        if {name: value.shape for name, value in state.items()} != shapes:
+            raise OptimizerError(
+                f"Optimizer.load: expected the slots {', '.join(self.spec.slots) or 'none'} for every parameter of the policy, got "
+                f"{len(state)} arrays that differ; load the checkpoint of the same optimizer and policy"
+            )
+        nested: dict[str, dict[str, Any]] = {slot: {} for slot in self.spec.slots}
+        for key, value in state.items():
+            slot, name = key.split("/", 1)
+            nested[slot][name] = value
+        self._bound_to(policy).load(nested)
+        self.steps_taken = int(number("Optimizer.load steps_taken", steps_taken, OptimizerError, least=0))
+
+    def _bound_to(self, policy: Policy) -> BoundOptimizer:
+        if self._bound is None:
+            self._bound, self._policy = policy.backend.optimizer(self.spec, policy), policy
+        elif policy is not self._policy:
+            raise OptimizerError("Optimizer.step: expected the policy of its first step, got another; make one optimizer for each policy")
+        return self._bound

@@ -1,0 +1,152 @@
+"""The built-in optimizers, with the conventions that hold on every backend; see docs/conventions.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pgcore.checks import number, positive, set_field
+from pgcore.errors import OptimizerError
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.optimizer import OptimizerSpec
+
+__all__ = ["Adam", "AdamW", "RMSprop", "SGD"]
+
+
+@dataclass(frozen=True)
+class SGD(OptimizerSpec):
+    """Stochastic gradient descent, with momentum where asked: the buffer holds g, so a change of rate acts at once.
+
+    Attributes:
+        momentum: In [0, 1).
+        nesterov: Look ahead along the buffer; needs momentum.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    name = "sgd"
+    slots = ("momentum",)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        set_field(self, "momentum", decay("SGD.momentum", self.momentum))
+        if self.nesterov and self.momentum == 0.0:
+            raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
+
+    def update(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+    ) -> tuple[Native, dict[str, Native]]:
+        """See `OptimizerSpec.update`."""
+        momentum = self.momentum * slots["momentum"] + gradient
+        direction = gradient + self.momentum * momentum if self.nesterov else momentum
+        return parameter - learning_rate * direction, {"momentum": momentum}
+
+
+@dataclass(frozen=True)
+class Adam(OptimizerSpec):
+    """Adam: epsilon outside the root, after bias correction.
+
+    Attributes:
+        beta1: Decay of the first moment, in [0, 1).
+        beta2: Decay of the second moment, in [0, 1).
+        eps: Added to the root; positive, so that a first gradient of 0 gives no NaN.
+
+    Source: Kingma and Ba 2015, algorithm 1, arXiv:1412.6980.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    name = "adam"
+    slots = ("first_moment", "second_moment")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        where = type(self).__name__
+        set_field(self, "beta1", decay(f"{where}.beta1", self.beta1))
+        set_field(self, "beta2", decay(f"{where}.beta2", self.beta2))
+        set_field(self, "eps", positive(f"{where}.eps", self.eps, OptimizerError))
+
+    def update(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+    ) -> tuple[Native, dict[str, Native]]:
+        """See `OptimizerSpec.update`."""
+        first = self.beta1 * slots["first_moment"] + (1.0 - self.beta1) * gradient
+        second = self.beta2 * slots["second_moment"] + (1.0 - self.beta2) * gradient * gradient
+        root = xp.sqrt(second) / math.sqrt(1.0 - self.beta2**step) + self.eps
+        rate = learning_rate / (1.0 - self.beta1**step)
+        return parameter - rate * first / root, {"first_moment": first, "second_moment": second}
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: the parameter is first multiplied by 1 - learning_rate * weight_decay.
+
+    Attributes:
+        weight_decay: At least 0; 0 by default, since frameworks' defaults differ.
+
+    Source: Loshchilov and Hutter 2019, algorithm 2, arXiv:1711.05101.
+    """
+
+    weight_decay: float = 0.0
+    name = "adamw"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        set_field(self, "weight_decay", number("AdamW.weight_decay", self.weight_decay, OptimizerError, least=0.0))
+
+    def update(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+    ) -> tuple[Native, dict[str, Native]]:
+        """See `OptimizerSpec.update`."""
+        decayed = parameter * (1.0 - learning_rate * self.weight_decay)
+        return super().update(xp, decayed, gradient, slots, step, learning_rate)
+
+
+@dataclass(frozen=True)
+class RMSprop(OptimizerSpec):
+    """RMSprop.
+
+    Attributes:
+        decay: Of the second moment, in [0, 1).
+        eps: Positive; added to the root, or under it with `eps_inside`.
+        eps_inside: The other convention, TensorFlow's.
+        momentum: In [0, 1); the buffer holds g / root.
+
+    Source: Tieleman and Hinton 2012, lecture 6.5.
+    """
+
+    decay: float = 0.99
+    eps: float = 1e-8
+    eps_inside: bool = False
+    momentum: float = 0.0
+    name = "rmsprop"
+    slots = ("second_moment", "momentum")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        set_field(self, "decay", decay("RMSprop.decay", self.decay))
+        set_field(self, "eps", positive("RMSprop.eps", self.eps, OptimizerError))
+        set_field(self, "momentum", decay("RMSprop.momentum", self.momentum))
+
+    def update(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+    ) -> tuple[Native, dict[str, Native]]:
+        """See `OptimizerSpec.update`."""
+        second = self.decay * slots["second_moment"] + (1.0 - self.decay) * gradient * gradient
+        root = xp.sqrt(second + self.eps) if self.eps_inside else xp.sqrt(second) + self.eps
+        momentum = self.momentum * slots["momentum"] + gradient / root
+        return parameter - learning_rate * momentum, {"second_moment": second, "momentum": momentum}
+
+
+def decay(where: str, value: object) -> float:
+    """Return the value as a float, or raise OptimizerError unless it is a number in [0, 1)."""
+    plain = number(where, value, OptimizerError, least=0.0)
+    if plain >= 1.0:
+        raise OptimizerError(f"{where}: expected a number in [0, 1), got {value!r}; change this value")
+    return plain

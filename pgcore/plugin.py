@@ -1,0 +1,27 @@
+"""Registers the built-in heads and optimizers."""
+
+from __future__ import annotations
+
+from pgcore.hooks import Provider, hookimpl
+
+__all__ = ["pgcore_heads", "pgcore_optimizers"]
+
+
+@hookimpl
+def pgcore_heads() -> list[Provider]:
+    """Provide the core's heads."""
+    return [
+        Provider("categorical", "pgcore.heads:Categorical", "softmax over n actions with a temperature and masks"),
+        Provider("diagonal_gaussian", "pgcore.heads:DiagonalGaussian", "independent normals; log std fixed, shared or per state"),
+    ]
+
+
+@hookimpl
+def pgcore_optimizers() -> list[Provider]:
+    """Provide the core's optimizers."""
+    return [
+        Provider("sgd", "pgcore.optimizers:SGD", "gradient descent, momentum, Nesterov"),
+        Provider("adam", "pgcore.optimizers:Adam", "Adam, epsilon outside the root after bias correction"),
+        Provider("adamw", "pgcore.optimizers:AdamW", "Adam with decoupled weight decay"),
+        Provider("rmsprop", "pgcore.optimizers:RMSprop", "RMSprop, epsilon outside or inside the root"),
+    ]

@@ -1,0 +1,283 @@
+"""Policies: native parameters behind an interface that every backend implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pgcore import files
+from pgcore.arrays import Array, check_finite, owned_booleans, owned_numbers
+from pgcore.batch import Batch
+from pgcore.errors import BatchError, EstimatorError, ParameterError, ShapeError
+from pgcore.estimator import Estimator, Surrogate
+from pgcore.host import host
+from pgcore.spec import PolicySpec, Table
+
+if TYPE_CHECKING:
+    from pgcore.backend import Backend
+
+__all__ = ["EVALUATIONS", "Gradient", "Policy"]
+
+FORMAT = "pgcore.policy"
+
+# What `Policy.evaluate` offers beyond `QUANTITIES`.
+EVALUATIONS: dict[str, str] = {
+    "distribution": "[B, width] description of pi(. given s_t), as the head defines it",
+    "final_value": "[E] V of each episode's final observation; 0 where the episode terminated",
+}
+
+
+class Gradient(ABC):
+    """The gradient of a loss with respect to one policy's parameters, in the backend's own arrays until asked for.
+
+    Attributes:
+        policy: The policy it belongs to.
+    """
+
+    policy: Policy
+
+    @property
+    @abstractmethod
+    def loss(self) -> float:
+        """sum_t w_t * surrogate_t, in the surrogate's unit."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`."""
+
+    @abstractmethod
+    def numpy(self) -> dict[str, Array]:
+        """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
+
+    @abstractmethod
+    def norm(self) -> float:
+        """Return the Euclidean norm over all parameters."""
+
+
+class Policy(ABC):
+    """A policy, and its critic where it has one.
+
+    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
+
+    Attributes:
+        backend: The backend that owns the parameters.
+        spec: The architecture.
+        dtype: NumPy's float32 or float64; what parameters and gradients are in.
+    """
+
+    backend: Backend
+    spec: PolicySpec
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
+        """Return [B, width] float64: the head's description of pi at each observation."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
+        """Run forward only and return float64 NumPy arrays by name.
+
+        Args:
+            batch: The steps; checked as `check` does.
+            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`.
+
+        Raises:
+            EstimatorError: the policy does not have a quantity.
+            BatchError: `final_value` is asked for, an episode was cut and there are no final observations.
+        """
+
+    @abstractmethod
+    def gradient(self, surrogate: Surrogate, batch: Batch) -> Gradient:
+        """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
+
+        The parameters are not changed, and the result owns its memory.
+
+        Raises:
+            NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
+        """
+
+    @abstractmethod
+    def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
+        """Return [E, D] scores: sum over an episode's steps of c_t d log pi(a_t given s_t) / d theta.
+
+        Args:
+            batch: The episodes.
+            step_weights: [B] float or None. c_t; None weighs every step 1.
+
+        Returns:
+            [E, D] of the policy's dtype. Columns are in canonical parameter order, each array in C order.
+        """
+
+    @abstractmethod
+    def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
+        """Return F v, where F = E_t E_{a ~ pi(. given s_t)}[score score^T], the mean over the batch's real steps.
+
+        Args:
+            batch: Whose observations and masks are used; actions and rewards are not.
+            vector: [D] float in canonical parameter order.
+
+        Returns:
+            [D] of the policy's dtype; 0 for the critic's own parameters.
+
+        Raises:
+            ShapeError: the vector does not have D entries.
+
+        Source: Kakade 2001, "A natural policy gradient".
+        """
+
+    @abstractmethod
+    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> Gradient:
+        """Return a native gradient from a [D] vector in canonical order; loss and metrics are the surrogate's."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Array]:
+        """Return every parameter by canonical name, as arrays of the policy's dtype that the caller owns."""
+
+    @abstractmethod
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """Replace every parameter; on an error none is changed.
+
+        Raises:
+            ParameterError: names, shapes or values are not those that the spec asks for.
+        """
+
+    def act(self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None) -> tuple[Array, Array]:
+        """Draw an action for each observation.
+
+        Args:
+            observations: [B, ...] as the network takes them.
+            rng: Where the randomness comes from; `pgcore.generator(seed)` makes one.
+            action_mask: [B, A] bool or None. True where an action is possible.
+
+        Returns:
+            [B] integers or [B, n] float64 actions, and their [B] float64 log-probabilities, nats.
+
+        Raises:
+            BatchError: an observation is NaN or infinite, or every action of a step is masked.
+            ShapeError: the observations or the mask have the wrong shape.
+        """
+        distribution = self._checked_distribution(observations, action_mask)
+        actions = self.spec.head.sample(distribution, rng)
+        return actions, self.spec.head.log_prob(host, distribution, actions)
+
+    def mode(self, observations: ArrayLike, action_mask: ArrayLike | None = None) -> Array:
+        """Return the most probable action for each observation; see `act`."""
+        return self.spec.head.mode(self._checked_distribution(observations, action_mask))
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """The quantities that this policy can give a surrogate."""
+        names = {"log_prob", "entropy", "kl"}
+        if self.spec.head.discrete:
+            names.add("log_probs")
+        if self.spec.critic != "none":
+            names.add("value")
+        return frozenset(names)
+
+    def check_fits(self, estimator: Estimator) -> None:
+        """Raise EstimatorError unless this policy has every quantity that the estimator uses."""
+        missing = [name for name in estimator.quantities if name not in self.quantities]
+        if not missing and not (estimator.claims.discrete_only and not self.spec.head.discrete):
+            return
+        what = f"no {', '.join(missing)}" if missing else "real actions"
+        advice = "give the spec critic='separate' or 'shared'" if "value" in missing else "choose another head or another estimator"
+        raise EstimatorError(
+            f"{estimator} on {self.spec.head} with critic={self.spec.critic!r}: expected a policy with "
+            f"{', '.join(estimator.quantities)}, got {what}; {advice}"
+        )
+
+    def check(self, batch: Batch) -> None:
+        """Check once for each batch and spec that they fit; later calls and minibatches cost nothing.
+
+        Raises:
+            ShapeError: observations or actions have the wrong shape.
+            BatchError: an action or a state is out of range.
+        """
+        if batch.__dict__.get("_fits") is self.spec:
+            return
+        check_observations("Batch.observations", self.spec, batch.observations)
+        self.spec.head.check_actions(batch.actions, batch.action_mask)
+        batch.__dict__["_fits"] = self.spec
+
+    def save(self, path: str | Path) -> None:
+        """Write spec and parameters to a safetensors file, whole or not at all.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        files.write(path, FORMAT, self.parameters(), {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+
+    def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
+        observed = np.asarray(observations)
+        if observed.dtype.kind not in "biuf":
+            observed = owned_numbers("observations", observations)
+        check_observations("observations", self.spec, observed)
+        if observed.dtype.kind == "f" and not np.isfinite(observed).all():
+            check_finite("observations", observed)
+        return self.distribution(observed, None if action_mask is None else check_mask(self.spec, action_mask, len(observed)))
+
+
+def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
+    """Raise ShapeError or BatchError unless the network can take the observations."""
+
+    network = spec.network
+    if not isinstance(network, Table):
+        if observations.ndim != 2 or observations.shape[1] != network.inputs:
+            raise ShapeError(f"{where}: expected shape [B, {network.inputs}] for {network}, got {list(observations.shape)}; check the network's inputs")
+        return
+    if observations.ndim != 1 or observations.dtype.kind not in "iu":
+        raise ShapeError(f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0")
+    outside = (observations < 0) | (observations >= network.states)
+    if outside.any():
+        step = int(outside.argmax())
+        raise BatchError(f"{where}: expected states in [0, {network.states}), got {observations[step]} at step {step}; check the table's states")
+
+
+def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int) -> Array:
+    """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
+
+    mask = owned_booleans("action_mask", action_mask, 2)
+    if not spec.head.discrete:
+        raise BatchError(f"action_mask: expected none for {spec.head}, got a mask; only discrete heads can mask actions")
+    if mask.shape != (steps, spec.head.outputs):
+        raise ShapeError(f"action_mask: expected shape [{steps}, {spec.head.outputs}] for {spec.head}, got {list(mask.shape)}; one column an action")
+    if not mask.any(axis=1).all():
+        step = int(mask.any(axis=1).argmin())
+        raise BatchError(f"action_mask: expected a possible action at every step, got none at step {step}; the episode should have ended there")
+    return mask
+
+
+def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Return the parameters as arrays, or raise ParameterError unless names, shapes and values are the spec's."""
+    wanted = spec.parameter_shapes
+    if set(parameters) != set(wanted):
+        missing, surplus = sorted(set(wanted) - set(parameters)), sorted(set(parameters) - set(wanted))
+        raise ParameterError(f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them")
+    arrays: dict[str, Array] = {}
+    for name, shape in wanted.items():
+        array = np.asarray(parameters[name])
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ParameterError(f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec")
+        if not np.isfinite(array).all():
+            raise ParameterError(f"parameters[{name!r}]: expected finite numbers, got NaN or infinity; load a good checkpoint")
+        arrays[name] = array
+    return arrays
+
+
+def read_policy(path: str | Path) -> tuple[PolicySpec, dict[str, Array], str]:
+    """Return spec, parameters and dtype name of a file that `Policy.save` wrote.
+
+    Raises:
+        FileError: the file cannot be read, or is not a policy.
+        SpecError: its spec is not valid.
+        ParameterError: its parameters are not the spec's.
+    """
+    arrays, metadata = files.read(path, FORMAT)
+    spec = PolicySpec.from_json(metadata.get("spec", ""))
+    return spec, check_parameters(spec, arrays), metadata.get("dtype", "float64")

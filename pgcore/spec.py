@@ -1,0 +1,194 @@
+"""What a policy is: a network, a head and, where wanted, a critic, as plain frozen data that goes to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgcore.checks import count, one_of, set_field
+from pgcore.errors import SpecError
+from pgcore.heads import Head
+from pgcore.registry import registry
+
+__all__ = ["MLP", "Linear", "Network", "PolicySpec", "Table"]
+
+ACTIVATIONS = ("tanh", "relu", "sigmoid")
+CRITICS = ("none", "separate", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One row of outputs for each of `states` discrete states; observations are integers [B] in [0, states)."""
+
+    states: int
+    name: ClassVar[str] = "table"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "states", count("Table.states", self.states))
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """An affine map of observations [B, inputs]."""
+
+    inputs: int
+    name: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "inputs", count("Linear.inputs", self.inputs))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """No hidden layers: a linear network is the shortest MLP."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """Fully connected layers over observations [B, inputs]: hidden widths, one activation, a linear output layer.
+
+    The activation is "tanh", "relu" (derivative 0 at 0) or "sigmoid".
+    """
+
+    inputs: int
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    name: ClassVar[str] = "mlp"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "inputs", count("MLP.inputs", self.inputs))
+        if not isinstance(cast("object", self.hidden), tuple | list) or not self.hidden:
+            raise SpecError(f"MLP.hidden: expected a tuple of layer widths, got {self.hidden!r}; use Linear for no hidden layers")
+        set_field(self, "hidden", tuple(count("MLP.hidden", width) for width in self.hidden))
+        one_of("MLP.activation", self.activation, ACTIVATIONS)
+
+
+Network = Table | Linear | MLP
+NETWORKS: dict[str, type[Network]] = {"table": Table, "linear": Linear, "mlp": MLP}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A policy's architecture; parameters are a backend's.
+
+    Attributes:
+        network: `Table`, `Linear` or `MLP`; its output width is the head's.
+        head: The action distribution.
+        critic: "none", "separate" (a second network of the same shape with one output) or "shared" (one more output on
+            the policy's last hidden layer).
+
+    Raises:
+        SpecError: a part is of the wrong kind, or critic="shared" without hidden layers to share.
+    """
+
+    network: Network
+    head: Head
+    critic: str = "none"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not isinstance(cast("object", self.network), Network):
+            raise SpecError(f"PolicySpec.network: expected Table, Linear or MLP, got {self.network!r}; build one of the three")
+        if not isinstance(cast("object", self.head), Head):
+            raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
+        one_of("PolicySpec.critic", self.critic, CRITICS)
+        if self.critic == "shared" and not isinstance(self.network, MLP):
+            raise SpecError(
+                f"PolicySpec.critic: expected 'none' or 'separate' for {type(self.network).__name__}, got 'shared'; "
+                "a shared torso needs hidden layers, so use an MLP"
+            )
+
+    def to_json(self) -> str:
+        """Return the spec as one line of JSON."""
+        return json.dumps(
+            {
+                "network": {"name": self.network.name, **dataclasses.asdict(self.network)},
+                "head": {"name": self.head.name, **dataclasses.asdict(cast("Any", self.head))},
+                "critic": self.critic,
+            }
+        )
+
+    @staticmethod
+    def from_json(text: str) -> PolicySpec:
+        """Return the spec that `to_json` wrote; heads are looked up by name in the registry.
+
+        Raises:
+            SpecError: the text is not JSON of that form.
+            UnknownNameError: no head of that name is registered.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            network, head = dict(data["network"]), dict(data["head"])
+            network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
+            critic = str(data["critic"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SpecError(f"PolicySpec.from_json: expected what to_json writes, got {text[:80]!r} ({error}); write it again") from error
+        head_type = cast("type[Head]", registry().load("heads", head_name))
+        try:
+            return PolicySpec(network_type(**network), head_type(**head), critic)
+        except TypeError as error:
+            raise SpecError(f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, {error}") from error
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical names and shapes, in canonical order: network, critic, head."""
+        return {name: value.shape for name, value in self._layers(_zeros).items()}
+
+    def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
+        """Return the parameters that learning starts from, float64, the same on every backend.
+
+        Weights are orthogonal with gain sqrt(2) in hidden layers, 0.01 in the policy's output layer and 1 in the critic's;
+        biases and tables are 0. Each array has a random stream of its own, so adding a critic leaves the policy as it was.
+
+        Raises:
+            SpecError: the seed is not an integer of at least 0.
+
+        Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
+        """
+        if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
+            raise SpecError(f"seed: expected an integer of at least 0, got {seed!r}; give one")
+        streams = iter(range(2**31))
+
+        def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([int(seed), next(streams)])))
+            tall = rng.standard_normal((max(shape), min(shape)))
+            q, r = np.linalg.qr(tall)
+            q *= np.sign(np.diag(r))
+            return np.ascontiguousarray(gain * (q if shape[0] >= shape[1] else q.T))
+
+        return self._layers(orthogonal)
+
+    def _layers(self, weight: Any) -> dict[str, NDArray[Any]]:
+        """Return every parameter in canonical order, weight matrices made by `weight(shape, gain)`."""
+        parameters = _network_layers(self.network, "network", self.head.outputs, 0.01, weight)
+        if self.critic == "separate":
+            parameters |= _network_layers(self.network, "critic", 1, 1.0, weight)
+        elif self.critic == "shared":
+            parameters["critic.0.weight"] = weight((cast("MLP", self.network).hidden[-1], 1), 1.0)
+            parameters["critic.0.bias"] = np.zeros(1)
+        return parameters | {f"head.{name}": value for name, value in self.head.initial_parameters().items()}
+
+
+def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:
+    return np.zeros(shape)
+
+
+def _network_layers(network: Network, prefix: str, outputs: int, output_gain: float, weight: Any) -> dict[str, NDArray[Any]]:
+    if isinstance(network, Table):
+        return {f"{prefix}.table": np.zeros((network.states, outputs))}
+    widths = (network.inputs, *network.hidden, outputs)
+    parameters: dict[str, NDArray[Any]] = {}
+    for layer, shape in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        gain = output_gain if layer == len(network.hidden) else math.sqrt(2.0)
+        parameters[f"{prefix}.{layer}.weight"] = weight(shape, gain)
+        parameters[f"{prefix}.{layer}.bias"] = np.zeros(shape[1])
+    return parameters

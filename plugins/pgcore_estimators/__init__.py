@@ -1,0 +1,5 @@
+"""The built-in estimators."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,200 @@
+"""Proximal policy optimisation: a clipped surrogate, or a KL penalty with an adaptive coefficient."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.checks import number, one_of, positive, set_field, unit_interval
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.signals import gae, normalise
+from pgcore_estimators.terms import bonus, bonus_cotangents, constant_like, state_values
+
+__all__ = ["PPO"]
+
+
+@dataclass(frozen=True)
+class PPO(Estimator):
+    """PPO with GAE advantages, value loss and entropy bonus; mean over steps.
+
+    With r = pi / pi_old, the clipped objective's loss is -min(r A, clip(r, 1 - clip, 1 + clip) A), and the penalty's is
+    -r A + kl_coefficient KL(old, current). A ratio exactly at a bound counts as unclipped, and the clipped branch is chosen from the
+    log ratio, before any exponential is taken.
+
+    Attributes:
+        objective: "clip" or "kl".
+        clip: Of the ratio; positive.
+        kl_coefficient: Weight of the penalty; `adapted` doubles it where the mean KL exceeds 1.5 kl_target and halves it below
+            kl_target / 1.5.
+        kl_target: Mean KL an update should have, nats; None keeps the coefficient as it is.
+        gamma: Discount in [0, 1].
+        gae_lambda: In [0, 1].
+        value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
+        value_clip: Clip V to within this of the old value, and take the larger loss; None does not.
+        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        normalise: Give advantages mean 0 and standard deviation 1: "none", "batch" or "minibatch".
+        ddof: Of that standard deviation.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    objective: str = "clip"
+    clip: float = 0.2
+    kl_coefficient: float = 1.0
+    kl_target: float | None = 0.01
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    value_coefficient: float = 0.5
+    value_clip: float | None = None
+    entropy_coefficient: float = 0.0
+    normalise: str = "minibatch"
+    ddof: int = 1
+    name: ClassVar[str] = "ppo"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Schulman et al. 2017, eqs. 7 and 8, arXiv:1707.06347",
+        "Schulman et al. 2016, eq. 16, arXiv:1506.02438 (GAE)",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        one_of("PPO.objective", self.objective, ("clip", "kl"), EstimatorError)
+        one_of("PPO.normalise", self.normalise, ("none", "batch", "minibatch"), EstimatorError)
+        set_field(self, "clip", positive("PPO.clip", self.clip, EstimatorError))
+        for name in ("gamma", "gae_lambda"):
+            set_field(self, name, unit_interval(f"PPO.{name}", getattr(self, name), EstimatorError))
+        for name in ("kl_coefficient", "value_coefficient", "entropy_coefficient"):
+            set_field(self, name, number(f"PPO.{name}", getattr(self, name), EstimatorError))
+        for name in ("kl_target", "value_clip"):
+            if (value := getattr(self, name)) is not None:
+                set_field(self, name, positive(f"PPO.{name}", value, EstimatorError))
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, on_policy=True, needs_critic=True, discrete_only=False)
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return {"kl": self.objective == "kl", "entropy": self.entropy_coefficient != 0, "old_value": self.value_clip is not None}[name]
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
+        v_t, v_tp1 = state_values(batch, evaluate)
+        a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
+        old = evaluate("log_prob")["log_prob"] if batch.log_probs is None else batch.log_probs
+        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old}
+        if self.normalise == "batch":
+            found["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
+        if self.uses("old_value"):
+            found["old_value"] = v_t
+        if self.uses("kl"):
+            found["reference"] = batch.extras["reference"] if "reference" in batch.extras else evaluate("distribution")["distribution"]
+        return found
+
+    def finalise(self, signals: dict[str, Array], weights: Array) -> dict[str, Array]:
+        """See `Estimator.finalise`."""
+        if self.normalise != "minibatch":
+            return signals
+        padded = None if weights.all() else weights
+        return signals | {"advantage": normalise(signals["advantage"], padded, ddof=self.ddof)}
+
+    def surrogate(
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        value: Native,
+        old_log_prob: Native,
+        advantage: Native,
+        return_: Native,
+        entropy: Native = None,
+        kl: Native = None,
+        old_value: Native = None,
+    ) -> Native:
+        """See `Estimator.surrogate`."""
+        log_ratio = log_prob - old_log_prob
+        if self.objective == "kl":
+            policy = self.kl_coefficient * kl - advantage * xp.exp(log_ratio)
+        else:
+            clipped = self._clipped(xp, log_ratio, advantage)
+            bound = xp.where(advantage >= 0, 1.0 + self.clip, 1.0 - self.clip)
+            policy = -advantage * xp.where(clipped, bound, xp.exp(xp.where(clipped, 0.0, log_ratio)))
+        if self.value_clip is None:
+            return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        error = self._worse_error(xp, value, old_value, return_)
+        return policy + self.value_coefficient * 0.5 * error * error + bonus(0.0, self.entropy_coefficient, None, None, entropy)
+
+    def cotangents(
+        self,
+        *,
+        log_prob: Array,
+        value: Array,
+        old_log_prob: Array,
+        advantage: Array,
+        return_: Array,
+        entropy: Array | None = None,
+        kl: Array | None = None,
+        old_value: Array | None = None,
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        log_ratio = log_prob - old_log_prob
+        found: dict[str, Array] = bonus_cotangents(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        if kl is not None:
+            found["log_prob"] = -advantage * np.exp(log_ratio)
+            found["kl"] = constant_like(kl, self.kl_coefficient)
+        else:
+            clipped = self._clipped(np, log_ratio, advantage)
+            log_ratio[clipped] = 0.0
+            weight = -advantage * np.exp(log_ratio)
+            weight[clipped] = 0.0
+            found["log_prob"] = weight
+        if old_value is not None:
+            error = value - return_
+            inside = np.abs(value - old_value) <= self.value_clip
+            unclipped = inside | (np.abs(error) >= np.abs(self._worse_error(np, value, old_value, return_)))
+            found["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
+        return found
+
+    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array) -> dict[str, float]:
+        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
+        log_ratio = log_prob - old_log_prob
+        error = value - return_
+        found = {
+            "value_loss": float(0.5 * (error * error).mean()),
+            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
+            "clip_fraction": float(self._clipped(np, log_ratio, advantage).mean()) if self.objective == "clip" else 0.0,
+        }
+        return found | {name: float(others[name].mean()) for name in ("entropy", "kl") if name in others}
+
+    def adapted(self, metrics: Mapping[str, float]) -> PPO:
+        """See `Estimator.adapted`: the penalty's coefficient follows the KL that the update had."""
+        if self.objective != "kl" or self.kl_target is None:
+            return self
+        if metrics["kl"] > 1.5 * self.kl_target:
+            return dataclasses.replace(self, kl_coefficient=self.kl_coefficient * 2.0)
+        if metrics["kl"] < self.kl_target / 1.5:
+            return dataclasses.replace(self, kl_coefficient=self.kl_coefficient / 2.0)
+        return self
+
+    def _clipped(self, xp: Any, log_ratio: Native, advantage: Native) -> Native:
+        """Return where the clipped branch is the smaller: beyond the bound that the advantage pushes towards."""
+        above, below = math.log1p(self.clip), math.log1p(-self.clip) if self.clip < 1 else -math.inf
+        return xp.where(advantage >= 0, log_ratio > above, log_ratio < below)
+
+    def _worse_error(self, xp: Any, value: Native, old_value: Native, return_: Native) -> Native:
+        """Return V - R, or the clipped V's, whichever is larger in magnitude; V - R on a tie."""
+        moved = value - old_value
+        limited = xp.where(moved > 0, old_value + self.value_clip, old_value - self.value_clip)
+        error = value - return_
+        clipped_error = xp.where(xp.abs(moved) <= self.value_clip, value, limited) - return_
+        return xp.where(xp.abs(error) >= xp.abs(clipped_error), error, clipped_error)

@@ -1,0 +1,166 @@
+"""REINFORCE: the score function times the return, less a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.checks import number, one_of, set_field, unit_interval
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.signals import episode_returns, leave_one_out_mean, normalise, optimal_baseline, returns
+from pgcore_estimators.terms import bonus, bonus_cotangents
+
+__all__ = ["Reinforce"]
+
+BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", "optimal_per_component", "value")
+
+
+@dataclass(frozen=True)
+class Reinforce(Estimator):
+    """REINFORCE: sum over a trajectory's steps of log pi times (return - baseline), mean over trajectories.
+
+    Attributes:
+        gamma: Discount in [0, 1].
+        reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality); False weighs every step with the
+            whole episode's return.
+        baseline: What is subtracted from the return. "none"; "constant" (`baseline_value`); "mean" over the batch's episodes, the
+            own one included, which shrinks the gradient by exactly 1 - 1/N; "leave_one_out", the mean of the others, unbiased;
+            "optimal", the scalar E[|g|^2 R] / E[|g|^2] of the others; "optimal_per_component", the same for each parameter
+            by itself; "value", the critic's V(s_t).
+        baseline_value: The constant, reward units.
+        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return does; with the whole
+            episode's return it changes nothing, for that discounts from the start already.
+        value_coefficient: Of (V - R)^2 / 2, with baseline "value".
+        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        normalise: "none", or "batch" to give advantages mean 0 and standard deviation 1, which is biased.
+        ddof: Of that standard deviation.
+        reduction: How steps become a loss.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    gamma: float = 0.99
+    reward_to_go: bool = True
+    baseline: str = "none"
+    baseline_value: float = 0.0
+    discount_state: bool = False
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.0
+    normalise: str = "none"
+    ddof: int = 1
+    reduction: Reduction = Reduction.TRAJECTORY
+    name: ClassVar[str] = "reinforce"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Williams 1992, Machine Learning 8, eq. 11",
+        "Greensmith, Bartlett and Baxter 2004, JMLR 5, sec. 4 (optimal baselines)",
+        "Kool, van Hoof and Welling 2019 (leave-one-out)",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "gamma", unit_interval("Reinforce.gamma", self.gamma, EstimatorError))
+        one_of("Reinforce.baseline", self.baseline, BASELINES, EstimatorError)
+        one_of("Reinforce.normalise", self.normalise, ("none", "batch"), EstimatorError)
+        for name in ("baseline_value", "value_coefficient", "entropy_coefficient"):
+            set_field(self, name, number(f"Reinforce.{name}", getattr(self, name), EstimatorError))
+        set_field(self, "reduction", Reduction.of("Reinforce.reduction", self.reduction))
+        if self.baseline == "optimal_per_component" and (self.entropy_coefficient != 0 or self.normalise != "none"):
+            raise EstimatorError(
+                "Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with 'optimal_per_component', got others; "
+                "this baseline weighs scores alone, so choose 'optimal' to combine it"
+            )
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        plain = self.normalise == "none" and self.entropy_coefficient == 0 and self.reduction is Reduction.TRAJECTORY
+        return Claims(
+            unbiased=plain and self.baseline != "mean",
+            on_policy=True,
+            needs_critic=self.baseline == "value",
+            discrete_only=False,
+            whole_episodes=self.baseline != "value",
+        )
+
+    @property
+    def weighs_scores(self) -> bool:
+        """See `Estimator.weighs_scores`."""
+        return self.baseline == "optimal_per_component"
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return self.baseline == "value" if name in ("value", "return_") else self.entropy_coefficient != 0
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
+        if self.baseline == "value":
+            found = evaluate("value", "final_value")
+            target = returns(batch.rewards, batch.episode_lengths, self.gamma, found["final_value"])
+            g_t = self._returns(batch, found["final_value"])
+            return {"advantage": self._advantage(batch, g_t, found["value"]), "return_": target}
+        g_t = self._returns(batch)
+        return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
+
+    def surrogate(
+        self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native, value: Native = None, entropy: Native = None, return_: Native = None
+    ) -> Native:
+        """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
+        return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+
+    def cotangents(
+        self, *, log_prob: Array, advantage: Array, value: Array | None = None, entropy: Array | None = None, return_: Array | None = None
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {"log_prob": -advantage} | bonus_cotangents(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+
+    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+        """See `Estimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
+        real = batch.episode_weights > 0
+        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
+        b = optimal_baseline(g, u, per_component=True)
+        return -(weights[batch.episode_starts][real] @ (u - b * g))
+
+    def metrics(self, *, log_prob: Array, advantage: Array, **optional: Array) -> dict[str, float]:
+        """See `Estimator.metrics`."""
+        return {name: float(value.mean()) for name, value in optional.items() if name == "entropy"}
+
+    def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
+        g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
+        return g_t if self.reward_to_go else episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
+
+    def _advantage(self, batch: Batch, g_t: Array, baseline: Array | float) -> Array:
+        advantage = g_t - baseline
+        if self.normalise == "batch":
+            advantage = normalise(advantage, batch.step_weights, ddof=self.ddof)
+        discount = self._discount(batch)
+        return advantage if discount is None else discount * advantage
+
+    def _discount(self, batch: Batch) -> Array | None:
+        return self.gamma**batch.step_in_episode if self.discount_state and self.reward_to_go else None
+
+    def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
+        """Return one number for all steps, or [B]."""
+        if self.baseline == "constant":
+            return self.baseline_value
+        if self.baseline in ("none", "optimal_per_component"):
+            return 0.0
+        real = batch.episode_weights > 0
+        episode_return = episode_returns(g_t, batch.episode_lengths)
+        by_episode = np.zeros(batch.num_episodes)
+        if self.baseline == "mean":
+            by_episode[real] = episode_return[real].mean()
+        elif self.baseline == "leave_one_out":
+            by_episode[real] = leave_one_out_mean(episode_return[real])
+        else:
+            discount = self._discount(batch)
+            g, u = evaluate.scores(discount)[real], evaluate.scores(g_t if discount is None else discount * g_t)[real]
+            by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
+        return by_episode[batch.episode_of_step]

@@ -1,0 +1,51 @@
+"""Terms that several surrogates add, each beside its derivatives; and the values that several signals start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.estimator import Evaluate
+from pgcore.namespace import Native
+from pgcore.signals import next_values
+
+__all__ = ["bonus", "bonus_cotangents", "constant_like", "state_values"]
+
+
+def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
+    """Return value_coefficient (V - R)^2 / 2 - entropy_coefficient H; a None leaves its part out."""
+    term: Any = 0.0
+    if value is not None:
+        error = value - return_
+        term = term + value_coefficient * 0.5 * error * error
+    if entropy is not None:
+        term = term - entropy_coefficient * entropy
+    return term
+
+
+def bonus_cotangents(
+    value_coefficient: float, entropy_coefficient: float, value: Array | None, return_: Array | None, entropy: Array | None
+) -> dict[str, Array]:
+    """Return the derivatives of `bonus` in value and entropy."""
+    cotangents: dict[str, Array] = {}
+    if value is not None:
+        cotangents["value"] = value_coefficient * (value - return_)
+    if entropy is not None:
+        cotangents["entropy"] = constant_like(entropy, -entropy_coefficient)
+    return cotangents
+
+
+def constant_like(array: Array, value: float) -> Array:
+    """Return an array of one value, of the shape and dtype of another."""
+    result = np.empty_like(array)
+    result.fill(value)
+    return result
+
+
+def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
+    """Return [B] V(s_t) and [B] V(s_{t+1}) under the current critic, time limits bootstrapped."""
+    found = evaluate("value", "final_value")
+    return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
