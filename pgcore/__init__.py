@@ -1,20 +1,25 @@
-"""pgcore: one definition of a policy-gradient estimator, every framework, provably the same gradient."""
+"""pgcore: one definition of a policy-gradient estimator, every framework, provably the same gradient.
+
+Each name below is imported when it is first used, so that `import pgcore` and `pgcore list` take no longer than they must.
+"""
 
 from __future__ import annotations
 
-import pgcore.signals  # noqa: F401 - before the function of that name below, which it would otherwise replace later
-from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
-from pgcore.backend import Backend
-from pgcore.batch import Batch
-from pgcore.errors import PgcoreError
-from pgcore.estimator import Claims, Estimator, Reduction, Signals
-from pgcore.heads import Categorical, DiagonalGaussian, Head
-from pgcore.optimizer import Optimizer, OptimizerSpec
-from pgcore.policy import Gradient, Policy
-from pgcore.spec import MLP, Linear, PolicySpec, Table
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-# `pgcore.policy`, `.estimator`, `.optimizer`, `.backend` and `.signals` are functions here, and modules in `from` imports:
-# all five modules are loaded by now, so nothing rebinds the names later.
+if TYPE_CHECKING:
+    from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
+    from pgcore.backend import Backend
+    from pgcore.batch import Batch
+    from pgcore.errors import PgcoreError
+    from pgcore.estimator import Claims, Estimator, Reduction, Signals
+    from pgcore.heads import Categorical, DiagonalGaussian, Head
+    from pgcore.optimizer import Optimizer, OptimizerSpec
+    from pgcore.policy import Gradient, Policy
+    from pgcore.spec import MLP, Linear, PolicySpec, Table
 
 __all__ = [
     "MLP",
@@ -46,3 +51,41 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_NAMES_BY_MODULE = {
+    "api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
+    "backend": ("Backend",),
+    "batch": ("Batch",),
+    "errors": ("PgcoreError",),
+    "estimator": ("Claims", "Estimator", "Reduction", "Signals"),
+    "heads": ("Categorical", "DiagonalGaussian", "Head"),
+    "optimizer": ("Optimizer", "OptimizerSpec"),
+    "policy": ("Gradient", "Policy"),
+    "spec": ("MLP", "Linear", "PolicySpec", "Table"),
+}
+_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"pgcore.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__
+
+
+class _Package(ModuleType):
+    """Keeps `pgcore.policy` and the like functions: importing a submodule of the same name would rebind them to it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -37,7 +37,9 @@ def backend(name: str | None = None) -> Backend:
     return _backends[chosen]
 
 
-def policy(spec: PolicySpec, *, backend: str | None = None, seed: int = 0, dtype: str = "float32", device: str | None = None) -> Policy:
+def policy(
+    spec: PolicySpec, *, backend: str | None = None, seed: int = 0, dtype: str = "float32", device: str | None = None
+) -> Policy:
     """Return a new policy on a backend.
 
     Args:
@@ -117,7 +119,9 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
     return policy.gradient(surrogate, batch)
 
 
-def load(path: str | Path, *, backend: str | None = None, dtype: str | None = None, device: str | None = None) -> Policy:
+def load(
+    path: str | Path, *, backend: str | None = None, dtype: str | None = None, device: str | None = None
+) -> Policy:
     """Return the policy that `Policy.save` wrote, on any backend.
 
     Args:
@@ -171,7 +175,9 @@ def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreEr
     try:
         return cls(**fields)
     except TypeError as problem:
-        raise error(f"{name}: expected values for {', '.join(known)}, got {sorted(fields)} ({problem}); give the missing ones") from problem
+        raise error(
+            f"{name}: expected values for {', '.join(known)}, got {sorted(fields)} ({problem}); give the missing ones"
+        ) from problem
 
 
 # `gradient` and `policy` have parameters that shadow these functions.

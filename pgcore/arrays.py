@@ -5,7 +5,7 @@ Every check names the array and, where there is one, the first offending step or
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +29,9 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
         raise BatchError(f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first")
     if dimensions and array.ndim not in dimensions:
         wanted = " or ".join(f"{n}-dimensional" for n in dimensions)
-        raise ShapeError(f"{where}: expected a {wanted} array, got shape {list(array.shape)}; flatten the episodes into one array of steps")
+        raise ShapeError(
+            f"{where}: expected a {wanted} array, got shape {list(array.shape)}; flatten the episodes into one array of steps"
+        )
     return array
 
 
@@ -42,7 +44,9 @@ def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
     """
     array = owned_numbers(where, value, (dimensions,))
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
-        raise BatchError(f"{where}: expected booleans, got dtype {array.dtype} with other values than 0 and 1; compare first")
+        raise BatchError(
+            f"{where}: expected booleans, got dtype {array.dtype} with other values than 0 and 1; compare first"
+        )
     return read_only(array.astype(np.bool_, copy=False))
 
 
@@ -55,7 +59,9 @@ def read_only(array: Array) -> Array:
 def check_length(where: str, array: Array, length: int, noun: str) -> None:
     """Raise ShapeError unless the array has that many rows."""
     if len(array) != length:
-        raise ShapeError(f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; check how it was gathered")
+        raise ShapeError(
+            f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; check how it was gathered"
+        )
 
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
@@ -64,13 +70,17 @@ def check_finite(where: str, array: Array, noun: str = "step") -> None:
         return
     row = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).argmax())
     bad = "NaN" if np.isnan(array[row]).any() else "infinity"
-    raise BatchError(f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}")
+    raise BatchError(
+        f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}"
+    )
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
     if isinstance(value, np.ndarray) and not value.flags.writeable:
-        return value
+        return cast("Array", value)
     try:
         return read_only(np.array(value))
     except (ValueError, TypeError) as error:
-        raise ShapeError(f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths") from error
+        raise ShapeError(
+            f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths"
+        ) from error

@@ -48,7 +48,9 @@ class Backend(ABC):
         Raises:
             SpecError: this backend has no modules to adopt.
         """
-        raise SpecError(f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; build a PolicySpec instead")
+        raise SpecError(
+            f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; build a PolicySpec instead"
+        )
 
 
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:

@@ -99,7 +99,9 @@ class Batch:
 
     def __repr__(self) -> str:
         """Return the sizes."""
-        return f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
+        return (
+            f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
+        )
 
     @property
     def num_steps(self) -> int:
@@ -175,7 +177,9 @@ class Batch:
         self.check_bootstrap()
         final = self.observations[self.episode_ends] if self.final_observations is None else self.final_observations
         following = np.concatenate([self.observations[1:], self.observations[-1:]])
-        following[self.episode_ends] = np.where(_rows(self.terminated, final), self.observations[self.episode_ends], final)
+        following[self.episode_ends] = np.where(
+            _rows(self.terminated, final), self.observations[self.episode_ends], final
+        )
         return read_only(following)
 
     def check_bootstrap(self) -> None:
@@ -202,9 +206,13 @@ class Batch:
             for name in PER_STEP:
                 value = self.__dict__[name]
                 chosen[name] = None if value is None else value[index]
-            chosen["extras"] = {name: value[index] for name, value in self.extras.items()} if self.extras else self.extras
+            chosen["extras"] = (
+                {name: value[index] for name, value in self.extras.items()} if self.extras else self.extras
+            )
         except IndexError as error:
-            raise BatchError(f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others ({error}); check the index") from error
+            raise BatchError(
+                f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others ({error}); check the index"
+            ) from error
         if len(chosen["observations"]) == 0:
             raise BatchError("Batch.steps: expected at least 1 step, got an index that chooses none; check the index")
         return _made(chosen)
@@ -225,11 +233,15 @@ class Batch:
                 f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others ({error}); check the index"
             ) from error
         if numbers.size == 0:
-            raise BatchError("Batch.episodes: expected at least 1 episode, got an index that chooses none; check the index")
+            raise BatchError(
+                "Batch.episodes: expected at least 1 episode, got an index that chooses none; check the index"
+            )
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         steps = starts + np.arange(len(starts))
-        fields: dict[str, Any] = {name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP}
+        fields: dict[str, Any] = {
+            name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP
+        }
         return _made(
             fields
             | {
@@ -266,11 +278,15 @@ class Batch:
         """
         extra = num_steps - self.num_steps
         if extra < 0:
-            raise BatchError(f"Batch.pad: expected at least {self.num_steps} steps, got {num_steps}; slice the batch instead")
+            raise BatchError(
+                f"Batch.pad: expected at least {self.num_steps} steps, got {num_steps}; slice the batch instead"
+            )
         if extra == 0:
             return self
         repeated = np.append(np.arange(self.num_steps), np.full(extra, self.num_steps - 1))
-        fields: dict[str, Any] = {name: None if self.__dict__[name] is None else self.__dict__[name][repeated] for name in PER_STEP}
+        fields: dict[str, Any] = {
+            name: None if self.__dict__[name] is None else self.__dict__[name][repeated] for name in PER_STEP
+        }
         fields["rewards"] = np.append(self.rewards, np.zeros(extra))
         weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
         fields["step_weights"] = np.append(weights, np.zeros(extra))
@@ -280,7 +296,9 @@ class Batch:
             | {
                 "episode_lengths": np.append(self.episode_lengths, extra),
                 "terminated": np.append(self.terminated, True),
-                "final_observations": None if final is None else np.concatenate([final, self.observations[-1:].astype(final.dtype)]),
+                "final_observations": None
+                if final is None
+                else np.concatenate([final, self.observations[-1:].astype(final.dtype)]),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )
@@ -300,8 +318,12 @@ class Batch:
             fields[name] = _joined(name, [getattr(batch, name) for batch in batches])
         names = {frozenset(batch.extras) for batch in batches}
         if len(names) > 1:
-            raise BatchError(f"Batch.concatenate: expected the same extras in all, got {sorted(map(sorted, names))}; add the missing ones")
-        fields["extras"] = {name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras}
+            raise BatchError(
+                f"Batch.concatenate: expected the same extras in all, got {sorted(map(sorted, names))}; add the missing ones"
+            )
+        fields["extras"] = {
+            name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras
+        }
         return _made(fields)
 
     def save(self, path: str | Path) -> None:
@@ -310,7 +332,9 @@ class Batch:
         Raises:
             FileError: the file cannot be written.
         """
-        arrays = {name: getattr(self, name) for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations")}
+        arrays = {
+            name: getattr(self, name) for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations")
+        }
         arrays = {name: value for name, value in arrays.items() if value is not None}
         files.write(path, FORMAT, arrays | {f"extras.{name}": value for name, value in self.extras.items()}, {})
 
@@ -327,7 +351,9 @@ class Batch:
         try:
             return Batch(**arrays, extras=extras)
         except TypeError as error:
-            raise FileError(f"{path}: expected the arrays of a batch, got {sorted(arrays)}; save it again ({error})") from error
+            raise FileError(
+                f"{path}: expected the arrays of a batch, got {sorted(arrays)}; save it again ({error})"
+            ) from error
 
 
 def _made(fields: dict[str, Any]) -> Batch:
@@ -352,7 +378,9 @@ def _actions(value: ArrayLike) -> Array:
     array = owned_numbers("Batch.actions", value, (1, 2))
     if array.dtype.kind != "f" and array.size and (array.min() < 0 or array.max() > np.iinfo(np.intp).max):
         step = int(((array < 0) | (array > np.iinfo(np.intp).max)).reshape(len(array), -1).any(axis=1).argmax())
-        raise BatchError(f"Batch.actions: expected integers of at least 0, got {array[step]} at step {step}; number the actions from 0")
+        raise BatchError(
+            f"Batch.actions: expected integers of at least 0, got {array[step]} at step {step}; number the actions from 0"
+        )
     return read_only(array.astype(np.float64 if array.dtype.kind == "f" else np.intp, copy=False))
 
 
@@ -360,7 +388,9 @@ def _check_steps(per_step: dict[str, Array | None]) -> int:
     observations = per_step["observations"]
     assert observations is not None
     if observations.ndim == 0 or len(observations) == 0:
-        raise BatchError("Batch.observations: expected at least 1 step, got none; collect some steps before making a batch")
+        raise BatchError(
+            "Batch.observations: expected at least 1 step, got none; collect some steps before making a batch"
+        )
     for name, value in per_step.items():
         if value is not None:
             check_length(f"Batch.{name}", value, len(observations), "step")
@@ -373,7 +403,9 @@ def _check_masking(actions: Array | None, mask: Array | None) -> None:
         return
     if not mask.any(axis=1).all():
         step = int(mask.any(axis=1).argmin())
-        raise BatchError(f"Batch.action_mask: expected a possible action at every step, got none at step {step}; drop that step")
+        raise BatchError(
+            f"Batch.action_mask: expected a possible action at every step, got none at step {step}; drop that step"
+        )
     if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
         return  # the head refuses a mask for such actions
     outside = actions >= mask.shape[1]
@@ -385,27 +417,39 @@ def _check_masking(actions: Array | None, mask: Array | None) -> None:
     possible = mask[np.arange(len(actions)), actions]
     if not possible.all():
         step = int(possible.argmin())
-        raise BatchError(f"Batch.actions: expected actions that the mask allows, got {actions[step]} at step {step}; check the mask")
+        raise BatchError(
+            f"Batch.actions: expected actions that the mask allows, got {actions[step]} at step {step}; check the mask"
+        )
 
 
 def _check_step_weights(weights: Array | None) -> None:
     if weights is None:
         return
     if not np.isin(weights, (0.0, 1.0)).all():
-        raise BatchError("Batch.step_weights: expected 1, or 0 for padding, got other values; weigh steps in an estimator's signals")
+        raise BatchError(
+            "Batch.step_weights: expected 1, or 0 for padding, got other values; weigh steps in an estimator's signals"
+        )
     if not weights.any():
-        raise BatchError("Batch.step_weights: expected at least 1 step that is not padding, got none; keep some of weight 1")
+        raise BatchError(
+            "Batch.step_weights: expected at least 1 step that is not padding, got none; keep some of weight 1"
+        )
 
 
 def _episode_lengths(value: ArrayLike, steps: int) -> Array:
     lengths = owned_numbers("Batch.episode_lengths", value, (1,))
     if lengths.dtype.kind not in "iu":
-        raise BatchError(f"Batch.episode_lengths: expected integers, got dtype {lengths.dtype}; count each episode's steps")
+        raise BatchError(
+            f"Batch.episode_lengths: expected integers, got dtype {lengths.dtype}; count each episode's steps"
+        )
     if len(lengths) == 0 or lengths.min() < 1:
         where = f"0 or less in episode {int(np.argmin(lengths))}" if len(lengths) else "no episodes"
-        raise BatchError(f"Batch.episode_lengths: expected at least 1 step in every episode, got {where}; leave empty episodes out")
+        raise BatchError(
+            f"Batch.episode_lengths: expected at least 1 step in every episode, got {where}; leave empty episodes out"
+        )
     if (total := sum(lengths.tolist())) != steps:
-        raise ShapeError(f"Batch.episode_lengths: expected lengths that sum to {steps}, the number of steps, got a sum of {total}; check both")
+        raise ShapeError(
+            f"Batch.episode_lengths: expected lengths that sum to {steps}, the number of steps, got a sum of {total}; check both"
+        )
     return read_only(lengths.astype(np.intp, copy=False))
 
 
@@ -416,7 +460,9 @@ def _final_observations(value: ArrayLike | None, observations: Array | None, ter
     final = owned_numbers("Batch.final_observations", value)
     if final.shape != (len(terminated), *observations.shape[1:]):
         wanted = [len(terminated), *observations.shape[1:]]
-        raise ShapeError(f"Batch.final_observations: expected shape {wanted}, got {list(final.shape)}; pass one row for each episode")
+        raise ShapeError(
+            f"Batch.final_observations: expected shape {wanted}, got {list(final.shape)}; pass one row for each episode"
+        )
     check_finite("Batch.final_observations", np.where(_rows(terminated, final), final.dtype.type(0), final), "episode")
     return final
 
@@ -438,8 +484,12 @@ def _joined(name: str, values: list[Array | None]) -> Array | None:
     if not present:
         return None
     if len(present) < len(values):
-        raise BatchError(f"Batch.concatenate: expected {name} in all batches or in none, got it in {len(present)} of {len(values)}; add or drop it")
+        raise BatchError(
+            f"Batch.concatenate: expected {name} in all batches or in none, got it in {len(present)} of {len(values)}; add or drop it"
+        )
     if len({value.shape[1:] for value in present}) > 1:
         shapes = sorted({str(list(value.shape[1:])) for value in present})
-        raise ShapeError(f"Batch.concatenate: expected the same shape of {name} in all, got {' and '.join(shapes)}; these do not belong together")
+        raise ShapeError(
+            f"Batch.concatenate: expected the same shape of {name} in all, got {' and '.join(shapes)}; these do not belong together"
+        )
     return np.concatenate(present)

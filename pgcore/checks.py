@@ -32,14 +32,14 @@ def number(where: str, value: object, error: type[PgcoreError] = SpecError, *, l
 
 def positive(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
     """Return the value as a float, or raise unless it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (0 < value < math.inf):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise error(f"{where}: expected a positive number, got {value!r}; give a value above 0")
     return float(value)
 
 
 def unit_interval(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
     """Return the value as a float, or raise unless it is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (0 <= value <= 1):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise error(f"{where}: expected a number in [0, 1], got {value!r}; change this value")
     return float(value)
 

@@ -43,7 +43,6 @@ class Evaluate(Protocol):
         ...
 
 
-
 class Reduction(Enum):
     """How the terms of single steps become one loss."""
 
@@ -129,10 +128,10 @@ class Estimator(ABC):
         """
 
     @abstractmethod
-    def surrogate(self, xp: ArrayNamespace, **named: Native) -> Native:
+    def surrogate(self, xp: ArrayNamespace, *arguments: Any, **named: Native) -> Native:
         """Return [B] terms of the loss, to be minimised; row t may depend on step t alone."""
 
-    def cotangents(self, **named: Array) -> Mapping[str, Array]:
+    def cotangents(self, *arguments: Any, **named: Any) -> Mapping[str, Array]:
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used; takes what `surrogate` takes.
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included.
@@ -148,16 +147,16 @@ class Estimator(ABC):
         """Whether a keyword of `surrogate` that has a default is wanted under these hyper-parameters; all are by default."""
         return True
 
-    def finalise(self, signals: dict[str, Array], weights: Array) -> dict[str, Array]:
+    def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """Return the signals as the surrogate is to see them, for one gradient: where minibatch normalisation happens.
 
         Args:
             signals: [B, ...] arrays by name, of the batch or minibatch at hand, in the policy's dtype.
-            weights: [B] the reduction's weights; 0 marks padding.
+            padding: [B] float, 0 where a step is padding and above 0 elsewhere; None where none is.
         """
         return signals
 
-    def metrics(self, **named: Array) -> dict[str, float]:
+    def metrics(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Return figures worth logging; takes what `surrogate` takes. None by default."""
         return {}
 
@@ -179,7 +178,9 @@ class Estimator(ABC):
             signals: What `signals` returned.
             weights: [B] the reduction's weights.
         """
-        raise EstimatorError(f"{self.name}.combine: expected one for an estimator that weighs scores, got none; write `combine`")
+        raise EstimatorError(
+            f"{self.name}.combine: expected one for an estimator that weighs scores, got none; write `combine`"
+        )
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
@@ -189,7 +190,9 @@ class Estimator(ABC):
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate is given under these hyper-parameters."""
-        return tuple(name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name))
+        return tuple(
+            name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name)
+        )
 
 
 @lru_cache
@@ -204,7 +207,11 @@ def check_signature(cls: type[Estimator]) -> None:
     parameters = list(inspect.signature(cls.surrogate).parameters.values())
     shape = [p.kind for p in parameters[:2]]
     keywords = {p.name for p in parameters[2:] if p.kind is p.KEYWORD_ONLY}
-    if len(shape) < 2 or any(kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in shape) or len(keywords) != len(parameters) - 2:
+    if (
+        len(shape) < 2
+        or any(kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD for kind in shape)
+        or len(keywords) != len(parameters) - 2
+    ):
         raise EstimatorError(
             f"{cls.__name__}.surrogate: expected (self, xp, *, names...), got {inspect.signature(cls.surrogate)}; "
             f"quantities are {', '.join(QUANTITIES)}, and every other name is a signal"
@@ -218,7 +225,9 @@ def check_signature(cls: type[Estimator]) -> None:
         named = {p.name for p in inspect.signature(cls.cotangents).parameters.values() if p.kind is p.KEYWORD_ONLY}
         if named != keywords:
             differing = ", ".join(sorted(named ^ keywords))
-            raise EstimatorError(f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names")
+            raise EstimatorError(
+                f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names"
+            )
 
 
 class Signals:
@@ -226,15 +235,17 @@ class Signals:
 
     Attributes:
         values: [B, ...] arrays by name.
-        weights: [B] weight of each step's term in the loss.
+        weights: [B] weight of each step's term in the loss; 0 for padding.
+        padded: Whether any step is padding.
     """
 
-    __slots__ = ("values", "weights")
+    __slots__ = ("padded", "values", "weights")
 
-    def __init__(self, values: dict[str, Array], weights: Array) -> None:
+    def __init__(self, values: dict[str, Array], weights: Array, *, padded: bool) -> None:
         """Keep the arrays as they are."""
         self.values = values
         self.weights = weights
+        self.padded = padded
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
@@ -243,12 +254,13 @@ class Signals:
     def steps(self, index: Index) -> Signals:
         """Return the signals of the chosen steps; see `Batch.steps`.
 
-        Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the whole
-        batch's gradient, and a `STEP` minibatch is a mean over its own steps.
+        Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the
+        whole batch's gradient, and a `STEP` minibatch is a mean over its own steps.
         """
         weights = self.weights[index]
-        real, chosen = np.count_nonzero(self.weights), np.count_nonzero(weights)
-        return Signals({name: value[index] for name, value in self.values.items()}, weights * (real / max(chosen, 1)))
+        size = np.count_nonzero if self.padded else len
+        scale = size(self.weights) / max(size(weights), 1)
+        return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
 
     @staticmethod
     def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any]) -> Signals:
@@ -272,7 +284,7 @@ class Signals:
                 values[name] = value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
             if name != "reference":  # masked actions of a reference are -inf
                 check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
-        return Signals(values, estimator.reduction.weights(batch).astype(dtype))
+        return Signals(values, estimator.reduction.weights(batch).astype(dtype), padded=batch.step_weights is not None)
 
 
 def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
@@ -284,14 +296,18 @@ def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
             f"({', '.join(sorted(signals)) or 'none'}), got {', '.join(missing)}; return the missing signals or rename the keywords"
         )
     if "kl" in estimator.quantities and "reference" not in signals:
-        raise EstimatorError(f"{estimator.name}.signals: expected `reference`, which `kl` measures from, got none; return it as a signal")
+        raise EstimatorError(
+            f"{estimator.name}.signals: expected `reference`, which `kl` measures from, got none; return it as a signal"
+        )
 
 
 def check_all_finite(where: str, value: Array) -> None:
     """Raise NonFiniteError at the first row that is NaN or infinite."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         step = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
-        raise NonFiniteError(f"{where}: expected finite numbers, got {value[step]} at step {step}; look at that step's rewards and values")
+        raise NonFiniteError(
+            f"{where}: expected finite numbers, got {value[step]} at step {step}; look at that step's rewards and values"
+        )
 
 
 class Surrogate:
@@ -308,5 +324,5 @@ class Surrogate:
     def __init__(self, estimator: Estimator, signals: Signals) -> None:
         """Bind, and let the estimator finalise its signals."""
         self.estimator = estimator
-        self.values = estimator.finalise(signals.values, signals.weights)
+        self.values = estimator.finalise(signals.values, signals.weights if signals.padded else None)
         self.weights = signals.weights

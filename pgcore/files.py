@@ -40,13 +40,19 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
     if not Path(path).is_file():
         raise FileError(f"{path}: expected a {kind} file, got nothing of that name; check the path")
     try:
-        with safe_open(path, framework="numpy") as handle:
+        opened: Any = safe_open(path, framework="numpy")
+        with opened as handle:
             metadata: dict[str, str] = dict(handle.metadata() or {})
-            arrays: dict[str, Array] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a mapping
+            names: list[str] = list(handle.keys())
+            arrays: dict[str, Array] = {name: handle.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise FileError(f"{path}: expected a {kind} file, got one that is not safetensors ({error}); write it again") from error
+        raise FileError(
+            f"{path}: expected a {kind} file, got one that is not safetensors ({error}); write it again"
+        ) from error
     if metadata.get("format") != kind:
-        raise FileError(f"{path}: expected a {kind} file, got format {metadata.get('format')!r}; pass the file that was saved as {kind}")
+        raise FileError(
+            f"{path}: expected a {kind} file, got format {metadata.get('format')!r}; pass the file that was saved as {kind}"
+        )
     return arrays, metadata
 
 
@@ -63,4 +69,6 @@ def replace(path: str | Path, content: bytes) -> None:
         beside.replace(target)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise FileError(f"{path}: expected a place to write to, got {error.strerror or error}; choose a folder you can write to") from error
+        raise FileError(
+            f"{path}: expected a place to write to, got {error.strerror or error}; choose a folder you can write to"
+        ) from error

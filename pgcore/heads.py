@@ -149,9 +149,13 @@ class Categorical(Head):
     def check_actions(self, actions: Array, mask: Array | None) -> None:
         """See `Head.check_actions`."""
         if actions.ndim != 1:
-            raise ShapeError(f"Batch.actions: expected shape [B] for {self}, got {list(actions.shape)}; one integer a step")
+            raise ShapeError(
+                f"Batch.actions: expected shape [B] for {self}, got {list(actions.shape)}; one integer a step"
+            )
         if actions.dtype.kind not in "iu":
-            raise BatchError(f"Batch.actions: expected integers for {self}, got {actions.dtype}; use a Gaussian head for real actions")
+            raise BatchError(
+                f"Batch.actions: expected integers for {self}, got {actions.dtype}; use a Gaussian head for real actions"
+            )
         outside = (actions < 0) | (actions >= self.n)
         if outside.any():
             step = int(outside.argmax())
@@ -159,7 +163,9 @@ class Categorical(Head):
                 f"Batch.actions: expected integers in [0, {self.n}), got {actions[step]} at step {step}; check the head's number of actions"
             )
         if mask is not None and mask.shape[1] != self.n:
-            raise ShapeError(f"Batch.action_mask: expected [B, {self.n}] for {self}, got {list(mask.shape)}; one column an action")
+            raise ShapeError(
+                f"Batch.action_mask: expected [B, {self.n}] for {self}, got {list(mask.shape)}; one column an action"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +252,9 @@ class DiagonalGaussian(Head):
                 f"Batch.actions: expected shape [B, {self.n}] for {self}, got {list(actions.shape)}; one column an action dimension"
             )
         if mask is not None:
-            raise BatchError(f"Batch.action_mask: expected none for {self}, got a mask; only discrete heads can mask actions")
+            raise BatchError(
+                f"Batch.action_mask: expected none for {self}, got a mask; only discrete heads can mask actions"
+            )
 
 
 def finite_or_zero(xp: ArrayNamespace, log_probs: Native) -> Native:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pgcore.namespace import ArrayNamespace
 
 __all__ = ["HostNamespace", "host"]
 
@@ -53,4 +55,4 @@ class HostNamespace:
         return x[np.arange(len(x)), index]
 
 
-host = HostNamespace()
+host = cast("ArrayNamespace", HostNamespace())

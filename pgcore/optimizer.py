@@ -47,7 +47,13 @@ class OptimizerSpec(ABC):
 
     @abstractmethod
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        step: int,
+        learning_rate: float,
     ) -> tuple[Native, dict[str, Native]]:
         """Return the new parameter and the new slots.
 
@@ -114,13 +120,19 @@ class Optimizer:
         """
         bound = self._bound_to(policy)
         if gradient.policy is not policy:
-            raise OptimizerError("Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step")
+            raise OptimizerError(
+                "Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step"
+            )
         bound.step(gradient, self.steps_taken + 1, self.spec.rate(self.steps_taken))
         self.steps_taken += 1
 
     def state(self, policy: Policy) -> dict[str, Array]:
         """Return the slots as `slot/parameter` to array, for a checkpoint."""
-        return {f"{slot}/{name}": value for slot, values in self._bound_to(policy).slots().items() for name, value in values.items()}
+        return {
+            f"{slot}/{name}": value
+            for slot, values in self._bound_to(policy).slots().items()
+            for name, value in values.items()
+        }
 
     def load(self, policy: Policy, state: Mapping[str, Array], steps_taken: int) -> None:
         """Go on from what `state` returned after that many steps.
@@ -128,7 +140,9 @@ class Optimizer:
         Raises:
             OptimizerError: the state is not that of this spec and policy.
         """
-        shapes = {f"{slot}/{name}": shape for slot in self.spec.slots for name, shape in policy.spec.parameter_shapes.items()}
+        shapes = {
+            f"{slot}/{name}": shape for slot in self.spec.slots for name, shape in policy.spec.parameter_shapes.items()
+        }
         if {name: value.shape for name, value in state.items()} != shapes:
             raise OptimizerError(
                 f"Optimizer.load: expected the slots {', '.join(self.spec.slots) or 'none'} for every parameter of the policy, got "
@@ -145,5 +159,7 @@ class Optimizer:
         if self._bound is None:
             self._bound, self._policy = policy.backend.optimizer(self.spec, policy), policy
         elif policy is not self._policy:
-            raise OptimizerError("Optimizer.step: expected the policy of its first step, got another; make one optimizer for each policy")
+            raise OptimizerError(
+                "Optimizer.step: expected the policy of its first step, got another; make one optimizer for each policy"
+            )
         return self._bound

@@ -11,7 +11,7 @@ from pgcore.errors import OptimizerError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.optimizer import OptimizerSpec
 
-__all__ = ["Adam", "AdamW", "RMSprop", "SGD"]
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,13 @@ class SGD(OptimizerSpec):
             raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        step: int,
+        learning_rate: float,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         momentum = self.momentum * slots["momentum"] + gradient
@@ -71,7 +77,13 @@ class Adam(OptimizerSpec):
         set_field(self, "eps", positive(f"{where}.eps", self.eps, OptimizerError))
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        step: int,
+        learning_rate: float,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         first = self.beta1 * slots["first_moment"] + (1.0 - self.beta1) * gradient
@@ -100,7 +112,13 @@ class AdamW(Adam):
         set_field(self, "weight_decay", number("AdamW.weight_decay", self.weight_decay, OptimizerError, least=0.0))
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        step: int,
+        learning_rate: float,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         decayed = parameter * (1.0 - learning_rate * self.weight_decay)
@@ -135,7 +153,13 @@ class RMSprop(OptimizerSpec):
         set_field(self, "momentum", decay("RMSprop.momentum", self.momentum))
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], step: int, learning_rate: float
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        step: int,
+        learning_rate: float,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         second = self.decay * slots["second_moment"] + (1.0 - self.decay) * gradient * gradient

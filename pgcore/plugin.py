@@ -12,7 +12,11 @@ def pgcore_heads() -> list[Provider]:
     """Provide the core's heads."""
     return [
         Provider("categorical", "pgcore.heads:Categorical", "softmax over n actions with a temperature and masks"),
-        Provider("diagonal_gaussian", "pgcore.heads:DiagonalGaussian", "independent normals; log std fixed, shared or per state"),
+        Provider(
+            "diagonal_gaussian",
+            "pgcore.heads:DiagonalGaussian",
+            "independent normals; log std fixed, shared or per state",
+        ),
     ]
 
 

@@ -147,7 +147,9 @@ class Policy(ABC):
             ParameterError: names, shapes or values are not those that the spec asks for.
         """
 
-    def act(self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None) -> tuple[Array, Array]:
+    def act(
+        self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None
+    ) -> tuple[Array, Array]:
         """Draw an action for each observation.
 
         Args:
@@ -186,7 +188,11 @@ class Policy(ABC):
         if not missing and not (estimator.claims.discrete_only and not self.spec.head.discrete):
             return
         what = f"no {', '.join(missing)}" if missing else "real actions"
-        advice = "give the spec critic='separate' or 'shared'" if "value" in missing else "choose another head or another estimator"
+        advice = (
+            "give the spec critic='separate' or 'shared'"
+            if "value" in missing
+            else "choose another head or another estimator"
+        )
         raise EstimatorError(
             f"{estimator} on {self.spec.head} with critic={self.spec.critic!r}: expected a policy with "
             f"{', '.join(estimator.quantities)}, got {what}; {advice}"
@@ -220,36 +226,48 @@ class Policy(ABC):
         check_observations("observations", self.spec, observed)
         if observed.dtype.kind == "f" and not np.isfinite(observed).all():
             check_finite("observations", observed)
-        return self.distribution(observed, None if action_mask is None else check_mask(self.spec, action_mask, len(observed)))
+        return self.distribution(
+            observed, None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
+        )
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
     """Raise ShapeError or BatchError unless the network can take the observations."""
-
     network = spec.network
     if not isinstance(network, Table):
         if observations.ndim != 2 or observations.shape[1] != network.inputs:
-            raise ShapeError(f"{where}: expected shape [B, {network.inputs}] for {network}, got {list(observations.shape)}; check the network's inputs")
+            raise ShapeError(
+                f"{where}: expected shape [B, {network.inputs}] for {network}, got {list(observations.shape)}; check the network's inputs"
+            )
         return
     if observations.ndim != 1 or observations.dtype.kind not in "iu":
-        raise ShapeError(f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0")
+        raise ShapeError(
+            f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0"
+        )
     outside = (observations < 0) | (observations >= network.states)
     if outside.any():
         step = int(outside.argmax())
-        raise BatchError(f"{where}: expected states in [0, {network.states}), got {observations[step]} at step {step}; check the table's states")
+        raise BatchError(
+            f"{where}: expected states in [0, {network.states}), got {observations[step]} at step {step}; check the table's states"
+        )
 
 
 def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int) -> Array:
     """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
-
     mask = owned_booleans("action_mask", action_mask, 2)
     if not spec.head.discrete:
-        raise BatchError(f"action_mask: expected none for {spec.head}, got a mask; only discrete heads can mask actions")
+        raise BatchError(
+            f"action_mask: expected none for {spec.head}, got a mask; only discrete heads can mask actions"
+        )
     if mask.shape != (steps, spec.head.outputs):
-        raise ShapeError(f"action_mask: expected shape [{steps}, {spec.head.outputs}] for {spec.head}, got {list(mask.shape)}; one column an action")
+        raise ShapeError(
+            f"action_mask: expected shape [{steps}, {spec.head.outputs}] for {spec.head}, got {list(mask.shape)}; one column an action"
+        )
     if not mask.any(axis=1).all():
         step = int(mask.any(axis=1).argmin())
-        raise BatchError(f"action_mask: expected a possible action at every step, got none at step {step}; the episode should have ended there")
+        raise BatchError(
+            f"action_mask: expected a possible action at every step, got none at step {step}; the episode should have ended there"
+        )
     return mask
 
 
@@ -258,14 +276,20 @@ def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike]) -> d
     wanted = spec.parameter_shapes
     if set(parameters) != set(wanted):
         missing, surplus = sorted(set(wanted) - set(parameters)), sorted(set(parameters) - set(wanted))
-        raise ParameterError(f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them")
+        raise ParameterError(
+            f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them"
+        )
     arrays: dict[str, Array] = {}
     for name, shape in wanted.items():
         array = np.asarray(parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
-            raise ParameterError(f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec")
+            raise ParameterError(
+                f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec"
+            )
         if not np.isfinite(array).all():
-            raise ParameterError(f"parameters[{name!r}]: expected finite numbers, got NaN or infinity; load a good checkpoint")
+            raise ParameterError(
+                f"parameters[{name!r}]: expected finite numbers, got NaN or infinity; load a good checkpoint"
+            )
         arrays[name] = array
     return arrays
 

@@ -6,6 +6,7 @@ next. No episode's numbers depend on another's, except in the baselines that ave
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -193,16 +194,16 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
     Returns:
         [B] of x's dtype, without unit. A constant vector gives 0; a single entry stays as it is.
     """
+    count = len(x)
     if weights is None:
-        count, centred = len(x), x - x.mean()
+        centred = x - np.add.reduce(x) / count
     else:
         real = weights > 0
-        count = int(real.sum())
-        centred = np.where(real, x - x[real].mean(), 0.0).astype(x.dtype, copy=False)
+        count = int(np.count_nonzero(real))
+        centred = np.where(real, x - np.add.reduce(x, where=real) / count, 0.0).astype(x.dtype, copy=False)
     if count <= max(ddof, 1):
         return x
-    variance = np.dot(centred, centred) / (count - ddof)
-    return centred / (np.sqrt(variance) + x.dtype.type(eps))
+    return centred / (math.sqrt(np.dot(centred, centred) / (count - ddof)) + eps)
 
 
 def leave_one_out_mean(x: Array) -> Array:
@@ -255,16 +256,22 @@ def _sum_of_others(x: Array) -> Array:
 def check_same_length(where: str, left: Array, right: Array) -> None:
     """Raise ShapeError unless both have the same number of rows."""
     if len(left) != len(right):
-        raise ShapeError(f"{where}: expected arrays of one length, got {len(left)} and {len(right)}; pass values for the same steps")
+        raise ShapeError(
+            f"{where}: expected arrays of one length, got {len(left)} and {len(right)}; pass values for the same steps"
+        )
 
 
 def check_total(where: str, x_t: Array, episode_lengths: Array) -> None:
     """Raise ShapeError unless the episodes' lengths sum to the number of steps."""
     if int(episode_lengths.sum()) != len(x_t):
-        raise ShapeError(f"{where}: expected lengths that sum to {len(x_t)}, the number of steps, got {int(episode_lengths.sum())}; check both")
+        raise ShapeError(
+            f"{where}: expected lengths that sum to {len(x_t)}, the number of steps, got {int(episode_lengths.sum())}; check both"
+        )
 
 
 def check_pair(where: str, x: Array) -> None:
     """Raise BatchError unless there are at least two rows, so that one can be left out."""
     if len(x) < 2:
-        raise BatchError(f"{where}: expected at least 2 episodes to leave one out, got {len(x)}; collect more or choose another baseline")
+        raise BatchError(
+            f"{where}: expected at least 2 episodes to leave one out, got {len(x)}; collect more or choose another baseline"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class MLP:
         """Check the fields."""
         set_field(self, "inputs", count("MLP.inputs", self.inputs))
         if not isinstance(cast("object", self.hidden), tuple | list) or not self.hidden:
-            raise SpecError(f"MLP.hidden: expected a tuple of layer widths, got {self.hidden!r}; use Linear for no hidden layers")
+            raise SpecError(
+                f"MLP.hidden: expected a tuple of layer widths, got {self.hidden!r}; use Linear for no hidden layers"
+            )
         set_field(self, "hidden", tuple(count("MLP.hidden", width) for width in self.hidden))
         one_of("MLP.activation", self.activation, ACTIVATIONS)
 
@@ -97,7 +100,9 @@ class PolicySpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(cast("object", self.network), Network):
-            raise SpecError(f"PolicySpec.network: expected Table, Linear or MLP, got {self.network!r}; build one of the three")
+            raise SpecError(
+                f"PolicySpec.network: expected Table, Linear or MLP, got {self.network!r}; build one of the three"
+            )
         if not isinstance(cast("object", self.head), Head):
             raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
         one_of("PolicySpec.critic", self.critic, CRITICS)
@@ -131,12 +136,16 @@ class PolicySpec:
             network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
             critic = str(data["critic"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SpecError(f"PolicySpec.from_json: expected what to_json writes, got {text[:80]!r} ({error}); write it again") from error
+            raise SpecError(
+                f"PolicySpec.from_json: expected what to_json writes, got {text[:80]!r} ({error}); write it again"
+            ) from error
         head_type = cast("type[Head]", registry().load("heads", head_name))
         try:
             return PolicySpec(network_type(**network), head_type(**head), critic)
         except TypeError as error:
-            raise SpecError(f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, {error}") from error
+            raise SpecError(
+                f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, {error}"
+            ) from error
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -182,12 +191,14 @@ def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:
     return np.zeros(shape)
 
 
-def _network_layers(network: Network, prefix: str, outputs: int, output_gain: float, weight: Any) -> dict[str, NDArray[Any]]:
+def _network_layers(
+    network: Network, prefix: str, outputs: int, output_gain: float, weight: Any
+) -> dict[str, NDArray[Any]]:
     if isinstance(network, Table):
         return {f"{prefix}.table": np.zeros((network.states, outputs))}
     widths = (network.inputs, *network.hidden, outputs)
     parameters: dict[str, NDArray[Any]] = {}
-    for layer, shape in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for layer, shape in enumerate(itertools.pairwise(widths)):
         gain = output_gain if layer == len(network.hidden) else math.sqrt(2.0)
         parameters[f"{prefix}.{layer}.weight"] = weight(shape, gain)
         parameters[f"{prefix}.{layer}.bias"] = np.zeros(shape[1])

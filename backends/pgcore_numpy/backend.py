@@ -20,10 +20,14 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
 
-    def policy(self, spec: PolicySpec, *, seed: int = 0, dtype: str = "float32", device: str | None = None) -> NumpyPolicy:
+    def policy(
+        self, spec: PolicySpec, *, seed: int = 0, dtype: str = "float32", device: str | None = None
+    ) -> NumpyPolicy:
         """See `Backend.policy`."""
         if device not in (None, "cpu"):
-            raise SpecError(f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device")
+            raise SpecError(
+                f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device"
+            )
         return NumpyPolicy(self, spec, float_dtype("numpy.policy dtype", dtype), seed)
 
     def optimizer(self, spec: OptimizerSpec, policy: Policy) -> NumpyOptimizer:

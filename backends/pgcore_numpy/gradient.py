@@ -10,7 +10,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.errors import NonFiniteError
 from pgcore.estimator import QUANTITIES, Estimator
-from pgcore.policy import Gradient
+from pgcore.policy import Gradient, Policy
 from pgcore_numpy.xp import xp
 
 if TYPE_CHECKING:
@@ -26,11 +26,14 @@ class NumpyGradient(Gradient):
         vector: [D] in the policy's layout.
     """
 
-    policy: NumpyPolicy
+    policy: Policy
 
-    def __init__(self, policy: NumpyPolicy, vector: Array, estimator: Estimator, given: list[dict[str, Array]], weights: Array) -> None:
+    def __init__(
+        self, policy: NumpyPolicy, vector: Array, estimator: Estimator, given: list[dict[str, Array]], weights: Array
+    ) -> None:
         """Keep the vector, and what the surrogate was given in each block of steps."""
         self.policy = policy
+        self.layout = policy.layout
         self.vector = vector
         self._estimator = estimator
         self._given = given
@@ -49,11 +52,14 @@ class NumpyGradient(Gradient):
         """See `Gradient.metrics`."""
         real = self._weights > 0
         with np.errstate(all="ignore"):
-            return {"loss": self.loss, **self._estimator.metrics(**{name: value[real] for name, value in self._named().items()})}
+            return {
+                "loss": self.loss,
+                **self._estimator.metrics(**{name: value[real] for name, value in self._named().items()}),
+            }
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
-        return {name: view.copy() for name, view in self.policy.layout.named(self.vector).items()}
+        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
 
     def norm(self) -> float:
         """See `Gradient.norm`."""
@@ -71,17 +77,18 @@ class NumpyGradient(Gradient):
         quantities = {name: value for name, value in named.items() if name in QUANTITIES}
         cotangents = {f"d surrogate / d {name}": value for name, value in self._estimator.cotangents(**named).items()}
         for name, value in (quantities | cotangents).items():
-            if name == "log_probs":  # masked actions are -inf
-                value = np.where(value == -math.inf, 0.0, value)
-            bad = ~np.isfinite(value) if np.ndim(value) else np.zeros(1, bool)
+            # Masked actions' log-probabilities are -inf by definition.
+            bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)
             if bad.any():
                 step = int(bad.reshape(len(bad), -1).any(axis=1).argmax())
                 raise NonFiniteError(
                     f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
                     "look at that step's observation, log-probability and advantage"
                 )
-        name = next(name for name, view in self.policy.layout.named(self.vector).items() if not np.isfinite(view).all())
-        raise NonFiniteError(f"{where}: expected finite numbers, got an overflow in {name}; the parameters are unchanged, scale the rewards or use float64")
+        name = next(name for name, view in self.layout.named(self.vector).items() if not np.isfinite(view).all())
+        raise NonFiniteError(
+            f"{where}: expected finite numbers, got an overflow in {name}; the parameters are unchanged, scale the rewards or use float64"
+        )
 
     def _named(self) -> dict[str, Array]:
         if len(self._given) == 1:

@@ -51,6 +51,7 @@ class Kernel(ABC):
             direction: The direction in the head's own parameters, by name.
         """
 
+    @abstractmethod
     def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
         """Write the sums over some steps of what `backward` or `fisher` found for the head's own parameters, by name."""
 
@@ -87,24 +88,27 @@ class CategoricalKernel(Kernel):
         total = np.add.reduce(pi)
         pi /= total
         log_pi -= np.log(total)
-        self.log_pi, self.pi, self.mask = log_pi, pi, mask
+        self.log_pi: Array = log_pi
+        self.pi: Array = pi
+        self.mask = mask
 
     def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
         """See `Kernel.quantities`."""
-        self.actions, self.steps = actions, np.arange(len(actions))
+        self.actions, self.steps, mask = actions, np.arange(len(actions)), self.mask
         found: dict[str, Array] = {}
         if "log_prob" in names:
             found["log_prob"] = self.log_pi[actions, self.steps]
         if "entropy" in names or "kl" in names:
             # 0 log 0 = 0: the logarithm is replaced before it is multiplied by a probability of 0.
-            self.safe_log_pi = self.log_pi if self.mask is None else np.where(self.mask.T, self.log_pi, 0.0)
+            self.safe_log_pi = self.log_pi if mask is None else np.where(mask.T, self.log_pi, 0.0)
         if "entropy" in names:
             self.entropy = found["entropy"] = -np.add.reduce(self.pi * self.safe_log_pi)
         if "kl" in names:
             assert reference is not None
             self.pi_reference = np.exp(reference.T)
             possible = self.pi_reference > 0
-            found["kl"] = np.add.reduce(np.where(possible, self.pi_reference * (np.where(possible, reference.T, 0.0) - self.log_pi), 0.0))
+            difference = np.where(possible, reference.T, 0.0) - np.where(possible, self.log_pi, 0.0)
+            found["kl"] = np.add.reduce(self.pi_reference * difference)
         if "log_probs" in names:
             found["log_probs"] = self.log_pi.T.copy()
         return found
@@ -140,6 +144,9 @@ class CategoricalKernel(Kernel):
         """See `Kernel.fisher`: (diag pi - pi pi^T) / tau^2."""
         centred = tangent - np.add.reduce(self.pi * tangent)
         return self.pi * centred * (weights / self.temperature**2)
+
+    def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
+        """See `Kernel.collect`: a softmax has no parameters of its own."""
 
 
 class GaussianKernel(Kernel):

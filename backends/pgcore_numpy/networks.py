@@ -34,8 +34,11 @@ class Network(ABC):
         """Fill `outputs` and `values` from [n, ...] observations."""
 
     @abstractmethod
-    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
-        """Carry [outputs, n] and [n] derivatives of the loss back to every layer; call after `forward`."""
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
+        """Carry [outputs, n] and [n] derivatives of the loss back to every layer; call after `forward`.
+
+        Without the critic `d_values` is not read.
+        """
 
     @abstractmethod
     def collect(self, gradient: Views, steps: slice) -> None:
@@ -65,14 +68,15 @@ class DenseNetwork(Network):
         self.networks = 2 if with_value and spec.critic == "separate" else 1
         self.combined = with_value and spec.critic == "shared"
         self.with_value = with_value
-        self.activation = _ACTIVATIONS[network.activation] if isinstance(network, MLP) else None
+        self.activation = _ACTIVATIONS[network.activation] if isinstance(network, MLP) else Tanh
         self.x = np.ones((network.inputs + 1, steps), dtype)
         self.inputs = self.x[:-1]
         layers = range(len(network.hidden))
         self.h = [np.ones((self.networks, width + 1, steps), dtype) for width in network.hidden]
         self.active = [buffer[:, :-1] for buffer in self.h]
         self.d = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
-        self.scratch = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
+        shared = {width: np.empty((self.networks, width, steps), dtype) for width in set(network.hidden)}
+        self.scratch = [shared[width] for width in network.hidden]
         self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
         self.source = [self.x if layer == 0 else self.h[layer - 1] for layer in layers]
         self.last = self.h[-1] if self.h else self.x[None]
@@ -81,7 +85,7 @@ class DenseNetwork(Network):
         self.d_out = np.empty_like(self.out) if self.combined else self.out
         self.outputs = self.out[:outputs]
         self.values = self.out[outputs:] if self.combined else np.empty((1, steps), dtype)
-        self.d_values: Array | None = None
+        self.d_values = self.values[0]
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
@@ -97,11 +101,11 @@ class DenseNetwork(Network):
         if self.with_value:
             np.matmul(parameters.value.T, self.last[-1], out=self.values)
 
-    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""
         self.d_out, self.d_values = d_outputs, d_values
         if self.combined:
-            self.d_out = np.concatenate((d_outputs, d_values[None])) if d_values is not None else d_outputs
+            self.d_out = np.concatenate((d_outputs, d_values[None]))
         if not self.h:
             return
         last = self.d[-1]
@@ -146,8 +150,8 @@ class TableNetwork(Network):
         """Keep the sizes; a lookup needs no buffers."""
         self.with_value = with_value
         self.states = np.empty(steps, np.intp)
-        self.d_outputs: Array = np.empty(0, dtype)
-        self.d_values: Array | None = None
+        self.outputs = self.d_outputs = np.empty((spec.head.outputs, steps), dtype)
+        self.values = self.d_values = np.empty((1, steps), dtype)
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
@@ -156,15 +160,15 @@ class TableNetwork(Network):
         if self.with_value:
             self.values = parameters.value.take(observations, axis=0).T
 
-    def backward(self, parameters: Views, d_outputs: Array, d_values: Array | None) -> None:
+    def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""
-        self.d_outputs, self.d_values = d_outputs, d_values
+        self.d_outputs, self.d_values = d_outputs, d_values[None]
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""
         _sum_by_state(gradient.output, self.states[steps], self.d_outputs[:, steps])
         if self.with_value:
-            _sum_by_state(gradient.value, self.states[steps], self.d_values[None, steps])
+            _sum_by_state(gradient.value, self.states[steps], self.d_values[:, steps])
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""

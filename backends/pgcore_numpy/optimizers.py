@@ -42,7 +42,9 @@ class NumpyOptimizer(BoundOptimizer):
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         named = self.policy.layout.named
-        return {slot: {name: view.copy() for name, view in named(vector).items()} for slot, vector in self._slots.items()}
+        return {
+            slot: {name: view.copy() for name, view in named(vector).items()} for slot, vector in self._slots.items()
+        }
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""

@@ -6,6 +6,7 @@ side, so that one matrix product serves both; with a shared torso the value is o
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,15 @@ class Views:
     Attributes:
         hidden: One [N, inputs + 1, width] matrix a hidden layer, the bias in the last row.
         output: [inputs + 1, outputs] of the policy, or the [states, outputs] table.
-        value: [inputs + 1, 1] of the critic, or its [states, 1] table; None without a critic.
-        combined: [inputs + 1, outputs + 1], `output` and `value` in one, with a shared torso; else None.
+        value: [inputs + 1, 1] of the critic, or its [states, 1] table; no column without a critic.
+        combined: [inputs + 1, outputs + 1], `output` and `value` in one, with a shared torso; else `output`.
         head: The head's own parameters by name.
     """
 
     hidden: list[Array]
     output: Array
-    value: Array | None
-    combined: Array | None
+    value: Array
+    combined: Array
     head: dict[str, Array]
 
 
@@ -55,36 +56,31 @@ class Layout:
         """Return the views of a [D] vector that the arithmetic uses."""
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
+        separate = 1 if spec.critic == "separate" else 0
         if isinstance(network, Table):
             output = take(network.states, outputs)
-            value = take(network.states, 1) if spec.critic == "separate" else None
-            return Views([], output, value, None, self._head(take))
-        networks = 2 if spec.critic == "separate" else 1
+            return Views([], output, take(network.states, separate), output, self._head(take))
         widths = (network.inputs, *network.hidden)
-        hidden = [take(networks, rows + 1, columns) for rows, columns in zip(widths[:-1], widths[1:], strict=True)]
+        hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":
             combined = take(widths[-1] + 1, outputs + 1)
             return Views(hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take))
         output = take(widths[-1] + 1, outputs)
-        value = take(widths[-1] + 1, 1) if spec.critic == "separate" else None
-        return Views(hidden, output, value, None, self._head(take))
+        return Views(hidden, output, take(widths[-1] + 1, separate), output, self._head(take))
 
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
-        if isinstance(self.spec.network, Table):
-            found = {"network.table": views.output} | ({} if views.value is None else {"critic.table": views.value})
-        else:
-            found = {}
-            for prefix, index, last in (("network", 0, views.output), ("critic", 1, views.value)):
-                if last is None:
-                    continue
-                # A shared critic has only the last layer for its own.
-                own = [layer[index] for layer in views.hidden] if index < (2 if self.spec.critic == "separate" else 1) else []
-                for number, layer in enumerate([*own, last]):
-                    found[f"{prefix}.{number}.weight"] = layer[:-1]
-                    found[f"{prefix}.{number}.bias"] = layer[-1]
-        found |= {f"head.{name}": value for name, value in views.head.items()}
+        found = {f"head.{name}": value for name, value in views.head.items()}
+        for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
+            if isinstance(self.spec.network, Table):
+                found[f"{prefix}.table"] = last
+                continue
+            # A critic that shares the torso has only the last layer for its own.
+            own = [layer[index] for layer in views.hidden if index < len(layer)]
+            for number, layer in enumerate([*own, last]):
+                found[f"{prefix}.{number}.weight"] = layer[:-1]
+                found[f"{prefix}.{number}.bias"] = layer[-1]
         return {name: found[name] for name in self.shapes}
 
     def _head(self, take: _Cursor) -> dict[str, Array]:

@@ -10,4 +10,8 @@ __all__ = ["pgcore_backends"]
 @hookimpl
 def pgcore_backends() -> list[Provider]:
     """Provide the backend."""
-    return [Provider("numpy", "pgcore_numpy.backend:NumpyBackend", "closed-form derivatives on the CPU, float32 and float64")]
+    return [
+        Provider(
+            "numpy", "pgcore_numpy.backend:NumpyBackend", "closed-form derivatives on the CPU, float32 and float64"
+        )
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
-from pgcore.estimator import Surrogate
+from pgcore.estimator import Estimator, Surrogate
 from pgcore.host import host
 from pgcore.policy import EVALUATIONS, Policy, check_observations, check_parameters
 from pgcore.spec import PolicySpec
@@ -31,6 +32,7 @@ __all__ = ["NumpyPolicy"]
 BLOCK = 512
 
 ALL = slice(None)
+NO_VALUES = np.empty(0)
 
 # Buffers are kept for this many different block sizes; a training run needs three or four.
 KEPT_SIZES = 8
@@ -134,13 +136,15 @@ class NumpyPolicy(Policy):
                         named[name] = own[name]
                 given.append(named)
                 cotangents = estimator.cotangents(**named)
+                if len(cotangents) != len(names):
+                    raise missing_cotangents(estimator, cotangents)
                 own_weights = weights if whole else weights[block]
                 self._backward(work, {name: weigh(value, own_weights) for name, value in cotangents.items()})
                 work.collect(ALL)
                 total = work.vector.copy() if total is None else np.add(total, work.vector, out=total)
             assert total is not None
             gradient = NumpyGradient(self, total, estimator, given, weights)
-            if not np.isfinite(np.dot(total, total)):
+            if not math.isfinite(np.dot(total, total)):
                 gradient.check_finite()
         return gradient
 
@@ -177,7 +181,9 @@ class NumpyPolicy(Policy):
         """See `Policy.fisher_vector_product`."""
         self.check(batch)
         if np.shape(vector) != (self.layout.size,):
-            raise ShapeError(f"fisher_vector_product: expected [{self.layout.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order")
+            raise ShapeError(
+                f"fisher_vector_product: expected [{self.layout.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
+            )
         native = np.empty(self.layout.size, self.dtype)
         native[self.layout.order] = vector
         direction = self.layout.views(native)
@@ -188,12 +194,14 @@ class NumpyPolicy(Policy):
             work, _ = self._quantities((), batch, block, None)
             network = work.network
             moved = network.tangent(self.views, direction)
-            network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), None)
+            network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), NO_VALUES)
             work.collect(ALL)
             product += work.vector
         return product[self.layout.order]
 
-    def _quantities(self, names: Collection[str], batch: Batch, block: slice, reference: Array | None) -> tuple[Workspace, dict[str, Array]]:
+    def _quantities(
+        self, names: Collection[str], batch: Batch, block: slice, reference: Array | None
+    ) -> tuple[Workspace, dict[str, Array]]:
         """Run a block forward; `reference` is the block's own."""
         with_value = "value" in names
         steps = block.stop - block.start
@@ -210,9 +218,7 @@ class NumpyPolicy(Policy):
 
     def _backward(self, work: Workspace, cotangents: dict[str, Array]) -> None:
         """Carry a block's weighted cotangents back; `collect` then sums them up."""
-        d_values = cotangents.pop("value", None)
-        if d_values is None and work.with_value:
-            d_values = np.zeros_like(work.network.values[0])
+        d_values = cotangents.pop("value", NO_VALUES)
         work.network.backward(self.views, work.kernel.backward(cotangents), d_values)
 
     def _final_values(self, batch: Batch) -> Array:
@@ -231,7 +237,7 @@ class NumpyPolicy(Policy):
 
     def _workspace(self, steps: int, *, with_value: bool) -> Workspace:
         """Return this thread's buffers for blocks of this size."""
-        kept: dict[tuple[int, bool], Workspace] = self._buffers.__dict__
+        kept: dict[tuple[int, bool], Workspace] = self._buffers.__dict__.setdefault("kept", {})
         work = kept.get((steps, with_value))
         if work is None:
             if len(kept) >= KEPT_SIZES:
@@ -246,6 +252,14 @@ def blocks(steps: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK, steps))
 
 
+def missing_cotangents(estimator: Estimator, cotangents: Mapping[str, Array]) -> EstimatorError:
+    """Return the error for derivatives that are not those of the quantities that the surrogate uses."""
+    return EstimatorError(
+        f"{estimator.name}.cotangents: expected derivatives for {', '.join(estimator.quantities)}, got them for "
+        f"{', '.join(cotangents)}; return one array for each quantity that the surrogate uses"
+    )
+
+
 def weigh(cotangent: Array, weights: Array) -> Array:
     """Return a [n] or [n, A] cotangent times the [n] weights of the loss."""
-    return cotangent * (weights[:, None] if np.ndim(cotangent) == 2 else weights)
+    return cotangent * (weights[:, None] if cotangent.ndim == 2 else weights)

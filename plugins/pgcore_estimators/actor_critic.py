@@ -83,17 +83,31 @@ class ActorCritic(Estimator):
         else:
             g_t = n_step_returns(r_t, v_t, v_tp1, lengths, self.gamma, 1 if self.advantage == "td" else self.n_steps)
             a_t = g_t - v_t
-        return {"advantage": normalise(a_t, batch.step_weights, ddof=self.ddof) if self.normalise == "batch" else a_t, "return_": g_t}
+        return {
+            "advantage": normalise(a_t, batch.step_weights, ddof=self.ddof) if self.normalise == "batch" else a_t,
+            "return_": g_t,
+        }
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_prob: Native, value: Native, advantage: Native, return_: Native, entropy: Native = None
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        value: Native,
+        advantage: Native,
+        return_: Native,
+        entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
         return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
 
-    def cotangents(self, *, log_prob: Array, value: Array, advantage: Array, return_: Array, entropy: Array | None = None) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, value: Array, advantage: Array, return_: Array, entropy: Array | None = None
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | bonus_cotangents(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        return {"log_prob": -advantage} | bonus_cotangents(
+            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
+        )
 
     def metrics(self, *, value: Array, return_: Array, **others: Array) -> dict[str, float]:
         """See `Estimator.metrics`."""

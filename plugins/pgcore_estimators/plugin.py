@@ -11,7 +11,17 @@ __all__ = ["pgcore_estimators"]
 def pgcore_estimators() -> list[Provider]:
     """Provide the estimators."""
     return [
-        Provider("reinforce", "pgcore_estimators.reinforce:Reinforce", "score function times return, with any of seven baselines"),
-        Provider("actor_critic", "pgcore_estimators.actor_critic:ActorCritic", "n-step, TD(0) or GAE advantages from a critic"),
-        Provider("ppo", "pgcore_estimators.ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"),
+        Provider(
+            "reinforce",
+            "pgcore_estimators.reinforce:Reinforce",
+            "score function times return, with any of seven baselines",
+        ),
+        Provider(
+            "actor_critic",
+            "pgcore_estimators.actor_critic:ActorCritic",
+            "n-step, TD(0) or GAE advantages from a critic",
+        ),
+        Provider(
+            "ppo", "pgcore_estimators.ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"
+        ),
     ]

@@ -85,7 +85,11 @@ class PPO(Estimator):
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
-        return {"kl": self.objective == "kl", "entropy": self.entropy_coefficient != 0, "old_value": self.value_clip is not None}[name]
+        return {
+            "kl": self.objective == "kl",
+            "entropy": self.entropy_coefficient != 0,
+            "old_value": self.value_clip is not None,
+        }[name]
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
@@ -98,15 +102,16 @@ class PPO(Estimator):
         if self.uses("old_value"):
             found["old_value"] = v_t
         if self.uses("kl"):
-            found["reference"] = batch.extras["reference"] if "reference" in batch.extras else evaluate("distribution")["distribution"]
+            found["reference"] = (
+                batch.extras["reference"] if "reference" in batch.extras else evaluate("distribution")["distribution"]
+            )
         return found
 
-    def finalise(self, signals: dict[str, Array], weights: Array) -> dict[str, Array]:
+    def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """See `Estimator.finalise`."""
         if self.normalise != "minibatch":
             return signals
-        padded = None if weights.all() else weights
-        return signals | {"advantage": normalise(signals["advantage"], padded, ddof=self.ddof)}
+        return signals | {"advantage": normalise(signals["advantage"], padding, ddof=self.ddof)}
 
     def surrogate(
         self,
@@ -132,7 +137,11 @@ class PPO(Estimator):
         if self.value_clip is None:
             return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
         error = self._worse_error(xp, value, old_value, return_)
-        return policy + self.value_coefficient * 0.5 * error * error + bonus(0.0, self.entropy_coefficient, None, None, entropy)
+        return (
+            policy
+            + self.value_coefficient * 0.5 * error * error
+            + bonus(0.0, self.entropy_coefficient, None, None, entropy)
+        )
 
     def cotangents(
         self,
@@ -148,16 +157,16 @@ class PPO(Estimator):
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         log_ratio = log_prob - old_log_prob
-        found: dict[str, Array] = bonus_cotangents(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        found: dict[str, Array] = bonus_cotangents(
+            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
+        )
         if kl is not None:
             found["log_prob"] = -advantage * np.exp(log_ratio)
             found["kl"] = constant_like(kl, self.kl_coefficient)
         else:
-            clipped = self._clipped(np, log_ratio, advantage)
-            log_ratio[clipped] = 0.0
-            weight = -advantage * np.exp(log_ratio)
-            weight[clipped] = 0.0
-            found["log_prob"] = weight
+            # exp(-inf) is exactly 0, so the clipped branch takes no gradient and nothing overflows on its way there.
+            np.copyto(log_ratio, -math.inf, where=self._clipped(np, log_ratio, advantage))
+            found["log_prob"] = -advantage * np.exp(log_ratio)
         if old_value is not None:
             error = value - return_
             inside = np.abs(value - old_value) <= self.value_clip
@@ -165,7 +174,9 @@ class PPO(Estimator):
             found["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
         return found
 
-    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array) -> dict[str, float]:
+    def metrics(
+        self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array
+    ) -> dict[str, float]:
         """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
         log_ratio = log_prob - old_log_prob
         error = value - return_

@@ -110,16 +110,31 @@ class Reinforce(Estimator):
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native, value: Native = None, entropy: Native = None, return_: Native = None
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        advantage: Native,
+        value: Native = None,
+        entropy: Native = None,
+        return_: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
         return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
 
     def cotangents(
-        self, *, log_prob: Array, advantage: Array, value: Array | None = None, entropy: Array | None = None, return_: Array | None = None
+        self,
+        *,
+        log_prob: Array,
+        advantage: Array,
+        value: Array | None = None,
+        entropy: Array | None = None,
+        return_: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | bonus_cotangents(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        return {"log_prob": -advantage} | bonus_cotangents(
+            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
+        )
 
     def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
         """See `Estimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""

@@ -27,7 +27,11 @@ def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, r
 
 
 def bonus_cotangents(
-    value_coefficient: float, entropy_coefficient: float, value: Array | None, return_: Array | None, entropy: Array | None
+    value_coefficient: float,
+    entropy_coefficient: float,
+    value: Array | None,
+    return_: Array | None,
+    entropy: Array | None,
 ) -> dict[str, Array]:
     """Return the derivatives of `bonus` in value and entropy."""
     cotangents: dict[str, Array] = {}

@@ -1,0 +1,55 @@
+"""How long a process takes to import pgcore, to compute its first gradient, and to list what is registered.
+
+Each is the median of several fresh processes, beside an empty Python process and one that imports NumPy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROUNDS = 15
+
+FIRST_GRADIENT = """
+import numpy as np
+import pgcore as pg
+policy = pg.policy(pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2)))
+batch = pg.Batch(observations=np.ones((64, 4)), actions=[0] * 64, rewards=[1.0] * 64, episode_lengths=[64], terminated=[True])
+assert pg.gradient(policy, pg.estimator("reinforce"), batch).norm() > 0
+"""
+COMMANDS = {
+    "an empty process": [sys.executable, "-c", "pass"],
+    "import numpy": [sys.executable, "-c", "import numpy"],
+    "import pgcore": [sys.executable, "-c", "import pgcore"],
+    "first gradient": [sys.executable, "-c", FIRST_GRADIENT],
+    "pgcore list --json": [sys.executable, "-m", "pgcore.cli", "list", "--json"],
+}
+
+
+def wall_seconds(command: list[str]) -> float:
+    """Return how long one process takes."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Take turns over the commands and print the medians."""
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for _ in track(range(ROUNDS), description="starting"):
+        for name, command in COMMANDS.items():
+            times[name].append(wall_seconds(command))
+    table = Table("process", "median, s", title=f"Wall time of a whole process, {ROUNDS} each")
+    for name, values in times.items():
+        table.add_row(name, f"{statistics.median(values):.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
