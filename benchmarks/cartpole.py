@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 SEEDS = range(5)
+PGCORE = str(Path(sys.executable).with_name("pgcore"))
 
 
 def train(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
@@ -37,7 +38,7 @@ def train(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
         str(folder),
     ]
     before = os.times()
-    subprocess.run([sys.executable, "-m", "pgcore.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([PGCORE, *arguments], check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     used = after.children_user - before.children_user + after.children_system - before.children_system
     return used, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -28,7 +29,7 @@ COMMANDS = {
     "import numpy": [sys.executable, "-c", "import numpy"],
     "import pgcore": [sys.executable, "-c", "import pgcore"],
     "first gradient": [sys.executable, "-c", FIRST_GRADIENT],
-    "pgcore list --json": [sys.executable, "-m", "pgcore.cli", "list", "--json"],
+    "pgcore list --json": [str(Path(sys.executable).with_name("pgcore")), "list", "--json"],
 }
 
 

@@ -89,7 +89,7 @@ def signals(policy: Policy, estimator: Estimator, batch: Batch) -> Signals:
     """
     policy.check_fits(estimator)
     policy.check(batch)
-    return Signals.of(estimator, batch, _Evaluation(policy, batch), policy.dtype)
+    return Signals.of(estimator, batch, _Evaluation(policy, batch), policy.dtype, policy.spec.head.width)
 
 
 def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Signals | None = None) -> Gradient:

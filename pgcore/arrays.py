@@ -18,7 +18,9 @@ Array = NDArray[Any]
 
 
 def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()) -> Array:
-    """Return a read-only array of real numbers: the one given where it is read-only already, else a copy.
+    """Return a read-only array of real numbers: the one given where nobody can write to it, else a copy.
+
+    Numbers wider than float64 are rounded to it, and the bytes are in the machine's order.
 
     Raises:
         ShapeError: ragged, or not of one of the numbers of dimensions given.
@@ -27,6 +29,9 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
     array = _owned(where, value)
     if array.dtype.kind not in "biuf":
         raise BatchError(f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first")
+    if array.dtype.itemsize > 8 or not array.dtype.isnative:
+        with np.errstate(over="ignore"):  # what overflows is infinite, and `check_finite` says where
+            array = read_only(array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")))
     if dimensions and array.ndim not in dimensions:
         wanted = " or ".join(f"{n}-dimensional" for n in dimensions)
         raise ShapeError(
@@ -76,7 +81,7 @@ def check_finite(where: str, array: Array, noun: str = "step") -> None:
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
-    if isinstance(value, np.ndarray) and not value.flags.writeable:
+    if type(value) is np.ndarray and not _writable(cast("Array", value)):
         return cast("Array", value)
     try:
         return read_only(np.array(value))
@@ -84,3 +89,12 @@ def _owned(where: str, value: ArrayLike) -> Array:
         raise ShapeError(
             f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths"
         ) from error
+
+
+def _writable(array: Array) -> bool:
+    """Whether the array's memory can be changed, through itself or through an array that it is a view of."""
+    while not array.flags.writeable:
+        if not isinstance(array.base, np.ndarray):
+            return False
+        array = array.base
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +16,7 @@ from pgcore.errors import BatchError, FileError, ShapeError
 
 __all__ = ["Batch", "Index"]
 
-Index = slice | Sequence[int] | Array
+Index = slice | list[int] | Array
 PER_STEP = ("observations", "actions", "rewards", "log_probs", "action_mask", "step_weights")
 FORMAT = "pgcore.batch"
 
@@ -24,7 +24,7 @@ FORMAT = "pgcore.batch"
 class Batch:
     """Steps of whole or cut episodes, one episode after the other.
 
-    `B` steps in all, `E` episodes. Arrays are read-only: those given writable are copied, read-only ones are kept as they are.
+    `B` steps in all, `E` episodes. Arrays are read-only: those that anybody can write to are copied, others are kept as they are.
     One-step episodes are a replay batch: `next_observations` is s_{t+1}. `batch.steps(index)` makes them.
 
     Attributes:
@@ -81,8 +81,8 @@ class Batch:
         }
         steps = _check_steps(per_step)
         _check_masking(per_step["actions"], per_step["action_mask"])
-        _check_step_weights(per_step["step_weights"])
         lengths = _episode_lengths(episode_lengths, steps)
+        _check_step_weights(per_step["step_weights"], lengths)
         ended = owned_booleans("Batch.terminated", terminated, 1)
         check_length("Batch.terminated", ended, len(lengths), "episode")
         self.__dict__.update(
@@ -90,12 +90,16 @@ class Batch:
             episode_lengths=lengths,
             terminated=ended,
             final_observations=_final_observations(final_observations, per_step["observations"], ended),
-            extras={name: _extra(name, value, steps) for name, value in (extras or {}).items()},
+            extras=_extras(extras, steps),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse every change."""
         raise AttributeError(f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Freeze the arrays again, which `pickle` and `copy` return writable."""
+        self.__dict__.update(_made(state).__dict__)
 
     def __repr__(self) -> str:
         """Return the sizes."""
@@ -133,6 +137,8 @@ class Batch:
     def final_observations(self) -> Array | None:
         """[E, ...] number or None. See `Batch`."""
         parent, index = self._source
+        if parent.final_observations is None and not parent.terminated.all():
+            return None
         return read_only(parent.next_observations[index])
 
     @cached_property
@@ -176,7 +182,8 @@ class Batch:
         """
         self.check_bootstrap()
         final = self.observations[self.episode_ends] if self.final_observations is None else self.final_observations
-        following = np.concatenate([self.observations[1:], self.observations[-1:]])
+        following = np.empty(self.observations.shape, np.result_type(self.observations, final))
+        following[:-1] = self.observations[1:]
         following[self.episode_ends] = np.where(
             _rows(self.terminated, final), self.observations[self.episode_ends], final
         )
@@ -198,7 +205,7 @@ class Batch:
             index: Step numbers in [0, B), a slice, or a [B] bool mask.
 
         Raises:
-            BatchError: a step number is out of range, or no step is chosen.
+            BatchError: a step number is out of range, no step is chosen, or the index is not one-dimensional.
         """
         # "_fits" is what `Policy.check` found of this batch; it holds for every part of it.
         chosen: dict[str, Any] = {"_source": (self, index), "_fits": self.__dict__.get("_fits")}
@@ -213,8 +220,9 @@ class Batch:
             raise BatchError(
                 f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others ({error}); check the index"
             ) from error
-        if len(chosen["observations"]) == 0:
-            raise BatchError("Batch.steps: expected at least 1 step, got an index that chooses none; check the index")
+        rewards = chosen["rewards"]
+        if rewards.ndim != 1 or len(rewards) == 0:
+            raise _index_error("steps", "step", rewards.shape)
         return _made(chosen)
 
     def episodes(self, index: Index) -> Batch:
@@ -224,7 +232,7 @@ class Batch:
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
 
         Raises:
-            BatchError: an episode number is out of range, or no episode is chosen.
+            BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
         """
         try:
             numbers = np.arange(self.num_episodes)[index]
@@ -232,10 +240,8 @@ class Batch:
             raise BatchError(
                 f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others ({error}); check the index"
             ) from error
-        if numbers.size == 0:
-            raise BatchError(
-                "Batch.episodes: expected at least 1 episode, got an index that chooses none; check the index"
-            )
+        if numbers.ndim != 1 or len(numbers) == 0:
+            raise _index_error("episodes", "episode", numbers.shape)
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         steps = starts + np.arange(len(starts))
@@ -296,9 +302,7 @@ class Batch:
             | {
                 "episode_lengths": np.append(self.episode_lengths, extra),
                 "terminated": np.append(self.terminated, True),
-                "final_observations": None
-                if final is None
-                else np.concatenate([final, self.observations[-1:].astype(final.dtype)]),
+                "final_observations": None if final is None else np.concatenate([final, np.zeros_like(final[-1:])]),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )
@@ -362,8 +366,20 @@ def _made(fields: dict[str, Any]) -> Batch:
     for value in fields.values():
         if type(value) is np.ndarray:
             value.flags.writeable = False
+    if fields["extras"]:
+        for value in fields["extras"].values():
+            value.flags.writeable = False
     batch.__dict__.update(fields)
     return batch
+
+
+def _index_error(where: str, noun: str, chosen: tuple[int, ...]) -> BatchError:
+    """Return the error for an index that does not choose a list of steps or episodes."""
+    if chosen == (0,):
+        return BatchError(f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; check the index")
+    return BatchError(
+        f"Batch.{where}: expected a one-dimensional index, got one that chooses shape {list(chosen)}; pass a list of {noun} numbers"
+    )
 
 
 def _rows(flags: Array, like: Array) -> Array:
@@ -422,7 +438,7 @@ def _check_masking(actions: Array | None, mask: Array | None) -> None:
         )
 
 
-def _check_step_weights(weights: Array | None) -> None:
+def _check_step_weights(weights: Array | None, lengths: Array) -> None:
     if weights is None:
         return
     if not np.isin(weights, (0.0, 1.0)).all():
@@ -432,6 +448,12 @@ def _check_step_weights(weights: Array | None) -> None:
     if not weights.any():
         raise BatchError(
             "Batch.step_weights: expected at least 1 step that is not padding, got none; keep some of weight 1"
+        )
+    differing = weights != np.repeat(weights[lengths.cumsum() - lengths], lengths)
+    if differing.any():
+        raise BatchError(
+            f"Batch.step_weights: expected one weight throughout an episode, got another at step {int(differing.argmax())}; "
+            "make the padding an episode of its own"
         )
 
 
@@ -465,6 +487,18 @@ def _final_observations(value: ArrayLike | None, observations: Array | None, ter
         )
     check_finite("Batch.final_observations", np.where(_rows(terminated, final), final.dtype.type(0), final), "episode")
     return final
+
+
+def _extras(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
+    if extras is None:
+        return {}
+    if not isinstance(cast("object", extras), Mapping) or not all(
+        isinstance(cast("object", name), str) for name in extras
+    ):
+        raise BatchError(
+            f"Batch.extras: expected arrays by name, got {type(extras).__name__} without names; pass a dict from strings to arrays"
+        )
+    return {name: _extra(name, value, steps) for name, value in extras.items()}
 
 
 def _extra(name: str, value: ArrayLike, steps: int) -> Array:

@@ -79,9 +79,15 @@ class UnknownNameError(PgcoreError, LookupError):
 
     def __init__(self, where: str, name: str, known: Iterable[str], note: str = "") -> None:
         """Build the message with the near matches first, then every known name, then a note on names that cannot be known."""
+        self.where = where
         self.name = name
         self.known = tuple(sorted(known))
+        self.note = note
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         listing = ", ".join(self.known) or "none are registered"
         super().__init__(f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}")
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
+        """Rebuild from the arguments, so that the error survives the way back from another process."""
+        return type(self), (self.where, self.name, self.known, self.note)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch, Index
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
 from pgcore.namespace import ArrayNamespace, Native
 
 __all__ = ["QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction", "Signals", "Surrogate"]
@@ -188,6 +188,12 @@ class Estimator(ABC):
         return tuple(name for name in self.keywords if name in QUANTITIES)
 
     @cached_property
+    def signal_names(self) -> frozenset[str]:
+        """The signals that the surrogate uses under these hyper-parameters, `reference` among them where it uses `kl`."""
+        reference = {"reference"} if "kl" in self.quantities else set[str]()
+        return frozenset(name for name in self.keywords if name not in QUANTITIES) | reference
+
+    @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate is given under these hyper-parameters."""
         return tuple(
@@ -263,8 +269,8 @@ class Signals:
         return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
 
     @staticmethod
-    def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any]) -> Signals:
-        """Compute, check and cast an estimator's signals.
+    def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int) -> Signals:
+        """Compute, check and cast an estimator's signals; `width` is that of the head, and so of a `reference`.
 
         Raises:
             EstimatorError: a keyword of the surrogate is neither a quantity nor a signal, or a signal has the wrong length.
@@ -282,7 +288,9 @@ class Signals:
                 )
             with np.errstate(over="ignore"):
                 values[name] = value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
-            if name != "reference":  # masked actions of a reference are -inf
+            if name == "reference":  # where an action is masked it holds -inf
+                check_reference(f"{estimator.name}.signals['reference']", value, width)
+            else:
                 check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
         return Signals(values, estimator.reduction.weights(batch).astype(dtype), padded=batch.step_weights is not None)
 
@@ -298,6 +306,15 @@ def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
     if "kl" in estimator.quantities and "reference" not in signals:
         raise EstimatorError(
             f"{estimator.name}.signals: expected `reference`, which `kl` measures from, got none; return it as a signal"
+        )
+
+
+def check_reference(where: str, reference: Array, width: int) -> None:
+    """Raise ShapeError unless a reference distribution's description has the head's width."""
+    if reference.ndim != 2 or reference.shape[1] != width:
+        raise ShapeError(
+            f"{where}: expected shape [B, {width}], the head's description of a distribution, got {list(reference.shape)}; "
+            "take it from `policy.evaluate(batch, ('distribution',))` of the reference policy"
         )
 
 
@@ -322,7 +339,13 @@ class Surrogate:
     __slots__ = ("estimator", "values", "weights")
 
     def __init__(self, estimator: Estimator, signals: Signals) -> None:
-        """Bind, and let the estimator finalise its signals."""
+        """Bind, and let the estimator finalise its signals.
+
+        Raises:
+            EstimatorError: the signals are another estimator's.
+        """
+        if not estimator.signal_names <= signals.values.keys():
+            check_names(estimator, signals.values)
         self.estimator = estimator
         self.values = estimator.finalise(signals.values, signals.weights if signals.padded else None)
         self.weights = signals.weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,10 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
         raise FileError(
             f"{path}: expected a {kind} file, got one that is not safetensors ({error}); write it again"
         ) from error
+    except (TypeError, AttributeError) as error:  # what safetensors raises on dtypes that NumPy does not have
+        raise FileError(
+            f"{path}: expected a {kind} file, got one with numbers that NumPy does not have ({error}); write it again"
+        ) from error
     if metadata.get("format") != kind:
         raise FileError(
             f"{path}: expected a {kind} file, got format {metadata.get('format')!r}; pass the file that was saved as {kind}"
@@ -63,12 +68,14 @@ def replace(path: str | Path, content: bytes) -> None:
         FileError: the folder or the file cannot be written; what was there before stays.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside = target.parent / f".{target.name}.{os.getpid()}"
     try:
         beside.write_bytes(content)
         beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError for a path that no file can have
+        with contextlib.suppress(OSError, ValueError):
+            beside.unlink()
+        reason = getattr(error, "strerror", None) or error
         raise FileError(
-            f"{path}: expected a place to write to, got {error.strerror or error}; choose a folder you can write to"
+            f"{path}: expected a place to write to, got {reason}; choose a folder you can write to"
         ) from error

@@ -46,7 +46,7 @@ class ArrayNamespace(Protocol):
         ...
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:
-        """Return x where the condition holds, else y."""
+        """Return x where the condition holds, else y; one of them may be a number, which takes the other's dtype."""
         ...
 
     def sum(self, x: Native, axis: int) -> Native:

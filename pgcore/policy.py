@@ -14,7 +14,7 @@ from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_booleans, owned_numbers
 from pgcore.batch import Batch
 from pgcore.errors import BatchError, EstimatorError, ParameterError, ShapeError
-from pgcore.estimator import Estimator, Surrogate
+from pgcore.estimator import Estimator, Surrogate, check_reference
 from pgcore.host import host
 from pgcore.spec import PolicySpec, Table
 
@@ -85,10 +85,10 @@ class Policy(ABC):
 
         Args:
             batch: The steps; checked as `check` does.
-            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`.
+            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`; `kl` is from the batch's extra `reference`.
 
         Raises:
-            EstimatorError: the policy does not have a quantity.
+            EstimatorError: the policy does not have a quantity, or the batch has no `reference` for `kl`.
             BatchError: `final_value` is asked for, an episode was cut and there are no final observations.
         """
 
@@ -172,6 +172,19 @@ class Policy(ABC):
         """Return the most probable action for each observation; see `act`."""
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
+    def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
+        """Raise EstimatorError unless `evaluate` can give every name for this batch."""
+        unknown = [name for name in names if name not in self.quantities and name not in EVALUATIONS]
+        if unknown or ("final_value" in names and "value" not in self.quantities):
+            raise EstimatorError(
+                f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} "
+                f"with critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
+            )
+        if "kl" in names and "reference" not in batch.extras:
+            raise EstimatorError(
+                "evaluate: expected a batch with the extra 'reference' for kl, got none; add the reference's description"
+            )
+
     @property
     def quantities(self) -> frozenset[str]:
         """The quantities that this policy can give a surrogate."""
@@ -209,6 +222,8 @@ class Policy(ABC):
             return
         check_observations("Batch.observations", self.spec, batch.observations)
         self.spec.head.check_actions(batch.actions, batch.action_mask)
+        if "reference" in batch.extras:
+            check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
         batch.__dict__["_fits"] = self.spec
 
     def save(self, path: str | Path) -> None:
@@ -271,8 +286,8 @@ def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int) -> Array:
     return mask
 
 
-def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Return the parameters as arrays, or raise ParameterError unless names, shapes and values are the spec's."""
+def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Return the parameters in the dtype, or raise ParameterError unless names, shapes and values are the spec's."""
     wanted = spec.parameter_shapes
     if set(parameters) != set(wanted):
         missing, surplus = sorted(set(wanted) - set(parameters)), sorted(set(parameters) - set(wanted))
@@ -286,11 +301,12 @@ def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike]) -> d
             raise ParameterError(
                 f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec"
             )
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            arrays[name] = array.astype(dtype, copy=False)
+        if not np.isfinite(arrays[name]).all():
             raise ParameterError(
-                f"parameters[{name!r}]: expected finite numbers, got NaN or infinity; load a good checkpoint"
+                f"parameters[{name!r}]: expected finite numbers in {dtype}, got NaN or infinity; load a good checkpoint"
             )
-        arrays[name] = array
     return arrays
 
 
@@ -300,8 +316,6 @@ def read_policy(path: str | Path) -> tuple[PolicySpec, dict[str, Array], str]:
     Raises:
         FileError: the file cannot be read, or is not a policy.
         SpecError: its spec is not valid.
-        ParameterError: its parameters are not the spec's.
     """
     arrays, metadata = files.read(path, FORMAT)
-    spec = PolicySpec.from_json(metadata.get("spec", ""))
-    return spec, check_parameters(spec, arrays), metadata.get("dtype", "float64")
+    return PolicySpec.from_json(metadata.get("spec", "")), arrays, metadata.get("dtype", "float64")

@@ -50,7 +50,7 @@ class Linear(Schedule):
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
         done = min(step / self.steps, 1.0)
-        return self.initial + (self.final - self.initial) * done
+        return self.initial * (1.0 - done) + self.final * done
 
 
 @dataclass(frozen=True, slots=True)

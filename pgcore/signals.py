@@ -88,13 +88,14 @@ def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array
         [B] float64, reward units, discounted from the step's own time.
 
     Raises:
-        ShapeError: the lengths do not sum to B.
+        ShapeError: the lengths do not sum to B, or final_value does not have E entries.
 
     Source: Sutton and Barto 2018, eq. 3.9.
     """
     check_total("returns", r_t, episode_lengths)
     x_t = np.array(r_t, np.float64)
     if final_value is not None:
+        check_same_length("returns", final_value, episode_lengths)
         x_t[episode_lengths.cumsum() - 1] += gamma * final_value
     return discounted_sum(x_t, discounts(episode_lengths, gamma))
 
@@ -149,6 +150,7 @@ def n_step_returns(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array,
     """
     check_total("n_step_returns", r_t, episode_lengths)
     check_same_length("n_step_returns", r_t, v_t)
+    check_same_length("n_step_returns", r_t, v_tp1)
     ends = episode_lengths.cumsum() - 1
     at_end = r_t[ends] + gamma * v_tp1[ends]
     g_t = np.array(v_t, np.float64)
@@ -179,6 +181,7 @@ def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: flo
     """
     check_total("gae", r_t, episode_lengths)
     check_same_length("gae", r_t, v_t)
+    check_same_length("gae", r_t, v_tp1)
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), discounts(episode_lengths, gamma * gae_lambda))
 
 
@@ -194,15 +197,17 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
     Returns:
         [B] of x's dtype, without unit. A constant vector gives 0; a single entry stays as it is.
     """
-    count = len(x)
-    if weights is None:
-        centred = x - np.add.reduce(x) / count
-    else:
+    if weights is not None:
         real = weights > 0
-        count = int(np.count_nonzero(real))
-        centred = np.where(real, x - np.add.reduce(x, where=real) / count, 0.0).astype(x.dtype, copy=False)
+        result = np.zeros_like(x)
+        result[real] = normalise(x[real], ddof=ddof, eps=eps)
+        return result
+    count = len(x)
     if count <= max(ddof, 1):
         return x
+    # Less the first entry before the mean: rounding in the mean of equal entries would otherwise come out as a spread.
+    centred = x - x[0]
+    centred -= np.add.reduce(centred) / count
     return centred / (math.sqrt(np.dot(centred, centred) / (count - ddof)) + eps)
 
 

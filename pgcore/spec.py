@@ -135,9 +135,9 @@ class PolicySpec:
             network, head = dict(data["network"]), dict(data["head"])
             network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
             critic = str(data["critic"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SpecError(
-                f"PolicySpec.from_json: expected what to_json writes, got {text[:80]!r} ({error}); write it again"
+                f"PolicySpec.from_json: expected what to_json writes, got {str(text)[:80]!r} ({error}); write it again"
             ) from error
         head_type = cast("type[Head]", registry().load("heads", head_name))
         try:

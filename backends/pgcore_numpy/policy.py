@@ -15,7 +15,7 @@ from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.estimator import Estimator, Surrogate
 from pgcore.host import host
-from pgcore.policy import EVALUATIONS, Policy, check_observations, check_parameters
+from pgcore.policy import Policy, check_observations, check_parameters
 from pgcore.spec import PolicySpec
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import Kernel, make_kernel
@@ -79,7 +79,7 @@ class NumpyPolicy(Policy):
 
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """See `Policy.load`."""
-        checked = check_parameters(self.spec, parameters)
+        checked = check_parameters(self.spec, parameters, self.dtype)
         for name, view in self.layout.named(self.vector).items():
             view[...] = checked[name]
 
@@ -96,12 +96,7 @@ class NumpyPolicy(Policy):
 
     def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
         """See `Policy.evaluate`."""
-        unknown = [name for name in names if name not in self.quantities and name not in EVALUATIONS]
-        if unknown or ("final_value" in names and self.spec.critic == "none"):
-            raise EstimatorError(
-                f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} with "
-                f"critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
-            )
+        self.check_evaluations(names, batch)
         self.check(batch)
         found: dict[str, Array] = {}
         if "distribution" in names:
@@ -153,7 +148,8 @@ class NumpyPolicy(Policy):
         estimator, signals = surrogate.estimator, surrogate.values
         given: list[dict[str, Array]] = []
         for block in blocks(batch.num_steps):
-            _, named = self._quantities(estimator.quantities, batch, block, None)
+            own = signals["reference"][block] if "reference" in signals else None
+            _, named = self._quantities(estimator.quantities, batch, block, own)
             given.append(named | {name: signals[name][block] for name in estimator.keywords if name not in named})
         native = np.empty(self.layout.size, self.dtype)
         native[self.layout.order] = vector

@@ -132,7 +132,7 @@ class PPO(Estimator):
             policy = self.kl_coefficient * kl - advantage * xp.exp(log_ratio)
         else:
             clipped = self._clipped(xp, log_ratio, advantage)
-            bound = xp.where(advantage >= 0, 1.0 + self.clip, 1.0 - self.clip)
+            bound = xp.where(advantage >= 0, xp.full_like(advantage, 1.0 + self.clip), 1.0 - self.clip)
             policy = -advantage * xp.where(clipped, bound, xp.exp(xp.where(clipped, 0.0, log_ratio)))
         if self.value_clip is None:
             return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)

@@ -20,7 +20,7 @@ class RunSettings:
         device: Where the backend has several; None is its default.
         seed: At least 0; seeds parameters, actions, environments and minibatches.
         dtype: "float32" or "float64".
-        steps: Environment steps to train for at most, all environments together.
+        steps: Environment steps to train for, all environments together; the rollout that reaches them is the last.
         stop_at: Stop when the mean return of the last 20 finished episodes reaches this; None trains for all steps.
         out: Folder of the results; None is `runs/` and the environment's name.
         evaluation_episodes: Episodes to play with the most probable actions after training; 0 plays none.
@@ -69,6 +69,8 @@ class NetworkSettings:
         """Check the fields that `PolicySpec` does not check."""
         one_of("network.type", self.type, ("auto", "table", "linear", "mlp"))
         one_of("network.critic", self.critic, ("auto", "none", "separate", "shared"))
+        if isinstance(self.hidden, list):
+            set_field(self, "hidden", tuple(self.hidden))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +79,14 @@ class RolloutSettings:
 
     Attributes:
         envs: Environments side by side.
-        length: Steps of each environment between two updates.
+        length: Steps of each environment between two updates; None is 128 where an update goes over its batch several times, else 16.
         episodes: Whole episodes of each environment between two updates, for estimators that want whole ones, in place of `length`.
         normalise_observations: Whether to give observations a running mean of 0 and standard deviation of 1.
         normalise_rewards: Whether to divide rewards by the running standard deviation of the discounted return.
     """
 
     envs: int = 8
-    length: int = 32
+    length: int | None = None
     episodes: int = 1
     normalise_observations: bool = False
     normalise_rewards: bool = False
@@ -92,7 +94,8 @@ class RolloutSettings:
     def __post_init__(self) -> None:
         """Check the fields."""
         for name in ("envs", "length", "episodes"):
-            set_field(self, name, count(f"rollout.{name}", getattr(self, name)))
+            if (value := getattr(self, name)) is not None:
+                set_field(self, name, count(f"rollout.{name}", value))
         for name in ("normalise_observations", "normalise_rewards"):
             flag(f"rollout.{name}", getattr(self, name))
 
@@ -103,7 +106,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's change since the rollout, else 1.
-        minibatch: Steps of a minibatch; None takes the whole batch at once.
+        minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch.
     """
 
     epochs: int | None = None
@@ -124,4 +127,6 @@ def flag(where: str, value: object) -> None:
 
 def count_from_zero(where: str, value: object) -> int:
     """Return the value as an int, or raise SpecError unless it is an integer of at least 0."""
-    return 0 if value == 0 and not isinstance(value, bool) else count(where, value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SpecError(f"{where}: expected an integer of at least 0, got {value!r}; change this value")
+    return value

@@ -1,0 +1,123 @@
+"""What a configuration and an environment's spaces make: estimator, policy spec, optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+from gymnasium.spaces import Box, Discrete
+
+from pgcore.api import estimator, optimizer
+from pgcore.checks import one_of, positive
+from pgcore.errors import OptimizerError, SpecError
+from pgcore.estimator import Estimator
+from pgcore.heads import Categorical, DiagonalGaussian, Head
+from pgcore.optimizer import Optimizer
+from pgcore.registry import registry
+from pgcore.schedules import Cosine, Schedule
+from pgcore.schedules import Linear as LinearDecay
+from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
+from pgcore_train.config import RunConfig, check_known, without_none
+from pgcore_train.environments import Environments
+from pgcore_train.settings import NetworkSettings
+
+__all__ = ["make_estimator", "make_optimizer", "make_spec"]
+
+SCHEDULES = ("constant", "linear", "cosine")
+# `pgcore train` reads these keys of section `optimizer` itself.
+RATE_KEYS = ("learning_rate", "schedule", "final_learning_rate")
+
+
+def make_estimator(config: RunConfig) -> Estimator:
+    """Return the estimator that section `estimator` describes.
+
+    Raises:
+        UnknownNameError: no estimator of that name, or it has no such hyper-parameter.
+        EstimatorError: a hyper-parameter has a value it cannot take.
+    """
+    fields = dict(config.estimator)
+    name = fields.pop("name")
+    return estimator(name, **without_none(dataclass_of("estimators", name), fields))
+
+
+def make_optimizer(config: RunConfig, steps: int | None) -> Optimizer:
+    """Return the optimizer that section `optimizer` describes.
+
+    Beside the optimizer's own hyper-parameters the section takes `schedule` ("constant", "linear" or "cosine") and
+    `final_learning_rate`, which the rate goes to in the course of the run.
+
+    Args:
+        config: The run's.
+        steps: How many optimizer steps the run takes; None where that is not known, which only a constant rate can do with.
+
+    Raises:
+        UnknownNameError: no optimizer of that name, or it has no such hyper-parameter.
+        OptimizerError: a value cannot be taken, or the rate is to change over a run whose length is not known.
+    """
+    fields = dict(config.optimizer)
+    name = fields.pop("name")
+    cls = dataclass_of("optimizers", name)
+    known = {field.name for field in dataclasses.fields(cls)} | set(RATE_KEYS)
+    check_known(f"{name} hyper-parameter", fields, known)
+    rate = fields.pop("learning_rate", 1e-3)
+    schedule = fields.pop("schedule", "constant" if steps is None else "linear")
+    final = fields.pop("final_learning_rate", 0.0)
+    fields.setdefault("max_grad_norm", 0.5)
+    return optimizer(name, learning_rate=make_rate(schedule, rate, final, steps), **without_none(cls, fields))
+
+
+def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> float | Schedule:
+    """Return a learning rate or its schedule; see `make_optimizer`."""
+    one_of("optimizer.schedule", schedule, SCHEDULES, OptimizerError)
+    positive("optimizer.learning_rate", rate, OptimizerError)
+    if schedule == "constant":
+        return rate
+    if steps is None:
+        raise OptimizerError(
+            f"optimizer.schedule: expected 'constant' for an estimator that collects whole episodes, got {schedule!r}; "
+            "how many updates such a run has is not known beforehand"
+        )
+    return (LinearDecay if schedule == "linear" else Cosine)(rate, final, steps)
+
+
+def make_spec(environments: Environments, config: RunConfig, estimator: Estimator) -> PolicySpec:
+    """Return the policy that the spaces, the configuration and the estimator ask for.
+
+    Raises:
+        SpecError: the network does not take the observations, or a value cannot be taken.
+        UnknownNameError: the head has no such field.
+    """
+    critic = config.network.critic
+    if critic == "auto":
+        critic = "separate" if estimator.claims.needs_critic or "value" in estimator.quantities else "none"
+    return PolicySpec(
+        make_network(environments.observations, config.network), make_head(environments.actions, config.head), critic
+    )
+
+
+def make_network(space: Box | Discrete, settings: NetworkSettings) -> Network:
+    """Return the network for a space of observations; see `make_spec`."""
+    table = isinstance(space, Discrete)
+    if settings.type != "auto" and (settings.type == "table") != table:
+        raise SpecError(
+            f"network.type: expected {'table' if table else 'linear or mlp'} for observations {space}, got {settings.type!r}; "
+            "leave it out to have the one that fits"
+        )
+    if isinstance(space, Discrete):
+        return Table(int(space.n))
+    if settings.type == "linear":
+        return Linear(space.shape[0])
+    return MLP(space.shape[0], settings.hidden, settings.activation)
+
+
+def make_head(space: Box | Discrete, fields: Mapping[str, Any]) -> Head:
+    """Return the head for a space of actions; see `make_spec`."""
+    cls, n = (Categorical, int(space.n)) if isinstance(space, Discrete) else (DiagonalGaussian, space.shape[0])
+    check_known(f"{cls.name} field", fields, [field.name for field in dataclasses.fields(cls) if field.name != "n"])
+    return cls(n, **fields)
+
+
+def dataclass_of(kind: str, name: str) -> type:
+    """Return what is registered under a name."""
+    return cast("type", registry().load(kind, name))

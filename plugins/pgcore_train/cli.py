@@ -1,0 +1,89 @@
+"""`pgcore train`; what is heavy is imported once the arguments are understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    environment: Annotated[
+        str | None,
+        typer.Argument(metavar="ENV", help="A Gymnasium environment, such as CartPole-v1.", show_default=False),
+    ] = None,
+    *,
+    estimator: Annotated[str | None, typer.Option(help="Which estimator; ppo by default.", show_default=False)] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Which backend; PGCORE_BACKEND, else numpy, by default.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds everything; 0 by default.", show_default=False)] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Environment steps to train for; 100000 by default.", show_default=False)
+    ] = None,
+    envs: Annotated[
+        int | None, typer.Option(help="Environments side by side; 8 by default.", show_default=False)
+    ] = None,
+    stop_at: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop when the last 20 episodes' mean return is this; exit 1 if it never is.", show_default=False
+        ),
+    ] = None,
+    evaluation_episodes: Annotated[
+        int | None, typer.Option(help="Episodes to play after training; 10 by default.", show_default=False)
+    ] = None,
+    normalise_observations: Annotated[
+        bool | None, typer.Option(help="Running normalisation of observations.", show_default=False)
+    ] = None,
+    normalise_rewards: Annotated[
+        bool | None, typer.Option(help="Running scaling of rewards.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; runs/ENV by default.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on from this checkpoint, or this run's folder.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A TOML file with a table for each section.", show_default=False)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting, such as estimator.clip=0.1; repeatable."),
+    ] = None,
+) -> None:
+    """Train a policy on a Gymnasium environment: progress, metrics, a picture and a checkpoint.
+
+    Settings come from --config, then the options, then --set; later ones win.
+    """
+    from pgcore_train.command import run_command
+
+    options: dict[str, dict[str, Any]] = {
+        "environment": {"name": environment},
+        "estimator": {"name": estimator},
+        "run": {
+            "backend": backend,
+            "seed": seed,
+            "dtype": dtype,
+            "steps": steps,
+            "stop_at": stop_at,
+            "out": None if out is None else str(out),
+            "evaluation_episodes": evaluation_episodes,
+        },
+        "rollout": {
+            "envs": envs,
+            "normalise_observations": normalise_observations,
+            "normalise_rewards": normalise_rewards,
+        },
+    }
+    given = {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in options.items()
+    }
+    status = run_command(given, assignments or [], config=config, resume=resume)
+    raise typer.Exit(status)

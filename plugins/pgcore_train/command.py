@@ -1,0 +1,90 @@
+"""What `pgcore train` does with its arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from pgcore_train.checkpoint import Checkpoint, load_checkpoint
+from pgcore_train.config import Layer, RunConfig, merged, read_assignments, read_toml
+from pgcore_train.folder import RunFolder
+from pgcore_train.progress import ProgressBar
+from pgcore_train.report import summarise, write_results
+from pgcore_train.training import Ending, Training
+
+__all__ = ["run_command"]
+
+STATUS = {Ending.GOAL: 0, Ending.STEPS: 0, Ending.INTERRUPT: 130}
+GOAL_MISSED = 1
+
+
+def run_command(
+    options: Layer, assignments: Sequence[str], *, config: Path | None = None, resume: Path | None = None
+) -> int:
+    """Train as asked, leave the results in the run's folder, print a summary and return the exit status.
+
+    Args:
+        options: The settings that command-line options gave.
+        assignments: `section.key=value` each.
+        config: A TOML file, or None.
+        resume: A checkpoint or a run's folder, or None.
+
+    Raises:
+        PgcoreError: something asked for cannot be; no training has begun, except where an environment or an update failed.
+    """
+    checkpoint = None if resume is None else load_checkpoint(resume)
+    layers = [
+        {} if checkpoint is None or resume is None else resumed_layer(checkpoint, resume),
+        {} if config is None else read_toml(config),
+        options,
+        read_assignments(assignments),
+    ]
+    settings = RunConfig.of(merged(*layers))
+    # One BLAS thread: these matrices are too small to share, and threads that wait for each other cost more than they bring.
+    with threadpool_limits(limits=1, user_api="blas"):
+        training = Training(settings)
+        try:
+            return train_into_folder(training, checkpoint, resume)
+        finally:
+            training.close()
+
+
+def train_into_folder(training: Training, checkpoint: Checkpoint | None, resume: Path | None) -> int:
+    """Train and leave the results; see `run_command`."""
+    if checkpoint is not None:
+        training.restore(checkpoint)
+    run = training.config.run
+    folder = RunFolder(run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}")
+    keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
+    with folder.open(training.config.to_toml(), keep=keep):
+        try:
+            with ProgressBar(run.steps, training.history.steps) as bar:
+
+                def after_update(metrics: Mapping[str, float]) -> None:
+                    folder.write_metrics(metrics)
+                    bar.update(training.history.steps, training.history.mean_return)
+
+                ending = training.run(after_update)
+        finally:
+            # Also when an environment or an update failed: what was learned until then is worth keeping.
+            no_picture = write_results(training, folder)
+    evaluation = np.empty(0) if ending is Ending.INTERRUPT else training.evaluate()
+    sys.stdout.write(summarise(training, folder, ending, evaluation, no_picture))
+    if ending is Ending.INTERRUPT:
+        sys.stderr.write(f"interrupted; go on with: pgcore train --resume {folder.path}\n")
+    missed = ending is Ending.STEPS and run.stop_at is not None
+    return GOAL_MISSED if missed else STATUS[ending]
+
+
+def resumed_layer(checkpoint: Checkpoint, resume: Path) -> Layer:
+    """Return the checkpoint's settings, with its folder as the place to go on in."""
+    return merged(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
+
+
+def folder_of(resume: Path) -> Path:
+    """Return the folder that holds a checkpoint."""
+    return resume if resume.is_dir() else resume.parent

@@ -1,0 +1,97 @@
+"""What a run leaves behind and tells: its files, and a short summary."""
+
+from __future__ import annotations
+
+import json
+
+from pgcore import files
+from pgcore.arrays import Array
+from pgcore_train.folder import RunFolder
+from pgcore_train.history import WINDOW, History, readable
+from pgcore_train.picture import draw
+from pgcore_train.training import Ending, Training
+
+__all__ = ["summarise", "write_results"]
+
+
+def write_results(training: Training, folder: RunFolder) -> str | None:
+    """Write checkpoint, policy and picture; return why there is no picture, or None.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    training.checkpoint().save(folder.checkpoint)
+    training.policy.save(folder.policy)
+    run = training.config.run
+    title = (
+        f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
+    )
+    try:
+        picture = draw(training.history, title, run.stop_at)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        return "none, matplotlib is not installed: pip install 'pgcore[plot]'"
+    files.replace(folder.picture, picture)
+    return None
+
+
+def summarise(training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None) -> str:
+    """Write `summary.json` and return the summary as text, some lines of two columns.
+
+    Args:
+        training: The run.
+        folder: Where its results are.
+        ending: Why it stopped.
+        evaluation: Returns of the evaluation episodes, environment units.
+        no_picture: Why there is no picture, or None.
+    """
+    history, run = training.history, training.config.run
+    figures = {
+        "ending": ending.value,
+        "updates": history.updates,
+        "steps": history.steps,
+        "episodes": history.episodes,
+        "mean_return": history.mean_return,
+        "seconds": round(history.seconds, 3),
+        "evaluation_returns": evaluation.tolist(),
+        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
+    }
+    files.replace(folder.summary, (json.dumps(figures, indent=2) + "\n").encode())
+    rows = {
+        "training": ending_text(ending, history, run.stop_at),
+        "effort": effort_text(history),
+        "evaluation": evaluation_text(evaluation),
+        "metrics": str(folder.metrics),
+        "checkpoint": str(folder.checkpoint),
+        "picture": no_picture or str(folder.picture),
+    }
+    return "".join(f"{name:<12}{text}\n" for name, text in rows.items() if text)
+
+
+def ending_text(ending: Ending, history: History, goal: float | None) -> str:
+    """Return why training stopped, and the mean return it stopped at."""
+    mean = (
+        "no episode finished"
+        if history.mean_return is None
+        else f"mean return of the last {min(WINDOW, history.episodes)} episodes {readable(history.mean_return)}"
+    )
+    if ending is Ending.INTERRUPT:
+        return f"interrupted; {mean}"
+    if goal is None:
+        return mean
+    return f"{mean}, goal {goal:g} {'reached' if ending is Ending.GOAL else 'not reached'}"
+
+
+def effort_text(history: History) -> str:
+    """Return steps, episodes, updates and speed."""
+    rate = history.steps / history.seconds if history.seconds else 0.0
+    return f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
+
+
+def evaluation_text(returns: Array) -> str:
+    """Return mean and range of the evaluation episodes; empty where there were none."""
+    if not len(returns):
+        return ""
+    span = f"from {readable(returns.min())} to {readable(returns.max())}"
+    return f"{len(returns)} episodes of most probable actions: mean return {readable(returns.mean())}, {span}"

@@ -1,0 +1,223 @@
+"""Training: rollouts and updates in turn, until the goal or the last step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from pgcore.api import generator, policy
+from pgcore.arrays import Array
+from pgcore.errors import FileError, SpecError
+from pgcore.registry import registry
+from pgcore_train.building import make_estimator, make_optimizer, make_spec
+from pgcore_train.checkpoint import Checkpoint, adapted_fields, generator_state, restore_generator
+from pgcore_train.config import RunConfig
+from pgcore_train.environments import make_environments
+from pgcore_train.evaluation import evaluate
+from pgcore_train.history import History
+from pgcore_train.interrupt import Interrupt
+from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollouts import Rollout, Rollouts
+from pgcore_train.updates import Plan, update
+
+__all__ = ["Ending", "Training"]
+
+# Streams of environment seeds.
+TRAINING, EVALUATION = 0, 1
+
+# Steps of an evaluation episode at most, or as many as training had, so that an environment without an end does not go on for ever.
+LONGEST_EVALUATION = 10_000
+
+
+class Ending(Enum):
+    """Why training stopped."""
+
+    GOAL = "goal"
+    STEPS = "steps"
+    INTERRUPT = "interrupt"
+
+
+class Training:
+    """One run: environments, policy, estimator and optimizer, and what they have been through.
+
+    Attributes:
+        config: The run's configuration.
+        policy: What is trained.
+        estimator: The current one; it may adapt after an update.
+        history: Counters and finished episodes.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        """Build everything that the configuration describes; nothing is played yet.
+
+        Raises:
+            PgcoreError: the configuration, the environment, the estimator and the backend do not fit together.
+        """
+        run = config.run
+        self.config, self.history = config, History()
+        self.estimator = self._configured = make_estimator(config)
+        self.rng = generator(run.seed)
+        self.environments = make_environments(*environment_of(config, config.rollout.envs))
+        spec = make_spec(self.environments, config, self.estimator)
+        self.policy = policy(spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device)
+        self.policy.check_fits(self.estimator)
+        self.plan = Plan.of(config.training, self.estimator)
+        self.whole_episodes = self.estimator.claims.whole_episodes
+        self.length = rollout_length(config, self.plan)
+        self.optimizer = make_optimizer(config, None if self.whole_episodes else self._optimizer_steps())
+        self.observations, self.rewards = self._make_normalisers()
+
+    def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
+        """Train until the goal is reached, all steps are taken or the user interrupts.
+
+        Args:
+            after_update: Given each update's metrics: `update`, `steps`, `episodes`, `mean_return` from the first finished
+                episode on, `loss`, the estimator's own figures, `learning_rate` and `seconds`.
+
+        Raises:
+            PgcoreError: an environment or an update gave something that cannot be learned from; the policy is that of the
+                update before.
+        """
+        started = time.perf_counter() - self.history.seconds
+        with Interrupt() as interrupt:
+            try:
+                rollouts = self._start()
+                while self.history.steps < self.config.run.steps:
+                    rollout = self._collect(rollouts)
+                    with interrupt.deferred():
+                        metrics = self._update(rollout)
+                        self.history.seconds = time.perf_counter() - started
+                        metrics["seconds"] = round(self.history.seconds, 3)
+                        registry().hook.pgcore_after_update(metrics=metrics)
+                        after_update(metrics)
+                    if self.history.reached(self.config.run.stop_at):
+                        return Ending.GOAL
+            except KeyboardInterrupt:
+                return Ending.INTERRUPT
+        return Ending.STEPS
+
+    def evaluate(self) -> Array:
+        """Return the returns of the run's evaluation episodes, float64, environment units; none where it asks for none."""
+        episodes = self.config.run.evaluation_episodes
+        if episodes == 0:
+            return np.empty(0)
+        environments = make_environments(*environment_of(self.config, episodes))
+        try:
+            return evaluate(
+                self.policy,
+                environments,
+                seeds=self._seeds(EVALUATION, episodes),
+                normalise=self.observations,
+                limit=max(LONGEST_EVALUATION, self.config.run.steps // episodes),
+            )
+        finally:
+            environments.close()
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what `restore` goes on from."""
+        normalisers = {"observations": self.observations, "rewards": self.rewards}
+        return Checkpoint(
+            config=self.config.layer(),
+            policy=self.policy.parameters(),
+            optimizer=self.optimizer.state(self.policy),
+            optimizer_steps=self.optimizer.steps_taken,
+            estimator=adapted_fields(self._configured, self.estimator),
+            normalisers={name: each.moments.state() for name, each in normalisers.items() if each is not None},
+            random=generator_state(self.rng),
+            history=self.history,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ParameterError: its policy is not of this configuration's shape.
+            OptimizerError: its optimizer is not this configuration's.
+            FileError: it lacks a normaliser that this configuration has.
+            SpecError: it has all the steps already that this configuration asks for.
+        """
+        if checkpoint.history.steps >= self.config.run.steps:
+            raise SpecError(
+                f"run.steps: expected more than the {checkpoint.history.steps} that the checkpoint has behind it, got {self.config.run.steps}; "
+                "raise --steps"
+            )
+        self.policy.load(checkpoint.policy)
+        self.optimizer.load(self.policy, checkpoint.optimizer, checkpoint.optimizer_steps)
+        if checkpoint.config["estimator"]["name"] == self.config.estimator["name"]:
+            self.estimator = dataclasses.replace(self.estimator, **checkpoint.estimator)  # pyright: ignore[reportArgumentType]
+        for name, normaliser in {"observations": self.observations, "rewards": self.rewards}.items():
+            if normaliser is not None:
+                if name not in checkpoint.normalisers:
+                    raise FileError(
+                        f"checkpoint: expected statistics of {name}, got none; leave --normalise-{name} as it was"
+                    )
+                normaliser.load(checkpoint.normalisers[name])
+        restore_generator(self.rng, checkpoint.random)
+        self.history = checkpoint.history
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environments.close()
+
+    def _start(self) -> Rollouts:
+        seeds = self._seeds(TRAINING, self.environments.count)
+        return Rollouts(
+            self.environments, self.policy, self.rng, seeds=seeds, observations=self.observations, rewards=self.rewards
+        )
+
+    def _collect(self, rollouts: Rollouts) -> Rollout:
+        if self.whole_episodes:
+            return rollouts.episodes(self.config.rollout.episodes, self.config.run.steps)
+        return rollouts.steps(self.length)
+
+    def _update(self, rollout: Rollout) -> dict[str, float]:
+        """Update the policy and return the metrics, `seconds` left out."""
+        found = update(self.policy, self.estimator, self.optimizer, rollout.batch, self.plan, self.rng)
+        self.estimator = self.estimator.adapted(found)
+        self.history.add(rollout)
+        self.history.updates += 1
+        metrics: dict[str, float] = {
+            "update": self.history.updates,
+            "steps": self.history.steps,
+            "episodes": self.history.episodes,
+        }
+        if (mean := self.history.mean_return) is not None:
+            metrics["mean_return"] = mean
+        return metrics | found | {"learning_rate": self.optimizer.spec.rate(self.optimizer.steps_taken - 1)}
+
+    def _optimizer_steps(self) -> int:
+        batch = self.length * self.environments.count
+        return math.ceil(self.config.run.steps / batch) * self.plan.optimizer_steps(batch)
+
+    def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
+        settings, space = self.config.rollout, self.environments.observations
+        if settings.normalise_observations and not isinstance(space, Box):
+            raise SpecError(
+                f"rollout.normalise_observations: expected real observations to normalise, got {space}; leave it off"
+            )
+        width = space.shape[0] if isinstance(space, Box) else 0
+        observations = ObservationNormaliser(width) if settings.normalise_observations else None
+        gamma = getattr(self.estimator, "gamma", 0.99)
+        return observations, RewardNormaliser(self.environments.count, gamma) if settings.normalise_rewards else None
+
+    def _seeds(self, stream: int, count: int) -> list[int]:
+        """Return seeds for environments; a resumed run's differ from those it began with."""
+        sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
+        return [int(seed) for seed in sequence.generate_state(count)]
+
+
+def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
+    """Return what `make_environments` takes."""
+    arguments = dict(config.environment)
+    return arguments.pop("name"), count, arguments
+
+
+def rollout_length(config: RunConfig, plan: Plan) -> int:
+    """Return the configured length, or where it is left open one that suits how often an update goes over its batch."""
+    return config.rollout.length or (128 if plan.epochs > 1 else 16)

@@ -1,0 +1,66 @@
+"""One update: signals for the batch, then gradients and optimizer steps over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgcore.api import gradient, signals
+from pgcore.batch import Batch
+from pgcore.estimator import Estimator
+from pgcore.optimizer import Optimizer
+from pgcore.policy import Gradient, Policy
+from pgcore_train.settings import TrainingSettings
+
+__all__ = ["Plan", "update"]
+
+EPOCHS = 10
+MINIBATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How often an update goes over its batch.
+
+    Attributes:
+        epochs: Passes.
+        minibatch: Steps of a minibatch, or None for the whole batch at once.
+    """
+
+    epochs: int
+    minibatch: int | None
+
+    @staticmethod
+    def of(settings: TrainingSettings, estimator: Estimator) -> Plan:
+        """Return the settings' plan, or where they leave it open the estimator's: several passes only where it weighs steps by pi / pi_old."""
+        corrects = "old_log_prob" in estimator.keywords
+        epochs = settings.epochs or (EPOCHS if corrects else 1)
+        return Plan(epochs, settings.minibatch or (MINIBATCH if epochs > 1 else None))
+
+    def optimizer_steps(self, batch: int) -> int:
+        """Return how many optimizer steps an update on a batch of that many steps takes."""
+        return self.epochs * (1 if self.minibatch is None else -(-batch // self.minibatch))
+
+
+def update(
+    policy: Policy, estimator: Estimator, optimizer: Optimizer, batch: Batch, plan: Plan, rng: np.random.Generator
+) -> dict[str, float]:
+    """Improve the policy on a batch and return the last gradient's metrics.
+
+    Raises:
+        BatchError: the batch lacks what the estimator needs.
+        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are those before that step.
+    """
+    constants = signals(policy, estimator, batch)
+    last: Gradient | None = None
+    for _ in range(plan.epochs):
+        if plan.minibatch is None or plan.minibatch >= batch.num_steps:
+            last = gradient(policy, estimator, batch, signals=constants)
+            optimizer.step(policy, last)
+            continue
+        for index in batch.minibatches(plan.minibatch, rng):
+            last = gradient(policy, estimator, batch.steps(index), signals=constants.steps(index))
+            optimizer.step(policy, last)
+    assert last is not None
+    return last.metrics

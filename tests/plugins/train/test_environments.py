@@ -1,0 +1,108 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.vector import AutoresetMode
+
+from pgcore.errors import EnvironmentError_
+from pgcore_train.environments import make_environments
+
+
+class Still(gymnasium.Env):
+    """Has any spaces and does nothing."""
+
+    def __init__(self, observations, actions) -> None:
+        self.observation_space, self.action_space = observations, actions
+        self.taken = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.taken.append(int(action))
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+REAL, FEW = Box(-1.0, 1.0, (3,)), Discrete(2)
+
+
+def test_an_unknown_name_is_answered_with_near_ones_and_all():
+    with pytest.raises(EnvironmentError_, match="got 'Cartpole-v1'; did you mean 'CartPole-v1'.* known: Acrobot-v1, .*CartPole-v1"):
+        make_environments("Cartpole-v1", 1)
+
+
+def test_a_name_that_is_none_is_refused():
+    with pytest.raises(EnvironmentError_, match="expected one that can be made, got: Malformed environment ID"):
+        make_environments("no name at all", 1)
+
+
+def test_a_module_that_is_not_there_is_refused():
+    with pytest.raises(EnvironmentError_, match=r"expected module:name .*'no_such_module:Foo-v0'"):
+        make_environments("no_such_module:Foo-v0", 1)
+
+
+def test_arguments_that_the_environment_does_not_take_are_refused():
+    with pytest.raises(EnvironmentError_, match="expected keyword arguments that it takes, got gravity"):
+        make_environments("CartPole-v1", 1, {"gravity": 1.0})
+
+
+def test_an_error_of_the_environments_own_is_shown_unchanged(register):
+    def broken():
+        raise TypeError("its author's mistake")
+
+    name = register(broken)
+    with pytest.raises(TypeError, match="its author's mistake"):
+        make_environments(name, 1)
+
+
+@pytest.mark.parametrize(
+    "space", [Dict({"x": FEW}), MultiDiscrete([2, 3]), MultiBinary(3), Box(0.0, 1.0, (2, 2)), Box(0.0, 1.0, ())], ids=str
+)
+def test_unsupported_observations_are_refused(vector_of, space):
+    with pytest.raises(EnvironmentError_, match="observation space: expected Discrete or a Box of one dimension, got"):
+        vector_of([Still(space, FEW)])
+
+
+@pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 3, (2,), np.int64), Box(-1.0, 1.0, (2, 2))], ids=str)
+def test_unsupported_actions_are_refused(vector_of, space):
+    with pytest.raises(EnvironmentError_, match="action space: expected Discrete or a Box of one dimension of real numbers, got"):
+        vector_of([Still(REAL, space)])
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_a_vector_that_resets_by_itself_is_refused(vector_of, mode):
+    with pytest.raises(EnvironmentError_, match="expected AutoresetMode.DISABLED"):
+        vector_of([Still(REAL, FEW)], mode)
+
+
+def test_made_environments_do_not_reset_by_themselves():
+    environments = make_environments("CartPole-v1", 2)
+    environments.reset([0, 1])
+    for _ in range(200):
+        observations, _, terminated, _ = environments.step(np.ones(2, np.intp))
+        if terminated.any():
+            break
+    assert abs(observations[terminated][0, 2]) > 0.2  # The pole has fallen: this is the end, and no new beginning.
+    again = environments.restart(terminated)
+    assert abs(again[terminated][0, 2]) < 0.06
+    np.testing.assert_array_equal(again[~terminated], observations[~terminated])
+
+
+def test_discrete_spaces_are_numbered_from_zero(vector_of):
+    instance = Still(Discrete(4, start=-2, seed=0), Discrete(3, start=5))
+    environments = vector_of([instance])
+    seen = [int(environments.reset()[0])]
+    for action in (0, 1, 2) * 10:
+        seen.append(int(environments.step(np.array([action]))[0][0]))
+    assert set(seen) == {0, 1, 2, 3}
+    assert instance.taken == [5, 6, 7] * 10
+
+
+def test_seeds_decide_what_environments_do():
+    first, second = make_environments("CartPole-v1", 3), make_environments("CartPole-v1", 3)
+    start = first.reset([7, 8, 9]).copy()
+    np.testing.assert_array_equal(second.reset([7, 8, 9]), start)
+    assert len(np.unique(start[:, 0])) == 3
+    assert not np.array_equal(second.reset([7, 8, 10]), start)
