@@ -16,7 +16,7 @@ from pgcore.errors import BatchError, FileError, ShapeError
 
 __all__ = ["Batch", "Index"]
 
-Index = slice | list[int] | Array
+Index = slice | range | list[int] | Array
 PER_STEP = ("observations", "actions", "rewards", "log_probs", "action_mask", "step_weights")
 FORMAT = "pgcore.batch"
 
@@ -49,6 +49,7 @@ class Batch:
     action_mask: Array | None
     step_weights: Array | None
     extras: Mapping[str, Array]
+    _source: tuple[Batch, Index]  # the batch and the index that `steps` was called with, where it was
 
     def __init__(
         self,
@@ -140,11 +141,6 @@ class Batch:
         if parent.final_observations is None and not parent.terminated.all():
             return None
         return read_only(parent.next_observations[index])
-
-    @cached_property
-    def _source(self) -> tuple[Batch, Index]:
-        """The batch and the index that `steps` was called with."""
-        return self, slice(None)
 
     @cached_property
     def episode_starts(self) -> Array:

@@ -144,7 +144,7 @@ class PolicySpec:
             return PolicySpec(network_type(**network), head_type(**head), critic)
         except TypeError as error:
             raise SpecError(
-                f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, {error}"
+                f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, got others ({error}); write it again"
             ) from error
 
     @property

@@ -12,7 +12,7 @@ hypothesis.settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=80,
+    max_examples=60,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("pgcore")
@@ -41,4 +41,6 @@ def batch_fields():
 @pytest.fixture
 def make_batch(batch_fields):
     """Return a function that makes a batch of `batch_fields`, with those replaced that it is given; None leaves one out."""
-    return lambda **replaced: Batch(**{name: value for name, value in (batch_fields | replaced).items() if value is not None})
+    return lambda **replaced: Batch(
+        **{name: value for name, value in (batch_fields | replaced).items() if value is not None}
+    )

@@ -17,7 +17,7 @@ from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, constant_like, state_values
+from pgcore_estimators.terms import bonus, bonus_cotangents, state_values
 
 __all__ = ["PPO"]
 
@@ -162,11 +162,11 @@ class PPO(Estimator):
         )
         if kl is not None:
             found["log_prob"] = -advantage * np.exp(log_ratio)
-            found["kl"] = constant_like(kl, self.kl_coefficient)
+            found["kl"] = np.full_like(kl, self.kl_coefficient)
         else:
             # exp(-inf) is exactly 0, so the clipped branch takes no gradient and nothing overflows on its way there.
-            np.copyto(log_ratio, -math.inf, where=self._clipped(np, log_ratio, advantage))
-            found["log_prob"] = -advantage * np.exp(log_ratio)
+            unclipped = np.where(self._clipped(np, log_ratio, advantage), -math.inf, log_ratio)
+            found["log_prob"] = -advantage * np.exp(unclipped)
         if old_value is not None:
             error = value - return_
             inside = np.abs(value - old_value) <= self.value_clip

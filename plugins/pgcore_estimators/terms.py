@@ -12,7 +12,7 @@ from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
 from pgcore.signals import next_values
 
-__all__ = ["bonus", "bonus_cotangents", "constant_like", "state_values"]
+__all__ = ["bonus", "bonus_cotangents", "state_values"]
 
 
 def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
@@ -38,15 +38,8 @@ def bonus_cotangents(
     if value is not None:
         cotangents["value"] = value_coefficient * (value - return_)
     if entropy is not None:
-        cotangents["entropy"] = constant_like(entropy, -entropy_coefficient)
+        cotangents["entropy"] = np.full_like(entropy, -entropy_coefficient)
     return cotangents
-
-
-def constant_like(array: Array, value: float) -> Array:
-    """Return an array of one value, of the shape and dtype of another."""
-    result = np.empty_like(array)
-    result.fill(value)
-    return result
 
 
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:

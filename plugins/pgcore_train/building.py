@@ -41,7 +41,7 @@ def make_estimator(config: RunConfig) -> Estimator:
     return estimator(name, **without_none(dataclass_of("estimators", name), fields))
 
 
-def make_optimizer(config: RunConfig, steps: int | None) -> Optimizer:
+def make_optimizer(config: RunConfig, steps: int | None, learning_rate: float) -> Optimizer:
     """Return the optimizer that section `optimizer` describes.
 
     Beside the optimizer's own hyper-parameters the section takes `schedule` ("constant", "linear" or "cosine") and
@@ -50,6 +50,7 @@ def make_optimizer(config: RunConfig, steps: int | None) -> Optimizer:
     Args:
         config: The run's.
         steps: How many optimizer steps the run takes; None where that is not known, which only a constant rate can do with.
+        learning_rate: Where the section has none.
 
     Raises:
         UnknownNameError: no optimizer of that name, or it has no such hyper-parameter.
@@ -60,7 +61,7 @@ def make_optimizer(config: RunConfig, steps: int | None) -> Optimizer:
     cls = dataclass_of("optimizers", name)
     known = {field.name for field in dataclasses.fields(cls)} | set(RATE_KEYS)
     check_known(f"{name} hyper-parameter", fields, known)
-    rate = fields.pop("learning_rate", 1e-3)
+    rate = fields.pop("learning_rate", learning_rate)
     schedule = fields.pop("schedule", "constant" if steps is None else "linear")
     final = fields.pop("final_learning_rate", 0.0)
     fields.setdefault("max_grad_norm", 0.5)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from pgcore_train.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.config import Layer, RunConfig, merged, read_assignments, read_toml
@@ -44,13 +43,11 @@ def run_command(
         read_assignments(assignments),
     ]
     settings = RunConfig.of(merged(*layers))
-    # One BLAS thread: these matrices are too small to share, and threads that wait for each other cost more than they bring.
-    with threadpool_limits(limits=1, user_api="blas"):
-        training = Training(settings)
-        try:
-            return train_into_folder(training, checkpoint, resume)
-        finally:
-            training.close()
+    training = Training(settings)
+    try:
+        return train_into_folder(training, checkpoint, resume)
+    finally:
+        training.close()
 
 
 def train_into_folder(training: Training, checkpoint: Checkpoint | None, resume: Path | None) -> int:

@@ -117,6 +117,10 @@ class RewardNormaliser:
         self.moments.update(sums.reshape(-1, 1))
         return np.clip(rewards / np.sqrt(self.moments.variance[0] + EPS), -LIMIT, LIMIT)
 
+    def load(self, state: Mapping[str, Array]) -> None:
+        """See `RunningMoments.load`."""
+        self.moments.load(state)
+
     def restart(self) -> None:
         """Forget the sums of episodes that were broken off."""
         self._sums[:] = 0.0

@@ -10,6 +10,7 @@ from enum import Enum
 
 import numpy as np
 from gymnasium.spaces import Box
+from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
 from pgcore.arrays import Array
@@ -69,8 +70,9 @@ class Training:
         self.policy.check_fits(self.estimator)
         self.plan = Plan.of(config.training, self.estimator)
         self.whole_episodes = self.estimator.claims.whole_episodes
-        self.length = rollout_length(config, self.plan)
-        self.optimizer = make_optimizer(config, None if self.whole_episodes else self._optimizer_steps())
+        self.length = config.rollout.length or self.plan.rollout_length
+        steps = None if self.whole_episodes else self._optimizer_steps()
+        self.optimizer = make_optimizer(config, steps, self.plan.learning_rate)
         self.observations, self.rewards = self._make_normalisers()
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
@@ -85,7 +87,7 @@ class Training:
                 update before.
         """
         started = time.perf_counter() - self.history.seconds
-        with Interrupt() as interrupt:
+        with one_blas_thread(), Interrupt() as interrupt:
             try:
                 rollouts = self._start()
                 while self.history.steps < self.config.run.steps:
@@ -108,14 +110,11 @@ class Training:
         if episodes == 0:
             return np.empty(0)
         environments = make_environments(*environment_of(self.config, episodes))
+        limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
+        seeds = self._seeds(EVALUATION, episodes)
         try:
-            return evaluate(
-                self.policy,
-                environments,
-                seeds=self._seeds(EVALUATION, episodes),
-                normalise=self.observations,
-                limit=max(LONGEST_EVALUATION, self.config.run.steps // episodes),
-            )
+            with one_blas_thread():
+                return evaluate(self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit)
         finally:
             environments.close()
 
@@ -212,12 +211,12 @@ class Training:
         return [int(seed) for seed in sequence.generate_state(count)]
 
 
+def one_blas_thread() -> threadpool_limits:
+    """Return a context with one BLAS thread: the matrices are small, and threads that wait for each other cost more than they bring."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
 def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
     """Return what `make_environments` takes."""
     arguments = dict(config.environment)
     return arguments.pop("name"), count, arguments
-
-
-def rollout_length(config: RunConfig, plan: Plan) -> int:
-    """Return the configured length, or where it is left open one that suits how often an update goes over its batch."""
-    return config.rollout.length or (128 if plan.epochs > 1 else 16)

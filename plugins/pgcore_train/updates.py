@@ -38,6 +38,16 @@ class Plan:
         epochs = settings.epochs or (EPOCHS if corrects else 1)
         return Plan(epochs, settings.minibatch or (MINIBATCH if epochs > 1 else None))
 
+    @property
+    def rollout_length(self) -> int:
+        """Steps of each environment to collect for an update where nobody says: few where each is used once."""
+        return 128 if self.epochs > 1 else 16
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate to start from where nobody says: higher where a batch gets one step."""
+        return 1e-3 if self.epochs > 1 else 3e-3
+
     def optimizer_steps(self, batch: int) -> int:
         """Return how many optimizer steps an update on a batch of that many steps takes."""
         return self.epochs * (1 if self.minibatch is None else -(-batch // self.minibatch))

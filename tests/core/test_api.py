@@ -1,8 +1,14 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
+import pickle
+
 import numpy as np
 import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError
+from pgcore.signals import optimal_baseline, returns
 
 SPEC = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate")
 
@@ -74,7 +80,9 @@ def test_padding_does_not_change_a_gradient(batch):
 def test_signals_for_another_number_of_steps_are_refused(batch):
     policy, est = pg.policy(SPEC), pg.estimator("ppo")
     signals = pg.signals(policy, est, batch)
-    with pytest.raises(EstimatorError, match="gradient: expected signals for 3 steps, got them for 40; slice batch and signals alike"):
+    with pytest.raises(
+        EstimatorError, match="gradient: expected signals for 3 steps, got them for 40; slice batch and signals alike"
+    ):
         pg.gradient(policy, est, batch.steps([0, 1, 2]), signals=signals)
 
 
@@ -91,6 +99,19 @@ def test_a_gradient_does_not_change_the_policy_and_owns_its_memory(batch):
     assert (first.numpy()["network.0.bias"] != 9.0).all()
 
 
+def test_a_score_estimator_weighs_the_scores_of_episodes(batch):
+    policy = pg.policy(SPEC, seed=1, dtype="float64")
+    three = pg.Batch.concatenate([batch, batch.episodes([1])])
+    est = pg.estimator("reinforce", baseline="optimal_per_component", gamma=0.9)
+    gradient = pg.gradient(policy, est, three)
+    g, u = (
+        policy.episode_scores(three, weights) for weights in (None, returns(three.rewards, three.episode_lengths, 0.9))
+    )
+    direct = -np.mean(u - optimal_baseline(g, u, per_component=True) * g, axis=0)
+    flat = np.concatenate([value.ravel() for value in gradient.numpy().values()])
+    np.testing.assert_allclose(flat, direct, rtol=1e-12, atol=1e-15)
+
+
 # Choosing by name
 
 
@@ -101,7 +122,9 @@ def test_the_backend_is_the_one_named_else_the_environments_else_numpy(monkeypat
     monkeypatch.setenv("PGCORE_BACKEND", "nunpy")
     assert pg.backend("numpy").name == "numpy"
     for use in (pg.backend, lambda: pg.policy(SPEC)):
-        with pytest.raises(UnknownNameError, match="expected a known name, got 'nunpy'; did you mean 'numpy'\\? known: "):
+        with pytest.raises(
+            UnknownNameError, match="expected a known name, got 'nunpy'; did you mean 'numpy'\\? known: "
+        ):
             use()
     monkeypatch.setenv("PGCORE_BACKEND", "numpy")
     assert pg.policy(SPEC).backend is pg.backend("numpy")
@@ -110,10 +133,19 @@ def test_the_backend_is_the_one_named_else_the_environments_else_numpy(monkeypat
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: pg.estimator("pppo"), "estimator: expected a known name, got 'pppo'; did you mean 'ppo'\\? known: actor_critic, "),
+        (
+            lambda: pg.estimator("pppo"),
+            "estimator: expected a known name, got 'pppo'; did you mean 'ppo'\\? known: actor_critic, ",
+        ),
         (lambda: pg.optimizer("adm"), "optimizer: expected a known name, got 'adm'; did you mean 'adam"),
-        (lambda: pg.estimator("ppo", clipp=0.1), "ppo hyper-parameter: expected a known name, got 'clipp'; did you mean 'clip'"),
-        (lambda: pg.optimizer("adam", learning_rat=1), "adam hyper-parameter: .*; did you mean 'learning_rate'\\? known: beta1, "),
+        (
+            lambda: pg.estimator("ppo", clipp=0.1),
+            "ppo hyper-parameter: expected a known name, got 'clipp'; did you mean 'clip'",
+        ),
+        (
+            lambda: pg.optimizer("adam", learning_rat=1),
+            "adam hyper-parameter: .*; did you mean 'learning_rate'\\? known: beta1, ",
+        ),
         (lambda: pg.policy(SPEC, backend="numpi"), "backend: expected a known name, got 'numpi'; did you mean 'numpy'"),
     ],
 )
@@ -123,9 +155,9 @@ def test_unknown_names_are_answered_with_near_and_known_ones(make, words):
 
 
 def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
-    from dataclasses import dataclass  # noqa: PLC0415
+    from dataclasses import dataclass
 
-    from pgcore.registry import registry  # noqa: PLC0415
+    from pgcore.registry import registry
 
     @dataclass(frozen=True)
     class Needy:
@@ -134,17 +166,22 @@ def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
         width: int
 
     monkeypatch.setattr(type(registry()), "load", lambda *_: Needy)
-    with pytest.raises(EstimatorError, match=r"needy: expected values for width, got \[\] \(.*missing.*\); give the missing"):
+    with pytest.raises(
+        EstimatorError, match=r"needy: expected values for width, got \[\] \(.*missing.*\); give the missing"
+    ):
         pg.estimator("needy")
     with pytest.raises(OptimizerError, match="needy: expected values for width"):
         pg.optimizer("needy")
-    assert pg.estimator("needy", width=3).width == 3
+    assert pg.estimator("needy", width=3) == Needy(3)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"dtype": "float16"}, "numpy.policy dtype: expected 'float32' or 'float64', got 'float16'; choose one of the two"),
+        (
+            {"dtype": "float16"},
+            "numpy.policy dtype: expected 'float32' or 'float64', got 'float16'; choose one of the two",
+        ),
         ({"device": "cuda"}, "numpy.policy device: expected 'cpu', got 'cuda'; choose a backend that has this device"),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
     ],
@@ -155,7 +192,9 @@ def test_a_policy_that_the_backend_cannot_build_is_refused(fields, words):
 
 
 def test_a_backend_without_modules_adopts_none():
-    with pytest.raises(SpecError, match=r"numpy\.adopt: expected a backend with modules of its own, got numpy; build a"):
+    with pytest.raises(
+        SpecError, match=r"numpy\.adopt: expected a backend with modules of its own, got numpy; build a"
+    ):
         pg.backend("numpy").adopt(object(), pg.Categorical(2))
 
 
@@ -173,3 +212,17 @@ def test_one_seed_gives_one_policy_and_one_stream():
 def test_a_generators_seed_is_an_integer_of_at_least_zero(seed):
     with pytest.raises(SpecError, match="generator: expected a seed that is an integer of at least 0, got "):
         pg.generator(seed)
+
+
+def test_an_unknown_name_survives_the_way_back_from_another_process():
+    with pytest.raises(UnknownNameError) as caught:
+        pg.estimator("pppo")
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (type(error), str(error), error.known) == (UnknownNameError, str(caught.value), caught.value.known)
+
+
+def test_the_package_lists_its_public_names():
+    assert set(dir(pg)) == set(pg.__all__)
+    assert all(getattr(pg, name) is not None for name in pg.__all__)
+    with pytest.raises(AttributeError, match="module 'pgcore' has no attribute 'gradients'"):
+        pg.gradients  # noqa: B018

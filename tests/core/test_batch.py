@@ -14,7 +14,14 @@ ARRAYS = (*PER_STEP, "episode_lengths", "terminated", "final_observations")
 
 def arrays_of(batch):
     """Return every array of a batch by name, those it computes included."""
-    computed = ("episode_starts", "episode_ends", "episode_of_step", "step_in_episode", "episode_weights", "next_observations")
+    computed = (
+        "episode_starts",
+        "episode_ends",
+        "episode_of_step",
+        "step_in_episode",
+        "episode_weights",
+        "next_observations",
+    )
     found = {name: getattr(batch, name) for name in (*ARRAYS, *computed)}
     return {name: value for name, value in (found | dict(batch.extras)).items() if value is not None}
 
@@ -70,7 +77,7 @@ DERIVED = {
     "padded": lambda batch: batch.pad(9),
     "concatenated": lambda batch: Batch.concatenate([batch, batch]),
     "unpickled": lambda batch: pickle.loads(pickle.dumps(batch)),
-    "copied": lambda batch: copy.deepcopy(batch),
+    "copied": copy.deepcopy,
 }
 
 
@@ -214,7 +221,10 @@ def test_steps_of_an_episode_without_a_final_observation_have_none(make_batch, t
         ([], r"Batch\.steps: expected at least 1 step, got an index that chooses none"),
         (slice(3, 3), r"Batch\.steps: expected at least 1 step"),
         (np.zeros(6, bool), r"Batch\.steps: expected at least 1 step"),
-        (2, r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of step numbers"),
+        (
+            2,
+            r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of step numbers",
+        ),
         ([[0, 1]], r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[1, 2\]"),
     ],
 )
@@ -258,7 +268,10 @@ def test_episodes_of_a_batch_without_options_have_none(make_batch):
     [
         ([2], r"Batch\.episodes: expected episode numbers in \[0, 2\), got others \(index 2 .*\); check the index"),
         ([], r"Batch\.episodes: expected at least 1 episode, got an index that chooses none"),
-        (1, r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of episode"),
+        (
+            1,
+            r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of episode",
+        ),
         ([[0]], r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[1, 1\]"),
     ],
 )
@@ -350,16 +363,28 @@ def test_steps_can_be_joined(make_batch):
 @pytest.mark.parametrize(
     ("other", "error", "words"),
     [
-        ({"log_probs": None}, BatchError, "expected log_probs in all batches or in none, got it in 1 of 2; add or drop it"),
+        (
+            {"log_probs": None},
+            BatchError,
+            "expected log_probs in all batches or in none, got it in 1 of 2; add or drop it",
+        ),
         ({"step_weights": np.ones(6)}, BatchError, "expected step_weights in all batches or in none, got it in 1 of 2"),
         ({"extras": {}}, BatchError, r"expected the same extras in all, got \[\[\], \['reference', 'teacher'\]\]; add"),
-        ({"extras": {"reference": np.ones(6), "teacher": np.ones(6)}}, ShapeError, r"the same shape of extras\['reference'\]"),
+        (
+            {"extras": {"reference": np.ones(6), "teacher": np.ones(6)}},
+            ShapeError,
+            r"the same shape of extras\['reference'\]",
+        ),
         (
             {"observations": np.ones((6, 2)), "final_observations": np.ones((2, 2))},
             ShapeError,
             r"expected the same shape of observations in all, got \[2\] and \[3\]; these do not belong together",
         ),
-        ({"actions": np.ones((6, 1)), "action_mask": None}, ShapeError, r"the same shape of actions in all, got \[1\] and \[\]"),
+        (
+            {"actions": np.ones((6, 1)), "action_mask": None},
+            ShapeError,
+            r"the same shape of actions in all, got \[1\] and \[\]",
+        ),
     ],
 )
 def test_batches_that_differ_in_kind_cannot_be_joined(make_batch, other, error, words):
@@ -368,7 +393,9 @@ def test_batches_that_differ_in_kind_cannot_be_joined(make_batch, other, error, 
 
 
 def test_no_batches_cannot_be_joined():
-    with pytest.raises(BatchError, match=r"Batch\.concatenate: expected at least 1 batch, got none; collect some first"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.concatenate: expected at least 1 batch, got none; collect some first"
+    ):
         Batch.concatenate([])
 
 
@@ -398,7 +425,9 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     with pytest.raises(FileError, match=r"expected a pgcore\.batch file, got format 'pgcore\.policy'"):
         Batch.load(tmp_path / "policy")
     files.write(tmp_path / "half", "pgcore.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {})
-    with pytest.raises(FileError, match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again"):
+    with pytest.raises(
+        FileError, match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again"
+    ):
         Batch.load(tmp_path / "half")
 
 

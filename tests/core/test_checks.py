@@ -7,7 +7,20 @@ import pytest
 from pgcore.checks import count, number, one_of, positive, unit_interval
 from pgcore.errors import EstimatorError, SpecError
 
-NOT_NUMBERS = [None, "1", True, np.True_, 1j, Decimal(1), [1.0], np.ones(1), float("nan"), float("inf"), 10**400, 10**5000]
+NOT_NUMBERS = [
+    None,
+    "1",
+    True,
+    np.True_,
+    1j,
+    Decimal(1),
+    [1.0],
+    np.ones(1),
+    float("nan"),
+    float("inf"),
+    10**400,
+    10**5000,
+]
 
 
 @pytest.mark.parametrize("check", [number, positive, unit_interval])

@@ -1,3 +1,6 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -100,7 +103,9 @@ def test_a_surrogate_needs_a_quantity():
 def test_cotangents_take_what_the_surrogate_takes():
     def cotangents(self, *, log_prob, advantages): ...
 
-    words = r"Odd\.cotangents: expected the keywords of surrogate, got a difference in advantage, advantages, entropy; use"
+    words = (
+        r"Odd\.cotangents: expected the keywords of surrogate, got a difference in advantage, advantages, entropy; use"
+    )
     with pytest.raises(EstimatorError, match=words):
         type("Odd", (Base,), {"surrogate": Tiny.surrogate, "cotangents": cotangents})
 
@@ -122,7 +127,9 @@ def test_what_an_estimator_leaves_out_has_a_default(make_batch):
     assert Base.uses(est, "anything")
     with pytest.raises(EstimatorError, match=r"tiny\.cotangents: expected a closed form, got none; write `cotangents`"):
         est.cotangents()
-    with pytest.raises(EstimatorError, match=r"tiny\.combine: expected one for an estimator that weighs scores, got none"):
+    with pytest.raises(
+        EstimatorError, match=r"tiny\.combine: expected one for an estimator that weighs scores, got none"
+    ):
         est.combine(make_batch(), evaluate, signals, np.ones(6))
 
 
@@ -165,7 +172,9 @@ def penalised(**signals):
 
 
 def test_kl_needs_a_reference(make_batch):
-    with pytest.raises(EstimatorError, match=r"tiny\.signals: expected `reference`, which `kl` measures from, got none"):
+    with pytest.raises(
+        EstimatorError, match=r"tiny\.signals: expected `reference`, which `kl` measures from, got none"
+    ):
         signals_of(penalised(), make_batch())
 
 
@@ -182,7 +191,9 @@ def test_masked_actions_of_a_reference_are_minus_infinity(make_batch):
     np.testing.assert_array_equal(signals_of(penalised(reference=reference), make_batch())["reference"], reference)
 
 
-@pytest.mark.parametrize(("value", "shape"), [(np.ones(5), r"\[5\]"), (np.float64(1.0), r"\[\]"), (np.ones((1, 6)), r"\[1, 6\]")])
+@pytest.mark.parametrize(
+    ("value", "shape"), [(np.ones(5), r"\[5\]"), (np.float64(1.0), r"\[\]"), (np.ones((1, 6)), r"\[1, 6\]")]
+)
 def test_a_signal_has_one_row_for_each_step(make_batch, value, shape):
     words = rf"tiny\.signals\['advantage'\]: expected 6 rows, one for each step, got shape {shape}; return"
     with pytest.raises(EstimatorError, match=words):
@@ -193,7 +204,9 @@ def test_a_signal_has_one_row_for_each_step(make_batch, value, shape):
 def test_a_signal_that_is_not_finite_names_the_step(make_batch, bad):
     advantage = np.ones((6, 2))
     advantage[4, 1] = bad
-    with pytest.raises(NonFiniteError, match=r"tiny\.signals\['advantage'\]: expected finite numbers, got .* at step 4;"):
+    with pytest.raises(
+        NonFiniteError, match=r"tiny\.signals\['advantage'\]: expected finite numbers, got .* at step 4;"
+    ):
         signals_of(returning(advantage=advantage), make_batch())
 
 
@@ -233,13 +246,17 @@ def test_padding_weighs_nothing_and_changes_nothing(make_batch, reduction):
 @pytest.mark.parametrize("reduction", Reduction)
 def test_a_batch_repeated_twice_has_the_same_loss(make_batch, reduction):
     batch, twice = make_batch(), make_batch().episodes([0, 1, 0, 1])
-    assert reduction.weights(twice) @ twice.rewards == pytest.approx(reduction.weights(batch) @ batch.rewards, rel=1e-14)
+    assert reduction.weights(twice) @ twice.rewards == pytest.approx(
+        reduction.weights(batch) @ batch.rewards, rel=1e-14
+    )
 
 
 def test_a_reduction_goes_by_its_value():
     assert Reduction.of("x", "episode_step") is Reduction.EPISODE_STEP
     assert Reduction.of("x", Reduction.STEP) is Reduction.STEP
-    with pytest.raises(EstimatorError, match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose"):
+    with pytest.raises(
+        EstimatorError, match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose"
+    ):
         Reduction.of("x", "sum")
 
 
@@ -290,7 +307,7 @@ def test_weights_keep_the_policys_dtype_when_sliced(make_batch):
 class Finalised(Tiny):
     """Keeps what `finalise` was given."""
 
-    def finalise(self, signals, padding):
+    def finalise(self, signals, padding):  # pyright: ignore[reportIncompatibleMethodOverride]
         return signals | {"padding": padding}
 
 

@@ -34,7 +34,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, failing, fail)
-    with pytest.raises(FileError, match=r"x: expected a place to write to, got No space left on device; choose a folder"):
+    with pytest.raises(
+        FileError, match=r"x: expected a place to write to, got No space left on device; choose a folder"
+    ):
         files.replace(tmp_path / "x", b"new")
     monkeypatch.undo()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
@@ -53,7 +55,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, path, reason):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileError, match=f"expected a place to write to, got {reason}; choose a folder you can write to"):
+    with pytest.raises(
+        FileError, match=f"expected a place to write to, got {reason}; choose a folder you can write to"
+    ):
         files.write(tmp_path / path, "kind", {}, {})
     assert {found.name for found in tmp_path.iterdir()} == {"file", "folder"}
 

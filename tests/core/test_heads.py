@@ -1,3 +1,6 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
 import math
 
 import mpmath
@@ -13,6 +16,12 @@ RNG = np.random.default_rng(3)
 LOGITS = 2.0 * RNG.standard_normal((5, 4))
 ACTIONS = np.array([0, 3, 1, 2, 2])
 MASK = np.array([[1, 1, 1, 1], [0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 1, 1]], bool)
+
+
+@pytest.fixture
+def rng():
+    """Random numbers of the test's own."""
+    return np.random.default_rng(9)
 
 
 def categorical(logits, temperature=1.0, mask=None):
@@ -51,7 +60,9 @@ def test_categorical_entropy_and_kl_are_those_of_scipy():
     head, new = categorical(LOGITS, 0.5)
     _, old = categorical(LOGITS[::-1].copy())
     np.testing.assert_allclose(head.entropy(host, new), stats.entropy(np.exp(new), axis=1), rtol=1e-13, atol=1e-15)
-    np.testing.assert_allclose(head.kl(host, old, new), stats.entropy(np.exp(old), np.exp(new), axis=1), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        head.kl(host, old, new), stats.entropy(np.exp(old), np.exp(new), axis=1), rtol=1e-12, atol=1e-15
+    )
     assert not np.allclose(head.kl(host, old, new), head.kl(host, new, old)), "the direction matters"
 
 
@@ -82,19 +93,26 @@ def test_kl_to_a_policy_that_forbids_what_the_reference_does_is_infinite():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
 def test_formulas_keep_the_dtype(dtype):
     head, discrete = categorical(LOGITS.astype(dtype), 0.5, MASK)
-    assert {x.dtype for x in (discrete, head.entropy(host, discrete), head.kl(host, discrete, discrete))} == {np.dtype(dtype)}
+    assert {x.dtype for x in (discrete, head.entropy(host, discrete), head.kl(host, discrete, discrete))} == {
+        np.dtype(dtype)
+    }
     for log_std in ("fixed", "shared", "per-state"):
         head = DiagonalGaussian(2, log_std, 0.5)
         own = {name: value.astype(dtype) for name, value in head.initial_parameters().items()}
         normal = head.distribution(host, LOGITS[:, : head.outputs].astype(dtype), own, None)
-        found = (normal, head.log_prob(host, normal, normal[:, :2]), head.entropy(host, normal), head.kl(host, normal, normal))
+        found = (
+            normal,
+            head.log_prob(host, normal, normal[:, :2]),
+            head.entropy(host, normal),
+            head.kl(host, normal, normal),
+        )
         assert {x.dtype for x in found} == {np.dtype(dtype)}
 
 
-def test_gaussian_log_prob_is_a_sum_of_normal_densities():
+def test_gaussian_log_prob_is_a_sum_of_normal_densities(rng):
     head, distribution = gaussian(MEAN, STD)
-    actions = MEAN + 3.0 * RNG.standard_normal(MEAN.shape)
-    expected = stats.norm.logpdf(actions, MEAN, STD).sum(axis=1)
+    actions = MEAN + 3.0 * rng.standard_normal(MEAN.shape)
+    expected = np.sum(stats.norm.logpdf(actions, MEAN, STD), axis=1)
     np.testing.assert_allclose(head.log_prob(host, distribution, actions), expected, rtol=1e-13)
     assert (head.width, head.discrete) == (6, False)
 
@@ -111,16 +129,16 @@ def test_gaussian_kl_is_the_integral_that_defines_it():
     for step, kl in enumerate(head.kl(host, old, new)):
         p, q = stats.norm(MEAN0[step, 0], STD0[step, 0]), stats.norm(MEAN[step, 0], STD[step, 0])
         low, high = p.ppf(1e-13), p.isf(1e-13)
-        integral, _ = integrate.quad(lambda x, p=p, q=q: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), low, high, epsabs=1e-11)
+        integral, _ = integrate.quad(
+            lambda x, p=p, q=q: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), low, high, epsabs=1e-11
+        )
         assert kl == pytest.approx(integral, rel=1e-7)
 
 
 def test_gaussian_kl_adds_over_dimensions_and_is_zero_at_itself():
     head, new = gaussian(MEAN, STD)
     _, old = gaussian(MEAN0, STD0)
-    parts = [
-        DiagonalGaussian(1).kl(host, old[:, [i, 3 + i]], new[:, [i, 3 + i]]) for i in range(3)
-    ]
+    parts = [DiagonalGaussian(1).kl(host, old[:, [i, 3 + i]], new[:, [i, 3 + i]]) for i in range(3)]
     np.testing.assert_allclose(head.kl(host, old, new), np.sum(parts, axis=0), rtol=1e-13)
     np.testing.assert_array_equal(head.kl(host, old, old), np.zeros(5))
 
@@ -132,8 +150,8 @@ def test_gaussian_score_terms_survive_a_tiny_std():
     assert head.log_prob(host, distribution, np.array([[1.00003]]))[0] == pytest.approx(expected, rel=1e-14)
 
 
-def test_log_std_is_fixed_shared_or_the_networks():
-    outputs = RNG.standard_normal((3, 4))
+def test_log_std_is_fixed_shared_or_the_networks(rng):
+    outputs = rng.standard_normal((3, 4))
     means = outputs[:, :2]
     fixed, shared, own = (DiagonalGaussian(2, kind, 0.5) for kind in ("fixed", "shared", "per-state"))
     assert (fixed.outputs, shared.outputs, own.outputs) == (2, 2, 4)
@@ -187,7 +205,9 @@ def test_gaussian_samples_have_their_distribution():
     assert np.abs(np.corrcoef(actions.T) - np.eye(3)).max() < 0.03, "dimensions are independent"
 
 
-@pytest.mark.parametrize(("head", "distribution"), [categorical(LOGITS), gaussian(MEAN, STD)], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize(
+    ("head", "distribution"), [categorical(LOGITS), gaussian(MEAN, STD)], ids=["categorical", "gaussian"]
+)
 def test_one_seed_gives_the_same_samples_and_another_gives_others(head, distribution):
     distribution = np.tile(distribution, (20, 1))
     first, again, other = (head.sample(distribution, np.random.Generator(np.random.Philox(s))) for s in (1, 1, 2))
@@ -196,7 +216,9 @@ def test_one_seed_gives_the_same_samples_and_another_gives_others(head, distribu
 
 
 def test_the_mode_is_the_most_probable_action():
-    head, distribution = categorical(np.array([[0.0, 2.0, 2.0], [5.0, 1.0, 1.0]]), 1.0, np.array([[1, 1, 1], [0, 1, 1]], bool))
+    head, distribution = categorical(
+        np.array([[0.0, 2.0, 2.0], [5.0, 1.0, 1.0]]), 1.0, np.array([[1, 1, 1], [0, 1, 1]], bool)
+    )
     assert head.mode(distribution).tolist() == [1, 1]
     head, distribution = gaussian(MEAN, STD)
     np.testing.assert_array_equal(head.mode(distribution), MEAN)
@@ -211,14 +233,50 @@ def test_actions_that_fit_pass():
 @pytest.mark.parametrize(
     ("head", "actions", "mask", "error", "words"),
     [
-        (Categorical(4), MEAN, None, ShapeError, r"expected shape \[B\] for Categorical\(n=4, .*, got \[5, 3\]; one integer"),
-        (Categorical(4), MEAN[:, 0], None, BatchError, r"expected integers for Categorical.*, got float64; use a Gaussian"),
-        (Categorical(3), ACTIONS, None, BatchError, r"expected integers in \[0, 3\), got 3 at step 1; check the head's"),
+        (
+            Categorical(4),
+            MEAN,
+            None,
+            ShapeError,
+            r"expected shape \[B\] for Categorical\(n=4, .*, got \[5, 3\]; one integer",
+        ),
+        (
+            Categorical(4),
+            MEAN[:, 0],
+            None,
+            BatchError,
+            r"expected integers for Categorical.*, got float64; use a Gaussian",
+        ),
+        (
+            Categorical(3),
+            ACTIONS,
+            None,
+            BatchError,
+            r"expected integers in \[0, 3\), got 3 at step 1; check the head's",
+        ),
         (Categorical(4), -ACTIONS, None, BatchError, r"expected integers in \[0, 4\), got -3 at step 1"),
-        (Categorical(5), ACTIONS, MASK, ShapeError, r"Batch\.action_mask: expected \[B, 5\] for Categorical.*, got \[5, 4\]"),
-        (DiagonalGaussian(3), ACTIONS, None, ShapeError, r"expected shape \[B, 3\] for DiagonalGaussian.*, got \[5\]; one column"),
+        (
+            Categorical(5),
+            ACTIONS,
+            MASK,
+            ShapeError,
+            r"Batch\.action_mask: expected \[B, 5\] for Categorical.*, got \[5, 4\]",
+        ),
+        (
+            DiagonalGaussian(3),
+            ACTIONS,
+            None,
+            ShapeError,
+            r"expected shape \[B, 3\] for DiagonalGaussian.*, got \[5\]; one column",
+        ),
         (DiagonalGaussian(2), MEAN, None, ShapeError, r"expected shape \[B, 2\] for DiagonalGaussian.*, got \[5, 3\]"),
-        (DiagonalGaussian(3), MEAN, MASK, BatchError, r"Batch\.action_mask: expected none for DiagonalGaussian.*, got a mask"),
+        (
+            DiagonalGaussian(3),
+            MEAN,
+            MASK,
+            BatchError,
+            r"Batch\.action_mask: expected none for DiagonalGaussian.*, got a mask",
+        ),
     ],
 )
 def test_actions_that_do_not_fit_are_refused(head, actions, mask, error, words):
@@ -234,7 +292,10 @@ def test_actions_that_do_not_fit_are_refused(head, actions, mask, error, words):
         (lambda: Categorical(2, math.inf), r"Categorical\.temperature: .*, got inf"),
         (lambda: DiagonalGaussian(1.5), r"DiagonalGaussian\.n: .*, got 1\.5"),
         (lambda: DiagonalGaussian(1, std=-1.0), r"DiagonalGaussian\.std: expected a positive number, got -1\.0"),
-        (lambda: DiagonalGaussian(1, "mine"), r"DiagonalGaussian\.log_std: expected one of 'fixed', 'shared', 'per-state', got 'mine'"),
+        (
+            lambda: DiagonalGaussian(1, "mine"),
+            r"DiagonalGaussian\.log_std: expected one of 'fixed', 'shared', 'per-state', got 'mine'",
+        ),
     ],
 )
 def test_fields_are_checked(make, words):

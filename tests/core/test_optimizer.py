@@ -14,7 +14,10 @@ EST = pg.estimator("reinforce")
 @pytest.fixture
 def batch(make_batch):
     return make_batch(
-        observations=np.array([0, 1, 2, 3, 0, 2]), final_observations=np.array([0, 1]), terminated=[True, True], action_mask=None
+        observations=np.array([0, 1, 2, 3, 0, 2]),
+        final_observations=np.array([0, 1]),
+        terminated=[True, True],
+        action_mask=None,
     )
 
 
@@ -31,7 +34,12 @@ def values(policy):
 
 @pytest.mark.parametrize(
     ("name", "fields"),
-    [("sgd", {"momentum": 0.9, "nesterov": True}), ("adam", {}), ("adamw", {"weight_decay": 0.1}), ("rmsprop", {"momentum": 0.5})],
+    [
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adam", {}),
+        ("adamw", {"weight_decay": 0.1}),
+        ("rmsprop", {"momentum": 0.5}),
+    ],
 )
 def test_a_step_is_the_formula_on_every_parameter(batch, name, fields):
     opt = pg.optimizer(name, learning_rate=Linear(0.5, 0.1, 3), **fields)
@@ -105,7 +113,9 @@ def test_an_optimizer_belongs_to_the_first_policy_it_steps(batch):
     first, second, opt = table(), table(1), pg.optimizer("adam")
     opt.step(first, pg.gradient(first, EST, batch))
     before = values(second)
-    with pytest.raises(OptimizerError, match=r"Optimizer\.step: expected the policy of its first step, got another; make one"):
+    with pytest.raises(
+        OptimizerError, match=r"Optimizer\.step: expected the policy of its first step, got another; make one"
+    ):
         opt.step(second, pg.gradient(second, EST, batch))
     np.testing.assert_array_equal(values(second), before)
     assert opt.steps_taken == 1
@@ -114,7 +124,9 @@ def test_an_optimizer_belongs_to_the_first_policy_it_steps(batch):
 def test_a_gradient_of_another_policy_is_refused(batch):
     policy, other, opt = table(), table(1), pg.optimizer("adam")
     before = values(policy)
-    with pytest.raises(OptimizerError, match=r"Optimizer\.step: expected a gradient of this policy, got one of another;"):
+    with pytest.raises(
+        OptimizerError, match=r"Optimizer\.step: expected a gradient of this policy, got one of another;"
+    ):
         opt.step(policy, pg.gradient(other, EST, batch))
     np.testing.assert_array_equal(values(policy), before)
     assert opt.steps_taken == 0
@@ -130,14 +142,18 @@ def test_a_gradient_of_another_policy_is_refused(batch):
     ],
 )
 def test_a_state_of_another_spec_is_refused(state):
-    words = r"Optimizer\.load: expected the slots momentum for every parameter of the policy, got \d arrays that differ;"
+    words = (
+        r"Optimizer\.load: expected the slots momentum for every parameter of the policy, got \d arrays that differ;"
+    )
     with pytest.raises(OptimizerError, match=words):
         pg.optimizer("sgd").load(table(), state, 0)
 
 
 @pytest.mark.parametrize("steps", [-1, float("nan"), "3"])
 def test_steps_taken_is_a_number_of_at_least_zero(steps):
-    with pytest.raises(OptimizerError, match=r"Optimizer\.load steps_taken: expected a finite number of at least 0, got "):
+    with pytest.raises(
+        OptimizerError, match=r"Optimizer\.load steps_taken: expected a finite number of at least 0, got "
+    ):
         pg.optimizer("sgd").load(table(), {"momentum/network.table": np.zeros((4, 3))}, steps)
 
 
@@ -152,7 +168,9 @@ def test_a_gradient_that_is_not_finite_leaves_parameters_and_state_as_they_were(
         episode_lengths=[6],
         terminated=[True],
     )
-    with pytest.raises(NonFiniteError, match=r"reinforce\.signals\['advantage'\]: expected finite numbers, got inf at step 0"):
+    with pytest.raises(
+        NonFiniteError, match=r"reinforce\.signals\['advantage'\]: expected finite numbers, got inf at step 0"
+    ):
         opt.step(policy, pg.gradient(policy, EST, huge))
     np.testing.assert_array_equal(values(policy), before)
     for name, value in opt.state(policy).items():

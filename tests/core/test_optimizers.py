@@ -1,3 +1,6 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
 import math
 
 import numpy as np
@@ -43,12 +46,11 @@ def history(decay, values):
 
 
 G = GRADIENTS.astype(np.longdouble)
-# Coordinates move by about 1e-9 to 1e2, so both a relative and an absolute part.
-CLOSE = {"rtol": 1e-13, "atol": 1e-15}
 
 
 def assert_close(found, expected):
-    np.testing.assert_allclose(found, expected.astype(np.float64), **CLOSE)
+    """Coordinates move by about 1e-9 to 1e2, so both a relative and an absolute part."""
+    np.testing.assert_allclose(found, expected.astype(np.float64), rtol=1e-13, atol=1e-15)
 
 
 def test_sgd_is_minus_rate_times_gradient():
@@ -74,7 +76,9 @@ def adam_directions(beta1, beta2, eps):
     return first / (np.sqrt(second) + eps)
 
 
-@pytest.mark.parametrize(("beta1", "beta2", "eps"), [(0.9, 0.999, 1e-8), (0.5, 0.9, 1e-3), (0.0, 0.99, 1e-8), (0.9, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("beta1", "beta2", "eps"), [(0.9, 0.999, 1e-8), (0.5, 0.9, 1e-3), (0.0, 0.99, 1e-8), (0.9, 0.0, 1.0)]
+)
 def test_adam_is_the_ratio_of_its_corrected_moments(beta1, beta2, eps):
     # 1 - beta loses digits in float64, the same ones for every step.
     found = run(Adam(beta1=beta1, beta2=beta2, eps=eps))
@@ -122,7 +126,9 @@ def test_rmsprop_divides_by_the_root_of_its_moment(momentum, eps_inside, eps):
 @pytest.mark.parametrize("spec", [SGD(momentum=0.9), Adam(), AdamW(weight_decay=0.1), RMSprop()])
 @pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
 def test_arithmetic_stays_in_the_parameters_dtype(spec, dtype):
-    np.testing.assert_allclose(run(spec, dtype).astype(np.float64), run(spec), rtol=2e-5 if dtype == np.float32 else 1e-12, atol=1e-6)
+    np.testing.assert_allclose(
+        run(spec, dtype).astype(np.float64), run(spec), rtol=2e-5 if dtype == np.float32 else 1e-12, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("norm", "factor"), [(0.0, 1.0), (1.9, 1.0), (2.0, 1.0), (4.0, 0.5), (2e8, 1e-8)])

@@ -1,3 +1,6 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,12 @@ from pgcore.host import host
 MLP = pg.MLP(3, (5,))
 RNG = np.random.default_rng(0)
 OBSERVATIONS = RNG.standard_normal((7, 3))
+
+
+@pytest.fixture
+def rng():
+    """Random numbers of the test's own."""
+    return np.random.default_rng(9)
 
 
 def policy(head=None, network=MLP, critic="separate", dtype="float64", seed=0):
@@ -36,8 +45,8 @@ def test_acting_is_sampling_from_the_distribution_by_seed(head):
     np.testing.assert_array_equal(made.mode(OBSERVATIONS), head.mode(distribution))
 
 
-def test_acting_under_a_mask_takes_possible_actions_only():
-    mask = np.eye(3, dtype=bool)[RNG.integers(0, 3, 7)]
+def test_acting_under_a_mask_takes_possible_actions_only(rng):
+    mask = np.eye(3, dtype=bool)[rng.integers(0, 3, 7)]
     actions, log_probs = policy().act(OBSERVATIONS, pg.generator(0), mask)
     np.testing.assert_array_equal(actions, mask.argmax(axis=1))
     assert not log_probs.any()
@@ -54,12 +63,37 @@ def test_lists_are_observations_too():
     ("observations", "mask", "error", "words"),
     [
         (OBSERVATIONS[0], None, ShapeError, r"observations: expected shape \[B, 3\] for MLP.*, got \[3\]"),
-        (OBSERVATIONS[:, :2], None, ShapeError, r"observations: expected shape \[B, 3\] for MLP.*, got \[7, 2\]; check the network's"),
-        (OBSERVATIONS * [[np.inf], *[[1.0]] * 6], None, BatchError, "observations: expected finite numbers, got infinity at step 0"),
+        (
+            OBSERVATIONS[:, :2],
+            None,
+            ShapeError,
+            r"observations: expected shape \[B, 3\] for MLP.*, got \[7, 2\]; check the network's",
+        ),
+        (
+            OBSERVATIONS * [[np.inf], *[[1.0]] * 6],
+            None,
+            BatchError,
+            "observations: expected finite numbers, got infinity at step 0",
+        ),
         ([["a", "b", "c"]], None, BatchError, "observations: expected real numbers, got dtype <U1"),
-        (OBSERVATIONS, np.ones((7, 2)), ShapeError, r"action_mask: expected shape \[7, 3\] for Categorical.*, got \[7, 2\]"),
-        (OBSERVATIONS, np.ones((6, 3)), ShapeError, r"action_mask: expected shape \[7, 3\] for Categorical.*, got \[6, 3\]"),
-        (OBSERVATIONS, np.full((7, 3), 2), BatchError, "action_mask: expected booleans, got dtype int64 with other values"),
+        (
+            OBSERVATIONS,
+            np.ones((7, 2)),
+            ShapeError,
+            r"action_mask: expected shape \[7, 3\] for Categorical.*, got \[7, 2\]",
+        ),
+        (
+            OBSERVATIONS,
+            np.ones((6, 3)),
+            ShapeError,
+            r"action_mask: expected shape \[7, 3\] for Categorical.*, got \[6, 3\]",
+        ),
+        (
+            OBSERVATIONS,
+            np.full((7, 3), 2),
+            BatchError,
+            "action_mask: expected booleans, got dtype int64 with other values",
+        ),
         (
             OBSERVATIONS,
             np.arange(21).reshape(7, 3) < 6,
@@ -78,9 +112,17 @@ def test_observations_and_masks_that_do_not_fit_are_refused(use, observations, m
 @pytest.mark.parametrize(
     ("observations", "error", "words"),
     [
-        ([0.0, 1.0], ShapeError, r"observations: expected \[B\] integers for Table\(states=4\), got \[2\] float64; number"),
+        (
+            [0.0, 1.0],
+            ShapeError,
+            r"observations: expected \[B\] integers for Table\(states=4\), got \[2\] float64; number",
+        ),
         ([[0], [1]], ShapeError, r"got \[2, 1\] int64"),
-        ([0, 1, 4], BatchError, r"observations: expected states in \[0, 4\), got 4 at step 2; check the table's states"),
+        (
+            [0, 1, 4],
+            BatchError,
+            r"observations: expected states in \[0, 4\), got 4 at step 2; check the table's states",
+        ),
         ([0, -1], BatchError, "got -1 at step 1"),
     ],
 )
@@ -90,7 +132,9 @@ def test_states_that_a_table_does_not_have_are_refused(observations, error, word
 
 
 def test_a_gaussian_head_takes_no_mask():
-    with pytest.raises(BatchError, match="action_mask: expected none for DiagonalGaussian.*, got a mask; only discrete"):
+    with pytest.raises(
+        BatchError, match=r"action_mask: expected none for DiagonalGaussian.*, got a mask; only discrete"
+    ):
         policy(pg.DiagonalGaussian(3)).act(OBSERVATIONS, pg.generator(0), np.ones((7, 3)))
 
 
@@ -136,7 +180,7 @@ class DiscreteOnly(pg.Estimator):
 class AllActions(DiscreteOnly):
     """Asks for every action's log-probability."""
 
-    def surrogate(self, xp, *, log_probs):
+    def surrogate(self, xp, *, log_probs):  # pyright: ignore[reportIncompatibleMethodOverride]
         return log_probs[:, 0]
 
 
@@ -151,7 +195,8 @@ def test_an_estimator_of_discrete_actions_does_not_fit_a_gaussian(estimator, lac
 def test_a_batch_is_checked_once_for_a_spec_and_its_parts_never(batch, monkeypatch):
     made, calls = policy(), []
     monkeypatch.setattr(pg.Categorical, "check_actions", lambda *_: calls.append(1))
-    for part in (batch, batch, batch.steps([1, 2]), batch.steps([1, 2]).steps([0])):
+    made.check(batch)
+    for part in (batch, batch.steps([1, 2]), batch.steps([1, 2]).steps([0])):
         made.check(part)
     assert len(calls) == 1
     policy(critic="none").check(batch)
@@ -161,10 +206,26 @@ def test_a_batch_is_checked_once_for_a_spec_and_its_parts_never(batch, monkeypat
 @pytest.mark.parametrize(
     ("replaced", "error", "words"),
     [
-        ({"observations": np.ones((6, 2)), "final_observations": None}, ShapeError, r"Batch\.observations: expected shape \[B, 3\]"),
-        ({"actions": [0, 1, 2, 3, 0, 1]}, BatchError, r"Batch\.actions: expected integers in \[0, 3\), got 3 at step 3; check the head's"),
-        ({"actions": np.ones((6, 1))}, ShapeError, r"Batch\.actions: expected shape \[B\] for Categorical.*, got \[6, 1\]"),
-        ({"extras": {"reference": np.zeros((6, 2))}}, ShapeError, r"Batch\.extras\['reference'\]: expected shape \[B, 3\]"),
+        (
+            {"observations": np.ones((6, 2)), "final_observations": None},
+            ShapeError,
+            r"Batch\.observations: expected shape \[B, 3\]",
+        ),
+        (
+            {"actions": [0, 1, 2, 3, 0, 1]},
+            BatchError,
+            r"Batch\.actions: expected integers in \[0, 3\), got 3 at step 3; check the head's",
+        ),
+        (
+            {"actions": np.ones((6, 1))},
+            ShapeError,
+            r"Batch\.actions: expected shape \[B\] for Categorical.*, got \[6, 1\]",
+        ),
+        (
+            {"extras": {"reference": np.zeros((6, 2))}},
+            ShapeError,
+            r"Batch\.extras\['reference'\]: expected shape \[B, 3\]",
+        ),
     ],
 )
 def test_a_batch_that_does_not_fit_the_policy_is_refused(make_batch, replaced, error, words):
@@ -180,7 +241,9 @@ def test_evaluation_gives_what_is_asked_for(batch):
     np.testing.assert_array_equal(found["log_probs"], found["distribution"])
     np.testing.assert_array_equal(found["log_prob"], found["log_probs"][range(6), batch.actions])
     np.testing.assert_allclose(found["entropy"], made.spec.head.entropy(host, found["distribution"]), rtol=1e-13)
-    np.testing.assert_allclose(found["kl"], made.spec.head.kl(host, batch.extras["reference"], found["distribution"]), rtol=1e-12)
+    np.testing.assert_allclose(
+        found["kl"], made.spec.head.kl(host, batch.extras["reference"], found["distribution"]), rtol=1e-12
+    )
     assert found["final_value"][0] == 0.0, "the first episode terminated"
     last = pg.Batch(
         observations=batch.final_observations[1:], actions=[0], rewards=[0], episode_lengths=[1], terminated=[True]
@@ -189,7 +252,9 @@ def test_evaluation_gives_what_is_asked_for(batch):
 
 
 def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
-    words = "expected names among entropy, kl, log_prob, log_probs, value and distribution, final_value .* got odds; give"
+    words = (
+        "expected names among entropy, kl, log_prob, log_probs, value and distribution, final_value .* got odds; give"
+    )
     with pytest.raises(EstimatorError, match=words):
         policy().evaluate(batch, ("odds",))
     for name in ("value", "final_value"):
@@ -275,7 +340,11 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, make_batch):
         ({}, SpecError, r"PolicySpec\.from_json: expected what to_json writes, got ''"),
         ({"spec": "{}"}, SpecError, r"expected what to_json writes, got '\{\}'"),
         ({"dtype": "float16"}, SpecError, "expected 'float32' or 'float64', got 'float16'"),
-        ({"spec": pg.PolicySpec(pg.Linear(3), pg.Categorical(3)).to_json()}, ParameterError, "parameters: expected the names"),
+        (
+            {"spec": pg.PolicySpec(pg.Linear(3), pg.Categorical(3)).to_json()},
+            ParameterError,
+            "parameters: expected the names",
+        ),
     ],
 )
 def test_a_policy_file_with_another_header_is_refused(tmp_path, metadata, error, words):

@@ -1,3 +1,6 @@
+# Arguments of the wrong kind are what some of these tests are about.
+# pyright: reportArgumentType=false
+
 import json
 import math
 
@@ -186,10 +189,16 @@ def changed(**parts):
         (changed(network={"inputs": 4}), r"expected what to_json writes, .* \('name'\)"),
         (changed(network={"name": "transformer"}), "'transformer'"),
         (changed(network={"name": ["mlp"]}), "unhashable"),
-        (changed(network={"name": "mlp", "inputs": 4, "layers": 2}), r"expected the fields of MLP and Categorical, .*'layers'"),
+        (
+            changed(network={"name": "mlp", "inputs": 4, "layers": 2}),
+            r"expected the fields of MLP and Categorical, .*'layers'",
+        ),
         (changed(head={"name": "categorical"}), "expected the fields of MLP and Categorical, .*'n'"),
         (changed(head={"name": "categorical", "n": -1}), r"Categorical\.n: .* got -1"),
-        (changed(head={"name": "categorical", "n": 2, "temperature": math.nan}), r"Categorical\.temperature: .* got nan"),
+        (
+            changed(head={"name": "categorical", "n": 2, "temperature": math.nan}),
+            r"Categorical\.temperature: .* got nan",
+        ),
         (changed(critic=None), r"PolicySpec\.critic: .* got 'None'"),
     ],
 )
@@ -199,6 +208,8 @@ def test_json_of_another_form_is_refused(text, words):
 
 
 def test_an_unknown_head_in_json_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match="did you mean 'categorical'\\? known: categorical, diagonal_gaussian") as caught:
+    with pytest.raises(
+        UnknownNameError, match="did you mean 'categorical'\\? known: categorical, diagonal_gaussian"
+    ) as caught:
         PolicySpec.from_json(changed(head={"name": "categorial", "n": 2}))
     assert isinstance(caught.value, PgcoreError)

@@ -51,7 +51,9 @@ def vector_of():
     """Return a function that makes environments of instances that the test keeps."""
 
     def make(instances: list[gymnasium.Env], mode: AutoresetMode = AutoresetMode.DISABLED) -> Environments:
-        return Environments(SyncVectorEnv([lambda each=each: each for each in instances], copy=False, autoreset_mode=mode))
+        return Environments(
+            SyncVectorEnv([lambda each=each: each for each in instances], copy=False, autoreset_mode=mode)
+        )
 
     return make
 
@@ -84,8 +86,8 @@ def new_training():
     """Return a function that makes a run's training from its environment's name and settings."""
     made = []
 
-    def make(environment: str, **sections) -> Training:
-        layer = merged({"environment": {"name": environment}, "run": {"backend": "numpy"}}, sections)
+    def make(name: str, **sections) -> Training:
+        layer = merged({"environment": {"name": name}, "run": {"backend": "numpy"}}, sections)
         made.append(Training(RunConfig.of(layer)))
         return made[-1]
 

@@ -9,7 +9,12 @@ CARTPOLE = {"environment": {"name": "CartPole-v1"}}
 def test_defaults():
     config = RunConfig.of(CARTPOLE)
     assert (config.estimator, config.optimizer) == ({"name": "ppo"}, {"name": "adam"})
-    assert (config.run.seed, config.run.dtype, config.rollout.envs, config.network.hidden) == (0, "float32", 8, (64, 64))
+    assert (config.run.seed, config.run.dtype, config.rollout.envs, config.network.hidden) == (
+        0,
+        "float32",
+        8,
+        (64, 64),
+    )
 
 
 def test_the_backend_is_the_environment_variables(monkeypatch):
@@ -26,7 +31,13 @@ def test_later_layers_win_key_by_key():
 
 def test_assignments_are_toml_values_or_text():
     layer = read_assignments(
-        ["estimator.clip=0.1", "network.hidden=[32, 16]", "head.log_std=fixed", "run.steps=200_000", "rollout.normalise_rewards=true"]
+        [
+            "estimator.clip=0.1",
+            "network.hidden=[32, 16]",
+            "head.log_std=fixed",
+            "run.steps=200_000",
+            "rollout.normalise_rewards=true",
+        ]
     )
     assert layer == {
         "estimator": {"clip": 0.1},
@@ -45,7 +56,13 @@ def test_none_is_none_where_a_setting_takes_it():
 
 
 def test_a_run_can_be_written_down_and_read_back(tmp_path):
-    assignments = ["estimator.clip=0.1", 'environment.label="a \\"b\\" \u00fc"', "run.stop_at=475", "network.hidden=[8]", "head.temperature=2"]
+    assignments = [
+        "estimator.clip=0.1",
+        'environment.label="a \\"b\\" \u00fc"',
+        "run.stop_at=475",
+        "network.hidden=[8]",
+        "head.temperature=2",
+    ]
     config = RunConfig.of(merged(CARTPOLE, read_assignments(assignments)))
     path = tmp_path / "run.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
@@ -55,7 +72,7 @@ def test_a_run_can_be_written_down_and_read_back(tmp_path):
 
 @pytest.mark.parametrize("assignment", ["estimator.clip", "clip=0.1", "=1", "estimator.=1", ""])
 def test_malformed_assignments_are_refused(assignment):
-    with pytest.raises(SpecError, match="--set: expected section.key=value, got"):
+    with pytest.raises(SpecError, match=r"--set: expected section.key=value, got"):
         read_assignments([assignment])
 
 
@@ -107,11 +124,13 @@ def test_values_that_cannot_be_taken_are_refused(assignment, message):
 
 
 def test_an_environment_must_be_named():
-    with pytest.raises(SpecError, match="environment.name: expected a name, got None"):
+    with pytest.raises(SpecError, match=r"environment.name: expected a name, got None"):
         RunConfig.of({})
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"[run", "expected TOML"), (b"\xff", "expected TOML"), (b"seed = 1", "expected tables")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[run", "expected TOML"), (b"\xff", "expected TOML"), (b"seed = 1", "expected tables")]
+)
 def test_files_that_are_no_configuration_are_refused(tmp_path, content, message):
     path = tmp_path / "run.toml"
     path.write_bytes(content)

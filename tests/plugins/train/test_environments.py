@@ -29,7 +29,9 @@ REAL, FEW = Box(-1.0, 1.0, (3,)), Discrete(2)
 
 
 def test_an_unknown_name_is_answered_with_near_ones_and_all():
-    with pytest.raises(EnvironmentError_, match="got 'Cartpole-v1'; did you mean 'CartPole-v1'.* known: Acrobot-v1, .*CartPole-v1"):
+    with pytest.raises(
+        EnvironmentError_, match=r"got 'Cartpole-v1'; did you mean 'CartPole-v1'.* known: Acrobot-v1, .*CartPole-v1"
+    ):
         make_environments("Cartpole-v1", 1)
 
 
@@ -58,32 +60,36 @@ def test_an_error_of_the_environments_own_is_shown_unchanged(register):
 
 
 @pytest.mark.parametrize(
-    "space", [Dict({"x": FEW}), MultiDiscrete([2, 3]), MultiBinary(3), Box(0.0, 1.0, (2, 2)), Box(0.0, 1.0, ())], ids=str
+    "space",
+    [Dict({"x": FEW}), MultiDiscrete([2, 3]), MultiBinary(3), Box(0.0, 1.0, (2, 2)), Box(0.0, 1.0, ())],
+    ids=str,
 )
 def test_unsupported_observations_are_refused(vector_of, space):
     with pytest.raises(EnvironmentError_, match="observation space: expected Discrete or a Box of one dimension, got"):
         vector_of([Still(space, FEW)])
 
 
-@pytest.mark.parametrize("space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 3, (2,), np.int64), Box(-1.0, 1.0, (2, 2))], ids=str)
+@pytest.mark.parametrize(
+    "space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 3, (2,), np.int64), Box(-1.0, 1.0, (2, 2))], ids=str
+)
 def test_unsupported_actions_are_refused(vector_of, space):
-    with pytest.raises(EnvironmentError_, match="action space: expected Discrete or a Box of one dimension of real numbers, got"):
+    with pytest.raises(
+        EnvironmentError_, match="action space: expected Discrete or a Box of one dimension of real numbers, got"
+    ):
         vector_of([Still(REAL, space)])
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_a_vector_that_resets_by_itself_is_refused(vector_of, mode):
-    with pytest.raises(EnvironmentError_, match="expected AutoresetMode.DISABLED"):
+    with pytest.raises(EnvironmentError_, match=r"expected AutoresetMode.DISABLED"):
         vector_of([Still(REAL, FEW)], mode)
 
 
 def test_made_environments_do_not_reset_by_themselves():
     environments = make_environments("CartPole-v1", 2)
-    environments.reset([0, 1])
-    for _ in range(200):
+    observations, terminated = environments.reset([0, 1]), np.zeros(2, np.bool_)
+    while not terminated.any():
         observations, _, terminated, _ = environments.step(np.ones(2, np.intp))
-        if terminated.any():
-            break
     assert abs(observations[terminated][0, 2]) > 0.2  # The pole has fallen: this is the end, and no new beginning.
     again = environments.restart(terminated)
     assert abs(again[terminated][0, 2]) < 0.06
@@ -94,8 +100,7 @@ def test_discrete_spaces_are_numbered_from_zero(vector_of):
     instance = Still(Discrete(4, start=-2, seed=0), Discrete(3, start=5))
     environments = vector_of([instance])
     seen = [int(environments.reset()[0])]
-    for action in (0, 1, 2) * 10:
-        seen.append(int(environments.step(np.array([action]))[0][0]))
+    seen += [int(environments.step(np.array([action]))[0][0]) for action in (0, 1, 2) * 10]
     assert set(seen) == {0, 1, 2, 3}
     assert instance.taken == [5, 6, 7] * 10
 

@@ -1,0 +1,148 @@
+"""Cases to try a backend on: random but well scaled, seeded, with everything in them that a test is otherwise blind to.
+
+Temperatures are not 1, episodes have several steps and different lengths, some are cut and some terminate, ratios are not 1, and where
+the head is discrete some actions are masked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgcore.api import estimator, policy
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.estimator import Estimator
+from pgcore.heads import Categorical, DiagonalGaussian, Head
+from pgcore.policy import Policy
+from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
+
+__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "make_case"]
+
+NETWORKS: dict[str, Network] = {
+    "table": Table(5),
+    "linear": Linear(4),
+    "tanh": MLP(4, (8, 6), "tanh"),
+    "relu": MLP(4, (7,), "relu"),
+    "sigmoid": MLP(4, (5, 5), "sigmoid"),
+}
+HEADS: dict[str, Head] = {
+    "categorical": Categorical(3, temperature=0.7),
+    "hot": Categorical(4, temperature=2.5),
+    "fixed": DiagonalGaussian(2, "fixed", std=0.6),
+    "shared": DiagonalGaussian(2, "shared", std=1.5),
+    "per-state": DiagonalGaussian(2, "per-state", std=0.5),
+}
+ESTIMATORS: dict[str, Estimator] = {
+    "reinforce": estimator("reinforce", gamma=0.9),
+    "full return": estimator("reinforce", gamma=0.9, reward_to_go=False, baseline="constant", baseline_value=0.3),
+    "mean baseline": estimator("reinforce", gamma=0.95, baseline="mean", entropy_coefficient=0.05),
+    "leave one out": estimator("reinforce", gamma=0.95, baseline="leave_one_out", discount_state=True),
+    "optimal baseline": estimator("reinforce", gamma=0.9, baseline="optimal", reduction="episode_step"),
+    "value baseline": estimator("reinforce", gamma=0.9, baseline="value", entropy_coefficient=0.02),
+    "td": estimator("actor_critic", advantage="td", gamma=0.9),
+    "n-step": estimator("actor_critic", advantage="n_step", n_steps=3, gamma=0.9, entropy_coefficient=0.01),
+    "gae": estimator("actor_critic", gamma=0.9, gae_lambda=0.8, normalise="batch"),
+    "ppo": estimator("ppo", clip=0.2, entropy_coefficient=0.01),
+    "ppo value clip": estimator("ppo", clip=0.3, value_clip=0.2, normalise="batch"),
+    "ppo kl": estimator("ppo", objective="kl", kl_coefficient=0.7, normalise="none", entropy_coefficient=0.02),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A policy, an estimator and a batch that fit each other.
+
+    Attributes:
+        label: What is in it, for a test's name.
+        spec: The architecture.
+        estimator: With non-trivial hyper-parameters.
+        dtype: "float32" or "float64".
+        seed: Of everything random in it.
+    """
+
+    label: str
+    spec: PolicySpec
+    estimator: Estimator
+    dtype: str
+    seed: int
+
+    def make(self, backend: str, steps: int = 23, padding: int = 0) -> tuple[Policy, Batch]:
+        """Return a policy on a backend and the batch; the same numbers on every backend."""
+        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding)
+
+
+def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
+    """Yield every estimator with every head and dtype; networks and critics take turns, so that every pair of two things occurs."""
+    networks = list(NETWORKS)
+    for seed, indices in enumerate(itertools.product(range(len(ESTIMATORS)), range(len(HEADS)), range(len(dtypes)))):
+        name, head, dtype = list(ESTIMATORS)[indices[0]], list(HEADS)[indices[1]], dtypes[indices[2]]
+        network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
+        shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and isinstance(NETWORKS[network], MLP)
+        spec = PolicySpec(NETWORKS[network], HEADS[head], "shared" if shared else "separate")
+        yield Case(f"{name}-{head}-{network}-{spec.critic}-{dtype}", spec, ESTIMATORS[name], dtype, seed)
+
+
+def make_case(
+    spec: PolicySpec, backend: str, dtype: str, seed: int, steps: int = 23, padding: int = 0
+) -> tuple[Policy, Batch]:
+    """Return a policy with random parameters, and a batch of its own steps seen from a policy a little away.
+
+    Args:
+        spec: The architecture.
+        backend: A registered name.
+        dtype: "float32" or "float64".
+        seed: At least 0.
+        steps: B, at least 8.
+        padding: Steps of weight 0 to add.
+    """
+    rng = np.random.default_rng(seed)
+    made = policy(spec, backend=backend, seed=seed, dtype=dtype)
+    made.load(
+        {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in spec.initial_parameters(seed).items()}
+    )
+    lengths = np.array([steps - 7 - (steps - 7) // 2, 4, (steps - 7) // 2, 1, 2])
+    if isinstance(spec.network, Table):
+        observations, final = (
+            rng.integers(0, spec.network.states, steps),
+            rng.integers(0, spec.network.states, len(lengths)),
+        )
+    else:
+        observations = rng.standard_normal((steps, spec.network.inputs))
+        final = rng.standard_normal((len(lengths), spec.network.inputs))
+    mask, actions, described = random_actions(spec.head, steps, rng)
+    plain = Batch(
+        observations=observations,
+        actions=actions,
+        rewards=rng.standard_normal(steps),
+        episode_lengths=lengths,
+        terminated=[True, False, False, True, False],
+        final_observations=final,
+        action_mask=mask,
+        extras={"reference": described},
+    )
+    log_probs = made.evaluate(plain, ("log_prob",))["log_prob"] + 0.3 * rng.standard_normal(steps)
+    fields = {
+        name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
+    }
+    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=dict(plain.extras))
+    return made, batch.pad(steps + padding)
+
+
+def random_actions(head: Head, steps: int, rng: np.random.Generator) -> tuple[Array | None, Array, Array]:
+    """Return a mask where the head is discrete, actions that it allows, and [B, width] descriptions of another policy."""
+    if not head.discrete:
+        actions = rng.standard_normal((steps, head.width // 2))
+        return (
+            None,
+            actions,
+            np.concatenate([rng.standard_normal(actions.shape), 0.3 * rng.standard_normal(actions.shape)], axis=1),
+        )
+    mask = rng.random((steps, head.outputs)) < 0.7
+    mask[np.arange(steps), rng.integers(0, head.outputs, steps)] = True
+    actions = np.array([rng.choice(np.flatnonzero(row)) for row in mask])
+    logits = np.where(mask, rng.standard_normal(mask.shape), -np.inf)
+    return mask, actions, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -1,0 +1,57 @@
+"""Derivatives without any formula for them: differences of the loss, in extended precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.estimator import Surrogate
+from pgcore.spec import PolicySpec
+from pgcore.testing import reference
+
+__all__ = ["directional_derivative", "random_direction"]
+
+
+def random_direction(parameters: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+    """Return a direction in parameter space, of standard normal entries."""
+    return {name: rng.standard_normal(value.shape) for name, value in parameters.items()}
+
+
+def directional_derivative(
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    surrogate: Surrogate,
+    batch: Batch,
+    direction: Mapping[str, Array],
+    step: float = 2.0**-14,
+) -> float:
+    """Return the loss's derivative along a direction, by central differences.
+
+    Two step sizes and Richardson's extrapolation leave an error of order step^4; in 80-bit arithmetic rounding adds 1e-15, so that
+    about 12 digits are right on well-scaled cases away from kinks.
+
+    Args:
+        spec: The architecture.
+        parameters: Where to differentiate, by canonical name.
+        surrogate: The estimator with its signals and weights, held constant.
+        batch: The steps.
+        direction: By canonical name.
+        step: The larger step size.
+    """
+
+    def slope(size: float) -> np.longdouble:
+        ends = [
+            reference.loss(
+                spec,
+                {name: reference.extended(value) + sign * size * direction[name] for name, value in parameters.items()},
+                surrogate,
+                batch,
+            )
+            for sign in (1, -1)
+        ]
+        return (ends[0] - ends[1]) / (2 * np.longdouble(size))
+
+    return float((4 * slope(step / 2) - slope(step)) / 3)

@@ -1,0 +1,239 @@
+"""Arithmetic that carries, with each value, a bound on the rounding error that an honest evaluation can have.
+
+A `Bounded` array holds values in extended precision and an error `e`, in units of the working precision's roundoff u: a
+computation of the same formula in working precision is within u * e of the value, to first order. The rules, v a result:
+
+    + and -         e_a + e_b + |v|
+    *               |a| e_b + |b| e_a + |v|
+    /               (e_a + |v| e_b) / |b| + |v|
+    matrix product  |A| e_B + e_A |B| + n |A| |B|
+    sum of n        sum e + n sum |x|
+    exp             |v| (e + 8)
+    log             e / |a| + 8 |v|
+    tanh            (1 - v^2) e + 8 |v|
+
+The n in sums and products covers any order of summation. Comparisons, maxima and choices take no error: a point within
+rounding of a kink has no power, and belongs to `kinks`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+
+__all__ = ["Bounded", "bounded"]
+
+
+class Bounded:
+    """An array of values with an array of error bounds; NumPy's functions below work on it.
+
+    Attributes:
+        value: Values, `np.longdouble`.
+        error: Bounds of the same shape, in units of roundoff.
+    """
+
+    # Keeps NumPy from taking a Bounded apart when it is the right operand.
+    __array_priority__ = 1000
+
+    def __init__(self, value: Array, error: Array) -> None:
+        """Keep both."""
+        self.value = value
+        self.error = error
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The values' shape."""
+        return self.value.shape
+
+    @property
+    def T(self) -> Bounded:  # noqa: N802 - NumPy's name
+        """The transpose."""
+        return Bounded(self.value.T, self.error.T)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.value)
+
+    def __getitem__(self, index: Any) -> Bounded:
+        """Return a part."""
+        return Bounded(self.value[index], self.error[index])
+
+    def __neg__(self) -> Bounded:
+        """Negation is exact."""
+        return Bounded(-self.value, self.error)
+
+    def __add__(self, other: Any) -> Bounded:
+        """See the rules."""
+        b = bounded(other)
+        value = self.value + b.value
+        return Bounded(value, self.error + b.error + np.abs(value))
+
+    def __sub__(self, other: Any) -> Bounded:
+        """See the rules."""
+        return self + -bounded(other)
+
+    def __mul__(self, other: Any) -> Bounded:
+        """See the rules."""
+        b = bounded(other)
+        value = self.value * b.value
+        return Bounded(value, np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value))
+
+    def __truediv__(self, other: Any) -> Bounded:
+        """See the rules."""
+        b = bounded(other)
+        value = self.value / b.value
+        return Bounded(value, (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value))
+
+    def __matmul__(self, other: Any) -> Bounded:
+        """See the rules."""
+        a, b = self, bounded(other)
+        size_a, size_b = np.abs(a.value), np.abs(b.value)
+        error = size_a @ b.error + a.error @ size_b + a.value.shape[-1] * (size_a @ size_b)
+        return Bounded(a.value @ b.value, error)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rsub__(self, other: Any) -> Bounded:
+        """See the rules."""
+        return bounded(other) - self
+
+    def __rtruediv__(self, other: Any) -> Bounded:
+        """See the rules."""
+        return bounded(other) / self
+
+    def __rmatmul__(self, other: Any) -> Bounded:
+        """See the rules."""
+        return bounded(other) @ self
+
+    def __gt__(self, other: Any) -> Array:
+        """Compare values."""
+        return self.value > bounded(other).value
+
+    def __ge__(self, other: Any) -> Array:
+        """Compare values."""
+        return self.value >= bounded(other).value
+
+    def __lt__(self, other: Any) -> Array:
+        """Compare values."""
+        return self.value < bounded(other).value
+
+    def __le__(self, other: Any) -> Array:
+        """Compare values."""
+        return self.value <= bounded(other).value
+
+    def sum(self, axis: int | None = None) -> Bounded:
+        """See the rules."""
+        count = self.value.size if axis is None else self.value.shape[axis]
+        error = self.error.sum(axis=axis) + count * np.abs(self.value).sum(axis=axis)
+        return Bounded(self.value.sum(axis=axis), error)
+
+    def reshape(self, *shape: int) -> Bounded:
+        """Return the same numbers in another shape."""
+        return Bounded(self.value.reshape(*shape), self.error.reshape(*shape))
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
+        """Let NumPy's elementary functions and operators work on mixtures of arrays and bounded arrays."""
+        if method != "__call__" or ufunc.__name__ not in UFUNCS:
+            raise TypeError(
+                f"Bounded: expected one of {', '.join(UFUNCS)}, got {ufunc.__name__}.{method}; add its error rule"
+            )
+        return UFUNCS[ufunc.__name__](*inputs)
+
+    def __array_function__(
+        self, function: Callable[..., Any], _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Let `np.where` and `np.concatenate` and the like work on mixtures of arrays and bounded arrays."""
+        if function.__name__ not in FUNCTIONS:
+            raise TypeError(
+                f"Bounded: expected one of {', '.join(FUNCTIONS)}, got {function.__name__}; add its error rule"
+            )
+        return FUNCTIONS[function.__name__](*args, **kwargs)
+
+
+def bounded(value: Any) -> Bounded:
+    """Return the value as a bounded array.
+
+    Arrays and integers are inputs, and exact. A Python float is a formula's constant, which is rounded to the working precision.
+    """
+    if isinstance(value, Bounded):
+        return value
+    exact = np.asarray(value, np.longdouble)
+    return Bounded(exact, np.abs(exact) if isinstance(value, float) else np.zeros_like(exact))
+
+
+def _exp(x: Bounded) -> Bounded:
+    value = np.exp(x.value)
+    # exp(-inf) is exactly 0, whatever the bound of -inf is.
+    return Bounded(value, value * np.where(value == 0, 0, x.error + 8))
+
+
+def _log(x: Bounded) -> Bounded:
+    value = np.log(x.value)
+    return Bounded(value, x.error / np.abs(x.value) + 8 * np.abs(value))
+
+
+def _tanh(x: Bounded) -> Bounded:
+    value = np.tanh(x.value)
+    return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value))
+
+
+def _maximum(x: Any, y: Any) -> Bounded:
+    a, b = bounded(x), bounded(y)
+    return _where(a.value >= b.value, a, b)
+
+
+def _where(condition: Array, x: Any, y: Any) -> Bounded:
+    a, b = bounded(x), bounded(y)
+    return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error))
+
+
+def _concatenate(parts: tuple[Any, ...], axis: int = 0) -> Bounded:
+    all_bounded = [bounded(part) for part in parts]
+    return Bounded(
+        np.concatenate([part.value for part in all_bounded], axis),
+        np.concatenate([part.error for part in all_bounded], axis),
+    )
+
+
+def _abs(x: Bounded) -> Bounded:
+    return Bounded(np.abs(x.value), x.error)
+
+
+def _full_like(x: Any, value: float) -> Bounded:
+    shape: tuple[int, ...] = x.shape
+    return Bounded(np.full(shape, value, np.longdouble), np.full(shape, abs(value), np.longdouble))
+
+
+def _operator(name: str) -> Callable[[Any, Any], Any]:
+    """Return the operator as Bounded defines it, whichever operand is one."""
+
+    def apply(x: Any, y: Any) -> Any:
+        return getattr(bounded(x), name)(y)
+
+    return apply
+
+
+UFUNCS: dict[str, Callable[..., Any]] = {
+    "exp": _exp,
+    "log": _log,
+    "tanh": _tanh,
+    "absolute": _abs,
+    "maximum": _maximum,
+    "negative": operator.neg,
+    "add": _operator("__add__"),
+    "subtract": _operator("__sub__"),
+    "multiply": _operator("__mul__"),
+    "divide": _operator("__truediv__"),
+    "matmul": _operator("__matmul__"),
+    "greater": _operator("__gt__"),
+    "greater_equal": _operator("__ge__"),
+    "less": _operator("__lt__"),
+    "less_equal": _operator("__le__"),
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"where": _where, "concatenate": _concatenate, "full_like": _full_like}

@@ -1,0 +1,212 @@
+"""Every check of this folder catches the bugs it is for: each is planted here, and the check must fail."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.estimator import Surrogate
+from pgcore.testing.agreement import FACTOR, agreement
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.differences import directional_derivative, random_direction
+from pgcore.testing.kinks import KINKS
+from pgcore_estimators.ppo import PPO
+from pgcore_numpy import networks
+from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
+from pgcore_numpy.policy import NumpyPolicy
+
+
+def ratio(head="categorical", network="tanh", name="ppo kl"):
+    """Return how far the NumPy backend is from the reference, in units of the bound."""
+    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=1)
+    signals = pg.signals(policy, ESTIMATORS[name], batch)
+    found = pg.gradient(policy, ESTIMATORS[name], batch, signals=signals).numpy()
+    return agreement(policy, ESTIMATORS[name], batch, signals, found).ratio
+
+
+def changed(monkeypatch, owner, name, change):
+    """Let a method return what `change` makes of its result."""
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+
+
+def test_nothing_is_reported_without_a_bug():
+    for head in HEADS:
+        assert ratio(head) <= 1.0
+
+
+def test_a_temperature_dropped_from_the_derivative(monkeypatch):
+    changed(monkeypatch, CategoricalKernel, "backward", lambda d, kernel, _: d * kernel.temperature)
+    assert ratio() > 1e6
+
+
+def test_a_temperature_dropped_from_the_entropy_alone(monkeypatch):
+    original = CategoricalKernel.backward
+
+    def backward(kernel, cotangents):
+        return original(kernel, cotangents | {"entropy": cotangents["entropy"] * kernel.temperature})
+
+    monkeypatch.setattr(CategoricalKernel, "backward", backward)
+    assert ratio() > 1e6
+
+
+def test_a_float32_constant_in_float64(monkeypatch):
+    original = PPO.cotangents
+
+    def cotangents(self, **named):
+        found = original(self, **named)
+        return dict(found) | {"entropy": found["entropy"].astype(np.float32).astype(np.float64)}
+
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["table"], HEADS["categorical"], "separate"), "numpy", "float64", 1)
+    signals = pg.signals(policy, ESTIMATORS["ppo kl"], batch)
+    with monkeypatch.context() as planted:
+        planted.setattr(PPO, "cotangents", cotangents)
+        found = pg.gradient(policy, ESTIMATORS["ppo kl"], batch, signals=signals).numpy()
+    assert agreement(policy, ESTIMATORS["ppo kl"], batch, signals, found).ratio > 1e3
+
+
+def test_a_variance_in_place_of_a_standard_deviation(monkeypatch):
+    changed(monkeypatch, GaussianKernel, "_outputs", lambda d, kernel, *_: d / kernel.std)
+    assert ratio("fixed") > 1e6
+
+
+def test_a_mean_in_place_of_a_sum_over_steps(monkeypatch):
+    changed(monkeypatch, networks, "_sum_by_state", lambda _, target, states, d: target.__itruediv__(len(states)))
+    assert ratio(network="table") > 1e6
+
+
+@pytest.mark.parametrize("activation", [networks.Tanh, networks.Sigmoid, networks.Relu])
+def test_a_slope_left_out(monkeypatch, activation):
+    monkeypatch.setattr(activation, "multiply_derivative", lambda d, h, scratch: None)
+    assert ratio(network={"Tanh": "tanh", "Sigmoid": "sigmoid", "Relu": "relu"}[activation.__name__]) > 1e3
+
+
+def test_a_transposed_weight(monkeypatch):
+    spec = pg.PolicySpec(pg.MLP(6, (6, 6)), HEADS["categorical"], "separate")
+    policy, batch = make_case(spec, "numpy", "float64", seed=1)
+    signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
+    found = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals).numpy()
+    found["network.1.weight"] = found["network.1.weight"].T
+    told = agreement(policy, ESTIMATORS["ppo"], batch, signals, found)
+    assert told.ratio > 1e6
+    assert told.parameter == "network.1.weight"
+
+
+def test_stale_parameters(monkeypatch):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1)
+    signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
+    gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
+    pg.optimizer("sgd", learning_rate=1e-6).step(policy, gradient)
+    assert agreement(policy, ESTIMATORS["ppo"], batch, signals, gradient.numpy()).ratio > 1e3
+
+
+@pytest.mark.parametrize("change", ["NaN", "shape", "dtype", "missing"])
+def test_a_result_that_is_not_one(change):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1)
+    signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
+    found = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals).numpy()
+    bias = found["network.1.bias"]
+    if change == "missing":
+        del found["network.1.bias"]
+    else:
+        found["network.1.bias"] = {"NaN": bias * np.nan, "shape": bias[:, None], "dtype": bias.astype(np.float32)}[
+            change
+        ]
+    told = agreement(policy, ESTIMATORS["ppo"], batch, signals, found)
+    assert told.ratio == float("inf")
+    assert not told.agrees
+    assert told.parameter == "network.1.bias"
+
+
+def test_a_gap_of_a_few_bounds_is_enough():
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate"), "numpy", "float64", 1)
+    signals = pg.signals(policy, ESTIMATORS["gae"], batch)
+    found = pg.gradient(policy, ESTIMATORS["gae"], batch, signals=signals).numpy()
+    found["network.0.bias"][0] *= 1 + 1e-11
+    assert agreement(policy, ESTIMATORS["gae"], batch, signals, found).ratio > FACTOR
+
+
+@pytest.mark.parametrize(
+    ("kink", "plant"),
+    [
+        ("relu at 0", "slope 1"),
+        ("ppo ratio at 1 + clip, positive advantage", "clipped at the bound"),
+        ("ppo log ratio 1000, positive advantage", "exp before the choice"),
+        ("temperature 0.01, likely action", "one minus pi"),
+        ("value clip, tie", "clipped on a tie"),
+    ],
+)
+def test_a_wrong_side_of_a_kink(monkeypatch, kink, plant):
+    if plant == "slope 1":
+        monkeypatch.setattr(networks.Relu, "multiply_derivative", lambda d, h, scratch: d.__imul__(h >= 0))
+    elif plant == "clipped at the bound":
+        monkeypatch.setattr(PPO, "_clipped", lambda self, xp, log_ratio, advantage: log_ratio >= math.log1p(self.clip))
+    elif plant == "exp before the choice":
+        monkeypatch.setattr(PPO, "_clipped", lambda self, xp, log_ratio, advantage: np.isnan(log_ratio))
+    elif plant == "one minus pi":
+        original = CategoricalKernel.backward
+
+        def backward(kernel, cotangents):
+            d = original(kernel, cotangents)
+            chosen = (1.0 - kernel.pi[kernel.actions, kernel.steps]) * cotangents["log_prob"] / kernel.temperature
+            d[kernel.actions, kernel.steps] = chosen
+            return d
+
+        monkeypatch.setattr(CategoricalKernel, "backward", backward)
+    else:
+        monkeypatch.setattr(np, "where", lambda condition, x, y, where=np.where: where(condition, x, y) * 1.0)
+        monkeypatch.setattr(PPO, "_worse_error", lambda self, xp, value, old_value, return_: (value - return_) * 2.0)
+    point = next(each for each in KINKS if each.name == kink)
+    try:
+        found = point.compute("numpy")
+    except pg.PgcoreError:
+        return
+    wrong = [
+        name for name, value in point.expected.items() if not np.allclose(found[name], value, rtol=1e-9, atol=1e-300)
+    ]
+    assert wrong != []
+
+
+def planted_estimators():
+    class Negated(PPO):
+        def cotangents(self, **named):
+            return {name: -value for name, value in super().cotangents(**named).items()}
+
+    class Doubled(PPO):
+        def cotangents(self, **named):
+            found = super().cotangents(**named)
+            return dict(found) | {"value": 2.0 * found["value"]}
+
+    class Averaged(PPO):
+        def cotangents(self, **named):
+            found = super().cotangents(**named)
+            return dict(found) | {"entropy": found["entropy"] / len(found["entropy"])}
+
+    return [Negated, Doubled, Averaged]
+
+
+@pytest.mark.parametrize("planted", planted_estimators(), ids=lambda cls: cls.__name__)
+def test_cotangents_that_are_not_the_surrogates_derivatives(planted):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate"), "numpy", "float64", 1)
+    honest = ESTIMATORS["ppo"]
+    signals = pg.signals(policy, honest, batch)
+    bugged = planted(**vars(pg.estimator("ppo", clip=0.2, entropy_coefficient=0.01)))
+    gradient = pg.gradient(policy, bugged, batch, signals=signals).numpy()
+    direction = random_direction(gradient, np.random.default_rng(0))
+    slope = directional_derivative(policy.spec, policy.parameters(), Surrogate(bugged, signals), batch, direction)
+    assert sum(float((gradient[name] * direction[name]).sum()) for name in gradient) != pytest.approx(slope, rel=1e-4)
+
+
+def test_a_gradient_that_changes_the_parameters(monkeypatch):
+    original = NumpyPolicy.gradient
+
+    def gradient(self, surrogate, batch):
+        found = original(self, surrogate, batch)
+        self.vector *= 1 + 1e-12
+        return found
+
+    monkeypatch.setattr(NumpyPolicy, "gradient", gradient)
+    assert ratio() > FACTOR
