@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgcore.heads import Categorical, DiagonalGaussian, Head
     from pgcore.optimizer import Optimizer, OptimizerSpec
     from pgcore.policy import Gradient, Policy
+    from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
     from pgcore.spec import MLP, Linear, PolicySpec, Table
 
 __all__ = [
@@ -27,17 +28,21 @@ __all__ = [
     "Batch",
     "Categorical",
     "Claims",
+    "ConstantSchedule",
+    "CosineSchedule",
     "DiagonalGaussian",
     "Estimator",
     "Gradient",
     "Head",
     "Linear",
+    "LinearSchedule",
     "Optimizer",
     "OptimizerSpec",
     "PgcoreError",
     "Policy",
     "PolicySpec",
     "Reduction",
+    "Schedule",
     "Signals",
     "Table",
     "backend",
@@ -61,6 +66,7 @@ _NAMES_BY_MODULE = {
     "heads": ("Categorical", "DiagonalGaussian", "Head"),
     "optimizer": ("Optimizer", "OptimizerSpec"),
     "policy": ("Gradient", "Policy"),
+    "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
     "spec": ("MLP", "Linear", "PolicySpec", "Table"),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

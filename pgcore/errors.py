@@ -12,7 +12,6 @@ from collections.abc import Iterable
 __all__ = [
     "BatchError",
     "DependencyError",
-    "EnvironmentError_",
     "EstimatorError",
     "FileError",
     "NonFiniteError",
@@ -23,6 +22,7 @@ __all__ = [
     "ShapeError",
     "SpecError",
     "UnknownNameError",
+    "UnsupportedEnvironmentError",
 ]
 
 
@@ -58,7 +58,7 @@ class NonFiniteError(PgcoreError, FloatingPointError):
     """A quantity or a gradient came out infinite or NaN; no parameter was changed."""
 
 
-class EnvironmentError_(PgcoreError, ValueError):
+class UnsupportedEnvironmentError(PgcoreError, ValueError):
     """An environment is unknown, or its spaces have no head or network here."""
 
 

@@ -12,7 +12,7 @@ from pgcore.checks import number, positive, set_field
 from pgcore.errors import OptimizerError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Gradient, Policy
-from pgcore.schedules import Constant, Schedule
+from pgcore.schedules import ConstantSchedule, Schedule
 
 __all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec"]
 
@@ -68,7 +68,9 @@ class OptimizerSpec(ABC):
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0."""
-        schedule = self.learning_rate if isinstance(self.learning_rate, Schedule) else Constant(self.learning_rate)
+        schedule = (
+            self.learning_rate if isinstance(self.learning_rate, Schedule) else ConstantSchedule(self.learning_rate)
+        )
         return schedule(step)
 
     def clip_factor(self, norm: float) -> float:

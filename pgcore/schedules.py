@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pgcore.checks import count, number, set_field
 from pgcore.errors import OptimizerError
 
-__all__ = ["Constant", "Cosine", "Linear", "Schedule"]
+__all__ = ["ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"]
 
 
 class Schedule(ABC):
@@ -21,14 +21,14 @@ class Schedule(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Constant(Schedule):
+class ConstantSchedule(Schedule):
     """The same rate at every step."""
 
     value: float
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        set_field(self, "value", number("Constant.value", self.value, OptimizerError, least=0.0))
+        set_field(self, "value", number("ConstantSchedule.value", self.value, OptimizerError, least=0.0))
 
     def __call__(self, step: int) -> float:
         """See `Schedule`."""
@@ -36,7 +36,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Linear(Schedule):
+class LinearSchedule(Schedule):
     """From `initial` to `final` in a straight line over `steps` steps, then `final`."""
 
     initial: float
@@ -54,7 +54,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine(Schedule):
+class CosineSchedule(Schedule):
     """From `initial` to `final` along half a cosine over `steps` steps, then `final`.
 
     Source: Loshchilov and Hutter 2017, eq. 5, arXiv:1608.03983, without restarts.
@@ -74,7 +74,7 @@ class Cosine(Schedule):
         return self.final + (self.initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def check_decay(schedule: Linear | Cosine) -> None:
+def check_decay(schedule: LinearSchedule | CosineSchedule) -> None:
     """Check the fields of a schedule that goes from one rate to another."""
     where = type(schedule).__name__
     set_field(schedule, "initial", number(f"{where}.initial", schedule.initial, OptimizerError, least=0.0))

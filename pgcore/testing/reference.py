@@ -163,7 +163,9 @@ class _Categorical:
     def __init__(self, head: Categorical, outputs: Number, actions: Array, mask: Array | None) -> None:
         self.temperature, self.actions, self.rows = head.temperature, actions, np.arange(len(actions))
         self.own: dict[str, Number] = {}
-        self.mask = np.ones(outputs.shape, bool) if mask is None else mask
+        shape: tuple[int, ...] = outputs.shape
+        everything: Array = np.ones(shape, bool)
+        self.mask = everything if mask is None else mask
         z = outputs / self.temperature
         values: Array = np.where(self.mask, getattr(z, "value", z), -np.inf)
         peak = z[self.rows, values.argmax(axis=1)].reshape(-1, 1)

@@ -15,8 +15,7 @@ from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, Head
 from pgcore.optimizer import Optimizer
 from pgcore.registry import registry
-from pgcore.schedules import Cosine, Schedule
-from pgcore.schedules import Linear as LinearDecay
+from pgcore.schedules import CosineSchedule, LinearSchedule, Schedule
 from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
 from pgcore_train.config import RunConfig, check_known, without_none
 from pgcore_train.environments import Environments
@@ -79,7 +78,7 @@ def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> fl
             f"optimizer.schedule: expected 'constant' for an estimator that collects whole episodes, got {schedule!r}; "
             "how many updates such a run has is not known beforehand"
         )
-    return (LinearDecay if schedule == "linear" else Cosine)(rate, final, steps)
+    return (LinearSchedule if schedule == "linear" else CosineSchedule)(rate, final, steps)
 
 
 def make_spec(environments: Environments, config: RunConfig, estimator: Estimator) -> PolicySpec:

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgcore.arrays import Array
-from pgcore.errors import EnvironmentError_
+from pgcore.errors import UnsupportedEnvironmentError
 
 __all__ = ["Environments", "make_environments"]
 
@@ -38,10 +38,10 @@ class Environments:
         """Take over a vector of environments that was made with `AutoresetMode.DISABLED`.
 
         Raises:
-            EnvironmentError_: the vector resets by itself, or a space has no network or no head here.
+            UnsupportedEnvironmentError: the vector resets by itself, or a space has no network or no head here.
         """
         if vector.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
-            raise EnvironmentError_(
+            raise UnsupportedEnvironmentError(
                 f"Environments: expected AutoresetMode.DISABLED, got {vector.metadata['autoreset_mode']}; make the vector with that mode"
             )
         self._vector = vector
@@ -91,7 +91,7 @@ def make_environments(name: str, count: int, arguments: Mapping[str, Any] | None
         arguments: Keyword arguments for each environment.
 
     Raises:
-        EnvironmentError_: no environment of that name, it cannot be made, or its spaces are not supported.
+        UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces are not supported.
     """
     given = dict(arguments or {})
     try:
@@ -104,19 +104,23 @@ def make_environments(name: str, count: int, arguments: Mapping[str, Any] | None
             **given,
         )
     except gymnasium.error.UnregisteredEnv as error:
-        raise EnvironmentError_(f"environment: expected a known name, got {name!r}; {suggestion(name)}") from error
+        raise UnsupportedEnvironmentError(
+            f"environment: expected a known name, got {name!r}; {suggestion(name)}"
+        ) from error
     except gymnasium.error.Error as error:
-        raise EnvironmentError_(f"environment {name!r}: expected one that can be made, got: {error}") from error
+        raise UnsupportedEnvironmentError(
+            f"environment {name!r}: expected one that can be made, got: {error}"
+        ) from error
     except ModuleNotFoundError as error:
         if ":" not in name:
             raise
-        raise EnvironmentError_(
+        raise UnsupportedEnvironmentError(
             f"environment: expected module:name with a module that can be imported, got {name!r} ({error})"
         ) from error
     except TypeError as error:
         if not given:
             raise
-        raise EnvironmentError_(
+        raise UnsupportedEnvironmentError(
             f"environment {name!r}: expected keyword arguments that it takes, got {', '.join(given)} ({error}); correct section `environment`"
         ) from error
     assert isinstance(vector, SyncVectorEnv)
@@ -133,20 +137,20 @@ def suggestion(name: str) -> str:
 
 
 def check_observations(space: Space[Any]) -> Box | Discrete:
-    """Return the space, or raise EnvironmentError_ unless a network takes its elements."""
+    """Return the space, or raise UnsupportedEnvironmentError unless a network takes its elements."""
     if isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) == 1):
         return space
-    raise EnvironmentError_(
+    raise UnsupportedEnvironmentError(
         f"observation space: expected Discrete or a Box of one dimension, got {space}; register the environment wrapped in "
         "gymnasium.wrappers.FlattenObservation"
     )
 
 
 def check_actions(space: Space[Any]) -> Box | Discrete:
-    """Return the space, or raise EnvironmentError_ unless a head covers it."""
+    """Return the space, or raise UnsupportedEnvironmentError unless a head covers it."""
     if isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) == 1 and space.dtype.kind == "f"):
         return space
-    raise EnvironmentError_(
+    raise UnsupportedEnvironmentError(
         f"action space: expected Discrete or a Box of one dimension of real numbers, got {space}; register the environment wrapped in "
         "a gymnasium.ActionWrapper that offers one of the two"
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.errors import EnvironmentError_
+from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.policy import Policy
 from pgcore_train.environments import Environments
 from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
@@ -86,7 +86,7 @@ class Rollouts:
             limit: Environment steps to take at most, all environments together.
 
         Raises:
-            EnvironmentError_: the limit was reached.
+            UnsupportedEnvironmentError: the limit was reached.
         """
         if not self._fresh:
             self._current = self._environments.reset()
@@ -97,7 +97,7 @@ class Rollouts:
         kept, finished = np.zeros(self._environments.count, np.intp), np.zeros(self._environments.count, np.intp)
         while not kept.all():
             if trace.steps >= limit:
-                raise EnvironmentError_(
+                raise UnsupportedEnvironmentError(
                     f"whole episodes: expected {number} from each of {self._environments.count} environments within {limit} steps, got "
                     f"{int(finished.min())} from one; give the environment a time limit, or choose an estimator that takes cut episodes"
                 )

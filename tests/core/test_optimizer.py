@@ -4,7 +4,7 @@ import pytest
 import pgcore as pg
 from pgcore.errors import NonFiniteError, OptimizerError
 from pgcore.host import host
-from pgcore.schedules import Linear
+from pgcore.schedules import LinearSchedule
 
 SPEC = pg.PolicySpec(pg.Table(4), pg.Categorical(3))
 OTHER = pg.PolicySpec(pg.Table(5), pg.Categorical(3))
@@ -42,13 +42,13 @@ def values(policy):
     ],
 )
 def test_a_step_is_the_formula_on_every_parameter(batch, name, fields):
-    opt = pg.optimizer(name, learning_rate=Linear(0.5, 0.1, 3), **fields)
+    opt = pg.optimizer(name, learning_rate=LinearSchedule(0.5, 0.1, 3), **fields)
     policy = table()
     expected, slots = values(policy), {slot: np.zeros((4, 3)) for slot in opt.spec.slots}
     for step in range(5):
         gradient = pg.gradient(policy, EST, batch)
         own = gradient.numpy()["network.table"]
-        expected, slots = opt.spec.update(host, expected, own, slots, step + 1, Linear(0.5, 0.1, 3)(step))
+        expected, slots = opt.spec.update(host, expected, own, slots, step + 1, LinearSchedule(0.5, 0.1, 3)(step))
         opt.step(policy, gradient)
         np.testing.assert_allclose(values(policy), expected, rtol=1e-12)
     assert opt.steps_taken == 5
@@ -87,7 +87,7 @@ def test_a_restored_optimizer_goes_on_to_the_bit(batch, name, dtype):
         for _ in range(count):
             opt.step(policy, pg.gradient(policy, EST, batch))
 
-    make = lambda: pg.optimizer(name, learning_rate=Linear(0.1, 0.01, 8), max_grad_norm=0.5)  # noqa: E731
+    make = lambda: pg.optimizer(name, learning_rate=LinearSchedule(0.1, 0.01, 8), max_grad_norm=0.5)  # noqa: E731
     through, opt = table(dtype=dtype), make()
     steps(through, opt, 3)
     resumed, again = table(1, dtype), make()

@@ -9,7 +9,7 @@ import pytest
 from pgcore.errors import OptimizerError
 from pgcore.host import host
 from pgcore.optimizers import SGD, Adam, AdamW, RMSprop
-from pgcore.schedules import Linear
+from pgcore.schedules import LinearSchedule
 
 # The references below are written as sums over the whole history, not as the recursions that are under test.
 
@@ -139,7 +139,7 @@ def test_clipping_scales_by_c_over_the_larger_of_norm_and_c(norm, factor):
 
 def test_the_rate_is_a_number_or_a_schedule_of_steps():
     assert [SGD(learning_rate=1).rate(step) for step in (0, 9)] == [1.0, 1.0]
-    assert [SGD(learning_rate=Linear(1.0, 0.0, 4)).rate(step) for step in (0, 1, 4)] == [1.0, 0.75, 0.0]
+    assert [SGD(learning_rate=LinearSchedule(1.0, 0.0, 4)).rate(step) for step in (0, 1, 4)] == [1.0, 0.75, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
-from pgcore.errors import EnvironmentError_
+from pgcore.errors import UnsupportedEnvironmentError
 from pgcore_train.environments import make_environments
 
 
@@ -30,23 +30,26 @@ REAL, FEW = Box(-1.0, 1.0, (3,)), Discrete(2)
 
 def test_an_unknown_name_is_answered_with_near_ones_and_all():
     with pytest.raises(
-        EnvironmentError_, match=r"got 'Cartpole-v1'; did you mean 'CartPole-v1'.* known: Acrobot-v1, .*CartPole-v1"
+        UnsupportedEnvironmentError,
+        match=r"got 'Cartpole-v1'; did you mean 'CartPole-v1'.* known: Acrobot-v1, .*CartPole-v1",
     ):
         make_environments("Cartpole-v1", 1)
 
 
 def test_a_name_that_is_none_is_refused():
-    with pytest.raises(EnvironmentError_, match="expected one that can be made, got: Malformed environment ID"):
+    with pytest.raises(
+        UnsupportedEnvironmentError, match="expected one that can be made, got: Malformed environment ID"
+    ):
         make_environments("no name at all", 1)
 
 
 def test_a_module_that_is_not_there_is_refused():
-    with pytest.raises(EnvironmentError_, match=r"expected module:name .*'no_such_module:Foo-v0'"):
+    with pytest.raises(UnsupportedEnvironmentError, match=r"expected module:name .*'no_such_module:Foo-v0'"):
         make_environments("no_such_module:Foo-v0", 1)
 
 
 def test_arguments_that_the_environment_does_not_take_are_refused():
-    with pytest.raises(EnvironmentError_, match="expected keyword arguments that it takes, got gravity"):
+    with pytest.raises(UnsupportedEnvironmentError, match="expected keyword arguments that it takes, got gravity"):
         make_environments("CartPole-v1", 1, {"gravity": 1.0})
 
 
@@ -65,7 +68,9 @@ def test_an_error_of_the_environments_own_is_shown_unchanged(register):
     ids=str,
 )
 def test_unsupported_observations_are_refused(vector_of, space):
-    with pytest.raises(EnvironmentError_, match="observation space: expected Discrete or a Box of one dimension, got"):
+    with pytest.raises(
+        UnsupportedEnvironmentError, match="observation space: expected Discrete or a Box of one dimension, got"
+    ):
         vector_of([Still(space, FEW)])
 
 
@@ -74,14 +79,15 @@ def test_unsupported_observations_are_refused(vector_of, space):
 )
 def test_unsupported_actions_are_refused(vector_of, space):
     with pytest.raises(
-        EnvironmentError_, match="action space: expected Discrete or a Box of one dimension of real numbers, got"
+        UnsupportedEnvironmentError,
+        match="action space: expected Discrete or a Box of one dimension of real numbers, got",
     ):
         vector_of([Still(REAL, space)])
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_a_vector_that_resets_by_itself_is_refused(vector_of, mode):
-    with pytest.raises(EnvironmentError_, match=r"expected AutoresetMode.DISABLED"):
+    with pytest.raises(UnsupportedEnvironmentError, match=r"expected AutoresetMode.DISABLED"):
         vector_of([Still(REAL, FEW)], mode)
 
 

@@ -4,7 +4,7 @@ import pytest
 from gymnasium.spaces import Box
 
 import pgcore as pg
-from pgcore.errors import EnvironmentError_
+from pgcore.errors import UnsupportedEnvironmentError
 from pgcore_train.environments import Environments
 from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
 from pgcore_train.rollouts import Rollouts
@@ -126,7 +126,7 @@ def test_whole_episodes_are_as_many_from_each_environment_and_always_new(countin
 def test_whole_episodes_stop_at_the_limit(counting):
     _, environments = counting
     with pytest.raises(
-        EnvironmentError_, match="expected 2 from each of 3 environments within 12 steps, got 0 from one"
+        UnsupportedEnvironmentError, match="expected 2 from each of 3 environments within 12 steps, got 0 from one"
     ):
         rollouts_of(environments).episodes(2, limit=12)
 

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
 
-from pgcore.errors import EnvironmentError_, EstimatorError, OptimizerError, SpecError, UnknownNameError
+from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError, UnsupportedEnvironmentError
 from pgcore.estimator import Claims
 from pgcore.hooks import hookimpl
 from pgcore.registry import registry
@@ -181,7 +181,7 @@ def test_an_interrupt_during_an_update_waits_for_its_end(new_training):
 
 def test_episodes_without_an_end_are_refused_where_whole_ones_are_wanted(new_training, register):
     name = register(Endless)
-    with pytest.raises(EnvironmentError_, match="give the environment a time limit"):
+    with pytest.raises(UnsupportedEnvironmentError, match="give the environment a time limit"):
         new_training(name, estimator={"name": "reinforce"}, run={"steps": 400}).run(lambda _: None)
 
 
