@@ -1,0 +1,83 @@
+"""Each registered estimator's `cotangents` against SymPy's derivatives of its own `surrogate`, for every option, on both sides of every kink."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import pgcore as pg
+from pgcore.estimator import QUANTITIES
+from pgcore.registry import registry
+
+OPTIONS = {
+    "reinforce": [{}, {"entropy_coefficient": 0.25}, {"baseline": "value", "value_coefficient": 0.75, "entropy_coefficient": 0.5}],
+    "actor_critic": [{"value_coefficient": 0.75}, {"entropy_coefficient": 0.25}],
+    "ppo": [
+        {"clip": 0.25},
+        {"clip": 0.25, "entropy_coefficient": 0.5, "value_coefficient": 2.0},
+        {"clip": 1.5},
+        {"clip": 0.25, "value_clip": 0.5},
+        {"objective": "kl", "kl_coefficient": 0.75, "entropy_coefficient": 0.25},
+        {"objective": "kl", "value_clip": 0.5},
+    ],
+}
+CASES = [(name, fields) for name, options in OPTIONS.items() for fields in options]
+
+
+class Symbolic:
+    """The array namespace on SymPy's scalars."""
+
+    exp, log, sqrt, abs = sp.exp, sp.log, sp.sqrt, sp.Abs
+
+    @staticmethod
+    def where(condition, x, y):
+        return sp.Piecewise((x, condition), (y, True))
+
+    @staticmethod
+    def full_like(x, value):
+        return sp.Float(value, 40)
+
+
+def test_every_registered_estimator_is_tried():
+    assert set(registry().names("estimators")) == set(OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "fields"), CASES, ids=str)
+def test_cotangents_are_the_surrogates_derivatives(name, fields):
+    estimator = pg.estimator(name, **fields)
+    symbols = {keyword: sp.Symbol(keyword, real=True) for keyword in estimator.keywords}
+    term = estimator.surrogate(Symbolic(), **symbols)
+    rng = np.random.default_rng(0)
+    # Wide enough that clipped and unclipped ratios and values, of either sign of advantage, are all among the points.
+    points = {keyword: np.round(rng.uniform(-1.0, 1.0, 40), 3) for keyword in symbols}
+    cotangents = estimator.cotangents(**points)
+    assert set(cotangents) == {keyword for keyword in symbols if keyword in QUANTITIES}
+    for quantity, found in cotangents.items():
+        derivative = sp.diff(term, symbols[quantity])
+        expected = [
+            float(sp.N(derivative.subs({symbols[keyword]: sp.Rational(str(values[t])) for keyword, values in points.items()}), 30))
+            for t in range(40)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15, err_msg=quantity)
+    if name == "ppo" and fields.get("objective") != "kl":
+        clipped = estimator.metrics(**points)["clip_fraction"]
+        assert 0.1 < clipped < 0.9  # both branches were tried
+
+
+def test_ppo_at_ratio_one_has_the_policy_gradients_cotangent():
+    values = {"value": np.zeros(3), "return_": np.zeros(3), "advantage": np.array([1.0, -2.0, 0.5])}
+    same = np.array([-0.3, -1.0, -2.0])
+    found = pg.estimator("ppo").cotangents(log_prob=same, old_log_prob=same, **values)
+    plain = pg.estimator("actor_critic").cotangents(log_prob=same, **values)
+    np.testing.assert_array_equal(found["log_prob"], plain["log_prob"])
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(0.016, 2.0), (0.0149, 1.0), (0.0067, 1.0), (0.0066, 0.5)])
+def test_the_penalty_coefficient_follows_the_kl(kl, factor):
+    estimator = pg.estimator("ppo", objective="kl", kl_coefficient=0.5, kl_target=0.01)
+    assert vars(estimator.adapted({"kl": kl}))["kl_coefficient"] == 0.5 * factor
+    fixed = pg.estimator("ppo", objective="kl", kl_target=None)
+    assert fixed.adapted({"kl": kl}) is fixed
+    clipped = pg.estimator("ppo")
+    assert clipped.adapted({}) is clipped

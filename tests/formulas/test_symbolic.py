@@ -1,0 +1,232 @@
+"""SymPy derives what the notes' rows A1-A6, B12, E1 say, and the NumPy backend must compute that."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy as sp
+
+import pgcore as pg
+
+TAU = sp.Rational(7, 10)
+LOGITS = [sp.Rational(3, 10), sp.Rational(-11, 10), sp.Rational(4, 5)]
+OLD = [sp.Rational(1, 2), sp.Rational(1, 5), sp.Rational(3, 10)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Of(pg.Estimator):
+    """The sum of one quantity, weighed by a signal: its gradient is the quantity's own."""
+
+    quantity: str = "log_prob"
+    name = "of"
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+
+    def uses(self, name):
+        return name == self.quantity
+
+    def signals(self, batch, evaluate):
+        found = {"ones": np.ones(batch.num_steps)}
+        return found | ({"reference": batch.extras["reference"]} if self.quantity == "kl" else {}) | dict(batch.extras)
+
+    def surrogate(self, xp, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+        if log_probs is not None:
+            return -xp.sum(log_probs * target, 1)
+        return (log_prob if log_prob is not None else entropy if entropy is not None else kl) * ones
+
+    def cotangents(self, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+        return {self.quantity: ones}
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossEntropy(Of):
+    """- sum_a y_a log pi_a for targets y that need not sum to 1."""
+
+    quantity: str = "log_probs"
+
+    def uses(self, name):
+        return name in ("log_probs", "target")
+
+    def cotangents(self, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+        return {"log_probs": -target}
+
+
+def gradient_of(estimator, spec, parameters, observation, action, **extras):
+    """Return the gradient of one quantity at one step, through the public call."""
+    policy = pg.policy(spec, dtype="float64")
+    policy.load({name: np.array(value, np.float64) for name, value in parameters.items()})
+    batch = pg.Batch(
+        observations=[observation],
+        actions=[action],
+        rewards=[0.0],
+        episode_lengths=[1],
+        terminated=[True],
+        extras={name: [value] for name, value in extras.items()},
+    )
+    return pg.gradient(policy, estimator, batch).numpy()
+
+
+def table(quantity, action=1, **extras):
+    spec = pg.PolicySpec(pg.Table(2), pg.Categorical(3, temperature=float(TAU)))
+    rows = np.array([[0.0, 0.0, 0.0], [float(w) for w in LOGITS]])
+    return gradient_of(Of(quantity), spec, {"network.table": rows}, 1, action, **extras)["network.table"]
+
+
+def softmax(w, tau=TAU):
+    total = sum(sp.exp(each / tau) for each in w)
+    return [sp.exp(each / tau) / total for each in w]
+
+
+def numbers(expressions, values):
+    return np.array([float(sp.N(expression.subs(values), 40)) for expression in expressions])
+
+
+def close(found, expected, rtol=4e-15):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+W = sp.symbols("w0:3", real=True)
+AT = dict(zip(W, LOGITS, strict=True))
+
+
+@pytest.mark.parametrize("action", range(3))
+def test_a1_a2_score_of_the_softmax_policy(action):
+    pi = softmax(W)
+    expected = [sp.diff(sp.log(pi[action]), w) for w in W]
+    closed = [((1 if b == action else 0) - pi[b]) / TAU for b in range(3)]
+    assert all(sp.simplify(left - right) == 0 for left, right in zip(expected, closed, strict=True))
+    found = table("log_prob", action)
+    close(found[1], numbers(expected, AT))
+    assert (found[0] == 0).all()  # another state's row
+
+
+def test_a3_there_is_no_simplification_for_small_temperatures():
+    tau = sp.Rational(1, 100)
+    w = [sp.Integer(1), sp.Integer(0)]
+    true = float(sp.N((1 - softmax(w, tau)[1]) / tau, 60))
+    notes = float(sp.N((1 - sp.exp(w[1] / tau)) / sum(sp.exp(each / tau) for each in w) / tau, 60))
+    spec = pg.PolicySpec(pg.Table(1), pg.Categorical(2, temperature=0.01))
+    found = gradient_of(Of("log_prob"), spec, {"network.table": [[1.0, 0.0]]}, 0, 1)["network.table"]
+    assert true == pytest.approx(100.0, rel=1e-12)
+    assert found[0, 1] == pytest.approx(true, rel=1e-15)
+    assert abs(notes) < 1e-8
+
+
+def test_a4_entropy_and_hessian_of_the_softmax_policy():
+    pi = softmax(W)
+    entropy = -sum(p * sp.log(p) for p in pi)
+    close(table("entropy")[1], numbers([sp.diff(entropy, w) for w in W], AT))
+    closed = [-(pi[k] / TAU) * (sp.log(pi[k]) + entropy) for k in range(3)]
+    assert max(abs(numbers([sp.diff(entropy, W[k]) - closed[k] for k in range(3)], AT))) < 1e-30
+    # The Hessian of log pi is minus the Fisher information, the same for every action; the backend's products are its columns.
+    hessian = np.array([numbers([sp.diff(sp.log(pi[0]), left, right) for right in W], AT) for left in W])
+    spec = pg.PolicySpec(pg.Table(1), pg.Categorical(3, temperature=float(TAU)))
+    policy = pg.policy(spec, dtype="float64")
+    policy.load({"network.table": np.array([[float(w) for w in LOGITS]])})
+    batch = pg.Batch(observations=[0], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True])
+    close(np.array([policy.fisher_vector_product(batch, column) for column in np.eye(3)]), -hessian, 1e-15)
+
+
+def test_a4_temperature_derivative_of_the_score_function():
+    tau = sp.symbols("tau", positive=True)
+    pi = softmax(W, tau)
+    mean = sum(p * w for p, w in zip(pi, W, strict=True))
+    for action in range(3):
+        difference = sp.diff(sp.log(pi[action]), tau) + (W[action] - mean) / tau**2
+        assert abs(sp.N(difference.subs(AT).subs(tau, TAU), 40)) < 1e-35
+
+
+def test_b12_kl_of_softmax_policies_in_both_arguments():
+    pi = softmax(W)
+    reference = [float(sp.N(sp.log(p), 30)) for p in OLD]
+    kl = sum(old * sp.log(old / new) for old, new in zip(OLD, pi, strict=True))
+    close(table("kl", reference=reference)[1], numbers([sp.diff(kl, w) for w in W], AT))
+
+
+MU, LOG_STD, A = sp.symbols("mu log_std a", real=True)
+LOG_DENSITY = -((A - MU) ** 2) / (2 * sp.exp(2 * LOG_STD)) - LOG_STD - sp.log(2 * sp.pi) / 2
+POINT = {MU: sp.Rational(1, 3), LOG_STD: sp.Rational(-2, 5), A: sp.Rational(5, 4)}
+GAUSSIANS = {
+    "shared": pg.DiagonalGaussian(1, "shared"),
+    "per-state": pg.DiagonalGaussian(1, "per-state", std=1.0),
+}
+
+
+def gaussian(kind, quantity, **extras):
+    """Return d quantity / d (mean, log std) at POINT; the observation 1 makes both the biases'."""
+    mean, log_std = float(POINT[MU]), float(POINT[LOG_STD])
+    spec = pg.PolicySpec(pg.Linear(1), GAUSSIANS[kind])
+    if kind == "shared":
+        parameters: dict[str, Any] = {"network.0.weight": [[0.0]], "network.0.bias": [mean], "head.log_std": [log_std]}
+    else:
+        parameters = {"network.0.weight": [[0.0, 0.0]], "network.0.bias": [mean, log_std]}
+    found = gradient_of(Of(quantity), spec, parameters, [1.0], [float(POINT[A])], **extras)
+    return np.append(found["network.0.bias"], found["head.log_std"]) if kind == "shared" else found["network.0.bias"]
+
+
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_a5_e1_score_of_the_gaussian_policy(kind):
+    expected = [sp.diff(LOG_DENSITY, symbol) for symbol in (MU, LOG_STD)]
+    sigma = sp.exp(LOG_STD)
+    assert sp.simplify(expected[0] - (A - MU) / sigma**2) == 0
+    assert sp.simplify(expected[1] - (((A - MU) / sigma) ** 2 - 1)) == 0
+    close(gaussian(kind, "log_prob"), numbers(expected, POINT))
+    assert numbers(expected, POINT)[0] > 0  # the notes' line before the last has the other sign
+
+
+def test_e1_derivative_in_the_standard_deviation_itself():
+    sigma, reward = sp.symbols("sigma R", positive=True)
+    loss = -reward * (-((A - MU) ** 2) / (2 * sigma**2) - sp.log(sigma))
+    assert sp.simplify(sp.diff(loss, MU) + reward * (A - MU) / sigma**2) == 0
+    assert sp.simplify(sp.diff(loss, sigma) + reward * (((A - MU) / sigma) ** 2 - 1) / sigma) == 0
+
+
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_a5_entropy_and_kl_of_gaussian_policies(kind):
+    mu0, log0 = sp.Rational(-1, 5), sp.Rational(1, 10)
+    entropy = LOG_STD + (1 + sp.log(2 * sp.pi)) / 2
+    kl = LOG_STD - log0 + (sp.exp(2 * log0) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * LOG_STD)) - sp.Rational(1, 2)
+    for quantity, expression in (("entropy", entropy), ("kl", kl)):
+        extras = {"reference": [float(mu0), float(log0)]} if quantity == "kl" else {}
+        expected = numbers([sp.diff(expression, symbol) for symbol in (MU, LOG_STD)], POINT)
+        close(gaussian(kind, quantity, **extras), expected)
+
+
+def test_a5_fisher_information_is_one_over_variance_and_two():
+    fisher = [sp.integrate(sp.diff(LOG_DENSITY, symbol) ** 2 * sp.exp(LOG_DENSITY), (A, -sp.oo, sp.oo)) for symbol in (MU, LOG_STD)]
+    assert [sp.simplify(each) for each in fisher] == [sp.exp(-2 * LOG_STD), 2]
+
+
+WEIGHTS = {
+    "network.0.weight": [[sp.Rational(1, 2), sp.Rational(-3, 4)], [sp.Rational(2, 5), sp.Rational(1, 3)]],
+    "network.0.bias": [sp.Rational(1, 10), sp.Rational(-1, 5)],
+    "network.1.weight": [[sp.Rational(7, 10), sp.Rational(-2, 5)], [sp.Rational(1, 4), sp.Rational(9, 10)]],
+    "network.1.bias": [sp.Rational(-1, 10), sp.Rational(3, 10)],
+}
+ACTIVATIONS = {
+    "relu": lambda z: sp.Piecewise((z, z > 0), (0, True)),
+    "tanh": sp.tanh,
+    "sigmoid": lambda z: 1 / (1 + sp.exp(-z)),
+}
+
+
+@pytest.mark.parametrize("target", [(1, 0), (sp.Rational(3, 4), sp.Rational(7, 4))], ids=["one-hot", "sum 2.5"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a6_network_with_softmax_output(activation, target):
+    x = [sp.Rational(4, 5), sp.Rational(-1, 2)]
+    symbols = {name: np.array(sp.symbols(f"{name.replace('.', '_')}_0:{np.size(value)}")).reshape(np.shape(value)) for name, value in WEIGHTS.items()}
+    values = {s: v for name in WEIGHTS for s, v in zip(symbols[name].ravel(), np.array(WEIGHTS[name]).ravel(), strict=True)}
+    hidden = [ACTIVATIONS[activation](sum(x[i] * symbols["network.0.weight"][i, j] for i in range(2)) + symbols["network.0.bias"][j]) for j in range(2)]
+    logits = [sum(hidden[i] * symbols["network.1.weight"][i, j] for i in range(2)) + symbols["network.1.bias"][j] for j in range(2)]
+    loss = -sum(y * sp.log(p) for y, p in zip(target, softmax(logits, 1), strict=True))
+    spec = pg.PolicySpec(pg.MLP(2, (2,), activation), pg.Categorical(2))
+    parameters = {name: np.array(value, np.float64) for name, value in WEIGHTS.items()}
+    found = gradient_of(CrossEntropy(), spec, parameters, [float(each) for each in x], 0, target=[float(y) for y in target])
+    for name, own in symbols.items():
+        expected = np.array([float(sp.N(sp.diff(loss, s).subs(values), 30)) for s in own.ravel()]).reshape(own.shape)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-14, atol=1e-16, err_msg=name)
