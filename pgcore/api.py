@@ -13,7 +13,7 @@ from pgcore.arrays import Array
 from pgcore.backend import Backend
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
-from pgcore.estimator import Estimator, Signals, Surrogate
+from pgcore.estimator import Estimator, Signals, Surrogate, check_all_finite
 from pgcore.optimizer import Optimizer, OptimizerSpec
 from pgcore.policy import Gradient, Policy, read_policy
 from pgcore.registry import default_backend_name, registry
@@ -106,6 +106,7 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal, a quantity or the gradient is NaN or infinite; names it and the step.
     """
+    policy.check_fits(estimator)
     if signals is None:
         signals = _signals(policy, estimator, batch)
     elif len(signals.weights) != batch.num_steps:
@@ -160,7 +161,11 @@ class _Evaluation:
     batch: Batch
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
-        return self.policy.evaluate(self.batch, names)
+        found = self.policy.evaluate(self.batch, names)
+        for name, value in found.items():
+            if name not in ("distribution", "log_probs"):  # masked actions' log-probabilities are -inf
+                check_all_finite(name, value, "episode" if name == "final_value" else "step")
+        return found
 
     def scores(self, step_weights: Array | None = None) -> Array:
         return self.policy.episode_scores(self.batch, step_weights).astype(np.float64)

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 
 from pgcore.errors import PgcoreError, SpecError
 
-__all__ = ["count", "number", "one_of", "positive", "set_field", "unit_interval"]
+__all__ = ["count", "flag", "number", "one_of", "positive", "set_field", "unit_interval"]
 
 
 def count(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
@@ -47,7 +47,13 @@ def unit_interval(where: str, value: object, error: type[PgcoreError] = SpecErro
     return plain
 
 
-def one_of(where: str, value: object, choices: Iterable[str], error: type[PgcoreError] = SpecError) -> None:
+def flag(where: str, value: object, error: type[PgcoreError] = SpecError) -> None:
+    """Raise unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise error(f"{where}: expected True or False, got {_shown(value)}; choose one of them")
+
+
+def one_of(where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError) -> None:
     """Raise unless the value is one of the choices."""
     known = tuple(choices)
     if value not in known:

@@ -262,8 +262,16 @@ class Signals:
 
         Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the
         whole batch's gradient, and a `STEP` minibatch is a mean over its own steps.
+
+        Raises:
+            EstimatorError: a step number is out of range.
         """
-        weights = self.weights[index]
+        try:
+            weights = self.weights[index]
+        except IndexError as error:
+            raise EstimatorError(
+                f"Signals.steps: expected step numbers in [0, {len(self.weights)}), got others ({error}); check the index"
+            ) from error
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
         return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
@@ -316,14 +324,20 @@ def check_reference(where: str, reference: Array, width: int) -> None:
             f"{where}: expected shape [B, {width}], the head's description of a distribution, got {list(reference.shape)}; "
             "take it from `policy.evaluate(batch, ('distribution',))` of the reference policy"
         )
+    bad = np.isnan(reference) | (reference == np.inf)
+    if bad.any():
+        step = int(bad.any(axis=1).argmax())
+        raise NonFiniteError(
+            f"{where}: expected a distribution at every step, got NaN or infinity at step {step}; mend that step"
+        )
 
 
-def check_all_finite(where: str, value: Array) -> None:
+def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
     """Raise NonFiniteError at the first row that is NaN or infinite."""
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        step = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
+        row = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
         raise NonFiniteError(
-            f"{where}: expected finite numbers, got {value[step]} at step {step}; look at that step's rewards and values"
+            f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; look at that {noun}'s observations, rewards and values"
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgcore.checks import number, positive, set_field
+from pgcore.checks import flag, number, positive, set_field
 from pgcore.errors import OptimizerError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.optimizer import OptimizerSpec
@@ -32,6 +32,7 @@ class SGD(OptimizerSpec):
         """Check the fields."""
         super().__post_init__()
         set_field(self, "momentum", decay("SGD.momentum", self.momentum))
+        flag("SGD.nesterov", self.nesterov, OptimizerError)
         if self.nesterov and self.momentum == 0.0:
             raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
 
@@ -150,6 +151,7 @@ class RMSprop(OptimizerSpec):
         super().__post_init__()
         set_field(self, "decay", decay("RMSprop.decay", self.decay))
         set_field(self, "eps", positive("RMSprop.eps", self.eps, OptimizerError))
+        flag("RMSprop.eps_inside", self.eps_inside, OptimizerError)
         set_field(self, "momentum", decay("RMSprop.momentum", self.momentum))
 
     def update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_booleans, owned_numbers
 from pgcore.batch import Batch
-from pgcore.errors import BatchError, EstimatorError, ParameterError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ParameterError, ShapeError
 from pgcore.estimator import Estimator, Surrogate, check_reference
 from pgcore.host import host
 from pgcore.spec import PolicySpec, Table
@@ -74,6 +74,7 @@ class Policy(ABC):
     backend: Backend
     spec: PolicySpec
     dtype: np.dtype[Any]
+    _fitting: Estimator | None = None
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
@@ -163,6 +164,7 @@ class Policy(ABC):
         Raises:
             BatchError: an observation is NaN or infinite, or every action of a step is masked.
             ShapeError: the observations or the mask have the wrong shape.
+            NonFiniteError: an observation is so large that the network overflows; names the step.
         """
         distribution = self._checked_distribution(observations, action_mask)
         actions = self.spec.head.sample(distribution, rng)
@@ -196,9 +198,12 @@ class Policy(ABC):
         return frozenset(names)
 
     def check_fits(self, estimator: Estimator) -> None:
-        """Raise EstimatorError unless this policy has every quantity that the estimator uses."""
+        """Raise EstimatorError unless this policy has every quantity that the estimator uses; found once for each estimator."""
+        if estimator is self._fitting:
+            return
         missing = [name for name in estimator.quantities if name not in self.quantities]
         if not missing and not (estimator.claims.discrete_only and not self.spec.head.discrete):
+            self._fitting = estimator
             return
         what = f"no {', '.join(missing)}" if missing else "real actions"
         advice = (
@@ -235,15 +240,23 @@ class Policy(ABC):
         files.write(path, FORMAT, self.parameters(), {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
-        observed = np.asarray(observations)
-        if observed.dtype.kind not in "biuf":
+        given: Any = observations
+        if isinstance(given, np.ndarray) and cast("Array", given).dtype.kind in "biuf":
+            observed = cast("Array", given)
+        else:
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
         if observed.dtype.kind == "f" and not np.isfinite(observed).all():
             check_finite("observations", observed)
-        return self.distribution(
-            observed, None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
-        )
+        mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
+        with np.errstate(all="ignore"):  # what overflows is found below, and named by its step
+            distribution = self.distribution(observed, mask)
+        if np.isnan(distribution).any():
+            step = int(np.isnan(distribution).any(axis=1).argmax())
+            raise NonFiniteError(
+                f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
+            )
+        return distribution
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
@@ -296,7 +309,7 @@ def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtyp
         )
     arrays: dict[str, Array] = {}
     for name, shape in wanted.items():
-        array = np.asarray(parameters[name])
+        array = owned_numbers(f"parameters[{name!r}]", parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
             raise ParameterError(
                 f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec"

@@ -177,7 +177,19 @@ class PolicySpec:
         return self._layers(orthogonal)
 
     def _layers(self, weight: Any) -> dict[str, NDArray[Any]]:
-        """Return every parameter in canonical order, weight matrices made by `weight(shape, gain)`."""
+        """Return every parameter in canonical order, weight matrices made by `weight(shape, gain)`.
+
+        Raises:
+            SpecError: they are too large to exist.
+        """
+        try:
+            return self._arrays(weight)
+        except (ValueError, OverflowError, MemoryError) as error:
+            raise SpecError(
+                f"PolicySpec: expected sizes that fit into memory, got {self} ({error}); make the network smaller"
+            ) from error
+
+    def _arrays(self, weight: Any) -> dict[str, NDArray[Any]]:
         parameters = _network_layers(self.network, "network", self.head.outputs, 0.01, weight)
         if self.critic == "separate":
             parameters |= _network_layers(self.network, "critic", 1, 1.0, weight)

@@ -45,7 +45,10 @@ def gradient(
     """
     run, head, named = _forward(spec, parameters, surrogate, batch, lift)
     weights = lift(surrogate.weights)
-    cotangents = {name: value * weights for name, value in surrogate.estimator.cotangents(**named).items()}
+    cotangents = {
+        name: value * (weights.reshape(-1, 1) if name == "log_probs" else weights)
+        for name, value in surrogate.estimator.cotangents(**named).items()
+    }
     return run.backward(head.backward(cotangents), cotangents.get("value"), head.own)
 
 
@@ -164,8 +167,8 @@ class _Categorical:
         self.temperature, self.actions, self.rows = head.temperature, actions, np.arange(len(actions))
         self.own: dict[str, Number] = {}
         shape: tuple[int, ...] = outputs.shape
-        everything: Array = np.ones(shape, bool)
-        self.mask = everything if mask is None else mask
+        self.mask: Array = np.ones(shape, np.bool_) if mask is None else mask
+        self.columns = np.arange(shape[1])
         z = outputs / self.temperature
         values: Array = np.where(self.mask, getattr(z, "value", z), -np.inf)
         peak = z[self.rows, values.argmax(axis=1)].reshape(-1, 1)
@@ -193,12 +196,15 @@ class _Categorical:
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         d = self.pi * 0
         if "log_prob" in cotangents:
-            chosen = np.equal(np.arange(self.mask.shape[1]), self.actions[:, None])
+            chosen = np.equal(self.columns, self.actions[:, None])
             others = np.where(chosen, 0, self.pi)
             score = np.where(chosen, others.sum(axis=1).reshape(-1, 1), -others)
             d = d + score * cotangents["log_prob"].reshape(-1, 1)
         if "entropy" in cotangents:
             d = d - self.pi * (self.log_pi + self.entropy().reshape(-1, 1)) * cotangents["entropy"].reshape(-1, 1)
+        if "log_probs" in cotangents:
+            given = cotangents["log_probs"]
+            d = d + (given - self.pi * given.sum(axis=1).reshape(-1, 1))
         if "kl" in cotangents:
             d = d + (self.pi - self.pi_reference) * cotangents["kl"].reshape(-1, 1)
         return d / self.temperature

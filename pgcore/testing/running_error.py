@@ -55,10 +55,6 @@ class Bounded:
         """The transpose."""
         return Bounded(self.value.T, self.error.T)
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.value)
-
     def __getitem__(self, index: Any) -> Bounded:
         """Return a part."""
         return Bounded(self.value[index], self.error[index])
@@ -106,10 +102,6 @@ class Bounded:
     def __rtruediv__(self, other: Any) -> Bounded:
         """See the rules."""
         return bounded(other) / self
-
-    def __rmatmul__(self, other: Any) -> Bounded:
-        """See the rules."""
-        return bounded(other) @ self
 
     def __gt__(self, other: Any) -> Array:
         """Compare values."""
@@ -183,11 +175,6 @@ def _tanh(x: Bounded) -> Bounded:
     return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value))
 
 
-def _maximum(x: Any, y: Any) -> Bounded:
-    a, b = bounded(x), bounded(y)
-    return _where(a.value >= b.value, a, b)
-
-
 def _where(condition: Array, x: Any, y: Any) -> Bounded:
     a, b = bounded(x), bounded(y)
     return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error))
@@ -224,7 +211,6 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "log": _log,
     "tanh": _tanh,
     "absolute": _abs,
-    "maximum": _maximum,
     "negative": operator.neg,
     "add": _operator("__add__"),
     "subtract": _operator("__sub__"),

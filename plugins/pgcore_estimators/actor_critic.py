@@ -62,6 +62,7 @@ class ActorCritic(Estimator):
         for name in ("value_coefficient", "entropy_coefficient"):
             set_field(self, name, number(f"ActorCritic.{name}", getattr(self, name), EstimatorError))
         one_of("ActorCritic.normalise", self.normalise, ("none", "batch"), EstimatorError)
+        one_of("ActorCritic.ddof", self.ddof, (0, 1), EstimatorError)
         set_field(self, "reduction", Reduction.of("ActorCritic.reduction", self.reduction))
 
     @property

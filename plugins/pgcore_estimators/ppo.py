@@ -69,6 +69,7 @@ class PPO(Estimator):
         """Check the fields."""
         one_of("PPO.objective", self.objective, ("clip", "kl"), EstimatorError)
         one_of("PPO.normalise", self.normalise, ("none", "batch", "minibatch"), EstimatorError)
+        one_of("PPO.ddof", self.ddof, (0, 1), EstimatorError)
         set_field(self, "clip", positive("PPO.clip", self.clip, EstimatorError))
         for name in ("gamma", "gae_lambda"):
             set_field(self, name, unit_interval(f"PPO.{name}", getattr(self, name), EstimatorError))

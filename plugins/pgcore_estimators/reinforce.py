@@ -10,7 +10,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, set_field, unit_interval
+from pgcore.checks import flag, number, one_of, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
@@ -67,8 +67,11 @@ class Reinforce(Estimator):
     def __post_init__(self) -> None:
         """Check the fields."""
         set_field(self, "gamma", unit_interval("Reinforce.gamma", self.gamma, EstimatorError))
+        for name in ("reward_to_go", "discount_state"):
+            flag(f"Reinforce.{name}", getattr(self, name), EstimatorError)
         one_of("Reinforce.baseline", self.baseline, BASELINES, EstimatorError)
         one_of("Reinforce.normalise", self.normalise, ("none", "batch"), EstimatorError)
+        one_of("Reinforce.ddof", self.ddof, (0, 1), EstimatorError)
         for name in ("baseline_value", "value_coefficient", "entropy_coefficient"):
             set_field(self, name, number(f"Reinforce.{name}", getattr(self, name), EstimatorError))
         set_field(self, "reduction", Reduction.of("Reinforce.reduction", self.reduction))

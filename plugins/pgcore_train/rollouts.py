@@ -182,7 +182,9 @@ class _Selection:
 
     def __call__(self, array: Array) -> Array:
         """Return [B, ...], read-only, of [N, T, ...]; the array is given up."""
-        return read_only(array.reshape(-1, *array.shape[2:]) if self._mask is None else array[self._mask])
+        if self._mask is not None:
+            return read_only(array[self._mask])
+        return read_only(array).reshape(-1, *array.shape[2:])
 
 
 class _Trace:

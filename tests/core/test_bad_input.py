@@ -581,3 +581,84 @@ def test_a_message_never_holds_a_whole_array():
         pg.Categorical(2, wide)
     with refused(SpecError, "MLP.activation"):
         pg.MLP(2, (3,), "x" * 10_000)
+
+
+def test_an_observation_that_overflows_is_refused_by_its_step():
+    policy = pg.policy(pg.PolicySpec(pg.MLP(2, (4,)), pg.Categorical(2)), dtype="float32")
+    observations = np.array([[0.0, 0.0], [1e300, -1e300]])
+    with pytest.raises(NonFiniteError, match="act: expected a distribution at every step, got NaN at step 1"):
+        policy.act(observations, pg.generator(0))
+
+
+def test_signals_do_not_make_an_estimator_fit(make_batch):
+    batch = make_batch()
+    network = pg.Linear(batch.observations.shape[1])
+    with_critic = pg.policy(pg.PolicySpec(network, pg.Categorical(3), "separate"))
+    without = pg.policy(pg.PolicySpec(network, pg.Categorical(3)))
+    estimator = pg.estimator("actor_critic")
+    signals = pg.signals(with_critic, estimator, batch)
+    with pytest.raises(EstimatorError, match=r"actor_critic|ActorCritic.*Categorical.*expected a policy with .*value"):
+        pg.gradient(without, estimator, batch, signals=signals)
+
+
+def test_ragged_parameters_and_observations_are_refused():
+    policy = pg.policy(pg.PolicySpec(pg.Table(2), pg.Categorical(2)))
+    with pytest.raises(ShapeError, match=r"parameters\['network.table'\]: expected a rectangular array"):
+        policy.load({"network.table": [[1.0, 2.0], [3.0]]})
+    with pytest.raises(ShapeError, match="observations: expected a rectangular array"):
+        pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2))).act([[1.0, 2.0], [3.0]], pg.generator(0))
+
+
+def test_an_infinite_value_is_named_with_its_step(make_batch):
+    batch = make_batch()
+    policy = pg.policy(pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(3), "separate"))
+    huge = {
+        name: np.full_like(value, 3e38 if name == "critic.0.weight" else 0.0)
+        for name, value in policy.parameters().items()
+    }
+    policy.load(huge)
+    with pytest.raises(NonFiniteError, match=r"value: expected finite numbers, got -?(inf|nan) at step \d+"):
+        pg.gradient(policy, pg.estimator("actor_critic"), batch)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("ppo", {"ddof": -3.5}, r"PPO\.ddof: expected one of 0, 1, got -3\.5"),
+        ("actor_critic", {"ddof": 2}, r"ActorCritic\.ddof: expected one of 0, 1, got 2"),
+        ("reinforce", {"discount_state": "a"}, r"Reinforce\.discount_state: expected True or False, got 'a'"),
+        ("reinforce", {"reward_to_go": 1}, r"Reinforce\.reward_to_go: expected True or False, got 1"),
+    ],
+)
+def test_estimator_fields_of_another_kind_are_refused(name, fields, words):
+    with pytest.raises(EstimatorError, match=words):
+        pg.estimator(name, **fields)
+
+
+@pytest.mark.parametrize(("name", "field"), [("sgd", "nesterov"), ("rmsprop", "eps_inside")])
+def test_optimizer_flags_of_another_kind_are_refused(name, field):
+    with pytest.raises(OptimizerError, match=f"{field}: expected True or False, got 'yes'"):
+        pg.optimizer(name, **{field: "yes"})
+
+
+def test_signal_steps_out_of_range_are_refused(make_batch):
+    batch = make_batch()
+    policy = pg.policy(pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(3)))
+    signals = pg.signals(policy, pg.estimator("reinforce"), batch)
+    with pytest.raises(EstimatorError, match=r"Signals\.steps: expected step numbers in \[0, \d+\)"):
+        signals.steps([10**6])
+
+
+def test_a_reference_that_is_not_finite_is_refused_by_its_step(make_batch):
+    plain = make_batch()
+    reference = np.log(np.full((plain.num_steps, 3), 1 / 3))
+    reference[2, 1] = np.inf
+    batch = make_batch(extras={"reference": reference})
+    policy = pg.policy(pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(3), "separate"))
+    with pytest.raises(NonFiniteError, match="expected a distribution at every step, got NaN or infinity at step 2"):
+        pg.signals(policy, pg.estimator("ppo", objective="kl"), batch)
+
+
+def test_a_network_too_large_to_exist_is_refused():
+    with pytest.raises(SpecError, match="PolicySpec: expected sizes that fit into memory"):
+        pg.policy(pg.PolicySpec(pg.Table(10**30), pg.Categorical(2)))

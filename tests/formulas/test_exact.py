@@ -49,14 +49,17 @@ def trajectories(pi, horizon, *, ends=lambda state: False, terminated=True):
         for action in range(ACTIONS):
             for chance, following in transition(state, action):
                 own = probability * pi[state, action] * chance
-                yield from walk((states + (state,), actions + (action,), rewards + (reward(state, action),), following), own)
+                passed = (*states, state), (*actions, action), (*rewards, reward(state, action))
+                yield from walk((*passed, following), own)
 
     yield from walk(((), (), (), 0), 1.0)
 
 
 def make_policy(logits, values=None, temperature=1.0):
     critic = "none" if values is None else "separate"
-    policy = pg.policy(pg.PolicySpec(pg.Table(len(logits)), pg.Categorical(logits.shape[1], temperature), critic), dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(pg.Table(len(logits)), pg.Categorical(logits.shape[1], temperature), critic), dtype="float64"
+    )
     policy.load({"network.table": logits} | ({} if values is None else {"critic.table": np.reshape(values, (-1, 1))}))
     return policy
 
@@ -115,7 +118,9 @@ def test_b4_the_enumeration_is_complete():
     assert sum(way.probability for way in ways) == pytest.approx(1.0, rel=1e-14)
 
 
-@pytest.mark.parametrize("fields", [{"reward_to_go": False}, {"reward_to_go": True}, {"baseline": "constant", "baseline_value": 0.7}])
+@pytest.mark.parametrize(
+    "fields", [{"reward_to_go": False}, {"reward_to_go": True}, {"baseline": "constant", "baseline_value": 0.7}]
+)
 def test_b5_b6_b7_reinforce_is_unbiased(fields):
     policy = make_policy(LOGITS, temperature=0.8)
     ways = list(trajectories(softmax(LOGITS, 0.8), 3))
@@ -153,7 +158,8 @@ def test_b7_own_mean_baseline_shrinks_and_leave_one_out_does_not(episodes, rewar
     ways = list(trajectories(softmax(LOGITS), horizon))
     exact = true_gradient(LOGITS, horizon)
     mean, others = (
-        pg.estimator("reinforce", gamma=1.0, reward_to_go=reward_to_go, baseline=baseline) for baseline in ("mean", "leave_one_out")
+        pg.estimator("reinforce", gamma=1.0, reward_to_go=reward_to_go, baseline=baseline)
+        for baseline in ("mean", "leave_one_out")
     )
     close(expected_gradient(policy, mean, ways, episodes), (1 - 1 / episodes) * exact)
     close(expected_gradient(policy, others, ways, episodes), exact)
@@ -201,17 +207,18 @@ def test_b8_on_a_two_armed_bandit_the_optimal_baseline_is_the_swapped_mean():
     policy = make_policy(logits)
     ways = [Trajectory((0,), (0,), (1.0,), 0.8, 0, True), Trajectory((0,), (1,), (0.0,), 0.2, 0, True)]
     scores = {way.actions[0]: policy.episode_scores(make_batch([way]))[0] for way in ways}
-    swapped = sum(w.probability * scores[w.actions[0]] ** 2 * w.rewards[0] for w in ways) / sum(
-        w.probability * scores[w.actions[0]] ** 2 for w in ways
-    )
+    squares = np.array([way.probability * scores[way.actions[0]] ** 2 for way in ways])
+    swapped = (squares * np.array([way.rewards for way in ways])).sum(axis=0) / squares.sum(axis=0)
     np.testing.assert_allclose(swapped, [0.2, 0.2], rtol=1e-14)
 
     def variance(value):
         estimator = pg.estimator("reinforce", gamma=1.0, baseline="constant", baseline_value=value)
         gradients = [pg.gradient(policy, estimator, make_batch([way])).numpy()["network.table"][0] for way in ways]
-        mean = sum(way.probability * gradient for way, gradient in zip(ways, gradients, strict=True))
+        mean = np.array([way.probability for way in ways]) @ np.array(gradients)
         assert np.allclose(mean, [-0.16, 0.16], rtol=1e-14)  # unbiased with any constant
-        return sum(way.probability * (gradient[0] - mean[0]) ** 2 for way, gradient in zip(ways, gradients, strict=True))
+        return sum(
+            way.probability * (gradient[0] - mean[0]) ** 2 for way, gradient in zip(ways, gradients, strict=True)
+        )
 
     none, mean, optimal = variance(0.0), variance(0.8), variance(0.2)
     assert none == pytest.approx(0.0064, rel=1e-12)
@@ -248,6 +255,7 @@ def test_dividing_by_the_number_of_steps_is_biased_where_lengths_vary():
 
 def indexed(ways):
     """Return the trajectories with the time in the state, so that a table can hold a value for every time."""
+    ways = list(ways)
     shifted = [tuple(t * STATES + state for t, state in enumerate((*way.states, way.final_state))) for way in ways]
     return [
         Trajectory(states[:-1], way.actions, way.rewards, way.probability, states[-1], way.terminated)
@@ -261,7 +269,8 @@ def exact_values(pi, horizon):
     for t in reversed(range(horizon)):
         for state in range(STATES):
             values[t, state] = sum(
-                pi[state, action] * (reward(state, action) + sum(p * values[t + 1, s] for p, s in transition(state, action)))
+                pi[state, action]
+                * (reward(state, action) + sum(p * values[t + 1, s] for p, s in transition(state, action)))
                 for action in range(ACTIONS)
             )
     return values.ravel()
@@ -289,12 +298,17 @@ def test_a_time_limit_taken_for_an_end_is_biased():
     values = exact_values(pi, horizon)
     cut = indexed(trajectories(pi, 2, terminated=False))
     logits = np.tile(LOGITS, (horizon + 1, 1))
-    whole = expected_gradient(make_policy(logits), pg.estimator("reinforce", gamma=1.0), indexed(trajectories(pi, horizon)))
+    whole = expected_gradient(
+        make_policy(logits), pg.estimator("reinforce", gamma=1.0), indexed(trajectories(pi, horizon))
+    )
     first_two = slice(0, 2 * STATES)
     estimator = pg.estimator("reinforce", gamma=1.0, baseline="value", value_coefficient=0.0)
     policy = make_policy(logits, values)
     close(expected_gradient(policy, estimator, cut)[first_two], whole[first_two])
-    ended = [Trajectory(way.states, way.actions, way.rewards, way.probability, way.final_state, terminated=True) for way in cut]
+    ended = [
+        Trajectory(way.states, way.actions, way.rewards, way.probability, way.final_state, terminated=True)
+        for way in cut
+    ]
     assert bias(expected_gradient(policy, estimator, ended)[first_two], whole[first_two]) > 0.02
 
 
@@ -326,6 +340,7 @@ def test_expected_score_is_zero_at_every_state():
     for state in range(STATES):
         pi = np.exp(policy.spec.head.distribution(host.host, LOGITS[[state]], {}, None))[0]
         expected = sum(
-            pi[action] * policy.episode_scores(make_batch([Trajectory((state,), (action,), (0.0,), 1.0, 0, True)]))[0] for action in range(ACTIONS)
+            pi[action] * policy.episode_scores(make_batch([Trajectory((state,), (action,), (0.0,), 1.0, 0, True)]))[0]
+            for action in range(ACTIONS)
         )
         np.testing.assert_allclose(expected, np.zeros(STATES * ACTIONS), atol=1e-16)

@@ -41,7 +41,9 @@ def test_score_of_a_softmax_has_every_digit(case, action):
         weights = [mpmath.exp(mpmath.mpf(w) / mpmath.mpf(tau)) for w in logits]
         pi = [weight / mpmath.fsum(weights) for weight in weights]
         exact = [((1 if k == action else 0) - pi[k]) / mpmath.mpf(tau) for k in range(3)]
-        relative = [abs((mpmath.mpf(float(found[k])) - exact[k]) / exact[k]) if abs(exact[k]) > 1e-290 else 0 for k in range(3)]
+        relative = [
+            abs((mpmath.mpf(float(found[k])) - exact[k]) / exact[k]) if abs(exact[k]) > 1e-290 else 0 for k in range(3)
+        ]
     # z = w / tau is rounded before the exponential, so an error of |z| u / 2 in each of two exponents is inherent.
     allowed = 2.0**-53 * (16 + 2 * max(abs(w) for w in logits) / tau)
     assert max(relative) < allowed
@@ -64,7 +66,11 @@ def test_entropy_gradient_of_a_softmax(case):
 def test_score_of_a_gaussian_has_every_digit(sigma):
     spec = pg.PolicySpec(pg.Linear(1), pg.DiagonalGaussian(1, "shared"))
     log_std, mean, action = float(np.log(sigma)), 0.3, 0.3 + 1.7 * sigma
-    parameters = {"network.0.weight": np.zeros((1, 1)), "network.0.bias": np.array([mean]), "head.log_std": np.array([log_std])}
+    parameters = {
+        "network.0.weight": np.zeros((1, 1)),
+        "network.0.bias": np.array([mean]),
+        "head.log_std": np.array([log_std]),
+    }
     found = gradient(spec, parameters, [action], entropy=False)
     with mpmath.workdps(60):
         std = mpmath.exp(mpmath.mpf(log_std))
@@ -93,7 +99,9 @@ def test_network_gradient_is_the_complex_step(activation):
 
     policy = pg.policy(spec, dtype="float64")
     policy.load(parameters)
-    batch = pg.Batch(observations=observations, actions=actions, rewards=[0, 0, 0, 0, 0, 1.0], episode_lengths=[6], terminated=[True])
+    batch = pg.Batch(
+        observations=observations, actions=actions, rewards=[0, 0, 0, 0, 0, 1.0], episode_lengths=[6], terminated=[True]
+    )
     found = pg.gradient(policy, pg.estimator("reinforce", gamma=1.0), batch).numpy()
     for _ in range(3):
         direction = {name: rng.standard_normal(value.shape) for name, value in parameters.items()}

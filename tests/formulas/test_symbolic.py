@@ -34,12 +34,31 @@ class Of(pg.Estimator):
         found = {"ones": np.ones(batch.num_steps)}
         return found | ({"reference": batch.extras["reference"]} if self.quantity == "kl" else {}) | dict(batch.extras)
 
-    def surrogate(self, xp, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+    def surrogate(
+        self,
+        xp,
+        *,
+        log_prob: Any = None,
+        entropy: Any = None,
+        kl: Any = None,
+        log_probs: Any = None,
+        target: Any = None,
+        ones: Any,
+    ):
         if log_probs is not None:
             return -xp.sum(log_probs * target, 1)
         return (log_prob if log_prob is not None else entropy if entropy is not None else kl) * ones
 
-    def cotangents(self, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+    def cotangents(
+        self,
+        *,
+        log_prob: Any = None,
+        entropy: Any = None,
+        kl: Any = None,
+        log_probs: Any = None,
+        target: Any = None,
+        ones: Any,
+    ):
         return {self.quantity: ones}
 
 
@@ -52,7 +71,16 @@ class CrossEntropy(Of):
     def uses(self, name):
         return name in ("log_probs", "target")
 
-    def cotangents(self, *, log_prob=None, entropy=None, kl=None, log_probs=None, target=None, ones):
+    def cotangents(
+        self,
+        *,
+        log_prob: Any = None,
+        entropy: Any = None,
+        kl: Any = None,
+        log_probs: Any = None,
+        target: Any = None,
+        ones: Any,
+    ):
         return {"log_probs": -target}
 
 
@@ -77,7 +105,7 @@ def table(quantity, action=1, **extras):
     return gradient_of(Of(quantity), spec, {"network.table": rows}, 1, action, **extras)["network.table"]
 
 
-def softmax(w, tau=TAU):
+def softmax(w, tau: Any = TAU):
     total = sum(sp.exp(each / tau) for each in w)
     return [sp.exp(each / tau) / total for each in w]
 
@@ -198,7 +226,10 @@ def test_a5_entropy_and_kl_of_gaussian_policies(kind):
 
 
 def test_a5_fisher_information_is_one_over_variance_and_two():
-    fisher = [sp.integrate(sp.diff(LOG_DENSITY, symbol) ** 2 * sp.exp(LOG_DENSITY), (A, -sp.oo, sp.oo)) for symbol in (MU, LOG_STD)]
+    fisher = [
+        sp.integrate(sp.diff(LOG_DENSITY, symbol) ** 2 * sp.exp(LOG_DENSITY), (A, -sp.oo, sp.oo))
+        for symbol in (MU, LOG_STD)
+    ]
     assert [sp.simplify(each) for each in fisher] == [sp.exp(-2 * LOG_STD), 2]
 
 
@@ -219,14 +250,25 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a6_network_with_softmax_output(activation, target):
     x = [sp.Rational(4, 5), sp.Rational(-1, 2)]
-    symbols = {name: np.array(sp.symbols(f"{name.replace('.', '_')}_0:{np.size(value)}")).reshape(np.shape(value)) for name, value in WEIGHTS.items()}
-    values = {s: v for name in WEIGHTS for s, v in zip(symbols[name].ravel(), np.array(WEIGHTS[name]).ravel(), strict=True)}
-    hidden = [ACTIVATIONS[activation](sum(x[i] * symbols["network.0.weight"][i, j] for i in range(2)) + symbols["network.0.bias"][j]) for j in range(2)]
-    logits = [sum(hidden[i] * symbols["network.1.weight"][i, j] for i in range(2)) + symbols["network.1.bias"][j] for j in range(2)]
+    symbols = {
+        name: np.array(sp.symbols(f"{name.replace('.', '_')}_0:{np.size(value)}")).reshape(np.shape(value))
+        for name, value in WEIGHTS.items()
+    }
+    values = {
+        s: v for name in WEIGHTS for s, v in zip(symbols[name].ravel(), np.array(WEIGHTS[name]).ravel(), strict=True)
+    }
+
+    def layer(number, inputs):
+        weight, bias = symbols[f"network.{number}.weight"], symbols[f"network.{number}.bias"]
+        return [sum(inputs[i] * weight[i, j] for i in range(2)) + bias[j] for j in range(2)]
+
+    logits = layer(1, [ACTIVATIONS[activation](z) for z in layer(0, x)])
     loss = -sum(y * sp.log(p) for y, p in zip(target, softmax(logits, 1), strict=True))
     spec = pg.PolicySpec(pg.MLP(2, (2,), activation), pg.Categorical(2))
     parameters = {name: np.array(value, np.float64) for name, value in WEIGHTS.items()}
-    found = gradient_of(CrossEntropy(), spec, parameters, [float(each) for each in x], 0, target=[float(y) for y in target])
+    found = gradient_of(
+        CrossEntropy(), spec, parameters, [float(each) for each in x], 0, target=[float(y) for y in target]
+    )
     for name, own in symbols.items():
         expected = np.array([float(sp.N(sp.diff(loss, s).subs(values), 30)) for s in own.ravel()]).reshape(own.shape)
         np.testing.assert_allclose(found[name], expected, rtol=1e-14, atol=1e-16, err_msg=name)
