@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from pgcore.backend import Backend
     from pgcore.batch import Batch
     from pgcore.errors import PgcoreError
-    from pgcore.estimator import Claims, Estimator, Reduction, Signals
+    from pgcore.estimator import Claims, Estimator, Reduction
     from pgcore.heads import Categorical, DiagonalGaussian, Head
     from pgcore.optimizer import Optimizer, OptimizerSpec
     from pgcore.policy import Gradient, Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
     from pgcore.spec import MLP, Linear, PolicySpec, Table
+    from pgcore.surrogate import Signals
 
 __all__ = [
     "MLP",
@@ -62,11 +63,12 @@ _NAMES_BY_MODULE = {
     "backend": ("Backend",),
     "batch": ("Batch",),
     "errors": ("PgcoreError",),
-    "estimator": ("Claims", "Estimator", "Reduction", "Signals"),
+    "estimator": ("Claims", "Estimator", "Reduction"),
     "heads": ("Categorical", "DiagonalGaussian", "Head"),
     "optimizer": ("Optimizer", "OptimizerSpec"),
     "policy": ("Gradient", "Policy"),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
+    "surrogate": ("Signals",),
     "spec": ("MLP", "Linear", "PolicySpec", "Table"),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

@@ -13,11 +13,12 @@ from pgcore.arrays import Array
 from pgcore.backend import Backend
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
-from pgcore.estimator import Estimator, Signals, Surrogate, check_all_finite
+from pgcore.estimator import Estimator
 from pgcore.optimizer import Optimizer, OptimizerSpec
 from pgcore.policy import Gradient, Policy, read_policy
 from pgcore.registry import default_backend_name, registry
 from pgcore.spec import PolicySpec
+from pgcore.surrogate import Signals, Surrogate, check_all_finite
 
 __all__ = ["backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"]
 

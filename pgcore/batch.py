@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore import files
-from pgcore.arrays import Array, check_finite, check_length, owned_booleans, owned_numbers, read_only
+from pgcore import files, validation
+from pgcore.arrays import Array, check_length, owned_booleans, owned_numbers, read_only
 from pgcore.errors import BatchError, FileError, ShapeError
 
 __all__ = ["Batch", "Index"]
@@ -74,24 +74,24 @@ class Batch:
         """
         per_step = {
             "observations": owned_numbers("Batch.observations", observations),
-            "actions": _actions(actions),
-            "rewards": _float64("rewards", rewards),
-            "log_probs": None if log_probs is None else _float64("log_probs", log_probs),
+            "actions": validation.actions(actions),
+            "rewards": validation.float64("rewards", rewards),
+            "log_probs": None if log_probs is None else validation.float64("log_probs", log_probs),
             "action_mask": None if action_mask is None else owned_booleans("Batch.action_mask", action_mask, 2),
-            "step_weights": None if step_weights is None else _float64("step_weights", step_weights),
+            "step_weights": None if step_weights is None else validation.float64("step_weights", step_weights),
         }
-        steps = _check_steps(per_step)
-        _check_masking(per_step["actions"], per_step["action_mask"])
-        lengths = _episode_lengths(episode_lengths, steps)
-        _check_step_weights(per_step["step_weights"], lengths)
+        steps = validation.check_steps(per_step)
+        validation.check_masking(per_step["actions"], per_step["action_mask"])
+        lengths = validation.episode_lengths(episode_lengths, steps)
+        validation.check_step_weights(per_step["step_weights"], lengths)
         ended = owned_booleans("Batch.terminated", terminated, 1)
         check_length("Batch.terminated", ended, len(lengths), "episode")
         self.__dict__.update(
             per_step,
             episode_lengths=lengths,
             terminated=ended,
-            final_observations=_final_observations(final_observations, per_step["observations"], ended),
-            extras=_extras(extras, steps),
+            final_observations=validation.final_observations(final_observations, per_step["observations"], ended),
+            extras=validation.extra_arrays(extras, steps),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -181,7 +181,7 @@ class Batch:
         following = np.empty(self.observations.shape, np.result_type(self.observations, final))
         following[:-1] = self.observations[1:]
         following[self.episode_ends] = np.where(
-            _rows(self.terminated, final), self.observations[self.episode_ends], final
+            validation.per_row(self.terminated, final), self.observations[self.episode_ends], final
         )
         return read_only(following)
 
@@ -376,137 +376,6 @@ def _index_error(where: str, noun: str, chosen: tuple[int, ...]) -> BatchError:
     return BatchError(
         f"Batch.{where}: expected a one-dimensional index, got one that chooses shape {list(chosen)}; pass a list of {noun} numbers"
     )
-
-
-def _rows(flags: Array, like: Array) -> Array:
-    return flags.reshape(-1, *([1] * (like.ndim - 1)))
-
-
-def _float64(name: str, value: ArrayLike) -> Array:
-    return read_only(owned_numbers(f"Batch.{name}", value, (1,)).astype(np.float64, copy=False))
-
-
-def _actions(value: ArrayLike) -> Array:
-    array = owned_numbers("Batch.actions", value, (1, 2))
-    if array.dtype.kind != "f" and array.size and (array.min() < 0 or array.max() > np.iinfo(np.intp).max):
-        step = int(((array < 0) | (array > np.iinfo(np.intp).max)).reshape(len(array), -1).any(axis=1).argmax())
-        raise BatchError(
-            f"Batch.actions: expected integers of at least 0, got {array[step]} at step {step}; number the actions from 0"
-        )
-    return read_only(array.astype(np.float64 if array.dtype.kind == "f" else np.intp, copy=False))
-
-
-def _check_steps(per_step: dict[str, Array | None]) -> int:
-    observations = per_step["observations"]
-    assert observations is not None
-    if observations.ndim == 0 or len(observations) == 0:
-        raise BatchError(
-            "Batch.observations: expected at least 1 step, got none; collect some steps before making a batch"
-        )
-    for name, value in per_step.items():
-        if value is not None:
-            check_length(f"Batch.{name}", value, len(observations), "step")
-            check_finite(f"Batch.{name}", value)
-    return len(observations)
-
-
-def _check_masking(actions: Array | None, mask: Array | None) -> None:
-    if mask is None:
-        return
-    if not mask.any(axis=1).all():
-        step = int(mask.any(axis=1).argmin())
-        raise BatchError(
-            f"Batch.action_mask: expected a possible action at every step, got none at step {step}; drop that step"
-        )
-    if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
-        return  # the head refuses a mask for such actions
-    outside = actions >= mask.shape[1]
-    if outside.any():
-        step = int(outside.argmax())
-        raise BatchError(
-            f"Batch.actions: expected integers in [0, {mask.shape[1]}), the mask's width, got {actions[step]} at step {step}; check both"
-        )
-    possible = mask[np.arange(len(actions)), actions]
-    if not possible.all():
-        step = int(possible.argmin())
-        raise BatchError(
-            f"Batch.actions: expected actions that the mask allows, got {actions[step]} at step {step}; check the mask"
-        )
-
-
-def _check_step_weights(weights: Array | None, lengths: Array) -> None:
-    if weights is None:
-        return
-    if not np.isin(weights, (0.0, 1.0)).all():
-        raise BatchError(
-            "Batch.step_weights: expected 1, or 0 for padding, got other values; weigh steps in an estimator's signals"
-        )
-    if not weights.any():
-        raise BatchError(
-            "Batch.step_weights: expected at least 1 step that is not padding, got none; keep some of weight 1"
-        )
-    differing = weights != np.repeat(weights[lengths.cumsum() - lengths], lengths)
-    if differing.any():
-        raise BatchError(
-            f"Batch.step_weights: expected one weight throughout an episode, got another at step {int(differing.argmax())}; "
-            "make the padding an episode of its own"
-        )
-
-
-def _episode_lengths(value: ArrayLike, steps: int) -> Array:
-    lengths = owned_numbers("Batch.episode_lengths", value, (1,))
-    if lengths.dtype.kind not in "iu":
-        raise BatchError(
-            f"Batch.episode_lengths: expected integers, got dtype {lengths.dtype}; count each episode's steps"
-        )
-    if len(lengths) == 0 or lengths.min() < 1:
-        where = f"0 or less in episode {int(np.argmin(lengths))}" if len(lengths) else "no episodes"
-        raise BatchError(
-            f"Batch.episode_lengths: expected at least 1 step in every episode, got {where}; leave empty episodes out"
-        )
-    if (total := sum(lengths.tolist())) != steps:
-        raise ShapeError(
-            f"Batch.episode_lengths: expected lengths that sum to {steps}, the number of steps, got a sum of {total}; check both"
-        )
-    return read_only(lengths.astype(np.intp, copy=False))
-
-
-def _final_observations(value: ArrayLike | None, observations: Array | None, terminated: Array) -> Array | None:
-    if value is None:
-        return None
-    assert observations is not None
-    final = owned_numbers("Batch.final_observations", value)
-    if final.shape != (len(terminated), *observations.shape[1:]):
-        wanted = [len(terminated), *observations.shape[1:]]
-        raise ShapeError(
-            f"Batch.final_observations: expected shape {wanted}, got {list(final.shape)}; pass one row for each episode"
-        )
-    check_finite("Batch.final_observations", np.where(_rows(terminated, final), final.dtype.type(0), final), "episode")
-    return final
-
-
-def _extras(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
-    if extras is None:
-        return {}
-    if not isinstance(cast("object", extras), Mapping) or not all(
-        isinstance(cast("object", name), str) for name in extras
-    ):
-        raise BatchError(
-            f"Batch.extras: expected arrays by name, got {type(extras).__name__} without names; pass a dict from strings to arrays"
-        )
-    return {name: _extra(name, value, steps) for name, value in extras.items()}
-
-
-def _extra(name: str, value: ArrayLike, steps: int) -> Array:
-    where = f"Batch.extras[{name!r}]"
-    array = owned_numbers(where, value)
-    if array.ndim == 0:
-        raise ShapeError(f"{where}: expected one row for each step, got a single number; repeat it for every step")
-    check_length(where, array, steps, "step")
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        step = int(np.isnan(array.reshape(steps, -1)).any(axis=1).argmax())
-        raise BatchError(f"{where}: expected numbers, got NaN at step {step}; find where it came from")
-    return array
 
 
 def _joined(name: str, values: list[Array | None]) -> Array | None:

@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
-from pgcore.estimator import Estimator, Surrogate
+from pgcore.estimator import Estimator
+from pgcore.fitting import check_observations, check_parameters
 from pgcore.host import host
-from pgcore.policy import Policy, check_observations, check_parameters
+from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
+from pgcore.surrogate import Surrogate
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import Kernel, make_kernel
 from pgcore_numpy.networks import Network, make_network
@@ -34,8 +36,8 @@ BLOCK = 512
 ALL = slice(None)
 NO_VALUES = np.empty(0)
 
-# Buffers are kept for this many different block sizes; a training run needs three or four.
-KEPT_SIZES = 8
+# Buffers are kept for this many different block sizes; a training run needs three or four, and now and then a few more.
+KEPT_SIZES = 16
 
 
 class Workspace:
@@ -45,7 +47,6 @@ class Workspace:
         """Allocate for a number of steps."""
         self.network: Network = make_network(policy.spec, steps, policy.dtype, with_value=with_value)
         self.kernel: Kernel = make_kernel(policy.spec.head)
-        self.with_value = with_value
         self.vector = np.zeros(policy.layout.size, policy.dtype)
         self.gradient: Views = policy.layout.views(self.vector)
 

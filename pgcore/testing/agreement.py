@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import Estimator, Signals, Surrogate
+from pgcore.estimator import Estimator
 from pgcore.policy import Policy
+from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference
-from pgcore.testing.running_error import bounded
+from pgcore.testing.running_error import Bounded, bounded
 
-__all__ = ["FACTOR", "Agreement", "agreement"]
+__all__ = ["FACTOR", "Agreement", "agreement", "loss_ratio", "quantity_ratios"]
 
 # The rule's c.
 FACTOR = 4.0
@@ -68,11 +70,10 @@ def agreement(
     inputs = (policy.spec, policy.parameters(), surrogate, batch)
     truth = reference.gradient(*inputs)
     bounds = reference.gradient(*inputs, lift=bounded)
-    roundoff = np.longdouble(np.finfo(policy.dtype).eps) / 2
     worst, where = -1.0, ""
     powered, total = 0, 0
     for name, exact in truth.items():
-        allowed = roundoff * np.asarray(getattr(bounds[name], "error", np.zeros(exact.shape)))
+        allowed = allowance(bounds[name], policy.dtype)
         ratio = largest_ratio(np.asarray(found.get(name)), exact, allowed, policy.dtype)
         if not ratio <= worst:
             worst, where = ratio, name
@@ -81,7 +82,43 @@ def agreement(
     return Agreement(worst, where, powered / total)
 
 
-def largest_ratio(found: Array, exact: Array, allowed: Array, dtype: np.dtype[np.generic]) -> float:
+def loss_ratio(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, found: float) -> float:
+    """Return |found - loss| / (u e): how far a loss is from the reference; see `agreement`."""
+    inputs = (policy.spec, policy.parameters(), Surrogate(estimator, signals), batch)
+    allowed = allowance(reference.loss(*inputs, lift=bounded), policy.dtype)
+    exact = np.asarray(reference.loss(*inputs))
+    return largest_ratio(np.asarray(found).astype(policy.dtype), exact, allowed, policy.dtype)
+
+
+def quantity_ratios(policy: Policy, batch: Batch, found: Mapping[str, Array]) -> dict[str, float]:
+    """Return, by quantity, the largest |found - exact| / (u e) of what `Policy.evaluate` returned; see `agreement`.
+
+    Masked actions' log-probabilities must be -inf where they are exactly that.
+    """
+    described = batch.extras.get("reference")
+    given = None if described is None else described.astype(policy.dtype)
+    inputs = (policy.spec, policy.parameters(), batch, list(found), given)
+    bounds = reference.quantities(*inputs, lift=bounded)
+    ratios: dict[str, float] = {}
+    for name, exact in reference.quantities(*inputs).items():
+        impossible = exact == -np.inf
+        if (impossible != (found[name] == -np.inf)).any():
+            ratios[name] = float("inf")
+            continue
+        value, truth = (np.where(impossible, 0, array) for array in (found[name].astype(policy.dtype), exact))
+        ratios[name] = largest_ratio(
+            value.astype(policy.dtype), truth, allowance(bounds[name], policy.dtype), policy.dtype
+        )
+    return ratios
+
+
+def allowance(bound: Any, dtype: np.dtype[Any]) -> Array:
+    """Return u e for a `Bounded` result; 0 for one that no arithmetic went into."""
+    error = bound.error if isinstance(bound, Bounded) else np.zeros(np.shape(bound))
+    return np.longdouble(np.finfo(dtype).eps) / 2 * error
+
+
+def largest_ratio(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) -> float:
     """Return the largest |found - exact| / allowed; infinity for NaN, a wrong shape or a wrong dtype."""
     if found.shape != exact.shape or found.dtype != dtype:
         return float("inf")

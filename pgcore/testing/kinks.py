@@ -14,9 +14,10 @@ import numpy as np
 from pgcore.api import estimator, gradient, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import Estimator, Signals
+from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian
 from pgcore.spec import MLP, Linear, PolicySpec, Table
+from pgcore.surrogate import Signals
 
 __all__ = ["KINKS", "Kink"]
 

@@ -7,20 +7,20 @@ the truth an honest result may be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import SpecError
-from pgcore.estimator import QUANTITIES, Surrogate
-from pgcore.heads import Categorical, DiagonalGaussian
+from pgcore.estimator import QUANTITIES
 from pgcore.host import host
 from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.surrogate import Surrogate
+from pgcore.testing.head_forms import head_form
 
-__all__ = ["extended", "gradient", "loss"]
+__all__ = ["episode_scores", "extended", "fisher_vector_product", "gradient", "loss", "quantities"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -52,28 +52,100 @@ def gradient(
     return run.backward(head.backward(cotangents), cotangents.get("value"), head.own)
 
 
-def loss(spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch) -> np.longdouble:
-    """Return sum_t w_t surrogate_t in extended precision, forward only; see `gradient`."""
-    _, _, named = _forward(spec, parameters, surrogate, batch, extended)
-    return np.dot(extended(surrogate.weights), surrogate.estimator.surrogate(host, **named))
+def loss(
+    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
+) -> Number:
+    """Return sum_t w_t surrogate_t, forward only; see `gradient`."""
+    _, _, named = _forward(spec, parameters, surrogate, batch, lift)
+    return (lift(surrogate.weights) * surrogate.estimator.surrogate(host, **named)).sum()
+
+
+def quantities(
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    batch: Batch,
+    names: Collection[str],
+    reference: Array | None = None,
+    lift: Lift = extended,
+) -> dict[str, Number]:
+    """Return quantities by name, forward only; see `pgcore.estimator.QUANTITIES`.
+
+    Args:
+        spec: The architecture.
+        parameters: In the policy's dtype; taken as exact.
+        batch: The steps.
+        names: Of quantities.
+        reference: [B, width] description of the distributions that `kl` measures from, in the policy's dtype.
+        lift: From NumPy arrays to the number system to compute in.
+    """
+    dtype = next(iter(parameters.values())).dtype
+    run, head = _pass(spec, parameters, batch, dtype, lift)
+    return _named(names, head, run, None if reference is None else lift(reference))
+
+
+def episode_scores(
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    batch: Batch,
+    step_weights: Array | None = None,
+    lift: Lift = extended,
+) -> Number:
+    """Return [E, D] sums over each episode's steps of c_t d log pi(a_t given s_t) / d theta; see `Policy.episode_scores`."""
+    dtype = next(iter(parameters.values())).dtype
+    c_t = np.ones(batch.num_steps, dtype) if step_weights is None else step_weights.astype(dtype)
+    rows: list[Number] = []
+    for episode in range(batch.num_episodes):
+        own = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
+        run, head = _pass(spec, parameters, batch.episodes([episode]), dtype, lift)
+        found = run.backward(head.backward({"log_prob": lift(c_t[own])}), None, head.own)
+        rows.append(_flat(found).reshape(1, -1))
+    return np.concatenate(rows)
+
+
+def fisher_vector_product(
+    spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, vector: Array, lift: Lift = extended
+) -> Number:
+    """Return [D] F v: outputs moved along v, weighed by the head's Fisher information, carried back; see `Policy`."""
+    dtype = next(iter(parameters.values())).dtype
+    direction: dict[str, Number] = {}
+    start = 0
+    for name, shape in spec.parameter_shapes.items():
+        stop = start + int(np.prod(shape))
+        direction[name] = lift(vector[start:stop].astype(dtype).reshape(shape))
+        start = stop
+    real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+    run, head = _pass(spec, parameters, batch, dtype, lift)
+    weights = lift((real / real.sum()).astype(dtype))
+    return _flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
+
+
+def _flat(named: Mapping[str, Number]) -> Number:
+    """Return [D] from arrays in canonical order."""
+    return np.concatenate([value.reshape(-1) for value in named.values()])
 
 
 def _forward(
     spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift
 ) -> tuple[_Run, Any, dict[str, Number]]:
     """Return the pass through the network, the head, and what the surrogate is given."""
-    dtype = surrogate.weights.dtype
-    lifted = {name: lift(value) for name, value in parameters.items()}
-    observations = batch.observations if isinstance(spec.network, Table) else lift(batch.observations.astype(dtype))
-    run = _Run(spec, lifted, observations)
-    head = _head(spec, run.outputs, lifted, batch, dtype, lift)
+    run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
     reference = surrogate.values.get("reference")
     named = _named(surrogate.estimator.quantities, head, run, None if reference is None else lift(reference))
     keywords = surrogate.estimator.keywords
     return run, head, named | {name: lift(surrogate.values[name]) for name in keywords if name not in QUANTITIES}
 
 
-def _named(names: tuple[str, ...], head: Any, run: _Run, reference: Number) -> dict[str, Number]:
+def _pass(
+    spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, dtype: np.dtype[Any], lift: Lift
+) -> tuple[_Run, Any]:
+    """Return the pass through the network and the head; `dtype` is the policy's."""
+    lifted = {name: lift(value) for name, value in parameters.items()}
+    observations = batch.observations if isinstance(spec.network, Table) else lift(batch.observations.astype(dtype))
+    run = _Run(spec, lifted, observations)
+    return run, head_form(spec, run.outputs, lifted, batch, dtype, lift)
+
+
+def _named(names: Collection[str], head: Any, run: _Run, reference: Number) -> dict[str, Number]:
     found: dict[str, Number] = {}
     for name in names:
         if name == "value":
@@ -128,6 +200,19 @@ class _Run:
         shapes = self.spec.parameter_shapes
         return {name: found.get(name, np.zeros(shape, np.longdouble)) for name, shape in shapes.items()}
 
+    def tangent(self, direction: Mapping[str, Number]) -> Number:
+        """Return [B, outputs]: the outputs' derivative along a direction in parameter space."""
+        if isinstance(self.spec.network, Table):
+            return direction["network.table"][self.observations]
+        moved: Number = None
+        for layer in range(self.depth + 1):
+            h, name = self.inputs[f"network.{layer}"], f"network.{layer}"
+            changed = h @ direction[f"{name}.weight"] + direction[f"{name}.bias"]
+            if moved is not None:
+                changed = changed + (self._slope(h) * moved) @ self.parameters[f"{name}.weight"]
+            moved = changed
+        return moved
+
     def _hidden(self, prefix: str) -> Number:
         h = self.observations
         for layer in range(self.depth):
@@ -160,111 +245,3 @@ class _Run:
         if activation == "tanh":
             return 1 - h * h
         return np.where(h > 0, 1, 0) if activation == "relu" else h * (1 - h)
-
-
-class _Categorical:
-    def __init__(self, head: Categorical, outputs: Number, actions: Array, mask: Array | None) -> None:
-        self.temperature, self.actions, self.rows = head.temperature, actions, np.arange(len(actions))
-        self.own: dict[str, Number] = {}
-        shape: tuple[int, ...] = outputs.shape
-        self.mask: Array = np.ones(shape, np.bool_) if mask is None else mask
-        self.columns = np.arange(shape[1])
-        z = outputs / self.temperature
-        values: Array = np.where(self.mask, getattr(z, "value", z), -np.inf)
-        peak = z[self.rows, values.argmax(axis=1)].reshape(-1, 1)
-        shifted = np.where(self.mask, z - peak, 0)
-        exponential = np.where(self.mask, np.exp(shifted), 0)
-        total = exponential.sum(axis=1).reshape(-1, 1)
-        self.pi: Number = exponential / total
-        self.log_pi = np.where(self.mask, shifted - np.log(total), 0)  # 0 where masked, and never used there
-
-    def log_prob(self) -> Number:
-        return self.log_pi[self.rows, self.actions]
-
-    def log_probs(self) -> Number:
-        return np.where(self.mask, self.log_pi, -np.inf)
-
-    def entropy(self) -> Number:
-        return -(self.pi * self.log_pi).sum(axis=1)
-
-    def kl(self, reference: Number) -> Number:
-        possible = reference > -np.inf
-        finite = np.where(possible, reference, 0)
-        self.pi_reference = np.where(possible, np.exp(finite), 0)
-        return (self.pi_reference * (finite - np.where(possible, self.log_pi, 0))).sum(axis=1)
-
-    def backward(self, cotangents: Mapping[str, Number]) -> Number:
-        d = self.pi * 0
-        if "log_prob" in cotangents:
-            chosen = np.equal(self.columns, self.actions[:, None])
-            others = np.where(chosen, 0, self.pi)
-            score = np.where(chosen, others.sum(axis=1).reshape(-1, 1), -others)
-            d = d + score * cotangents["log_prob"].reshape(-1, 1)
-        if "entropy" in cotangents:
-            d = d - self.pi * (self.log_pi + self.entropy().reshape(-1, 1)) * cotangents["entropy"].reshape(-1, 1)
-        if "log_probs" in cotangents:
-            given = cotangents["log_probs"]
-            d = d + (given - self.pi * given.sum(axis=1).reshape(-1, 1))
-        if "kl" in cotangents:
-            d = d + (self.pi - self.pi_reference) * cotangents["kl"].reshape(-1, 1)
-        return d / self.temperature
-
-
-class _Gaussian:
-    def __init__(self, head: DiagonalGaussian, outputs: Number, parameters: dict[str, Number], actions: Number) -> None:
-        self.head, n = head, head.n
-        self.own: dict[str, Number] = {}
-        self.mean = outputs[:, :n]
-        start = float(np.log(head.std))
-        if head.log_std == "per-state":
-            self.log_std = outputs[:, n:] + start
-        else:
-            self.log_std = self.mean * 0 + (parameters["head.log_std"] if head.log_std == "shared" else start)
-        self.std = np.exp(self.log_std)
-        self.z = (actions - self.mean) / self.std
-
-    def log_prob(self) -> Number:
-        return -(self.z * self.z / 2 + self.log_std).sum(axis=1) - self.head.n * (np.log(2 * PI) / 2)
-
-    def entropy(self) -> Number:
-        return self.log_std.sum(axis=1) + self.head.n * ((1 + np.log(2 * PI)) / 2)
-
-    def kl(self, reference: Number) -> Number:
-        n = self.head.n
-        mean0, log_std0 = reference[:, :n], reference[:, n:]
-        self.shift = (self.mean - mean0) / self.std
-        self.ratio = np.exp(log_std0 - self.log_std)
-        return (self.log_std - log_std0 + (self.ratio * self.ratio + self.shift * self.shift - 1) / 2).sum(axis=1)
-
-    def backward(self, cotangents: Mapping[str, Number]) -> Number:
-        d_mean, d_log_std = self.mean * 0, self.mean * 0
-        if "log_prob" in cotangents:
-            column = cotangents["log_prob"].reshape(-1, 1)
-            d_mean = d_mean + column * (self.z / self.std)
-            d_log_std = d_log_std + column * (self.z * self.z - 1)
-        if "entropy" in cotangents:
-            d_log_std = d_log_std + cotangents["entropy"].reshape(-1, 1)
-        if "kl" in cotangents:
-            column = cotangents["kl"].reshape(-1, 1)
-            d_mean = d_mean + column * (self.shift / self.std)
-            d_log_std = d_log_std + column * (1 - (self.ratio * self.ratio + self.shift * self.shift))
-        if self.head.log_std == "per-state":
-            return np.concatenate((d_mean, d_log_std), axis=1)
-        if self.head.log_std == "shared":
-            self.own = {"log_std": d_log_std.sum(axis=0)}
-        return d_mean
-
-
-# pi to 30 digits; NumPy's own is rounded to float64.
-PI = np.longdouble("3.14159265358979323846264338328")
-
-
-def _head(
-    spec: PolicySpec, outputs: Number, parameters: dict[str, Number], batch: Batch, dtype: np.dtype[Any], lift: Lift
-) -> Any:
-    head = spec.head
-    if isinstance(head, Categorical):
-        return _Categorical(head, outputs, batch.actions, batch.action_mask)
-    if isinstance(head, DiagonalGaussian):
-        return _Gaussian(head, outputs, parameters, lift(batch.actions.astype(dtype)))
-    raise SpecError(f"reference: expected one of the core's heads, got {head}; write its closed form here")

@@ -151,12 +151,12 @@ class Bounded:
 def bounded(value: Any) -> Bounded:
     """Return the value as a bounded array.
 
-    Arrays and integers are inputs, and exact. A Python float is a formula's constant, which is rounded to the working precision.
+    Arrays and integers are inputs, and exact. A single float is a formula's constant, which is rounded to the working precision.
     """
     if isinstance(value, Bounded):
         return value
     exact = np.asarray(value, np.longdouble)
-    return Bounded(exact, np.abs(exact) if isinstance(value, float) else np.zeros_like(exact))
+    return Bounded(exact, np.abs(exact) if isinstance(value, float | np.floating) else np.zeros_like(exact))
 
 
 def _exp(x: Bounded) -> Bounded:

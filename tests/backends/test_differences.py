@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.estimator import Surrogate
+from pgcore.surrogate import Surrogate
 from pgcore.testing.cases import cases
 from pgcore.testing.differences import directional_derivative, random_direction
 

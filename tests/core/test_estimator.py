@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
-from pgcore.estimator import Claims, Estimator, Reduction, Signals, Surrogate
+from pgcore.estimator import Claims, Estimator, Reduction
+from pgcore.surrogate import Signals, Surrogate
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 

@@ -10,7 +10,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import SpecError
-from pgcore.estimator import Surrogate
+from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import HEADS, NETWORKS, make_case

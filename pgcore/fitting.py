@@ -1,0 +1,79 @@
+"""Whether data fit a spec: observations, masks and parameters, checked before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pgcore.arrays import Array, owned_booleans, owned_numbers
+from pgcore.errors import BatchError, ParameterError, ShapeError
+from pgcore.spec import PolicySpec, Table
+
+__all__ = ["check_mask", "check_observations", "check_parameters"]
+
+
+def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
+    """Raise ShapeError or BatchError unless the network can take the observations."""
+    network = spec.network
+    if not isinstance(network, Table):
+        if observations.ndim != 2 or observations.shape[1] != network.inputs:
+            raise ShapeError(
+                f"{where}: expected shape [B, {network.inputs}] for {network}, got {list(observations.shape)}; check the network's inputs"
+            )
+        return
+    if observations.ndim != 1 or observations.dtype.kind not in "iu":
+        raise ShapeError(
+            f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0"
+        )
+    outside = (observations < 0) | (observations >= network.states)
+    if outside.any():
+        step = int(outside.argmax())
+        raise BatchError(
+            f"{where}: expected states in [0, {network.states}), got {observations[step]} at step {step}; check the table's states"
+        )
+
+
+def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int) -> Array:
+    """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
+    mask = owned_booleans("action_mask", action_mask, 2)
+    if not spec.head.discrete:
+        raise BatchError(
+            f"action_mask: expected none for {spec.head}, got a mask; only discrete heads can mask actions"
+        )
+    if mask.shape != (steps, spec.head.outputs):
+        raise ShapeError(
+            f"action_mask: expected shape [{steps}, {spec.head.outputs}] for {spec.head}, got {list(mask.shape)}; one column an action"
+        )
+    if not mask.any(axis=1).all():
+        step = int(mask.any(axis=1).argmin())
+        raise BatchError(
+            f"action_mask: expected a possible action at every step, got none at step {step}; the episode should have ended there"
+        )
+    return mask
+
+
+def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Return the parameters in the dtype, or raise ParameterError unless names, shapes and values are the spec's."""
+    wanted = spec.parameter_shapes
+    if set(parameters) != set(wanted):
+        missing, surplus = sorted(set(wanted) - set(parameters)), sorted(set(parameters) - set(wanted))
+        raise ParameterError(
+            f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them"
+        )
+    arrays: dict[str, Array] = {}
+    for name, shape in wanted.items():
+        array = owned_numbers(f"parameters[{name!r}]", parameters[name])
+        if array.shape != shape or array.dtype.kind != "f":
+            raise ParameterError(
+                f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec"
+            )
+        with np.errstate(over="ignore"):
+            arrays[name] = array.astype(dtype, copy=False)
+        if not np.isfinite(arrays[name]).all():
+            raise ParameterError(
+                f"parameters[{name!r}]: expected finite numbers in {dtype}, got NaN or infinity; load a good checkpoint"
+            )
+    return arrays

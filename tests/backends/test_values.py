@@ -1,0 +1,156 @@
+"""What is behind a gradient, on every usable backend against the reference: quantities, losses, metrics, scores, Fisher products.
+
+A gradient alone does not see all of it: log(p + 1e-8) in an entropy moves its derivative in second order only, and a wrong
+constant not at all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.host import host
+from pgcore.registry import registry
+from pgcore.testing import reference
+from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, cases, make_case
+from pgcore.testing.running_error import bounded
+
+BACKENDS = [entry.provider.name for entry in registry().providers("backends") if entry.status == "usable"]
+
+pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def within(found, form, *inputs, dtype):
+    """Return how far a result is from one of the reference's functions, in units of the bound."""
+    exact, bound = form(*inputs), form(*inputs, lift=bounded)
+    return largest_ratio(found, exact, allowance(bound, np.dtype(dtype)), np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("head", HEADS)
+def test_quantities_are_within_their_running_error_bounds(backend, head, network, dtype):
+    critic = "shared" if network in ("tanh", "relu") else "separate"
+    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], critic), backend, dtype, seed=20)
+    names = ("log_prob", "entropy", "value", "kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
+    assert ratios.keys() == set(names)
+    assert max(ratios.values()) <= FACTOR, ratios
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.label)
+def test_loss_is_within_its_running_error_bound(backend, case):
+    policy, batch = case.make(backend, padding=5 * (case.seed % 3 == 1))
+    signals = pg.signals(policy, case.estimator, batch)
+    found = pg.gradient(policy, case.estimator, batch, signals=signals)
+    assert loss_ratio(policy, case.estimator, batch, signals, found.loss) <= FACTOR
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_and_fisher_products_are_within_their_running_error_bounds(backend, head, network, dtype):
+    spec = pg.PolicySpec(NETWORKS[network], HEADS[head], "shared" if network == "sigmoid" else "separate")
+    policy, batch = make_case(spec, backend, dtype, seed=21, padding=3)
+    rng = np.random.default_rng(21)
+    weights = rng.standard_normal(batch.num_steps)
+    inputs = (spec, policy.parameters(), batch)
+    found = policy.episode_scores(batch, weights)
+    assert within(found, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
+    assert within(policy.episode_scores(batch), reference.episode_scores, *inputs, dtype=dtype) <= FACTOR
+    vector = rng.standard_normal(found.shape[1])
+    product = policy.fisher_vector_product(batch, vector)
+    assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_fisher_product_is_symmetric_and_sees_no_padding(backend, head):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=22)
+    rng = np.random.default_rng(22)
+    left, right = rng.standard_normal((2, policy.episode_scores(batch).shape[1]))
+    product = policy.fisher_vector_product(batch, right)
+    assert left @ product == pytest.approx(right @ policy.fisher_vector_product(batch, left), rel=1e-12)
+    np.testing.assert_allclose(policy.fisher_vector_product(batch.pad(40), right), product, rtol=1e-12, atol=1e-15)
+    names = list(policy.spec.parameter_shapes)
+    owner = np.repeat(names, [policy.parameters()[name].size for name in names])
+    of_critic = np.array([name.startswith("critic") for name in owner])
+    assert of_critic.any()
+    assert not product[of_critic].any()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_final_values_are_the_critics_of_the_final_observations(backend, network, dtype):
+    spec = pg.PolicySpec(NETWORKS[network], HEADS["shared"], "separate")
+    policy, batch = make_case(spec, backend, dtype, seed=23)
+    found = policy.evaluate(batch, ("final_value",))["final_value"]
+    assert (found[batch.terminated] == 0.0).all()
+    assert batch.final_observations is not None
+    ends = pg.Batch(
+        observations=batch.final_observations,
+        actions=batch.actions[: batch.num_episodes],
+        rewards=np.zeros(batch.num_episodes),
+        episode_lengths=np.ones(batch.num_episodes, int),
+        terminated=np.ones(batch.num_episodes, bool),
+    )
+    # A terminated episode's value is not read; the reference's stands in for it.
+    exact = reference.quantities(spec, policy.parameters(), ends, ("value",))["value"]
+    filled = np.where(batch.terminated, exact.astype(np.float64), found)
+    assert quantity_ratios(policy, ends, {"value": filled})["value"] <= FACTOR
+    assert np.abs(found[~batch.terminated]).min() > 1e-3
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
+    head_ = HEADS[head]
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["relu"], head_, "none"), backend, "float64", seed=24)
+    found = policy.evaluate(batch, ("distribution", "log_prob", "entropy", "kl"))
+    described = found["distribution"]
+    assert described.shape == (batch.num_steps, head_.width)
+    for name, value in {
+        "log_prob": head_.log_prob(host, described, batch.actions),
+        "entropy": head_.entropy(host, described),
+        "kl": head_.kl(host, batch.extras["reference"], described),
+    }.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-13, err_msg=name)
+
+
+def test_metrics_are_means_over_the_real_steps(backend):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
+    policy, batch = make_case(spec, backend, "float64", seed=25)
+    quantities = policy.evaluate(batch, ("log_prob", "value", "entropy", "kl"))
+    for name in ("ppo", "ppo kl", "gae", "value baseline"):
+        estimator = ESTIMATORS[name]
+        signals = pg.signals(policy, estimator, batch)
+        padded = batch.pad(37)
+        found = pg.gradient(policy, estimator, padded, signals=pg.signals(policy, estimator, padded)).metrics
+        expected = {"entropy": quantities["entropy"].mean()} if "entropy" in found else {}
+        if "value_loss" in found:
+            expected["value_loss"] = ((quantities["value"] - signals["return_"]) ** 2).mean() / 2
+        if "approx_kl" in found:
+            ratio = np.exp(quantities["log_prob"] - signals["old_log_prob"])
+            expected["approx_kl"] = (ratio - 1 - np.log(ratio)).mean()
+            advantage = estimator.finalise({"advantage": signals["advantage"]}, None)["advantage"]
+            clipped = np.where(advantage >= 0, ratio > 1.2, ratio < 0.8) if name == "ppo" else np.zeros(1)
+            expected["clip_fraction"] = clipped.mean()
+        if "kl" in found:
+            expected["kl"] = quantities["kl"].mean()
+        expected["loss"] = pg.gradient(policy, estimator, batch, signals=signals).loss
+        assert found == pytest.approx(expected, rel=1e-10), name
+    assert 0 < pg.gradient(policy, ESTIMATORS["ppo"], batch).metrics["clip_fraction"] < 1
+
+
+@pytest.mark.parametrize("name", ["reinforce", "full return", "value baseline", "td", "n-step", "gae", "ppo", "ppo kl"])
+@pytest.mark.parametrize("head", HEADS)
+def test_one_step_is_a_batch_too(backend, head, name):
+    spec = pg.PolicySpec(NETWORKS["sigmoid"], HEADS[head], "shared")
+    policy, batch = make_case(spec, backend, "float64", seed=26)
+    for step in ([0], [batch.num_steps - 1]):
+        one = batch.steps(step)
+        assert one.num_episodes == 1
+        signals = pg.signals(policy, ESTIMATORS[name], one)
+        found = pg.gradient(policy, ESTIMATORS[name], one, signals=signals)
+        assert agreement(policy, ESTIMATORS[name], one, signals, found.numpy()).agrees
+        assert loss_ratio(policy, ESTIMATORS[name], one, signals, found.loss) <= FACTOR
