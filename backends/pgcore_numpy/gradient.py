@@ -63,10 +63,16 @@ class NumpyGradient(Gradient):
 
     def norm(self) -> float:
         """See `Gradient.norm`."""
-        square = float(np.dot(self.vector, self.vector))
+        with np.errstate(over="ignore"):
+            square = float(np.dot(self.vector, self.vector))
         if math.isfinite(square) and square > 1e-30:
             return math.sqrt(square)
-        return float(np.linalg.norm(self.vector.astype(np.float64)))  # the squares over- or underflowed
+        # The squares over- or underflowed: take them beside the largest entry.
+        largest = float(np.abs(self.vector).max())
+        if largest == 0.0:
+            return 0.0
+        scaled = self.vector.astype(np.float64) / largest
+        return largest * math.sqrt(np.dot(scaled, scaled))
 
     def check_finite(self) -> None:
         """Raise NonFiniteError, naming the first quantity and step that are not finite, unless the gradient is."""

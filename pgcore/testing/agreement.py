@@ -19,7 +19,7 @@ from pgcore.estimator import Estimator
 from pgcore.policy import Policy
 from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference
-from pgcore.testing.running_error import Bounded, bounded
+from pgcore.testing.running_error import Bounded, bounded_in
 
 __all__ = ["FACTOR", "Agreement", "agreement", "loss_ratio", "quantity_ratios"]
 
@@ -69,7 +69,7 @@ def agreement(
     surrogate = Surrogate(estimator, signals)
     inputs = (policy.spec, policy.parameters(), surrogate, batch)
     truth = reference.gradient(*inputs)
-    bounds = reference.gradient(*inputs, lift=bounded)
+    bounds = reference.gradient(*inputs, lift=bounded_in(policy.dtype))
     worst, where = -1.0, ""
     powered, total = 0, 0
     for name, exact in truth.items():
@@ -85,7 +85,7 @@ def agreement(
 def loss_ratio(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, found: float) -> float:
     """Return |found - loss| / (u e): how far a loss is from the reference; see `agreement`."""
     inputs = (policy.spec, policy.parameters(), Surrogate(estimator, signals), batch)
-    allowed = allowance(reference.loss(*inputs, lift=bounded), policy.dtype)
+    allowed = allowance(reference.loss(*inputs, lift=bounded_in(policy.dtype)), policy.dtype)
     exact = np.asarray(reference.loss(*inputs))
     return largest_ratio(np.asarray(found).astype(policy.dtype), exact, allowed, policy.dtype)
 
@@ -98,7 +98,7 @@ def quantity_ratios(policy: Policy, batch: Batch, found: Mapping[str, Array]) ->
     described = batch.extras.get("reference")
     given = None if described is None else described.astype(policy.dtype)
     inputs = (policy.spec, policy.parameters(), batch, list(found), given)
-    bounds = reference.quantities(*inputs, lift=bounded)
+    bounds = reference.quantities(*inputs, lift=bounded_in(policy.dtype))
     ratios: dict[str, float] = {}
     for name, exact in reference.quantities(*inputs).items():
         impossible = exact == -np.inf

@@ -96,7 +96,7 @@ def make_case(
         backend: A registered name.
         dtype: "float32" or "float64".
         seed: At least 0.
-        steps: B, at least 8.
+        steps: B, at least 9.
         padding: Steps of weight 0 to add.
     """
     rng = np.random.default_rng(seed)

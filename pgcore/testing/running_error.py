@@ -12,8 +12,9 @@ computation of the same formula in working precision is within u * e of the valu
     log             e / |a| + 8 |v|
     tanh            (1 - v^2) e + 8 |v|
 
-The n in sums and products covers any order of summation. Comparisons, maxima and choices take no error: a point within
-rounding of a kink has no power, and belongs to `kinks`.
+A product, quotient or exponential may also underflow, and frameworks flush what is subnormal to 0: each adds `floor`, the smallest
+normal number in units of u. The n in sums and products covers any order of summation. Comparisons, maxima and choices take no
+error: a point within rounding of a kink has no power, and belongs to `kinks`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 
-__all__ = ["Bounded", "bounded"]
+__all__ = ["Bounded", "bounded", "bounded_in"]
 
 
 class Bounded:
@@ -35,15 +36,17 @@ class Bounded:
     Attributes:
         value: Values, `np.longdouble`.
         error: Bounds of the same shape, in units of roundoff.
+        floor: What underflow can add, in units of roundoff; 0 takes the range of exponents for unlimited.
     """
 
     # Keeps NumPy from taking a Bounded apart when it is the right operand.
     __array_priority__ = 1000
 
-    def __init__(self, value: Array, error: Array) -> None:
-        """Keep both."""
+    def __init__(self, value: Array, error: Array, floor: float = 0.0) -> None:
+        """Keep all."""
         self.value = value
         self.error = error
+        self.floor = floor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,21 +56,21 @@ class Bounded:
     @property
     def T(self) -> Bounded:  # noqa: N802 - NumPy's name
         """The transpose."""
-        return Bounded(self.value.T, self.error.T)
+        return Bounded(self.value.T, self.error.T, self.floor)
 
     def __getitem__(self, index: Any) -> Bounded:
         """Return a part."""
-        return Bounded(self.value[index], self.error[index])
+        return Bounded(self.value[index], self.error[index], self.floor)
 
     def __neg__(self) -> Bounded:
         """Negation is exact."""
-        return Bounded(-self.value, self.error)
+        return Bounded(-self.value, self.error, self.floor)
 
     def __add__(self, other: Any) -> Bounded:
         """See the rules."""
         b = bounded(other)
         value = self.value + b.value
-        return Bounded(value, self.error + b.error + np.abs(value))
+        return Bounded(value, self.error + b.error + np.abs(value), max(self.floor, b.floor))
 
     def __sub__(self, other: Any) -> Bounded:
         """See the rules."""
@@ -77,20 +80,26 @@ class Bounded:
         """See the rules."""
         b = bounded(other)
         value = self.value * b.value
-        return Bounded(value, np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value))
+        floor = max(self.floor, b.floor)
+        return Bounded(
+            value, np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value) + floor, floor
+        )
 
     def __truediv__(self, other: Any) -> Bounded:
         """See the rules."""
         b = bounded(other)
         value = self.value / b.value
-        return Bounded(value, (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value))
+        floor = max(self.floor, b.floor)
+        error = (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value)
+        return Bounded(value, error + floor, floor)
 
     def __matmul__(self, other: Any) -> Bounded:
         """See the rules."""
         a, b = self, bounded(other)
         size_a, size_b = np.abs(a.value), np.abs(b.value)
-        error = size_a @ b.error + a.error @ size_b + a.value.shape[-1] * (size_a @ size_b)
-        return Bounded(a.value @ b.value, error)
+        count, floor = a.value.shape[-1], max(a.floor, b.floor)
+        error = size_a @ b.error + a.error @ size_b + count * (size_a @ size_b + floor)
+        return Bounded(a.value @ b.value, error, floor)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -123,11 +132,11 @@ class Bounded:
         """See the rules."""
         count = self.value.size if axis is None else self.value.shape[axis]
         error = self.error.sum(axis=axis) + count * np.abs(self.value).sum(axis=axis)
-        return Bounded(self.value.sum(axis=axis), error)
+        return Bounded(self.value.sum(axis=axis), error, self.floor)
 
     def reshape(self, *shape: int) -> Bounded:
         """Return the same numbers in another shape."""
-        return Bounded(self.value.reshape(*shape), self.error.reshape(*shape))
+        return Bounded(self.value.reshape(*shape), self.error.reshape(*shape), self.floor)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
         """Let NumPy's elementary functions and operators work on mixtures of arrays and bounded arrays."""
@@ -159,25 +168,38 @@ def bounded(value: Any) -> Bounded:
     return Bounded(exact, np.abs(exact) if isinstance(value, float | np.floating) else np.zeros_like(exact))
 
 
+def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
+    """Return a function from input arrays to bounded arrays whose floor is that of a working precision."""
+    limits = np.finfo(dtype)
+    floor = float(limits.tiny) / (float(limits.eps) / 2)
+
+    def lift(array: Array) -> Bounded:
+        plain = bounded(array)
+        return Bounded(plain.value, plain.error, floor)
+
+    return lift
+
+
 def _exp(x: Bounded) -> Bounded:
     value = np.exp(x.value)
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
-    return Bounded(value, value * np.where(value == 0, 0, x.error + 8))
+    exact = x.value == -np.inf
+    return Bounded(value, np.where(exact, 0, value * np.where(exact, 0, x.error + 8) + x.floor), x.floor)
 
 
 def _log(x: Bounded) -> Bounded:
     value = np.log(x.value)
-    return Bounded(value, x.error / np.abs(x.value) + 8 * np.abs(value))
+    return Bounded(value, x.error / np.abs(x.value) + 8 * np.abs(value), x.floor)
 
 
 def _tanh(x: Bounded) -> Bounded:
     value = np.tanh(x.value)
-    return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value))
+    return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value), x.floor)
 
 
 def _where(condition: Array, x: Any, y: Any) -> Bounded:
     a, b = bounded(x), bounded(y)
-    return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error))
+    return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error), max(a.floor, b.floor))
 
 
 def _concatenate(parts: tuple[Any, ...], axis: int = 0) -> Bounded:
@@ -185,16 +207,18 @@ def _concatenate(parts: tuple[Any, ...], axis: int = 0) -> Bounded:
     return Bounded(
         np.concatenate([part.value for part in all_bounded], axis),
         np.concatenate([part.error for part in all_bounded], axis),
+        max(part.floor for part in all_bounded),
     )
 
 
 def _abs(x: Bounded) -> Bounded:
-    return Bounded(np.abs(x.value), x.error)
+    return Bounded(np.abs(x.value), x.error, x.floor)
 
 
 def _full_like(x: Any, value: float) -> Bounded:
     shape: tuple[int, ...] = x.shape
-    return Bounded(np.full(shape, value, np.longdouble), np.full(shape, abs(value), np.longdouble))
+    floor: float = getattr(x, "floor", 0.0)
+    return Bounded(np.full(shape, value, np.longdouble), np.full(shape, abs(value), np.longdouble), floor)
 
 
 def _operator(name: str) -> Callable[[Any, Any], Any]:

@@ -227,9 +227,9 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
 
 def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
     policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "shared"), backend, "float32", seed=13)
-    before = policy.parameters()
+    before = {name: value.copy() for name, value in policy.parameters().items()}
     first = pg.gradient(policy, ESTIMATORS["ppo"], batch)
-    kept, loss = first.numpy(), first.loss
+    kept, loss = {name: value.copy() for name, value in first.numpy().items()}, first.loss
     first.numpy()["network.0.weight"][:] = 7.0
     pg.gradient(policy, ESTIMATORS["ppo"], batch.episodes([0, 1]))
     pg.gradient(policy, ESTIMATORS["reinforce"], batch)

@@ -10,7 +10,7 @@ from pgcore.heads import HALF_LOG_2PI
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
-from pgcore.testing.running_error import bounded
+from pgcore.testing.running_error import bounded_in
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
 from pgcore_numpy.networks import DenseNetwork
@@ -37,7 +37,7 @@ def fisher_ratio(head):
     policy, batch = made(head)
     vector = np.random.default_rng(0).standard_normal(sum(value.size for value in policy.parameters().values()))
     inputs = (policy.spec, policy.parameters(), batch, vector)
-    bound = reference.fisher_vector_product(*inputs, lift=bounded)
+    bound = reference.fisher_vector_product(*inputs, lift=bounded_in(policy.dtype))
     found = policy.fisher_vector_product(batch, vector)
     exact = reference.fisher_vector_product(*inputs)
     return largest_ratio(found, exact, allowance(bound, policy.dtype), policy.dtype)
@@ -46,7 +46,7 @@ def fisher_ratio(head):
 def score_ratio(head):
     policy, batch = made(head)
     inputs = (policy.spec, policy.parameters(), batch)
-    bound = reference.episode_scores(*inputs, lift=bounded)
+    bound = reference.episode_scores(*inputs, lift=bounded_in(policy.dtype))
     exact = reference.episode_scores(*inputs)
     return largest_ratio(policy.episode_scores(batch), exact, allowance(bound, policy.dtype), policy.dtype)
 

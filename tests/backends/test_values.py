@@ -15,7 +15,7 @@ from pgcore.registry import registry
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, cases, make_case
-from pgcore.testing.running_error import bounded
+from pgcore.testing.running_error import bounded_in
 
 BACKENDS = [entry.provider.name for entry in registry().providers("backends") if entry.status == "usable"]
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 def within(found, form, *inputs, dtype):
     """Return how far a result is from one of the reference's functions, in units of the bound."""
-    exact, bound = form(*inputs), form(*inputs, lift=bounded)
+    exact, bound = form(*inputs), form(*inputs, lift=bounded_in(np.dtype(dtype)))
     return largest_ratio(found, exact, allowance(bound, np.dtype(dtype)), np.dtype(dtype))
 
 
@@ -63,6 +63,34 @@ def test_scores_and_fisher_products_are_within_their_running_error_bounds(backen
     vector = rng.standard_normal(found.shape[1])
     product = policy.fisher_vector_product(batch, vector)
     assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("head", HEADS)
+def test_many_steps_are_what_a_few_are(backend, head, dtype):
+    """Longer than any block that a backend may work in, with episodes that begin and end inside one and some that cross it."""
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
+    policy, batch = make_case(spec, backend, dtype, seed=27, steps=1500)
+    names = ("log_prob", "entropy", "value", "kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
+    assert max(ratios.values()) <= FACTOR, ratios
+    inputs = (spec, policy.parameters(), batch)
+    rng = np.random.default_rng(27)
+    weights = rng.standard_normal(batch.num_steps)
+    found = policy.episode_scores(batch, weights)
+    assert within(found, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
+    vector = rng.standard_normal(found.shape[1])
+    product = policy.fisher_vector_product(batch, vector)
+    assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
+    one_step_each = batch.steps(slice(None))
+    final = policy.evaluate(one_step_each, ("final_value",))["final_value"]
+    following = policy.evaluate(batch, ("value",))["value"]
+    cut = np.setdiff1d(np.arange(batch.num_steps), batch.episode_ends)
+    np.testing.assert_allclose(final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
+    signals = pg.signals(policy, ESTIMATORS["ppo kl"], batch)
+    gradient = pg.gradient(policy, ESTIMATORS["ppo kl"], batch, signals=signals)
+    assert agreement(policy, ESTIMATORS["ppo kl"], batch, signals, gradient.numpy()).agrees
+    assert loss_ratio(policy, ESTIMATORS["ppo kl"], batch, signals, gradient.loss) <= FACTOR
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -154,3 +182,38 @@ def test_one_step_is_a_batch_too(backend, head, name):
         found = pg.gradient(policy, ESTIMATORS[name], one, signals=signals)
         assert agreement(policy, ESTIMATORS[name], one, signals, found.numpy()).agrees
         assert loss_ratio(policy, ESTIMATORS[name], one, signals, found.loss) <= FACTOR
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        ("float64", 1.0),
+        ("float64", 1e200),
+        ("float64", 1e-200),
+        ("float32", 1.0),
+        ("float32", 1e25),
+        ("float32", 1e-25),
+    ],
+)
+def test_the_norm_is_that_of_all_parameters_even_where_its_square_has_no_float(backend, dtype, scale):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "none")
+    policy, batch = make_case(spec, backend, dtype, seed=28)
+    fields = ("observations", "actions", "episode_lengths", "terminated", "final_observations", "action_mask")
+    scaled = pg.Batch(**{name: getattr(batch, name) for name in fields}, rewards=scale * batch.rewards)
+    gradient = pg.gradient(policy, ESTIMATORS["reinforce"], scaled)
+    exact = np.sqrt(sum((value.astype(np.longdouble) ** 2).sum() for value in gradient.numpy().values()))
+    assert gradient.norm() == pytest.approx(float(exact), rel=32 * float(np.finfo(dtype).eps), abs=0.0)
+    assert gradient.norm() > 1e-3 * scale
+    before = policy.parameters()
+    pg.optimizer("sgd", learning_rate=1.0, max_grad_norm=0.5 * scale).step(policy, gradient)
+    moved = [value.astype(np.longdouble) - before[name] for name, value in policy.parameters().items()]
+    if scale >= 1.0:  # else the step vanishes beside the parameters
+        length = float(np.sqrt(sum((value**2).sum() for value in moved)))
+        assert length == pytest.approx(min(float(exact), 0.5 * scale), rel=1e-5)
+
+
+def test_the_norm_of_nothing_is_zero(backend):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "none"), backend, "float64", seed=29)
+    fields = ("observations", "actions", "episode_lengths", "terminated", "final_observations", "action_mask")
+    nothing = pg.Batch(**{name: getattr(batch, name) for name in fields}, rewards=np.zeros(batch.num_steps))
+    assert pg.gradient(policy, ESTIMATORS["reinforce"], nothing).norm() == 0.0

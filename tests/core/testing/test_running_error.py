@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgcore.testing.running_error import Bounded, bounded
+from pgcore.testing.running_error import Bounded, bounded, bounded_in
 
 FORMULAS = {
     "sum": lambda x, y: x + y,
@@ -66,3 +66,30 @@ def test_what_has_no_rule_is_refused():
         np.add.reduce(x)
     with pytest.raises(TypeError, match="got stack; add its error rule"):
         np.stack([x, x])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_underflows_is_within_the_floor(dtype):
+    """A sigmoid whose exponential overflows is 0, where the truth is subnormal; frameworks flush the one or the other."""
+    far = dtype(-90.0 if dtype == np.float32 else -710.0)
+    x, weight = np.full((1, 1), far), np.full((1, 1), 1e30, dtype)
+    lift = bounded_in(np.dtype(dtype))
+    formulas = (
+        lambda x, weight: 1 / (1 + np.exp(-x)) * weight,
+        lambda x, weight: np.exp(x) @ weight,
+        lambda x, weight: (np.exp(x / 2) * np.exp(x / 2)).sum() * weight,
+    )
+    for formula in formulas:
+        truth = formula(x.astype(np.longdouble), weight.astype(np.longdouble))
+        with np.errstate(over="ignore", under="ignore"):
+            found = np.where(np.abs(formula(x, weight)) < 1, 0 * weight, weight)  # flushed
+        bound = formula(lift(x), lift(weight))
+        roundoff = np.finfo(dtype).eps / 2
+        assert truth > 0
+        assert (np.abs(found - truth) <= 4 * roundoff * bound.error).all()
+        assert not (np.abs(found - truth) <= 4 * roundoff * formula(bounded(x), bounded(weight)).error).all()
+
+
+@pytest.mark.parametrize("constant", [0.1, np.longdouble("0.1")])
+def test_a_single_float_is_a_rounded_constant(constant):
+    assert (bounded(np.ones(2)) * constant).error.tolist() == pytest.approx([0.2, 0.2])
