@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.errors import NonFiniteError
 from pgcore.host import host
 from pgcore.registry import registry
 from pgcore.testing import reference
@@ -217,3 +218,24 @@ def test_the_norm_of_nothing_is_zero(backend):
     fields = ("observations", "actions", "episode_lengths", "terminated", "final_observations", "action_mask")
     nothing = pg.Batch(**{name: getattr(batch, name) for name in fields}, rewards=np.zeros(batch.num_steps))
     assert pg.gradient(policy, ESTIMATORS["reinforce"], nothing).norm() == 0.0
+
+
+def test_a_step_that_overflows_is_named_wherever_it_is(backend):
+    spec = pg.PolicySpec(pg.Table(2), HEADS["categorical"], "separate")
+    policy = pg.policy(spec, backend=backend, dtype="float64")
+    for steps, bad in ((700, 3), (700, 650), (1500, 1499)):
+        old = np.full(steps, -1.0)
+        old[bad] = -2000.0
+        batch = pg.Batch(
+            observations=np.arange(steps) % 2,
+            actions=np.arange(steps) % 3,
+            rewards=-np.ones(steps),
+            episode_lengths=[steps],
+            terminated=[True],
+            log_probs=old,
+        )
+        before = policy.parameters()
+        with pytest.raises(NonFiniteError, match=f"log_prob = -?inf at step {bad};"):
+            pg.gradient(policy, pg.estimator("ppo", gamma=0.0, normalise="none"), batch)
+        for name, value in policy.parameters().items():
+            np.testing.assert_array_equal(value, before[name])
