@@ -28,7 +28,7 @@ train: .venv/.base
 	.venv/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
 
 test: .venv/.test
-	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term
+	PGCORE_REQUIRE_BACKENDS=torch,tensorflow,jax $(RUN) -m pytest -n $(JOBS) --cov --cov-report=term
 
 lint: .venv/.lint
 	.venv/bin/ruff check .
@@ -68,7 +68,7 @@ clean:
 	@touch $@
 
 .venv/.bench: .venv/.created $(PINS)
-	@echo "Installing pgcore and PyTorch into .venv ..."
-	$(INSTALL) --editable '.[plot]' torch
+	@echo "Installing pgcore and all frameworks into .venv ..."
+	$(INSTALL) --editable '.[all]'
 	@$(COMPILE)
 	@touch $@

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pgcore.batch import Batch
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
+    from pgcore.gradient import Gradient
     from pgcore.heads import Categorical, DiagonalGaussian, Head
     from pgcore.optimizer import Optimizer, OptimizerSpec
-    from pgcore.policy import Gradient, Policy
+    from pgcore.policy import Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
     from pgcore.spec import MLP, Linear, PolicySpec, Table
     from pgcore.surrogate import Signals
@@ -64,9 +65,10 @@ _NAMES_BY_MODULE = {
     "batch": ("Batch",),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
+    "gradient": ("Gradient",),
     "heads": ("Categorical", "DiagonalGaussian", "Head"),
     "optimizer": ("Optimizer", "OptimizerSpec"),
-    "policy": ("Gradient", "Policy"),
+    "policy": ("Policy",),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
     "surrogate": ("Signals",),
     "spec": ("MLP", "Linear", "PolicySpec", "Table"),

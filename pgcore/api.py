@@ -14,8 +14,9 @@ from pgcore.backend import Backend
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
 from pgcore.estimator import Estimator
+from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer, OptimizerSpec
-from pgcore.policy import Gradient, Policy, read_policy
+from pgcore.policy import Policy, read_policy
 from pgcore.registry import default_backend_name, registry
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Signals, Surrogate, check_all_finite
@@ -39,7 +40,13 @@ def backend(name: str | None = None) -> Backend:
 
 
 def policy(
-    spec: PolicySpec, *, backend: str | None = None, seed: int = 0, dtype: str = "float32", device: str | None = None
+    spec: PolicySpec,
+    *,
+    backend: str | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str | None = None,
+    compiled: bool = False,
 ) -> Policy:
     """Return a new policy on a backend.
 
@@ -49,12 +56,13 @@ def policy(
         seed: At least 0; the same seed gives the same parameters on every backend.
         dtype: "float32" or "float64".
         device: Where the backend has several.
+        compiled: Whether to compile what it computes, where the backend can choose.
 
     Raises:
         UnknownNameError: no backend of that name is registered.
-        SpecError: the backend cannot build this spec, seed, dtype or device.
+        SpecError: the backend cannot build this spec, seed, dtype or device, or cannot compile.
     """
-    return _backend(backend).policy(spec, seed=seed, dtype=dtype, device=device)
+    return _backend(backend).policy(spec, seed=seed, dtype=dtype, device=device, compiled=compiled)
 
 
 def estimator(name: str, **fields: Any) -> Estimator:
@@ -122,7 +130,13 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
 
 
 def load(
-    path: str | Path, *, backend: str | None = None, dtype: str | None = None, device: str | None = None
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    compiled: bool = False,
+    into: Policy | None = None,
 ) -> Policy:
     """Return the policy that `Policy.save` wrote, on any backend.
 
@@ -131,16 +145,20 @@ def load(
         backend: A registered name; see `pgcore.backend`.
         dtype: "float32" or "float64"; None takes the one it was saved with.
         device: Where the backend has several.
+        compiled: Whether to compile what it computes, where the backend can choose.
+        into: Load into this policy, as an adopted network must be; None makes a new one.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.
         SpecError: its spec is not valid, or the backend cannot build it.
         ParameterError: its parameters are not the spec's.
     """
-    spec, parameters, saved_dtype = read_policy(path)
-    loaded = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device)
-    loaded.load(parameters)
-    return loaded
+    saved, parameters, saved_dtype = read_policy(path)
+    if into is None:
+        spec = PolicySpec.from_json(saved)
+        into = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled)
+    into.load(parameters)
+    return into
 
 
 def generator(seed: int) -> np.random.Generator:

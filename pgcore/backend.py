@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pgcore.errors import SpecError
+from pgcore.errors import DependencyError, SpecError
+from pgcore.heads import Head
 from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "float_dtype", "require_version"]
 
 
 class Backend(ABC):
@@ -20,12 +22,22 @@ class Backend(ABC):
 
     Attributes:
         name: What the backend is registered as.
+        modes: How it can compute, such as "eager" and "compiled"; the first is what a policy gets where nobody asks.
     """
 
     name: ClassVar[str]
+    modes: ClassVar[tuple[str, ...]] = ("eager",)
 
     @abstractmethod
-    def policy(self, spec: PolicySpec, *, seed: int = 0, dtype: str = "float32", device: str | None = None) -> Policy:
+    def policy(
+        self,
+        spec: PolicySpec,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str | None = None,
+        compiled: bool = False,
+    ) -> Policy:
         """Return a policy with the spec's initial parameters for this seed.
 
         Args:
@@ -33,24 +45,50 @@ class Backend(ABC):
             seed: At least 0; the same seed gives the same float64 parameters on every backend.
             dtype: "float32" or "float64".
             device: Where the backend has several; None is its default.
+            compiled: Whether to compile what it computes, where the backend can choose.
 
         Raises:
-            SpecError: dtype or device is not one of this backend's, or it cannot build the spec.
+            SpecError: dtype, device or compilation is not one of this backend's, or it cannot build the spec.
         """
 
     @abstractmethod
     def optimizer(self, spec: OptimizerSpec, policy: Policy) -> BoundOptimizer:
         """Return the optimizer's native state for one of this backend's policies."""
 
-    def adopt(self, module: Any, head: Any, critic: Any = None) -> Policy:
-        """Return a policy around the user's own network; its outputs are the head's natural parameters.
+    def adopt(
+        self,
+        module: Any,
+        head: Head,
+        critic: Any = None,
+        *,
+        compiled: bool = False,
+        evaluation_mode: bool = False,
+    ) -> Policy:
+        """Return a policy around the user's own network, which it trains in place.
+
+        Args:
+            module: [B, ...] observations to the head's natural parameters, [B, outputs]; with critic="shared" to a pair of
+                those and [B] or [B, 1] values. Floating-point observations come in the parameters' dtype, others as they are.
+            head: The action distribution.
+            critic: None, "shared", or another network from observations to [B] or [B, 1] values.
+            compiled: See `policy`.
+            evaluation_mode: Put dropout and batch normalisation in evaluation mode; without it a module that has any in
+                training mode is refused, since its outputs are no function of the observations alone.
 
         Raises:
-            SpecError: this backend has no modules to adopt.
+            SpecError: the backend has no modules to adopt, or this module cannot be a policy; says why.
+            ParameterError: a parameter is NaN or infinite; names it.
         """
         raise SpecError(
             f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; build a PolicySpec instead"
         )
+
+    def check_compiled(self, *, compiled: bool) -> None:
+        """Raise SpecError where compilation is asked of a backend that compiles nothing."""
+        if compiled and "compiled" not in self.modes:
+            raise SpecError(
+                f"{self.name}.policy compiled: expected False, got True; nothing is compiled here, choose a backend that compiles"
+            )
 
 
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
@@ -58,3 +96,13 @@ def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
     if dtype not in ("float32", "float64"):
         raise SpecError(f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two")
     return np.dtype(dtype)
+
+
+def require_version(package: str, found: str, wanted: tuple[int, int]) -> None:
+    """Raise DependencyError unless a framework's version is at least the one a backend is written for."""
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < wanted:
+        least = ".".join(map(str, wanted))
+        raise DependencyError(
+            f"{package}: expected version {least} or later, got {found}; pip install --upgrade '{package}>={least}'"
+        )

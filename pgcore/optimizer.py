@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from pgcore.arrays import Array
 from pgcore.checks import number, positive, set_field
 from pgcore.errors import OptimizerError
+from pgcore.gradient import Gradient
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.policy import Gradient, Policy
+from pgcore.policy import Policy
 from pgcore.schedules import ConstantSchedule, Schedule
 
 __all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec"]
@@ -45,15 +46,20 @@ class OptimizerSpec(ABC):
         if self.max_grad_norm is not None:
             set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
 
+    def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.
+
+        They are computed apart, in double precision, so that a backend can compile `update` once for all steps.
+
+        Args:
+            step: Counted from 1, for bias correction.
+            learning_rate: This step's.
+        """
+        return (learning_rate,)
+
     @abstractmethod
     def update(
-        self,
-        xp: ArrayNamespace,
-        parameter: Native,
-        gradient: Native,
-        slots: Mapping[str, Native],
-        step: int,
-        learning_rate: float,
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
         """Return the new parameter and the new slots.
 
@@ -62,8 +68,7 @@ class OptimizerSpec(ABC):
             parameter: Any shape, the policy's dtype.
             gradient: Of the same shape, after clipping.
             slots: By the names in `slots`, of the same shape.
-            step: Counted from 1, for bias correction.
-            learning_rate: This step's.
+            scalars: What `scalars` returned, as Python numbers or as native ones.
         """
 
     def rate(self, step: int) -> float:
@@ -73,17 +78,13 @@ class OptimizerSpec(ABC):
         )
         return schedule(step)
 
-    def clip_factor(self, norm: float) -> float:
-        """Return what a gradient of this norm is multiplied by."""
-        return 1.0 if self.max_grad_norm is None or norm <= self.max_grad_norm else self.max_grad_norm / norm
-
 
 class BoundOptimizer(ABC):
     """An optimizer's native state for one policy; made by a backend."""
 
     @abstractmethod
-    def step(self, gradient: Gradient, step: int, learning_rate: float) -> None:
-        """Clip, update the slots and the policy's parameters; `step` counts from 1."""
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """Update the slots and the policy's parameters with the numbers of one step; see `OptimizerSpec.scalars`."""
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:
@@ -125,7 +126,9 @@ class Optimizer:
             raise OptimizerError(
                 "Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step"
             )
-        bound.step(gradient, self.steps_taken + 1, self.spec.rate(self.steps_taken))
+        if self.spec.max_grad_norm is not None:
+            gradient = gradient.clipped(self.spec.max_grad_norm)
+        bound.step(gradient, self.spec.scalars(self.steps_taken + 1, self.spec.rate(self.steps_taken)))
         self.steps_taken += 1
 
     def state(self, policy: Policy) -> dict[str, Array]:

@@ -37,15 +37,10 @@ class SGD(OptimizerSpec):
             raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
 
     def update(
-        self,
-        xp: ArrayNamespace,
-        parameter: Native,
-        gradient: Native,
-        slots: Mapping[str, Native],
-        step: int,
-        learning_rate: float,
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
+        (learning_rate,) = scalars
         momentum = self.momentum * slots["momentum"] + gradient
         direction = gradient + self.momentum * momentum if self.nesterov else momentum
         return parameter - learning_rate * direction, {"momentum": momentum}
@@ -77,20 +72,18 @@ class Adam(OptimizerSpec):
         set_field(self, "beta2", decay(f"{where}.beta2", self.beta2))
         set_field(self, "eps", positive(f"{where}.eps", self.eps, OptimizerError))
 
+    def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        """See `OptimizerSpec.scalars`: the rate over the first moment's bias, and the root of the second moment's."""
+        return learning_rate / (1.0 - self.beta1**step), math.sqrt(1.0 - self.beta2**step)
+
     def update(
-        self,
-        xp: ArrayNamespace,
-        parameter: Native,
-        gradient: Native,
-        slots: Mapping[str, Native],
-        step: int,
-        learning_rate: float,
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
+        rate, correction = scalars
         first = self.beta1 * slots["first_moment"] + (1.0 - self.beta1) * gradient
         second = self.beta2 * slots["second_moment"] + (1.0 - self.beta2) * gradient * gradient
-        root = xp.sqrt(second) / math.sqrt(1.0 - self.beta2**step) + self.eps
-        rate = learning_rate / (1.0 - self.beta1**step)
+        root = xp.sqrt(second) / correction + self.eps
         return parameter - rate * first / root, {"first_moment": first, "second_moment": second}
 
 
@@ -112,18 +105,16 @@ class AdamW(Adam):
         super().__post_init__()
         set_field(self, "weight_decay", number("AdamW.weight_decay", self.weight_decay, OptimizerError, least=0.0))
 
+    def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
+        """See `OptimizerSpec.scalars`: Adam's, and what is kept of a parameter."""
+        return *super().scalars(step, learning_rate), 1.0 - learning_rate * self.weight_decay
+
     def update(
-        self,
-        xp: ArrayNamespace,
-        parameter: Native,
-        gradient: Native,
-        slots: Mapping[str, Native],
-        step: int,
-        learning_rate: float,
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
-        decayed = parameter * (1.0 - learning_rate * self.weight_decay)
-        return super().update(xp, decayed, gradient, slots, step, learning_rate)
+        *others, kept = scalars
+        return super().update(xp, parameter * kept, gradient, slots, *others)
 
 
 @dataclass(frozen=True)
@@ -155,15 +146,10 @@ class RMSprop(OptimizerSpec):
         set_field(self, "momentum", decay("RMSprop.momentum", self.momentum))
 
     def update(
-        self,
-        xp: ArrayNamespace,
-        parameter: Native,
-        gradient: Native,
-        slots: Mapping[str, Native],
-        step: int,
-        learning_rate: float,
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
+        (learning_rate,) = scalars
         second = self.decay * slots["second_moment"] + (1.0 - self.decay) * gradient * gradient
         root = xp.sqrt(second + self.eps) if self.eps_inside else xp.sqrt(second) + self.eps
         momentum = self.momentum * slots["momentum"] + gradient / root

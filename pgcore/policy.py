@@ -16,6 +16,7 @@ from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError
 from pgcore.estimator import Estimator
 from pgcore.fitting import check_mask, check_observations
+from pgcore.gradient import Gradient
 from pgcore.host import host
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate, check_reference
@@ -23,7 +24,7 @@ from pgcore.surrogate import Surrogate, check_reference
 if TYPE_CHECKING:
     from pgcore.backend import Backend
 
-__all__ = ["EVALUATIONS", "Gradient", "Policy"]
+__all__ = ["EVALUATIONS", "Policy", "read_policy"]
 
 FORMAT = "pgcore.policy"
 
@@ -32,34 +33,6 @@ EVALUATIONS: dict[str, str] = {
     "distribution": "[B, width] description of pi(. given s_t), as the head defines it",
     "final_value": "[E] V of each episode's final observation; 0 where the episode terminated",
 }
-
-
-class Gradient(ABC):
-    """The gradient of a loss with respect to one policy's parameters, in the backend's own arrays until asked for.
-
-    Attributes:
-        policy: The policy it belongs to.
-    """
-
-    policy: Policy
-
-    @property
-    @abstractmethod
-    def loss(self) -> float:
-        """sum_t w_t * surrogate_t, in the surrogate's unit."""
-
-    @property
-    @abstractmethod
-    def metrics(self) -> dict[str, float]:
-        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`."""
-
-    @abstractmethod
-    def numpy(self) -> dict[str, Array]:
-        """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
-
-    @abstractmethod
-    def norm(self) -> float:
-        """Return the Euclidean norm over all parameters."""
 
 
 class Policy(ABC):
@@ -71,11 +44,13 @@ class Policy(ABC):
         backend: The backend that owns the parameters.
         spec: The architecture.
         dtype: NumPy's float32 or float64; what parameters and gradients are in.
+        compiled: Whether the backend compiles what it computes.
     """
 
     backend: Backend
     spec: PolicySpec
     dtype: np.dtype[Any]
+    compiled: bool = False
     _fitting: Estimator | None = None
 
     @abstractmethod
@@ -261,12 +236,11 @@ class Policy(ABC):
         return distribution
 
 
-def read_policy(path: str | Path) -> tuple[PolicySpec, dict[str, Array], str]:
-    """Return spec, parameters and dtype name of a file that `Policy.save` wrote.
+def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:
+    """Return spec (JSON), parameters and dtype name of a file that `Policy.save` wrote.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.
-        SpecError: its spec is not valid.
     """
     arrays, metadata = files.read(path, FORMAT)
-    return PolicySpec.from_json(metadata.get("spec", "")), arrays, metadata.get("dtype", "float64")
+    return metadata.get("spec", ""), arrays, metadata.get("dtype", "float64")

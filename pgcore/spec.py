@@ -17,7 +17,7 @@ from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.registry import registry
 
-__all__ = ["MLP", "Linear", "Network", "PolicySpec", "Table"]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table"]
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid")
 CRITICS = ("none", "separate", "shared")
@@ -75,8 +75,26 @@ class MLP:
         one_of("MLP.activation", self.activation, ACTIVATIONS)
 
 
-Network = Table | Linear | MLP
-NETWORKS: dict[str, type[Network]] = {"table": Table, "linear": Linear, "mlp": MLP}
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A user's own network; only the backend that adopted it can run it.
+
+    Attributes:
+        description: What it is, for messages.
+        shapes: Name and shape of every parameter, critic's and head's included, in the network's order.
+    """
+
+    description: str
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    name: ClassVar[str] = "adopted"
+
+    def __str__(self) -> str:
+        """Return the description alone: there may be hundreds of parameters."""
+        return f"Adopted({self.description})"
+
+
+Network = Table | Linear | MLP | Adopted
+NETWORKS: dict[str, type[Table | Linear | MLP]] = {"table": Table, "linear": Linear, "mlp": MLP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +124,7 @@ class PolicySpec:
         if not isinstance(cast("object", self.head), Head):
             raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
         one_of("PolicySpec.critic", self.critic, CRITICS)
-        if self.critic == "shared" and not isinstance(self.network, MLP):
+        if self.critic == "shared" and not isinstance(self.network, MLP | Adopted):
             raise SpecError(
                 f"PolicySpec.critic: expected 'none' or 'separate' for {type(self.network).__name__}, got 'shared'; "
                 "a shared torso needs hidden layers, so use an MLP"
@@ -132,6 +150,11 @@ class PolicySpec:
         """
         try:
             data: dict[str, Any] = json.loads(text)
+            if data["network"]["name"] == Adopted.name:
+                raise SpecError(
+                    "PolicySpec.from_json: expected a network that can be built, got an adopted one; adopt it again and load the file into "
+                    "that policy: pgcore.load(path, into=policy)"
+                )
             network, head = dict(data["network"]), dict(data["head"])
             network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
             critic = str(data["critic"])
@@ -150,6 +173,8 @@ class PolicySpec:
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical names and shapes, in canonical order: network, critic, head."""
+        if isinstance(self.network, Adopted):
+            return dict(self.network.shapes)
         return {name: value.shape for name, value in self._layers(_zeros).items()}
 
     def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
@@ -159,12 +184,16 @@ class PolicySpec:
         biases and tables are 0. Each array has a random stream of its own, so adding a critic leaves the policy as it was.
 
         Raises:
-            SpecError: the seed is not an integer of at least 0.
+            SpecError: the seed is not an integer of at least 0, or the network is adopted and has its own.
 
         Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
         """
         if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
             raise SpecError(f"seed: expected an integer of at least 0, got {seed!r}; give one")
+        if isinstance(self.network, Adopted):
+            raise SpecError(
+                f"PolicySpec: expected a network that can be built, got {self.network}; pass the module to `adopt` instead"
+            )
         streams = iter(range(2**31))
 
         def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
@@ -190,6 +219,7 @@ class PolicySpec:
             ) from error
 
     def _arrays(self, weight: Any) -> dict[str, NDArray[Any]]:
+        assert not isinstance(self.network, Adopted)
         parameters = _network_layers(self.network, "network", self.head.outputs, 0.01, weight)
         if self.critic == "separate":
             parameters |= _network_layers(self.network, "critic", 1, 1.0, weight)
@@ -204,7 +234,7 @@ def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:
 
 
 def _network_layers(
-    network: Network, prefix: str, outputs: int, output_gain: float, weight: Any
+    network: Table | Linear | MLP, prefix: str, outputs: int, output_gain: float, weight: Any
 ) -> dict[str, NDArray[Any]]:
     if isinstance(network, Table):
         return {f"{prefix}.table": np.zeros((network.states, outputs))}

@@ -21,9 +21,16 @@ class NumpyBackend(Backend):
     name: ClassVar[str] = "numpy"
 
     def policy(
-        self, spec: PolicySpec, *, seed: int = 0, dtype: str = "float32", device: str | None = None
+        self,
+        spec: PolicySpec,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str | None = None,
+        compiled: bool = False,
     ) -> NumpyPolicy:
         """See `Backend.policy`."""
+        self.check_compiled(compiled=compiled)
         if device not in (None, "cpu"):
             raise SpecError(
                 f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device"

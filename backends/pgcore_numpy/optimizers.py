@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.gradient import Gradient
 from pgcore.optimizer import BoundOptimizer, OptimizerSpec
-from pgcore.policy import Gradient
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.xp import xp
 
@@ -28,15 +28,10 @@ class NumpyOptimizer(BoundOptimizer):
         self.policy = policy
         self._slots = {name: np.zeros_like(policy.vector) for name in spec.slots}
 
-    def step(self, gradient: Gradient, step: int, learning_rate: float) -> None:
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
-        own = cast("NumpyGradient", gradient)
-        vector = own.vector
-        if self.spec.max_grad_norm is not None:
-            factor = self.spec.clip_factor(own.norm())
-            if factor != 1.0:
-                vector = vector * factor
-        moved, self._slots = self.spec.update(xp, self.policy.vector, vector, self._slots, step, learning_rate)
+        vector = cast("NumpyGradient", gradient).vector
+        moved, self._slots = self.spec.update(xp, self.policy.vector, vector, self._slots, *scalars)
         self.policy.vector[...] = moved
 
     def slots(self) -> dict[str, dict[str, Array]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.spec import PolicySpec, Table
+from pgcore.spec import Adopted, PolicySpec, Table
 
 __all__ = ["Layout", "Views"]
 
@@ -60,6 +60,7 @@ class Layout:
         if isinstance(network, Table):
             output = take(network.states, outputs)
             return Views([], output, take(network.states, separate), output, self._head(take))
+        assert not isinstance(network, Adopted)  # the spec could not have given its initial parameters
         widths = (network.inputs, *network.hidden)
         hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":

@@ -139,7 +139,7 @@ class NumpyPolicy(Policy):
                 work.collect(ALL)
                 total = work.vector.copy() if total is None else np.add(total, work.vector, out=total)
             assert total is not None
-            gradient = NumpyGradient(self, total, estimator, given, weights)
+            gradient = NumpyGradient(self, total, surrogate, given)
             if not math.isfinite(np.dot(total, total)):
                 gradient.check_finite()
         return gradient
@@ -154,7 +154,7 @@ class NumpyPolicy(Policy):
             given.append(named | {name: signals[name][block] for name in estimator.keywords if name not in named})
         native = np.empty(self.layout.size, self.dtype)
         native[self.layout.order] = vector
-        gradient = NumpyGradient(self, native, estimator, given, surrogate.weights)
+        gradient = NumpyGradient(self, native, surrogate, given)
         gradient.check_finite()
         return gradient
 

@@ -18,7 +18,7 @@ from pgcore.batch import Batch
 from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, Head
 from pgcore.policy import Policy
-from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
+from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
 __all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "make_case"]
 
@@ -104,15 +104,17 @@ def make_case(
     made.load(
         {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in spec.initial_parameters(seed).items()}
     )
+    network = spec.network
+    assert not isinstance(network, Adopted)
     lengths = np.array([steps - 7 - (steps - 7) // 2, 4, (steps - 7) // 2, 1, 2])
-    if isinstance(spec.network, Table):
+    if isinstance(network, Table):
         observations, final = (
-            rng.integers(0, spec.network.states, steps),
-            rng.integers(0, spec.network.states, len(lengths)),
+            rng.integers(0, network.states, steps),
+            rng.integers(0, network.states, len(lengths)),
         )
     else:
-        observations = rng.standard_normal((steps, spec.network.inputs))
-        final = rng.standard_normal((len(lengths), spec.network.inputs))
+        observations = rng.standard_normal((steps, network.inputs))
+        final = rng.standard_normal((len(lengths), network.inputs))
     mask, actions, described = random_actions(spec.head, steps, rng)
     plain = Batch(
         observations=observations,

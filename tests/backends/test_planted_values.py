@@ -115,7 +115,7 @@ def test_a_loss_that_is_a_plain_mean(monkeypatch):
     signals = pg.signals(policy, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     assert loss_ratio(policy, estimator, batch, signals, gradient.loss) <= FACTOR
-    changed(monkeypatch, NumpyGradient, "_named", lambda named, _: named | {"advantage": named["advantage"] / 4.6})
+    changed(monkeypatch, NumpyGradient, "given", lambda named, _: named | {"advantage": named["advantage"] / 4.6})
     assert loss_ratio(policy, estimator, batch, signals, gradient.loss) > 1e6
     assert agreement(policy, estimator, batch, signals, gradient.numpy()).agrees  # the gradient sees nothing of it
 

@@ -204,7 +204,15 @@ def test_doctor_as_json_reports_versions_and_plugins(pgcore):
     assert report["python"]["executable"] == sys.executable
     assert report["packages"]["numpy"] == sys.modules["numpy"].__version__
     assert "pytest" not in report["packages"]
-    assert {plugin["entry_point"] for plugin in report["plugins"]} == {"core", "numpy", "estimators", "train"}
+    assert {plugin["entry_point"] for plugin in report["plugins"]} == {
+        "core",
+        "numpy",
+        "torch",
+        "tensorflow",
+        "jax",
+        "estimators",
+        "train",
+    }
     assert (report["quarantined"], report["problems"]) == ([], [])
 
 

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-PACKAGES = ("pgcore", "pgcore_numpy", "pgcore_estimators", "pgcore_train")
+PACKAGES = (
+    "pgcore",
+    "pgcore_numpy",
+    "pgcore_torch",
+    "pgcore_tensorflow",
+    "pgcore_jax",
+    "pgcore_estimators",
+    "pgcore_train",
+)
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "gymnasium", "matplotlib", "sympy", "scipy", "ray"}
 
 

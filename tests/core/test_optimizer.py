@@ -48,7 +48,9 @@ def test_a_step_is_the_formula_on_every_parameter(batch, name, fields):
     for step in range(5):
         gradient = pg.gradient(policy, EST, batch)
         own = gradient.numpy()["network.table"]
-        expected, slots = opt.spec.update(host, expected, own, slots, step + 1, LinearSchedule(0.5, 0.1, 3)(step))
+        expected, slots = opt.spec.update(
+            host, expected, own, slots, *opt.spec.scalars(step + 1, LinearSchedule(0.5, 0.1, 3)(step))
+        )
         opt.step(policy, gradient)
         np.testing.assert_allclose(values(policy), expected, rtol=1e-12)
     assert opt.steps_taken == 5

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import pgcore as pg
 from pgcore.errors import OptimizerError
 from pgcore.host import host
 from pgcore.optimizers import SGD, Adam, AdamW, RMSprop
@@ -26,7 +27,9 @@ def run(spec, dtype=np.float64):
     slots = {name: np.zeros_like(parameter) for name in spec.slots}
     found = []
     for k in range(STEPS):
-        parameter, slots = spec.update(host, parameter, GRADIENTS[k].astype(dtype), slots, k + 1, RATES[k])
+        parameter, slots = spec.update(
+            host, parameter, GRADIENTS[k].astype(dtype), slots, *spec.scalars(k + 1, RATES[k])
+        )
         assert set(slots) == set(spec.slots)
         assert {parameter.dtype, *(slot.dtype for slot in slots.values())} == {np.dtype(dtype)}
         found.append(parameter)
@@ -90,14 +93,14 @@ def test_adams_epsilon_is_outside_the_root_and_after_bias_correction():
     """At |g| = eps the first step is half the rate; with Keras' epsilon it would be 0.03 of it."""
     spec = Adam(eps=1e-4)
     zero = {name: np.zeros(2) for name in spec.slots}
-    moved, _ = spec.update(host, np.zeros(2), np.array([1e-4, -1e-4]), zero, 1, 1.0)
+    moved, _ = spec.update(host, np.zeros(2), np.array([1e-4, -1e-4]), zero, *spec.scalars(1, 1.0))
     assert moved.tolist() == pytest.approx([-0.5, 0.5], rel=1e-12)
 
 
 def test_a_first_gradient_of_zero_moves_nothing():
     for spec in (SGD(momentum=0.5), Adam(), AdamW(), RMSprop(), RMSprop(eps_inside=True)):
         zero = {name: np.zeros(2) for name in spec.slots}
-        moved, slots = spec.update(host, np.ones(2), np.zeros(2), zero, 1, 0.1)
+        moved, slots = spec.update(host, np.ones(2), np.zeros(2), zero, *spec.scalars(1, 0.1))
         assert moved.tolist() == [1.0, 1.0]
         assert not any(slot.any() for slot in slots.values())
 
@@ -133,8 +136,12 @@ def test_arithmetic_stays_in_the_parameters_dtype(spec, dtype):
 
 @pytest.mark.parametrize(("norm", "factor"), [(0.0, 1.0), (1.9, 1.0), (2.0, 1.0), (4.0, 0.5), (2e8, 1e-8)])
 def test_clipping_scales_by_c_over_the_larger_of_norm_and_c(norm, factor):
-    assert SGD(max_grad_norm=2).clip_factor(norm) == factor
-    assert SGD().clip_factor(norm) == 1.0
+    policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), dtype="float64")
+    batch = pg.Batch(observations=[0], actions=[0], rewards=[-1.0], episode_lengths=[1], terminated=[True])
+    plain = pg.gradient(policy, pg.estimator("reinforce"), batch)
+    gradient = plain.scaled(norm / plain.norm())
+    assert gradient.clipped(2.0).norm() == pytest.approx(norm * factor, rel=1e-15)
+    assert gradient.clipped(2.0).loss == plain.loss
 
 
 def test_the_rate_is_a_number_or_a_schedule_of_steps():

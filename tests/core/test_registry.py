@@ -60,6 +60,9 @@ def test_the_built_in_plugins_come_through_installed_entry_points():
     assert {plugin.entry_point for plugin in found.plugins if plugin.distribution == "pgcore"} == {
         "core",
         "numpy",
+        "torch",
+        "tensorflow",
+        "jax",
         "estimators",
         "train",
     }

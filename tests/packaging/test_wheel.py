@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"pgcore", "pgcore_numpy", "pgcore_estimators", "pgcore_train"}
+PACKAGES = {
+    "pgcore",
+    "pgcore_numpy",
+    "pgcore_torch",
+    "pgcore_tensorflow",
+    "pgcore_jax",
+    "pgcore_estimators",
+    "pgcore_train",
+}
 
 
 def run(*command, **options):
@@ -60,6 +68,9 @@ def test_the_wheel_declares_its_entry_points(wheel):
     assert dict(declared["pgcore"]) == {
         "core": "pgcore.plugin",
         "numpy": "pgcore_numpy.plugin",
+        "torch": "pgcore_torch.plugin",
+        "tensorflow": "pgcore_tensorflow.plugin",
+        "jax": "pgcore_jax.plugin",
         "estimators": "pgcore_estimators.plugin",
         "train": "pgcore_train.plugin",
     }

@@ -1,0 +1,113 @@
+"""The backend's front door."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import jax
+
+from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.errors import SpecError
+from pgcore.heads import Head
+from pgcore.optimizer import OptimizerSpec
+from pgcore.policy import Policy
+from pgcore.spec import Adopted, PolicySpec
+from pgcore_jax.networks import AdoptedNetwork, SpecNetwork
+from pgcore_jax.optimizers import JaxOptimizer
+from pgcore_jax.parameters import leaf_names, settled
+from pgcore_jax.policy import JaxPolicy
+
+__all__ = ["JaxBackend"]
+
+
+class JaxBackend(Backend):
+    """See `Backend`; devices are JAX's platforms, and everything is jitted."""
+
+    name: ClassVar[str] = "jax"
+    modes: ClassVar[tuple[str, ...]] = ("compiled",)
+
+    def __init__(self) -> None:
+        """Refuse a JAX that is too old."""
+        require_version("jax", jax.__version__, (0, 10))
+
+    def policy(
+        self,
+        spec: PolicySpec,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str | None = None,
+        compiled: bool = False,
+    ) -> JaxPolicy:
+        """See `Backend.policy`."""
+        place = usable_device(device)
+        numbers = float_dtype("jax.policy dtype", dtype)
+        return JaxPolicy(self, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place)
+
+    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> JaxOptimizer:
+        """See `Backend.optimizer`."""
+        return JaxOptimizer(spec, cast("JaxPolicy", policy))
+
+    def adopt(
+        self,
+        module: Any,
+        head: Head,
+        critic: Any = None,
+        *,
+        compiled: bool = False,
+        evaluation_mode: bool = False,
+    ) -> JaxPolicy:
+        """See `Backend.adopt`.
+
+        A module is a pair `(apply, parameters)`, with `apply(parameters, observations)` a pure function that JAX can trace and the
+        parameters any tree of arrays; a critic is one as well. JAX arrays never change: `policy.tree` has the trained ones.
+        """
+        own_critic = None if isinstance(critic, str) else critic
+        kind = critic if isinstance(critic, str) else "none" if critic is None else "separate"
+        apply, tree = pair("module", module)
+        names, leaves, structure = leaf_names(tree, "")
+        found = dict(zip(names, leaves, strict=True))
+        second: AdoptedNetwork | None = None
+        what = f"jax.adopt {getattr(apply, '__name__', type(apply).__name__)}"
+        if own_critic is not None:
+            critic_apply, critic_tree = pair("critic", own_critic)
+            critic_names, critic_leaves, critic_structure = leaf_names(critic_tree, "critic.")
+            second = AdoptedNetwork(critic_apply, critic_names, critic_structure, None, shared=False)
+            check_names(what, found, critic_names)
+            found |= dict(zip(critic_names, critic_leaves, strict=True))
+        dtype = settled(what, found)
+        own = {f"head.{name}": value for name, value in head.initial_parameters().items()}
+        check_names(what, found, own)
+        found |= own
+        shapes = tuple((name, tuple(value.shape)) for name, value in found.items())
+        spec = PolicySpec(Adopted(what.removeprefix("jax.adopt "), shapes), head, kind)
+        network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
+        return JaxPolicy(self, spec, dtype, network, found, next(iter(getattr(leaves[0], "devices", lambda: {None})())))
+
+
+def usable_device(device: str | None) -> Any:
+    """Return JAX's first device of a platform, None for its default; raise SpecError where there is none."""
+    if device is None:
+        return None
+    try:
+        return jax.devices(device)[0]
+    except RuntimeError as error:
+        raise SpecError(
+            f"jax.policy device: expected a platform that JAX can use here, got {device!r} ({str(error).splitlines()[0]}); choose 'cpu'"
+        ) from error
+
+
+def pair(what: str, given: Any) -> tuple[Any, Any]:
+    """Return `(apply, parameters)`, or raise SpecError where something else was given."""
+    if not isinstance(given, tuple) or len(given) != 2 or not callable(given[0]):
+        raise SpecError(
+            f"jax.adopt {what}: expected a pair (apply, parameters) with apply(parameters, observations), got {type(given).__name__}; pass both"
+        )
+    return given
+
+
+def check_names(what: str, known: Any, added: Any) -> None:
+    """Raise SpecError where two parameters would have one name."""
+    for name in added:
+        if name in known:
+            raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the tree's own key")

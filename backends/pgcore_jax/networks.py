@@ -1,0 +1,101 @@
+"""Networks as pure functions of parameters and observations: those of a spec, and the user's own.
+
+Both kinds are hashable, so that one compiled function serves all policies of the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pgcore.autodiff import Outputs
+from pgcore.spec import MLP, Adopted, PolicySpec, Table
+
+__all__ = ["AdoptedNetwork", "SpecNetwork"]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+}
+Parameters = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class SpecNetwork:
+    """A spec's network and critic, over parameters in canonical names and shapes."""
+
+    spec: PolicySpec
+
+    def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
+        """Return what the network says of [N, ...] observations."""
+        network, critic, values = self.spec.network, self.spec.critic, None
+        if isinstance(network, Table):
+            outputs = parameters["network.table"][observations]
+            if critic != "none":
+                values = parameters["critic.table"][observations][:, 0]
+        else:
+            depth = len(network.hidden) if not isinstance(network, Adopted) else 0
+            features = self._hidden(parameters, "network", observations)
+            outputs = layer(parameters, f"network.{depth}", features)
+            if critic == "shared":
+                values = layer(parameters, "critic.0", features)[:, 0]
+            elif critic == "separate":
+                values = layer(parameters, f"critic.{depth}", self._hidden(parameters, "critic", observations))[:, 0]
+        return Outputs(outputs, values, own_parameters(parameters))
+
+    def _hidden(self, parameters: Parameters, prefix: str, observations: jax.Array) -> jax.Array:
+        network, features = self.spec.network, observations
+        if isinstance(network, MLP):
+            for number in range(len(network.hidden)):
+                features = ACTIVATIONS[network.activation](layer(parameters, f"{prefix}.{number}", features))
+        return features
+
+
+@dataclass(frozen=True)
+class AdoptedNetwork:
+    """The user's own functions, over parameters by name.
+
+    Attributes:
+        apply: `apply(parameters, observations)`, the user's.
+        names: Of its parameters, in the order of the tree's leaves.
+        tree: What those leaves are put together to.
+        critic: The same for the critic, or None; with a shared critic `apply` returns the values as well.
+        shared: Whether it does.
+    """
+
+    apply: Callable[[Any, Any], Any]
+    names: tuple[str, ...]
+    tree: Any
+    critic: AdoptedNetwork | None
+    shared: bool
+
+    def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
+        """Return what the functions say of [N, ...] observations; nobody has looked at it yet."""
+        outputs: Any = self.apply(self.built(parameters), observations)
+        values: Any = None
+        if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
+            outputs, values = outputs
+        elif self.critic is not None:
+            values = self.critic.apply(self.critic.built(parameters), observations)
+        if getattr(values, "ndim", 0) == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        return Outputs(outputs, values, own_parameters(parameters))
+
+    def built(self, parameters: Parameters) -> Any:
+        """Return the parameters as the user's function takes them."""
+        return jax.tree_util.tree_unflatten(self.tree, [parameters[name] for name in self.names])
+
+
+def layer(parameters: Parameters, name: str, features: jax.Array) -> jax.Array:
+    """Return an affine map; in full precision, where a device would rather multiply in less."""
+    return jnp.matmul(features, parameters[f"{name}.weight"], precision="highest") + parameters[f"{name}.bias"]
+
+
+def own_parameters(parameters: Parameters) -> dict[str, jax.Array]:
+    """Return the head's own parameters, without their prefix."""
+    return {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}

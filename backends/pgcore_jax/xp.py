@@ -1,0 +1,54 @@
+"""The array namespace `xp` over JAX arrays, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from pgcore.namespace import ArrayNamespace
+
+__all__ = ["JaxNamespace", "xp"]
+
+Array = jax.Array
+
+
+class JaxNamespace:
+    """See `pgcore.namespace.ArrayNamespace`."""
+
+    exp = staticmethod(jnp.exp)
+    log = staticmethod(jnp.log)
+    sqrt = staticmethod(jnp.sqrt)
+    where = staticmethod(jnp.where)
+    sum = staticmethod(jnp.sum)
+    concatenate = staticmethod(jnp.concatenate)
+    full_like = staticmethod(jnp.full_like)
+    log_softmax = staticmethod(jax.nn.log_softmax)
+
+    def abs(self, x: Array) -> Array:
+        """See `ArrayNamespace.abs`; JAX's own derivative at 0 is 1."""
+        return jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
+
+    def maximum(self, x: Array, y: Array) -> Array:
+        """See `ArrayNamespace.maximum`; JAX's own splits the gradient on a tie."""
+        return jnp.where(x >= y, x, y)
+
+    def minimum(self, x: Array, y: Array) -> Array:
+        """See `ArrayNamespace.minimum`; JAX's own splits the gradient on a tie."""
+        return jnp.where(x <= y, x, y)
+
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
+        """See `ArrayNamespace.clip`; JAX's own derivative at a bound is one half."""
+        return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+    def broadcast_to(self, x: Array, like: Array) -> Array:
+        """See `ArrayNamespace.broadcast_to`."""
+        return jnp.broadcast_to(x, like.shape)
+
+    def take_last(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_last`."""
+        return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
+
+
+xp = cast("ArrayNamespace", JaxNamespace())

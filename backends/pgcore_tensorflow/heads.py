@@ -1,0 +1,13 @@
+"""The heads' and the estimators' formulas, as TensorFlow differentiates them: the core's, on tensors."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pgcore import autodiff
+from pgcore_tensorflow.xp import xp
+
+__all__ = ["quantities", "surrogate_terms"]
+
+quantities = partial(autodiff.quantities, xp)
+surrogate_terms = partial(autodiff.surrogate_terms, xp)

@@ -1,0 +1,50 @@
+"""Parameters of adopted Keras models: their names, and what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pgcore.errors import ParameterError, SpecError
+from pgcore.heads import Head
+
+__all__ = ["adopted_parameters"]
+
+
+def adopted_parameters(what: str, network: Any, critic: Any, head: Head) -> dict[str, Any]:
+    """Return the models' trainable tf.Variables by Keras's paths, the critic's and the head's behind a prefix.
+
+    A variable that network and critic share has the network's name.
+
+    Raises:
+        SpecError: two variables would have one name, there are none, or dtypes are not the same for all.
+        ParameterError: one of them is NaN or infinite.
+    """
+    found = {variable.path: variable.value for variable in network.trainable_variables}
+    if len(found) < len(network.trainable_variables):
+        raise SpecError(f"{what}: expected variables of different paths, got two of one; name the layers differently")
+    if not found:
+        raise SpecError(f"{what}: expected a model with variables to train, got none; adopt one that has some")
+    known = {id(value) for value in found.values()}
+    of_critic = [] if critic is None else critic.trainable_variables
+    others = {f"critic.{v.path}": v.value for v in of_critic if id(v.value) not in known}
+    first = next(iter(found.values()))
+    others |= {
+        f"head.{name}": tf.Variable(tf.constant(value, first.dtype))
+        for name, value in head.initial_parameters().items()
+    }
+    for name in found.keys() & others.keys():
+        raise SpecError(f"{what}: expected {name} to name one variable, got two; rename the model's own layer")
+    found |= others
+    for name, value in found.items():
+        if value.dtype not in (tf.float32, tf.float64) or value.dtype != first.dtype:
+            raise SpecError(
+                f"{what}: expected variables all float32 or all float64, got {name} {value.dtype.name}; build the layers with one dtype"
+            )
+        if not np.isfinite(value.numpy()).all():
+            raise ParameterError(
+                f"{what}: expected finite parameters, got NaN or infinity in {name}; load good weights"
+            )
+    return found

@@ -1,0 +1,211 @@
+"""Policies that TensorFlow differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from pgcore.arrays import Array
+from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
+from pgcore.fitting import check_parameters
+from pgcore.spec import PolicySpec
+from pgcore.surrogate import Surrogate
+from pgcore_tensorflow.gradient import TensorflowGradient
+from pgcore_tensorflow.heads import quantities, surrogate_terms
+from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
+from pgcore_tensorflow.xp import xp
+
+if TYPE_CHECKING:
+    from pgcore_tensorflow.backend import TensorflowBackend
+
+__all__ = ["TensorflowPolicy"]
+
+ZERO = tf.UnconnectedGradients.ZERO
+
+# Graphs are kept for this many different things to compute.
+KEPT = 64
+
+
+class TensorflowPolicy(AutodiffPolicy):
+    """See `AutodiffPolicy`. Graphs take any number of steps; only XLA needs them padded.
+
+    Attributes:
+        module: The tf.Module.
+        native: Its variables by canonical name.
+    """
+
+    def __init__(
+        self,
+        backend: TensorflowBackend,
+        spec: PolicySpec,
+        dtype: np.dtype[Any],
+        module: PolicyModule | AdoptedModule,
+        device: str | None,
+        *,
+        compiled: bool,
+    ) -> None:
+        """Keep the module and its variables, as they are."""
+        self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
+        self.module = module
+        self.native: dict[str, Any] = module.native
+        self.names = tuple(module.native)
+        self.pads = compiled
+        self.size = sum(int(np.prod(tuple(value.shape))) for value in self.native.values())
+        self.device = device
+        self._variables: list[Any] = list(self.native.values())
+        self._graphs: dict[Any, Callable[..., Any]] = {}
+
+    def placed(self) -> AbstractContextManager[Any]:
+        """Return the context in which TensorFlow computes on the policy's device."""
+        return tf.device(self.device)
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Policy.parameters`."""
+        return {name: self.canonical(name, value) for name, value in self.native.items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Policy.load`."""
+        for name, value in check_parameters(self.spec, parameters, self.dtype).items():
+            self.native[name].assign(value)
+
+    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+        """See `AutodiffPolicy.forward`."""
+        found = self._call(("forward",), lambda given: self._outputs_of(given)[:2], (observations,))
+        return self.to_numpy(found[0]), None if found[1] is None else self.to_numpy(found[1])
+
+    def head_parameters(self) -> dict[str, Array]:
+        """See `AutodiffPolicy.head_parameters`."""
+        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
+        return {name.removeprefix("head."): value.numpy() for name, value in own.items()}
+
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+        """See `AutodiffPolicy.run`."""
+
+        def graph(given: Inputs) -> dict[str, Any]:
+            return quantities(self.spec.head, names, self._outputs_of(given.observations), given)
+
+        return {name: self.to_numpy(value) for name, value in self._call(("run", *names), graph, inputs).items()}
+
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TensorflowGradient, float]:
+        """See `AutodiffPolicy.differentiate`."""
+        estimator = surrogate.estimator
+
+        def graph(given: Inputs) -> Any:
+            with tf.GradientTape() as tape:
+                terms, named = surrogate_terms(self.spec.head, estimator, self._outputs_of(given.observations), given)
+                loss = tf.reduce_sum(given.weights * terms)
+            leaves = dense(tape.gradient(loss, self._variables, unconnected_gradients=ZERO))
+            square = tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in leaves])
+            return leaves, square, terms, named
+
+        leaves, square, terms, named = self._call(("gradient", estimator), graph, inputs)
+        gradient = TensorflowGradient(self, surrogate, dict(zip(self.names, leaves, strict=True)), terms, named)
+        return gradient, float(square)
+
+    def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
+        """See `AutodiffPolicy.log_prob_products`."""
+
+        def graph(given: Inputs, rows: Any) -> list[Any]:
+            with tf.GradientTape(persistent=True) as tape:
+                found = self._outputs_of(given.observations)
+                log_prob = quantities(self.spec.head, ("log_prob",), found, given)["log_prob"]
+
+            def product(row: Any) -> list[Any]:
+                return dense(tape.gradient(log_prob, self._variables, output_gradients=row, unconnected_gradients=ZERO))
+
+            return tf.vectorized_map(product, rows)
+
+        found = self._call(("products",), graph, inputs, rows, xla=False)
+        return np.concatenate([self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1)
+
+    def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
+        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        head = self.spec.head
+
+        def graph(given: Inputs, direction: Any) -> list[Any]:
+            with tf.GradientTape() as outer:
+                with tf.GradientTape() as inner:
+                    found = self._outputs_of(given.observations)
+                    distribution = head.distribution(xp, found.outputs, found.head, given.action_mask)
+                    kl = tf.reduce_sum(given.weights * head.kl(xp, tf.stop_gradient(distribution), distribution))
+                first = dense(inner.gradient(kl, self._variables, unconnected_gradients=ZERO))
+                along = tf.reduce_sum(tf.concat([tf.reshape(part, [-1]) for part in first], 0) * direction)
+            return dense(outer.gradient(along, self._variables, unconnected_gradients=ZERO))
+
+        found = self._call(("fisher",), graph, inputs, vector, xla=False)
+        return np.concatenate([self.to_numpy(part).reshape(-1) for part in found])
+
+    def leaves(self, vector: Array) -> dict[str, Any]:
+        """See `AutodiffPolicy.leaves`."""
+        ends = np.cumsum([int(np.prod(tuple(value.shape))) for value in self._variables])
+        parts = np.split(vector, ends[:-1])
+        with self.placed():
+            return {
+                name: tf.constant(part.reshape(tuple(value.shape)))
+                for (name, value), part in zip(self.native.items(), parts, strict=True)
+            }
+
+    def canonical(self, name: str, leaf: Any) -> Array:
+        """See `AutodiffPolicy.canonical`."""
+        return np.array(leaf.numpy())
+
+    def to_numpy(self, native: Any) -> Array:
+        """See `AutodiffPolicy.to_numpy`."""
+        return native.numpy()
+
+    def _outputs_of(self, observations: Any) -> Outputs:
+        found = self.module(observations)
+        if isinstance(self.module, AdoptedModule):
+            self.check_outputs(found.outputs, found.values, observations.shape[0])
+        return found
+
+    def _call(
+        self, what: tuple[Any, ...], graph: Callable[..., Any], given: Any, *more: Array, xla: bool = True
+    ) -> Any:
+        """Run a function of tensors as a graph that is kept under `what`; one serves every number of steps, with XLA one size.
+
+        Args:
+            what: The key, which says all that the function closes over beside the policy.
+            graph: Called with `given` and `more` as tensors.
+            given: A tuple of arrays, None, or such tuples and dicts; the first axis of each array is the steps.
+            more: Arrays that are not steps.
+            xla: Whether to compile with XLA in that mode.
+        """
+        arrays = [*tf.nest.flatten(given), *more]
+        xla = xla and self.compiled
+        key = (what, tuple(None if array is None else array.shape if xla else array.dtype for array in arrays))
+        with self.placed():
+            tensors = [tf.convert_to_tensor(array) for array in arrays if array is not None]
+            if key not in self._graphs:
+                if len(self._graphs) >= KEPT:
+                    self._graphs.pop(next(iter(self._graphs)))
+                self._graphs[key] = self._built(graph, given, tensors, len(more), xla=xla)
+            return self._graphs[key](*tensors)
+
+    def _built(
+        self, graph: Callable[..., Any], given: Any, tensors: list[Any], more: int, *, xla: bool
+    ) -> Callable[..., Any]:
+        structure = tf.nest.flatten(given)
+
+        def flat(*tensors: Any) -> Any:
+            rest = iter(tensors)
+            packed = tf.nest.pack_sequence_as(given, [None if array is None else next(rest) for array in structure])
+            return graph(*((packed,) if isinstance(given, Inputs) else packed), *rest)
+
+        def open_shape(number: int, tensor: Any) -> Any:
+            if number >= len(tensors) - more:
+                return [None] * len(tensor.shape)
+            return tensor.shape if xla else [None, *tensor.shape[1:]]
+
+        specs = [tf.TensorSpec(open_shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)]
+        return tf.function(flat, autograph=False, jit_compile=xla or None).get_concrete_function(*specs)
+
+
+def dense(derivatives: list[Any]) -> list[Any]:
+    """Return derivatives as tensors: those of a table come as slices."""
+    return [tf.convert_to_tensor(derivative) for derivative in derivatives]

@@ -1,0 +1,54 @@
+"""The array namespace `xp` over TensorFlow tensors, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import tensorflow as tf
+
+from pgcore.namespace import ArrayNamespace
+
+__all__ = ["TensorflowNamespace", "xp"]
+
+Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
+
+
+class TensorflowNamespace:
+    """See `pgcore.namespace.ArrayNamespace`; TensorFlow's derivatives of `abs` at 0 and at the bounds of a clip are its own."""
+
+    exp = staticmethod(tf.exp)
+    log = staticmethod(tf.math.log)
+    sqrt = staticmethod(tf.sqrt)
+    abs = staticmethod(tf.abs)
+    clip = staticmethod(tf.clip_by_value)
+    sum = staticmethod(tf.reduce_sum)
+    concatenate = staticmethod(tf.concat)
+    log_softmax = staticmethod(tf.nn.log_softmax)
+
+    def maximum(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `ArrayNamespace.maximum`; said as a choice, since TensorFlow's own is not documented to break ties so."""
+        return tf.where(x >= y, x, y)
+
+    def minimum(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `ArrayNamespace.minimum`; see `maximum`."""
+        return tf.where(x <= y, x, y)
+
+    def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """See `ArrayNamespace.where`; a number would be float32 by itself."""
+        dtype = x.dtype if tf.is_tensor(x) else y.dtype
+        return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
+
+    def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
+        """See `ArrayNamespace.broadcast_to`."""
+        return tf.broadcast_to(x, tf.shape(like))
+
+    def full_like(self, x: Tensor, value: float) -> Tensor:
+        """See `ArrayNamespace.full_like`."""
+        return tf.fill(tf.shape(x), tf.constant(value, x.dtype))
+
+    def take_last(self, x: Tensor, index: Tensor) -> Tensor:
+        """See `ArrayNamespace.take_last`."""
+        return tf.gather(x, index, axis=1, batch_dims=1)
+
+
+xp = cast("ArrayNamespace", TensorflowNamespace())

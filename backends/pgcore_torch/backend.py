@@ -1,0 +1,112 @@
+"""The backend's front door."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.errors import SpecError
+from pgcore.heads import Head
+from pgcore.optimizer import OptimizerSpec
+from pgcore.policy import Policy
+from pgcore.spec import Adopted, PolicySpec
+from pgcore_torch.networks import AdoptedModule, PolicyModule, own_parameters, stochastic_layers
+from pgcore_torch.optimizers import TorchOptimizer
+from pgcore_torch.parameters import adopted_parameters, native_parameters
+from pgcore_torch.policy import TorchPolicy
+
+__all__ = ["TorchBackend"]
+
+
+class TorchBackend(Backend):
+    """See `Backend`; devices are PyTorch's, "cpu" by default, and `compiled` is `torch.compile`."""
+
+    name: ClassVar[str] = "torch"
+    modes: ClassVar[tuple[str, ...]] = ("eager", "compiled")
+
+    def __init__(self) -> None:
+        """Refuse a PyTorch that is too old."""
+        require_version("torch", torch.__version__, (2, 13))
+
+    def policy(
+        self,
+        spec: PolicySpec,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str | None = None,
+        compiled: bool = False,
+    ) -> TorchPolicy:
+        """See `Backend.policy`."""
+        place = usable_device(device)
+        numbers = float_dtype("torch.policy dtype", dtype)
+        parameters = spec.initial_parameters(seed)
+        module = PolicyModule(spec, getattr(torch, dtype), place)
+        policy = TorchPolicy(self, spec, numbers, module, native_parameters(spec, module), compiled=compiled)
+        policy.load(parameters)
+        return policy
+
+    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> TorchOptimizer:
+        """See `Backend.optimizer`."""
+        return TorchOptimizer(spec, cast("TorchPolicy", policy))
+
+    def adopt(
+        self,
+        module: Any,
+        head: Head,
+        critic: Any = None,
+        *,
+        compiled: bool = False,
+        evaluation_mode: bool = False,
+    ) -> TorchPolicy:
+        """See `Backend.adopt`; modules are `torch.nn.Module`, and tensors that network and critic share are trained once."""
+        own_critic = None if isinstance(critic, str) else critic
+        for what, given in (("module", module), ("critic", own_critic)):
+            if not isinstance(given, nn.Module) and (what == "module" or given is not None):
+                raise SpecError(
+                    f"torch.adopt {what}: expected a torch.nn.Module, got {type(given).__name__}; pass a module"
+                )
+            if given is not None:
+                settle(given, evaluation_mode=evaluation_mode)
+        kind = critic if isinstance(critic, str) else "none" if critic is None else "separate"
+        draft = PolicySpec(Adopted(f"torch {type(module).__name__}", ()), head, kind)
+        first = next(module.parameters(), torch.empty(0))
+        adopted = AdoptedModule(
+            module, own_critic, own_parameters(draft, first.dtype, first.device), shared=kind == "shared"
+        )
+        native = adopted_parameters(adopted)
+        shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
+        spec = PolicySpec(Adopted(f"torch {type(module).__name__}", shapes), head, kind)
+        numbers = np.dtype(str(first.dtype).removeprefix("torch."))
+        return TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
+
+
+def usable_device(device: str | None) -> torch.device:
+    """Return PyTorch's device, or raise SpecError where it cannot be used here."""
+    try:
+        place = torch.device(device or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SpecError(
+            f"torch.policy device: expected a device that PyTorch can use here, got {device!r} ({reason}); choose 'cpu'"
+        ) from error
+    if place.type == "meta":
+        raise SpecError("torch.policy device: expected a device that holds numbers, got 'meta'; choose 'cpu'")
+    return place
+
+
+def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
+    """Put dropout and batch normalisation in evaluation mode where that is wanted, or refuse them in training mode."""
+    for layer in stochastic_layers(module):
+        if evaluation_mode:
+            layer.eval()
+        elif layer.training:
+            raise SpecError(
+                f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} in training "
+                "mode, whose gradient belongs to no policy; pass evaluation_mode=True, or call .eval() on the module"
+            )

@@ -1,0 +1,124 @@
+"""Networks as torch.nn modules: those of a spec, and the user's own."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgcore.errors import SpecError
+from pgcore.spec import MLP, Adopted, Network, PolicySpec, Table
+
+__all__ = ["AdoptedModule", "PolicyModule", "stochastic_layers"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one base of all of them
+
+
+class PolicyModule(nn.Module):
+    """A spec's network, critic and head parameters.
+
+    Attributes:
+        torso: The hidden layers that a shared critic shares; nothing for any other spec.
+        network: Observations, or the torso's output, to the head's outputs.
+        critic: The same to one value; None without a critic.
+        head: The head's own parameters.
+    """
+
+    def __init__(self, spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> None:
+        """Build the layers, uninitialised."""
+        super().__init__()
+        network, shared = spec.network, spec.critic == "shared"
+        self.torso = nn.Sequential(*hidden_layers(network, dtype, device)) if shared else None
+        self.network = whole_network(network, spec.head.outputs, dtype, device, torso=not shared)
+        self.critic = None if spec.critic == "none" else whole_network(network, 1, dtype, device, torso=not shared)
+        self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return [N, outputs] and, with a critic, [N] values."""
+        features = observations if self.torso is None else self.torso(observations)
+        return self.network(features), None if self.critic is None else self.critic(features)[:, 0]
+
+
+class AdoptedModule(nn.Module):
+    """The user's own network and critic, with the head's parameters beside them.
+
+    Attributes:
+        network: As it was given.
+        critic: As it was given; None without one, or where the network returns the values as well.
+        head: The head's own parameters.
+    """
+
+    def __init__(
+        self, network: nn.Module, critic: nn.Module | None, head: dict[str, nn.Parameter], *, shared: bool
+    ) -> None:
+        """Keep the modules."""
+        super().__init__()
+        self.network = network
+        self.critic = critic
+        self.head = nn.ParameterDict(head)
+        self.shared = shared
+        self.stochastic = [*stochastic_layers(network), *([] if critic is None else stochastic_layers(critic))]
+
+    def forward(self, observations: Tensor) -> tuple[Any, Any]:
+        """Return what the network and the critic return; nobody has looked at it yet."""
+        for layer in self.stochastic:
+            if layer.training:
+                raise SpecError(
+                    f"{type(self.network).__name__}: expected {type(layer).__name__} in evaluation mode, as it was when the module was adopted, "
+                    "got training mode; call .eval() on it"
+                )
+        if self.shared:
+            found = self.network(observations)
+            return found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+        # A module may change its input in place: each gets its own.
+        values = None if self.critic is None else self.critic(observations.clone())
+        return self.network(observations), values
+
+
+def stochastic_layers(module: nn.Module) -> list[nn.Module]:
+    """Return the layers whose outputs in training mode are no function of one step's observation alone."""
+    return [
+        layer
+        for layer in module.modules()
+        if (isinstance(layer, DROPOUT) and layer.p > 0)
+        or isinstance(layer, BATCH_NORM)
+        or (isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0)
+    ]
+
+
+def own_parameters(spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Parameter]:
+    """Return the head's own parameters at their initial values."""
+    initial = spec.head.initial_parameters()
+    return {name: nn.Parameter(torch.tensor(value, dtype=dtype, device=device)) for name, value in initial.items()}
+
+
+def hidden_layers(network: Network, dtype: torch.dtype, device: torch.device) -> list[nn.Module]:
+    """Return a network's hidden layers, each followed by its activation."""
+    if not isinstance(network, MLP):
+        return []
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise((network.inputs, *network.hidden)):
+        layers += [linear(inputs, outputs, dtype, device), ACTIVATIONS[network.activation]()]
+    return layers
+
+
+def whole_network(
+    network: Network, outputs: int, dtype: torch.dtype, device: torch.device, *, torso: bool
+) -> nn.Module:
+    """Return a network with an output layer of its own, and with hidden layers unless they are elsewhere."""
+    assert not isinstance(network, Adopted)
+    if isinstance(network, Table):
+        return nn.utils.skip_init(nn.Embedding, network.states, outputs, dtype=dtype, device=device)
+    hidden = hidden_layers(network, dtype, device) if torso else []
+    width = network.hidden[-1] if network.hidden else network.inputs
+    return nn.Sequential(*hidden, linear(width, outputs, dtype, device))
+
+
+def linear(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Return an uninitialised linear layer: nothing is drawn from PyTorch's random state."""
+    return nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=dtype, device=device)

@@ -1,0 +1,58 @@
+"""Optimizer state in flat tensors: one formula for all parameters at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgcore.arrays import Array
+from pgcore.gradient import Gradient
+from pgcore.optimizer import BoundOptimizer, OptimizerSpec
+from pgcore_torch.gradient import TorchGradient, flat
+from pgcore_torch.xp import xp
+
+if TYPE_CHECKING:
+    from pgcore_torch.policy import TorchPolicy
+
+__all__ = ["TorchOptimizer"]
+
+
+class TorchOptimizer(BoundOptimizer):
+    """See `BoundOptimizer`."""
+
+    def __init__(self, spec: OptimizerSpec, policy: TorchPolicy) -> None:
+        """Set the slots to 0."""
+        self.spec = spec
+        self.policy = policy
+        self._slots = {slot: torch.zeros_like(flat(policy.native)).detach() for slot in spec.slots}
+
+    @torch.no_grad()
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """See `BoundOptimizer.step`."""
+        derivative = flat(cast("TorchGradient", gradient).leaves)
+        parameters = self.policy.native
+        moved, self._slots = self.spec.update(xp, flat(parameters), derivative, self._slots, *scalars)
+        self.policy.assign(self._parts(moved))
+
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """See `BoundOptimizer.slots`."""
+        return {
+            slot: {name: self.policy.canonical(name, part) for name, part in self._parts(vector).items()}
+            for slot, vector in self._slots.items()
+        }
+
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """See `BoundOptimizer.load`."""
+        for slot in self._slots:
+            ordered = [np.asarray(slots[slot][name], self.policy.dtype).reshape(-1) for name in self.policy.native]
+            self._slots[slot] = flat(self.policy.leaves(np.concatenate(ordered)))
+
+    def _parts(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return the vector's views by canonical name, in PyTorch's own shapes."""
+        native = self.policy.native
+        parts = torch.split(vector, [value.numel() for value in native.values()])
+        return {name: part.view(value.shape) for (name, value), part in zip(native.items(), parts, strict=True)}

@@ -1,0 +1,89 @@
+"""Canonical names and shapes of a module's parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pgcore.arrays import Array
+from pgcore.errors import ParameterError, SpecError
+from pgcore.spec import PolicySpec
+from pgcore_torch.networks import AdoptedModule, PolicyModule
+
+__all__ = ["adopted_parameters", "canonical", "from_canonical", "native_parameters"]
+
+
+def native_parameters(spec: PolicySpec, module: PolicyModule) -> dict[str, Tensor]:
+    """Return the module's own tensors by canonical name, in canonical order; weights are still PyTorch's [out, in]."""
+    found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+    torso = [] if module.torso is None else linear_layers(module.torso)
+    for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
+        if network is None:
+            continue
+        if isinstance(network, nn.Embedding):
+            found[f"{prefix}.table"] = network.weight
+        for number, layer in enumerate([*own_torso, *linear_layers(network)]):
+            found[f"{prefix}.{number}.weight"] = layer.weight
+            found[f"{prefix}.{number}.bias"] = layer.bias
+    return {name: found[name] for name in spec.parameter_shapes}
+
+
+def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
+    """Return an adopted module's trainable tensors by its own names, the critic's and the head's behind a prefix.
+
+    A tensor that network and critic share has the network's name.
+
+    Raises:
+        SpecError: two tensors would have one name, there are none, or dtype or device is not the same for all.
+        ParameterError: one of them is NaN or infinite.
+    """
+    what = f"torch.adopt {type(module.network).__name__}"
+    found: dict[str, Tensor] = {name: value for name, value in module.network.named_parameters() if value.requires_grad}
+    if not found:
+        raise SpecError(f"{what}: expected a module with parameters to train, got none; adopt one that has some")
+    others: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+    if module.critic is not None:
+        known = {id(value) for value in found.values()}
+        named: dict[str, Tensor] = {
+            f"critic.{name}": value for name, value in module.critic.named_parameters() if value.requires_grad
+        }
+        others = {name: value for name, value in named.items() if id(value) not in known} | others
+    for name in found.keys() & others.keys():
+        raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the module's own attribute")
+    found |= others
+    first = next(iter(found.values()))
+    for name, value in found.items():
+        if value.dtype not in (torch.float32, torch.float64) or value.dtype != first.dtype:
+            raise SpecError(
+                f"{what}: expected parameters all float32 or all float64, got {name} {value.dtype}; call .float() or .double() on the module"
+            )
+        if value.device != first.device or value.is_meta:
+            raise SpecError(
+                f"{what}: expected parameters on one device that holds numbers, got {name} on {value.device}; move the module with .to()"
+            )
+        if not torch.isfinite(value).all():
+            raise ParameterError(
+                f"{what}: expected finite parameters, got NaN or infinity in {name}; load a good checkpoint"
+            )
+    return found
+
+
+def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
+    """Return a parameter, or its gradient, in canonical shape: a linear layer's weight is [in, out]; adopted ones stay as they are."""
+    return tensor.mT if not adopted and name.endswith(".weight") else tensor
+
+
+def from_canonical(vector: Array | Tensor, like: dict[str, Tensor], *, adopted: bool) -> dict[str, Tensor]:
+    """Return views of a [D] vector in canonical order, in PyTorch's own shapes."""
+    rest = torch.as_tensor(vector)
+    found: dict[str, Tensor] = {}
+    for name, value in like.items():
+        part, rest = rest[: value.numel()], rest[value.numel() :]
+        shaped = part.reshape(canonical(name, value, adopted=adopted).shape)
+        found[name] = canonical(name, shaped, adopted=adopted).to(value.device)
+    return found
+
+
+def linear_layers(module: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a module, in order."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]

@@ -1,0 +1,195 @@
+"""Policies that PyTorch differentiates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pgcore.arrays import Array
+from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
+from pgcore.estimator import Estimator
+from pgcore.fitting import check_parameters
+from pgcore.spec import Adopted, PolicySpec
+from pgcore.surrogate import Surrogate
+from pgcore_torch.gradient import TorchGradient, flat
+from pgcore_torch.heads import quantities, surrogate_terms
+from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.parameters import canonical, from_canonical
+from pgcore_torch.xp import xp
+
+if TYPE_CHECKING:
+    from pgcore_torch.backend import TorchBackend
+
+__all__ = ["TorchPolicy"]
+
+Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
+
+
+class TorchPolicy(AutodiffPolicy):
+    """See `AutodiffPolicy`.
+
+    Attributes:
+        module: The torch.nn module.
+        native: Its parameters by canonical name.
+    """
+
+    def __init__(
+        self,
+        backend: TorchBackend,
+        spec: PolicySpec,
+        dtype: np.dtype[Any],
+        module: PolicyModule | AdoptedModule,
+        native: dict[str, Tensor],
+        *,
+        compiled: bool,
+    ) -> None:
+        """Keep the module and its parameters, as they are."""
+        self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
+        self.module = module
+        self.native = native
+        self.names = tuple(native)
+        self.pads = compiled
+        self.size = sum(value.numel() for value in native.values())
+        self.device = next(iter(native.values())).device
+        self._tensors = list(native.values())
+        self._adopted = isinstance(spec.network, Adopted)
+        self._dtype: torch.dtype = getattr(torch, dtype.name)
+        self._own = dict(module.head.items())
+        self._kept: dict[tuple[Estimator, int], Terms] = {}
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Policy.parameters`."""
+        return {name: self.canonical(name, value) for name, value in self.native.items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Policy.load`."""
+        checked = check_parameters(self.spec, parameters, self.dtype)
+        self.assign(self.leaves(np.concatenate([checked[name].reshape(-1) for name in self.native])))
+
+    @torch.no_grad()
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        """Copy native values into the parameters."""
+        for name, value in self.native.items():
+            value.copy_(values[name])
+
+    @torch.no_grad()
+    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+        """See `AutodiffPolicy.forward`."""
+        found = self._outputs_of(self._tensor(observations))
+        return self.to_numpy(found.outputs), None if found.values is None else self.to_numpy(found.values)
+
+    def head_parameters(self) -> dict[str, Array]:
+        """See `AutodiffPolicy.head_parameters`."""
+        return {name: self.to_numpy(value) for name, value in self._own.items()}
+
+    @torch.no_grad()
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+        """See `AutodiffPolicy.run`."""
+        return {name: self.to_numpy(value) for name, value in self._quantities(names, self._native(inputs)).items()}
+
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
+        """See `AutodiffPolicy.differentiate`."""
+        native = self._native(inputs)
+        terms, named = self._terms(surrogate.estimator, len(inputs.weights))(native)
+        loss = torch.dot(native.weights, terms)
+        derivatives = torch.autograd.grad(loss, self._tensors, allow_unused=True, materialize_grads=True)
+        leaves = dict(zip(self.native, derivatives, strict=True))
+        gradient = TorchGradient(self, surrogate, leaves, terms, named)
+        return gradient, gradient.square()
+
+    def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
+        """See `AutodiffPolicy.log_prob_products`."""
+        log_prob = self._quantities(("log_prob",), self._native(inputs))["log_prob"]
+        weights = self._tensor(rows)
+        if not self._adopted:
+            return self._rows(
+                torch.autograd.grad(log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True),
+                len(rows),
+            )
+        # Not every operation of somebody's module has a batched derivative.
+        parts = [
+            torch.autograd.grad(
+                log_prob, self._tensors, row, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for row in weights
+        ]
+        return np.concatenate([self._rows([part[None] for part in each], 1) for each in parts])
+
+    def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
+        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        native = self._native(inputs)
+        found = self._outputs_of(native.observations)
+        head = self.spec.head
+        distribution = head.distribution(xp, found.outputs, found.head, native.action_mask)
+        kl = torch.dot(native.weights, head.kl(xp, distribution.detach(), distribution))
+        first = torch.autograd.grad(kl, self._tensors, create_graph=True, allow_unused=True, materialize_grads=True)
+        direction = self.leaves(vector)
+        along = torch.dot(flat(dict(zip(self.native, first, strict=True))), flat(direction))
+        second = torch.autograd.grad(along, self._tensors, allow_unused=True, materialize_grads=True)
+        return self._rows([part[None] for part in second], 1)[0]
+
+    def leaves(self, vector: Array) -> dict[str, Tensor]:
+        """See `AutodiffPolicy.leaves`."""
+        return from_canonical(vector, self.native, adopted=self._adopted)
+
+    def canonical(self, name: str, leaf: Tensor) -> Array:
+        """See `AutodiffPolicy.canonical`."""
+        return np.array(canonical(name, leaf.detach(), adopted=self._adopted).cpu().numpy(), order="C")
+
+    def to_numpy(self, native: Tensor) -> Array:
+        """See `AutodiffPolicy.to_numpy`."""
+        return native.detach().cpu().numpy()
+
+    def _terms(self, estimator: Estimator, size: int) -> Terms:
+        """Return the function from native inputs to terms: compiled code is kept for each estimator and number of steps."""
+
+        def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+            return surrogate_terms(self.spec.head, estimator, self._outputs_of(inputs.observations), inputs)
+
+        if not self.compiled:
+            return terms
+        key = (estimator, size)
+        if key not in self._kept:
+            compiled: Any = torch.compile
+            self._kept[key] = compiled(terms, dynamic=False, isolate_recompiles=True)  # not yet in its overloads' types
+        return self._kept[key]
+
+    def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
+        return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
+
+    def _outputs_of(self, observations: Tensor) -> Outputs:
+        outputs, values = self.module(observations)
+        if self._adopted:
+            if values is not None and getattr(values, "ndim", 0) == 2 and values.shape[1] == 1:
+                values = values[:, 0]
+            self.check_outputs(outputs, values, len(observations))
+        return Outputs(outputs, values, self._own)
+
+    def _native(self, inputs: Inputs) -> Inputs:
+        return Inputs(
+            self._tensor(inputs.observations),
+            self._tensor(inputs.actions),
+            None if inputs.action_mask is None else self._tensor(inputs.action_mask),
+            {name: self._tensor(value) for name, value in inputs.signals.items()},
+            self._tensor(inputs.weights),
+        )
+
+    def _tensor(self, array: Array) -> Tensor:
+        """Return the array as a tensor; it may share the memory, unless somebody else's module could write to it."""
+        whole = np.ascontiguousarray(array)
+        if self._adopted or self.device.type != "cpu":
+            return torch.tensor(whole, device=self.device)
+        return torch.from_dlpack(whole)
+
+    def _rows(self, parts: Collection[Tensor | None], rows: int) -> Array:
+        """Return [R, D] in canonical order from [R, ...] derivatives of each parameter, None for 0."""
+        columns: list[Tensor] = []
+        for (name, value), part in zip(self.native.items(), parts, strict=True):
+            found = value.new_zeros(rows, *value.shape) if part is None else part
+            columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
+        return self.to_numpy(torch.cat(columns, 1))

@@ -1,0 +1,46 @@
+"""The array namespace `xp` over PyTorch tensors, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pgcore.namespace import ArrayNamespace
+
+__all__ = ["TorchNamespace", "xp"]
+
+
+class TorchNamespace:
+    """See `pgcore.namespace.ArrayNamespace`; PyTorch's derivatives of `abs` at 0 and of `clamp` at a bound are its own."""
+
+    exp = staticmethod(torch.exp)
+    log = staticmethod(torch.log)
+    sqrt = staticmethod(torch.sqrt)
+    abs = staticmethod(torch.abs)
+    clip = staticmethod(torch.clamp)
+    where = staticmethod(torch.where)
+    sum = staticmethod(torch.sum)
+    concatenate = staticmethod(torch.cat)
+    full_like = staticmethod(torch.full_like)
+    log_softmax = staticmethod(torch.log_softmax)
+
+    def maximum(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `ArrayNamespace.maximum`; PyTorch's own splits the gradient on a tie."""
+        return torch.where(x >= y, x, y)
+
+    def minimum(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `ArrayNamespace.minimum`; PyTorch's own splits the gradient on a tie."""
+        return torch.where(x <= y, x, y)
+
+    def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
+        """See `ArrayNamespace.broadcast_to`."""
+        return x.expand(like.shape)
+
+    def take_last(self, x: Tensor, index: Tensor) -> Tensor:
+        """See `ArrayNamespace.take_last`."""
+        return x.gather(1, index[:, None])[:, 0]
+
+
+xp = cast("ArrayNamespace", TorchNamespace())

@@ -1,0 +1,359 @@
+"""What backends that differentiate by themselves share: a batch in, the surrogate's terms through `xp`, arrays out.
+
+A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework. `surrogate_terms` is what it
+differentiates: the head's and the estimator's formulas, in the order in which NumPy's closed forms are carried back.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError, ShapeError, SpecError
+from pgcore.estimator import Estimator
+from pgcore.fitting import check_observations
+from pgcore.gradient import Gradient
+from pgcore.heads import Head
+from pgcore.host import host
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.policy import Policy
+from pgcore.spec import Adopted, Table
+from pgcore.surrogate import Surrogate
+
+__all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "quantities", "surrogate_terms"]
+
+# Scores are computed for at most this many episodes and about this many steps at a time.
+EPISODES, STEPS = 64, 1024
+
+
+class Inputs(NamedTuple):
+    """What a policy computes from, NumPy or native, `N` steps: those of a batch and, where shapes are compiled, padding.
+
+    Attributes:
+        observations: [N, ...] as the network takes them.
+        actions: [N] integer, or [N, n] of the policy's dtype.
+        action_mask: [N, A] bool or None.
+        signals: [N, ...] by name.
+        weights: [N] weight of each step's term; 0 for padding.
+    """
+
+    observations: Native
+    actions: Native
+    action_mask: Native
+    signals: dict[str, Native]
+    weights: Native
+
+
+class Outputs(NamedTuple):
+    """What a network says of `N` steps.
+
+    Attributes:
+        outputs: [N, outputs] the head's natural parameters.
+        values: [N] the critic's values, or None.
+        head: The head's own parameters by name.
+    """
+
+    outputs: Native
+    values: Native
+    head: dict[str, Native]
+
+
+def quantities(
+    xp: ArrayNamespace, head: Head, names: Collection[str], found: Outputs, inputs: Inputs
+) -> dict[str, Native]:
+    """Return the named quantities, native; see `pgcore.estimator.QUANTITIES`."""
+    distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
+    named: dict[str, Native] = {}
+    for name in names:
+        if name == "log_prob":
+            named[name] = head.log_prob(xp, distribution, inputs.actions)
+        elif name == "entropy":
+            named[name] = head.entropy(xp, distribution)
+        elif name == "kl":
+            named[name] = head.kl(xp, inputs.signals["reference"], distribution)
+        else:
+            named[name] = distribution if name == "log_probs" else found.values
+    return named
+
+
+def surrogate_terms(
+    xp: ArrayNamespace, head: Head, estimator: Estimator, found: Outputs, inputs: Inputs
+) -> tuple[Native, dict[str, Native]]:
+    """Return [N] surrogate_t, and the quantities that it was given, by name."""
+    named = quantities(xp, head, estimator.quantities, found, inputs)
+    signals = {name: inputs.signals[name] for name in estimator.keywords if name not in named}
+    terms = estimator.surrogate(xp, **named, **signals)
+    if len(terms.shape) != 1:
+        raise EstimatorError(
+            f"{estimator.name}.surrogate: expected one term a step, shape [B], got {list(terms.shape)}; sum over steps is the reduction's"
+        )
+    return terms, named
+
+
+class AutodiffGradient(Gradient):
+    """See `Gradient`.
+
+    Attributes:
+        leaves: Native derivatives by canonical name, in the framework's own shapes.
+    """
+
+    def __init__(
+        self,
+        policy: AutodiffPolicy,
+        surrogate: Surrogate,
+        leaves: dict[str, Native],
+        terms: Native,
+        named: dict[str, Native],
+    ) -> None:
+        """Keep everything native."""
+        self.policy = self._owner = policy
+        self.surrogate = surrogate
+        self.leaves = leaves
+        self._terms = terms
+        self._named = named
+
+    def given(self) -> dict[str, Array]:
+        """See `Gradient.given`."""
+        signals, keywords = self.surrogate.values, self.surrogate.estimator.keywords
+        return {name: self._steps(self._named[name]) if name in self._named else signals[name] for name in keywords}
+
+    def terms(self) -> Array:
+        """See `Gradient.terms`."""
+        return self._steps(self._terms)
+
+    def numpy(self) -> dict[str, Array]:
+        """See `Gradient.numpy`."""
+        return {name: self._owner.canonical(name, self.leaves[name]) for name in self._owner.names}
+
+    def scaled(self, factor: float) -> AutodiffGradient:
+        """See `Gradient.scaled`."""
+        leaves = {name: leaf * factor for name, leaf in self.leaves.items()}
+        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._named)
+
+    def _steps(self, native: Native) -> Array:
+        """Return the batch's own rows, without what was padded."""
+        return self._owner.to_numpy(native)[: len(self.surrogate.weights)]
+
+
+class AutodiffPolicy(Policy):
+    """A policy whose framework differentiates; a backend writes the methods that are abstract here.
+
+    Attributes:
+        names: Of the parameters, in canonical order.
+        pads: Whether steps are padded to a few sizes, so that compiled code is reused.
+        size: D, the number of parameters.
+    """
+
+    names: tuple[str, ...]
+    pads: bool
+    size: int
+
+    @abstractmethod
+    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+        """Return [N, outputs] and, with a critic, [N] values, as NumPy arrays of the policy's dtype."""
+
+    @abstractmethod
+    def head_parameters(self) -> dict[str, Array]:
+        """Return the head's own parameters by name, without the prefix, as NumPy arrays."""
+
+    @abstractmethod
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+        """Return quantities by name, forward only, as NumPy arrays."""
+
+    @abstractmethod
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[AutodiffGradient, float]:
+        """Return the gradient of sum_t w_t surrogate_t, unchecked, and the sum of its squared entries."""
+
+    @abstractmethod
+    def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
+        """Return [R, D] sum_t rows[r, t] d log pi(a_t given s_t) / d theta for [R, N] rows, columns in canonical order."""
+
+    @abstractmethod
+    def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
+        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order."""
+
+    @abstractmethod
+    def leaves(self, vector: Array) -> dict[str, Native]:
+        """Return native arrays by canonical name, in the framework's own shapes, from a [D] vector in canonical order."""
+
+    @abstractmethod
+    def canonical(self, name: str, leaf: Native) -> Array:
+        """Return a parameter, or its derivative, as a NumPy array in canonical shape that the caller owns."""
+
+    @abstractmethod
+    def to_numpy(self, native: Native) -> Array:
+        """Return a native array as NumPy's, which nobody writes to."""
+
+    def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
+        """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
+        outputs = self._outputs(observations)[0]
+        own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
+        return self.spec.head.distribution(host, outputs.astype(np.float64), own, action_mask)
+
+    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
+        """See `Policy.evaluate`."""
+        self.check_evaluations(names, batch)
+        self.check(batch)
+        found: dict[str, Array] = {}
+        if "distribution" in names:
+            found["distribution"] = self.distribution(batch.observations, batch.action_mask)
+        if "final_value" in names:
+            found["final_value"] = self._final_values(batch)
+        wanted = tuple(name for name in names if name in self.quantities)
+        if wanted:
+            given = {"reference": batch.extras["reference"].astype(self.dtype)} if "kl" in wanted else {}
+            inputs = self._inputs(batch, given, np.ones(batch.num_steps, self.dtype))
+            for name, value in self.run(wanted, inputs).items():
+                found[name] = value[: batch.num_steps].astype(np.float64)
+        return found
+
+    def gradient(self, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+        """See `Policy.gradient`."""
+        self.check(batch)
+        used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
+        inputs = self._inputs(batch, used, surrogate.weights)
+        gradient, square = self.differentiate(surrogate, inputs)
+        if not math.isfinite(square):
+            gradient.check_finite()
+        return gradient
+
+    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+        """See `Policy.gradient_from`."""
+        gradient = self.gradient(surrogate, batch)
+        gradient.leaves = self.leaves(np.asarray(vector, self.dtype))
+        gradient.check_finite()
+        return gradient
+
+    def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
+        """See `Policy.episode_scores`."""
+        self.check(batch)
+        weights = np.ones(batch.num_steps) if step_weights is None else step_weights
+        scores = np.empty((batch.num_episodes, self.size), self.dtype)
+        for episodes in episode_chunks(batch.episode_lengths):
+            steps = slice(batch.episode_starts[episodes.start], batch.episode_ends[episodes.stop - 1] + 1)
+            part = batch.steps(steps)
+            inputs = self._inputs(part, {}, np.zeros(part.num_steps, self.dtype))
+            count = padded_size(episodes.stop - episodes.start) if self.pads else episodes.stop - episodes.start
+            rows = np.zeros((count, len(inputs.weights)), self.dtype)
+            rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = weights[steps]
+            scores[episodes] = self.log_prob_products(inputs, rows)[: episodes.stop - episodes.start]
+        return scores
+
+    def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
+        """See `Policy.fisher_vector_product`."""
+        self.check(batch)
+        if np.shape(vector) != (self.size,):
+            raise ShapeError(
+                f"fisher_vector_product: expected [{self.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
+            )
+        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+        inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
+        return self.fisher_product(inputs, np.asarray(vector, self.dtype))
+
+    def check_outputs(self, outputs: Native, values: Native, steps: int | None) -> None:
+        """Raise ShapeError or SpecError unless an adopted network's outputs and values have one row a step, the head's width, its dtype.
+
+        Args:
+            outputs: What the network returned for the head; anything.
+            values: [N] what it returned for the critic, or None.
+            steps: N, or None where it is not known while a graph is built.
+        """
+        head = self.spec.head
+        claimed: list[tuple[str, Any, list[int | None]]] = [("outputs", outputs, [steps, head.outputs])]
+        if self.spec.critic != "none":
+            claimed.append(("values", values, [steps]))
+        for what, value, wanted in claimed:
+            shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
+            if shape is None or len(shape) != len(wanted) or not all(map(same_length, shape, wanted)):
+                got = type(value).__name__ if shape is None else shape
+                raise ShapeError(
+                    f"{self.spec.network}: expected {what} of shape {wanted} for {head}, got {got}; "
+                    "give the network one row of natural parameters a step"
+                )
+            if self.dtype.name not in str(value.dtype):
+                raise SpecError(
+                    f"{self.spec.network}: expected {what} in {self.dtype}, as its parameters are, got {value.dtype}; compute in one dtype"
+                )
+
+    def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
+        """Return what is computed from, in the policy's dtype, padded where shapes are compiled."""
+        actions, mask = batch.actions, batch.action_mask
+        if actions.dtype.kind == "f":
+            actions = actions.astype(self.dtype, copy=False)
+        inputs = Inputs(self._observations(batch.observations), actions, mask, dict(signals), weights)
+        return padded(inputs) if self.pads else inputs
+
+    def _observations(self, observations: Array) -> Array:
+        """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
+        network = self.spec.network
+        if isinstance(network, Table) or (isinstance(network, Adopted) and observations.dtype.kind != "f"):
+            return observations
+        return observations.astype(self.dtype, copy=False)
+
+    def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
+        """Return `forward` of observations as the batch holds them."""
+        steps = len(observations)
+        given = self._observations(observations)
+        outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
+        return outputs[:steps], None if values is None else values[:steps]
+
+    def _final_values(self, batch: Batch) -> Array:
+        values = np.zeros(batch.num_episodes)
+        batch.check_bootstrap()
+        cut = np.flatnonzero(~batch.terminated)
+        if batch.final_observations is None or not len(cut):
+            return values
+        observations = batch.final_observations[cut]
+        check_observations("Batch.final_observations", self.spec, observations)
+        found = self._outputs(observations)[1]
+        assert found is not None
+        values[cut] = found
+        return values
+
+
+def episode_chunks(lengths: Array) -> Iterator[slice]:
+    """Yield slices of episodes, each of at most `EPISODES`, and of at most `STEPS` steps unless one alone has more."""
+    start = steps = 0
+    for episode, length in enumerate(lengths.tolist()):
+        if episode > start and (episode - start == EPISODES or steps + length > STEPS):
+            yield slice(start, episode)
+            start, steps = episode, 0
+        steps += length
+    yield slice(start, len(lengths))
+
+
+def padded_size(steps: int) -> int:
+    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `steps`: two sizes for each doubling."""
+    power = 1 << (steps - 1).bit_length()
+    return power * 3 // 4 if steps <= power * 3 // 4 and power >= 4 else power
+
+
+def padded(inputs: Inputs) -> Inputs:
+    """Return the inputs with their last step repeated, at weight 0, up to a `padded_size`."""
+    steps = len(inputs.weights)
+    extra = padded_size(steps) - steps
+    if extra == 0:
+        return inputs
+    return Inputs(
+        repeat_last(inputs.observations, extra),
+        repeat_last(inputs.actions, extra),
+        None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
+        {name: repeat_last(value, extra) for name, value in inputs.signals.items()},
+        np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),
+    )
+
+
+def repeat_last(array: Array, times: int) -> Array:
+    """Return the array with its last row repeated."""
+    return array if times == 0 else np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
+
+
+def same_length(found: Any, wanted: int | None) -> bool:
+    """Whether two lengths are the same, as far as both are known."""
+    return found is None or wanted is None or found == wanted

@@ -1,0 +1,116 @@
+"""Gradients: the derivatives of one loss, in a backend's own arrays until asked for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.estimator import QUANTITIES, Estimator
+from pgcore.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from pgcore.policy import Policy
+
+__all__ = ["Gradient"]
+
+
+class Gradient(ABC):
+    """The gradient of a loss with respect to one policy's parameters.
+
+    Terms, loss and metrics are computed when asked for: an inner loop never asks.
+
+    Attributes:
+        policy: The policy it belongs to.
+        surrogate: What was differentiated.
+    """
+
+    policy: Policy
+    surrogate: Surrogate
+
+    @abstractmethod
+    def given(self) -> dict[str, Array]:
+        """Return the quantities and signals that the surrogate was given, [B, ...] by name."""
+
+    @abstractmethod
+    def terms(self) -> Array:
+        """Return [B] surrogate_t, of the policy's dtype."""
+
+    @abstractmethod
+    def numpy(self) -> dict[str, Array]:
+        """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Gradient:
+        """Return the gradient times a number; terms, loss and metrics stay."""
+
+    @abstractmethod
+    def square(self) -> float:
+        """Return the sum of all squared entries; it may over- or underflow."""
+
+    @property
+    def loss(self) -> float:
+        """sum_t w_t * surrogate_t, in the surrogate's unit."""
+        with np.errstate(all="ignore"):
+            return float(np.dot(self.surrogate.weights, self.terms()))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`; padding counts for nothing."""
+        real = self.surrogate.weights > 0
+        with np.errstate(all="ignore"):
+            named = {name: value[real] for name, value in self.given().items()}
+            return {"loss": self.loss, **self.surrogate.estimator.metrics(**named)}
+
+    def norm(self) -> float:
+        """Return the Euclidean norm over all parameters."""
+        square = self.square()
+        if math.isfinite(square) and square > 1e-30:
+            return math.sqrt(square)
+        # The squares over- or underflowed: take them beside the largest entry.
+        vector = np.concatenate([value.reshape(-1) for value in self.numpy().values()])
+        largest = float(np.abs(vector).max())
+        if largest == 0.0:
+            return 0.0
+        scaled = vector.astype(np.float64) / largest
+        return largest * math.sqrt(np.dot(scaled, scaled))
+
+    def clipped(self, max_norm: float) -> Gradient:
+        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have."""
+        norm = self.norm()
+        return self if norm <= max_norm else self.scaled(max_norm / norm)
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError, naming the first quantity and step that are not finite, unless every entry is finite."""
+        overflowed = [name for name, value in self.numpy().items() if not np.isfinite(value).all()]
+        if not overflowed:
+            return
+        where = f"gradient of {self.surrogate.estimator.name}"
+        for name, value in suspects(self.surrogate.estimator, self.given(), self.terms()).items():
+            # Masked actions' log-probabilities are -inf by definition.
+            bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)
+            if bad.any():
+                step = int(bad.reshape(len(bad), -1).any(axis=1).argmax())
+                raise NonFiniteError(
+                    f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
+                    "look at that step's observation, log-probability and advantage"
+                )
+        raise NonFiniteError(
+            f"{where}: expected finite numbers, got an overflow in {overflowed[0]}; the parameters are unchanged, scale the rewards or use float64"
+        )
+
+
+def suspects(estimator: Estimator, given: Mapping[str, Any], terms: Array) -> dict[str, Any]:
+    """Return what can have made a gradient infinite, in the order of computation: quantities, then the terms' derivatives."""
+    found = {name: value for name, value in given.items() if name in QUANTITIES}
+    try:
+        with np.errstate(all="ignore"):
+            cotangents = estimator.cotangents(**given)
+    except EstimatorError:  # without a closed form the terms themselves are all that can be looked at
+        return found | {"surrogate": terms}
+    return found | {f"d surrogate / d {name}": value for name, value in cotangents.items()}
