@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
     from pgcore.backend import Backend
     from pgcore.batch import Batch
+    from pgcore.compare import compare
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
     from pgcore.gradient import Gradient
@@ -48,6 +49,7 @@ __all__ = [
     "Signals",
     "Table",
     "backend",
+    "compare",
     "estimator",
     "generator",
     "gradient",
@@ -63,6 +65,7 @@ _NAMES_BY_MODULE = {
     "api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
     "backend": ("Backend",),
     "batch": ("Batch",),
+    "compare": ("compare",),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
     "gradient": ("Gradient",),

@@ -208,7 +208,8 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
     # Less the first entry before the mean: rounding in the mean of equal entries would otherwise come out as a spread.
     centred = x - x[0]
     centred -= np.add.reduce(centred) / count
-    return centred / (math.sqrt(np.dot(centred, centred) / (count - ddof)) + eps)
+    wide = centred.astype(np.float64, copy=False)  # squares of float32 overflow at 2e19
+    return centred / (math.sqrt(np.dot(wide, wide) / (count - ddof)) + eps)
 
 
 def leave_one_out_mean(x: Array) -> Array:
@@ -218,7 +219,7 @@ def leave_one_out_mean(x: Array) -> Array:
         BatchError: fewer than 2 entries.
     """
     check_pair("leave_one_out_mean", x)
-    return (x.sum() - x) / (len(x) - 1)
+    return _sum_of_others(x) / (len(x) - 1)
 
 
 def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bool) -> Array:

@@ -21,7 +21,7 @@ from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference
 from pgcore.testing.running_error import Bounded, bounded_in
 
-__all__ = ["FACTOR", "Agreement", "agreement", "loss_ratio", "quantity_ratios"]
+__all__ = ["FACTOR", "Agreement", "agreement", "allowance", "largest", "largest_ratio", "loss_ratio", "quantity_ratios"]
 
 # The rule's c.
 FACTOR = 4.0
@@ -101,14 +101,8 @@ def quantity_ratios(policy: Policy, batch: Batch, found: Mapping[str, Array]) ->
     bounds = reference.quantities(*inputs, lift=bounded_in(policy.dtype))
     ratios: dict[str, float] = {}
     for name, exact in reference.quantities(*inputs).items():
-        impossible = exact == -np.inf
-        if (impossible != (found[name] == -np.inf)).any():
-            ratios[name] = float("inf")
-            continue
-        value, truth = (np.where(impossible, 0, array) for array in (found[name].astype(policy.dtype), exact))
-        ratios[name] = largest_ratio(
-            value.astype(policy.dtype), truth, allowance(bounds[name], policy.dtype), policy.dtype
-        )
+        allowed = allowance(bounds[name], policy.dtype)
+        ratios[name] = largest_ratio(found[name].astype(policy.dtype), exact, allowed, policy.dtype)
     return ratios
 
 
@@ -120,12 +114,18 @@ def allowance(bound: Any, dtype: np.dtype[Any]) -> Array:
 
 def largest_ratio(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) -> float:
     """Return the largest |found - exact| / allowed; infinity for NaN, a wrong shape or a wrong dtype."""
+    return largest(found, exact, allowed, dtype)[0]
+
+
+def largest(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) -> tuple[float, tuple[int, ...]]:
+    """Return the largest |found - exact| / allowed and where it is; see `largest_ratio`. Entries that must be -inf must be -inf."""
     if found.shape != exact.shape or found.dtype != dtype:
-        return float("inf")
-    distance = np.abs(found.astype(np.longdouble) - exact)
-    if not np.isfinite(distance).all():
-        return float("inf")
-    counted = distance > TINY[dtype.name]
-    if not counted.any():
-        return 0.0
-    return float((distance[counted] / np.maximum(allowed[counted], np.longdouble(TINY[dtype.name]) / 1e6)).max())
+        return float("inf"), ()
+    impossible = exact == -np.inf
+    distance = np.abs(np.where(impossible, 0, found).astype(np.longdouble) - np.where(impossible, 0, exact))
+    wrong = (impossible != (found == -np.inf)) | ~np.isfinite(distance)
+    smallest = np.longdouble(TINY[dtype.name])
+    measured = np.where(wrong | (distance <= smallest), 0, distance) / np.maximum(allowed, smallest / 1e6)
+    ratio = np.where(wrong, np.inf, measured)
+    position = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
+    return (float(ratio[position]) if ratio.size else 0.0), tuple(int(index) for index in position)

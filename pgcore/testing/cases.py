@@ -52,6 +52,10 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
+# How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
+EXTREME = 6.0
+
+
 @dataclass(frozen=True)
 class Case:
     """A policy, an estimator and a batch that fit each other.
@@ -70,9 +74,9 @@ class Case:
     dtype: str
     seed: int
 
-    def make(self, backend: str, steps: int = 23, padding: int = 0) -> tuple[Policy, Batch]:
+    def make(self, backend: str, steps: int = 23, padding: int = 0, *, extreme: bool = False) -> tuple[Policy, Batch]:
         """Return a policy on a backend and the batch; the same numbers on every backend."""
-        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding)
+        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, extreme=extreme)
 
 
 def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
@@ -87,7 +91,14 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
 
 
 def make_case(
-    spec: PolicySpec, backend: str, dtype: str, seed: int, steps: int = 23, padding: int = 0
+    spec: PolicySpec,
+    backend: str,
+    dtype: str,
+    seed: int,
+    steps: int = 23,
+    padding: int = 0,
+    *,
+    extreme: bool = False,
 ) -> tuple[Policy, Batch]:
     """Return a policy with random parameters, and a batch of its own steps seen from a policy a little away.
 
@@ -98,11 +109,16 @@ def make_case(
         seed: At least 0.
         steps: B, at least 9.
         padding: Steps of weight 0 to add.
+        extreme: Large parameters and rewards: saturated distributions, tiny and huge standard deviations.
     """
+    scale = EXTREME if extreme else 1.0
     rng = np.random.default_rng(seed)
     made = policy(spec, backend=backend, seed=seed, dtype=dtype)
     made.load(
-        {name: value + 0.5 * rng.standard_normal(value.shape) for name, value in spec.initial_parameters(seed).items()}
+        {
+            name: value + 0.5 * scale * rng.standard_normal(value.shape)
+            for name, value in spec.initial_parameters(seed).items()
+        }
     )
     network = spec.network
     assert not isinstance(network, Adopted)
@@ -119,7 +135,7 @@ def make_case(
     plain = Batch(
         observations=observations,
         actions=actions,
-        rewards=rng.standard_normal(steps),
+        rewards=scale**3 * rng.standard_normal(steps),
         episode_lengths=lengths,
         terminated=[True, False, False, True, False],
         final_observations=final,

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgcore.api import estimator, gradient, policy
+from pgcore.api import estimator, gradient
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian
+from pgcore.policy import Policy
 from pgcore.spec import MLP, Linear, PolicySpec, Table
 from pgcore.surrogate import Signals
 
 __all__ = ["KINKS", "Kink"]
+
+Build = Callable[[PolicySpec], Policy]
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,25 @@ class Kink:
 
     Attributes:
         name: Short, for a test's name.
-        compute: `compute(backend)` returns the gradient by canonical parameter name, float64.
+        compute: `compute(build)` returns the gradient by canonical parameter name; `build(spec)` makes a float64 policy.
         expected: The parameters it settles, by name.
         atol: What rounding may add where the plain formula cancels; else only what is flushed to 0.
     """
 
     name: str
-    compute: Callable[[str], dict[str, Array]]
+    compute: Callable[[Build], dict[str, Array]]
     expected: dict[str, Array]
     atol: float = 1e-290
+
+    @property
+    def estimator(self) -> str:
+        """The registered name of the estimator it is about."""
+        return "ppo" if self.name.startswith(("ppo", "value clip")) else "reinforce"
+
+    @property
+    def head(self) -> str:
+        """The registered name of the head it is about."""
+        return "diagonal_gaussian" if self.name.startswith("sigma") else "categorical"
 
 
 def constants(advantage: float, **others: float) -> Signals:
@@ -57,11 +70,11 @@ def one_step(action: int | list[float], observation: int | list[float] = 0, mask
     )
 
 
-def ppo_at(log_ratio: float, advantage: float, clip: float = 0.2) -> Callable[[str], dict[str, Array]]:
+def ppo_at(log_ratio: float, advantage: float, clip: float = 0.2) -> Callable[[Build], dict[str, Array]]:
     """Return PPO's gradient in the logits of a fair coin, action 0, at a log ratio and an advantage."""
 
-    def compute(backend: str) -> dict[str, Array]:
-        made = policy(PolicySpec(Table(1), Categorical(2), "separate"), backend=backend, dtype="float64")
+    def compute(build: Build) -> dict[str, Array]:
+        made = build(PolicySpec(Table(1), Categorical(2), "separate"))
         made.load({"network.table": np.zeros((1, 2)), "critic.table": np.zeros((1, 1))})
         batch = one_step(0)
         old = made.evaluate(batch, ("log_prob",))["log_prob"][0] - log_ratio
@@ -71,11 +84,11 @@ def ppo_at(log_ratio: float, advantage: float, clip: float = 0.2) -> Callable[[s
     return compute
 
 
-def value_clip_at(value: float, old_value: float, return_: float) -> Callable[[str], dict[str, Array]]:
+def value_clip_at(value: float, old_value: float, return_: float) -> Callable[[Build], dict[str, Array]]:
     """Return the clipped value loss's gradient in V, with clip 0.5 and coefficient 1."""
 
-    def compute(backend: str) -> dict[str, Array]:
-        made = policy(PolicySpec(Table(1), Categorical(2), "separate"), backend=backend, dtype="float64")
+    def compute(build: Build) -> dict[str, Array]:
+        made = build(PolicySpec(Table(1), Categorical(2), "separate"))
         made.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[value]])})
         signals = constants(0.0, return_=return_, old_log_prob=-math.log(2.0), old_value=old_value)
         estimator_ = estimator("ppo", value_clip=0.5, value_coefficient=1.0, normalise="none")
@@ -86,11 +99,11 @@ def value_clip_at(value: float, old_value: float, return_: float) -> Callable[[s
 
 def score_of(
     spec: PolicySpec, parameters: dict[str, Array], batch: Batch, entropy: float | None = None
-) -> Callable[[str], dict[str, Array]]:
+) -> Callable[[Build], dict[str, Array]]:
     """Return -d log pi / d parameters, or with an entropy coefficient the entropy bonus's gradient alone."""
 
-    def compute(backend: str) -> dict[str, Array]:
-        made = policy(spec, backend=backend, dtype="float64")
+    def compute(build: Build) -> dict[str, Array]:
+        made = build(spec)
         made.load(parameters)
         plain: Estimator = estimator("reinforce", entropy_coefficient=entropy or 0.0)
         return gradient(made, plain, batch, signals=constants(1.0 if entropy is None else 0.0)).numpy()

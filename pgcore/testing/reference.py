@@ -18,9 +18,10 @@ from pgcore.estimator import QUANTITIES
 from pgcore.host import host
 from pgcore.spec import MLP, PolicySpec, Table
 from pgcore.surrogate import Surrogate
+from pgcore.testing.estimator_forms import estimator_form
 from pgcore.testing.head_forms import head_form
 
-__all__ = ["episode_scores", "extended", "fisher_vector_product", "gradient", "loss", "quantities"]
+__all__ = ["episode_scores", "extended", "fisher_vector_product", "gradient", "loss", "quantities", "surrogate_terms"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -36,6 +37,8 @@ def gradient(
 ) -> dict[str, Number]:
     """Return the gradient of sum_t w_t surrogate_t by canonical parameter name.
 
+    A built-in estimator's derivatives are those of its form in `estimator_forms`, another's its own cotangents.
+
     Args:
         spec: The architecture.
         parameters: In the policy's dtype; taken as exact.
@@ -44,10 +47,10 @@ def gradient(
         lift: From NumPy arrays to the number system to compute in.
     """
     run, head, named = _forward(spec, parameters, surrogate, batch, lift)
-    weights = lift(surrogate.weights)
+    weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
+    slopes = surrogate.estimator.cotangents(**named) if form is None else form.cotangents(named)
     cotangents = {
-        name: value * (weights.reshape(-1, 1) if name == "log_probs" else weights)
-        for name, value in surrogate.estimator.cotangents(**named).items()
+        name: value * (weights.reshape(-1, 1) if name == "log_probs" else weights) for name, value in slopes.items()
     }
     return run.backward(head.backward(cotangents), cotangents.get("value"), head.own)
 
@@ -56,8 +59,18 @@ def loss(
     spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
 ) -> Number:
     """Return sum_t w_t surrogate_t, forward only; see `gradient`."""
+    terms, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
+    return (lift(surrogate.weights) * terms).sum()
+
+
+def surrogate_terms(
+    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
+) -> tuple[Number, dict[str, Number]]:
+    """Return [B] surrogate_t and the quantities that it was given, by name, forward only; see `gradient`."""
     _, _, named = _forward(spec, parameters, surrogate, batch, lift)
-    return (lift(surrogate.weights) * surrogate.estimator.surrogate(host, **named)).sum()
+    form = estimator_form(surrogate.estimator)
+    terms = surrogate.estimator.surrogate(host, **named) if form is None else form.terms(named)
+    return terms, {name: named[name] for name in surrogate.estimator.quantities}
 
 
 def quantities(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_wrong_side_of_a_kink(monkeypatch, kink, plant):
         monkeypatch.setattr(PPO, "cotangents", cotangents)
     point = next(each for each in KINKS if each.name == kink)
     try:
-        found = point.compute("numpy")
+        found = point.compute(partial(pg.policy, backend="numpy", dtype="float64"))
     except pg.PgcoreError:
         return
     wrong = [

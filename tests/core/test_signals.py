@@ -212,6 +212,15 @@ def test_leaving_one_out_does_not_cancel():
     assert optimal_baseline(g, 3.0 * g, per_component=True)[1, 0] == 3.0
 
 
+def test_the_mean_of_the_others_does_not_cancel():
+    assert leave_one_out_mean(np.array([1.0, 1e20, 2.0]))[1] == 1.5
+
+
+def test_normalising_large_float32_numbers_does_not_overflow():
+    x = np.array([2e25, -1e25, 3e25], np.float32)
+    np.testing.assert_allclose(normalise(x), normalise(x.astype(np.float64)), rtol=1e-6)
+
+
 ONE = np.ones(1)
 
 

@@ -1,0 +1,278 @@
+"""What `pgcore check` runs: every estimator on every backend beside the reference, on random, extreme and kink cases."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pgcore import api
+from pgcore.compare import RATE, Row, stages
+from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
+from pgcore.estimator import Estimator
+from pgcore.heads import Head
+from pgcore.policy import Policy
+from pgcore.registry import registry
+from pgcore.spec import PolicySpec
+from pgcore.testing.agreement import FACTOR, largest
+from pgcore.testing.cases import ESTIMATORS, HEADS
+from pgcore.testing.design import Choice, covering, product
+from pgcore.testing.kinks import KINKS, Kink
+from pgcore.testing.truth import Truth
+
+__all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
+
+EXTENTS = ("quick", "standard", "full")
+
+# How many of the cases a mode that compiles each of them for seconds is tried on, by extent.
+COMPILED = {"quick": 1, "standard": 6, "full": 60}
+
+VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One backend on one case.
+
+    Attributes:
+        backend: Its name.
+        mode: One of the backend's.
+        estimator: Registered name.
+        variant: Label of the hyper-parameters.
+        head: Registered name.
+        label: Of the whole case.
+        dtype: "float32" or "float64".
+        fixture: "random", "extreme" or "kink".
+        ratio: Worst error in units of what rounding allows, u e: over all stages, or of the first that disagrees.
+        limit: What the ratio may be.
+        stage: The first stage that disagrees, or None.
+        where: The array and the entry that the ratio is of.
+        error: The message where something was raised, or None.
+        seconds: It took.
+    """
+
+    backend: str
+    mode: str
+    estimator: str
+    variant: str
+    head: str
+    label: str
+    dtype: str
+    fixture: str
+    ratio: float
+    limit: float
+    stage: str | None
+    where: str
+    error: str | None
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the backend agrees with the reference at every stage."""
+        return self.stage is None and self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One backend and mode, on one case or at one kink."""
+
+    backend: str
+    mode: str
+    fixture: str
+    choice: Choice | None
+    kink: Kink | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be run.
+
+    Attributes:
+        backends: Names, those that are usable here.
+        absent: Names of backends that are registered but not usable, each with the reason.
+        work: The cells, those of one case together.
+    """
+
+    backends: tuple[str, ...]
+    absent: dict[str, str]
+    work: tuple[Cell, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many outcomes `run` will yield."""
+        return len(self.work)
+
+
+def plan(
+    *, backends: Sequence[str] | None, estimators: Sequence[str] | None, heads: Sequence[str] | None, extent: str
+) -> Plan:
+    """Return what to run.
+
+    Args:
+        backends: Registered names, which must be usable; None takes all that are.
+        estimators: Registered names; None takes all.
+        heads: Registered names; None takes all that the reference has a form of.
+        extent: One of `EXTENTS`: one case for each estimator, every pair of two things, or everything.
+
+    Raises:
+        UnknownNameError: a name is not registered.
+        DependencyError: a named backend's framework is not installed.
+    """
+    usable, absent = chosen_backends(backends)
+    variants = chosen_estimators(estimators)
+    kept = chosen_heads(heads)
+    choices = product(variants, kept) if extent == "full" else covering(variants, kept)
+    if extent == "quick":
+        choices = [next(choice for choice in choices if choice.variant == variant) for variant in variants]
+    modes = [(name, mode) for name in usable for mode in api.backend(name).modes]
+    work: list[Cell] = []
+    few = {id(choice) for choice in choices[:: max(1, len(choices) // COMPILED[extent])][: COMPILED[extent]]}
+    for choice in choices:
+        for fixture in ("random", "extreme"):
+            for name, mode in modes:
+                if mode == api.backend(name).modes[0] or id(choice) in few:
+                    work.append(Cell(name, mode, fixture, choice, None))
+    names = {variant.name for variant in variants.values()}
+    heads_kept = {head.name for head in kept.values()}
+    for kink in KINKS:
+        if kink.estimator in names and kink.head in heads_kept:
+            work += [Cell(name, api.backend(name).modes[0], "kink", None, kink) for name in usable]
+    return Plan(usable, absent, tuple(work))
+
+
+def run(plan: Plan) -> Iterator[Outcome]:
+    """Yield the outcome of each cell, in the plan's order; an error is an outcome too."""
+    truth: tuple[Choice, str, Truth] | None = None
+    for cell in plan.work:
+        start = time.perf_counter()
+        if cell.kink is not None:
+            yield kink_outcome(cell, cell.kink, start)
+            continue
+        assert cell.choice is not None
+        if truth is None or truth[:2] != (cell.choice, cell.fixture):
+            truth = cell.choice, cell.fixture, truth_of(cell.choice, cell.fixture)
+        yield case_outcome(cell, cell.choice, truth[2], start)
+
+
+def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the usable backends, and the others with their reasons; raise where one that is named is not usable."""
+    found = {entry.provider.name: entry for entry in registry().providers("backends")}
+    for name in names or ():
+        if name not in found:
+            raise UnknownNameError("backends", name, found)
+        if found[name].status != "usable":
+            raise DependencyError(
+                f"backend {name!r}: expected a backend that can be used here, got {found[name].reason}"
+            )
+    usable = [name for name, entry in found.items() if entry.status == "usable" and (names is None or name in names)]
+    absent = {name: entry.reason or "" for name, entry in found.items() if entry.status != "usable"}
+    return tuple(usable), absent
+
+
+def chosen_estimators(names: Sequence[str] | None) -> dict[str, Estimator]:
+    """Return estimators by label: the kit's variants of those it knows, others as they are by default."""
+    registered = registry().names("estimators")
+    for name in names or ():
+        if name not in registered:
+            raise UnknownNameError("estimators", name, registered)
+    known = {variant.name for variant in VARIANTS.values()}
+    others = {name: api.estimator(name) for name in registered if name not in known}
+    return {label: found for label, found in (VARIANTS | others).items() if names is None or found.name in names}
+
+
+def chosen_heads(names: Sequence[str] | None) -> dict[str, Head]:
+    """Return heads by label."""
+    registered = registry().names("heads")
+    for name in names or ():
+        if name not in registered:
+            raise UnknownNameError("heads", name, registered)
+    return {label: head for label, head in HEADS.items() if names is None or head.name in names}
+
+
+def truth_of(choice: Choice, fixture: str) -> Truth:
+    """Return what all backends are compared with on a case."""
+    policy, batch = choice.case.make("numpy", padding=padding_of(choice), extreme=fixture == "extreme")
+    optimizer = api.optimizer(choice.optimizer, learning_rate=RATE).spec
+    # Away from well-scaled points a hundred steps amplify rounding beyond any use.
+    steps = () if fixture == "extreme" else (1, 10) if choice.case.estimator.weighs_scores else (1, 10, 100)
+    return Truth(choice.case.spec, policy.parameters(), choice.case.estimator, batch, optimizer, steps)
+
+
+def padding_of(choice: Choice) -> int:
+    """Return how many steps of padding a case has: every third one some."""
+    return 7 * (choice.case.seed % 3 == 0)
+
+
+def case_outcome(cell: Cell, choice: Choice, truth: Truth, start: float) -> Outcome:
+    """Run a case on a backend."""
+    case = choice.case
+    rows: list[Row] = []
+    error: str | None = None
+    try:
+        policy = built(cell, case.spec, case.dtype)
+        policy.load(truth.parameters)
+        rows = list(stages(policy, truth, cell.backend))
+    except PgcoreError as problem:
+        error = str(problem)
+    diverged = next((row for row in rows if not row.agrees), None)
+    shown = diverged or max(rows, key=lambda row: row.ratio, default=Row(cell.backend, "", np.inf, ""))
+    return Outcome(
+        cell.backend,
+        cell.mode,
+        case.estimator.name,
+        choice.variant,
+        case.spec.head.name,
+        case.label,
+        case.dtype,
+        cell.fixture,
+        shown.ratio,
+        shown.limit,
+        diverged and diverged.stage,
+        f"{shown.stage}: {shown.where}",
+        error,
+        time.perf_counter() - start,
+    )
+
+
+def kink_outcome(cell: Cell, kink: Kink, start: float) -> Outcome:
+    """Compute the gradient at a kink and compare it with the one that the conventions give."""
+    ratio, where, error = -1.0, "", None
+    try:
+        found = kink.compute(partial(built, cell, dtype="float64"))
+        for name, expected in kink.expected.items():
+            allowed = (4e-15 * np.abs(expected) + kink.atol) / FACTOR
+            own, position = largest(found[name], expected.astype(np.longdouble), allowed, np.dtype(np.float64))
+            if not own <= ratio:
+                ratio, where = own, f"{name}{list(position)}"
+    except PgcoreError as problem:
+        ratio, error = np.inf, str(problem)
+    stage = None if ratio <= FACTOR or error else "gradient"
+    return Outcome(
+        cell.backend,
+        cell.mode,
+        kink.estimator,
+        "kinks",
+        kink.head,
+        kink.name,
+        "float64",
+        "kink",
+        ratio,
+        FACTOR,
+        stage,
+        where,
+        error,
+        time.perf_counter() - start,
+    )
+
+
+def built(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
+    """Return a policy on the cell's backend, in its mode."""
+    return api.policy(
+        spec,
+        backend=cell.backend,
+        dtype=dtype,
+        compiled=cell.mode == "compiled" and len(api.backend(cell.backend).modes) > 1,
+    )

@@ -1,0 +1,104 @@
+"""Which cases to try: every estimator with every head, and every pair of two of the other things in as few cases as will do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pgcore.estimator import Estimator
+from pgcore.heads import Head
+from pgcore.spec import MLP, PolicySpec
+from pgcore.testing.cases import NETWORKS, Case
+
+__all__ = ["OPTIMIZERS", "Choice", "covering", "product"]
+
+CRITICS = ("separate", "shared", "none")
+DTYPES = ("float64", "float32")
+OPTIMIZERS = ("adam", "sgd", "rmsprop", "adamw")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One case, and the optimizer that takes its steps.
+
+    Attributes:
+        variant: The label of the estimator.
+        head: The label of the head.
+        network: The label of the network.
+        optimizer: A registered name.
+        case: What they make.
+    """
+
+    variant: str
+    head: str
+    network: str
+    optimizer: str
+    case: Case
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """What is chosen, thing by thing."""
+        critic, dtype = self.case.spec.critic, self.case.dtype
+        return (
+            f"estimator {self.variant}",
+            f"head {self.head}",
+            f"network {self.network}",
+            f"critic {critic}",
+            dtype,
+            f"optimizer {self.optimizer}",
+        )
+
+    @property
+    def pairs(self) -> set[tuple[str, str]]:
+        """Every pair of two of them."""
+        return set(itertools.combinations(self.levels, 2))
+
+
+def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
+    """Return every case that makes sense."""
+    options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, OPTIMIZERS)
+    return [choice for seed, option in enumerate(options) for choice in made(estimators, heads, seed, *option)]
+
+
+def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
+    """Return cases in which every pair of two things occurs, chosen greedily: each adds as many new pairs as it can."""
+    everything = product(estimators, heads)
+    wanted = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
+    groups: dict[tuple[str, str], list[Choice]] = {}
+    for choice in everything:
+        groups.setdefault((choice.variant, choice.head), []).append(choice)
+    chosen: list[Choice] = []
+    for group in groups.values():
+        best = max(group, key=lambda choice: len(choice.pairs & wanted))
+        chosen.append(best)
+        wanted -= best.pairs
+    while wanted:
+        best = max(everything, key=lambda choice: len(choice.pairs & wanted))
+        chosen.append(best)
+        wanted -= best.pairs
+    return chosen
+
+
+def made(  # noqa: PLR0917 - one argument a thing
+    estimators: Mapping[str, Estimator],
+    heads: Mapping[str, Head],
+    seed: int,
+    variant: str,
+    head: str,
+    network: str,
+    critic: str,
+    dtype: str,
+    optimizer: str,
+) -> Iterable[Choice]:
+    """Yield the case, unless its parts do not fit each other."""
+    estimator = estimators[variant]
+    if "value" in estimator.quantities and critic == "none":
+        return
+    if critic == "shared" and not isinstance(NETWORKS[network], MLP):
+        return
+    if estimator.claims.discrete_only and not heads[head].discrete:
+        return
+    spec = PolicySpec(NETWORKS[network], heads[head], critic)
+    label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
+    yield Choice(variant, head, network, optimizer, Case(label, spec, estimator, dtype, seed))

@@ -1,0 +1,66 @@
+"""The reference as the policy that an estimator's plain form asks, in any number system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.heads import Categorical
+from pgcore.spec import PolicySpec
+from pgcore.testing import reference
+
+__all__ = ["Lifted", "rounded"]
+
+Number = Any
+
+
+class Lifted:
+    """See `pgcore.testing.estimator_forms.LiftedEvaluate`."""
+
+    def __init__(
+        self, spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, lift: Callable[[Array], Number]
+    ) -> None:
+        """Keep all."""
+        self.spec, self.parameters, self.batch, self.lift = spec, parameters, batch, lift
+
+    def __call__(self, name: str) -> Number:
+        """See `LiftedEvaluate.__call__`."""
+        if name == "final_value":
+            return self._quantity("value", final_steps(self.batch))
+        if name == "distribution":
+            # A categorical head describes its distributions by their log-probabilities.
+            assert isinstance(self.spec.head, Categorical)
+            name = "log_probs"
+        return self._quantity(name, self.batch)
+
+    def scores(self, step_weights: Number) -> Number:
+        """See `LiftedEvaluate.scores`: single steps' scores, weighed in the number system at hand."""
+        single = reference.episode_scores(self.spec, self.parameters, self.batch.steps(slice(None)), lift=self.lift)
+        weighed = single * rounded(step_weights).reshape(-1, 1)
+        rows = [np.flatnonzero(self.batch.episode_of_step == episode) for episode in range(self.batch.num_episodes)]
+        return np.concatenate([weighed[row].sum(axis=0).reshape(1, -1) for row in rows])
+
+    def _quantity(self, name: str, batch: Batch) -> Number:
+        return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[name]
+
+
+def final_steps(batch: Batch) -> Batch:
+    """Return a batch of one-step episodes whose observations are the final ones."""
+    assert batch.final_observations is not None
+    episodes = batch.num_episodes
+    return Batch(
+        observations=batch.final_observations,
+        actions=batch.actions[:episodes],
+        rewards=np.zeros(episodes),
+        episode_lengths=np.ones(episodes, int),
+        terminated=np.ones(episodes, bool),
+    )
+
+
+def rounded(number: Number) -> Number:
+    """Count one more rounding: a number that is cast to the policy's dtype."""
+    return number + 0

@@ -1,0 +1,297 @@
+"""Every usable backend against the reference: gradients, scores, Fisher products, kinks; parametrised by the registry."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.host import host
+from pgcore.testing.agreement import agreement
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+
+
+def flat(gradient):
+    return np.concatenate([value.reshape(-1) for value in gradient.values()])
+
+
+def close(left, right, rtol=1e-12):
+    assert left.keys() == right.keys()
+    scale = max(np.abs(value).max() for value in right.values())
+    for name, value in right.items():
+        np.testing.assert_allclose(left[name], value, rtol=0, atol=rtol * scale, err_msg=name)
+
+
+def test_an_unbounded_ratio_is_an_error_that_names_the_step(backend):
+    policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2), "separate"), backend=backend, dtype="float64")
+    batch = pg.Batch(
+        observations=[0, 0],
+        actions=[0, 1],
+        rewards=[-1.0, -5.0],
+        episode_lengths=[2],
+        terminated=[True],
+        log_probs=[-math.log(2), -1000.0],
+    )
+    before = policy.parameters()
+    with pytest.raises(pg.PgcoreError, match=r"log_prob = -?inf at step 1; the parameters are unchanged"):
+        pg.gradient(policy, pg.estimator("ppo", normalise="none"), batch)
+    close(policy.parameters(), before, rtol=1e-300)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_many_steps_give_what_their_parts_add_up_to(backend, head):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
+    policy, batch = make_case(spec, backend, "float64", seed=3, steps=1500)
+    estimator = ESTIMATORS["ppo kl"]
+    signals = pg.signals(policy, estimator, batch)
+    whole = pg.gradient(policy, estimator, batch, signals=signals)
+    assert agreement(policy, estimator, batch, signals, whole.numpy()).agrees
+    parts = [
+        pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
+        for index in batch.minibatches(300, pg.generator(0))
+    ]
+    names = whole.numpy()
+    close({name: np.mean([part.numpy()[name] for part in parts], axis=0) for name in names}, names)
+    assert math.isclose(np.mean([part.loss for part in parts]), whole.loss, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_padding_changes_nothing(backend, name):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+    policy, batch = make_case(spec, backend, "float64", seed=5)
+    padded = batch.pad(64)
+    plain, with_padding = (pg.gradient(policy, ESTIMATORS[name], each) for each in (batch, padded))
+    close(with_padding.numpy(), plain.numpy(), rtol=1e-14)
+    assert math.isclose(with_padding.loss, plain.loss, rel_tol=1e-13)
+    for metric, value in plain.metrics.items():
+        assert math.isclose(with_padding.metrics[metric], value, rel_tol=1e-12), metric
+
+
+@pytest.mark.parametrize("name", ["reinforce", "full return", "value baseline", "td", "n-step", "ppo kl"])
+def test_a_batch_repeated_twice_has_the_same_gradient(backend, name):
+    spec = pg.PolicySpec(NETWORKS["relu"], HEADS["shared"], "shared")
+    policy, batch = make_case(spec, backend, "float64", seed=6)
+    twice = pg.Batch.concatenate([batch, batch])
+    close(
+        pg.gradient(policy, ESTIMATORS[name], twice).numpy(),
+        pg.gradient(policy, ESTIMATORS[name], batch).numpy(),
+        1e-13,
+    )
+
+
+def test_two_batches_give_what_one_of_both_does(backend):
+    spec = pg.PolicySpec(NETWORKS["sigmoid"], HEADS["per-state"], "none")
+    policy, batch = make_case(spec, backend, "float64", seed=7)
+    estimator = ESTIMATORS["reinforce"]
+    whole = pg.gradient(policy, estimator, batch).numpy()
+    alone = [pg.gradient(policy, estimator, batch.episodes([episode])).numpy() for episode in range(batch.num_episodes)]
+    close({name: np.mean([each[name] for each in alone], axis=0) for name in whole}, whole)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_weighed_by_returns_are_the_reinforce_gradient(backend, head, network):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, "float64", seed=8)
+    estimator = ESTIMATORS["reinforce"]
+    advantage = pg.signals(policy, estimator, batch)["advantage"]
+    scores = policy.episode_scores(batch, advantage)
+    assert scores.shape == (batch.num_episodes, sum(value.size for value in policy.parameters().values()))
+    expected = flat(pg.gradient(policy, estimator, batch).numpy())
+    np.testing.assert_allclose(-scores.mean(axis=0), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+    by_episode = [policy.episode_scores(batch.episodes([episode]))[0] for episode in range(batch.num_episodes)]
+    np.testing.assert_allclose(policy.episode_scores(batch), by_episode, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("head", HEADS)
+def test_fisher_vector_product_is_the_mean_outer_product_of_scores(backend, head, network):
+    spec = pg.PolicySpec(NETWORKS[network], HEADS[head], "separate")
+    policy, batch = make_case(spec, backend, "float64", seed=9)
+    parts = [
+        np.einsum("b,bi,bj->ij", probability, scores, scores) / batch.num_steps
+        for probability, scores in outcomes(policy, batch)
+    ]
+    fisher = np.sum(parts, axis=0)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        vector = rng.standard_normal(len(fisher))
+        expected = fisher @ vector
+        found = policy.fisher_vector_product(batch, vector)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        assert vector @ found >= 0
+
+
+def outcomes(policy, batch):
+    """Yield probabilities [B] and scores [B, D] whose weighted sum over outcomes is the exact expectation at each step."""
+    lengths, ended = np.ones(batch.num_steps, int), np.ones(batch.num_steps, bool)
+    given = {
+        "observations": batch.observations,
+        "rewards": batch.rewards,
+        "episode_lengths": lengths,
+        "terminated": ended,
+    }
+    described = policy.evaluate(batch, ("distribution",))["distribution"]
+    if policy.spec.head.discrete:
+        for action in range(policy.spec.head.n):
+            # Where the action is masked any other will do: its weight is 0.
+            probability = np.exp(described[:, action])
+            actions = np.where(probability > 0, action, batch.actions)
+            one = pg.Batch(**given, actions=actions, action_mask=batch.action_mask)
+            yield probability, policy.episode_scores(one)
+        return
+    # Products of two scores are of fourth degree in each z, for which three Gauss-Hermite nodes a dimension are exact.
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    n = policy.spec.head.n
+    for chosen in np.ndindex(*[3] * n):
+        z, probability = nodes[list(chosen)], np.prod(weights[list(chosen)] / math.sqrt(2 * math.pi))
+        actions = described[:, :n] + np.exp(described[:, n:]) * z
+        yield np.full(batch.num_steps, probability), policy.episode_scores(pg.Batch(**given, actions=actions))
+
+
+def test_expected_score_is_zero(backend):
+    for head in HEADS:
+        policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "none"), backend, "float64", seed=10)
+        expected = sum(probability[:, None] * scores for probability, scores in outcomes(policy, batch))
+        np.testing.assert_allclose(expected, np.zeros_like(expected), atol=1e-13, err_msg=head)
+
+
+def test_gradient_of_the_per_component_baseline_combines_scores(backend):
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "none"), backend, "float64", seed=11
+    )
+    estimator = pg.estimator("reinforce", gamma=0.9, baseline="optimal_per_component", reward_to_go=False)
+    g = policy.episode_scores(batch)
+    returns = np.array(
+        [
+            sum(0.9**t * reward for t, reward in enumerate(batch.rewards[start : start + length]))
+            for start, length in zip(batch.episode_starts, batch.episode_lengths, strict=True)
+        ]
+    )
+    expected = np.zeros(g.shape[1])
+    for episode in range(len(g)):
+        others = np.arange(len(g)) != episode
+        baseline = (g[others] ** 2 * returns[others, None]).sum(axis=0) / (g[others] ** 2).sum(axis=0)
+        expected -= g[episode] * (returns[episode] - baseline) / len(g)
+    found = flat(pg.gradient(policy, estimator, batch).numpy())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "strided", "read-only", "bool"])
+def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "none"), backend, "float64", seed=12
+    )
+    rng = np.random.default_rng(0)
+    observations = {
+        "float16": rng.standard_normal((23, 4)).astype(np.float16),
+        "int8": rng.integers(-3, 4, (23, 4)).astype(np.int8),
+        "strided": rng.standard_normal((46, 8))[::2, ::-2],
+        "read-only": rng.standard_normal((23, 4)),
+        "bool": rng.random((23, 4)) < 0.5,
+    }[kind]
+    if kind == "read-only":
+        observations.flags.writeable = False
+    fields = {"actions": batch.actions, "rewards": batch.rewards, "episode_lengths": [23], "terminated": [True]}
+    found = pg.gradient(policy, ESTIMATORS["reinforce"], pg.Batch(observations=observations, **fields)).numpy()
+    plain = np.array(observations, np.float64, order="C")
+    close(found, pg.gradient(policy, ESTIMATORS["reinforce"], pg.Batch(observations=plain, **fields)).numpy(), 1e-15)
+
+
+def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
+    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "shared"), backend, "float32", seed=13)
+    before = {name: value.copy() for name, value in policy.parameters().items()}
+    first = pg.gradient(policy, ESTIMATORS["ppo"], batch)
+    kept, loss = {name: value.copy() for name, value in first.numpy().items()}, first.loss
+    first.numpy()["network.0.weight"][:] = 7.0
+    pg.gradient(policy, ESTIMATORS["ppo"], batch.episodes([0, 1]))
+    pg.gradient(policy, ESTIMATORS["reinforce"], batch)
+    close(first.numpy(), kept, rtol=1e-300)
+    assert first.loss == loss
+    close(policy.parameters(), before, rtol=1e-300)
+    policy.parameters()["network.0.weight"][:] = 7.0
+    close(policy.parameters(), before, rtol=1e-300)
+
+
+def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["per-state"], "separate"), backend, "float32", 14, 1500
+    )
+    estimator = ESTIMATORS["ppo"]
+    signals = pg.signals(policy, estimator, batch)
+    expected = flat(pg.gradient(policy, estimator, batch, signals=signals).numpy())
+    differing: list[int] = []
+
+    def work(offset):
+        for turn in range(10):
+            index = np.arange(offset, 1500 - turn)
+            pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
+            found = flat(pg.gradient(policy, estimator, batch, signals=signals).numpy())
+            if found.tobytes() != expected.tobytes():
+                differing.append(offset)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in (0, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert differing == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("adam", {"max_grad_norm": 0.5}),
+        ("adamw", {"weight_decay": 0.1}),
+        ("rmsprop", {"momentum": 0.5}),
+        ("rmsprop", {"eps_inside": True}),
+    ],
+)
+def test_steps_follow_the_formula_in_extended_precision(backend, name, fields, dtype):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+    policy, batch = make_case(spec, backend, dtype, seed=15)
+    optimizer = pg.optimizer(name, learning_rate=0.01, **fields)
+    formula, xp = optimizer.spec, host
+    exact = {key: value.astype(np.longdouble) for key, value in policy.parameters().items()}
+    slots = {key: {slot: np.zeros_like(value) for slot in formula.slots} for key, value in exact.items()}
+    roundoff = np.finfo(dtype).eps
+    for step in range(1, 101):
+        gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch)
+        derivatives = {key: value.astype(np.longdouble) for key, value in gradient.numpy().items()}
+        norm = float(np.sqrt(sum((value**2).sum() for value in derivatives.values())))
+        for key, value in exact.items():
+            clipped = derivatives[key] * min(1.0, (formula.max_grad_norm or math.inf) / norm)
+            exact[key], slots[key] = formula.update(xp, value, clipped, slots[key], *formula.scalars(step, 0.01))
+        optimizer.step(policy, gradient)
+        if step in (1, 10, 100):
+            for key, value in policy.parameters().items():
+                np.testing.assert_allclose(
+                    value,
+                    exact[key],
+                    rtol=0,
+                    atol=8 * step * roundoff * max(1.0, np.abs(exact[key]).max()),
+                    err_msg=key,
+                )
+
+
+def test_the_same_seed_gives_the_same_actions(backend):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "none")
+    policy, batch = make_case(spec, backend, "float64", seed=16)
+    first, second = (policy.act(batch.observations, pg.generator(4), batch.action_mask) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    chosen = pg.Batch(
+        observations=batch.observations,
+        actions=first[0],
+        rewards=batch.rewards,
+        episode_lengths=batch.episode_lengths,
+        terminated=[True] * 5,
+        action_mask=batch.action_mask,
+    )
+    np.testing.assert_allclose(policy.evaluate(chosen, ("log_prob",))["log_prob"], first[1], rtol=1e-13)
+    assert batch.action_mask is not None
+    assert batch.action_mask[np.arange(23), first[0]].all()

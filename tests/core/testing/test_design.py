@@ -1,0 +1,25 @@
+"""The covering design covers what it says, with few cases."""
+
+from __future__ import annotations
+
+from pgcore.testing.cases import HEADS
+from pgcore.testing.conformance import VARIANTS
+from pgcore.testing.design import covering, product
+
+
+def test_every_pair_of_two_things_occurs_in_few_cases():
+    everything, chosen = product(VARIANTS, HEADS), covering(VARIANTS, HEADS)
+    wanted = set().union(*(choice.pairs for choice in everything))
+    assert set().union(*(choice.pairs for choice in chosen)) == wanted
+    assert len(VARIANTS) * len(HEADS) <= len(chosen) <= 1.2 * len(VARIANTS) * len(HEADS)
+    assert len(everything) > 20 * len(chosen)
+
+
+def test_cases_make_sense():
+    for choice in product(VARIANTS, HEADS):
+        assert choice.case.spec.critic != "none" or "value" not in choice.case.estimator.quantities
+
+
+def test_the_design_is_the_same_in_every_run():
+    first, second = covering(VARIANTS, HEADS), covering(VARIANTS, HEADS)
+    assert [choice.case.label for choice in first] == [choice.case.label for choice in second]
