@@ -103,6 +103,8 @@ class AutodiffGradient(Gradient):
         leaves: Native derivatives by canonical name, in the framework's own shapes.
     """
 
+    leaves: dict[str, Native]
+
     def __init__(
         self,
         policy: AutodiffPolicy,
@@ -120,25 +122,32 @@ class AutodiffGradient(Gradient):
 
     def given(self) -> dict[str, Array]:
         """See `Gradient.given`."""
+        quantities = self.told()[1]
         signals, keywords = self.surrogate.values, self.surrogate.estimator.keywords
-        return {name: self._steps(self._named[name]) if name in self._named else signals[name] for name in keywords}
+        steps = len(self.surrogate.weights)
+        return {name: quantities[name][:steps] if name in quantities else signals[name] for name in keywords}
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
-        return self._steps(self._terms)
+        return self.told()[0][: len(self.surrogate.weights)]
+
+    def told(self) -> tuple[Array, dict[str, Array]]:
+        """Return the terms and the quantities as NumPy arrays, padding included."""
+        to_numpy = self._owner.to_numpy
+        return to_numpy(self._terms), {name: to_numpy(value) for name, value in self._named.items()}
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
-        return {name: self._owner.canonical(name, self.leaves[name]) for name in self._owner.names}
+        leaves = self.leaves
+        return {name: self._owner.canonical(name, leaves[name]) for name in self._owner.names}
 
     def scaled(self, factor: float) -> AutodiffGradient:
         """See `Gradient.scaled`."""
-        leaves = {name: leaf * factor for name, leaf in self.leaves.items()}
-        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._named)
+        return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})
 
-    def _steps(self, native: Native) -> Array:
-        """Return the batch's own rows, without what was padded."""
-        return self._owner.to_numpy(native)[: len(self.surrogate.weights)]
+    def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:
+        """Return the gradient with other derivatives; terms, loss and metrics stay."""
+        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._named)
 
 
 class AutodiffPolicy(Policy):
@@ -225,8 +234,7 @@ class AutodiffPolicy(Policy):
 
     def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
         """See `Policy.gradient_from`."""
-        gradient = self.gradient(surrogate, batch)
-        gradient.leaves = self.leaves(np.asarray(vector, self.dtype))
+        gradient = self.gradient(surrogate, batch).replaced(self.leaves(np.asarray(vector, self.dtype)))
         gradient.check_finite()
         return gradient
 

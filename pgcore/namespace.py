@@ -41,8 +41,8 @@ class ArrayNamespace(Protocol):
         """Return the smaller; on a tie the whole gradient goes to `x`."""
         ...
 
-    def clip(self, x: Native, low: float, high: float) -> Native:
-        """Return x limited to [low, high]; the derivative at either bound is 1."""
+    def clip(self, x: Native, low: Native, high: Native) -> Native:
+        """Return x limited to [low, high], two numbers or two arrays; the derivative in x at either bound is 1."""
         ...
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -16,19 +18,13 @@ from pgcore.optimizer import OptimizerSpec
 from pgcore_jax.heads import quantities, surrogate_terms
 from pgcore_jax.xp import xp
 
-__all__ = ["differentiate", "fisher_product", "forward", "log_prob_products", "run", "sum_of_squares", "update"]
+__all__ = ["differentiate", "fisher_product", "flat", "forward", "log_prob_products", "run", "split", "update"]
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
 
 # As many as a process that tries everything needs; what is dropped is compiled again.
 KEPT = 1024
-
-
-@jax.jit
-def sum_of_squares(leaves: Parameters) -> jax.Array:
-    """Return the sum of all squared entries."""
-    return sum((jnp.sum(leaf * leaf) for leaf in leaves.values()), start=jnp.zeros(()))
 
 
 @lru_cache(KEPT)
@@ -49,7 +45,7 @@ def run(network: Network, head: Head, names: tuple[str, ...]) -> Callable[..., P
 
 @lru_cache(KEPT)
 def differentiate(network: Network, head: Head, estimator: Estimator) -> Callable[..., Any]:
-    """Return the function from parameters and inputs to leaves, sum of squares, terms and what the surrogate was given."""
+    """Return the function from parameters and inputs to the flat gradient, its sum of squares, and terms and quantities in columns."""
 
     def loss(parameters: Parameters, inputs: Inputs) -> tuple[jax.Array, Any]:
         terms, named = surrogate_terms(head, estimator, network(parameters, inputs.observations), inputs)
@@ -57,9 +53,28 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
 
     def gradient(parameters: Parameters, inputs: Inputs) -> Any:
         leaves, (terms, named) = jax.grad(loss, has_aux=True)(parameters, inputs)
-        return leaves, sum_of_squares(leaves), terms, named
+        vector = flat(leaves)
+        columns = [value.reshape(len(terms), -1) for value in (terms, *(named[name] for name in estimator.quantities))]
+        return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jax.jit(gradient)
+
+
+@lru_cache(KEPT)
+def split(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> Callable[[jax.Array], Parameters]:
+    """Return the function from a vector that `flat` made to its parts."""
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+
+    def parts(vector: jax.Array) -> Parameters:
+        found = jnp.split(vector, ends[:-1])
+        return {name: part.reshape(shape) for name, shape, part in zip(names, shapes, found, strict=True)}
+
+    return jax.jit(parts)
+
+
+def flat(leaves: Parameters) -> jax.Array:
+    """Return all entries in one vector, in the order of the names: handing out one array costs less than one a parameter."""
+    return jnp.concatenate([leaves[name].reshape(-1) for name in sorted(leaves)])
 
 
 @lru_cache(KEPT)
@@ -92,19 +107,14 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
 
 
 @lru_cache(KEPT)
-def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, dict[str, Parameters]]]:
-    """Return the function from parameters, leaves, slots and scalars to new parameters and slots."""
+def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
+    """Return the function from parameters, flat gradient, flat slots and scalars to new parameters and slots."""
 
     def step(
-        parameters: Parameters, leaves: Parameters, slots: dict[str, Parameters], scalars: tuple[jax.Array, ...]
-    ) -> tuple[Parameters, dict[str, Parameters]]:
-        moved: Parameters = {}
-        changed: dict[str, Parameters] = {slot: {} for slot in slots}
-        for name, parameter in parameters.items():
-            own = {slot: values[name] for slot, values in slots.items()}
-            moved[name], found = spec.update(xp, parameter, leaves[name], own, *scalars)
-            for slot, value in found.items():
-                changed[slot][name] = value
-        return moved, changed
+        parameters: Parameters, gradient: jax.Array, slots: Parameters, scalars: tuple[jax.Array, ...]
+    ) -> tuple[Parameters, Parameters]:
+        moved, changed = spec.update(xp, flat(parameters), gradient, slots, *scalars)
+        names = tuple(sorted(parameters))
+        return split(names, tuple(parameters[name].shape for name in names))(moved), changed
 
     return jax.jit(step)

@@ -1,11 +1,15 @@
-"""Gradients as JAX arrays."""
+"""Gradients in one flat JAX array."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
+import jax
+import numpy as np
+
+from pgcore.arrays import Array
 from pgcore.autodiff import AutodiffGradient
-from pgcore_jax.compiled import sum_of_squares
+from pgcore.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from pgcore_jax.policy import JaxPolicy
@@ -14,14 +18,47 @@ __all__ = ["JaxGradient"]
 
 
 class JaxGradient(AutodiffGradient):
-    """See `AutodiffGradient`."""
+    """See `AutodiffGradient`. Few arrays are handed out of compiled code, since each takes its time; they are split when asked for.
+
+    Attributes:
+        vector: [D] in the order of the sorted names.
+    """
+
+    def __init__(self, policy: JaxPolicy, surrogate: Surrogate, vector: jax.Array, columns: jax.Array) -> None:
+        """Keep the vector, and the [N, ...] terms and quantities side by side."""
+        self.policy = self._owner = self._policy = policy
+        self.surrogate = surrogate
+        self.vector = vector
+        self._columns = columns
+
+    @property
+    def leaves(self) -> dict[str, jax.Array]:  # pyright: ignore[reportIncompatibleVariableOverride] - nothing assigns to it
+        """See `AutodiffGradient`."""
+        return self._policy.parts(self.vector)
+
+    def told(self) -> tuple[Array, dict[str, Array]]:
+        """See `AutodiffGradient.told`."""
+        columns = np.asarray(self._columns)
+        found: dict[str, Array] = {}
+        start = 1
+        for name in self.surrogate.estimator.quantities:
+            width = self._policy.spec.head.width if name == "log_probs" else 1
+            found[name] = columns[:, start : start + width] if name == "log_probs" else columns[:, start]
+            start += width
+        return columns[:, 0], found
+
+    def scaled(self, factor: float) -> JaxGradient:
+        """See `Gradient.scaled`."""
+        with self._policy.precision():
+            vector = self.vector * np.asarray(factor, self._policy.dtype)
+        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+
+    def replaced(self, leaves: dict[str, jax.Array]) -> JaxGradient:
+        """See `AutodiffGradient.replaced`."""
+        return JaxGradient(self._policy, self.surrogate, self._policy.joined(leaves), self._columns)
 
     def square(self) -> float:
         """See `Gradient.square`."""
-        with cast("JaxPolicy", self.policy).precision():
-            return float(sum_of_squares(self.leaves))
-
-    def scaled(self, factor: float) -> Any:
-        """See `Gradient.scaled`."""
-        with cast("JaxPolicy", self.policy).precision():
-            return super().scaled(factor)
+        vector = np.asarray(self.vector)
+        with np.errstate(over="ignore"):
+            return float(np.dot(vector, vector))

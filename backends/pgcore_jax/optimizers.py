@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-import jax
 import numpy as np
 
 from pgcore.arrays import Array
@@ -27,26 +26,25 @@ class JaxOptimizer(BoundOptimizer):
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
-        zeros = {name: np.zeros(value.shape, policy.dtype) for name, value in policy.native.items()}
-        self._slots = {slot: self._native(zeros) for slot in spec.slots}
+        self._slots = {slot: policy.native_array(np.zeros(policy.size)) for slot in spec.slots}
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
-        leaves = cast("JaxGradient", gradient).leaves
+        vector = cast("JaxGradient", gradient).vector
         numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
         with self.policy.precision():
-            self.policy.native, self._slots = update(self.spec)(self.policy.native, leaves, self._slots, numbers)
+            self.policy.native, self._slots = update(self.spec)(self.policy.native, vector, self._slots, numbers)
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        return {
-            slot: {name: self.policy.canonical(name, values[name]) for name in self.policy.names}
-            for slot, values in self._slots.items()
-        }
+        found: dict[str, dict[str, Array]] = {}
+        for slot, vector in self._slots.items():
+            parts = self.policy.parts(vector)
+            found[slot] = {name: self.policy.canonical(name, parts[name]) for name in self.policy.names}
+        return found
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
-        self._slots = {slot: self._native(slots[slot]) for slot in self._slots}
-
-    def _native(self, values: Mapping[str, Array]) -> dict[str, jax.Array]:
-        return {name: self.policy.native_array(values[name]) for name in self.policy.native}
+        for slot in self._slots:
+            native = {name: self.policy.native_array(slots[slot][name]) for name in self.policy.names}
+            self._slots[slot] = self.policy.joined(native)

@@ -103,8 +103,9 @@ class JaxPolicy(AutodiffPolicy):
         if self._differentiate is None or self._differentiate[0] is not estimator:
             self._differentiate = estimator, functions.differentiate(self.network, self.spec.head, estimator)
         with self.precision():
-            leaves, square, terms, named = self._differentiate[1](self.native, inputs)
-        return JaxGradient(self, surrogate, leaves, terms, named), float(square)
+            vector, square, columns = self._differentiate[1](self.native, inputs)
+        # By way of NumPy, which is faster than JAX's own conversion of a scalar.
+        return JaxGradient(self, surrogate, vector, columns), float(np.asarray(square))
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
@@ -128,6 +129,17 @@ class JaxPolicy(AutodiffPolicy):
             name: self.native_array(part.reshape(shape))
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
+
+    def parts(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """Return the arrays by name that a flat gradient or slot consists of."""
+        names = tuple(sorted(self.names))
+        with self.precision():
+            return functions.split(names, tuple(self.native[name].shape for name in names))(vector)
+
+    def joined(self, leaves: Mapping[str, jax.Array]) -> jax.Array:
+        """Return the flat gradient or slot that consists of arrays by name."""
+        with self.precision():
+            return functions.flat(dict(leaves))
 
     def canonical(self, name: str, leaf: jax.Array) -> Array:
         """See `AutodiffPolicy.canonical`."""

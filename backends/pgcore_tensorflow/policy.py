@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pgcore.surrogate import Surrogate
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.heads import quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
+from pgcore_tensorflow.packing import Layout, pack, unpack
 from pgcore_tensorflow.xp import xp
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class TensorflowPolicy(AutodiffPolicy):
 
     def placed(self) -> AbstractContextManager[Any]:
         """Return the context in which TensorFlow computes on the policy's device."""
-        return tf.device(self.device)
+        return nullcontext() if self.device is None else tf.device(self.device)
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""
@@ -75,7 +76,11 @@ class TensorflowPolicy(AutodiffPolicy):
 
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
-        found = self._call(("forward",), lambda given: self._outputs_of(given)[:2], (observations,))
+
+        def graph(given: Inputs) -> tuple[Any, Any]:
+            return self._outputs_of(given.observations)[:2]
+
+        found = self._call(("forward",), graph, Inputs(observations, None, None, {}, None))
         return self.to_numpy(found[0]), None if found[1] is None else self.to_numpy(found[1])
 
     def head_parameters(self) -> dict[str, Array]:
@@ -165,45 +170,44 @@ class TensorflowPolicy(AutodiffPolicy):
         return found
 
     def _call(
-        self, what: tuple[Any, ...], graph: Callable[..., Any], given: Any, *more: Array, xla: bool = True
+        self, what: tuple[Any, ...], graph: Callable[..., Any], inputs: Inputs, *more: Array, xla: bool = True
     ) -> Any:
         """Run a function of tensors as a graph that is kept under `what`; one serves every number of steps, with XLA one size.
 
         Args:
             what: The key, which says all that the function closes over beside the policy.
-            graph: Called with `given` and `more` as tensors.
-            given: A tuple of arrays, None, or such tuples and dicts; the first axis of each array is the steps.
+            graph: Called with the inputs and `more` as tensors.
+            inputs: The steps.
             more: Arrays that are not steps.
             xla: Whether to compile with XLA in that mode.
         """
-        arrays = [*tf.nest.flatten(given), *more]
+        arrays, layout = pack(inputs, self.dtype)
         xla = xla and self.compiled
-        key = (what, tuple(None if array is None else array.shape if xla else array.dtype for array in arrays))
+        shapes = tuple((array.shape if xla else array.shape[1:], array.dtype) for array in arrays)
+        key = (what, layout, shapes, len(more))
         with self.placed():
-            tensors = [tf.convert_to_tensor(array) for array in arrays if array is not None]
+            tensors = [tf.constant(array) for array in (*arrays, *more)]
             if key not in self._graphs:
                 if len(self._graphs) >= KEPT:
                     self._graphs.pop(next(iter(self._graphs)))
-                self._graphs[key] = self._built(graph, given, tensors, len(more), xla=xla)
+                self._graphs[key] = built(graph, layout, tensors, len(more), xla=xla)
             return self._graphs[key](*tensors)
 
-    def _built(
-        self, graph: Callable[..., Any], given: Any, tensors: list[Any], more: int, *, xla: bool
-    ) -> Callable[..., Any]:
-        structure = tf.nest.flatten(given)
 
-        def flat(*tensors: Any) -> Any:
-            rest = iter(tensors)
-            packed = tf.nest.pack_sequence_as(given, [None if array is None else next(rest) for array in structure])
-            return graph(*((packed,) if isinstance(given, Inputs) else packed), *rest)
+def built(graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: int, *, xla: bool) -> Callable[..., Any]:
+    """Return a graph for tensors like these, the last `more` of them of any shape."""
+    steps = len(tensors) - more
 
-        def open_shape(number: int, tensor: Any) -> Any:
-            if number >= len(tensors) - more:
-                return [None] * len(tensor.shape)
-            return tensor.shape if xla else [None, *tensor.shape[1:]]
+    def whole(*tensors: Any) -> Any:
+        return graph(unpack(tensors[:steps], layout), *tensors[steps:])
 
-        specs = [tf.TensorSpec(open_shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)]
-        return tf.function(flat, autograph=False, jit_compile=xla or None).get_concrete_function(*specs)
+    def shape(number: int, tensor: Any) -> Any:
+        if number >= steps:
+            return [None] * len(tensor.shape)
+        return tensor.shape if xla else [None, *tensor.shape[1:]]
+
+    specs = [tf.TensorSpec(shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)]
+    return tf.function(whole, autograph=False, jit_compile=xla or None).get_concrete_function(*specs)
 
 
 def dense(derivatives: list[Any]) -> list[Any]:

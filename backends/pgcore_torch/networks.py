@@ -41,7 +41,7 @@ class PolicyModule(nn.Module):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return [N, outputs] and, with a critic, [N] values."""
         features = observations if self.torso is None else self.torso(observations)
-        return self.network(features), None if self.critic is None else self.critic(features)[:, 0]
+        return self.network(features), None if self.critic is None else self.critic(features).squeeze(1)
 
 
 class AdoptedModule(nn.Module):

@@ -60,7 +60,7 @@ class TorchPolicy(AutodiffPolicy):
         self._adopted = isinstance(spec.network, Adopted)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
-        self._kept: dict[tuple[Estimator, int], Terms] = {}
+        self._kept: dict[tuple[Estimator, int], Callable[..., Any]] = {}
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""
@@ -95,10 +95,17 @@ class TorchPolicy(AutodiffPolicy):
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
         native = self._native(inputs)
-        terms, named = self._terms(surrogate.estimator, len(inputs.weights))(native)
-        loss = torch.dot(native.weights, terms)
-        derivatives = torch.autograd.grad(loss, self._tensors, allow_unused=True, materialize_grads=True)
-        leaves = dict(zip(self.native, derivatives, strict=True))
+        estimator = surrogate.estimator
+        if self.compiled and not self._adopted:
+            whole = self._kept.get((estimator, len(inputs.weights))) or self._whole(estimator, len(inputs.weights))
+            leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
+            return TorchGradient(self, surrogate, leaves, terms, named), float(square)
+        terms, named = self._terms(estimator, len(inputs.weights))(native)
+        derivatives = torch.autograd.grad(terms, self._tensors, native.weights, allow_unused=True)
+        leaves = {
+            name: torch.zeros_like(value) if derivative is None else derivative
+            for (name, value), derivative in zip(self.native.items(), derivatives, strict=True)
+        }
         gradient = TorchGradient(self, surrogate, leaves, terms, named)
         return gradient, gradient.square()
 
@@ -146,17 +153,42 @@ class TorchPolicy(AutodiffPolicy):
         return native.detach().cpu().numpy()
 
     def _terms(self, estimator: Estimator, size: int) -> Terms:
-        """Return the function from native inputs to terms: compiled code is kept for each estimator and number of steps."""
+        """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
 
         def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             return surrogate_terms(self.spec.head, estimator, self._outputs_of(inputs.observations), inputs)
 
-        if not self.compiled:
-            return terms
-        key = (estimator, size)
+        return self._kept_as((estimator, size), terms) if self.compiled else terms
+
+    def _whole(self, estimator: Estimator, size: int) -> Callable[..., Any]:
+        """Return the function from parameters and inputs to leaves, terms, quantities and sum of squares, compiled as one.
+
+        One graph holds the derivative too, which is faster than compiling the terms and leaving the rest to autograd.
+        """
+        head = self.spec.head
+        canonical_names = {id(value): name for name, value in self.native.items()}
+        own = {name: canonical_names[id(value)] for name, value in self.module.named_parameters()}
+
+        def loss(parameters: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, Any]:
+            named = {name: parameters[canonical] for name, canonical in own.items()}
+            outputs, values = torch.func.functional_call(self.module, named, (inputs.observations,))
+            found = Outputs(outputs, values, {name: parameters[f"head.{name}"] for name in self._own})
+            terms, quantities = surrogate_terms(head, estimator, found, inputs)
+            return torch.dot(inputs.weights, terms), (terms, quantities)
+
+        def whole(parameters: dict[str, Tensor], inputs: Inputs) -> Any:
+            leaves, (terms, named) = torch.func.grad(loss, has_aux=True)(parameters, inputs)
+            square = torch.stack([(leaf * leaf).sum() for leaf in leaves.values()]).sum()
+            return leaves, terms, named, square
+
+        return self._kept_as((estimator, size), whole)
+
+    def _kept_as(self, key: tuple[Estimator, int], function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function compiled, for each estimator and number of steps once."""
         if key not in self._kept:
             compiled: Any = torch.compile
-            self._kept[key] = compiled(terms, dynamic=False, isolate_recompiles=True)  # not yet in its overloads' types
+            # Each has its own limit of recompilations; the overloads' types do not know that argument yet.
+            self._kept[key] = compiled(function, dynamic=False, isolate_recompiles=True)
         return self._kept[key]
 
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
@@ -180,11 +212,9 @@ class TorchPolicy(AutodiffPolicy):
         )
 
     def _tensor(self, array: Array) -> Tensor:
-        """Return the array as a tensor; it may share the memory, unless somebody else's module could write to it."""
-        whole = np.ascontiguousarray(array)
-        if self._adopted or self.device.type != "cpu":
-            return torch.tensor(whole, device=self.device)
-        return torch.from_dlpack(whole)
+        """Return a copy as a tensor: modules may write to their inputs."""
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _rows(self, parts: Collection[Tensor | None], rows: int) -> Array:
         """Return [R, D] in canonical order from [R, ...] derivatives of each parameter, None for 0."""

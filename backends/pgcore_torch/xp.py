@@ -40,7 +40,7 @@ class TorchNamespace:
 
     def take_last(self, x: Tensor, index: Tensor) -> Tensor:
         """See `ArrayNamespace.take_last`."""
-        return x.gather(1, index[:, None])[:, 0]
+        return x.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
 xp = cast("ArrayNamespace", TorchNamespace())

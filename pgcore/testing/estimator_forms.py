@@ -224,12 +224,10 @@ class PPOForm(EstimatorForm):
             gain = advantage * np.exp(log_ratio)
             return named["kl"] * self.fields.kl_coefficient - gain, -gain
         up = advantage >= 0
-        above = log_ratio > math.log1p(clip)
-        below = log_ratio < (math.log1p(-clip) if clip < 1 else -math.inf)
-        past = (up & above) | (~up & below)
-        gain = advantage * np.exp(where(past, 0, log_ratio))
-        at_bound = where(up, advantage * (1 + clip), advantage * (1 - clip))
-        return -where(past, at_bound, gain), -where(past, 0, gain)
+        highest, lowest = math.log1p(clip), math.log1p(-clip) if clip < 1 else -math.inf
+        past = (up & (log_ratio > highest)) | (~up & (log_ratio < lowest))
+        gain = advantage * np.exp(where(past, where(up, highest, lowest), log_ratio))
+        return -gain, -where(past, 0, gain)
 
     def value_error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.value_error`: that of the value held near the old one, where held it is further from the target."""

@@ -132,9 +132,10 @@ class PPO(Estimator):
         if self.objective == "kl":
             policy = self.kl_coefficient * kl - advantage * xp.exp(log_ratio)
         else:
-            clipped = self._clipped(xp, log_ratio, advantage)
-            bound = xp.where(advantage >= 0, xp.full_like(advantage, 1.0 + self.clip), 1.0 - self.clip)
-            policy = -advantage * xp.where(clipped, bound, xp.exp(xp.where(clipped, 0.0, log_ratio)))
+            below, above = self._log_bounds
+            infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
+            low, high = xp.where(gaining, -infinite, below), xp.where(gaining, above, infinite)
+            policy = -advantage * xp.exp(xp.clip(log_ratio, low, high))
         if self.value_clip is None:
             return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
         error = self._worse_error(xp, value, old_value, return_)
@@ -198,9 +199,14 @@ class PPO(Estimator):
             return dataclasses.replace(self, kl_coefficient=self.kl_coefficient / 2.0)
         return self
 
+    @property
+    def _log_bounds(self) -> tuple[float, float]:
+        """The logarithms of 1 - clip and 1 + clip."""
+        return math.log1p(-self.clip) if self.clip < 1 else -math.inf, math.log1p(self.clip)
+
     def _clipped(self, xp: Any, log_ratio: Native, advantage: Native) -> Native:
         """Return where the clipped branch is the smaller: beyond the bound that the advantage pushes towards."""
-        above, below = math.log1p(self.clip), math.log1p(-self.clip) if self.clip < 1 else -math.inf
+        below, above = self._log_bounds
         return xp.where(advantage >= 0, log_ratio > above, log_ratio < below)
 
     def _worse_error(self, xp: Any, value: Native, old_value: Native, return_: Native) -> Native:
