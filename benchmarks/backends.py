@@ -1,0 +1,320 @@
+"""One PPO gradient: pgcore on each framework beside the same loss written by an expert in that framework.
+
+Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32; advantages are normalised beforehand. Both sides end with the
+gradient in the framework's own arrays. The expert's inputs are such arrays already; pgcore's is a new `Batch` of NumPy arrays at each
+call, as PPO's inner loop gives it, so its conversion is pgcore's cost.
+
+Both gradients are first checked against the NumPy backend's, in float32 and in float64. Then the two take turns of 20 calls. A turn
+counts as its median; "ratio" is the median of the turns' ratios, and says how many times as long pgcore takes.
+
+Every row has a process of its own, in which process-wide settings ask the framework for one thread.
+
+    python benchmarks/backends.py [--backend NAME] [--batch SIZE] [--json FILE] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import importlib
+import json
+import os
+import pstats
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import pgcore as pg
+from pgcore.registry import registry
+
+CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
+SIZES = (64, 2048)
+CALLS_PER_TURN = 20
+TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # of the largest entry
+
+# Backend and mode; whether the expert compiles, and what `pg.policy` is asked for beyond its defaults.
+MODES: dict[tuple[str, str], tuple[bool, dict[str, Any]]] = {
+    ("torch", "eager"): (False, {}),
+    ("torch", "compiled"): (True, {"compiled": True}),
+    ("tensorflow", "tf.function"): (False, {}),
+    ("tensorflow", "XLA"): (True, {"compiled": True}),
+    ("jax", "jit"): (True, {}),
+}
+
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "NPROC": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "JAX_PLATFORMS": "cpu",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table, and what its process is asked for."""
+
+    backend: str
+    mode: str
+    size: int
+    dtype: str = "float32"
+    turns: int = 0
+    profile: bool = False
+
+    def in_own_process(self) -> dict[str, Any]:
+        """Return what `measure` returns, from a new process on one thread."""
+        environment = os.environ | ONE_THREAD | ({"JAX_ENABLE_X64": "1"} if self.dtype == "float64" else {})
+        command = [sys.executable, __file__, "--row", json.dumps(asdict(self))]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return {"error": done.stderr.strip()}
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+@dataclass(frozen=True)
+class Case:
+    """The same gradient three times: by pgcore on the backend and on NumPy, and by the expert."""
+
+    policy: pg.Policy
+    estimator: pg.Estimator
+    batch: pg.Batch
+    signals: pg.Signals
+    reference: dict[str, np.ndarray]
+    expert: ModuleType
+    by_expert: Callable[[], Any]
+
+    def inputs(self) -> tuple[pg.Batch, pg.Signals]:
+        """Return a batch that pgcore has not seen, with its signals."""
+        everything = np.arange(self.batch.num_steps)
+        return self.batch.steps(everything), self.signals.steps(everything)
+
+    def by_pgcore(self, batch: pg.Batch, signals: pg.Signals) -> pg.Gradient:
+        """Return pgcore's gradient."""
+        return pg.gradient(self.policy, self.estimator, batch, signals=signals)
+
+
+def make_case(row: Row) -> Case:
+    """Return policy, batch and expert, all with the same parameters and steps."""
+    rng = np.random.default_rng(row.size)
+    spec = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2), critic="separate")
+    on_numpy = pg.policy(spec, backend="numpy", seed=0, dtype=row.dtype)
+    on_numpy.load(
+        {name: value + 0.1 * rng.standard_normal(value.shape) for name, value in on_numpy.parameters().items()}
+    )
+    compiles, options = MODES[row.backend, row.mode]
+    policy = pg.policy(spec, backend=row.backend, seed=0, dtype=row.dtype, **options)
+    policy.load(on_numpy.parameters())
+    observations = rng.standard_normal((row.size, 4)).astype(row.dtype)
+    actions, log_probs = on_numpy.act(observations, pg.generator(0))
+    episodes = row.size // 32
+    batch = pg.Batch(
+        observations=observations,
+        actions=actions,
+        rewards=rng.standard_normal(row.size),
+        episode_lengths=[32] * episodes,
+        terminated=[True] * episodes,
+        log_probs=log_probs + 0.2 * rng.standard_normal(row.size),
+    )
+    estimator = pg.estimator("ppo", clip=CLIP, entropy_coefficient=ENTROPY_COEFFICIENT, normalise="batch")
+    signals = pg.signals(on_numpy, estimator, batch)
+    data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
+    data |= {"observations": batch.observations, "actions": batch.actions}
+    expert = importlib.import_module(f"experts.{row.backend}_expert")
+    return Case(
+        policy,
+        estimator,
+        batch,
+        signals,
+        pg.gradient(on_numpy, estimator, batch, signals=signals).numpy(),
+        expert,
+        expert.make(on_numpy.parameters(), data, compiled=compiles),
+    )
+
+
+def check_equal(case: Case) -> dict[str, float]:
+    """Return how far each side is from the NumPy backend, beside the largest entry; raise where that is too far."""
+    largest = max(float(np.abs(value).max()) for value in case.reference.values())
+    found = {
+        "pgcore": case.by_pgcore(*case.inputs()).numpy(),
+        "expert": case.expert.to_numpy(case.by_expert()),
+    }
+    errors: dict[str, float] = {}
+    for side, gradient in found.items():
+        assert gradient.keys() == case.reference.keys(), f"{side}: {sorted(gradient)}"
+        for name, value in case.reference.items():
+            assert gradient[name].dtype == value.dtype, f"{side}: {name} is {gradient[name].dtype}"
+            assert gradient[name].shape == value.shape, f"{side}: {name} has shape {gradient[name].shape}"
+        errors[side] = (
+            max(float(np.abs(gradient[name] - value).max()) for name, value in case.reference.items()) / largest
+        )
+        assert errors[side] < TOLERANCES[str(case.policy.dtype)], f"{side}: off by {errors[side]:.2g} of the largest"
+    return errors
+
+
+def turn_of_pgcore(case: Case) -> float:
+    """Return the median seconds of some calls, each with a batch of its own, made off the clock."""
+    times: list[float] = []
+    for _ in range(CALLS_PER_TURN):
+        batch, signals = case.inputs()
+        start = time.perf_counter()
+        case.by_pgcore(batch, signals)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def turn_of_expert(case: Case) -> float:
+    """Return the median seconds of some calls, with the same work between them as pgcore's have."""
+    times: list[float] = []
+    for _ in range(CALLS_PER_TURN):
+        case.inputs()
+        start = time.perf_counter()
+        case.by_expert()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Return differences and, in seconds, each turn's time, in this process."""
+    case = make_case(row)
+    errors = check_equal(case)
+    for _ in range(3 if row.turns else 0):
+        turn_of_pgcore(case)
+        turn_of_expert(case)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for turn in range(row.turns):
+        # Whoever goes first finds the other's data in the caches, so they take turns at that too.
+        if turn % 2:
+            ours.append(turn_of_pgcore(case))
+            theirs.append(turn_of_expert(case))
+        else:
+            theirs.append(turn_of_expert(case))
+            ours.append(turn_of_pgcore(case))
+    return {"errors": errors, "pgcore": ours, "expert": theirs, "profile": profile(case) if row.profile else []}
+
+
+def profile(case: Case, calls: int = 1000) -> list[tuple[str, float, float, float]]:
+    """Return the functions that pgcore's call spends most in: name, calls, own and cumulative microseconds, per call."""
+    inputs = [case.inputs() for _ in range(calls)]
+    profiler = cProfile.Profile()
+    profiler.enable()
+    for batch, signals in inputs:
+        case.by_pgcore(batch, signals)
+    profiler.disable()
+    rows = [
+        (f"{Path(file).name}:{line} {name}" if line else name, count / calls, own * 1e6 / calls, total * 1e6 / calls)
+        # typeshed does not know `stats`.
+        for (file, line, name), (_, count, own, total, _) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
+    ]
+    return sorted(rows, key=lambda entry: -entry[2])[:30]
+
+
+def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[dict[str, Any]]:
+    """Print the tables and return their rows."""
+    table = Table(title="One PPO gradient, float32, one thread")
+    for name in ("backend", "mode"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batch", "pgcore us", "expert us", "ratio", "quartiles"):
+        table.add_column(name, justify="right")
+    rows: list[dict[str, Any]] = []
+    for row, result in results:
+        if "error" in result:
+            table.add_row(row.backend, row.mode, str(row.size), *["-"] * 2, result["error"].splitlines()[-1][:60])
+            continue
+        ours, theirs = (statistics.median(result[side]) * 1e6 for side in ("pgcore", "expert"))
+        ratios = [own / their for own, their in zip(result["pgcore"], result["expert"], strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4)
+        table.add_row(
+            row.backend,
+            row.mode,
+            str(row.size),
+            f"{ours:.0f}",
+            f"{theirs:.0f}",
+            f"{ratio:.2f}",
+            f"{low:.2f}-{high:.2f}",
+        )
+        rows.append(
+            {"backend": row.backend, "mode": row.mode, "batch": row.size, "pgcore_us": ours, "expert_us": theirs}
+            | {"ratio": ratio, "quartiles": [low, high], "errors": result["errors"]}
+        )
+    console.print(table)
+    for row, result in results:
+        if result.get("profile"):
+            entries = Table(
+                "function", "calls", "own, us", "cumulative, us", title=f"{row.backend} {row.mode} {row.size}"
+            )
+            for name, *numbers in result["profile"]:
+                entries.add_row(name, *(f"{number:.1f}" for number in numbers))
+            console.print(entries)
+    return rows
+
+
+def main() -> None:
+    """Check and time every usable backend, each row in its own process, and print the table."""
+    parser = argparse.ArgumentParser(description="One PPO gradient: pgcore on each framework beside an expert's.")
+    parser.add_argument("--backend", action="append", help="only this one; can be repeated")
+    parser.add_argument("--mode", action="append", help="only this one; can be repeated")
+    parser.add_argument("--batch", type=int, action="append", help="only this size; can be repeated")
+    parser.add_argument("--turns", type=int, default=100, help="of each side, 20 calls each (default: 100)")
+    parser.add_argument("--profile", action="store_true", help="show where pgcore's own calls spend their time")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(Row(**json.loads(arguments.row)))))
+        return
+
+    console = Console()
+    status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
+    chosen = [
+        (name, mode)
+        for name, mode in MODES
+        if name in (arguments.backend or (name,)) and mode in (arguments.mode or (mode,))
+    ]
+    for name in dict.fromkeys(name for name, _ in chosen):
+        if status.get(name) != "usable":
+            console.print(f"{name}: absent ({status.get(name, 'not registered')})")
+    rows = [
+        Row(name, mode, size, turns=arguments.turns, profile=arguments.profile)
+        for name, mode in chosen
+        if status.get(name) == "usable"
+        for size in arguments.batch or SIZES
+    ]
+    checks = [Row(name, mode, SIZES[0], "float64") for name, mode in dict.fromkeys((r.backend, r.mode) for r in rows)]
+    results = [
+        (row, row.in_own_process())
+        for row in track([*checks, *rows], description="checking and timing", console=console)
+    ]
+    for row, result in results:
+        if "error" in result:
+            console.print(f"{row.backend} {row.mode} {row.size} {row.dtype}:\n{result['error']}", markup=False)
+    console.print("Differences from the NumPy backend's gradient, beside its largest entry:")
+    for row, result in results:
+        if "error" not in result:
+            off = ", ".join(f"{side} {error:.1e}" for side, error in result["errors"].items())
+            console.print(f"  {row.dtype} {row.backend} {row.mode} {row.size}: {off}")
+    found = report(results[len(checks) :], console)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    if any("error" in result for _, result in results):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
