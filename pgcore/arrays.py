@@ -84,10 +84,17 @@ def _owned(where: str, value: ArrayLike) -> Array:
     if type(value) is np.ndarray and not _writable(cast("Array", value)):
         return cast("Array", value)
     try:
-        return read_only(np.array(value))
-    except (ValueError, TypeError) as error:
+        # Not every array of another library can be asked for a copy, so it is taken from what `asarray` returns.
+        return read_only(np.array(np.asarray(value)))
+    except ValueError as error:
         raise ShapeError(
             f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths"
+        ) from error
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BatchError(
+            f"{where}: expected an array that NumPy can read, got {type(value).__name__} ({reason}); convert it first, such as with "
+            ".detach().cpu().numpy() where it has those"
         ) from error
 
 

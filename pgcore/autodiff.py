@@ -26,7 +26,7 @@ from pgcore.policy import Policy
 from pgcore.spec import Adopted, Table
 from pgcore.surrogate import Surrogate
 
-__all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "quantities", "surrogate_terms"]
+__all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "critic_kind", "quantities", "surrogate_terms"]
 
 # Scores are computed for at most this many episodes and about this many steps at a time.
 EPISODES, STEPS = 64, 1024
@@ -273,16 +273,17 @@ class AutodiffPolicy(Policy):
             steps: N, or None where it is not known while a graph is built.
         """
         head = self.spec.head
-        claimed: list[tuple[str, Any, list[int | None]]] = [("outputs", outputs, [steps, head.outputs])]
+        rows = "one row of natural parameters"
+        claimed: list[tuple[str, str, Any, list[int | None]]] = [("outputs", rows, outputs, [steps, head.outputs])]
         if self.spec.critic != "none":
-            claimed.append(("values", values, [steps]))
-        for what, value, wanted in claimed:
+            claimed.append(("values", "one value", values, [steps]))
+        for what, advice, value, wanted in claimed:
             shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
             if shape is None or len(shape) != len(wanted) or not all(map(same_length, shape, wanted)):
                 got = type(value).__name__ if shape is None else shape
                 raise ShapeError(
                     f"{self.spec.network}: expected {what} of shape {wanted} for {head}, got {got}; "
-                    "give the network one row of natural parameters a step"
+                    f"return {advice} a step"
                 )
             if self.dtype.name not in str(value.dtype):
                 raise SpecError(
@@ -323,6 +324,19 @@ class AutodiffPolicy(Policy):
         assert found is not None
         values[cut] = found
         return values
+
+
+def critic_kind(backend: str, critic: Any) -> str:
+    """Return the spec's critic for what `Backend.adopt` was given, or raise SpecError where it is another word than "shared"."""
+    if critic is None:
+        return "none"
+    if not isinstance(critic, str):
+        return "separate"
+    if critic != "shared":
+        raise SpecError(
+            f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, got {critic!r}; pass the critic itself"
+        )
+    return critic
 
 
 def episode_chunks(lengths: Array) -> Iterator[slice]:

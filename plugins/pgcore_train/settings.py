@@ -18,6 +18,7 @@ class RunSettings:
     Attributes:
         backend: A registered name.
         device: Where the backend has several; None is its default.
+        compiled: Whether the backend compiles what it computes, where it can choose.
         seed: At least 0; seeds parameters, actions, environments and minibatches.
         dtype: "float32" or "float64".
         steps: Environment steps to train for, all environments together; the rollout that reaches them is the last.
@@ -28,6 +29,7 @@ class RunSettings:
 
     backend: str = field(default_factory=default_backend_name)
     device: str | None = None
+    compiled: bool = False
     seed: int = 0
     dtype: str = "float32"
     steps: int = 100_000
@@ -38,6 +40,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         """Check the fields."""
         set_field(self, "seed", count_from_zero("run.seed", self.seed))
+        flag("run.compiled", self.compiled)
         one_of("run.dtype", self.dtype, ("float32", "float64"))
         set_field(self, "steps", count("run.steps", self.steps))
         set_field(self, "evaluation_episodes", count_from_zero("run.evaluation_episodes", self.evaluation_episodes))

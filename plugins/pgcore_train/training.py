@@ -66,7 +66,9 @@ class Training:
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
         spec = make_spec(self.environments, config, self.estimator)
-        self.policy = policy(spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device)
+        self.policy = policy(
+            spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device, compiled=run.compiled
+        )
         self.policy.check_fits(self.estimator)
         self.plan = Plan.of(config.training, self.estimator)
         self.whole_episodes = self.estimator.claims.whole_episodes

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import pgcore as pg
 from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import HEADS
 from pgcore.testing.conformance import VARIANTS, plan, run
 
 
-@lru_cache
-def outcomes(backend):
-    return list(run(plan(backends=[backend], estimators=None, heads=None, extent="standard")))
-
-
 def test_every_cell_agrees_with_the_reference(backend):
-    found = outcomes(backend)
+    found = list(run(plan(backends=[backend], estimators=None, heads=None, extent="standard")))
     assert [outcome for outcome in found if not outcome.agrees] == []
     assert max(outcome.ratio for outcome in found) <= FACTOR
-
-
-def test_every_mode_fixture_estimator_and_head_is_run(backend):
-    found = outcomes(backend)
     modes = pg.backend(backend).modes
     assert {outcome.mode for outcome in found} == set(modes)
     assert {outcome.fixture for outcome in found} == {"random", "extreme", "kink"}

@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 
+from pgcore.cli import main
 from pgcore.registry import Registry, registry
 
 
@@ -55,3 +56,18 @@ def site(tmp_path, monkeypatch):
         if str(folder) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
     registry.cache_clear()
+
+
+@pytest.fixture
+def pgcore(monkeypatch, capsys):
+    """Run the command line in this process; returns its exit status, output and errors."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["pgcore", *words])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run

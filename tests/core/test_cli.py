@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from pgcore.cli import main
 from pgcore.entrypoints import KINDS
 
 GREET = """
@@ -13,21 +12,6 @@ GREET = """
 def pgcore_commands():
     return [Provider("greet", "greet_command:greet", "greet pgcore[somebody]")]
 """
-
-
-@pytest.fixture
-def pgcore(monkeypatch, capsys):
-    """Run the command line in this process; returns its exit status, output and errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["pgcore", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

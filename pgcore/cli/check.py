@@ -1,0 +1,179 @@
+"""`pgcore check`: every estimator on every backend beside the reference."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pgcore.testing.conformance import Outcome, Plan
+
+__all__ = ["check_command"]
+
+# Disagreements that are shown one by one; the JSON and the page have all.
+SHOWN = 20
+
+
+def check_command(
+    *,
+    backends: Annotated[
+        str | None,
+        typer.Option(help="Names, comma between; each must be usable. All usable ones by default.", show_default=False),
+    ] = None,
+    estimators: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
+    heads: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One case for each estimator.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The whole product of cases; hours.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every outcome, and what is absent.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write one self-contained page to look at.", show_default=False)
+    ] = None,
+) -> None:
+    """Hold every estimator on every backend to the reference, stage by stage; exit status 1 when any disagrees.
+
+    Errors are in units of what honest rounding allows, u e; 4 is the limit. By default every pair of two among estimator, head,
+    network, critic, dtype and optimizer occurs, on random, extreme and kink cases.
+    """
+    if quick and full:
+        raise typer.BadParameter("expected --quick or --full, got both; choose one")
+    if html is not None and not html.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--html: expected a file in a folder that exists, got {html}; make the folder first")
+    # The engine imports the kit, and the plan the frameworks.
+    from pgcore.testing.conformance import plan, run
+
+    start = time.perf_counter()
+    chosen = plan(
+        backends=names(backends),
+        estimators=names(estimators),
+        heads=names(heads),
+        extent="quick" if quick else "full" if full else "standard",
+    )
+    outcomes: list[Outcome] = []
+    with progress(chosen.cells) as advance:
+        for outcome in run(chosen):
+            outcomes.append(outcome)
+            advance(outcome)
+    seconds = time.perf_counter() - start
+    if html is not None:
+        from pgcore.cli.check_page import check_page
+        from pgcore.files import replace
+
+        replace(html, check_page(outcomes, chosen.absent, seconds).encode())
+    sys.stdout.write(json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds))
+    if not outcomes or not all(outcome.agrees for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def names(given: str | None) -> list[str] | None:
+    """Return the names of a comma list, or None where there is no list."""
+    return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
+
+
+@contextmanager
+def progress(total: int) -> Generator[Callable[[Outcome], None]]:
+    """Give a function that moves a bar on stderr, where that is a terminal; it does nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("checking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("checking", total=total, at="")
+        yield lambda outcome: bar.update(task, advance=1, at=f"{outcome.backend}: {outcome.label}")
+
+
+def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
+    """Return everything as JSON, null for what is not finite."""
+    rows: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        row = asdict(outcome) | {"agrees": outcome.agrees}
+        rows.append(
+            {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in row.items()
+            }
+        )
+    found = {
+        "agrees": bool(rows) and all(row["agrees"] for row in rows),
+        "seconds": seconds,
+        "backends": list(plan.backends),
+        "absent": plan.absent,
+        "outcomes": rows,
+    }
+    return json.dumps(found, indent=1, allow_nan=False) + "\n"
+
+
+def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
+    """Return the table and what there is to say about it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = list(dict.fromkeys((outcome.backend, outcome.mode) for outcome in outcomes))
+    table = Table(title="largest error, in units of what rounding allows (limit 4)", title_justify="left", box=None)
+    table.add_column("estimator")
+    for backend, mode in columns:
+        table.add_column(f"{backend}\n{mode}", justify="right")
+    for estimator, variant in dict.fromkeys((outcome.estimator, outcome.variant) for outcome in outcomes):
+        cells = [
+            [
+                each
+                for each in outcomes
+                if (each.estimator, each.variant, each.backend, each.mode) == (estimator, variant, *column)
+            ]
+            for column in columns
+        ]
+        table.add_row(f"{estimator}: {variant}", *(cell_text(cell) for cell in cells))
+    console = Console(markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get() + "".join(f"{line}\n" for line in remarks(outcomes, plan, seconds))
+
+
+def cell_text(outcomes: Sequence[Outcome]) -> str:
+    """Return the worst ratio of some outcomes, marked where one disagrees; nothing where there are none."""
+    if not outcomes:
+        return "-"
+    failed = sum(not outcome.agrees for outcome in outcomes)
+    worst = max(outcome.ratio for outcome in outcomes)
+    return f"{worst:.2g}" + (f" {failed} of {len(outcomes)} !" if failed else "")
+
+
+def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator[str]:
+    """Yield the disagreements, what is absent, and the verdict."""
+    failed = [outcome for outcome in outcomes if not outcome.agrees]
+    for outcome in failed[:SHOWN]:
+        yield f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {reason(outcome)}"
+    if len(failed) > SHOWN:
+        yield f"... and {len(failed) - SHOWN} more; --json has all of them"
+    for name, why in plan.absent.items():
+        yield f"absent: {name} ({why})"
+    if not outcomes:
+        yield "nothing to check: no backend, estimator or head is left"
+        return
+    worst = max(outcomes, key=lambda outcome: outcome.ratio)
+    verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else f"all {len(outcomes)} agree"
+    yield f"{verdict}; worst {worst.ratio:.3g} ({worst.backend}, {worst.label}, {worst.where}); {seconds:.0f} s"
+
+
+def reason(outcome: Outcome) -> str:
+    """Return why an outcome disagrees."""
+    if outcome.error is not None:
+        return outcome.error
+    return f"departs at {outcome.stage}, {outcome.where}: {outcome.ratio:.3g} times what rounding allows, {outcome.limit:g} is the limit"
