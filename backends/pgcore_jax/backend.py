@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, cast
 
 import jax
+import numpy as np
 
+from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
 from pgcore.heads import Head
@@ -14,7 +16,7 @@ from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork
 from pgcore_jax.optimizers import JaxOptimizer
-from pgcore_jax.parameters import leaf_names, settled
+from pgcore_jax.parameters import leaf_names, named, settled
 from pgcore_jax.policy import JaxPolicy
 
 __all__ = ["JaxBackend"]
@@ -60,29 +62,31 @@ class JaxBackend(Backend):
         """See `Backend.adopt`.
 
         A module is a pair `(apply, parameters)`, with `apply(parameters, observations)` a pure function that JAX can trace and the
-        parameters any tree of arrays; a critic is one as well. JAX arrays never change: `policy.tree` has the trained ones.
+        parameters any tree of arrays; a critic is one as well, and shares no array with it. JAX arrays never change: `policy.tree` and
+        `policy.critic_tree` have the trained ones. A pure function is in evaluation mode already.
         """
-        own_critic = None if isinstance(critic, str) else critic
-        kind = critic if isinstance(critic, str) else "none" if critic is None else "separate"
+        kind = critic_kind("jax", critic)
         apply, tree = pair("module", module)
-        names, leaves, structure = leaf_names(tree, "")
-        found = dict(zip(names, leaves, strict=True))
-        second: AdoptedNetwork | None = None
         what = f"jax.adopt {getattr(apply, '__name__', type(apply).__name__)}"
-        if own_critic is not None:
-            critic_apply, critic_tree = pair("critic", own_critic)
+        description = what.removeprefix("jax.adopt ")
+        PolicySpec(Adopted(description, ()), head, kind)  # refuses what is no head
+        names, leaves, structure = leaf_names(tree, "")
+        found = named(what, names, leaves, {})
+        dtype = settled(what, found)
+        second: AdoptedNetwork | None = None
+        if kind == "separate":
+            critic_apply, critic_tree = pair("critic", critic)
             critic_names, critic_leaves, critic_structure = leaf_names(critic_tree, "critic.")
             second = AdoptedNetwork(critic_apply, critic_names, critic_structure, None, shared=False)
-            check_names(what, found, critic_names)
-            found |= dict(zip(critic_names, critic_leaves, strict=True))
-        dtype = settled(what, found)
+            found = named(what, critic_names, critic_leaves, found)
+            settled(what, found)
         own = {f"head.{name}": value for name, value in head.initial_parameters().items()}
-        check_names(what, found, own)
-        found |= own
-        shapes = tuple((name, tuple(value.shape)) for name, value in found.items())
-        spec = PolicySpec(Adopted(what.removeprefix("jax.adopt "), shapes), head, kind)
+        found = named(what, tuple(own), list(own.values()), found)
+        shapes = tuple((name, np.shape(value)) for name, value in found.items())
         network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
-        return JaxPolicy(self, spec, dtype, network, found, next(iter(getattr(leaves[0], "devices", lambda: {None})())))
+        return JaxPolicy(
+            self, PolicySpec(Adopted(description, shapes), head, kind), dtype, network, found, device_of(leaves[0])
+        )
 
 
 def usable_device(device: str | None) -> Any:
@@ -91,7 +95,7 @@ def usable_device(device: str | None) -> Any:
         return None
     try:
         return jax.devices(device)[0]
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         raise SpecError(
             f"jax.policy device: expected a platform that JAX can use here, got {device!r} ({str(error).splitlines()[0]}); choose 'cpu'"
         ) from error
@@ -106,8 +110,6 @@ def pair(what: str, given: Any) -> tuple[Any, Any]:
     return given
 
 
-def check_names(what: str, known: Any, added: Any) -> None:
-    """Raise SpecError where two parameters would have one name."""
-    for name in added:
-        if name in known:
-            raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the tree's own key")
+def device_of(leaf: Any) -> Any:
+    """Return the device that an array is on, None for JAX's default."""
+    return next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else None

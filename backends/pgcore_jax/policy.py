@@ -62,6 +62,13 @@ class JaxPolicy(AutodiffPolicy):
         assert isinstance(self.adopted, AdoptedNetwork)
         return self.adopted.built(self.native)
 
+    @property
+    def critic_tree(self) -> Any:
+        """The adopted critic's parameters as its function takes them, as they are now."""
+        assert isinstance(self.adopted, AdoptedNetwork)
+        assert self.adopted.critic is not None
+        return self.adopted.critic.built(self.native)
+
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context in which JAX computes in the policy's dtype; the process's own setting is left alone."""
         return jax.enable_x64(self.dtype == np.float64)

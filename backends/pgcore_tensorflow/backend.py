@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import tensorflow as tf
 
+from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
 from pgcore.heads import Head
@@ -21,10 +22,16 @@ from pgcore_tensorflow.policy import TensorflowPolicy
 
 __all__ = ["TensorflowBackend"]
 
-STOCHASTIC = (
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout",
-    "GaussianDropout", "GaussianNoise", "BatchNormalization",
-)  # fmt: skip
+# Names of keras.layers; whoever uses no Keras does not import it.
+RANDOM = (
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+)
 
 
 class TensorflowBackend(Backend):
@@ -67,11 +74,12 @@ class TensorflowBackend(Backend):
         evaluation_mode: bool = False,
     ) -> TensorflowPolicy:
         """See `Backend.adopt`; modules are `keras.Model`, on Keras's TensorFlow backend, and built."""
-        own_critic = None if isinstance(critic, str) else critic
+        kind = critic_kind("tensorflow", critic)
+        own_critic = critic if kind == "separate" else None
         check_model("module", module, evaluation_mode=evaluation_mode)
         if own_critic is not None:
             check_model("critic", own_critic, evaluation_mode=evaluation_mode)
-        kind = critic if isinstance(critic, str) else "none" if critic is None else "separate"
+        PolicySpec(Adopted(f"keras {module.name}", ()), head, kind)  # refuses what is no head
         native = adopted_parameters(f"tensorflow.adopt {module.name}", module, own_critic, head)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
         spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind)
@@ -85,7 +93,8 @@ def usable_device(device: str | None) -> str | None:
     if device is None:
         return None
     known = [found.name.removeprefix("/device:").lower() for found in tf.config.list_logical_devices()]
-    wanted = device.lower() if ":" in device else f"{device.lower()}:0"
+    name = str(device).lower()
+    wanted = name if ":" in name else f"{name}:0"
     if wanted not in known:
         raise SpecError(
             f"tensorflow.policy device: expected one of {', '.join(known)}, got {device!r}; choose one that TensorFlow has here"
@@ -108,8 +117,18 @@ def check_model(what: str, model: Any, *, evaluation_mode: bool) -> None:
             f"tensorflow.adopt {what}: expected a model that is built, got {model.name} without weights; call it once, or model.build(shape)"
         )
     for layer in model._flatten_layers():  # noqa: SLF001 - the only list that sees layers of layers
-        if not evaluation_mode and (type(layer).__name__ in STOCHASTIC or getattr(layer, "dropout", 0)):
+        if not evaluation_mode and differs_in_training(keras, layer):
             raise SpecError(
                 f"tensorflow.adopt {what}: expected outputs that depend on one observation alone, got the layer {layer.name}, which differs in "
                 "training; pass evaluation_mode=True to run the model with training=False"
             )
+
+
+def differs_in_training(keras: Any, layer: Any) -> bool:
+    """Whether a layer's outputs in training are no function of one step's observation alone."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return layer.trainable  # Keras runs a frozen one in evaluation mode everywhere
+    if isinstance(layer, tuple(getattr(keras.layers, name) for name in RANDOM)):
+        return getattr(layer, "rate", 1) > 0
+    shares = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
+    return any(isinstance(share, int | float) and share > 0 for share in shares)

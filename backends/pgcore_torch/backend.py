@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
-from pgcore_torch.networks import AdoptedModule, PolicyModule, own_parameters, stochastic_layers
+from pgcore_torch.networks import BATCH_NORM, AdoptedModule, PolicyModule, own_parameters, stochastic_layers
 from pgcore_torch.optimizers import TorchOptimizer
 from pgcore_torch.parameters import adopted_parameters, native_parameters
 from pgcore_torch.policy import TorchPolicy
@@ -64,23 +65,25 @@ class TorchBackend(Backend):
         evaluation_mode: bool = False,
     ) -> TorchPolicy:
         """See `Backend.adopt`; modules are `torch.nn.Module`, and tensors that network and critic share are trained once."""
-        own_critic = None if isinstance(critic, str) else critic
+        kind = critic_kind("torch", critic)
+        own_critic = critic if kind == "separate" else None
         for what, given in (("module", module), ("critic", own_critic)):
             if not isinstance(given, nn.Module) and (what == "module" or given is not None):
                 raise SpecError(
                     f"torch.adopt {what}: expected a torch.nn.Module, got {type(given).__name__}; pass a module"
                 )
-            if given is not None:
-                settle(given, evaluation_mode=evaluation_mode)
-        kind = critic if isinstance(critic, str) else "none" if critic is None else "separate"
-        draft = PolicySpec(Adopted(f"torch {type(module).__name__}", ()), head, kind)
-        first = next(module.parameters(), torch.empty(0))
+        description = f"torch {type(module).__name__}"
+        draft = PolicySpec(Adopted(description, ()), head, kind)
+        first = next((value for value in module.parameters() if value.requires_grad), torch.empty(0))
         adopted = AdoptedModule(
             module, own_critic, own_parameters(draft, first.dtype, first.device), shared=kind == "shared"
         )
         native = adopted_parameters(adopted)
+        for given in (module, own_critic):
+            if given is not None:
+                settle(given, evaluation_mode=evaluation_mode)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
-        spec = PolicySpec(Adopted(f"torch {type(module).__name__}", shapes), head, kind)
+        spec = PolicySpec(Adopted(description, shapes), head, kind)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
         return TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
 
@@ -90,7 +93,7 @@ def usable_device(device: str | None) -> torch.device:
     try:
         place = torch.device(device or "cpu")
         torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise SpecError(
             f"torch.policy device: expected a device that PyTorch can use here, got {device!r} ({reason}); choose 'cpu'"
@@ -103,6 +106,11 @@ def usable_device(device: str | None) -> torch.device:
 def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
     """Put dropout and batch normalisation in evaluation mode where that is wanted, or refuse them in training mode."""
     for layer in stochastic_layers(module):
+        if isinstance(layer, BATCH_NORM) and not layer.track_running_stats:
+            raise SpecError(
+                f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} without "
+                "running statistics, which mixes the batch in evaluation mode too; give it track_running_stats=True"
+            )
         if evaluation_mode:
             layer.eval()
         elif layer.training:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from pgcore.errors import SpecError
 from pgcore.spec import MLP, Adopted, Network, PolicySpec, Table
 
-__all__ = ["AdoptedModule", "PolicyModule", "stochastic_layers"]
+__all__ = ["BATCH_NORM", "AdoptedModule", "PolicyModule", "own_parameters", "stochastic_layers"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the one base of all of them
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one base of all of them
 
 
@@ -72,12 +72,22 @@ class AdoptedModule(nn.Module):
                     f"{type(self.network).__name__}: expected {type(layer).__name__} in evaluation mode, as it was when the module was adopted, "
                     "got training mode; call .eval() on it"
                 )
-        if self.shared:
-            found = self.network(observations)
-            return found if isinstance(found, tuple) and len(found) == 2 else (found, None)
         # A module may change its input in place: each gets its own.
         values = None if self.critic is None else self.critic(observations.clone())
-        return self.network(observations), values
+        outputs = self.network(observations)
+        if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
+            outputs, values = outputs
+        if (
+            torch.is_grad_enabled()
+            and isinstance(outputs, Tensor)
+            and outputs.is_floating_point()
+            and not outputs.requires_grad
+        ):
+            raise SpecError(
+                f"{type(self.network).__name__}: expected outputs that carry a gradient, got detached ones; compute them without torch.no_grad() "
+                "and without .detach()"
+            )
+        return outputs, values
 
 
 def stochastic_layers(module: nn.Module) -> list[nn.Module]:
@@ -86,7 +96,7 @@ def stochastic_layers(module: nn.Module) -> list[nn.Module]:
         layer
         for layer in module.modules()
         if (isinstance(layer, DROPOUT) and layer.p > 0)
-        or isinstance(layer, BATCH_NORM)
+        or isinstance(layer, BATCH_NORM | nn.RReLU)
         or (isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0)
     ]
 

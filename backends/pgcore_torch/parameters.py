@@ -48,11 +48,13 @@ def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
             f"critic.{name}": value for name, value in module.critic.named_parameters() if value.requires_grad
         }
         others = {name: value for name, value in named.items() if id(value) not in known} | others
-    for name in found.keys() & others.keys():
+    for name in (name for name in others if name in found):
         raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the module's own attribute")
     found |= others
     first = next(iter(found.values()))
     for name, value in found.items():
+        if nn.parameter.is_lazy(value):
+            raise SpecError(f"{what}: expected parameters that have a shape, got {name} without; call the module once")
         if value.dtype not in (torch.float32, torch.float64) or value.dtype != first.dtype:
             raise SpecError(
                 f"{what}: expected parameters all float32 or all float64, got {name} {value.dtype}; call .float() or .double() on the module"
