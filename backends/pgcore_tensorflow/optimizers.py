@@ -1,10 +1,11 @@
-"""Optimizer state in variables, the whole step one graph."""
+"""Optimizer state in flat variables, the whole step one graph."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import tensorflow as tf
 
 from pgcore.arrays import Array
@@ -27,37 +28,45 @@ class TensorflowOptimizer(BoundOptimizer):
         self.spec = spec
         self.policy = policy
         with policy.placed():
-            self._slots = {
-                slot: {name: tf.Variable(tf.zeros_like(value)) for name, value in policy.native.items()}
-                for slot in spec.slots
-            }
-        self._update = tf.function(self._assign, autograph=False)
+            self._slots = {slot: tf.Variable(tf.zeros([policy.size], policy.dtype)) for slot in spec.slots}
+        shapes = [tf.TensorSpec(value.shape, value.dtype) for value in policy.native.values()]
+        count = len(spec.scalars(1, 1.0))
+        scalars = [tf.TensorSpec([], policy.dtype)] * count
+        self._update = tf.function(self._assign, autograph=False).get_concrete_function(*shapes, *scalars)
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
         leaves = cast("TensorflowGradient", gradient).leaves
         with self.policy.placed():
             numbers = [tf.constant(scalar, self.policy.dtype) for scalar in scalars]
-            self._update([leaves[name] for name in self.policy.names], numbers)
+            self._update(*(leaves[name] for name in self.policy.names), *numbers)
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        return {
-            slot: {name: self.policy.canonical(name, value) for name, value in values.items()}
-            for slot, values in self._slots.items()
-        }
+        found: dict[str, dict[str, Array]] = {}
+        for slot, vector in self._slots.items():
+            leaves = self.policy.leaves(vector.numpy())
+            found[slot] = {name: self.policy.canonical(name, leaf) for name, leaf in leaves.items()}
+        return found
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
-        for slot, values in self._slots.items():
-            for name, value in values.items():
-                value.assign(slots[slot][name].astype(self.policy.dtype))
+        for slot, vector in self._slots.items():
+            ordered = [np.asarray(slots[slot][name], self.policy.dtype).reshape(-1) for name in self.policy.names]
+            vector.assign(np.concatenate(ordered))
 
-    def _assign(self, leaves: list[Any], scalars: list[Any]) -> None:
-        for name, leaf in zip(self.policy.names, leaves, strict=True):
-            parameter = self.policy.native[name]
-            own = {slot: tf.convert_to_tensor(values[name]) for slot, values in self._slots.items()}
-            moved, changed = self.spec.update(xp, tf.convert_to_tensor(parameter), leaf, own, *scalars)
-            parameter.assign(moved)
-            for slot, value in changed.items():
-                self._slots[slot][name].assign(value)
+    def _assign(self, *tensors: Any) -> None:
+        parameters: list[Any] = list(self.policy.native.values())
+        leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
+        own = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
+        moved, changed = self.spec.update(xp, flat(parameters), flat(leaves), own, *scalars)
+        sizes = [int(np.prod(tuple(parameter.shape))) for parameter in parameters]
+        for parameter, part in zip(parameters, tf.split(moved, sizes), strict=True):
+            parameter.assign(tf.reshape(part, parameter.shape))
+        for slot, vector in changed.items():
+            self._slots[slot].assign(vector)
+
+
+def flat(arrays: list[Any]) -> Any:
+    """Return all entries in one vector."""
+    return tf.concat([tf.reshape(array, [-1]) for array in arrays], 0)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,8 +46,8 @@ def check_command(
     """
     if quick and full:
         raise typer.BadParameter("expected --quick or --full, got both; choose one")
-    if html is not None and not html.absolute().parent.is_dir():
-        raise typer.BadParameter(f"--html: expected a file in a folder that exists, got {html}; make the folder first")
+    if html is not None:
+        refuse_no_place(html)
     # The engine imports the kit, and the plan the frameworks.
     from pgcore.testing.conformance import plan, run
 
@@ -63,14 +64,34 @@ def check_command(
             outcomes.append(outcome)
             advance(outcome)
     seconds = time.perf_counter() - start
+    # First, so that what took hours is not lost where the page cannot be written.
+    sys.stdout.write(json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds))
+    sys.stdout.flush()
     if html is not None:
         from pgcore.cli.check_page import check_page
         from pgcore.files import replace
 
         replace(html, check_page(outcomes, chosen.absent, seconds).encode())
-    sys.stdout.write(json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds))
     if not outcomes or not all(outcome.agrees for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def refuse_no_place(page: Path) -> None:
+    """Raise where no page can be written, before anything is run."""
+    folder = page.absolute().parent
+    try:
+        if not folder.is_dir():
+            raise typer.BadParameter(
+                f"--html: expected a file in a folder that exists, got {page}; make the folder first"
+            )
+        if page.is_dir():
+            raise typer.BadParameter(f"--html: expected a file, got the folder {page}; add a file name")
+        with TemporaryFile(dir=folder):  # Permissions do not tell of a file system that is read-only.
+            pass
+    except OSError as error:
+        raise typer.BadParameter(
+            f"--html: expected a place to write to, got {error.strerror} for {page}; choose another"
+        ) from error
 
 
 def names(given: str | None) -> list[str] | None:
@@ -126,23 +147,28 @@ def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
     from rich.table import Table
 
     columns = list(dict.fromkeys((outcome.backend, outcome.mode) for outcome in outcomes))
-    table = Table(title="largest error, in units of what rounding allows (limit 4)", title_justify="left", box=None)
+    cells: dict[tuple[str, str, str, str], list[Outcome]] = {}
+    for each in outcomes:
+        cells.setdefault((each.estimator, each.variant, each.backend, each.mode), []).append(each)
+    table = Table(box=None, pad_edge=False)
     table.add_column("estimator")
     for backend, mode in columns:
         table.add_column(f"{backend}\n{mode}", justify="right")
-    for estimator, variant in dict.fromkeys((outcome.estimator, outcome.variant) for outcome in outcomes):
-        cells = [
-            [
-                each
-                for each in outcomes
-                if (each.estimator, each.variant, each.backend, each.mode) == (estimator, variant, *column)
-            ]
-            for column in columns
-        ]
-        table.add_row(f"{estimator}: {variant}", *(cell_text(cell) for cell in cells))
-    console = Console(markup=False, highlight=False)
+    variants = dict.fromkeys((outcome.estimator, outcome.variant) for outcome in outcomes)
+    for estimator in dict.fromkeys(estimator for estimator, _ in variants):
+        table.add_row(estimator)
+        for variant in (variant for owner, variant in variants if owner == estimator):
+            row = (cell_text(cells.get((estimator, variant, *column), [])) for column in columns)
+            table.add_row(f"  {variant}", *row)
+    # A terminal wraps what is too wide; a file has no width.
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
-        console.print(table)
+        if outcomes:
+            console.print(
+                "largest error of a gradient, in units of what rounding allows; 4 is the limit, ! where a case disagrees at any stage\n"
+            )
+            console.print(table)
+            console.print()
     return capture.get() + "".join(f"{line}\n" for line in remarks(outcomes, plan, seconds))
 
 
@@ -151,8 +177,8 @@ def cell_text(outcomes: Sequence[Outcome]) -> str:
     if not outcomes:
         return "-"
     failed = sum(not outcome.agrees for outcome in outcomes)
-    worst = max(outcome.ratio for outcome in outcomes)
-    return f"{worst:.2g}" + (f" {failed} of {len(outcomes)} !" if failed else "")
+    found = shown(worst(outcomes))
+    return f"! {failed}/{len(outcomes)}: {found}" if failed else found
 
 
 def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator[str]:
@@ -167,13 +193,40 @@ def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator
     if not outcomes:
         yield "nothing to check: no backend, estimator or head is left"
         return
-    worst = max(outcomes, key=lambda outcome: outcome.ratio)
     verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else f"all {len(outcomes)} agree"
-    yield f"{verdict}; worst {worst.ratio:.3g} ({worst.backend}, {worst.label}, {worst.where}); {seconds:.0f} s"
+    largest = max((each.largest for each in outcomes if math.isfinite(each.largest)), default=0.0)
+    yield f"{verdict}; worst {description(worst(outcomes))}; largest at any stage {largest:.2g}; {seconds:.0f} s"
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome to look at first: errors, then what is not finite, then the largest share of the limit."""
+    return max(outcomes, key=lambda each: (not each.agrees, each.error is not None, share(each)))
+
+
+def share(outcome: Outcome) -> float:
+    """Return the ratio as a share of the limit, infinite for NaN."""
+    return math.inf if math.isnan(outcome.ratio) else outcome.ratio / outcome.limit
+
+
+def shown(outcome: Outcome) -> str:
+    """Return a ratio with two digits, or why there is none."""
+    if outcome.error is not None:
+        return "error"
+    return f"{float(f'{outcome.ratio:.2g}'):g}" if math.isfinite(outcome.ratio) else "not finite"
+
+
+def description(outcome: Outcome) -> str:
+    """Return a ratio, and whose it is."""
+    where = "" if outcome.error is not None else f", {outcome.where.removesuffix('[]')}"
+    return f"{shown(outcome)} ({outcome.backend} {outcome.mode}, {outcome.label}{where})"
 
 
 def reason(outcome: Outcome) -> str:
-    """Return why an outcome disagrees."""
+    """Return why an outcome disagrees, on one line."""
     if outcome.error is not None:
-        return outcome.error
-    return f"departs at {outcome.stage}, {outcome.where}: {outcome.ratio:.3g} times what rounding allows, {outcome.limit:g} is the limit"
+        return " ".join(outcome.error.split()) or "an error without a message"
+    ratio = f"{outcome.ratio:.3g} times what rounding allows, {outcome.limit:g} is the limit"
+    far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
+    # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
+    where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")
+    return f"departs at {outcome.stage}, {where}: {far}"

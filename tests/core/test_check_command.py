@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import sys
 
 import pytest
 
+from pgcore.cli.check import json_of, progress, text_of
 from pgcore.testing import conformance
 from pgcore.testing.conformance import plan, run
 
@@ -20,7 +23,9 @@ def one_reinforce(monkeypatch):
 def test_a_check_that_agrees(pgcore, one_reinforce):
     status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick")
     assert status == 0
-    assert "reinforce: reinforce" in out
+    assert "\nreinforce" in out
+    assert "\n  reinforce " in out
+    assert "! where a case disagrees" in out
     assert "numpy" in out
     assert "agree; worst" in out
 
@@ -70,12 +75,130 @@ def test_a_disagreement_is_exit_status_1_and_is_told(pgcore, one_reinforce, monk
         (("--heads", "categoricall"), 2, "categorical"),
         (("--quick", "--full"), 2, "choose one"),
         (("--html", "/nowhere/page.html"), 2, "make the folder first"),
+        (("--html", "."), 2, "add a file name"),
+        (("--html", "p" * 400), 2, "choose another"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_run(pgcore, words, status, told):
     found, out, err = pgcore("check", *words)
     assert found == status
     assert told in (out + err).replace("\n", " ")
+
+
+def test_a_page_that_cannot_be_written_after_all_costs_no_results(pgcore, one_reinforce, monkeypatch, tmp_path):
+    page = tmp_path / "page.html"
+
+    def blocked(plan):
+        page.mkdir()
+        yield from run(plan)
+
+    monkeypatch.setattr(conformance, "run", blocked)
+    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--html", str(page))
+    status, out, err = pgcore(*words)
+    assert status == 2
+    assert "agree; worst" in out
+    assert err.startswith(f"error: {page}: expected a place to write to")
+    assert list(tmp_path.iterdir()) == [page]
+
+
+@pytest.fixture
+def sample():
+    """An outcome that agrees."""
+    return conformance.Outcome(
+        backend="torch",
+        mode="compiled",
+        estimator="ppo",
+        variant="ppo value clip",
+        head="categorical",
+        label="ppo value clip-masked-tanh-shared-float32",
+        dtype="float32",
+        fixture="random",
+        ratio=0.4321,
+        largest=0.8,
+        limit=4.0,
+        stage=None,
+        where="gradient: hidden.0.weight[3, 7]",
+        error=None,
+        seconds=0.25,
+    )
+
+
+@pytest.fixture
+def nothing_planned():
+    """A plan without cells."""
+    small = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick")
+    return dataclasses.replace(small, absent={"far": "expected it, got none"}, work=())
+
+
+def test_json_parses_back_to_the_outcomes(sample, nothing_planned):
+    lost = dataclasses.replace(sample, ratio=float("inf"), stage="signals")
+    report = json.loads(json_of([sample, lost], nothing_planned, 2.0), parse_constant=pytest.fail)
+    assert report["agrees"] is False
+    assert report["absent"] == {"far": "expected it, got none"}
+    assert [row.pop("agrees") for row in report["outcomes"]] == [True, False]
+    assert conformance.Outcome(**report["outcomes"][0]) == sample
+    assert conformance.Outcome(**report["outcomes"][1]) == dataclasses.replace(lost, ratio=None)
+
+
+def test_a_table_in_a_file_is_not_wrapped(sample, nothing_planned, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    outcomes = [dataclasses.replace(sample, backend=f"backend{number}") for number in range(12)]
+    lines = text_of(outcomes, nothing_planned, 1.0).splitlines()
+    assert any(line.split() == ["ppo", "value", "clip", *["0.43"] * 12] for line in lines)
+
+
+def test_each_disagreement_is_one_line_and_only_the_first_are_shown(sample, nothing_planned):
+    bad = [
+        dataclasses.replace(sample, ratio=812.0, stage="gradient"),
+        dataclasses.replace(sample, ratio=float("inf"), stage="surrogate", where="surrogate: value[]"),
+        dataclasses.replace(sample, ratio=float("inf"), error="planted\n failure", where=": "),
+    ]
+    text = text_of([sample, *bad * 10], nothing_planned, 1.0)
+    place = "torch (compiled), ppo value clip-masked-tanh-shared-float32, random: "
+    lines = [line.removeprefix(place) for line in text.splitlines() if line.startswith(place)]
+    assert len(lines) == 20
+    assert lines[:3] == [
+        "departs at gradient, hidden.0.weight[3, 7]: 812 times what rounding allows, 4 is the limit",
+        "departs at surrogate, value: not finite, or of a wrong shape or dtype",
+        "planted failure",
+    ]
+    assert "... and 10 more" in text
+    assert "! 30/31: error" in text
+    assert text.endswith(
+        "30 of 31 disagree; worst error (torch compiled, ppo value clip-masked-tanh-shared-float32); largest at any stage 0.8; 1 s\n"
+    )
+
+
+def test_a_large_ratio_has_two_digits_and_a_cell_that_was_not_run_a_dash(sample, nothing_planned):
+    far = dataclasses.replace(sample, variant="ppo", backend="jax", ratio=812.3, stage="gradient")
+    text = text_of([sample, far], nothing_planned, 1.0)
+    assert [line.split() for line in text.splitlines() if line.startswith("  ppo")] == [
+        ["ppo", "value", "clip", "0.43", "-"],
+        ["ppo", "-", "!", "1/1:", "810"],
+    ]
+
+
+def test_the_bar_moves_on_a_terminal_and_nothing_is_written_elsewhere(sample, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress(2) as advance:
+            advance(sample)
+            advance(sample)
+        assert ("2/2" in stream.getvalue()) is told
+        assert (sample.label in stream.getvalue()) is told
+        assert bool(stream.getvalue()) is told
+
+
+def test_nothing_to_check_is_no_success(pgcore):
+    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "", "--quick")
+    assert status == 1
+    assert out.startswith("nothing to check")
 
 
 def test_an_absent_backend_is_shown_and_is_a_failure_when_named(pgcore, site, one_reinforce):

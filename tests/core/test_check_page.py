@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pgcore.cli.check_page import check_page, colour
+from pgcore.cli.check_page import BINS_PER_DECADE, DECADES, DECADES_BELOW, bin_of, check_page, colour
 from pgcore.testing.conformance import Outcome
 
 VOID = {"meta", "br", "line", "rect"}
@@ -20,6 +20,8 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.count: dict[str, int] = {}
         self.text = ""
+        self.classes: list[str] = []
+        self.titles: list[str] = []
         self.outside: list[str] = []
         self.feed(text)
         self.close()
@@ -27,6 +29,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.count[tag] = self.count.get(tag, 0) + 1
         self.outside += [value for name, value in attrs if name in ("src", "href") and value]
+        self.classes += [value for name, value in attrs if name == "class" and value]
+        self.titles += [value for name, value in attrs if name == "title" and value]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -49,6 +53,7 @@ def outcome(**changed):
         "dtype": "float64",
         "fixture": "random",
         "ratio": 0.5,
+        "largest": 0.9,
         "limit": 4.0,
         "stage": None,
         "where": "gradient: network.0.weight[0, 1]",
@@ -68,7 +73,10 @@ def test_a_page_is_well_formed_self_contained_and_has_a_cell_for_each_estimator_
     page = Page(check_page(outcomes, {"jax": "pip install it"}, 12.0))
     assert page.open == []
     assert page.outside == []
-    assert page.count["td"] == 3 * (3 + 1) + 3 * 2
+    corners = 2
+    assert page.count["td"] == 3 * (3 + 1) + 3 * 2 + corners
+    assert page.classes.count("absent") == 3
+    assert page.titles.count("absent: pip install it") == 3
     assert page.count["svg"] == 3
     assert "All 18 cases agree" in page.text
     assert "absent: jax (pip install it)" in page.text
@@ -80,8 +88,37 @@ def test_a_disagreement_is_shown_with_its_stage():
     broken = outcome(backend="torch", ratio=float("inf"), error="gradient: expected numbers, got NaN; scale")
     page = Page(check_page([outcome(), bad, broken], {}, 1.0))
     assert "2 of 3 cases disagree" in page.text
-    assert "gradient: network.0.weight[0, 1]: 1e+06 times what rounding allows" in page.text
+    assert "departs at gradient, network.0.weight[0, 1]: 1e+06 times what rounding allows" in page.text
     assert "expected numbers, got NaN" in page.text
+    assert page.classes.count("bad") == 2  # A cell in either map.
+    assert page.classes.count("verdict bad") == 1
+    assert page.classes.count("over") == 1
+
+
+def test_what_is_not_finite_is_no_error_and_what_was_raised_is_told_first():
+    lost = outcome(variant="lost", ratio=float("inf"), stage="signals", where="signals: advantages[3]")
+    scalar = outcome(variant="scalar", ratio=9.0, stage="surrogate", where="surrogate: value[]")
+    broken = outcome(variant="broken", ratio=float("inf"), error="planted\nfailure", where=": ")
+    page = Page(check_page([lost, scalar, broken], {}, 1.0))
+    assert "Worst: error (numpy eager, ppo kl-categorical-tanh). 1 seconds." in page.text
+    assert "departs at signals, advantages[3]: not finite, or of a wrong shape or dtype" in page.text
+    assert "departs at surrogate, value: 9 times" in page.text
+    assert ": planted failure" in page.text
+    assert any("planted failure" in title for title in page.titles)
+
+
+@pytest.mark.parametrize("ratio", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_drawn_above_the_limit(ratio):
+    page = Page(check_page([outcome(), outcome(ratio=ratio, stage="gradient")], {}, 1.0))
+    assert page.classes.count("over") == 1
+    assert "Worst: not finite (" in page.text
+
+
+def test_what_was_not_run_is_not_absent():
+    page = Page(check_page([outcome(), outcome(variant="ppo", backend="torch")], {}, 1.0))
+    assert page.classes.count("none") == 2 + 2  # The corners, and each variant where it was not run.
+    assert "absent" not in page.classes
+    assert page.titles.count("not run") == 2
 
 
 def test_labels_are_escaped():
@@ -96,15 +133,32 @@ def test_labels_are_escaped():
 
 
 def test_a_page_of_nothing_says_so():
-    assert "0 of 0 cases disagree" in Page(check_page([], {"torch": "missing"}, 0.0)).text
+    page = Page(check_page([], {"torch": "missing"}, 0.0))
+    assert page.open == []
+    assert "Nothing was checked" in page.text
+    assert "absent: torch (missing)" in page.text
+    assert "table" not in page.count
 
 
-@pytest.mark.parametrize("ratio", [float("nan"), float("inf"), 4.1])
-def test_above_the_limit_is_red(ratio):
-    assert colour(ratio, 4.0).startswith("hsl(6 ")
+@pytest.mark.parametrize("of_limit", [float("nan"), float("inf"), 1.01])
+def test_above_the_limit_is_red(of_limit):
+    assert hue(of_limit) == 4.0
 
 
 def test_colours_change_towards_the_limit():
-    hues = [float(colour(ratio, 4.0)[4:].split()[0]) for ratio in (0.0, 0.01, 0.4, 1.0, 4.0)]
+    hues = [hue(of_limit) for of_limit in (0.0, 0.01, 0.1, 0.4, 1.0)]
     assert hues == sorted(hues, reverse=True)
     assert hues[0] > hues[-1] + 60
+
+
+def hue(of_limit):
+    """Return the hue of a colour."""
+    return float(colour(of_limit).removeprefix("--hue:").partition(";")[0])
+
+
+def test_the_limit_is_between_two_bins():
+    limit = BINS_PER_DECADE * DECADES_BELOW
+    assert bin_of(1.0) == limit - 1
+    assert bin_of(1.0000001) == limit
+    assert bin_of(0.0) == 0
+    assert bin_of(float("inf")) == bin_of(1e300) == BINS_PER_DECADE * DECADES - 1

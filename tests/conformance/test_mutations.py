@@ -1,0 +1,513 @@
+"""The suite's own test: every planted bug is found by what `pgcore check` runs, and at the stage where it was planted.
+
+`python tests/conformance/test_mutations.py` writes docs/mutations.md from a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore import api
+from pgcore.compare import STAGES, Row, stages
+from pgcore.estimator import Reduction
+from pgcore.gradient import Gradient
+from pgcore.heads import HALF_LOG_2PI, DiagonalGaussian
+from pgcore.optimizers import Adam
+from pgcore.signals import normalise
+from pgcore.testing.agreement import FACTOR, largest
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.kinks import KINKS
+from pgcore.testing.truth import Truth
+from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_estimators.ppo import PPO
+from pgcore_estimators.reinforce import Reinforce
+from pgcore_numpy.backend import NumpyBackend
+from pgcore_numpy.gradient import NumpyGradient
+from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
+from pgcore_numpy.networks import Relu
+from pgcore_numpy.optimizers import NumpyOptimizer
+from pgcore_numpy.policy import NumpyPolicy
+
+ROOT = Path(__file__).parents[2]
+KINK = "gradient at a kink"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One planted bug.
+
+    Attributes:
+        name: What is wrong.
+        planted: In which part of which backend or estimator.
+        stage: Where it must be found.
+        plant: Given a monkeypatch, plants it and returns the estimator to run, or None for the usual one.
+        variant: The usual estimator.
+        head: Label of the head.
+        network: Label of the network.
+        backend: On which it is run.
+        kink: The kink that it is looked for at, or None for a case.
+    """
+
+    name: str
+    planted: str
+    stage: str
+    plant: Callable[[pytest.MonkeyPatch], Any]
+    variant: str = "ppo kl"
+    head: str = "categorical"
+    network: str = "tanh"
+    backend: str = "numpy"
+    kink: str | None = None
+
+    def run(self, monkeypatch: pytest.MonkeyPatch, *, planted: bool = True) -> tuple[str | None, float]:
+        """Return the first stage that disagrees, or None, and the ratio there or the largest one."""
+        estimator = (self.plant(monkeypatch) if planted else None) or ESTIMATORS[self.variant]
+        if self.kink is not None:
+            return at_kink(self.kink, self.backend)
+        head = estimator[1] if isinstance(estimator, tuple) else HEADS[self.head]
+        estimator = estimator[0] if isinstance(estimator, tuple) else estimator
+        spec = pg.PolicySpec(NETWORKS[self.network], head, "separate")
+        policy, batch = make_case(spec, "numpy", "float64", seed=60)
+        truth = Truth(spec, policy.parameters(), estimator, batch, Adam(1e-3), (1, 10))
+        made = pg.policy(spec, backend=self.backend, dtype="float64")
+        made.load(truth.parameters)
+        rows = list(stages(made, truth, self.backend))
+        first = next((row for row in rows if not row.agrees), None)
+        worst: Row = first or max(rows, key=lambda row: row.ratio)
+        return first and first.stage, worst.ratio
+
+
+def at_kink(name: str, backend: str) -> tuple[str | None, float]:
+    kink = next(kink for kink in KINKS if kink.name == name)
+    found = kink.compute(partial(pg.policy, backend=backend, dtype="float64"))
+    ratio = max(
+        largest(found[key], value.astype(np.longdouble), (4e-15 * np.abs(value) + kink.atol) / FACTOR, np.dtype(float))[
+            0
+        ]
+        for key, value in kink.expected.items()
+    )
+    return (None if ratio <= FACTOR else KINK), ratio
+
+
+def changing(owner: Any, method: str, change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return a plant that lets a method return what `change` makes of its result and arguments."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        original = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+
+    return plant
+
+
+def quantity(name: str, change: Callable[[Any, Any], Any], kernel: Any = CategoricalKernel) -> Any:
+    """Return a plant in one of a head's quantities."""
+
+    def changed(found: dict[str, Any], kernel: Any, *_: Any) -> dict[str, Any]:
+        return found | ({name: change(found[name], kernel)} if name in found else {})
+
+    return changing(kernel, "quantities", changed)
+
+
+class NextEpisode(Reinforce):
+    """Returns run on into the next episode."""
+
+    def signals(self, batch, evaluate):
+        merged = pg.Batch(
+            observations=batch.observations,
+            actions=batch.actions,
+            rewards=batch.rewards,
+            episode_lengths=[batch.num_steps],
+            terminated=[True],
+        )
+        return super().signals(merged, evaluate)
+
+
+class OffByOne(Reinforce):
+    """Returns leave out the step's own reward."""
+
+    def signals(self, batch, evaluate):
+        found = dict(super().signals(batch, evaluate))
+        return found | {"advantage": found["advantage"] - batch.rewards}
+
+
+class InsideTheRoot(PPO):
+    """Normalises with epsilon inside the root."""
+
+    def finalise(self, signals, padding):
+        x = signals["advantage"]
+        return signals | {"advantage": (x - x.mean()) / np.sqrt(x.var(ddof=self.ddof) + 1e-8)}
+
+
+class OtherDdof(PPO):
+    """Normalises with a standard deviation over n, where n - 1 was asked for."""
+
+    def finalise(self, signals, padding):
+        return signals | {"advantage": normalise(signals["advantage"], padding, ddof=0)}
+
+
+class LiveTarget(ActorCritic):
+    """Takes the advantage from the critic as it is differentiated, with the right value and a wrong derivative."""
+
+    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
+        moving = advantage + (value - self.held(value))
+        return super().surrogate(xp, log_prob=log_prob, value=value, advantage=moving, return_=return_, entropy=entropy)
+
+    @staticmethod
+    def held(value):
+        """Return the value as a constant, in whichever framework."""
+        return value.detach() if hasattr(value, "detach") else value
+
+
+class WholeBatchEntropy(PPO):
+    """Gives every step the entropy of the whole batch."""
+
+    def surrogate(
+        self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None
+    ):
+        given = {
+            "log_prob": log_prob,
+            "value": value,
+            "old_log_prob": old_log_prob,
+            "advantage": advantage,
+            "return_": return_,
+        }
+        return super().surrogate(xp, **given) - self.entropy_coefficient * xp.sum(entropy, 0)
+
+
+class HalfValueLoss(ActorCritic):
+    """Divides the value loss by two once more."""
+
+    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
+        plain = super().surrogate(xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_)
+        return plain - 0.25 * self.value_coefficient * (value - return_) * (value - return_)
+
+
+class Upwards(Reinforce):
+    """Ascends: the sign of term and derivative alike."""
+
+    def surrogate(self, xp, *, log_prob, advantage, value=None, entropy=None, return_=None):
+        return log_prob * advantage
+
+    def cotangents(self, *, log_prob, advantage, value=None, entropy=None, return_=None):
+        return {"log_prob": advantage}
+
+
+class Moving(DiagonalGaussian):
+    """Lets the action move with the mean, as a reparameterised sample does."""
+
+    def log_prob(self, xp, distribution, actions):
+        mean = distribution[:, : self.n]
+        return super().log_prob(xp, distribution, mean + (actions - mean).detach())
+
+
+def estimator(cls: type[Any], variant: str) -> Callable[[pytest.MonkeyPatch], Any]:
+    """Return a plant of an estimator with the fields of one of the kit's."""
+    usual: Any = ESTIMATORS[variant]
+    fields = {field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)}
+    return lambda _: cls(**fields)
+
+
+def stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute gradients at the parameters of the step before."""
+    original = NumpyPolicy.gradient
+
+    def gradient(self, surrogate, batch):
+        now = self.vector.copy()
+        self.vector[...] = getattr(self, "_before", now)
+        try:
+            found = original(self, surrogate, batch)
+        finally:
+            self.vector[...] = now
+        self._before = now
+        return found
+
+    monkeypatch.setattr(NumpyPolicy, "gradient", gradient)
+
+
+def keras_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add epsilon to the root before its bias correction."""
+
+    def step(self, gradient, scalars):
+        self.count = getattr(self, "count", 0) + 1
+        beta1, beta2, eps = self.spec.beta1, self.spec.beta2, self.spec.eps
+        first = beta1 * self._slots["first_moment"] + (1 - beta1) * gradient.vector
+        second = beta2 * self._slots["second_moment"] + (1 - beta2) * gradient.vector**2
+        rate = 1e-3 * math.sqrt(1 - beta2**self.count) / (1 - beta1**self.count)
+        self.policy.vector -= rate * first / (np.sqrt(second) + eps)
+        self._slots = {"first_moment": first, "second_moment": second}
+
+    monkeypatch.setattr(NumpyOptimizer, "step", step)
+
+
+def transposed(found: dict[str, Any], *_: Any) -> dict[str, Any]:
+    return {
+        name: value.T if value.ndim == 2 and value.shape[0] == value.shape[1] else value
+        for name, value in found.items()
+    }
+
+
+def nan_in_one_entry(found: dict[str, Any], *_: Any) -> dict[str, Any]:
+    found["network.0.weight"][1, 2] = np.nan
+    return found
+
+
+def entropy_without_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CategoricalKernel.backward
+    monkeypatch.setattr(
+        CategoricalKernel,
+        "backward",
+        lambda kernel, cotangents: original(
+            kernel, cotangents | {"entropy": cotangents["entropy"] * kernel.temperature}
+        ),
+    )
+
+
+def without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = CategoricalKernel.forward
+    monkeypatch.setattr(
+        CategoricalKernel, "forward", lambda kernel, outputs, own, _: original(kernel, outputs, own, None)
+    )
+
+
+def torch_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clip as frameworks do that split the gradient on a tie."""
+    torch = pytest.importorskip("torch")
+    xp = pytest.importorskip("pgcore_torch.xp")
+    monkeypatch.setattr(
+        xp.TorchNamespace, "clip", staticmethod(lambda x, low, high: torch.minimum(torch.maximum(x, low), high))
+    )
+
+
+def reversed_kl(found: Any, kernel: Any) -> Any:
+    log_old = np.where(kernel.pi_reference > 0, np.log(np.maximum(kernel.pi_reference, 1e-300)), 0.0)
+    return np.add.reduce(kernel.pi * (np.where(np.isfinite(kernel.log_pi), kernel.log_pi, 0.0) - log_old))
+
+
+MUTATIONS = (
+    Mutation(
+        "sign of the whole loss",
+        "estimator: surrogate and cotangents",
+        "surrogate",
+        estimator(Upwards, "reinforce"),
+        "reinforce",
+    ),
+    Mutation(
+        "sign of the gradient",
+        "numpy: gradient",
+        "gradient",
+        changing(NumpyPolicy, "gradient", lambda g, *_: g.scaled(-1.0)),
+    ),
+    Mutation("1/tau dropped on the entropy alone", "numpy: head", "gradient", entropy_without_temperature),
+    Mutation(
+        "1/tau dropped",
+        "numpy: head",
+        "gradient",
+        changing(CategoricalKernel, "backward", lambda d, kernel, _: d * kernel.temperature),
+    ),
+    Mutation("return off by one", "estimator: signals", "signals", estimator(OffByOne, "reinforce"), "reinforce"),
+    Mutation(
+        "return of the next episode", "estimator: signals", "signals", estimator(NextEpisode, "reinforce"), "reinforce"
+    ),
+    Mutation(
+        "missing stop-gradient",
+        "estimator on torch: surrogate",
+        "gradient",
+        estimator(LiveTarget, "td"),
+        "td",
+        backend="torch",
+    ),
+    Mutation(
+        "action not held constant",
+        "head on torch: log_prob",
+        "gradient",
+        lambda _: (ESTIMATORS["reinforce"], Moving(2, "shared", std=1.5)),
+        "reinforce",
+        "shared",
+        backend="torch",
+    ),
+    Mutation("ddof 0 for 1", "estimator: finalise", "signals", estimator(OtherDdof, "ppo"), "ppo"),
+    Mutation("epsilon inside the root", "estimator: finalise", "signals", estimator(InsideTheRoot, "ppo"), "ppo"),
+    Mutation(
+        "mean for sum",
+        "core: reduction",
+        "signals",
+        changing(
+            Reduction,
+            "weights",
+            lambda weights, reduction, batch: weights / batch.episode_lengths[batch.episode_of_step],
+        ),
+        "reinforce",
+    ),
+    Mutation(
+        "entropy summed over the batch", "estimator: surrogate", "surrogate", estimator(WholeBatchEntropy, "ppo"), "ppo"
+    ),
+    Mutation("value loss halved", "estimator: surrogate", "surrogate", estimator(HalfValueLoss, "gae"), "gae"),
+    Mutation(
+        "wrong tie at the clip",
+        "torch: xp",
+        KINK,
+        torch_clip,
+        backend="torch",
+        kink="ppo ratio at 1 + clip, positive advantage",
+    ),
+    Mutation(
+        "relu'(0) = 1",
+        "numpy: network",
+        KINK,
+        lambda monkeypatch: monkeypatch.setattr(
+            Relu, "multiply_derivative", staticmethod(lambda d, h, scratch: np.multiply(d, h >= 0, out=d))
+        ),
+        kink="relu at 0",
+    ),
+    Mutation(
+        "float32 constant in float64",
+        "numpy: head",
+        "quantities",
+        quantity(
+            "log_prob",
+            lambda found, kernel: found + 2 * (HALF_LOG_2PI - float(np.float32(HALF_LOG_2PI))),
+            GaussianKernel,
+        ),
+        head="shared",
+    ),
+    Mutation(
+        "log(p + 1e-8) in the entropy",
+        "numpy: head",
+        "quantities",
+        quantity("entropy", lambda _, kernel: -np.add.reduce(kernel.pi * np.log(kernel.pi + 1e-8))),
+    ),
+    Mutation("KL in the other direction", "numpy: head", "quantities", quantity("kl", reversed_kl)),
+    Mutation(
+        "mask ignored",
+        "numpy: head",
+        "quantities",
+        without_mask,
+        "ppo value clip",
+    ),
+    Mutation(
+        "float32 inside float64",
+        "numpy: head",
+        "quantities",
+        quantity("log_prob", lambda found, _: found.astype(np.float32).astype(np.float64)),
+    ),
+    Mutation(
+        "transposed weight",
+        "numpy: gradient",
+        "gradient",
+        changing(NumpyGradient, "numpy", transposed),
+        network="sigmoid",
+    ),
+    Mutation(
+        "result of a wrong dtype",
+        "numpy: gradient",
+        "gradient",
+        changing(
+            NumpyGradient, "numpy", lambda found, _: {name: value.astype(np.float32) for name, value in found.items()}
+        ),
+    ),
+    Mutation("NaN in one entry", "numpy: gradient", "gradient", changing(NumpyGradient, "numpy", nan_in_one_entry)),
+    Mutation(
+        "clipping by c / (norm + 1e-6)",
+        "core: clipping",
+        "clipped gradient",
+        changing(Gradient, "norm", lambda norm, *_: norm + 1e-6),
+    ),
+    Mutation("Keras's Adam", "numpy: optimizer", "1 step", keras_adam),
+    Mutation("stale parameters", "numpy: gradient", "10 steps", stale),
+)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_planted_bug_is_found_at_its_stage(mutation, monkeypatch):
+    if mutation.backend != "numpy":
+        pytest.importorskip(f"pgcore_{mutation.backend}.backend")
+    stage, ratio = mutation.run(monkeypatch, planted=False)
+    assert stage is None, f"without the bug: {ratio}"
+    stage, ratio = mutation.run(monkeypatch)
+    assert stage == mutation.stage
+    assert ratio > 10 * FACTOR
+
+
+@pytest.mark.parametrize(
+    "mutation", [m for m in MUTATIONS if m.planted.startswith("estimator: s")], ids=lambda m: m.name
+)
+def test_a_planted_estimator_is_found_on_every_backend(mutation, monkeypatch, backend):
+    assert dataclasses.replace(mutation, backend=backend).run(monkeypatch)[0] == mutation.stage
+
+
+class Regrouped(NumpyBackend):
+    """Adds gradients up in another order, which is honest."""
+
+    def policy(self, spec, **options):
+        made = super().policy(spec, **options)
+        made.__class__ = RegroupedPolicy
+        return made
+
+
+class RegroupedPolicy(NumpyPolicy):
+    def gradient(self, surrogate, batch):
+        order = np.random.default_rng(0).permutation(batch.num_steps)
+        moved = pg.Signals(
+            {name: value[order] for name, value in surrogate.values.items()}, surrogate.weights[order], padded=True
+        )
+        other = object.__new__(type(surrogate))
+        other.estimator, other.values, other.weights = surrogate.estimator, moved.values, moved.weights
+        found = super().gradient(other, batch.steps(order))
+        plain = super().gradient(surrogate, batch)
+        return NumpyGradient(self, found.vector, surrogate, [plain.given()])
+
+
+@pytest.mark.parametrize("variant", ["reinforce", "ppo kl", "gae"])
+def test_another_order_of_summation_is_no_bug(variant, monkeypatch):
+    monkeypatch.setitem(api._backends, "regrouped", Regrouped())
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+    policy, batch = make_case(spec, "numpy", "float64", seed=61)
+    report = pg.compare(spec, ESTIMATORS[variant], batch, backends=["regrouped"], parameters=policy.parameters())
+    assert report.agrees, str(report)
+    exact = pg.compare(spec, ESTIMATORS[variant], batch, backends=["numpy"], parameters=policy.parameters())
+    assert [row.ratio for row in report.rows] != [row.ratio for row in exact.rows]
+
+
+def table() -> str:
+    """Return the page, from a run."""
+    lines = [
+        "# Planted bugs",
+        "",
+        "Each was planted by itself, and what `pgcore check` runs must find it, at the stage where it was planted; the last column says how",
+        "far beyond what the rule allows the first stage that disagrees is. `tests/conformance/test_mutations.py` plants them in every run of",
+        "the tests, and wrote this page.",
+        "",
+        "| bug | planted in | found at | times the limit |",
+        "|---|---|---|---|",
+    ]
+    for mutation in MUTATIONS:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            stage, ratio = mutation.run(monkeypatch)
+        times = f"{ratio / FACTOR:.0e}".replace("e+", "e") if math.isfinite(ratio) else "infinitely"
+        lines.append(f"| {mutation.name} | {mutation.planted} | {stage} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_lists_these_bugs_at_these_stages():
+    rows = [
+        line.split(" | ")[:3]
+        for line in (ROOT / "docs" / "mutations.md").read_text().splitlines()
+        if line.startswith("| ")
+    ][1:]
+    assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
+        [row[0][2:], *row[1:]] for row in rows
+    ]
+    assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:6])
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "mutations.md").write_text(table())
