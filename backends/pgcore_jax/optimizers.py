@@ -38,8 +38,8 @@ class JaxOptimizer(BoundOptimizer):
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         found: dict[str, dict[str, Array]] = {}
-        for slot, vector in self._slots.items():
-            parts = self.policy.parts(vector)
+        for slot in self.spec.slots:  # JAX returns dicts in the order of the sorted names
+            parts = self.policy.parts(self._slots[slot])
             found[slot] = {name: self.policy.canonical(name, parts[name]) for name in self.policy.names}
         return found
 

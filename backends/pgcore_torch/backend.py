@@ -33,6 +33,7 @@ class TorchBackend(Backend):
         """Refuse a PyTorch that is too old."""
         require_version("torch", torch.__version__, (2, 13))
 
+    @torch.inference_mode(mode=False)
     def policy(
         self,
         spec: PolicySpec,

@@ -92,6 +92,7 @@ class TorchPolicy(AutodiffPolicy):
         """See `AutodiffPolicy.run`."""
         return {name: self.to_numpy(value) for name, value in self._quantities(names, self._native(inputs)).items()}
 
+    @torch.inference_mode(mode=False)
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
         native = self._native(inputs)
@@ -109,6 +110,7 @@ class TorchPolicy(AutodiffPolicy):
         gradient = TorchGradient(self, surrogate, leaves, terms, named)
         return gradient, gradient.square()
 
+    @torch.inference_mode(mode=False)
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
         log_prob = self._quantities(("log_prob",), self._native(inputs))["log_prob"]
@@ -127,6 +129,7 @@ class TorchPolicy(AutodiffPolicy):
         ]
         return np.concatenate([self._rows([part[None] for part in each], 1) for each in parts])
 
+    @torch.inference_mode(mode=False)
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
         native = self._native(inputs)

@@ -1,0 +1,79 @@
+"""Batches of any size, and a third party's backend through the registry."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.testing.agreement import agreement
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
+
+PLUGIN = """
+from pgcore.hooks import Provider, hookimpl
+
+@hookimpl
+def pgcore_backends():
+    return [Provider("loopback", "loopback_backend:Loopback", "NumPy once more, as a stranger's")]
+"""
+BACKEND = """
+from pgcore_numpy.backend import NumpyBackend
+
+class Loopback(NumpyBackend):
+    name = "loopback"
+"""
+
+
+def test_a_strangers_backend_is_held_to_the_same_rule(tmp_path):
+    (tmp_path / "loopback_plugin.py").write_text(PLUGIN)
+    (tmp_path / "loopback_backend.py").write_text(BACKEND)
+    info = tmp_path / "loopback-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loopback\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pgcore]\nloopback = loopback_plugin\n")
+    script = "from pgcore.cli import main; import sys; sys.argv = ['pgcore', 'check', '--backends', 'loopback', '--quick']; main()"
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "loopback" in done.stdout
+    assert "agree; worst" in done.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_hundred_thousand_steps(backend, dtype):
+    steps, rng = 100_000, np.random.default_rng(70)
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "shared")
+    policy = pg.policy(spec, backend=backend, seed=70, dtype=dtype)
+    batch = pg.Batch(
+        observations=rng.standard_normal((steps, 4)),
+        actions=rng.integers(0, 3, steps),
+        rewards=rng.standard_normal(steps),
+        episode_lengths=np.full(500, 200),
+        terminated=np.arange(500) % 2 == 0,
+        final_observations=rng.standard_normal((500, 4)),
+    )
+    estimator = ESTIMATORS["gae"]
+    signals = pg.signals(policy, estimator, batch)
+    found = agreement(policy, estimator, batch, signals, pg.gradient(policy, estimator, batch, signals=signals).numpy())
+    assert found.agrees, found
+
+
+def test_one_episode_of_one_step(backend):
+    spec = pg.PolicySpec(NETWORKS["linear"], HEADS["shared"], "separate")
+    policy = pg.policy(spec, backend=backend, seed=71, dtype="float64")
+    batch = pg.Batch(
+        observations=[[0.5, -1.0, 2.0, 0.25]],
+        actions=[[0.3, -0.7]],
+        rewards=[1.5],
+        episode_lengths=[1],
+        terminated=[False],
+        final_observations=[[1.0, 0.0, 0.0, -1.0]],
+    )
+    for name in ("value baseline", "gae", "ppo value clip"):
+        signals = pg.signals(policy, ESTIMATORS[name], batch)
+        gradient = pg.gradient(policy, ESTIMATORS[name], batch, signals=signals)
+        assert agreement(policy, ESTIMATORS[name], batch, signals, gradient.numpy()).agrees
