@@ -186,7 +186,7 @@ MAGNITUDES = {
 @pytest.mark.parametrize("name", MAGNITUDES["float32"])
 def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name, dtype):
     magnitudes = MAGNITUDES[dtype][name]
-    policy, batch = make_case(SPECS["shared torso"], backend, dtype, seed=22)
+    policy, batch = make_case(SPECS["deep"], backend, dtype, seed=22)
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
     plain = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
     count = sum(value.size for value in policy.parameters().values())
