@@ -27,9 +27,6 @@ __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
 
-# How many of the cases a mode that compiles each of them for seconds is tried on, by extent.
-COMPILED = {"quick": 1, "standard": 6, "full": 60}
-
 VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
 
 
@@ -134,7 +131,10 @@ def plan(
         choices = [own[number % len(own)] for number, own in enumerate(by_variant)]  # heads take turns
     modes = [(name, mode) for name in usable for mode in api.backend(name).modes]
     work: list[Cell] = []
-    few = {id(choice) for choice in choices[:: max(1, len(choices) // COMPILED[extent])][: COMPILED[extent]]}
+    few = {
+        id(choice)
+        for choice in (choices[:1] if extent == "quick" else choices if extent == "full" else compiled(choices))
+    }
     for choice in choices:
         for fixture in ("random", "extreme"):
             for name, mode in modes:
@@ -146,6 +146,20 @@ def plan(
         if kink.estimator in names and kink.head in heads_kept:
             work += [Cell(name, api.backend(name).modes[0], "kink", None, kink) for name in usable]
     return Plan(usable, absent, tuple(work), extent)
+
+
+def compiled(choices: Sequence[Choice]) -> list[Choice]:
+    """Return few cases for modes that compile each for seconds: every estimator, head, network, critic, dtype and optimizer occurs."""
+
+    def levels(choice: Choice) -> set[str]:
+        return {choice.case.estimator.name, *choice.levels[1:]}
+
+    wanted = set[str]().union(*map(levels, choices))
+    chosen: list[Choice] = []
+    while wanted:
+        chosen.append(max(choices, key=lambda choice: len(levels(choice) & wanted)))
+        wanted -= levels(chosen[-1])
+    return chosen
 
 
 def run(plan: Plan) -> Iterator[Outcome]:

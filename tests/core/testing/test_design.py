@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.testing.cases import HEADS
-from pgcore.testing.conformance import VARIANTS
+from pgcore.testing.conformance import VARIANTS, compiled
 from pgcore.testing.design import covering, product
 
 
@@ -13,6 +13,16 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
     assert set().union(*(choice.pairs for choice in chosen)) == wanted
     assert len(VARIANTS) * len(HEADS) <= len(chosen) <= 1.2 * len(VARIANTS) * len(HEADS)
     assert len(everything) > 20 * len(chosen)
+
+
+def test_the_cases_that_are_compiled_have_every_single_thing():
+    chosen = covering(VARIANTS, HEADS)
+    few = compiled(chosen)
+    assert len(few) <= 10
+    assert {level for each in few for level in each.levels[1:]} == {
+        level for each in chosen for level in each.levels[1:]
+    }
+    assert {each.case.estimator.name for each in few} == {"reinforce", "actor_critic", "ppo"}
 
 
 def test_cases_make_sense():
