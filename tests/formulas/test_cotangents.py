@@ -42,6 +42,10 @@ class Symbolic(HostNamespace):
         return sp.Piecewise((x, condition), (y, True))
 
     @staticmethod
+    def clip(x, low, high):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return sp.Piecewise((low, x < low), (high, x > high), (x, True))
+
+    @staticmethod
     def full_like(x, value):  # pyright: ignore[reportIncompatibleMethodOverride]
         return sp.Float(value, 40)
 
