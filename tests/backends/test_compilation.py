@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import padded_size
+from pgcore.autodiff import AutodiffPolicy, padded_size
 from pgcore.errors import SpecError
 from pgcore.registry import registry
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio
@@ -88,6 +88,7 @@ def test_sixty_sizes_of_a_batch_need_few_traces(backend, mode, counting):
     estimator, traces = counting(backend)
     policy, batch = make(SMALL, backend, mode, seed=41, steps=MOST_STEPS)
     signals = pg.signals(policy, estimator, batch)
+    assert isinstance(policy, AutodiffPolicy)
     assert len(sizes()) == 60
     for size in sizes():
         part, own = batch.steps(slice(0, size)), signals.steps(slice(0, size))
