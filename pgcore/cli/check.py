@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -32,8 +33,14 @@ def check_command(
     ] = None,
     estimators: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
     heads: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="One case for each estimator.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases, in which everything occurs.")] = False,
     full: Annotated[bool, typer.Option("--full", help="The whole product of cases; hours.")] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many share the work; one for each core, and at most 4, by default.", show_default=False
+        ),
+    ] = min(os.cpu_count() or 1, 4),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every outcome, and what is absent.")] = False,
     html: Annotated[
         Path | None, typer.Option(help="Also write one self-contained page to look at.", show_default=False)
@@ -59,10 +66,10 @@ def check_command(
         extent="quick" if quick else "full" if full else "standard",
     )
     outcomes: list[Outcome] = []
-    with progress(chosen.cells) as advance:
-        for outcome in run(chosen):
-            outcomes.append(outcome)
-            advance(outcome)
+    with progress(len(chosen.parts)) as advance:
+        for found in run(chosen, processes):
+            outcomes += found
+            advance(found[-1])
     seconds = time.perf_counter() - start
     # First, so that what took hours is not lost where the page cannot be written.
     sys.stdout.write(json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds))
@@ -117,7 +124,7 @@ def progress(total: int) -> Generator[Callable[[Outcome], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("checking", total=total, at="")
-        yield lambda outcome: bar.update(task, advance=1, at=f"{outcome.backend}: {outcome.label}")
+        yield lambda outcome: bar.update(task, advance=1, at=outcome.label)
 
 
 def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:

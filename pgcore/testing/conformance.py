@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +30,9 @@ from pgcore.testing.truth import Truth
 __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
+
+# Another process has its frameworks to import, which takes the time of a few parts.
+PARTS_A_PROCESS = 8
 
 VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
 
@@ -76,13 +83,26 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One backend and mode, on one case or at one kink."""
+    """One backend, in one mode, on one fixture."""
 
     backend: str
     mode: str
     fixture: str
-    choice: Choice | None
-    kink: Kink | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A case or a kink, which every backend runs; one of the two is None.
+
+    Attributes:
+        choice: The case.
+        kink: The kink's name.
+        all_modes: Whether backends run it in each of their modes, not in the usual one alone.
+    """
+
+    choice: Choice | None = None
+    kink: str | None = None
+    all_modes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +112,14 @@ class Plan:
     Attributes:
         backends: Names, those that are usable here.
         absent: Names of backends that are registered but not usable, each with the reason.
-        work: The cells, those of one case together.
+        parts: What they run.
         extent: One of `EXTENTS`.
     """
 
     backends: tuple[str, ...]
     absent: dict[str, str]
-    work: tuple[Cell, ...]
+    parts: tuple[Part, ...]
     extent: str
-
-    @property
-    def cells(self) -> int:
-        """How many outcomes `run` will yield."""
-        return len(self.work)
 
 
 def plan(
@@ -116,7 +131,7 @@ def plan(
         backends: Registered names, which must be usable; None takes all that are.
         estimators: Registered names; None takes all.
         heads: Registered names; None takes all that the reference has a form of.
-        extent: One of `EXTENTS`: one case for each estimator, every pair of two things, or everything.
+        extent: One of `EXTENTS`: few cases in which everything occurs, every pair of two things, or everything.
 
     Raises:
         UnknownNameError: a name is not registered.
@@ -126,30 +141,21 @@ def plan(
     variants = chosen_estimators(estimators)
     kept = chosen_heads(heads)
     choices = product(variants, kept) if extent == "full" else covering(variants, kept)
+    few = few_of(choices)
     if extent == "quick":
-        by_variant = [[choice for choice in choices if choice.variant == variant] for variant in variants]
-        choices = [own[number % len(own)] for number, own in enumerate(by_variant)]  # heads take turns
-    modes = [(name, mode) for name in usable for mode in api.backend(name).modes]
-    work: list[Cell] = []
-    few = {
-        id(choice)
-        for choice in (choices[:1] if extent == "quick" else choices if extent == "full" else compiled(choices))
-    }
-    for choice in choices:
-        for fixture in ("random", "extreme"):
-            for name, mode in modes:
-                if mode == api.backend(name).modes[0] or id(choice) in few:
-                    work.append(Cell(name, mode, fixture, choice, None))
+        choices, few = few, few[:1]
+    parts = [Part(choice, all_modes=extent == "full" or choice in few) for choice in choices]
     names = {variant.name for variant in variants.values()}
     heads_kept = {head.name for head in kept.values()}
-    for kink in KINKS:
-        if kink.estimator in names and kink.head in heads_kept:
-            work += [Cell(name, api.backend(name).modes[0], "kink", None, kink) for name in usable]
-    return Plan(usable, absent, tuple(work), extent)
+    parts += [Part(kink=kink.name) for kink in KINKS if kink.estimator in names and kink.head in heads_kept]
+    return Plan(usable, absent, tuple(parts), extent)
 
 
-def compiled(choices: Sequence[Choice]) -> list[Choice]:
-    """Return few cases for modes that compile each for seconds: every estimator, head, network, critic, dtype and optimizer occurs."""
+def few_of(choices: Sequence[Choice]) -> list[Choice]:
+    """Return few cases in which every estimator, head, network, critic, dtype and optimizer occurs.
+
+    Modes that take seconds to compile a case run these alone.
+    """
 
     def levels(choice: Choice) -> set[str]:
         return {choice.case.estimator.name, *choice.levels[1:]}
@@ -162,22 +168,53 @@ def compiled(choices: Sequence[Choice]) -> list[Choice]:
     return chosen
 
 
-def run(plan: Plan) -> Iterator[Outcome]:
-    """Yield the outcome of each cell, in the plan's order; an error is an outcome too."""
-    truth: tuple[Choice, str, Truth] | None = None
+def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
+    """Yield the outcomes of each part, in the plan's order; an error is an outcome too.
+
+    Args:
+        plan: What to run.
+        processes: How many share the work; 1 stays in this one. Others know the plugins that are installed, not those that this one
+            has registered by hand.
+
+    Raises:
+        PgcoreError: one of the processes died.
+    """
+    outcomes_of = partial(outcomes, plan)
+    processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)
+    if processes <= 1:
+        yield from map(outcomes_of, plan.parts)
+        return
+    # Frameworks have threads, with which a process cannot be forked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=ignore_interrupts) as executor:
+        try:
+            yield from executor.map(outcomes_of, plan.parts)
+        except BrokenProcessPool as error:
+            raise PgcoreError(
+                f"check: one of {processes} processes died, for want of memory perhaps; try --processes 1"
+            ) from error
+
+
+def ignore_interrupts() -> None:
+    """Leave interrupts to the process that shares out the work."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def outcomes(plan: Plan, part: Part) -> list[Outcome]:
+    """Return the outcome of every backend on one part, in each mode that it is to run in."""
+    backends = [api.backend(name) for name in plan.backends]
+    if part.kink is not None:
+        kink = next(kink for kink in KINKS if kink.name == part.kink)
+        return [kink_outcome(Cell(each.name, each.modes[0], "kink"), kink) for each in backends]
+    assert part.choice is not None
+    modes = [(each.name, mode) for each in backends for mode in each.modes[: None if part.all_modes else 1]]
     # A policy serves a case's fixtures one after the other, so that what it compiles serves both.
     policies: dict[tuple[str, str], Policy] = {}
-    for cell in plan.work:
-        start = time.perf_counter()
-        if cell.kink is not None:
-            yield kink_outcome(cell, cell.kink, start)
-            continue
-        assert cell.choice is not None
-        if truth is None or truth[:2] != (cell.choice, cell.fixture):
-            if truth is not None and truth[0] != cell.choice:
-                policies.clear()
-            truth = cell.choice, cell.fixture, truth_of(cell.choice, cell.fixture, quick=plan.extent == "quick")
-        yield case_outcome(cell, cell.choice, truth[2], policies, start)
+    found: list[Outcome] = []
+    for fixture in ("random", "extreme"):
+        truth = truth_of(part.choice, fixture, quick=plan.extent == "quick")
+        found += [case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes]
+    return found
 
 
 def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -230,10 +267,9 @@ def padding_of(choice: Choice) -> int:
     return 7 * (choice.case.seed % 3 == 0)
 
 
-def case_outcome(
-    cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy], start: float
-) -> Outcome:
+def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]) -> Outcome:
     """Run a case on a backend, with the policy that it had before or a new one that is kept."""
+    start = time.perf_counter()
     case = choice.case
     rows: list[Row] = []
     error: str | None = None
@@ -266,8 +302,9 @@ def case_outcome(
     )
 
 
-def kink_outcome(cell: Cell, kink: Kink, start: float) -> Outcome:
+def kink_outcome(cell: Cell, kink: Kink) -> Outcome:
     """Compute the gradient at a kink and compare it with the one that the conventions give."""
+    start = time.perf_counter()
     ratio, where, error = -1.0, "", None
     try:
         found = kink.compute(partial(built, cell, dtype="float64"))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import itertools
 import json
+import os
 import sys
 
 import pytest
 
 from pgcore.cli.check import json_of, progress, text_of
+from pgcore.errors import PgcoreError
 from pgcore.testing import conformance
 from pgcore.testing.conformance import plan, run
+
+ALONE = ("--processes", "1")
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def one_reinforce(monkeypatch):
 
 
 def test_a_check_that_agrees(pgcore, one_reinforce):
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick")
+    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
     assert "\nreinforce" in out
     assert "\n  reinforce " in out
@@ -31,31 +37,28 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
 
 
 def test_json_holds_every_outcome(pgcore, one_reinforce):
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json")
+    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json", *ALONE)
     report = json.loads(out)
     assert status == 0
     assert report["agrees"] is True
     assert report["backends"] == ["numpy"]
     expected = plan(backends=["numpy"], estimators=["reinforce"], heads=None, extent="quick")
-    assert len(report["outcomes"]) == expected.cells
+    assert len(report["outcomes"]) == sum(2 - (part.choice is None) for part in expected.parts)
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees"}
     assert all(row.keys() == fields for row in report["outcomes"])
 
 
 def test_a_disagreement_is_exit_status_1_and_is_told(pgcore, one_reinforce, monkeypatch, tmp_path):
-    def spoilt(plan):
-        for number, outcome in enumerate(run(plan)):
-            if number == 0:
-                yield dataclasses.replace(outcome, stage="gradient", ratio=float("inf"))
-            elif number == 1:
-                yield dataclasses.replace(
-                    outcome, error="gradient: expected numbers, got NaN; scale", ratio=float("inf")
-                )
-            else:
-                yield outcome
+    def spoilt(plan, processes):
+        (random, extreme), *others = run(plan, processes)
+        yield [
+            dataclasses.replace(random, stage="gradient", ratio=float("inf")),
+            dataclasses.replace(extreme, error="gradient: expected numbers, got NaN; scale", ratio=float("inf")),
+        ]
+        yield from others
 
     monkeypatch.setattr(conformance, "run", spoilt)
-    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick")
+    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
     status, out, _ = pgcore(*words, "--html", str(tmp_path / "page.html"))
     assert status == 1
     assert "departs at gradient" in out
@@ -88,12 +91,12 @@ def test_bad_options_are_refused_before_anything_is_run(pgcore, words, status, t
 def test_a_page_that_cannot_be_written_after_all_costs_no_results(pgcore, one_reinforce, monkeypatch, tmp_path):
     page = tmp_path / "page.html"
 
-    def blocked(plan):
+    def blocked(plan, processes):
         page.mkdir()
-        yield from run(plan)
+        yield from run(plan, processes)
 
     monkeypatch.setattr(conformance, "run", blocked)
-    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--html", str(page))
+    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--html", str(page), *ALONE)
     status, out, err = pgcore(*words)
     assert status == 2
     assert "agree; worst" in out
@@ -125,9 +128,9 @@ def sample():
 
 @pytest.fixture
 def nothing_planned():
-    """A plan without cells."""
+    """A plan without parts."""
     small = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick")
-    return dataclasses.replace(small, absent={"far": "expected it, got none"}, work=())
+    return dataclasses.replace(small, absent={"far": "expected it, got none"}, parts=())
 
 
 def test_json_parses_back_to_the_outcomes(sample, nothing_planned):
@@ -205,7 +208,7 @@ def test_an_absent_backend_is_shown_and_is_a_failure_when_named(pgcore, site, on
     source = "@hookimpl\ndef pgcore_backends():\n    return [Provider('far', 'json:loads', '', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.distribution("far-dist", {"far": "far_plugin"})
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick")
+    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
     assert "absent: far (" in out
     status, _, err = pgcore("check", "--backends", "numpy,far")
@@ -213,11 +216,33 @@ def test_an_absent_backend_is_shown_and_is_a_failure_when_named(pgcore, site, on
     assert "far" in err
 
 
-def test_the_plan_counts_what_is_run():
+def test_every_part_is_run_and_full_is_much_more():
     chosen = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="standard")
-    outcomes = list(run(chosen))
-    assert len(outcomes) == chosen.cells
+    found = list(run(chosen))
+    assert len(found) == len(chosen.parts)
+    outcomes = [*itertools.chain(*found)]
     assert {outcome.estimator for outcome in outcomes} == {"ppo"}
     assert {outcome.head for outcome in outcomes} == {"categorical"}
     full = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="full")
-    assert full.cells > 5 * chosen.cells
+    assert len(full.parts) > 5 * len(chosen.parts)
+
+
+def test_processes_that_share_the_work_change_nothing(small):
+    alone = [*itertools.chain(*run(small))]
+    shared = [*itertools.chain(*run(small, processes=2))]
+    assert [dataclasses.replace(outcome, seconds=0.0) for outcome in shared] == [
+        dataclasses.replace(outcome, seconds=0.0) for outcome in alone
+    ]
+
+
+def test_a_process_that_dies_is_told_of(small, monkeypatch):
+    monkeypatch.setattr(conformance, "ignore_interrupts", functools.partial(os._exit, 1))
+    with pytest.raises(PgcoreError, match="one of 2 processes died"):
+        list(run(small, processes=2))
+
+
+@pytest.fixture
+def small():
+    """Enough for two processes."""
+    chosen = plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="standard")
+    return dataclasses.replace(chosen, parts=chosen.parts[-16:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgcore.testing.cases import HEADS
-from pgcore.testing.conformance import VARIANTS, compiled
+from pgcore.testing.conformance import VARIANTS, few_of
 from pgcore.testing.design import covering, product
 
 
@@ -15,9 +15,9 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
     assert len(everything) > 20 * len(chosen)
 
 
-def test_the_cases_that_are_compiled_have_every_single_thing():
+def test_few_cases_have_every_single_thing():
     chosen = covering(VARIANTS, HEADS)
-    few = compiled(chosen)
+    few = few_of(chosen)
     assert len(few) <= 10
     assert {level for each in few for level in each.levels[1:]} == {
         level for each in chosen for level in each.levels[1:]
