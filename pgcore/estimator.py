@@ -95,7 +95,8 @@ class Estimator(ABC):
 
     A subclass writes `signals` and `surrogate`, and `cotangents` where a closed form exists. The keyword-only parameters of
     `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
-    default is passed only when `uses` says so.
+    default is passed only when `uses` says so. A surrogate that asks for `episode`, [B] the number of each step's episode, sees whole
+    episodes: its terms may hold `xp.episode_sum` and `xp.episode_mean`, and minibatches are of episodes then.
 
     Attributes:
         name: What the estimator is registered as.
@@ -129,12 +130,13 @@ class Estimator(ABC):
 
     @abstractmethod
     def surrogate(self, xp: ArrayNamespace, *arguments: Any, **named: Native) -> Native:
-        """Return [B] terms of the loss, to be minimised; row t may depend on step t alone."""
+        """Return [B] terms of the loss, to be minimised; row t may depend on step t alone, with `episode` on its episode."""
 
     def cotangents(self, *arguments: Any, **named: Any) -> Mapping[str, Array]:
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used; takes what `surrogate` takes.
 
-        Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included.
+        Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
+        are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss.
 
         Raises:
             EstimatorError: the estimator has no closed form.
@@ -192,6 +194,11 @@ class Estimator(ABC):
         """The signals that the surrogate uses under these hyper-parameters, `reference` among them where it uses `kl`."""
         reference = {"reference"} if "kl" in self.quantities else set[str]()
         return frozenset(name for name in self.keywords if name not in QUANTITIES) | reference
+
+    @property
+    def sees_episodes(self) -> bool:
+        """Whether a step's term depends on its whole episode."""
+        return "episode" in self.keywords
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:

@@ -281,8 +281,8 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[
     except Exception as problem:  # noqa: BLE001 - whatever a framework raises is this cell's outcome, and the others go on
         error = told(problem)
     diverged = next((row for row in rows if not row.agrees), None)
-    nothing = Row(cell.backend, "", np.inf, "")
-    shown = diverged or next((row for row in rows if row.stage == "gradient"), nothing)
+    last = rows[-1] if rows else Row(cell.backend, "", np.inf, "")
+    shown = diverged or next((row for row in rows if row.stage == "gradient"), last)
     return Outcome(
         cell.backend,
         cell.mode,

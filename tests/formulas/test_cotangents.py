@@ -28,6 +28,19 @@ OPTIONS = {
         {"objective": "kl", "kl_coefficient": 0.75, "entropy_coefficient": 0.25},
         {"objective": "kl", "value_clip": 0.5},
     ],
+    "a2c": [{}],
+    "vtrace": [{"value_coefficient": 0.75}, {"entropy_coefficient": 0.25}],
+    "awr": [{}],
+    "trajectory_is": [{}],
+    "pdis": [{}],
+    "wis": [{}],
+    "averaged_ratio": [{}],
+    "rloo": [{}],
+    "grpo": [{"clip_low": 0.25, "clip_high": 0.5}, {"kl_coefficient": 0.75}],
+    "dr_grpo": [{"clip_low": 0.25}],
+    "gspo": [{"clip_low": 0.25, "clip_high": 0.5}],
+    "cispo": [{"clip_low": 0.25, "clip_high": 0.5}, {}],
+    "reinforce_pp": [{"clip": 0.25}],
 }
 CASES = [(name, fields) for name, options in OPTIONS.items() for fields in options]
 
@@ -49,6 +62,14 @@ class Symbolic(HostNamespace):
     def full_like(x, value):  # pyright: ignore[reportIncompatibleMethodOverride]
         return sp.Float(value, 40)
 
+    @staticmethod
+    def episode_sum(x, episode):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x  # every point is an episode of one step
+
+    @staticmethod
+    def episode_mean(x, episode):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x
+
 
 def test_every_registered_estimator_is_tried():
     assert set(registry().names("estimators")) == set(OPTIONS)
@@ -62,7 +83,9 @@ def test_cotangents_are_the_surrogates_derivatives(name, fields):
     term = estimator.surrogate(namespace, **symbols)
     rng = np.random.default_rng(0)
     # Wide enough that clipped and unclipped ratios and values, of either sign of advantage, are all among the points.
-    points = {keyword: np.round(rng.uniform(-1.0, 1.0, 40), 3) for keyword in symbols}
+    points: dict[str, Any] = {keyword: np.round(rng.uniform(-1.0, 1.0, 40), 3) for keyword in symbols}
+    if estimator.sees_episodes:
+        points["episode"] = np.arange(40)
     cotangents = estimator.cotangents(**points)
     assert set(cotangents) == {keyword for keyword in symbols if keyword in QUANTITIES}
     for quantity, found in cotangents.items():
@@ -79,7 +102,7 @@ def test_cotangents_are_the_surrogates_derivatives(name, fields):
             for t in range(40)
         ]
         np.testing.assert_allclose(found, expected, rtol=1e-14, atol=1e-15, err_msg=quantity)
-    if name == "ppo" and fields.get("clip", 1.0) < 1.0:
+    if "clip" in fields and fields["clip"] < 1.0:
         clipped = estimator.metrics(**points)["clip_fraction"]
         assert 0.1 < clipped < 0.9  # both branches were tried
 

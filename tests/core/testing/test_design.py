@@ -18,11 +18,12 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
 def test_few_cases_have_every_single_thing():
     chosen = covering(VARIANTS, HEADS)
     few = few_of(chosen)
-    assert len(few) <= 10
+    names = {variant.name for variant in VARIANTS.values()}
+    assert len(few) <= len(names) + 3
     assert {level for each in few for level in each.levels[1:]} == {
         level for each in chosen for level in each.levels[1:]
     }
-    assert {each.case.estimator.name for each in few} == {"reinforce", "actor_critic", "ppo"}
+    assert {each.case.estimator.name for each in few} == names
 
 
 def test_cases_make_sense():
