@@ -156,15 +156,11 @@ def few_of(choices: Sequence[Choice]) -> list[Choice]:
 
     Modes that take seconds to compile a case run these alone.
     """
-
-    def levels(choice: Choice) -> set[str]:
-        return {choice.case.estimator.name, *choice.levels[1:]}
-
-    wanted = set[str]().union(*map(levels, choices))
+    wanted = set[str]().union(*(choice.levels for choice in choices))
     chosen: list[Choice] = []
     while wanted:
-        chosen.append(max(choices, key=lambda choice: len(levels(choice) & wanted)))
-        wanted -= levels(chosen[-1])
+        chosen.append(max(choices, key=lambda choice: len(wanted.intersection(choice.levels))))
+        wanted -= set(chosen[-1].levels)
     return chosen
 
 

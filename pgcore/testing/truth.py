@@ -237,7 +237,8 @@ class Truth:
             if not _norm(exact) < np.sqrt(np.finfo(self.dtype).max):
                 break  # minimising an unclipped ratio can run away
             gradient = {name: value + signs[name] * self.gradient[name].allowed for name, value in exact.items()}
-            factor = np.minimum(1.0, self.max_norm / _norm(gradient))
+            # Where every ratio is clipped the gradient is 0.
+            factor = self.max_norm / max(_norm(gradient), self.max_norm)
             scalars = self.optimizer.scalars(step, self.optimizer.rate(step - 1))
             for name, value in parameters.items():
                 moved, slots[name] = self.optimizer.update(host, value, gradient[name] * factor, slots[name], *scalars)
@@ -257,4 +258,5 @@ class Truth:
 def _norm(gradient: Mapping[str, Any]) -> Any:
     """Return the Euclidean norm, in whichever number system: none of them has a root, all have logarithms."""
     square = sum((value * value).sum() for value in gradient.values())
-    return np.exp(np.log(square) / 2)
+    with np.errstate(divide="ignore"):
+        return np.exp(np.log(square) / 2)
