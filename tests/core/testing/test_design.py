@@ -11,9 +11,10 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
     everything, chosen = product(VARIANTS, HEADS), covering(VARIANTS, HEADS)
     wanted = set().union(*(choice.pairs for choice in everything))
     assert set().union(*(choice.pairs for choice in chosen)) == wanted
-    names = {variant.name for variant in VARIANTS.values()}
-    assert len(names) * len(HEADS) <= len(chosen) <= 1.2 * len(names) * len(HEADS)
+    names, heads = {variant.name for variant in VARIANTS.values()}, {head.name for head in HEADS.values()}
+    assert len(names) * len(heads) <= len(chosen) <= 3 * len(names) * len(heads)
     assert {choice.variant for choice in chosen} == set(VARIANTS)
+    assert {choice.head for choice in chosen} == set(HEADS)
     assert len(everything) > 20 * len(chosen)
 
 
