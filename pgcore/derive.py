@@ -30,20 +30,17 @@ class Derivation:
         terms: The surrogate, a SymPy expression of one step.
         expressions: d surrogate_t / d quantity_t by quantity; for a [B, A] quantity the entry of one action.
         rows: The quantities and signals that are [B, A].
-        indices: The signals that serve as indices or conditions.
+        indices: The signals that are actions.
+        flags: The signals that are conditions.
     """
 
-    def __init__(
-        self,
-        estimator: Estimator,
-        terms: Any,
-        expressions: dict[str, Any],
-        rows: frozenset[str],
-        indices: frozenset[str],
-    ) -> None:
-        """Keep all, and compile."""
-        self.estimator, self.terms, self.expressions = estimator, terms, expressions
-        self.rows, self.indices = rows, indices
+    def __init__(self, estimator: Estimator) -> None:
+        """Differentiate; see `derive`."""
+        from pgcore.symbolic.surrogates import derivatives_of
+
+        self.estimator = estimator
+        trace, self.terms, self.expressions = derivatives_of(estimator)
+        self.rows, self.indices, self.flags = trace.rows, frozenset(trace.indices), frozenset(trace.flags)
         self._program: Program | None = None
 
     @property
@@ -59,6 +56,27 @@ class Derivation:
         from pgcore.symbolic.writing import latex_of
 
         return {name: latex_of(found) for name, found in self.expressions.items()}
+
+    @property
+    def surrogate_text(self) -> str:
+        """The surrogate as text; see `text`."""
+        from pgcore.symbolic.writing import text_of
+
+        return text_of(self.terms)
+
+    @property
+    def surrogate_latex(self) -> str:
+        """The surrogate in LaTeX; see `latex`."""
+        from pgcore.symbolic.writing import latex_of
+
+        return latex_of(self.terms)
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """Each quantity's symbol in LaTeX."""
+        from pgcore.symbolic.writing import symbol_latex
+
+        return {name: symbol_latex(name, row=name in self.rows) for name in self.expressions}
 
     def cotangents(self, **named: Array) -> dict[str, Array]:
         """Return the cotangents' values; see `Estimator.cotangents`, whose keywords it takes.
@@ -85,7 +103,7 @@ class Derivation:
 
 
 def derive(estimator: Estimator) -> Derivation:
-    """Return the closed form of an estimator's cotangents, derived from its surrogate.
+    """Return the closed form of an estimator's cotangents, derived from its surrogate; equal estimators share one.
 
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.
@@ -94,25 +112,19 @@ def derive(estimator: Estimator) -> Derivation:
     try:
         hash(estimator)
     except TypeError:  # a field that cannot be hashed
-        return _derived(estimator)
+        return Derivation(estimator)
     return _kept(estimator)
 
 
-def _derived(estimator: Estimator) -> Derivation:
-    from pgcore.symbolic.surrogates import derivatives_of
-
-    return Derivation(estimator, *derivatives_of(estimator))
-
-
-_kept = lru_cache(KEPT)(_derived)
+_kept = lru_cache(KEPT)(Derivation)
 
 
 def shaped(value: Any, like: Any) -> Any:
     """Return a cotangent in its quantity's shape and dtype; one value for all steps is repeated."""
     if isinstance(value, float | int):
         return np.full_like(like, value)
-    if not hasattr(like, "dtype"):  # the test kit's numbers
-        return value
-    if (value.shape, value.dtype) == (like.shape, like.dtype):
-        return value
-    return np.broadcast_to(value, like.shape).astype(like.dtype)
+    if len(value.shape) < len(like.shape):  # the same for all actions
+        column = value.reshape(-1, 1)
+        return shaped(np.where(np.ones(like.shape, bool), column, column), like)
+    # The test kit's numbers have no dtype.
+    return value if not hasattr(like, "dtype") or value.dtype == like.dtype else value.astype(like.dtype)

@@ -8,7 +8,7 @@ from pgcore.symbolic.choices import settled
 from pgcore.symbolic.functions import REDUCTIONS, EpisodeMean, EpisodeSum, RowSum, RowSymbol, is_row, symbol
 from pgcore.symbolic.library import Expression, sympy
 
-__all__ = ["derivatives", "reductions"]
+__all__ = ["derivatives", "reductions", "simplified"]
 
 
 def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Expression]:
@@ -33,13 +33,14 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
 
     for placeholder in reversed(found_at):
         adjoints[placeholder] = derivative(placeholder)
-    return [whole_numbers(settled(derivative(s).xreplace(found_at))) for s in symbols]
+    return [simplified(derivative(s).xreplace(found_at)) for s in symbols]
 
 
-def whole_numbers(expression: Expression) -> Expression:
-    """Return the expression with 1 for 1.0, which then drops out of products."""
-    floats = expression.atoms(sympy.Float)
-    return expression.xreplace({each: sympy.Integer(int(each)) for each in floats if each == int(each)})
+def simplified(expression: Expression) -> Expression:
+    """Return an equal expression that reads well: choices at the top, and 1 for 1.0, which then drops out of products."""
+    expression = settled(expression)
+    whole = [each for each in expression.atoms(sympy.Float) if float(each).is_integer()]
+    return expression.xreplace({each: sympy.Integer(int(each)) for each in whole})
 
 
 def through(

@@ -131,6 +131,8 @@ ELEMENTWISE: dict[str, Any] = {
 class IsAction(Real):
     """1 for the action of that index, 0 for the others."""
 
+    is_number = False  # not even of a fixed index
+
 
 class RowSum(Real):
     """The sum of a row over its actions."""

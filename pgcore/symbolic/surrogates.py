@@ -6,7 +6,7 @@ from typing import Any
 
 from pgcore.errors import EstimatorError
 from pgcore.estimator import QUANTITIES, Estimator
-from pgcore.symbolic.differentiation import derivatives
+from pgcore.symbolic.differentiation import derivatives, simplified
 from pgcore.symbolic.library import Expression, sympy
 from pgcore.symbolic.tracing import NeedsRows, Rank, Trace, Traced
 from pgcore.symbolic.xp import SymbolicNamespace
@@ -17,8 +17,8 @@ __all__ = ["derivatives_of"]
 ROWS = frozenset(name for name, what in QUANTITIES.items() if what.startswith("[B, A]"))
 
 
-def derivatives_of(estimator: Estimator) -> tuple[Expression, dict[str, Expression], frozenset[str], frozenset[str]]:
-    """Return an estimator's term, its derivatives by quantity, the keywords that are [B, A], and the signals that are indices.
+def derivatives_of(estimator: Estimator) -> tuple[Trace, Expression, dict[str, Expression]]:
+    """Return the run of an estimator's surrogate on symbols, its term, and the term's derivatives by quantity.
 
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.
@@ -27,7 +27,7 @@ def derivatives_of(estimator: Estimator) -> tuple[Expression, dict[str, Expressi
     with sympy.core.parameters.distribute(False):  # noqa: FBT003 - SymPy's own signature
         trace, given, term = traced(estimator)
         found = derivatives(term, [given[name].expression for name in estimator.quantities])
-    return term, dict(zip(estimator.quantities, found, strict=True)), trace.rows, frozenset(trace.indices)
+        return trace, simplified(term), dict(zip(estimator.quantities, found, strict=True))
 
 
 def traced(estimator: Estimator) -> tuple[Trace, dict[str, Traced], Expression]:

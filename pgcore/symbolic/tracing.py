@@ -52,13 +52,15 @@ class Trace:
         where: How errors name the surrogate.
         rows: The keywords that are [B, A].
         signals: The keywords whose shape only their use tells.
-        indices: The signals that were used as indices or as conditions.
+        indices: The signals that were used as indices.
+        flags: The signals that were used as conditions.
     """
 
     def __init__(self, where: str, rows: frozenset[str], signals: frozenset[str]) -> None:
         """Keep all."""
         self.where, self.rows, self.signals = where, rows, signals
         self.indices: set[str] = set()
+        self.flags: set[str] = set()
 
     def given(self, name: str) -> Traced:
         """Return a quantity or signal."""
@@ -293,9 +295,10 @@ class TracedCondition(Node):
         """Keep all."""
         self.trace, self.expression, self.rank, self.names = trace, sympy.sympify(expression), rank, names
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = refused(
-        "arithmetic with a comparison,"
-    )
+    def _number(self, *_others: object) -> NoReturn:
+        self.trace.refuse("a comparison used as a number", "choose with xp.where, ")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _number
 
     def __and__(self, other: TracedCondition) -> TracedCondition:
         """Return where both hold."""

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from pgcore.symbolic.choices import branches
-from pgcore.symbolic.functions import NUM_ACTIONS, REDUCTIONS, OfAction, RowSymbol, symbol
+from pgcore.symbolic.functions import NUM_ACTIONS, REDUCTIONS, Choose, OfAction, RowSymbol, symbol
 from pgcore.symbolic.library import Expression, sympy
 
 __all__ = ["latex_of", "symbol_latex", "text_of"]
@@ -37,16 +37,24 @@ SYMBOLS = {
 } | {name: rf"\log {probability}" for name, probability in PROBABILITIES.items()}
 # `old_value` is V_old.
 PREFIXES = ("old", "target", "behaviour", "reference")
+RELATIONS = {"<": "<", "<=": r"\leq", ">": ">", ">=": r"\geq", "==": "=", "!=": r"\neq"}
 # What an action is called inside one sum, two sums, ...
 ACTIONS = "abcdefgh"
 
 
 def text_of(expression: Expression) -> str:
-    """Return an expression as text, a line for each case."""
+    """Return an expression as text, a line for each case, and below each other the terms that have cases."""
+    terms = sympy.Add.make_args(expression)
+    chosen = [term for term in terms if isinstance(term, Choose)]
+    plain = sympy.Add(*(term for term in terms if not isinstance(term, Choose)))
+    parts = [table(term) for term in chosen]
+    return "\nplus\n".join(parts if plain == 0 and chosen else [TextPrinter().doprint(plain), *parts])
+
+
+def table(tree: Expression) -> str:
+    """Return a decision tree as text, a line for each case."""
     printer = TextPrinter()
-    rows = [(printer.doprint(value), printer.conditions(path)) for value, path in cases(expression)]
-    if len(rows) == 1:
-        return rows[0][0]
+    rows = [(printer.doprint(value), printer.conditions(path)) for value, path in cases(tree)]
     width = max(len(value) for value, _ in rows)
     return "\n".join(f"{value:<{width}}  {f'if {path}' if path else 'otherwise'}" for value, path in rows)
 
@@ -208,6 +216,13 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
         if factor.is_Symbol:
             return named(factor.name).startswith(r"\log")
         return isinstance(factor, REDUCTIONS) and not (isinstance(factor, OfAction) and factor.args[0].is_Symbol)
+
+    def _print_Relational(self, found: Expression) -> str:
+        """Return a relation; a bound of a log ratio as one of the ratio."""
+        ratio = self._ratio(found.lhs)
+        if ratio is None or not (found.rhs.is_number and found.rhs.is_finite):
+            return super()._print_Relational(found)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return f"{ratio} {RELATIONS[found.rel_op]} {self._print(sympy.exp(found.rhs))}"
 
     def _print_magnitude(self, found: Expression, exp: Any = None) -> str:
         return rf"\left|{self._print(found.args[0])}\right|" + ("" if exp is None else f"^{{{exp}}}")

@@ -45,7 +45,7 @@ class SymbolicNamespace:
     def where(self, condition: Any, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.where`."""
         if isinstance(condition, Traced):
-            self.trace.indices |= condition.names
+            self.trace.flags |= condition.names
             condition = condition != 0
         if not isinstance(condition, TracedCondition):
             self.trace.refuse(
