@@ -289,8 +289,6 @@ class Writer:
 
 
 def constant(number: Expression) -> str:
-    """Return a number, or a truth, in Python."""
-    if number in (sympy.true, sympy.false):
-        return str(bool(number))
+    """Return a number in Python."""
     value = float(number)
     return repr(value) if np.isfinite(value) else f"{'-' if value < 0 else ''}np.inf"

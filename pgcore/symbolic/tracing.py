@@ -68,11 +68,11 @@ class Trace:
         expression = symbol(name, RowSymbol) if row else symbol(name)
         return Traced(self, expression, Rank.ROW if row else Rank.STEP, frozenset([name]), name)
 
-    def refuse(self, operation: str, advice: str = "") -> NoReturn:
+    def refuse(self, operation: str, advice: str = "", cause: Exception | None = None) -> NoReturn:
         """Raise the error for an operation that cannot be differentiated."""
         raise EstimatorError(
             f"{self.where}: expected operations that can be differentiated symbolically, got {operation}; {advice}or write `cotangents`"
-        )
+        ) from cause
 
     def rank(self, *arrays: Traced | TracedCondition) -> Rank:
         """Return the shape that arrays have together; raise where they do not go together."""

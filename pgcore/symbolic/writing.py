@@ -174,14 +174,15 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
         ratio = self._ratio(found.args[0])
         if ratio is None:
             return super()._print_ExpBase(found, exp)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        return ratio if exp is None else rf"\left({ratio}\right)^{{{exp}}}"
+        return ratio if exp is None else self._called("", ratio, exp)
 
     def _ratio(self, exponent: Expression) -> str | None:
         """Return e to a sum of log-probabilities as a quotient of probabilities, or None for any other exponent."""
         above, below = list[str](), list[str]()
         for term in sympy.Add.make_args(exponent):
-            factor, (found, *others) = term.as_coeff_mul()
-            if others or abs(factor) != 1 or not found.is_Symbol or found.name not in PROBABILITIES:
+            factor = -1 if term.could_extract_minus_sign() else 1
+            found = factor * term
+            if not found.is_Symbol or found.name not in PROBABILITIES:
                 return None
             text = PROBABILITIES[found.name]
             (above if factor == 1 else below).append(self._of_action(text) if isinstance(found, RowSymbol) else text)
@@ -225,7 +226,22 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
         return f"{ratio} {RELATIONS[found.rel_op]} {self._print(sympy.exp(found.rhs))}"
 
     def _print_magnitude(self, found: Expression, exp: Any = None) -> str:
-        return rf"\left|{self._print(found.args[0])}\right|" + ("" if exp is None else f"^{{{exp}}}")
+        return self._raised(rf"\left|{self._print(found.args[0])}\right|", exp)
+
+    def _print_log1p(self, found: Expression, exp: Any = None) -> str:
+        return self._called(r"\log", f"1 + {self._print(found.args[0])}", exp)
+
+    def _print_expm1(self, found: Expression, exp: Any = None) -> str:
+        return self._called("", f"{self._print(sympy.exp(found.args[0]))} - 1", exp)
+
+    def _print_sigmoid(self, found: Expression, exp: Any = None) -> str:
+        return self._called(r"\sigma", self._print(found.args[0]), exp)
+
+    def _called(self, function: str, argument: str, exp: Any) -> str:
+        return self._raised(rf"{function}\left({argument}\right)", exp)
+
+    def _raised(self, text: str, exp: Any) -> str:
+        return text if exp is None else f"{text}^{{{exp}}}"
 
     def _print_Choose(self, found: Expression) -> str:
         rows = [

@@ -17,6 +17,10 @@ from pgcore.derive import derive
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError
 from pgcore.estimator import Estimator
 from pgcore.host import host
+from pgcore.namespace import ArrayNamespace
+from pgcore.symbolic.functions import ELEMENTWISE
+from pgcore.symbolic.xp import SymbolicNamespace
+from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 from pgcore.testing.derived import points
 from pgcore.testing.running_error import Bounded, bounded
@@ -92,7 +96,15 @@ class Flagged(Base):
         return xp.where(counts, xp.log1p(xp.exp(value)) + mean, xp.softplus(-value)) * xp.sum(log_probs, axis=1)
 
 
-ROWS = [Naive, Expected, Soft, Target, Cross, Nested, Flagged]
+class Taken(Base):
+    """Entries of products, and of signals that only these uses show to be [B, A]."""
+
+    def surrogate(self, xp, *, log_probs, value, action, weight, bonus):
+        chosen = xp.take_last(log_probs * value[:, None] + xp.exp(value[:, None]), action)
+        return chosen * xp.sum(weight, axis=1) + value * bonus[:, 2]
+
+
+ROWS = [Naive, Expected, Soft, Target, Cross, Nested, Flagged, Taken]
 
 
 class Softened:
@@ -169,6 +181,7 @@ def test_the_shape_of_a_signal_is_that_of_its_use():
     assert derive(Target()).indices == {"action"}
     assert derive(Cross()).rows == {"action_values", "target"}
     assert derive(Flagged()).flags == {"counts"}
+    assert derive(Taken()).rows == {"log_probs", "weight", "bonus"}
     assert derive(pg.estimator("ppo")).rows == frozenset()
 
 
@@ -180,17 +193,56 @@ def test_a_masked_action_takes_no_gradient_and_gives_no_nan():
     assert np.isfinite(found["log_probs"]).all()
 
 
+class Masked(Base):
+    """A signal that says which actions count."""
+
+    def surrogate(self, xp, *, log_probs, allowed):
+        return xp.sum(xp.where(allowed, log_probs, 0.0), axis=1)
+
+
+def test_a_condition_beside_rows_is_one():
+    assert derive(Masked()).rows == {"log_probs", "allowed"}
+    allowed = np.array([[True, False, True]])
+    found = Masked().cotangents(log_probs=np.array([[-1.0, -math.inf, -2.0]]), allowed=allowed)
+    assert found["log_probs"].tolist() == [[1.0, 0.0, 1.0]]
+
+
+def test_there_is_a_symbolic_form_of_everything_in_the_namespace():
+    offered = {*ELEMENTWISE, *vars(SymbolicNamespace)}
+    assert {name for name in vars(ArrayNamespace) if not name.startswith("_")} <= offered
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_function_is_compiled_and_written(name):
+    class Function(Base):
+        def surrogate(self, xp, *, log_prob):
+            return log_prob * getattr(xp, name)(log_prob)
+
+    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.log(1 + np.exp(x))}
+    function = functions.get(name) or getattr(np, name)
+    at, size = np.array([0.25, 0.5, 1.5], np.longdouble), np.longdouble(1e-6)
+    expected = function(at) + at * (function(at + size) - function(at - size)) / (2 * size)
+    np.testing.assert_allclose(Function().cotangents(log_prob=at)["log_prob"], expected, rtol=1e-10)
+    assert "log_{1p}" not in derive(Function()).surrogate_latex
+    assert name in derive(Function()).surrogate_text or name in ("abs", "sqrt")
+
+
 # Ties and limits: docs/conventions.md
 
 
-def slope(function, *points):
-    """Return the derivative of a function of `xp` and x at points."""
+def of_log_prob(function):
+    """Return an estimator whose term is a function of `xp` and log_prob."""
 
     class Function(Base):
         def surrogate(self, xp, *, log_prob):
             return function(xp, log_prob)
 
-    return Function().cotangents(log_prob=np.array(points, float))["log_prob"].tolist()
+    return Function()
+
+
+def slope(function, *points):
+    """Return the derivative of a function of `xp` and x at points."""
+    return of_log_prob(function).cotangents(log_prob=np.array(points, float))["log_prob"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -238,19 +290,45 @@ def test_an_augmented_assignment_of_ones_own_array_is_differentiated():
     assert slope(function, 1.0) == [6.0]
 
 
-def test_a_choice_of_too_many_branches_stays_right():
+def test_a_choice_of_too_many_branches_stays_right_and_where_it_is():
     def function(xp, x):
         product = x
-        for bound in range(9):
-            product = product * xp.where(x * x > float(bound), x, 1.0)
+        for power in range(1, 9):
+            product = product * xp.where((x**power > 2.0) & (x < 9.0) | (x < -9.0), x, 1.0)
         return product
 
-    at = np.array([0.5, 1.5, -2.5])
-    expected = []
-    for x in at:
-        factors = sum(x * x > bound for bound in range(9))
-        expected.append((factors + 1) * x**factors)
+    at = np.array([0.5, 1.5, -2.5, 10.0, -10.0])
+    factors = [sum((x**power > 2 and x < 9) or x < -9 for power in range(1, 9)) for x in at]
+    expected = [(count + 1) * x**count for count, x in zip(factors, at, strict=True)]
     np.testing.assert_allclose(slope(function, *at), expected, rtol=1e-14)
+    assert "where(" in derive(of_log_prob(function)).text["log_prob"]
+    assert " and " in derive(of_log_prob(function)).text["log_prob"]
+    assert r"\begin{cases}" in derive(of_log_prob(function)).latex["log_prob"]
+
+
+def test_choices_inside_of_choices_with_two_values_are_one():
+    def function(xp, x):
+        inner = xp.where(x > -4.0, xp.where(x**3 > 1.0, x, 0.0), xp.where(x**5 < -5000.0, 0.0, x))
+        return xp.where(x**2 > 4.0, inner, xp.where(xp.exp(x) > 3.0, 0.0, x))
+
+    at = (3.0, -3.0, -4.5, -7.0, 1.5, 0.5)
+    assert slope(function, *at) == [1, 0, 1, 0, 0, 1]
+    assert slope(lambda xp, x: xp.where(x**2 > 4.0, xp.where(x**3 > 1.0, x, 0.0), x), 3.0, -3.0, 1.0) == [1, 0, 1]
+
+
+def test_what_a_condition_implies_is_not_asked_again():
+    def told(function):
+        return derive(of_log_prob(function)).text["log_prob"].splitlines()
+
+    assert told(lambda xp, x: xp.where(x**2 > x, xp.where(x < x**2, x, 2.0), -x)) == [
+        "1   if log_prob**2 > log_prob",
+        "-1  otherwise",
+    ]
+    assert len(told(lambda xp, x: xp.where(x > x**2, xp.where(x > x**3, x, 2 * x), -x))) == 3
+    assert told(lambda xp, x: xp.clip(xp.clip(x, -1.0, 1.0), -2.0, 2.0)) == [
+        "1  if log_prob >= -1 and log_prob <= 1",
+        "0  otherwise",
+    ]
 
 
 # NumPy runs what has no cotangents
@@ -272,6 +350,41 @@ def test_the_numpy_backend_runs_an_estimator_without_cotangents(fields, steps):
     assert derived.loss == written.loss
     for name, value in written.numpy().items():
         np.testing.assert_allclose(derived.numpy()[name], value, rtol=1e-14, atol=1e-17)
+
+
+class Rewarded(Base):
+    """All actions, each weighed by the reward, over a critic's error; what the built-ins have no form of."""
+
+    def signals(self, batch, evaluate):
+        gain = batch.rewards[:, None] + np.arange(4.0)
+        return {"gain": gain, "target": batch.rewards, "action": batch.actions}
+
+    def surrogate(self, xp, *, log_probs, value, gain, target, action):
+        safe = xp.where(log_probs > -math.inf, log_probs, 0.0)
+        chosen = xp.take_last(safe, action)
+        return (value - target) ** 2 - xp.sum(xp.exp(log_probs) * (gain - 0.5 * safe), axis=1) - 0.25 * chosen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_kit_holds_a_derived_estimator_to_its_reference(dtype):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
+    policy, batch = make_case(spec, "numpy", dtype, seed=6)
+    signals = pg.signals(policy, Rewarded(), batch)
+    gradient = pg.gradient(policy, Rewarded(), batch, signals=signals)
+    told = agreement(policy, Rewarded(), batch, signals, gradient.numpy())
+    assert told.agrees, told
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
+def test_a_derived_gradient_is_the_frameworks(backend):
+    pytest.importorskip(backend)
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
+    found = {}
+    for name in ("numpy", backend):
+        policy, batch = make_case(spec, name, "float64", seed=6)
+        found[name] = pg.gradient(policy, Rewarded(), batch).numpy()
+    for name, value in found["numpy"].items():
+        np.testing.assert_allclose(found[backend][name], value, rtol=1e-11, atol=1e-14)
 
 
 def test_a_derivation_is_made_once_for_equal_estimators(monkeypatch):
@@ -344,6 +457,8 @@ def test_latex_is_in_the_fields_symbols():
 def test_actions_have_indices():
     assert derive(Expected()).text == {"log_probs": "-gain[a]*exp(log_probs[a])"}
     assert derive(Expected()).latex == {"log_probs": r"- \mathrm{gain}_{a} \pi_{a}"}
+    assert derive(of_log_prob(lambda xp, x: xp.exp(x + 1.0))).latex == {"log_prob": r"e^{\log \pi + 1}"}
+    assert derive(of_log_prob(lambda xp, x: xp.exp(-x))).latex == {"log_prob": r"- \frac{1}{\pi}"}
     assert derive(Expected()).surrogate_text == "-sum_b(gain[b]*exp(log_probs[b]))"
     assert derive(Target()).text == {"action_values": "(action_values[action] - target)*[a = action]"}
     assert derive(Target()).latex == {
@@ -369,9 +484,23 @@ def test_an_episodes_sum_is_derived_but_not_compiled():
     derivation = derive(Sequence())
     assert derivation.text["log_prob"] == "episode_sum(-advantage*exp(episode_sum(log_prob)))"
     assert r"\sum_{t' \in \tau}" in derivation.latex["log_prob"]
+    mean = derive(of_log_prob(lambda xp, x: xp.exp(xp.episode_mean(x))))
+    assert mean.text["log_prob"] == "episode_mean(exp(episode_mean(log_prob)))"
+    assert r"\frac{1}{T}\sum_{t' \in \tau}" in mean.latex["log_prob"]
     words = r"tiny\.surrogate: expected operations that NumPy can run step by step, got EpisodeSum; write `cotangents`"
     with pytest.raises(EstimatorError, match=words):
         Sequence().cotangents(log_prob=np.ones(2), advantage=np.ones(2))
+
+
+def test_a_number_of_actions_that_no_array_tells_is_not_compiled():
+    class Counting(Base):
+        def surrogate(self, xp, *, value, log_probs):
+            return xp.sum(xp.broadcast_to(value[:, None], log_probs), axis=1)
+
+    assert derive(Counting()).text == {"value": "num_actions", "log_probs": "0"}
+    assert derive(Counting()).latex["value"] == r"|\mathcal{A}|"
+    with pytest.raises(EstimatorError, match="got a number of actions that no array tells; write `cotangents`"):
+        Counting().cotangents(value=np.ones(2), log_probs=np.ones((2, 3)))
 
 
 # What cannot be derived
@@ -430,6 +559,11 @@ def refused_loop(xp, log_prob, log_probs, advantage):
         (lambda xp, x, row, a: xp.where(True, x, a), "xp.where over bool;", "compare arrays"),
         (lambda xp, x, row, a: xp.exp(2.0), "xp.exp of float;", "pass arrays"),
         (lambda xp, x, row, a: x * math.nan, "NaN;", "use finite numbers"),
+        (
+            lambda xp, x, row, a: x << 2,
+            r"one that raises TypeError \(unsupported operand type\(s\) for <<",
+            "use the functions",
+        ),
         (lambda xp, x, row, a: x * np.ones(3), "ndarray beside log_prob;", "pass arrays as signals"),
         (lambda xp, x, row, a: x * "2", "str beside log_prob;", "pass arrays as signals"),
         (lambda xp, x, row, a: xp.sum(x, axis=0), r"xp\.sum over the batch's steps;", "depends on that step alone"),
@@ -499,6 +633,7 @@ def without_sympy(script):
 SCRIPT = """
 import numpy as np, pgcore as pg
 from pgcore.errors import DependencyError
+from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 from pgcore_estimators.ppo import PPO
 class Plain(PPO): pass
@@ -521,6 +656,11 @@ def test_without_sympy_hand_written_cotangents_run_and_others_say_what_to_instal
         == "derive: expected the package 'sympy', got none installed; pip install 'pgcore[derive]', or write `cotangents`"
     )
     assert issubclass(DependencyError, ModuleNotFoundError)
+
+
+def test_the_command_says_what_to_install():
+    script = "from pgcore.cli import main\nsys.argv = ['pgcore', 'derive', 'ppo']\ntry: main()\nexcept SystemExit as end: print(end.code)"
+    assert without_sympy(script) == "2\n"
 
 
 def test_importing_imports_no_sympy():
