@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pgcore.symbolic.functions import REDUCTIONS, Choose
 from pgcore.symbolic.library import Expression, sympy
 
-__all__ = ["branches", "settled"]
+__all__ = ["branches", "settled", "tree_or_term"]
 
 # Beyond this many branches a term's choices stay where they are.
 MOST_BRANCHES = 64

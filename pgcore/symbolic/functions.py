@@ -178,11 +178,11 @@ class OfAction(Real):
 
 
 class EpisodeSum(Real):
-    """The sum over the episode that a step is in."""
+    """The sum over the episode that a step is in; the second argument numbers each step's episode."""
 
     def cotangent(self, adjoint: Expression) -> Expression:
         """See `RowSum.cotangent`; the loss weighs all steps of an episode alike."""
-        return EpisodeSum(adjoint)
+        return EpisodeSum(adjoint, self.args[1])
 
 
 class EpisodeMean(Real):
@@ -190,7 +190,7 @@ class EpisodeMean(Real):
 
     def cotangent(self, adjoint: Expression) -> Expression:
         """See `EpisodeSum.cotangent`."""
-        return EpisodeMean(adjoint)
+        return EpisodeMean(adjoint, self.args[1])
 
 
 REDUCTIONS = (RowSum, LogSumExp, OfAction, EpisodeSum, EpisodeMean)

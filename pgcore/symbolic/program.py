@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from pgcore.host import host
 from pgcore.symbolic.choices import branches
 from pgcore.symbolic.functions import (
     NUM_ACTIONS,
     Choose,
+    EpisodeMean,
+    EpisodeSum,
     IsAction,
     LogSumExp,
     OfAction,
@@ -75,9 +78,11 @@ def soft_plus(x: Number) -> Number:
     return np.logaddexp(0.0, x)
 
 
-# What an expression's function is in NumPy; names of `np` or of this module.
+# What an expression's function is in NumPy; names of `np`, of `host` or of this module.
 OPERATIONS: dict[Any, str] = {
     Choose: "np.where",
+    EpisodeMean: "host.episode_mean",
+    EpisodeSum: "host.episode_sum",
     LogSumExp: "log_sum_exp",
     RowSum: "row_sum",
     expm1: "np.expm1",
@@ -111,7 +116,7 @@ class Program:
     def __init__(self, source: str) -> None:
         """Compile the code."""
         self.source = source
-        self._names: dict[str, Any] = {each.__name__: each for each in HELPERS} | {"np": np}
+        self._names: dict[str, Any] = {each.__name__: each for each in HELPERS} | {"np": np, "host": host}
         exec(source, self._names)  # noqa: S102 - `compiled` wrote it, of the operations above and of keywords
 
     def __call__(self, named: Mapping[str, Number]) -> dict[str, Number]:

@@ -81,13 +81,23 @@ class SymbolicNamespace:
         """See `ArrayNamespace.full_like`."""
         return self.trace.array(value, self._traced("full_like", x))
 
-    def episode_sum(self, x: Traced) -> Traced:
-        """Return each step's sum over its episode."""
-        return Traced(self.trace, EpisodeSum(self._traced("episode_sum", x).expression), x.rank, x.names)
+    def episode_sum(self, x: Traced, episode: Traced) -> Traced:
+        """See `ArrayNamespace.episode_sum`."""
+        return self._over_episode(EpisodeSum, x, episode)
 
-    def episode_mean(self, x: Traced) -> Traced:
-        """Return each step's mean over its episode."""
-        return Traced(self.trace, EpisodeMean(self._traced("episode_mean", x).expression), x.rank, x.names)
+    def episode_mean(self, x: Traced, episode: Traced) -> Traced:
+        """See `ArrayNamespace.episode_mean`."""
+        return self._over_episode(EpisodeMean, x, episode)
+
+    def _over_episode(self, function: Any, x: Traced, episode: Traced) -> Traced:
+        if (
+            self._traced("episode_sum", x).rank is not Rank.STEP
+            or self._traced("episode_sum", episode).given != "episode"
+        ):
+            self.trace.refuse(
+                f"a sum over episodes of {x} by {episode}", "pass an array of shape [B] and the signal `episode`, "
+            )
+        return Traced(self.trace, function(x.expression, episode.expression), x.rank, x.names)
 
     def concatenate(self, arrays: object, axis: int) -> NoReturn:
         """Refuse: an array of another number of actions has no entry for each of them."""

@@ -53,7 +53,9 @@ def points(derivation: Derivation, rng: np.random.Generator, count: int) -> dict
     found: dict[str, Array] = {}
     for name in derivation.estimator.keywords:
         shape = (count, NUM_ACTIONS) if name in derivation.rows else (count,)
-        if name in derivation.indices:
+        if name == "episode":
+            found[name] = np.arange(count) // 3
+        elif name in derivation.indices:
             found[name] = rng.integers(0, NUM_ACTIONS, shape)
         elif name in derivation.flags:
             found[name] = rng.random(shape) < 0.5
@@ -67,7 +69,7 @@ def points(derivation: Derivation, rng: np.random.Generator, count: int) -> dict
 
 def tie_points(derivation: Derivation, rng: np.random.Generator, count: int = 40) -> Iterator[dict[str, Array]]:
     """Yield points where both sides of a relation in the cotangents are equal, for each symbol that can make them so."""
-    from pgcore.symbolic.functions import is_row, magnitude
+    from pgcore.symbolic.functions import EpisodeMean, EpisodeSum, is_row, magnitude
     from pgcore.symbolic.library import sympy
     from pgcore.symbolic.program import compiled
 
@@ -79,13 +81,17 @@ def tie_points(derivation: Derivation, rng: np.random.Generator, count: int = 40
     ):
         for signs in (1, -1):
             # |x| = |y| is x = y or x = -y.
-            lhs, rhs = (side.xreplace({each: each.args[0] for each in side.atoms(magnitude)}) for side in relation.args)
+            # In episodes of one step, a sum over the episode is that step's.
+            plain = (magnitude, EpisodeMean, EpisodeSum)
+            lhs, rhs = (side.xreplace({each: each.args[0] for each in side.atoms(*plain)}) for side in relation.args)
             gap = lhs - signs * rhs
             for symbol in sympy.ordered(gap.free_symbols):
                 slope = gap.diff(symbol)
                 if slope.free_symbols or slope == 0 or is_row(gap) != is_row(symbol):
                     continue
                 given = points(derivation, rng, count)
+                if "episode" in given:
+                    given["episode"] = np.arange(count)
                 root = compiled({"root": symbol - gap / slope})(given)["root"]
                 given[symbol.name] = np.broadcast_to(root, given[symbol.name].shape).astype(np.longdouble)
                 sides = compiled({"lhs": relation.lhs, "rhs": relation.rhs})(given)

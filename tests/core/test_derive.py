@@ -104,7 +104,7 @@ class Taken(Base):
         return chosen * xp.sum(weight, axis=1) + value * bonus[:, 2]
 
 
-ROWS = [Naive, Expected, Soft, Target, Cross, Nested, Flagged, Taken]
+ALL_FORMS = [Naive, Expected, Soft, Target, Cross, Nested, Flagged, Taken]
 
 
 class Softened:
@@ -129,7 +129,7 @@ def given_to(estimator, count=7):
     }
 
 
-@pytest.mark.parametrize("estimator", ROWS)
+@pytest.mark.parametrize("estimator", ALL_FORMS)
 def test_derivatives_are_differences_of_the_surrogate(estimator):
     estimator = estimator()
     given, xp = given_to(estimator), Softened()
@@ -148,7 +148,7 @@ def test_derivatives_are_differences_of_the_surrogate(estimator):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
-@pytest.mark.parametrize("estimator", [*ROWS, pg.estimator("ppo", value_clip=0.2, entropy_coefficient=0.1)])
+@pytest.mark.parametrize("estimator", [*ALL_FORMS, pg.estimator("ppo", value_clip=0.2, entropy_coefficient=0.1)])
 def test_every_float_dtype_is_kept(estimator, dtype):
     estimator = estimator() if isinstance(estimator, type) else estimator
     given = given_to(estimator)
@@ -468,7 +468,7 @@ def test_actions_have_indices():
     assert r"\pi_{a} \log \pi_{a}" not in derive(Soft()).latex["action_values"]
 
 
-@pytest.mark.parametrize("estimator", [*ROWS, PPO(value_clip=0.5, entropy_coefficient=0.1), PPO(objective="kl")])
+@pytest.mark.parametrize("estimator", [*ALL_FORMS, PPO(value_clip=0.5, entropy_coefficient=0.1), PPO(objective="kl")])
 def test_latex_is_balanced(estimator):
     derivation = derive(estimator() if isinstance(estimator, type) else estimator)
     for text in [derivation.surrogate_latex, *derivation.latex.values()]:
@@ -476,20 +476,38 @@ def test_latex_is_balanced(estimator):
             assert text.count(opening) == text.count(closing), text
 
 
-def test_an_episodes_sum_is_derived_but_not_compiled():
-    class Sequence(Base):
-        def surrogate(self, xp, *, log_prob, advantage):
-            return -xp.exp(xp.episode_sum(log_prob)) * advantage
+class Sequence(Base):
+    """A whole episode's ratio, and a value of each step."""
 
-    derivation = derive(Sequence())
-    assert derivation.text["log_prob"] == "episode_sum(-advantage*exp(episode_sum(log_prob)))"
-    assert r"\sum_{t' \in \tau}" in derivation.latex["log_prob"]
-    mean = derive(of_log_prob(lambda xp, x: xp.exp(xp.episode_mean(x))))
-    assert mean.text["log_prob"] == "episode_mean(exp(episode_mean(log_prob)))"
-    assert r"\frac{1}{T}\sum_{t' \in \tau}" in mean.latex["log_prob"]
-    words = r"tiny\.surrogate: expected operations that NumPy can run step by step, got EpisodeSum; write `cotangents`"
-    with pytest.raises(EstimatorError, match=words):
-        Sequence().cotangents(log_prob=np.ones(2), advantage=np.ones(2))
+    reduction = pg.Reduction.EPISODE_STEP
+
+    def surrogate(self, xp, *, log_prob, value, advantage, episode):
+        ratio = xp.exp(xp.episode_mean(log_prob, episode) + 0.1 * xp.episode_sum(log_prob * log_prob, episode))
+        return -xp.minimum(ratio, 1.25) * advantage + ratio * value
+
+
+def test_what_is_summed_over_an_episode_reaches_each_of_its_steps():
+    rng, episode = np.random.default_rng(8), np.array([0, 0, 0, 1, 2, 2])
+    given = {name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "value", "advantage")}
+    found = Sequence().cotangents(**given, episode=episode)
+    size = np.longdouble(1e-6)
+    for name, value in found.items():
+        for step in range(6):
+            ends = []
+            for sign in (1, -1):
+                moved = given[name].copy()
+                moved[step] += sign * size
+                ends.append(Sequence().surrogate(host, **(given | {name: moved}), episode=episode).sum())
+            assert value[step] == pytest.approx((ends[0] - ends[1]) / (2 * size), rel=1e-9)
+
+
+def test_an_episodes_sum_is_written():
+    def surrogate(self, xp, *, log_prob, advantage, episode):
+        return -xp.exp(xp.episode_sum(log_prob, episode)) * xp.episode_mean(advantage, episode)
+
+    derivation = derive(type("Summed", (Base,), {"surrogate": surrogate})())
+    assert derivation.text["log_prob"] == "episode_sum(-episode_mean(advantage)*exp(episode_sum(log_prob)))"
+    assert r"\frac{1}{T}\sum_{t' \in \tau}" in derivation.latex["log_prob"]
 
 
 def test_a_number_of_actions_that_no_array_tells_is_not_compiled():
