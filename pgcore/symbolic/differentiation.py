@@ -37,10 +37,21 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
 
 
 def simplified(expression: Expression) -> Expression:
-    """Return an equal expression that reads well: choices at the top, and 1 for 1.0, which then drops out of products."""
-    expression = settled(expression)
+    """Return an equal expression that reads well: choices at the top, no brackets that cancel, and 1 for 1.0, which drops out of products."""
+    expression = settled(expression).replace(is_sum, without_brackets)
     whole = [each for each in expression.atoms(sympy.Float) if float(each).is_integer()]
     return expression.xreplace({each: sympy.Integer(int(each)) for each in whole})
+
+
+def is_sum(expression: Expression) -> bool:
+    """Return whether an expression is a sum of terms."""
+    return expression.is_Add
+
+
+def without_brackets(total: Expression) -> Expression:
+    """Return a sum without the brackets in it where that makes it shorter."""
+    opened = sympy.Add(*(sympy.expand_mul(term, deep=False) for term in total.args))
+    return opened if opened.count_ops() < total.count_ops() else total
 
 
 def through(

@@ -7,7 +7,16 @@ from importlib import import_module
 from typing import Any
 
 from pgcore.symbolic.choices import branches
-from pgcore.symbolic.functions import NUM_ACTIONS, REDUCTIONS, Choose, OfAction, RowSymbol, symbol
+from pgcore.symbolic.functions import (
+    NUM_ACTIONS,
+    REDUCTIONS,
+    Choose,
+    EpisodeMean,
+    EpisodeSum,
+    OfAction,
+    RowSymbol,
+    symbol,
+)
 from pgcore.symbolic.library import Expression, sympy
 
 __all__ = ["latex_of", "symbol_latex", "text_of"]
@@ -45,14 +54,21 @@ ACTIONS = "abcdefgh"
 def text_of(expression: Expression) -> str:
     """Return an expression as text, a line for each case, and below each other the terms that have cases."""
     terms = sympy.Add.make_args(expression)
-    chosen = [term for term in terms if isinstance(term, Choose)]
-    plain = sympy.Add(*(term for term in terms if not isinstance(term, Choose)))
+    chosen = [term for term in terms if has_cases(term)]
+    plain = sympy.Add(*(term for term in terms if not has_cases(term)))
     parts = [table(term) for term in chosen]
     return "\nplus\n".join(parts if plain == 0 and chosen else [TextPrinter().doprint(plain), *parts])
 
 
+def has_cases(term: Expression) -> bool:
+    """Return whether a term is a decision tree, or a sum over an episode of one."""
+    return isinstance(term, Choose) or (isinstance(term, EpisodeSum | EpisodeMean) and has_cases(term.args[0]))
+
+
 def table(tree: Expression) -> str:
     """Return a decision tree as text, a line for each case."""
+    if isinstance(tree, EpisodeSum | EpisodeMean):
+        return f"episode_{'sum' if isinstance(tree, EpisodeSum) else 'mean'} of\n{table(tree.args[0])}"
     printer = TextPrinter()
     rows = [(printer.doprint(value), printer.conditions(path)) for value, path in cases(tree)]
     width = max(len(value) for value, _ in rows)
@@ -173,6 +189,8 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
     def _print_ExpBase(self, found: Expression, exp: Any = None) -> str:
         ratio = self._ratio(found.args[0])
         if ratio is None:
+            if found.has(*REDUCTIONS):  # too much for a superscript
+                return self._called(r"\exp", self._print(found.args[0]), exp)
             return super()._print_ExpBase(found, exp)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         return ratio if exp is None else self._called("", ratio, exp)
 
