@@ -126,6 +126,8 @@ def assuming(expression: Expression, relation: Expression, *, holds: bool) -> Ex
 
 def implied(relation: Expression, other: Expression, *, holds: bool) -> bool | None:
     """Return whether another relation holds too, or None where that is open."""
+    if not (type(relation) in OUTCOMES and type(other) in OUTCOMES):
+        return None
     possible, wanted = OUTCOMES[type(relation)], OUTCOMES[type(other)]
     if not holds:
         possible = ANY - possible

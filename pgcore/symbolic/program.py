@@ -91,6 +91,7 @@ OPERATIONS: dict[Any, str] = {
     sigmoid: "logistic",
     sign: "np.sign",
     softplus: "soft_plus",
+    sympy.Abs: "np.abs",  # what SymPy makes of sqrt(x * x)
     sympy.And: "np.logical_and",
     sympy.Eq: "np.equal",
     sympy.Ge: "np.greater_equal",
@@ -102,6 +103,7 @@ OPERATIONS: dict[Any, str] = {
     sympy.Or: "np.logical_or",
     sympy.exp: "np.exp",
     sympy.log: "np.log",
+    sympy.sign: "np.sign",
     sympy.tanh: "np.tanh",
 }
 

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable
 from enum import Enum
 from numbers import Real
+from types import EllipsisType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -163,6 +164,8 @@ class Node:
         """Return the expression."""
         return str(self.expression)
 
+    __repr__ = __str__
+
 
 def binary(operation: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Any, Any], Any]:
     """Return the method for an arithmetic operator or a comparison."""
@@ -273,9 +276,9 @@ class Traced(Node):
 
     def __getitem__(self, index: object) -> Traced:
         """Add an axis, or take the entry of one action."""
-        if self.rank is Rank.STEP and index in NEW_AXIS:
-            return Traced(self.trace, self.expression, Rank.COLUMN, self.names)
         match index:
+            case (slice() | EllipsisType(), None) if index[0] in (ALL, ...) and self.rank is Rank.STEP:
+                return Traced(self.trace, self.expression, Rank.COLUMN, self.names)
             case (slice(), int() as action) if index[0] == ALL:
                 if self.rank is Rank.STEP:
                     self.trace.as_rows(self.names, f"[:, {action}]")
@@ -285,7 +288,6 @@ class Traced(Node):
 
 
 ALL = slice(None)
-NEW_AXIS = ((ALL, None), (..., None))
 
 
 class TracedCondition(Node):

@@ -265,6 +265,7 @@ def slope(function, *points):
         (lambda xp, x: xp.where(x >= 0, xp.sqrt(x), x), (-1.0, 0.25), [1, 1]),
         (lambda xp, x: xp.softplus(x), (-1000.0, 0.0, 1000.0), [0, 0.5, 1]),
         (lambda xp, x: 0.0 * x, (1.0, math.inf), [0, 0]),
+        (lambda xp, x: xp.sqrt(x * x), (-2.0, 3.0), [-1, 1]),
         (lambda xp, x: xp.full_like(x, 3.0), (1.0, 2.0), [0, 0]),
         (lambda xp, x: np.float64(2.0) * x - np.float32(1.0) / (1.0 + x), (1.0,), [2.25]),
         (lambda xp, x: np.float64(2.0) - x, (1.0,), [-1]),
@@ -294,7 +295,8 @@ def test_a_choice_of_too_many_branches_stays_right_and_where_it_is():
     def function(xp, x):
         product = x
         for power in range(1, 9):
-            product = product * xp.where((x**power > 2.0) & (x < 9.0) | (x < -9.0), x, 1.0)
+            inner = xp.where((x**power > 2.0) & (x < 9.0), x, 1.0)
+            product = product * xp.where((x < -9.0) | ~(x > -20.0), x, inner)
         return product
 
     at = np.array([0.5, 1.5, -2.5, 10.0, -10.0])
@@ -587,6 +589,13 @@ def refused_loop(xp, log_prob, log_probs, advantage):
         (lambda xp, x, row, a: xp.sum(x, axis=0), r"xp\.sum over the batch's steps;", "depends on that step alone"),
         (lambda xp, x, row, a: xp.sum(row, axis=0), r"xp\.sum over the batch's steps;", "depends on that step alone"),
         (lambda xp, x, row, a: row[:, None], r"the index .* of log_probs;", r"use xp\.take_last"),
+        (
+            lambda xp, x, row, a: row[:, a],
+            r"the index \(slice\(None, None, None\), advantage\) of log_probs;",
+            r"use xp\.take_last",
+        ),
+        (lambda xp, x, row, a: row[a], r"the index advantage of log_probs;", r"use xp\.take_last"),
+        (lambda xp, x, row, a: row[a > 0], r"the index advantage > 0 of log_probs;", r"use xp\.take_last"),
         (lambda xp, x, row, a: x[1:], r"the index .* of log_prob;", r"use xp\.take_last"),
         (refused_steps, r"log_prob of shape \[B\] beside \[B, A\];", r"add an axis with x\[:, None\]"),
         (lambda xp, x, row, a: x * a[:, None], r"log_prob of shape \[B\] beside \[B, 1\];", "add an axis"),
