@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError
 from pgcore.namespace import ArrayNamespace, Native
+
+if TYPE_CHECKING:
+    from pgcore.derive import Derivation
 
 __all__ = ["QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction"]
 
@@ -93,7 +96,7 @@ class Claims:
 class Estimator(ABC):
     """One way to estimate a policy gradient from a batch: a frozen dataclass whose fields are its hyper-parameters.
 
-    A subclass writes `signals` and `surrogate`, and `cotangents` where a closed form exists. The keyword-only parameters of
+    A subclass writes `signals` and `surrogate`, and may write `cotangents`, which are else derived. The keyword-only parameters of
     `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
     default is passed only when `uses` says so. A surrogate that asks for `episode`, [B] the number of each step's episode, sees whole
     episodes: its terms may hold `xp.episode_sum` and `xp.episode_mean`, and minibatches are of episodes then.
@@ -136,14 +139,14 @@ class Estimator(ABC):
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used; takes what `surrogate` takes.
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
-        are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss.
+        are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
+        has it derived from its surrogate, once; see `pgcore.derive`.
 
         Raises:
-            EstimatorError: the estimator has no closed form.
+            EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
+            DependencyError: SymPy, which derives, is not installed.
         """
-        raise EstimatorError(
-            f"{self.name}.cotangents: expected a closed form, got none; write `cotangents`, or choose a backend that differentiates by itself"
-        )
+        return self._derivation.cotangents(**named)
 
     def uses(self, name: str) -> bool:
         """Whether a keyword of `surrogate` that has a default is wanted under these hyper-parameters; all are by default."""
@@ -183,6 +186,12 @@ class Estimator(ABC):
         raise EstimatorError(
             f"{self.name}.combine: expected one for an estimator that weighs scores, got none; write `combine`"
         )
+
+    @cached_property
+    def _derivation(self) -> Derivation:
+        from pgcore.derive import derive  # which knows estimators
+
+        return derive(self)
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
