@@ -22,6 +22,8 @@ from pgcore.testing.estimator_forms import estimator_form
 from pgcore.testing.lifted import Lifted, rounded
 from pgcore.testing.running_error import bounded_in
 from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_estimators.group_relative import GRPO
+from pgcore_estimators.importance_sampling import PerDecisionIS
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import BASELINES, Reinforce
 
@@ -457,6 +459,19 @@ NORMALISED, N_STEP = MORE["normalised"], ESTIMATORS["n-step"]
 PER_COMPONENT = MORE["discounted optimal_per_component"]
 RAW = ActorCritic(gamma=0.9, gae_lambda=0.8)
 
+GSPO_, CISPO_, GRPO_, DR_GRPO = (ESTIMATORS[name] for name in ("gspo", "cispo", "grpo", "dr grpo"))
+VTRACE, PER_DECISION, WHOLE = (ESTIMATORS[name] for name in ("vtrace", "per-decision is", "trajectory is"))
+RLOO_, WEIGHTED = ESTIMATORS["rloo"], ESTIMATORS["weighted is"]
+
+
+def one_group(batch, evaluate):
+    return changed(batch, extras={name: batch.extras[name] for name in batch.extras if name != "group"}), evaluate
+
+
+def without_penalty(batch, evaluate):
+    return changed(batch, extras=dict(batch.extras) | {"reference_log_probs": batch.log_probs}), evaluate
+
+
 PLANTED = {
     "return one step late": seeing(PLAIN, shifted),
     "return into the next episode": seeing(PLAIN, as_one_episode),
@@ -525,6 +540,50 @@ PLANTED = {
     "value gradient doubled": slope_of(VALUE, "value", scaled(2)),
     "held value's gradient goes on": slope_of(HELD, "value", lambda _, value, return_, **__: 0.5 * (value - return_)),
     "sign of the entropy's gradient": slope_of(N_STEP, "entropy", scaled(-1)),
+    "ratios of TD errors not limited": instead(VTRACE, "signals", rho_bar=1e9),
+    "ratios of traces not limited": instead(VTRACE, "signals", c_bar=1e9),
+    "ratios of later steps": instead(PER_DECISION, "signals", ratio="trajectory"),
+    "ratios not normalised": after(
+        WEIGHTED,
+        "signals",
+        lambda _, batch, evaluate: PerDecisionIS(0.9, ratio="trajectory").signals(batch, evaluate),
+    ),
+    "ratio of the own step alone": slope_of(
+        WHOLE,
+        "log_prob",
+        lambda _, log_prob, old_log_prob, return_, **__: -return_ * np.exp(log_prob - old_log_prob),
+    ),
+    "weights not limited": instead(ESTIMATORS["awr"], "signals", max_weight=1e9),
+    "all episodes one group": seeing(GRPO_, one_group),
+    "others of another group": seeing(RLOO_, one_group),
+    "no penalty in the rewards": seeing(RLOO_, without_penalty),
+    "own reward among the others": after(
+        RLOO_, "signals", lambda found, *_: found | {"advantage": 2 / 3 * found["advantage"]}
+    ),
+    "deviation of the group with another ddof": instead(GSPO_, "signals", ddof=0),
+    # `planted` changes the function that it is given.
+    "divided by the deviation after all": planted(DR_GRPO, relative=lambda *args: GRPO.relative(*args)),  # noqa: PLW0108
+    "mean of the clipped steps": slope_of(
+        GSPO_,
+        "log_prob",
+        lambda _, log_prob, old_log_prob, advantage, **__: -advantage * np.exp(log_prob - old_log_prob),
+    ),
+    "length of the episode forgotten": planted(
+        GSPO_,
+        cotangents=lambda self, episode, **named: {
+            "log_prob": host.episode_sum(np.ones_like(named["log_prob"]), episode)
+            * GSPO_.cotangents(episode=episode, **named)["log_prob"]
+        },
+    ),
+    "clipped steps lose their gradient": slope_of(
+        CISPO_,
+        "log_prob",
+        lambda found, log_prob, old_log_prob, **__: np.where(log_prob - old_log_prob > math.log(1.2), 0.0, found),
+    ),
+    "constant ratio differentiated": terms_of(
+        CISPO_,
+        lambda _, log_prob, old_log_prob, advantage: -advantage * np.exp(log_prob - old_log_prob) * log_prob,
+    ),
     "penalty's gradient halved": slope_of(KL, "kl", scaled(0.5)),
 }
 
