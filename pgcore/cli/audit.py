@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -122,14 +122,17 @@ def one_subject(name: str, settings: Sequence[str]) -> Estimator:
         if not separator or not field:
             raise typer.BadParameter(f"--set: expected FIELD=VALUE, got {setting!r}; such as --set baseline=mean")
         fields[field.strip()] = value_of(text.strip())
-    known = [field.name for field in dataclasses.fields(registry().load("estimators", name))]
+    known = [field.name for field in dataclasses.fields(cast("Any", registry().load("estimators", name)))]
     return estimator(name, **(({"gamma": 1.0} if "gamma" in known else {}) | fields))
 
 
 def value_of(text: str) -> Any:
-    """Return the number, boolean or None that a text is, or else the text."""
+    """Return the number or boolean that a text is, or else the text."""
+    words: dict[str, Any] = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
     try:
-        return {"true": True, "false": False, "none": "none"}.get(text.lower()) or ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
 
@@ -152,8 +155,9 @@ def subjects() -> dict[str, Estimator]:
 def plain(estimator: Estimator) -> Estimator:
     """Return the estimator with discount 1 and no entropy bonus, where it has these: what is compared has one objective."""
     wanted = {"gamma": 1.0, "entropy_coefficient": 0.0}
-    names = {field.name for field in dataclasses.fields(estimator)}  # pyright: ignore[reportArgumentType]
-    return dataclasses.replace(estimator, **{name: value for name, value in wanted.items() if name in names})  # pyright: ignore[reportArgumentType]
+    fields = cast("Any", estimator)  # every estimator is a dataclass, which its base class cannot say
+    names = {field.name for field in dataclasses.fields(fields)}
+    return dataclasses.replace(fields, **{name: value for name, value in wanted.items() if name in names})
 
 
 def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool) -> Row:
@@ -195,10 +199,18 @@ def json_of(rows: Sequence[Row], process: str) -> str:
     for row in rows:
         figures: dict[str, Any] = {}
         if row.audit is not None:
-            names = [field.name for field in dataclasses.fields(row.audit) if field.name not in ("estimator", "verdicts")]
+            names = [
+                field.name for field in dataclasses.fields(row.audit) if field.name not in ("estimator", "verdicts")
+            ]
             figures = {name: getattr(row.audit, name) for name in names}
-            figures = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()}
-            figures |= {"estimator": repr(row.audit.estimator), "verdicts": [dataclasses.asdict(each) for each in row.audit.verdicts]}
+            figures = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in figures.items()
+            }
+            figures |= {
+                "estimator": repr(row.audit.estimator),
+                "verdicts": [dataclasses.asdict(each) for each in row.audit.verdicts],
+            }
         found.append({"label": row.label, "refuted": row.refuted, "error": row.error, **figures})
     return json.dumps({"process": process, "audits": found}, indent=1, allow_nan=False) + "\n"
 
@@ -208,8 +220,16 @@ def report_of(row: Row, process: str) -> str:
     audit = row.audit
     assert audit is not None
     episodes = f"batches of {audit.batch} episodes" if audit.batch > 1 else "single episodes"
-    how = f"on all {audit.runs:,} {episodes}" if audit.coupled or audit.batch == 1 else f"on all {audit.runs:,} episodes, of which batches of {audit.batch} are means"
-    state = "" if getattr(audit.estimator, "gamma", 1.0) == 1.0 else f", the state {'' if audit.discount_state else 'not '}discounted"
+    how = (
+        f"on all {audit.runs:,} {episodes}"
+        if audit.coupled or audit.batch == 1
+        else f"on all {audit.runs:,} episodes, of which batches of {audit.batch} are means"
+    )
+    state = (
+        ""
+        if getattr(audit.estimator, "gamma", 1.0) == 1.0
+        else f", the state {'' if audit.discount_state else 'not '}discounted"
+    )
     lines = [
         f"{audit.estimator}",
         f"{process}; policy: {audit.policy}",
@@ -222,8 +242,9 @@ def report_of(row: Row, process: str) -> str:
         "",
     ]
     width = max(len(verdict.claim) for verdict in audit.verdicts)
-    for verdict in audit.verdicts:
-        lines.append(f"{verdict.claim:<{width}}  {yes(verdict.stated):<3}  {verdict.verdict:<9}  {verdict.figure}")
+    lines += [
+        f"{each.claim:<{width}}  {yes(each.stated):<3}  {each.verdict:<9}  {each.figure}" for each in audit.verdicts
+    ]
     if any(verdict.verdict == "open" for verdict in audit.verdicts):
         lines += ["", "open: it claims to be biased, and is not on this process; another may tell"]
     return "\n".join(lines) + "\n"
@@ -235,11 +256,20 @@ def table_of(rows: Sequence[Row], process: str) -> str:
     from rich.table import Table
 
     audits = [row.audit for row in rows if row.audit is not None]
-    reference = next((row.audit.variance for row in rows if row.audit is not None and row.label == "reinforce"), math.nan)
+    reference = next(
+        (row.audit.variance for row in rows if row.audit is not None and row.label == "reinforce"), math.nan
+    )
     table = Table(box=None, pad_edge=False)
     table.add_column("estimator")
     claims = [verdict.claim for verdict in audits[0].verdicts] if audits else []
-    for heading in ("relative\nbias", "cosine", "scale", "variance", "relative to\nreinforce", *(claim.replace("_", "\n") for claim in claims)):
+    for heading in (
+        "relative\nbias",
+        "cosine",
+        "scale",
+        "variance",
+        "relative to\nreinforce",
+        *(claim.replace("_", "\n") for claim in claims),
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         if row.audit is None:
@@ -247,7 +277,13 @@ def table_of(rows: Sequence[Row], process: str) -> str:
             continue
         audit = row.audit
         bias = "0" if audit.relative < 1e-12 else f"{audit.relative:.3g}"
-        figures = (bias, f"{audit.cosine:.4f}", f"{audit.scale:.3g}", f"{audit.variance:.3g}", f"{audit.variance / reference:.3g}")
+        figures = (
+            bias,
+            f"{audit.cosine:.4f}",
+            f"{audit.scale:.3g}",
+            f"{audit.variance:.3g}",
+            f"{audit.variance / reference:.3g}",
+        )
         table.add_row(row.label, *figures, *(yes(each.stated) + MARKS[each.verdict] for each in audit.verdicts))
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
@@ -273,7 +309,9 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     total = sum(len(row.audit.verdicts) for row in rows if row.audit is not None)
     seconds = sum(row.audit.seconds for row in rows if row.audit is not None)
     bad = f"{len(found)} refuted (!) or not to be audited" if found else "none refuted"
-    found.append(f"{total} claims of {len(rows)} estimators: {bad}, {opened} open (? claims a bias that this process does not show); {seconds:.0f} s")
+    found.append(
+        f"{total} claims of {len(rows)} estimators: {bad}, {opened} open (? claims a bias that this process does not show); {seconds:.0f} s"
+    )
     return found
 
 

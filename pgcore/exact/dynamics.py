@@ -86,7 +86,7 @@ def gradient(mdp: MDP, policy: Policy | Tabulated, *, discount_state: bool = Tru
     d_t, q_t = visits(mdp, table, gamma=mdp.gamma if discount_state else 1), action_values(mdp, table)
     weights = d_t[..., None] * table.probabilities * q_t
     found = np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), table.scores, 2)
-    return -cast("Array", found)
+    return -found
 
 
 def time_blind_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
@@ -101,7 +101,8 @@ def time_blind_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
         raise MDPError("time_blind_values: expected a finite horizon, got none; `values` are the same at every time")
     d_t, v_t = visits(mdp, policy), values(mdp, policy)[:-1]
     total = d_t.sum(axis=0)
-    return np.where(total > 0, (d_t * v_t).sum(axis=0) / np.where(total > 0, total, 1), 0 * total)
+    mean: Array = (d_t * v_t).sum(axis=0) / np.where(total > 0, total, 1)
+    return mean * (total > 0)
 
 
 def _backed_up(mdp: MDP, after: Array) -> Array:

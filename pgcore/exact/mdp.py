@@ -64,8 +64,8 @@ class MDP:
             raise MDPError(
                 f"MDP.terminal: expected booleans, got dtype {terminal.dtype}; say True or False of every state"
             )
-        given = np.arange(states) if self.observations is None else np.array(self.observations)
-        observations = cast("Array", given)
+        given: Any = np.arange(states) if self.observations is None else self.observations
+        observations: Array = np.array(given)
         if observations.ndim == 0 or len(observations) != states:
             raise MDPError(
                 f"MDP.observations: expected {states} rows, one for each state, got shape {list(observations.shape)}; say what each state looks like"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +37,9 @@ class Tabulated:
         if self.policy is None:
             return np.ones(self.scores.shape[2], np.bool_)
         shapes = self.policy.spec.parameter_shapes
-        flags = np.concatenate(
-            [np.full(int(np.prod(shape)), not name.startswith("critic.")) for name, shape in shapes.items()]
-        )
-        return cast("Array", flags)
+        critic = np.array([name.startswith("critic.") for name in shapes])
+        own: Array = np.repeat(~critic, [math.prod(shape) for shape in shapes.values()])
+        return own
 
 
 def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
