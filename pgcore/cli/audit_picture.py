@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -66,8 +66,7 @@ def draw(rows: Sequence[Row], form: str) -> bytes:
     )
     exact = {label: (0.0, variance, kind) for label, (bias, variance, kind) in points.items() if bias < EXACT}
     others = {label: point for label, point in points.items() if label not in exact}
-    parameters: Any = mpl.rc_context
-    with parameters({"svg.hashsalt": "pgcore", "svg.fonttype": "none"}):
+    with cast("Any", mpl).rc_context({"svg.hashsalt": "pgcore", "svg.fonttype": "none"}):
         figure: Any = Figure(figsize=(9.6, 5.4 + 0.16 * max(0, len(points) - 20)), dpi=130, layout="constrained")
         canvas: Any = (FigureCanvasSVG if form == "svg" else FigureCanvasAgg)(figure)
         unbiased, biased = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2))

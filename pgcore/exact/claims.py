@@ -28,7 +28,7 @@ from pgcore.heads import DiagonalGaussian
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec, Table
 
-__all__ = ["Subject", "Verdict", "check_claims", "probe_batch", "try_once", "verdicts"]
+__all__ = ["Subject", "Verdict", "check_claims", "probe_batch", "reclaimed", "try_once", "verdicts"]
 
 # A relative bias above the first is a bias; one below the second is rounding; nothing has been seen between them.
 BIASED, UNBIASED = 1e-6, 1e-9
@@ -171,7 +171,9 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
     }
     reference = policy.distribution(fields["observations"])
     try:
-        run_gradient(policy, unclaimed(estimator), Batch(**fields, extras={"reference": reference}))
+        run_gradient(
+            policy, reclaimed(estimator, discrete_only=False), Batch(**fields, extras={"reference": reference})
+        )
     except PgcoreError as error:
         figure = f"on real actions: {essence(error)}"
         return Verdict("discrete_only", stated, "confirmed" if stated else "refuted", figure)
@@ -250,12 +252,12 @@ def try_once(estimator: Estimator, batch: Batch, spec: PolicySpec) -> None:
     run_gradient(audit_policy(spec, 0), estimator, batch)
 
 
-def unclaimed(estimator: Estimator) -> Estimator:
-    """Return the estimator without its claim on the head, so that what it does can be seen."""
+def reclaimed(estimator: Estimator, **changes: bool) -> Estimator:
+    """Return the estimator with other claims, whatever its own say."""
     cls = type(estimator)
-    freed: Claims = dataclasses.replace(estimator.claims, discrete_only=False)
+    claims: Claims = dataclasses.replace(estimator.claims, **changes)
     made = copy.copy(estimator)
-    object.__setattr__(made, "__class__", type(cls.__name__, (cls,), {"claims": property(lambda _: freed)}))
+    object.__setattr__(made, "__class__", type(cls.__name__, (cls,), {"claims": property(lambda _: claims)}))
     return made
 
 

@@ -64,8 +64,9 @@ class MDP:
             raise MDPError(
                 f"MDP.terminal: expected booleans, got dtype {terminal.dtype}; say True or False of every state"
             )
-        given: Any = np.arange(states) if self.observations is None else self.observations
-        observations: Array = np.array(given)
+        observations = cast("Array", np.arange(states))
+        if self.observations is not None:
+            observations = np.array(self.observations)
         if observations.ndim == 0 or len(observations) != states:
             raise MDPError(
                 f"MDP.observations: expected {states} rows, one for each state, got shape {list(observations.shape)}; say what each state looks like"

@@ -78,6 +78,8 @@ def moments(
     """
     size = count("moments batch", batch, MDPError)
     table = tabulated(policy, mdp)
+    if table.policy is not None:
+        table.policy.check_fits(estimator)
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
     estimates = Estimates(mdp, table, estimator, episodes, acting.astype(np.float64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,11 +35,10 @@ class Tabulated:
     def own(self) -> Array:
         """[D] bool. The policy's parameters, which is all of them but the critic's."""
         if self.policy is None:
-            return np.ones(self.scores.shape[2], np.bool_)
+            return np.array([True] * self.scores.shape[2])
         shapes = self.policy.spec.parameter_shapes
         critic = np.array([name.startswith("critic.") for name in shapes])
-        own: Array = np.repeat(~critic, [math.prod(shape) for shape in shapes.values()])
-        return own
+        return cast("Array", np.repeat(~critic, [math.prod(shape) for shape in shapes.values()]))
 
 
 def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
