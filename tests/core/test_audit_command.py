@@ -206,12 +206,13 @@ def test_a_bar_moves_on_a_terminal_alone(monkeypatch):
         def isatty(self):
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal, file = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
     with command.progress(2) as advance:
         advance("first")
         advance("second")
-    assert "auditing" in sys.stderr.getvalue()
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert "auditing" in terminal.getvalue()
+    monkeypatch.setattr(sys, "stderr", file)
     with command.progress(2) as advance:
         advance("first")
-    assert sys.stderr.getvalue() == ""
+    assert file.getvalue() == ""

@@ -94,7 +94,10 @@ class AllActions(pg.Estimator):
     """Asks for every action's log-probability."""
 
     name = "all_actions"
-    claims = pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=True)
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {}

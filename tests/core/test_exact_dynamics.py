@@ -84,8 +84,8 @@ def test_the_states_discount_matters_below_gamma_one_only():
     with_discount, without = (exact.gradient(FINITE, table, discount_state=flag) for flag in (True, False))
     assert np.abs(with_discount - without).max() > 1e-3
     undiscounted = FINITE.replaced(gamma=1.0)
-    same = [exact.gradient(undiscounted, table, discount_state=flag) for flag in (True, False)]
-    np.testing.assert_array_equal(*same)
+    one, other = (exact.gradient(undiscounted, table, discount_state=flag) for flag in (True, False))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_time_in_the_state_changes_no_value():
@@ -103,7 +103,7 @@ def test_fractions_stay_exact():
     table = exact.softmax_table([[Fraction(1, 3), Fraction(2, 3)], [Fraction(3, 5), Fraction(2, 5)]])
     found = exact.gradient(mdp, table)
     assert all(isinstance(each, Fraction) for each in found)
-    plain = exact.MDP(*(np.array(each, float) for each in (mdp.transition, mdp.reward, mdp.initial)), None, 3)
+    plain = exact.MDP(mdp.transition.astype(float), mdp.reward.astype(float), mdp.initial.astype(float), horizon=3)
     floats = exact.softmax_table(table.probabilities.astype(float))
     np.testing.assert_allclose(found.astype(float), exact.gradient(plain, floats), rtol=1e-13)
 

@@ -109,7 +109,7 @@ def test_in_fractions_the_bias_is_nothing_or_minus_one_over_n_of_the_gradient(si
 
 def test_fractions_and_floats_have_the_same_moments():
     mdp, half = exact.random_rational(2, 2, 2, 3), np.full((2, 2), Fraction(1, 2))
-    plain = exact.MDP(*(np.array(each, float) for each in (mdp.transition, mdp.reward, mdp.initial)), None, 2)
+    plain = exact.MDP(mdp.transition.astype(float), mdp.reward.astype(float), mdp.initial.astype(float), horizon=2)
     estimator = pg.estimator("reinforce", gamma=1.0, baseline="leave_one_out")
     rational = exact.moments(mdp, exact.softmax_table(half), estimator, batch=2)
     floats = exact.moments(plain, exact.softmax_table(half.astype(float)), estimator, batch=2)
@@ -185,7 +185,7 @@ def test_gae_is_unbiased_with_exact_values_of_every_time_and_else_at_lambda_one_
 
 
 def test_a_two_armed_bandit_has_its_smallest_variance_at_the_swapped_mean():
-    mdp = exact.MDP(np.ones((1, 2, 1)), [[1.0, 0.0]], [1.0], horizon=1)
+    mdp = exact.MDP(np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), np.ones(1), horizon=1)
     table = exact.softmax_table([[0.8, 0.2]])
 
     def variance(value):
