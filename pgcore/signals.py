@@ -260,6 +260,8 @@ def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bo
 
 
 def _sum_of_others(x: Array) -> Array:
+    if len(x) == 2:
+        return x[::-1]
     # Summing what stands before and after avoids the cancellation of (total - own), which can leave a positive sum negative.
     before, after = np.zeros_like(x), np.zeros_like(x)
     np.cumsum(x[:-1], axis=0, out=before[1:])
