@@ -58,6 +58,9 @@ def audit_command(
     horizon: Annotated[int, typer.Option(min=1, help="Largest number of steps of an episode.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the process and the policy.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Episodes in a batch.")] = 2,
+    time_in_state: Annotated[
+        bool, typer.Option("--time-in-state", help="Show the policy and the critic the time as well.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every figure.")] = False,
     picture: Annotated[
         Path | None,
@@ -78,6 +81,8 @@ def audit_command(
     from pgcore.exact.audit import audit_process
 
     mdp = audit_process(states, actions, horizon, seed)
+    if time_in_state:
+        mdp = mdp.with_time()
     chosen = subjects() if every else {str(estimator): one_subject(str(estimator), settings or [])}
     rows: list[Row] = []
     with progress(len(chosen)) as advance:
@@ -85,6 +90,7 @@ def audit_command(
             advance(label)
             rows.append(audited(label, subject, mdp, batch, seed, forgiving=every))
     process = f"random process of {states} states (1 terminal), {actions} actions, horizon {horizon}, seed {seed}"
+    process += ", time in the state" if time_in_state else ""
     sys.stdout.write(
         json_of(rows, process) if as_json else table_of(rows, process) if every else report_of(rows[0], process)
     )
@@ -93,7 +99,7 @@ def audit_command(
         from pgcore.cli.audit_picture import draw
         from pgcore.files import replace
 
-        replace(picture, draw([row for row in rows if row.audit is not None], picture.suffix[1:].lower()))
+        replace(picture, draw(rows, picture.suffix[1:].lower()))
     if any(row.refuted for row in rows):
         raise typer.Exit(1)
 
@@ -148,7 +154,8 @@ def subjects() -> dict[str, Estimator]:
         found[name] = plain(one_subject(name, []))
         for label, variant in VARIANTS.items():
             if variant.name == name and plain(variant) not in found.values():
-                found[label if name in label else f"{name}, {label}"] = plain(variant)
+                longer = f"{name}, {'variant' if label == name else label}"
+                found[label if name in label and label not in found else longer] = plain(variant)
     return found
 
 
@@ -169,7 +176,8 @@ def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, 
     except PgcoreError as error:
         if not forgiving:
             raise
-        return Row(label, None, " ".join(str(error).split()))
+        told = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        return Row(label, None, " ".join(told.split()))
 
 
 @contextmanager

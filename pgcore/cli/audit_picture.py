@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from pgcore.errors import MDPError
 
 if TYPE_CHECKING:
     from pgcore.cli.audit import Row
@@ -44,15 +47,24 @@ def draw(rows: Sequence[Row], form: str) -> bytes:
     Gradients of losses that are means over steps count times the expected length of an episode.
 
     Args:
-        rows: With an audit each; one is labelled "reinforce".
+        rows: Those that have an audit, a variance and a finite bias are drawn; one is labelled "reinforce".
         form: "png" or "svg"; the same rows give the same bytes.
+
+    Raises:
+        MDPError: no row can be drawn.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    audits = {row.label: row.audit for row in rows if row.audit is not None}
+    audits = {
+        row.label: row.audit
+        for row in rows
+        if row.audit is not None and row.audit.variance > 0 and math.isfinite(row.audit.rescaled)
+    }
+    if not audits:
+        raise MDPError("audit: expected an estimator that can be drawn, got none; see the errors of the table")
     first = audits.get("reinforce") or next(iter(audits.values()))
     points = merged(
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,8 +85,9 @@ class Subject:
         self.exact, self.mean = both[self.discount_state], mean
 
     def relative(self, mean: Array) -> float:
-        """Return the relative bias of an expected gradient in the policy's own parameters."""
-        return float(np.linalg.norm(mean - self.exact) / max(np.linalg.norm(self.exact), np.finfo(np.float64).tiny))
+        """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
+        bias, size = float(np.linalg.norm(mean - self.exact)), float(np.linalg.norm(self.exact))
+        return bias / size if size > 0 else math.inf if bias > 0 else 0.0
 
 
 def verdicts(

@@ -14,6 +14,7 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli import audit as command
 from pgcore.cli import audit_picture
+from pgcore.errors import MDPError
 from pgcore.exact.claims import reclaimed
 
 SMALL = ("--horizon", "2", "--states", "3")
@@ -188,6 +189,21 @@ def test_labels_of_a_crowd_stand_apart_and_where_they_belong():
     assert found[3] == 50.0
     assert np.mean(found[:3]) == pytest.approx(99.0)
     assert np.mean(found[4:]) == pytest.approx(9.5)
+
+
+def test_the_time_can_be_in_the_state(pgcore):
+    plain, timed = (
+        json.loads(pgcore("audit", "reinforce", "--json", *SMALL, *more)[1]) for more in ((), ("--time-in-state",))
+    )
+    assert timed["process"].endswith("time in the state")
+    assert timed["audits"][0]["runs"] == plain["audits"][0]["runs"]
+    assert timed["audits"][0]["length"] == pytest.approx(plain["audits"][0]["length"], abs=1.0)
+    assert timed["audits"][0]["relative"] < 1e-13
+
+
+def test_nothing_to_draw_is_told():
+    with pytest.raises(MDPError, match="expected an estimator that can be drawn, got none"):
+        audit_picture.draw([command.Row("broken", None, "a reason")], "png")
 
 
 def test_points_that_fall_together_share_a_label():

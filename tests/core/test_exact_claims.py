@@ -167,6 +167,17 @@ def test_a_mean_over_steps_is_compared_at_its_own_length():
     assert exact.audit(PLAIN, PROCESS).factor == 1.0
 
 
+def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    found = exact.audit(PLAIN, idle)
+    assert (found.exact, found.bias, found.relative, found.variance) == (0.0, 0.0, 0.0, 0.0)
+    assert np.isnan(found.cosine)
+    assert np.isnan(found.scale)
+    bonus = exact.audit(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), idle)
+    assert bonus.bias > 0.01
+    assert bonus.relative == np.inf
+
+
 def test_what_cannot_be_audited_is_told():
     with pytest.raises(MDPError, match="audit: expected a finite horizon"):
         exact.audit(PLAIN, PROCESS.replaced(horizon=None))
