@@ -143,16 +143,17 @@ class MDP:
         total = (horizon + 1) * size
         shape = (total, self.actions, total)
         transition = np.full(shape, 0 * self.transition.flat[0], self.transition.dtype)
-        reward = np.full(shape, 0 * self.reward.flat[0], self.reward.dtype)
+        reward = np.zeros(shape, self.reward.dtype) if self.reward.ndim == 3 else np.tile(self.reward, (horizon + 1, 1))
         for t in range(horizon):
             here, after = slice(t * size, (t + 1) * size), slice((t + 1) * size, (t + 2) * size)
             transition[here, :, after] = self.transition
-            reward[here, :, after] = self.next_rewards
+            if self.reward.ndim == 3:
+                reward[here, :, after] = self.reward
         last = slice(horizon * size, total)
         transition[last, :, last] = self.transition  # at the horizon nothing is read any more
         return MDP(
             transition,
-            reward if self.reward.ndim == 3 else _timed_rewards(self.reward, horizon),
+            reward,
             np.concatenate([self.initial, np.full(total - size, 0 * self.initial[0], self.initial.dtype)]),
             np.tile(self.ends, horizon + 1),
             horizon,
@@ -244,10 +245,6 @@ def limit(where: str, mdp: MDP) -> int:
     if mdp.horizon is None:
         raise MDPError(f"{where}: expected a finite horizon, got none; use mdp.replaced(horizon=...)")
     return mdp.horizon
-
-
-def _timed_rewards(reward: Array, horizon: int) -> Array:
-    return np.concatenate([*[reward] * horizon, 0 * reward])
 
 
 def _generator(states: int, actions: int, seed: int, terminals: int) -> np.random.Generator:

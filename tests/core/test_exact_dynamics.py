@@ -88,14 +88,15 @@ def test_the_states_discount_matters_below_gamma_one_only():
     np.testing.assert_array_equal(one, other)
 
 
-def test_time_in_the_state_changes_no_value():
-    table = exact.softmax_table(softmax(LOGITS))
-    timed = FINITE.with_time()
+@pytest.mark.parametrize("reward", [FINITE.reward, FINITE.next_rewards + np.arange(3)], ids=["action", "next state"])
+def test_time_in_the_state_changes_no_value(reward):
+    table, mdp = exact.softmax_table(softmax(LOGITS)), FINITE.replaced(reward=reward)
+    timed = mdp.with_time()
     repeated = exact.Tabulated(np.tile(table.probabilities, (4, 1)), np.zeros((12, 2, 1)))
-    plain, found = exact.values(FINITE, table), exact.values(timed, repeated)
+    plain, found = exact.values(mdp, table), exact.values(timed, repeated)
     for t in range(4):
         np.testing.assert_allclose(found[t, 3 * t : 3 * t + 3], plain[t], rtol=1e-14)
-    assert exact.objective(timed, repeated) == pytest.approx(exact.objective(FINITE, table), rel=1e-14)
+    assert exact.objective(timed, repeated) == pytest.approx(exact.objective(mdp, table), rel=1e-14)
 
 
 def test_fractions_stay_exact():

@@ -238,9 +238,9 @@ def test_a_time_limit_taken_for_an_end_is_biased():
     ended = dataclasses.replace(cut, terminated=np.ones(len(cut), np.bool_))
     bias, variance = {}, {}
     for name, episodes in (("bootstrapped", cut), ("ended", ended)):
-        found = Estimates(process, table, estimator, episodes, table.probabilities).gradients(
-            np.arange(len(cut))[:, None]
-        )
+        estimates = Estimates(process, table, estimator, episodes, table.probabilities)
+        assert estimates.shortcut
+        found = estimates.gradients(np.arange(len(cut))[:, None])
         mean = episodes.probabilities @ found[:, first_two]
         bias[name] = np.linalg.norm(mean - target) / np.linalg.norm(target)
         variance[name] = episodes.probabilities @ ((found[:, first_two] - mean) ** 2).sum(axis=1)
