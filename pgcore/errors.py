@@ -14,6 +14,7 @@ __all__ = [
     "DependencyError",
     "EstimatorError",
     "FileError",
+    "MDPError",
     "NonFiniteError",
     "OptimizerError",
     "ParameterError",
@@ -64,6 +65,10 @@ class UnsupportedEnvironmentError(PgcoreError, ValueError):
 
 class FileError(PgcoreError, OSError):
     """A file cannot be read or written, or is not what its name says."""
+
+
+class MDPError(PgcoreError, ValueError):
+    """A finite decision process was described wrongly, or is too large to be enumerated."""
 
 
 class PluginError(PgcoreError, RuntimeError):

@@ -7,6 +7,7 @@ next. No episode's numbers depend on another's, except in the baselines that ave
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         ShapeError: the lengths differ.
     """
     check_same_length("discounted_sum", x_t, coefficient_t)
-    if len(x_t) < SOLVER_FROM:
+    if len(x_t) < SOLVER_FROM or x_t.dtype.kind == "O":
         return _discounted_sum_by_loop(x_t, coefficient_t)
     from scipy.linalg.blas import dtbsv
 
@@ -63,9 +64,16 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
 def _discounted_sum_by_loop(x_t: Array, coefficient_t: Array) -> Array:
     y = x_t.tolist()
     coefficients = coefficient_t.tolist()
+    if x_t.dtype.kind == "O":
+        coefficients = [Fraction(coefficient) for coefficient in coefficients]
     for t in range(len(y) - 2, -1, -1):
         y[t] += coefficients[t] * y[t + 1]
-    return np.array(y, np.float64)
+    return np.array(y, working_dtype(x_t))
+
+
+def working_dtype(x_t: Array) -> Any:
+    """Return float64, or object for arrays of Fractions: what is exact stays exact."""
+    return object if x_t.dtype.kind == "O" else np.float64
 
 
 def discounts(episode_lengths: Array, factor: float) -> Array:
@@ -93,7 +101,7 @@ def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array
     Source: Sutton and Barto 2018, eq. 3.9.
     """
     check_total("returns", r_t, episode_lengths)
-    x_t = np.array(r_t, np.float64)
+    x_t = np.array(r_t, working_dtype(r_t))
     if final_value is not None:
         check_same_length("returns", final_value, episode_lengths)
         x_t[episode_lengths.cumsum() - 1] += gamma * final_value
@@ -252,6 +260,8 @@ def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bo
 
 
 def _sum_of_others(x: Array) -> Array:
+    if len(x) == 2:
+        return x[::-1]
     # Summing what stands before and after avoids the cancellation of (total - own), which can leave a positive sum negative.
     before, after = np.zeros_like(x), np.zeros_like(x)
     np.cumsum(x[:-1], axis=0, out=before[1:])

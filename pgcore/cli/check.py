@@ -19,7 +19,7 @@ import typer
 if TYPE_CHECKING:
     from pgcore.testing.conformance import Outcome, Plan
 
-__all__ = ["check_command"]
+__all__ = ["check_command", "refuse_no_place"]
 
 # Disagreements that are shown one by one; the JSON and the page have all.
 SHOWN = 20
@@ -54,7 +54,7 @@ def check_command(
     if quick and full:
         raise typer.BadParameter("expected --quick or --full, got both; choose one")
     if html is not None:
-        refuse_no_place(html)
+        refuse_no_place(html, "--html")
     # The engine imports the kit, and the plan the frameworks.
     from pgcore.testing.conformance import plan, run
 
@@ -83,21 +83,21 @@ def check_command(
         raise typer.Exit(1)
 
 
-def refuse_no_place(page: Path) -> None:
-    """Raise where no page can be written, before anything is run."""
+def refuse_no_place(page: Path, option: str) -> None:
+    """Raise where no file can be written, before anything is run; the option is named in the message."""
     folder = page.absolute().parent
     try:
         if not folder.is_dir():
             raise typer.BadParameter(
-                f"--html: expected a file in a folder that exists, got {page}; make the folder first"
+                f"{option}: expected a file in a folder that exists, got {page}; make the folder first"
             )
         if page.is_dir():
-            raise typer.BadParameter(f"--html: expected a file, got the folder {page}; add a file name")
+            raise typer.BadParameter(f"{option}: expected a file, got the folder {page}; add a file name")
         with TemporaryFile(dir=folder):  # Permissions do not tell of a file system that is read-only.
             pass
     except OSError as error:
         raise typer.BadParameter(
-            f"--html: expected a place to write to, got {error.strerror} for {page}; choose another"
+            f"{option}: expected a place to write to, got {error.strerror} for {page}; choose another"
         ) from error
 
 

@@ -169,10 +169,10 @@ class Reinforce(Estimator):
         if self.baseline == "constant":
             return self.baseline_value
         if self.baseline in ("none", "optimal_per_component"):
-            return 0.0
+            return 0
         real = batch.episode_weights > 0
         episode_return = episode_returns(g_t, batch.episode_lengths)
-        by_episode = np.zeros(batch.num_episodes)
+        by_episode = np.zeros(batch.num_episodes, g_t.dtype)
         if self.baseline == "mean":
             by_episode[real] = episode_return[real].mean()
         elif self.baseline == "leave_one_out":

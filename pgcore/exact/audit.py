@@ -1,0 +1,127 @@
+"""Is an estimator what it claims to be? Exact bias and variance on one process, and a verdict on each claim."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pgcore.estimator import Estimator, Reduction
+from pgcore.exact import mdp as processes
+from pgcore.exact.claims import Subject, Verdict, check_claims, probe_batch, try_once, verdicts
+from pgcore.exact.dynamics import visits
+from pgcore.exact.mdp import MDP, limit
+from pgcore.exact.moments import moments
+from pgcore.exact.needs import POLICIES, audit_policy, first_fitting
+
+__all__ = ["Audit", "audit", "audit_process"]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """An estimator on one process, exactly. Figures are of the policy's own parameters; a critic's are left out.
+
+    Attributes:
+        estimator: What was audited.
+        policy: Which of `pgcore.exact.needs.POLICIES` it ran with.
+        batch: N, episodes in a batch.
+        coupled: Whether a batch's episodes are mixed: then all batches were run, and otherwise all single episodes.
+        runs: On how many of them the estimator ran.
+        length: Expected length of an episode, steps.
+        discount_state: Whether the exact gradient weighs time t by gamma^t: of the two, the one that the estimator is nearer to.
+        exact: Norm of the exact gradient, reward units.
+        bias: Norm of the expected gradient less the exact one.
+        relative: `bias` over `exact`.
+        rescaled: The same with the expected gradient times `length` where the loss is a mean over steps, as its user's
+            learning rate would; `relative` elsewhere.
+        cosine: Between expected and exact gradient; NaN where one of them is 0.
+        scale: The multiple of the exact gradient that is nearest to the expected one.
+        variance: Trace of the covariance of one batch's gradient.
+        verdicts: One for each claim.
+        seconds: It took.
+    """
+
+    estimator: Estimator
+    policy: str
+    batch: int
+    coupled: bool
+    runs: int
+    length: float
+    discount_state: bool
+    exact: float
+    bias: float
+    relative: float
+    rescaled: float
+    cosine: float
+    scale: float
+    variance: float
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+
+    @property
+    def refuted(self) -> bool:
+        """Whether any claim is refuted."""
+        return any(verdict.verdict == "refuted" for verdict in self.verdicts)
+
+    @property
+    def factor(self) -> float:
+        """What the gradient of a mean over steps is smaller by: `length`; 1 for a sum over an episode's steps."""
+        return 1.0 if self.estimator.reduction is Reduction.TRAJECTORY else self.length
+
+
+def audit_process(states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1) -> MDP:
+    """Return the process that audits use unless told otherwise: random, and with episodes of different lengths."""
+    return processes.random(states, actions, horizon, seed, terminals=terminals)
+
+
+def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed: int = 0) -> Audit:
+    """Return an estimator's exact bias and variance on a process, and a verdict on each of its claims.
+
+    The policy is a table of random logits, with random values where the estimator needs a critic: a claim must hold for any. Where
+    the estimator has a field `gamma`, that is the objective's; otherwise the process's own is.
+
+    Args:
+        estimator: What to audit.
+        mdp: With a horizon; None takes `audit_process()`.
+        batch: N, episodes in a batch.
+        seed: Of the policies.
+
+    Raises:
+        EstimatorError: claims contradict the surrogate's signature, or nothing in `pgcore.exact.needs` suits the estimator.
+        MDPError: the process is too large, or has no horizon.
+        BatchError: the estimator needs more episodes than a batch has, or extras that `pgcore.exact.needs` does not give.
+    """
+    start = time.perf_counter()
+    check_claims(estimator)
+    process = audit_process() if mdp is None else mdp
+    limit("audit", process)
+    process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
+    specs = {name: make(process) for name, make in POLICIES.items()}
+    runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
+    chosen = first_fitting(estimator, specs, runs)
+    policy = audit_policy(specs[chosen], seed)
+    found = moments(process, policy, estimator, batch=batch)
+    subject = Subject(estimator, process, policy, found, batch)
+    mean, exact, own = subject.mean, subject.exact, subject.own
+    length = float(visits(process, policy).sum())
+    norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
+    return Audit(
+        estimator=estimator,
+        policy=chosen,
+        batch=batch,
+        coupled=found.coupled,
+        runs=found.runs,
+        length=length,
+        discount_state=subject.discount_state,
+        exact=norms[1],
+        bias=float(np.linalg.norm(mean - exact)),
+        relative=subject.relative(mean),
+        rescaled=subject.relative(mean if estimator.reduction is Reduction.TRAJECTORY else length * mean),
+        cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
+        scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
+        variance=float(np.trace(found.covariance[np.ix_(own, own)])),
+        verdicts=verdicts(subject, audit_policy(specs[chosen], seed + 1), runs, specs),
+        seconds=time.perf_counter() - start,
+    )

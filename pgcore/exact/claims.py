@@ -1,0 +1,269 @@
+"""The claims of an estimator, each confirmed or refuted by running it on a finite process."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pgcore.api import gradient as run_gradient
+from pgcore.api import policy as make_policy
+from pgcore.api import signals as run_signals
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.estimator import Claims, Estimator
+from pgcore.exact.dynamics import gradient
+from pgcore.exact.episodes import all_episodes
+from pgcore.exact.estimates import Estimates, sample
+from pgcore.exact.mdp import MDP, limit
+from pgcore.exact.moments import Moments, moments
+from pgcore.exact.needs import audit_policy, extras
+from pgcore.exact.tabulated import Tabulated, tabulated
+from pgcore.heads import DiagonalGaussian
+from pgcore.policy import Policy
+from pgcore.spec import PolicySpec, Table
+
+__all__ = ["Subject", "Verdict", "check_claims", "probe_batch", "reclaimed", "try_once", "verdicts"]
+
+# A relative bias above the first is a bias; one below the second is rounding; nothing has been seen between them.
+BIASED, UNBIASED = 1e-6, 1e-9
+
+# Quantities of a policy that only a critic, or only a discrete head, can give.
+OF_A_CRITIC = ("value",)
+OF_DISCRETE_HEADS = ("log_probs",)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What running an estimator says of one claim.
+
+    Attributes:
+        claim: The field of `Claims`.
+        stated: What the estimator claims.
+        verdict: "confirmed", "refuted", or "open" where this process cannot tell.
+        figure: What decides.
+    """
+
+    claim: str
+    stated: bool
+    verdict: str
+    figure: str
+
+
+def check_claims(estimator: Estimator) -> None:
+    """Raise EstimatorError where claims contradict what the surrogate's signature asks for."""
+    claims = estimator.claims
+    for claim, denied, quantities, advice in (
+        ("needs_critic", not claims.needs_critic, OF_A_CRITIC, "claim needs_critic=True"),
+        ("discrete_only", not claims.discrete_only, OF_DISCRETE_HEADS, "claim discrete_only=True"),
+    ):
+        used = [name for name in quantities if name in estimator.quantities]
+        if denied and used:
+            raise EstimatorError(
+                f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses {', '.join(used)}, got False; "
+                f"{advice}, or leave that quantity out"
+            )
+
+
+class Subject:
+    """An estimator with all that its claims are judged by."""
+
+    def __init__(self, estimator: Estimator, mdp: MDP, policy: Policy, found: Moments, batch: int) -> None:
+        """Keep all, and take the exact gradient, with or without the state's discount, that the expectation is nearer to."""
+        self.estimator, self.mdp, self.policy, self.found, self.batch = estimator, mdp, policy, found, batch
+        self.table: Tabulated = tabulated(policy, mdp)
+        self.own = self.table.own
+        both = {flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)}
+        mean = found.mean[self.own]
+        self.discount_state = min(both, key=lambda flag: float(np.linalg.norm(mean - both[flag])))
+        self.exact, self.mean = both[self.discount_state], mean
+
+    def relative(self, mean: Array) -> float:
+        """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
+        bias, size = float(np.linalg.norm(mean - self.exact)), float(np.linalg.norm(self.exact))
+        return bias / size if size > 0 else math.inf if bias > 0 else 0.0
+
+
+def verdicts(
+    subject: Subject, behaviour: Policy, runs: Callable[[PolicySpec], None], specs: Mapping[str, PolicySpec]
+) -> tuple[Verdict, ...]:
+    """Return a verdict on each claim.
+
+    Args:
+        subject: The estimator, and its expectation.
+        behaviour: Another policy, for episodes that are not from the current one.
+        runs: Computes one gradient on a spec, or raises what stops it.
+        specs: What the estimator may be tried on.
+    """
+    estimator = subject.estimator
+    return (
+        unbiased_verdict(subject),
+        on_policy_verdict(subject, behaviour),
+        critic_verdict(estimator, runs, specs),
+        discrete_verdict(estimator, subject.batch),
+        whole_episodes_verdict(subject),
+    )
+
+
+def unbiased_verdict(subject: Subject) -> Verdict:
+    """Judge by the relative bias, current policy and whole episodes."""
+    relative, stated = subject.relative(subject.mean), subject.estimator.claims.unbiased
+    figure = f"relative bias {relative:.2g}"
+    if stated:
+        return Verdict("unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
+    return Verdict("unbiased", stated, "confirmed" if relative > BIASED else "open", figure)
+
+
+def on_policy_verdict(subject: Subject, behaviour: Policy) -> Verdict:
+    """Judge by what another policy's episodes do to the expectation."""
+    estimator, own = subject.estimator, subject.own
+    stated = estimator.claims.on_policy
+    away = moments(subject.mdp, subject.policy, estimator, batch=subject.batch, behaviour=behaviour).mean[own]
+    mean = subject.mean
+    moved = float(np.linalg.norm(away - mean) / max(np.linalg.norm(mean), np.finfo(np.float64).tiny))
+    relative = subject.relative(away)
+    if stated:
+        figure = f"another policy's episodes move the mean by {moved:.2g}"
+        return Verdict("on_policy", stated, "confirmed" if moved > BIASED else "refuted", figure)
+    figure = f"relative bias {relative:.2g} with another policy's episodes"
+    if not estimator.claims.unbiased:
+        return Verdict("on_policy", stated, "confirmed" if np.isfinite(relative) else "refuted", f"it runs; {figure}")
+    return Verdict("on_policy", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
+
+
+def critic_verdict(
+    estimator: Estimator, runs: Callable[[PolicySpec], None], specs: Mapping[str, PolicySpec]
+) -> Verdict:
+    """Judge by running without a critic."""
+    stated = estimator.claims.needs_critic
+    errors: list[str] = []
+    for spec in specs.values():
+        if spec.critic != "none":
+            continue
+        try:
+            runs(spec)
+        except PgcoreError as error:
+            errors.append(essence(error))
+        else:
+            return Verdict("needs_critic", stated, "refuted" if stated else "confirmed", "runs without a critic")
+    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[-1]}")
+
+
+def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
+    """Judge by running on real actions, whatever the claim says."""
+    stated = estimator.claims.discrete_only
+    critic = "separate" if estimator.claims.needs_critic else "none"
+    policy = make_policy(PolicySpec(Table(3), DiagonalGaussian(1), critic), backend="numpy", dtype="float64")
+    episodes = max(batch, 2)
+    steps = 2 * episodes
+    rng = np.random.Generator(np.random.Philox(3))
+    fields: dict[str, Any] = {
+        "observations": np.arange(steps) % 3,
+        "actions": rng.standard_normal((steps, 1)),
+        "rewards": rng.standard_normal(steps),
+        "episode_lengths": np.full(episodes, 2),
+        "terminated": np.ones(episodes, np.bool_),
+        "log_probs": rng.standard_normal(steps),
+    }
+    reference = policy.distribution(fields["observations"])
+    try:
+        run_gradient(
+            policy, reclaimed(estimator, discrete_only=False), Batch(**fields, extras={"reference": reference})
+        )
+    except PgcoreError as error:
+        figure = f"on real actions: {essence(error)}"
+        return Verdict("discrete_only", stated, "confirmed" if stated else "refuted", figure)
+    return Verdict("discrete_only", stated, "refuted" if stated else "confirmed", "runs on real actions")
+
+
+def whole_episodes_verdict(subject: Subject) -> Verdict:
+    """Judge by whether it matters that an episode was cut, and whether a step's signals look past it."""
+    stated = subject.estimator.claims.whole_episodes
+    moved = flag_moves(subject)
+    if stated:
+        figure = f"taking cut episodes for ended ones moves the gradient by {moved:.2g}"
+        return Verdict("whole_episodes", stated, "confirmed" if moved <= UNBIASED else "refuted", figure)
+    if moved > BIASED:
+        return Verdict(
+            "whole_episodes",
+            stated,
+            "confirmed",
+            f"bootstraps: taking cut episodes for ended ones moves the gradient by {moved:.2g}",
+        )
+    local = prefix_moves(subject)
+    figure = f"what follows a step moves its signals by {local:.2g}"
+    return Verdict("whole_episodes", stated, "confirmed" if local <= UNBIASED else "refuted", figure)
+
+
+def flag_moves(subject: Subject) -> float:
+    """Return how far gradients move, relative to the largest, where episodes that were cut are said to have ended."""
+    mdp, table = subject.mdp, subject.table
+    episodes = all_episodes(mdp, table.probabilities, cut=max(limit("audit", mdp) - 1, 1))
+    ended = dataclasses.replace(episodes, terminated=np.ones(len(episodes), np.bool_))
+    chosen = sample(len(episodes), max(subject.batch, 2))
+    found = [
+        Estimates(mdp, table, subject.estimator, each, table.probabilities).gradients(chosen)
+        for each in (episodes, ended)
+    ]
+    return float(np.abs(found[0] - found[1]).max() / max(np.abs(found[0]).max(), np.finfo(np.float64).tiny))
+
+
+def prefix_moves(subject: Subject) -> float:
+    """Return how far the signals of first steps move where everything after them is left out."""
+    batch = probe_batch(subject.mdp, 2)
+    whole = run_signals(subject.policy, subject.estimator, batch)
+    first = batch.steps(batch.episode_starts)
+    alone = run_signals(subject.policy, subject.estimator, first)
+    moves = [
+        float(np.abs(value[batch.episode_starts] - alone.values[name]).max() / max(float(np.abs(value).max()), 1e-300))
+        for name, value in whole.values.items()
+        if value.dtype.kind == "f" and np.isfinite(value).all()
+    ]
+    return max(moves, default=0.0)
+
+
+def probe_batch(mdp: MDP, size: int) -> Batch:
+    """Return a batch of a few whole episodes, the longest, chosen by a policy that prefers nothing."""
+    uniform = np.full((mdp.states, mdp.actions), 1.0 / mdp.actions)
+    episodes = all_episodes(mdp, uniform)
+    longest = np.argsort(-episodes.lengths, kind="stable")
+    # Far apart, so that they differ.
+    last = int((episodes.lengths == episodes.lengths.max()).sum()) - 1
+    chosen = longest[np.linspace(0.0, last, size).astype(np.intp)].tolist()
+    steps = np.concatenate([int(episodes.starts[each]) + np.arange(int(episodes.lengths[each])) for each in chosen])
+    return Batch(
+        observations=mdp.seen[episodes.states[steps]],
+        actions=episodes.actions[steps],
+        rewards=episodes.rewards[steps],
+        episode_lengths=episodes.lengths[chosen],
+        terminated=episodes.terminated[chosen],
+        final_observations=mdp.seen[episodes.final_states[chosen]],
+        log_probs=np.full(len(steps), -np.log(mdp.actions)),
+        extras={name: value[episodes.states[steps]] for name, value in extras(mdp, uniform).items()},
+    )
+
+
+def try_once(estimator: Estimator, batch: Batch, spec: PolicySpec) -> None:
+    """Compute one gradient, or raise the estimator's error."""
+    run_gradient(audit_policy(spec, 0), estimator, batch)
+
+
+def reclaimed(estimator: Estimator, **changes: bool) -> Estimator:
+    """Return the estimator with other claims, whatever its own say."""
+    cls = type(estimator)
+    claims: Claims = dataclasses.replace(estimator.claims, **changes)
+    made = copy.copy(estimator)
+    object.__setattr__(made, "__class__", type(cls.__name__, (cls,), {"claims": property(lambda _: claims)}))
+    return made
+
+
+def essence(error: Exception) -> str:
+    """Return what an error's message says was expected and what was there, without where and advice."""
+    text = str(error).partition(";")[0]
+    return text[max(text.find("expected "), 0) :]

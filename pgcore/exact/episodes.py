@@ -1,0 +1,216 @@
+"""Every episode of a finite process and its probability; those that nothing can tell apart are one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.errors import MDPError
+from pgcore.exact.mdp import MDP
+
+__all__ = ["MOST_EPISODES", "MOST_TUPLES", "Episodes", "all_episodes", "all_tuples"]
+
+# What a minute or so is enough for, and memory too.
+MOST_EPISODES = 50_000
+MOST_TUPLES = 2_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """All episodes, one after the other: `B` steps, `E` episodes.
+
+    Attributes:
+        states: [B] integer.
+        actions: [B] integer.
+        rewards: [B] float64 or Fractions.
+        lengths: [E] integer.
+        terminated: [E] bool. Over, at a terminal state or at the horizon; False where it was cut before.
+        final_states: [E] integer. What followed; read only where an episode was cut.
+        probabilities: [E]. They sum to 1.
+    """
+
+    states: Array
+    actions: Array
+    rewards: Array
+    lengths: Array
+    terminated: Array
+    final_states: Array
+    probabilities: Array
+
+    @cached_property
+    def starts(self) -> Array:
+        """[E] integer. Each episode's first step."""
+        return self.lengths.cumsum() - self.lengths
+
+    def __len__(self) -> int:
+        """Return E."""
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step can lead to; `state` is None where the episode is then over."""
+
+    probability: Any
+    reward: Any
+    state: int | None
+
+
+def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> Episodes:
+    """Return every episode that can happen, and how probable it is.
+
+    Args:
+        mdp: The process.
+        probabilities: [S, A] of the policy that acts.
+        cut: Stop watching after this many steps: an episode that then is not over counts as cut, and its final state is kept.
+
+    Raises:
+        MDPError: neither a horizon nor a cut; an episode can start in a terminal state; or there are too many episodes: says how many,
+            and which horizon would do.
+    """
+    steps = mdp.horizon if cut is None else cut
+    if steps is None:
+        raise MDPError("all_episodes: expected a finite horizon, got none; use mdp.replaced(horizon=...) or cut")
+    if (mdp.initial[mdp.ends] > 0).any():
+        raise MDPError(
+            "all_episodes: expected episodes that start in living states, got a terminal one; change `initial`"
+        )
+    over = mdp.horizon is not None and mdp.horizon <= steps
+    steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
+    _check_count(mdp, probabilities, steps, over=over)
+    going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
+    rows: list[tuple[list[tuple[int, int, Any]], Any, int | None]] = []
+
+    def walk(state: int, path: list[tuple[int, int, Any]], probability: Any) -> None:
+        for action in range(mdp.actions):
+            chosen = probability * probabilities[state, action]
+            if not chosen > 0:
+                continue
+            for outcome in (last if len(path) == steps - 1 else going)[state][action]:
+                further = [*path, (state, action, outcome.reward)]
+                if outcome.state is None or len(further) == steps:
+                    rows.append((further, chosen * outcome.probability, outcome.state))
+                else:
+                    walk(outcome.state, further, chosen * outcome.probability)
+
+    for state in np.flatnonzero(mdp.initial > 0):
+        walk(int(state), [], mdp.initial[state])
+    flat = list(itertools.chain.from_iterable(path for path, _, _ in rows))
+    exact = mdp.reward.dtype.kind == "O" or probabilities.dtype.kind == "O"
+    dtype = np.dtype(object if exact else np.float64)
+    return Episodes(
+        np.array([step[0] for step in flat], np.intp),
+        np.array([step[1] for step in flat], np.intp),
+        np.array([step[2] for step in flat], dtype),
+        np.array([len(path) for path, _, _ in rows], np.intp),
+        np.array([final is None for _, _, final in rows]),
+        np.array([0 if final is None else final for _, _, final in rows], np.intp),
+        np.array([probability for _, probability, _ in rows], dtype),
+    )
+
+
+def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple[Array, Array]:
+    """Return every batch of some episodes, and how probable it is.
+
+    Args:
+        episodes: What batches are drawn from, independently.
+        size: N, episodes in a batch.
+        ordered: Tell apart batches that differ in the order of their episodes alone; otherwise they are one, with their sum.
+
+    Returns:
+        [P, N] integer episode numbers, and [P] probabilities.
+
+    Raises:
+        MDPError: there are too many: says how many, and what would do.
+    """
+    count = len(episodes)
+    total = count**size if ordered else math.comb(count + size - 1, size)
+    if total > MOST_TUPLES:
+        fitting = max((n for n in range(1, size) if math.comb(count + n - 1, n) <= MOST_TUPLES), default=1)
+        raise MDPError(
+            f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {count:,} episodes; "
+            f"use batches of {fitting}, or a process with at most {_fitting_episodes(size):,} episodes, such as one with a shorter horizon"
+        )
+    ways = (
+        itertools.product(range(count), repeat=size)
+        if ordered
+        else itertools.combinations_with_replacement(range(count), size)
+    )
+    chosen = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
+    weights = np.multiply.reduce(episodes.probabilities[chosen], axis=1)
+    return chosen, weights if ordered else weights * _orders(chosen)
+
+
+def shown(number: int) -> str:
+    """Return a count in full, or its size where nobody would read that."""
+    return f"{number:,}" if number < 10**15 else f"about 10^{len(str(number)) - 1}"
+
+
+def _orders(chosen: Array) -> Array:
+    """Return [P]: in how many orders the sorted rows can come, N! over the factorials of how often each number occurs."""
+    size = chosen.shape[1]
+    divisor, run = np.ones(len(chosen), np.int64), np.ones(len(chosen), np.int64)
+    for column in range(1, size):
+        run = np.where(chosen[:, column] == chosen[:, column - 1], run + 1, 1)
+        divisor *= run
+    return math.factorial(size) // divisor
+
+
+def _fitting_episodes(size: int) -> int:
+    """Return the largest number of episodes whose batches are few enough."""
+    low, high = 1, MOST_TUPLES
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if math.comb(middle + size - 1, size) <= MOST_TUPLES else (low, middle - 1)
+    return low
+
+
+def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
+    """Return what each action in each state can lead to; endings of the same reward are one."""
+    return [
+        [list(_merged(mdp, state, action, over=over)) for action in range(mdp.actions)] for state in range(mdp.states)
+    ]
+
+
+def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
+    found: dict[tuple[Any, int | None], Any] = {}
+    for following in np.flatnonzero(mdp.transition[state, action] > 0):
+        ended = over or bool(mdp.ends[following])
+        key = (mdp.next_rewards[state, action, following], None if ended else int(following))
+        found[key] = found.get(key, 0) + mdp.transition[state, action, following]
+    for (reward, after), probability in found.items():
+        yield Outcome(probability, reward, after)
+
+
+def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> None:
+    """Raise MDPError where there are too many episodes; counts them without listing any."""
+    going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
+    taken = probabilities > 0
+    ways = [0] * mdp.states
+    fitting = total = 0
+    for length in range(1, steps + 1):
+        here = last if length == 1 else going
+        ways = [
+            sum(
+                1 if length == 1 or outcome.state is None else ways[outcome.state]
+                for action in range(mdp.actions)
+                if taken[state, action]
+                for outcome in here[state][action]
+            )
+            for state in range(mdp.states)
+        ]
+        total = sum(ways[state] for state in range(mdp.states) if mdp.initial[state] > 0)
+        if total <= MOST_EPISODES:
+            fitting = length
+    if steps != fitting:
+        advice = f"a horizon of {fitting} would do" if fitting else "use fewer states or actions"
+        raise MDPError(
+            f"all_episodes: expected at most {MOST_EPISODES:,} episodes, got {shown(total)} of up to {steps} steps; {advice}"
+        )

@@ -1,0 +1,243 @@
+"""An estimator's gradient on every batch of a finite process: the estimator runs, on batches that share their arrays.
+
+A step of such a process is one of S A rows, a state and an action, and everything that a policy computes at a step depends on its row
+alone. So quantities, and their derivatives in the parameters, are computed once a row with the policy itself; the estimator's
+`signals`, `finalise` and `combine` run on every batch, its `cotangents` on many batches' steps at once, and the chain rule is a product with
+the rows' derivatives. On a sample of batches the result is compared with `pgcore.gradient`; an estimator for which the two differ, or that
+cannot be run this way, is run through `pgcore.gradient` on all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from pgcore.arrays import Array, read_only
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.estimator import Estimator
+from pgcore.exact.episodes import Episodes
+from pgcore.exact.mdp import MDP
+from pgcore.exact.rows import RowEvaluate, Rows, flat_gradient
+from pgcore.exact.tabulated import Tabulated, backing
+from pgcore.surrogate import check_names
+
+__all__ = ["Estimates"]
+
+# Batches whose steps are handled at once.
+CHUNK = 8192
+SAMPLE = 24
+
+# The shortcut and `pgcore.gradient` round differently.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Batches whose episodes have the same lengths, in the same order: `P` batches of `L` steps and `N` episodes.
+
+    Attributes:
+        numbers: [P] which batches.
+        shared: What `Batch` knows of lengths, the same for all.
+        fields: [P, ...] what differs.
+        steps: [P, L] row numbers.
+        finals: [P, N] states.
+    """
+
+    numbers: Array
+    shared: dict[str, Any]
+    fields: dict[str, Array]
+    extras: dict[str, Array]
+    steps: Array
+    finals: Array
+
+    def batches(self) -> Iterator[tuple[Batch, Array, Array]]:
+        """Yield each batch with its row numbers and final states."""
+        for index in range(len(self.numbers)):
+            batch = object.__new__(Batch)
+            own = {name: value[index] for name, value in self.fields.items()}
+            batch.__dict__.update(
+                self.shared, **own, extras={name: value[index] for name, value in self.extras.items()}
+            )
+            yield batch, self.steps[index], self.finals[index]
+
+
+class Estimates:
+    """An estimator on a process.
+
+    Attributes:
+        estimator: What is run.
+        rows: The policy that it is run with.
+        episodes: What batches are made of.
+    """
+
+    def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
+        """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
+        self.estimator, self.episodes = estimator, episodes
+        self.rows = Rows(mdp, table, behaviour)
+
+    def gradients(self, chosen: Array) -> Array:
+        """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
+
+        Raises:
+            PgcoreError: what the estimator raises.
+            EstimatorError: numbers are Fractions, and the estimator does not keep them exact.
+        """
+        return self._by_rows(chosen) if self.shortcut else self.direct(chosen)
+
+    def direct(self, chosen: Array) -> Array:
+        """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
+        policy = backing(self.rows.table, self.estimator.name)
+        found = np.empty((len(chosen), self.rows.scores.shape[1]))
+        for group in self._groups(chosen):
+            for number, (batch, _, _) in zip(group.numbers, group.batches(), strict=True):
+                found[number] = flat_gradient(policy, self.estimator, batch)
+        return found
+
+    @cached_property
+    def shortcut(self) -> bool:
+        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of one and of two episodes."""
+        if self.rows.table.policy is None:
+            return True
+        for size in (1, 2):
+            chosen = sample(len(self.episodes), size)
+            try:
+                expected = self.direct(chosen)
+            except PgcoreError:
+                continue  # it takes more episodes, or what is missing shows when it is run
+            try:
+                found = self._by_rows(chosen)
+            except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+                return False
+            scale = np.abs(expected).max(initial=0.0)
+            if not np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale:
+                return False
+        return True
+
+    def _by_rows(self, chosen: Array) -> Array:
+        exact = self.episodes.rewards.dtype.kind == "O"
+        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if exact else np.float64)
+        for group in self._groups(chosen):
+            found[group.numbers] = self._shortcut(group)
+        return found
+
+    def _shortcut(self, group: Group) -> Array:
+        """Return [P, D] gradients by the chain rule."""
+        estimator, rows = self.estimator, self.rows
+        collected: list[dict[str, Array]] = []
+        combined: list[Array] = []
+        weights: Array | None = None
+        with np.errstate(all="ignore"):
+            for batch, steps, finals in group.batches():
+                evaluate = RowEvaluate(rows, batch, steps, finals)
+                found = dict(estimator.signals(batch, evaluate))
+                if weights is None:
+                    check_names(estimator, found)
+                    weights = self._weights(batch)
+                if estimator.weighs_scores:
+                    combined.append(estimator.combine(batch, evaluate, found, weights))
+                else:
+                    collected.append(estimator.finalise(found, None))
+            assert weights is not None
+            if estimator.weighs_scores:
+                return np.array(combined)
+            steps = group.steps.reshape(-1)
+            named = {name: np.concatenate([each[name] for each in collected]) for name in estimator.signal_names}
+            named = {name: named[name] for name in estimator.keywords if name in named}
+            named |= {name: rows.value(name)[steps] for name in estimator.quantities}
+            cotangents = estimator.cotangents(**named)
+        parts = [
+            self._contracted(np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name))
+            for name in estimator.quantities
+        ]
+        return np.sum(parts, axis=0)
+
+    def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
+        """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
+        batches, length = steps.shape
+        weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
+        if weighted.dtype.kind == "O" or derivative.dtype.kind == "O":
+            check_exact(self.estimator, weighted)
+            return (weighted * derivative[steps]).sum(axis=1)
+        totals = np.zeros((batches, len(derivative), weighted.shape[2]))
+        which = cast("Array", np.arange(batches)[:, None])
+        np.add.at(totals, (which, steps), weighted)
+        return totals.reshape(batches, -1) @ derivative.reshape(-1, derivative.shape[-1])
+
+    def _weights(self, batch: Batch) -> Array:
+        """Return [B] the reduction's weights, as Fractions where rewards are."""
+        weights = self.estimator.reduction.weights(batch)
+        if self.episodes.rewards.dtype.kind != "O":
+            return weights
+        # A weight is 1 over a product of counts: the nearest fraction with a denominator that small is that.
+        largest = batch.num_steps * batch.num_episodes
+        return np.array([Fraction(weight).limit_denominator(largest) for weight in weights.tolist()], object)
+
+    def _groups(self, chosen: Array) -> Iterator[Group]:
+        """Yield the batches, those of the same lengths together, in chunks."""
+        lengths = self.episodes.lengths[chosen]
+        distinct, kind = np.unique(lengths, axis=0, return_inverse=True)
+        kind = kind.reshape(-1)
+        order = np.argsort(kind, kind="stable")
+        bounds = np.searchsorted(kind[order], np.arange(len(distinct) + 1))
+        for start, stop in itertools.pairwise(bounds.tolist()):
+            for first in range(start, stop, CHUNK):
+                numbers = order[first : min(first + CHUNK, stop)]
+                yield self._group(chosen[numbers], numbers)
+
+    def _group(self, chosen: Array, numbers: Array) -> Group:
+        episodes, mdp = self.episodes, self.rows.mdp
+        lengths = episodes.lengths[chosen[0]]
+        parts = [
+            cast("Array", episodes.starts[chosen[:, [n]]] + np.arange(length))
+            for n, length in enumerate(lengths.tolist())
+        ]
+        steps: Array = np.concatenate(parts, axis=1)
+        states, actions = episodes.states[steps], episodes.actions[steps]
+        rows, finals = states * mdp.actions + actions, episodes.final_states[chosen]
+        starts = lengths.cumsum() - lengths
+        shared: dict[str, Any] = {
+            "action_mask": None,
+            "step_weights": None,
+            "episode_lengths": lengths,
+            "episode_starts": starts,
+            "episode_ends": starts + lengths - 1,
+            "episode_of_step": np.repeat(np.arange(len(lengths)), lengths),
+            "step_in_episode": np.arange(lengths.sum()) - np.repeat(starts, lengths),
+            "episode_weights": np.ones(len(lengths)),
+        }
+        fields = {
+            "observations": mdp.seen[states],
+            "actions": actions,
+            "rewards": episodes.rewards[steps],
+            "log_probs": self.rows.log_probs[rows],
+            "terminated": episodes.terminated[chosen],
+            "final_observations": mdp.seen[finals],
+        }
+        own = {name: value[rows] for name, value in self.rows.extras.items()}
+        for value in (*shared.values(), *fields.values(), *own.values()):
+            if value is not None:
+                read_only(value)
+        return Group(numbers, shared, fields, own, rows, finals)
+
+
+def sample(episodes: int, size: int) -> Array:
+    """Return [n, N] a few batches of episode numbers, the same ones every time; for N = 2 no episode is paired with itself alone."""
+    rng = np.random.Generator(np.random.Philox(7))
+    if size == 1:
+        return np.unique(np.linspace(0, episodes - 1, SAMPLE).astype(np.intp))[:, None]
+    return rng.integers(0, episodes, (SAMPLE, size))
+
+
+def check_exact(estimator: Estimator, numbers: Array) -> None:
+    """Raise EstimatorError unless all are integers or Fractions."""
+    if not all(isinstance(each, int | Fraction) for each in numbers.flat):
+        raise EstimatorError(
+            f"{estimator.name}: expected signals that stay Fractions, got floats; it rounds, so take the expectation in float64"
+        )

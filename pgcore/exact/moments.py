@@ -1,0 +1,126 @@
+"""Exact expectation and covariance of an estimator: the estimator runs on every batch that can happen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.checks import count
+from pgcore.errors import BatchError, MDPError, NonFiniteError
+from pgcore.estimator import Estimator
+from pgcore.exact.episodes import all_episodes, all_tuples
+from pgcore.exact.estimates import Estimates, sample
+from pgcore.exact.mdp import MDP
+from pgcore.exact.tabulated import Tabulated, tabulated
+from pgcore.policy import Policy
+
+__all__ = ["Moments", "couples", "moments"]
+
+# Far above rounding, far below what any coupling does.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What an estimator does on average, and how far it strays.
+
+    Attributes:
+        mean: [D] expected gradient of the loss, in canonical parameter order; float64 or Fractions.
+        covariance: [D, D] of the gradient of one batch.
+        batch: N, episodes in a batch.
+        coupled: Whether the gradient of a batch is something else than the mean of its episodes' own.
+        runs: On how many batches the estimator ran.
+    """
+
+    mean: Array
+    covariance: Array
+    batch: int
+    coupled: bool
+    runs: int
+
+    @property
+    def variance(self) -> Any:
+        """The trace of the covariance."""
+        return np.trace(self.covariance)
+
+
+def moments(
+    mdp: MDP,
+    policy: Policy | Tabulated,
+    estimator: Estimator,
+    *,
+    batch: int = 1,
+    behaviour: Policy | Tabulated | None = None,
+    cut: int | None = None,
+) -> Moments:
+    """Return the exact expectation and covariance of `pgcore.gradient` over all batches of some episodes.
+
+    Where an estimator treats every episode by itself, which is seen on a sample of pairs, all single episodes are enough; otherwise
+    every combination of N episodes is run.
+
+    Args:
+        mdp: A process with a horizon, or with a cut.
+        policy: Current policy: NumPy's in float64 for full precision; a `softmax_table` of Fractions gives exact rationals.
+        estimator: Any; it runs as in `pgcore.gradient`.
+        batch: N, episodes in a batch.
+        behaviour: The policy that acts, whose log-probabilities the batch carries; None is the current one.
+        cut: Stop watching each episode after this many steps; see `all_episodes`.
+
+    Raises:
+        MDPError: there are too many episodes or batches; says how many, and what would do.
+        EstimatorError: estimator and policy do not fit; or numbers are Fractions, and the estimator rounds.
+        BatchError: the estimator needs more episodes than a batch has, or something that the batch lacks.
+        NonFiniteError: the estimator gives NaN or infinity for a batch that can happen.
+    """
+    size = count("moments batch", batch, MDPError)
+    table = tabulated(policy, mdp)
+    if table.policy is not None:
+        table.policy.check_fits(estimator)
+    acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
+    episodes = all_episodes(mdp, acting, cut=cut)
+    estimates = Estimates(mdp, table, estimator, episodes, acting.astype(np.float64))
+    coupled = size > 1 and couples(estimates)
+    drawn = size if coupled else 1
+    chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
+    found = estimates.gradients(chosen)
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        bad = int((~np.isfinite(found)).any(axis=1).argmax())
+        raise NonFiniteError(
+            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {chosen[bad].tolist()}; "
+            "look at what the estimator does with those"
+        )
+    mean = weights @ found
+    centred = found - mean
+    covariance = centred.T @ (weights[:, None] * centred)
+    return Moments(mean, covariance if coupled else covariance / _exactly(size, found), size, coupled, len(chosen))
+
+
+def couples(estimates: Estimates) -> bool:
+    """Whether an estimator's gradient on pairs of episodes is something else than the mean of the episodes' own gradients."""
+    pairs = sample(len(estimates.episodes), 2)
+    try:
+        alone = estimates.gradients(pairs.reshape(-1, 1)).reshape(len(pairs), 2, -1)
+    except BatchError:
+        return True  # it needs others to leave one out, or to compare with
+    return _differ(estimates.gradients(pairs), (alone[:, 0] + alone[:, 1]) / _exactly(2, alone))
+
+
+def minds_order(estimates: Estimates, size: int) -> bool:
+    """Whether an estimator's gradient depends on the order of a batch's episodes, beyond rounding."""
+    chosen = sample(len(estimates.episodes), size)
+    return _differ(estimates.gradients(chosen), estimates.gradients(chosen[:, ::-1]))
+
+
+def _differ(left: Array, right: Array) -> bool:
+    if left.dtype.kind == "O":
+        return bool((left != right).any())
+    return not np.abs(left - right).max() <= ROUNDING * max(np.abs(right).max(), np.finfo(np.float64).tiny)
+
+
+def _exactly(number: int, like: Array) -> Any:
+    """Return the number as one that dividing by keeps exact arrays exact."""
+    return Fraction(number) if like.dtype.kind == "O" else number

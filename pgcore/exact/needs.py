@@ -1,0 +1,65 @@
+"""What estimators are given when they are audited: policies to try, and the batch's extras. Add here what a new estimator needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pgcore.api import policy as make_policy
+from pgcore.arrays import Array
+from pgcore.errors import PgcoreError
+from pgcore.estimator import Estimator
+from pgcore.exact.mdp import MDP
+from pgcore.heads import Categorical
+from pgcore.policy import Policy
+from pgcore.spec import PolicySpec, Table
+
+__all__ = ["EXTRAS", "POLICIES", "audit_policy", "extras"]
+
+# A temperature of 1 would hide one that was lost.
+TEMPERATURE = 0.8
+
+# Policies that an estimator is tried on, in this order; the first on which it runs is the one it is audited with.
+POLICIES: dict[str, Callable[[MDP], PolicySpec]] = {
+    "no critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE)),
+    "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate"),
+}
+
+# The extras that every batch carries: [S, ...] rows by state, from the process and the policy that acted.
+EXTRAS: dict[str, Callable[[MDP, Array], Array]] = {
+    "reference": lambda _, behaviour: np.log(behaviour),
+}
+
+
+def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
+    """Return [S, ...] rows of every extra; behaviour is the acting policy's [S, A] float64 probabilities."""
+    with np.errstate(divide="ignore"):
+        return {name: make(mdp, behaviour) for name, make in EXTRAS.items()}
+
+
+def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
+    """Return a NumPy policy in float64 with normal random parameters, its critic's among them."""
+    made = make_policy(spec, backend="numpy", dtype="float64")
+    rng = np.random.Generator(np.random.Philox(seed))
+    made.load({name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()})
+    return made
+
+
+def first_fitting(estimator: Estimator, specs: dict[str, PolicySpec], runs: Callable[[PolicySpec], None]) -> str:
+    """Return the name of the first spec that the estimator runs on.
+
+    Raises:
+        PgcoreError: none; the last one's error, with where to add what is missing.
+    """
+    error: PgcoreError | None = None
+    for name, spec in specs.items():
+        try:
+            runs(spec)
+        except PgcoreError as problem:
+            error = problem
+        else:
+            return name
+    assert error is not None
+    error.add_note(f"{estimator.name} can be audited once pgcore/exact/needs.py gives it what it needs")
+    raise error

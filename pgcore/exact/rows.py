@@ -1,0 +1,167 @@
+"""What a policy computes at a state and an action, and its derivatives: all that an estimator can ask on a finite process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pgcore.api import gradient
+from pgcore.arrays import Array, read_only
+from pgcore.batch import Batch
+from pgcore.estimator import QUANTITIES, Claims, Estimator, Evaluate
+from pgcore.exact.mdp import MDP
+from pgcore.exact.needs import extras
+from pgcore.exact.tabulated import Tabulated, backing, every_action
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.policy import Policy
+
+__all__ = ["RowEvaluate", "Rows", "flat_gradient"]
+
+
+@dataclass(frozen=True)
+class Probe(Estimator):
+    """The mean of one quantity, or of one action's column of it: its gradient is the quantity's derivative."""
+
+    quantity: str
+    column: int
+    name = "probe"
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return name == self.quantity
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        return {"reference": batch.extras["reference"]} if self.quantity == "kl" else {}
+
+    def surrogate(
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native = None,
+        entropy: Native = None,
+        kl: Native = None,
+        log_probs: Native = None,
+        value: Native = None,
+        action_value: Native = None,
+        action_values: Native = None,
+    ) -> Native:
+        """See `Estimator.surrogate`."""
+        given = (log_prob, entropy, kl, log_probs, value, action_value, action_values)
+        quantity = next(each for each in given if each is not None)
+        return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
+
+    def cotangents(
+        self,
+        *,
+        log_prob: Array | None = None,
+        entropy: Array | None = None,
+        kl: Array | None = None,
+        log_probs: Array | None = None,
+        value: Array | None = None,
+        action_value: Array | None = None,
+        action_values: Array | None = None,
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        given = (log_prob, entropy, kl, log_probs, value, action_value, action_values)
+        quantity = next(each for each in given if each is not None)
+        one = np.zeros_like(quantity)
+        one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
+        return {self.quantity: one}
+
+
+class Rows:
+    """What a policy computes at each of the S A rows, and its derivatives, each when it is first asked for.
+
+    Attributes:
+        table: The policy.
+        mdp: The process.
+        batch: The rows as one-step episodes.
+    """
+
+    def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
+        """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
+        self.mdp, self.table = mdp, table
+        by_state = extras(mdp, behaviour)
+        self.extras = {name: read_only(np.repeat(value, mdp.actions, axis=0)) for name, value in by_state.items()}
+        with np.errstate(divide="ignore"):
+            self.log_probs = read_only(np.log(behaviour).reshape(-1))
+        self.batch = every_action(mdp, extras=self.extras)
+        self._values: dict[str, Array] = {}
+        self._derivatives: dict[str, Array] = {}
+
+    @cached_property
+    def scores(self) -> Array:
+        """[S A, D] d log_prob / d theta."""
+        return self.table.scores.reshape(-1, self.table.scores.shape[2])
+
+    def value(self, name: str) -> Array:
+        """Return [S A, ...] of a quantity or of "distribution"."""
+        if name not in self._values:
+            if self.table.policy is None and name == "log_prob":
+                self._values[name] = np.log(self.table.probabilities.astype(np.float64)).reshape(-1)
+            else:
+                self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
+        return self._values[name]
+
+    def state_values(self) -> Array:
+        """Return [S] V of every state."""
+        return self.value("value")[:: self.mdp.actions]
+
+    def derivative(self, name: str) -> Array:
+        """Return [S A, D] d quantity / d theta, or [S A, A, D] of one that has a column for each action."""
+        if name == "log_prob":
+            return self.scores
+        if name not in self._derivatives:
+            policy = backing(self.table, name)
+            columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
+            found = [
+                [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]
+                for row in range(self.batch.num_steps)
+            ]
+            stacked = np.array(found)
+            self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
+        return self._derivatives[name]
+
+
+class RowEvaluate:
+    """See `pgcore.estimator.Evaluate`: looks up what the rows of one batch have."""
+
+    __slots__ = ("batch", "finals", "rows", "steps")
+
+    def __init__(self, rows: Rows, batch: Batch, steps: Array, finals: Array) -> None:
+        """Keep all; steps are [B] row numbers, finals [E] states."""
+        self.rows, self.batch, self.steps, self.finals = rows, batch, steps, finals
+
+    def __call__(self, *names: str) -> Mapping[str, Array]:
+        """See `Evaluate`."""
+        found: dict[str, Array] = {}
+        for name in names:
+            if name == "final_value":
+                found[name] = np.where(self.batch.terminated, 0.0, self.rows.state_values()[self.finals])
+            elif name in QUANTITIES or name == "distribution":
+                found[name] = self.rows.value(name)[self.steps]
+            else:
+                found[name] = backing(self.rows.table, name).evaluate(self.batch, (name,))[name]
+        return found
+
+    def scores(self, step_weights: Array | None = None) -> Array:
+        """See `Evaluate.scores`."""
+        scores = self.rows.scores[self.steps]
+        if step_weights is not None:
+            scores = scores * step_weights[:, None]
+        return np.add.reduceat(scores, self.batch.episode_starts, axis=0)
+
+
+def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
+    """Return [D] the gradient in canonical parameter order."""
+    found = gradient(policy, estimator, batch).numpy()
+    return np.concatenate([found[name].reshape(-1) for name in policy.spec.parameter_shapes])

@@ -1,0 +1,185 @@
+"""Every claim of every registered estimator holds; a wrong claim is refuted, or is an error where it contradicts the signature."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore import exact
+from pgcore.cli.audit import subjects
+from pgcore.errors import BatchError, EstimatorError, MDPError
+from pgcore.exact.claims import reclaimed
+from pgcore.exact.needs import EXTRAS
+from pgcore.testing.conformance import VARIANTS
+from pgcore_estimators.reinforce import Reinforce
+
+# Small enough that all pairs of episodes take no time, and with everything in it: two lengths, an end, a horizon.
+PROCESS = exact.audit_process(horizon=2)
+
+# Every registered estimator by default at discount 1, and the kit's variants at their own.
+SUBJECTS = subjects() | {f"{label}, own discount": estimator for label, estimator in VARIANTS.items()}
+
+
+@pytest.mark.parametrize("label", SUBJECTS)
+def test_no_claim_of_a_registered_estimator_is_refuted(label):
+    found = exact.audit(SUBJECTS[label], PROCESS)
+    assert [verdict for verdict in found.verdicts if verdict.verdict == "refuted"] == []
+    assert {verdict.claim for verdict in found.verdicts} == {each.name for each in dataclasses.fields(pg.Claims)}
+
+
+def test_every_registered_estimator_is_a_subject():
+    from pgcore.registry import registry
+
+    registered = {registration.provider.name for registration in registry().providers("estimators")}
+    assert {estimator.name for estimator in SUBJECTS.values()} == registered
+
+
+def verdict_on(estimator, claim, process=PROCESS):
+    return next(verdict for verdict in exact.audit(estimator, process).verdicts if verdict.claim == claim)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peeking(Reinforce):
+    """Takes the critic's value in its signals, where no signature shows it."""
+
+    name = "peeking"
+
+    def signals(self, batch, evaluate):
+        return {"advantage": super().signals(batch, evaluate)["advantage"] - evaluate("value")["value"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted(Reinforce):
+    """REINFORCE times the ratio of the whole episode's probabilities: unbiased off policy too."""
+
+    name = "weighted"
+
+    def signals(self, batch, evaluate):
+        log_ratio = np.add.reduceat(evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts)
+        return {"advantage": super().signals(batch, evaluate)["advantage"] * np.exp(log_ratio)[batch.episode_of_step]}
+
+
+PLAIN = pg.estimator("reinforce", gamma=1.0)
+VALUE = pg.estimator("reinforce", gamma=1.0, baseline="value")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "wrong", "told"),
+    [
+        (pg.estimator("reinforce", gamma=1.0, baseline="mean"), {"unbiased": True}, "relative bias 0.5"),
+        (pg.estimator("reinforce", gamma=1.0, normalise="batch"), {"unbiased": True}, "relative bias"),
+        (PLAIN, {"on_policy": False}, "with another policy's episodes"),
+        (Weighted(gamma=1.0), {"on_policy": True}, "move the mean by"),
+        (Peeking(gamma=1.0), {"needs_critic": False}, "without a critic: expected names among"),
+        (PLAIN, {"needs_critic": True}, "runs without a critic"),
+        (PLAIN, {"discrete_only": True}, "runs on real actions"),
+        (VALUE, {"whole_episodes": True}, "taking cut episodes for ended ones moves the gradient"),
+        (PLAIN, {"whole_episodes": False}, "what follows a step moves its signals"),
+    ],
+)
+def test_a_wrong_claim_is_refuted(estimator, wrong, told):
+    (claim,) = wrong
+    verdict = verdict_on(reclaimed(estimator, **wrong), claim)
+    assert verdict.verdict == "refuted"
+    assert verdict.stated is wrong[claim]
+    assert told in verdict.figure
+    right = verdict_on(reclaimed(estimator, **{claim: not wrong[claim]}), claim)
+    assert right.verdict == "confirmed"
+
+
+class AllActions(pg.Estimator):
+    """Asks for every action's log-probability."""
+
+    name = "all_actions"
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=True)
+
+    def signals(self, batch, evaluate):
+        return {}
+
+    def surrogate(self, xp, *, log_probs):
+        return xp.sum(log_probs, 1)
+
+    def cotangents(self, *, log_probs):
+        return {"log_probs": np.ones_like(log_probs)}
+
+
+def test_claims_that_contradict_the_signature_are_errors():
+    with pytest.raises(
+        EstimatorError, match=r"reinforce.claims: expected needs_critic=True for a surrogate that uses value, got False"
+    ):
+        exact.audit(reclaimed(VALUE, needs_critic=False), PROCESS)
+    with pytest.raises(
+        EstimatorError, match=r"expected discrete_only=True for a surrogate that uses log_probs, got False"
+    ):
+        exact.audit(reclaimed(AllActions(), discrete_only=False), PROCESS)
+
+
+def test_a_discrete_surrogate_is_confirmed_to_be_one():
+    verdict = verdict_on(AllActions(), "discrete_only")
+    assert (verdict.verdict, verdict.stated) == ("confirmed", True)
+    assert "on real actions: expected" in verdict.figure
+
+
+def test_a_claimed_bias_that_is_not_there_stays_open():
+    # A mean over the steps of episodes of one step each is no other than a mean over episodes.
+    estimator = pg.estimator("reinforce", gamma=1.0, reduction="step")
+    assert verdict_on(estimator, "unbiased", exact.audit_process(horizon=1)).verdict == "open"
+    assert verdict_on(estimator, "unbiased").verdict == "confirmed"
+
+
+def test_a_discounted_estimator_is_held_to_its_own_objective():
+    for fields, discounts in (({}, False), ({"discount_state": True}, True), ({"reward_to_go": False}, True)):
+        found = exact.audit(pg.estimator("reinforce", gamma=0.7, **fields), PROCESS)
+        assert found.discount_state is discounts
+        assert found.relative < 1e-13
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(Reinforce):
+    """Wants an extra of its own."""
+
+    name = "taught"
+
+    def signals(self, batch, evaluate):
+        if "teacher" not in batch.extras:
+            raise BatchError("taught: expected the extra 'teacher', got none; add it")
+        return {"advantage": super().signals(batch, evaluate)["advantage"] + batch.extras["teacher"]}
+
+
+def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
+    with pytest.raises(BatchError, match="expected the extra 'teacher'") as caught:
+        exact.audit(Taught(gamma=1.0), PROCESS)
+    assert caught.value.__notes__ == ["taught can be audited once pgcore/exact/needs.py gives it what it needs"]
+    monkeypatch.setitem(EXTRAS, "teacher", lambda mdp, _: np.arange(mdp.states, dtype=float))
+    assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
+
+
+def test_a_mean_over_steps_is_compared_at_its_own_length():
+    found = exact.audit(pg.estimator("reinforce", gamma=1.0, reduction="step"), PROCESS)
+    assert found.factor == found.length
+    assert 0 < found.rescaled < found.relative
+    assert exact.audit(PLAIN, PROCESS).factor == 1.0
+
+
+def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    found = exact.audit(PLAIN, idle)
+    assert (found.exact, found.bias, found.relative, found.variance) == (0.0, 0.0, 0.0, 0.0)
+    assert np.isnan(found.cosine)
+    assert np.isnan(found.scale)
+    bonus = exact.audit(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), idle)
+    assert bonus.bias > 0.01
+    assert bonus.relative == np.inf
+
+
+def test_what_cannot_be_audited_is_told():
+    with pytest.raises(MDPError, match="audit: expected a finite horizon"):
+        exact.audit(PLAIN, PROCESS.replaced(horizon=None))
+    with pytest.raises(BatchError, match="at least 2 episodes"):
+        exact.audit(pg.estimator("reinforce", baseline="leave_one_out"), PROCESS, batch=1)

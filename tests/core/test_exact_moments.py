@@ -1,0 +1,295 @@
+"""Expectations and covariances of running estimators, over every batch that can happen."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore import exact
+from pgcore.errors import BatchError, EstimatorError, MDPError, NonFiniteError
+from pgcore.exact.episodes import all_tuples
+from pgcore.exact.estimates import Estimates, sample
+from pgcore.exact.needs import POLICIES, audit_policy
+from pgcore.exact.tabulated import tabulated
+from pgcore.testing.conformance import VARIANTS
+from pgcore_estimators.reinforce import Reinforce
+
+PROCESS = exact.random(3, 2, 4, 0)
+SHORT = exact.random(2, 2, 2, 1)
+ENDING = exact.random(4, 2, 3, 0, terminals=1)
+
+
+def policy_on(mdp, critic=None, seed=0):
+    """Return a policy with a table of random logits and the given critic; without one, with none."""
+    policy = audit_policy(POLICIES["no critic" if critic is None else "critic"](mdp), seed)
+    if critic is not None:
+        policy.load({**policy.parameters(), "critic.table": np.reshape(critic, (-1, 1))})
+    return policy
+
+
+def relative_bias(mdp, policy, estimator, **how):
+    """Return |E g - g*| / |g*| over the policy's own parameters."""
+    own, target = tabulated(policy, mdp).own, exact.gradient(mdp, policy)
+    return np.linalg.norm((exact.moments(mdp, policy, estimator, **how).mean - target)[own]) / np.linalg.norm(target)
+
+
+def estimates_of(mdp, policy, estimator):
+    table = tabulated(policy, mdp)
+    return Estimates(mdp, table, estimator, exact.all_episodes(mdp, table.probabilities), table.probabilities)
+
+
+@pytest.mark.parametrize("label", VARIANTS)
+def test_the_shortcut_by_rows_is_what_gradient_gives(label):
+    policy = audit_policy(POLICIES["critic"](ENDING), 2)
+    found = estimates_of(ENDING, policy, VARIANTS[label])
+    chosen = np.random.default_rng(1).integers(0, len(found.episodes), (40, 3))
+    assert found.shortcut
+    direct = found.direct(chosen)
+    np.testing.assert_allclose(found.gradients(chosen), direct, rtol=0, atol=1e-13 * np.abs(direct).max())
+
+
+@dataclasses.dataclass(frozen=True)
+class Wayward(Reinforce):
+    """Its closed form is of another surrogate where the batch is small, so that the shortcut cannot hold."""
+
+    name = "wayward"
+
+    def cotangents(self, *, log_prob, advantage, value=None, entropy=None, return_=None):
+        return {"log_prob": -advantage * len(log_prob)}
+
+
+def test_an_estimator_that_the_shortcut_does_not_hold_for_is_run_as_it_is():
+    policy = policy_on(ENDING)
+    found = estimates_of(ENDING, policy, Wayward())
+    chosen = sample(len(found.episodes), 2)
+    assert not found.shortcut
+    np.testing.assert_array_equal(found.gradients(chosen), found.direct(chosen))
+
+
+@pytest.mark.parametrize(("baseline", "factor"), [("none", 1.0), ("mean", 0.5), ("leave_one_out", 1.0)])
+@pytest.mark.parametrize("reward_to_go", [False, True])
+def test_with_two_episodes_the_own_mean_halves_the_gradient(baseline, factor, reward_to_go):
+    mdp = PROCESS.replaced(horizon=2)
+    policy, estimator = (
+        policy_on(mdp),
+        pg.estimator("reinforce", gamma=1.0, baseline=baseline, reward_to_go=reward_to_go),
+    )
+    found, target = exact.moments(mdp, policy, estimator, batch=2), exact.gradient(mdp, policy)
+    assert found.coupled is (baseline != "none")
+    assert found.runs == (36 * 37 // 2 if found.coupled else 36)
+    np.testing.assert_allclose(found.mean, factor * target, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("baseline", "factor"), [("mean", 0.75), ("leave_one_out", 1.0)])
+def test_with_four_episodes_the_own_mean_takes_a_quarter(baseline, factor):
+    policy, estimator = policy_on(SHORT), pg.estimator("reinforce", gamma=1.0, baseline=baseline)
+    found = exact.moments(SHORT, policy, estimator, batch=4)
+    assert found.runs == 3876  # 16 episodes, four at a time, in any order
+    np.testing.assert_allclose(found.mean, factor * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("reward_to_go", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_in_fractions_the_bias_is_nothing_or_minus_one_over_n_of_the_gradient(size, reward_to_go):
+    mdp = exact.random_rational(2, 2, 2 if size < 4 else 1, 0)
+    table = exact.softmax_table([[Fraction(1, 3), Fraction(2, 3)], [Fraction(3, 5), Fraction(2, 5)]])
+    target = exact.gradient(mdp, table)
+    for baseline, factor in (("none", 0), ("mean", -Fraction(1, size)), ("leave_one_out", 0)):
+        estimator = pg.estimator("reinforce", gamma=1.0, baseline=baseline, reward_to_go=reward_to_go)
+        found = exact.moments(mdp, table, estimator, batch=size)
+        assert all(isinstance(each, Fraction) for each in found.mean)
+        assert (found.mean - target).tolist() == (factor * target).tolist()
+        assert isinstance(found.variance, Fraction)
+        assert found.variance > 0
+
+
+def test_fractions_and_floats_have_the_same_moments():
+    mdp, half = exact.random_rational(2, 2, 2, 3), np.full((2, 2), Fraction(1, 2))
+    plain = exact.MDP(mdp.transition.astype(float), mdp.reward.astype(float), mdp.initial.astype(float), horizon=2)
+    estimator = pg.estimator("reinforce", gamma=1.0, baseline="leave_one_out")
+    rational = exact.moments(mdp, exact.softmax_table(half), estimator, batch=2)
+    floats = exact.moments(plain, exact.softmax_table(half.astype(float)), estimator, batch=2)
+    np.testing.assert_allclose(rational.covariance.astype(float), floats.covariance, rtol=0, atol=1e-13)
+
+
+def test_an_estimator_that_rounds_is_not_called_exact():
+    mdp, half = exact.random_rational(2, 2, 2, 3), exact.softmax_table(np.full((2, 2), Fraction(1, 2)))
+    constant = pg.estimator("reinforce", gamma=1.0, baseline="constant", baseline_value=0.1)
+    with pytest.raises(EstimatorError, match="expected signals that stay Fractions, got floats"):
+        exact.moments(mdp, half, constant)
+    with pytest.raises(EstimatorError, match="expected a pgcore policy, got a table of probabilities"):
+        exact.moments(mdp, half, pg.estimator("actor_critic"))
+
+
+def test_the_covariance_is_that_of_weighted_batches():
+    policy, estimator = policy_on(SHORT), pg.estimator("reinforce", gamma=0.9, baseline="mean")
+    found = exact.moments(SHORT, policy, estimator, batch=2)
+    estimates = estimates_of(SHORT, policy, estimator)
+    chosen, weights = all_tuples(estimates.episodes, 2, ordered=True)
+    gradients = estimates.direct(chosen)
+    assert weights.sum() == pytest.approx(1.0, rel=1e-14)
+    np.testing.assert_allclose(found.mean, weights @ gradients, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.covariance, np.cov(gradients.T, aweights=weights, ddof=0), rtol=0, atol=1e-14)
+
+
+def test_independent_episodes_share_the_variance():
+    policy, estimator = policy_on(PROCESS), pg.estimator("reinforce", gamma=1.0)
+    one, four = (exact.moments(PROCESS, policy, estimator, batch=size) for size in (1, 4))
+    assert (one.runs, four.runs, four.coupled) == (1296, 1296, False)
+    assert four.variance == pytest.approx(one.variance / 4, rel=1e-14)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstCounts(Reinforce):
+    """The first episode of a batch counts threefold: order matters."""
+
+    name = "first_counts"
+
+    def signals(self, batch, evaluate):
+        found = super().signals(batch, evaluate)
+        return {"advantage": found["advantage"] * np.where(batch.episode_of_step == 0, 3.0, 1.0)}
+
+
+def test_batches_are_told_apart_by_order_where_an_estimator_does():
+    policy = policy_on(SHORT)
+    found = exact.moments(SHORT, policy, FirstCounts(gamma=1.0), batch=2)
+    assert found.runs == 16**2
+    np.testing.assert_allclose(found.mean, 2 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+
+
+def timed(mdp, critic):
+    """Return the process with time in its state, and a policy that has the plain one's logits at every time and this critic."""
+    plain, process = policy_on(mdp), mdp.with_time()
+    logits = np.tile(plain.parameters()["network.table"], (mdp.horizon + 1, 1))
+    policy = policy_on(process, critic)
+    policy.load({**policy.parameters(), "network.table": logits})
+    return process, policy
+
+
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.9, 1.0])
+def test_gae_is_unbiased_with_exact_values_of_every_time_and_else_at_lambda_one_only(gae_lambda):
+    mdp = PROCESS.replaced(horizon=3)
+    estimator = pg.estimator("actor_critic", gamma=1.0, gae_lambda=gae_lambda, reduction="trajectory")
+    right = exact.values(mdp, policy_on(mdp)).ravel()
+    assert relative_bias(*timed(mdp, right), estimator) < 1e-13
+    wrong = relative_bias(*timed(mdp, right + np.linspace(-1.0, 1.0, len(right))), estimator)
+    blind = relative_bias(mdp, policy_on(mdp, exact.time_blind_values(mdp, policy_on(mdp))), estimator)
+    if gae_lambda == 1.0:
+        assert max(wrong, blind) < 1e-13
+    else:
+        assert min(wrong, blind) > 1e-3
+
+
+def test_a_two_armed_bandit_has_its_smallest_variance_at_the_swapped_mean():
+    mdp = exact.MDP(np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), np.ones(1), horizon=1)
+    table = exact.softmax_table([[0.8, 0.2]])
+
+    def variance(value):
+        estimator = pg.estimator("reinforce", gamma=1.0, baseline="constant", baseline_value=value)
+        return exact.moments(mdp, table, estimator).variance
+
+    assert [variance(value) for value in (0.0, 0.8)] == pytest.approx([0.0128, 0.1152], rel=1e-12)
+    assert variance(0.2) == pytest.approx(0.0, abs=1e-30)
+    assert min(np.linspace(-1, 1, 21), key=variance) == pytest.approx(0.2)
+
+
+def test_causality_can_raise_the_variance_from_nothing():
+    # What the first action earns, the second step takes back whatever is done: every episode's return is 0.
+    transition = np.zeros((3, 2, 3))
+    transition[0, 0, 1] = transition[0, 1, 2] = transition[1, :, 1] = transition[2, :, 2] = 1
+    reward = np.array([[1, -1], [-1, -1], [1, 1]])
+    mdp = exact.MDP(
+        transition.astype(int).astype(object), reward.astype(object), np.array([1, 0, 0], object), horizon=2
+    )
+    table = exact.softmax_table(np.array([[Fraction(1, 4), Fraction(3, 4)]] * 3))
+    full, causal = (
+        exact.moments(mdp, table, pg.estimator("reinforce", gamma=1.0, reward_to_go=flag)) for flag in (False, True)
+    )
+    assert full.mean.tolist() == causal.mean.tolist() == [0] * 6
+    assert (full.variance, causal.variance) == (0, Fraction(3, 8))
+
+
+def test_dividing_by_all_steps_is_biased_where_lengths_vary():
+    policy, target = policy_on(ENDING), exact.gradient(ENDING, policy_on(ENDING))
+    by_steps, by_episodes = (pg.estimator("reinforce", gamma=1.0, reduction=each) for each in ("step", "trajectory"))
+    length = exact.visits(ENDING, policy).sum()
+    bias = np.linalg.norm(length * exact.moments(ENDING, policy, by_steps, batch=2).mean - target) / np.linalg.norm(
+        target
+    )
+    assert bias == pytest.approx(0.0588, abs=5e-5)
+    assert relative_bias(ENDING, policy, by_episodes, batch=2) < 1e-14
+    # Where all have the same length it is only smaller.
+    same = exact.moments(PROCESS, policy_on(PROCESS), by_steps).mean
+    np.testing.assert_allclose(4 * same, exact.gradient(PROCESS, policy_on(PROCESS)), rtol=0, atol=1e-13)
+
+
+def test_a_time_limit_taken_for_an_end_is_biased():
+    # The process goes on to its horizon; episodes are watched for two steps. Bootstrapped from exact values, nothing is lost.
+    paid = PROCESS.replaced(reward=PROCESS.reward + 3.0)  # so that what is cut off is worth something
+    process, policy = timed(paid, exact.values(paid, policy_on(paid)).ravel())
+    table, first_two = tabulated(policy, process), slice(0, 2 * PROCESS.states * PROCESS.actions)
+    target = exact.gradient(process, policy)[first_two]
+    estimator = pg.estimator("reinforce", gamma=1.0, baseline="value", value_coefficient=0.0)
+    cut = exact.all_episodes(process, table.probabilities, cut=2)
+    ended = dataclasses.replace(cut, terminated=np.ones(len(cut), np.bool_))
+    bias, variance = {}, {}
+    for name, episodes in (("bootstrapped", cut), ("ended", ended)):
+        estimates = Estimates(process, table, estimator, episodes, table.probabilities)
+        assert estimates.shortcut
+        found = estimates.gradients(np.arange(len(cut))[:, None])
+        mean = episodes.probabilities @ found[:, first_two]
+        bias[name] = np.linalg.norm(mean - target) / np.linalg.norm(target)
+        variance[name] = episodes.probabilities @ ((found[:, first_two] - mean) ** 2).sum(axis=1)
+    assert bias["bootstrapped"] < 1e-13
+    assert bias["ended"] == pytest.approx(0.376, abs=5e-4)
+    assert variance["ended"] / variance["bootstrapped"] == pytest.approx(44.4, abs=0.05)
+
+
+def test_importance_weights_make_up_for_another_policy():
+    policy, behaviour = policy_on(ENDING), policy_on(ENDING, seed=9)
+    plain = pg.estimator("reinforce", gamma=1.0)
+    assert relative_bias(ENDING, policy, plain, behaviour=behaviour) > 0.1
+    assert relative_bias(ENDING, policy, Weighted(gamma=1.0), behaviour=behaviour) < 1e-13
+    assert relative_bias(ENDING, policy, Weighted(gamma=1.0)) < 1e-13
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted(Reinforce):
+    """REINFORCE times the ratio of the whole episode's probabilities."""
+
+    name = "weighted"
+
+    def signals(self, batch, evaluate):
+        log_ratio = np.add.reduceat(evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts)
+        return {"advantage": super().signals(batch, evaluate)["advantage"] * np.exp(log_ratio)[batch.episode_of_step]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Reinforce):
+    """Gives NaN where an episode's return is negative."""
+
+    name = "broken"
+
+    def signals(self, batch, evaluate):
+        return {"advantage": np.sqrt(super().signals(batch, evaluate)["advantage"])}
+
+
+def test_bad_requests_are_told():
+    policy = policy_on(PROCESS)
+    with pytest.raises(
+        MDPError,
+        match=r"expected at most 2,000,000 batches of 3 episodes, got 363,637,296 from 1,296 episodes; use batches of 2",
+    ):
+        exact.moments(PROCESS, policy, pg.estimator("reinforce", baseline="mean"), batch=3)
+    with pytest.raises(MDPError, match="moments batch: expected an integer of at least 1, got 0"):
+        exact.moments(PROCESS, policy, pg.estimator("reinforce"), batch=0)
+    with pytest.raises(BatchError, match="at least 2 episodes to leave one out"):
+        exact.moments(PROCESS, policy, pg.estimator("reinforce", baseline="leave_one_out"))
+    with pytest.raises(EstimatorError, match="got no value"):
+        exact.moments(PROCESS, policy, pg.estimator("ppo"))
+    with pytest.raises(NonFiniteError):
+        exact.moments(PROCESS, policy, Broken(gamma=1.0))
