@@ -302,7 +302,7 @@ class Curious(Reinforce):
     name = "curious"
 
     def signals(self, batch, evaluate):
-        assert evaluate.policy.spec.critic == "none"
+        assert evaluate.policy.spec.critic == "none"  # pyright: ignore[reportAttributeAccessIssue]
         return super().signals(batch, evaluate)
 
 
