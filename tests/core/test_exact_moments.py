@@ -293,3 +293,20 @@ def test_bad_requests_are_told():
         exact.moments(PROCESS, policy, pg.estimator("ppo"))
     with pytest.raises(NonFiniteError):
         exact.moments(PROCESS, policy, Broken(gamma=1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Curious(Reinforce):
+    """Asks `evaluate` for what only the library's own has."""
+
+    name = "curious"
+
+    def signals(self, batch, evaluate):
+        assert evaluate.policy.spec.critic == "none"  # pyright: ignore[reportAttributeAccessIssue]
+        return super().signals(batch, evaluate)
+
+
+def test_an_estimator_that_the_shortcut_cannot_run_is_run_as_it_is():
+    policy = policy_on(SHORT)
+    assert not estimates_of(SHORT, policy, Curious()).shortcut
+    assert relative_bias(SHORT, policy, Curious(gamma=1.0)) < 1e-14
