@@ -241,7 +241,31 @@ class PPOForm(EstimatorForm):
         return where(free, error, held), where(free, slope, 0)
 
 
-FORMS: dict[str, type[EstimatorForm]] = {"reinforce": ReinforceForm, "actor_critic": ActorCriticForm, "ppo": PPOForm}
+class TRPOForm(EstimatorForm):
+    """The ratio alone."""
+
+    def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
+        """See `EstimatorForm.signals`."""
+        values, following = evaluate("value"), _following(batch, evaluate)
+        advantage = _gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
+        old = evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
+        found = {"advantage": advantage, "return_": advantage + values, "old_log_prob": old}
+        if self.fields.normalise == "batch":
+            found["advantage"] = _normalised(advantage, _real(batch), self.fields.ddof)
+        return found
+
+    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+        """See `EstimatorForm.policy`."""
+        gain = named["advantage"] * np.exp(named["log_prob"] - named["old_log_prob"])
+        return -gain, -gain
+
+
+FORMS: dict[str, type[EstimatorForm]] = {
+    "reinforce": ReinforceForm,
+    "actor_critic": ActorCriticForm,
+    "ppo": PPOForm,
+    "trpo": TRPOForm,
+}
 
 
 def estimator_form(estimator: Estimator) -> EstimatorForm | None:

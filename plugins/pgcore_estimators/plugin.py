@@ -24,4 +24,9 @@ def pgcore_estimators() -> list[Provider]:
         Provider(
             "ppo", "pgcore_estimators.ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"
         ),
+        Provider(
+            "trpo",
+            "pgcore_estimators.trpo:TRPO",
+            "ratio times advantage, unclipped; for the optimizer of the same name",
+        ),
     ]

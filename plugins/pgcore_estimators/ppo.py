@@ -17,7 +17,7 @@ from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, state_values
+from pgcore_estimators.terms import bonus, bonus_cotangents, old_log_prob, ratio_metrics, state_values
 
 __all__ = ["PPO"]
 
@@ -96,8 +96,7 @@ class PPO(Estimator):
         """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
-        old = evaluate("log_prob")["log_prob"] if batch.log_probs is None else batch.log_probs
-        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old}
+        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old_log_prob(batch, evaluate)}
         if self.normalise == "batch":
             found["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
         if self.uses("old_value"):
@@ -180,12 +179,9 @@ class PPO(Estimator):
         self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array
     ) -> dict[str, float]:
         """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        log_ratio = log_prob - old_log_prob
-        error = value - return_
-        found = {
-            "value_loss": float(0.5 * (error * error).mean()),
-            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-            "clip_fraction": float(self._clipped(np, log_ratio, advantage).mean()) if self.objective == "clip" else 0.0,
+        clipped = self._clipped(np, log_prob - old_log_prob, advantage)
+        found = ratio_metrics(log_prob, old_log_prob, value, return_) | {
+            "clip_fraction": float(clipped.mean()) if self.objective == "clip" else 0.0
         }
         return found | {name: float(others[name].mean()) for name in ("entropy", "kl") if name in others}
 

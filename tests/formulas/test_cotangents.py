@@ -28,6 +28,7 @@ OPTIONS = {
         {"objective": "kl", "kl_coefficient": 0.75, "entropy_coefficient": 0.25},
         {"objective": "kl", "value_clip": 0.5},
     ],
+    "trpo": [{"value_coefficient": 0.75}, {"entropy_coefficient": 0.25}],
 }
 CASES = [(name, fields) for name, options in OPTIONS.items() for fields in options]
 
