@@ -1,10 +1,10 @@
 """One Fisher-vector product: pgcore on NumPy beside its own gradient, and beside PyTorch's double backward written by hand.
 
-Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32, on one thread. The gradient is that of the `trpo` estimator, and
-the product is with the Fisher information of the policy alone. PyTorch differentiates the mean KL from the detached distribution twice,
-as is usual; its network and observations are tensors already.
+Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32, on one thread. The gradient is that of the `trpo` estimator, policy
+and critic, and beside it that of `reinforce`, the policy alone; the product is with the Fisher information of the policy. PyTorch
+differentiates the mean KL from the detached distribution twice, as is usual; its network and observations are tensors already.
 
-Gradients and products are first checked equal, in float32 and in float64. Then the three take turns of 20 calls. A turn counts as its
+Gradients and products are first checked equal, in float32 and in float64. Then the four take turns of 20 calls. A turn counts as its
 median, and a ratio is the median of the turns' ratios.
 
     python benchmarks/fisher.py [--batch SIZE] [--turns N] [--json FILE]
@@ -75,8 +75,8 @@ def canonical(flat: np.ndarray, network: nn.Sequential) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
-    """Return gradient, product and PyTorch's product, after checking them against each other."""
+def make_case(size: int, dtype: str) -> tuple[Call, Call, Call, Call]:
+    """Return gradient, the policy's alone, product and PyTorch's product, after checking them against each other."""
     rng = np.random.default_rng(size)
     spec = pg.PolicySpec(pg.MLP(4, (64, 64), "tanh"), pg.Categorical(2), critic="separate")
     policy = pg.policy(spec, backend="numpy", dtype=dtype)
@@ -104,6 +104,12 @@ def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
     def gradient() -> pg.Gradient:
         return pg.gradient(policy, ESTIMATOR, batch, signals=signals)
 
+    alone = pg.estimator("reinforce")
+    returns = pg.signals(policy, alone, batch)
+
+    def policy_gradient() -> pg.Gradient:
+        return pg.gradient(policy, alone, batch, signals=returns)
+
     def product() -> np.ndarray:
         return policy.fisher_vector_product(batch, vector)
 
@@ -115,7 +121,7 @@ def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
     found = np.concatenate([value.reshape(-1) for name, value in gradient().numpy().items() if "network" in name])
     check_equal("gradient", found, canonical(flat, network), dtype)
     check_equal("product", product()[:own], canonical(theirs().numpy(), network), dtype)
-    return gradient, product, theirs
+    return gradient, policy_gradient, product, theirs
 
 
 def check_equal(what: str, found: np.ndarray, expected: np.ndarray, dtype: str) -> None:
@@ -140,22 +146,25 @@ def measure(size: int, turns: int) -> dict[str, Any]:
     calls = make_case(size, "float32")
     for call in calls:
         turn(call)
-    times: list[list[float]] = [[], [], []]
+    times: list[list[float]] = [[], [], [], []]
     for number in range(turns):
         # Whoever goes first finds the others' data in the caches, so they take turns at that too.
-        for each in np.roll(np.arange(3), number):
+        for each in np.roll(np.arange(4), number):
             times[each].append(turn(calls[each]))
-    gradient, product, theirs = times
-    beside_gradient = [own / other for own, other in zip(product, gradient, strict=True)]
-    beside_torch = [other / own for own, other in zip(product, theirs, strict=True)]
+    gradient, policy_gradient, product, theirs = times
+
+    def ratio(above: list[float], below: list[float]) -> float:
+        return statistics.median(one / other for one, other in zip(above, below, strict=True))
+
     return {
         "batch": size,
         **{
             f"{name}_us": statistics.median(each) * 1e6
-            for name, each in zip(("gradient", "product", "torch"), times, strict=True)
+            for name, each in zip(("gradient", "policy_gradient", "product", "torch"), times, strict=True)
         },
-        "of_one_gradient": statistics.median(beside_gradient),
-        "times_as_fast_as_torch": statistics.median(beside_torch),
+        "of_one_gradient": ratio(product, gradient),
+        "of_the_policys": ratio(product, policy_gradient),
+        "times_as_fast_as_torch": ratio(theirs, product),
     }
 
 
@@ -168,13 +177,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(title="One Fisher-vector product, float32, one thread")
-    for name in ("batch", "gradient us", "product us", "PyTorch us", "of one gradient", "times as fast as PyTorch"):
+    columns = (
+        "batch",
+        "gradient us",
+        "policy's us",
+        "product us",
+        "PyTorch us",
+        "of gradient",
+        "of policy's",
+        "times PyTorch",
+    )
+    for name in columns:
         table.add_column(name, justify="right")
     with threadpool_limits(1):
         rows = [measure(size, arguments.turns) for size in track(arguments.batch or SIZES, description="timing")]
     for row in rows:
-        batch, *times, share, lead = row.values()
-        table.add_row(str(batch), *(f"{each:.0f}" for each in times), f"{share:.2f}", f"{lead:.2f}")
+        *whole, share, alone, lead = row.values()
+        table.add_row(*(f"{each:.0f}" for each in whole), f"{share:.2f}", f"{alone:.2f}", f"{lead:.2f}")
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
