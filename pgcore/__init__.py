@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pgcore.backend import Backend
     from pgcore.batch import Batch
     from pgcore.compare import compare
+    from pgcore.derive import Derivation, derive
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
     from pgcore.gradient import Gradient
@@ -33,6 +34,7 @@ __all__ = [
     "Claims",
     "ConstantSchedule",
     "CosineSchedule",
+    "Derivation",
     "DiagonalGaussian",
     "Estimator",
     "Gradient",
@@ -50,6 +52,7 @@ __all__ = [
     "Table",
     "backend",
     "compare",
+    "derive",
     "estimator",
     "generator",
     "gradient",
@@ -66,6 +69,7 @@ _NAMES_BY_MODULE = {
     "backend": ("Backend",),
     "batch": ("Batch",),
     "compare": ("compare",),
+    "derive": ("Derivation", "derive"),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
     "gradient": ("Gradient",),

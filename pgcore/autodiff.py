@@ -366,7 +366,11 @@ def padded(inputs: Inputs) -> Inputs:
         repeat_last(inputs.observations, extra),
         repeat_last(inputs.actions, extra),
         None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
-        {name: repeat_last(value, extra) for name, value in inputs.signals.items()},
+        # Padding is an episode of its own.
+        {
+            name: np.append(value, np.full(extra, value[-1] + 1)) if name == "episode" else repeat_last(value, extra)
+            for name, value in inputs.signals.items()
+        },
         np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),
     )
 

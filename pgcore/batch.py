@@ -230,6 +230,22 @@ class Batch:
         Raises:
             BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
         """
+        numbers, steps = self.episode_steps(index)
+        fields: dict[str, Any] = {
+            name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP
+        }
+        return _made(
+            fields
+            | {
+                "episode_lengths": self.episode_lengths[numbers],
+                "terminated": self.terminated[numbers],
+                "final_observations": None if self.final_observations is None else self.final_observations[numbers],
+                "extras": {name: value[steps] for name, value in self.extras.items()},
+            }
+        )
+
+    def episode_steps(self, index: Index) -> tuple[Array, Array]:
+        """Return the numbers of the chosen episodes, and those of all their steps; see `episodes`."""
         try:
             numbers = np.arange(self.num_episodes)[index]
         except IndexError as error:
@@ -240,19 +256,7 @@ class Batch:
             raise _index_error("episodes", "episode", numbers.shape)
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
-        steps = starts + np.arange(len(starts))
-        fields: dict[str, Any] = {
-            name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP
-        }
-        return _made(
-            fields
-            | {
-                "episode_lengths": lengths,
-                "terminated": self.terminated[numbers],
-                "final_observations": None if self.final_observations is None else self.final_observations[numbers],
-                "extras": {name: value[steps] for name, value in self.extras.items()},
-            }
-        )
+        return numbers, starts + np.arange(len(starts))
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:
         """Yield the step numbers of each minibatch of one pass over the batch, in random order.

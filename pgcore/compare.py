@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore import api
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.errors import NonFiniteError
 from pgcore.estimator import Estimator
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
@@ -169,17 +170,24 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         {name: found[name][real] for name in expected if name in found},
         {name: Expected(each.exact[real], each.allowed[real]) for name, each in expected.items()},
     )
-    gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+    try:
+        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+    except NonFiniteError:
+        if truth.overflows:
+            return
+        raise
     yield row("quantities", gradient.given(), truth.quantities)
+    if truth.overflows:
+        return
     yield row("surrogate", {"term": gradient.terms()}, truth.terms)
     yield row("gradient", gradient.numpy(), truth.gradient)
     yield row("clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped)
     optimizer = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm))
-    for step in range(1, max(truth.steps, default=0) + 1):
+    for step in range(1, max(truth.reached, default=0) + 1):
         if step > 1:
             gradient = api.gradient(policy, estimator, batch, signals=truth.given)
         optimizer.step(policy, gradient)
-        if step in truth.steps:
+        if step in truth.reached:
             yield row(f"{step} step{'s' if step > 1 else ''}", policy.parameters(), truth.after(step))
 
 

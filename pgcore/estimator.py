@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError
 from pgcore.namespace import ArrayNamespace, Native
+
+if TYPE_CHECKING:
+    from pgcore.derive import Derivation
 
 __all__ = ["QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction"]
 
@@ -93,9 +96,10 @@ class Claims:
 class Estimator(ABC):
     """One way to estimate a policy gradient from a batch: a frozen dataclass whose fields are its hyper-parameters.
 
-    A subclass writes `signals` and `surrogate`, and `cotangents` where a closed form exists. The keyword-only parameters of
+    A subclass writes `signals` and `surrogate`, and may write `cotangents`, which are else derived. The keyword-only parameters of
     `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
-    default is passed only when `uses` says so.
+    default is passed only when `uses` says so. A surrogate that asks for `episode`, [B] the number of each step's episode, sees whole
+    episodes: its terms may hold `xp.episode_sum` and `xp.episode_mean`, and minibatches are of episodes then.
 
     Attributes:
         name: What the estimator is registered as.
@@ -131,19 +135,20 @@ class Estimator(ABC):
 
     @abstractmethod
     def surrogate(self, xp: ArrayNamespace, *arguments: Any, **named: Native) -> Native:
-        """Return [B] terms of the loss, to be minimised; row t may depend on step t alone."""
+        """Return [B] terms of the loss, to be minimised; row t may depend on step t alone, with `episode` on its episode."""
 
     def cotangents(self, *arguments: Any, **named: Any) -> Mapping[str, Array]:
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used; takes what `surrogate` takes.
 
-        Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included.
+        Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
+        are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
+        has it derived from its surrogate, once; see `pgcore.derive`.
 
         Raises:
-            EstimatorError: the estimator has no closed form.
+            EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
+            DependencyError: SymPy, which derives, is not installed.
         """
-        raise EstimatorError(
-            f"{self.name}.cotangents: expected a closed form, got none; write `cotangents`, or choose a backend that differentiates by itself"
-        )
+        return self._derivation.cotangents(**named)
 
     def uses(self, name: str) -> bool:
         """Whether a keyword of `surrogate` that has a default is wanted under these hyper-parameters; all are by default."""
@@ -185,6 +190,12 @@ class Estimator(ABC):
         )
 
     @cached_property
+    def _derivation(self) -> Derivation:
+        from pgcore.derive import derive  # which knows estimators
+
+        return derive(self)
+
+    @cached_property
     def quantities(self) -> tuple[str, ...]:
         """The policy quantities that the surrogate uses under these hyper-parameters."""
         return tuple(name for name in self.keywords if name in QUANTITIES)
@@ -194,6 +205,11 @@ class Estimator(ABC):
         """The signals that the surrogate uses under these hyper-parameters, `reference` among them where it uses `kl`."""
         reference = {"reference"} if "kl" in self.quantities else set[str]()
         return frozenset(name for name in self.keywords if name not in QUANTITIES) | reference
+
+    @property
+    def sees_episodes(self) -> bool:
+        """Whether a step's term depends on its whole episode."""
+        return "episode" in self.keywords
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:

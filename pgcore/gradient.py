@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import DependencyError, EstimatorError, NonFiniteError
 from pgcore.estimator import QUANTITIES, Estimator
 from pgcore.surrogate import Surrogate
 
@@ -111,6 +111,9 @@ def suspects(estimator: Estimator, given: Mapping[str, Any], terms: Array) -> di
     try:
         with np.errstate(all="ignore"):
             cotangents = estimator.cotangents(**given)
-    except EstimatorError:  # without a closed form the terms themselves are all that can be looked at
+    except (
+        EstimatorError,
+        DependencyError,
+    ):  # without a closed form the terms themselves are all that can be looked at
         return found | {"surrogate": terms}
     return found | {f"d surrogate / d {name}": value for name, value in cotangents.items()}

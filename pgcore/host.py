@@ -54,5 +54,16 @@ class HostNamespace:
         """See `ArrayNamespace.take_last`."""
         return x[np.arange(len(x)), index]
 
+    def episode_sum(self, x: Array, episode: Array) -> Array:
+        """See `ArrayNamespace.episode_sum`."""
+        first = episode - episode.min()
+        total = np.zeros(first.max() + 1, x.dtype)
+        np.add.at(total, first, x)
+        return total[first]
+
+    def episode_mean(self, x: Array, episode: Array) -> Array:
+        """See `ArrayNamespace.episode_mean`."""
+        return self.episode_sum(x, episode) / self.episode_sum(np.ones_like(x), episode)
+
 
 host = cast("ArrayNamespace", HostNamespace())

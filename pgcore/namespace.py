@@ -69,6 +69,14 @@ class ArrayNamespace(Protocol):
         """Return x[b, index[b]] for x [B, A] and integer index [B]."""
         ...
 
+    def episode_sum(self, x: Native, episode: Native) -> Native:
+        """Return, for each of [B] steps, the sum of x over its episode's steps; `episode` [B] numbers each step's episode."""
+        ...
+
+    def episode_mean(self, x: Native, episode: Native) -> Native:
+        """Return, for each of [B] steps, the mean of x over its episode's steps; see `episode_sum`."""
+        ...
+
     def full_like(self, x: Native, value: float) -> Native:
         """Return an array of the shape and dtype of `x` that holds one value."""
         ...

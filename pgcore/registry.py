@@ -22,7 +22,7 @@ from pgcore.hooks import Provider
 __all__ = ["OWN_COMMANDS", "Registration", "Registry", "default_backend_name", "install_hint", "registry"]
 
 # These must answer however broken the plugins are, so no plugin can take their names.
-OWN_COMMANDS = ("check", "doctor", "list")
+OWN_COMMANDS = ("check", "derive", "doctor", "list")
 
 Status = Literal["usable", "missing", "duplicate", "broken"]
 

@@ -43,8 +43,13 @@ class Signals:
         whole batch's gradient, and a `STEP` minibatch is a mean over its own steps.
 
         Raises:
-            EstimatorError: a step number is out of range.
+            EstimatorError: a step number is out of range, or the surrogate sees whole episodes.
         """
+        if "episode" in self.values:
+            raise EstimatorError(
+                "Signals.steps: expected the signals of a surrogate that sees single steps, got those of one that sees whole episodes; "
+                "slice with Batch.episodes and Signals.episodes"
+            )
         try:
             weights = self.weights[index]
         except IndexError as error:
@@ -54,6 +59,26 @@ class Signals:
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
         return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
+
+    def episodes(self, batch: Batch, index: Index) -> Signals:
+        """Return the signals of the chosen episodes, for `batch.episodes(index)`.
+
+        Weights are scaled by E / len(index), padding left out of both; see `steps`.
+
+        Args:
+            batch: The one that the signals are of.
+            index: Episode numbers in [0, E), a slice, or a [E] bool mask.
+
+        Raises:
+            BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
+        """
+        numbers, steps = batch.episode_steps(index)
+        real = batch.episode_weights
+        scale = np.count_nonzero(real) / max(np.count_nonzero(real[numbers]), 1)
+        values = {name: value[steps] for name, value in self.values.items()}
+        if "episode" in values:
+            values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
+        return Signals(values, self.weights[steps] * scale, padded=self.padded)
 
     @staticmethod
     def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int) -> Signals:
@@ -65,6 +90,8 @@ class Signals:
         """
         with np.errstate(all="ignore"):  # what overflows is reported below, by name and step
             computed = {name: np.asarray(value) for name, value in estimator.signals(batch, evaluate).items()}
+        if estimator.sees_episodes:
+            computed["episode"] = batch.episode_of_step
         check_names(estimator, computed)
         values: dict[str, Array] = {}
         for name, value in computed.items():

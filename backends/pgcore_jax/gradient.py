@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -46,6 +47,15 @@ class JaxGradient(AutodiffGradient):
             found[name] = columns[:, start : start + width] if name == "log_probs" else columns[:, start]
             start += width
         return columns[:, 0], found
+
+    def numpy(self) -> dict[str, Array]:
+        """See `Gradient.numpy`; split here, where nothing needs compiling for it."""
+        shapes, vector = self._policy.spec.parameter_shapes, np.array(self.vector)
+        found: dict[str, Array] = {}
+        for name in sorted(shapes):
+            size = math.prod(shapes[name])
+            found[name], vector = vector[:size].reshape(shapes[name]), vector[size:]
+        return {name: found[name] for name in shapes}
 
     def scaled(self, factor: float) -> JaxGradient:
         """See `Gradient.scaled`."""

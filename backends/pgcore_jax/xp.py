@@ -50,5 +50,13 @@ class JaxNamespace:
         """See `ArrayNamespace.take_last`."""
         return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
 
+    def episode_sum(self, x: Array, episode: Array) -> Array:
+        """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
+        return jnp.zeros_like(x).at[episode].add(x)[episode]
+
+    def episode_mean(self, x: Array, episode: Array) -> Array:
+        """See `ArrayNamespace.episode_mean`."""
+        return self.episode_sum(x, episode) / self.episode_sum(jnp.ones_like(x), episode)
+
 
 xp = cast("ArrayNamespace", JaxNamespace())

@@ -135,7 +135,7 @@ class NumpyPolicy(Policy):
         total: Array | None = None
         given: list[dict[str, Array]] = []
         with np.errstate(all="ignore"):  # what overflows is found below, by name and step
-            for block in blocks(batch.num_steps):
+            for block in blocks_of(estimator, batch):
                 whole = block.stop - block.start == batch.num_steps
                 own = signals if whole else {name: value[block] for name, value in signals.items()}
                 work, named = self._quantities(names, batch, block, own.get("reference"))
@@ -160,7 +160,7 @@ class NumpyPolicy(Policy):
         """See `Policy.gradient_from`."""
         estimator, signals = surrogate.estimator, surrogate.values
         given: list[dict[str, Array]] = []
-        for block in blocks(batch.num_steps):
+        for block in blocks_of(estimator, batch):
             own = signals["reference"][block] if "reference" in signals else None
             _, named = self._quantities(estimator.quantities, batch, block, own)
             given.append(named | {name: signals[name][block] for name in estimator.keywords if name not in named})
@@ -258,6 +258,19 @@ def blocks(steps: int) -> Iterator[slice]:
     """Yield the fixed blocks that steps are handled in."""
     for start in range(0, steps, BLOCK):
         yield slice(start, min(start + BLOCK, steps))
+
+
+def blocks_of(estimator: Estimator, batch: Batch) -> Iterator[slice]:
+    """Yield the fixed blocks; those of an estimator that sees episodes end where episodes do, and a longer one is a block by itself."""
+    if not estimator.sees_episodes:
+        yield from blocks(batch.num_steps)
+        return
+    start = 0
+    for first, last in zip(batch.episode_starts.tolist(), batch.episode_ends.tolist(), strict=True):
+        if first > start and last + 1 - start > BLOCK:
+            yield slice(start, first)
+            start = first
+    yield slice(start, batch.num_steps)
 
 
 def missing_cotangents(estimator: Estimator, cotangents: Mapping[str, Array]) -> EstimatorError:

@@ -50,5 +50,13 @@ class TensorflowNamespace:
         """See `ArrayNamespace.take_last`."""
         return tf.gather(x, index, axis=1, batch_dims=1)
 
+    def episode_sum(self, x: Tensor, episode: Tensor) -> Tensor:
+        """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
+        return tf.gather(tf.math.unsorted_segment_sum(x, episode, tf.shape(x)[0]), episode)
+
+    def episode_mean(self, x: Tensor, episode: Tensor) -> Tensor:
+        """See `ArrayNamespace.episode_mean`."""
+        return self.episode_sum(x, episode) / self.episode_sum(tf.ones_like(x), episode)
+
 
 xp = cast("ArrayNamespace", TensorflowNamespace())

@@ -42,5 +42,13 @@ class TorchNamespace:
         """See `ArrayNamespace.take_last`."""
         return x.gather(1, index.unsqueeze(1)).squeeze(1)
 
+    def episode_sum(self, x: Tensor, episode: Tensor) -> Tensor:
+        """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
+        return torch.zeros_like(x).index_add(0, episode, x)[episode]
+
+    def episode_mean(self, x: Tensor, episode: Tensor) -> Tensor:
+        """See `ArrayNamespace.episode_mean`."""
+        return self.episode_sum(x, episode) / self.episode_sum(torch.ones_like(x), episode)
+
 
 xp = cast("ArrayNamespace", TorchNamespace())

@@ -9,6 +9,7 @@ from typing import Any, cast
 import typer
 
 from pgcore.cli.check import check_command
+from pgcore.cli.derive import derive_command
 from pgcore.cli.doctor import doctor_command
 from pgcore.cli.listing import list_command
 from pgcore.errors import PgcoreError
@@ -43,6 +44,7 @@ def application(requested: str | None) -> typer.Typer:
     )
     app.command("list")(list_command)
     app.command("check")(check_command)
+    app.command("derive")(derive_command)
     app.command("doctor")(doctor_command)
     summaries = {
         registration.provider.name: registration.provider.summary for registration in registry().providers("commands")

@@ -51,6 +51,21 @@ ESTIMATORS: dict[str, Estimator] = {
     "ppo kl": estimator("ppo", objective="kl", kl_coefficient=0.7, normalise="none", entropy_coefficient=0.02),
     "trpo": estimator("trpo", gamma=0.9, gae_lambda=0.8),
     "trpo plain": estimator("trpo", gamma=0.9, normalise="none", entropy_coefficient=0.03),
+    "a2c": estimator("a2c", gamma=0.9),
+    "vtrace": estimator("vtrace", gamma=0.9, rho_bar=1.1, c_bar=0.9, trace_lambda=0.9, entropy_coefficient=0.01),
+    "awr": estimator("awr", gamma=0.9, temperature=2.0, max_weight=3.0),
+    "trajectory is": estimator("trajectory_is", gamma=0.9),
+    "per-decision is": estimator("pdis", gamma=0.9, discount_state=True),
+    "reward-to-go is": estimator("pdis", gamma=0.9, ratio="trajectory"),
+    "weighted is": estimator("wis", gamma=0.9),
+    "averaged ratio": estimator("averaged_ratio", gamma=0.9),
+    "rloo": estimator("rloo", kl_coefficient=0.1),
+    "grpo": estimator("grpo", kl_coefficient=0.3),
+    "dr grpo": estimator("dr_grpo", clip_high=0.3),
+    "gspo": estimator("gspo", clip_low=0.2, clip_high=0.3),
+    "cispo": estimator("cispo", clip_low=0.1, clip_high=0.2),
+    "reinforce++": estimator("reinforce_pp", gamma=0.95, kl_coefficient=0.1),
+    "reinforce++ group": estimator("reinforce_pp", baseline="group"),
 }
 
 
@@ -145,10 +160,13 @@ def make_case(
         extras={"reference": described},
     )
     log_probs = made.evaluate(plain, ("log_prob",))["log_prob"] + 0.3 * rng.standard_normal(steps)
+    extras = dict(plain.extras)
+    extras["reference_log_probs"] = log_probs + 0.3 * rng.standard_normal(steps)
+    extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
     fields = {
         name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
-    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=dict(plain.extras))
+    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=extras)
     return made, batch.pad(steps + padding)
 
 

@@ -156,15 +156,11 @@ def few_of(choices: Sequence[Choice]) -> list[Choice]:
 
     Modes that take seconds to compile a case run these alone.
     """
-
-    def levels(choice: Choice) -> set[str]:
-        return {choice.case.estimator.name, *choice.levels[1:]}
-
-    wanted = set[str]().union(*map(levels, choices))
+    wanted = set[str]().union(*(choice.levels for choice in choices))
     chosen: list[Choice] = []
     while wanted:
-        chosen.append(max(choices, key=lambda choice: len(levels(choice) & wanted)))
-        wanted -= levels(chosen[-1])
+        chosen.append(max(choices, key=lambda choice: len(wanted.intersection(choice.levels))))
+        wanted -= set(chosen[-1].levels)
     return chosen
 
 
@@ -281,8 +277,8 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[
     except Exception as problem:  # noqa: BLE001 - whatever a framework raises is this cell's outcome, and the others go on
         error = told(problem)
     diverged = next((row for row in rows if not row.agrees), None)
-    nothing = Row(cell.backend, "", np.inf, "")
-    shown = diverged or next((row for row in rows if row.stage == "gradient"), nothing)
+    last = rows[-1] if rows else Row(cell.backend, "", np.inf, "")
+    shown = diverged or next((row for row in rows if row.stage == "gradient"), last)
     return Outcome(
         cell.backend,
         cell.mode,

@@ -41,8 +41,8 @@ class Choice:
         """What is chosen, thing by thing."""
         critic, dtype = self.case.spec.critic, self.case.dtype
         return (
-            f"estimator {self.variant}",
-            f"head {self.head}",
+            f"estimator {self.case.estimator.name}",
+            f"head {self.case.spec.head.name}",
             f"network {self.network}",
             f"critic {critic}",
             dtype,
@@ -51,8 +51,8 @@ class Choice:
 
     @property
     def pairs(self) -> set[tuple[str, str]]:
-        """Every pair of two of them."""
-        return set(itertools.combinations(self.levels, 2))
+        """Every pair of two of them; and estimator and head each with their hyper-parameters, once."""
+        return {*itertools.combinations(self.levels, 2), ("estimator", self.variant), ("head", self.head)}
 
 
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
@@ -67,7 +67,7 @@ def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> 
     wanted = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
     groups: dict[tuple[str, str], list[Choice]] = {}
     for choice in everything:
-        groups.setdefault((choice.variant, choice.head), []).append(choice)
+        groups.setdefault((choice.case.estimator.name, choice.case.spec.head.name), []).append(choice)
     chosen: list[Choice] = []
     for group in groups.values():
         best = max(group, key=lambda choice: len(choice.pairs & wanted))

@@ -19,7 +19,7 @@ Number = Any
 
 
 class Lifted:
-    """See `pgcore.testing.estimator_forms.LiftedEvaluate`."""
+    """See `pgcore.testing.estimator_form.LiftedEvaluate`."""
 
     def __init__(
         self, spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, lift: Callable[[Array], Number]

@@ -145,7 +145,13 @@ def _forward(
     reference = surrogate.values.get("reference")
     named = _named(surrogate.estimator.quantities, head, run, None if reference is None else lift(reference))
     keywords = surrogate.estimator.keywords
-    return run, head, named | {name: lift(surrogate.values[name]) for name in keywords if name not in QUANTITIES}
+    signals = {name: surrogate.values[name] for name in keywords if name not in QUANTITIES}
+    # Integers, such as the numbers of episodes, are no numbers to compute with.
+    return (
+        run,
+        head,
+        named | {name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()},
+    )
 
 
 def _pass(

@@ -95,6 +95,8 @@ class Truth:
         if "old_value" in values:  # the critic has moved since, or a clip of its values would never be active
             moved = MOVED * np.random.default_rng(0).standard_normal(values["old_value"].shape)
             values["old_value"] += moved.astype(self.dtype)
+        if self.estimator.sees_episodes:
+            values["episode"] = self.batch.episode_of_step
         return Signals(values, weights, padded=self.batch.step_weights is not None)
 
     @cached_property
@@ -142,6 +144,12 @@ class Truth:
         return self._expected(*self._gradients)
 
     @cached_property
+    def overflows(self) -> bool:
+        """Whether the gradient is beyond the dtype's range: a ratio of extreme policies can be, and then there is nothing to compare."""
+        with np.errstate(over="ignore"):
+            return not all(np.isfinite(expected.exact.astype(self.dtype)).all() for expected in self.gradient.values())
+
+    @cached_property
     def clipped(self) -> dict[str, Expected]:
         """The gradient, clipped to `max_norm`."""
         exact, bound = (
@@ -154,6 +162,11 @@ class Truth:
     def max_norm(self) -> float:
         """See `Truth`."""
         return float(_norm(self._gradients[0])) / 2
+
+    @cached_property
+    def reached(self) -> tuple[int, ...]:
+        """Those of `steps` that the reference can take within the dtype's range."""
+        return tuple(step for step in self.steps if all(step in walk for walk in self._walks)) if self.steps else ()
 
     def after(self, steps: int) -> dict[str, Expected]:
         """Return the parameters after some optimizer steps, each on the gradient of the same surrogate where the last one led.
@@ -221,8 +234,11 @@ class Truth:
 
         for step in range(1, max(self.steps) + 1):
             exact = self._gradient(parameters, reference.extended)
+            if not _norm(exact) < np.sqrt(np.finfo(self.dtype).max):
+                break  # minimising an unclipped ratio can run away
             gradient = {name: value + signs[name] * self.gradient[name].allowed for name, value in exact.items()}
-            factor = np.minimum(1.0, self.max_norm / _norm(gradient))
+            # Where every ratio is clipped the gradient is 0.
+            factor = self.max_norm / max(_norm(gradient), self.max_norm)
             scalars = self.optimizer.scalars(step, self.optimizer.rate(step - 1))
             for name, value in parameters.items():
                 moved, slots[name] = self.optimizer.update(host, value, gradient[name] * factor, slots[name], *scalars)
@@ -242,4 +258,5 @@ class Truth:
 def _norm(gradient: Mapping[str, Any]) -> Any:
     """Return the Euclidean norm, in whichever number system: none of them has a root, all have logarithms."""
     square = sum((value * value).sum() for value in gradient.values())
-    return np.exp(np.log(square) / 2)
+    with np.errstate(divide="ignore"):
+        return np.exp(np.log(square) / 2)

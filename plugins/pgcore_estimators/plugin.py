@@ -29,4 +29,43 @@ def pgcore_estimators() -> list[Provider]:
             "pgcore_estimators.trpo:TRPO",
             "ratio times advantage, unclipped; for the optimizer of the same name",
         ),
+        Provider("a2c", "pgcore_estimators.a2c:A2C", "actor-critic with bootstrapped returns and an entropy bonus"),
+        Provider(
+            "vtrace", "pgcore_estimators.vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"
+        ),
+        Provider("awr", "pgcore_estimators.awr:AWR", "regression on actions, weighed by exponentiated advantages"),
+        Provider(
+            "trajectory_is",
+            "pgcore_estimators.importance_sampling:TrajectoryIS",
+            "returns weighed by whole episodes' ratios",
+        ),
+        Provider(
+            "pdis",
+            "pgcore_estimators.importance_sampling:PerDecisionIS",
+            "rewards weighed by the ratios that led to them",
+        ),
+        Provider(
+            "wis",
+            "pgcore_estimators.importance_sampling:WeightedIS",
+            "self-normalised ratios of whole episodes, biased",
+        ),
+        Provider(
+            "averaged_ratio",
+            "pgcore_estimators.importance_sampling:AveragedRatio",
+            "mean ratio of single steps times the return, biased",
+        ),
+        Provider("rloo", "pgcore_estimators.rloo:RLOO", "group rewards less the mean of the others, unbiased"),
+        Provider("grpo", "pgcore_estimators.group_relative:GRPO", "standardised group rewards, clipped ratios"),
+        Provider(
+            "dr_grpo", "pgcore_estimators.group_relative:DrGRPO", "GRPO without dividing by deviation or by length"
+        ),
+        Provider(
+            "gspo", "pgcore_estimators.group_relative:GSPO", "group rewards, ratios of whole trajectories clipped"
+        ),
+        Provider("cispo", "pgcore_estimators.group_relative:CISPO", "group rewards, clipped ratios held constant"),
+        Provider(
+            "reinforce_pp",
+            "pgcore_estimators.reinforce_pp:ReinforcePP",
+            "clipped ratios, rewards to come normalised over the batch",
+        ),
     ]

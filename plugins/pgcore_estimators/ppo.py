@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +16,17 @@ from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, old_log_prob, ratio_metrics, state_values
+from pgcore_estimators.terms import (
+    bonus,
+    bonus_cotangents,
+    clipped_gain,
+    clipped_gain_slope,
+    is_clipped,
+    log_bounds,
+    old_log_probs,
+    ratio_metrics,
+    state_values,
+)
 
 __all__ = ["PPO"]
 
@@ -96,7 +105,7 @@ class PPO(Estimator):
         """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
-        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old_log_prob(batch, evaluate)}
+        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old_log_probs(batch, evaluate)}
         if self.normalise == "batch":
             found["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
         if self.uses("old_value"):
@@ -131,10 +140,7 @@ class PPO(Estimator):
         if self.objective == "kl":
             policy = self.kl_coefficient * kl - advantage * xp.exp(log_ratio)
         else:
-            below, above = self._log_bounds
-            infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
-            low, high = xp.where(gaining, -infinite, below), xp.where(gaining, above, infinite)
-            policy = -advantage * xp.exp(xp.clip(log_ratio, low, high))
+            policy = -clipped_gain(xp, log_ratio, advantage, self._bounds)
         if self.value_clip is None:
             return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
         error = self._worse_error(xp, value, old_value, return_)
@@ -165,9 +171,7 @@ class PPO(Estimator):
             found["log_prob"] = -advantage * np.exp(log_ratio)
             found["kl"] = np.full_like(kl, self.kl_coefficient)
         else:
-            # exp(-inf) is exactly 0, so the clipped branch takes no gradient and nothing overflows on its way there.
-            unclipped = np.where(self._clipped(np, log_ratio, advantage), -math.inf, log_ratio)
-            found["log_prob"] = -advantage * np.exp(unclipped)
+            found["log_prob"] = -clipped_gain_slope(log_ratio, advantage, self._bounds)
         if old_value is not None:
             error = value - return_
             inside = np.abs(value - old_value) <= self.value_clip
@@ -179,7 +183,7 @@ class PPO(Estimator):
         self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array
     ) -> dict[str, float]:
         """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        clipped = self._clipped(np, log_prob - old_log_prob, advantage)
+        clipped = is_clipped(log_prob - old_log_prob, advantage, self._bounds)
         found = ratio_metrics(log_prob, old_log_prob, value, return_) | {
             "clip_fraction": float(clipped.mean()) if self.objective == "clip" else 0.0
         }
@@ -196,14 +200,8 @@ class PPO(Estimator):
         return self
 
     @property
-    def _log_bounds(self) -> tuple[float, float]:
-        """The logarithms of 1 - clip and 1 + clip."""
-        return math.log1p(-self.clip) if self.clip < 1 else -math.inf, math.log1p(self.clip)
-
-    def _clipped(self, xp: Any, log_ratio: Native, advantage: Native) -> Native:
-        """Return where the clipped branch is the smaller: beyond the bound that the advantage pushes towards."""
-        below, above = self._log_bounds
-        return xp.where(advantage >= 0, log_ratio > above, log_ratio < below)
+    def _bounds(self) -> tuple[float, float]:
+        return log_bounds(self.clip, self.clip)
 
     def _worse_error(self, xp: Any, value: Native, old_value: Native, return_: Native) -> Native:
         """Return V - R, or the clipped V's, whichever is larger in magnitude; V - R on a tie."""

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.errors import BatchError
 from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
 from pgcore.signals import next_values
 
-__all__ = ["bonus", "bonus_cotangents", "old_log_prob", "ratio_metrics", "state_values"]
+__all__ = [
+    "bonus",
+    "bonus_cotangents",
+    "clipped_gain",
+    "clipped_gain_slope",
+    "is_clipped",
+    "log_bounds",
+    "old_log_probs",
+    "penalised_rewards",
+    "ratio_metrics",
+    "reference_log_probs",
+    "state_values",
+]
 
 
 def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
@@ -42,15 +56,64 @@ def bonus_cotangents(
     return cotangents
 
 
+def log_bounds(below: float, above: float) -> tuple[float, float]:
+    """Return the logarithms of 1 - below and 1 + above."""
+    return math.log1p(-below) if below < 1 else -math.inf, math.log1p(above)
+
+
+def clipped_gain(xp: Any, log_ratio: Native, advantage: Native, bounds: tuple[float, float]) -> Native:
+    """Return min(r A, clip(r) A) for r = exp(log ratio), with the logarithms of the bounds.
+
+    The branch is chosen before the exponential is taken, and a ratio exactly at a bound counts as unclipped.
+    """
+    infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
+    low, high = xp.where(gaining, -infinite, bounds[0]), xp.where(gaining, bounds[1], infinite)
+    return advantage * xp.exp(xp.clip(log_ratio, low, high))
+
+
+def clipped_gain_slope(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
+    """Return the derivative of `clipped_gain` in the log ratio."""
+    # exp(-inf) is exactly 0, so the clipped branch takes no gradient and nothing overflows on its way there.
+    return advantage * np.exp(np.where(is_clipped(log_ratio, advantage, bounds), -math.inf, log_ratio))
+
+
+def is_clipped(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
+    """Return where the clipped branch is the smaller: beyond the bound that the advantage pushes towards."""
+    return np.where(advantage >= 0, log_ratio > bounds[1], log_ratio < bounds[0])
+
+
+def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
+    """Return [B] log mu(a_t given s_t) of the policy that acted: the batch's, or where it says nothing the current one's."""
+    return evaluate("log_prob")["log_prob"] if batch.log_probs is None else batch.log_probs
+
+
+def reference_log_probs(batch: Batch) -> Array:
+    """Return [B] log pi_ref(a_t given s_t), nats, from the extra of that name.
+
+    Raises:
+        BatchError: the batch has none.
+    """
+    found = batch.extras.get("reference_log_probs")
+    if found is None or found.shape != (batch.num_steps,):
+        got = "none" if found is None else f"shape {list(found.shape)}"
+        raise BatchError(
+            f"Batch.extras['reference_log_probs']: expected [B], the reference policy's log-probabilities of the actions, got {got}; "
+            "add them, or set kl_coefficient=0"
+        )
+    return found
+
+
+def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -> Array:
+    """Return [B] rewards, each less kl_coefficient (log mu - log pi_ref) of its action; with 0 nothing else is asked for."""
+    if kl_coefficient == 0:
+        return batch.rewards
+    return batch.rewards - kl_coefficient * (old_log_probs(batch, evaluate) - reference_log_probs(batch))
+
+
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     """Return [B] V(s_t) and [B] V(s_{t+1}) under the current critic, time limits bootstrapped."""
     found = evaluate("value", "final_value")
     return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
-
-
-def old_log_prob(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B] log pi of the actions under the policy that chose them: the batch's, or where it says nothing the current one's."""
-    return evaluate("log_prob")["log_prob"] if batch.log_probs is None else batch.log_probs
 
 
 def ratio_metrics(log_prob: Array, old_log_prob: Array, value: Array, return_: Array) -> dict[str, float]:

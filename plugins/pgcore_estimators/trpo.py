@@ -15,7 +15,7 @@ from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, old_log_prob, ratio_metrics, state_values
+from pgcore_estimators.terms import bonus, bonus_cotangents, old_log_probs, ratio_metrics, state_values
 
 __all__ = ["TRPO"]
 
@@ -77,7 +77,7 @@ class TRPO(Estimator):
         return {
             "advantage": normalise(a_t, batch.step_weights, ddof=self.ddof) if self.normalise == "batch" else a_t,
             "return_": a_t + v_t,
-            "old_log_prob": old_log_prob(batch, evaluate),
+            "old_log_prob": old_log_probs(batch, evaluate),
         }
 
     def surrogate(

@@ -17,7 +17,8 @@ from pgcore.optimizer import Optimizer, Rule
 from pgcore.registry import registry
 from pgcore.schedules import CosineSchedule, LinearSchedule, Schedule
 from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
-from pgcore_train.config import RunConfig, check_known, without_none
+from pgcore.values import without_none
+from pgcore_train.config import RunConfig, check_known
 from pgcore_train.environments import Environments
 from pgcore_train.settings import NetworkSettings
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
+from pgcore.values import read_value, without_none
 from pgcore_train.settings import NetworkSettings, RolloutSettings, RunSettings, TrainingSettings
 
 __all__ = ["SECTIONS", "Layer", "RunConfig", "merged", "read_assignments", "read_toml"]
@@ -133,14 +134,6 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
     return layer
 
 
-def read_value(text: str) -> Any:
-    """Return what a TOML value says, or the text itself where it is none: `--set head.log_std=fixed` needs no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def merged(*layers: Layer) -> Layer:
     """Return one layer; later ones win."""
     result: Layer = {}
@@ -148,12 +141,6 @@ def merged(*layers: Layer) -> Layer:
         for section, values in layer.items():
             result.setdefault(section, {}).update(values)
     return result
-
-
-def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with None for "none" where a dataclass takes None: neither TOML nor a command line can say None."""
-    optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
-    return {name: None if value == "none" and name in optional else value for name, value in fields.items()}
 
 
 def check_plain(section: str, values: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from pgcore.batch import Batch
 from pgcore.estimator import Estimator
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Gradient, Policy
+from pgcore.surrogate import Signals
 from pgcore.trust_region import StepReport
 from pgcore_train.settings import TrainingSettings
 
@@ -77,8 +79,22 @@ def update(
             last = gradient(policy, estimator, batch, signals=constants)
             report = optimizer.step(policy, last)
             continue
-        for index in batch.minibatches(plan.minibatch, rng):
-            last = gradient(policy, estimator, batch.steps(index), signals=constants.steps(index))
+        for part, own in minibatches(estimator, batch, constants, plan.minibatch, rng):
+            last = gradient(policy, estimator, part, signals=own)
             report = optimizer.step(policy, last)
     assert last is not None
     return last.metrics | ({} if report is None else report.metrics)
+
+
+def minibatches(
+    estimator: Estimator, batch: Batch, constants: Signals, size: int, rng: np.random.Generator
+) -> Iterator[tuple[Batch, Signals]]:
+    """Yield the parts of one pass in random order: single steps, or whole episodes of about as many for an estimator that sees them."""
+    if not estimator.sees_episodes:
+        for index in batch.minibatches(size, rng):
+            yield batch.steps(index), constants.steps(index)
+        return
+    order = rng.permutation(batch.num_episodes)
+    full = batch.episode_lengths[order].cumsum() // size
+    for index in np.split(order, np.flatnonzero(np.diff(full)) + 1):
+        yield batch.episodes(index), constants.episodes(batch, index)

@@ -126,8 +126,8 @@ def test_what_an_estimator_leaves_out_has_a_default(make_batch):
     assert est.adapted({"kl": 1.0}) is est
     assert est.finalise(signals, None) is signals
     assert Base.uses(est, "anything")
-    with pytest.raises(EstimatorError, match=r"tiny\.cotangents: expected a closed form, got none; write `cotangents`"):
-        est.cotangents()
+    given = {"log_prob": np.zeros(2), "advantage": np.array([1.0, -2.0])}
+    assert est.cotangents(**given)["log_prob"].tolist() == [-1.0, 2.0], "derived"
     with pytest.raises(
         EstimatorError, match=r"tiny\.combine: expected one for an estimator that weighs scores, got none"
     ):

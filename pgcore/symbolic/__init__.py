@@ -1,0 +1,5 @@
+"""Surrogates as SymPy expressions: traced, differentiated, compiled to NumPy and written out; `pgcore.derive` is the way in."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,97 @@
+"""REINFORCE++: PPO's clipped ratio without a critic, advantages normalised over the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.checks import number, one_of, positive, set_field, unit_interval
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.groups import by_group, episode_rewards
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.signals import normalise, returns
+from pgcore_estimators.terms import (
+    clipped_gain,
+    clipped_gain_slope,
+    is_clipped,
+    log_bounds,
+    old_log_probs,
+    penalised_rewards,
+)
+
+__all__ = ["ReinforcePP"]
+
+
+@dataclass(frozen=True)
+class ReinforcePP(Estimator):
+    """REINFORCE++: mean over all steps of -min(r A, clip(r) A), with A the rewards to come, normalised over the batch.
+
+    Attributes:
+        baseline: "none", or "group" to take the group's mean episode reward off first.
+        clip: Of the ratio; positive.
+        kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
+            extra `reference_log_probs`. 0 leaves it out.
+        gamma: Discount in [0, 1].
+        ddof: Of the batch's standard deviation.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    baseline: str = "none"
+    clip: float = 0.2
+    kl_coefficient: float = 0.0
+    gamma: float = 1.0
+    ddof: int = 1
+    name: ClassVar[str] = "reinforce_pp"
+    sources: ClassVar[tuple[str, ...]] = ("Hu 2025, sec. 3, arXiv:2501.03262",)
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        one_of("ReinforcePP.baseline", self.baseline, ("none", "group"), EstimatorError)
+        set_field(self, "clip", positive("ReinforcePP.clip", self.clip, EstimatorError))
+        set_field(self, "kl_coefficient", number("ReinforcePP.kl_coefficient", self.kl_coefficient, EstimatorError))
+        set_field(self, "gamma", unit_interval("ReinforcePP.gamma", self.gamma, EstimatorError))
+        one_of("ReinforcePP.ddof", self.ddof, (0, 1), EstimatorError)
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False, whole_episodes=True)
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
+        if self.baseline == "group":
+            mean = by_group(lambda own: np.full_like(own, own.mean()), episode_rewards(batch), batch)
+            g_t = g_t - mean[batch.episode_of_step]
+        return {
+            "advantage": normalise(g_t, batch.step_weights, ddof=self.ddof),
+            "old_log_prob": old_log_probs(batch, evaluate),
+        }
+
+    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
+        """See `Estimator.surrogate`."""
+        return -clipped_gain(xp, log_prob - old_log_prob, advantage, self._bounds)
+
+    def cotangents(self, *, log_prob: Array, old_log_prob: Array, advantage: Array) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {"log_prob": -clipped_gain_slope(log_prob - old_log_prob, advantage, self._bounds)}
+
+    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, **others: Array) -> dict[str, float]:
+        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
+        log_ratio = log_prob - old_log_prob
+        return {
+            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
+            "clip_fraction": float(is_clipped(log_ratio, advantage, self._bounds).mean()),
+        }
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return log_bounds(self.clip, self.clip)

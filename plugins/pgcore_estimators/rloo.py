@@ -1,0 +1,71 @@
+"""RLOO: REINFORCE with the mean reward of the group's other episodes as the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.checks import number, set_field
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.groups import by_group, episode_rewards
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.signals import leave_one_out_mean
+from pgcore_estimators.terms import penalised_rewards
+
+__all__ = ["RLOO"]
+
+
+@dataclass(frozen=True)
+class RLOO(Estimator):
+    """REINFORCE leave-one-out: sum over an episode's steps of -log pi times (R - mean of the others), mean over episodes.
+
+    R is the episode's undiscounted reward; the others are those of its group (`pgcore.groups`), at least one.
+
+    Attributes:
+        kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
+            extra `reference_log_probs`. 0 leaves it out.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    kl_coefficient: float = 0.0
+    reduction = Reduction.TRAJECTORY
+    name: ClassVar[str] = "rloo"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Ahmadian et al. 2024, eq. 8, arXiv:2402.14740",
+        "Kool, van Hoof and Welling 2019",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "kl_coefficient", number("RLOO.kl_coefficient", self.kl_coefficient, EstimatorError))
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(
+            unbiased=self.kl_coefficient == 0,
+            on_policy=True,
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
+        advantage = by_group(lambda own: own - leave_one_out_mean(own), rewards, batch)
+        return {"advantage": advantage[batch.episode_of_step]}
+
+    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:
+        """See `Estimator.surrogate`."""
+        return -log_prob * advantage
+
+    def cotangents(self, *, log_prob: Array, advantage: Array) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {"log_prob": -advantage}
