@@ -41,6 +41,7 @@ bench: .venv/.bench
 	$(RUN) benchmarks/startup.py
 	$(RUN) benchmarks/ppo_gradient.py
 	$(RUN) benchmarks/backends.py
+	$(RUN) benchmarks/fisher.py
 	$(RUN) benchmarks/cartpole.py
 
 clean:

@@ -15,7 +15,7 @@ from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
 from pgcore.estimator import Estimator
 from pgcore.gradient import Gradient
-from pgcore.optimizer import Optimizer, OptimizerSpec
+from pgcore.optimizer import Optimizer, Rule
 from pgcore.policy import Policy, read_policy
 from pgcore.registry import default_backend_name, registry
 from pgcore.spec import PolicySpec
@@ -82,7 +82,7 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
         UnknownNameError: no optimizer of that name is registered, or it has no hyper-parameter of a name given.
         OptimizerError: a hyper-parameter has a value it cannot take.
     """
-    spec: OptimizerSpec = _build("optimizers", name, fields, OptimizerError)
+    spec: Rule = _build("optimizers", name, fields, OptimizerError)
     return Optimizer(spec)
 
 
@@ -122,7 +122,7 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
         raise EstimatorError(
             f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; slice batch and signals alike"
         )
-    surrogate = Surrogate(estimator, signals)
+    surrogate = Surrogate(estimator, signals, batch)
     if estimator.weighs_scores:
         vector = estimator.combine(batch, _Evaluation(policy, batch), signals.values, signals.weights)
         return policy.gradient_from(vector, surrogate, batch)

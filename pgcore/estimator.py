@@ -104,11 +104,13 @@ class Estimator(ABC):
     Attributes:
         name: What the estimator is registered as.
         sources: The papers and equations it follows.
+        usual_optimizer: What `pgcore train` steps with where nobody says.
         reduction: How terms become a loss.
     """
 
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
+    usual_optimizer: ClassVar[str] = "adam"
     reduction: Reduction = Reduction.STEP
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

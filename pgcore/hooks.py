@@ -68,7 +68,7 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`."""
+    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
 
 
 @hookspec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgcore.arrays import Array
 from pgcore.checks import number, positive, set_field
@@ -15,24 +15,49 @@ from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
 from pgcore.schedules import ConstantSchedule, Schedule
 
-__all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec"]
+if TYPE_CHECKING:
+    from pgcore.trust_region import StepReport
+
+__all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec", "Rule"]
+
+
+class Rule(ABC):
+    """What an `Optimizer` takes its steps by: an `OptimizerSpec`, or a `pgcore.trust_region.TrustRegionSpec`.
+
+    Attributes:
+        name: What the optimizer is registered as.
+        slots: Names of the arrays that it keeps for the parameters in `slot_parameters`, all starting at 0.
+        whole_batch: Whether a step is meant to have all of a batch, once, rather than one minibatch of many.
+    """
+
+    name: ClassVar[str]
+    slots: ClassVar[tuple[str, ...]] = ()
+    whole_batch: ClassVar[bool] = False
+
+    @abstractmethod
+    def bind(self, policy: Policy) -> BoundOptimizer:
+        """Return the state for one policy."""
+
+    @abstractmethod
+    def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> StepReport | None:
+        """Take the step that comes after `steps_taken` others, and return what there is to say about it."""
+
+    def slot_parameters(self, policy: Policy) -> tuple[str, ...]:
+        """Return the names of the parameters that have slots: all."""
+        return tuple(policy.spec.parameter_shapes)
 
 
 @dataclass(frozen=True)
-class OptimizerSpec(ABC):
-    """An optimizer's hyper-parameters and its update formula.
+class OptimizerSpec(Rule):
+    """A first-order optimizer's hyper-parameters and its update formula.
 
     Attributes:
         learning_rate: A positive number, or a schedule.
         max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
-        name: What the optimizer is registered as.
-        slots: Names of the arrays that the update keeps for every parameter, all starting at 0.
     """
 
     learning_rate: float | Schedule = 1e-3
     max_grad_norm: float | None = None
-    name: ClassVar[str]
-    slots: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -45,6 +70,16 @@ class OptimizerSpec(ABC):
             set_field(self, "learning_rate", positive(f"{where}.learning_rate", self.learning_rate, OptimizerError))
         if self.max_grad_norm is not None:
             set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
+
+    def bind(self, policy: Policy) -> BoundOptimizer:
+        """See `Rule.bind`: the backend's."""
+        return policy.backend.optimizer(self, policy)
+
+    def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> None:
+        """See `Rule.step`; there is nothing to say."""
+        if self.max_grad_norm is not None:
+            gradient = gradient.clipped(self.max_grad_norm)
+        bound.step(gradient, self.scalars(steps_taken + 1, self.rate(steps_taken)))
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.
@@ -99,13 +134,14 @@ class Optimizer:
     """Takes steps with one spec on one policy; binds to the first policy it is given.
 
     Attributes:
-        spec: The formula and its hyper-parameters.
+        spec: The `Rule`: a formula, or a trust region, and its hyper-parameters.
         steps_taken: How many steps it has taken.
     """
 
-    def __init__(self, spec: OptimizerSpec) -> None:
+    def __init__(self, spec: Rule) -> None:
         """Keep the spec; nothing native exists before the first step."""
-        self.spec = spec
+        self._rule = spec
+        self.spec: Any = spec
         self.steps_taken = 0
         self._policy: Policy | None = None
         self._bound: BoundOptimizer | None = None
@@ -114,22 +150,24 @@ class Optimizer:
         """Return the spec and the number of steps."""
         return f"Optimizer({self.spec}, {self.steps_taken} steps taken)"
 
-    def step(self, policy: Policy, gradient: Gradient) -> None:
+    def step(self, policy: Policy, gradient: Gradient) -> StepReport | None:
         """Move the policy's parameters against the gradient, in place.
 
+        Returns:
+            What a trust region has to say about its step, whether it was taken among other things; None of a first-order step.
+
         Raises:
-            OptimizerError: the optimizer belongs to another policy, or the gradient does.
-            NonFiniteError: the gradient is NaN or infinite; the parameters stay untouched.
+            OptimizerError: the optimizer belongs to another policy, or the gradient does; or a trust region cannot be made of it.
+            NonFiniteError: the gradient, or what a trust region makes of it, is NaN or infinite; the parameters stay untouched.
         """
         bound = self._bound_to(policy)
         if gradient.policy is not policy:
             raise OptimizerError(
                 "Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step"
             )
-        if self.spec.max_grad_norm is not None:
-            gradient = gradient.clipped(self.spec.max_grad_norm)
-        bound.step(gradient, self.spec.scalars(self.steps_taken + 1, self.spec.rate(self.steps_taken)))
+        report = self._rule.step(bound, gradient, self.steps_taken)
         self.steps_taken += 1
+        return report
 
     def state(self, policy: Policy) -> dict[str, Array]:
         """Return the slots as `slot/parameter` to array, for a checkpoint."""
@@ -145,15 +183,15 @@ class Optimizer:
         Raises:
             OptimizerError: the state is not that of this spec and policy.
         """
-        shapes = {
-            f"{slot}/{name}": shape for slot in self.spec.slots for name, shape in policy.spec.parameter_shapes.items()
-        }
+        every, own = policy.spec.parameter_shapes, self._rule.slot_parameters(policy)
+        shapes = {f"{slot}/{name}": every[name] for slot in self._rule.slots for name in own}
         if {name: value.shape for name, value in state.items()} != shapes:
+            whose = "" if len(own) == len(every) else "'s critic"
             raise OptimizerError(
-                f"Optimizer.load: expected the slots {', '.join(self.spec.slots) or 'none'} for every parameter of the policy, got "
+                f"Optimizer.load: expected the slots {', '.join(self._rule.slots) or 'none'} for every parameter of the policy{whose}, got "
                 f"{len(state)} arrays that differ; load the checkpoint of the same optimizer and policy"
             )
-        nested: dict[str, dict[str, Any]] = {slot: {} for slot in self.spec.slots}
+        nested: dict[str, dict[str, Any]] = {slot: {} for slot in self._rule.slots}
         for key, value in state.items():
             slot, name = key.split("/", 1)
             nested[slot][name] = value
@@ -161,10 +199,12 @@ class Optimizer:
         self.steps_taken = int(number("Optimizer.load steps_taken", steps_taken, OptimizerError, least=0))
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
-        if self._bound is None:
-            self._bound, self._policy = policy.backend.optimizer(self.spec, policy), policy
+        bound = self._bound
+        if bound is None:
+            bound = self._rule.bind(policy)
+            self._bound, self._policy = bound, policy
         elif policy is not self._policy:
             raise OptimizerError(
                 "Optimizer.step: expected the policy of its first step, got another; make one optimizer for each policy"
             )
-        return self._bound
+        return bound

@@ -28,4 +28,11 @@ def pgcore_optimizers() -> list[Provider]:
         Provider("adam", "pgcore.optimizers:Adam", "Adam, epsilon outside the root after bias correction"),
         Provider("adamw", "pgcore.optimizers:AdamW", "Adam with decoupled weight decay"),
         Provider("rmsprop", "pgcore.optimizers:RMSprop", "RMSprop, epsilon outside or inside the root"),
+        Provider(
+            "natural_gradient",
+            "pgcore.trust_regions:NaturalGradient",
+            "conjugate gradients on Fisher-vector products, damped",
+        ),
+        Provider("trpo", "pgcore.trust_regions:TRPO", "the longest natural-gradient step in a KL ball, line search"),
+        Provider("trust_region", "pgcore.trust_regions:EuclideanTrustRegion", "steps of one Euclidean length"),
     ]

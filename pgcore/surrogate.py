@@ -154,11 +154,12 @@ class Surrogate:
         estimator: Gives terms, cotangents and metrics.
         values: [B, ...] signals by name, as the surrogate is to see them.
         weights: [B] weight of each term in the loss.
+        batch: The steps, where known; an optimizer that measures its own step needs them.
     """
 
-    __slots__ = ("estimator", "values", "weights")
+    __slots__ = ("batch", "estimator", "values", "weights")
 
-    def __init__(self, estimator: Estimator, signals: Signals) -> None:
+    def __init__(self, estimator: Estimator, signals: Signals, batch: Batch | None = None) -> None:
         """Bind, and let the estimator finalise its signals.
 
         Raises:
@@ -169,3 +170,4 @@ class Surrogate:
         self.estimator = estimator
         self.values = estimator.finalise(signals.values, signals.weights if signals.padded else None)
         self.weights = signals.weights
+        self.batch = batch

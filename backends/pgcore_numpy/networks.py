@@ -132,10 +132,13 @@ class DenseNetwork(Network):
         moved: Array | None = None
         for layer, along in enumerate(direction.hidden):
             source = self.x if layer == 0 else self.h[layer - 1][0]
-            changed = along[0].T @ source
+            # `backward` comes after, so its buffers are free.
+            changed, scratch = self.d[layer][0], self.scratch[layer][0]
+            np.matmul(along[0].T, source, out=changed)
             if moved is not None:
-                changed += parameters.hidden[layer][0, :-1].T @ moved
-            self.activation.multiply_derivative(changed, self.active[layer][0], np.empty_like(changed))
+                np.matmul(parameters.hidden[layer][0, :-1].T, moved, out=scratch)
+                np.add(changed, scratch, out=changed)
+            self.activation.multiply_derivative(changed, self.active[layer][0], scratch)
             moved = changed
         result = direction.output.T @ self.last[0]
         if moved is not None:

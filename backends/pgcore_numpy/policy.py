@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,17 @@ class Workspace:
         self.kernel: Kernel = make_kernel(policy.spec.head)
         self.vector = np.zeros(policy.layout.size, policy.dtype)
         self.gradient: Views = policy.layout.views(self.vector)
+        self.layout = policy.layout
+
+    @cached_property
+    def direction_vector(self) -> Array:
+        """[D] a direction in parameter space; made for the first Fisher-vector product."""
+        return np.zeros_like(self.vector)
+
+    @cached_property
+    def direction(self) -> Views:
+        """Its views."""
+        return self.layout.views(self.direction_vector)
 
     def collect(self, steps: slice) -> None:
         """Write the derivatives of all parameters, summed over some of the block's steps, to `vector`."""
@@ -181,20 +193,19 @@ class NumpyPolicy(Policy):
             raise ShapeError(
                 f"fisher_vector_product: expected [{self.layout.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
             )
-        native = np.empty(self.layout.size, self.dtype)
-        native[self.layout.order] = vector
-        direction = self.layout.views(native)
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         weights = (real / real.sum()).astype(self.dtype)
-        product = np.zeros(self.layout.size, self.dtype)
+        product: Array | None = None
         for block in blocks(batch.num_steps):
             work, _ = self._quantities((), batch, block, None)
-            network = work.network
+            network, direction = work.network, work.direction
+            work.direction_vector[self.layout.order] = vector
             moved = network.tangent(self.views, direction)
             network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), NO_VALUES)
             work.collect(ALL)
-            product += work.vector
-        return product[self.layout.order]
+            product = work.vector[self.layout.order] if product is None else product + work.vector[self.layout.order]
+        assert product is not None
+        return product
 
     def _quantities(
         self, names: Collection[str], batch: Batch, block: slice, reference: Array | None

@@ -49,6 +49,8 @@ ESTIMATORS: dict[str, Estimator] = {
     "ppo": estimator("ppo", clip=0.2, entropy_coefficient=0.01),
     "ppo value clip": estimator("ppo", clip=0.3, value_clip=0.2, normalise="batch"),
     "ppo kl": estimator("ppo", objective="kl", kl_coefficient=0.7, normalise="none", entropy_coefficient=0.02),
+    "trpo": estimator("trpo", gamma=0.9, gae_lambda=0.8),
+    "trpo plain": estimator("trpo", gamma=0.9, normalise="none", entropy_coefficient=0.03),
     "a2c": estimator("a2c", gamma=0.9),
     "vtrace": estimator("vtrace", gamma=0.9, rho_bar=1.1, c_bar=0.9, trace_lambda=0.9, entropy_coefficient=0.01),
     "awr": estimator("awr", gamma=0.9, temperature=2.0, max_weight=3.0),

@@ -34,6 +34,7 @@ from pgcore.testing.off_policy_forms import (
     VTraceForm,
     WeightedISForm,
 )
+from pgcore.testing.trust_forms import TRPOForm
 
 __all__ = ["estimator_form"]
 
@@ -170,6 +171,7 @@ FORMS: dict[str, type[EstimatorForm]] = {
     "actor_critic": ActorCriticForm,
     "a2c": ActorCriticForm,
     "ppo": PPOForm,
+    "trpo": TRPOForm,
     "vtrace": VTraceForm,
     "awr": AWRForm,
     "trajectory_is": TrajectoryISForm,

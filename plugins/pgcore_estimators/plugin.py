@@ -24,6 +24,11 @@ def pgcore_estimators() -> list[Provider]:
         Provider(
             "ppo", "pgcore_estimators.ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"
         ),
+        Provider(
+            "trpo",
+            "pgcore_estimators.trpo:TRPO",
+            "ratio times advantage, unclipped; for the optimizer of the same name",
+        ),
         Provider("a2c", "pgcore_estimators.a2c:A2C", "actor-critic with bootstrapped returns and an entropy bonus"),
         Provider(
             "vtrace", "pgcore_estimators.vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"

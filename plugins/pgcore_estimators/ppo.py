@@ -24,6 +24,7 @@ from pgcore_estimators.terms import (
     is_clipped,
     log_bounds,
     old_log_probs,
+    ratio_metrics,
     state_values,
 )
 
@@ -182,14 +183,9 @@ class PPO(Estimator):
         self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array
     ) -> dict[str, float]:
         """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        log_ratio = log_prob - old_log_prob
-        error = value - return_
-        found = {
-            "value_loss": float(0.5 * (error * error).mean()),
-            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-            "clip_fraction": float(is_clipped(log_ratio, advantage, self._bounds).mean())
-            if self.objective == "clip"
-            else 0.0,
+        clipped = is_clipped(log_prob - old_log_prob, advantage, self._bounds)
+        found = ratio_metrics(log_prob, old_log_prob, value, return_) | {
+            "clip_fraction": float(clipped.mean()) if self.objective == "clip" else 0.0
         }
         return found | {name: float(others[name].mean()) for name in ("entropy", "kl") if name in others}
 

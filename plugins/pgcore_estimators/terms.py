@@ -23,6 +23,7 @@ __all__ = [
     "log_bounds",
     "old_log_probs",
     "penalised_rewards",
+    "ratio_metrics",
     "reference_log_probs",
     "state_values",
 ]
@@ -113,3 +114,12 @@ def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     """Return [B] V(s_t) and [B] V(s_{t+1}) under the current critic, time limits bootstrapped."""
     found = evaluate("value", "final_value")
     return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
+
+
+def ratio_metrics(log_prob: Array, old_log_prob: Array, value: Array, return_: Array) -> dict[str, float]:
+    """Return the mean value loss, and `approx_kl`, the mean of r - 1 - log r."""
+    log_ratio, error = log_prob - old_log_prob, value - return_
+    return {
+        "value_loss": float(0.5 * (error * error).mean()),
+        "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
+    }

@@ -13,7 +13,7 @@ from pgcore.checks import one_of, positive
 from pgcore.errors import OptimizerError, SpecError
 from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, Head
-from pgcore.optimizer import Optimizer
+from pgcore.optimizer import Optimizer, Rule
 from pgcore.registry import registry
 from pgcore.schedules import CosineSchedule, LinearSchedule, Schedule
 from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
@@ -22,7 +22,7 @@ from pgcore_train.config import RunConfig, check_known
 from pgcore_train.environments import Environments
 from pgcore_train.settings import NetworkSettings
 
-__all__ = ["make_estimator", "make_optimizer", "make_spec"]
+__all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
 SCHEDULES = ("constant", "linear", "cosine")
 # `pgcore train` reads these keys of section `optimizer` itself.
@@ -41,31 +41,42 @@ def make_estimator(config: RunConfig) -> Estimator:
     return estimator(name, **without_none(dataclass_of("estimators", name), fields))
 
 
-def make_optimizer(config: RunConfig, steps: int | None, learning_rate: float) -> Optimizer:
+def optimizer_class(config: RunConfig, estimator: Estimator) -> type[Rule]:
+    """Return the class of the optimizer that section `optimizer` names, or else of the estimator's usual one.
+
+    Raises:
+        UnknownNameError: no optimizer of that name.
+    """
+    return cast("type[Rule]", dataclass_of("optimizers", config.optimizer.get("name", estimator.usual_optimizer)))
+
+
+def make_optimizer(config: RunConfig, cls: type[Rule], steps: int | None, learning_rate: float) -> Optimizer:
     """Return the optimizer that section `optimizer` describes.
 
-    Beside the optimizer's own hyper-parameters the section takes `schedule` ("constant", "linear" or "cosine") and
-    `final_learning_rate`, which the rate goes to in the course of the run.
+    Where it has a learning rate the section also takes `schedule` ("constant", "linear" or "cosine") and `final_learning_rate`, which
+    the rate goes to in the course of the run.
 
     Args:
         config: The run's.
+        cls: What `optimizer_class` returned.
         steps: How many optimizer steps the run takes; None where that is not known, which only a constant rate can do with.
-        learning_rate: Where the section has none.
+        learning_rate: Where the section has none and the optimizer is a first-order one.
 
     Raises:
-        UnknownNameError: no optimizer of that name, or it has no such hyper-parameter.
+        UnknownNameError: the optimizer has no such hyper-parameter.
         OptimizerError: a value cannot be taken, or the rate is to change over a run whose length is not known.
     """
-    fields = dict(config.optimizer)
-    name = fields.pop("name")
-    cls = dataclass_of("optimizers", name)
-    known = {field.name for field in dataclasses.fields(cls)} | set(RATE_KEYS)
-    check_known(f"{name} hyper-parameter", fields, known)
-    rate = fields.pop("learning_rate", learning_rate)
-    schedule = fields.pop("schedule", "constant" if steps is None else "linear")
-    final = fields.pop("final_learning_rate", 0.0)
-    fields.setdefault("max_grad_norm", 0.5)
-    return optimizer(name, learning_rate=make_rate(schedule, rate, final, steps), **without_none(cls, fields))
+    fields = {key: value for key, value in config.optimizer.items() if key != "name"}
+    own = {field.name: field for field in dataclasses.fields(cast("Any", cls))}
+    rated = "learning_rate" in own
+    check_known(f"{cls.name} hyper-parameter", fields, own.keys() | set(RATE_KEYS if rated else ()))
+    if rated:
+        rate = fields.pop("learning_rate", own["learning_rate"].default if cls.whole_batch else learning_rate)
+        schedule = fields.pop("schedule", "constant" if steps is None else "linear")
+        fields["learning_rate"] = make_rate(schedule, rate, fields.pop("final_learning_rate", 0.0), steps)
+    if "max_grad_norm" in own:
+        fields.setdefault("max_grad_norm", 0.5)
+    return optimizer(cls.name, **without_none(cls, fields))
 
 
 def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> float | Schedule:

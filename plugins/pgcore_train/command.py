@@ -63,7 +63,7 @@ def train_into_folder(training: Training, checkpoint: Checkpoint | None, resume:
 
                 def after_update(metrics: Mapping[str, float]) -> None:
                     folder.write_metrics(metrics)
-                    bar.update(training.history.steps, training.history.mean_return)
+                    bar.update(training.history.steps, training.history.mean_return, metrics)
 
                 ending = training.run(after_update)
         finally:

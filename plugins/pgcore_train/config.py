@@ -22,7 +22,7 @@ Layer = dict[str, dict[str, Any]]
 
 CLOSED = {"run": RunSettings, "network": NetworkSettings, "rollout": RolloutSettings, "training": TrainingSettings}
 # Each of these takes a name and whatever the thing of that name takes; who builds it checks the rest.
-OPEN = {"environment": None, "estimator": "ppo", "optimizer": "adam", "head": None}
+OPEN = {"environment": None, "estimator": "ppo", "optimizer": None, "head": None}
 SECTIONS = (*OPEN, *CLOSED)
 
 
@@ -33,7 +33,8 @@ class RunConfig:
     Attributes:
         environment: Its Gymnasium name under `name`, and keyword arguments for it.
         estimator: Its name under `name`, and hyper-parameters.
-        optimizer: Its name under `name`, and hyper-parameters; see `pgcore_train.building.make_optimizer`.
+        optimizer: Its name under `name`, else it is the estimator's usual one, and hyper-parameters; see
+            `pgcore_train.building.make_optimizer`.
         head: Fields of the head that the action space asks for.
         run: See `RunSettings`.
         network: See `NetworkSettings`.
@@ -68,7 +69,7 @@ class RunConfig:
             sections[name] = {**({"name": default} if default else {}), **layer.get(name, {})}
             check_plain(name, sections[name])
         for name in ("environment", "estimator", "optimizer"):
-            if not isinstance(sections[name].get("name"), str):
+            if not isinstance(sections[name].get("name", "" if name == "optimizer" else None), str):
                 raise SpecError(
                     f"{name}.name: expected a name, got {sections[name].get('name')!r}; give one on the command line or in the file"
                 )

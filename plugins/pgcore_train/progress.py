@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from pgcore_train.history import readable
@@ -54,14 +55,30 @@ class ProgressBar:
             self._bar.refresh()
             self._bar.stop()
 
-    def update(self, steps: int, mean_return: float | None) -> None:
-        """Move the bar to that many steps; drawn at most ten times a second."""
+    def update(
+        self, steps: int, mean_return: float | None, metrics: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Move the bar to that many steps, with a trust region's step where the metrics have one; drawn at most ten times a second."""
         if self._bar is None:
             return
         now = time.perf_counter()
         rate = (steps - self._done) / max(now - self._started, 1e-9)
         mean = "no episode finished" if mean_return is None else f"mean return {readable(mean_return)}"
-        self._bar.update(self._task, completed=min(steps, self._total), figures=f"{mean}  {rate:,.0f} steps/s")
+        self._bar.update(
+            self._task, completed=min(steps, self._total), figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}"
+        )
         if now - self._drawn >= SECONDS_BETWEEN:
             self._bar.refresh()
             self._drawn = now
+
+
+def step_text(metrics: Mapping[str, float]) -> str:
+    """Return what a trust region says of its last step; empty for a first-order one."""
+    if "step_kl" not in metrics:
+        return ""
+    if not metrics["step_accepted"]:
+        return "  step refused"
+    return (
+        f"  KL {metrics['step_kl']:.2g}, step {metrics['step_size']:.2g}, CG {metrics['cg_iterations']:.0f}, "
+        f"line search {metrics['line_search_steps']:.0f}"
+    )

@@ -16,7 +16,7 @@ from pgcore.api import generator, policy
 from pgcore.arrays import Array
 from pgcore.errors import FileError, SpecError
 from pgcore.registry import registry
-from pgcore_train.building import make_estimator, make_optimizer, make_spec
+from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
 from pgcore_train.checkpoint import Checkpoint, adapted_fields, generator_state, restore_generator
 from pgcore_train.config import RunConfig
 from pgcore_train.environments import make_environments
@@ -48,7 +48,7 @@ class Training:
     """One run: environments, policy, estimator and optimizer, and what they have been through.
 
     Attributes:
-        config: The run's configuration.
+        config: The run's configuration, the optimizer named.
         policy: What is trained.
         estimator: The current one; it may adapt after an update.
         history: Counters and finished episodes.
@@ -61,7 +61,7 @@ class Training:
             PgcoreError: the configuration, the environment, the estimator and the backend do not fit together.
         """
         run = config.run
-        self.config, self.history = config, History()
+        self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
@@ -70,11 +70,13 @@ class Training:
             spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device, compiled=run.compiled
         )
         self.policy.check_fits(self.estimator)
-        self.plan = Plan.of(config.training, self.estimator)
+        rule = optimizer_class(config, self.estimator)
+        self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
+        self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
         self.whole_episodes = self.estimator.claims.whole_episodes
         self.length = config.rollout.length or self.plan.rollout_length
         steps = None if self.whole_episodes else self._optimizer_steps()
-        self.optimizer = make_optimizer(config, steps, self.plan.learning_rate)
+        self.optimizer = make_optimizer(config, rule, steps, self.plan.learning_rate)
         self.observations, self.rewards = self._make_normalisers()
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
@@ -82,7 +84,8 @@ class Training:
 
         Args:
             after_update: Given each update's metrics: `update`, `steps`, `episodes`, `mean_return` from the first finished
-                episode on, `loss`, the estimator's own figures, `learning_rate` and `seconds`.
+                episode on, `loss`, the estimator's own figures, a trust region's of its step, `learning_rate` where the optimizer has one,
+                and `seconds`.
 
         Raises:
             PgcoreError: an environment or an update gave something that cannot be learned from; the policy is that of the
@@ -190,7 +193,9 @@ class Training:
         }
         if (mean := self.history.mean_return) is not None:
             metrics["mean_return"] = mean
-        return metrics | found | {"learning_rate": self.optimizer.spec.rate(self.optimizer.steps_taken - 1)}
+        if hasattr(self.optimizer.spec, "rate"):
+            found["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
+        return metrics | found
 
     def _optimizer_steps(self) -> int:
         batch = self.length * self.environments.count

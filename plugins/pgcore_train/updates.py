@@ -13,6 +13,7 @@ from pgcore.estimator import Estimator
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Gradient, Policy
 from pgcore.surrogate import Signals
+from pgcore.trust_region import StepReport
 from pgcore_train.settings import TrainingSettings
 
 __all__ = ["Plan", "update"]
@@ -28,22 +29,28 @@ class Plan:
     Attributes:
         epochs: Passes.
         minibatch: Steps of a minibatch, or None for the whole batch at once.
+        whole_batch: Whether the optimizer means a step to have all of a batch; see `pgcore.optimizer.Rule`.
     """
 
     epochs: int
     minibatch: int | None
+    whole_batch: bool = False
 
     @staticmethod
-    def of(settings: TrainingSettings, estimator: Estimator) -> Plan:
-        """Return the settings' plan, or where they leave it open the estimator's: several passes only where it weighs steps by pi / pi_old."""
-        corrects = "old_log_prob" in estimator.keywords
+    def of(settings: TrainingSettings, estimator: Estimator, *, whole_batch: bool = False) -> Plan:
+        """Return the settings' plan, or where they leave it open the usual one.
+
+        That is several passes where the estimator weighs steps by pi / pi_old, but one over the whole batch where the optimizer wants that.
+        """
+        corrects = "old_log_prob" in estimator.keywords and not whole_batch
         epochs = settings.epochs or (EPOCHS if corrects else 1)
-        return Plan(epochs, settings.minibatch or (MINIBATCH if epochs > 1 else None))
+        minibatch = MINIBATCH if epochs > 1 and not whole_batch else None
+        return Plan(epochs, settings.minibatch or minibatch, whole_batch=whole_batch)
 
     @property
     def rollout_length(self) -> int:
-        """Steps of each environment to collect for an update where nobody says: few where each is used once."""
-        return 128 if self.epochs > 1 else 16
+        """Steps of each environment to collect for an update where nobody says: few where each is used once for a small step."""
+        return 128 if self.epochs > 1 or self.whole_batch else 16
 
     @property
     def learning_rate(self) -> float:
@@ -58,7 +65,7 @@ class Plan:
 def update(
     policy: Policy, estimator: Estimator, optimizer: Optimizer, batch: Batch, plan: Plan, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Improve the policy on a batch and return the last gradient's metrics.
+    """Improve the policy on a batch and return the last gradient's metrics, and those of the last step where it has any.
 
     Raises:
         BatchError: the batch lacks what the estimator needs.
@@ -66,16 +73,17 @@ def update(
     """
     constants = signals(policy, estimator, batch)
     last: Gradient | None = None
+    report: StepReport | None = None
     for _ in range(plan.epochs):
         if plan.minibatch is None or plan.minibatch >= batch.num_steps:
             last = gradient(policy, estimator, batch, signals=constants)
-            optimizer.step(policy, last)
+            report = optimizer.step(policy, last)
             continue
         for part, own in minibatches(estimator, batch, constants, plan.minibatch, rng):
             last = gradient(policy, estimator, part, signals=own)
-            optimizer.step(policy, last)
+            report = optimizer.step(policy, last)
     assert last is not None
-    return last.metrics
+    return last.metrics | ({} if report is None else report.metrics)
 
 
 def minibatches(

@@ -26,6 +26,7 @@ from pgcore_estimators.group_relative import GRPO
 from pgcore_estimators.importance_sampling import PerDecisionIS
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import BASELINES, Reinforce
+from pgcore_estimators.trpo import TRPO
 
 MORE = {
     **{f"baseline {name}": Reinforce(0.9, baseline=name, baseline_value=0.3) for name in BASELINES},
@@ -43,6 +44,7 @@ MORE = {
     "ppo batch, ddof 0": PPO(normalise="batch", ddof=0, clip=1.5, value_clip=0.05),
     "ppo minibatch, ddof 0": PPO(normalise="minibatch", ddof=0, clip=0.05, entropy_coefficient=0.1),
     "ppo kl, minibatch": PPO("kl", kl_coefficient=1.3, value_clip=0.3, gamma=0.9, gae_lambda=0.7),
+    "trpo, ddof 0": TRPO(gamma=0.9, gae_lambda=0.7, ddof=0, value_coefficient=1.5),
 }
 ALL = ESTIMATORS | MORE
 

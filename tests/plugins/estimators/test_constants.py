@@ -32,7 +32,9 @@ def slopes(name, head="shared"):
     return by_gradient, float(held), float((ends[0] - ends[1]) / (2 * size))
 
 
-@pytest.mark.parametrize("name", ["value baseline", "td", "n-step", "gae", "ppo", "ppo value clip", "optimal baseline"])
+@pytest.mark.parametrize(
+    "name", ["value baseline", "td", "n-step", "gae", "ppo", "ppo value clip", "optimal baseline", "trpo"]
+)
 def test_no_gradient_flows_through_a_signal(name):
     by_gradient, held, moving = slopes(name)
     assert by_gradient == pytest.approx(held, rel=1e-12)

@@ -10,6 +10,7 @@ import pgcore_estimators.actor_critic
 import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
+import pgcore_estimators.trpo
 from pgcore.surrogate import Surrogate
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 
@@ -29,6 +30,7 @@ ESTIMATORS = {
     "gae normalised": pg.estimator("actor_critic", gamma=0.9, gae_lambda=0.8, normalise="batch"),
     "ppo": pg.estimator("ppo", gamma=0.9, gae_lambda=0.8, normalise="batch", value_clip=0.2),
     "ppo kl": pg.estimator("ppo", gamma=0.9, gae_lambda=0.8, normalise="none", objective="kl"),
+    "trpo": pg.estimator("trpo", gamma=0.9, gae_lambda=0.8),
 }
 
 
@@ -77,8 +79,9 @@ def expected(policy, estimator, batch):
     if estimator.normalise == "batch":
         found["advantage"] = standardised(found["advantage"], estimator.ddof)
     real = slice(0, len(found["advantage"]))
-    if estimator.name == "ppo":
+    if estimator.name in ("ppo", "trpo"):
         found["old_log_prob"] = batch.log_probs[real]
+    if estimator.name == "ppo":
         if estimator.value_clip is not None:
             found["old_value"] = critic["value"][real]
         if estimator.objective == "kl":
@@ -119,7 +122,7 @@ def expected_of_critic(policy, estimator, batch, value, final):
         length = len(r)
         delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
         for t in range(length):
-            if estimator.name == "ppo" or estimator.advantage == "gae":
+            if estimator.name in ("ppo", "trpo") or estimator.advantage == "gae":
                 a = sum((gamma * estimator.gae_lambda) ** k * delta[t + k] for k in range(length - t))
             else:
                 n = min(1 if estimator.advantage == "td" else estimator.n_steps, length - t)
@@ -208,6 +211,7 @@ MODULES = {
     "actor_critic": pgcore_estimators.actor_critic,
     "ppo": pgcore_estimators.ppo,
     "terms": pgcore_estimators.terms,
+    "trpo": pgcore_estimators.trpo,
 }
 
 
@@ -232,6 +236,8 @@ MODULES = {
         ("gae", "actor_critic", "gae", undiscounted_values),
         ("gae", "actor_critic", "gae", lambda_alone),
         ("ppo kl", "ppo", "gae", lambda_alone),
+        ("trpo", "trpo", "gae", lambda_alone),
+        ("trpo", "trpo", "normalise", other_ddof),
         ("td", "actor_critic", "n_step_returns", one_step_more),
         ("n-step", "actor_critic", "n_step_returns", one_step_more),
         ("td", "terms", "next_values", never_bootstrapped),

@@ -90,6 +90,19 @@ def test_the_score_weighs_the_advantage(estimator):
     np.testing.assert_array_equal(terms(plain, given), -given["log_prob"] * given["advantage"])
 
 
+def test_trpo_weighs_the_advantage_by_the_ratio():
+    """Schulman et al. 2015, eq. 14: E[r A], with signs turned; no ratio is too far."""
+    estimator = pg.estimator("trpo", value_coefficient=0.7, entropy_coefficient=0.3)
+    given = points(3)
+    ratio = np.exp(given["log_prob"] - given["old_log_prob"])
+    expected = (
+        -ratio * given["advantage"]
+        + np.longdouble(0.7) * value_loss(given, None)
+        - np.longdouble(0.3) * given["entropy"]
+    )
+    np.testing.assert_allclose(terms(estimator, given), expected, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("log_ratio", [-1e4, -1000.0, 1000.0, 1e4])
 def test_clipped_terms_stay_finite_where_the_ratio_does_not(log_ratio):
     estimator = pg.estimator("ppo", clip=0.2, value_coefficient=0.0, normalise="none")

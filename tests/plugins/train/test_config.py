@@ -8,7 +8,7 @@ CARTPOLE = {"environment": {"name": "CartPole-v1"}}
 
 def test_defaults():
     config = RunConfig.of(CARTPOLE)
-    assert (config.estimator, config.optimizer) == ({"name": "ppo"}, {"name": "adam"})
+    assert (config.estimator, config.optimizer) == ({"name": "ppo"}, {})
     assert (config.run.seed, config.run.dtype, config.rollout.envs, config.network.hidden) == (
         0,
         "float32",

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pgcore_train.progress import ProgressBar
+from pgcore_train.progress import ProgressBar, step_text
 
 
 class Terminal(io.StringIO):
@@ -54,3 +54,16 @@ def test_it_is_drawn_ten_times_a_second_at_most(monkeypatch, clock):
             bar.update(step, None)
         shown = terminal.getvalue()
     assert 9 <= shown.count("no episode finished") <= 11
+
+
+def test_a_trust_regions_step_is_shown():
+    metrics = {
+        "step_accepted": 1.0,
+        "step_kl": 0.00873,
+        "step_size": 0.12,
+        "cg_iterations": 10.0,
+        "line_search_steps": 2.0,
+    }
+    assert step_text(metrics) == "  KL 0.0087, step 0.12, CG 10, line search 2"
+    assert step_text(metrics | {"step_accepted": 0.0}) == "  step refused"
+    assert step_text({"loss": 1.0}) == ""

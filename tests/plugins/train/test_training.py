@@ -300,3 +300,46 @@ def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_trainin
     new_training("CartPole-v1", estimator={"name": "actor_critic"})
     with pytest.raises(EstimatorError, match=r"DiscreteOnly.* on DiagonalGaussian.*got real actions"):
         new_training("Pendulum-v1", estimator={"name": "actor_critic"})
+
+
+@pytest.mark.parametrize(
+    ("sections", "name", "rated"),
+    [
+        ({"estimator": {"name": "ppo"}}, "adam", True),
+        ({"estimator": {"name": "trpo"}}, "trpo", False),
+        ({"estimator": {"name": "trpo"}, "optimizer": {"name": "trust_region"}}, "trust_region", False),
+        ({"estimator": {"name": "actor_critic"}, "optimizer": {"name": "natural_gradient"}}, "natural_gradient", True),
+    ],
+)
+def test_an_estimator_has_its_usual_optimizer_and_another_where_asked(new_training, sections, name, rated):
+    training = new_training("CartPole-v1", run={"steps": 256}, rollout={"envs": 2, "length": 64}, **sections)
+    found = []
+    training.run(found.append)
+    assert training.optimizer.spec.name == training.config.optimizer["name"] == name
+    assert ("learning_rate" in found[-1]) == rated
+    assert ("step_kl" in found[-1]) == (name != "adam")
+
+
+def test_a_resumed_trust_region_goes_on(new_training):
+    sections = {"estimator": {"name": "trpo"}, "rollout": {"envs": 2, "length": 64}}
+    training = new_training("CartPole-v1", run={"steps": 128}, **sections)
+    training.run(lambda metrics: None)
+    again = new_training("CartPole-v1", run={"steps": 256}, **sections)
+    again.restore(training.checkpoint())
+    assert again.optimizer.steps_taken == 1
+    for name, value in again.optimizer.state(again.policy).items():
+        np.testing.assert_array_equal(value, training.optimizer.state(training.policy)[name])
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "schedule", "max_grad_norm"])
+def test_a_trust_region_without_a_rate_takes_none(new_training, field):
+    with pytest.raises(UnknownNameError, match=rf"trpo hyper-parameter: expected a known name, got '{field}'"):
+        new_training("CartPole-v1", estimator={"name": "trpo"}, optimizer={field: 0.1})
+
+
+@pytest.mark.parametrize("estimator", ["trpo", "actor_critic"])
+def test_cartpole_is_learned_in_a_trust_region(new_training, estimator):
+    optimizer = {"name": {"trpo": "trpo", "actor_critic": "natural_gradient"}[estimator]}
+    run = {"steps": 60_000, "stop_at": 475.0}
+    training = new_training("CartPole-v1", run=run, estimator={"name": estimator}, optimizer=optimizer)
+    assert training.run(lambda metrics: None) is Ending.GOAL

@@ -39,6 +39,24 @@ def test_several_epochs_are_for_estimators_that_correct_for_them(name, settings,
 
 
 @pytest.mark.parametrize(
+    ("settings", "plan"),
+    [({}, Plan(1, None, whole_batch=True)), ({"epochs": 2, "minibatch": 10}, Plan(2, 10, whole_batch=True))],
+)
+def test_an_optimizer_that_wants_the_whole_batch_has_it_once(settings, plan):
+    found = Plan.of(TrainingSettings(**settings), pg.estimator("trpo"), whole_batch=True)
+    assert found == plan
+    assert found.rollout_length == 128
+
+
+def test_a_trust_regions_report_is_among_the_metrics(batch):
+    plan, optimizer = Plan(1, None, whole_batch=True), pg.optimizer("trpo")
+    metrics = update(new_policy(), pg.estimator("trpo"), optimizer, batch, plan, pg.generator(0))
+    assert metrics["step_accepted"] == 1.0
+    assert 0.0 < metrics["step_kl"] <= 0.01
+    assert {"loss", "step_size", "cg_iterations", "line_search_steps"} <= metrics.keys()
+
+
+@pytest.mark.parametrize(
     ("plan", "steps"), [(Plan(1, None), 1), (Plan(4, None), 4), (Plan(2, 10), 6), (Plan(2, 16), 4), (Plan(3, 99), 3)]
 )
 def test_optimizer_steps_are_as_many_as_the_plan_says(batch, plan, steps):

@@ -1,0 +1,124 @@
+"""The critic's own parameters, and the first-order steps that they take beside a trust region of the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import OptimizerError
+from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.gradient import Gradient
+from pgcore.host import host
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.optimizer import BoundOptimizer, OptimizerSpec
+from pgcore.policy import Policy
+from pgcore.spec import Adopted
+from pgcore.surrogate import Signals, Surrogate
+
+__all__ = ["CriticOptimizer", "MeanValue", "critic_names"]
+
+
+class CriticOptimizer(BoundOptimizer):
+    """A first-order formula for the critic's parameters alone, in NumPy and the policy's dtype.
+
+    Attributes:
+        policy: Whose critic.
+    """
+
+    def __init__(self, formula: OptimizerSpec, policy: Policy) -> None:
+        """Set the slots to 0."""
+        self.policy = policy
+        self._formula = formula
+        shapes, names = policy.spec.parameter_shapes, critic_names(policy)
+        self._slots = {slot: {name: np.zeros(shapes[name], policy.dtype) for name in names} for slot in formula.slots}
+        self._checked = not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
+
+    def check(self, batch: Batch) -> None:
+        """Check once that the parameters that are named after an adopted critic are the critic's, and no others.
+
+        Raises:
+            OptimizerError: the value depends on others as well, or the policy on these.
+        """
+        if self._checked:
+            return
+        weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
+        mean_value = Surrogate(MeanValue(), Signals({}, weights, padded=False))
+        critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value, batch).numpy()
+        shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
+        own = np.concatenate([np.full(value.size, float(name in critic)) for name, value in derivatives.items()])
+        if shared or not critic or self.policy.fisher_vector_product(batch, own).any():
+            raise OptimizerError(
+                f"trust region on {self.policy.spec.network}: expected a critic whose parameters are those named critic. and no others, got "
+                f"{f'a value that depends on {shared[0]}' if shared else 'a policy that depends on some of these'}; adopt two networks that "
+                "share nothing, and name no attribute of the policy's critic"
+            )
+        self._checked = True
+
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """See `BoundOptimizer.step`; the policy's own parameters stay as they are."""
+        derivatives, parameters = gradient.numpy(), self.policy.parameters()
+        changed: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
+        for name in critic_names(self.policy):
+            own = {slot: values[name] for slot, values in self._slots.items()}
+            parameters[name], found = self._formula.update(host, parameters[name], derivatives[name], own, *scalars)
+            for slot, value in found.items():
+                changed[slot][name] = value
+        self.policy.load(parameters)
+        self._slots = changed
+
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """See `BoundOptimizer.slots`."""
+        return {slot: {name: value.copy() for name, value in values.items()} for slot, values in self._slots.items()}
+
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """See `BoundOptimizer.load`."""
+        dtype = self.policy.dtype
+        self._slots = {
+            slot: {name: np.array(slots[slot][name], dtype) for name in own} for slot, own in self._slots.items()
+        }
+
+
+@dataclass(frozen=True)
+class MeanValue(Estimator):
+    """The mean value, whose derivative says which parameters the critic has."""
+
+    name: ClassVar[str] = "mean_value"
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`: none."""
+        return {}
+
+    def surrogate(self, xp: ArrayNamespace, *, value: Native) -> Native:
+        """See `Estimator.surrogate`."""
+        return value
+
+    def cotangents(self, *, value: Array) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {"value": np.ones_like(value)}
+
+
+def critic_names(policy: Policy) -> tuple[str, ...]:
+    """Return the names of the critic's parameters.
+
+    Raises:
+        OptimizerError: the critic shares the policy's hidden layers.
+    """
+    spec = policy.spec
+    if spec.critic == "none":
+        return ()
+    if spec.critic == "shared":
+        raise OptimizerError(
+            "trust region: expected a critic with parameters of its own, or none, got critic='shared', whose loss would move the policy out of the "
+            "region; give the spec critic='separate'"
+        )
+    return tuple(name for name in spec.parameter_shapes if name.startswith("critic."))

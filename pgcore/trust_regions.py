@@ -1,0 +1,170 @@
+"""The built-in trust regions: natural gradient, TRPO and the Euclidean one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pgcore.checks import count, number, positive, set_field
+from pgcore.conjugate_gradient import Solution, conjugate_gradient
+from pgcore.errors import OptimizerError
+from pgcore.optimizers import decay
+from pgcore.schedules import ConstantSchedule, Schedule
+from pgcore.trust_region import Region, StepReport, TrustRegionSpec
+
+__all__ = ["TRPO", "EuclideanTrustRegion", "FisherRegionSpec", "NaturalGradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FisherRegionSpec(TrustRegionSpec):
+    """A trust region in the metric of the Fisher information F of the batch's states.
+
+    Attributes:
+        damping: Added to F's diagonal, which is singular for a softmax's logits; at least 0.
+        tolerance: Conjugate gradients stop at a residual of this times the gradient's norm; in [0, 1).
+        iterations: And after so many Fisher-vector products, converged or not; the report says which.
+    """
+
+    damping: float = 0.1
+    tolerance: float = 1e-10
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        where = type(self).__name__
+        set_field(self, "damping", number(f"{where}.damping", self.damping, OptimizerError, least=0.0))
+        set_field(self, "tolerance", decay(f"{where}.tolerance", self.tolerance))
+        set_field(self, "iterations", count(f"{where}.iterations", self.iterations, OptimizerError))
+
+    def solve(self, region: Region) -> tuple[Solution, float]:
+        """Return x = (F + damping I)^-1 g / |g|, and its slope g^T x / |g|.
+
+        Raises:
+            OptimizerError: the curvature along a search direction is not above 0.
+            NonFiniteError: a Fisher-vector product is NaN or infinite.
+        """
+        solution = conjugate_gradient(
+            lambda vector: region.fisher_product(vector, self.damping),
+            region.unit,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+        )
+        slope = float(region.unit @ solution.vector)
+        if not 0.0 < slope < math.inf:
+            raise OptimizerError(
+                f"{self.name}: expected g^T F^-1 g above 0, got {slope:.3g} for a gradient of length 1; the parameters are unchanged, raise damping"
+            )
+        return solution, slope
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalGradient(FisherRegionSpec):
+    """Natural gradient: theta - rate F^-1 g, without a line search. On `actor_critic` or `reinforce` it is what papers call NPG.
+
+    Attributes:
+        learning_rate: The rate, or a schedule; where `max_kl` is given the largest that the rate may be.
+        max_kl: Lower the rate to sqrt(2 max_kl / g^T F^-1 g), at which the mean KL is this to second order, nats; None never does.
+
+    Source: Kakade 2001, "A natural policy gradient"; the bound on the rate is Wu et al. 2017, sec. 3.4, arXiv:1708.05144.
+    """
+
+    learning_rate: float | Schedule = 1.0
+    max_kl: float | None = 0.01
+    name: ClassVar[str] = "natural_gradient"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        if not isinstance(self.learning_rate, Schedule):
+            rate = positive("NaturalGradient.learning_rate", self.learning_rate, OptimizerError)
+            set_field(self, "learning_rate", rate)
+        if self.max_kl is not None:
+            set_field(self, "max_kl", positive("NaturalGradient.max_kl", self.max_kl, OptimizerError))
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step number `step`, counted from 0, before `max_kl` lowers it."""
+        schedule = self.learning_rate
+        return (schedule if isinstance(schedule, Schedule) else ConstantSchedule(schedule))(step)
+
+    def move(self, region: Region, steps_taken: int) -> StepReport:
+        """See `TrustRegionSpec.move`."""
+        solution, slope = self.solve(region)
+        rate = self.rate(steps_taken)
+        if self.max_kl is not None:
+            rate = min(rate, math.sqrt(2.0 * self.max_kl / slope) / region.norm)
+        change = -rate * region.norm * solution.vector
+        return region.report(change, expected=rate * region.norm**2 * slope, step_size=rate, solution=solution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPO(FisherRegionSpec):
+    """Trust region policy optimisation: the longest natural-gradient step within the region, then a backtracking line search.
+
+    The first step tried is sqrt(2 max_kl / g^T F^-1 g) F^-1 g. A step is accepted where the mean KL is at most `max_kl` and the loss
+    fell, by at least `acceptance` times what its slope promises. Where none is, every parameter stays what it was, to the bit.
+
+    Attributes:
+        max_kl: Mean KL(before, after) over the batch, nats.
+        backtracks: How often the step may be shortened; at least 1.
+        shrinkage: By which factor each time, in [0, 1).
+        acceptance: In [0, 1).
+
+    Source: Schulman et al. 2015, app. C, arXiv:1502.05477. Differs: F is damped, as in the authors' code.
+    """
+
+    max_kl: float = 0.01
+    backtracks: int = 10
+    shrinkage: float = 0.5
+    acceptance: float = 0.1
+    name: ClassVar[str] = "trpo"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        set_field(self, "max_kl", positive("TRPO.max_kl", self.max_kl, OptimizerError))
+        set_field(self, "backtracks", count("TRPO.backtracks", self.backtracks, OptimizerError))
+        for name in ("shrinkage", "acceptance"):
+            set_field(self, name, decay(f"TRPO.{name}", getattr(self, name)))
+        positive("TRPO.shrinkage", self.shrinkage, OptimizerError)
+
+    def move(self, region: Region, steps_taken: int) -> StepReport:
+        """See `TrustRegionSpec.move`."""
+        solution, slope = self.solve(region)
+        longest = math.sqrt(2.0 * self.max_kl / slope)
+        for backtracks in range(self.backtracks + 1):
+            scale = longest * self.shrinkage**backtracks
+            report = region.report(
+                -scale * solution.vector,
+                expected=scale * region.norm * slope,
+                step_size=scale / region.norm,
+                backtracks=backtracks,
+                solution=solution,
+            )
+            improves = report.improvement > 0.0 and report.improvement >= self.acceptance * report.expected
+            if report.kl <= self.max_kl and improves:
+                return report
+        return region.refused(backtracks=self.backtracks, solution=solution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EuclideanTrustRegion(TrustRegionSpec):
+    """Gradient descent seen as a trust region: the policy's parameters move by sqrt(eps) g / |g|, whatever the gradient's size.
+
+    Attributes:
+        eps: The squared length of a step, in the parameters' own unit.
+    """
+
+    eps: float = 0.01
+    name: ClassVar[str] = "trust_region"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        set_field(self, "eps", positive("EuclideanTrustRegion.eps", self.eps, OptimizerError))
+
+    def move(self, region: Region, steps_taken: int) -> StepReport:
+        """See `TrustRegionSpec.move`."""
+        length = math.sqrt(self.eps)
+        return region.report(-length * region.unit, expected=length * region.norm, step_size=length / region.norm)

@@ -1,0 +1,100 @@
+"""Trust regions of adopted networks: which parameters are the critic's, and an error where nobody can tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.errors import OptimizerError
+from pgcore.testing.cases import HEADS, NETWORKS, make_case
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+SPEC = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+ESTIMATOR = pg.estimator("trpo", gamma=0.9)
+
+
+def layers(parameters, prefix):
+    """Return the spec's network as a user would write it."""
+    found = []
+    for number in range(3):
+        weight, bias = (torch.tensor(parameters[f"{prefix}.{number}.{kind}"]) for kind in ("weight", "bias"))
+        linear = nn.Linear(*weight.shape, dtype=weight.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(weight.T)
+            linear.bias.copy_(bias)
+        found += [linear, nn.Tanh()]
+    return nn.Sequential(*found[:-1])
+
+
+def made():
+    policy, batch = make_case(SPEC, "numpy", "float64", seed=76)
+    parameters = policy.parameters()
+    return policy, batch, layers(parameters, "network"), layers(parameters, "critic")
+
+
+@pytest.mark.parametrize("name", ["trpo", "natural_gradient", "trust_region"])
+def test_an_adopted_policy_takes_the_same_step(name):
+    policy, batch, network, critic = made()
+    adopted = pg.backend("torch").adopt(network, HEADS["categorical"], critic)
+    for each in (policy, adopted):
+        pg.optimizer(name).step(each, pg.gradient(each, ESTIMATOR, batch))
+    ours, theirs = policy.parameters(), adopted.parameters()
+    assert set(theirs) == {
+        f"{prefix}{2 * n}.{kind}" for prefix in ("", "critic.") for n in range(3) for kind in ("weight", "bias")
+    }
+    for n in range(3):
+        for prefix, own in (("network", ""), ("critic", "critic.")):
+            np.testing.assert_allclose(
+                theirs[f"{own}{2 * n}.weight"].T, ours[f"{prefix}.{n}.weight"], rtol=1e-11, atol=1e-13
+            )
+            np.testing.assert_allclose(theirs[f"{own}{2 * n}.bias"], ours[f"{prefix}.{n}.bias"], rtol=1e-11, atol=1e-13)
+
+
+class Shared(nn.Module):
+    """A critic on somebody else's hidden layers."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.torso = network[:4]
+        self.last = nn.Linear(6, 1, dtype=torch.float64)
+
+    def forward(self, observations):
+        return self.last(self.torso(observations))
+
+
+class Named(nn.Module):
+    """A policy with an attribute that is named as if it were the critic's."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.body, self.critic = network[:4], nn.ModuleDict({"policy": network[4]})
+
+    def forward(self, observations):
+        return self.critic["policy"](self.body(observations))
+
+
+@pytest.mark.parametrize(
+    ("adopt", "words"),
+    [
+        (
+            lambda network, critic: (network, Shared(network)),
+            r"got a value that depends on 0\.weight; adopt two networks",
+        ),
+        (
+            lambda network, critic: (Named(network), critic),
+            r"got a policy that depends on some of these; adopt two netw",
+        ),
+    ],
+    ids=["shared layers", "misleading name"],
+)
+def test_a_critic_that_nobody_can_tell_apart_is_refused(adopt, words):
+    _, batch, network, critic = made()
+    policy = pg.backend("torch").adopt(adopt(network, critic)[0], HEADS["categorical"], adopt(network, critic)[1])
+    before = policy.parameters()
+    with pytest.raises(OptimizerError, match=rf"expected a critic whose parameters are those named critic\. .*{words}"):
+        pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch))
+    for name, value in policy.parameters().items():
+        assert value.tobytes() == before[name].tobytes()

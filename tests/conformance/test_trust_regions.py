@@ -1,0 +1,118 @@
+"""Trust regions on every backend: the same steps as on NumPy, from the same products, and none where the search fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.policy import Policy
+from pgcore.testing.cases import HEADS, NETWORKS, make_case
+
+ESTIMATOR = pg.estimator("trpo", gamma=0.9)
+CASES = [("categorical", "tanh"), ("hot", "table"), ("fixed", "linear"), ("shared", "relu"), ("per-state", "sigmoid")]
+FIELDS = {"trpo": {"max_kl": 0.05}, "natural_gradient": {"damping": 0.01}, "trust_region": {"eps": 0.1}}
+
+# Of the largest parameter, in units of the dtype's roundoff. A product with F + damping I is within some units of the exact one, and
+# solving amplifies that by at most its condition number, which is up to 7,000 in these cases; three steps were seen within 10.
+ROUNDOFFS = 64.0
+
+
+def flat(parameters):
+    return np.concatenate([value.reshape(-1) for value in parameters.values()])
+
+
+def run(backend, name, head, network, dtype, steps=3, **more):
+    """Return the parameters after each step, and the reports."""
+    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, dtype, 73, 40, 5)
+    optimizer = pg.optimizer(name, critic_steps=5, **FIELDS[name] | more)
+    found, reports = [], []
+    for _ in range(steps):
+        reports.append(optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch)))
+        found.append(flat(policy.parameters()))
+    return found, reports
+
+
+def gap(found, expected, dtype):
+    """Return the largest difference in units of roundoff beside the largest parameter."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max() / np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("head", "network", "dtype"),
+    [*((*case, "float64") for case in CASES), (*CASES[0], "float32"), (*CASES[4], "float32")],
+)
+@pytest.mark.parametrize("name", FIELDS)
+def test_steps_are_those_of_numpy(backend, name, head, network, dtype):
+    found, reports = run(backend, name, head, network, dtype)
+    expected, expected_reports = run("numpy", name, head, network, dtype)
+    for step in (0, 2):
+        assert gap(found[step], expected[step], dtype) < ROUNDOFFS, step + 1
+    for own, other in zip(reports, expected_reports, strict=True):
+        assert own.accepted
+        assert own.backtracks == other.backtracks
+        assert own.kl == pytest.approx(other.kl, rel=1e-3 if dtype == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_search_goes_as_far_as_on_numpy(backend, dtype):
+    """One step: a long one carries the rounding of its start on to where the next gradient is another."""
+    (found, (report,)), (expected, (other,)) = (
+        run(each, "trpo", *CASES[4], dtype, 1, max_kl=1.0) for each in (backend, "numpy")
+    )
+    assert report.backtracks == other.backtracks > 0
+    assert gap(found[0], expected[0], dtype) < ROUNDOFFS
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_failed_search_leaves_every_bit(backend, dtype):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate")
+    policy, batch = make_case(spec, backend, dtype, seed=74)
+    before = policy.parameters()
+    report = pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch).scaled(-1.0))
+    assert report is not None
+    assert not report.accepted
+    for name, value in policy.parameters().items():
+        assert value.tobytes() == before[name].tobytes(), name
+
+
+def test_a_restored_optimizer_goes_on(backend):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+    through, batch = make_case(spec, backend, "float64", seed=75)
+    optimizer = pg.optimizer("trpo")
+    optimizer.step(through, pg.gradient(through, ESTIMATOR, batch))
+    resumed = pg.policy(spec, backend=backend, dtype="float64")
+    resumed.load(through.parameters())
+    again = pg.optimizer("trpo")
+    again.load(resumed, optimizer.state(through), optimizer.steps_taken)
+    for policy, each in ((through, optimizer), (resumed, again)):
+        each.step(policy, pg.gradient(policy, ESTIMATOR, batch))
+    assert gap(flat(resumed.parameters()), flat(through.parameters()), "float64") < 4.0
+
+
+@pytest.mark.parametrize("what", ["fisher", "gradient"])
+def test_a_backend_that_is_a_little_off_is_found(monkeypatch, what):
+    """One part in a billion, on NumPy: well beyond rounding, and well below what anybody would see in a learning curve."""
+    expected, _ = run("numpy", "trpo", "categorical", "tanh", "float64", 1)
+    owner: type[Policy] = type(pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), backend="numpy"))
+    if what == "fisher":
+        original = owner.fisher_vector_product
+
+        def product(self, batch, vector):
+            return original(self, batch, vector) + 1e-9 * np.arange(len(vector)) / len(vector) * vector
+
+        monkeypatch.setattr(owner, "fisher_vector_product", product)
+    else:
+        gradient = owner.gradient
+
+        def tilted(self, surrogate, batch):
+            found = gradient(self, surrogate, batch)
+            return found if found.norm() == 0 else self.gradient_from(flat_tilted(found), surrogate, batch)
+
+        def flat_tilted(found):
+            vector = flat(found.numpy())
+            return vector * (1.0 + 1e-9 * np.arange(len(vector)) / len(vector))
+
+        monkeypatch.setattr(owner, "gradient", tilted)
+    found, _ = run("numpy", "trpo", "categorical", "tanh", "float64", 1)
+    assert gap(found[0], expected[0], "float64") > ROUNDOFFS
