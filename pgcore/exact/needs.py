@@ -26,14 +26,16 @@ POLICIES: dict[str, Callable[[MDP], PolicySpec]] = {
     "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate"),
 }
 
-# The extras that every batch carries: [S, ...] rows by state, from the process and the policy that acted.
+# The extras that every batch carries: [S, A, ...] by state and action, from the process and the policy that acted.
 EXTRAS: dict[str, Callable[[MDP, Array], Array]] = {
-    "reference": lambda _, behaviour: np.log(behaviour),
+    "reference": lambda mdp, behaviour: np.repeat(np.log(behaviour)[:, None], mdp.actions, axis=1),
+    # Half way to a uniform policy, so that a penalty for leaving it is one.
+    "reference_log_probs": lambda mdp, behaviour: np.log(0.5 * behaviour + 0.5 / mdp.actions),
 }
 
 
 def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
-    """Return [S, ...] rows of every extra; behaviour is the acting policy's [S, A] float64 probabilities."""
+    """Return [S, A, ...] of every extra; behaviour is the acting policy's [S, A] float64 probabilities."""
     with np.errstate(divide="ignore"):
         return {name: make(mdp, behaviour) for name, make in EXTRAS.items()}
 

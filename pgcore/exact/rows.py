@@ -90,8 +90,9 @@ class Rows:
     def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
         """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
         self.mdp, self.table = mdp, table
-        by_state = extras(mdp, behaviour)
-        self.extras = {name: read_only(np.repeat(value, mdp.actions, axis=0)) for name, value in by_state.items()}
+        self.extras = {
+            name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in extras(mdp, behaviour).items()
+        }
         with np.errstate(divide="ignore"):
             self.log_probs = read_only(np.log(behaviour).reshape(-1))
         self.batch = every_action(mdp, extras=self.extras)
