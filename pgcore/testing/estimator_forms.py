@@ -34,6 +34,7 @@ from pgcore.testing.off_policy_forms import (
     VTraceForm,
     WeightedISForm,
 )
+from pgcore.testing.value_forms import ExpectedForm, QLearningForm, SoftActorForm
 
 __all__ = ["estimator_form"]
 
@@ -182,6 +183,9 @@ FORMS: dict[str, type[EstimatorForm]] = {
     "gspo": GSPOForm,
     "cispo": CISPOForm,
     "reinforce_pp": ReinforcePPForm,
+    "expected": ExpectedForm,
+    "q_learning": QLearningForm,
+    "soft_actor": SoftActorForm,
 }
 
 
