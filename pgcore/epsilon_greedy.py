@@ -74,10 +74,10 @@ class EpsilonGreedy(Head):
         k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
         best, others = chances(xp, self.epsilon, k)
         greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
-        # Derivatives of every order are 0, and a framework that is asked for one finds the outputs.
-        log_pi = (
-            xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs)) + 0.0 * outputs * outputs
-        )
+        # Derivatives of every order are 0, and a framework that is asked for one finds the outputs. PyTorch 2.13 compiles the derivative of
+        # `outputs * outputs` beside that of a gather wrongly, so this is an exponential.
+        zero = 0.0 * xp.exp(0.0 * outputs)
+        log_pi = xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs)) + zero
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
