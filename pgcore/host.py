@@ -56,7 +56,7 @@ class HostNamespace:
 
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""
-        return np.arange(x.shape[1]) == x.argmax(axis=1)[:, None]
+        return np.equal(np.arange(x.shape[1]), x.argmax(axis=1)[:, None])
 
     def episode_sum(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_sum`."""

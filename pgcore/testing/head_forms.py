@@ -144,7 +144,7 @@ class CategoricalForm(HeadForm):
 class EpsilonGreedyForm(CategoricalForm):
     """1 - epsilon on the first action of the largest value, the rest shared by the others; no derivative but the values' own."""
 
-    def __init__(self, head: EpsilonGreedy, outputs: Number, actions: Array, mask: Array | None) -> None:  # pyright: ignore[reportMissingSuperCall] - there is no softmax
+    def __init__(self, head: EpsilonGreedy, outputs: Number, actions: Array, mask: Array | None) -> None:
         """Compute probabilities and their logarithms."""
         self.outputs, self.actions, self.rows = outputs, actions, np.arange(len(actions))
         self.own: dict[str, Number] = {}
@@ -154,9 +154,9 @@ class EpsilonGreedyForm(CategoricalForm):
         values: Array = np.where(self.mask, getattr(outputs, "value", outputs), -np.inf)
         greedy = np.equal(self.columns, values.argmax(axis=1)[:, None])
         k = self.mask.sum(axis=1)[:, None]
-        most = (outputs * 0 + (k - 1)) / k
-        explore = np.where(most < head.epsilon, most, outputs * 0 + head.epsilon)
-        each = np.where(k > 1, explore / np.maximum(k - 1, 1), 1)
+        most: Number = (outputs * 0 + (k - 1)) / k
+        explore: Number = np.where(most < head.epsilon, most, outputs * 0 + head.epsilon)
+        each: Number = np.where(k > 1, explore / np.maximum(k - 1, 1), 1)
         self.log_pi = np.where(self.mask, np.where(greedy, np.log(1 - explore), np.log(each)), 0)
         self.pi: Number = np.where(self.mask, np.exp(self.log_pi), 0)
 

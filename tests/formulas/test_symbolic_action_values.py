@@ -20,7 +20,7 @@ def softmax(z, tau):
 
 
 def soft_loss(z, q, alpha, tau):
-    return -sum(p * (value - alpha * sp.log(p)) for p, value in zip(softmax(z, tau), q, strict=True))
+    return -sp.Add(*(p * (value - alpha * sp.log(p)) for p, value in zip(softmax(z, tau), q, strict=True)))
 
 
 def one_step(observation, *, action=1, terminated=True, final=None, reward=0.5, **extras):
