@@ -120,7 +120,7 @@ def inputs(estimator, policy, batch):
 
 def row_ratios(estimator, named):
     """Return the ratios of the terms and of every cotangent, for the same inputs."""
-    form, dtype = form_of(estimator), named["log_prob"].dtype
+    form, dtype = form_of(estimator), next(iter(named.values())).dtype
 
     def lifted(lift):
         return {name: value if name == "episode" else lift(value) for name, value in named.items()}
