@@ -86,10 +86,17 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
     return Optimizer(spec)
 
 
-def signals(policy: Policy, estimator: Estimator, batch: Batch) -> Signals:
+def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None) -> Signals:
     """Return the estimator's constants for a whole batch: returns, advantages, targets, reduction weights.
 
     Slice them with the batch: `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`.
+
+    Args:
+        policy: The current policy.
+        estimator: Whose constants.
+        batch: The episodes; a replay batch is one of one-step episodes.
+        target: What estimators with bootstrapped action values take those from, such as a copy that is refreshed now and then;
+            None takes the current policy.
 
     Raises:
         EstimatorError: estimator and policy do not fit.
@@ -98,10 +105,12 @@ def signals(policy: Policy, estimator: Estimator, batch: Batch) -> Signals:
     """
     policy.check_fits(estimator)
     policy.check(batch)
-    return Signals.of(estimator, batch, _Evaluation(policy, batch), policy.dtype, policy.spec.head.width)
+    return Signals.of(estimator, batch, _Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width)
 
 
-def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Signals | None = None) -> Gradient:
+def gradient(
+    policy: Policy, estimator: Estimator, batch: Batch, *, signals: Signals | None = None, target: Policy | None = None
+) -> Gradient:
     """Return the gradient of the estimator's loss; parameters step against it.
 
     Args:
@@ -109,6 +118,7 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
         estimator: Which loss.
         batch: Whole episodes, or steps of a batch with its signals.
         signals: What `signals` returned for this batch, or its `steps`; None computes them here.
+        target: See `signals`; not read where signals are given.
 
     Raises:
         EstimatorError: estimator and policy do not fit, or signals and batch differ in length.
@@ -117,7 +127,7 @@ def gradient(policy: Policy, estimator: Estimator, batch: Batch, *, signals: Sig
     """
     policy.check_fits(estimator)
     if signals is None:
-        signals = _signals(policy, estimator, batch)
+        signals = _signals(policy, estimator, batch, target=target)
     elif len(signals.weights) != batch.num_steps:
         raise EstimatorError(
             f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; slice batch and signals alike"
@@ -178,12 +188,21 @@ class _Evaluation:
 
     policy: Policy
     batch: Batch
+    target_policy: Policy | None = None
+
+    @property
+    def target(self) -> _Evaluation:
+        return self if self.target_policy is None else _Evaluation(self.target_policy, self.batch)
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         found = self.policy.evaluate(self.batch, names)
         for name, value in found.items():
-            if name not in ("distribution", "log_probs"):  # masked actions' log-probabilities are -inf
-                check_all_finite(name, value, "episode" if name == "final_value" else "step")
+            if name not in (
+                "distribution",
+                "log_probs",
+                "final_log_probs",
+            ):  # masked actions' log-probabilities are -inf
+                check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
         return found
 
     def scores(self, step_weights: Array | None = None) -> Array:

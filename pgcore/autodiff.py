@@ -17,7 +17,6 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError, SpecError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_observations
 from pgcore.gradient import Gradient
 from pgcore.heads import Head
 from pgcore.host import host
@@ -55,7 +54,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         outputs: [N, outputs] the head's natural parameters.
-        values: [N] the critic's values, or None.
+        values: [N] the critic's values, [N, A] where it values actions, or None.
         head: The head's own parameters by name.
     """
 
@@ -77,6 +76,9 @@ def quantities(
             named[name] = head.entropy(xp, distribution)
         elif name == "kl":
             named[name] = head.kl(xp, inputs.signals["reference"], distribution)
+        elif name in ("action_value", "action_values"):
+            q = found.outputs if head.action_values else found.values
+            named[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
         else:
             named[name] = distribution if name == "log_probs" else found.values
     return named
@@ -165,7 +167,7 @@ class AutodiffPolicy(Policy):
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return [N, outputs] and, with a critic, [N] values, as NumPy arrays of the policy's dtype."""
+        """Return [N, outputs] and, with a critic, [N] or [N, A] values, as NumPy arrays of the policy's dtype."""
 
     @abstractmethod
     def head_parameters(self) -> dict[str, Array]:
@@ -213,7 +215,14 @@ class AutodiffPolicy(Policy):
         if "distribution" in names:
             found["distribution"] = self.distribution(batch.observations, batch.action_mask)
         if "final_value" in names:
-            found["final_value"] = self._final_values(batch)
+            found["final_value"] = self.at_final(batch, 1, lambda given: self._values(given, own=False))[:, 0]
+        if "final_action_values" in names:
+            head = self.spec.head
+            found["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda given: self._values(given, own=head.action_values)
+            )
+        if "final_log_probs" in names:
+            found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
         wanted = tuple(name for name in names if name in self.quantities)
         if wanted:
             given = {"reference": batch.extras["reference"].astype(self.dtype)} if "kl" in wanted else {}
@@ -312,18 +321,12 @@ class AutodiffPolicy(Policy):
         outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
         return outputs[:steps], None if values is None else values[:steps]
 
-    def _final_values(self, batch: Batch) -> Array:
-        values = np.zeros(batch.num_episodes)
-        batch.check_bootstrap()
-        cut = np.flatnonzero(~batch.terminated)
-        if batch.final_observations is None or not len(cut):
-            return values
-        observations = batch.final_observations[cut]
-        check_observations("Batch.final_observations", self.spec, observations)
-        found = self._outputs(observations)[1]
+    def _values(self, observations: Array, *, own: bool) -> Array:
+        """Return [n, k] what the critic says of observations, or the network's own outputs."""
+        outputs, values = self._outputs(observations)
+        found = outputs if own else values
         assert found is not None
-        values[cut] = found
-        return values
+        return found.reshape(len(observations), -1)
 
 
 def critic_kind(backend: str, critic: Any) -> str:

@@ -41,6 +41,11 @@ class Evaluate(Protocol):
         """Return float64 arrays by name: any of `QUANTITIES` that the policy has, or of `pgcore.policy.EVALUATIONS`."""
         ...
 
+    @property
+    def target(self) -> Evaluate:
+        """The target policy on the same batch, such as an older copy; the current policy where none was given."""
+        ...
+
     def scores(self, step_weights: Array | None = None) -> Array:
         """Return [E, D] per-episode scores; see `Policy.episode_scores`."""
         ...

@@ -33,6 +33,8 @@ class Head(ABC):
 
     name: ClassVar[str]
     discrete: ClassVar[bool]
+    # Whether the network's outputs are action values; then probabilities are piecewise constant in them.
+    action_values: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -54,6 +54,10 @@ class HostNamespace:
         """See `ArrayNamespace.take_last`."""
         return x[np.arange(len(x)), index]
 
+    def first_largest(self, x: Array) -> Array:
+        """See `ArrayNamespace.first_largest`."""
+        return np.equal(np.arange(x.shape[1]), x.argmax(axis=1)[:, None])
+
     def episode_sum(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_sum`."""
         first = episode - episode.min()

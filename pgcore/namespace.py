@@ -69,6 +69,10 @@ class ArrayNamespace(Protocol):
         """Return x[b, index[b]] for x [B, A] and integer index [B]."""
         ...
 
+    def first_largest(self, x: Native) -> Native:
+        """Return [B, A] bool for x [B, A]: which entry is the first of the largest of its row; it takes no gradient."""
+        ...
+
     def episode_sum(self, x: Native, episode: Native) -> Native:
         """Return, for each of [B] steps, the sum of x over its episode's steps; `episode` [B] numbers each step's episode."""
         ...

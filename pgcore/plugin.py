@@ -17,6 +17,11 @@ def pgcore_heads() -> list[Provider]:
             "pgcore.heads:DiagonalGaussian",
             "independent normals; log std fixed, shared or per state",
         ),
+        Provider(
+            "epsilon_greedy",
+            "pgcore.epsilon_greedy:EpsilonGreedy",
+            "the action of the largest value, and now and then another",
+        ),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ from pgcore.surrogate import Surrogate, check_reference
 if TYPE_CHECKING:
     from pgcore.backend import Backend
 
-__all__ = ["EVALUATIONS", "Policy", "read_policy"]
+__all__ = ["EVALUATIONS", "Policy", "quantities_of", "read_policy"]
 
 FORMAT = "pgcore.policy"
 
@@ -32,6 +32,8 @@ FORMAT = "pgcore.policy"
 EVALUATIONS: dict[str, str] = {
     "distribution": "[B, width] description of pi(. given s_t), as the head defines it",
     "final_value": "[E] V of each episode's final observation; 0 where the episode terminated",
+    "final_action_values": "[E, A] Q of each episode's final observation and every action; 0 where the episode terminated",
+    "final_log_probs": "[E, A] log pi of every action, none masked, at each episode's final observation; 0 where the episode terminated",
 }
 
 
@@ -153,8 +155,11 @@ class Policy(ABC):
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
         """Raise EstimatorError unless `evaluate` can give every name for this batch."""
-        unknown = [name for name in names if name not in self.quantities and name not in EVALUATIONS]
-        if unknown or ("final_value" in names and "value" not in self.quantities):
+        # What is evaluated at final observations is a quantity as well.
+        wanted = [
+            name.removeprefix("final_") if name in EVALUATIONS else name for name in names if name != "distribution"
+        ]
+        if not self.quantities.issuperset(wanted):
             raise EstimatorError(
                 f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} "
                 f"with critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
@@ -167,12 +172,7 @@ class Policy(ABC):
     @property
     def quantities(self) -> frozenset[str]:
         """The quantities that this policy can give a surrogate."""
-        names = {"log_prob", "entropy", "kl"}
-        if self.spec.head.discrete:
-            names.add("log_probs")
-        if self.spec.critic != "none":
-            names.add("value")
-        return frozenset(names)
+        return quantities_of(self.spec)
 
     def check_fits(self, estimator: Estimator) -> None:
         """Raise EstimatorError unless this policy has every quantity that the estimator uses; found once for each estimator."""
@@ -186,6 +186,8 @@ class Policy(ABC):
         advice = (
             "give the spec critic='separate' or 'shared'"
             if "value" in missing
+            else "give the spec a critic with critic_values='action', or an EpsilonGreedy head"
+            if "action_value" in missing or "action_values" in missing
             else "choose another head or another estimator"
         )
         raise EstimatorError(
@@ -207,6 +209,17 @@ class Policy(ABC):
         if "reference" in batch.extras:
             check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
         batch.__dict__["_fits"] = self.spec
+
+    def at_final(self, batch: Batch, width: int, found: Callable[[Array], Array]) -> Array:
+        """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated."""
+        rows = np.zeros((batch.num_episodes, width))
+        batch.check_bootstrap()
+        cut = np.flatnonzero(~batch.terminated)
+        if batch.final_observations is not None and len(cut):
+            observations = batch.final_observations[cut]
+            check_observations("Batch.final_observations", self.spec, observations)
+            rows[cut] = found(observations)
+        return rows
 
     def save(self, path: str | Path) -> None:
         """Write spec and parameters to a safetensors file, whole or not at all.
@@ -234,6 +247,18 @@ class Policy(ABC):
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )
         return distribution
+
+
+def quantities_of(spec: PolicySpec) -> frozenset[str]:
+    """Return the quantities that a policy of this spec can give a surrogate."""
+    names = {"log_prob", "entropy", "kl"}
+    if spec.head.discrete:
+        names.add("log_probs")
+    if spec.critic != "none" and spec.critic_values == "state":
+        names.add("value")
+    if spec.head.action_values or spec.critic_values == "action":
+        names |= {"action_value", "action_values"}
+    return frozenset(names)
 
 
 def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:

@@ -21,6 +21,7 @@ __all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table"]
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid")
 CRITICS = ("none", "separate", "shared")
+CRITIC_VALUES = ("state", "action")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,19 @@ class PolicySpec:
     Attributes:
         network: `Table`, `Linear` or `MLP`; its output width is the head's.
         head: The action distribution.
-        critic: "none", "separate" (a second network of the same shape with one output) or "shared" (one more output on
+        critic: "none", "separate" (a second network of the same shape with its own outputs) or "shared" (more outputs on
             the policy's last hidden layer).
+        critic_values: "state" (one output, V(s)) or "action" (one output an action of a discrete head, Q(s, .)).
 
     Raises:
-        SpecError: a part is of the wrong kind, or critic="shared" without hidden layers to share.
+        SpecError: a part is of the wrong kind, critic="shared" without hidden layers to share, or critic_values="action" without a critic,
+            with real actions, or with a head whose network gives action values already.
     """
 
     network: Network
     head: Head
     critic: str = "none"
+    critic_values: str = "state"
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -129,6 +133,21 @@ class PolicySpec:
                 f"PolicySpec.critic: expected 'none' or 'separate' for {type(self.network).__name__}, got 'shared'; "
                 "a shared torso needs hidden layers, so use an MLP"
             )
+        one_of("PolicySpec.critic_values", self.critic_values, CRITIC_VALUES)
+        if self.critic_values == "action" and (
+            self.critic == "none" or not self.head.discrete or self.head.action_values
+        ):
+            raise SpecError(
+                f"PolicySpec.critic_values: expected 'state' for {self.head} with critic={self.critic!r}, got 'action'; it takes a critic, and "
+                "a discrete head whose network gives no action values"
+            )
+
+    @property
+    def critic_outputs(self) -> int:
+        """How many numbers the critic gives a state: none without a critic, 1 for V, one an action for Q."""
+        if self.critic == "none":
+            return 0
+        return self.head.outputs if self.critic_values == "action" else 1
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
@@ -137,6 +156,7 @@ class PolicySpec:
                 "network": {"name": self.network.name, **dataclasses.asdict(self.network)},
                 "head": {"name": self.head.name, **dataclasses.asdict(cast("Any", self.head))},
                 "critic": self.critic,
+                "critic_values": self.critic_values,
             }
         )
 
@@ -157,14 +177,14 @@ class PolicySpec:
                 )
             network, head = dict(data["network"]), dict(data["head"])
             network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
-            critic = str(data["critic"])
+            critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SpecError(
                 f"PolicySpec.from_json: expected what to_json writes, got {str(text)[:80]!r} ({error}); write it again"
             ) from error
         head_type = cast("type[Head]", registry().load("heads", head_name))
         try:
-            return PolicySpec(network_type(**network), head_type(**head), critic)
+            return PolicySpec(network_type(**network), head_type(**head), critic, values)
         except TypeError as error:
             raise SpecError(
                 f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, got others ({error}); write it again"
@@ -222,10 +242,10 @@ class PolicySpec:
         assert not isinstance(self.network, Adopted)
         parameters = _network_layers(self.network, "network", self.head.outputs, 0.01, weight)
         if self.critic == "separate":
-            parameters |= _network_layers(self.network, "critic", 1, 1.0, weight)
+            parameters |= _network_layers(self.network, "critic", self.critic_outputs, 1.0, weight)
         elif self.critic == "shared":
-            parameters["critic.0.weight"] = weight((cast("MLP", self.network).hidden[-1], 1), 1.0)
-            parameters["critic.0.bias"] = np.zeros(1)
+            parameters["critic.0.weight"] = weight((cast("MLP", self.network).hidden[-1], self.critic_outputs), 1.0)
+            parameters["critic.0.bias"] = np.zeros(self.critic_outputs)
         return parameters | {f"head.{name}": value for name, value in self.head.initial_parameters().items()}
 
 

@@ -43,8 +43,9 @@ class JaxGradient(AutodiffGradient):
         found: dict[str, Array] = {}
         start = 1
         for name in self.surrogate.estimator.quantities:
-            width = self._policy.spec.head.width if name == "log_probs" else 1
-            found[name] = columns[:, start : start + width] if name == "log_probs" else columns[:, start]
+            every = name in ("log_probs", "action_values")
+            width = self._policy.spec.head.outputs if every else 1
+            found[name] = columns[:, start : start + width] if every else columns[:, start]
             start += width
         return columns[:, 0], found
 

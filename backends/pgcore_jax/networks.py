@@ -37,15 +37,17 @@ class SpecNetwork:
         if isinstance(network, Table):
             outputs = parameters["network.table"][observations]
             if critic != "none":
-                values = parameters["critic.table"][observations][:, 0]
+                values = parameters["critic.table"][observations]
         else:
             depth = len(network.hidden) if not isinstance(network, Adopted) else 0
             features = self._hidden(parameters, "network", observations)
             outputs = layer(parameters, f"network.{depth}", features)
             if critic == "shared":
-                values = layer(parameters, "critic.0", features)[:, 0]
+                values = layer(parameters, "critic.0", features)
             elif critic == "separate":
-                values = layer(parameters, f"critic.{depth}", self._hidden(parameters, "critic", observations))[:, 0]
+                values = layer(parameters, f"critic.{depth}", self._hidden(parameters, "critic", observations))
+        if values is not None and self.spec.critic_values == "state":
+            values = values[:, 0]
         return Outputs(outputs, values, own_parameters(parameters))
 
     def _hidden(self, parameters: Parameters, prefix: str, observations: jax.Array) -> jax.Array:

@@ -50,6 +50,10 @@ class JaxNamespace:
         """See `ArrayNamespace.take_last`."""
         return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
 
+    def first_largest(self, x: Array) -> Array:
+        """See `ArrayNamespace.first_largest`."""
+        return jnp.arange(x.shape[1]) == jnp.argmax(x, 1)[:, None]
+
     def episode_sum(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
         return jnp.zeros_like(x).at[episode].add(x)[episode]

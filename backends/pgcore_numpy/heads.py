@@ -14,10 +14,12 @@ from functools import singledispatch
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import SpecError
 from pgcore.heads import HALF_LOG_2PI, Categorical, DiagonalGaussian, Head
+from pgcore_numpy.xp import xp
 
-__all__ = ["CategoricalKernel", "GaussianKernel", "Kernel", "make_kernel"]
+__all__ = ["CategoricalKernel", "EpsilonGreedyKernel", "GaussianKernel", "Kernel", "make_kernel"]
 
 Weights = Mapping[str, Array]
 
@@ -31,14 +33,14 @@ class Kernel(ABC):
 
     @abstractmethod
     def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
-        """Return those of log_prob, entropy, kl and log_probs that are named, as fresh arrays."""
+        """Return those of log_prob, entropy, kl and log_probs that are named, and the outputs where they are action values, as fresh arrays."""
 
     @abstractmethod
     def backward(self, cotangents: Weights) -> Array:
         """Return [outputs, n] derivatives of the loss.
 
         Args:
-            cotangents: d loss / d quantity, [n] by name, [n, A] for log_probs; the reduction's weights are in.
+            cotangents: d loss / d quantity, [n] by name, [n, A] for log_probs and action_values; the reduction's weights are in.
         """
 
     @abstractmethod
@@ -217,6 +219,62 @@ class GaussianKernel(Kernel):
     def _outputs(self, d_mean: Array, d_log_std: Array) -> Array:
         self.d_log_std = d_log_std
         return np.concatenate((d_mean, d_log_std)) if self.head.log_std == "per-state" else d_mean
+
+
+class EpsilonGreedyKernel(Kernel):
+    """Probabilities that are piecewise constant in the outputs, which are action values."""
+
+    def __init__(self, head: EpsilonGreedy) -> None:
+        """Keep the head."""
+        self.head = head
+
+    def forward(self, outputs: Array, parameters: Mapping[str, Array], mask: Array | None) -> None:
+        """See `Kernel.forward`."""
+        self.q: Array = outputs
+        self.mask = mask
+
+    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+        """See `Kernel.quantities`."""
+        self.actions, self.steps = actions, np.arange(self.q.shape[1])
+        head, found = self.head, dict[str, Array]()
+        if "action_value" in names:
+            found["action_value"] = self.q[actions, self.steps]
+        if "action_values" in names:
+            found["action_values"] = self.q.T.copy()
+        if not set(names) - found.keys():
+            return found
+        log_pi = head.distribution(xp, self.q.T, {}, self.mask)
+        if "log_prob" in names:
+            found["log_prob"] = head.log_prob(xp, log_pi, actions)
+        if "entropy" in names:
+            found["entropy"] = head.entropy(xp, log_pi)
+        if "kl" in names:
+            assert reference is not None
+            found["kl"] = head.kl(xp, reference, log_pi)
+        if "log_probs" in names:
+            found["log_probs"] = log_pi
+        return found
+
+    def backward(self, cotangents: Weights) -> Array:
+        """See `Kernel.backward`: only the values have a derivative."""
+        d = np.zeros_like(self.q)
+        if "action_values" in cotangents:
+            d += cotangents["action_values"].T
+        if "action_value" in cotangents:
+            d[self.actions, self.steps] += cotangents["action_value"]
+        return d
+
+    def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
+        """See `Kernel.fisher`: 0."""
+        return np.zeros_like(self.q)
+
+    def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
+        """See `Kernel.collect`: there are no parameters of its own."""
+
+
+@make_kernel.register
+def _(head: EpsilonGreedy) -> Kernel:
+    return EpsilonGreedyKernel(head)
 
 
 @make_kernel.register

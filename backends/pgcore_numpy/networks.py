@@ -23,7 +23,7 @@ class Network(ABC):
 
     Attributes:
         outputs: [outputs, n] what `forward` computed for the head.
-        values: [1, n] the critic's values, where there are any.
+        values: [critic outputs, n] the critic's values, where there are any.
     """
 
     outputs: Array
@@ -35,7 +35,7 @@ class Network(ABC):
 
     @abstractmethod
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
-        """Carry [outputs, n] and [n] derivatives of the loss back to every layer; call after `forward`.
+        """Carry [outputs, n] and [critic outputs, n] derivatives of the loss back to every layer; call after `forward`.
 
         Without the critic `d_values` is not read.
         """
@@ -80,12 +80,12 @@ class DenseNetwork(Network):
         self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
         self.source = [self.x if layer == 0 else self.h[layer - 1] for layer in layers]
         self.last = self.h[-1] if self.h else self.x[None]
-        outputs = spec.head.outputs
-        self.out = np.empty((outputs + self.combined, steps), dtype)
+        outputs, critic = spec.head.outputs, spec.critic_outputs
+        self.out = np.empty((outputs + critic * self.combined, steps), dtype)
         self.d_out = np.empty_like(self.out) if self.combined else self.out
         self.outputs = self.out[:outputs]
-        self.values = self.out[outputs:] if self.combined else np.empty((1, steps), dtype)
-        self.d_values = self.values[0]
+        self.values = self.out[outputs:] if self.combined else np.empty((critic, steps), dtype)
+        self.d_values = self.values
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
@@ -105,14 +105,15 @@ class DenseNetwork(Network):
         """See `Network.backward`."""
         self.d_out, self.d_values = d_outputs, d_values
         if self.combined:
-            self.d_out = np.concatenate((d_outputs, d_values[None]))
+            self.d_out = np.concatenate((d_outputs, d_values))
         if not self.h:
             return
         last = self.d[-1]
         output = parameters.combined if self.combined else parameters.output
         np.matmul(output[:-1], self.d_out, out=last[0])
         if self.networks == 2:
-            np.multiply(parameters.value[:-1], d_values, out=last[1])
+            product = np.multiply if len(d_values) == 1 else np.matmul
+            product(parameters.value[:-1], d_values, out=last[1])
         for layer in range(len(self.h) - 1, -1, -1):
             self.activation.multiply_derivative(self.d[layer], self.active[layer], self.scratch[layer])
             if layer > 0:
@@ -125,7 +126,7 @@ class DenseNetwork(Network):
         target = gradient.combined if self.combined else gradient.output
         np.matmul(self.last[0][:, steps], self.d_out[:, steps].T, out=target)
         if self.with_value and not self.combined:
-            np.matmul(self.last[-1][:, steps], self.d_values[steps, None], out=gradient.value)
+            np.matmul(self.last[-1][:, steps], self.d_values[:, steps].T, out=gradient.value)
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""
@@ -154,7 +155,7 @@ class TableNetwork(Network):
         self.with_value = with_value
         self.states = np.empty(steps, np.intp)
         self.outputs = self.d_outputs = np.empty((spec.head.outputs, steps), dtype)
-        self.values = self.d_values = np.empty((1, steps), dtype)
+        self.values = self.d_values = np.empty((spec.critic_outputs, steps), dtype)
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
@@ -165,7 +166,7 @@ class TableNetwork(Network):
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""
-        self.d_outputs, self.d_values = d_outputs, d_values[None]
+        self.d_outputs, self.d_values = d_outputs, d_values
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""

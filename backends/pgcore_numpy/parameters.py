@@ -24,8 +24,8 @@ class Views:
     Attributes:
         hidden: One [N, inputs + 1, width] matrix a hidden layer, the bias in the last row.
         output: [inputs + 1, outputs] of the policy, or the [states, outputs] table.
-        value: [inputs + 1, 1] of the critic, or its [states, 1] table; no column without a critic.
-        combined: [inputs + 1, outputs + 1], `output` and `value` in one, with a shared torso; else `output`.
+        value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table; no column without a critic.
+        combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a shared torso; else `output`.
         head: The head's own parameters by name.
     """
 
@@ -56,18 +56,18 @@ class Layout:
         """Return the views of a [D] vector that the arithmetic uses."""
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
-        separate = 1 if spec.critic == "separate" else 0
+        separate, values = int(spec.critic == "separate"), spec.critic_outputs
         if isinstance(network, Table):
             output = take(network.states, outputs)
-            return Views([], output, take(network.states, separate), output, self._head(take))
+            return Views([], output, take(network.states, values), output, self._head(take))
         assert not isinstance(network, Adopted)  # the spec could not have given its initial parameters
         widths = (network.inputs, *network.hidden)
         hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":
-            combined = take(widths[-1] + 1, outputs + 1)
+            combined = take(widths[-1] + 1, outputs + values)
             return Views(hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take))
         output = take(widths[-1] + 1, outputs)
-        return Views(hidden, output, take(widths[-1] + 1, separate), output, self._head(take))
+        return Views(hidden, output, take(widths[-1] + 1, values), output, self._head(take))
 
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a [D] vector by canonical name, in canonical order."""

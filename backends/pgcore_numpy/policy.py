@@ -15,7 +15,7 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_observations, check_parameters
+from pgcore.fitting import check_parameters
 from pgcore.host import host
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
@@ -35,7 +35,10 @@ __all__ = ["NumpyPolicy"]
 BLOCK = 512
 
 ALL = slice(None)
-NO_VALUES = np.empty(0)
+NO_VALUES = np.empty((0, 0))
+
+# The quantities that a critic gives.
+VALUED = {"state": frozenset(("value",)), "action": frozenset(("action_value", "action_values"))}
 
 # Buffers are kept for this many different block sizes; a training run needs three or four, and now and then a few more.
 KEPT_SIZES = 16
@@ -49,6 +52,7 @@ class Workspace:
         self.network: Network = make_network(policy.spec, steps, policy.dtype, with_value=with_value)
         self.kernel: Kernel = make_kernel(policy.spec.head)
         self.vector = np.zeros(policy.layout.size, policy.dtype)
+        self.actions: Array = np.empty(0, np.intp)
         self.gradient: Views = policy.layout.views(self.vector)
         self.layout = policy.layout
 
@@ -81,6 +85,7 @@ class NumpyPolicy(Policy):
         self.backend, self.spec, self.dtype = backend, spec, dtype
         make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
         self.layout = Layout(spec)
+        self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
@@ -115,7 +120,14 @@ class NumpyPolicy(Policy):
         if "distribution" in names:
             found["distribution"] = self.distribution(batch.observations, batch.action_mask)
         if "final_value" in names:
-            found["final_value"] = self._final_values(batch)
+            found["final_value"] = self.at_final(batch, 1, lambda given: self._values(given, own=False))[:, 0]
+        if "final_action_values" in names:
+            head = self.spec.head
+            found["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda given: self._values(given, own=head.action_values)
+            )
+        if "final_log_probs" in names:
+            found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
         wanted = [name for name in names if name in self.quantities]
         if wanted:
             reference = batch.extras.get("reference")
@@ -211,37 +223,45 @@ class NumpyPolicy(Policy):
         self, names: Collection[str], batch: Batch, block: slice, reference: Array | None
     ) -> tuple[Workspace, dict[str, Array]]:
         """Run a block forward; `reference` is the block's own."""
-        with_value = "value" in names
+        critic = [name for name in names if name in self._critic]
         steps = block.stop - block.start
-        work = self._workspace(steps, with_value=with_value)
+        work = self._workspace(steps, with_value=bool(critic))
         observations, actions, mask = batch.observations, batch.actions, batch.action_mask
         if steps != batch.num_steps:
             observations, actions, mask = observations[block], actions[block], None if mask is None else mask[block]
         work.network.forward(self.views, observations)
         work.kernel.forward(work.network.outputs, self.views.head, mask)
         named = work.kernel.quantities(names, actions, reference)
-        if with_value:
-            named["value"] = work.network.values[0].copy()
+        for name in critic:
+            values = work.network.values
+            if name == "action_values":
+                named[name] = values.T.copy()
+            else:
+                named[name] = values[0].copy() if name == "value" else values[actions, np.arange(steps)]
+        if "action_value" in critic:
+            work.actions = actions
         return work, named
 
     def _backward(self, work: Workspace, cotangents: dict[str, Array]) -> None:
         """Carry a block's weighted cotangents back; `collect` then sums them up."""
-        d_values = cotangents.pop("value", NO_VALUES)
+        d_values = NO_VALUES
+        for name in [name for name in cotangents if name in self._critic]:
+            given = cotangents.pop(name)
+            part = given.T if name == "action_values" else given[None]
+            if name == "action_value":
+                part = np.zeros_like(work.network.values)
+                part[work.actions, np.arange(len(given))] = given
+            d_values = part if d_values is NO_VALUES else d_values + part
         work.network.backward(self.views, work.kernel.backward(cotangents), d_values)
 
-    def _final_values(self, batch: Batch) -> Array:
-        values = np.zeros(batch.num_episodes)
-        batch.check_bootstrap()
-        cut = np.flatnonzero(~batch.terminated)
-        if batch.final_observations is None or not len(cut):
-            return values
-        observations = batch.final_observations[cut]
-        check_observations("Batch.final_observations", self.spec, observations)
-        for block in blocks(len(cut)):
-            network = self._workspace(block.stop - block.start, with_value=True).network
+    def _values(self, observations: Array, *, own: bool) -> Array:
+        """Return [n, k] what the critic says of observations, or the network's own outputs."""
+        parts: list[Array] = []
+        for block in blocks(len(observations)):
+            network = self._workspace(block.stop - block.start, with_value=not own).network
             network.forward(self.views, observations[block])
-            values[cut[block]] = network.values[0]
-        return values
+            parts.append((network.outputs if own else network.values).T.copy())
+        return np.concatenate(parts)
 
     def _workspace(self, steps: int, *, with_value: bool) -> Workspace:
         """Return this thread's buffers for blocks of this size."""

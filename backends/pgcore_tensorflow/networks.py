@@ -35,15 +35,19 @@ class PolicyModule(tf.Module):
         own = head_parameters(self.native)
         if isinstance(network, Table):
             if critic != "none":
-                values = tf.gather(self.native["critic.table"], observations)[:, 0]
+                values = self._valued(tf.gather(self.native["critic.table"], observations))
             return Outputs(tf.gather(self.native["network.table"], observations), values, own)
         depth = len(network.hidden) if isinstance(network, MLP) else 0
         features = self._hidden("network", observations)
         if critic == "shared":
-            values = self._layer("critic.0", features)[:, 0]
+            values = self._valued(self._layer("critic.0", features))
         elif critic == "separate":
-            values = self._layer(f"critic.{depth}", self._hidden("critic", observations))[:, 0]
+            values = self._valued(self._layer(f"critic.{depth}", self._hidden("critic", observations)))
         return Outputs(self._layer(f"network.{depth}", features), values, own)
+
+    def _valued(self, values: Any) -> Any:
+        """Return [N] state values from the critic's column, or its [N, A] action values as they are."""
+        return values[:, 0] if self.spec.critic_values == "state" else values
 
     def _hidden(self, prefix: str, observations: Any) -> Any:
         network, features = self.spec.network, observations

@@ -50,6 +50,12 @@ class TensorflowNamespace:
         """See `ArrayNamespace.take_last`."""
         return tf.gather(x, index, axis=1, batch_dims=1)
 
+    def first_largest(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.first_largest`; `tf.argmax` is not documented to return the first."""
+        columns = tf.range(tf.shape(x)[1])
+        largest = tf.where(x == tf.reduce_max(x, 1, keepdims=True), columns, tf.shape(x)[1])
+        return columns == tf.reduce_min(largest, 1, keepdims=True)
+
     def episode_sum(self, x: Tensor, episode: Tensor) -> Tensor:
         """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
         return tf.gather(tf.math.unsorted_segment_sum(x, episode, tf.shape(x)[0]), episode)

@@ -25,7 +25,7 @@ class PolicyModule(nn.Module):
     Attributes:
         torso: The hidden layers that a shared critic shares; nothing for any other spec.
         network: Observations, or the torso's output, to the head's outputs.
-        critic: The same to one value; None without a critic.
+        critic: The same to the critic's outputs; None without a critic.
         head: The head's own parameters.
     """
 
@@ -35,13 +35,17 @@ class PolicyModule(nn.Module):
         network, shared = spec.network, spec.critic == "shared"
         self.torso = nn.Sequential(*hidden_layers(network, dtype, device)) if shared else None
         self.network = whole_network(network, spec.head.outputs, dtype, device, torso=not shared)
-        self.critic = None if spec.critic == "none" else whole_network(network, 1, dtype, device, torso=not shared)
+        self.critic = None
+        if spec.critic != "none":
+            self.critic = whole_network(network, spec.critic_outputs, dtype, device, torso=not shared)
+        self.state_values = spec.critic_values == "state"
         self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return [N, outputs] and, with a critic, [N] values."""
+        """Return [N, outputs] and, with a critic, [N] or [N, A] values."""
         features = observations if self.torso is None else self.torso(observations)
-        return self.network(features), None if self.critic is None else self.critic(features).squeeze(1)
+        values = None if self.critic is None else self.critic(features)
+        return self.network(features), values.squeeze(1) if values is not None and self.state_values else values
 
 
 class AdoptedModule(nn.Module):

@@ -42,6 +42,10 @@ class TorchNamespace:
         """See `ArrayNamespace.take_last`."""
         return x.gather(1, index.unsqueeze(1)).squeeze(1)
 
+    def first_largest(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.first_largest`."""
+        return torch.arange(x.shape[1], device=x.device) == x.argmax(1, keepdim=True)
+
     def episode_sum(self, x: Tensor, episode: Tensor) -> Tensor:
         """See `ArrayNamespace.episode_sum`; there are no more episodes than steps."""
         return torch.zeros_like(x).index_add(0, episode, x)[episode]

@@ -15,12 +15,13 @@ import numpy as np
 from pgcore.api import estimator, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, Head
-from pgcore.policy import Policy
+from pgcore.policy import Policy, quantities_of
 from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
-__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "make_case"]
+__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case"]
 
 NETWORKS: dict[str, Network] = {
     "table": Table(5),
@@ -35,6 +36,7 @@ HEADS: dict[str, Head] = {
     "fixed": DiagonalGaussian(2, "fixed", std=0.6),
     "shared": DiagonalGaussian(2, "shared", std=1.5),
     "per-state": DiagonalGaussian(2, "per-state", std=0.5),
+    "epsilon greedy": EpsilonGreedy(3, epsilon=0.2),
 }
 ESTIMATORS: dict[str, Estimator] = {
     "reinforce": estimator("reinforce", gamma=0.9),
@@ -66,8 +68,15 @@ ESTIMATORS: dict[str, Estimator] = {
     "cispo": estimator("cispo", clip_low=0.1, clip_high=0.2),
     "reinforce++": estimator("reinforce_pp", gamma=0.95, kl_coefficient=0.1),
     "reinforce++ group": estimator("reinforce_pp", baseline="group"),
+    "expected": estimator("expected", gamma=0.9, discount_state=True, entropy_coefficient=0.03),
+    "q-learning": estimator("q_learning", gamma=0.9),
+    "double q-learning": estimator("q_learning", gamma=0.9, double=True, huber=0.8),
+    "soft actor": estimator("soft_actor", alpha=0.3, gamma=0.9),
 }
 
+
+# The quantities that are functions of the probabilities alone.
+CHANCES = frozenset(("log_prob", "log_probs", "entropy", "kl"))
 
 # How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
 EXTREME = 6.0
@@ -103,8 +112,24 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
         name, head, dtype = list(ESTIMATORS)[indices[0]], list(HEADS)[indices[1]], dtypes[indices[2]]
         network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
         shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and isinstance(NETWORKS[network], MLP)
-        spec = PolicySpec(NETWORKS[network], HEADS[head], "shared" if shared else "separate")
+        valued = (
+            "action_value" in ESTIMATORS[name].quantities and HEADS[head].discrete and not HEADS[head].action_values
+        )
+        spec = PolicySpec(
+            NETWORKS[network], HEADS[head], "shared" if shared else "separate", "action" if valued else "state"
+        )
+        if not fits(ESTIMATORS[name], spec):
+            continue
         yield Case(f"{name}-{head}-{network}-{spec.critic}-{dtype}", spec, ESTIMATORS[name], dtype, seed)
+
+
+def fits(estimator: Estimator, spec: PolicySpec) -> bool:
+    """Return whether a policy of this spec has what the estimator uses, and whether any of it depends on the parameters."""
+    if estimator.claims.discrete_only and not spec.head.discrete:
+        return False
+    if spec.head.action_values and CHANCES.issuperset(estimator.quantities):
+        return False  # probabilities are piecewise constant in action values
+    return quantities_of(spec).issuperset(estimator.quantities)
 
 
 def make_case(

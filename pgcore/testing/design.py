@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pgcore.estimator import Estimator
 from pgcore.heads import Head
 from pgcore.spec import MLP, PolicySpec
-from pgcore.testing.cases import NETWORKS, Case
+from pgcore.testing.cases import NETWORKS, Case, fits
 
 __all__ = ["OPTIMIZERS", "Choice", "covering", "product"]
 
-CRITICS = ("separate", "shared", "none")
+CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
 OPTIMIZERS = ("adam", "sgd", "rmsprop", "adamw")
 
@@ -39,7 +39,8 @@ class Choice:
     @property
     def levels(self) -> tuple[str, ...]:
         """What is chosen, thing by thing."""
-        critic, dtype = self.case.spec.critic, self.case.dtype
+        spec, dtype = self.case.spec, self.case.dtype
+        critic = spec.critic if spec.critic_values == "state" else f"{spec.critic} action"
         return (
             f"estimator {self.case.estimator.name}",
             f"head {self.case.spec.head.name}",
@@ -93,12 +94,13 @@ def made(  # noqa: PLR0917 - one argument a thing
 ) -> Iterable[Choice]:
     """Yield the case, unless its parts do not fit each other."""
     estimator = estimators[variant]
-    if "value" in estimator.quantities and critic == "none":
+    kind, _, values = critic.partition(" ")
+    if kind == "shared" and not isinstance(NETWORKS[network], MLP):
         return
-    if critic == "shared" and not isinstance(NETWORKS[network], MLP):
+    if values and (heads[head].action_values or not heads[head].discrete):
         return
-    if estimator.claims.discrete_only and not heads[head].discrete:
+    spec = PolicySpec(NETWORKS[network], heads[head], kind, values or "state")
+    if not fits(estimator, spec):
         return
-    spec = PolicySpec(NETWORKS[network], heads[head], critic)
     label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
     yield Choice(variant, head, network, optimizer, Case(label, spec, estimator, dtype, seed))

@@ -27,7 +27,12 @@ class LiftedEvaluate(Protocol):
     """The current policy on the batch at hand, in the number system at hand; see `pgcore.estimator.Evaluate`."""
 
     def __call__(self, name: str) -> Number:
-        """Return a quantity: [B]; [E] for "final_value", not read where an episode terminated; [B, width] for "distribution"."""
+        """Return a quantity: [B]; [E, ...] for what starts with "final_", not read where an episode terminated; [B, width] for "distribution"."""
+        ...
+
+    @property
+    def target(self) -> LiftedEvaluate:
+        """The target policy, which in the kit's cases is the current one."""
         ...
 
     def scores(self, step_weights: Number) -> Number:

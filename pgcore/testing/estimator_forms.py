@@ -35,6 +35,7 @@ from pgcore.testing.off_policy_forms import (
     WeightedISForm,
 )
 from pgcore.testing.trust_forms import TRPOForm
+from pgcore.testing.value_forms import ExpectedForm, QLearningForm, SoftActorForm
 
 __all__ = ["estimator_form"]
 
@@ -184,6 +185,9 @@ FORMS: dict[str, type[EstimatorForm]] = {
     "gspo": GSPOForm,
     "cispo": CISPOForm,
     "reinforce_pp": ReinforcePPForm,
+    "expected": ExpectedForm,
+    "q_learning": QLearningForm,
+    "soft_actor": SoftActorForm,
 }
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import SpecError
 from pgcore.heads import Categorical, DiagonalGaussian
 from pgcore.spec import PolicySpec
 
-__all__ = ["CategoricalForm", "GaussianForm", "HeadForm", "head_form"]
+__all__ = ["CategoricalForm", "EpsilonGreedyForm", "GaussianForm", "HeadForm", "head_form"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -73,6 +74,8 @@ def head_form(
     head = spec.head
     if isinstance(head, Categorical):
         return CategoricalForm(head, outputs, batch.actions, batch.action_mask)
+    if isinstance(head, EpsilonGreedy):
+        return EpsilonGreedyForm(head, outputs, batch.actions, batch.action_mask)
     if isinstance(head, DiagonalGaussian):
         return GaussianForm(head, outputs, parameters, lift(batch.actions.astype(dtype)))
     raise SpecError(f"reference: expected one of the core's heads, got {head}; write its closed form here")
@@ -136,6 +139,38 @@ class CategoricalForm(HeadForm):
         """See `HeadForm.fisher`: (diag pi - pi pi^T) / tau^2."""
         centred = tangent - (self.pi * tangent).sum(axis=1).reshape(-1, 1)
         return self.pi * centred * weights.reshape(-1, 1) / self.temperature / self.temperature
+
+
+class EpsilonGreedyForm(CategoricalForm):
+    """1 - epsilon on the first action of the largest value, the rest shared by the others; no derivative but the values' own."""
+
+    def __init__(self, head: EpsilonGreedy, outputs: Number, actions: Array, mask: Array | None) -> None:
+        """Compute probabilities and their logarithms."""
+        self.outputs, self.actions, self.rows = outputs, actions, np.arange(len(actions))
+        self.own: dict[str, Number] = {}
+        shape: tuple[int, ...] = outputs.shape
+        self.mask: Array = np.ones(shape, np.bool_) if mask is None else mask
+        self.columns = np.arange(shape[1])
+        values: Array = np.where(self.mask, getattr(outputs, "value", outputs), -np.inf)
+        greedy = np.equal(self.columns, values.argmax(axis=1)[:, None])
+        k = self.mask.sum(axis=1)[:, None]
+        most: Number = (outputs * 0 + (k - 1)) / k
+        explore: Number = np.where(most < head.epsilon, most, outputs * 0 + head.epsilon)
+        each: Number = np.where(k > 1, explore / np.maximum(k - 1, 1), 1)
+        self.log_pi = np.where(self.mask, np.where(greedy, np.log(1 - explore), np.log(each)), 0)
+        self.pi: Number = np.where(self.mask, np.exp(self.log_pi), 0)
+
+    def backward(self, cotangents: Mapping[str, Number]) -> Number:
+        """See `HeadForm.backward`."""
+        d: Number = self.outputs * 0
+        if "action_value" in cotangents:
+            chosen = np.equal(self.columns, self.actions[:, None])
+            d = d + chosen * cotangents["action_value"].reshape(-1, 1)
+        return d + cotangents["action_values"] if "action_values" in cotangents else d
+
+    def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
+        """See `HeadForm.fisher`: 0."""
+        return self.outputs * 0
 
 
 class GaussianForm(HeadForm):

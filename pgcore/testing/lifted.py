@@ -9,6 +9,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.heads import Categorical
 from pgcore.spec import PolicySpec
 from pgcore.testing import reference
@@ -29,13 +30,18 @@ class Lifted:
 
     def __call__(self, name: str) -> Number:
         """See `LiftedEvaluate.__call__`."""
-        if name == "final_value":
-            return self._quantity("value", final_steps(self.batch))
+        if name.startswith("final_"):
+            return self._quantity(name.removeprefix("final_"), final_steps(self.batch))
         if name == "distribution":
-            # A categorical head describes its distributions by their log-probabilities.
-            assert isinstance(self.spec.head, Categorical)
+            # These heads describe their distributions by log-probabilities.
+            assert isinstance(self.spec.head, Categorical | EpsilonGreedy)
             name = "log_probs"
         return self._quantity(name, self.batch)
+
+    @property
+    def target(self) -> Lifted:
+        """See `LiftedEvaluate.target`."""
+        return self
 
     def scores(self, step_weights: Number) -> Number:
         """See `LiftedEvaluate.scores`: single steps' scores, weighed in the number system at hand."""

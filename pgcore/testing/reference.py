@@ -50,9 +50,10 @@ def gradient(
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
     slopes = surrogate.estimator.cotangents(**named) if form is None else form.cotangents(named)
     cotangents = {
-        name: value * (weights.reshape(-1, 1) if name == "log_probs" else weights) for name, value in slopes.items()
+        name: value * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
+        for name, value in slopes.items()
     }
-    return run.backward(head.backward(cotangents), cotangents.get("value"), head.own)
+    return run.backward(head.backward(cotangents), _critic(spec, cotangents, batch), head.own)
 
 
 def loss(
@@ -167,13 +168,30 @@ def _pass(
 def _named(names: Collection[str], head: Any, run: _Run, reference: Number) -> dict[str, Number]:
     found: dict[str, Number] = {}
     for name in names:
+        q = run.outputs if run.spec.head.action_values else run.values
         if name == "value":
-            found[name] = run.values
+            found[name] = run.values[:, 0]
+        elif name == "action_values":
+            found[name] = q
+        elif name == "action_value":
+            found[name] = q[np.arange(len(head.actions)), head.actions]
         elif name == "kl":
             found[name] = head.kl(reference)
         else:
             found[name] = getattr(head, name)()
     return found
+
+
+def _critic(spec: PolicySpec, cotangents: Mapping[str, Number], batch: Batch) -> Number:
+    """Return [B, k] derivatives of the critic's outputs, None where it takes no part."""
+    if spec.head.action_values or spec.critic_values == "state":
+        return cotangents["value"].reshape(-1, 1) if "value" in cotangents else None
+    d = cotangents.get("action_values")
+    if "action_value" in cotangents:
+        chosen = np.equal(np.arange(spec.critic_outputs), batch.actions[:, None])
+        own = chosen * cotangents["action_value"].reshape(-1, 1)
+        d = own if d is None else d + own
+    return d
 
 
 class _Run:
@@ -186,24 +204,23 @@ class _Run:
         if isinstance(spec.network, Table):
             self.outputs = parameters["network.table"][observations]
             if spec.critic != "none":
-                self.values = parameters["critic.table"][observations][:, 0]
+                self.values = parameters["critic.table"][observations]
             return
         hidden = self._hidden("network")
         self.outputs = self._layer(f"network.{self.depth}", hidden)
         if spec.critic == "separate":
-            self.values = self._layer(f"critic.{self.depth}", self._hidden("critic"))[:, 0]
+            self.values = self._layer(f"critic.{self.depth}", self._hidden("critic"))
         elif spec.critic == "shared":
-            self.values = self._layer("critic.0", hidden)[:, 0]
+            self.values = self._layer("critic.0", hidden)
 
     @property
     def depth(self) -> int:
         """How many hidden layers there are."""
         return len(self.spec.network.hidden) if isinstance(self.spec.network, MLP) else 0
 
-    def backward(self, d_outputs: Number, d_values: Number, head: dict[str, Number]) -> dict[str, Number]:
+    def backward(self, d_outputs: Number, d_column: Number, head: dict[str, Number]) -> dict[str, Number]:
         """Return the derivatives of all parameters from those of the outputs and the values."""
         found = {f"head.{name}": value for name, value in head.items()}
-        d_column = None if d_values is None else d_values.reshape(-1, 1)
         if isinstance(self.spec.network, Table):
             visits = np.equal(np.arange(self.spec.network.states)[:, None], self.observations).astype(np.longdouble)
             found["network.table"] = visits @ d_outputs

@@ -68,4 +68,13 @@ def pgcore_estimators() -> list[Provider]:
             "pgcore_estimators.reinforce_pp:ReinforcePP",
             "clipped ratios, rewards to come normalised over the batch",
         ),
+        Provider("expected", "pgcore_estimators.expected:Expected", "all-action policy gradient over action values"),
+        Provider(
+            "q_learning",
+            "pgcore_estimators.q_learning:QLearning",
+            "error to the best next action's value, plain or double",
+        ),
+        Provider(
+            "soft_actor", "pgcore_estimators.soft_actor:SoftActor", "entropy-regularised actor over action values"
+        ),
     ]

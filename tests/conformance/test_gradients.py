@@ -60,7 +60,8 @@ def test_many_steps_give_what_their_parts_add_up_to(backend, head):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_padding_changes_nothing(backend, name):
-    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
+    values = "action" if "action_value" in ESTIMATORS[name].quantities else "state"
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", values)
     policy, batch = make_case(spec, backend, "float64", seed=5)
     padded = batch.pad(64)
     plain, with_padding = (pg.gradient(policy, ESTIMATORS[name], each) for each in (batch, padded))

@@ -1,0 +1,114 @@
+"""Epsilon-greedy action distributions over a network's action values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.checks import count, set_field, unit_interval
+from pgcore.errors import SpecError
+from pgcore.heads import Categorical, Head
+from pgcore.namespace import ArrayNamespace, Native
+
+__all__ = ["EpsilonGreedy"]
+
+
+@dataclass(frozen=True, slots=True)
+class EpsilonGreedy(Head):
+    """The action of the largest value with probability 1 - epsilon, each other one with epsilon / (n - 1).
+
+    Network outputs are Q(s, .), which a policy offers as `action_values`. The usual form draws uniformly from all actions with
+    probability e, which is this one with epsilon = e (n - 1) / n; `usual` takes e. Where a mask leaves k actions, n is k, and epsilon is
+    at most (k - 1) / k, which is the uniform distribution. Probabilities are piecewise constant in Q, so their derivative is 0.
+
+    The [B, n] description holds log pi, with -inf where an action is masked.
+
+    Attributes:
+        n: Number of actions, at least 1; with 1 epsilon does nothing.
+        epsilon: In [0, (n - 1) / n], so that no action is likelier than the greedy one; the first of equally good ones is greedy.
+
+    Raises:
+        SpecError: n below 1, or epsilon outside its interval.
+
+    Source: Sutton and Barto 2018, sec. 2.2, in the form that never draws the greedy action while exploring.
+    """
+
+    n: int
+    epsilon: float = 0.1
+    name: ClassVar[str] = "epsilon_greedy"
+    discrete: ClassVar[bool] = True
+    action_values: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "n", count("EpsilonGreedy.n", self.n))
+        set_field(self, "epsilon", unit_interval("EpsilonGreedy.epsilon", self.epsilon))
+        if self.n > 1 and self.epsilon > (self.n - 1) / self.n:
+            raise SpecError(
+                f"EpsilonGreedy.epsilon: expected at most (n - 1) / n = {(self.n - 1) / self.n}, got {self.epsilon}; there all actions are "
+                "equally likely"
+            )
+
+    @staticmethod
+    def usual(n: int, epsilon: float) -> EpsilonGreedy:
+        """Return the head that draws uniformly from all n actions, the greedy one among them, with probability epsilon in [0, 1]."""
+        return EpsilonGreedy(n, unit_interval("EpsilonGreedy.usual epsilon", epsilon) * (n - 1) / n)
+
+    @property
+    def outputs(self) -> int:
+        """One value an action."""
+        return self.n
+
+    @property
+    def width(self) -> int:
+        """One log-probability an action."""
+        return self.n
+
+    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+        """See `Head.distribution`."""
+        one = xp.full_like(outputs, 1.0)
+        k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
+        best, others = chances(xp, self.epsilon, k)
+        greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
+        # Derivatives of every order are 0, and a framework that is asked for one finds the outputs. PyTorch 2.13 compiles the derivative of
+        # `outputs * outputs` beside that of a gather wrongly, so this is an exponential.
+        zero = 0.0 * xp.exp(0.0 * outputs)
+        log_pi = xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs)) + zero
+        return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
+
+    def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
+        """See `Head.log_prob`."""
+        return xp.take_last(distribution, actions)
+
+    def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
+        """See `Head.entropy`."""
+        return Categorical(self.n).entropy(xp, distribution)
+
+    def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
+        """See `Head.kl`."""
+        return Categorical(self.n).kl(xp, reference, distribution)
+
+    def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
+        """See `Categorical.sample`."""
+        return Categorical(self.n).sample(distribution, rng)
+
+    def mode(self, distribution: Array) -> Array:
+        """See `Head.mode`: the greedy action; where all are equally likely the first one."""
+        return distribution.argmax(axis=1)
+
+    def check_actions(self, actions: Array, mask: Array | None) -> None:
+        """See `Head.check_actions`."""
+        Categorical(self.n).check_actions(actions, mask)
+
+
+def chances(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:
+    """Return log pi of the greedy action and of each other one, in the shape of `k`, the number of possible actions as a float."""
+    most = (k - 1.0) / k
+    explore = xp.where(most < epsilon, most, epsilon)
+    some = explore > 0.0
+    each = xp.where(some, explore / xp.where(k > 1.0, k - 1.0, 1.0), 1.0)
+    return xp.log(1.0 - explore), xp.where(some, xp.log(each), -math.inf)

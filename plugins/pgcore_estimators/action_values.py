@@ -1,0 +1,79 @@
+"""What estimators over action values share: Q held constant, what follows each step, and the critic's loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import BatchError
+from pgcore.estimator import Evaluate
+from pgcore.namespace import Native
+from pgcore.signals import next_values
+
+__all__ = ["constant_action_values", "critic_loss", "next_action_mask", "next_log_probs", "next_q", "over_actions"]
+
+
+def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
+    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, or where it has none the policy's own.
+
+    Raises:
+        BatchError: the extra has not two dimensions.
+    """
+    given = batch.extras.get("action_values")
+    if given is None:
+        return evaluate("action_values")["action_values"]
+    if given.ndim != 2 or given.dtype.kind != "f":
+        raise BatchError(
+            f"Batch.extras['action_values']: expected floats [B, A], Q of every action, got {given.dtype} {list(given.shape)}; give them all"
+        )
+    return given
+
+
+def next_q(batch: Batch, evaluate: Evaluate) -> Array:
+    """Return [B, A] Q(s_{t+1}, .) by one policy: the next step's, and after an episode's last step its final observation's, 0 at an end."""
+    found = evaluate("action_values", "final_action_values")
+    return by_column(batch, found["action_values"], found["final_action_values"])
+
+
+def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
+    """Return [B, A] log pi(. given s_{t+1}); after an episode's last step no action is masked."""
+    found = evaluate("log_probs", "final_log_probs")
+    return by_column(batch, found["log_probs"], found["final_log_probs"])
+
+
+def next_action_mask(batch: Batch) -> Array:
+    """Return [B, A] or [B, 1] bool: what is possible at s_{t+1}. The extra `next_action_mask`, or where there is none the next step's mask.
+
+    Without the extra every action is possible after an episode's last step, so a replay batch of masked actions should have it.
+    """
+    given = batch.extras.get("next_action_mask")
+    if given is not None:
+        return given.astype(np.bool_)
+    if batch.action_mask is None:
+        return np.ones((batch.num_steps, 1), np.bool_)
+    following = np.ones_like(batch.action_mask)
+    following[:-1] = batch.action_mask[1:]
+    following[batch.episode_ends] = True
+    return following
+
+
+def over_actions(log_probs: Array, values: Array) -> Array:
+    """Return [B] sum_a pi_a values_a; an action of probability 0 adds nothing."""
+    return np.where(log_probs > -np.inf, np.exp(log_probs) * values, 0.0).sum(axis=1)
+
+
+def critic_loss(coefficient: float, action_value: Native, target: Native) -> Any:
+    """Return coefficient (Q(s_t, a_t) - y)^2 / 2, or 0 without an action value."""
+    if action_value is None:
+        return 0.0
+    error = action_value - target
+    return coefficient * 0.5 * error * error
+
+
+def by_column(batch: Batch, now: Array, final: Array) -> Array:
+    """Return [B, A] `next_values` of each column."""
+    columns = [next_values(now[:, a], batch.episode_lengths, final[:, a]) for a in range(now.shape[1])]
+    return np.stack(columns, axis=1)

@@ -1,0 +1,84 @@
+"""Q-learning: the squared error of action values to a bootstrapped target that is held constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.checks import flag, positive, set_field, unit_interval
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore_estimators.action_values import next_action_mask, next_q
+
+__all__ = ["QLearning"]
+
+
+@dataclass(frozen=True)
+class QLearning(Estimator):
+    """Q-learning: mean over steps of (Q(s_t, a_t) - y)^2 / 2, y = r_t + gamma max_a Q'(s_{t+1}, a) held constant.
+
+    Q' is the target policy's (`pg.signals(..., target=policy)`), or the current one's where none is given. Nothing is bootstrapped from a
+    terminal state. A replay batch is one of one-step episodes; with masked actions its extra `next_action_mask` says what is possible next.
+
+    Attributes:
+        gamma: Discount in [0, 1].
+        double: Choose the next action by the current Q, and value it by the target's.
+        huber: Beyond this error the loss grows linearly, so that its slope is at most this; None squares every error.
+        reduction: How steps become a loss.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    gamma: float = 0.99
+    double: bool = False
+    huber: float | None = None
+    reduction: Reduction = Reduction.STEP
+    name: ClassVar[str] = "q_learning"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Watkins and Dayan 1992",
+        "Mnih et al. 2015, algorithm 1 (target network)",
+        "van Hasselt, Guez and Silver 2016, arXiv:1509.06461 (double)",
+    )
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "gamma", unit_interval("QLearning.gamma", self.gamma, EstimatorError))
+        flag("QLearning.double", self.double, EstimatorError)
+        if self.huber is not None:
+            set_field(self, "huber", positive("QLearning.huber", self.huber, EstimatorError))
+        set_field(self, "reduction", Reduction.of("QLearning.reduction", self.reduction))
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`; the policy's own outputs can be the action values."""
+        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=True)
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`: `target`."""
+        following, possible = next_q(batch, evaluate.target), next_action_mask(batch)
+        choosing = next_q(batch, evaluate) if self.double else following
+        chosen = np.where(possible, choosing, -np.inf).argmax(axis=1)
+        return {"target": batch.rewards + self.gamma * following[np.arange(batch.num_steps), chosen]}
+
+    def surrogate(self, xp: ArrayNamespace, *, action_value: Native, target: Native) -> Native:
+        """See `Estimator.surrogate`: e^2 / 2, or c (e - c / 2) with c the error e limited to the Huber bound."""
+        error = action_value - target
+        limited = error if self.huber is None else xp.clip(error, -self.huber, self.huber)
+        return limited * (error - 0.5 * limited)
+
+    def cotangents(self, *, action_value: Array, target: Array) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`: the error, limited to the Huber bound."""
+        error = action_value - target
+        return {"action_value": error if self.huber is None else np.clip(error, -self.huber, self.huber)}
+
+    def metrics(self, *, action_value: Array, target: Array) -> dict[str, float]:
+        """See `Estimator.metrics`."""
+        error = action_value - target
+        return {"action_value": float(action_value.mean()), "value_loss": float(0.5 * (error * error).mean())}
