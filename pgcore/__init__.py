@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pgcore.batch import Batch
     from pgcore.compare import compare
     from pgcore.derive import Derivation, derive
+    from pgcore.epsilon_greedy import EpsilonGreedy
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
     from pgcore.gradient import Gradient
@@ -36,6 +37,7 @@ __all__ = [
     "CosineSchedule",
     "Derivation",
     "DiagonalGaussian",
+    "EpsilonGreedy",
     "Estimator",
     "Gradient",
     "Head",
@@ -70,6 +72,7 @@ _NAMES_BY_MODULE = {
     "batch": ("Batch",),
     "compare": ("compare",),
     "derive": ("Derivation", "derive"),
+    "epsilon_greedy": ("EpsilonGreedy",),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
     "gradient": ("Gradient",),

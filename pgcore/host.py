@@ -56,7 +56,9 @@ class HostNamespace:
 
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""
-        return np.equal(np.arange(x.shape[1]), x.argmax(axis=1)[:, None])
+        found = np.zeros(x.shape, np.bool_)
+        found[np.arange(len(x)), x.argmax(axis=1)] = True
+        return found
 
     def episode_sum(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_sum`."""

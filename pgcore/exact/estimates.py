@@ -138,11 +138,13 @@ class Estimates:
                 evaluate = RowEvaluate(rows, batch, steps, finals)
                 found = dict(estimator.signals(batch, evaluate))
                 if weights is None:
-                    check_names(estimator, found)
+                    check_names(estimator, found | ({"episode": steps} if estimator.sees_episodes else {}))
                     weights = self._weights(batch)
                 if estimator.weighs_scores:
                     combined.append(estimator.combine(batch, evaluate, found, weights))
                 else:
+                    if estimator.sees_episodes:  # each batch's episodes are its own
+                        found["episode"] = batch.episode_of_step + len(collected) * batch.num_episodes
                     collected.append(estimator.finalise(found, None))
             assert weights is not None
             if estimator.weighs_scores:

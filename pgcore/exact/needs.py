@@ -8,6 +8,7 @@ import numpy as np
 
 from pgcore.api import policy as make_policy
 from pgcore.arrays import Array
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.mdp import MDP
@@ -24,6 +25,10 @@ TEMPERATURE = 0.8
 POLICIES: dict[str, Callable[[MDP], PolicySpec]] = {
     "no critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE)),
     "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate"),
+    "critic of actions": lambda mdp: PolicySpec(
+        Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate", "action"
+    ),
+    "action values": lambda mdp: PolicySpec(Table(mdp.states), EpsilonGreedy(mdp.actions, 0.3)),
 }
 
 # The extras that every batch carries: [S, A, ...] by state and action, from the process and the policy that acted.

@@ -154,6 +154,11 @@ class RowEvaluate:
                 found[name] = backing(self.rows.table, name).evaluate(self.batch, (name,))[name]
         return found
 
+    @property
+    def target(self) -> RowEvaluate:
+        """See `Evaluate.target`: the current policy."""
+        return self
+
     def scores(self, step_weights: Array | None = None) -> Array:
         """See `Evaluate.scores`."""
         scores = self.rows.scores[self.steps]

@@ -103,6 +103,10 @@ class SymbolicNamespace:
         """Refuse: an array of another number of actions has no entry for each of them."""
         self.trace.refuse("xp.concatenate", "sum the parts by themselves, ")
 
+    def first_largest(self, x: object) -> NoReturn:
+        """Refuse: which entry is the largest is not differentiated, and belongs into the signals."""
+        self.trace.refuse("xp.first_largest", "choose in `signals`, ")
+
     def _traced(self, name: str, *arrays: object) -> Traced:
         """Return the first of the arrays that is one."""
         for array in arrays:

@@ -17,6 +17,7 @@ from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import SpecError
 from pgcore.heads import Categorical, DiagonalGaussian
 from pgcore.spec import PolicySpec
+from pgcore.testing.estimator_form import where
 
 __all__ = ["CategoricalForm", "EpsilonGreedyForm", "GaussianForm", "HeadForm", "head_form"]
 
@@ -155,10 +156,10 @@ class EpsilonGreedyForm(CategoricalForm):
         greedy = np.equal(self.columns, values.argmax(axis=1)[:, None])
         k = self.mask.sum(axis=1)[:, None]
         most: Number = (outputs * 0 + (k - 1)) / k
-        explore: Number = np.where(most < head.epsilon, most, outputs * 0 + head.epsilon)
-        each: Number = np.where(k > 1, explore / np.maximum(k - 1, 1), 1)
-        self.log_pi = np.where(self.mask, np.where(greedy, np.log(1 - explore), np.log(each)), 0)
-        self.pi: Number = np.where(self.mask, np.exp(self.log_pi), 0)
+        explore = where(most < head.epsilon, most, outputs * 0 + head.epsilon)
+        each = where(k > 1, explore / np.maximum(k - 1, 1), 1)
+        self.log_pi = where(self.mask, where(greedy, np.log(1 - explore), np.log(each)), 0)
+        self.pi = where(self.mask, np.exp(self.log_pi), 0)
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""

@@ -124,7 +124,11 @@ class QLearningForm(EstimatorForm):
         """See `EstimatorForm.cotangents`."""
         error, size = self._error(named)
         bound = self.fields.huber
-        limited = error if bound is None else where(size <= bound, error, where(error > 0, bound, -bound))
+        limited = (
+            error
+            if bound is None
+            else where(size <= bound, error, where(error > 0, error * 0 + bound, error * 0 - bound))
+        )
         return {"action_value": limited}
 
     def _error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 
 from pgcore.api import estimator, optimizer
 from pgcore.checks import one_of, positive
+from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import OptimizerError, SpecError
 from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, Head
@@ -25,6 +26,7 @@ from pgcore_train.settings import NetworkSettings
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
 SCHEDULES = ("constant", "linear", "cosine")
+ACTION_VALUES = frozenset(("action_value", "action_values"))
 # `pgcore train` reads these keys of section `optimizer` itself.
 RATE_KEYS = ("learning_rate", "schedule", "final_learning_rate")
 
@@ -100,12 +102,14 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
         SpecError: the network does not take the observations, or a value cannot be taken.
         UnknownNameError: the head has no such field.
     """
+    head = make_head(environments.actions, config.head, estimator)
+    of_actions = not head.action_values and not ACTION_VALUES.isdisjoint(estimator.quantities)
     critic = config.network.critic
     if critic == "auto":
-        critic = "separate" if estimator.claims.needs_critic or "value" in estimator.quantities else "none"
-    return PolicySpec(
-        make_network(environments.observations, config.network), make_head(environments.actions, config.head), critic
-    )
+        wanted = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
+        critic = "separate" if wanted else "none"
+    network = make_network(environments.observations, config.network)
+    return PolicySpec(network, head, critic, "action" if of_actions and critic != "none" else "state")
 
 
 def make_network(space: Box | Discrete, settings: NetworkSettings) -> Network:
@@ -123,9 +127,13 @@ def make_network(space: Box | Discrete, settings: NetworkSettings) -> Network:
     return MLP(space.shape[0], settings.hidden, settings.activation)
 
 
-def make_head(space: Box | Discrete, fields: Mapping[str, Any]) -> Head:
-    """Return the head for a space of actions; see `make_spec`."""
-    cls, n = (Categorical, int(space.n)) if isinstance(space, Discrete) else (DiagonalGaussian, space.shape[0])
+def make_head(space: Box | Discrete, fields: Mapping[str, Any], estimator: Estimator) -> Head:
+    """Return the head for a space of actions, an epsilon-greedy one where all that is learned are action values; see `make_spec`."""
+    cls: type[Any]
+    if isinstance(space, Discrete):
+        cls, n = EpsilonGreedy if ACTION_VALUES.issuperset(estimator.quantities) else Categorical, int(space.n)
+    else:
+        cls, n = DiagonalGaussian, space.shape[0]
     check_known(f"{cls.name} field", fields, [field.name for field in dataclasses.fields(cls) if field.name != "n"])
     return cls(n, **fields)
 

@@ -156,7 +156,9 @@ def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
     with pytest.raises(BatchError, match="expected the extra 'teacher'") as caught:
         exact.audit(Taught(gamma=1.0), PROCESS)
     assert caught.value.__notes__ == ["taught can be audited once pgcore/exact/needs.py gives it what it needs"]
-    monkeypatch.setitem(EXTRAS, "teacher", lambda mdp, _: np.arange(mdp.states, dtype=float))
+    monkeypatch.setitem(
+        EXTRAS, "teacher", lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)
+    )
     assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
 
 

@@ -60,8 +60,12 @@ def gap_to_dense(head="categorical", damping=0.05):
     return float(np.linalg.norm(change - expected) / np.linalg.norm(expected))
 
 
+# An epsilon-greedy policy's probabilities do not move with its parameters.
+MOVING = [name for name, head in HEADS.items() if not head.action_values]
+
+
 @pytest.mark.parametrize("damping", [1e-3, 0.05, 2.0])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", MOVING)
 def test_the_step_is_that_of_a_dense_solve(head, damping):
     assert gap_to_dense(head, damping) < 1e-9
 
@@ -181,7 +185,7 @@ def measured(policy, batch, gradient, before, head):
 
 
 @pytest.mark.parametrize("padding", [0, 9])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", MOVING)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_report_is_what_happened(name, head, padding):
     policy, batch = made(head, padding=padding)
@@ -214,7 +218,7 @@ def test_a_wrong_kl_is_not_what_happened(monkeypatch, plant):
         test_the_report_is_what_happened("trpo", "categorical", 9)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", MOVING)
 @pytest.mark.parametrize("max_kl", [1e-3, 0.1, 5.0])
 def test_trpo_keeps_its_promises(head, max_kl):
     optimizer = pg.optimizer("trpo", max_kl=max_kl, shrinkage=0.7, acceptance=0.3, backtracks=40)

@@ -175,6 +175,12 @@ def made(dtype="float64", padding=0, head="hot", network="tanh", seed=40, values
     return make_case(spec, "numpy", dtype, seed, padding=padding)
 
 
+def made_for(name, dtype="float64", padding=0, head="hot", network="tanh"):
+    """Return a policy and a batch that an estimator fits: on another head, or with a critic of actions, where it must be."""
+    own = "hot" if ALL[name].claims.discrete_only else head
+    return made(dtype, padding, own, network, values="action" if "action_value" in ALL[name].quantities else "state")
+
+
 every = pytest.mark.parametrize("name", ALL)
 both = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
@@ -183,9 +189,7 @@ both = pytest.mark.parametrize("dtype", ["float64", "float32"])
 @both
 @pytest.mark.parametrize(("padding", "head", "network"), [(0, "hot", "tanh"), (5, "per-state", "table")])
 def test_an_estimator_is_within_the_bounds_of_its_form(name, dtype, padding, head, network):
-    policy, batch = made(
-        dtype, padding, head, network, values="action" if "action_value" in ALL[name].quantities else "state"
-    )
+    policy, batch = made_for(name, dtype, padding, head, network)
     ratios = all_ratios(ALL[name], policy, batch)
     assert max(ratios.values()) <= FACTOR, ratios
 
@@ -193,7 +197,7 @@ def test_an_estimator_is_within_the_bounds_of_its_form(name, dtype, padding, hea
 @every
 @pytest.mark.parametrize("terminated", [True, False])
 def test_whole_and_cut_episodes_of_one_step_and_more_agree(name, terminated):
-    policy, batch = made()
+    policy, batch = made_for(name)
     final = None if terminated else batch.final_observations
     mixed = changed(batch, terminated=np.full(batch.num_episodes, terminated), final_observations=final)
     for part in (mixed, mixed.steps([2, 9, 10, 5]), mixed.episodes([4, 2])):
@@ -208,7 +212,7 @@ def test_one_step_agrees(name):
         "optimal",
         "optimal_per_component",
     )
-    policy, batch = made()
+    policy, batch = made_for(name)
     one = batch.steps([3])
     if needs_two:
         with pytest.raises(BatchError, match="at least 2 episodes to leave one out"):
@@ -227,7 +231,7 @@ def test_a_batch_that_says_nothing_of_its_policy_comes_from_the_current_one(name
 
 @every
 def test_padding_changes_no_real_step(name):
-    policy, batch = made()
+    policy, batch = made_for(name)
     padded = batch.pad(30)
     form = form_of(ALL[name])
     plain, beside = (
