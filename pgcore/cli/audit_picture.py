@@ -101,7 +101,7 @@ def kind_of(audit: Audit) -> str:
     """Return which of `KINDS` an estimator is."""
     if not audit.estimator.claims.on_policy:
         return "off-policy"
-    return "on-policy, random critic" if audit.estimator.claims.needs_critic else "on-policy, no critic"
+    return "on-policy, no critic" if audit.policy == "no critic" else "on-policy, random critic"
 
 
 def merged(points: Mapping[str, Point]) -> dict[str, Point]:
@@ -110,7 +110,12 @@ def merged(points: Mapping[str, Point]) -> dict[str, Point]:
     for label, (bias, variance, kind) in points.items():
         key = (float(f"{bias:.3g}") if bias >= EXACT else 0.0, float(f"{variance:.3g}"), kind)
         found.setdefault(key, []).append(label)
-    return {" = ".join(labels): points[labels[0]] for labels in found.values()}
+    return {" = ".join(shortest(labels)): points[labels[0]] for labels in found.values()}
+
+
+def shortest(labels: list[str]) -> list[str]:
+    """Return the labels without those of variants of an estimator that is there by itself."""
+    return [label for label in labels if not any(label.startswith((f"{other},", f"{other} ")) for other in labels)]
 
 
 def plot(axes: Any, points: Mapping[str, Point]) -> None:

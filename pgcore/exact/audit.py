@@ -68,7 +68,7 @@ class Audit:
     @property
     def factor(self) -> float:
         """What the gradient of a mean over steps is smaller by: `length`; 1 for a sum over an episode's steps."""
-        return 1.0 if self.estimator.reduction is Reduction.TRAJECTORY else self.length
+        return scale_of(self.estimator, self.length)
 
 
 def audit_process(states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1) -> MDP:
@@ -118,10 +118,15 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         exact=norms[1],
         bias=float(np.linalg.norm(mean - exact)),
         relative=subject.relative(mean),
-        rescaled=subject.relative(mean if estimator.reduction is Reduction.TRAJECTORY else length * mean),
+        rescaled=subject.relative(scale_of(estimator, length) * mean),
         cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
         scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
         variance=float(np.trace(found.covariance[np.ix_(own, own)])),
         verdicts=verdicts(subject, audit_policy(specs[chosen], seed + 1), runs, specs),
         seconds=time.perf_counter() - start,
     )
+
+
+def scale_of(estimator: Estimator, length: float) -> float:
+    """Return what a gradient is to be multiplied by; a mean over steps of what is the episode's at each of them is none, and unbiased."""
+    return 1.0 if estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased else length
