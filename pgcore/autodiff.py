@@ -16,7 +16,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError, SpecError
-from pgcore.estimator import Estimator
+from pgcore.estimator import KLS, Estimator
 from pgcore.gradient import Gradient
 from pgcore.heads import Head
 from pgcore.host import host
@@ -76,6 +76,8 @@ def quantities(
             named[name] = head.entropy(xp, distribution)
         elif name == "kl":
             named[name] = head.kl(xp, inputs.signals["reference"], distribution)
+        elif name == "reverse_kl":
+            named[name] = head.kl(xp, distribution, inputs.signals["reference"])
         elif name in ("action_value", "action_values"):
             q = found.outputs if head.action_values else found.values
             named[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
@@ -225,7 +227,7 @@ class AutodiffPolicy(Policy):
             found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
         wanted = tuple(name for name in names if name in self.quantities)
         if wanted:
-            given = {"reference": batch.extras["reference"].astype(self.dtype)} if "kl" in wanted else {}
+            given = {"reference": batch.extras["reference"].astype(self.dtype)} if not KLS.isdisjoint(wanted) else {}
             inputs = self._inputs(batch, given, np.ones(batch.num_steps, self.dtype))
             for name, value in self.run(wanted, inputs).items():
                 found[name] = value[: batch.num_steps].astype(np.float64)

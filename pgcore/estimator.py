@@ -20,18 +20,22 @@ from pgcore.namespace import ArrayNamespace, Native
 if TYPE_CHECKING:
     from pgcore.derive import Derivation
 
-__all__ = ["QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction"]
+__all__ = ["KLS", "QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction"]
 
 # What a surrogate may ask a policy for; [B] except where a shape is given.
 QUANTITIES: dict[str, str] = {
     "log_prob": "log pi(a_t given s_t), nats",
     "entropy": "entropy of pi(. given s_t), nats",
     "kl": "KL(reference, current policy) at s_t, nats; the signal `reference` [B, width] describes the reference",
+    "reverse_kl": "KL(current policy, reference) at s_t, nats",
     "log_probs": "[B, A] log pi of every action, discrete heads",
     "value": "the critic's V(s_t)",
     "action_value": "Q(s_t, a_t) of a critic or Q-network",
     "action_values": "[B, A] Q(s_t, .) of a critic or Q-network",
 }
+
+# Quantities that measure from the signal `reference`.
+KLS = frozenset(("kl", "reverse_kl"))
 
 
 class Evaluate(Protocol):
@@ -207,8 +211,8 @@ class Estimator(ABC):
 
     @cached_property
     def signal_names(self) -> frozenset[str]:
-        """The signals that the surrogate uses under these hyper-parameters, `reference` among them where it uses `kl`."""
-        reference = {"reference"} if "kl" in self.quantities else set[str]()
+        """The signals that the surrogate uses under these hyper-parameters, `reference` among them where it uses `kl` or `reverse_kl`."""
+        reference = set[str]() if KLS.isdisjoint(self.quantities) else {"reference"}
         return frozenset(name for name in self.keywords if name not in QUANTITIES) | reference
 
     @property

@@ -14,7 +14,7 @@ from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError
-from pgcore.estimator import Estimator
+from pgcore.estimator import KLS, Estimator
 from pgcore.fitting import check_mask, check_observations
 from pgcore.gradient import Gradient
 from pgcore.host import host
@@ -65,7 +65,7 @@ class Policy(ABC):
 
         Args:
             batch: The steps; checked as `check` does.
-            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`; `kl` is from the batch's extra `reference`.
+            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`; a KL is from the batch's extra `reference`.
 
         Raises:
             EstimatorError: the policy does not have a quantity, or the batch has no `reference` for `kl`.
@@ -164,9 +164,9 @@ class Policy(ABC):
                 f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} "
                 f"with critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
             )
-        if "kl" in names and "reference" not in batch.extras:
+        if not KLS.isdisjoint(names) and "reference" not in batch.extras:
             raise EstimatorError(
-                "evaluate: expected a batch with the extra 'reference' for kl, got none; add the reference's description"
+                "evaluate: expected a batch with the extra 'reference' for a KL, got none; add the reference's description"
             )
 
     @property
@@ -251,7 +251,7 @@ class Policy(ABC):
 
 def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
-    names = {"log_prob", "entropy", "kl"}
+    names = {"log_prob", "entropy", *KLS}
     if spec.head.discrete:
         names.add("log_probs")
     if spec.critic != "none" and spec.critic_values == "state":

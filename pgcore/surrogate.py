@@ -10,7 +10,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch, Index
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
-from pgcore.estimator import QUANTITIES, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, Estimator, Evaluate
 
 __all__ = ["Signals", "Surrogate", "check_all_finite", "check_reference"]
 
@@ -117,9 +117,9 @@ def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
             f"{estimator.name}.surrogate: expected keywords that are quantities ({', '.join(QUANTITIES)}) or signals "
             f"({', '.join(sorted(signals)) or 'none'}), got {', '.join(missing)}; return the missing signals or rename the keywords"
         )
-    if "kl" in estimator.quantities and "reference" not in signals:
+    if not KLS.isdisjoint(estimator.quantities) and "reference" not in signals:
         raise EstimatorError(
-            f"{estimator.name}.signals: expected `reference`, which `kl` measures from, got none; return it as a signal"
+            f"{estimator.name}.signals: expected `reference`, which a KL measures from, got none; return it as a signal"
         )
 
 

@@ -23,6 +23,9 @@ __all__ = ["CategoricalKernel", "EpsilonGreedyKernel", "GaussianKernel", "Kernel
 
 Weights = Mapping[str, Array]
 
+# Quantities of a softmax that multiply probabilities of 0 by their logarithms.
+SAFE = frozenset(("entropy", "kl", "reverse_kl"))
+
 
 class Kernel(ABC):
     """One head's arithmetic on one block of steps; `forward` first, then any of the others."""
@@ -33,7 +36,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
-        """Return those of log_prob, entropy, kl and log_probs that are named, and the outputs where they are action values, as fresh arrays."""
+        """Return the head's quantities that are named, and the outputs where they are action values, as fresh arrays."""
 
     @abstractmethod
     def backward(self, cotangents: Weights) -> Array:
@@ -100,7 +103,7 @@ class CategoricalKernel(Kernel):
         found: dict[str, Array] = {}
         if "log_prob" in names:
             found["log_prob"] = self.log_pi[actions, self.steps]
-        if "entropy" in names or "kl" in names:
+        if not SAFE.isdisjoint(names):
             # 0 log 0 = 0: the logarithm is replaced before it is multiplied by a probability of 0.
             self.safe_log_pi = self.log_pi if mask is None else np.where(mask.T, self.log_pi, 0.0)
         if "entropy" in names:
@@ -111,6 +114,11 @@ class CategoricalKernel(Kernel):
             possible = self.pi_reference > 0
             difference = np.where(possible, reference.T, 0.0) - np.where(possible, self.log_pi, 0.0)
             found["kl"] = np.add.reduce(self.pi_reference * difference)
+        if "reverse_kl" in names:
+            assert reference is not None
+            possible = self.pi > 0
+            self.excess = np.where(possible, self.safe_log_pi, 0.0) - np.where(possible, reference.T, 0.0)
+            self.reverse_kl = found["reverse_kl"] = np.add.reduce(self.pi * self.excess)
         if "log_probs" in names:
             found["log_probs"] = self.log_pi.T.copy()
         return found
@@ -131,6 +139,9 @@ class CategoricalKernel(Kernel):
             d = -part if d is None else np.subtract(d, part, out=d)
         if "kl" in cotangents:
             part = (self.pi - self.pi_reference) * cotangents["kl"]
+            d = part if d is None else np.add(d, part, out=d)
+        if "reverse_kl" in cotangents:
+            part = self.pi * (self.excess - self.reverse_kl) * cotangents["reverse_kl"]
             d = part if d is None else np.add(d, part, out=d)
         if "log_probs" in cotangents:
             given = cotangents["log_probs"].T
@@ -187,6 +198,14 @@ class GaussianKernel(Kernel):
             self.ratio = np.exp(log_std0 - self.log_std)
             half = 0.5 * (self.ratio * self.ratio + self.shift * self.shift - 1.0)
             found["kl"] = np.add.reduce(self.log_std - log_std0 + half)
+        if "reverse_kl" in names:
+            assert reference is not None
+            mean0, log_std0 = reference.T[:n], reference.T[n:]
+            self.std0 = np.exp(log_std0)
+            self.shift0 = (self.mean - mean0) / self.std0
+            self.ratio0 = np.exp(self.log_std - log_std0)
+            half = 0.5 * (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1.0)
+            found["reverse_kl"] = np.add.reduce(log_std0 - self.log_std + half)
         return found
 
     def backward(self, cotangents: Weights) -> Array:
@@ -200,6 +219,9 @@ class GaussianKernel(Kernel):
         if "kl" in cotangents:
             d_mean += cotangents["kl"] * (self.shift / self.std)
             d_log_std += cotangents["kl"] * (1.0 - (self.ratio * self.ratio + self.shift * self.shift))
+        if "reverse_kl" in cotangents:
+            d_mean += cotangents["reverse_kl"] * (self.shift0 / self.std0)
+            d_log_std += cotangents["reverse_kl"] * (self.ratio0 * self.ratio0 - 1.0)
         return self._outputs(d_mean, d_log_std)
 
     def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
@@ -251,6 +273,9 @@ class EpsilonGreedyKernel(Kernel):
         if "kl" in names:
             assert reference is not None
             found["kl"] = head.kl(xp, reference, log_pi)
+        if "reverse_kl" in names:
+            assert reference is not None
+            found["reverse_kl"] = head.kl(xp, log_pi, reference)
         if "log_probs" in names:
             found["log_probs"] = log_pi
         return found

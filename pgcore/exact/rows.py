@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import QUANTITIES, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, Claims, Estimator, Evaluate
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
 from pgcore.exact.tabulated import Tabulated, backing, every_action
@@ -40,7 +40,7 @@ class Probe(Estimator):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
-        return {"reference": batch.extras["reference"]} if self.quantity == "kl" else {}
+        return {"reference": batch.extras["reference"]} if self.quantity in KLS else {}
 
     def surrogate(
         self,
@@ -49,13 +49,14 @@ class Probe(Estimator):
         log_prob: Native = None,
         entropy: Native = None,
         kl: Native = None,
+        reverse_kl: Native = None,
         log_probs: Native = None,
         value: Native = None,
         action_value: Native = None,
         action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        given = (log_prob, entropy, kl, log_probs, value, action_value, action_values)
+        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
         quantity = next(each for each in given if each is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
@@ -65,13 +66,14 @@ class Probe(Estimator):
         log_prob: Array | None = None,
         entropy: Array | None = None,
         kl: Array | None = None,
+        reverse_kl: Array | None = None,
         log_probs: Array | None = None,
         value: Array | None = None,
         action_value: Array | None = None,
         action_values: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        given = (log_prob, entropy, kl, log_probs, value, action_value, action_values)
+        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
         quantity = next(each for each in given if each is not None)
         one = np.zeros_like(quantity)
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1

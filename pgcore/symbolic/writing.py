@@ -39,6 +39,7 @@ SYMBOLS = {
     "advantage": "A",
     "entropy": "H",
     "kl": r"\mathrm{KL}",
+    "reverse_kl": r"\mathrm{KL}^{-}",
     "return_": "R",
     "reward": "r",
     "target": "y",

@@ -76,7 +76,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 # The quantities that are functions of the probabilities alone.
-CHANCES = frozenset(("log_prob", "log_probs", "entropy", "kl"))
+CHANCES = frozenset(("log_prob", "log_probs", "entropy", "kl", "reverse_kl"))
 
 # How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
 EXTREME = 6.0

@@ -50,6 +50,10 @@ class HeadForm(ABC):
         """Return [B] KL(reference, current) for a [B, width] description of the reference."""
 
     @abstractmethod
+    def reverse_kl(self, reference: Number) -> Number:
+        """Return [B] KL(current, reference)."""
+
+    @abstractmethod
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """Return [B, outputs] derivatives of a loss from its derivatives in the quantities, which were computed before."""
 
@@ -120,6 +124,11 @@ class CategoricalForm(HeadForm):
         self.pi_reference = np.where(possible, np.exp(finite), 0)
         return (self.pi_reference * (finite - np.where(possible, self.log_probs(), 0))).sum(axis=1)
 
+    def reverse_kl(self, reference: Number) -> Number:
+        """See `HeadForm.reverse_kl`."""
+        self.excess = self.log_pi - np.where(self.mask, reference, 0)
+        return (self.pi * self.excess).sum(axis=1)
+
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
         d: Number = self.pi * 0
@@ -134,6 +143,9 @@ class CategoricalForm(HeadForm):
             d = d + (given - self.pi * given.sum(axis=1).reshape(-1, 1))
         if "kl" in cotangents:
             d = d + (self.pi - self.pi_reference) * cotangents["kl"].reshape(-1, 1)
+        if "reverse_kl" in cotangents:
+            mean = (self.pi * self.excess).sum(axis=1).reshape(-1, 1)
+            d = d + self.pi * (self.excess - mean) * cotangents["reverse_kl"].reshape(-1, 1)
         return d / self.temperature
 
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
@@ -208,6 +220,14 @@ class GaussianForm(HeadForm):
         self.ratio = np.exp(log_std0 - self.log_std)
         return (self.log_std - log_std0 + (self.ratio * self.ratio + self.shift * self.shift - 1) / 2).sum(axis=1)
 
+    def reverse_kl(self, reference: Number) -> Number:
+        """See `HeadForm.reverse_kl`."""
+        mean0, log_std0 = reference[:, : self.head.n], reference[:, self.head.n :]
+        self.std0 = np.exp(log_std0)
+        self.shift0 = (self.mean - mean0) / self.std0
+        self.ratio0 = np.exp(self.log_std - log_std0)
+        return (log_std0 - self.log_std + (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1) / 2).sum(axis=1)
+
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
         d_mean, d_log_std = self.mean * 0, self.mean * 0
@@ -221,6 +241,10 @@ class GaussianForm(HeadForm):
             column = cotangents["kl"].reshape(-1, 1)
             d_mean = d_mean + column * (self.shift / self.std)
             d_log_std = d_log_std + column * (1 - (self.ratio * self.ratio + self.shift * self.shift))
+        if "reverse_kl" in cotangents:
+            column = cotangents["reverse_kl"].reshape(-1, 1)
+            d_mean = d_mean + column * (self.shift0 / self.std0)
+            d_log_std = d_log_std + column * (self.ratio0 * self.ratio0 - 1)
         return self._outputs(d_mean, d_log_std)
 
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import QUANTITIES
+from pgcore.estimator import KLS, QUANTITIES
 from pgcore.host import host
 from pgcore.spec import MLP, PolicySpec, Table
 from pgcore.surrogate import Surrogate
@@ -175,8 +175,8 @@ def _named(names: Collection[str], head: Any, run: _Run, reference: Number) -> d
             found[name] = q
         elif name == "action_value":
             found[name] = q[np.arange(len(head.actions)), head.actions]
-        elif name == "kl":
-            found[name] = head.kl(reference)
+        elif name in KLS:
+            found[name] = getattr(head, name)(reference)
         else:
             found[name] = getattr(head, name)()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 
@@ -39,6 +40,39 @@ def test_an_unbounded_ratio_is_an_error_that_names_the_step(backend):
     with pytest.raises(pg.PgcoreError, match=r"log_prob = -?inf at step 1; the parameters are unchanged"):
         pg.gradient(policy, pg.estimator("ppo", normalise="none"), batch)
     close(policy.parameters(), before, rtol=1e-300)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaving(pg.Estimator):
+    """A penalty for leaving a reference, of another size at each step."""
+
+    name = "leaving"
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+
+    def signals(self, batch, evaluate):
+        return {"size": batch.rewards, "reference": batch.extras["reference"]}
+
+    def surrogate(self, xp, *, reverse_kl, size):
+        return reverse_kl * size
+
+    def cotangents(self, *, reverse_kl, size):
+        return {"reverse_kl": size}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("head", [name for name, head in HEADS.items() if not head.action_values])
+def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtype):
+    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head])
+    policy, batch = make_case(spec, backend, dtype, seed=5, padding=3)
+    signals = pg.signals(policy, Leaving(), batch)
+    found = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
+    told = agreement(policy, Leaving(), batch, signals, found)
+    assert told.agrees, told
+    forward = agreement(policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()})
+    assert not forward.agrees
 
 
 @pytest.mark.parametrize("head", HEADS)

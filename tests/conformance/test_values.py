@@ -35,7 +35,7 @@ def within(found, form, *inputs, dtype):
 def test_quantities_are_within_their_running_error_bounds(backend, head, network, dtype):
     critic = "shared" if network in ("tanh", "relu") else "separate"
     policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], critic), backend, dtype, seed=20)
-    names = ("log_prob", "entropy", "value", "kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    names = ("log_prob", "entropy", "value", "kl", "reverse_kl", *(("log_probs",) if HEADS[head].discrete else ()))
     ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
     assert ratios.keys() == set(names)
     assert max(ratios.values()) <= FACTOR, ratios
@@ -62,7 +62,7 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     """Longer than any block that a backend may work in, with episodes that begin and end inside one and some that cross it."""
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=27, steps=1500)
-    names = ("log_prob", "entropy", "value", "kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    names = ("log_prob", "entropy", "value", "kl", "reverse_kl", *(("log_probs",) if HEADS[head].discrete else ()))
     ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
     assert max(ratios.values()) <= FACTOR, ratios
     inputs = (spec, policy.parameters(), batch)

@@ -92,7 +92,7 @@ def test_a_surrogate_takes_xp_and_keywords_alone(surrogate):
     with pytest.raises(EstimatorError) as caught:
         type("Odd", (Base,), {"surrogate": surrogate})
     assert str(caught.value).startswith("Odd.surrogate: expected (self, xp, *, names...), got (self, ")
-    assert "quantities are log_prob, entropy, kl, log_probs, value, action_value, action_values" in str(caught.value)
+    assert "quantities are log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values" in str(caught.value)
 
 
 def test_a_surrogate_needs_a_quantity():
@@ -174,7 +174,7 @@ def penalised(**signals):
 
 def test_kl_needs_a_reference(make_batch):
     with pytest.raises(
-        EstimatorError, match=r"tiny\.signals: expected `reference`, which `kl` measures from, got none"
+        EstimatorError, match=r"tiny\.signals: expected `reference`, which a KL measures from, got none"
     ):
         signals_of(penalised(), make_batch())
 
@@ -325,7 +325,7 @@ def test_a_surrogate_sees_finalised_signals_and_which_steps_are_padding(make_bat
 def test_signals_of_another_estimator_are_refused(make_batch):
     with pytest.raises(EstimatorError, match=r"or signals \(advantage\), got .*target"):
         Surrogate(_valued()(), signals_of(Tiny(), make_batch()))
-    with pytest.raises(EstimatorError, match="expected `reference`, which `kl` measures from"):
+    with pytest.raises(EstimatorError, match="expected `reference`, which a KL measures from"):
         Surrogate(penalised(), signals_of(Tiny(), make_batch()))
 
 

@@ -141,9 +141,9 @@ def test_a_gaussian_head_takes_no_mask():
 @pytest.mark.parametrize(
     ("head", "critic", "names"),
     [
-        (pg.Categorical(3), "none", {"log_prob", "entropy", "kl", "log_probs"}),
-        (pg.Categorical(3), "shared", {"log_prob", "entropy", "kl", "log_probs", "value"}),
-        (pg.DiagonalGaussian(2), "separate", {"log_prob", "entropy", "kl", "value"}),
+        (pg.Categorical(3), "none", {"log_prob", "entropy", "kl", "reverse_kl", "log_probs"}),
+        (pg.Categorical(3), "shared", {"log_prob", "entropy", "kl", "reverse_kl", "log_probs", "value"}),
+        (pg.DiagonalGaussian(2), "separate", {"log_prob", "entropy", "kl", "reverse_kl", "value"}),
     ],
 )
 def test_quantities_follow_from_head_and_critic(head, critic, names):
@@ -253,7 +253,7 @@ def test_evaluation_gives_what_is_asked_for(batch):
 
 def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
     words = (
-        "expected names among entropy, kl, log_prob, log_probs, value and distribution, final_value, .* got odds; give"
+        "expected names among entropy, kl, log_prob, log_probs, reverse_kl, value and distribution, final_value, .* got odds; give"
     )
     with pytest.raises(EstimatorError, match=words):
         policy().evaluate(batch, ("odds",))

@@ -32,7 +32,7 @@ class Of(pg.Estimator):
 
     def signals(self, batch, evaluate):
         found = {"ones": np.ones(batch.num_steps)}
-        return found | ({"reference": batch.extras["reference"]} if self.quantity == "kl" else {}) | dict(batch.extras)
+        return found | ({"reference": batch.extras["reference"]} if "kl" in self.quantity else {}) | dict(batch.extras)
 
     def surrogate(
         self,
@@ -41,13 +41,14 @@ class Of(pg.Estimator):
         log_prob: Any = None,
         entropy: Any = None,
         kl: Any = None,
+        reverse_kl: Any = None,
         log_probs: Any = None,
         target: Any = None,
         ones: Any,
     ):
         if log_probs is not None:
             return -xp.sum(log_probs * target, 1)
-        return (log_prob if log_prob is not None else entropy if entropy is not None else kl) * ones
+        return next(each for each in (log_prob, entropy, kl, reverse_kl) if each is not None) * ones
 
     def cotangents(
         self,
@@ -55,6 +56,7 @@ class Of(pg.Estimator):
         log_prob: Any = None,
         entropy: Any = None,
         kl: Any = None,
+        reverse_kl: Any = None,
         log_probs: Any = None,
         target: Any = None,
         ones: Any,
@@ -77,6 +79,7 @@ class CrossEntropy(Of):
         log_prob: Any = None,
         entropy: Any = None,
         kl: Any = None,
+        reverse_kl: Any = None,
         log_probs: Any = None,
         target: Any = None,
         ones: Any,
@@ -174,6 +177,8 @@ def test_b12_kl_of_softmax_policies_in_both_arguments():
     reference = [float(sp.N(sp.log(p), 30)) for p in OLD]
     kl = sum(old * sp.log(old / new) for old, new in zip(OLD, pi, strict=True))
     close(table("kl", reference=reference)[1], numbers([sp.diff(kl, w) for w in W], AT))
+    reverse = sum(new * sp.log(new / old) for old, new in zip(OLD, pi, strict=True))
+    close(table("reverse_kl", reference=reference)[1], numbers([sp.diff(reverse, w) for w in W], AT))
 
 
 MU, LOG_STD, A = sp.symbols("mu log_std a", real=True)
@@ -219,8 +224,9 @@ def test_a5_entropy_and_kl_of_gaussian_policies(kind):
     mu0, log0 = sp.Rational(-1, 5), sp.Rational(1, 10)
     entropy = LOG_STD + (1 + sp.log(2 * sp.pi)) / 2
     kl = LOG_STD - log0 + (sp.exp(2 * log0) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * LOG_STD)) - sp.Rational(1, 2)
-    for quantity, expression in (("entropy", entropy), ("kl", kl)):
-        extras = {"reference": [float(mu0), float(log0)]} if quantity == "kl" else {}
+    reverse = log0 - LOG_STD + (sp.exp(2 * LOG_STD) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * log0)) - sp.Rational(1, 2)
+    for quantity, expression in (("entropy", entropy), ("kl", kl), ("reverse_kl", reverse)):
+        extras = {} if quantity == "entropy" else {"reference": [float(mu0), float(log0)]}
         expected = numbers([sp.diff(expression, symbol) for symbol in (MU, LOG_STD)], POINT)
         close(gaussian(kind, quantity, **extras), expected)
 
