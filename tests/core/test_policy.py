@@ -260,7 +260,7 @@ def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
     for name in ("value", "final_value"):
         with pytest.raises(EstimatorError, match=f"with critic='none', got {name}; give the policy what is missing"):
             policy(critic="none").evaluate(batch, (name,))
-    with pytest.raises(EstimatorError, match="expected a batch with the extra 'reference' for kl, got none"):
+    with pytest.raises(EstimatorError, match="expected a batch with the extra 'reference' for a KL, got none"):
         policy().evaluate(make_batch(extras=None, action_mask=None), ("kl",))
     with pytest.raises(BatchError, match=r"Batch\.final_observations: .* episode 1 did not terminate"):
         policy().evaluate(make_batch(final_observations=None, action_mask=None), ("final_value",))
