@@ -40,7 +40,7 @@ class Agreement:
     Attributes:
         ratio: The largest |g_j - g*_j| / (u e_j); infinite where something is NaN or of the wrong shape or dtype.
         parameter: The canonical name of the parameter it is in.
-        power: The share of components whose bound 4 u e_j is at most 1e-6 |g_j| (1e-3 in float32), so that the comparison can
+        power: The share of components other than 0 whose bound 4 u e_j is at most 1e-6 |g_j| (1e-3 in float32), so that the comparison can
             see an error there.
     """
 
@@ -77,9 +77,9 @@ def agreement(
         ratio = largest_ratio(np.asarray(found.get(name)), exact, allowed, policy.dtype)
         if not ratio <= worst:
             worst, where = ratio, name
-        powered += int(np.count_nonzero(FACTOR * allowed <= POWER[policy.dtype.name] * np.abs(exact)))
-        total += exact.size
-    return Agreement(worst, where, powered / total)
+        powered += int(np.count_nonzero((exact != 0) & (FACTOR * allowed <= POWER[policy.dtype.name] * np.abs(exact))))
+        total += int(np.count_nonzero(exact))
+    return Agreement(worst, where, powered / max(total, 1))
 
 
 def loss_ratio(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, found: float) -> float:

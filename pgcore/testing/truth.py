@@ -196,10 +196,11 @@ class Truth:
 
     @cached_property
     def _terms(self) -> list[Any]:
-        return [
-            reference.surrogate_terms(self.spec, self.parameters, self.surrogate, self.batch, lift)
-            for lift in self._lifts
-        ]
+        with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
+            return [
+                reference.surrogate_terms(self.spec, self.parameters, self.surrogate, self.batch, lift)
+                for lift in self._lifts
+            ]
 
     @cached_property
     def _gradients(self) -> list[dict[str, Any]]:
@@ -207,7 +208,8 @@ class Truth:
 
     def _gradient(self, parameters: Mapping[str, Array], lift: Any) -> dict[str, Any]:
         if not (self.estimator.weighs_scores and self._form is not None):
-            return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
+            with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
+                return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
         signals = {name: lift(value) for name, value in self.given.values.items()}
         lifted = Lifted(self.spec, parameters, self.batch, lift)
         vector = self._form.combine(self.batch, lifted, signals, self.given.weights, lift)

@@ -133,7 +133,7 @@ class QLearningForm(EstimatorForm):
 
     def _error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         error = named["action_value"] - named["target"]
-        return error, np.abs(error)
+        return error, where(error > 0, error, -error)  # which a complex step passes
 
     def _best(self, current: Number, values: Number, possible: range | Array) -> Number:
         choosing = current if self.fields.double else values

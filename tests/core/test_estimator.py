@@ -92,7 +92,9 @@ def test_a_surrogate_takes_xp_and_keywords_alone(surrogate):
     with pytest.raises(EstimatorError) as caught:
         type("Odd", (Base,), {"surrogate": surrogate})
     assert str(caught.value).startswith("Odd.surrogate: expected (self, xp, *, names...), got (self, ")
-    assert "quantities are log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values" in str(caught.value)
+    assert "quantities are log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values" in str(
+        caught.value
+    )
 
 
 def test_a_surrogate_needs_a_quantity():

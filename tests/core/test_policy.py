@@ -252,9 +252,7 @@ def test_evaluation_gives_what_is_asked_for(batch):
 
 
 def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
-    words = (
-        "expected names among entropy, kl, log_prob, log_probs, reverse_kl, value and distribution, final_value, .* got odds; give"
-    )
+    words = "expected names among entropy, kl, log_prob, log_probs, reverse_kl, value and distribution, final_value, .* got odds; give"
     with pytest.raises(EstimatorError, match=words):
         policy().evaluate(batch, ("odds",))
     for name in ("value", "final_value"):
