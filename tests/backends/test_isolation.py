@@ -92,8 +92,10 @@ def torch_settings() -> dict[str, Any]:
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "warns always": torch.is_warn_always_enabled(),
         **{
-            f"{name} configuration": module(f"torch.{name}.config").get_config_copy()
+            # A set is copied when it is first read, and a copy may have another order.
+            f"{name}.{key}": sorted(value, key=str) if isinstance(value, set) else value
             for name in ("_dynamo", "_inductor", "_functorch")
+            for key, value in module(f"torch.{name}.config").get_config_copy().items()
         },
     }
 
