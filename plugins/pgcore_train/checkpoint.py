@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Checkpoint:
         normalisers: State of each normaliser by name.
         random: State of the random generator, arrays by name.
         history: Counters and finished episodes.
+        replay: State of the replay buffer; empty where there is none.
+        target: Parameters of the target policy by canonical name; empty where there is none.
     """
 
     config: Layer
@@ -46,6 +48,8 @@ class Checkpoint:
     normalisers: dict[str, dict[str, Array]]
     random: dict[str, Array]
     history: History
+    replay: dict[str, Array] = field(default_factory=dict)
+    target: dict[str, Array] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the checkpoint, whole or not at all.
@@ -58,6 +62,8 @@ class Checkpoint:
             "policy": self.policy,
             "optimizer": self.optimizer,
             "random": self.random,
+            "replay": self.replay,
+            "target": self.target,
             "episodes": {
                 "returns": np.array(history.returns, np.float64),
                 "finished_at": np.array(history.finished_at, np.int64),
@@ -105,6 +111,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             history=History(
                 **counters, returns=episodes["returns"].tolist(), finished_at=episodes["finished_at"].tolist()
             ),
+            replay=groups.get("replay", {}),
+            target=groups.get("target", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(
@@ -115,7 +123,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 def adapted_fields(configured: Estimator, current: Estimator) -> dict[str, float]:
     """Return the fields in which an estimator differs from the one that was configured."""
     before, after = vars(configured), vars(current)
-    names = [field.name for field in dataclasses.fields(configured)]  # pyright: ignore[reportArgumentType]
+    names = [each.name for each in dataclasses.fields(configured)]  # pyright: ignore[reportArgumentType]
     return {name: after[name] for name in names if before[name] != after[name]}
 
 

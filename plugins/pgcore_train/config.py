@@ -13,14 +13,30 @@ from typing import Any
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
 from pgcore.values import read_value, without_none
-from pgcore_train.settings import NetworkSettings, RolloutSettings, RunSettings, TrainingSettings
+from pgcore_train.settings import (
+    ExplorationSettings,
+    NetworkSettings,
+    ReplaySettings,
+    RolloutSettings,
+    RunSettings,
+    TargetSettings,
+    TrainingSettings,
+)
 
 __all__ = ["SECTIONS", "Layer", "RunConfig", "merged", "read_assignments", "read_toml"]
 
 # Section to key to value: one source of settings, before anything is checked.
 Layer = dict[str, dict[str, Any]]
 
-CLOSED = {"run": RunSettings, "network": NetworkSettings, "rollout": RolloutSettings, "training": TrainingSettings}
+CLOSED = {
+    "run": RunSettings,
+    "network": NetworkSettings,
+    "rollout": RolloutSettings,
+    "training": TrainingSettings,
+    "replay": ReplaySettings,
+    "target": TargetSettings,
+    "exploration": ExplorationSettings,
+}
 # Each of these takes a name and whatever the thing of that name takes; who builds it checks the rest.
 OPEN = {"environment": None, "estimator": "ppo", "optimizer": None, "head": None}
 SECTIONS = (*OPEN, *CLOSED)
@@ -40,6 +56,9 @@ class RunConfig:
         network: See `NetworkSettings`.
         rollout: See `RolloutSettings`.
         training: See `TrainingSettings`.
+        replay: See `ReplaySettings`.
+        target: See `TargetSettings`.
+        exploration: See `ExplorationSettings`.
     """
 
     environment: Mapping[str, Any]
@@ -50,6 +69,9 @@ class RunConfig:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    replay: ReplaySettings = field(default_factory=ReplaySettings)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    exploration: ExplorationSettings = field(default_factory=ExplorationSettings)
 
     @staticmethod
     def of(layer: Layer) -> RunConfig:

@@ -9,8 +9,8 @@ import numpy as np
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
 from pgcore.errors import UnsupportedEnvironmentError
-from pgcore.policy import Policy
 from pgcore_train.environments import Environments
+from pgcore_train.exploration import Actor
 from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
 
 __all__ = ["Rollout", "Rollouts"]
@@ -45,7 +45,7 @@ class Rollouts:
     def __init__(
         self,
         environments: Environments,
-        policy: Policy,
+        policy: Actor,
         rng: np.random.Generator,
         *,
         seeds: list[int],

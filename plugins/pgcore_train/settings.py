@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pgcore.checks import count, number, one_of, set_field
+from pgcore.checks import count, number, one_of, positive, set_field, unit_interval
 from pgcore.errors import SpecError
 from pgcore.registry import default_backend_name
 
-__all__ = ["NetworkSettings", "RolloutSettings", "RunSettings", "TrainingSettings", "flag"]
+__all__ = [
+    "ExplorationSettings",
+    "NetworkSettings",
+    "ReplaySettings",
+    "RolloutSettings",
+    "RunSettings",
+    "TargetSettings",
+    "TrainingSettings",
+    "flag",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,76 @@ class TrainingSettings:
         for name in ("epochs", "minibatch"):
             if (value := getattr(self, name)) is not None:
                 set_field(self, name, count(f"training.{name}", value))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """Section `replay`: a buffer of older steps to learn from, for estimators that take another policy's steps.
+
+    Attributes:
+        capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that learns action values off policy, else 0.
+        batch: Steps of a batch; None is 64.
+        updates: Optimizer steps after each rollout, each on a batch of its own; None is one for every two steps of the rollout.
+        start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
+    """
+
+    capacity: int | None = None
+    batch: int | None = None
+    updates: int | None = None
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.capacity is not None:
+            set_field(self, "capacity", count_from_zero("replay.capacity", self.capacity))
+        for name in ("batch", "updates", "start"):
+            if (value := getattr(self, name)) is not None:
+                set_field(self, name, count(f"replay.{name}", value))
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSettings:
+    """Section `target`: a copy of the policy that bootstrapped action values are taken from.
+
+    Attributes:
+        every: Optimizer steps from one copy to the next, 0 for no copy; None is 100 for an estimator that learns action values off policy,
+            unless `rate` is given, else 0.
+        rate: In (0, 1]. How far the copy goes towards the policy after each optimizer step, in place of `every`.
+    """
+
+    every: int | None = None
+    rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.every is not None:
+            set_field(self, "every", count_from_zero("target.every", self.every))
+        if self.rate is not None:
+            unit_interval("target.rate", self.rate)
+            set_field(self, "rate", positive("target.rate", self.rate))
+            if self.every is not None:
+                raise SpecError(
+                    f"target: expected every or rate, got every={self.every} and rate={self.rate}; give one of the two"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class ExplorationSettings:
+    """Section `exploration`: how much more than its head says an epsilon-greedy policy explores at first.
+
+    Attributes:
+        initial_epsilon: The first probability of an action other than the greedy one; None draws all actions with the same probability.
+        fraction: In [0, 1]. Part of the run's steps in which it falls linearly to `head.epsilon`; None is 0.2, and 0 begins with that.
+    """
+
+    initial_epsilon: float | None = None
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("initial_epsilon", "fraction"):
+            if (value := getattr(self, name)) is not None:
+                set_field(self, name, unit_interval(f"exploration.{name}", value))
 
 
 def flag(where: str, value: object) -> None:

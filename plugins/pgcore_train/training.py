@@ -24,8 +24,10 @@ from pgcore_train.evaluation import evaluate
 from pgcore_train.history import History
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.off_policy import ReplayPlan, make_exploration, make_target
+from pgcore_train.replay import Replay
 from pgcore_train.rollouts import Rollout, Rollouts
-from pgcore_train.updates import Plan, update
+from pgcore_train.updates import Plan, replay_update, update
 
 __all__ = ["Ending", "Training"]
 
@@ -52,6 +54,9 @@ class Training:
         policy: What is trained.
         estimator: The current one; it may adapt after an update.
         history: Counters and finished episodes.
+        replay: The replay buffer, or None.
+        target: The target policy, or None.
+        exploration: What plays in the policy's place, or None.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -75,8 +80,12 @@ class Training:
         self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
         self.whole_episodes = self.estimator.claims.whole_episodes
         self.length = config.rollout.length or self.plan.rollout_length
+        self.replay_plan = ReplayPlan.of(config, self.estimator, self.length * self.environments.count)
+        self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
+        self.target = make_target(config, self.estimator, self.policy)
+        self.exploration = make_exploration(config, self.policy)
         steps = None if self.whole_episodes else self._optimizer_steps()
-        self.optimizer = make_optimizer(config, rule, steps, self.plan.learning_rate)
+        self.optimizer = make_optimizer(config, rule, steps, (self.replay_plan or self.plan).learning_rate)
         self.observations, self.rewards = self._make_normalisers()
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
@@ -84,8 +93,8 @@ class Training:
 
         Args:
             after_update: Given each update's metrics: `update`, `steps`, `episodes`, `mean_return` from the first finished
-                episode on, `loss`, the estimator's own figures, a trust region's of its step, `learning_rate` where the optimizer has one,
-                and `seconds`.
+                episode on, `epsilon` where exploration falls, then from the first optimizer step on `loss`, the estimator's own figures, a trust
+                region's of its step and `learning_rate` where the optimizer has one, and `seconds`.
 
         Raises:
             PgcoreError: an environment or an update gave something that cannot be learned from; the policy is that of the
@@ -135,6 +144,8 @@ class Training:
             normalisers={name: each.moments.state() for name, each in normalisers.items() if each is not None},
             random=generator_state(self.rng),
             history=self.history,
+            replay={} if self.replay is None else self.replay.state(),
+            target={} if self.target is None else self.target.state(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -143,7 +154,7 @@ class Training:
         Raises:
             ParameterError: its policy is not of this configuration's shape.
             OptimizerError: its optimizer is not this configuration's.
-            FileError: it lacks a normaliser that this configuration has.
+            FileError: it lacks a normaliser, a replay buffer or a target policy that this configuration has.
             SpecError: it has all the steps already that this configuration asks for.
         """
         if checkpoint.history.steps >= self.config.run.steps:
@@ -162,6 +173,14 @@ class Training:
                         f"checkpoint: expected statistics of {name}, got none; leave --normalise-{name} as it was"
                     )
                 normaliser.load(checkpoint.normalisers[name])
+        for what, owner, state in (
+            ("a replay buffer", self.replay, checkpoint.replay),
+            ("a target policy", self.target, checkpoint.target),
+        ):
+            if owner is not None:
+                if not state:
+                    raise FileError(f"checkpoint: expected {what}, got none; leave the run's settings as they were")
+                owner.load(state)
         restore_generator(self.rng, checkpoint.random)
         self.history = checkpoint.history
 
@@ -171,18 +190,21 @@ class Training:
 
     def _start(self) -> Rollouts:
         seeds = self._seeds(TRAINING, self.environments.count)
+        actor = self.policy if self.exploration is None else self.exploration
         return Rollouts(
-            self.environments, self.policy, self.rng, seeds=seeds, observations=self.observations, rewards=self.rewards
+            self.environments, actor, self.rng, seeds=seeds, observations=self.observations, rewards=self.rewards
         )
 
     def _collect(self, rollouts: Rollouts) -> Rollout:
+        if self.exploration is not None:
+            self.exploration.at(self.history.steps)
         if self.whole_episodes:
             return rollouts.episodes(self.config.rollout.episodes, self.config.run.steps)
         return rollouts.steps(self.length)
 
     def _update(self, rollout: Rollout) -> dict[str, float]:
         """Update the policy and return the metrics, `seconds` left out."""
-        found = update(self.policy, self.estimator, self.optimizer, rollout.batch, self.plan, self.rng)
+        found = self._improve(rollout)
         self.estimator = self.estimator.adapted(found)
         self.history.add(rollout)
         self.history.updates += 1
@@ -193,13 +215,27 @@ class Training:
         }
         if (mean := self.history.mean_return) is not None:
             metrics["mean_return"] = mean
-        if hasattr(self.optimizer.spec, "rate"):
+        if self.exploration is not None:
+            metrics["epsilon"] = self.exploration.epsilon
+        if found and hasattr(self.optimizer.spec, "rate"):
             found["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
         return metrics | found
 
+    def _improve(self, rollout: Rollout) -> dict[str, float]:
+        """Learn from a rollout, or from the buffer that it goes into; return the update's figures, none where it has to wait."""
+        if self.replay is None or self.replay_plan is None:
+            return update(self.policy, self.estimator, self.optimizer, rollout.batch, self.plan, self.rng, self.target)
+        self.replay.add(rollout.batch)
+        return replay_update(
+            self.policy, self.estimator, self.optimizer, self.replay, self.replay_plan, self.rng, self.target
+        )
+
     def _optimizer_steps(self) -> int:
         batch = self.length * self.environments.count
-        return math.ceil(self.config.run.steps / batch) * self.plan.optimizer_steps(batch)
+        rollouts = math.ceil(self.config.run.steps / batch)
+        if self.replay_plan is not None:
+            return self.replay_plan.optimizer_steps(rollouts, batch)
+        return rollouts * self.plan.optimizer_steps(batch)
 
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
         settings, space = self.config.rollout, self.environments.observations

@@ -14,9 +14,12 @@ from pgcore.optimizer import Optimizer
 from pgcore.policy import Gradient, Policy
 from pgcore.surrogate import Signals
 from pgcore.trust_region import StepReport
+from pgcore_train.off_policy import ReplayPlan
+from pgcore_train.replay import Replay
 from pgcore_train.settings import TrainingSettings
+from pgcore_train.target import Target
 
-__all__ = ["Plan", "update"]
+__all__ = ["Plan", "replay_update", "update"]
 
 EPOCHS = 10
 MINIBATCH = 128
@@ -63,27 +66,69 @@ class Plan:
 
 
 def update(
-    policy: Policy, estimator: Estimator, optimizer: Optimizer, batch: Batch, plan: Plan, rng: np.random.Generator
+    policy: Policy,
+    estimator: Estimator,
+    optimizer: Optimizer,
+    batch: Batch,
+    plan: Plan,
+    rng: np.random.Generator,
+    target: Target | None = None,
 ) -> dict[str, float]:
     """Improve the policy on a batch and return the last gradient's metrics, and those of the last step where it has any.
+
+    A target policy gives the batch's constants and then follows each step.
 
     Raises:
         BatchError: the batch lacks what the estimator needs.
         NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are those before that step.
     """
-    constants = signals(policy, estimator, batch)
+    constants = signals(policy, estimator, batch, target=None if target is None else target.policy)
     last: Gradient | None = None
     report: StepReport | None = None
     for _ in range(plan.epochs):
         if plan.minibatch is None or plan.minibatch >= batch.num_steps:
             last = gradient(policy, estimator, batch, signals=constants)
-            report = optimizer.step(policy, last)
+            report = step(policy, optimizer, last, target)
             continue
         for part, own in minibatches(estimator, batch, constants, plan.minibatch, rng):
             last = gradient(policy, estimator, part, signals=own)
-            report = optimizer.step(policy, last)
+            report = step(policy, optimizer, last, target)
     assert last is not None
     return last.metrics | ({} if report is None else report.metrics)
+
+
+def replay_update(
+    policy: Policy,
+    estimator: Estimator,
+    optimizer: Optimizer,
+    replay: Replay,
+    plan: ReplayPlan,
+    rng: np.random.Generator,
+    target: Target | None = None,
+) -> dict[str, float]:
+    """Improve the policy on batches from a replay buffer and return what `update` returns; nothing before the buffer holds enough.
+
+    Raises:
+        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are those before that step.
+    """
+    if replay.size < plan.start:
+        return {}
+    last: Gradient | None = None
+    report: StepReport | None = None
+    for _ in range(plan.updates):
+        batch = replay.sample(plan.batch, rng)
+        last = gradient(policy, estimator, batch, target=None if target is None else target.policy)
+        report = step(policy, optimizer, last, target)
+    assert last is not None
+    return last.metrics | ({} if report is None else report.metrics)
+
+
+def step(policy: Policy, optimizer: Optimizer, given: Gradient, target: Target | None) -> StepReport | None:
+    """Take an optimizer step, which the target policy follows."""
+    report = optimizer.step(policy, given)
+    if target is not None:
+        target.follow(policy, optimizer.steps_taken)
+    return report
 
 
 def minibatches(
