@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import BatchError
+from pgcore.errors import BatchError, ShapeError
 from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
 from pgcore.signals import next_values
@@ -20,7 +20,8 @@ def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
     """Return [B, A] Q(s_t, .): the batch's extra `action_values`, or where it has none the policy's own.
 
     Raises:
-        BatchError: the extra has not two dimensions.
+        BatchError: the extra has not two dimensions, or no floats.
+        ShapeError: it has not a column for each action.
     """
     given = batch.extras.get("action_values")
     if given is None:
@@ -28,6 +29,12 @@ def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
     if given.ndim != 2 or given.dtype.kind != "f":
         raise BatchError(
             f"Batch.extras['action_values']: expected floats [B, A], Q of every action, got {given.dtype} {list(given.shape)}; give them all"
+        )
+    actions = evaluate("log_probs")["log_probs"].shape[1]
+    if given.shape[1] != actions:
+        raise ShapeError(
+            f"Batch.extras['action_values']: expected [B, {actions}], Q of every action of the policy, got {list(given.shape)}; "
+            "give each action its column"
         )
     return given
 
