@@ -275,18 +275,25 @@ class AutodiffPolicy(Policy):
         inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
         return self.fisher_product(inputs, np.asarray(vector, self.dtype))
 
+    def flat_values(self, values: Native) -> Native:
+        """Return an adopted critic's [N, 1] state values as [N]; anything else as it is."""
+        column = len(getattr(values, "shape", ())) == 2 and values.shape[1] == 1
+        return values[:, 0] if column and self.spec.critic_values == "state" else values
+
     def check_outputs(self, outputs: Native, values: Native, steps: int | None) -> None:
         """Raise ShapeError or SpecError unless an adopted network's outputs and values have one row a step, the head's width, its dtype.
 
         Args:
             outputs: What the network returned for the head; anything.
-            values: [N] what it returned for the critic, or None.
+            values: [N] what it returned for the critic, [N, A] where that values actions, or None.
             steps: N, or None where it is not known while a graph is built.
         """
         head = self.spec.head
         rows = "one row of natural parameters"
         claimed: list[tuple[str, str, Any, list[int | None]]] = [("outputs", rows, outputs, [steps, head.outputs])]
-        if self.spec.critic != "none":
+        if self.spec.critic != "none" and self.spec.critic_values == "action":
+            claimed.append(("values", "one value an action", values, [steps, self.spec.critic_outputs]))
+        elif self.spec.critic != "none":
             claimed.append(("values", "one value", values, [steps]))
         for what, advice, value, wanted in claimed:
             shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None

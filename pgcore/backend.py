@@ -61,6 +61,7 @@ class Backend(ABC):
         head: Head,
         critic: Any = None,
         *,
+        critic_values: str = "state",
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> Policy:
@@ -68,9 +69,10 @@ class Backend(ABC):
 
         Args:
             module: [B, ...] observations to the head's natural parameters, [B, outputs]; with critic="shared" to a pair of
-                those and [B] or [B, 1] values. Floating-point observations come in the parameters' dtype, others as they are.
+                those and values. Floating-point observations come in the parameters' dtype, others as they are.
             head: The action distribution.
-            critic: None, "shared", or another network from observations to [B] or [B, 1] values.
+            critic: None, "shared", or another network from observations to values.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A], Q of every action of a discrete head.
             compiled: See `policy`.
             evaluation_mode: Put dropout and batch normalisation in evaluation mode; without it a module that has any in
                 training mode is refused, since its outputs are no function of the observations alone.

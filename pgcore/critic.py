@@ -47,7 +47,9 @@ class CriticOptimizer(BoundOptimizer):
         if self._checked:
             return
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
-        mean_value = Surrogate(MeanValue(), Signals({}, weights, padded=False))
+        mean_value = Surrogate(
+            MeanValue(self.policy.spec.critic_values == "action"), Signals({}, weights, padded=False)
+        )
         critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value, batch).numpy()
         shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
         own = np.concatenate([np.full(value.size, float(name in critic)) for name, value in derivatives.items()])
@@ -85,8 +87,13 @@ class CriticOptimizer(BoundOptimizer):
 
 @dataclass(frozen=True)
 class MeanValue(Estimator):
-    """The mean value, whose derivative says which parameters the critic has."""
+    """The mean value, whose derivative says which parameters the critic has.
 
+    Attributes:
+        of_actions: Whether the critic values actions; then it is the mean over states of their sum.
+    """
+
+    of_actions: bool = False
     name: ClassVar[str] = "mean_value"
 
     @property
@@ -98,13 +105,18 @@ class MeanValue(Estimator):
         """See `Estimator.signals`: none."""
         return {}
 
-    def surrogate(self, xp: ArrayNamespace, *, value: Native) -> Native:
-        """See `Estimator.surrogate`."""
-        return value
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return (name == "action_values") == self.of_actions
 
-    def cotangents(self, *, value: Array) -> Mapping[str, Array]:
+    def surrogate(self, xp: ArrayNamespace, *, value: Native = None, action_values: Native = None) -> Native:
+        """See `Estimator.surrogate`."""
+        return value if action_values is None else xp.sum(action_values, 1)
+
+    def cotangents(self, *, value: Array | None = None, action_values: Array | None = None) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"value": np.ones_like(value)}
+        given = {"value": value, "action_values": action_values}
+        return {name: np.ones_like(found) for name, found in given.items() if found is not None}
 
 
 def critic_names(policy: Policy) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class JaxBackend(Backend):
         head: Head,
         critic: Any = None,
         *,
+        critic_values: str = "state",
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> JaxPolicy:
@@ -69,7 +70,7 @@ class JaxBackend(Backend):
         apply, tree = pair("module", module)
         what = f"jax.adopt {getattr(apply, '__name__', type(apply).__name__)}"
         description = what.removeprefix("jax.adopt ")
-        PolicySpec(Adopted(description, ()), head, kind)  # refuses what is no head
+        PolicySpec(Adopted(description, ()), head, kind, critic_values)  # refuses what is no head
         names, leaves, structure = leaf_names(tree, "")
         found = named(what, names, leaves, {})
         dtype = settled(what, found)
@@ -85,7 +86,12 @@ class JaxBackend(Backend):
         shapes = tuple((name, np.shape(value)) for name, value in found.items())
         network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
         return JaxPolicy(
-            self, PolicySpec(Adopted(description, shapes), head, kind), dtype, network, found, device_of(leaves[0])
+            self,
+            PolicySpec(Adopted(description, shapes), head, kind, critic_values),
+            dtype,
+            network,
+            found,
+            device_of(leaves[0]),
         )
 
 

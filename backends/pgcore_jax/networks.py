@@ -84,8 +84,6 @@ class AdoptedNetwork:
             outputs, values = outputs
         elif self.critic is not None:
             values = self.critic.apply(self.critic.built(parameters), observations)
-        if getattr(values, "ndim", 0) == 2 and values.shape[1] == 1:
-            values = values[:, 0]
         return Outputs(outputs, values, own_parameters(parameters))
 
     def built(self, parameters: Parameters) -> Any:

@@ -159,5 +159,6 @@ class JaxPolicy(AutodiffPolicy):
     def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:
         """Return what an adopted network says, once its shapes are right; run while JAX traces."""
         found = self.adopted(parameters, observations)
+        found = found._replace(values=self.flat_values(found.values))
         self.check_outputs(found.outputs, found.values, len(observations))
         return found

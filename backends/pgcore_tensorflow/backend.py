@@ -70,6 +70,7 @@ class TensorflowBackend(Backend):
         head: Head,
         critic: Any = None,
         *,
+        critic_values: str = "state",
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> TensorflowPolicy:
@@ -79,10 +80,10 @@ class TensorflowBackend(Backend):
         check_model("module", module, evaluation_mode=evaluation_mode)
         if own_critic is not None:
             check_model("critic", own_critic, evaluation_mode=evaluation_mode)
-        PolicySpec(Adopted(f"keras {module.name}", ()), head, kind)  # refuses what is no head
+        PolicySpec(Adopted(f"keras {module.name}", ()), head, kind, critic_values)  # refuses what is no head
         native = adopted_parameters(f"tensorflow.adopt {module.name}", module, own_critic, head)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
-        spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind)
+        spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind, critic_values)
         numbers = np.dtype(next(iter(native.values())).dtype.name)
         adopted = AdoptedModule(module, own_critic, native, shared=kind == "shared")
         return TensorflowPolicy(self, spec, numbers, adopted, None, compiled=compiled)

@@ -82,8 +82,6 @@ class AdoptedModule(tf.Module):
             outputs, values = outputs
         elif self.critic is not None:
             values = self.critic(observations, training=False)
-        if values is not None and len(getattr(values, "shape", [])) == 2 and values.shape[1] == 1:
-            values = values[:, 0]
         return Outputs(outputs, values, head_parameters(self.native))
 
 

@@ -166,6 +166,7 @@ class TensorflowPolicy(AutodiffPolicy):
     def _outputs_of(self, observations: Any) -> Outputs:
         found = self.module(observations)
         if isinstance(self.module, AdoptedModule):
+            found = found._replace(values=self.flat_values(found.values))
             self.check_outputs(found.outputs, found.values, observations.shape[0])
         return found
 

@@ -62,6 +62,7 @@ class TorchBackend(Backend):
         head: Head,
         critic: Any = None,
         *,
+        critic_values: str = "state",
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> TorchPolicy:
@@ -74,7 +75,7 @@ class TorchBackend(Backend):
                     f"torch.adopt {what}: expected a torch.nn.Module, got {type(given).__name__}; pass a module"
                 )
         description = f"torch {type(module).__name__}"
-        draft = PolicySpec(Adopted(description, ()), head, kind)
+        draft = PolicySpec(Adopted(description, ()), head, kind, critic_values)
         first = next((value for value in module.parameters() if value.requires_grad), torch.empty(0))
         adopted = AdoptedModule(
             module, own_critic, own_parameters(draft, first.dtype, first.device), shared=kind == "shared"
@@ -84,7 +85,7 @@ class TorchBackend(Backend):
             if given is not None:
                 settle(given, evaluation_mode=evaluation_mode)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
-        spec = PolicySpec(Adopted(description, shapes), head, kind)
+        spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
         return TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
 

@@ -200,8 +200,7 @@ class TorchPolicy(AutodiffPolicy):
     def _outputs_of(self, observations: Tensor) -> Outputs:
         outputs, values = self.module(observations)
         if self._adopted:
-            if values is not None and getattr(values, "ndim", 0) == 2 and values.shape[1] == 1:
-                values = values[:, 0]
+            values = self.flat_values(values)
             self.check_outputs(outputs, values, len(observations))
         return Outputs(outputs, values, self._own)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import SpecError
+from pgcore.errors import ShapeError, SpecError
 from pgcore.heads import Head
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio
 from pgcore.testing.cases import make_case
@@ -423,9 +423,14 @@ def native_and_adopted(framework, key):
     """Return a spec's policy, the same network adopted, a batch, and the way from the adopted names and shapes to the spec's."""
     _, critic, dtype = key
     spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), SPECS[key], critic)
-    native, batch = make_case(spec, framework, dtype, seed=list(SPECS).index(key))
+    return made_and_adopted(framework, spec, dtype, seed=list(SPECS).index(key))
+
+
+def made_and_adopted(framework, spec, dtype, seed):
+    """See `native_and_adopted`."""
+    native, batch = make_case(spec, framework, dtype, seed=seed)
     module, own_critic, ways = nets(framework).mlp(spec, native.parameters())
-    policy = pg.backend(framework).adopt(module, head=spec.head, critic=own_critic)
+    policy = pg.backend(framework).adopt(module, head=spec.head, critic=own_critic, critic_values=spec.critic_values)
     # The head's parameters are the policy's own, and start from the head's initial ones.
     policy.load(policy.parameters() | {n: v for n, v in native.parameters().items() if n.startswith("head.")})
 
@@ -450,6 +455,40 @@ def test_an_adopted_mlp_has_the_gradient_of_the_spec_it_equals(framework, key):
     own = pg.signals(policy, estimator, batch)
     for name, value in signals.values.items():
         np.testing.assert_allclose(own[name], value, rtol=1e-12 if key[2] == "float64" else 1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("name", ["soft_actor", "q_learning"])
+def test_an_adopted_critic_of_actions_has_the_gradient_of_the_spec_it_equals(framework, critic, name):
+    spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, critic, "action")
+    native, policy, batch, canonical = made_and_adopted(framework, spec, "float64", seed=4)
+    assert policy.spec.critic_values == "action"
+    estimator = pg.estimator(name, gamma=0.9)
+    signals = pg.signals(native, estimator, batch)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    found = agreement(native, estimator, batch, signals, canonical(gradient.numpy()))
+    assert found.agrees, found
+    assert loss_ratio(native, estimator, batch, signals, gradient.loss) <= FACTOR
+    names = ("action_values", "final_action_values")
+    for key, value in native.evaluate(batch, names).items():
+        np.testing.assert_allclose(policy.evaluate(batch, names)[key], value, rtol=1e-12, atol=1e-14)
+
+
+def test_a_critic_of_actions_gives_a_value_an_action_and_nothing_else(framework):
+    spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, "separate", "state")
+    native, batch = make_case(spec, framework, "float64", seed=4)
+    module, critic, _ = nets(framework).mlp(spec, native.parameters())
+    policy = pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic, critic_values="action")
+    with pytest.raises(
+        ShapeError, match=r"expected values of shape \[.*, 3\] for .*, got \[.*, 1\]; return one value an action a step"
+    ):
+        policy.evaluate(batch, ("action_values",))
+    with pytest.raises(
+        SpecError, match=r"PolicySpec.critic_values: expected 'state' .* with critic='none', got 'action'"
+    ):
+        pg.backend(framework).adopt(module, head=CATEGORICAL, critic_values="action")
+    with pytest.raises(SpecError, match=r"PolicySpec.critic_values: expected one of 'state', 'action', got 'both'"):
+        pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic, critic_values="both")
 
 
 def test_an_adopted_mlp_steps_as_the_spec_it_equals(framework):

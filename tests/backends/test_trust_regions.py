@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,23 @@ def test_an_adopted_policy_takes_the_same_step(name):
                 theirs[f"{own}{2 * n}.weight"].T, ours[f"{prefix}.{n}.weight"], rtol=1e-11, atol=1e-13
             )
             np.testing.assert_allclose(theirs[f"{own}{2 * n}.bias"], ours[f"{prefix}.{n}.bias"], rtol=1e-11, atol=1e-13)
+
+
+def test_a_critic_of_actions_steps_beside_an_adopted_policy():
+    spec, estimator = dataclasses.replace(SPEC, critic_values="action"), pg.estimator("soft_actor")
+    policy, batch = make_case(spec, "numpy", "float64", seed=76)
+    network, critic = (layers(policy.parameters(), prefix) for prefix in ("network", "critic"))
+    adopted = pg.backend("torch").adopt(network, spec.head, critic, critic_values="action")
+    for each in (policy, adopted):
+        pg.optimizer("natural_gradient").step(each, pg.gradient(each, estimator, batch))
+    np.testing.assert_allclose(
+        adopted.parameters()["critic.4.weight"].T, policy.parameters()["critic.2.weight"], rtol=1e-11, atol=1e-13
+    )
+    borrowed = pg.backend("torch").adopt(
+        network, spec.head, nn.Sequential(network[0], critic[1:]), critic_values="action"
+    )
+    with pytest.raises(OptimizerError, match=r"got a value that depends on 0\.weight"):
+        pg.optimizer("natural_gradient").step(borrowed, pg.gradient(borrowed, estimator, batch))
 
 
 class Shared(nn.Module):
