@@ -72,20 +72,39 @@ def same_runs(found, expected):
     """Check that episodes are the same and that figures differ by rounding alone."""
     assert found[1:] == expected[1:]
     assert len(expected[0]) == 3
-    assert len(expected[1]) > 20
+    assert len(expected[1]) > 12
     assert [line.keys() for line in found[0]] == [line.keys() for line in expected[0]]
     for line, wanted in zip(found[0], expected[0], strict=True):
-        for name in ("update", "steps", "episodes", "mean_return", "learning_rate"):
+        for name in ("update", "steps", "episodes", "mean_return"):
             assert line[name] == wanted[name], name
+        assert line.get("learning_rate") == wanted.get("learning_rate")
         assert line == pytest.approx(wanted, rel=1e-9, abs=1e-12)
 
 
+# A replay buffer is gone over in its own way; the last of the updates has the target's parameters from the middle of it.
+REPLAY = (
+    "training.epochs=none",
+    "training.minibatch=none",
+    "replay.start=300",
+    "replay.updates=10",
+    "target.every=7",
+    "estimator.gamma=0.9",
+)
+
+
 @each_other
-@pytest.mark.parametrize("estimator", ["ppo", "actor_critic"])
-def test_a_run_is_numpys_run(tmp_path, backend, estimator, by_numpy):
-    folder, expected = by_numpy(estimator)
-    same_runs(train(tmp_path, backend, f"estimator.name={estimator}"), expected)
+@pytest.mark.parametrize(
+    ("estimator", "more"),
+    [("ppo", ()), ("actor_critic", ()), ("q_learning", (*REPLAY, "exploration.fraction=1.0")), ("soft_actor", REPLAY)],
+)
+def test_a_run_is_numpys_run(tmp_path, backend, estimator, more, by_numpy):
+    folder, expected = by_numpy(estimator, *more)
+    same_runs(train(tmp_path, backend, f"estimator.name={estimator}", *more), expected)
     found, wanted = (load_checkpoint(each) for each in (tmp_path, folder))
+    assert (len(wanted.replay) > 0, len(wanted.target) > 0) == (bool(more), bool(more))
+    for name, value in (wanted.replay | wanted.target).items():
+        own = found.replay.get(name, found.target.get(name))
+        np.testing.assert_allclose(own, value, rtol=1e-9, atol=1e-11, err_msg=name)
     assert found.config["run"]["backend"] == backend
     for name, value in wanted.policy.items():
         np.testing.assert_allclose(found.policy[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
