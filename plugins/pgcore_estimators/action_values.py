@@ -41,14 +41,12 @@ def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
 
 def next_q(batch: Batch, evaluate: Evaluate) -> Array:
     """Return [B, A] Q(s_{t+1}, .) by one policy: the next step's, and after an episode's last step its final observation's, 0 at an end."""
-    found = evaluate("action_values", "final_action_values")
-    return by_column(batch, found["action_values"], found["final_action_values"])
+    return following(batch, evaluate, "action_values")
 
 
 def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     """Return [B, A] log pi(. given s_{t+1}); after an episode's last step no action is masked."""
-    found = evaluate("log_probs", "final_log_probs")
-    return by_column(batch, found["log_probs"], found["final_log_probs"])
+    return following(batch, evaluate, "log_probs")
 
 
 def next_action_mask(batch: Batch) -> Array:
@@ -80,7 +78,11 @@ def critic_loss(coefficient: float, action_value: Native, target: Native) -> Any
     return coefficient * 0.5 * error * error
 
 
-def by_column(batch: Batch, now: Array, final: Array) -> Array:
-    """Return [B, A] `next_values` of each column."""
-    columns = [next_values(now[:, a], batch.episode_lengths, final[:, a]) for a in range(now.shape[1])]
-    return np.stack(columns, axis=1)
+def following(batch: Batch, evaluate: Evaluate, name: str) -> Array:
+    """Return [B, A] `next_values` of each column of a quantity; of one-step episodes, as a replay buffer gives them, just the final ones."""
+    final = f"final_{name}"
+    if batch.num_episodes == batch.num_steps:
+        return evaluate(final)[final]
+    found = evaluate(name, final)
+    columns = zip(found[name].T, found[final].T, strict=True)
+    return np.stack([next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1)

@@ -44,3 +44,24 @@ def test_a_width_that_is_not_the_number_of_actions_is_refused(name, width):
 def test_others_than_a_row_of_floats_are_refused(name, given):
     with pytest.raises(BatchError, match=r"extras\['action_values'\]: expected floats \[B, A\]"):
         signals(name, given)
+
+
+@pytest.mark.parametrize("name", ["expected", "soft_actor", "q_learning"])
+def test_targets_of_single_steps_are_those_of_the_episodes_they_come_from(name):
+    """What follows a step is found in the episode, or in the final observation where the step is an episode of its own."""
+    rng = np.random.default_rng(2)
+    batch = pg.Batch(
+        observations=rng.normal(size=(7, 2)),
+        actions=rng.integers(0, 3, 7),
+        rewards=rng.normal(size=7),
+        episode_lengths=[3, 1, 3],
+        terminated=[True, False, False],
+        final_observations=rng.normal(size=(3, 2)),
+    )
+    spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(3), "separate", "action")
+    policy, target = (pg.policy(spec, backend="numpy", seed=seed, dtype="float64") for seed in (0, 1))
+    estimator, index = pg.estimator(name), [6, 0, 2, 3, 3, 5]
+    whole = pg.signals(policy, estimator, batch, target=target).values["target"]
+    found = pg.signals(policy, estimator, batch.steps(index), target=target).values["target"]
+    np.testing.assert_allclose(found, whole[index], rtol=1e-13)
+    assert len(set(whole)) == 7
