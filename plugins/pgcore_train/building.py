@@ -21,6 +21,7 @@ from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
 from pgcore.values import without_none
 from pgcore_train.config import RunConfig, check_known
 from pgcore_train.environments import Environments
+from pgcore_train.off_policy import learns_off_policy
 from pgcore_train.settings import NetworkSettings
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
@@ -108,11 +109,11 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
     if critic == "auto":
         wanted = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
         critic = "separate" if wanted else "none"
-    network = make_network(environments.observations, config.network)
+    network = make_network(environments.observations, config.network, estimator)
     return PolicySpec(network, head, critic, "action" if of_actions and critic != "none" else "state")
 
 
-def make_network(space: Box | Discrete, settings: NetworkSettings) -> Network:
+def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Estimator) -> Network:
     """Return the network for a space of observations; see `make_spec`."""
     table = isinstance(space, Discrete)
     if settings.type != "auto" and (settings.type == "table") != table:
@@ -124,7 +125,10 @@ def make_network(space: Box | Discrete, settings: NetworkSettings) -> Network:
         return Table(int(space.n))
     if settings.type == "linear":
         return Linear(space.shape[0])
-    return MLP(space.shape[0], settings.hidden, settings.activation)
+    activation = settings.activation
+    if activation == "auto":
+        activation = "relu" if learns_off_policy(estimator) else "tanh"
+    return MLP(space.shape[0], settings.hidden, activation)
 
 
 def make_head(space: Box | Discrete, fields: Mapping[str, Any], estimator: Estimator) -> Head:

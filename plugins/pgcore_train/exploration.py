@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from pgcore import EpsilonGreedy
 from pgcore.arrays import Array
-from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.host import host
 from pgcore.policy import Policy
 

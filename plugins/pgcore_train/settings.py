@@ -68,13 +68,13 @@ class NetworkSettings:
     Attributes:
         type: "table", "linear", "mlp", or "auto": a table for discrete observations, else an MLP.
         hidden: Widths of the MLP's hidden layers.
-        activation: The MLP's; "tanh", "relu" or "sigmoid".
+        activation: The MLP's; "tanh", "relu", "sigmoid", or "auto": relu where action values are learned off policy, else tanh.
         critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
     """
 
     type: str = "auto"
     hidden: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
+    activation: str = "auto"
     critic: str = "auto"
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class ReplaySettings:
 
     Attributes:
         capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that learns action values off policy, else 0.
-        batch: Steps of a batch; None is 64.
+        batch: Steps of a batch; None is 128.
         updates: Optimizer steps after each rollout, each on a batch of its own; None is one for every two steps of the rollout.
         start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
     """

@@ -82,6 +82,9 @@ def test_malformed_assignments_are_refused(assignment):
         ("estimatr.clip=1", "section: expected a known name, got 'estimatr'; did you mean 'estimator'"),
         ("rollout.lenght=1", "rollout setting: .*did you mean 'length'"),
         ("run.sed=1", "run setting: .*did you mean 'seed'"),
+        ("replay.capcity=1", "replay setting: .*did you mean 'capacity'"),
+        ("target.evry=1", "target setting: .*did you mean 'every'"),
+        ("exploration.fracton=1", "exploration setting: .*did you mean 'fraction'"),
         ("training.epoch=1", "training setting: .*did you mean 'epochs'"),
         ("network.width=1", "network setting: .*known: activation, critic, hidden, type"),
     ],
@@ -110,6 +113,16 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
         ("run.out=''", "run.out: expected a name"),
         ("training.epochs=0", "training.epochs"),
         ("training.minibatch=0.5", "training.minibatch"),
+        ("replay.capacity=-1", "replay.capacity: expected an integer of at least 0, got -1"),
+        ("replay.capacity=1e3", "replay.capacity"),
+        ("replay.batch=0", "replay.batch: expected an integer of at least 1, got 0"),
+        ("replay.updates=0.5", "replay.updates"),
+        ("replay.start=0", "replay.start"),
+        ("target.every=-1", "target.every: expected an integer of at least 0, got -1"),
+        ("target.rate=0", "target.rate: expected a positive number, got 0"),
+        ("target.rate=1.5", r"target.rate: expected a number in \[0, 1\], got 1.5"),
+        ("exploration.fraction=2", r"exploration.fraction: expected a number in \[0, 1\], got 2"),
+        ("exploration.initial_epsilon=high", "exploration.initial_epsilon"),
         ("network.type=cnn", "network.type: expected one of 'auto', 'table', 'linear', 'mlp', got 'cnn'"),
         ("network.critic=two", "network.critic"),
         ("estimator.name=3", "estimator.name: expected a name, got 3"),
@@ -121,6 +134,13 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
 def test_values_that_cannot_be_taken_are_refused(assignment, message):
     with pytest.raises(SpecError, match=message):
         RunConfig.of(merged(CARTPOLE, read_assignments([assignment])))
+
+
+def test_a_target_is_copied_or_follows():
+    with pytest.raises(
+        SpecError, match=r"target: expected every or rate, got every=5 and rate=0.1; give one of the two"
+    ):
+        RunConfig.of(merged(CARTPOLE, {"target": {"every": 5, "rate": 0.1}}))
 
 
 def test_an_environment_must_be_named():

@@ -149,7 +149,23 @@ def test_what_learns_action_values_off_policy_has_all_of_it(new_training, estima
 def test_defaults():
     config = RunConfig.of({"environment": {"name": "CartPole-v1"}, "estimator": {"name": "q_learning"}})
     plan = ReplayPlan.of(config, make_estimator(config), 128)
-    assert plan == ReplayPlan(capacity=50_000, batch=64, updates=64, start=1000)
+    assert plan == ReplayPlan(capacity=50_000, batch=128, updates=64, start=1000)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "settings", "activation"),
+    [
+        ("q_learning", {}, "relu"),
+        ("soft_actor", {}, "relu"),
+        ("ppo", {}, "tanh"),
+        ("expected", {}, "tanh"),
+        ("q_learning", {"activation": "sigmoid"}, "sigmoid"),
+        ("ppo", {"activation": "relu"}, "relu"),
+    ],
+)
+def test_the_activation_is_the_usual_one_or_the_one_asked_for(new_training, estimator, settings, activation):
+    training = new_training("CartPole-v1", estimator={"name": estimator}, network=settings)
+    assert training.policy.spec.network.activation == activation
 
 
 @pytest.mark.parametrize(("start", "learning"), [(1, 10), (100, 10), (101, 9), (350, 7), (5000, 1)])
