@@ -28,6 +28,8 @@ __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
 SCHEDULES = ("constant", "linear", "cosine")
 ACTION_VALUES = frozenset(("action_value", "action_values"))
+# Where nobody says: it is what is left when exploration has fallen, and every action that is not greedy costs return.
+EPSILON = 0.05
 # `pgcore train` reads these keys of section `optimizer` itself.
 RATE_KEYS = ("learning_rate", "schedule", "final_learning_rate")
 
@@ -104,6 +106,8 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
         UnknownNameError: the head has no such field.
     """
     head = make_head(environments.actions, config.head, estimator)
+    if isinstance(head, EpsilonGreedy) and "epsilon" not in config.head:
+        head = dataclasses.replace(head, epsilon=EPSILON)
     of_actions = not head.action_values and not ACTION_VALUES.isdisjoint(estimator.quantities)
     critic = config.network.critic
     if critic == "auto":

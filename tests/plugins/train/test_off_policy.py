@@ -168,6 +168,14 @@ def test_the_activation_is_the_usual_one_or_the_one_asked_for(new_training, esti
     assert training.policy.spec.network.activation == activation
 
 
+def test_an_action_in_twenty_explores_where_nobody_says(new_training):
+    for head, epsilon in (({}, 0.05), ({"epsilon": 0.3}, 0.3)):
+        training = new_training("CartPole-v1", estimator={"name": "q_learning"}, head=head)
+        assert training.policy.spec.head.epsilon == epsilon
+        training.exploration.at(20_000)
+        assert training.exploration.epsilon == epsilon
+
+
 @pytest.mark.parametrize(("start", "learning"), [(1, 10), (100, 10), (101, 9), (350, 7), (5000, 1)])
 def test_optimizer_steps_are_counted_from_the_first_one(start, learning):
     assert ReplayPlan(9000, 8, 3, start).optimizer_steps(10, 100) == 3 * learning
