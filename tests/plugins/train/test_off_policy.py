@@ -1,6 +1,7 @@
 """Runs that learn from a replay buffer: what they are built of, and that they go on where they stopped."""
 
 import os
+import re
 import signal
 
 import gymnasium
@@ -11,7 +12,7 @@ from gymnasium.spaces import Box, Discrete
 from pgcore.errors import EstimatorError, FileError, SpecError
 from pgcore_train.building import make_estimator
 from pgcore_train.checkpoint import load_checkpoint
-from pgcore_train.config import RunConfig, merged
+from pgcore_train.config import RunConfig, merged, read_toml
 from pgcore_train.off_policy import ReplayPlan
 from pgcore_train.training import Ending
 
@@ -166,6 +167,22 @@ def test_defaults():
 def test_the_activation_is_the_usual_one_or_the_one_asked_for(new_training, estimator, settings, activation):
     training = new_training("CartPole-v1", estimator={"name": estimator}, network=settings)
     assert training.policy.spec.network.activation == activation
+
+
+def test_the_settings_in_the_documentation_are_the_usual_ones(new_training, request, tmp_path):
+    text = (request.config.rootpath / "docs" / "training.md").read_text()
+    path = tmp_path / "run.toml"
+    path.write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
+    usual, written = (
+        new_training("CartPole-v1", estimator={"name": "q_learning"}, **layer) for layer in ({}, read_toml(path))
+    )
+    assert written.config != usual.config
+    assert written.replay_plan == usual.replay_plan
+    assert written.target.every == usual.target.every
+    assert written.policy.spec == usual.policy.spec
+    assert written.optimizer.spec == usual.optimizer.spec
+    for steps in (0, 5_000, 20_000):
+        assert written.exploration.at(steps) == usual.exploration.at(steps)
 
 
 def test_an_action_in_twenty_explores_where_nobody_says(new_training):
