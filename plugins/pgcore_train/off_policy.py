@@ -80,7 +80,7 @@ class ReplayPlan:
     @property
     def learning_rate(self) -> float:
         """The rate to start from where nobody says."""
-        return 2e-3
+        return 1e-3
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:
         """Return how many optimizer steps that many rollouts of so many steps each come to, at least 1."""
