@@ -18,7 +18,7 @@ __all__ = ["ReplayPlan", "make_exploration", "make_target"]
 
 ACTION_VALUES = frozenset(("action_value", "action_values"))
 
-CAPACITY, BATCH, START = 50_000, 128, 1_000
+CAPACITY, BATCH, START = 50_000, 256, 1_000
 TARGET_EVERY = 100
 EXPLORING = 0.2
 
@@ -80,7 +80,7 @@ class ReplayPlan:
     @property
     def learning_rate(self) -> float:
         """The rate to start from where nobody says."""
-        return 1e-3
+        return 2e-3
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:
         """Return how many optimizer steps that many rollouts of so many steps each come to, at least 1."""

@@ -137,7 +137,7 @@ class ReplaySettings:
 
     Attributes:
         capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that learns action values off policy, else 0.
-        batch: Steps of a batch; None is 128.
+        batch: Steps of a batch; None is 256.
         updates: Optimizer steps after each rollout, each on a batch of its own; None is one for every two steps of the rollout.
         start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
     """

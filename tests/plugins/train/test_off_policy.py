@@ -150,7 +150,7 @@ def test_what_learns_action_values_off_policy_has_all_of_it(new_training, estima
 def test_defaults():
     config = RunConfig.of({"environment": {"name": "CartPole-v1"}, "estimator": {"name": "q_learning"}})
     plan = ReplayPlan.of(config, make_estimator(config), 128)
-    assert plan == ReplayPlan(capacity=50_000, batch=128, updates=64, start=1000)
+    assert plan == ReplayPlan(capacity=50_000, batch=256, updates=64, start=1000)
 
 
 @pytest.mark.parametrize(
