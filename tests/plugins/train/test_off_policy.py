@@ -283,6 +283,15 @@ def test_no_buffer_where_the_capacity_is_0(new_training, register):
     assert training.optimizer.steps_taken == 40
 
 
+@pytest.mark.parametrize("estimator", ["q_learning", "soft_actor"])
+def test_cartpole_is_learned_from_older_steps(new_training, estimator):
+    training = new_training("CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 12_000})
+    finished(training)
+    returns = training.history.returns
+    assert np.mean(returns[:20]) < 40
+    assert np.mean(returns[-20:]) > 100
+
+
 def test_a_table_of_action_values_learns_a_frozen_lake(new_training):
     training = new_training(
         "FrozenLake-v1",
