@@ -103,8 +103,8 @@ def test_a_run_is_numpys_run(tmp_path, backend, estimator, more, by_numpy):
     found, wanted = (load_checkpoint(each) for each in (tmp_path, folder))
     assert (len(wanted.replay) > 0, len(wanted.target) > 0) == (bool(more), bool(more))
     for name, value in (wanted.replay | wanted.target).items():
-        own = found.replay.get(name, found.target.get(name))
-        np.testing.assert_allclose(own, value, rtol=1e-9, atol=1e-11, err_msg=name)
+        own = found.replay | found.target
+        np.testing.assert_allclose(own[name], value, rtol=1e-9, atol=1e-11, err_msg=name)
     assert found.config["run"]["backend"] == backend
     for name, value in wanted.policy.items():
         np.testing.assert_allclose(found.policy[name], value, rtol=1e-9, atol=1e-11, err_msg=name)

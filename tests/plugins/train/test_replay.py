@@ -65,6 +65,7 @@ def test_a_sample_is_one_step_episodes_that_know_what_followed():
     goes_on = ~batch.terminated
     # Step 4 was cut, and what followed it is its final observation; every other step that goes on is followed by the next one.
     following = np.where(number == 4, 4.5, number + 1)
+    assert batch.final_observations is not None
     np.testing.assert_array_equal(batch.final_observations[goes_on, 0], following[goes_on])
     for name in FIELDS:
         assert not getattr(batch, name).flags.writeable, name
@@ -124,6 +125,7 @@ def test_states_of_a_table_and_real_actions_keep_their_dtypes():
         batch_of(0, (3,), (False,), observations=[5, 6, 7], final_observations=[8], actions=np.ones((3, 2)) * 0.25)
     )
     batch = replay.sample(30, pg.generator(0))
+    assert batch.final_observations is not None
     assert batch.observations.dtype.kind == batch.final_observations.dtype.kind == "i"
     np.testing.assert_array_equal(batch.final_observations, batch.observations + 1)
     assert batch.actions.tolist() == [[0.25, 0.25]] * 30
