@@ -39,6 +39,9 @@ def test_the_oldest_steps_make_room():
     assert (replay.size, numbers(replay)) == (5, [10, 11, 7, 8, 9])
     replay.add(batch_of(12, (13,), (True,)))
     assert (replay.size, numbers(replay)) == (5, [20, 21, 22, 23, 24])
+    replay.add(batch_of(25, (7,), (True,)))
+    replay.add(batch_of(32, (2,), (True,)))
+    assert (replay.size, numbers(replay)) == (5, [30, 31, 32, 33, 29])
 
 
 @pytest.mark.parametrize("parts", [(12,), (5, 7), (1,) * 12, (4, 8)])
