@@ -32,12 +32,14 @@ class ReplayPlan:
         batch: Steps of a batch.
         updates: Optimizer steps after each rollout.
         start: Steps that the buffer must hold before the first of them.
+        learning_rate: The rate to start from where nobody says: lower where a policy learns beside the action values.
     """
 
     capacity: int
     batch: int
     updates: int
     start: int
+    learning_rate: float = 1e-3
 
     @staticmethod
     def of(config: RunConfig, estimator: Estimator, rollout: int) -> ReplayPlan | None:
@@ -75,12 +77,8 @@ class ReplayPlan:
             raise SpecError(
                 f"replay.start: expected at most replay.capacity = {capacity}, got {start}; learning would never start"
             )
-        return ReplayPlan(capacity, given.batch or BATCH, given.updates or max(1, rollout // 2), start)
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate to start from where nobody says."""
-        return 2e-3
+        rate = 2e-3 if ACTION_VALUES.issuperset(estimator.quantities) else 1e-3
+        return ReplayPlan(capacity, given.batch or BATCH, given.updates or max(1, rollout // 2), start, rate)
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:
         """Return how many optimizer steps that many rollouts of so many steps each come to, at least 1."""

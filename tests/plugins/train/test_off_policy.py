@@ -10,9 +10,8 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from pgcore.errors import EstimatorError, FileError, SpecError
-from pgcore_train.building import make_estimator
 from pgcore_train.checkpoint import load_checkpoint
-from pgcore_train.config import RunConfig, merged, read_toml
+from pgcore_train.config import merged, read_toml
 from pgcore_train.off_policy import ReplayPlan
 from pgcore_train.training import Ending
 
@@ -147,10 +146,11 @@ def test_what_learns_action_values_off_policy_has_all_of_it(new_training, estima
     )
 
 
-def test_defaults():
-    config = RunConfig.of({"environment": {"name": "CartPole-v1"}, "estimator": {"name": "q_learning"}})
-    plan = ReplayPlan.of(config, make_estimator(config), 128)
-    assert plan == ReplayPlan(capacity=50_000, batch=256, updates=64, start=1000)
+@pytest.mark.parametrize(("estimator", "rate"), [("q_learning", 2e-3), ("soft_actor", 1e-3)])
+def test_defaults(new_training, estimator, rate):
+    training = new_training("CartPole-v1", estimator={"name": estimator})
+    assert training.replay_plan == ReplayPlan(50_000, batch=256, updates=64, start=1000, learning_rate=rate)
+    assert training.optimizer.spec.rate(0) == rate
 
 
 @pytest.mark.parametrize(
