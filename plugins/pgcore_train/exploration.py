@@ -56,10 +56,10 @@ class Exploration:
     def at(self, steps: int) -> EpsilonGreedy:
         """Set and return the head that plays after a number of environment steps."""
         left = max(0.0, 1.0 - steps / self._steps) if self._steps else 0.0
-        if left == 0.0:
-            self._head = self._last
-        else:
-            self._head = EpsilonGreedy(self._last.n, left * self._first.epsilon + (1.0 - left) * self._last.epsilon)
+        first, last = self._first.epsilon, self._last.epsilon
+        # Rounding must not carry it beyond both, where there may be no such head.
+        epsilon = min(last + left * (first - last), max(first, last))
+        self._head = EpsilonGreedy(self._last.n, epsilon) if left else self._last
         return self._head
 
     def act(self, observations: Array, rng: np.random.Generator) -> tuple[Array, Array]:

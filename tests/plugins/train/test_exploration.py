@@ -66,6 +66,13 @@ def test_it_follows_the_policys_parameters():
     assert not np.array_equal(before, after)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 49])
+def test_a_uniform_head_stays_uniform(n):
+    head = pg.EpsilonGreedy(n, (n - 1) / n)
+    exploration = Exploration(new_policy(head), head, None, 97.0)
+    assert {exploration.at(steps) for steps in range(120)} == {head}
+
+
 def test_a_first_epsilon_beyond_uniform_is_refused():
     with pytest.raises(SpecError, match=r"EpsilonGreedy.epsilon: expected at most \(n - 1\) / n = 0.75, got 0.8"):
         Exploration(new_policy(), HEAD, 0.8, 10.0)
