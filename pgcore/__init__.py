@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from pgcore.batch import Batch
     from pgcore.compare import compare
     from pgcore.derive import Derivation, derive
-    from pgcore.epsilon_greedy import EpsilonGreedy
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
     from pgcore.gradient import Gradient
-    from pgcore.heads import Categorical, DiagonalGaussian, Head
+    from pgcore.heads import (
+        Bernoulli,
+        Categorical,
+        DiagonalGaussian,
+        EpsilonGreedy,
+        Head,
+        MultiCategorical,
+        SquashedGaussian,
+    )
     from pgcore.optimizer import Optimizer, OptimizerSpec
     from pgcore.policy import Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
@@ -31,6 +38,7 @@ __all__ = [
     "MLP",
     "Backend",
     "Batch",
+    "Bernoulli",
     "Categorical",
     "Claims",
     "ConstantSchedule",
@@ -43,6 +51,7 @@ __all__ = [
     "Head",
     "Linear",
     "LinearSchedule",
+    "MultiCategorical",
     "Optimizer",
     "OptimizerSpec",
     "PgcoreError",
@@ -51,6 +60,7 @@ __all__ = [
     "Reduction",
     "Schedule",
     "Signals",
+    "SquashedGaussian",
     "Table",
     "backend",
     "compare",
@@ -72,11 +82,18 @@ _NAMES_BY_MODULE = {
     "batch": ("Batch",),
     "compare": ("compare",),
     "derive": ("Derivation", "derive"),
-    "epsilon_greedy": ("EpsilonGreedy",),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
     "gradient": ("Gradient",),
-    "heads": ("Categorical", "DiagonalGaussian", "Head"),
+    "heads": (
+        "Bernoulli",
+        "Categorical",
+        "DiagonalGaussian",
+        "EpsilonGreedy",
+        "Head",
+        "MultiCategorical",
+        "SquashedGaussian",
+    ),
     "optimizer": ("Optimizer", "OptimizerSpec"),
     "policy": ("Policy",),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),

@@ -28,7 +28,7 @@ QUANTITIES: dict[str, str] = {
     "entropy": "entropy of pi(. given s_t), nats",
     "kl": "KL(reference, current policy) at s_t, nats; the signal `reference` [B, width] describes the reference",
     "reverse_kl": "KL(current policy, reference) at s_t, nats",
-    "log_probs": "[B, A] log pi of every action, discrete heads",
+    "log_probs": "[B, A] log pi of every action, heads of numbered actions",
     "value": "the critic's V(s_t)",
     "action_value": "Q(s_t, a_t) of a critic or Q-network",
     "action_values": "[B, A] Q(s_t, .) of a critic or Q-network",
@@ -91,7 +91,7 @@ class Claims:
             episodes from the current policy.
         on_policy: The batch must come from the current policy.
         needs_critic: The policy must have a critic.
-        discrete_only: The head must be discrete.
+        discrete_only: The head must be enumerable: an action is one integer.
         whole_episodes: Every episode of the batch must be whole; one that was cut counts as if its reward ended there.
     """
 

@@ -19,9 +19,16 @@ def pgcore_heads() -> list[Provider]:
         ),
         Provider(
             "epsilon_greedy",
-            "pgcore.epsilon_greedy:EpsilonGreedy",
+            "pgcore.heads:EpsilonGreedy",
             "the action of the largest value, and now and then another",
         ),
+        Provider(
+            "squashed_gaussian",
+            "pgcore.heads:SquashedGaussian",
+            "tanh of independent normals: actions within bounds",
+        ),
+        Provider("multi_categorical", "pgcore.heads:MultiCategorical", "several softmax choices at once, with masks"),
+        Provider("bernoulli", "pgcore.heads:Bernoulli", "independent switches, with masks"),
     ]
 
 

@@ -179,10 +179,10 @@ class Policy(ABC):
         if estimator is self._fitting:
             return
         missing = [name for name in estimator.quantities if name not in self.quantities]
-        if not missing and not (estimator.claims.discrete_only and not self.spec.head.discrete):
+        if not missing and not (estimator.claims.discrete_only and not self.spec.head.enumerable):
             self._fitting = estimator
             return
-        what = f"no {', '.join(missing)}" if missing else "real actions"
+        what = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
         advice = (
             "give the spec critic='separate' or 'shared'"
             if "value" in missing
@@ -251,14 +251,9 @@ class Policy(ABC):
 
 def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
-    names = {"log_prob", "entropy", *KLS}
-    if spec.head.discrete:
-        names.add("log_probs")
-    if spec.critic != "none" and spec.critic_values == "state":
-        names.add("value")
-    if spec.head.action_values or spec.critic_values == "action":
-        names |= {"action_value", "action_values"}
-    return frozenset(names)
+    if spec.critic == "none":
+        return spec.head.quantities
+    return spec.head.quantities | ({"value"} if spec.critic_values == "state" else {"action_value", "action_values"})
 
 
 def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:

@@ -135,11 +135,11 @@ class PolicySpec:
             )
         one_of("PolicySpec.critic_values", self.critic_values, CRITIC_VALUES)
         if self.critic_values == "action" and (
-            self.critic == "none" or not self.head.discrete or self.head.action_values
+            self.critic == "none" or not self.head.enumerable or self.head.action_values
         ):
             raise SpecError(
                 f"PolicySpec.critic_values: expected 'state' for {self.head} with critic={self.critic!r}, got 'action'; it takes a critic, and "
-                "a discrete head whose network gives no action values"
+                "a head of numbered actions whose network gives no action values"
             )
 
     @property

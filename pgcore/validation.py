@@ -70,7 +70,7 @@ def check_masking(actions: Array | None, mask: Array | None) -> None:
             f"Batch.action_mask: expected a possible action at every step, got none at step {step}; drop that step"
         )
     if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
-        return  # the head refuses a mask for such actions
+        return  # the head checks actions of several choices, and refuses a mask for real ones
     outside = actions >= mask.shape[1]
     if outside.any():
         step = int(outside.argmax())

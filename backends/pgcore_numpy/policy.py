@@ -21,7 +21,8 @@ from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_numpy.gradient import NumpyGradient
-from pgcore_numpy.heads import Kernel, make_kernel
+from pgcore_numpy.heads import make_kernel
+from pgcore_numpy.kernel import Kernel
 from pgcore_numpy.networks import Network, make_network
 from pgcore_numpy.parameters import Layout, Views
 

@@ -8,11 +8,10 @@ import numpy as np
 
 from pgcore.api import policy as make_policy
 from pgcore.arrays import Array
-from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.mdp import MDP
-from pgcore.heads import Categorical
+from pgcore.heads import Categorical, EpsilonGreedy
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec, Table
 

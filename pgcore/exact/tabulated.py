@@ -55,7 +55,7 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
             )
         return policy
     head = policy.spec.head
-    if not head.discrete or head.outputs != mdp.actions:
+    if not head.enumerable or head.outputs != mdp.actions:
         raise MDPError(
             f"exact: expected a policy with {mdp.actions} discrete actions, as the process has, got {head}; give it that head"
         )

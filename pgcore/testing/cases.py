@@ -6,22 +6,31 @@ the head is discrete some actions are masked.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from pgcore.api import estimator, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.estimator import Estimator
-from pgcore.heads import Categorical, DiagonalGaussian, Head
+from pgcore.heads import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    EpsilonGreedy,
+    Head,
+    MultiCategorical,
+    SquashedGaussian,
+)
 from pgcore.policy import Policy, quantities_of
 from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
-__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case"]
+__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
 
 NETWORKS: dict[str, Network] = {
     "table": Table(5),
@@ -37,6 +46,9 @@ HEADS: dict[str, Head] = {
     "shared": DiagonalGaussian(2, "shared", std=1.5),
     "per-state": DiagonalGaussian(2, "per-state", std=0.5),
     "epsilon greedy": EpsilonGreedy(3, epsilon=0.2),
+    "squashed": SquashedGaussian(2, "shared", std=0.7),
+    "multi": MultiCategorical((3, 2), temperature=2.0),
+    "switches": Bernoulli(2, temperature=1.6),
 }
 ESTIMATORS: dict[str, Estimator] = {
     "reinforce": estimator("reinforce", gamma=0.9),
@@ -113,7 +125,7 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
         network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
         shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and isinstance(NETWORKS[network], MLP)
         valued = (
-            "action_value" in ESTIMATORS[name].quantities and HEADS[head].discrete and not HEADS[head].action_values
+            "action_value" in ESTIMATORS[name].quantities and HEADS[head].enumerable and not HEADS[head].action_values
         )
         spec = PolicySpec(
             NETWORKS[network], HEADS[head], "shared" if shared else "separate", "action" if valued else "state"
@@ -125,11 +137,18 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
 
 def fits(estimator: Estimator, spec: PolicySpec) -> bool:
     """Return whether a policy of this spec has what the estimator uses, and whether any of it depends on the parameters."""
-    if estimator.claims.discrete_only and not spec.head.discrete:
+    if estimator.claims.discrete_only and not spec.head.enumerable:
         return False
     if spec.head.action_values and CHANCES.issuperset(estimator.quantities):
         return False  # probabilities are piecewise constant in action values
     return quantities_of(spec).issuperset(estimator.quantities)
+
+
+def suited(estimator: Estimator, head: Head) -> Any:
+    """Return the estimator, without its entropy bonus where the head has no entropy."""
+    if "entropy" not in estimator.quantities or "entropy" in head.quantities:
+        return estimator
+    return dataclasses.replace(cast("Any", estimator), entropy_coefficient=0.0)
 
 
 def make_case(
@@ -204,8 +223,13 @@ def random_actions(head: Head, steps: int, rng: np.random.Generator) -> tuple[Ar
             actions,
             np.concatenate([rng.standard_normal(actions.shape), 0.3 * rng.standard_normal(actions.shape)], axis=1),
         )
-    mask = rng.random((steps, head.outputs)) < 0.7
-    mask[np.arange(steps), rng.integers(0, head.outputs, steps)] = True
-    actions = np.array([rng.choice(np.flatnonzero(row)) for row in mask])
-    logits = np.where(mask, rng.standard_normal(mask.shape), -np.inf)
-    return mask, actions, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
+    chosen: list[Array] = []
+    for own in head.choices:
+        count = len(range(head.width)[own])
+        possible = rng.random((steps, count)) < (0.7 if count > 2 else 0.9)  # of two, both should mostly be possible
+        possible[np.arange(steps), rng.integers(0, count, steps)] = True
+        chosen.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
+        logits = np.where(possible, rng.standard_normal(possible.shape), -np.inf)
+        mask[:, own], log_probs[:, own] = possible, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return mask, chosen[0] if head.enumerable else np.stack(chosen, axis=1), log_probs

@@ -97,7 +97,7 @@ def made(  # noqa: PLR0917 - one argument a thing
     kind, _, values = critic.partition(" ")
     if kind == "shared" and not isinstance(NETWORKS[network], MLP):
         return
-    if values and (heads[head].action_values or not heads[head].discrete):
+    if values and (heads[head].action_values or not heads[head].enumerable):
         return
     spec = PolicySpec(NETWORKS[network], heads[head], kind, values or "state")
     if not fits(estimator, spec):

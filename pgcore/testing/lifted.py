@@ -9,8 +9,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.epsilon_greedy import EpsilonGreedy
-from pgcore.heads import Categorical
+from pgcore.heads import Categorical, EpsilonGreedy
 from pgcore.spec import PolicySpec
 from pgcore.testing import reference
 

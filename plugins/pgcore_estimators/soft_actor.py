@@ -13,7 +13,7 @@ from pgcore.batch import Batch
 from pgcore.checks import number, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.heads import finite_or_zero
+from pgcore.heads.discrete import finite_or_zero
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (

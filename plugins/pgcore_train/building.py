@@ -6,21 +6,20 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgcore.api import estimator, optimizer
 from pgcore.checks import one_of, positive
-from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import OptimizerError, SpecError
 from pgcore.estimator import Estimator
-from pgcore.heads import Categorical, DiagonalGaussian, Head
+from pgcore.heads import Bernoulli, Categorical, DiagonalGaussian, EpsilonGreedy, Head, MultiCategorical
 from pgcore.optimizer import Optimizer, Rule
 from pgcore.registry import registry
 from pgcore.schedules import CosineSchedule, LinearSchedule, Schedule
 from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
 from pgcore.values import without_none
 from pgcore_train.config import RunConfig, check_known
-from pgcore_train.environments import Environments
+from pgcore_train.environments import Actions, Environments
 from pgcore_train.off_policy import learns_off_policy
 from pgcore_train.settings import NetworkSettings
 
@@ -103,7 +102,7 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
 
     Raises:
         SpecError: the network does not take the observations, or a value cannot be taken.
-        UnknownNameError: the head has no such field.
+        UnknownNameError: no head of that name, or it has no such field.
     """
     head = make_head(environments.actions, config.head, estimator)
     if isinstance(head, EpsilonGreedy) and "epsilon" not in config.head:
@@ -135,15 +134,33 @@ def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Es
     return MLP(space.shape[0], settings.hidden, activation)
 
 
-def make_head(space: Box | Discrete, fields: Mapping[str, Any], estimator: Estimator) -> Head:
-    """Return the head for a space of actions, an epsilon-greedy one where all that is learned are action values; see `make_spec`."""
-    cls: type[Any]
+def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -> Head:
+    """Return the head that the section names, or else the usual one for a space of actions; see `make_spec`."""
+    usual, size = usual_head(space, estimator)
+    cls = usual
+    given = dict(fields)
+    if (name := given.pop("name", None)) is not None:
+        cls = cast("type[Head]", dataclass_of("heads", name))
+        if (cls.discrete, cls.enumerable) != (usual.discrete, usual.enumerable):
+            raise SpecError(
+                f"head.name: expected a head for actions {space}, such as {usual.name!r}, got {name!r}; leave it out to have the usual one"
+            )
+    own = [field.name for field in dataclasses.fields(cast("Any", cls))]
+    check_known(f"{cls.name} field", given, [field for field in own if field != "n"])
+    if cls.bounded and isinstance(space, Box) and not space.is_bounded():
+        raise SpecError(
+            f"head.name: expected an environment with finite action bounds for {cls.name!r}, got {space}; choose 'diagonal_gaussian'"
+        )
+    return cast("Any", cls)(size, **given)
+
+
+def usual_head(space: Actions, estimator: Estimator) -> tuple[type[Head], int | tuple[int, ...]]:
+    """Return the class of the head for a space of actions, an epsilon-greedy one where all that is learned are action values, and its size."""
     if isinstance(space, Discrete):
-        cls, n = EpsilonGreedy if ACTION_VALUES.issuperset(estimator.quantities) else Categorical, int(space.n)
-    else:
-        cls, n = DiagonalGaussian, space.shape[0]
-    check_known(f"{cls.name} field", fields, [field.name for field in dataclasses.fields(cls) if field.name != "n"])
-    return cls(n, **fields)
+        return EpsilonGreedy if ACTION_VALUES.issuperset(estimator.quantities) else Categorical, int(space.n)
+    if isinstance(space, MultiDiscrete):
+        return MultiCategorical, tuple(space.nvec.tolist())
+    return DiagonalGaussian if isinstance(space, Box) else Bernoulli, space.shape[0]
 
 
 def dataclass_of(kind: str, name: str) -> type:

@@ -51,7 +51,7 @@ class RunConfig:
         estimator: Its name under `name`, and hyper-parameters.
         optimizer: Its name under `name`, else it is the estimator's usual one, and hyper-parameters; see
             `pgcore_train.building.make_optimizer`.
-        head: Fields of the head that the action space asks for.
+        head: Fields of the head that the action space asks for, or of the one under `name`.
         run: See `RunSettings`.
         network: See `NetworkSettings`.
         rollout: See `RolloutSettings`.

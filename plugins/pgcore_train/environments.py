@@ -8,15 +8,17 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgcore.arrays import Array
 from pgcore.errors import UnsupportedEnvironmentError
 
-__all__ = ["Environments", "make_environments"]
+__all__ = ["Actions", "Environments", "make_environments"]
 
 Step = tuple[Array, Array, Array, Array]
+# What heads there are for.
+Actions = Box | Discrete | MultiBinary | MultiDiscrete
 
 
 class Environments:
@@ -26,12 +28,12 @@ class Environments:
     last observation by reference after the reset, and an environment that reuses its buffer has overwritten it by then.
 
     Discrete observations and actions are numbered from 0 here, whatever their space says, and real actions are clipped to
-    their space on the way in. Observations are views of a buffer that the next call overwrites.
+    their space on the way in, or scaled to it from (-1, 1). Observations are views of a buffer that the next call overwrites.
 
     Attributes:
         count: N.
         observations: The space of one environment's observations, `Box` of one dimension or `Discrete`.
-        actions: The space of one environment's actions, `Box` of one dimension or `Discrete`.
+        actions: The space of one environment's actions: `Discrete`, or a `Box`, `MultiDiscrete` or `MultiBinary` of one dimension.
     """
 
     def __init__(self, vector: SyncVectorEnv) -> None:
@@ -64,13 +66,23 @@ class Environments:
         observations, _ = self._vector.reset(options={"reset_mask": ended})
         return self._observed(observations)
 
-    def step(self, actions: Array) -> Step:
-        """Take [N] integer or [N, n] real actions; return observations, rewards, terminated and truncated, [N, ...] each."""
+    def step(self, actions: Array, *, bounded: bool = False) -> Step:
+        """Take a step everywhere; return observations, rewards, terminated and truncated, [N, ...] each.
+
+        Args:
+            actions: [N] or [N, n] integers, or [N, n] real numbers.
+            bounded: Real actions lie in [-1, 1], and are scaled to the space's bounds.
+        """
         space = self.actions
         if isinstance(space, Discrete):
             native = actions + space.start if space.start else actions
-        else:
+        elif isinstance(space, Box):
+            if bounded:
+                actions = space.low + 0.5 * (actions + 1.0) * (space.high - space.low)
             native = np.clip(actions, space.low, space.high).astype(space.dtype)
+        else:
+            first = space.start if isinstance(space, MultiDiscrete) else 0
+            native = (actions + first).astype(space.dtype)
         observations, rewards, terminated, truncated, _ = self._vector.step(native)
         return self._observed(observations), rewards, terminated, truncated
 
@@ -146,11 +158,14 @@ def check_observations(space: Space[Any]) -> Box | Discrete:
     )
 
 
-def check_actions(space: Space[Any]) -> Box | Discrete:
+def check_actions(space: Space[Any]) -> Actions:
     """Return the space, or raise UnsupportedEnvironmentError unless a head covers it."""
-    if isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) == 1 and space.dtype.kind == "f"):
+    if isinstance(space, Discrete):
+        return space
+    numbers = not isinstance(space, Box) or space.dtype.kind == "f"
+    if isinstance(space, Box | MultiBinary | MultiDiscrete) and len(space.shape) == 1 and numbers:
         return space
     raise UnsupportedEnvironmentError(
-        f"action space: expected Discrete or a Box of one dimension of real numbers, got {space}; register the environment wrapped in "
-        "a gymnasium.ActionWrapper that offers one of the two"
+        f"action space: expected Discrete, or MultiDiscrete, MultiBinary or a Box of real numbers of one dimension, got {space}; register "
+        "the environment wrapped in a gymnasium.ActionWrapper that offers one of them"
     )

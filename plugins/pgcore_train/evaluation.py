@@ -30,13 +30,14 @@ def evaluate(
         normalise: What observations go through on their way to the policy; its statistics are not changed.
         limit: Steps of an episode to play at most; one that goes on counts with what it has by then.
     """
-    observations = environments.reset(seeds)
+    observations, head = environments.reset(seeds), policy.spec.head
     returns, playing = np.zeros(environments.count), np.ones(environments.count, np.bool_)
     for _ in range(limit):
         if not playing.any():
             break
         seen = observations if normalise is None else normalise(observations)
-        observations, rewards, terminated, truncated = environments.step(policy.mode(seen))
+        given = head.environment_actions(policy.mode(seen))
+        observations, rewards, terminated, truncated = environments.step(given, bounded=head.bounded)
         returns += np.where(playing, rewards, 0.0)
         ended = terminated | truncated
         playing &= ~ended

@@ -10,12 +10,18 @@ from pgcore import EpsilonGreedy
 from pgcore.arrays import Array
 from pgcore.host import host
 from pgcore.policy import Policy
+from pgcore.spec import PolicySpec
 
 __all__ = ["Actor", "Exploration"]
 
 
 class Actor(Protocol):
     """What plays a rollout: a policy, or one that explores more."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's architecture, whose head says what its actions mean."""
+        ...
 
     def act(self, observations: Array, rng: np.random.Generator, /) -> tuple[Array, Array]:
         """Return actions and their log-probabilities; see `Policy.act`."""
@@ -47,6 +53,11 @@ class Exploration:
         uniform = (head.n - 1) / head.n
         self._first = EpsilonGreedy(head.n, uniform if initial is None else initial)
         self._head = self.at(0)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The policy's architecture."""
+        return self._policy.spec
 
     @property
     def epsilon(self) -> float:

@@ -112,7 +112,9 @@ class Rollouts:
         seen = self._current if self.observations is None else self.observations(self._current)
         actions, log_probs = self._policy.act(seen, self._rng)
         trace.before(self._current, seen, actions, log_probs)
-        following, rewards, terminated, truncated = self._environments.step(actions)
+        head = self._policy.spec.head
+        given = head.environment_actions(actions)
+        following, rewards, terminated, truncated = self._environments.step(given, bounded=head.bounded)
         ended = terminated | truncated
         trace.after(rewards, terminated, ended)
         if ended.any():

@@ -10,22 +10,24 @@ import pytest
 import pgcore as pg
 from pgcore.surrogate import Surrogate
 from pgcore.testing.agreement import FACTOR, agreement
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
 from pgcore.testing.differences import directional_derivative, random_direction
 from pgcore.testing.kinks import KINKS
 from pgcore_estimators import terms
 from pgcore_estimators.ppo import PPO
 from pgcore_numpy import networks
-from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
+from pgcore_numpy.discrete_kernels import CategoricalKernel
+from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.policy import NumpyPolicy
 
 
 def ratio(head="categorical", network="tanh", name="ppo kl"):
     """Return how far the NumPy backend is from the reference, in units of the bound."""
     policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=1)
-    signals = pg.signals(policy, ESTIMATORS[name], batch)
-    found = pg.gradient(policy, ESTIMATORS[name], batch, signals=signals).numpy()
-    return agreement(policy, ESTIMATORS[name], batch, signals, found).ratio
+    estimator = suited(ESTIMATORS[name], HEADS[head])
+    signals = pg.signals(policy, estimator, batch)
+    found = pg.gradient(policy, estimator, batch, signals=signals).numpy()
+    return agreement(policy, estimator, batch, signals, found).ratio
 
 
 def changed(monkeypatch, owner, name, change):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.heads import HALF_LOG_2PI
+from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
 from pgcore.testing.running_error import bounded_in
+from pgcore_numpy.discrete_kernels import CategoricalKernel
+from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
-from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
 from pgcore_numpy.networks import DenseNetwork
 from pgcore_numpy.policy import NumpyPolicy
 
@@ -29,7 +30,7 @@ def changed(monkeypatch, owner, name, change):
 
 def ratios(head):
     policy, batch = made(head)
-    names = ("log_prob", "entropy", "kl", "value", *(("log_probs",) if HEADS[head].discrete else ()))
+    names = ("value", *HEADS[head].quantities)
     return quantity_ratios(policy, batch, policy.evaluate(batch, names))
 
 

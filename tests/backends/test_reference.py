@@ -10,7 +10,8 @@ from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, Case, cases
 from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.head_forms import CategoricalForm, GaussianForm
+from pgcore.testing.discrete_head_forms import CategoricalForm
+from pgcore.testing.gaussian_head_forms import GaussianForm
 
 CASES = list(cases(("float64",)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import threading
 
@@ -12,7 +13,7 @@ import pytest
 import pgcore as pg
 from pgcore.host import host
 from pgcore.testing.agreement import agreement
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
 
 
 def flat(gradient):
@@ -79,7 +80,7 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
 def test_many_steps_give_what_their_parts_add_up_to(backend, head):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
     policy, batch = make_case(spec, backend, "float64", seed=3, steps=1500)
-    estimator = ESTIMATORS["ppo kl"]
+    estimator = suited(ESTIMATORS["ppo kl"], HEADS[head])
     signals = pg.signals(policy, estimator, batch)
     whole = pg.gradient(policy, estimator, batch, signals=signals)
     assert agreement(policy, estimator, batch, signals, whole.numpy()).agrees
@@ -170,10 +171,17 @@ def outcomes(policy, batch):
     }
     described = policy.evaluate(batch, ("distribution",))["distribution"]
     if policy.spec.head.discrete:
-        for action in range(policy.spec.head.n):
+        head, columns = policy.spec.head, np.arange(policy.spec.head.width)
+        for chosen in itertools.product(*(columns[own] for own in head.choices)):
             # Where the action is masked any other will do: its weight is 0.
-            probability = np.exp(described[:, action])
-            actions = np.where(probability > 0, action, batch.actions)
+            probability = np.exp(described[:, list(chosen)].sum(axis=1))
+            action = [list(columns[own]).index(column) for own, column in zip(head.choices, chosen, strict=True)]
+            possible = probability > 0
+            actions = (
+                np.where(possible, action[0], batch.actions)
+                if head.enumerable
+                else np.where(possible[:, None], action, batch.actions)
+            )
             one = pg.Batch(**given, actions=actions, action_mask=batch.action_mask)
             yield probability, policy.episode_scores(one)
         return

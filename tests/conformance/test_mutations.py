@@ -21,7 +21,7 @@ from pgcore import api
 from pgcore.compare import STAGES, Row, stages
 from pgcore.estimator import Reduction
 from pgcore.gradient import Gradient
-from pgcore.heads import HALF_LOG_2PI, DiagonalGaussian
+from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.optimizers import Adam
 from pgcore.signals import normalise
 from pgcore.testing.agreement import FACTOR, largest
@@ -32,8 +32,9 @@ from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_numpy.backend import NumpyBackend
+from pgcore_numpy.discrete_kernels import CategoricalKernel
+from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
-from pgcore_numpy.heads import CategoricalKernel, GaussianKernel
 from pgcore_numpy.networks import Relu
 from pgcore_numpy.optimizers import NumpyOptimizer
 from pgcore_numpy.policy import NumpyPolicy

@@ -14,7 +14,7 @@ from pgcore.errors import NonFiniteError
 from pgcore.host import host
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
 from pgcore.testing.running_error import bounded_in
 
 # Every head with every network; dtypes take turns, so that each occurs with every head and with every network.
@@ -35,7 +35,7 @@ def within(found, form, *inputs, dtype):
 def test_quantities_are_within_their_running_error_bounds(backend, head, network, dtype):
     critic = "shared" if network in ("tanh", "relu") else "separate"
     policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], critic), backend, dtype, seed=20)
-    names = ("log_prob", "entropy", "value", "kl", "reverse_kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    names = ("value", *sorted(HEADS[head].quantities))
     ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
     assert ratios.keys() == set(names)
     assert max(ratios.values()) <= FACTOR, ratios
@@ -62,7 +62,7 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     """Longer than any block that a backend may work in, with episodes that begin and end inside one and some that cross it."""
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=27, steps=1500)
-    names = ("log_prob", "entropy", "value", "kl", "reverse_kl", *(("log_probs",) if HEADS[head].discrete else ()))
+    names = ("value", *sorted(HEADS[head].quantities))
     ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
     assert max(ratios.values()) <= FACTOR, ratios
     inputs = (spec, policy.parameters(), batch)
@@ -78,10 +78,11 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     following = policy.evaluate(batch, ("value",))["value"]
     cut = np.setdiff1d(np.arange(batch.num_steps), batch.episode_ends)
     np.testing.assert_allclose(final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
-    signals = pg.signals(policy, ESTIMATORS["ppo kl"], batch)
-    gradient = pg.gradient(policy, ESTIMATORS["ppo kl"], batch, signals=signals)
-    assert agreement(policy, ESTIMATORS["ppo kl"], batch, signals, gradient.numpy()).agrees
-    assert loss_ratio(policy, ESTIMATORS["ppo kl"], batch, signals, gradient.loss) <= FACTOR
+    estimator = suited(ESTIMATORS["ppo kl"], HEADS[head])
+    signals = pg.signals(policy, estimator, batch)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    assert agreement(policy, estimator, batch, signals, gradient.numpy()).agrees
+    assert loss_ratio(policy, estimator, batch, signals, gradient.loss) <= FACTOR
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -125,15 +126,19 @@ def test_final_values_are_the_critics_of_the_final_observations(backend, network
 def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
     head_ = HEADS[head]
     policy, batch = make_case(pg.PolicySpec(NETWORKS["relu"], head_, "none"), backend, "float64", seed=24)
-    found = policy.evaluate(batch, ("distribution", "log_prob", "entropy", "kl"))
-    described = found["distribution"]
+    described = policy.evaluate(batch, ("distribution",))["distribution"]
     assert described.shape == (batch.num_steps, head_.width)
-    for name, value in {
-        "log_prob": head_.log_prob(host, described, batch.actions),
-        "entropy": head_.entropy(host, described),
-        "kl": head_.kl(host, batch.extras["reference"], described),
-    }.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-13, err_msg=name)
+    reference_ = batch.extras["reference"]
+    formulas = {
+        "log_prob": lambda: head_.log_prob(host, described, batch.actions),
+        "entropy": lambda: head_.entropy(host, described),
+        "kl": lambda: head_.kl(host, reference_, described),
+        "reverse_kl": lambda: head_.kl(host, described, reference_),
+    }
+    names = [name for name in formulas if name in head_.quantities]
+    found = policy.evaluate(batch, tuple(names))
+    for name in names:
+        np.testing.assert_allclose(found[name], formulas[name](), rtol=1e-12, atol=1e-13, err_msg=name)
 
 
 def test_metrics_are_means_over_the_real_steps(backend):

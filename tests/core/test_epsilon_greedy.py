@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.epsilon_greedy import EpsilonGreedy
 from pgcore.errors import SpecError
+from pgcore.heads import EpsilonGreedy
 from pgcore.host import host
 
 

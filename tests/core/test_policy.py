@@ -184,7 +184,9 @@ class AllActions(DiscreteOnly):
         return log_probs[:, 0]
 
 
-@pytest.mark.parametrize(("estimator", "lack"), [(DiscreteOnly(), "real actions"), (AllActions(), "no log_probs")])
+@pytest.mark.parametrize(
+    ("estimator", "lack"), [(DiscreteOnly(), "actions that cannot be listed"), (AllActions(), "no log_probs")]
+)
 def test_an_estimator_of_discrete_actions_does_not_fit_a_gaussian(estimator, lack):
     policy().check_fits(estimator)
     words = rf"on DiagonalGaussian\(n=3, .* got {lack}; choose another head or another estimator"

@@ -209,7 +209,8 @@ def test_json_of_another_form_is_refused(text, words):
 
 def test_an_unknown_head_in_json_lists_the_known_ones():
     with pytest.raises(
-        UnknownNameError, match="did you mean 'categorical'\\? known: categorical, diagonal_gaussian"
+        UnknownNameError,
+        match="did you mean 'categorical' or 'multi_categorical'\\? known: bernoulli, categorical, diagonal_gaussian",
     ) as caught:
         PolicySpec.from_json(changed(head={"name": "categorial", "n": 2}))
     assert isinstance(caught.value, PgcoreError)

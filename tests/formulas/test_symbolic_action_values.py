@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
-from pgcore.epsilon_greedy import EpsilonGreedy
+from pgcore.heads import EpsilonGreedy
 
 ALPHA, TAU = sp.Rational(3, 10), sp.Rational(7, 10)
 LOGITS = [sp.Rational(1, 2), sp.Rational(-3, 4), sp.Rational(6, 5)]

@@ -1,7 +1,7 @@
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 from gymnasium.vector import AutoresetMode
 
 from pgcore.errors import UnsupportedEnvironmentError
@@ -21,7 +21,7 @@ class Still(gymnasium.Env):
 
     def step(self, action):
         assert self.action_space.contains(action)
-        self.taken.append(int(action))
+        self.taken.append(int(action) if isinstance(self.action_space, Discrete) else action.copy())
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
@@ -75,12 +75,20 @@ def test_unsupported_observations_are_refused(vector_of, space):
 
 
 @pytest.mark.parametrize(
-    "space", [MultiDiscrete([2, 3]), MultiBinary(3), Box(0, 3, (2,), np.int64), Box(-1.0, 1.0, (2, 2))], ids=str
+    "space",
+    [
+        Text(3),
+        MultiDiscrete(np.array([[2, 3]])),
+        MultiBinary([2, 3]),
+        Box(0, 3, (2,), np.int64),
+        Box(-1.0, 1.0, (2, 2)),
+    ],
+    ids=str,
 )
 def test_unsupported_actions_are_refused(vector_of, space):
     with pytest.raises(
         UnsupportedEnvironmentError,
-        match="action space: expected Discrete or a Box of one dimension of real numbers, got",
+        match="action space: expected Discrete, or MultiDiscrete, MultiBinary or a Box of real numbers of one dimension, got",
     ):
         vector_of([Still(REAL, space)])
 
@@ -109,6 +117,32 @@ def test_discrete_spaces_are_numbered_from_zero(vector_of):
     seen += [int(environments.step(np.array([action]))[0][0]) for action in (0, 1, 2) * 10]
     assert set(seen) == {0, 1, 2, 3}
     assert instance.taken == [5, 6, 7] * 10
+
+
+@pytest.mark.parametrize(
+    ("space", "actions", "taken"),
+    [
+        (MultiDiscrete([3, 2]), [2, 1], [2, 1]),
+        (MultiDiscrete([3, 2], start=[4, -1]), [2, 1], [6, 0]),
+        (MultiBinary(3), [0, 1, 1], [0, 1, 1]),
+    ],
+)
+def test_several_choices_are_handed_on_in_the_terms_of_their_space(vector_of, space, actions, taken):
+    instance = Still(Discrete(2), space)
+    environments = vector_of([instance])
+    environments.reset()
+    environments.step(np.array([actions]))
+    assert instance.action_space.contains(instance.taken[0])
+    assert instance.taken[0].tolist() == taken
+
+
+def test_bounded_actions_are_scaled_to_their_space(vector_of):
+    instance = Still(Discrete(2), Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)))
+    environments = vector_of([instance])
+    environments.reset()
+    for actions in ([-1.0, -1.0], [0.5, 0.0], [1.0, 1.0]):
+        environments.step(np.array([actions]), bounded=True)
+    assert np.array(instance.taken).tolist() == [[-2.0, 0.0], [1.0, 0.5], [2.0, 1.0]]
 
 
 def test_seeds_decide_what_environments_do():

@@ -298,7 +298,7 @@ class DiscreteOnly(ActorCritic):
 def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_training, monkeypatch):
     monkeypatch.setitem(registry()._loaded, ("estimators", "actor_critic"), DiscreteOnly)
     new_training("CartPole-v1", estimator={"name": "actor_critic"})
-    with pytest.raises(EstimatorError, match=r"DiscreteOnly.* on DiagonalGaussian.*got real actions"):
+    with pytest.raises(EstimatorError, match=r"DiscreteOnly.* on DiagonalGaussian.*got actions that cannot be listed"):
         new_training("Pendulum-v1", estimator={"name": "actor_critic"})
 
 

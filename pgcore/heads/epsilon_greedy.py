@@ -6,19 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from pgcore.arrays import Array
 from pgcore.checks import count, set_field, unit_interval
 from pgcore.errors import SpecError
-from pgcore.heads import Categorical, Head
+from pgcore.heads.discrete import DiscreteHead
 from pgcore.namespace import ArrayNamespace, Native
 
 __all__ = ["EpsilonGreedy"]
 
 
 @dataclass(frozen=True, slots=True)
-class EpsilonGreedy(Head):
+class EpsilonGreedy(DiscreteHead):
     """The action of the largest value with probability 1 - epsilon, each other one with epsilon / (n - 1).
 
     Network outputs are Q(s, .), which a policy offers as `action_values`. The usual form draws uniformly from all actions with
@@ -40,7 +37,7 @@ class EpsilonGreedy(Head):
     n: int
     epsilon: float = 0.1
     name: ClassVar[str] = "epsilon_greedy"
-    discrete: ClassVar[bool] = True
+    enumerable: ClassVar[bool] = True
     action_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -68,6 +65,11 @@ class EpsilonGreedy(Head):
         """One log-probability an action."""
         return self.n
 
+    @property
+    def choices(self) -> tuple[slice, ...]:
+        """See `Head.choices`: one."""
+        return (slice(self.n),)
+
     def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
         """See `Head.distribution`."""
         one = xp.full_like(outputs, 1.0)
@@ -79,30 +81,6 @@ class EpsilonGreedy(Head):
         zero = 0.0 * xp.exp(0.0 * outputs)
         log_pi = xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs)) + zero
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
-
-    def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
-        """See `Head.log_prob`."""
-        return xp.take_last(distribution, actions)
-
-    def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
-        """See `Head.entropy`."""
-        return Categorical(self.n).entropy(xp, distribution)
-
-    def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
-        """See `Head.kl`."""
-        return Categorical(self.n).kl(xp, reference, distribution)
-
-    def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
-        """See `Categorical.sample`."""
-        return Categorical(self.n).sample(distribution, rng)
-
-    def mode(self, distribution: Array) -> Array:
-        """See `Head.mode`: the greedy action; where all are equally likely the first one."""
-        return distribution.argmax(axis=1)
-
-    def check_actions(self, actions: Array, mask: Array | None) -> None:
-        """See `Head.check_actions`."""
-        Categorical(self.n).check_actions(actions, mask)
 
 
 def chances(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:

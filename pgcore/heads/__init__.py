@@ -1,0 +1,27 @@
+"""Action distributions: what a network's outputs mean, one head a module.
+
+A head is frozen data with forward formulas written once against `xp`. Autograd backends differentiate them; the NumPy backend
+holds their derivatives. Sampling happens here, in float64, so one seed gives the same actions on every backend.
+"""
+
+from __future__ import annotations
+
+from pgcore.heads.bernoulli import Bernoulli
+from pgcore.heads.categorical import Categorical
+from pgcore.heads.diagonal_gaussian import DiagonalGaussian
+from pgcore.heads.discrete import DiscreteHead
+from pgcore.heads.epsilon_greedy import EpsilonGreedy
+from pgcore.heads.head import Head
+from pgcore.heads.multi_categorical import MultiCategorical
+from pgcore.heads.squashed_gaussian import SquashedGaussian
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "DiagonalGaussian",
+    "DiscreteHead",
+    "EpsilonGreedy",
+    "Head",
+    "MultiCategorical",
+    "SquashedGaussian",
+]

@@ -1,0 +1,58 @@
+"""Softmax distributions over numbered actions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pgcore.checks import count, positive, set_field
+from pgcore.heads.discrete import DiscreteHead
+from pgcore.namespace import ArrayNamespace, Native
+
+__all__ = ["Categorical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Categorical(DiscreteHead):
+    """Softmax over `n` actions with a temperature; network outputs are the logits w, pi = softmax(w / temperature).
+
+    The [B, n] description holds log pi, with -inf where an action is masked.
+
+    Attributes:
+        n: Number of actions, at least 1.
+        temperature: Divides the logits; positive.
+
+    Raises:
+        SpecError: n below 1, or temperature not a positive number.
+    """
+
+    n: int
+    temperature: float = 1.0
+    name: ClassVar[str] = "categorical"
+    enumerable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        set_field(self, "n", count("Categorical.n", self.n))
+        set_field(self, "temperature", positive("Categorical.temperature", self.temperature))
+
+    @property
+    def outputs(self) -> int:
+        """One logit an action."""
+        return self.n
+
+    @property
+    def width(self) -> int:
+        """One log-probability an action."""
+        return self.n
+
+    @property
+    def choices(self) -> tuple[slice, ...]:
+        """See `Head.choices`: one."""
+        return (slice(self.n),)
+
+    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+        """See `Head.distribution`."""
+        logits = outputs if self.temperature == 1.0 else outputs / self.temperature
+        return xp.log_softmax(logits if mask is None else xp.where(mask, logits, -math.inf), 1)

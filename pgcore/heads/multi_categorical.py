@@ -1,0 +1,72 @@
+"""Several softmax choices at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from pgcore.checks import count, positive, set_field
+from pgcore.errors import SpecError
+from pgcore.heads.discrete import DiscreteHead
+from pgcore.namespace import ArrayNamespace, Native
+
+__all__ = ["MultiCategorical"]
+
+
+@dataclass(frozen=True, slots=True)
+class MultiCategorical(DiscreteHead):
+    """Independent choices, the k-th a softmax over n[k] alternatives: log pi(a) = sum_k log softmax(w_k / temperature)_{a_k}.
+
+    Network outputs are the logits of all choices side by side, [B, sum n]; so are the description, which holds log-probabilities, and
+    the mask. Actions are [B, len(n)] integers, a_k in [0, n[k]). Entropy and KL are the sums over the choices.
+
+    Attributes:
+        n: Number of alternatives of each choice, at least 1 each.
+        temperature: Divides the logits; positive.
+
+    Raises:
+        SpecError: no choice, one with less than 1 alternative, or temperature not a positive number.
+    """
+
+    n: tuple[int, ...]
+    temperature: float = 1.0
+    name: ClassVar[str] = "multi_categorical"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        given = cast("object", self.n)
+        if (
+            isinstance(given, str)
+            or not isinstance(given, Iterable)
+            or not (counts := tuple(cast("Iterable[Any]", given)))
+        ):
+            raise SpecError(
+                f"MultiCategorical.n: expected one count for each choice, got {given!r}; give a sequence such as (3, 2)"
+            )
+        set_field(self, "n", tuple(count(f"MultiCategorical.n[{k}]", each) for k, each in enumerate(counts)))
+        set_field(self, "temperature", positive("MultiCategorical.temperature", self.temperature))
+
+    @property
+    def outputs(self) -> int:
+        """One logit an alternative."""
+        return sum(self.n)
+
+    @property
+    def width(self) -> int:
+        """One log-probability an alternative."""
+        return sum(self.n)
+
+    @property
+    def choices(self) -> tuple[slice, ...]:
+        """See `Head.choices`: side by side."""
+        return tuple(slice(start, stop) for start, stop in itertools.pairwise(itertools.accumulate(self.n, initial=0)))
+
+    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+        """See `Head.distribution`."""
+        logits = outputs if self.temperature == 1.0 else outputs / self.temperature
+        if mask is not None:
+            logits = xp.where(mask, logits, -math.inf)
+        return xp.concatenate(tuple(xp.log_softmax(logits[:, own], 1) for own in self.choices), 1)

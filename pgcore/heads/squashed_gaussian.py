@@ -1,0 +1,67 @@
+"""Normal distributions squashed into (-1, 1) by a hyperbolic tangent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.errors import EstimatorError
+from pgcore.heads.diagonal_gaussian import DiagonalGaussian
+from pgcore.namespace import ArrayNamespace, Native
+
+__all__ = ["SquashedGaussian"]
+
+LOG_2 = math.log(2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SquashedGaussian(DiagonalGaussian):
+    """tanh(u) of independent normals u over `n` dimensions: actions in (-1, 1), which an environment's bounds scale.
+
+    A batch holds u, not tanh(u): from an action that rounds to 1 no u can be had back. `environment_actions` squashes, and log-densities
+    are those of tanh(u): sum_i log N(u_i) - log |d tanh(u_i) / du_i|. The last term does not depend on the parameters, so that scores are
+    the normal distribution's, and the KL is that of the two normals, since tanh is one to one. The entropy has no closed form and is
+    not offered; estimators do without, or with a sample's -log_prob.
+
+    Attributes:
+        n: Number of action dimensions, at least 1.
+        log_std: See `DiagonalGaussian`.
+        std: Standard deviation of u.
+
+    Raises:
+        SpecError: see `DiagonalGaussian`.
+
+    Source: Haarnoja et al. 2018, arXiv:1812.05905, appendix C.
+    """
+
+    name: ClassVar[str] = "squashed_gaussian"
+    bounded: ClassVar[bool] = True
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """See `Head.quantities`: no entropy."""
+        return frozenset(("log_prob", "kl", "reverse_kl"))
+
+    def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
+        """See `Head.log_prob`; the density of tanh(u) at u = `actions`."""
+        return DiagonalGaussian.log_prob(self, xp, distribution, actions) - xp.sum(log_slope(xp, actions), 1)
+
+    def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
+        """Raise EstimatorError: there is no closed form."""
+        raise EstimatorError(
+            f"{self}.entropy: expected a head whose entropy has a closed form, got one that has none; leave entropy bonuses out"
+        )
+
+    def environment_actions(self, actions: Array) -> Array:
+        """Return tanh(u)."""
+        return np.tanh(actions)
+
+
+def log_slope(xp: ArrayNamespace, u: Native) -> Native:
+    """Return log |d tanh(u) / du| = 2 (log 2 - u - softplus(-2 u)), in a form that is even in u and overflows nowhere."""
+    size = xp.abs(u)
+    return 2.0 * (LOG_2 - size - xp.log(1.0 + xp.exp(-2.0 * size)))
