@@ -18,16 +18,15 @@ import pytest
 
 import pgcore as pg
 from pgcore import api
-from pgcore.compare import STAGES, Row, stages
+from pgcore.compare import STAGES
 from pgcore.estimator import Reduction
 from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
-from pgcore.optimizers import Adam
 from pgcore.signals import normalise
 from pgcore.testing.agreement import FACTOR, largest
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
 from pgcore.testing.kinks import KINKS
-from pgcore.testing.truth import Truth
+from pgcore.testing.planted import first_disagreement
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
@@ -39,7 +38,7 @@ from pgcore_numpy.networks import Relu
 from pgcore_numpy.optimizers import NumpyOptimizer
 from pgcore_numpy.policy import NumpyPolicy
 
-ROOT = Path(__file__).parents[2]
+PAGE = Path(__file__).parents[2] / "docs" / "mutations.md"
 KINK = "gradient at a kink"
 
 
@@ -76,15 +75,7 @@ class Mutation:
             return at_kink(self.kink, self.backend)
         head = estimator[1] if isinstance(estimator, tuple) else HEADS[self.head]
         estimator = estimator[0] if isinstance(estimator, tuple) else estimator
-        spec = pg.PolicySpec(NETWORKS[self.network], head, "separate")
-        policy, batch = make_case(spec, "numpy", "float64", seed=60)
-        truth = Truth(spec, policy.parameters(), estimator, batch, Adam(1e-3), (1, 10))
-        made = pg.policy(spec, backend=self.backend, dtype="float64")
-        made.load(truth.parameters)
-        rows = list(stages(made, truth, self.backend))
-        first = next((row for row in rows if not row.agrees), None)
-        worst: Row = first or max(rows, key=lambda row: row.ratio)
-        return first and first.stage, worst.ratio
+        return first_disagreement(estimator, pg.PolicySpec(NETWORKS[self.network], head, "separate"), self.backend)
 
 
 def at_kink(name: str, backend: str) -> tuple[str | None, float]:
@@ -500,9 +491,7 @@ def table() -> str:
 
 def test_the_page_lists_these_bugs_at_these_stages():
     rows = [
-        line.split(" | ")[:3]
-        for line in (ROOT / "docs" / "mutations.md").read_text().splitlines()
-        if line.startswith("| ")
+        line.split(" | ")[:3] for line in PAGE.read_text().partition("\n## ")[0].splitlines() if line.startswith("| ")
     ][1:]
     assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
         [row[0][2:], *row[1:]] for row in rows
@@ -511,4 +500,5 @@ def test_the_page_lists_these_bugs_at_these_stages():
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "mutations.md").write_text(table())
+    _, heading, rest = PAGE.read_text().partition("\n## ")
+    PAGE.write_text(table() + heading + rest)

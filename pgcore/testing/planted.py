@@ -1,0 +1,34 @@
+"""What the kit makes of a policy with a bug in it: the first stage that disagrees."""
+
+from __future__ import annotations
+
+from pgcore.api import policy
+from pgcore.compare import stages
+from pgcore.estimator import Estimator
+from pgcore.optimizers import Adam
+from pgcore.spec import PolicySpec
+from pgcore.testing.cases import make_case
+from pgcore.testing.truth import Truth
+
+__all__ = ["first_disagreement"]
+
+
+def first_disagreement(
+    estimator: Estimator, spec: PolicySpec, backend: str = "numpy", *, seed: int = 60
+) -> tuple[str | None, float]:
+    """Return the first stage that disagrees with the reference, or None, and its ratio; else the largest ratio of all.
+
+    Args:
+        estimator: A variant of a built-in one, perhaps with a bug; the reference takes its fields alone.
+        spec: The policy's.
+        backend: A registered name.
+        seed: Of the case, which is in float64.
+    """
+    given, batch = make_case(spec, "numpy", "float64", seed)
+    truth = Truth(spec, given.parameters(), estimator, batch, Adam(1e-3), (1, 10))
+    made = policy(spec, backend=backend, dtype="float64")
+    made.load(truth.parameters)
+    rows = list(stages(made, truth, backend))
+    first = next((row for row in rows if not row.agrees), None)
+    worst = first or max(rows, key=lambda row: row.ratio)
+    return first and first.stage, worst.ratio
