@@ -23,8 +23,9 @@ __all__ = ["differentiate", "fisher_product", "flat", "forward", "log_prob_produ
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
 
-# As many as a process that tries everything needs; what is dropped is compiled again.
-KEPT = 1024
+# Of each kind; what is dropped is compiled again. A compiled function takes tens of the 65,530 memory mappings that Linux allows a process,
+# and XLA crashes where there are no more.
+KEPT = 32
 
 
 @lru_cache(KEPT)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,6 +44,9 @@ VALUED = {"state": frozenset(("value",)), "action": frozenset(("action_value", "
 # Buffers are kept for this many different block sizes; a training run needs three or four, and now and then a few more.
 KEPT_SIZES = 16
 
+# Forward passes are kept for batches of at most this many blocks.
+KEPT_PASSES = 4
+
 
 class Workspace:
     """Buffers for blocks of one size: the network's, the head's, and one gradient vector."""
@@ -71,6 +74,14 @@ class Workspace:
         """Write the derivatives of all parameters, summed over some of the block's steps, to `vector`."""
         self.network.collect(self.gradient, steps)
         self.kernel.collect(self.gradient.head, steps)
+
+
+class Passes(NamedTuple):
+    """Forward passes that the Fisher-vector products of one solve have in common: a batch, the parameters, a workspace a block."""
+
+    batch: Batch
+    vector: Array
+    works: list[Workspace]
 
 
 class NumpyPolicy(Policy):
@@ -209,8 +220,7 @@ class NumpyPolicy(Policy):
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         weights = (real / real.sum()).astype(self.dtype)
         product: Array | None = None
-        for block in blocks(batch.num_steps):
-            work, _ = self._quantities((), batch, block, None)
+        for block, work in zip(blocks(batch.num_steps), self._passes(batch), strict=True):
             network, direction = work.network, work.direction
             work.direction_vector[self.layout.order] = vector
             moved = network.tangent(self.views, direction)
@@ -219,6 +229,22 @@ class NumpyPolicy(Policy):
             product = work.vector[self.layout.order] if product is None else product + work.vector[self.layout.order]
         assert product is not None
         return product
+
+    def _passes(self, batch: Batch) -> Iterator[Workspace]:
+        """Yield every block's workspace after its forward pass; the last batch's are kept while it and the parameters stay the same."""
+        if batch.num_steps > KEPT_PASSES * BLOCK:
+            for block in blocks(batch.num_steps):
+                yield self._quantities((), batch, block, None)[0]
+            return
+        kept: Passes | None = self._buffers.__dict__.get("passes")
+        if kept is None or kept.batch is not batch or not np.array_equal(kept.vector, self.vector):
+            works = [Workspace(self, block.stop - block.start, with_value=False) for block in blocks(batch.num_steps)]
+            for block, work in zip(blocks(batch.num_steps), works, strict=True):
+                mask = None if batch.action_mask is None else batch.action_mask[block]
+                work.network.forward(self.views, batch.observations[block])
+                work.kernel.forward(work.network.outputs, self.views.head, mask)
+            kept = self._buffers.passes = Passes(batch, self.vector.copy(), works)
+        yield from kept.works
 
     def _quantities(
         self, names: Collection[str], batch: Batch, block: slice, reference: Array | None

@@ -26,7 +26,7 @@ def directional_derivative(
     surrogate: Surrogate,
     batch: Batch,
     direction: Mapping[str, Array],
-    step: float = 2.0**-20,
+    step: float = 2.0**-22,
 ) -> float:
     """Return the loss's derivative along a direction, by central differences.
 

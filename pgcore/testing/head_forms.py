@@ -15,7 +15,6 @@ from pgcore.heads import (
     Categorical,
     DiagonalGaussian,
     EpsilonGreedy,
-    Head,
     MultiCategorical,
     SquashedGaussian,
 )
@@ -29,14 +28,14 @@ Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
 
 # Made from head, outputs, actions and mask.
-DISCRETE: dict[type[Head], Callable[..., Any]] = {
+DISCRETE: dict[type, Callable[..., Any]] = {
     Bernoulli: BernoulliForm,
     Categorical: CategoricalForm,
     EpsilonGreedy: EpsilonGreedyForm,
     MultiCategorical: MultiCategoricalForm,
 }
 # Made from head, outputs, parameters and lifted actions.
-REAL: dict[type[Head], Callable[..., Any]] = {
+REAL: dict[type, Callable[..., Any]] = {
     DiagonalGaussian: GaussianForm,
     SquashedGaussian: SquashedGaussianForm,
 }
@@ -51,8 +50,9 @@ def head_form(
         SpecError: the head is not one of the core's.
     """
     head = spec.head
-    if type(head) in DISCRETE:
-        return DISCRETE[type(head)](head, outputs, batch.actions, batch.action_mask)
-    if type(head) in REAL:
-        return REAL[type(head)](head, outputs, parameters, lift(batch.actions.astype(dtype)))
+    for cls in type(head).__mro__:
+        if cls in DISCRETE:
+            return DISCRETE[cls](head, outputs, batch.actions, batch.action_mask)
+        if cls in REAL:
+            return REAL[cls](head, outputs, parameters, lift(batch.actions.astype(dtype)))
     raise SpecError(f"reference: expected one of the core's heads, got {head}; write its closed form here")

@@ -17,11 +17,12 @@ from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
 from pgcore.testing.running_error import bounded_in
 
-# Every head with every network; dtypes take turns, so that each occurs with every head and with every network.
+# Every head with three networks, every network with five heads or more; dtypes take turns, and each occurs with every head and network.
 COMBINATIONS = [
     (head, network, ("float64", "float32")[(row + column) % 2])
     for row, head in enumerate(HEADS)
     for column, network in enumerate(NETWORKS)
+    if (row + 2 * column) % len(NETWORKS) < 3
 ]
 
 
@@ -56,8 +57,9 @@ def test_scores_and_fisher_products_are_within_their_running_error_bounds(backen
     assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "dtype"), [*((head, "float64") for head in HEADS), ("categorical", "float32"), ("per-state", "float32")]
+)
 def test_many_steps_are_what_a_few_are(backend, head, dtype):
     """Longer than any block that a backend may work in, with episodes that begin and end inside one and some that cross it."""
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
