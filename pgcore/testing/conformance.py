@@ -22,7 +22,7 @@ from pgcore.policy import Policy
 from pgcore.registry import registry
 from pgcore.spec import PolicySpec
 from pgcore.testing.agreement import FACTOR, largest
-from pgcore.testing.cases import ESTIMATORS, HEADS
+from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
 from pgcore.testing.design import Choice, covering, product
 from pgcore.testing.kinks import KINKS, Kink
 from pgcore.testing.truth import Truth
@@ -140,7 +140,7 @@ def plan(
     usable, absent = chosen_backends(backends)
     variants = chosen_estimators(estimators)
     kept = chosen_heads(heads)
-    choices = product(variants, kept) if extent == "full" else covering(variants, kept)
+    choices = covering(variants, kept) if extent == "standard" else product(variants, kept)
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, few[:1]
@@ -154,12 +154,13 @@ def plan(
 def few_of(choices: Sequence[Choice]) -> list[Choice]:
     """Return few cases in which every estimator, head, network, critic, dtype and optimizer occurs.
 
-    Modes that take seconds to compile a case run these alone.
+    Modes that take seconds to compile a case run these alone; of equally good ones the smaller networks, which compile sooner.
     """
     wanted = set[str]().union(*(choice.levels for choice in choices))
+    size = {name: number for number, name in enumerate(NETWORKS)}  # tables and linear ones come first
     chosen: list[Choice] = []
     while wanted:
-        chosen.append(max(choices, key=lambda choice: len(wanted.intersection(choice.levels))))
+        chosen.append(max(choices, key=lambda each: (len(wanted.intersection(each.levels)), -size[each.network])))
         wanted -= set(chosen[-1].levels)
     return chosen
 
@@ -252,8 +253,8 @@ def truth_of(choice: Choice, fixture: str, *, quick: bool) -> Truth:
     """Return what all backends are compared with on a case."""
     policy, batch = choice.case.make("numpy", padding=padding_of(choice), extreme=fixture == "extreme")
     optimizer = api.optimizer(choice.optimizer, learning_rate=RATE).spec
-    # Away from well-scaled points a hundred steps amplify rounding beyond any use; elsewhere every second case takes them.
-    short = choice.case.estimator.weighs_scores or choice.case.seed % 2 == 1
+    # Away from well-scaled points a hundred steps amplify rounding beyond any use; elsewhere every fourth case takes them.
+    short = choice.case.estimator.weighs_scores or choice.case.seed % 4 > 0
     steps = () if fixture == "extreme" else (1,) if quick else (1, 10) if short else (1, 10, 100)
     return Truth(choice.case.spec, policy.parameters(), choice.case.estimator, batch, optimizer, steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from pgcore.estimator import Estimator
 from pgcore.heads import Head
@@ -36,7 +37,7 @@ class Choice:
     optimizer: str
     case: Case
 
-    @property
+    @cached_property
     def levels(self) -> tuple[str, ...]:
         """What is chosen, thing by thing."""
         spec, dtype = self.case.spec, self.case.dtype
@@ -50,7 +51,7 @@ class Choice:
             f"optimizer {self.optimizer}",
         )
 
-    @property
+    @cached_property
     def pairs(self) -> set[tuple[str, str]]:
         """Every pair of two of them; and estimator and head each with their hyper-parameters, once."""
         return {*itertools.combinations(self.levels, 2), ("estimator", self.variant), ("head", self.head)}
