@@ -33,7 +33,9 @@ def check_command(
     ] = None,
     estimators: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
     heads: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases, in which everything occurs.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few cases, in which everything occurs, each backend in its usual mode.")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="The whole product of cases; hours.")] = False,
     processes: Annotated[
         int,
