@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +36,9 @@ EXTENTS = ("quick", "standard", "full")
 
 # Another process has its frameworks to import, which takes the time of a few parts.
 PARTS_A_PROCESS = 8
+
+# Of what a process that died wrote to standard error, the message repeats the last ones.
+LINES_TOLD = 5
 
 VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
 
@@ -184,18 +190,28 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
         return
     # Frameworks have threads, with which a process cannot be forked.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=ignore_interrupts) as executor:
-        try:
-            yield from executor.map(outcomes_of, plan.parts)
-        except BrokenProcessPool as error:
-            raise PgcoreError(
-                f"check: one of {processes} processes died, for want of memory perhaps; try --processes 1"
-            ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "standard error")
+        with ProcessPoolExecutor(processes, context, initializer=prepare_process, initargs=(log,)) as executor:
+            try:
+                yield from executor.map(outcomes_of, plan.parts)
+            except BrokenProcessPool as error:
+                written = log.read_text(errors="replace").splitlines()[-LINES_TOLD:] if log.exists() else []
+                raise PgcoreError(
+                    f"check: one of {processes} processes died, for want of memory perhaps; try --processes 1"
+                    + "".join(f"\n  {line}" for line in written)
+                ) from error
 
 
-def ignore_interrupts() -> None:
-    """Leave interrupts to the process that shares out the work."""
+def prepare_process(log: Path) -> None:
+    """Give each process a processor and leave interrupts to the one that shares out the work.
+
+    What frameworks write to standard error, which is much, goes to a file, not between the lines of the progress bar.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by what is imported from here on
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
 
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:

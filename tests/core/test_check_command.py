@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import itertools
 import json
@@ -236,9 +235,25 @@ def test_processes_that_share_the_work_change_nothing(small):
 
 
 def test_a_process_that_dies_is_told_of(small, monkeypatch):
-    monkeypatch.setattr(conformance, "ignore_interrupts", functools.partial(os._exit, 1))
-    with pytest.raises(PgcoreError, match="one of 2 processes died"):
+    monkeypatch.setattr(conformance, "prepare_process", die)
+    with pytest.raises(PgcoreError, match=r"(?s)one of 2 processes died.*the reason"):
         list(run(small, processes=2))
+
+
+def die(log):
+    log.write_text("the reason")
+    os._exit(1)
+
+
+def test_what_processes_write_to_standard_error_stays_out_of_the_way(small, capfd, monkeypatch):
+    monkeypatch.setattr(conformance, "outcomes", write)
+    assert list(run(small, processes=2)) == [[]] * len(small.parts)
+    assert capfd.readouterr().err == ""
+
+
+def write(plan, part):
+    os.write(2, b"noise")
+    return []
 
 
 @pytest.fixture
