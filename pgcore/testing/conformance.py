@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -321,7 +321,7 @@ def kink_outcome(cell: Cell, kink: Kink) -> Outcome:
     start = time.perf_counter()
     ratio, where, error = -1.0, "", None
     try:
-        found = kink.compute(partial(built, cell, dtype="float64"))
+        found = kink.compute(partial(kept, cell, dtype="float64"))
         for name, expected in kink.expected.items():
             allowed = (4e-15 * np.abs(expected) + kink.atol) / FACTOR
             own, position = largest(found[name], expected.astype(np.longdouble), allowed, np.dtype(np.float64))
@@ -347,6 +347,12 @@ def kink_outcome(cell: Cell, kink: Kink) -> Outcome:
         error,
         time.perf_counter() - start,
     )
+
+
+@lru_cache(maxsize=16)
+def kept(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
+    """Return a policy that kinks share, so that what it compiles serves several; each loads all of its parameters."""
+    return built(cell, spec, dtype)
 
 
 def told(problem: Exception) -> str:
