@@ -275,9 +275,9 @@ class Batch:
             yield order[start : start + size]
 
     def pad(self, num_steps: int) -> Batch:
-        """Return the batch with one more episode of weight 0, so that it has `num_steps` steps; gradients stay the same.
+        """Return the batch with more steps of weight 0, so that it has `num_steps`; gradients stay the same.
 
-        The padding repeats the last step with reward 0, as a terminated episode.
+        Each repeats the last step with reward 0, as a terminated episode of one step: in a longer one a product of ratios could overflow.
 
         Raises:
             BatchError: num_steps is below the batch's own number.
@@ -300,9 +300,11 @@ class Batch:
         return _made(
             fields
             | {
-                "episode_lengths": np.append(self.episode_lengths, extra),
-                "terminated": np.append(self.terminated, True),
-                "final_observations": None if final is None else np.concatenate([final, np.zeros_like(final[-1:])]),
+                "episode_lengths": np.append(self.episode_lengths, np.ones(extra, np.intp)),
+                "terminated": np.append(self.terminated, np.ones(extra, np.bool_)),
+                "final_observations": None
+                if final is None
+                else np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)]),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )
