@@ -39,7 +39,7 @@ class Batch:
         action_mask: [B, A] bool or None. True where an action was possible.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
         extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
-            description of the distribution that `kl` measures from.
+            description of the distribution that `kl` measures from, and `next_action_mask`, [B, A] what is possible after each step.
     """
 
     observations: Array
@@ -183,6 +183,20 @@ class Batch:
         following[self.episode_ends] = np.where(
             validation.per_row(self.terminated, final), self.observations[self.episode_ends], final
         )
+        return read_only(following)
+
+    @cached_property
+    def next_action_mask(self) -> Array | None:
+        """[B, A] bool or None. What is possible after each step: the extra of that name, or where there is none the next step's mask.
+
+        Without the extra every action is possible after an episode's last step, so a replay batch of masked actions should have it.
+        """
+        given = self.extras.get("next_action_mask")
+        if given is not None or self.action_mask is None:
+            return None if given is None else read_only(given != 0)
+        following = np.ones_like(self.action_mask)
+        following[:-1] = self.action_mask[1:]
+        following[self.episode_ends] = True
         return read_only(following)
 
     def check_bootstrap(self) -> None:

@@ -35,7 +35,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
