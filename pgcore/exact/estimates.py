@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -81,6 +80,7 @@ class Estimates:
         """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
+        self._shortcuts: dict[int, bool] = {}
 
     def gradients(self, chosen: Array) -> Array:
         """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
@@ -89,7 +89,7 @@ class Estimates:
             PgcoreError: what the estimator raises.
             EstimatorError: numbers are Fractions, and the estimator does not keep them exact.
         """
-        return self._by_rows(chosen) if self.shortcut else self.direct(chosen)
+        return self._by_rows(chosen) if self.shortcut(chosen.shape[1]) else self.direct(chosen)
 
     def direct(self, chosen: Array) -> Array:
         """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
@@ -100,25 +100,21 @@ class Estimates:
                 found[number] = flat_gradient(policy, self.estimator, batch)
         return found
 
-    @cached_property
-    def shortcut(self) -> bool:
-        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of one and of two episodes."""
+    def shortcut(self, size: int) -> bool:
+        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of that many episodes."""
         if self.rows.table.policy is None:
             return True
-        for size in (1, 2):
-            chosen = sample(len(self.episodes), size)
-            try:
-                expected = self.direct(chosen)
-            except PgcoreError:
-                continue  # it takes more episodes, or what is missing shows when it is run
-            try:
-                found = self._by_rows(chosen)
-            except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
-                return False
-            scale = np.abs(expected).max(initial=0.0)
-            if not np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale:
-                return False
-        return True
+        if size not in self._shortcuts:
+            self._shortcuts[size] = self._holds(sample(len(self.episodes), size))
+        return self._shortcuts[size]
+
+    def _holds(self, chosen: Array) -> bool:
+        try:
+            expected, found = self.direct(chosen), self._by_rows(chosen)
+        except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+            return False  # what it lacks shows when it is run as it is
+        scale = np.abs(expected).max(initial=0.0)
+        return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
 
     def _by_rows(self, chosen: Array) -> Array:
         exact = self.episodes.rewards.dtype.kind == "O"
@@ -230,7 +226,7 @@ class Estimates:
 
 
 def sample(episodes: int, size: int) -> Array:
-    """Return [n, N] a few batches of episode numbers, the same ones every time; for N = 2 no episode is paired with itself alone."""
+    """Return [n, N] a few batches of episode numbers, the same ones every time."""
     rng = np.random.Generator(np.random.Philox(7))
     if size == 1:
         return np.unique(np.linspace(0, episodes - 1, SAMPLE).astype(np.intp))[:, None]

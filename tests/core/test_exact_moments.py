@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_the_shortcut_by_rows_is_what_gradient_gives(label):
     policy = audit_policy(spec, 2)
     found = estimates_of(ENDING, policy, VARIANTS[label])
     chosen = np.random.default_rng(1).integers(0, len(found.episodes), (40, 3))
-    assert found.shortcut
+    assert found.shortcut(3)
     direct = found.direct(chosen)
     np.testing.assert_allclose(found.gradients(chosen), direct, rtol=0, atol=1e-13 * np.abs(direct).max())
 
@@ -68,7 +69,7 @@ def test_an_estimator_that_the_shortcut_does_not_hold_for_is_run_as_it_is():
     policy = policy_on(ENDING)
     found = estimates_of(ENDING, policy, Wayward())
     chosen = sample(len(found.episodes), 2)
-    assert not found.shortcut
+    assert not found.shortcut(2)
     np.testing.assert_array_equal(found.gradients(chosen), found.direct(chosen))
 
 
@@ -163,6 +164,64 @@ def test_batches_are_told_apart_by_order_where_an_estimator_does():
     np.testing.assert_allclose(found.mean, 2 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
 
 
+@dataclasses.dataclass(frozen=True)
+class MiddleCounts(Reinforce):
+    """The second of three episodes counts threefold: every other order but the reverse is another batch."""
+
+    name = "middle_counts"
+
+    def signals(self, batch, evaluate):
+        found = super().signals(batch, evaluate)
+        middle = (batch.episode_of_step == 1) & (batch.num_episodes == 3)
+        return {"advantage": found["advantage"] * np.where(middle, 3.0, 1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FromThreeOn(Reinforce):
+    """Takes the batch's mean off from three episodes on."""
+
+    name = "from_three_on"
+
+    def signals(self, batch, evaluate):
+        found = super().signals(batch, evaluate)["advantage"]
+        means = np.add.reduceat(batch.rewards, batch.episode_starts).mean()
+        return {"advantage": found - means * (batch.num_episodes > 2)}
+
+
+def test_coupling_and_order_are_looked_for_at_the_asked_size():
+    policy = policy_on(SHORT)
+    every = itertools.product(range(16), repeat=3)
+    direct = estimates_of(SHORT, policy, MiddleCounts(gamma=1.0)).direct(np.array(list(every)))
+    found = exact.moments(SHORT, policy, MiddleCounts(gamma=1.0), batch=3)
+    assert (found.coupled, found.runs) == (True, len(direct))
+    np.testing.assert_allclose(found.mean, 5 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+    pairs, triples = (exact.moments(SHORT, policy, FromThreeOn(gamma=1.0), batch=size) for size in (2, 3))
+    assert (pairs.coupled, pairs.runs) == (False, 16)
+    assert (triples.coupled, triples.runs) == (True, 16 * 17 * 18 // 6)
+    np.testing.assert_allclose(triples.mean, 2 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+
+
+@dataclasses.dataclass(frozen=True)
+class WaywardFromThreeOn(Wayward):
+    """Refuses fewer than three episodes, so that no smaller batch shows that the shortcut does not hold."""
+
+    name = "wayward_from_three_on"
+
+    def signals(self, batch, evaluate):
+        if batch.num_episodes < 3:
+            raise BatchError("wayward_from_three_on: expected at least 3 episodes, got fewer; collect more")
+        return super().signals(batch, evaluate)
+
+
+def test_the_shortcut_is_verified_at_the_asked_size():
+    found = estimates_of(SHORT, policy_on(SHORT), WaywardFromThreeOn())
+    assert not found.shortcut(3)
+    chosen = sample(16, 3)
+    np.testing.assert_array_equal(found.gradients(chosen), found.direct(chosen))
+    with pytest.raises(BatchError, match="at least 3 episodes"):
+        found.gradients(chosen[:, :2])
+
+
 def timed(mdp, critic):
     """Return the process with time in its state, and a policy that has the plain one's logits at every time and this critic."""
     plain, process = policy_on(mdp), mdp.with_time()
@@ -184,6 +243,27 @@ def test_gae_is_unbiased_with_exact_values_of_every_time_and_else_at_lambda_one_
         assert max(wrong, blind) < 1e-13
     else:
         assert min(wrong, blind) > 1e-3
+
+
+def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
+    mdp = PROCESS.replaced(horizon=3)
+    process, plain = timed(mdp, np.zeros(4 * mdp.states))
+    policy = audit_policy(POLICIES["critic of actions"](process), 0)
+    exact_values = np.zeros((process.states, process.actions))
+    exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(-1, mdp.actions)
+    right = {"network.table": plain.parameters()["network.table"], "critic.table": exact_values}
+    expected, reinforce = pg.estimator("expected", gamma=1.0), pg.estimator("reinforce", gamma=1.0)
+    policy.load(right)
+    assert relative_bias(process, policy, expected) < 1e-14
+    own = tabulated(policy, process).own
+    variances = [
+        np.trace(exact.moments(process, policy, each).covariance[np.ix_(own, own)]) for each in (expected, reinforce)
+    ]
+    assert variances == pytest.approx([0.44430, 2.59218], abs=5e-6)
+    policy.load(
+        right | {"critic.table": exact_values + np.linspace(-1.0, 1.0, len(exact_values))[:, None] * [1.0, -1.0]}
+    )
+    assert relative_bias(process, policy, expected) > 0.1
 
 
 def test_a_two_armed_bandit_has_its_smallest_variance_at_the_swapped_mean():
@@ -241,7 +321,7 @@ def test_a_time_limit_taken_for_an_end_is_biased():
     bias, variance = {}, {}
     for name, episodes in (("bootstrapped", cut), ("ended", ended)):
         estimates = Estimates(process, table, estimator, episodes, table.probabilities)
-        assert estimates.shortcut
+        assert estimates.shortcut(1)
         found = estimates.gradients(np.arange(len(cut))[:, None])
         mean = episodes.probabilities @ found[:, first_two]
         bias[name] = np.linalg.norm(mean - target) / np.linalg.norm(target)
@@ -310,5 +390,5 @@ class Curious(Reinforce):
 
 def test_an_estimator_that_the_shortcut_cannot_run_is_run_as_it_is():
     policy = policy_on(SHORT)
-    assert not estimates_of(SHORT, policy, Curious()).shortcut
+    assert not estimates_of(SHORT, policy, Curious()).shortcut(1)
     assert relative_bias(SHORT, policy, Curious(gamma=1.0)) < 1e-14
