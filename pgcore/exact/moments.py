@@ -55,6 +55,7 @@ def moments(
     *,
     batch: int = 1,
     behaviour: Policy | Tabulated | None = None,
+    told: Policy | Tabulated | None = None,
     cut: int | None = None,
 ) -> Moments:
     """Return the exact expectation and covariance of `pgcore.gradient` over all batches of some episodes.
@@ -67,7 +68,8 @@ def moments(
         policy: Current policy: NumPy's in float64 for full precision; a `softmax_table` of Fractions gives exact rationals.
         estimator: Any; it runs as in `pgcore.gradient`.
         batch: N, episodes in a batch.
-        behaviour: The policy that acts, whose log-probabilities the batch carries; None is the current one.
+        behaviour: The policy that acts; None is the current one.
+        told: The policy whose log-probabilities the batch carries; None is the one that acts.
         cut: Stop watching each episode after this many steps; see `all_episodes`.
 
     Raises:
@@ -82,7 +84,8 @@ def moments(
         table.policy.check_fits(estimator)
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
-    estimates = Estimates(mdp, table, estimator, episodes, acting.astype(np.float64))
+    carried = acting if told is None else tabulated(told, mdp).probabilities
+    estimates = Estimates(mdp, table, estimator, episodes, carried.astype(np.float64))
     coupled = size > 1 and couples(estimates, size)
     drawn = size if coupled else 1
     chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))

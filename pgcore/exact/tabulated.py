@@ -108,16 +108,16 @@ def softmax_table(probabilities: Any) -> Tabulated:
 
 
 def every_action(mdp: MDP, **fields: Any) -> Batch:
-    """Return a batch of one-step episodes in which every action is taken once in every state, state by state."""
+    """Return a batch of one-step episodes in which every action is taken once in every state, state by state, without rewards if none are given."""
     steps = mdp.states * mdp.actions
-    return Batch(
-        observations=np.repeat(mdp.seen, mdp.actions, axis=0),
-        actions=np.tile(np.arange(mdp.actions), mdp.states),
-        rewards=np.zeros(steps),
-        episode_lengths=np.ones(steps, np.intp),
-        terminated=np.ones(steps, np.bool_),
-        **fields,
-    )
+    common: dict[str, Any] = {
+        "observations": np.repeat(mdp.seen, mdp.actions, axis=0),
+        "actions": np.tile(np.arange(mdp.actions), mdp.states),
+        "rewards": np.zeros(steps),
+        "episode_lengths": np.ones(steps, np.intp),
+        "terminated": np.ones(steps, np.bool_),
+    }
+    return Batch(**common | fields)
 
 
 def backing(policy: Tabulated, where: str) -> Policy:

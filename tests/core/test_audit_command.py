@@ -70,7 +70,7 @@ def test_what_is_open_is_explained(pgcore):
     status, out, _ = pgcore("audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3")
     assert status == 0
     assert "unbiased        no   open" in out
-    assert "open: it claims to be biased, and is not on this process" in out
+    assert "open: this process does not tell; another may" in out
 
 
 def test_json_has_every_figure(pgcore):
