@@ -23,6 +23,7 @@ from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import Episodes
 from pgcore.exact.mdp import MDP
+from pgcore.exact.numbers import Number, numbers, whole
 from pgcore.exact.rows import RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
 from pgcore.surrogate import check_names
@@ -77,9 +78,11 @@ class Estimates:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
+        self._exact = episodes.rewards.dtype.kind == "O"
+        self._rewards = numbers(episodes.rewards) if self._exact else episodes.rewards
         self._shortcuts: dict[int, bool] = {}
 
     def gradients(self, chosen: Array) -> Array:
@@ -117,11 +120,21 @@ class Estimates:
         return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
 
     def _by_rows(self, chosen: Array) -> Array:
-        exact = self.episodes.rewards.dtype.kind == "O"
-        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if exact else np.float64)
+        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if self._exact else np.float64)
         for group in self._groups(chosen):
-            found[group.numbers] = self._shortcut(group)
+            found[group.numbers] = self._exactly(group) if self._exact else self._shortcut(group)
         return found
+
+    def _exactly(self, group: Group) -> Array:
+        """Return what `_shortcut` does as Fractions, or raise EstimatorError where something is rounded on the way."""
+        try:
+            found = self._shortcut(group)
+            return np.array([Fraction(whole(each)) for each in found.flat], object).reshape(found.shape)
+        except (TypeError, AttributeError) as error:
+            raise EstimatorError(
+                f"{self.estimator.name}: expected signals that stay Fractions, got floats ({error}); it takes a root, an exponential or a "
+                "number that is no fraction, so take the expectation in float64"
+            ) from error
 
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
@@ -160,8 +173,7 @@ class Estimates:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
         batches, length = steps.shape
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
-        if weighted.dtype.kind == "O" or derivative.dtype.kind == "O":
-            check_exact(self.estimator, weighted)
+        if self._exact:
             return (weighted * derivative[steps]).sum(axis=1)
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
         which = cast("Array", np.arange(batches)[:, None])
@@ -171,11 +183,11 @@ class Estimates:
     def _weights(self, batch: Batch) -> Array:
         """Return [B] the reduction's weights, as Fractions where rewards are."""
         weights = self.estimator.reduction.weights(batch)
-        if self.episodes.rewards.dtype.kind != "O":
+        if not self._exact:
             return weights
         # A weight is 1 over a product of counts: the nearest fraction with a denominator that small is that.
         largest = batch.num_steps * batch.num_episodes
-        return np.array([Fraction(weight).limit_denominator(largest) for weight in weights.tolist()], object)
+        return np.array([Number(Fraction(weight).limit_denominator(largest)) for weight in weights.tolist()], object)
 
     def _groups(self, chosen: Array) -> Iterator[Group]:
         """Yield the batches, those of the same lengths together, in chunks."""
@@ -213,7 +225,7 @@ class Estimates:
         fields = {
             "observations": mdp.seen[states],
             "actions": actions,
-            "rewards": episodes.rewards[steps],
+            "rewards": self._rewards[steps],
             "log_probs": self.rows.log_probs[rows],
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],
@@ -231,11 +243,3 @@ def sample(episodes: int, size: int) -> Array:
     if size == 1:
         return np.unique(np.linspace(0, episodes - 1, SAMPLE).astype(np.intp))[:, None]
     return rng.integers(0, episodes, (SAMPLE, size))
-
-
-def check_exact(estimator: Estimator, numbers: Array) -> None:
-    """Raise EstimatorError unless all are integers or Fractions."""
-    if not all(isinstance(each, int | Fraction) for each in numbers.flat):
-        raise EstimatorError(
-            f"{estimator.name}: expected signals that stay Fractions, got floats; it rounds, so take the expectation in float64"
-        )

@@ -85,7 +85,7 @@ def moments(
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
     carried = acting if told is None else tabulated(told, mdp).probabilities
-    estimates = Estimates(mdp, table, estimator, episodes, carried.astype(np.float64))
+    estimates = Estimates(mdp, table, estimator, episodes, carried)
     coupled = size > 1 and couples(estimates, size)
     drawn = size if coupled else 1
     chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))

@@ -154,7 +154,7 @@ class Odd(gymnasium.Env):
 @pytest.fixture
 def odd():
     """Register the environment and forget it."""
-    gymnasium.register("pgcore-odd-v0", Odd, max_episode_steps=3)
+    gymnasium.register("pgcore-odd-v0", lambda **_: Odd(), max_episode_steps=3)
     yield "pgcore-odd-v0"
     del gymnasium.registry["pgcore-odd-v0"]
 

@@ -11,6 +11,7 @@ import pytest
 
 import pgcore as pg
 from pgcore import exact
+from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError, NonFiniteError
 from pgcore.exact.episodes import all_tuples
 from pgcore.exact.estimates import Estimates, sample
@@ -117,6 +118,51 @@ def test_fractions_and_floats_have_the_same_moments():
     rational = exact.moments(mdp, exact.softmax_table(half), estimator, batch=2)
     floats = exact.moments(plain, exact.softmax_table(half.astype(float)), estimator, batch=2)
     np.testing.assert_allclose(rational.covariance.astype(float), floats.covariance, rtol=0, atol=1e-13)
+
+
+THIRDS = exact.softmax_table([[Fraction(1, 3), Fraction(2, 3)], [Fraction(3, 5), Fraction(2, 5)]])
+EIGHTHS = exact.softmax_table([[Fraction(3, 8), Fraction(5, 8)], [Fraction(1, 2), Fraction(1, 2)]])
+# As docs/oracle.md says; of all the other registered ones it says why not.
+EXACTLY = ("averaged_ratio", "dr_grpo", "pdis", "reinforce", "rloo", "trajectory_is", "wis")
+
+
+BASELINES = ("mean", "leave_one_out", "optimal", "optimal_per_component")
+PLAIN = {label: each for label, each in subjects().items() if label == each.name} | {
+    f"reinforce {baseline}": pg.estimator("reinforce", gamma=1.0, baseline=baseline) for baseline in BASELINES
+}
+
+
+@pytest.mark.parametrize("label", PLAIN)
+def test_what_is_said_to_run_in_fractions_does_and_agrees_with_floats(label):
+    estimator, mdp = PLAIN[label], exact.random_rational(2, 2, 2, 0)
+    if estimator.name not in EXACTLY:
+        with pytest.raises(EstimatorError, match=r"expected signals that stay Fractions|expected a pgcore policy"):
+            exact.moments(mdp, THIRDS, estimator, batch=2)
+        return
+    found = exact.moments(mdp, THIRDS, estimator, batch=2)
+    arrays = (array.astype(float) for array in (mdp.transition, mdp.reward, mdp.initial))
+    plain = exact.MDP(*arrays, horizon=2)
+    floats = exact.moments(plain, exact.softmax_table(THIRDS.probabilities.astype(float)), estimator, batch=2)
+    assert {type(each) for each in (*found.mean, *found.covariance.flat)} == {Fraction}
+    np.testing.assert_allclose(found.mean.astype(float), floats.mean, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.covariance.astype(float), floats.covariance, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["trajectory_is", "pdis", "averaged_ratio", "wis"])
+def test_in_fractions_ratios_make_up_for_another_policy_without_any_rest(name):
+    mdp = exact.random_rational(2, 2, 2, 0)
+    target = exact.gradient(mdp, THIRDS)
+    estimator = pg.estimator(name, gamma=1.0)
+    found = exact.moments(mdp, THIRDS, estimator, batch=2, behaviour=EIGHTHS)
+    assert (found.mean == target).all() == estimator.claims.unbiased
+    assert {type(each) for each in found.mean} == {Fraction}
+
+
+def test_what_cannot_be_exact_in_fractions_says_so():
+    mdp = exact.random_rational(2, 2, 2, 0)
+    for name, acting in (("grpo", None), ("reinforce_pp", None), ("dr_grpo", EIGHTHS), ("gspo", EIGHTHS)):
+        with pytest.raises(EstimatorError, match="it takes a root, an exponential or a number that is no fraction"):
+            exact.moments(mdp, THIRDS, pg.estimator(name), batch=2, behaviour=acting)
 
 
 def test_an_estimator_that_rounds_is_not_called_exact():
