@@ -2,9 +2,9 @@
 
 A step of such a process is one of S A rows, a state and an action, and everything that a policy computes at a step depends on its row
 alone. So quantities, and their derivatives in the parameters, are computed once a row with the policy itself; the estimator's
-`signals`, `finalise` and `combine` run on every batch, its `cotangents` on many batches' steps at once, and the chain rule is a product with
-the rows' derivatives. On a sample of batches the result is compared with `pgcore.gradient`; an estimator for which the two differ, or that
-cannot be run this way, is run through `pgcore.gradient` on all.
+`signals`, `finalise` and `combine` run on every batch, or its `signals` on every episode where a batch's others do not change them; its
+`cotangents` on many batches' steps at once; and the chain rule is a product with the rows' derivatives. On a sample of batches the result is
+compared with `pgcore.gradient`; an estimator for which the two differ, or that cannot be run this way, is run through `pgcore.gradient` on all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +47,7 @@ class Group:
         numbers: [P] which batches.
         shared: What `Batch` knows of lengths, the same for all.
         fields: [P, ...] what differs.
+        places: [P, L] step numbers among all episodes' steps.
         steps: [P, L] row numbers.
         finals: [P, N] states.
     """
@@ -54,6 +56,7 @@ class Group:
     shared: dict[str, Any]
     fields: dict[str, Array]
     extras: dict[str, Array]
+    places: Array
     steps: Array
     finals: Array
 
@@ -84,6 +87,7 @@ class Estimates:
         self._exact = episodes.rewards.dtype.kind == "O"
         self._rewards = numbers(episodes.rewards) if self._exact else episodes.rewards
         self._shortcuts: dict[int, bool] = {}
+        self._aparts: dict[int, bool] = {}
 
     def gradients(self, chosen: Array) -> Array:
         """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
@@ -139,25 +143,18 @@ class Estimates:
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
-        collected: list[dict[str, Array]] = []
-        combined: list[Array] = []
-        weights: Array | None = None
+        first = next(group.batches())[0]
+        weights = self._weights(first)
         with np.errstate(all="ignore"):
-            for batch, steps, finals in group.batches():
-                evaluate = RowEvaluate(rows, batch, steps, finals)
-                found = dict(estimator.signals(batch, evaluate))
-                if weights is None:
-                    check_names(estimator, found | ({"episode": steps} if estimator.sees_episodes else {}))
-                    weights = self._weights(batch)
-                if estimator.weighs_scores:
-                    combined.append(estimator.combine(batch, evaluate, found, weights))
-                else:
-                    if estimator.sees_episodes:  # each batch's episodes are its own
-                        found["episode"] = batch.episode_of_step + len(collected) * batch.num_episodes
-                    collected.append(estimator.finalise(found, None))
-            assert weights is not None
             if estimator.weighs_scores:
-                return np.array(combined)
+                return self._combined(group, weights)
+            collected: list[dict[str, Array]] = []
+            for found in self._signals(group):
+                if estimator.sees_episodes:  # each batch's episodes are its own
+                    found["episode"] = first.episode_of_step + len(collected) * first.num_episodes
+                if not collected:
+                    check_names(estimator, found)
+                collected.append(estimator.finalise(found, None))
             steps = group.steps.reshape(-1)
             named = {name: np.concatenate([each[name] for each in collected]) for name in estimator.signal_names}
             named = {name: named[name] for name in estimator.keywords if name in named}
@@ -168,6 +165,55 @@ class Estimates:
             for name in estimator.quantities
         ]
         return np.sum(parts, axis=0)
+
+    def _combined(self, group: Group, weights: Array) -> Array:
+        """Return [P, D] gradients that the estimator makes from scores."""
+        found: list[Array] = []
+        for batch, steps, finals in group.batches():
+            evaluate = RowEvaluate(self.rows, batch, steps, finals)
+            signals = self.estimator.signals(batch, evaluate)
+            check_names(self.estimator, signals)
+            found.append(self.estimator.combine(batch, evaluate, signals, weights))
+        return np.array(found)
+
+    def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
+        """Yield each batch's signals: put together from the episodes' own, where that is the same."""
+        size = group.finals.shape[1]
+        if size == 1 or not self._apart(size):
+            yield from self._run_signals(group)
+            return
+        assert self._alone is not None
+        gathered = {name: value[group.places] for name, value in self._alone.items()}
+        for index in range(len(group.numbers)):
+            yield {name: value[index] for name, value in gathered.items()}
+
+    def _run_signals(self, group: Group) -> Iterator[dict[str, Array]]:
+        for batch, steps, finals in group.batches():
+            yield dict(self.estimator.signals(batch, RowEvaluate(self.rows, batch, steps, finals)))
+
+    def _apart(self, size: int) -> bool:
+        """Whether a batch's signals are its episodes' own, to every digit, on a sample of batches of that size."""
+        if size not in self._aparts:
+            alone = self._alone
+            self._aparts[size] = alone is not None and all(
+                np.array_equal(value, alone[name][places])
+                for group in self._groups(sample(len(self.episodes), size))
+                for places, signals in zip(group.places, self._run_signals(group), strict=True)
+                for name, value in signals.items()
+            )
+        return self._aparts[size]
+
+    @cached_property
+    def _alone(self) -> dict[str, Array] | None:
+        """The signals of every episode by itself, one after the other; None where there are none."""
+        every = cast("Array", np.arange(len(self.episodes)))[:, None]
+        found: dict[int, dict[str, Array]] = {}
+        try:
+            for group in self._groups(every):
+                found.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
+        except (PgcoreError, TypeError, AttributeError):
+            return None  # it needs others, or rounds
+        return {name: np.concatenate([found[number][name] for number in range(len(every))]) for name in found[0]}
 
     def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
@@ -234,7 +280,7 @@ class Estimates:
         for value in (*shared.values(), *fields.values(), *own.values()):
             if value is not None:
                 read_only(value)
-        return Group(numbers, shared, fields, own, rows, finals)
+        return Group(numbers, shared, fields, own, steps, rows, finals)
 
 
 def sample(episodes: int, size: int) -> Array:

@@ -19,6 +19,7 @@ from pgcore.exact.needs import POLICIES, audit_policy
 from pgcore.exact.tabulated import tabulated
 from pgcore.testing.cases import fits
 from pgcore.testing.conformance import VARIANTS
+from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
 
 PROCESS = exact.random(3, 2, 4, 0)
@@ -244,7 +245,20 @@ def test_coupling_and_order_are_looked_for_at_the_asked_size():
     pairs, triples = (exact.moments(SHORT, policy, FromThreeOn(gamma=1.0), batch=size) for size in (2, 3))
     assert (pairs.coupled, pairs.runs) == (False, 16)
     assert (triples.coupled, triples.runs) == (True, 16 * 17 * 18 // 6)
+    rational = exact.random_rational(2, 2, 1, 0)  # where nothing is held to `pg.gradient`
+    found = exact.moments(rational, THIRDS, FromThreeOn(gamma=1.0), batch=3)
+    assert found.mean.tolist() == (Fraction(2, 3) * exact.gradient(rational, THIRDS)).tolist()
     np.testing.assert_allclose(triples.mean, 2 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+
+
+def test_signals_that_others_do_not_change_are_computed_once_an_episode(monkeypatch):
+    policy, calls = policy_on(SHORT, np.zeros(2)), []
+    original = PPO.signals
+    monkeypatch.setattr(PPO, "signals", lambda self, *given: calls.append(self.normalise) or original(self, *given))
+    for normalise in ("minibatch", "batch"):
+        exact.moments(SHORT, policy, pg.estimator("ppo", normalise=normalise), batch=4)
+    assert calls.count("minibatch") < 500
+    assert calls.count("batch") > 3876  # once a batch, and on samples
 
 
 @dataclasses.dataclass(frozen=True)
