@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pgcore.errors import BatchError, ShapeError
 
 __all__ = [
+    "centre",
     "discounted_sum",
     "discounts",
     "episode_returns",
@@ -213,11 +214,18 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
     count = len(x)
     if count <= max(ddof, 1):
         return x
-    # Less the first entry before the mean: rounding in the mean of equal entries would otherwise come out as a spread.
-    centred = x - x[0]
-    centred -= np.add.reduce(centred) / count
+    centred = centre(x)
     wide = centred.astype(np.float64, copy=False)  # squares of float32 overflow at 2e19
     return centred / (math.sqrt(np.dot(wide, wide) / (count - ddof)) + eps)
+
+
+def centre(x: Array) -> Array:
+    """Return [B] x less its mean, of x's dtype; exactly 0 where all [B] entries are equal.
+
+    The first entry is taken off before the mean is, whose rounding would otherwise come out as a spread of equal entries.
+    """
+    centred = x - x[0]
+    return centred - np.add.reduce(centred) / len(x)
 
 
 def leave_one_out_mean(x: Array) -> Array:

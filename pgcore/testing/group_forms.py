@@ -108,7 +108,20 @@ class GSPOForm(GRPOForm):
 
 
 class CISPOForm(GRPOForm):
-    """The integral of the clipped ratio over log pi."""
+    """The integral of the clipped ratio over log pi, and every group as much as another."""
+
+    def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
+        """See `EstimatorForm.signals`: w_t = 1 / B becomes 1 / (groups x steps of the step's group)."""
+        found = super().signals(batch, evaluate, lift)
+        if "group" not in batch.extras:
+            return found
+        lengths, real = batch.episode_lengths, real_episodes(batch)
+        groups = len(set(batch.extras["group"][batch.episode_starts][real].tolist()))
+
+        def share(_: int, among: list[int], totals: Number) -> Number:
+            return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
+
+        return found | {"advantage": found["advantage"] * by_group(batch, lift(batch.rewards), share)}
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""

@@ -17,10 +17,10 @@ from pgcore.batch import Batch
 from pgcore.checks import number, one_of, positive, set_field
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards
+from pgcore.groups import by_group, episode_rewards, group_of_episode
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import normalise
+from pgcore.signals import centre, normalise
 from pgcore_estimators.terms import (
     clipped_gain,
     clipped_gain_slope,
@@ -62,7 +62,7 @@ class _GroupRelative(Estimator):
 
     def relative(self, rewards: Array) -> Array:
         """Return [n] advantages of one group's episodes from their rewards; all 0 where the rewards are equal."""
-        return rewards - rewards.mean()
+        return centre(rewards)
 
     def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, **others: Array) -> dict[str, float]:
         """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
@@ -86,7 +86,7 @@ class _Standardised(_GroupRelative):
 
     def relative(self, rewards: Array) -> Array:
         """See `_GroupRelative.relative`; an episode that is alone in its group has 0."""
-        return normalise(rewards - rewards.mean(), ddof=self.ddof)
+        return normalise(rewards, ddof=self.ddof) if len(rewards) > 1 else 0.0 * rewards
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class DrGRPO(GRPO):
 
     def relative(self, rewards: Array) -> Array:
         """See `_GroupRelative.relative`."""
-        return rewards - rewards.mean()
+        return centre(rewards)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class GSPO(_Standardised):
 
 @dataclass(frozen=True)
 class CISPO(_Standardised):
-    """CISPO: mean over all steps of -c A log pi, with c = clip(r) held constant: every step keeps a gradient.
+    """CISPO: mean over a group's steps of -c A log pi, then over groups, with c = clip(r) held constant: every step keeps a gradient.
 
     What is differentiated is the integral of -c A over log pi, which has that gradient at every policy and not at the old one alone: -A r
     within the bounds, and a straight line in log pi beyond them.
@@ -230,6 +230,17 @@ class CISPO(_Standardised):
     clip_low: float = 1.0
     name: ClassVar[str] = "cispo"
     sources: ClassVar[tuple[str, ...]] = ("MiniMax 2025, eqs. 4 and 5, arXiv:2506.13585",)
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`; the mean over all steps becomes one over groups in the advantages, in which a term is linear."""
+        found = dict(super().signals(batch, evaluate))
+        if "group" in batch.extras:
+            steps = batch.episode_lengths * (batch.episode_weights > 0)
+            in_group = by_group(lambda own: np.full_like(own, own.sum()), steps, batch)
+            groups = len(np.unique(group_of_episode(batch)[steps > 0]))
+            share = steps.sum() / (groups * np.maximum(in_group, 1))
+            found["advantage"] = found["advantage"] * share[batch.episode_of_step]
+        return found
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
         """See `Estimator.surrogate`."""
