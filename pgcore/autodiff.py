@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pgcore.adoption import Probe
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError, SpecError
@@ -161,11 +162,13 @@ class AutodiffPolicy(Policy):
         names: Of the parameters, in canonical order.
         pads: Whether steps are padded to a few sizes, so that compiled code is reused.
         size: D, the number of parameters.
+        probe: What tries an adopted network out; None for any other.
     """
 
     names: tuple[str, ...]
     pads: bool
     size: int
+    probe: Probe | None = None
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
@@ -319,14 +322,19 @@ class AutodiffPolicy(Policy):
     def _observations(self, observations: Array) -> Array:
         """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
         network = self.spec.network
-        if isinstance(network, Table) or (isinstance(network, Adopted) and observations.dtype.kind != "f"):
-            return observations
-        return observations.astype(self.dtype, copy=False)
+        whole = isinstance(network, Table) or (isinstance(network, Adopted) and observations.dtype.kind != "f")
+        given = observations if whole else observations.astype(self.dtype, copy=False)
+        if self.probe is not None:
+            self.probe(self._forward, given)
+        return given
 
     def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward` of observations as the batch holds them."""
-        steps = len(observations)
-        given = self._observations(observations)
+        return self._forward(self._observations(observations))
+
+    def _forward(self, given: Array) -> tuple[Array, Array | None]:
+        """Return `forward`, with observations padded where shapes are compiled."""
+        steps = len(given)
         outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
         return outputs[:steps], None if values is None else values[:steps]
 
