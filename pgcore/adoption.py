@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,16 +11,19 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.errors import BatchError, SpecError
 
-__all__ = ["Probe", "refusal", "refused_derivative"]
+__all__ = ["EVALUATION", "Probe", "refusal", "refused_derivative"]
 
 Forward = Callable[[Array], tuple[Array, Array | None]]
+
+# Advice where `Backend.adopt` can do it.
+EVALUATION = "evaluation_mode=True switches off what is for training"
 
 # At most so many steps are tried out, and so many batches, where nothing follows from the first ones.
 STEPS, BATCHES = 64, 16
 
 
 class Probe:
-    """Tries a network out on the first observations it is given: the same ones again, then with half of the others replaced.
+    """Tries a network out on the first observations it is given: the same ones again, with half of the others replaced, and half alone.
 
     One observation shows whether outputs repeat. Whether they are one observation's alone takes two that differ, and outputs that do:
     a network that starts from zeros gives all the same.
@@ -32,6 +34,7 @@ class Probe:
         network: str,
         preserved: Callable[[], AbstractContextManager[None]] = nullcontext,
         mode: Callable[[], object] = bool,
+        advice: str = "",
     ) -> None:
         """Keep what to try out.
 
@@ -39,9 +42,11 @@ class Probe:
             network: What to call it.
             preserved: Returns the context that puts back what running it changes.
             mode: Returns the mode that it is in; in another one it is tried out again.
+            advice: What to do beside, for the end of a message.
         """
         self._network = network
         self._preserved = preserved
+        self._advice = advice and f", {advice}"
         self._mode_of = mode
         self._mode = mode()
         self._repeats = False
@@ -75,7 +80,7 @@ class Probe:
         if step is not None:
             raise SpecError(
                 f"{self._network}: expected the same outputs whenever it is given the same observations, got others at a second call, first at "
-                f"step {step}; let it draw no random numbers and keep nothing between calls, evaluation_mode=True switches off what is for training"
+                f"step {step}; let it draw no random numbers and keep nothing between calls{self._advice}"
             )
         flat = rows.reshape(len(rows), -1)
         others = np.flatnonzero((flat != flat[0]).any(axis=1))
@@ -86,19 +91,22 @@ class Probe:
         source = 0 if others[-1] >= half else int(others[0])
         chosen = np.append(np.arange(half), np.full(len(rows) - half, source))
         step = first_difference(parts(forward(rows[chosen])), [part[chosen] for part in found])
+        if step is None:  # what depends on their number is left; other shapes are rounded in other ways
+            step = first_difference(parts(forward(rows[:half])), [part[:half] for part in found], 1 / 3)
         if step is not None:
             raise SpecError(
                 f"{self._network}: expected outputs that depend on one observation alone, got others at step {step} where other steps of the batch "
-                "changed; normalise over features or by constants, evaluation_mode=True switches off what is for training"
+                f"changed; normalise over features or by constants{self._advice}"
             )
         return bool((found[0] != found[0][0]).any())
 
 
-def refusal(network: str, observations: Any, error: Exception) -> BatchError:
-    """Return what to raise where a network fails on observations, native or not."""
+def refusal(network: str, observations: Any, error: Exception, reason: str = "") -> BatchError:
+    """Return what to raise where a network fails on observations, native or not; the reason is what the error says, unless given."""
     shape = ", ".join(map(str, ("B", *observations.shape[1:])))
+    dtype = getattr(observations.dtype, "name", observations.dtype)
     return BatchError(
-        f"{network}: expected a network that takes observations [{shape}] {observations.dtype}, got {type(error).__name__} ({first_line(error)}); "
+        f"{network}: expected a network that takes observations [{shape}] {dtype}, got {type(error).__name__} ({reason or first_line(error)}); "
         "check the observations' shape and dtype, and the network"
     )
 
@@ -121,11 +129,17 @@ def parts(found: tuple[Array, Array | None]) -> list[Array]:
     return [part.reshape(len(part), -1) for part in found if part is not None]
 
 
-def first_difference(found: list[Array], expected: list[Array]) -> int | None:
-    """Return the first row that differs by more than rounding can explain, None where there is none; NaN is another's business."""
+def first_difference(found: list[Array], expected: list[Array], power: float = 1 / 2) -> int | None:
+    """Return the first row that differs by more than rounding can explain, None where there is none; NaN is another's business.
+
+    Args:
+        found: [N, K] arrays.
+        expected: The same.
+        power: Of the dtype's resolution, for what is allowed relative to the largest number.
+    """
     for own, other in zip(found, expected, strict=True):
         finite = np.isfinite(own) & np.isfinite(other)
-        allowed = math.sqrt(np.finfo(other.dtype).eps) * float(np.abs(other[finite]).max(initial=0.0))
+        allowed = float(np.finfo(other.dtype).eps) ** power * float(np.abs(other[finite]).max(initial=0.0))
         with np.errstate(invalid="ignore"):
             apart = (finite & (np.abs(own - other) > allowed)).any(axis=1)
         if apart.any():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pgcore.adoption import Probe
+from pgcore.adoption import EVALUATION, Probe
 from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
@@ -89,7 +89,7 @@ class TorchBackend(Backend):
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
         policy = TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
-        policy.probe = Probe(str(spec.network), adopted.preserved, adopted.mode)
+        policy.probe = Probe(str(spec.network), adopted.preserved, adopted.mode, EVALUATION)
         return policy
 
 

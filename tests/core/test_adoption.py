@@ -36,6 +36,10 @@ def by_place(observations):
     return linear(observations * np.linspace(0, 1, len(observations))[:, None])
 
 
+def by_number(observations):
+    return linear(observations / len(observations))
+
+
 def valued(observations):
     """Outputs are much larger than what the values have of other steps."""
     return 1e9 * linear(observations)[0], observations[:, 0] - observations[:, 0].mean()
@@ -53,7 +57,7 @@ class Counted:
         return self.change(observations @ WEIGHT, self.calls), None
 
 
-@pytest.mark.parametrize("forward", [centred, as_a_sequence, backwards, by_place, valued])
+@pytest.mark.parametrize("forward", [centred, as_a_sequence, backwards, by_place, by_number, valued])
 @pytest.mark.parametrize(
     "rows", [ROWS, ROWS[:2], ROWS[[0, 0, 0, 1]], ROWS[[0, 1, 0, 0]]], ids=["6", "2", "last", "first"]
 )
@@ -77,7 +81,7 @@ def test_a_network_is_tried_out_once():
     forward, probe = Counted(), Probe("net")
     for _ in range(5):
         probe(forward, ROWS)
-    assert forward.calls == 3
+    assert forward.calls == 4
 
 
 def test_what_nothing_follows_from_is_tried_out_again():
@@ -95,7 +99,7 @@ def test_what_nothing_follows_from_is_tried_out_again():
     probe = Probe("net")
     for _ in range(3 * BATCHES):
         probe(zero, ROWS)
-    assert zero.calls == 3 * (BATCHES + 1)
+    assert zero.calls == 4 * (BATCHES + 1)
 
 
 def test_another_mode_is_tried_out_too():
@@ -103,7 +107,7 @@ def test_another_mode_is_tried_out_too():
     probe = Probe("net", mode=lambda: next(modes))
     for _ in range(4):
         probe(forward, ROWS)
-    assert forward.calls == 6
+    assert forward.calls == 8
 
 
 @pytest.mark.parametrize("size", [1e-8, 1e-12])
