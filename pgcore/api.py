@@ -12,7 +12,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.backend import Backend
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
+from pgcore.errors import EstimatorError, NonFiniteError, OptimizerError, PgcoreError, SpecError, UnknownNameError
 from pgcore.estimator import Estimator
 from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer, Rule
@@ -202,7 +202,11 @@ class _Evaluation:
                 "log_probs",
                 "final_log_probs",
             ):  # masked actions' log-probabilities are -inf
-                check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
+                try:
+                    check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
+                except NonFiniteError:
+                    self.policy.check_finite(name)
+                    raise
         return found
 
     def scores(self, step_weights: Array | None = None) -> Array:

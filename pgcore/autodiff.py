@@ -265,6 +265,7 @@ class AutodiffPolicy(Policy):
             rows = np.zeros((count, len(inputs.weights)), self.dtype)
             rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = weights[steps]
             scores[episodes] = self.log_prob_products(inputs, rows)[: episodes.stop - episodes.start]
+        self.check_scores(scores)
         return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
@@ -276,7 +277,9 @@ class AutodiffPolicy(Policy):
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
-        return self.fisher_product(inputs, np.asarray(vector, self.dtype))
+        product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
+        self.check_product(product)
+        return product
 
     def flat_values(self, values: Native) -> Native:
         """Return an adopted critic's [N, 1] state values as [N]; anything else as it is."""

@@ -208,7 +208,9 @@ class NumpyPolicy(Policy):
                 stop = min(batch.episode_ends[episode] + 1, block.stop) - block.start
                 work.collect(slice(start, stop))
                 scores[episode] += work.vector
-        return scores[:, self.layout.order]
+        scores = scores[:, self.layout.order]
+        self.check_scores(scores)
+        return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """See `Policy.fisher_vector_product`."""
@@ -228,6 +230,7 @@ class NumpyPolicy(Policy):
             work.collect(ALL)
             product = work.vector[self.layout.order] if product is None else product + work.vector[self.layout.order]
         assert product is not None
+        self.check_product(product)
         return product
 
     def _passes(self, batch: Batch) -> Iterator[Workspace]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pgcore as pg
 from pgcore import files
+from pgcore.errors import NonFiniteError, ParameterError
 from pgcore.registry import registry
 from pgcore.schedules import LinearSchedule
 from pgcore.surrogate import Surrogate
@@ -105,6 +107,69 @@ def test_initial_parameters_are_the_same_to_the_bit(backend, name):
     for dtype in ("float64", "float32"):
         found = pg.policy(SPECS[name], backend=backend, seed=4, dtype=dtype).parameters()
         same_bits(found, pg.policy(SPECS[name], backend="numpy", seed=4, dtype=dtype).parameters())
+
+
+def poisoned(backend, name):
+    """Return a policy with a NaN in one of its parameters, as a bad step of the user's own would leave it, and a batch."""
+    policy, batch = make_case(SPECS["deep"], backend, "float64", seed=23)
+    native: Any = policy
+    if backend == "numpy":
+        dict(native.layout.named(native.vector))[name][...] = np.nan
+    elif backend == "jax":
+        native.native[name] = native.native_array(np.full(native.native[name].shape, np.nan))
+    elif backend == "tensorflow":
+        native.native[name].assign(native.native[name] * np.nan)
+    else:
+        native.native[name].data *= np.nan
+    assert np.isnan(policy.parameters()[name]).all()
+    return policy, batch
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["network.1.weight", "critic.0.bias", "head.log_std"])
+def test_a_parameter_that_is_nan_is_named(tmp_path, backend, name):
+    policy, batch = poisoned(backend, name)
+    sound, _ = make_case(SPECS["deep"], backend, "float64", seed=23)
+    signals = pg.signals(sound, ESTIMATORS["ppo"], batch)
+    words = rf"expected finite parameters.*, got NaN or infinity in {name}; load a good checkpoint"
+    with pytest.raises(NonFiniteError, match=rf"gradient of ppo: {words}"):
+        pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
+    with pytest.raises(NonFiniteError, match=words):
+        pg.gradient(policy, ESTIMATORS["ppo"], batch)
+    if not name.startswith("critic"):
+        with pytest.raises(NonFiniteError, match=rf"act: {words}"):
+            policy.act(batch.observations, pg.generator(0))
+        with pytest.raises(NonFiniteError, match=rf"episode_scores: {words}"):
+            policy.episode_scores(batch)
+        with pytest.raises(NonFiniteError, match=rf"fisher_vector_product: {words}"):
+            policy.fisher_vector_product(batch, np.ones(sum(value.size for value in policy.parameters().values())))
+    file = tmp_path / "policy.safetensors"
+    for before in (None, b"what was there"):
+        if before is not None:
+            file.write_bytes(before)
+        with pytest.raises(ParameterError, match=words):
+            policy.save(file)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+@each_backend
+def test_scores_and_products_that_overflow_are_refused(backend):
+    policy, batch = make_case(SPECS["deep"], backend, "float32", seed=23)
+    weights = np.ones(batch.num_steps)
+    weights[batch.episode_starts[1]] = 1e308
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(NonFiniteError, match=r"episode_scores: .* got NaN or infinity in episode 1; scale"),
+    ):
+        policy.episode_scores(batch, weights)
+    vector = np.full(sum(value.size for value in policy.parameters().values()), 1e38)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            NonFiniteError, match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters"
+        ),
+    ):
+        policy.fisher_vector_product(batch, vector)
 
 
 @functools.cache
