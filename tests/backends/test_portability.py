@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -12,7 +13,7 @@ import pytest
 
 import pgcore as pg
 from pgcore import files
-from pgcore.errors import NonFiniteError, ParameterError
+from pgcore.errors import NonFiniteError, ParameterError, SpecError
 from pgcore.registry import registry
 from pgcore.schedules import LinearSchedule
 from pgcore.surrogate import Surrogate
@@ -44,6 +45,12 @@ SPECS = {
     "wide head": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["per-state"], "none"),
     "table": pg.PolicySpec(NETWORKS["table"], HEADS["categorical"], "separate"),
     "linear": pg.PolicySpec(NETWORKS["linear"], HEADS["hot"], "separate"),
+    "squashed": pg.PolicySpec(NETWORKS["tanh"], HEADS["squashed"], "shared"),
+    "choices": pg.PolicySpec(NETWORKS["relu"], HEADS["multi"], "separate"),
+    "switches": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["switches"], "none"),
+    "action values": pg.PolicySpec(NETWORKS["tanh"], HEADS["epsilon greedy"], "none"),
+    "critic of actions": pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", "action"),
+    "shared critic of actions": pg.PolicySpec(NETWORKS["relu"], HEADS["hot"], "shared", "action"),
 }
 OPTIMIZERS = {
     "adam": {"max_grad_norm": 0.5},
@@ -99,6 +106,50 @@ def test_a_policy_read_in_another_dtype_is_rounded_once(tmp_path, first, second,
         written.save(tmp_path / f"{name}.safetensors")
         read = pg.load(tmp_path / f"{name}.safetensors", backend=second, dtype=asked)
         same_bits(read.parameters(), {key: value.astype(asked) for key, value in given.items()})
+
+
+SAVED = pg.PolicySpec(pg.MLP(3, (4,), "tanh"), pg.Categorical(2, temperature=2.0), "separate")
+OTHERS = {
+    "head": dataclasses.replace(SAVED, head=pg.Categorical(2, temperature=0.1)),
+    "network": dataclasses.replace(SAVED, network=pg.MLP(3, (4,), "relu")),
+    "critic_values": dataclasses.replace(SAVED, critic_values="action"),
+    "critic": dataclasses.replace(SAVED, critic="shared"),
+}
+
+
+@each_backend
+def test_a_policy_is_loaded_into_one_of_its_own_spec_only(tmp_path, backend):
+    file = tmp_path / "policy.safetensors"
+    saved = pg.policy(SAVED, backend="numpy", dtype="float64", seed=5)
+    saved.save(file)
+    for part, spec in OTHERS.items():
+        other = pg.policy(spec, backend=backend)
+        before = other.parameters()
+        words = rf"policy\.safetensors: expected the {part} of the policy that it is loaded into, .*; load it into a policy of its own spec"
+        with pytest.raises(SpecError, match=words):
+            pg.load(file, into=other)
+        same_bits(other.parameters(), before)
+    same = pg.policy(SAVED, backend=backend, dtype="float64")
+    assert pg.load(file, into=same, backend=backend, dtype="float64") is same
+    same_bits(same.parameters(), saved.parameters())
+
+
+def test_what_a_policy_to_load_into_is_cannot_be_asked_for_otherwise(tmp_path):
+    file = tmp_path / "policy.safetensors"
+    policy = pg.policy(SAVED, backend="numpy", dtype="float64")
+    policy.save(file)
+    asked: list[dict[str, Any]] = [{"backend": "other"}, {"dtype": "float32"}, {"device": "cpu"}, {"compiled": True}]
+    for options in asked:
+        (name,) = options
+        with pytest.raises(
+            SpecError,
+            match=rf"load {name}: expected that of the policy to load into, .*; leave it out, or leave out `into`",
+        ):
+            pg.load(file, into=policy, **options)
+    for spec in ("{}", "[]", "no JSON"):
+        files.write(file, "pgcore.policy", policy.parameters(), {"spec": spec, "dtype": "float64"})
+        with pytest.raises(SpecError, match=r"policy\.safetensors: expected "):
+            pg.load(file, into=policy)
 
 
 @each_backend
