@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -105,6 +105,7 @@ def described(part: Any) -> str:
     """Return a part of a spec in JSON as it is written in Python, short enough for a message; of an adopted network its description."""
     if not isinstance(part, dict):
         return repr(part)
-    named: dict[str, Any] = {key: value for key, value in part.items() if key not in ("name", "shapes")}
-    text = f"{part.get('name')}({', '.join(f'{key}={value!r}' for key, value in named.items())})"
+    fields = cast("dict[str, Any]", part)
+    named = {key: value for key, value in fields.items() if key not in ("name", "shapes")}
+    text = f"{fields.get('name')}({', '.join(f'{key}={value!r}' for key, value in named.items())})"
     return text if len(text) <= 120 else f"{text[:117]}..."
