@@ -24,7 +24,7 @@ __all__ = ["JaxBackend"]
 
 
 class JaxBackend(Backend):
-    """See `Backend`; devices are JAX's platforms, and everything is jitted."""
+    """See `Backend`; devices are JAX's platforms, such as "cpu" and "gpu:1", and everything is jitted."""
 
     name: ClassVar[str] = "jax"
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
@@ -93,15 +93,20 @@ class JaxBackend(Backend):
 
 
 def usable_device(device: str | None) -> Any:
-    """Return JAX's first device of a platform, None for its default; raise SpecError where there is none."""
+    """Return JAX's device of a platform, the first unless an index follows, None for its default; raise SpecError where there is none."""
     if device is None:
         return None
+    platform, colon, index = str(device).partition(":")
     try:
-        return jax.devices(device)[0]
-    except (RuntimeError, AttributeError) as error:
-        raise SpecError(
-            f"jax.policy device: expected a platform that JAX can use here, got {device!r} ({str(error).splitlines()[0]}); choose 'cpu'"
-        ) from error
+        known = jax.devices(platform) if platform else []
+        if not colon or index.isdecimal():
+            return known[int(index or 0)]
+        reason = f"{index!r} is no index"
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+    raise SpecError(
+        f"jax.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got {device!r} ({reason}); choose 'cpu'"
+    )
 
 
 def pair(what: str, given: Any) -> tuple[Any, Any]:

@@ -112,6 +112,9 @@ def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
     """Put a module in evaluation mode where that is wanted, or refuse layers that are in training mode and differ there."""
     if evaluation_mode:
         module.eval()
+        for layer in module.modules():
+            if isinstance(layer, nn.RNNBase) and not layer.dropout:
+                layer.train()  # the same in both modes, and cuDNN differentiates it in this one only
     for layer in stochastic_layers(module):
         if isinstance(layer, BATCH_NORM) and not layer.track_running_stats:
             raise SpecError(

@@ -301,8 +301,10 @@ def test_a_version_that_is_too_old_is_refused(monkeypatch):
         type(pg.backend("jax"))()
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cpu:0", "meta", 3.5])
+@pytest.mark.parametrize("device", ["nonsense", "cpu:7", "cpu:", "cpu:x", "cpu:-1", ":0", "", "meta", 3.5])
 def test_a_device_that_is_not_here_is_refused(device):
-    words = r"jax\.policy device: expected a platform that JAX can use here, got .*; choose 'cpu'"
+    words = (
+        r"jax\.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got .*; choose 'cpu'"
+    )
     with pytest.raises(SpecError, match=words):
         pg.policy(pg.PolicySpec(pg.Linear(2), HEAD), backend="jax", device=device)

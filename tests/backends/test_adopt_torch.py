@@ -252,6 +252,12 @@ def test_layers_that_differ_in_training_are_refused_until_they_are_in_evaluation
     assert adopt(network).parameters().keys() == first.keys()
 
 
+def test_recurrent_layers_without_dropout_stay_as_cudnn_can_differentiate_them():
+    critic = nn.Sequential(nn.LSTM(3, 4, dtype=torch.float64), nn.Dropout(0.5), nn.GRU(4, 1, 2, dropout=0.5).double())
+    adopt(mlp(), critic, evaluation_mode=True)
+    assert [module.training for module in critic.modules()] == [False, True, False, False]
+
+
 def test_going_back_to_training_mode_is_refused_at_the_next_gradient(make_batch):
     network = mlp(middle=nn.Dropout(0.5))
     policy = adopt(network, evaluation_mode=True)

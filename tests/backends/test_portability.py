@@ -204,6 +204,16 @@ def test_a_parameter_that_is_nan_is_named(tmp_path, backend, name):
 
 
 @each_backend
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_vector_may_be_read_only_and_stays_as_it_is(backend, dtype):
+    policy, batch = make_case(SPECS["deep"], backend, dtype, seed=23)
+    vector = np.ones(sum(value.size for value in policy.parameters().values()), dtype)
+    vector.flags.writeable = False
+    assert policy.fisher_vector_product(batch, vector).any()
+    np.testing.assert_array_equal(vector, 1.0)
+
+
+@each_backend
 def test_scores_and_products_that_overflow_are_refused(backend):
     policy, batch = make_case(SPECS["deep"], backend, "float32", seed=23)
     weights = np.ones(batch.num_steps)
