@@ -132,11 +132,11 @@ class NumpyPolicy(Policy):
         if "distribution" in names:
             found["distribution"] = self.distribution(batch.observations, batch.action_mask)
         if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given: self._values(given, own=False))[:, 0]
+            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
         if "final_action_values" in names:
             head = self.spec.head
             found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given: self._values(given, own=head.action_values)
+                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
             )
         if "final_log_probs" in names:
             found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
@@ -168,7 +168,7 @@ class NumpyPolicy(Policy):
                         named[name] = own[name]
                 given.append(named)
                 cotangents = estimator.cotangents(**named)
-                if len(cotangents) != len(names):
+                if len(cotangents) != len(names) or not all(map(cotangents.__contains__, names)):
                     raise missing_cotangents(estimator, cotangents)
                 own_weights = weights if whole else weights[block]
                 self._backward(work, {name: weigh(value, own_weights) for name, value in cotangents.items()})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -33,11 +33,14 @@ __all__ = ["TorchPolicy"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 
+# Compiled functions are kept for this many estimators, for each of as many sizes as come up: there are two a doubling.
+KEPT = 32
+
 
 def without_autocast(method: Method) -> Method:
     """Return a policy's method that computes in the policy's dtype, also where the user casts automatically."""
 
-    @functools.wraps(method)
+    @wraps(method)
     def called(policy: TorchPolicy, *given: Any, **named: Any) -> Any:
         kind = policy.device.type
         if not torch.is_autocast_enabled(kind):
@@ -78,7 +81,7 @@ class TorchPolicy(AutodiffPolicy):
         self._adopted = isinstance(spec.network, Adopted)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
-        self._kept: dict[tuple[Estimator, int], Callable[..., Any]] = {}
+        self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""
@@ -121,7 +124,7 @@ class TorchPolicy(AutodiffPolicy):
         native = self._native(inputs)
         estimator = surrogate.estimator
         if self.compiled and not self._adopted:
-            whole = self._kept.get((estimator, len(inputs.weights))) or self._whole(estimator, len(inputs.weights))
+            whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(estimator, len(inputs.weights))
             leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
@@ -185,7 +188,7 @@ class TorchPolicy(AutodiffPolicy):
 
         if not self.compiled:
             return terms
-        compiled = self._kept_as((estimator, size), terms)
+        compiled = self._kept_as(estimator, size, terms)
 
         def checked(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             try:
@@ -217,15 +220,16 @@ class TorchPolicy(AutodiffPolicy):
             square = torch.stack([(leaf * leaf).sum() for leaf in leaves.values()]).sum()
             return leaves, terms, named, square
 
-        return self._kept_as((estimator, size), whole)
+        return self._kept_as(estimator, size, whole)
 
-    def _kept_as(self, key: tuple[Estimator, int], function: Callable[..., Any]) -> Callable[..., Any]:
+    def _kept_as(self, estimator: Estimator, size: int, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function compiled, for each estimator and number of steps once."""
-        if key not in self._kept:
+        sizes = self._kept(estimator)
+        if size not in sizes:
             compiled: Any = torch.compile
             # Each has its own limit of recompilations; the overloads' types do not know that argument yet.
-            self._kept[key] = compiled(function, dynamic=False, isolate_recompiles=True)
-        return self._kept[key]
+            sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
+        return sizes[size]
 
     def _derivatives(self, of: Tensor, weights: Tensor | None = None, **options: bool) -> tuple[Any, ...]:
         """Return the derivative by each parameter, None where there is none."""
@@ -279,3 +283,8 @@ class TorchPolicy(AutodiffPolicy):
             found = value.new_zeros(rows, *value.shape) if part is None else part
             columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
+
+
+def nothing_compiled(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the cache tells by it
+    """Return where what is compiled for an estimator is to be kept, by number of steps."""
+    return {}

@@ -16,7 +16,7 @@ from pgcore.api import policy as make_policy
 from pgcore.api import signals as run_signals
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.errors import PgcoreError
 from pgcore.estimator import Claims, Estimator
 from pgcore.exact.dynamics import gradient
 from pgcore.exact.episodes import all_episodes
@@ -29,14 +29,10 @@ from pgcore.heads import DiagonalGaussian
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec, Table
 
-__all__ = ["Subject", "Verdict", "check_claims", "probe_batch", "reclaimed", "try_once", "verdicts"]
+__all__ = ["Subject", "Verdict", "probe_batch", "reclaimed", "try_once", "verdicts"]
 
 # A relative bias above the first is a bias; one below the second is rounding; nothing has been seen between them.
 BIASED, UNBIASED = 1e-6, 1e-9
-
-# Quantities of a policy that only a critic, or only a discrete head, can give.
-OF_A_CRITIC = ("value",)
-OF_DISCRETE_HEADS = ("log_probs",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +50,6 @@ class Verdict:
     stated: bool
     verdict: str
     figure: str
-
-
-def check_claims(estimator: Estimator) -> None:
-    """Raise EstimatorError where claims contradict what the surrogate's signature asks for."""
-    claims = estimator.claims
-    for claim, denied, quantities, advice in (
-        ("needs_critic", not claims.needs_critic, OF_A_CRITIC, "claim needs_critic=True"),
-        ("discrete_only", not claims.discrete_only, OF_DISCRETE_HEADS, "claim discrete_only=True"),
-    ):
-        used = [name for name in quantities if name in estimator.quantities]
-        if denied and used:
-            raise EstimatorError(
-                f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses {', '.join(used)}, got False; "
-                f"{advice}, or leave that quantity out"
-            )
 
 
 class Subject:
@@ -162,7 +143,7 @@ def critic_verdict(
             errors.append(essence(error))
         else:
             return Verdict("needs_critic", stated, "refuted" if stated else "confirmed", "runs without a critic")
-    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[-1]}")
+    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[0]}")
 
 
 def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:

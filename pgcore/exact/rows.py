@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
 from pgcore.exact.tabulated import Tabulated, backing, every_action
@@ -32,7 +32,7 @@ class Probe(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -125,6 +125,10 @@ class Rows:
             return self.scores
         if name not in self._derivatives:
             policy = backing(self.table, name)
+            if policy.spec.head.action_values and name not in VALUES_OF_ACTIONS | {"value"}:
+                # Probabilities are piecewise constant in action values.
+                self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
+                return self._derivatives[name]
             columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
             found = [
                 [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]

@@ -25,7 +25,8 @@ class Of(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        discrete_only = self.quantity == "log_probs"
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=discrete_only)
 
     def uses(self, name):
         return name == self.quantity
