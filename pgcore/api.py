@@ -12,8 +12,9 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.backend import Backend
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
+from pgcore.errors import EstimatorError, NonFiniteError, OptimizerError, PgcoreError, SpecError, UnknownNameError
 from pgcore.estimator import Estimator
+from pgcore.fitting import check_saved
 from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer, Rule
 from pgcore.policy import Policy, read_policy
@@ -156,17 +157,25 @@ def load(
         dtype: "float32" or "float64"; None takes the one it was saved with.
         device: Where the backend has several.
         compiled: Whether to compile what it computes, where the backend can choose.
-        into: Load into this policy, as an adopted network must be; None makes a new one.
+        into: Load into this policy, as an adopted network must be; None makes a new one. What it is already cannot be asked for otherwise.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.
-        SpecError: its spec is not valid, or the backend cannot build it.
+        SpecError: its spec is not valid, is not that of `into`, or the backend cannot build it; or `into` is not what else is asked for.
         ParameterError: its parameters are not the spec's.
     """
     saved, parameters, saved_dtype = read_policy(path)
     if into is None:
         spec = PolicySpec.from_json(saved)
         into = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled)
+    else:
+        asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
+        had = {"backend": into.backend.name, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
+        for name in (name for name, value in asked.items() if value not in (None, had[name])):
+            raise SpecError(
+                f"load {name}: expected that of the policy to load into, {had[name]!r}, got {asked[name]!r}; leave it out, or leave out `into`"
+            )
+        check_saved(str(path), into.spec, saved)
     into.load(parameters)
     return into
 
@@ -202,7 +211,11 @@ class _Evaluation:
                 "log_probs",
                 "final_log_probs",
             ):  # masked actions' log-probabilities are -inf
-                check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
+                try:
+                    check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
+                except NonFiniteError:
+                    self.policy.check_finite(name)
+                    raise
         return found
 
     def scores(self, step_weights: Array | None = None) -> Array:

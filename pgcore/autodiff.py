@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pgcore.adoption import Probe
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError, SpecError
@@ -161,11 +162,13 @@ class AutodiffPolicy(Policy):
         names: Of the parameters, in canonical order.
         pads: Whether steps are padded to a few sizes, so that compiled code is reused.
         size: D, the number of parameters.
+        probe: What tries an adopted network out; None for any other.
     """
 
     names: tuple[str, ...]
     pads: bool
     size: int
+    probe: Probe | None = None
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
@@ -262,6 +265,7 @@ class AutodiffPolicy(Policy):
             rows = np.zeros((count, len(inputs.weights)), self.dtype)
             rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = weights[steps]
             scores[episodes] = self.log_prob_products(inputs, rows)[: episodes.stop - episodes.start]
+        self.check_scores(scores)
         return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
@@ -273,7 +277,9 @@ class AutodiffPolicy(Policy):
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
-        return self.fisher_product(inputs, np.asarray(vector, self.dtype))
+        product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
+        self.check_product(product)
+        return product
 
     def flat_values(self, values: Native) -> Native:
         """Return an adopted critic's [N, 1] state values as [N]; anything else as it is."""
@@ -321,14 +327,19 @@ class AutodiffPolicy(Policy):
         network = self.spec.network
         if isinstance(network, Table):
             return observations.astype(np.int64, copy=False)  # frameworks index with no others
-        if isinstance(network, Adopted) and observations.dtype.kind != "f":
-            return observations
-        return observations.astype(self.dtype, copy=False)
+        whole = isinstance(network, Adopted) and observations.dtype.kind != "f"
+        given = observations if whole else observations.astype(self.dtype, copy=False)
+        if self.probe is not None:
+            self.probe(self._forward, given)
+        return given
 
     def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward` of observations as the batch holds them."""
-        steps = len(observations)
-        given = self._observations(observations)
+        return self._forward(self._observations(observations))
+
+    def _forward(self, given: Array) -> tuple[Array, Array | None]:
+        """Return `forward`, with observations padded where shapes are compiled."""
+        steps = len(given)
         outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
         return outputs[:steps], None if values is None else values[:steps]
 

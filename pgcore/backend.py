@@ -74,8 +74,9 @@ class Backend(ABC):
             critic: None, "shared", or another network from observations to values.
             critic_values: "state" for [B] or [B, 1] values, "action" for [B, A], Q of every action of a discrete head.
             compiled: See `policy`.
-            evaluation_mode: Put dropout and batch normalisation in evaluation mode; without it a module that has any in
-                training mode is refused, since its outputs are no function of the observations alone.
+            evaluation_mode: Put module and critic in evaluation mode; without it dropout and batch normalisation in training
+                mode are refused, since their outputs are no function of one observation alone. The first batch shows
+                whether other parts of a module are one, and a module that has any that is not is refused there.
 
         Raises:
             SpecError: the backend has no modules to adopt, or this module cannot be a policy; says why.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array, owned_booleans, owned_numbers
-from pgcore.errors import BatchError, ParameterError, ShapeError
+from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.spec import Adopted, PolicySpec, Table
 
-__all__ = ["check_mask", "check_observations", "check_parameters"]
+__all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
@@ -79,3 +80,30 @@ def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtyp
                 f"parameters[{name!r}]: expected finite numbers in {dtype}, got NaN or infinity; load a good checkpoint"
             )
     return arrays
+
+
+def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
+    """Raise SpecError unless a saved spec (JSON) is this one, apart from the network where that is adopted: only parameters say what it is."""
+    own: dict[str, Any] = json.loads(spec.to_json())
+    try:
+        found: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
+    except (ValueError, TypeError) as error:
+        raise SpecError(
+            f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); write the file again"
+        ) from error
+    for part in ("head", "critic", "critic_values", "network"):
+        if found.get(part) != own[part] and not (part == "network" and isinstance(spec.network, Adopted)):
+            raise SpecError(
+                f"{where}: expected the {part} of the policy that it is loaded into, {described(own[part])}, got {described(found.get(part))}; "
+                "load it into a policy of its own spec, or without `into`"
+            )
+
+
+def described(part: Any) -> str:
+    """Return a part of a spec in JSON as it is written in Python, short enough for a message; of an adopted network its description."""
+    if not isinstance(part, dict):
+        return repr(part)
+    fields = cast("dict[str, Any]", part)
+    named = {key: value for key, value in fields.items() if key not in ("name", "shapes")}
+    text = f"{fields.get('name')}({', '.join(f'{key}={value!r}' for key, value in named.items())})"
+    return text if len(text) <= 120 else f"{text[:117]}..."

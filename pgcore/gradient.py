@@ -86,11 +86,12 @@ class Gradient(ABC):
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError, naming the first quantity and step that are not finite, unless every entry is finite."""
+        """Raise NonFiniteError, naming a parameter or else the first quantity and step that are not finite, unless every entry is finite."""
         overflowed = [name for name, value in self.numpy().items() if not np.isfinite(value).all()]
         if not overflowed:
             return
         where = f"gradient of {self.surrogate.estimator.name}"
+        self.policy.check_finite(where)
         for name, value in suspects(self.surrogate.estimator, self.given(), self.terms()).items():
             # Masked actions' log-probabilities are -inf by definition.
             bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
 from pgcore.fitting import check_mask, check_observations
 from pgcore.gradient import Gradient
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["EVALUATIONS", "Policy", "quantities_of", "read_policy"]
 
 FORMAT = "pgcore.policy"
+LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
 
 # What `Policy.evaluate` offers beyond `QUANTITIES`.
 EVALUATIONS: dict[str, str] = {
@@ -92,6 +93,9 @@ class Policy(ABC):
 
         Returns:
             [E, D] of the policy's dtype. Columns are in canonical parameter order, each array in C order.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite; names the parameter that is, or the episode.
         """
 
     @abstractmethod
@@ -107,6 +111,7 @@ class Policy(ABC):
 
         Raises:
             ShapeError: the vector does not have D entries.
+            NonFiniteError: the product is NaN or infinite.
 
         Source: Kakade 2001, "A natural policy gradient".
         """
@@ -219,6 +224,31 @@ class Policy(ABC):
             check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
         batch.__dict__["_fits"] = self.spec
 
+    def check_finite(self, where: str) -> None:
+        """Raise NonFiniteError, naming the parameter, unless all are finite: what is asked first where a result is not."""
+        bad = first_not_finite(self.parameters())
+        if bad is not None:
+            raise NonFiniteError(f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}")
+
+    def check_scores(self, scores: Array) -> None:
+        """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
+        finite = np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            self.check_finite("episode_scores")
+            raise NonFiniteError(
+                f"episode_scores: expected finite numbers, got NaN or infinity in episode {int(finite.argmin())}; scale its observations down or use "
+                "float64"
+            )
+
+    def check_product(self, product: Array) -> None:
+        """Raise NonFiniteError, naming a parameter where it is its fault, unless a [D] Fisher product is finite."""
+        if not np.isfinite(product).all():
+            self.check_finite("fisher_vector_product")
+            raise NonFiniteError(
+                "fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters are unchanged, scale the observations or the "
+                "vector down, or use float64"
+            )
+
     def at_final(self, batch: Batch, width: int, found: Callable[[Array, Array | None], Array]) -> Array:
         """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated.
 
@@ -242,9 +272,16 @@ class Policy(ABC):
         """Write spec and parameters to a safetensors file, whole or not at all.
 
         Raises:
+            ParameterError: a parameter is NaN or infinite; names it, and nothing is written.
             FileError: the file cannot be written.
         """
-        files.write(path, FORMAT, self.parameters(), {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+        parameters = self.parameters()
+        bad = first_not_finite(parameters)
+        if bad is not None:
+            raise ParameterError(
+                f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
+            )
+        files.write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
         given: Any = observations
@@ -259,11 +296,17 @@ class Policy(ABC):
         with np.errstate(all="ignore"):  # what overflows is found below, and named by its step
             distribution = self.distribution(observed, mask)
         if np.isnan(distribution).any():
+            self.check_finite("act")
             step = int(np.isnan(distribution).any(axis=1).argmax())
             raise NonFiniteError(
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )
         return distribution
+
+
+def first_not_finite(parameters: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array with NaN or infinity in it, None where there is none."""
+    return next((name for name, value in parameters.items() if not np.isfinite(value).all()), None)
 
 
 def quantities_of(spec: PolicySpec) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import jax
 import numpy as np
 
+from pgcore.adoption import Probe
 from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
@@ -14,7 +15,7 @@ from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
-from pgcore_jax.networks import AdoptedNetwork, SpecNetwork
+from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
 from pgcore_jax.optimizers import JaxOptimizer
 from pgcore_jax.parameters import leaf_names, named, settled
 from pgcore_jax.policy import JaxPolicy
@@ -23,7 +24,7 @@ __all__ = ["JaxBackend"]
 
 
 class JaxBackend(Backend):
-    """See `Backend`; devices are JAX's platforms, and everything is jitted."""
+    """See `Backend`; devices are JAX's platforms, such as "cpu" and "gpu:1", and everything is jitted."""
 
     name: ClassVar[str] = "jax"
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
@@ -68,8 +69,8 @@ class JaxBackend(Backend):
         """
         kind = critic_kind("jax", critic)
         apply, tree = pair("module", module)
-        what = f"jax.adopt {getattr(apply, '__name__', type(apply).__name__)}"
-        description = what.removeprefix("jax.adopt ")
+        description = name_of(apply)
+        what = f"jax.adopt {description}"
         PolicySpec(Adopted(description, ()), head, kind, critic_values)  # refuses what is no head
         names, leaves, structure = leaf_names(tree, "")
         found = named(what, names, leaves, {})
@@ -85,26 +86,27 @@ class JaxBackend(Backend):
         found = named(what, tuple(own), list(own.values()), found)
         shapes = tuple((name, np.shape(value)) for name, value in found.items())
         network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
-        return JaxPolicy(
-            self,
-            PolicySpec(Adopted(description, shapes), head, kind, critic_values),
-            dtype,
-            network,
-            found,
-            device_of(leaves[0]),
-        )
+        spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
+        policy = JaxPolicy(self, spec, dtype, network, found, device_of(leaves[0]))
+        policy.probe = Probe(str(spec.network))
+        return policy
 
 
 def usable_device(device: str | None) -> Any:
-    """Return JAX's first device of a platform, None for its default; raise SpecError where there is none."""
+    """Return JAX's device of a platform, the first unless an index follows, None for its default; raise SpecError where there is none."""
     if device is None:
         return None
+    platform, colon, index = str(device).partition(":")
     try:
-        return jax.devices(device)[0]
-    except (RuntimeError, AttributeError) as error:
-        raise SpecError(
-            f"jax.policy device: expected a platform that JAX can use here, got {device!r} ({str(error).splitlines()[0]}); choose 'cpu'"
-        ) from error
+        known = jax.devices(platform) if platform else []
+        if not colon or index.isdecimal():
+            return known[int(index or 0)]
+        reason = f"{index!r} is no index"
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+    raise SpecError(
+        f"jax.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got {device!r} ({reason}); choose 'cpu'"
+    )
 
 
 def pair(what: str, given: Any) -> tuple[Any, Any]:

@@ -28,10 +28,20 @@ Network = Callable[[Parameters, Any], Outputs]
 KEPT = 32
 
 
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled; it is traced with JAX's own rules of promotion, also where the user has stricter ones."""
+
+    def traced(*given: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*given)
+
+    return jax.jit(traced)
+
+
 @lru_cache(KEPT)
 def forward(network: Network) -> Callable[..., Outputs]:
     """Return the function from parameters and observations to what the network says."""
-    return jax.jit(network)
+    return jitted(network)
 
 
 @lru_cache(KEPT)
@@ -41,7 +51,7 @@ def run(network: Network, head: Head, names: tuple[str, ...]) -> Callable[..., P
     def quantities_of(parameters: Parameters, inputs: Inputs) -> Parameters:
         return quantities(head, names, network(parameters, inputs.observations), inputs)
 
-    return jax.jit(quantities_of)
+    return jitted(quantities_of)
 
 
 @lru_cache(KEPT)
@@ -58,7 +68,7 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
         columns = [value.reshape(len(terms), -1) for value in (terms, *(named[name] for name in estimator.quantities))]
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
-    return jax.jit(gradient)
+    return jitted(gradient)
 
 
 @lru_cache(KEPT)
@@ -70,7 +80,7 @@ def split(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> Callab
         found = jnp.split(vector, ends[:-1])
         return {name: part.reshape(shape) for name, shape, part in zip(names, shapes, found, strict=True)}
 
-    return jax.jit(parts)
+    return jitted(parts)
 
 
 def flat(leaves: Parameters) -> jax.Array:
@@ -89,7 +99,7 @@ def log_prob_products(network: Network, head: Head) -> Callable[..., Parameters]
         _, pull = jax.vjp(log_prob, parameters)
         return jax.vmap(pull)(rows)[0]
 
-    return jax.jit(products)
+    return jitted(products)
 
 
 @lru_cache(KEPT)
@@ -104,7 +114,7 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
 
         return jax.jvp(jax.grad(kl), (parameters,), (direction,))[1]
 
-    return jax.jit(product)
+    return jitted(product)
 
 
 @lru_cache(KEPT)
@@ -118,4 +128,4 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
         names = tuple(sorted(parameters))
         return split(names, tuple(parameters[name].shape for name in names))(moved), changed
 
-    return jax.jit(step)
+    return jitted(step)

@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pgcore.adoption import refusal
 from pgcore.autodiff import Outputs
+from pgcore.errors import PgcoreError
 from pgcore.spec import MLP, Adopted, PolicySpec, Table
 
-__all__ = ["AdoptedNetwork", "SpecNetwork"]
+__all__ = ["AdoptedNetwork", "SpecNetwork", "name_of"]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -78,17 +80,31 @@ class AdoptedNetwork:
 
     def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
         """Return what the functions say of [N, ...] observations; nobody has looked at it yet."""
-        outputs: Any = self.apply(self.built(parameters), observations)
+        outputs: Any = self.applied(parameters, observations)
         values: Any = None
         if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
             outputs, values = outputs
         elif self.critic is not None:
-            values = self.critic.apply(self.critic.built(parameters), observations)
+            values = self.critic.applied(parameters, observations)
         return Outputs(outputs, values, own_parameters(parameters))
+
+    def applied(self, parameters: Parameters, observations: jax.Array) -> Any:
+        """Return what the user's function makes of observations, or raise BatchError, naming it, where it fails."""
+        try:
+            return self.apply(self.built(parameters), observations)
+        except (PgcoreError, MemoryError):
+            raise
+        except Exception as error:
+            raise refusal(f"jax {name_of(self.apply)}", observations, error) from error
 
     def built(self, parameters: Parameters) -> Any:
         """Return the parameters as the user's function takes them."""
         return jax.tree_util.tree_unflatten(self.tree, [parameters[name] for name in self.names])
+
+
+def name_of(apply: Callable[..., Any]) -> str:
+    """Return what to call a user's function."""
+    return getattr(apply, "__name__", type(apply).__name__)
 
 
 def layer(parameters: Parameters, name: str, features: jax.Array) -> jax.Array:

@@ -218,7 +218,9 @@ class NumpyPolicy(Policy):
                 stop = min(batch.episode_ends[episode] + 1, block.stop) - block.start
                 work.collect(slice(start, stop))
                 scores[episode] += work.vector
-        return scores[:, self.layout.order]
+        scores = scores[:, self.layout.order]
+        self.check_scores(scores)
+        return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """See `Policy.fisher_vector_product`."""
@@ -239,6 +241,7 @@ class NumpyPolicy(Policy):
             work.collect(ALL)
             for place, _, derivative in work.own:
                 product[place] += derivative.reshape(-1)
+        self.check_product(product)
         return product
 
     def _passes(self, batch: Batch) -> Iterator[Workspace]:

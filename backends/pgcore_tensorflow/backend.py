@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import tensorflow as tf
 
+from pgcore.adoption import Probe
 from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
@@ -86,7 +87,9 @@ class TensorflowBackend(Backend):
         spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind, critic_values)
         numbers = np.dtype(next(iter(native.values())).dtype.name)
         adopted = AdoptedModule(module, own_critic, native, shared=kind == "shared")
-        return TensorflowPolicy(self, spec, numbers, adopted, None, compiled=compiled)
+        policy = TensorflowPolicy(self, spec, numbers, adopted, None, compiled=compiled)
+        policy.probe = Probe(str(spec.network), adopted.preserved)
+        return policy
 
 
 def usable_device(device: str | None) -> str | None:
@@ -118,6 +121,11 @@ def check_model(what: str, model: Any, *, evaluation_mode: bool) -> None:
             f"tensorflow.adopt {what}: expected a model that is built, got {model.name} without weights; call it once, or model.build(shape)"
         )
     for layer in model._flatten_layers():  # noqa: SLF001 - the only list that sees layers of layers
+        if getattr(layer, "stateful", False):
+            raise SpecError(
+                f"tensorflow.adopt {what}: expected outputs that depend on one observation alone, got the layer {layer.name}, which keeps a state "
+                "between calls; make it with stateful=False and give it windows of observations"
+            )
         if not evaluation_mode and differs_in_training(keras, layer):
             raise SpecError(
                 f"tensorflow.adopt {what}: expected outputs that depend on one observation alone, got the layer {layer.name}, which differs in "

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from pgcore.adoption import refusal
 from pgcore.arrays import Array
 from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
 from pgcore.fitting import check_parameters
@@ -18,7 +19,7 @@ from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.heads import quantities, surrogate_terms
-from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
+from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason
 from pgcore_tensorflow.packing import Layout, pack, unpack
 from pgcore_tensorflow.xp import xp
 
@@ -81,7 +82,7 @@ class TensorflowPolicy(AutodiffPolicy):
         def graph(given: Inputs) -> tuple[Any, Any]:
             return self._outputs_of(given.observations)[:2]
 
-        found = self._call(("forward",), graph, Inputs(observations, None, None, {}, None))
+        found = self._run(("forward",), graph, Inputs(observations, None, None, {}, None))
         return self.to_numpy(found[0]), None if found[1] is None else self.to_numpy(found[1])
 
     def head_parameters(self) -> dict[str, Array]:
@@ -95,7 +96,7 @@ class TensorflowPolicy(AutodiffPolicy):
         def graph(given: Inputs) -> dict[str, Any]:
             return quantities(self.spec.head, names, self._outputs_of(given.observations), given)
 
-        return {name: self.to_numpy(value) for name, value in self._call(("run", *names), graph, inputs).items()}
+        return {name: self.to_numpy(value) for name, value in self._run(("run", *names), graph, inputs).items()}
 
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TensorflowGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
@@ -109,7 +110,7 @@ class TensorflowPolicy(AutodiffPolicy):
             square = tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in leaves])
             return leaves, square, terms, named
 
-        leaves, square, terms, named = self._call(("gradient", estimator), graph, inputs)
+        leaves, square, terms, named = self._run(("gradient", estimator), graph, inputs)
         gradient = TensorflowGradient(self, surrogate, dict(zip(self.names, leaves, strict=True)), terms, named)
         return gradient, float(square)
 
@@ -126,7 +127,7 @@ class TensorflowPolicy(AutodiffPolicy):
 
             return tf.vectorized_map(product, rows)
 
-        found = self._call(("products",), graph, inputs, rows, xla=False)
+        found = self._run(("products",), graph, inputs, rows, xla=False)
         return np.concatenate([self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1)
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
@@ -143,7 +144,7 @@ class TensorflowPolicy(AutodiffPolicy):
                 along = tf.reduce_sum(tf.concat([tf.reshape(part, [-1]) for part in first], 0) * direction)
             return dense(outer.gradient(along, self._variables, unconnected_gradients=ZERO))
 
-        found = self._call(("fisher",), graph, inputs, vector, xla=False)
+        found = self._run(("fisher",), graph, inputs, vector, xla=False)
         return np.concatenate([self.to_numpy(part).reshape(-1) for part in found])
 
     def leaves(self, vector: Array) -> dict[str, Any]:
@@ -170,6 +171,17 @@ class TensorflowPolicy(AutodiffPolicy):
             found = found._replace(values=self.flat_values(found.values))
             self.check_outputs(found.outputs, found.values, observations.shape[0])
         return found
+
+    def _run(
+        self, what: tuple[Any, ...], graph: Callable[..., Any], inputs: Inputs, *more: Array, xla: bool = True
+    ) -> Any:
+        """Return what `_call` does; name an adopted model where its graph fails."""
+        try:
+            return self._call(what, graph, inputs, *more, xla=xla)
+        except tf.errors.InvalidArgumentError as error:
+            if not isinstance(self.module, AdoptedModule):
+                raise
+            raise refusal(str(self.spec.network), inputs.observations, error, reason(error)) from error
 
     def _call(
         self, what: tuple[Any, ...], graph: Callable[..., Any], inputs: Inputs, *more: Array, xla: bool = True

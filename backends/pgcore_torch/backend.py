@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pgcore.adoption import EVALUATION, Probe
 from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype, require_version
 from pgcore.errors import SpecError
@@ -87,7 +88,9 @@ class TorchBackend(Backend):
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
-        return TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
+        policy = TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
+        policy.probe = Probe(str(spec.network), adopted.preserved, adopted.mode, EVALUATION)
+        return policy
 
 
 def usable_device(device: str | None) -> torch.device:
@@ -106,16 +109,19 @@ def usable_device(device: str | None) -> torch.device:
 
 
 def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
-    """Put dropout and batch normalisation in evaluation mode where that is wanted, or refuse them in training mode."""
+    """Put a module in evaluation mode where that is wanted, or refuse layers that are in training mode and differ there."""
+    if evaluation_mode:
+        module.eval()
+        for layer in module.modules():
+            if isinstance(layer, nn.RNNBase) and not layer.dropout:
+                layer.train()  # the same in both modes, and cuDNN differentiates it in this one only
     for layer in stochastic_layers(module):
         if isinstance(layer, BATCH_NORM) and not layer.track_running_stats:
             raise SpecError(
                 f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} without "
                 "running statistics, which mixes the batch in evaluation mode too; give it track_running_stats=True"
             )
-        if evaluation_mode:
-            layer.eval()
-        elif layer.training:
+        if layer.training:
             raise SpecError(
                 f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} in training "
                 "mode, whose gradient belongs to no policy; pass evaluation_mode=True, or call .eval() on the module"

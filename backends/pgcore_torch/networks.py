@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pgcore.errors import SpecError
+from pgcore.adoption import refusal
+from pgcore.errors import PgcoreError, SpecError
 from pgcore.spec import MLP, Adopted, Network, PolicySpec, Table
 
 __all__ = ["BATCH_NORM", "AdoptedModule", "PolicyModule", "own_parameters", "stochastic_layers"]
@@ -77,8 +80,8 @@ class AdoptedModule(nn.Module):
                     "got training mode; call .eval() on it"
                 )
         # A module may change its input in place: each gets its own.
-        values = None if self.critic is None else self.critic(observations.clone())
-        outputs = self.network(observations)
+        values = None if self.critic is None else called(self.critic, observations.clone())
+        outputs = called(self.network, observations)
         if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
             outputs, values = outputs
         if (
@@ -92,6 +95,57 @@ class AdoptedModule(nn.Module):
                 "and without .detach()"
             )
         return outputs, values
+
+    def mode(self) -> tuple[bool, bool]:
+        """Return whether network and critic are in training mode."""
+        return self.network.training, self.critic is not None and self.critic.training
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Put back buffers and random states that running the modules changes, and raise SpecError where a buffer was one of them."""
+        kept: dict[str, tuple[Tensor, Tensor]] = {
+            name: (value, value.detach().clone()) for name, value in self.named_buffers()
+        }
+        devices = {value.device for value in self.parameters()} - {torch.device("cpu")}
+        kind = next((device.type for device in devices), "cuda")
+        with torch.random.fork_rng([device.index for device in devices], device_type=kind):
+            try:
+                yield
+            finally:
+                changed = [name for name, (value, old) in kept.items() if not same(self.get_buffer(name), old)]
+                for name in changed:
+                    self.put_back(name, *kept[name])
+        if changed:
+            raise SpecError(
+                f"{type(self.network).__name__}: expected buffers that stay as they are, got one that a call changes, {changed[0]}; pass "
+                "evaluation_mode=True, or call .eval() on the module"
+            )
+
+    @torch.no_grad()
+    def put_back(self, name: str, value: Tensor, old: Tensor) -> None:
+        """Make a buffer the tensor that it was, with the numbers that it had."""
+        value.copy_(old)
+        owner, _, own = name.rpartition(".")
+        setattr(self.get_submodule(owner), own, value)
+
+
+def called(module: nn.Module, observations: Tensor) -> Any:
+    """Return what a user's module makes of observations, or raise BatchError, naming it, where it fails."""
+    try:
+        return module(observations)
+    except (PgcoreError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise refusal(f"torch {type(module).__name__}", observations, error) from error
+
+
+def same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are equal, with NaN equal to itself."""
+    return (
+        left.shape == right.shape
+        and left.dtype == right.dtype
+        and torch.allclose(left, right, 0.0, 0.0, equal_nan=True)
+    )
 
 
 def stochastic_layers(module: nn.Module) -> list[nn.Module]:

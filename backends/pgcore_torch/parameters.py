@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from pgcore.errors import ParameterError, SpecError
 from pgcore.spec import PolicySpec
 from pgcore_torch.networks import AdoptedModule, PolicyModule
 
-__all__ = ["adopted_parameters", "canonical", "from_canonical", "native_parameters"]
+__all__ = ["adopted_parameters", "canonical", "check_current", "from_canonical", "native_parameters"]
 
 
 def native_parameters(spec: PolicySpec, module: PolicyModule) -> dict[str, Tensor]:
@@ -70,6 +71,27 @@ def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
     return found
 
 
+def check_current(module: AdoptedModule, native: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ParameterError unless an adopted module still trains the tensors that it was adopted with, as they were."""
+    what = f"torch {type(module.network).__name__}"
+    own: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+    if module.critic is not None:
+        own |= {f"critic.{name}": value for name, value in module.critic.named_parameters(remove_duplicate=False)}
+    own |= dict(module.network.named_parameters(remove_duplicate=False))
+    for name, value in native.items():
+        if own.get(name) is not value:
+            raise ParameterError(
+                f"{what}: expected the parameters that it was adopted with, got {'another' if name in own else 'no'} {name}; adopt the module "
+                "again once its layers are changed"
+            )
+        if value.dtype != dtype or value.device != device or not value.requires_grad:
+            found = f"{value.dtype} on {value.device}{'' if value.requires_grad else ', frozen'}"
+            raise ParameterError(
+                f"{what}: expected parameters to train in {dtype} on {device}, as they were adopted, got {name} {found}; change it back, or adopt "
+                "the module again"
+            )
+
+
 def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
     """Return a parameter, or its gradient, in canonical shape: a linear layer's weight is [in, out]; adopted ones stay as they are."""
     return tensor.mT if not adopted and name.endswith(".weight") else tensor
@@ -77,7 +99,8 @@ def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
 
 def from_canonical(vector: Array | Tensor, like: dict[str, Tensor], *, adopted: bool) -> dict[str, Tensor]:
     """Return views of a [D] vector in canonical order, in PyTorch's own shapes."""
-    rest = torch.as_tensor(vector)
+    # A copy, since the vector may be read-only.
+    rest = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
     found: dict[str, Tensor] = {}
     for name, value in like.items():
         part, rest = rest[: value.numel()], rest[value.numel() :]

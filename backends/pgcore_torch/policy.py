@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pgcore.adoption import refused_derivative
 from pgcore.arrays import Array
 from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
+from pgcore.errors import BatchError
 from pgcore.estimator import Estimator
 from pgcore.fitting import check_parameters
 from pgcore.spec import Adopted, PolicySpec
@@ -20,7 +22,7 @@ from pgcore.surrogate import Surrogate
 from pgcore_torch.gradient import TorchGradient, flat
 from pgcore_torch.heads import quantities, surrogate_terms
 from pgcore_torch.networks import AdoptedModule, PolicyModule
-from pgcore_torch.parameters import canonical, from_canonical
+from pgcore_torch.parameters import canonical, check_current, from_canonical
 from pgcore_torch.xp import xp
 
 if TYPE_CHECKING:
@@ -28,10 +30,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TorchPolicy"]
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 
 # Compiled functions are kept for this many estimators, for each of as many sizes as come up: there are two a doubling.
 KEPT = 32
+
+
+def without_autocast(method: Method) -> Method:
+    """Return a policy's method that computes in the policy's dtype, also where the user casts automatically."""
+
+    @wraps(method)
+    def called(policy: TorchPolicy, *given: Any, **named: Any) -> Any:
+        kind = policy.device.type
+        if not torch.is_autocast_enabled(kind):
+            return method(policy, *given, **named)
+        with torch.autocast(kind, enabled=False):
+            return method(policy, *given, **named)
+
+    return cast("Method", called)
 
 
 class TorchPolicy(AutodiffPolicy):
@@ -68,11 +85,13 @@ class TorchPolicy(AutodiffPolicy):
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""
+        self._check_current()
         return {name: self.canonical(name, value) for name, value in self.native.items()}
 
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """See `Policy.load`."""
         checked = check_parameters(self.spec, parameters, self.dtype)
+        self._check_current()
         self.assign(self.leaves(np.concatenate([checked[name].reshape(-1) for name in self.native])))
 
     @torch.no_grad()
@@ -81,6 +100,7 @@ class TorchPolicy(AutodiffPolicy):
         for name, value in self.native.items():
             value.copy_(values[name])
 
+    @without_autocast
     @torch.no_grad()
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
@@ -91,11 +111,13 @@ class TorchPolicy(AutodiffPolicy):
         """See `AutodiffPolicy.head_parameters`."""
         return {name: self.to_numpy(value) for name, value in self._own.items()}
 
+    @without_autocast
     @torch.no_grad()
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
         return {name: self.to_numpy(value) for name, value in self._quantities(names, self._native(inputs)).items()}
 
+    @without_autocast
     @torch.inference_mode(mode=False)
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
@@ -106,7 +128,7 @@ class TorchPolicy(AutodiffPolicy):
             leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
-        derivatives = torch.autograd.grad(terms, self._tensors, native.weights, allow_unused=True)
+        derivatives = self._derivatives(terms, native.weights)
         leaves = {
             name: torch.zeros_like(value) if derivative is None else derivative
             for (name, value), derivative in zip(self.native.items(), derivatives, strict=True)
@@ -114,9 +136,11 @@ class TorchPolicy(AutodiffPolicy):
         gradient = TorchGradient(self, surrogate, leaves, terms, named)
         return gradient, gradient.square()
 
+    @without_autocast
     @torch.inference_mode(mode=False)
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
+        self._check_current()
         log_prob = self._quantities(("log_prob",), self._native(inputs))["log_prob"]
         weights = self._tensor(rows)
         if not self._adopted:
@@ -125,26 +149,23 @@ class TorchPolicy(AutodiffPolicy):
                 len(rows),
             )
         # Not every operation of somebody's module has a batched derivative.
-        parts = [
-            torch.autograd.grad(
-                log_prob, self._tensors, row, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for row in weights
-        ]
+        parts = [self._derivatives(log_prob, row, retain_graph=True, materialize_grads=True) for row in weights]
         return np.concatenate([self._rows([part[None] for part in each], 1) for each in parts])
 
+    @without_autocast
     @torch.inference_mode(mode=False)
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        self._check_current()
         native = self._native(inputs)
         found = self._outputs_of(native.observations)
         head = self.spec.head
         distribution = head.distribution(xp, found.outputs, found.head, native.action_mask)
         kl = torch.dot(native.weights, head.kl(xp, distribution.detach(), distribution))
-        first = torch.autograd.grad(kl, self._tensors, create_graph=True, allow_unused=True, materialize_grads=True)
+        first = self._derivatives(kl, create_graph=True, materialize_grads=True)
         direction = self.leaves(vector)
         along = torch.dot(flat(dict(zip(self.native, first, strict=True))), flat(direction))
-        second = torch.autograd.grad(along, self._tensors, allow_unused=True, materialize_grads=True)
+        second = self._derivatives(along, materialize_grads=True)
         return self._rows([part[None] for part in second], 1)[0]
 
     def leaves(self, vector: Array) -> dict[str, Tensor]:
@@ -165,7 +186,18 @@ class TorchPolicy(AutodiffPolicy):
         def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             return surrogate_terms(self.spec.head, estimator, self._outputs_of(inputs.observations), inputs)
 
-        return self._kept_as(estimator, size, terms) if self.compiled else terms
+        if not self.compiled:
+            return terms
+        compiled = self._kept_as(estimator, size, terms)
+
+        def checked(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
+            try:
+                return compiled(inputs)
+            except RuntimeError:
+                self._outputs_of(inputs.observations)  # says what is wrong where it is the module
+                raise
+
+        return checked
 
     def _whole(self, estimator: Estimator, size: int) -> Callable[..., Any]:
         """Return the function from parameters and inputs to leaves, terms, quantities and sum of squares, compiled as one.
@@ -199,11 +231,32 @@ class TorchPolicy(AutodiffPolicy):
             sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
         return sizes[size]
 
+    def _derivatives(self, of: Tensor, weights: Tensor | None = None, **options: bool) -> tuple[Any, ...]:
+        """Return the derivative by each parameter, None where there is none."""
+        try:
+            found = torch.autograd.grad(of, self._tensors, weights, allow_unused=True, **options)
+        except RuntimeError as error:
+            if not self._adopted or isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._check_current()
+            raise refused_derivative(str(self.spec.network), error) from error
+        if self._adopted and any(part is None for part in found):  # the module may have other parameters by now
+            self._check_current()
+        return found
+
+    def _check_current(self) -> None:
+        if isinstance(self.module, AdoptedModule):
+            check_current(self.module, self.native, self._dtype, self.device)
+
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
-        outputs, values = self.module(observations)
+        try:
+            outputs, values = self.module(observations)
+        except BatchError:
+            self._check_current()  # which may be why it fails
+            raise
         if self._adopted:
             values = self.flat_values(values)
             self.check_outputs(outputs, values, len(observations))

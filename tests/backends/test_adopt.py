@@ -636,6 +636,30 @@ def test_a_saved_policy_is_loaded_into_another_to_the_bit(framework, tmp_path):
     np.testing.assert_array_equal(other.distribution(observations), saved.distribution(observations))
 
 
+def test_a_saved_policy_is_loaded_into_one_of_its_head_and_critic_only(framework, tmp_path):
+    file = tmp_path / "policy.safetensors"
+    mlp_policy(framework).save(file)
+    for head, words in (
+        (
+            pg.Categorical(3, temperature=0.9),
+            r"categorical\(n=3, temperature=0.9\), got categorical\(n=3, temperature=0.8\)",
+        ),
+        (pg.EpsilonGreedy(3), "epsilon_greedy.*, got categorical"),
+    ):
+        other = mlp_policy(framework, head, seed=1)
+        before = other.parameters()
+        with pytest.raises(SpecError, match=rf"expected the head of the policy that it is loaded into, {words}"):
+            pg.load(file, into=other)
+        for name, value in other.parameters().items():
+            np.testing.assert_array_equal(value, before[name])
+    spec = pg.PolicySpec(pg.MLP(4, (6,)), CATEGORICAL, "separate")
+    module, critic, _ = nets(framework).mlp(spec, spec.initial_parameters(0))
+    with pytest.raises(
+        SpecError, match="expected the critic of the policy that it is loaded into, 'separate', got 'none'"
+    ):
+        pg.load(file, into=pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic))
+
+
 def test_a_saved_policy_needs_one_to_be_loaded_into(framework, tmp_path):
     file = tmp_path / "policy.safetensors"
     mlp_policy(framework).save(file)

@@ -222,6 +222,50 @@ def test_a_parameter_that_is_nan_is_refused_by_name():
         adopt((mlp, tree()), (mlp, bad))
 
 
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x - x.mean(0),
+        lambda x: jnp.cumsum(x, 0),
+        lambda x: x / len(x),
+        lambda x: x * jax.random.bernoulli(KEY, 0.5, x.shape),
+    ],
+    ids=["over the batch", "as a sequence", "by its number", "one mask for all time"],
+)
+def test_functions_that_depend_on_other_steps_are_refused(make_batch, change):
+    words = r"expected outputs that depend on one observation alone, got others at step \d .*; normalise over features or by constants$"
+    batch = make_batch().steps(range(5))  # computed as six
+    for apply, critic in (
+        (lambda parameters, x: mlp(parameters, change(x)), mlp),
+        (mlp, lambda parameters, x: mlp(parameters, change(x))),
+    ):
+        policy = adopt((apply, tree()), (critic, tree(1)))
+        with pytest.raises(SpecError, match=words):
+            policy.evaluate(batch, ("log_prob", "value"))
+
+
+def test_a_failure_on_observations_names_the_function_and_what_it_was_given(make_batch):
+    def written(parameters, observations):
+        observations[0] = 0.0
+        return mlp(parameters, observations)
+
+    policy = adopt((mlp, tree()))
+    gradient(policy, make_batch())
+    words = r"jax {}: expected a network that takes observations \[B, {}\] float64, got TypeError \({}"
+    with pytest.raises(BatchError, match=words.format("mlp", 4, "dot_general requires")) as refused:
+        gradient(policy, make_batch(observations=np.zeros((6, 4)), final_observations=None))
+    assert isinstance(refused.value.__cause__, TypeError)
+    with pytest.raises(BatchError, match=words.format("mlp", 2, "dot_general requires")):
+        policy.act(np.zeros((1, 2)), pg.generator(0))
+    with pytest.raises(BatchError, match=words.format("written", 3, "JAX arrays are immutable")):
+        gradient(adopt((written, tree())), make_batch())
+    with pytest.raises(BatchError, match=words.format("written", 3, "JAX arrays are immutable")):
+        gradient(adopt((mlp, tree()), (written, tree(1))), make_batch(), PPO)
+
+
 def test_padding_to_a_size_that_is_compiled_changes_nothing(make_batch):
     """Five steps are computed as six, one step as itself."""
     steps, policy, batch = 5, adopt((mlp, tree())), make_batch()
@@ -257,8 +301,10 @@ def test_a_version_that_is_too_old_is_refused(monkeypatch):
         type(pg.backend("jax"))()
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cpu:0", "meta", 3.5])
+@pytest.mark.parametrize("device", ["nonsense", "cpu:7", "cpu:", "cpu:x", "cpu:-1", ":0", "", "meta", 3.5])
 def test_a_device_that_is_not_here_is_refused(device):
-    words = r"jax\.policy device: expected a platform that JAX can use here, got .*; choose 'cpu'"
+    words = (
+        r"jax\.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got .*; choose 'cpu'"
+    )
     with pytest.raises(SpecError, match=words):
         pg.policy(pg.PolicySpec(pg.Linear(2), HEAD), backend="jax", device=device)

@@ -260,6 +260,102 @@ def test_layers_that_are_the_same_in_training_are_taken(make_batch, layer):
     assert gradient(adopt(mlp(3, layer)), make_batch())
 
 
+class Net(keras.Model):
+    """Two layers with something between them, a seed and a variable that is not trained."""
+
+    def __init__(self, between):
+        super().__init__(dtype="float64")
+        keras.utils.set_random_seed(0)
+        self.first, self.second = dense(5, "tanh"), dense(3)
+        self.between = between
+        self.seed = keras.random.SeedGenerator(0)
+        self.state = self.add_weight(shape=(), name="state", dtype="float64", trainable=False)
+        self(np.zeros((2, 3)))
+
+    def call(self, observations):
+        return self.second(self.between(self, self.first(observations)))
+
+
+def kept_state(net, hidden):
+    net.state.assign_add(keras.ops.mean(hidden))
+    return hidden + net.state
+
+
+def counted(net, hidden):
+    net.state.assign_add(1.0)
+    return hidden
+
+
+REPEAT, ALONE = "expected the same outputs whenever", "expected outputs that depend on one observation alone"
+STAY = r"keras net.*: expected variables that stay as they are, got one that a call changes, net.*/state"
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda net, hidden: keras.random.dropout(hidden, 0.5, seed=net.seed), REPEAT),
+        (lambda net, hidden: tf.nn.dropout(hidden, 0.5), REPEAT),
+        (lambda net, hidden: hidden - keras.ops.mean(hidden, 0), ALONE),
+        (lambda net, hidden: keras.ops.cumsum(hidden, 0), ALONE),
+        (kept_state, REPEAT),
+        (counted, STAY),
+    ],
+    ids=["keras dropout", "tf dropout", "over the batch", "as a sequence", "state", "counter"],
+)
+def test_models_that_are_no_function_of_one_observation_are_refused(make_batch, between, words):
+    network = Net(between)
+    before = [variable.numpy() for variable in network.non_trainable_variables]
+    policy = adopt(network, evaluation_mode=True)
+    for use in (lambda: gradient(policy, make_batch()), lambda: policy.evaluate(make_batch(), ("log_prob",))):
+        with pytest.raises(SpecError, match=words):
+            use()
+    assert before
+    for variable, value in zip(network.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU])
+def test_layers_that_keep_a_state_are_refused_in_every_mode(make):
+    cell = make(4, stateful=True, dtype="float64", name="cell")
+    network = keras.Sequential([keras.Input(batch_shape=(6, 4, 2), dtype="float64"), cell, dense(3)])
+    for mode in (False, True):
+        with pytest.raises(
+            SpecError, match=r"got the layer cell, which keeps a state between calls; make it with stateful=False"
+        ):
+            adopt(network, evaluation_mode=mode)
+
+
+def test_a_failure_on_observations_names_the_model_and_what_it_was_given(make_batch):
+    policy = adopt(mlp())
+    gradient(policy, make_batch())
+    words = r"keras sequential.*: expected a network that takes observations \[B, {}\] {}, got {} \({}"
+    with pytest.raises(
+        BatchError, match=words.format(4, "float64", "ValueError", "Input 0 .* expected axis -1")
+    ) as refused:
+        gradient(policy, make_batch(observations=np.zeros((6, 4)), final_observations=None))
+    assert isinstance(refused.value.__cause__, ValueError)
+    tokens = keras.Input((3,), dtype="int64")
+    embedded = layers.Flatten(dtype="float64")(layers.Embedding(4, 2, dtype="float64")(tokens))
+    policy = adopt(keras.Model(tokens, dense(3)(embedded)))
+    gradient(policy, make_batch(observations=np.ones((6, 3), int), final_observations=None))
+    with pytest.raises(
+        BatchError, match=r"takes observations \[B, 3\] int64, got InvalidArgumentError \(indices\[0,0\] = 7 is not in"
+    ):
+        gradient(policy, make_batch(observations=np.full((6, 3), 7), final_observations=None))
+
+
+def test_variables_that_are_no_longer_those_adopted_are_refused(make_batch):
+    network = mlp()
+    policy = adopt(network)
+    network.pop()
+    network.add(dense(3, name="third"))
+    with pytest.raises(
+        ParameterError,
+        match=r"expected the variables that it was adopted with, got another second/kernel or none; adopt",
+    ):
+        gradient(policy, make_batch())
+
+
 def test_frozen_variables_are_left_out_and_stay_to_the_bit(make_batch):
     network = mlp()
     whole = gradient(adopt(network), make_batch())

@@ -226,7 +226,9 @@ STOCHASTIC = {
     "AlphaDropout": nn.AlphaDropout(0.5),
     "BatchNorm1d": nn.BatchNorm1d(5),
     "RReLU": nn.RReLU(),
-    "TransformerEncoderLayer": nn.TransformerEncoderLayer(5, 1, 4, batch_first=True),
+    "TransformerEncoderLayer": nn.Sequential(
+        nn.Unflatten(1, (1, 5)), nn.TransformerEncoderLayer(5, 1, 4, batch_first=True), nn.Flatten()
+    ),
 }
 
 
@@ -242,12 +244,18 @@ def test_layers_that_differ_in_training_are_refused_until_they_are_in_evaluation
     with pytest.raises(SpecError, match=r"expected outputs that depend on one observation alone"):
         adopt(mlp(), mlp(1, middle=layer))
     policy = adopt(network, evaluation_mode=True)
-    assert network.training
+    assert not any(module.training for module in network.modules())
     batch = make_batch()
     first, again = (gradient(policy, batch) for _ in range(2))
     for parameter, value in first.items():
         np.testing.assert_array_equal(value, again[parameter], err_msg=parameter)
     assert adopt(network).parameters().keys() == first.keys()
+
+
+def test_recurrent_layers_without_dropout_stay_as_cudnn_can_differentiate_them():
+    critic = nn.Sequential(nn.LSTM(3, 4, dtype=torch.float64), nn.Dropout(0.5), nn.GRU(4, 1, 2, dropout=0.5).double())
+    adopt(mlp(), critic, evaluation_mode=True)
+    assert [module.training for module in critic.modules()] == [False, True, False, False]
 
 
 def test_going_back_to_training_mode_is_refused_at_the_next_gradient(make_batch):
@@ -260,6 +268,227 @@ def test_going_back_to_training_mode_is_refused_at_the_next_gradient(make_batch)
         gradient(policy, make_batch())
     with pytest.raises(SpecError, match=refused):
         policy.act(np.zeros((1, 3)), pg.generator(0))
+
+
+class Net(nn.Module):
+    """Two layers with something between them that no layer of its own does."""
+
+    def __init__(self, between):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 3)
+        self.between = between
+        self.state: Any = 0.0
+
+    def forward(self, observations):
+        return self.second(self.between(self, torch.tanh(self.first(observations))))
+
+
+def functional_dropout(net, hidden):
+    return nn.functional.dropout(hidden, 0.5, net.training)
+
+
+def functional_batch_norm(net, hidden):
+    return nn.functional.batch_norm(hidden, torch.zeros(5), torch.ones(5), training=net.training)
+
+
+def kept_state(net, hidden):
+    net.state = 0.5 * net.state + hidden.detach().mean()
+    return hidden + net.state
+
+
+def over_the_batch(net, hidden):
+    return (hidden - hidden.mean(0)) / hidden.std(0)
+
+
+def taken_for_a_sequence(net, hidden):
+    return hidden.cumsum(0)
+
+
+@pytest.mark.parametrize("between", [functional_dropout, functional_batch_norm])
+def test_functions_that_differ_in_training_are_refused_until_the_module_is_in_evaluation_mode(make_batch, between):
+    policy, random_state = adopt(Net(between)), torch.get_rng_state()
+    with pytest.raises(SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"):
+        gradient(policy, make_batch())
+    with pytest.raises(SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"):
+        policy.evaluate(make_batch(), ("log_prob",))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    policy = adopt(Net(between), Net(between), evaluation_mode=True, head=pg.Categorical(3), critic_values="action")
+    first, again = (policy.evaluate(make_batch(), ("log_prob", "action_values")) for _ in range(2))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+    policy.module.critic.train()
+    with pytest.raises(SpecError, match="expected"):
+        gradient(policy, make_batch())
+
+
+@pytest.mark.parametrize("between", [kept_state, over_the_batch, taken_for_a_sequence])
+def test_modules_that_are_no_function_of_one_observation_are_refused(make_batch, between):
+    for mode in (False, True):
+        with pytest.raises(
+            SpecError, match=r"Adopted\(torch Net\): expected (the same outputs|outputs that depend on one)"
+        ):
+            gradient(adopt(Net(between), evaluation_mode=mode), make_batch())
+
+
+def test_a_critic_is_tried_out_too(make_batch):
+    critic = Wrapped(lambda inner, observations: inner(observations) - inner(observations).mean(0), mlp(1))
+    with pytest.raises(SpecError, match="expected outputs that depend on one observation alone"):
+        gradient(adopt(mlp(), critic), make_batch(), PPO)
+
+
+CHANGED = {
+    "InstanceNorm1d": (lambda: nn.Sequential(nn.Unflatten(1, (1, 5)), nn.InstanceNorm1d(1, track_running_stats=True), nn.Flatten()), "running_mean"),
+    "spectral_norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(5, 5)), "_u"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_modules_that_change_their_buffers_are_refused_and_their_buffers_put_back(make_batch, name):
+    make, buffer = CHANGED[name]
+    network = mlp(middle=make())
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    with pytest.raises(
+        SpecError,
+        match=rf"Sequential: expected buffers that stay as they are, got one that a call changes, .*{buffer}; pass",
+    ):
+        gradient(adopt(network), make_batch())
+    policy = adopt(network, evaluation_mode=True)
+    first, again = (gradient(policy, make_batch()) for _ in range(2))
+    for parameter, value in first.items():
+        np.testing.assert_array_equal(value, again[parameter])
+    assert before
+    for key, value in network.named_buffers():
+        assert torch.equal(value, before[key]), key
+
+
+class Logged(nn.Module):
+    """A module that makes a new buffer of the old one."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, observations):
+        self.calls = self.calls + 1
+        return self.inner(observations)
+
+
+def test_a_buffer_that_is_replaced_is_put_back_as_well(make_batch):
+    network = Logged()
+    calls = network.calls
+    with pytest.raises(SpecError, match=r"got one that a call changes, network\.calls"):
+        gradient(adopt(network), make_batch())
+    assert network.calls is calls
+    assert calls == 0
+
+
+@COMPILES
+def test_a_failure_on_observations_names_the_module_and_what_it_was_given(make_batch):
+    policy = adopt(mlp())
+    words = r"torch Sequential: expected a network that takes observations \[B, {}\] torch.{}, got RuntimeError \(mat1 and mat2"
+    with pytest.raises(BatchError, match=words.format(4, "float64")) as refused:
+        gradient(policy, make_batch(observations=np.zeros((6, 4)), final_observations=np.zeros((2, 4))))
+    assert isinstance(refused.value.__cause__, RuntimeError)
+    with pytest.raises(BatchError, match=words.format(3, "int64")):
+        gradient(policy, make_batch(observations=np.zeros((6, 3), int), final_observations=None))
+    with pytest.raises(BatchError, match=words.format(2, "float64")):
+        policy.act(np.zeros((1, 2)), pg.generator(0))
+    compiled = adopt(mlp(), compiled=True)
+    gradient(compiled, make_batch())
+    with pytest.raises(BatchError, match=words.format(3, "int64")):
+        gradient(compiled, make_batch(observations=np.zeros((6, 3), int), final_observations=None))
+    valued = adopt(mlp(), Wrapped(lambda inner, observations: inner(observations).nothing))
+    with pytest.raises(
+        BatchError,
+        match=r"torch Wrapped: expected .*, got AttributeError \('Tensor' object has no attribute 'nothing'\)",
+    ):
+        gradient(valued, make_batch())
+
+
+def test_writing_in_place_to_what_the_derivative_needs_is_refused(make_batch):
+    def written(inner, observations):
+        hidden = inner[0](observations).exp()
+        outputs = inner[2](hidden)
+        hidden.add_(1)
+        return outputs
+
+    policy = adopt(Wrapped(written))
+    words = r"Adopted\(torch Wrapped\): expected outputs that can be differentiated, got RuntimeError \(one of the variables .*; write to no array"
+    for use in (lambda: gradient(policy, make_batch()), lambda: policy.episode_scores(make_batch())):
+        with pytest.raises(SpecError, match=words):
+            use()
+
+
+def replaced(network):
+    network[2] = nn.Linear(5, 3, dtype=torch.float64)
+
+
+def removed(network):
+    network[2] = nn.Linear(5, 3, bias=False, dtype=torch.float64)
+
+
+def frozen(network):
+    network[2].requires_grad_(requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (replaced, r"torch Sequential: expected the parameters that it was adopted with, got another 2.weight; adopt the module again"),
+        (removed, "got another 2.weight"),
+        (lambda network: network.to("meta"), "got another 0.weight"),
+        (lambda network: network.float(), r"expected parameters to train in torch.float64 on cpu, .*, got 0.weight torch.float32 on cpu; change"),
+        (frozen, "got 2.weight torch.float64 on cpu, frozen; change it back"),
+    ],
+    ids=["replaced", "removed", "meta", "dtype", "frozen"],
+)  # fmt: skip
+def test_parameters_that_are_no_longer_those_adopted_are_refused(make_batch, change, words):
+    network, batch = mlp(), make_batch()
+    policy = adopt(network)
+    gradient(policy, batch)
+    parameters = policy.parameters()
+    change(network)
+    for use in (
+        lambda: gradient(policy, batch),
+        lambda: policy.episode_scores(batch),
+        lambda: policy.fisher_vector_product(batch, np.ones(policy.size)),
+        lambda: policy.load(parameters),
+        policy.parameters,
+    ):
+        with pytest.raises(ParameterError, match=words):
+            use()
+
+
+def test_casting_automatically_and_a_default_device_change_nothing(make_batch):
+    policy, batch = adopt(mlp(dtype=torch.float32), mlp(1, dtype=torch.float32)), make_batch()
+
+    def found():
+        numbers = gradient(policy, batch, PPO)
+        numbers |= {f"step {name}": value for name, value in policy.evaluate(batch, ("log_prob", "value")).items()}
+        fisher = policy.fisher_vector_product(batch, np.ones(policy.size))
+        return numbers | {
+            "scores": policy.episode_scores(batch),
+            "fisher": fisher,
+            "pi": policy.distribution(batch.observations),
+        }
+
+    expected = found()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = found()
+    with torch.device("meta"):
+        elsewhere = found()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(cast[name], value, err_msg=name)
+        np.testing.assert_array_equal(elsewhere[name], value, err_msg=name)
+
+
+def test_a_vector_that_is_read_only_is_copied(make_batch):
+    policy = adopt(mlp(dtype=torch.float32))
+    vector = np.ones(policy.size, np.float32)
+    vector.flags.writeable = False
+    assert policy.fisher_vector_product(make_batch(), vector).any()
 
 
 def test_batch_norm_without_running_statistics_is_refused_in_every_mode():

@@ -174,10 +174,12 @@ CARELESS = {
         "torch.set_default_dtype(torch.float16)",
         "torch.set_num_threads(torch.get_num_threads() + 1)",
         "torch.set_grad_enabled(True)",
-        "torch.rand(1)",
+        "torch.rand(1, device='cpu')",
         "torch.use_deterministic_algorithms(False)",
         "setattr(module('torch._dynamo.config'), 'recompile_limit', 1000)",
         "torch.set_flush_denormal(True)",
+        "torch.set_autocast_enabled('cpu', False)",
+        "torch.set_default_device('cpu')",
     ],
     "tensorflow": [
         "tf.config.run_functions_eagerly(True)",
@@ -191,7 +193,9 @@ CARELESS = {
     "jax": [
         "jax.config.update('jax_enable_x64', False)",
         "jax.config.update('jax_default_matmul_precision', 'highest')",
-        "jax.config.update('jax_debug_nans', True)",
+        "jax.config.update('jax_debug_nans', False)",
+        "jax.config.update('jax_default_device', None)",
+        "jax.config.update('jax_numpy_rank_promotion', 'allow')",
     ],
 }
 # What a user may have set; gradients are the same with it.
@@ -202,6 +206,9 @@ USERS = {
         "inference = torch.inference_mode(); inference.__enter__()",
         "torch.manual_seed(3)",
         "torch.use_deterministic_algorithms(True)",
+        "torch.set_autocast_enabled('cpu', True)",
+        "torch.set_default_device('meta')",
+        "torch.autograd.set_detect_anomaly(True)",
     ],
     "tensorflow": [
         "tf.random.set_seed(3)",
@@ -212,6 +219,12 @@ USERS = {
         "jax.config.update('jax_enable_x64', True)",
         "jax.config.update('jax_default_matmul_precision', 'bfloat16')",
         "jax.config.update('jax_default_prng_impl', 'rbg')",
+        "jax.config.update('jax_default_device', jax.devices()[-1])",
+        "jax.config.update('jax_debug_nans', True)",
+        "jax.config.update('jax_debug_infs', True)",
+        "jax.config.update('jax_numpy_rank_promotion', 'raise')",
+        "jax.config.update('jax_numpy_dtype_promotion', 'strict')",
+        "jax.config.update('jax_check_tracer_leaks', True)",
     ],
 }
 
@@ -326,7 +339,10 @@ def imports(backend) -> dict[str, str]:
 
 def reported(backend) -> dict[str, Any]:
     """Return what `report` found in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, backend], capture_output=True, text=True, check=False)
+    # JAX has a second device then, which a user may have made the default.
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, __file__, backend]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pgcore as pg
 from pgcore import files
+from pgcore.errors import NonFiniteError, ParameterError, SpecError
 from pgcore.registry import registry
 from pgcore.schedules import LinearSchedule
 from pgcore.surrogate import Surrogate
@@ -42,6 +45,12 @@ SPECS = {
     "wide head": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["per-state"], "none"),
     "table": pg.PolicySpec(NETWORKS["table"], HEADS["categorical"], "separate"),
     "linear": pg.PolicySpec(NETWORKS["linear"], HEADS["hot"], "separate"),
+    "squashed": pg.PolicySpec(NETWORKS["tanh"], HEADS["squashed"], "shared"),
+    "choices": pg.PolicySpec(NETWORKS["relu"], HEADS["multi"], "separate"),
+    "switches": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["switches"], "none"),
+    "action values": pg.PolicySpec(NETWORKS["tanh"], HEADS["epsilon greedy"], "none"),
+    "critic of actions": pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", "action"),
+    "shared critic of actions": pg.PolicySpec(NETWORKS["relu"], HEADS["hot"], "shared", "action"),
 }
 OPTIMIZERS = {
     "adam": {"max_grad_norm": 0.5},
@@ -99,12 +108,129 @@ def test_a_policy_read_in_another_dtype_is_rounded_once(tmp_path, first, second,
         same_bits(read.parameters(), {key: value.astype(asked) for key, value in given.items()})
 
 
+SAVED = pg.PolicySpec(pg.MLP(3, (4,), "tanh"), pg.Categorical(2, temperature=2.0), "separate")
+OTHERS = {
+    "head": dataclasses.replace(SAVED, head=pg.Categorical(2, temperature=0.1)),
+    "network": dataclasses.replace(SAVED, network=pg.MLP(3, (4,), "relu")),
+    "critic_values": dataclasses.replace(SAVED, critic_values="action"),
+    "critic": dataclasses.replace(SAVED, critic="shared"),
+}
+
+
+@each_backend
+def test_a_policy_is_loaded_into_one_of_its_own_spec_only(tmp_path, backend):
+    file = tmp_path / "policy.safetensors"
+    saved = pg.policy(SAVED, backend="numpy", dtype="float64", seed=5)
+    saved.save(file)
+    for part, spec in OTHERS.items():
+        other = pg.policy(spec, backend=backend)
+        before = other.parameters()
+        words = rf"policy\.safetensors: expected the {part} of the policy that it is loaded into, .*; load it into a policy of its own spec"
+        with pytest.raises(SpecError, match=words):
+            pg.load(file, into=other)
+        same_bits(other.parameters(), before)
+    same = pg.policy(SAVED, backend=backend, dtype="float64")
+    assert pg.load(file, into=same, backend=backend, dtype="float64") is same
+    same_bits(same.parameters(), saved.parameters())
+
+
+def test_what_a_policy_to_load_into_is_cannot_be_asked_for_otherwise(tmp_path):
+    file = tmp_path / "policy.safetensors"
+    policy = pg.policy(SAVED, backend="numpy", dtype="float64")
+    policy.save(file)
+    asked: list[dict[str, Any]] = [{"backend": "other"}, {"dtype": "float32"}, {"device": "cpu"}, {"compiled": True}]
+    for options in asked:
+        (name,) = options
+        with pytest.raises(
+            SpecError,
+            match=rf"load {name}: expected that of the policy to load into, .*; leave it out, or leave out `into`",
+        ):
+            pg.load(file, into=policy, **options)
+    for spec in ("{}", "[]", "no JSON"):
+        files.write(file, "pgcore.policy", policy.parameters(), {"spec": spec, "dtype": "float64"})
+        with pytest.raises(SpecError, match=r"policy\.safetensors: expected "):
+            pg.load(file, into=policy)
+
+
 @each_backend
 @pytest.mark.parametrize("name", SPECS)
 def test_initial_parameters_are_the_same_to_the_bit(backend, name):
     for dtype in ("float64", "float32"):
         found = pg.policy(SPECS[name], backend=backend, seed=4, dtype=dtype).parameters()
         same_bits(found, pg.policy(SPECS[name], backend="numpy", seed=4, dtype=dtype).parameters())
+
+
+def poisoned(backend, name):
+    """Return a policy with a NaN in one of its parameters, as a bad step of the user's own would leave it, and a batch."""
+    policy, batch = make_case(SPECS["deep"], backend, "float64", seed=23)
+    native: Any = policy
+    if backend == "numpy":
+        dict(native.layout.named(native.vector))[name][...] = np.nan
+    elif backend == "jax":
+        native.native[name] = native.native_array(np.full(native.native[name].shape, np.nan))
+    elif backend == "tensorflow":
+        native.native[name].assign(native.native[name] * np.nan)
+    else:
+        native.native[name].data *= np.nan
+    assert np.isnan(policy.parameters()[name]).all()
+    return policy, batch
+
+
+@each_backend
+@pytest.mark.parametrize("name", ["network.1.weight", "critic.0.bias", "head.log_std"])
+def test_a_parameter_that_is_nan_is_named(tmp_path, backend, name):
+    policy, batch = poisoned(backend, name)
+    sound, _ = make_case(SPECS["deep"], backend, "float64", seed=23)
+    signals = pg.signals(sound, ESTIMATORS["ppo"], batch)
+    words = rf"expected finite parameters.*, got NaN or infinity in {name}; load a good checkpoint"
+    with pytest.raises(NonFiniteError, match=rf"gradient of ppo: {words}"):
+        pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
+    with pytest.raises(NonFiniteError, match=words):
+        pg.gradient(policy, ESTIMATORS["ppo"], batch)
+    if not name.startswith("critic"):
+        with pytest.raises(NonFiniteError, match=rf"act: {words}"):
+            policy.act(batch.observations, pg.generator(0))
+        with pytest.raises(NonFiniteError, match=rf"episode_scores: {words}"):
+            policy.episode_scores(batch)
+        with pytest.raises(NonFiniteError, match=rf"fisher_vector_product: {words}"):
+            policy.fisher_vector_product(batch, np.ones(sum(value.size for value in policy.parameters().values())))
+    file = tmp_path / "policy.safetensors"
+    for before in (None, b"what was there"):
+        if before is not None:
+            file.write_bytes(before)
+        with pytest.raises(ParameterError, match=words):
+            policy.save(file)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_vector_may_be_read_only_and_stays_as_it_is(backend, dtype):
+    policy, batch = make_case(SPECS["deep"], backend, dtype, seed=23)
+    vector = np.ones(sum(value.size for value in policy.parameters().values()), dtype)
+    vector.flags.writeable = False
+    assert policy.fisher_vector_product(batch, vector).any()
+    np.testing.assert_array_equal(vector, 1.0)
+
+
+@each_backend
+def test_scores_and_products_that_overflow_are_refused(backend):
+    policy, batch = make_case(SPECS["deep"], backend, "float32", seed=23)
+    weights = np.ones(batch.num_steps)
+    weights[batch.episode_starts[1]] = 1e308
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(NonFiniteError, match=r"episode_scores: .* got NaN or infinity in episode 1; scale"),
+    ):
+        policy.episode_scores(batch, weights)
+    vector = np.full(sum(value.size for value in policy.parameters().values()), 1e38)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            NonFiniteError, match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters"
+        ),
+    ):
+        policy.fisher_vector_product(batch, vector)
 
 
 @functools.cache
