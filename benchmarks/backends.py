@@ -43,13 +43,14 @@ SIZES = (64, 2048)
 CALLS_PER_TURN = 20
 TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # of the largest entry
 
-# Backend and mode; whether the expert compiles, and what `pg.policy` is asked for beyond its defaults.
-MODES: dict[tuple[str, str], tuple[bool, dict[str, Any]]] = {
-    ("torch", "eager"): (False, {}),
-    ("torch", "compiled"): (True, {"compiled": True}),
-    ("tensorflow", "tf.function"): (False, {}),
-    ("tensorflow", "XLA"): (True, {"compiled": True}),
-    ("jax", "jit"): (True, {}),
+# Backend and mode; which expert, whether it compiles, and what `pg.policy` is asked for beyond its defaults.
+MODES: dict[tuple[str, str], tuple[str, bool, dict[str, Any]]] = {
+    ("torch", "eager"): ("torch_expert", False, {}),
+    ("torch", "compiled"): ("torch_expert", True, {"compiled": True}),
+    ("torch", "compiled, beside torch.func"): ("torch_functional_expert", True, {"compiled": True}),
+    ("tensorflow", "tf.function"): ("tensorflow_expert", False, {}),
+    ("tensorflow", "XLA"): ("tensorflow_expert", True, {"compiled": True}),
+    ("jax", "jit"): ("jax_expert", True, {}),
 }
 
 ONE_THREAD = {
@@ -117,7 +118,7 @@ def make_case(row: Row) -> Case:
     on_numpy.load(
         {name: value + 0.1 * rng.standard_normal(value.shape) for name, value in on_numpy.parameters().items()}
     )
-    compiles, options = MODES[row.backend, row.mode]
+    who, compiles, options = MODES[row.backend, row.mode]
     policy = pg.policy(spec, backend=row.backend, seed=0, dtype=row.dtype, **options)
     policy.load(on_numpy.parameters())
     observations = rng.standard_normal((row.size, 4)).astype(row.dtype)
@@ -135,7 +136,7 @@ def make_case(row: Row) -> Case:
     signals = pg.signals(on_numpy, estimator, batch)
     data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
     data |= {"observations": batch.observations, "actions": batch.actions}
-    expert = importlib.import_module(f"experts.{row.backend}_expert")
+    expert = importlib.import_module(f"experts.{who}")
     return Case(
         policy,
         estimator,

@@ -78,9 +78,11 @@ class TorchPolicy(AutodiffPolicy):
         self.size = sum(value.numel() for value in native.values())
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
+        self._constants = {name: value.detach() for name, value in native.items()}  # the same memory
         self._adopted = isinstance(spec.network, Adopted)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
+        self._parameters = dict(module.named_parameters())  # by the module's names
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def parameters(self) -> dict[str, Array]:
@@ -125,7 +127,7 @@ class TorchPolicy(AutodiffPolicy):
         estimator = surrogate.estimator
         if self.compiled and not self._adopted:
             whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(estimator, len(inputs.weights))
-            leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
+            leaves, terms, named, square = whole(self._constants, native)
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
         derivatives = self._derivatives(terms, native.weights)
@@ -205,12 +207,14 @@ class TorchPolicy(AutodiffPolicy):
         One graph holds the derivative too, which is faster than compiling the terms and leaving the rest to autograd.
         """
         head = self.spec.head
+        module = self.module
+        assert isinstance(module, PolicyModule)
         canonical_names = {id(value): name for name, value in self.native.items()}
-        own = {name: canonical_names[id(value)] for name, value in self.module.named_parameters()}
+        own = {name: canonical_names[id(value)] for name, value in self._parameters.items()}
 
         def loss(parameters: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, Any]:
             named = {name: parameters[canonical] for name, canonical in own.items()}
-            outputs, values = torch.func.functional_call(self.module, named, (inputs.observations,))
+            outputs, values = module.computed(named, inputs.observations)
             found = Outputs(outputs, values, {name: parameters[f"head.{name}"] for name in self._own})
             terms, quantities = surrogate_terms(head, estimator, found, inputs)
             return torch.dot(inputs.weights, terms), (terms, quantities)
@@ -252,14 +256,15 @@ class TorchPolicy(AutodiffPolicy):
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
+        if isinstance(self.module, PolicyModule):
+            return Outputs(*self.module.computed(self._parameters, observations), self._own)
         try:
             outputs, values = self.module(observations)
         except BatchError:
             self._check_current()  # which may be why it fails
             raise
-        if self._adopted:
-            values = self.flat_values(values)
-            self.check_outputs(outputs, values, len(observations))
+        values = self.flat_values(values)
+        self.check_outputs(outputs, values, len(observations))
         return Outputs(outputs, values, self._own)
 
     def _native(self, inputs: Inputs) -> Inputs:
