@@ -11,6 +11,7 @@ computation of the same formula in working precision is within u * e of the valu
     exp             |v| (e + 8)
     log             e / |a| + 8 |v|
     tanh            (1 - v^2) e + 8 |v|
+    sqrt            e / (2 v) + |v|
 
 A product, quotient or exponential may also underflow, and frameworks flush what is subnormal to 0: each adds `floor`, the smallest
 normal number in units of u. The n in sums and products covers any order of summation. Comparisons, maxima and choices take no
@@ -197,6 +198,14 @@ def _tanh(x: Bounded) -> Bounded:
     return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value), x.floor)
 
 
+def _sqrt(x: Bounded) -> Bounded:
+    value = np.sqrt(x.value)
+    # The root of what should be 0 and is e u is at most sqrt(e / u) in units of u; no u is less than 2^-54.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(value > 0, x.error / (2 * value), np.sqrt(x.error) * 2.0**27)
+    return Bounded(value, error + value, x.floor)
+
+
 def _where(condition: Array, x: Any, y: Any) -> Bounded:
     a, b = bounded(x), bounded(y)
     return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error), max(a.floor, b.floor))
@@ -234,6 +243,7 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "log": _log,
     "tanh": _tanh,
+    "sqrt": _sqrt,
     "absolute": _abs,
     "negative": operator.neg,
     "add": _operator("__add__"),

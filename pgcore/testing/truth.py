@@ -85,11 +85,7 @@ class Truth:
     def given(self) -> Signals:
         """The signals that all stages after the first are given: the exact ones, rounded; the estimator's own where no form says more."""
         if self._form is None:
-            from pgcore.api import policy, signals
-
-            made = policy(self.spec, backend="numpy", dtype=self.dtype.name)
-            made.load(self.parameters)
-            return signals(made, self.estimator, self.batch)
+            return self._own_signals()
         values = {name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()}
         weights = values.pop("weights")
         if "old_value" in values:  # the critic has moved since, or a clip of its values would never be active
@@ -189,8 +185,20 @@ class Truth:
     def _form(self) -> Any:
         return estimator_form(self.estimator)
 
+    def _own_signals(self) -> Signals:
+        """Return what an estimator without a form says."""
+        from pgcore.api import policy, signals
+
+        made = policy(self.spec, backend="numpy", dtype=self.dtype.name)
+        made.load(self.parameters)
+        return signals(made, self.estimator, self.batch)
+
+    def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
+        """Return the policy that the estimator's form asks."""
+        return Lifted(self.spec, parameters, self.batch, lift)
+
     def _signals(self, lift: Any) -> dict[str, Any]:
-        lifted = Lifted(self.spec, self.parameters, self.batch, lift)
+        lifted = self._lifted(self.parameters, lift)
         found = self._form.signals(self.batch, lifted, lift) | {"weights": self._form.weights(self.batch, lift)}
         return {name: rounded(value) for name, value in found.items()}
 
@@ -211,12 +219,15 @@ class Truth:
             with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
                 return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
         signals = {name: lift(value) for name, value in self.given.values.items()}
-        lifted = Lifted(self.spec, parameters, self.batch, lift)
-        vector = self._form.combine(self.batch, lifted, signals, self.given.weights, lift)
+        lifted = self._lifted(parameters, lift)
+        return self._split(self._form.combine(self.batch, lifted, signals, self.given.weights, lift))
+
+    def _split(self, vector: Any) -> dict[str, Any]:
+        """Return arrays by name from a [D] vector in canonical order."""
         found: dict[str, Any] = {}
         for name, shape in self.spec.parameter_shapes.items():
             size = int(np.prod(shape))
-            found[name], vector = vector[:size].reshape(*shape), vector[size:]
+            found[name], vector = vector[:size].reshape(shape), vector[size:]
         return found
 
     @cached_property
@@ -258,7 +269,6 @@ class Truth:
 
 
 def _norm(gradient: Mapping[str, Any]) -> Any:
-    """Return the Euclidean norm, in whichever number system: none of them has a root, all have logarithms."""
-    square = sum((value * value).sum() for value in gradient.values())
-    with np.errstate(divide="ignore"):
-        return np.exp(np.log(square) / 2)
+    """Return the Euclidean norm, in whichever number system."""
+    square: Any = sum((value * value).sum() for value in gradient.values())
+    return np.sqrt(square)
