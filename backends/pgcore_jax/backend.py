@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
@@ -27,10 +27,6 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
-
-    def __init__(self) -> None:
-        """Refuse a JAX that is too old."""
-        require_version("jax", jax.__version__, (0, 10))
 
     def policy(
         self,

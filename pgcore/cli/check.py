@@ -24,6 +24,9 @@ __all__ = ["check_command", "refuse_no_place"]
 # Disagreements that are shown one by one; the JSON and the page have all.
 SHOWN = 20
 
+# The mode of a backend that cannot be loaded.
+NOT_LOADED = "not loaded"
+
 
 def check_command(
     *,
@@ -193,10 +196,14 @@ def cell_text(outcomes: Sequence[Outcome]) -> str:
 def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator[str]:
     """Yield the disagreements, what is absent, and the verdict."""
     failed = [outcome for outcome in outcomes if not outcome.agrees]
-    for outcome in failed[:SHOWN]:
+    lost = {outcome.backend: outcome for outcome in failed if outcome.mode == NOT_LOADED}
+    for name, outcome in lost.items():
+        yield f"{name}: {reason(outcome)}"
+    lines = [outcome for outcome in failed if outcome.mode != NOT_LOADED]
+    for outcome in lines[:SHOWN]:
         yield f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {reason(outcome)}"
-    if len(failed) > SHOWN:
-        yield f"... and {len(failed) - SHOWN} more; --json has all of them"
+    if len(lines) > SHOWN:
+        yield f"... and {len(lines) - SHOWN} more; --json has all of them"
     for name, why in plan.absent.items():
         yield f"absent: {name} ({why})"
     if not outcomes:

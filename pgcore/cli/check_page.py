@@ -6,17 +6,18 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+import pgcore
 from pgcore.cli.check import description, reason, share, shown, worst
+from pgcore.registry import registry, version_found
 
 if TYPE_CHECKING:
     from pgcore.testing.conformance import Outcome
 
 __all__ = ["check_page"]
-
-PACKAGES = ("pgcore", "numpy", "torch", "tensorflow", "tensorflow-cpu", "jax", "keras")
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1d2530; --faint: #626b77; --line: #dfe3e8; --hatch: #e3e7eb;
@@ -201,12 +202,11 @@ def disagreements(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 def footer(absent: Mapping[str, str]) -> Iterator[str]:
     """Yield what is absent and the versions of what is not."""
-    found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"Python {platform.python_version()}", f"pgcore {pgcore.__version__}", f"numpy {np.__version__}"]
+    for entry in registry().providers("backends"):
+        package, version = entry.provider.requires, version_found(entry.provider)
+        if package is not None and version is not None:
+            found.append(f"{package} {version}")
     yield "<footer>"
     for name, why in absent.items():
         yield f"<div>absent: {escape(name)} ({escape(why)})</div>"

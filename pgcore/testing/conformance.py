@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from pgcore import api
+from pgcore.backend import Backend
 from pgcore.compare import RATE, Row, stages
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
 from pgcore.estimator import Estimator
@@ -216,19 +217,41 @@ def prepare_process(log: Path) -> None:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcome of every backend on one part, in each mode that it is to run in."""
-    backends = [api.backend(name) for name in plan.backends]
+    tried = {name: loaded(name) for name in plan.backends}
+    backends = [each for each in tried.values() if isinstance(each, Backend)]
+    failed = [unloaded(name, part, why) for name, why in tried.items() if isinstance(why, str)]
     if part.kink is not None:
         kink = next(kink for kink in KINKS if kink.name == part.kink)
-        return [kink_outcome(Cell(each.name, each.modes[0], "kink"), kink) for each in backends]
+        return failed + [kink_outcome(Cell(each.name, each.modes[0], "kink"), kink) for each in backends]
     assert part.choice is not None
     modes = [(each.name, mode) for each in backends for mode in each.modes[: None if part.all_modes else 1]]
     # A policy serves a case's fixtures one after the other, so that what it compiles serves both.
     policies: dict[tuple[str, str], Policy] = {}
-    found: list[Outcome] = []
+    found = failed
     for fixture in ("random", "extreme"):
         truth = truth_of(part.choice, fixture, quick=plan.extent == "quick")
         found += [case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes]
     return found
+
+
+@cache
+def loaded(name: str) -> Backend | str:
+    """Return a backend, or why it cannot be loaded: whatever its framework raises is found out once."""
+    try:
+        return api.backend(name)
+    except Exception as problem:  # noqa: BLE001 - see `case_outcome`
+        return told(problem)
+
+
+def unloaded(name: str, part: Part, why: str) -> Outcome:
+    """Return the outcome of a backend that cannot be loaded."""
+    if part.choice is None:
+        kink = next(kink for kink in KINKS if kink.name == part.kink)
+        what = (kink.estimator, "kinks", kink.head, kink.name, "float64", "kink")
+    else:
+        case = part.choice.case
+        what = (case.estimator.name, part.choice.variant, case.spec.head.name, case.label, case.dtype, "random")
+    return Outcome(name, "not loaded", *what, np.inf, np.inf, FACTOR, None, "", why, 0.0)
 
 
 def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -238,9 +261,7 @@ def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
         if name not in found:
             raise UnknownNameError("backends", name, found)
         if found[name].status != "usable":
-            raise DependencyError(
-                f"backend {name!r}: expected a backend that can be used here, got {found[name].reason}"
-            )
+            raise DependencyError(f"{found[name].where}: {found[name].reason}")
     usable = [name for name, entry in found.items() if entry.status == "usable" and (names is None or name in names)]
     absent = {name: entry.reason or "" for name, entry in found.items() if entry.status != "usable"}
     return tuple(usable), absent

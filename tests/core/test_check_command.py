@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+from functools import partial
 
 import pytest
 
@@ -33,6 +34,46 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
     assert "! where a case disagrees" in out
     assert "numpy" in out
     assert "agree; worst" in out
+
+
+def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(pgcore, one_reinforce, monkeypatch):
+    # The package is there, and what its metadata says is too little.
+    monkeypatch.setattr("pgcore.registry.is_installed", lambda package: True)
+    monkeypatch.setattr("pgcore.registry.version_found", lambda provider: "0.1.2")
+    status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
+    assert status == 0
+    assert "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')" in out
+    status, _, err = pgcore("check", "--backends", "numpy,jax", "--quick", *ALONE)
+    assert status == 2
+    assert "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'" in err
+    status, out, _ = pgcore("list", "backends", "--json")
+    assert status == 0
+    assert {row["name"]: row["status"] for row in json.loads(out)["backends"]}["jax"] == "too old"
+
+
+def test_a_backend_that_cannot_be_loaded_fails_and_the_others_go_on(pgcore, one_reinforce, monkeypatch, tmp_path):
+    original = conformance.plan
+    monkeypatch.setattr(
+        conformance, "plan", lambda **given: dataclasses.replace(original(**given), backends=("broken", "numpy"))
+    )
+    monkeypatch.setattr(conformance.api, "backend", partial(failing, conformance.api.backend))
+    conformance.loaded.cache_clear()
+    words = ("check", "--estimators", "reinforce", "--heads", "categorical", "--quick", *ALONE)
+    status, out, _ = pgcore(*words, "--html", str(tmp_path / "page.html"))
+    conformance.loaded.cache_clear()
+    assert status == 1
+    lines = [line for line in out.splitlines() if "libframe.so: cannot open" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("broken: OSError: ")
+    assert "numpy" in out
+    assert "libframe.so" in (tmp_path / "page.html").read_text()
+
+
+def failing(original, name=None):
+    """Return a backend, unless it is the broken one."""
+    if name == "broken":
+        raise OSError("libframe.so: cannot open shared object file")
+    return original(name)
 
 
 def test_json_holds_every_outcome(pgcore, one_reinforce):
