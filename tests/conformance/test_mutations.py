@@ -23,9 +23,9 @@ from pgcore.estimator import Reduction
 from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.signals import normalise
-from pgcore.testing.agreement import FACTOR, largest
+from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
-from pgcore.testing.kinks import KINKS
+from pgcore.testing.kinks import KINKS, worst_at
 from pgcore.testing.planted import first_disagreement
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
@@ -80,13 +80,7 @@ class Mutation:
 
 def at_kink(name: str, backend: str) -> tuple[str | None, float]:
     kink = next(kink for kink in KINKS if kink.name == name)
-    found = kink.compute(partial(pg.policy, backend=backend, dtype="float64"))
-    ratio = max(
-        largest(found[key], value.astype(np.longdouble), (4e-15 * np.abs(value) + kink.atol) / FACTOR, np.dtype(float))[
-            0
-        ]
-        for key, value in kink.expected.items()
-    )
+    ratio, _ = worst_at(kink, partial(pg.policy, backend=backend, dtype="float64"), np.dtype(np.float64))
     return (None if ratio <= FACTOR else KINK), ratio
 
 
