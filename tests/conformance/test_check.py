@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pgcore as pg
 from pgcore.compare import STAGES, stages
@@ -35,7 +36,7 @@ def test_every_cell_agrees_with_the_reference(backend):
 
 
 def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():
-    parts = [
+    parts: list[Any] = [
         part for part in plan(backends=["numpy"], estimators=None, heads=None, extent="standard").parts if part.choice
     ]
     long, padded = ([part.choice for part in parts if getattr(part, name)] for name in ("long", "padded"))
