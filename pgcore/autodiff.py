@@ -217,11 +217,11 @@ class AutodiffPolicy(Policy):
         if "distribution" in names:
             found["distribution"] = self.distribution(batch.observations, batch.action_mask)
         if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given: self._values(given, own=False))[:, 0]
+            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
         if "final_action_values" in names:
             head = self.spec.head
             found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given: self._values(given, own=head.action_values)
+                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
             )
         if "final_log_probs" in names:
             found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
@@ -319,7 +319,9 @@ class AutodiffPolicy(Policy):
     def _observations(self, observations: Array) -> Array:
         """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
         network = self.spec.network
-        if isinstance(network, Table) or (isinstance(network, Adopted) and observations.dtype.kind != "f"):
+        if isinstance(network, Table):
+            return observations.astype(np.int64, copy=False)  # frameworks index with no others
+        if isinstance(network, Adopted) and observations.dtype.kind != "f":
             return observations
         return observations.astype(self.dtype, copy=False)
 
@@ -378,9 +380,9 @@ def padded(inputs: Inputs) -> Inputs:
         repeat_last(inputs.observations, extra),
         repeat_last(inputs.actions, extra),
         None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
-        # Padding is an episode of its own.
+        # Each step of padding is an episode of its own: a product of many ratios could overflow, and weight 0 would not take that away.
         {
-            name: np.append(value, np.full(extra, value[-1] + 1)) if name == "episode" else repeat_last(value, extra)
+            name: np.append(value, value[-1] + 1 + np.arange(extra)) if name == "episode" else repeat_last(value, extra)
             for name, value in inputs.signals.items()
         },
         np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),

@@ -39,7 +39,7 @@ class Batch:
         action_mask: [B, A] bool or None. True where an action was possible.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
         extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
-            description of the distribution that `kl` measures from.
+            description of the distribution that `kl` measures from, and `next_action_mask`, [B, A] what is possible after each step.
     """
 
     observations: Array
@@ -185,6 +185,20 @@ class Batch:
         )
         return read_only(following)
 
+    @cached_property
+    def next_action_mask(self) -> Array | None:
+        """[B, A] bool or None. What is possible after each step: the extra of that name, or where there is none the next step's mask.
+
+        Without the extra every action is possible after an episode's last step, so a replay batch of masked actions should have it.
+        """
+        given = self.extras.get("next_action_mask")
+        if given is not None or self.action_mask is None:
+            return None if given is None else read_only(given != 0)
+        following = np.ones_like(self.action_mask)
+        following[:-1] = self.action_mask[1:]
+        following[self.episode_ends] = True
+        return read_only(following)
+
     def check_bootstrap(self) -> None:
         """Raise BatchError unless every episode that was cut has a final observation to bootstrap from."""
         if self.final_observations is None and not self.terminated.all():
@@ -275,9 +289,9 @@ class Batch:
             yield order[start : start + size]
 
     def pad(self, num_steps: int) -> Batch:
-        """Return the batch with one more episode of weight 0, so that it has `num_steps` steps; gradients stay the same.
+        """Return the batch with more steps of weight 0, so that it has `num_steps`; gradients stay the same.
 
-        The padding repeats the last step with reward 0, as a terminated episode.
+        Each repeats the last step with reward 0, as a terminated episode of one step: in a longer one a product of ratios could overflow.
 
         Raises:
             BatchError: num_steps is below the batch's own number.
@@ -300,9 +314,11 @@ class Batch:
         return _made(
             fields
             | {
-                "episode_lengths": np.append(self.episode_lengths, extra),
-                "terminated": np.append(self.terminated, True),
-                "final_observations": None if final is None else np.concatenate([final, np.zeros_like(final[-1:])]),
+                "episode_lengths": np.append(self.episode_lengths, np.ones(extra, np.intp)),
+                "terminated": np.append(self.terminated, np.ones(extra, np.bool_)),
+                "final_observations": None
+                if final is None
+                else np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)]),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )

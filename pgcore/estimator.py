@@ -20,7 +20,7 @@ from pgcore.namespace import ArrayNamespace, Native
 if TYPE_CHECKING:
     from pgcore.derive import Derivation
 
-__all__ = ["KLS", "QUANTITIES", "Claims", "Estimator", "Evaluate", "Reduction"]
+__all__ = ["KLS", "QUANTITIES", "VALUES_OF_ACTIONS", "Claims", "Estimator", "Evaluate", "Reduction", "check_claims"]
 
 # What a surrogate may ask a policy for; [B] except where a shape is given.
 QUANTITIES: dict[str, str] = {
@@ -36,6 +36,9 @@ QUANTITIES: dict[str, str] = {
 
 # Quantities that measure from the signal `reference`.
 KLS = frozenset(("kl", "reverse_kl"))
+
+# Quantities that the outputs of a head over action values are; its probabilities are piecewise constant in them.
+VALUES_OF_ACTIONS = frozenset(("action_value", "action_values"))
 
 
 class Evaluate(Protocol):
@@ -226,6 +229,21 @@ class Estimator(ABC):
         return tuple(
             name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name)
         )
+
+
+def check_claims(estimator: Estimator) -> None:
+    """Raise EstimatorError where claims contradict what the surrogate's signature asks for."""
+    claims = estimator.claims
+    for claim, stated, quantities in (
+        ("needs_critic", claims.needs_critic, {"value"}),
+        ("discrete_only", claims.discrete_only, {"log_probs"} | VALUES_OF_ACTIONS),
+    ):
+        used = [name for name in estimator.quantities if name in quantities]
+        if used and not stated:
+            raise EstimatorError(
+                f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses {', '.join(used)}, got False; "
+                f"claim {claim}=True, or leave that quantity out"
+            )
 
 
 @lru_cache

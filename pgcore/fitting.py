@@ -38,22 +38,20 @@ def check_observations(where: str, spec: PolicySpec, observations: Array) -> Non
         )
 
 
-def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int) -> Array:
+def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int, *, where: str = "action_mask") -> Array:
     """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
-    mask = owned_booleans("action_mask", action_mask, 2)
+    mask = owned_booleans(where, action_mask, 2)
     if not spec.head.choices:
-        raise BatchError(
-            f"action_mask: expected none for {spec.head}, got a mask; only discrete heads can mask actions"
-        )
+        raise BatchError(f"{where}: expected none for {spec.head}, got a mask; only discrete heads can mask actions")
     if mask.shape != (steps, spec.head.width):
         raise ShapeError(
-            f"action_mask: expected shape [{steps}, {spec.head.width}] for {spec.head}, got {list(mask.shape)}; one column an action"
+            f"{where}: expected shape [{steps}, {spec.head.width}] for {spec.head}, got {list(mask.shape)}; one column an action"
         )
     for own in spec.head.choices:
         possible = mask[:, own].any(axis=1)
         if not possible.all():
             raise BatchError(
-                f"action_mask: expected a possible action at every step, got none at step {int(possible.argmin())}; the episode should have "
+                f"{where}: expected a possible action at every step, got none at step {int(possible.argmin())}; the episode should have "
                 "ended there"
             )
     return mask

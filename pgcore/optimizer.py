@@ -135,7 +135,7 @@ class Optimizer:
 
     Attributes:
         spec: The `Rule`: a formula, or a trust region, and its hyper-parameters.
-        steps_taken: How many steps it has taken.
+        steps_taken: How many steps it has taken; one that a trust region refused is none.
     """
 
     def __init__(self, spec: Rule) -> None:
@@ -166,7 +166,8 @@ class Optimizer:
                 "Optimizer.step: expected a gradient of this policy, got one of another; compute it on the policy you step"
             )
         report = self._rule.step(bound, gradient, self.steps_taken)
-        self.steps_taken += 1
+        if report is None or report.accepted:
+            self.steps_taken += 1
         return report
 
     def state(self, policy: Policy) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError
-from pgcore.estimator import KLS, Estimator
+from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
 from pgcore.fitting import check_mask, check_observations
 from pgcore.gradient import Gradient
 from pgcore.host import host
@@ -33,7 +33,7 @@ EVALUATIONS: dict[str, str] = {
     "distribution": "[B, width] description of pi(. given s_t), as the head defines it",
     "final_value": "[E] V of each episode's final observation; 0 where the episode terminated",
     "final_action_values": "[E, A] Q of each episode's final observation and every action; 0 where the episode terminated",
-    "final_log_probs": "[E, A] log pi of every action, none masked, at each episode's final observation; 0 where the episode terminated",
+    "final_log_probs": "[E, A] log pi of every action that is possible at each episode's final observation; 0 where the episode terminated",
 }
 
 
@@ -175,9 +175,18 @@ class Policy(ABC):
         return quantities_of(self.spec)
 
     def check_fits(self, estimator: Estimator) -> None:
-        """Raise EstimatorError unless this policy has every quantity that the estimator uses; found once for each estimator."""
+        """Raise EstimatorError unless this policy has every quantity that the estimator uses, and moves by one; found once for each estimator.
+
+        Claims that contradict what the estimator uses are an EstimatorError too.
+        """
         if estimator is self._fitting:
             return
+        check_claims(estimator)
+        if self.spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
+            raise EstimatorError(
+                f"{estimator} on {self.spec.head}: expected an estimator of action values, since probabilities are piecewise constant in those and "
+                f"have no gradient, got one of {', '.join(estimator.quantities)}; choose one that uses action_value, or a head such as Categorical"
+            )
         missing = [name for name in estimator.quantities if name not in self.quantities]
         if not missing and not (estimator.claims.discrete_only and not self.spec.head.enumerable):
             self._fitting = estimator
@@ -210,15 +219,23 @@ class Policy(ABC):
             check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
         batch.__dict__["_fits"] = self.spec
 
-    def at_final(self, batch: Batch, width: int, found: Callable[[Array], Array]) -> Array:
-        """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated."""
+    def at_final(self, batch: Batch, width: int, found: Callable[[Array, Array | None], Array]) -> Array:
+        """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated.
+
+        `found` is given the mask of the actions that are possible there too, or None; see `Batch.next_action_mask`.
+        """
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
         cut = np.flatnonzero(~batch.terminated)
         if batch.final_observations is not None and len(cut):
             observations = batch.final_observations[cut]
             check_observations("Batch.final_observations", self.spec, observations)
-            rows[cut] = found(observations)
+            mask = batch.next_action_mask
+            if mask is not None:
+                mask = check_mask(
+                    self.spec, mask[batch.episode_ends[cut]], len(cut), where="next_action_mask of cut episodes"
+                )
+            rows[cut] = found(observations, mask)
         return rows
 
     def save(self, path: str | Path) -> None:

@@ -107,10 +107,11 @@ class JaxPolicy(AutodiffPolicy):
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[JaxGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
-        if self._differentiate is None or self._differentiate[0] is not estimator:
-            self._differentiate = estimator, functions.differentiate(self.network, self.spec.head, estimator)
+        kept = self._differentiate
+        if kept is None or kept[0] is not estimator:
+            kept = self._differentiate = estimator, functions.differentiate(self.network, self.spec.head, estimator)
         with self.precision():
-            vector, square, columns = self._differentiate[1](self.native, inputs)
+            vector, square, columns = kept[1](self.native, inputs)
         # By way of NumPy, which is faster than JAX's own conversion of a scalar.
         return JaxGradient(self, surrogate, vector, columns), float(np.asarray(square))
 

@@ -159,10 +159,10 @@ class TableNetwork(Network):
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
-        self.states = observations
-        self.outputs = parameters.output.take(observations, axis=0).T.copy()
+        self.states = observations.astype(np.intp, copy=False)
+        self.outputs = parameters.output.take(self.states, axis=0).T.copy()
         if self.with_value:
-            self.values = parameters.value.take(observations, axis=0).T
+            self.values = parameters.value.take(self.states, axis=0).T
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""

@@ -42,13 +42,18 @@ class Layout:
     Attributes:
         size: D, the number of parameters.
         order: [D] integer. Position in the vector of each parameter, in canonical order: `vector[order]` is canonical.
+        places: Where each parameter lies in a canonical vector, by name.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
         """Lay the parameters out."""
         self.spec = spec
         self.shapes = spec.parameter_shapes
-        self.size = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()]).tolist()
+        self.places = {
+            name: slice(*both) for name, both in zip(self.shapes, itertools.pairwise((0, *ends)), strict=True)
+        }
+        self.size = ends[-1]
         named = self.named(np.arange(self.size))
         self.order = np.concatenate([named[name].reshape(-1) for name in self.shapes])
 

@@ -45,7 +45,7 @@ VALUED = {"state": frozenset(("value",)), "action": frozenset(("action_value", "
 KEPT_SIZES = 16
 
 # Forward passes are kept for batches of at most this many blocks.
-KEPT_PASSES = 4
+KEPT_PASSES = 16
 
 
 class Workspace:
@@ -69,6 +69,16 @@ class Workspace:
     def direction(self) -> Views:
         """Its views."""
         return self.layout.views(self.direction_vector)
+
+    @cached_property
+    def own(self) -> list[tuple[slice, Array, Array]]:
+        """Where each of the policy's own parameters lies: in a canonical vector, and as views into `direction_vector` and `vector`."""
+        along, derivatives = (self.layout.named(vector) for vector in (self.direction_vector, self.vector))
+        return [
+            (place, along[name], derivatives[name])
+            for name, place in self.layout.places.items()
+            if not name.startswith("critic.")
+        ]
 
     def collect(self, steps: slice) -> None:
         """Write the derivatives of all parameters, summed over some of the block's steps, to `vector`."""
@@ -132,11 +142,11 @@ class NumpyPolicy(Policy):
         if "distribution" in names:
             found["distribution"] = self.distribution(batch.observations, batch.action_mask)
         if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given: self._values(given, own=False))[:, 0]
+            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
         if "final_action_values" in names:
             head = self.spec.head
             found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given: self._values(given, own=head.action_values)
+                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
             )
         if "final_log_probs" in names:
             found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
@@ -168,7 +178,7 @@ class NumpyPolicy(Policy):
                         named[name] = own[name]
                 given.append(named)
                 cotangents = estimator.cotangents(**named)
-                if len(cotangents) != len(names):
+                if len(cotangents) != len(names) or not all(map(cotangents.__contains__, names)):
                     raise missing_cotangents(estimator, cotangents)
                 own_weights = weights if whole else weights[block]
                 self._backward(work, {name: weigh(value, own_weights) for name, value in cotangents.items()})
@@ -219,15 +229,16 @@ class NumpyPolicy(Policy):
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         weights = (real / real.sum()).astype(self.dtype)
-        product: Array | None = None
+        product = np.zeros(self.layout.size, self.dtype)
         for block, work in zip(blocks(batch.num_steps), self._passes(batch), strict=True):
             network, direction = work.network, work.direction
-            work.direction_vector[self.layout.order] = vector
+            for place, along, _ in work.own:
+                along[...] = vector[place].reshape(along.shape)
             moved = network.tangent(self.views, direction)
             network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), NO_VALUES)
             work.collect(ALL)
-            product = work.vector[self.layout.order] if product is None else product + work.vector[self.layout.order]
-        assert product is not None
+            for place, _, derivative in work.own:
+                product[place] += derivative.reshape(-1)
         return product
 
     def _passes(self, batch: Batch) -> Iterator[Workspace]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +29,8 @@ __all__ = ["TensorflowPolicy"]
 
 ZERO = tf.UnconnectedGradients.ZERO
 
-# Graphs are kept for this many different things to compute.
-KEPT = 64
+# Graphs are kept for this many different things to compute, for each of as many sizes as come up: there are two a doubling.
+KEPT = 32
 
 
 class TensorflowPolicy(AutodiffPolicy):
@@ -59,7 +60,7 @@ class TensorflowPolicy(AutodiffPolicy):
         self.size = sum(int(np.prod(tuple(value.shape))) for value in self.native.values())
         self.device = device
         self._variables: list[Any] = list(self.native.values())
-        self._graphs: dict[Any, Callable[..., Any]] = {}
+        self._graphs = lru_cache(KEPT)(no_graphs)
 
     def placed(self) -> AbstractContextManager[Any]:
         """Return the context in which TensorFlow computes on the policy's device."""
@@ -185,14 +186,18 @@ class TensorflowPolicy(AutodiffPolicy):
         arrays, layout = pack(inputs, self.dtype)
         xla = xla and self.compiled
         shapes = tuple((array.shape if xla else array.shape[1:], array.dtype) for array in arrays)
-        key = (what, layout, shapes, len(more))
+        graphs, key = self._graphs(what), (layout, shapes, len(more))
         with self.placed():
             tensors = [tf.constant(array) for array in (*arrays, *more)]
-            if key not in self._graphs:
-                if len(self._graphs) >= KEPT:
-                    self._graphs.pop(next(iter(self._graphs)))
-                self._graphs[key] = built(graph, layout, tensors, len(more), xla=xla)
-            return self._graphs[key](*tensors)
+            kept = graphs.get(key)
+            if kept is None:
+                kept = graphs[key] = built(graph, layout, tensors, len(more), xla=xla)
+            return kept(*tensors)
+
+
+def no_graphs(what: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:  # noqa: ARG001 - the cache tells by it
+    """Return where the graphs that compute something are to be kept, by layout and shapes."""
+    return {}
 
 
 def built(graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: int, *, xla: bool) -> Callable[..., Any]:

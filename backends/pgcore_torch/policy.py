@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["TorchPolicy"]
 
 Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
+
+# Compiled functions are kept for this many estimators, for each of as many sizes as come up: there are two a doubling.
+KEPT = 32
 
 
 class TorchPolicy(AutodiffPolicy):
@@ -60,7 +64,7 @@ class TorchPolicy(AutodiffPolicy):
         self._adopted = isinstance(spec.network, Adopted)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
-        self._kept: dict[tuple[Estimator, int], Callable[..., Any]] = {}
+        self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""
@@ -98,7 +102,7 @@ class TorchPolicy(AutodiffPolicy):
         native = self._native(inputs)
         estimator = surrogate.estimator
         if self.compiled and not self._adopted:
-            whole = self._kept.get((estimator, len(inputs.weights))) or self._whole(estimator, len(inputs.weights))
+            whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(estimator, len(inputs.weights))
             leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
@@ -161,7 +165,7 @@ class TorchPolicy(AutodiffPolicy):
         def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             return surrogate_terms(self.spec.head, estimator, self._outputs_of(inputs.observations), inputs)
 
-        return self._kept_as((estimator, size), terms) if self.compiled else terms
+        return self._kept_as(estimator, size, terms) if self.compiled else terms
 
     def _whole(self, estimator: Estimator, size: int) -> Callable[..., Any]:
         """Return the function from parameters and inputs to leaves, terms, quantities and sum of squares, compiled as one.
@@ -184,15 +188,16 @@ class TorchPolicy(AutodiffPolicy):
             square = torch.stack([(leaf * leaf).sum() for leaf in leaves.values()]).sum()
             return leaves, terms, named, square
 
-        return self._kept_as((estimator, size), whole)
+        return self._kept_as(estimator, size, whole)
 
-    def _kept_as(self, key: tuple[Estimator, int], function: Callable[..., Any]) -> Callable[..., Any]:
+    def _kept_as(self, estimator: Estimator, size: int, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function compiled, for each estimator and number of steps once."""
-        if key not in self._kept:
+        sizes = self._kept(estimator)
+        if size not in sizes:
             compiled: Any = torch.compile
             # Each has its own limit of recompilations; the overloads' types do not know that argument yet.
-            self._kept[key] = compiled(function, dynamic=False, isolate_recompiles=True)
-        return self._kept[key]
+            sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
+        return sizes[size]
 
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
@@ -225,3 +230,8 @@ class TorchPolicy(AutodiffPolicy):
             found = value.new_zeros(rows, *value.shape) if part is None else part
             columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
+
+
+def nothing_compiled(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the cache tells by it
+    """Return where what is compiled for an estimator is to be kept, by number of steps."""
+    return {}

@@ -254,7 +254,7 @@ def report_of(row: Row, process: str) -> str:
         f"{each.claim:<{width}}  {yes(each.stated):<3}  {each.verdict:<9}  {each.figure}" for each in audit.verdicts
     ]
     if any(verdict.verdict == "open" for verdict in audit.verdicts):
-        lines += ["", "open: it claims to be biased, and is not on this process; another may tell"]
+        lines += ["", "open: this process does not tell; another may"]
     return "\n".join(lines) + "\n"
 
 
@@ -318,7 +318,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     seconds = sum(row.audit.seconds for row in rows if row.audit is not None)
     bad = f"{len(found)} refuted (!) or not to be audited" if found else "none refuted"
     found.append(
-        f"{total} claims of {len(rows)} estimators: {bad}, {opened} open (? claims a bias that this process does not show); {seconds:.0f} s"
+        f"{total} claims of {len(rows)} estimators: {bad}, {opened} open (? this process does not tell); {seconds:.0f} s"
     )
     return found
 

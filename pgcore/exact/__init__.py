@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pgcore.exact.audit import Audit, audit, audit_process
 from pgcore.exact.dynamics import action_values, gradient, objective, time_blind_values, values, visits
+from pgcore.exact.environments import from_gymnasium
 from pgcore.exact.episodes import Episodes, all_episodes
-from pgcore.exact.mdp import MDP, from_gymnasium, random, random_rational
+from pgcore.exact.mdp import MDP, random, random_rational
 from pgcore.exact.moments import Moments, moments
 from pgcore.exact.tabulated import Tabulated, softmax_table
 

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
-from pgcore.estimator import Estimator, Reduction
+from pgcore.estimator import Estimator, Reduction, check_claims
 from pgcore.exact import mdp as processes
-from pgcore.exact.claims import Subject, Verdict, check_claims, probe_batch, try_once, verdicts
+from pgcore.exact.claims import Subject, Verdict, probe_batch, try_once, verdicts
 from pgcore.exact.dynamics import visits
 from pgcore.exact.mdp import MDP, limit
 from pgcore.exact.moments import moments

@@ -16,8 +16,9 @@ from pgcore.api import policy as make_policy
 from pgcore.api import signals as run_signals
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.errors import PgcoreError
 from pgcore.estimator import Claims, Estimator
+from pgcore.exact.behaviours import OF_ACTIONS, distance, is_likelihood, one_step_moves, reads_behaviour
 from pgcore.exact.dynamics import gradient
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
@@ -29,14 +30,10 @@ from pgcore.heads import DiagonalGaussian
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec, Table
 
-__all__ = ["Subject", "Verdict", "check_claims", "probe_batch", "reclaimed", "try_once", "verdicts"]
+__all__ = ["Subject", "Verdict", "probe_batch", "reclaimed", "try_once", "verdicts"]
 
 # A relative bias above the first is a bias; one below the second is rounding; nothing has been seen between them.
 BIASED, UNBIASED = 1e-6, 1e-9
-
-# Quantities of a policy that only a critic, or only a discrete head, can give.
-OF_A_CRITIC = ("value",)
-OF_DISCRETE_HEADS = ("log_probs",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +51,6 @@ class Verdict:
     stated: bool
     verdict: str
     figure: str
-
-
-def check_claims(estimator: Estimator) -> None:
-    """Raise EstimatorError where claims contradict what the surrogate's signature asks for."""
-    claims = estimator.claims
-    for claim, denied, quantities, advice in (
-        ("needs_critic", not claims.needs_critic, OF_A_CRITIC, "claim needs_critic=True"),
-        ("discrete_only", not claims.discrete_only, OF_DISCRETE_HEADS, "claim discrete_only=True"),
-    ):
-        used = [name for name in quantities if name in estimator.quantities]
-        if denied and used:
-            raise EstimatorError(
-                f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses {', '.join(used)}, got False; "
-                f"{advice}, or leave that quantity out"
-            )
 
 
 class Subject:
@@ -132,19 +114,41 @@ def unbiased_verdict(subject: Subject, behaviour: Policy) -> Verdict:
 
 
 def on_policy_verdict(subject: Subject, behaviour: Policy) -> Verdict:
-    """Judge by what another policy's episodes do to the expectation."""
-    estimator = subject.estimator
-    stated = estimator.claims.on_policy
-    away, mean = subject.mean_away(behaviour), subject.mean
-    moved = float(np.linalg.norm(away - mean) / max(np.linalg.norm(mean), np.finfo(np.float64).tiny))
-    relative = subject.relative(away)
-    if stated:
+    """Judge by what another policy's episodes do to the expectation: all that they can where it is claimed, and else as `corrects`."""
+    claims = subject.estimator.claims
+    if not (claims.on_policy or claims.unbiased):
+        verdict, figure = corrects(subject, behaviour)
+        return Verdict("on_policy", claims.on_policy, verdict, figure)
+    away = subject.mean_away(behaviour)
+    moved = distance(subject.mean, away)
+    if math.isnan(moved):
+        return Verdict("on_policy", claims.on_policy, "open", "the expected gradient is 0, whoever acts")
+    if claims.on_policy:
         figure = f"another policy's episodes move the mean by {moved:.2g}"
-        return Verdict("on_policy", stated, "confirmed" if moved > BIASED else "refuted", figure)
+        return Verdict("on_policy", claims.on_policy, "confirmed" if moved > BIASED else "refuted", figure)
+    relative = subject.relative(away)
     figure = f"relative bias {relative:.2g} with another policy's episodes"
-    if not estimator.claims.unbiased:
-        return Verdict("on_policy", stated, "confirmed" if np.isfinite(relative) else "refuted", f"it runs; {figure}")
-    return Verdict("on_policy", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
+    return Verdict("on_policy", claims.on_policy, "confirmed" if relative <= UNBIASED else "refuted", figure)
+
+
+def corrects(subject: Subject, behaviour: Policy) -> tuple[str, str]:
+    """Return a verdict on a biased estimator that takes any policy's episodes, and what decides."""
+    shared = subject.estimator, subject.mdp, subject.policy
+    moved = one_step_moves(*shared, behaviour, subject.batch)
+    of_actions, local = bool(OF_ACTIONS.intersection(subject.estimator.quantities)), prefix_moves(subject)
+    figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
+    figures += [f"what follows a step moves its targets by {local:.2g}"] if of_actions else []
+    unmoved = not moved > UNBIASED and not (of_actions and local > UNBIASED)
+    if figures and unmoved:
+        return "confirmed", ", ".join(figures)
+    if is_likelihood(*shared):
+        return "confirmed", "a likelihood: every step makes its action more probable, whatever its reward"
+    told = reads_behaviour(*shared, behaviour, subject.batch)
+    if math.isnan(told):
+        return "open", "gradients are 0, whoever acts"
+    if told <= UNBIASED:
+        return "refuted", ", ".join([*figures, "whoever is said to have acted"])
+    return "open", ", ".join([*figures, f"who is said to have acted moves it by {told:.2g}: corrected in part"])
 
 
 def critic_verdict(
@@ -162,7 +166,7 @@ def critic_verdict(
             errors.append(essence(error))
         else:
             return Verdict("needs_critic", stated, "refuted" if stated else "confirmed", "runs without a critic")
-    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[-1]}")
+    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[0]}")
 
 
 def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:

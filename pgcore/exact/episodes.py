@@ -54,6 +54,10 @@ class Episodes:
         return len(self.lengths)
 
 
+# The steps of an episode so far (state, action, reward), how probable it is, and the state after them, None where it is over.
+Way = tuple[tuple[tuple[int, int, Any], ...], Any, int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step can lead to; `state` is None where the episode is then over."""
@@ -86,22 +90,23 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
     steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
     _check_count(mdp, probabilities, steps, over=over)
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    rows: list[tuple[list[tuple[int, int, Any]], Any, int | None]] = []
-
-    def walk(state: int, path: list[tuple[int, int, Any]], probability: Any) -> None:
-        for action in range(mdp.actions):
-            chosen = probability * probabilities[state, action]
-            if not chosen > 0:
-                continue
-            for outcome in (last if len(path) == steps - 1 else going)[state][action]:
-                further = [*path, (state, action, outcome.reward)]
-                if outcome.state is None or len(further) == steps:
-                    rows.append((further, chosen * outcome.probability, outcome.state))
-                else:
-                    walk(outcome.state, further, chosen * outcome.probability)
-
-    for state in np.flatnonzero(mdp.initial > 0):
-        walk(int(state), [], mdp.initial[state])
+    rows: list[Way] = []
+    # A stack, for episodes may be longer than Python calls go deep.
+    waiting: list[Way] = [((), mdp.initial[state], int(state)) for state in np.flatnonzero(mdp.initial > 0)[::-1]]
+    while waiting:
+        way = waiting.pop()
+        path, probability, state = way
+        if state is None or len(path) == steps:
+            rows.append(way)
+            continue
+        outcomes = (last if len(path) == steps - 1 else going)[state]
+        further = [
+            ((*path, (state, action, outcome.reward)), chosen * outcome.probability, outcome.state)
+            for action in range(mdp.actions)
+            if (chosen := probability * probabilities[state, action]) > 0
+            for outcome in outcomes[action]
+        ]
+        waiting += reversed(further)
     flat = list(itertools.chain.from_iterable(path for path, _, _ in rows))
     exact = mdp.reward.dtype.kind == "O" or probabilities.dtype.kind == "O"
     dtype = np.dtype(object if exact else np.float64)

@@ -2,9 +2,9 @@
 
 A step of such a process is one of S A rows, a state and an action, and everything that a policy computes at a step depends on its row
 alone. So quantities, and their derivatives in the parameters, are computed once a row with the policy itself; the estimator's
-`signals`, `finalise` and `combine` run on every batch, its `cotangents` on many batches' steps at once, and the chain rule is a product with
-the rows' derivatives. On a sample of batches the result is compared with `pgcore.gradient`; an estimator for which the two differ, or that
-cannot be run this way, is run through `pgcore.gradient` on all.
+`signals`, `finalise` and `combine` run on every batch, or its `signals` on every episode where a batch's others do not change them; its
+`cotangents` on many batches' steps at once; and the chain rule is a product with the rows' derivatives. On a sample of batches the result is
+compared with `pgcore.gradient`; an estimator for which the two differ, or that cannot be run this way, is run through `pgcore.gradient` on all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import Episodes
 from pgcore.exact.mdp import MDP
+from pgcore.exact.numbers import Number, numbers, whole
 from pgcore.exact.rows import RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
 from pgcore.surrogate import check_names
@@ -46,6 +47,7 @@ class Group:
         numbers: [P] which batches.
         shared: What `Batch` knows of lengths, the same for all.
         fields: [P, ...] what differs.
+        places: [P, L] step numbers among all episodes' steps.
         steps: [P, L] row numbers.
         finals: [P, N] states.
     """
@@ -54,6 +56,7 @@ class Group:
     shared: dict[str, Any]
     fields: dict[str, Array]
     extras: dict[str, Array]
+    places: Array
     steps: Array
     finals: Array
 
@@ -78,9 +81,13 @@ class Estimates:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
+        self._exact = episodes.rewards.dtype.kind == "O"
+        self._rewards = numbers(episodes.rewards) if self._exact else episodes.rewards
+        self._shortcuts: dict[int, bool] = {}
+        self._aparts: dict[int, bool] = {}
 
     def gradients(self, chosen: Array) -> Array:
         """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
@@ -89,7 +96,7 @@ class Estimates:
             PgcoreError: what the estimator raises.
             EstimatorError: numbers are Fractions, and the estimator does not keep them exact.
         """
-        return self._by_rows(chosen) if self.shortcut else self.direct(chosen)
+        return self._by_rows(chosen) if self.shortcut(chosen.shape[1]) else self.direct(chosen)
 
     def direct(self, chosen: Array) -> Array:
         """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
@@ -100,55 +107,54 @@ class Estimates:
                 found[number] = flat_gradient(policy, self.estimator, batch)
         return found
 
-    @cached_property
-    def shortcut(self) -> bool:
-        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of one and of two episodes."""
+    def shortcut(self, size: int) -> bool:
+        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of that many episodes."""
         if self.rows.table.policy is None:
             return True
-        for size in (1, 2):
-            chosen = sample(len(self.episodes), size)
-            try:
-                expected = self.direct(chosen)
-            except PgcoreError:
-                continue  # it takes more episodes, or what is missing shows when it is run
-            try:
-                found = self._by_rows(chosen)
-            except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
-                return False
-            scale = np.abs(expected).max(initial=0.0)
-            if not np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale:
-                return False
-        return True
+        if size not in self._shortcuts:
+            self._shortcuts[size] = self._holds(sample(len(self.episodes), size))
+        return self._shortcuts[size]
+
+    def _holds(self, chosen: Array) -> bool:
+        try:
+            expected, found = self.direct(chosen), self._by_rows(chosen)
+        except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
+            return False  # what it lacks shows when it is run as it is
+        scale = np.abs(expected).max(initial=0.0)
+        return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
 
     def _by_rows(self, chosen: Array) -> Array:
-        exact = self.episodes.rewards.dtype.kind == "O"
-        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if exact else np.float64)
+        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if self._exact else np.float64)
         for group in self._groups(chosen):
-            found[group.numbers] = self._shortcut(group)
+            found[group.numbers] = self._exactly(group) if self._exact else self._shortcut(group)
         return found
+
+    def _exactly(self, group: Group) -> Array:
+        """Return what `_shortcut` does as Fractions, or raise EstimatorError where something is rounded on the way."""
+        try:
+            found = self._shortcut(group)
+            return np.array([Fraction(whole(each)) for each in found.flat], object).reshape(found.shape)
+        except (TypeError, AttributeError) as error:
+            raise EstimatorError(
+                f"{self.estimator.name}: expected signals that stay Fractions, got floats ({error}); it takes a root, an exponential or a "
+                "number that is no fraction, so take the expectation in float64"
+            ) from error
 
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
-        collected: list[dict[str, Array]] = []
-        combined: list[Array] = []
-        weights: Array | None = None
+        first = next(group.batches())[0]
+        weights = self._weights(first)
         with np.errstate(all="ignore"):
-            for batch, steps, finals in group.batches():
-                evaluate = RowEvaluate(rows, batch, steps, finals)
-                found = dict(estimator.signals(batch, evaluate))
-                if weights is None:
-                    check_names(estimator, found | ({"episode": steps} if estimator.sees_episodes else {}))
-                    weights = self._weights(batch)
-                if estimator.weighs_scores:
-                    combined.append(estimator.combine(batch, evaluate, found, weights))
-                else:
-                    if estimator.sees_episodes:  # each batch's episodes are its own
-                        found["episode"] = batch.episode_of_step + len(collected) * batch.num_episodes
-                    collected.append(estimator.finalise(found, None))
-            assert weights is not None
             if estimator.weighs_scores:
-                return np.array(combined)
+                return self._combined(group, weights)
+            collected: list[dict[str, Array]] = []
+            for found in self._signals(group):
+                if estimator.sees_episodes:  # each batch's episodes are its own
+                    found["episode"] = first.episode_of_step + len(collected) * first.num_episodes
+                if not collected:
+                    check_names(estimator, found)
+                collected.append(estimator.finalise(found, None))
             steps = group.steps.reshape(-1)
             named = {name: np.concatenate([each[name] for each in collected]) for name in estimator.signal_names}
             named = {name: named[name] for name in estimator.keywords if name in named}
@@ -160,12 +166,60 @@ class Estimates:
         ]
         return np.sum(parts, axis=0)
 
+    def _combined(self, group: Group, weights: Array) -> Array:
+        """Return [P, D] gradients that the estimator makes from scores."""
+        found: list[Array] = []
+        for batch, steps, finals in group.batches():
+            evaluate = RowEvaluate(self.rows, batch, steps, finals)
+            signals = self.estimator.signals(batch, evaluate)
+            check_names(self.estimator, signals)
+            found.append(self.estimator.combine(batch, evaluate, signals, weights))
+        return np.array(found)
+
+    def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
+        """Yield each batch's signals: put together from the episodes' own, where that is the same."""
+        size = group.finals.shape[1]
+        if size == 1 or not self._apart(size):
+            yield from self._run_signals(group)
+            return
+        assert self._alone is not None
+        gathered = {name: value[group.places] for name, value in self._alone.items()}
+        for index in range(len(group.numbers)):
+            yield {name: value[index] for name, value in gathered.items()}
+
+    def _run_signals(self, group: Group) -> Iterator[dict[str, Array]]:
+        for batch, steps, finals in group.batches():
+            yield dict(self.estimator.signals(batch, RowEvaluate(self.rows, batch, steps, finals)))
+
+    def _apart(self, size: int) -> bool:
+        """Whether a batch's signals are its episodes' own, to every digit, on a sample of batches of that size."""
+        if size not in self._aparts:
+            alone = self._alone
+            self._aparts[size] = alone is not None and all(
+                np.array_equal(value, alone[name][places])
+                for group in self._groups(sample(len(self.episodes), size))
+                for places, signals in zip(group.places, self._run_signals(group), strict=True)
+                for name, value in signals.items()
+            )
+        return self._aparts[size]
+
+    @cached_property
+    def _alone(self) -> dict[str, Array] | None:
+        """The signals of every episode by itself, one after the other; None where there are none."""
+        every = cast("Array", np.arange(len(self.episodes)))[:, None]
+        found: dict[int, dict[str, Array]] = {}
+        try:
+            for group in self._groups(every):
+                found.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
+        except (PgcoreError, TypeError, AttributeError):
+            return None  # it needs others, or rounds
+        return {name: np.concatenate([found[number][name] for number in range(len(every))]) for name in found[0]}
+
     def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
         batches, length = steps.shape
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
-        if weighted.dtype.kind == "O" or derivative.dtype.kind == "O":
-            check_exact(self.estimator, weighted)
+        if self._exact:
             return (weighted * derivative[steps]).sum(axis=1)
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
         which = cast("Array", np.arange(batches)[:, None])
@@ -175,11 +229,11 @@ class Estimates:
     def _weights(self, batch: Batch) -> Array:
         """Return [B] the reduction's weights, as Fractions where rewards are."""
         weights = self.estimator.reduction.weights(batch)
-        if self.episodes.rewards.dtype.kind != "O":
+        if not self._exact:
             return weights
         # A weight is 1 over a product of counts: the nearest fraction with a denominator that small is that.
         largest = batch.num_steps * batch.num_episodes
-        return np.array([Fraction(weight).limit_denominator(largest) for weight in weights.tolist()], object)
+        return np.array([Number(Fraction(weight).limit_denominator(largest)) for weight in weights.tolist()], object)
 
     def _groups(self, chosen: Array) -> Iterator[Group]:
         """Yield the batches, those of the same lengths together, in chunks."""
@@ -217,7 +271,7 @@ class Estimates:
         fields = {
             "observations": mdp.seen[states],
             "actions": actions,
-            "rewards": episodes.rewards[steps],
+            "rewards": self._rewards[steps],
             "log_probs": self.rows.log_probs[rows],
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],
@@ -226,20 +280,12 @@ class Estimates:
         for value in (*shared.values(), *fields.values(), *own.values()):
             if value is not None:
                 read_only(value)
-        return Group(numbers, shared, fields, own, rows, finals)
+        return Group(numbers, shared, fields, own, steps, rows, finals)
 
 
 def sample(episodes: int, size: int) -> Array:
-    """Return [n, N] a few batches of episode numbers, the same ones every time; for N = 2 no episode is paired with itself alone."""
+    """Return [n, N] a few batches of episode numbers, the same ones every time."""
     rng = np.random.Generator(np.random.Philox(7))
     if size == 1:
         return np.unique(np.linspace(0, episodes - 1, SAMPLE).astype(np.intp))[:, None]
     return rng.integers(0, episodes, (SAMPLE, size))
-
-
-def check_exact(estimator: Estimator, numbers: Array) -> None:
-    """Raise EstimatorError unless all are integers or Fractions."""
-    if not all(isinstance(each, int | Fraction) for each in numbers.flat):
-        raise EstimatorError(
-            f"{estimator.name}: expected signals that stay Fractions, got floats; it rounds, so take the expectation in float64"
-        )

@@ -1,10 +1,11 @@
-"""Small finite Markov decision processes, written down whole: explicit, random by seed, or a Gymnasium environment's own table."""
+"""Small finite Markov decision processes, written down whole: explicit, or random by seed."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral, Rational
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from pgcore.arrays import Array, read_only
 from pgcore.checks import count, set_field, unit_interval
 from pgcore.errors import MDPError
 
-__all__ = ["MDP", "from_gymnasium", "random", "random_rational"]
+__all__ = ["MDP", "fractions", "limit", "random", "random_rational"]
 
 # Rows of floats are sums of a few roundings away from 1.
 ROUNDING = 1e-9
@@ -23,7 +24,8 @@ ROUNDING = 1e-9
 class MDP:
     """States, actions, and every probability and reward; `S` states, `A` actions.
 
-    Numbers are float64, or `fractions.Fraction` in arrays of objects, and then everything computed from them is exact.
+    Numbers are float64, or `fractions.Fraction` in arrays of objects, and then everything computed from them is exact. Where any array holds
+    Fractions all are made Fractions, and gamma with them: whole numbers are, and others must be written as Fractions.
 
     Attributes:
         transition: [S, A, S]. Probability of each next state; rows of terminal states are not read.
@@ -35,7 +37,8 @@ class MDP:
         observations: [S, ...]. What the policy sees of each state; None shows the state's number, which a `Table` takes.
 
     Raises:
-        MDPError: a shape is wrong, or probabilities are negative or do not sum to 1; names state and action.
+        MDPError: a shape is wrong, or probabilities are negative or do not sum to 1, which names state and action; gamma is not in [0, 1]; or a
+            float that is not whole stands beside Fractions.
     """
 
     transition: Array
@@ -48,14 +51,22 @@ class MDP:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        transition = _numbers("transition", self.transition)
+        transition, reward, initial = (
+            _numbers(name, getattr(self, name)) for name in ("transition", "reward", "initial")
+        )
+        set_field(self, "gamma", _discount(self.gamma))
+        if any(array.dtype.kind == "O" for array in (transition, reward, initial)):
+            transition, reward = fractions("MDP.transition", transition), fractions("MDP.reward", reward)
+            initial = fractions("MDP.initial", initial)
+            set_field(self, "gamma", fractions("MDP.gamma", np.array(self.gamma, object)).item())
+        else:
+            set_field(self, "gamma", float(self.gamma))
         if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or 0 in transition.shape:
             raise MDPError(
                 f"MDP.transition: expected shape [S, A, S], got {list(transition.shape)}; "
                 "give each state and action the probabilities of all next states"
             )
         states, actions, _ = transition.shape
-        reward, initial = _numbers("reward", self.reward), _numbers("initial", self.initial)
         _check_shape("reward", reward, (states, actions), (states, actions, states))
         _check_shape("initial", initial, (states,))
         terminal = np.zeros(states, np.bool_) if self.terminal is None else np.asarray(self.terminal)
@@ -77,8 +88,6 @@ class MDP:
                 _check_probabilities(f"transition[state {state}, action {action}]", transition[state, action])
         if self.horizon is not None:
             set_field(self, "horizon", count("MDP.horizon", self.horizon, MDPError))
-        if not isinstance(self.gamma, Fraction):
-            set_field(self, "gamma", unit_interval("MDP.gamma", self.gamma, MDPError))
         fields: dict[str, Array] = {
             "transition": transition,
             "reward": reward,
@@ -134,7 +143,8 @@ class MDP:
     def with_time(self) -> MDP:
         """Return the same process with the time in the state: state t * S + s is s at time t, for t = 0 ... horizon.
 
-        A table then has a row for each time, so that it can hold time-indexed values. Observations are the state's numbers.
+        A table then has a row for each time, so that it can hold time-indexed values. Where observations are numbers, states that share one
+        share it at each time; elsewhere observations are the states' numbers.
 
         Raises:
             MDPError: there is no horizon.
@@ -149,6 +159,10 @@ class MDP:
             transition[here, :, after] = self.transition
             if self.reward.ndim == 3:
                 reward[here, :, after] = self.reward
+        numbered = (
+            self.seen.ndim == 1 and self.seen.dtype.kind in "iu" and 0 <= self.seen.min() <= self.seen.max() < size
+        )
+        seen = self.seen if numbered else np.arange(size)
         last = slice(horizon * size, total)
         transition[last, :, last] = self.transition  # at the horizon nothing is read any more
         return MDP(
@@ -158,6 +172,7 @@ class MDP:
             np.tile(self.ends, horizon + 1),
             horizon,
             self.gamma,
+            np.concatenate([t * size + seen for t in range(horizon + 1)]),
         )
 
 
@@ -198,48 +213,6 @@ def random_rational(states: int, actions: int, horizon: int, seed: int) -> MDP:
     return MDP(simplex(states, actions, states), reward, simplex(states), None, horizon, Fraction(1))
 
 
-def from_gymnasium(name: str, *, horizon: int | None = None, gamma: float = 1.0, **options: Any) -> MDP:
-    """Return a Gymnasium environment as a process, read from its transition table, such as that of FrozenLake-v1 or CliffWalking-v1.
-
-    Args:
-        name: The environment's.
-        horizon: Largest number of steps; None takes the environment's own time limit, where it has one.
-        gamma: Discount in [0, 1].
-        options: For `gymnasium.make`, such as `is_slippery=False`.
-
-    Raises:
-        MDPError: the environment has no such table, or a state is terminal on some ways and not on others.
-    """
-    import gymnasium
-
-    environment = gymnasium.make(name, **options)
-    inner = cast("Any", environment.unwrapped)
-    table, initial = getattr(inner, "P", None), getattr(inner, "initial_state_distrib", None)
-    limited = None if environment.spec is None else environment.spec.max_episode_steps
-    environment.close()
-    if table is None or initial is None:
-        raise MDPError(
-            f"from_gymnasium: expected an environment with the tables `P` and `initial_state_distrib`, got {name}; "
-            "choose one such as FrozenLake-v1, or write the arrays down"
-        )
-    states, actions = len(table), len(table[0])
-    transition, weighted = np.zeros((states, actions, states)), np.zeros((states, actions, states))
-    ended, passed = np.zeros(states, np.bool_), np.zeros(states, np.bool_)
-    for state, action in np.ndindex(states, actions):
-        for probability, following, reward, terminated in table[state][action]:
-            transition[state, action, following] += probability
-            weighted[state, action, following] += probability * reward
-            if state != following:
-                (ended if terminated else passed)[following] = True
-    if (ended & passed).any():
-        raise MDPError(
-            f"from_gymnasium: expected states that always or never end an episode, got state {int((ended & passed).argmax())} of {name} "
-            "which does both; write the arrays down with that state split in two"
-        )
-    reward = np.divide(weighted, transition, out=np.zeros_like(weighted), where=transition > 0)
-    return MDP(transition, reward, np.asarray(initial, np.float64), ended, horizon or limited, gamma)
-
-
 def limit(where: str, mdp: MDP) -> int:
     """Return the horizon, or raise MDPError where there is none."""
     if mdp.horizon is None:
@@ -247,14 +220,26 @@ def limit(where: str, mdp: MDP) -> int:
     return mdp.horizon
 
 
+def fractions(where: str, array: Array) -> Array:
+    """Return the numbers as Fractions; raise MDPError where a float is not a whole number, for nobody means its 53 bits."""
+    for each in array.flat:
+        if not isinstance(each, Rational) and not float(each).is_integer():
+            raise MDPError(
+                f"{where}: expected Fractions or whole numbers beside other Fractions, got {each}; "
+                f"write Fraction({str(each)!r}) where that is meant, or give float64 throughout"
+            )
+    exact = [Fraction(int(each) if isinstance(each, Integral) else each) for each in array.flat]
+    return np.array(exact, object).reshape(array.shape)
+
+
 def _generator(states: int, actions: int, seed: int, terminals: int) -> np.random.Generator:
     for name, value in (("states", states), ("actions", actions)):
         count(f"random {name}", value, MDPError)
     if not 0 <= terminals < states:
         raise MDPError(f"random terminals: expected 0 to {states - 1}, got {terminals}; leave a state to start from")
-    if isinstance(seed, bool) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise MDPError(f"random seed: expected an integer of at least 0, got {seed!r}; give one")
-    return np.random.Generator(np.random.Philox(seed))
+    return np.random.Generator(np.random.Philox(int(seed)))
 
 
 def _numbers(name: str, value: Any) -> Array:
@@ -264,11 +249,17 @@ def _numbers(name: str, value: Any) -> Array:
         array = array.astype(np.float64)
         if np.isfinite(array).all():
             return array
-    elif array.dtype.kind == "O" and all(isinstance(each, int | Fraction) for each in array.flat):
+    elif array.dtype.kind == "O" and all(isinstance(each, int | float | Rational) for each in array.flat):
         return array
     raise MDPError(
         f"MDP.{name}: expected finite numbers or fractions, got dtype {array.dtype} with others; mend the array"
     )
+
+
+def _discount(gamma: Any) -> Any:
+    """Return gamma, a float unless it is a Fraction, or raise MDPError where it is not in [0, 1]."""
+    plain = unit_interval("MDP.gamma", gamma, MDPError)
+    return gamma if isinstance(gamma, Fraction) else plain
 
 
 def _check_shape(name: str, array: Array, *allowed: tuple[int, ...]) -> None:

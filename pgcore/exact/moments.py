@@ -55,11 +55,12 @@ def moments(
     *,
     batch: int = 1,
     behaviour: Policy | Tabulated | None = None,
+    told: Policy | Tabulated | None = None,
     cut: int | None = None,
 ) -> Moments:
     """Return the exact expectation and covariance of `pgcore.gradient` over all batches of some episodes.
 
-    Where an estimator treats every episode by itself, which is seen on a sample of pairs, all single episodes are enough; otherwise
+    Where an estimator treats every episode by itself, which is seen on a sample of batches, all single episodes are enough; otherwise
     every combination of N episodes is run.
 
     Args:
@@ -67,7 +68,8 @@ def moments(
         policy: Current policy: NumPy's in float64 for full precision; a `softmax_table` of Fractions gives exact rationals.
         estimator: Any; it runs as in `pgcore.gradient`.
         batch: N, episodes in a batch.
-        behaviour: The policy that acts, whose log-probabilities the batch carries; None is the current one.
+        behaviour: The policy that acts; None is the current one.
+        told: The policy whose log-probabilities the batch carries; None is the one that acts.
         cut: Stop watching each episode after this many steps; see `all_episodes`.
 
     Raises:
@@ -82,8 +84,9 @@ def moments(
         table.policy.check_fits(estimator)
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
-    estimates = Estimates(mdp, table, estimator, episodes, acting.astype(np.float64))
-    coupled = size > 1 and couples(estimates)
+    carried = acting if told is None else tabulated(told, mdp).probabilities
+    estimates = Estimates(mdp, table, estimator, episodes, carried)
+    coupled = size > 1 and couples(estimates, size)
     drawn = size if coupled else 1
     chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
     found = estimates.gradients(chosen)
@@ -99,20 +102,23 @@ def moments(
     return Moments(mean, covariance if coupled else covariance / _exactly(size, found), size, coupled, len(chosen))
 
 
-def couples(estimates: Estimates) -> bool:
-    """Whether an estimator's gradient on pairs of episodes is something else than the mean of the episodes' own gradients."""
-    pairs = sample(len(estimates.episodes), 2)
+def couples(estimates: Estimates, size: int) -> bool:
+    """Whether an estimator's gradient on batches of that size is something else than the mean of the episodes' own, beyond rounding."""
+    chosen = sample(len(estimates.episodes), size)
     try:
-        alone = estimates.gradients(pairs.reshape(-1, 1)).reshape(len(pairs), 2, -1)
+        alone = estimates.gradients(chosen.reshape(-1, 1)).reshape(len(chosen), size, -1)
     except BatchError:
         return True  # it needs others to leave one out, or to compare with
-    return _differ(estimates.gradients(pairs), (alone[:, 0] + alone[:, 1]) / _exactly(2, alone))
+    return _differ(estimates.gradients(chosen), alone.sum(axis=1) / _exactly(size, alone))
 
 
 def minds_order(estimates: Estimates, size: int) -> bool:
-    """Whether an estimator's gradient depends on the order of a batch's episodes, beyond rounding."""
+    """Whether an estimator's gradient is another, beyond rounding, where a batch's episodes come in reverse or in a random order."""
     chosen = sample(len(estimates.episodes), size)
-    return _differ(estimates.gradients(chosen), estimates.gradients(chosen[:, ::-1]))
+    rng = np.random.Generator(np.random.Philox(8))
+    orders = chosen[:, ::-1], rng.permuted(chosen, axis=1)
+    found = estimates.gradients(chosen)
+    return any(_differ(found, estimates.gradients(each)) for each in orders)
 
 
 def _differ(left: Array, right: Array) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.api import policy as make_policy
 from pgcore.arrays import Array
-from pgcore.errors import PgcoreError
+from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.mdp import MDP
 from pgcore.heads import Categorical, EpsilonGreedy
@@ -56,14 +56,16 @@ def first_fitting(estimator: Estimator, specs: dict[str, PolicySpec], runs: Call
     """Return the name of the first spec that the estimator runs on.
 
     Raises:
-        PgcoreError: none; the last one's error, with where to add what is missing.
+        PgcoreError: none; what the batch lacked or else the policies, with where to add what is missing.
     """
     error: PgcoreError | None = None
     for name, spec in specs.items():
         try:
             runs(spec)
         except PgcoreError as problem:
-            error = problem
+            # A policy that does not fit says less than a batch that lacks something.
+            if error is None or isinstance(error, EstimatorError):
+                error = problem
         else:
             return name
     assert error is not None

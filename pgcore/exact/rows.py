@@ -11,9 +11,10 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
+from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
@@ -32,7 +33,7 @@ class Probe(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -90,13 +91,11 @@ class Rows:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
         self.mdp, self.table = mdp, table
-        self.extras = {
-            name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in extras(mdp, behaviour).items()
-        }
-        with np.errstate(divide="ignore"):
-            self.log_probs = read_only(np.log(behaviour).reshape(-1))
+        described = extras(mdp, behaviour.astype(np.float64))
+        self.extras = {name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in described.items()}
+        self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)
         self._values: dict[str, Array] = {}
         self._derivatives: dict[str, Array] = {}
@@ -104,13 +103,14 @@ class Rows:
     @cached_property
     def scores(self) -> Array:
         """[S A, D] d log_prob / d theta."""
-        return self.table.scores.reshape(-1, self.table.scores.shape[2])
+        scores = self.table.scores.reshape(-1, self.table.scores.shape[2])
+        return numbers(scores) if scores.dtype.kind == "O" else scores
 
     def value(self, name: str) -> Array:
         """Return [S A, ...] of a quantity or of "distribution"."""
         if name not in self._values:
             if self.table.policy is None and name == "log_prob":
-                self._values[name] = np.log(self.table.probabilities.astype(np.float64)).reshape(-1)
+                self._values[name] = logarithms(self.table.probabilities)
             else:
                 self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
         return self._values[name]
@@ -125,6 +125,10 @@ class Rows:
             return self.scores
         if name not in self._derivatives:
             policy = backing(self.table, name)
+            if policy.spec.head.action_values and name not in VALUES_OF_ACTIONS | {"value"}:
+                # Probabilities are piecewise constant in action values.
+                self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
+                return self._derivatives[name]
             columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
             found = [
                 [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]
@@ -133,6 +137,14 @@ class Rows:
             stacked = np.array(found)
             self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
         return self._derivatives[name]
+
+
+def logarithms(probabilities: Array) -> Array:
+    """Return [S A] log-probabilities, exact ones of Fractions."""
+    if probabilities.dtype.kind == "O":
+        return logs(probabilities.reshape(-1))
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities).reshape(-1)
 
 
 class RowEvaluate:

@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, MDPError
-from pgcore.exact.mdp import MDP
+from pgcore.exact.mdp import MDP, fractions
 from pgcore.policy import Policy
 
 __all__ = ["Tabulated", "every_action", "softmax_table", "tabulated"]
@@ -45,7 +45,7 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
     """Return a policy's probabilities and scores at every state.
 
     Raises:
-        MDPError: the policy's actions are not the process's.
+        MDPError: the policy's actions are not the process's, or one of the two is of Fractions and the other of floats.
         BatchError: it cannot see the process's observations.
     """
     if isinstance(policy, Tabulated):
@@ -53,6 +53,7 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
             raise MDPError(
                 f"Tabulated.probabilities: expected shape {[mdp.states, mdp.actions]}, got {list(policy.probabilities.shape)}; match the process"
             )
+        check_kinds(policy.probabilities, mdp)
         return policy
     head = policy.spec.head
     if not head.enumerable or head.outputs != mdp.actions:
@@ -60,11 +61,22 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
             f"exact: expected a policy with {mdp.actions} discrete actions, as the process has, got {head}; give it that head"
         )
     batch = every_action(mdp)
+    check_kinds(np.empty(0), mdp)
     with np.errstate(divide="ignore"):
         log_prob = policy.evaluate(batch, ("log_prob",))["log_prob"]
     shape = (mdp.states, mdp.actions)
     scores = policy.episode_scores(batch).astype(np.float64)
     return Tabulated(np.exp(log_prob).reshape(shape), scores.reshape(*shape, -1), policy)
+
+
+def check_kinds(probabilities: Array, mdp: MDP) -> None:
+    """Raise MDPError where Fractions meet floats, which would make floats of them unseen."""
+    exact = {"Tabulated": probabilities.dtype.kind == "O", "MDP": mdp.reward.dtype.kind == "O"}
+    if len(set(exact.values())) > 1:
+        kinds = " and ".join(f"{name} of {'Fractions' if each else 'floats'}" for name, each in exact.items())
+        raise MDPError(
+            f"exact: expected a policy and a process of one kind of number, got {kinds}; make both Fractions, or neither"
+        )
 
 
 def softmax_table(probabilities: Any) -> Tabulated:
@@ -74,9 +86,11 @@ def softmax_table(probabilities: Any) -> Tabulated:
         probabilities: [S, A], positive, each row summing to 1. The score of the logits is e_a - pi.
 
     Raises:
-        MDPError: a probability is not positive, or a row does not sum to 1.
+        MDPError: a probability is not positive, or a row does not sum to 1; or a float that is not whole stands beside Fractions.
     """
     pi = np.array(probabilities)
+    if pi.dtype.kind == "O":
+        pi = fractions("softmax_table", pi)
     if pi.ndim != 2 or (pi <= 0).any():
         raise MDPError(
             f"softmax_table: expected positive probabilities [S, A], got shape {list(pi.shape)} with others; no logit gives a probability of 0"
@@ -94,16 +108,16 @@ def softmax_table(probabilities: Any) -> Tabulated:
 
 
 def every_action(mdp: MDP, **fields: Any) -> Batch:
-    """Return a batch of one-step episodes in which every action is taken once in every state, state by state."""
+    """Return a batch of one-step episodes in which every action is taken once in every state, state by state, without rewards if none are given."""
     steps = mdp.states * mdp.actions
-    return Batch(
-        observations=np.repeat(mdp.seen, mdp.actions, axis=0),
-        actions=np.tile(np.arange(mdp.actions), mdp.states),
-        rewards=np.zeros(steps),
-        episode_lengths=np.ones(steps, np.intp),
-        terminated=np.ones(steps, np.bool_),
-        **fields,
-    )
+    common: dict[str, Any] = {
+        "observations": np.repeat(mdp.seen, mdp.actions, axis=0),
+        "actions": np.tile(np.arange(mdp.actions), mdp.states),
+        "rewards": np.zeros(steps),
+        "episode_lengths": np.ones(steps, np.intp),
+        "terminated": np.ones(steps, np.bool_),
+    }
+    return Batch(**common | fields)
 
 
 def backing(policy: Tabulated, where: str) -> Policy:

@@ -81,50 +81,12 @@ class magnitude(Real):  # noqa: N801
         return sign(self.args[0])
 
 
-class sigmoid(Real):  # noqa: N801
-    """1 / (1 + exp(-x)), without overflow."""
-
-    def fdiff(self, _argindex: int = 1) -> Expression:
-        """Return the derivative."""
-        own: Expression = sigmoid(self.args[0])
-        return own * (1 - own)
-
-
-class softplus(Real):  # noqa: N801
-    """log(1 + exp(x)), without overflow."""
-
-    def fdiff(self, _argindex: int = 1) -> Expression:
-        """Return the derivative."""
-        return sigmoid(self.args[0])
-
-
-class log1p(Real):  # noqa: N801
-    """log(1 + x), to every digit."""
-
-    def fdiff(self, _argindex: int = 1) -> Expression:
-        """Return the derivative."""
-        return 1 / (1 + self.args[0])
-
-
-class expm1(Real):  # noqa: N801
-    """exp(x) - 1, to every digit."""
-
-    def fdiff(self, _argindex: int = 1) -> Expression:
-        """Return the derivative."""
-        return sympy.exp(self.args[0])
-
-
 # The elementwise functions of `xp`: a new one is a line here, one in `program.OPERATIONS`, and where SymPy has none a class above.
 ELEMENTWISE: dict[str, Any] = {
     "abs": magnitude,
     "exp": sympy.exp,
-    "expm1": expm1,
     "log": sympy.log,
-    "log1p": log1p,
-    "sigmoid": sigmoid,
-    "softplus": softplus,
     "sqrt": sympy.sqrt,
-    "tanh": sympy.tanh,
 }
 
 

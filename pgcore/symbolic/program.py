@@ -19,13 +19,9 @@ from pgcore.symbolic.functions import (
     OfAction,
     RowSum,
     RowSymbol,
-    expm1,
     is_row,
-    log1p,
     magnitude,
-    sigmoid,
     sign,
-    softplus,
 )
 from pgcore.symbolic.library import Expression, sympy
 
@@ -68,16 +64,6 @@ def num_actions(like: Number) -> int:
     return like.shape[1]
 
 
-def logistic(x: Number) -> Number:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    return np.exp(-np.logaddexp(0.0, -x))
-
-
-def soft_plus(x: Number) -> Number:
-    """Return log(1 + exp(x)) without overflow."""
-    return np.logaddexp(0.0, x)
-
-
 # What an expression's function is in NumPy; names of `np`, of `host` or of this module.
 OPERATIONS: dict[Any, str] = {
     Choose: "np.where",
@@ -85,12 +71,8 @@ OPERATIONS: dict[Any, str] = {
     EpisodeSum: "host.episode_sum",
     LogSumExp: "log_sum_exp",
     RowSum: "row_sum",
-    expm1: "np.expm1",
-    log1p: "np.log1p",
     magnitude: "np.abs",
-    sigmoid: "logistic",
     sign: "np.sign",
-    softplus: "soft_plus",
     sympy.Abs: "np.abs",  # what SymPy makes of sqrt(x * x)
     sympy.And: "np.logical_and",
     sympy.Eq: "np.equal",
@@ -104,7 +86,6 @@ OPERATIONS: dict[Any, str] = {
     sympy.exp: "np.exp",
     sympy.log: "np.log",
     sympy.sign: "np.sign",
-    sympy.tanh: "np.tanh",
 }
 
 
@@ -130,7 +111,7 @@ class Program:
         return type(self), (self.source,)
 
 
-HELPERS = (row_sum, log_sum_exp, of_action, is_action, as_column, num_actions, logistic, soft_plus)
+HELPERS = (row_sum, log_sum_exp, of_action, is_action, as_column, num_actions)
 
 
 def compiled(expressions: Mapping[str, Expression]) -> Program:

@@ -247,15 +247,6 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
     def _print_magnitude(self, found: Expression, exp: Any = None) -> str:
         return self._raised(rf"\left|{self._print(found.args[0])}\right|", exp)
 
-    def _print_log1p(self, found: Expression, exp: Any = None) -> str:
-        return self._called(r"\log", f"1 + {self._print(found.args[0])}", exp)
-
-    def _print_expm1(self, found: Expression, exp: Any = None) -> str:
-        return self._called("", f"{self._print(sympy.exp(found.args[0]))} - 1", exp)
-
-    def _print_sigmoid(self, found: Expression, exp: Any = None) -> str:
-        return self._called(r"\sigma", self._print(found.args[0]), exp)
-
     def _called(self, function: str, argument: str, exp: Any) -> str:
         return self._raised(rf"{function}\left({argument}\right)", exp)
 

@@ -17,7 +17,7 @@ import numpy as np
 from pgcore.api import estimator, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import Estimator
+from pgcore.estimator import VALUES_OF_ACTIONS, Estimator
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -87,9 +87,6 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 
 
-# The quantities that are functions of the probabilities alone.
-CHANCES = frozenset(("log_prob", "log_probs", "entropy", "kl", "reverse_kl"))
-
 # How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
 EXTREME = 6.0
 
@@ -142,8 +139,8 @@ def fits(estimator: Estimator, spec: PolicySpec) -> bool:
     """Return whether a policy of this spec has what the estimator uses, and whether any of it depends on the parameters."""
     if estimator.claims.discrete_only and not spec.head.enumerable:
         return False
-    if spec.head.action_values and CHANCES.issuperset(estimator.quantities):
-        return False  # probabilities are piecewise constant in action values
+    if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
+        return False
     return quantities_of(spec).issuperset(estimator.quantities)
 
 

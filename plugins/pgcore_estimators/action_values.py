@@ -13,7 +13,7 @@ from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
 from pgcore.signals import next_values
 
-__all__ = ["constant_action_values", "critic_loss", "next_action_mask", "next_log_probs", "next_q", "over_actions"]
+__all__ = ["constant_action_values", "critic_loss", "next_log_probs", "next_q", "over_actions"]
 
 
 def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
@@ -45,24 +45,8 @@ def next_q(batch: Batch, evaluate: Evaluate) -> Array:
 
 
 def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] log pi(. given s_{t+1}); after an episode's last step no action is masked."""
+    """Return [B, A] log pi(. given s_{t+1}), of the actions that are possible there; see `Batch.next_action_mask`."""
     return following(batch, evaluate, "log_probs")
-
-
-def next_action_mask(batch: Batch) -> Array:
-    """Return [B, A] or [B, 1] bool: what is possible at s_{t+1}. The extra `next_action_mask`, or where there is none the next step's mask.
-
-    Without the extra every action is possible after an episode's last step, so a replay batch of masked actions should have it.
-    """
-    given = batch.extras.get("next_action_mask")
-    if given is not None:
-        return given.astype(np.bool_)
-    if batch.action_mask is None:
-        return np.ones((batch.num_steps, 1), np.bool_)
-    following = np.ones_like(batch.action_mask)
-    following[:-1] = batch.action_mask[1:]
-    following[batch.episode_ends] = True
-    return following
 
 
 def over_actions(log_probs: Array, values: Array) -> Array:

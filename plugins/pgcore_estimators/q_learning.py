@@ -14,7 +14,7 @@ from pgcore.checks import flag, positive, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore_estimators.action_values import next_action_mask, next_q
+from pgcore_estimators.action_values import next_q
 
 __all__ = ["QLearning"]
 
@@ -62,9 +62,9 @@ class QLearning(Estimator):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `target`."""
-        following, possible = next_q(batch, evaluate.target), next_action_mask(batch)
+        following, possible = next_q(batch, evaluate.target), batch.next_action_mask
         choosing = next_q(batch, evaluate) if self.double else following
-        chosen = np.where(possible, choosing, -np.inf).argmax(axis=1)
+        chosen = (choosing if possible is None else np.where(possible, choosing, -np.inf)).argmax(axis=1)
         return {"target": batch.rewards + self.gamma * following[np.arange(batch.num_steps), chosen]}
 
     def surrogate(self, xp: ArrayNamespace, *, action_value: Native, target: Native) -> Native:

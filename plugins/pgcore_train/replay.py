@@ -15,6 +15,7 @@ from pgcore.errors import BatchError, FileError, ShapeError
 __all__ = ["Replay"]
 
 POSITION = "position"
+NEXT_MASK = "next_action_mask"
 
 
 class Replay:
@@ -42,14 +43,12 @@ class Replay:
         """Take in a batch's steps, in their order; of more than the capacity the last ones stay.
 
         Raises:
-            BatchError: the batch has no log_probs, masks actions, or has an episode that was cut and no final observations.
+            BatchError: the batch has no log_probs, masks actions where those before did not, or has an episode that was cut and no final
+                observations.
             ShapeError: its rows are not as wide as those that came before.
         """
-        if batch.log_probs is None or batch.action_mask is not None:
-            got = "no log_probs" if batch.log_probs is None else "an action mask"
-            raise BatchError(
-                f"Replay.add: expected log_probs and no action mask, got {got}; pass what `Policy.act` returned without a mask"
-            )
+        if batch.log_probs is None:
+            raise BatchError("Replay.add: expected log_probs, got none; pass what `Policy.act` returned")
         terminated = np.zeros(batch.num_steps, np.bool_)
         terminated[batch.episode_ends] = batch.terminated
         rows = {
@@ -60,6 +59,8 @@ class Replay:
             "terminated": terminated,
             "log_probs": batch.log_probs,
         }
+        if batch.action_mask is not None and batch.next_action_mask is not None:
+            rows |= {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
         if not self._rings:
             self._rings = {
                 name: np.zeros((self.capacity, *given.shape[1:]), given.dtype) for name, given in rows.items()
@@ -90,9 +91,11 @@ class Replay:
             raise BatchError("Replay.sample: expected steps to draw from, got none; add a batch first")
         drawn = rng.integers(0, self.size, steps)
         rows: dict[str, Any] = {name: read_only(ring[drawn]) for name, ring in self._rings.items()}
+        extras = {NEXT_MASK: rows.pop(NEXT_MASK)} if NEXT_MASK in rows else {}
         return Batch(
             final_observations=rows.pop("next_observations"),
             episode_lengths=read_only(np.ones(steps, np.intp)),
+            extras=extras,
             **rows,
         )
 
@@ -126,6 +129,11 @@ class Replay:
         self._position, self.size = position, size
 
     def _check_widths(self, rows: Mapping[str, Array]) -> None:
+        if rows.keys() != self._rings.keys():
+            now, before = ("a mask" if "action_mask" in names else "none" for names in (rows, self._rings))
+            raise BatchError(
+                f"Replay.add: expected action masks in all batches or in none, got {now} after {before}; mask with True where all are possible"
+            )
         for name, given in rows.items():
             wanted = self._rings[name].shape[1:]
             if given.shape[1:] != wanted:

@@ -117,6 +117,54 @@ def test_what_is_traced_is_kept_for_an_equal_estimator_and_other_parameters(back
     assert len(traces) == 2
 
 
+@traced
+def test_sizes_are_kept_for_the_estimators_that_were_used_last(backend, mode, counting, monkeypatch):
+    module = importlib.import_module(f"{type(pg.backend(backend)).__module__.partition('.')[0]}.policy")
+    monkeypatch.setattr(module, "KEPT", 2, raising=False)
+    estimator, traces = counting(backend)
+    policy, batch = make(SMALL, backend, mode, seed=49, steps=40)
+    others = [dataclasses.replace(estimator, entropy_coefficient=0.1 * number) for number in (1, 2)]
+    assert isinstance(policy, AutodiffPolicy)
+
+    def use(used):
+        """Return how much is traced for an estimator on batches of eight padded sizes."""
+        before = len(traces)
+        signals = pg.signals(policy, used, batch)
+        for size in (1, 2, 3, 4, 6, 8, 12, 16):
+            pg.gradient(policy, used, batch.steps(slice(0, size)), signals=signals.steps(slice(0, size)))
+        return len(traces) - before
+
+    needed = 8 if policy.pads else 1
+    assert use(estimator) == needed
+    assert use(others[0]) == needed
+    assert use(estimator) == 0
+    assert use(others[1]) == needed
+    assert use(estimator) == 0
+
+
+# 1,030 steps are padded by 506. The ratio of the last step, to that power, is beyond float32.
+@pytest.mark.parametrize(("backend", "mode"), [*MODES, *ABSENT])
+@pytest.mark.parametrize("variant", ["trajectory is", "per-decision is", "gspo"])
+def test_much_padding_changes_no_product_of_ratios(backend, mode, variant):
+    estimator = ESTIMATORS[variant]
+    policy, batch = make(SMALL, backend, mode, "float32", seed=50, steps=1030)
+    lengths = np.full(206, 5)
+    assert batch.log_probs is not None
+    log_probs = policy.evaluate(batch, ("log_prob",))["log_prob"] - 0.3
+    fields = {name: getattr(batch, name) for name in ("observations", "actions", "rewards", "action_mask")}
+    whole = pg.Batch(
+        **fields,
+        episode_lengths=lengths,
+        terminated=np.ones(206, bool),
+        log_probs=log_probs,
+        extras={"group": np.repeat(np.arange(103), 10)},
+    )
+    for given in (whole, whole.pad(1530)):
+        signals = pg.signals(policy, estimator, given)
+        gradient = pg.gradient(policy, estimator, given, signals=signals)
+        assert agreement(policy, estimator, given, signals, gradient.numpy()).agrees
+
+
 @pytest.mark.parametrize("backend", [name for name in USABLE if pg.backend(name).modes == ("compiled",)])
 def test_policies_of_one_spec_share_their_traces(backend, counting):
     estimator, traces = counting(backend)

@@ -168,7 +168,7 @@ CARELESS = {
         "os.environ.update(OMP_NUM_THREADS='3')",
         "warnings.simplefilter('ignore')",
         "sys.path.append('elsewhere')",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "signal.signal(signal.SIGINT, print)",
     ],
     "torch": [
         "torch.set_default_dtype(torch.float16)",

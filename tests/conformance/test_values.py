@@ -80,7 +80,7 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     following = policy.evaluate(batch, ("value",))["value"]
     cut = np.setdiff1d(np.arange(batch.num_steps), batch.episode_ends)
     np.testing.assert_allclose(final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
-    estimator = suited(ESTIMATORS["ppo kl"], HEADS[head])
+    estimator = suited(ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head])
     signals = pg.signals(policy, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     assert agreement(policy, estimator, batch, signals, gradient.numpy()).agrees

@@ -70,7 +70,7 @@ def test_what_is_open_is_explained(pgcore):
     status, out, _ = pgcore("audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3")
     assert status == 0
     assert "unbiased        no   open" in out
-    assert "open: it claims to be biased, and is not on this process" in out
+    assert "open: this process does not tell; another may" in out
 
 
 def test_json_has_every_figure(pgcore):
@@ -204,6 +204,60 @@ def test_the_time_can_be_in_the_state(pgcore):
 def test_nothing_to_draw_is_told():
     with pytest.raises(MDPError, match="expected an estimator that can be drawn, got none"):
         audit_picture.draw([command.Row("broken", None, "a reason")], "png")
+
+
+def test_what_has_no_place_in_the_picture_is_named(three):
+    small = exact.audit_process(3, 2, 2, 0)
+    audits = {label: exact.audit(each, small) for label, each in three.items()}
+    idle = exact.audit(pg.estimator("q_learning", gamma=1.0), small)
+    rows = [command.Row(label, audit) for label, audit in audits.items()]
+    others = [
+        command.Row("idle", idle),
+        command.Row("idle, variant", idle),
+        command.Row("lost", dataclasses.replace(audits["ppo"], rescaled=np.inf)),
+        command.Row("broken", None, "a reason"),
+    ]
+    told = "without a place here: idle (the policy's gradient is always 0), lost (no finite relative bias), broken (not to be audited)"
+    assert audit_picture.absent(others) == told
+    assert audit_picture.absent([]) is None
+    drawn = audit_picture.draw([*rows, *others], "svg").decode()
+    assert "without a place here: idle (" in drawn
+    assert "episodes of the current policy" in drawn
+    assert "without" not in audit_picture.draw(rows, "svg").decode()
+
+
+def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+    rng, kinds = np.random.default_rng(0), [*audit_picture.KINDS]
+    points = {f"label {n}": (1 + x / 30, 1 + y / 30, kinds[n % 3]) for n, (x, y) in enumerate(rng.random((12, 2)))}
+    points |= {"far": (0.5, 0.5, kinds[0]), "farther": (2.0, 2.0, kinds[1])}
+    figure = Figure(figsize=(8, 6), dpi=100)
+    axes = figure.add_subplot()
+    axes.set(xscale="log", yscale="log")
+    audit_picture.plot(axes, points)
+    figure.draw_without_rendering()
+    placed = {}
+    monkeypatch.setattr(audit_picture, "write", lambda axes, label, point, place: placed.update({label: place}))
+    audit_picture.place_names(axes, points)
+    unit = 100 / 72
+    dots = {label: axes.transData.transform(point[:2]) for label, point in points.items()}
+    texts = {label: dots[label] + unit * np.array(place[:2]) for label, place in placed.items()}
+    boxes = {}
+    for label, (x, y) in texts.items():
+        width, height = audit_picture.extent(axes, label)
+        boxes[label] = Bbox.from_bounds(x if placed[label][2] == "left" else x - width, y - height / 2, width, height)
+    for label, box in boxes.items():
+        line = np.linspace(dots[label], texts[label], 50)[6:]
+        for other in points.keys() - {label}:
+            assert not box.overlaps(boxes[other])
+            assert not audit_picture.holds(box, dots[other][None])
+            assert not audit_picture.holds(boxes[other], line)
+    assert [placed[label][:2] for label in ("far", "farther")] == [
+        (audit_picture.BESIDE, 0),
+        (-audit_picture.BESIDE, 0),
+    ]
 
 
 def test_points_that_fall_together_share_a_label():

@@ -597,8 +597,19 @@ def test_signals_do_not_make_an_estimator_fit(make_batch):
     without = pg.policy(pg.PolicySpec(network, pg.Categorical(3)))
     estimator = pg.estimator("actor_critic")
     signals = pg.signals(with_critic, estimator, batch)
-    with pytest.raises(EstimatorError, match=r"actor_critic|ActorCritic.*Categorical.*expected a policy with .*value"):
+    with pytest.raises(EstimatorError, match=r"ActorCritic\(.*Categorical.*expected a policy with .*value"):
         pg.gradient(without, estimator, batch, signals=signals)
+
+
+@pytest.mark.parametrize("names", [(), ("log_prob",), ("log_prob", "entropi"), ("log_prob", "entropy", "value")])
+def test_derivatives_of_other_quantities_are_refused(make_batch, names, monkeypatch):
+    batch, estimator = make_batch(), pg.estimator("reinforce", entropy_coefficient=0.1)
+    found = {name: np.ones(batch.num_steps) for name in names}
+    monkeypatch.setattr(type(estimator), "cotangents", lambda *_, **__: found)
+    policy = pg.policy(pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(3)), backend="numpy")
+    words = rf"reinforce\.cotangents: expected derivatives for log_prob, entropy, got them for {', '.join(names)};"
+    with pytest.raises(EstimatorError, match=words):
+        pg.gradient(policy, estimator, batch)
 
 
 def test_ragged_parameters_and_observations_are_refused():

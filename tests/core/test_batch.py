@@ -307,14 +307,14 @@ def test_minibatches_have_at_least_one_step(make_batch):
 # Padding
 
 
-def test_padding_is_one_more_episode_of_weight_zero(make_batch):
+def test_each_step_of_padding_is_an_episode_of_weight_zero(make_batch):
     batch = make_batch()
     padded = batch.pad(9)
-    assert (padded.num_steps, padded.num_episodes) == (9, 3)
+    assert (padded.num_steps, padded.num_episodes) == (9, 5)
     assert padded.step_weights.tolist() == [1.0] * 6 + [0.0] * 3
-    assert padded.episode_weights.tolist() == [1.0, 1.0, 0.0]
+    assert padded.episode_weights.tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert padded.rewards[6:].tolist() == [0.0] * 3
-    assert padded.terminated[2]
+    assert padded.terminated[2:].all()
     np.testing.assert_array_equal(padded.observations[6:], batch.observations[[5, 5, 5]])
     assert padded.extras["teacher"].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5]
     assert padded.final_observations.dtype == batch.final_observations.dtype

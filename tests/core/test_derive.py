@@ -35,7 +35,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
@@ -85,7 +85,7 @@ class Nested(Base):
     def surrogate(self, xp, *, log_probs, action_values, value):
         mean = xp.sum(xp.exp(log_probs) * action_values, axis=1)
         spread = xp.sum(xp.exp(log_probs) * xp.abs(action_values - mean[:, None]), axis=-1)
-        return xp.sqrt(1.0 + spread) * value - xp.tanh(mean) / (2.0 + value**2) + action_values[:, 1] * value**3
+        return xp.sqrt(1.0 + spread) * value - xp.exp(mean) / (2.0 + value**2) + action_values[:, 1] * value**3
 
 
 class Flagged(Base):
@@ -93,7 +93,7 @@ class Flagged(Base):
 
     def surrogate(self, xp, *, log_probs, counts, value):
         mean = xp.sum(xp.broadcast_to(value[:, None], log_probs) * 0.5, axis=1)
-        return xp.where(counts, xp.log1p(xp.exp(value)) + mean, xp.softplus(-value)) * xp.sum(log_probs, axis=1)
+        return xp.where(counts, xp.log(1.0 + xp.exp(value)) + mean, xp.exp(-value)) * xp.sum(log_probs, axis=1)
 
 
 class Taken(Base):
@@ -105,18 +105,6 @@ class Taken(Base):
 
 
 ALL_FORMS = [Naive, Expected, Soft, Target, Cross, Nested, Flagged, Taken]
-
-
-class Softened:
-    """The host's namespace with the functions that a surrogate may also use."""
-
-    log1p, tanh = staticmethod(np.log1p), staticmethod(np.tanh)
-
-    def softplus(self, x):
-        return np.logaddexp(0, x)
-
-    def __getattr__(self, name):
-        return getattr(host, name)
 
 
 def given_to(estimator, count=7):
@@ -132,7 +120,7 @@ def given_to(estimator, count=7):
 @pytest.mark.parametrize("estimator", ALL_FORMS)
 def test_derivatives_are_differences_of_the_surrogate(estimator):
     estimator = estimator()
-    given, xp = given_to(estimator), Softened()
+    given = given_to(estimator)
     found = estimator.cotangents(**given)
     assert set(found) == set(estimator.quantities)
     size = np.longdouble(1e-6)
@@ -143,7 +131,7 @@ def test_derivatives_are_differences_of_the_surrogate(estimator):
             for sign in (1, -1):
                 moved = given[name].copy()
                 moved[(slice(None), *column)] += sign * size
-                ends.append(estimator.surrogate(xp, **(given | {name: moved})))
+                ends.append(estimator.surrogate(host, **(given | {name: moved})))
             np.testing.assert_allclose(value[(slice(None), *column)], (ends[0] - ends[1]) / (2 * size), atol=1e-10)
 
 
@@ -207,9 +195,10 @@ def test_a_condition_beside_rows_is_one():
     assert found["log_probs"].tolist() == [[1.0, 0.0, 1.0]]
 
 
-def test_there_is_a_symbolic_form_of_everything_in_the_namespace():
+def test_the_namespace_has_a_symbolic_form_of_everything_and_no_more():
     offered = {*ELEMENTWISE, *vars(SymbolicNamespace)}
-    assert {name for name in vars(ArrayNamespace) if not name.startswith("_")} <= offered
+    public = [{name for name in found if not name.startswith("_")} for found in (vars(ArrayNamespace), offered)]
+    assert public[0] == public[1]
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -218,12 +207,10 @@ def test_every_function_is_compiled_and_written(name):
         def surrogate(self, xp, *, log_prob):
             return log_prob * getattr(xp, name)(log_prob)
 
-    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softplus": lambda x: np.log(1 + np.exp(x))}
-    function = functions.get(name) or getattr(np, name)
+    function = getattr(np, name)
     at, size = np.array([0.25, 0.5, 1.5], np.longdouble), np.longdouble(1e-6)
     expected = function(at) + at * (function(at + size) - function(at - size)) / (2 * size)
     np.testing.assert_allclose(Function().cotangents(log_prob=at)["log_prob"], expected, rtol=1e-10)
-    assert "log_{1p}" not in derive(Function()).surrogate_latex
     assert name in derive(Function()).surrogate_text or name in ("abs", "sqrt")
 
 
@@ -263,7 +250,6 @@ def slope(function, *points):
         (lambda xp, x: xp.clip(x, -1.0, 1.0) * xp.exp(x), (0.0, -1000.0), [1, 0]),
         (lambda xp, x: xp.where(x > 0, xp.log(x), 0.0), (-1.0, 0.0, 0.5), [0, 0, 2]),
         (lambda xp, x: xp.where(x >= 0, xp.sqrt(x), x), (-1.0, 0.25), [1, 1]),
-        (lambda xp, x: xp.softplus(x), (-1000.0, 0.0, 1000.0), [0, 0.5, 1]),
         (lambda xp, x: 0.0 * x, (1.0, math.inf), [0, 0]),
         (lambda xp, x: xp.sqrt(x * x), (-2.0, 3.0), [-1, 1]),
         (lambda xp, x: xp.full_like(x, 3.0), (1.0, 2.0), [0, 0]),

@@ -13,7 +13,10 @@ from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
 from pgcore.exact.claims import reclaimed
 from pgcore.exact.needs import EXTRAS
+from pgcore.signals import next_values
 from pgcore.testing.conformance import VARIANTS
+from pgcore_estimators.importance_sampling import AveragedRatio
+from pgcore_estimators.q_learning import QLearning
 from pgcore_estimators.reinforce import Reinforce
 
 # Small enough that all pairs of episodes take no time, and with everything in it: two lengths, an end, a horizon.
@@ -23,10 +26,16 @@ PROCESS = exact.audit_process(horizon=2)
 SUBJECTS = subjects() | {f"{label}, own discount": estimator for label, estimator in VARIANTS.items()}
 
 
+# Their ratios are limited, or divided by their mean: what another policy's episodes do is made up for in part, which proves nothing.
+CORRECTED_IN_PART = ("vtrace", "wis")
+
+
 @pytest.mark.parametrize("label", SUBJECTS)
 def test_no_claim_of_a_registered_estimator_is_refuted(label):
     found = exact.audit(SUBJECTS[label], PROCESS)
     assert [verdict for verdict in found.verdicts if verdict.verdict == "refuted"] == []
+    opened = [verdict.claim for verdict in found.verdicts if verdict.verdict == "open"]
+    assert opened == (["on_policy"] if SUBJECTS[label].name in CORRECTED_IN_PART else [])
     assert {verdict.claim for verdict in found.verdicts} == {each.name for each in dataclasses.fields(pg.Claims)}
 
 
@@ -88,6 +97,82 @@ def test_a_wrong_claim_is_refuted(estimator, wrong, told):
     assert told in verdict.figure
     right = verdict_on(reclaimed(estimator, **{claim: not wrong[claim]}), claim)
     assert right.verdict == "confirmed"
+
+
+# What would be said of estimators that need the current policy's episodes, had they claimed to do with any.
+READING = ("cispo", "dr_grpo", "grpo", "gspo", "ppo", "reinforce_pp", "trpo")
+
+
+@pytest.mark.parametrize("label", [label for label, each in subjects().items() if each.claims.on_policy])
+def test_a_biased_estimator_for_any_episodes_must_make_up_for_who_acted(label):
+    estimator = subjects()[label]
+    wrong = reclaimed(estimator, on_policy=False, unbiased=False)
+    verdict = verdict_on(wrong, "on_policy")
+    if estimator.name == "expected":  # a sum over all actions, as soft_actor's is: only the states depend on who acted
+        assert verdict.verdict == "confirmed"
+    elif estimator.name in READING or getattr(estimator, "kl_coefficient", 0.0) != 0:
+        assert verdict.verdict == "open"
+        assert "who is said to have acted moves it by" in verdict.figure
+    else:
+        assert verdict.verdict == "refuted"
+        assert "whoever is said to have acted" in verdict.figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Sarsa(QLearning):
+    """Bootstraps from the action that was taken next: its values are those of the policy that acted."""
+
+    name = "sarsa"
+
+    @property
+    def claims(self):
+        return dataclasses.replace(super().claims, on_policy=False)
+
+    def signals(self, batch, evaluate):
+        taken = evaluate("action_value", "final_action_values")
+        last = np.where(batch.terminated, 0.0, taken["final_action_values"].max(axis=1))
+        return {"target": batch.rewards + next_values(taken["action_value"], batch.episode_lengths, last)}
+
+
+def test_a_critic_of_actions_that_follows_who_acted_is_refuted():
+    verdict = verdict_on(Sarsa(gamma=1.0), "on_policy")
+    assert verdict.verdict == "refuted"
+    assert "what follows a step moves its targets by" in verdict.figure
+    assert verdict_on(pg.estimator("q_learning", gamma=1.0), "on_policy").verdict == "confirmed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Overdone(AveragedRatio):
+    """Squares the ratios."""
+
+    name = "overdone"
+
+    def signals(self, batch, evaluate):
+        found = super().signals(batch, evaluate)
+        return {**found, "old_log_prob": 2.0 * found["old_log_prob"] - evaluate("log_prob")["log_prob"]}
+
+
+def test_a_correction_that_is_wrong_is_not_confirmed():
+    assert verdict_on(pg.estimator("averaged_ratio", gamma=1.0), "on_policy").verdict == "confirmed"
+    assert verdict_on(Overdone(gamma=1.0), "on_policy").verdict == "open"
+
+
+def test_a_likelihood_weighs_every_step_for_its_action():
+    verdict = verdict_on(pg.estimator("awr", gamma=1.0), "on_policy")
+    assert verdict.verdict == "confirmed"
+    assert "a likelihood" in verdict.figure
+    # Rewards that are all positive do not make one of an estimator that would take bad actions back.
+    paid = PROCESS.replaced(reward=np.abs(PROCESS.reward) + 1.0)
+    plain = reclaimed(pg.estimator("reinforce", gamma=1.0, reduction="step"), on_policy=False)
+    assert verdict_on(plain, "on_policy", paid).verdict == "refuted"
+
+
+@pytest.mark.parametrize("name", ["reinforce", "pdis", "averaged_ratio", "actor_critic"])
+def test_where_every_gradient_is_0_who_acts_stays_open(name):
+    idle = exact.from_gymnasium("FrozenLake-v1", horizon=3)  # the goal is six steps away
+    verdict = verdict_on(pg.estimator(name, gamma=1.0), "on_policy", idle)
+    assert verdict.verdict == ("confirmed" if name == "actor_critic" else "open")
+    assert ("is 0" in verdict.figure or "are 0" in verdict.figure) is (name != "actor_critic")
 
 
 class AllActions(pg.Estimator):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
 
+import pgcore as pg
 from pgcore import exact
 from pgcore.errors import MDPError
 
 HALF = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
+HALVES = {"transition": np.full((2, 2, 2), Fraction(1, 2))}
 
 
 def fields(**changes):
@@ -39,12 +43,45 @@ def broken(state, action, row):
         ({"observations": [0]}, "observations: expected 2 rows"),
         ({"horizon": 0}, "horizon: expected an integer of at least 1"),
         ({"gamma": 1.5}, r"gamma: expected a number in \[0, 1\]"),
-        ({"initial": [Fraction(1, 2), Fraction(1, 3)]}, "initial: expected probabilities that sum to 1"),
+        ({"gamma": Fraction(3, 2)}, r"gamma: expected a number in \[0, 1\], got Fraction"),
+        ({"gamma": Fraction(-1)}, r"gamma: expected a number in \[0, 1\]"),
+        (
+            {"initial": [Fraction(1, 2), Fraction(1, 2)]},
+            "MDP.transition: expected Fractions or whole .* got 0.5; write",
+        ),
+        (HALVES | {"initial": [Fraction(1, 2), Fraction(1, 3)]}, "initial: expected probabilities that sum to 1"),
+        (HALVES | {"reward": [[1, 0.25], [0, 1]]}, r"MDP.reward: .* got 0.25; write Fraction\('0.25'\)"),
+        (HALVES | {"gamma": 0.9}, r"MDP.gamma: .* got 0.9; write Fraction\('0.9'\)"),
     ],
 )
 def test_what_is_no_process_is_refused(changes, told):
     with pytest.raises(MDPError, match=told):
         exact.MDP(**fields(**changes))
+
+
+def test_one_fraction_makes_all_numbers_fractions():
+    mdp = exact.MDP(**fields(**HALVES))
+    for array in (mdp.transition, mdp.reward, mdp.initial):
+        assert {type(each) for each in array.flat} == {Fraction}
+    assert type(mdp.gamma) is Fraction
+    table = exact.softmax_table([[Fraction(1, 3), Fraction(2, 3)], [Fraction(1, 4), Fraction(3, 4)]])
+    assert exact.objective(mdp, table) == Fraction(1, 3) + (Fraction(1, 3) + Fraction(3, 4)) / 2
+    assert exact.objective(mdp.replaced(gamma=Fraction(1, 2)), table) == Fraction(29, 48)
+    assert {type(each) for each in exact.gradient(mdp, table)} == {Fraction}
+    assert type(exact.MDP(**fields(gamma=Fraction(1, 2))).gamma) is float
+
+
+def test_fractions_do_not_meet_floats():
+    mdp, rational = exact.MDP(**fields()), exact.MDP(**fields(**HALVES))
+    table = exact.softmax_table(np.full((2, 2), Fraction(1, 2)))
+    with pytest.raises(MDPError, match="got Tabulated of Fractions and MDP of floats; make both Fractions, or neither"):
+        exact.gradient(mdp, table)
+    with pytest.raises(MDPError, match="got Tabulated of floats and MDP of Fractions"):
+        exact.gradient(rational, exact.softmax_table(np.full((2, 2), 0.5)))
+    with pytest.raises(MDPError, match="got Tabulated of floats and MDP of Fractions"):
+        exact.gradient(rational, pg.policy(pg.PolicySpec(pg.Table(2), pg.Categorical(2)), dtype="float64"))
+    with pytest.raises(MDPError, match="softmax_table: expected Fractions or whole numbers"):
+        exact.softmax_table([[Fraction(1, 2), 0.5]])
 
 
 def test_rows_of_terminal_states_are_not_read():
@@ -63,7 +100,12 @@ def test_random_processes_are_the_same_for_a_seed_and_differ_between_seeds():
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [((0, 2, 1, 0), "states"), ((2, 0, 1, 0), "actions"), ((2, 2, 1, -1), "seed")],
+    [
+        ((0, 2, 1, 0), "states"),
+        ((2, 0, 1, 0), "actions"),
+        ((2, 2, 1, -1), "seed"),
+        ((2, 2, 1, 1.5), "seed: expected an integer of at least 0, got 1.5"),
+    ],
 )
 def test_random_processes_of_no_size_are_refused(arguments, told):
     with pytest.raises(MDPError, match=told):
@@ -89,6 +131,105 @@ def test_walking_the_cliff_straight_costs_thirteen():
     actions[36], actions[35] = 0, 2
     probabilities = np.eye(4)[actions]
     assert exact.objective(mdp, exact.Tabulated(probabilities, np.zeros((48, 4, 1)))) == -13.0
+
+
+class Odd(gymnasium.Env):
+    """Two cells. Every way in which an outcome may share its next state with another occurs."""
+
+    observation_space, action_space = gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2)
+    initial_state_distrib = (0.75, 0.25, 0.0)
+    P: ClassVar = {
+        0: {
+            0: [(0.25, 1, 1.0, False), (0.25, 1, -7.0, False), (0.25, 1, 1.0, False), (0.25, 0, 2.0, True)],
+            1: [(0.5, 2, 3.0, True), (0.25, 2, 5.0, True), (0.25, 0, 0.5, False), (0.0, 0, 99.0, True)],
+        },
+        1: {
+            0: [(0.5, 1, -1.0, False), (0.5, 1, -1.0, True)],
+            1: [(0.5, 0, 4.0, False), (0.25, 0, -4.0, False), (0.25, 2, 1.0, True)],
+        },
+        2: {0: [(1.0, 2, 0.0, True)], 1: [(1.0, 0, 0.0, True)]},
+    }
+
+
+@pytest.fixture
+def odd():
+    """Register the environment and forget it."""
+    gymnasium.register("pgcore-odd-v0", lambda **_: Odd(), max_episode_steps=3)
+    yield "pgcore-odd-v0"
+    del gymnasium.registry["pgcore-odd-v0"]
+
+
+def ways(table, starts, pi, horizon):
+    """Yield (probability, [(state, action)], return) of every way through the table of an environment."""
+
+    def walk(state, path, paid, probability):
+        for action, chosen in enumerate(pi[state]):
+            for chance, following, reward, terminated in table[state][action]:
+                taken, so_far = [*path, (state, action)], probability * chosen * chance
+                if terminated or len(taken) == horizon:
+                    yield so_far, taken, paid + reward
+                else:
+                    yield from walk(following, taken, paid + reward, so_far)
+
+    for state, probability in enumerate(starts):
+        yield from walk(state, [], 0.0, probability)
+
+
+@pytest.mark.parametrize("time_in_state", [False, True])
+def test_outcomes_that_share_a_next_state_are_told_apart(odd, time_in_state):
+    mdp = exact.from_gymnasium(odd)
+    assert (mdp.horizon, mdp.seen.tolist()) == (3, [0, 1, 2, 0, 0, 1, 1, 2])
+    assert np.flatnonzero(mdp.ends).tolist() == [2, 4, 6, 7]
+    policy = pg.policy(pg.PolicySpec(pg.Table(mdp.states), pg.Categorical(2)), dtype="float64")
+    logits = np.random.default_rng(3).standard_normal((mdp.states, 2))
+    policy.load({"network.table": logits})
+    pi = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    listed = list(ways(Odd.P, Odd.initial_state_distrib, pi, 3))
+    weights, returns = (np.array([way[column] for way in listed]) for column in (0, 2))
+    scores = np.zeros((len(listed), mdp.states, 2))
+    for row, (_, taken, _) in zip(scores, listed, strict=True):
+        for state, action in taken:
+            row[state] += np.eye(2)[action] - pi[state]
+    gradients = -scores.reshape(len(listed), -1) * returns[:, None]
+    estimator = pg.estimator("reinforce", gamma=1.0, reward_to_go=False)
+    if time_in_state:  # the copies still look the same, at every time
+        mdp = mdp.with_time()
+        policy = pg.policy(pg.PolicySpec(pg.Table(mdp.states), pg.Categorical(2)), dtype="float64")
+        policy.load({"network.table": np.tile(logits, (4, 1))})
+    found = exact.moments(mdp, policy, estimator)
+    assert exact.objective(mdp, policy) == pytest.approx(weights @ returns, rel=1e-14)
+    mean = found.mean.reshape(-1, *logits.shape).sum(axis=0).ravel()
+    np.testing.assert_allclose(mean, weights @ gradients, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found.mean, exact.gradient(mdp, policy), rtol=0, atol=1e-14)
+    if not time_in_state:
+        expected = np.cov(gradients.T, aweights=weights, ddof=0)
+        np.testing.assert_allclose(found.covariance, expected, rtol=0, atol=1e-13)
+
+
+def test_a_slippery_cliff_is_fallen_from_for_a_hundred_or_walked_for_one():
+    mdp = exact.from_gymnasium("CliffWalking-v1", is_slippery=True, horizon=1)
+    assert (mdp.states, mdp.seen[48], np.flatnonzero(mdp.ends).tolist()) == (49, 36, [47])
+    pi = np.zeros((49, 4))
+    pi[:, 1] = 1.0  # from the start, to the right
+    episodes = exact.all_episodes(mdp, pi)
+    assert sorted(zip(episodes.rewards.tolist(), episodes.probabilities.tolist(), strict=True)) == [
+        (-100.0, pytest.approx(1 / 3)),
+        (-1.0, pytest.approx(2 / 3)),
+    ]
+
+
+def test_a_taxi_arrives_where_others_drive_on():
+    mdp = exact.from_gymnasium("Taxi-v4")
+    assert (mdp.states, mdp.actions, mdp.horizon) == (504, 6, 200)
+    assert np.flatnonzero(mdp.ends).tolist() == [500, 501, 502, 503]
+    assert mdp.seen[500:].tolist() == [0, 85, 410, 475]
+    # With the passenger on board at the right place, to drop off pays 20 and ends.
+    assert mdp.mean_rewards[16, 5] == mdp.mean_rewards[97, 5] == 20.0
+
+
+def test_a_horizon_of_nothing_is_refused():
+    with pytest.raises(MDPError, match="horizon: expected an integer of at least 1, got 0"):
+        exact.from_gymnasium("FrozenLake-v1", horizon=0)
 
 
 def test_an_environment_without_a_table_is_refused():
@@ -131,6 +272,12 @@ def test_too_many_episodes_are_counted_before_any_is_listed():
         exact.all_episodes(exact.random(3, 2, 100, 0), pi)
     with pytest.raises(MDPError, match="expected a finite horizon"):
         exact.all_episodes(exact.random(3, 2, None, 0), pi)
+
+
+def test_a_single_episode_may_be_of_thousands_of_steps():
+    mdp = exact.MDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.ones(1), horizon=2_000)
+    episodes = exact.all_episodes(mdp, np.ones((1, 1)))
+    assert (len(episodes), episodes.lengths.tolist(), episodes.rewards.sum()) == (1, [2_000], 2_000.0)
 
 
 def test_episodes_that_start_at_an_end_are_refused():

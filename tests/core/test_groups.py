@@ -41,7 +41,7 @@ def test_a_group_is_numbered_on_every_step():
 def test_padding_is_in_no_group():
     batch = batch_of(np.repeat([5, 2, 5, 2], LENGTHS)).pad(9)
     found = by_group(lambda x: x - x.mean(), episode_rewards(batch), batch)
-    np.testing.assert_array_equal(found, [-5.5, -2, 5.5, 2, 0])
+    np.testing.assert_array_equal(found, [-5.5, -2, 5.5, 2, 0, 0])
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,39 @@ def test_an_estimator_of_discrete_actions_does_not_fit_a_gaussian(estimator, lac
         policy(pg.DiagonalGaussian(3)).check_fits(estimator)
 
 
+@pytest.mark.parametrize(("name", "critic"), [("reinforce", "none"), ("ppo", "separate"), ("grpo", "none")])
+def test_an_estimator_of_probabilities_does_not_fit_action_values(name, critic):
+    words = r"on EpsilonGreedy\(n=3, .* expected an estimator of action values, .* got one of log_prob.*; choose one that uses action_value"
+    with pytest.raises(EstimatorError, match=words):
+        policy(pg.EpsilonGreedy(3), critic=critic).check_fits(pg.estimator(name))
+
+
+class Overclaiming(DiscreteOnly):
+    """Uses more than its claims say."""
+
+    asked = "value"
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False)
+
+    def surrogate(self, xp, *, value=None, log_probs=None, action_value=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return value
+
+    def uses(self, name):
+        return name == self.asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "claim"), [("value", "needs_critic"), ("log_probs", "discrete_only"), ("action_value", "discrete_only")]
+)
+def test_claims_that_contradict_the_surrogate_are_refused(asked, claim):
+    estimator = type("Asking", (Overclaiming,), {"asked": asked})()
+    words = rf"claims: expected {claim}=True for a surrogate that uses {asked}, got False; claim {claim}=True"
+    with pytest.raises(EstimatorError, match=words):
+        policy(critic="separate").check_fits(estimator)
+
+
 def test_a_batch_is_checked_once_for_a_spec_and_its_parts_never(batch, monkeypatch):
     made, calls = policy(), []
     monkeypatch.setattr(pg.Categorical, "check_actions", lambda *_: calls.append(1))

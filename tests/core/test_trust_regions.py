@@ -251,13 +251,29 @@ def test_a_failed_search_leaves_every_bit(dtype):
     report = optimizer.step(policy, uphill)
     assert first is not None
     assert report is not None
-    assert (first.accepted, report.accepted, report.backtracks, optimizer.steps_taken) == (True, False, 4, 2)
+    assert (first.accepted, report.accepted, report.backtracks, optimizer.steps_taken) == (True, False, 4, 1)
     assert (report.kl, report.length, report.step_size) == (0.0, 0.0, 0.0)
     assert report.iterations > 0
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes(), name
     for name, value in optimizer.state(policy).items():
         assert value.tobytes() == state[name].tobytes(), name
+
+
+def test_a_refused_step_is_none_for_the_critic():
+    moved = []
+    for refusals in (0, 3):
+        policy, batch = made("shared")
+        optimizer = pg.optimizer("trpo", backtracks=4)
+        for _ in range(refusals):
+            refused = optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch).scaled(-1.0))
+            assert refused is not None
+            assert not refused.accepted
+        optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
+        moved.append({name: value for name, value in policy.parameters().items() if name.startswith("critic.")})
+    assert moved[0]
+    for name, value in moved[1].items():
+        assert value.tobytes() == moved[0][name].tobytes(), name
 
 
 def test_putting_back_by_subtraction_would_not_leave_every_bit(monkeypatch):

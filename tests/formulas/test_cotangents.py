@@ -15,7 +15,7 @@ from pgcore.estimator import Estimator
 from pgcore.host import HostNamespace
 from pgcore.registry import registry
 from pgcore.symbolic.choices import branches, settled, tree_or_term
-from pgcore.symbolic.functions import EpisodeMean, EpisodeSum, expm1
+from pgcore.symbolic.functions import EpisodeMean, EpisodeSum
 from pgcore.symbolic.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore.symbolic.xp import SymbolicNamespace
 from pgcore.testing.conformance import chosen_estimators
@@ -78,8 +78,7 @@ def equal(found, expected):
     factor, total = found.as_coeff_Mul()
     if isinstance(total, EpisodeSum | EpisodeMean) and isinstance(expected, type(total)):
         return equal(factor * total.args[0], expected.args[0])
-    plain = {each: sp.exp(each.args[0]) - 1 for each in found.atoms(expm1)}
-    difference = tree_or_term(settled(found.xreplace(plain)) - expected)
+    difference = tree_or_term(settled(found) - expected)
     return all(vanishes(value, path) for value, path in branches(difference))
 
 
@@ -107,6 +106,8 @@ def hand_written(estimator, derivation, monkeypatch):
         if function.__name__ in UFUNCS:
             return arithmetic(self, function, method, *inputs, **named)
         name = str(function.__name__)
+        if name == "expm1":
+            return xp.exp(*inputs) - 1
         return getattr(xp, {"absolute": "abs"}.get(name, name))(*inputs)
 
     def any_function(self, function, types, args, named):

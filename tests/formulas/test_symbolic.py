@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -25,7 +26,8 @@ class Of(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        discrete_only = self.quantity == "log_probs"
+        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=discrete_only)
 
     def uses(self, name):
         return name == self.quantity
@@ -137,15 +139,22 @@ def test_a1_a2_score_of_the_softmax_policy(action):
 
 
 def test_a3_there_is_no_simplification_for_small_temperatures():
-    tau = sp.Rational(1, 100)
-    w = [sp.Integer(1), sp.Integer(0)]
-    true = float(sp.N((1 - softmax(w, tau)[1]) / tau, 60))
-    notes = float(sp.N((1 - sp.exp(w[1] / tau)) / sum(sp.exp(each / tau) for each in w) / tau, 60))
     spec = pg.PolicySpec(pg.Table(1), pg.Categorical(2, temperature=0.01))
-    found = gradient_of(Of("log_prob"), spec, {"network.table": [[1.0, 0.0]]}, 0, 1)["network.table"]
-    assert true == pytest.approx(100.0, rel=1e-12)
-    assert found[0, 1] == pytest.approx(true, rel=1e-15)
-    assert abs(notes) < 1e-8
+    found = gradient_of(Of("log_prob"), spec, {"network.table": [[1.0, 0.8]]}, 0, 1)["network.table"]
+    with mpmath.workdps(60):
+
+        def both(tau):
+            weights = [mpmath.exp(mpmath.mpf(w) / tau) for w in ("1", "0.8")]
+            return (1 - weights[1] / sum(weights)) / tau, (1 - weights[1]) / sum(weights)
+
+        true, notes = both(mpmath.mpf("0.01"))
+        assert found[0, 1] == pytest.approx(float(true), rel=1e-15)
+        assert float(true) == pytest.approx(100.0, rel=1e-8)
+        assert float(notes) == pytest.approx(-2.0611536e-9, rel=1e-7)  # -exp(-20): w_b is 0.2 below the best
+        # At no temperature is it the score, divided by tau or not: it is negative where the score is positive.
+        for tau in ("0.001", "0.01", "0.1", "1", "10"):
+            true, notes = both(mpmath.mpf(tau))
+            assert true > 0 > notes
 
 
 def test_a4_entropy_and_hessian_of_the_softmax_policy():

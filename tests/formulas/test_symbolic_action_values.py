@@ -7,6 +7,7 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
+from pgcore.errors import BatchError
 from pgcore.heads import EpsilonGreedy
 
 ALPHA, TAU = sp.Rational(3, 10), sp.Rational(7, 10)
@@ -133,6 +134,27 @@ def test_an_impossible_next_action_is_not_the_best():
     batch = one_step(0, action=1, terminated=False, final=1, next_action_mask=[True, True, False])
     target = pg.signals(policy, pg.estimator("q_learning", gamma=0.9), batch)["target"]
     np.testing.assert_allclose(target, [0.5 + 0.9 * 5.0])
+
+
+@pytest.mark.parametrize("head", [pg.Categorical(3), EpsilonGreedy(3, 0.2)])
+def test_an_impossible_next_action_has_no_part_in_an_expectation(head):
+    critic = ("none", "state") if head.action_values else ("separate", "action")
+    policy = pg.policy(pg.PolicySpec(pg.Table(2), head, *critic), dtype="float64")
+    q = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 600.0]])
+    policy.load({"network.table": q} if head.action_values else {"network.table": 0 * q, "critic.table": q})
+    batch = one_step(0, terminated=False, final=1, next_action_mask=[True, True, False])
+    chances = np.array([0.2, 0.8]) if head.action_values else np.array([0.5, 0.5])
+    mean, entropy = chances @ q[1, :2], -chances @ np.log(chances)
+    for name, after in (("expected", mean), ("soft_actor", mean + 0.2 * entropy)):
+        found = pg.signals(policy, pg.estimator(name, gamma=0.9), batch)["target"]
+        np.testing.assert_allclose(found, [0.5 + 0.9 * after], rtol=1e-15)
+
+
+def test_nothing_possible_next_is_an_error():
+    policy = pg.policy(pg.PolicySpec(pg.Table(2), pg.Categorical(3), "separate", "action"), dtype="float64")
+    batch = one_step(0, terminated=False, final=1, next_action_mask=[False, False, False])
+    with pytest.raises(BatchError, match="next_action_mask of cut episodes: expected a possible action at every step"):
+        pg.signals(policy, pg.estimator("expected"), batch)
 
 
 def test_soft_targets_are_cut_where_the_episode_ends():

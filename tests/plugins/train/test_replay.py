@@ -183,11 +183,11 @@ def test_bad_samples_are_refused():
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"log_probs": None}, BatchError, r"Replay.add: expected log_probs and no action mask, got no log_probs"),
+        ({"log_probs": None}, BatchError, r"Replay.add: expected log_probs, got none"),
         (
             {"action_mask": np.ones((3, 4), bool)},
             BatchError,
-            r"expected log_probs and no action mask, got an action mask",
+            r"expected action masks in all batches or in none, got a mask after none",
         ),
         (
             {"final_observations": None},
@@ -210,3 +210,26 @@ def test_batches_that_do_not_fit_are_refused_and_change_nothing(changed, error, 
         replay.add(batch_of(3, (3,), (False,), **changed))
     for name, value in replay.state().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_masks_are_kept_and_what_is_possible_next_comes_along():
+    mask = np.array([[True, True, False, True], [True, True, True, False], [False, True, True, True]])
+    after = np.array([[True, False, True, False]])
+    masked = batch_of(0, (2, 1), (True, False), action_mask=mask)
+    told = batch_of(3, (1,), (False,), action_mask=mask[:1], extras={"next_action_mask": after}, actions=[3])
+    replay = Replay(10)
+    replay.add(masked)
+    replay.add(told)
+    drawn = replay.sample(200, pg.generator(0))
+    number = drawn.observations[:, 0].astype(int)
+    assert set(number) == {0, 1, 2, 3}
+    assert drawn.action_mask is not None
+    np.testing.assert_array_equal(drawn.action_mask, mask[[0, 1, 2, 0]][number])
+    # Nobody says what is possible after the second and the third.
+    following = np.stack([mask[1], np.ones(4, bool), np.ones(4, bool), after[0]])
+    np.testing.assert_array_equal(drawn.next_action_mask, following[number])
+    again = Replay(10)
+    again.load(replay.state())
+    np.testing.assert_array_equal(again.sample(200, pg.generator(0)).next_action_mask, following[number])
+    with pytest.raises(BatchError, match=r"masks in all batches or in none, got none after a mask"):
+        again.add(batch_of(4, (1,), (True,)))
