@@ -156,9 +156,11 @@ class Bounded:
         """Return the other's values, and record how near the comparison was; see `choices`."""
         b, record = bounded(other), _choices.get()
         if record is not None:
-            apart, error = np.abs(self.value - b.value), np.maximum(self.error, b.error) * ERROR_SHARE
+            with np.errstate(invalid="ignore"):  # no choice beside infinity is near
+                apart, error = np.abs(self.value - b.value), np.maximum(self.error, b.error) * ERROR_SHARE
             size = np.maximum(np.maximum(np.abs(self.value), np.abs(b.value)), error)
-            near = np.where((error > 0) & (apart > 0) & np.isfinite(size), apart / np.where(size > 0, size, 1), np.inf)
+            counted = (error > 0) & (apart > 0) & np.isfinite(size)
+            near = np.where(counted, np.where(counted, apart, 0) / np.where(counted, size, 1), np.inf)
             record.append(float(near.min(initial=np.inf)))
         return b.value
 

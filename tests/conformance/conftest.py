@@ -16,7 +16,7 @@ from pgcore_numpy.backend import NumpyBackend
 
 LOOPBACK = "loopback"
 MODULE = ModuleType("pgcore_loopback")
-MODULE.Backend = type("Backend", (NumpyBackend,), {"name": LOOPBACK})
+vars(MODULE)["Backend"] = type("Backend", (NumpyBackend,), {"name": LOOPBACK})
 PROVIDER = Provider(LOOPBACK, "pgcore_loopback:Backend", "NumPy once more, as a stranger's")
 PLUGIN = Plugin(LOOPBACK, LOOPBACK, "1.0", MODULE, {kind: (PROVIDER,) if kind == "backends" else () for kind in KINDS})
 
