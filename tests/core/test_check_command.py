@@ -219,6 +219,20 @@ def test_a_table_in_a_file_is_not_wrapped(sample, nothing_planned, monkeypatch):
     assert any(line.split() == ["ppo", "value", "clip", *["0.43"] * 12] for line in lines)
 
 
+def test_a_blind_case_is_no_agreement(sample, nothing_planned):
+    blind = dataclasses.replace(sample, power=0.0)
+    some = dataclasses.replace(nothing_planned, unchecked={"head 'mine'": "no form", "head 'yours'": "no form"})
+    text = text_of([sample, blind], some, 1.0)
+    assert "~ 1/2: 0.43" in text
+    assert "blind: torch (compiled), ppo value clip-masked-tanh-shared-float32, random: rounding may be" in text
+    assert "1 agree and 1 are blind; worst 0.43" in text
+    assert "not checked: head 'mine', head 'yours' (no form)" in text
+    assert "~ blind" in text_of([blind], some, 1.0)
+    assert "a choice is 12 u from its kink" in text_of([dataclasses.replace(sample, nearest=12.3)], some, 1.0)
+    failing = dataclasses.replace(blind, stage="gradient", ratio=812.0)
+    assert not failing.blind
+
+
 def test_each_disagreement_is_one_line_and_only_the_first_are_shown(sample, nothing_planned):
     bad = [
         dataclasses.replace(sample, ratio=812.0, stage="gradient"),
