@@ -287,6 +287,7 @@ KINKS: tuple[Kink, ...] = (
         "categorical",
         ppo_at(-BOUND, -1.0, PPO_LOW),
         coin(0.5 * math.exp(-BOUND)),
+        everywhere=True,
     ),
     # V = 1, old 0: clipped to 0.5. R = 0.75 is as far from both, and the unclipped V takes the gradient.
     value_kink("tie", 1.0, 0.75, 0.25),
@@ -302,6 +303,7 @@ KINKS: tuple[Kink, ...] = (
             "categorical",
             ratio_at(CISPO, log_ratio, 1.0),
             coin(-0.5 * math.exp(held)),
+            everywhere=True,
         )
         for name, log_ratio, held in (
             ("ratio at 1 + clip", BOUND, BOUND),
@@ -311,7 +313,15 @@ KINKS: tuple[Kink, ...] = (
         )
     ),
     *(
-        Kink(f"gspo {name}", "gspo", "gspo", "categorical", ratio_at(GSPO, log_ratio, advantage), coin(expected))
+        Kink(
+            f"gspo {name}",
+            "gspo",
+            "gspo",
+            "categorical",
+            ratio_at(GSPO, log_ratio, advantage),
+            coin(expected),
+            everywhere=True,
+        )
         for name, log_ratio, advantage, expected in (
             ("ratio at 1 + clip, positive advantage", BOUND, 1.0, -0.5 * math.exp(BOUND)),
             ("ratio above 1 + clip, positive advantage", 0.5, 1.0, 0.0),
@@ -321,7 +331,9 @@ KINKS: tuple[Kink, ...] = (
     ),
     # The error, held at the bound; the action that was not taken has none.
     *(
-        Kink(f"huber, {name}", "huber", "q_learning", "epsilon_greedy", huber_at(error), row(held, 0.0))
+        Kink(
+            f"huber, {name}", "huber", "q_learning", "epsilon_greedy", huber_at(error), row(held, 0.0), everywhere=True
+        )
         for name, error, held in (
             ("error at the bound", 0.5, 0.5),
             ("error at minus the bound", -0.5, -0.5),
