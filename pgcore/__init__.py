@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
     from pgcore.backend import Backend
     from pgcore.batch import Batch
-    from pgcore.compare import compare
+    from pgcore.compare import check, compare, compare_policies
     from pgcore.derive import Derivation, derive
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
@@ -63,7 +63,9 @@ __all__ = [
     "SquashedGaussian",
     "Table",
     "backend",
+    "check",
     "compare",
+    "compare_policies",
     "derive",
     "estimator",
     "generator",
@@ -80,7 +82,7 @@ _NAMES_BY_MODULE = {
     "api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
     "backend": ("Backend",),
     "batch": ("Batch",),
-    "compare": ("compare",),
+    "compare": ("check", "compare", "compare_policies"),
     "derive": ("Derivation", "derive"),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),

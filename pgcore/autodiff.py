@@ -317,7 +317,7 @@ class AutodiffPolicy(Policy):
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return what is computed from, in the policy's dtype, padded where shapes are compiled."""
         actions, mask = batch.actions, batch.action_mask
-        if actions.dtype.kind == "f":
+        if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)
         inputs = Inputs(self._observations(batch.observations), actions, mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pgcore.errors import DependencyError, SpecError
+from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
 
-__all__ = ["Backend", "float_dtype", "require_version"]
+__all__ = ["Backend", "float_dtype"]
 
 
 class Backend(ABC):
@@ -99,13 +98,3 @@ def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
     if dtype not in ("float32", "float64"):
         raise SpecError(f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two")
     return np.dtype(dtype)
-
-
-def require_version(package: str, found: str, wanted: tuple[int, int]) -> None:
-    """Raise DependencyError unless a framework's version is at least the one a backend is written for."""
-    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    if numbers < wanted:
-        least = ".".join(map(str, wanted))
-        raise DependencyError(
-            f"{package}: expected version {least} or later, got {found}; pip install --upgrade '{package}>={least}'"
-        )

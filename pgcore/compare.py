@@ -1,9 +1,9 @@
-"""Whether backends agree with the reference, and where one that does not first departs from it."""
+"""Whether backends, and the user's own policies, agree with the reference or with each other, and where one first departs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,19 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import NonFiniteError
 from pgcore.estimator import Estimator
+from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
 from pgcore.registry import registry
-from pgcore.spec import PolicySpec
+from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
-from pgcore.testing.agreement import FACTOR, largest
+from pgcore.testing.agreement import FACTOR, POWER, largest, powered
+from pgcore.testing.own_network import OwnTruth, Slope
+from pgcore.testing.ports import Course, coarser, courses_of, pairing_of, within_rounding
+from pgcore.testing.rounding import restored
 from pgcore.testing.truth import STAGES, Expected, Truth
 
-__all__ = ["RATE", "STAGES", "Report", "Row", "compare", "stages"]
+__all__ = ["RATE", "STAGES", "Report", "Row", "check", "compare", "compare_policies", "stages"]
 
 
 # Of the optimizer's steps. At a higher rate a hundred steps on one batch can lead a standard deviation to 0.
@@ -40,6 +44,7 @@ class Row:
         ratio: The largest |found - exact| / (u e) of the stage; infinite for NaN, a wrong shape or a wrong dtype.
         where: The array it is in, and the entry.
         limit: What the ratio may be.
+        power: The share of components other than 0 where an error of a millionth (in float32 a thousandth) of the component would be seen.
     """
 
     backend: str
@@ -47,6 +52,7 @@ class Row:
     ratio: float
     where: str
     limit: float = FACTOR
+    power: float = 1.0
 
     @property
     def agrees(self) -> bool:
@@ -84,7 +90,8 @@ class Report:
         cells = {(row.stage, row.backend): row for row in self.rows}
         width = max(len(name) for name in (*backends, "disagrees"))
         lines = [f"{'largest error / (u e)':22}" + "".join(f"  {name:>{width}}" for name in backends)]
-        for stage in STAGES:
+        told = {row.stage for row in self.rows}
+        for stage in (each for each in ("parameters", *STAGES) if each in told):
             row = [cells.get((stage, name)) for name in backends]
             shown = ("" if cell is None else f"{cell.ratio:.2g}{'' if cell.agrees else ' !'}" for cell in row)
             lines.append(f"{stage:22}" + "".join(f"  {text:>{width}}" for text in shown))
@@ -147,6 +154,73 @@ def compare(
     return Report(tuple(rows))
 
 
+def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str = "adam") -> Report:
+    """Hold one policy, an adopted one too, to the closed forms, stage by stage; its parameters are as before in the end.
+
+    What an adopted network says is taken from it, and everything after it compared with the closed forms in extended precision. Its gradient is
+    compared, array by array, with difference quotients along random directions, and the optimizer's steps with its formula on
+    the policy's own gradients.
+
+    Args:
+        policy: Built or adopted, on any backend.
+        estimator: Which loss.
+        batch: Whole episodes.
+        optimizer: A registered name; of the steps, at `RATE`.
+
+    Raises:
+        UnknownNameError: the optimizer is not registered.
+        SpecError: the kit has no closed form of the head, or the network cannot be asked for its outputs.
+        EstimatorError: estimator and policy do not fit.
+        BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+        NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.
+    """
+    policy.check_fits(estimator)
+    policy.check(batch)
+    formula = api.optimizer(optimizer, learning_rate=RATE).spec
+    with restored(policy):
+        if not isinstance(policy.spec.network, Adopted):
+            truth = Truth(policy.spec, policy.parameters(), estimator, batch, formula)
+            return Report(tuple(stages(policy, truth, policy.backend.name)))
+        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend.name)))
+
+
+def compare_policies(
+    left: Policy, right: Policy, estimator: Estimator, batch: Batch, *, optimizer: str = "adam"
+) -> Report:
+    """Compare two policies that should be one, such as a network and its port, stage by stage; both are as before in the end.
+
+    Arrays of parameters are paired by what they hold, in whichever order of axes; those that have no one partner are compared entry by
+    entry in order of size. What is allowed is measured: how far each policy's own result moves when its parameters and
+    observations move by a unit in the last place.
+
+    Args:
+        left: One policy, built or adopted.
+        right: The other, which the report's rows are of.
+        estimator: Which loss.
+        batch: Whole episodes, as both take them.
+        optimizer: A registered name; of the steps, at `RATE`.
+
+    Raises:
+        UnknownNameError: the optimizer is not registered.
+        ParameterError: the policies have different numbers of parameters.
+        EstimatorError: estimator and a policy do not fit.
+        BatchError: the batch does not fit a policy, or lacks what the estimator needs.
+        NonFiniteError: a quantity or a gradient is NaN or infinite; names it and the step.
+    """
+    for policy in (left, right):
+        policy.check_fits(estimator)
+        policy.check(batch)
+    pairing, dtype = pairing_of(left, right), coarser(left, right)
+    views = ((left, pairing.of_left), (right, pairing.of_right))
+    given = api.signals(left, estimator, batch)
+    norm = api.gradient(left, estimator, batch, signals=given).norm() / 2
+    formula = api.optimizer(optimizer, learning_rate=RATE, max_grad_norm=norm or None).spec
+    label = f"{right.backend.name} beside {left.backend.name}"
+    with restored(left, right):
+        left_course, right_course = (courses_of(*each, estimator, batch, given, formula) for each in views)
+    return Report(tuple(port_rows(label, left_course, right_course, dtype)))
+
+
 def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     """Yield a row for each stage, from a policy of the truth's spec and parameters; the optimizer's steps move it.
 
@@ -156,39 +230,108 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         label: The rows' `backend`.
     """
     estimator, batch = truth.estimator, truth.batch
-
-    def row(stage: str, found: Mapping[str, Array], expected: Mapping[str, Expected]) -> Row:
-        return Row(label, stage, *worst(found, expected, truth.dtype))
-
-    own = api.signals(policy, estimator, batch)
-    finalised = Surrogate(estimator, truth.given).values
-    found = {**own.values, "weights": own.weights} | {f"{name}, finalised": finalised[name] for name in truth.finalised}
-    expected = truth.signals | {f"{name}, finalised": each for name, each in truth.finalised.items()}
-    real = truth.real  # what a signal is where a step is padding means nothing
-    yield row(
-        "signals",
-        {name: found[name][real] for name in expected if name in found},
-        {name: Expected(each.exact[real], each.allowed[real]) for name, each in expected.items()},
-    )
-    try:
-        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
-    except NonFiniteError:
-        if truth.overflows:
-            return
-        raise
-    yield row("quantities", gradient.given(), truth.quantities)
-    if truth.overflows:
+    gradient = yield from stages_forward(policy, truth, label)
+    if gradient is None:
         return
-    yield row("surrogate", {"term": gradient.terms()}, truth.terms)
-    yield row("gradient", gradient.numpy(), truth.gradient)
-    yield row("clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped)
+    yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
+    yield row_of(label, "clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped, truth.dtype)
     optimizer = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm))
     for step in range(1, max(truth.reached, default=0) + 1):
         if step > 1:
             gradient = api.gradient(policy, estimator, batch, signals=truth.given)
         optimizer.step(policy, gradient)
         if step in truth.reached:
-            yield row(f"{step} step{'s' if step > 1 else ''}", policy.parameters(), truth.after(step))
+            yield row_of(label, steps_label(step), policy.parameters(), truth.after(step), truth.dtype)
+
+
+def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
+    """Yield a row for each stage of a policy with a network of the user's; the optimizer's steps move it."""
+    estimator, batch = truth.estimator, truth.batch
+    gradient = yield from stages_forward(policy, truth, label)
+    assert gradient is not None
+    found = gradient.numpy()
+    truth.take(found)
+    if estimator.weighs_scores:
+        slopes, exact = [*truth.score_slopes()], truth.combined()
+    else:
+        slopes, exact = [*truth.slopes(found)], truth.own
+    yield slope_row(label, slopes, row_of(label, "gradient", found, exact, truth.dtype), truth.dtype)
+    if truth.max_norm == 0.0:
+        return
+    yield row_of(label, "clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped, truth.dtype)
+    optimizer, walk = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm)), truth.walk()
+    for step in range(1, max(truth.steps) + 1):
+        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+        must = walk(gradient.numpy())
+        optimizer.step(policy, gradient)
+        if step in truth.steps:
+            yield row_of(label, steps_label(step), policy.parameters(), must, truth.dtype)
+
+
+def stages_forward(policy: Policy, truth: Truth, label: str) -> Generator[Row, None, Gradient | None]:
+    """Yield a row for each stage up to the surrogate, and return the gradient, or None where there is none to compare."""
+    estimator, batch = truth.estimator, truth.batch
+    own = api.signals(policy, estimator, batch)
+    finalised = Surrogate(estimator, truth.given).values
+    found = {**own.values, "weights": own.weights} | {f"{name}, finalised": finalised[name] for name in truth.finalised}
+    must = truth.signals | {f"{name}, finalised": each for name, each in truth.finalised.items()}
+    real = truth.real  # what a signal is where a step is padding means nothing
+    yield row_of(
+        label,
+        "signals",
+        {name: found[name][real] for name in must if name in found},
+        {name: Expected(each.exact[real], each.allowed[real]) for name, each in must.items()},
+        truth.dtype,
+    )
+    try:
+        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+    except NonFiniteError:
+        if truth.overflows:
+            return None
+        raise
+    yield row_of(label, "quantities", gradient.given(), truth.quantities, truth.dtype)
+    if truth.overflows:
+        return None
+    yield row_of(label, "surrogate", {"term": gradient.terms()}, truth.terms, truth.dtype)
+    return gradient
+
+
+def port_rows(label: str, left: Sequence[Course], right: Sequence[Course], dtype: np.dtype[Any]) -> Iterator[Row]:
+    """Yield a row for each stage of two courses, each followed by what rounding makes of it; the limit is twice the usual one."""
+    for stage, must in left[0].items():
+        found = {name: value.astype(dtype) for name, value in right[0][stage].items()}
+        allowed = [within_rounding([course[stage] for course in courses], dtype) for courses in (left, right)]
+        exact = {
+            name: Expected(value.astype(np.longdouble), np.maximum(allowed[0][name], allowed[1][name].max(initial=0)))
+            for name, value in must.items()
+        }
+        row = row_of(label, stage, found, exact, dtype)
+        yield dataclasses.replace(row, limit=2 * FACTOR)
+
+
+def steps_label(step: int) -> str:
+    """Return a stage's name."""
+    return f"{step} step{'s' if step > 1 else ''}"
+
+
+def row_of(
+    label: str, stage: str, found: Mapping[str, Array], must: Mapping[str, Expected], dtype: np.dtype[Any]
+) -> Row:
+    """Return the row of a stage whose arrays are known entry by entry."""
+    ratio, where = worst(found, must, dtype)
+    counts = [powered(each.exact, each.allowed, dtype) for each in must.values()]
+    total = sum(count for _, count in counts)
+    return Row(label, stage, ratio, where, FACTOR, sum(seen for seen, _ in counts) / max(total, 1))
+
+
+def slope_row(label: str, slopes: Sequence[Slope], other: Row, dtype: np.dtype[Any]) -> Row:
+    """Return the row of a gradient that is known along directions; `other` is of what is known entry by entry."""
+    largest_one = max(slopes, key=lambda each: each.ratio)
+    seen = [FACTOR * each.allowed <= POWER[dtype.name] * abs(each.found) for each in slopes]
+    power = sum(seen) / len(seen)
+    if other.ratio > largest_one.ratio:
+        return dataclasses.replace(other, power=power)
+    return Row(label, "gradient", largest_one.ratio, largest_one.name, FACTOR, power)
 
 
 def worst(found: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]) -> tuple[float, str]:

@@ -7,6 +7,7 @@ import aborts the rest.
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -140,7 +141,7 @@ def checked_providers(kind: str, results: Iterable[object]) -> tuple[hooks.Provi
     """Return the providers of all implementations of one hook.
 
     Raises:
-        PluginError: something is not a Provider, or one of its fields is not a string.
+        PluginError: something is not a Provider, or one of its fields is not what it must be.
     """
     providers: list[hooks.Provider] = []
     for result in results:
@@ -160,8 +161,23 @@ def checked_provider(kind: str, provider: object) -> hooks.Provider:
         )
     for field in fields(provider):
         value: object = getattr(provider, field.name)
-        if not isinstance(value, str) and (value is not None or field.name not in ("requires", "extra")):
+        if field.name == "distributions":
+            check_distributions(kind, value)
+        elif not isinstance(value, str) and (value is not None or field.name not in ("requires", "extra", "at_least")):
             raise PluginError(
                 f"hook pgcore_{kind}: expected Provider.{field.name} to be a string, got {value!r}; give its name"
             )
+    if provider.at_least is not None and not re.fullmatch(r"\d+(\.\d+)*", provider.at_least):
+        raise PluginError(
+            f"hook pgcore_{kind}: expected Provider.at_least to be numbers and dots, got {provider.at_least!r}; write such as '2.13'"
+        )
     return provider
+
+
+def check_distributions(kind: str, value: object) -> None:
+    """Raise PluginError unless a provider's distributions are a tuple of names."""
+    names = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
+    if not isinstance(value, tuple) or not all(isinstance(name, str) for name in names):
+        raise PluginError(
+            f"hook pgcore_{kind}: expected Provider.distributions to be a tuple of strings, got {value!r}; give their names"
+        )

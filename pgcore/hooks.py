@@ -42,6 +42,8 @@ class Provider:
         summary: One line for `pgcore list`.
         requires: The importable package that the target needs beyond its own distribution's, or None.
         extra: The extra of pgcore that installs `requires` (`"torch"` gives `pip install 'pgcore[torch]'`), or None.
+        at_least: The least version of `requires` that the target works with, such as `"2.13"`, or None.
+        distributions: Names that `requires` is distributed under, where they are not its own alone; versions are theirs.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Provider:
     summary: str
     requires: str | None = None
     extra: str | None = None
+    at_least: str | None = None
+    distributions: tuple[str, ...] = ()
 
 
 @hookspec

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from operator import attrgetter
 from typing import Literal, NoReturn
@@ -19,12 +20,20 @@ from pgcore.entrypoints import GROUP, KINDS, Plugin, Quarantine, hook_manager, r
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
 
-__all__ = ["OWN_COMMANDS", "Registration", "Registry", "default_backend_name", "install_hint", "registry"]
+__all__ = [
+    "OWN_COMMANDS",
+    "Registration",
+    "Registry",
+    "default_backend_name",
+    "install_hint",
+    "registry",
+    "version_found",
+]
 
 # These must answer however broken the plugins are, so no plugin can take their names.
 OWN_COMMANDS = ("audit", "check", "derive", "doctor", "list")
 
-Status = Literal["usable", "missing", "duplicate", "broken"]
+Status = Literal["usable", "missing", "too old", "duplicate", "broken"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +45,8 @@ class Registration:
         provider: What the plugin says about it.
         distribution: The distribution that provides it.
         version: That distribution's version.
-        status: `usable`; `missing`, when the package it requires is not installed; `duplicate`, when another one has the same
-            kind and name; `broken`, when its target cannot be a target.
+        status: `usable`; `missing`, when the package it requires is not installed; `too old`, when that is;
+            `duplicate`, when another one has the same kind and name; `broken`, when its target cannot be a target.
         reason: Why it is not usable and what to do, or None.
     """
 
@@ -108,7 +117,7 @@ class Registry:
         Raises:
             UnknownNameError: nothing goes by it.
             PluginError: two plugins provide it, its plugin is quarantined, or its target does not exist.
-            DependencyError: the package it requires is not installed. Any other error of the import is shown unchanged.
+            DependencyError: the package it requires is not installed or too old. Any other error of the import is shown unchanged.
         """
         if (kind, name) not in self._loaded:
             self._loaded[kind, name] = import_target(self.find(kind, name))
@@ -173,6 +182,12 @@ def availability(provider: Provider) -> tuple[Status, str | None]:
         return "broken", f"expected a target 'module:attribute', got {provider.target!r}; correct the plugin"
     if provider.requires is not None and not is_installed(provider.requires):
         return "missing", f"expected the package {provider.requires!r}, got none installed; {install_hint(provider)}"
+    found = None if provider.at_least is None else version_found(provider)
+    if found is not None and numbers(found) < numbers(provider.at_least or ""):
+        return (
+            "too old",
+            f"expected {provider.requires} {provider.at_least} or later, got {found}; {upgrade_hint(provider)}",
+        )
     if not is_installed(module):
         return "broken", f"expected an importable module {module!r}, got none; reinstall its distribution"
     return "usable", None
@@ -185,6 +200,30 @@ def is_installed(package: str) -> bool:
     return bool(top) and (sys.modules.get(top) is not None or find_spec(top) is not None)
 
 
+def version_found(provider: Provider) -> str | None:
+    """Return the version of what a provider requires, from the metadata alone; None where there is none to read."""
+    found: list[str] = []
+    for name in provider.distributions or ((provider.requires or "").partition(".")[0],):
+        try:
+            found.append(version(name))
+        except (PackageNotFoundError, ValueError):
+            continue
+    return max(found, key=numbers, default=None)
+
+
+def numbers(written: str) -> tuple[int, ...]:
+    """Return a version's release as numbers: 2.13 of "2.13.0rc1+cpu" with as many zeros as there are left out."""
+    release = re.match(r"\d+(?:\.\d+)*", written)
+    parts = [int(part) for part in release[0].split(".")] if release else []
+    return (*parts, *(0 for _ in range(4 - len(parts))))
+
+
+def upgrade_hint(provider: Provider) -> str:
+    """Return the command that brings what a provider requires up to date."""
+    wanted = f"pgcore[{provider.extra}]" if provider.extra else f"{provider.requires}>={provider.at_least}"
+    return f"pip install --upgrade '{wanted}'"
+
+
 def install_hint(provider: Provider) -> str:
     """Return the command that installs what a provider requires."""
     return f"pip install 'pgcore[{provider.extra}]'" if provider.extra else f"pip install {provider.requires}"
@@ -194,10 +233,12 @@ def import_target(registration: Registration) -> object:
     """Import and return a registration's target.
 
     Raises:
-        DependencyError: the package it requires is not installed. Any other error of the import is shown unchanged.
+        DependencyError: the package it requires is not installed or too old. Any other error of the import is shown unchanged.
         PluginError: the module has no such attribute.
     """
     provider = registration.provider
+    if registration.status == "too old":
+        raise DependencyError(f"{registration.where}: {registration.reason}", name=provider.requires)
     module, _, attribute = provider.target.partition(":")
     try:
         imported = importlib.import_module(module)

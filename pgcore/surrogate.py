@@ -101,7 +101,9 @@ class Signals:
                     "return one row for each step"
                 )
             with np.errstate(over="ignore"):
-                values[name] = value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
+                values[name] = (
+                    value.astype(dtype, copy=False) if value.dtype.kind == "f" or name == "reference" else value
+                )
             if name == "reference":  # where an action is masked it holds -inf
                 check_reference(f"{estimator.name}.signals['reference']", value, width)
             else:

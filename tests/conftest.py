@@ -1,5 +1,8 @@
 """Settings and fixtures that all tests share."""
 
+import os
+import re
+
 import hypothesis
 import numpy as np
 import pytest
@@ -16,6 +19,33 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("pgcore")
+
+
+# With PGCORE_REQUIRE_BACKENDS=torch,jax a test that is skipped for want of one of these fails, wherever it asked for it.
+REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
+IMPORTS = {"keras": "tensorflow", "optax": "jax"}
+
+
+def refuse_skip(report):
+    """Turn a report of a skip into one of a failure, where `pytest.importorskip` missed what a required backend is made of."""
+    if report.outcome != "skipped" or not isinstance(report.longrepr, tuple):
+        return report
+    missing = re.search(r"could not import '(?:pgcore_)?(\w+)", report.longrepr[2])
+    if missing and IMPORTS.get(missing[1], missing[1]) in REQUIRED:
+        report.outcome, report.longrepr = "failed", f"PGCORE_REQUIRE_BACKENDS: {report.longrepr[2]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Hold a module's own skips to what is required."""
+    return refuse_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Hold a test's skips to what is required."""
+    return refuse_skip((yield))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 
 from pgcore.adoption import Probe
 from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
@@ -28,10 +28,6 @@ class JaxBackend(Backend):
 
     name: ClassVar[str] = "jax"
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
-
-    def __init__(self) -> None:
-        """Refuse a JAX that is too old."""
-        require_version("jax", jax.__version__, (0, 10))
 
     def policy(
         self,

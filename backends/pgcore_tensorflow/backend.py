@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pgcore.adoption import Probe
 from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
@@ -40,10 +40,6 @@ class TensorflowBackend(Backend):
 
     name: ClassVar[str] = "tensorflow"
     modes: ClassVar[tuple[str, ...]] = ("graph", "compiled")
-
-    def __init__(self) -> None:
-        """Refuse a TensorFlow that is too old."""
-        require_version("tensorflow", tf.__version__, (2, 21))
 
     def policy(
         self,

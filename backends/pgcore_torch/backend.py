@@ -10,7 +10,7 @@ from torch import nn
 
 from pgcore.adoption import EVALUATION, Probe
 from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype, require_version
+from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.optimizer import OptimizerSpec
@@ -29,10 +29,6 @@ class TorchBackend(Backend):
 
     name: ClassVar[str] = "torch"
     modes: ClassVar[tuple[str, ...]] = ("eager", "compiled")
-
-    def __init__(self) -> None:
-        """Refuse a PyTorch that is too old."""
-        require_version("torch", torch.__version__, (2, 13))
 
     @torch.inference_mode(mode=False)
     def policy(

@@ -24,6 +24,9 @@ __all__ = ["check_command", "refuse_no_place"]
 # Disagreements that are shown one by one; the JSON and the page have all.
 SHOWN = 20
 
+# The mode of a backend that cannot be loaded.
+NOT_LOADED = "not loaded"
+
 
 def check_command(
     *,
@@ -80,7 +83,7 @@ def check_command(
         from pgcore.cli.check_page import check_page
         from pgcore.files import replace
 
-        replace(html, check_page(outcomes, chosen.absent, seconds).encode())
+        replace(html, check_page(outcomes, chosen.absent, seconds, [*unchecked_lines(chosen)]).encode())
     if not outcomes or not all(outcome.agrees for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -133,7 +136,7 @@ def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
     """Return everything as JSON, null for what is not finite."""
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
-        row = asdict(outcome) | {"agrees": outcome.agrees}
+        row = asdict(outcome) | {"agrees": outcome.agrees, "blind": outcome.blind}
         rows.append(
             {
                 key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -145,6 +148,7 @@ def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
         "seconds": seconds,
         "backends": list(plan.backends),
         "absent": plan.absent,
+        "unchecked": plan.unchecked,
         "outcomes": rows,
     }
     return json.dumps(found, indent=1, allow_nan=False) + "\n"
@@ -174,7 +178,8 @@ def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
     with console.capture() as capture:
         if outcomes:
             console.print(
-                "largest error of a gradient, in units of what rounding allows; 4 is the limit, ! where a case disagrees at any stage\n"
+                "largest error of a gradient, in units of what rounding allows; 4 is the limit, ! where a case disagrees at any stage, "
+                "~ where rounding could hide any error\n"
             )
             console.print(table)
             console.print()
@@ -182,29 +187,56 @@ def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
 
 
 def cell_text(outcomes: Sequence[Outcome]) -> str:
-    """Return the worst ratio of some outcomes, marked where one disagrees; nothing where there are none."""
+    """Return the worst ratio of some outcomes, marked where one disagrees or is blind; nothing where there are none."""
     if not outcomes:
         return "-"
     failed = sum(not outcome.agrees for outcome in outcomes)
+    blind = sum(outcome.blind for outcome in outcomes)
     found = shown(worst(outcomes))
-    return f"! {failed}/{len(outcomes)}: {found}" if failed else found
+    if failed:
+        return f"! {failed}/{len(outcomes)}: {found}"
+    if blind == len(outcomes):
+        return "~ blind"
+    return f"~ {blind}/{len(outcomes)}: {found}" if blind else found
 
 
 def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator[str]:
     """Yield the disagreements, what is absent, and the verdict."""
     failed = [outcome for outcome in outcomes if not outcome.agrees]
-    for outcome in failed[:SHOWN]:
+    lost = {outcome.backend: outcome for outcome in failed if outcome.mode == NOT_LOADED}
+    for name, outcome in lost.items():
+        yield f"{name}: {reason(outcome)}"
+    lines = [outcome for outcome in failed if outcome.mode != NOT_LOADED]
+    for outcome in lines[:SHOWN]:
         yield f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {reason(outcome)}"
-    if len(failed) > SHOWN:
-        yield f"... and {len(failed) - SHOWN} more; --json has all of them"
+    if len(lines) > SHOWN:
+        yield f"... and {len(lines) - SHOWN} more; --json has all of them"
+    for outcome in [outcome for outcome in outcomes if outcome.blind][:SHOWN]:
+        yield f"blind: {outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {blindness(outcome)}"
     for name, why in plan.absent.items():
         yield f"absent: {name} ({why})"
+    yield from unchecked_lines(plan)
     if not outcomes:
         yield "nothing to check: no backend, estimator or head is left"
         return
-    verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else f"all {len(outcomes)} agree"
+    blind = sum(outcome.blind for outcome in outcomes)
+    agree = f"{len(outcomes) - blind} agree and {blind} are blind" if blind else f"all {len(outcomes)} agree"
+    verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else agree
     largest = max((each.largest for each in outcomes if math.isfinite(each.largest)), default=0.0)
     yield f"{verdict}; worst {description(worst(outcomes))}; largest at any stage {largest:.2g}; {seconds:.0f} s"
+
+
+def unchecked_lines(plan: Plan) -> Iterator[str]:
+    """Yield what is registered and not checked, one line a reason."""
+    for why in dict.fromkeys(plan.unchecked.values()):
+        yield f"not checked: {', '.join(name for name, own in plan.unchecked.items() if own == why)} ({why})"
+
+
+def blindness(outcome: Outcome) -> str:
+    """Return why agreement means little."""
+    if outcome.power == 0:
+        return "rounding may be as large as an error in every component of its gradient"
+    return f"a choice is {outcome.nearest:.0f} u from its kink"
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:

@@ -6,17 +6,18 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from pgcore.cli.check import description, reason, share, shown, worst
+import numpy as np
+
+import pgcore
+from pgcore.cli.check import blindness, description, reason, share, shown, worst
+from pgcore.registry import registry, version_found
 
 if TYPE_CHECKING:
     from pgcore.testing.conformance import Outcome
 
 __all__ = ["check_page"]
-
-PACKAGES = ("pgcore", "numpy", "torch", "tensorflow", "tensorflow-cpu", "jax", "keras")
 
 STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1d2530; --faint: #626b77; --line: #dfe3e8; --hatch: #e3e7eb;
@@ -32,6 +33,7 @@ thead th { text-align: center; padding: .2rem .4rem; line-height: 1.25; } small 
 td, .scale span { background: hsl(var(--hue) var(--strength) var(--light)); border-radius: 3px; text-align: center; }
 td { padding: .28rem .5rem; min-width: 4.6rem; white-space: nowrap; font-variant-numeric: tabular-nums; print-color-adjust: exact; }
 td.none { background: none; color: var(--faint); } td.bad { outline: 2px solid var(--bad); outline-offset: -2px; font-weight: 700; }
+td.blind { outline: 2px dashed var(--faint); outline-offset: -2px; font-style: italic; }
 td.absent { background: repeating-linear-gradient(135deg, var(--hatch) 0 2px, transparent 2px 7px); }
 .group th { padding-top: .8rem; font-weight: 650; } .scroll { overflow-x: auto; }
 .scale { display: flex; gap: 2px; margin: 0 0 .8rem; font-size: .82rem; } .scale span { padding: .1rem .6rem; }
@@ -48,13 +50,16 @@ BIN, LEFT, HEIGHT = 20, 140, 52
 Key = Callable[["Outcome"], tuple[str, str]]
 
 
-def check_page(outcomes: Sequence[Outcome], absent: Mapping[str, str], seconds: float) -> str:
+def check_page(
+    outcomes: Sequence[Outcome], absent: Mapping[str, str], seconds: float, unchecked: Sequence[str] = ()
+) -> str:
     """Return one self-contained HTML page.
 
     Args:
         outcomes: Of `pgcore check`.
         absent: Backends that are not usable here, each with the reason.
         seconds: It all took.
+        unchecked: Lines on what is registered and was not checked.
     """
     parts = [
         "<!doctype html>",
@@ -64,7 +69,8 @@ def check_page(outcomes: Sequence[Outcome], absent: Mapping[str, str], seconds: 
         *verdict(outcomes, seconds),
         *(figures(outcomes, absent) if outcomes else ()),
         *disagreements(outcomes),
-        *footer(absent),
+        *blind_cases(outcomes),
+        *footer(absent, unchecked),
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -79,7 +85,10 @@ def verdict(outcomes: Sequence[Outcome], seconds: float) -> Iterator[str]:
     if failed:
         yield f'<div class="verdict bad">{failed} of {len(outcomes)} cases disagree with the reference.</div>'
     else:
-        yield f'<div class="verdict">All {len(outcomes)} cases agree with the reference, at every stage.</div>'
+        blind = sum(outcome.blind for outcome in outcomes)
+        agree = f"{len(outcomes) - blind} of {len(outcomes)}" if blind else f"All {len(outcomes)}"
+        note = f"; {blind} are blind" if blind else ""
+        yield f'<div class="verdict">{agree} cases agree with the reference, at every stage{note}.</div>'
     yield f"<p>Worst: {escape(description(worst(outcomes)))}. {seconds:.0f} seconds.</p>"
 
 
@@ -133,8 +142,11 @@ def cell(outcomes: Sequence[Outcome]) -> str:
     found = worst(outcomes)
     told = f"{len(outcomes)} cases; worst: {found.label}, {found.fixture}, "
     told += found.where.removesuffix("[]") if found.agrees else reason(found)
-    mark = "" if found.agrees else ' class="bad"'
-    return f'<td{mark} style="{colour(share(found))}" title="{escape(told)}">{shown(found)}</td>'
+    blind = sum(outcome.blind for outcome in outcomes)
+    mark = "" if found.agrees and not blind else ' class="bad"' if not found.agrees else ' class="blind"'
+    told += f"; {blind} blind" if blind else ""
+    text = "blind" if blind == len(outcomes) else shown(found)
+    return f'<td{mark} style="{colour(share(found))}" title="{escape(told)}">{text}</td>'
 
 
 def colour(of_limit: float) -> str:
@@ -199,15 +211,28 @@ def disagreements(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield "</ul>"
 
 
-def footer(absent: Mapping[str, str]) -> Iterator[str]:
+def blind_cases(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the list of what agrees and could hardly do otherwise."""
+    found = [outcome for outcome in outcomes if outcome.blind]
+    if not found:
+        return
+    yield "<h2>Blind</h2><p>These agree, and would with an error too.</p><ul>"
+    for outcome in found:
+        case = f"<code>{escape(outcome.label)}</code>, {escape(outcome.fixture)}"
+        yield f"<li>{escape(outcome.backend)} ({escape(outcome.mode)}), {case}: {escape(blindness(outcome))}</li>"
+    yield "</ul>"
+
+
+def footer(absent: Mapping[str, str], unchecked: Sequence[str]) -> Iterator[str]:
     """Yield what is absent and the versions of what is not."""
-    found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"Python {platform.python_version()}", f"pgcore {pgcore.__version__}", f"numpy {np.__version__}"]
+    for entry in registry().providers("backends"):
+        package, version = entry.provider.requires, version_found(entry.provider)
+        if package is not None and version is not None:
+            found.append(f"{package} {version}")
     yield "<footer>"
     for name, why in absent.items():
         yield f"<div>absent: {escape(name)} ({escape(why)})</div>"
+    for line in unchecked:
+        yield f"<div>{escape(line)}</div>"
     yield f"<div>{escape(', '.join(found))}</div></footer>"

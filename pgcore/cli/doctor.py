@@ -87,7 +87,7 @@ def problems(everything: list[Registration], backend: dict[str, str | None]) -> 
         f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}" for plugin in registry().quarantined
     ]
     lines += dict.fromkeys(
-        f"{found.where}: {found.reason}" for found in everything if found.status in ("duplicate", "broken")
+        f"{found.where}: {found.reason}" for found in everything if found.status in ("too old", "duplicate", "broken")
     )
     if backend["reason"] is not None:
         lines.append(f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}: {backend['reason']}")

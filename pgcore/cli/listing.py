@@ -38,7 +38,7 @@ def list_command(
 def row_of(registration: Registration) -> dict[str, str | None]:
     """Return a registration as the JSON listing shows it."""
     return {
-        **asdict(registration.provider),
+        **{name: value for name, value in asdict(registration.provider).items() if name != "distributions"},
         "distribution": registration.distribution,
         "version": registration.version,
         "status": registration.status,

@@ -21,12 +21,24 @@ from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference
 from pgcore.testing.running_error import Bounded, bounded_in
 
-__all__ = ["FACTOR", "Agreement", "agreement", "allowance", "largest", "largest_ratio", "loss_ratio", "quantity_ratios"]
+__all__ = [
+    "FACTOR",
+    "POWER",
+    "Agreement",
+    "agreement",
+    "allowance",
+    "largest",
+    "largest_ratio",
+    "loss_ratio",
+    "powered",
+    "quantity_ratios",
+]
 
 # The rule's c.
 FACTOR = 4.0
 
-# A component has power where the bound is at most this share of it.
+# A component has power where 4 u e is at most this share of it: an error of that size would be seen. In float32 u is 6e-8 and e some
+# hundreds of roundings in a network of a few layers, so that a thousandth is as much as can be asked.
 POWER = {"float32": 1e-3, "float64": 1e-6}
 
 # Results below these are compared as absolute: frameworks flush them to 0.
@@ -71,15 +83,15 @@ def agreement(
     truth = reference.gradient(*inputs)
     bounds = reference.gradient(*inputs, lift=bounded_in(policy.dtype))
     worst, where = -1.0, ""
-    powered, total = 0, 0
+    seen, total = 0, 0
     for name, exact in truth.items():
         allowed = allowance(bounds[name], policy.dtype)
         ratio = largest_ratio(np.asarray(found.get(name)), exact, allowed, policy.dtype)
         if not ratio <= worst:
             worst, where = ratio, name
-        powered += int(np.count_nonzero((exact != 0) & (FACTOR * allowed <= POWER[policy.dtype.name] * np.abs(exact))))
-        total += int(np.count_nonzero(exact))
-    return Agreement(worst, where, powered / max(total, 1))
+        own, count = powered(exact, allowed, policy.dtype)
+        seen, total = seen + own, total + count
+    return Agreement(worst, where, seen / max(total, 1))
 
 
 def loss_ratio(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, found: float) -> float:
@@ -110,6 +122,14 @@ def allowance(bound: Any, dtype: np.dtype[Any]) -> Array:
     """Return u e for a `Bounded` result; 0 for one that no arithmetic went into."""
     error = bound.error if isinstance(bound, Bounded) else np.zeros(np.shape(bound))
     return np.longdouble(np.finfo(dtype).eps) / 2 * error
+
+
+def powered(exact: Array, allowed: Array, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how many components have power, and how many are finite and not 0; see `Agreement.power`."""
+    counted = np.isfinite(exact) & (np.abs(exact) > TINY[dtype.name])
+    size = np.where(counted, np.abs(exact), 0)
+    seen = counted & (FACTOR * allowed <= POWER[dtype.name] * size)
+    return int(np.count_nonzero(seen)), int(np.count_nonzero(counted))
 
 
 def largest_ratio(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) -> float:

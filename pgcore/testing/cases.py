@@ -30,7 +30,7 @@ from pgcore.heads import (
 from pgcore.policy import Policy, quantities_of
 from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
-__all__ = ["ESTIMATORS", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
+__all__ = ["ESTIMATORS", "EXTREME", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
 
 NETWORKS: dict[str, Network] = {
     "table": Table(5),
@@ -101,6 +101,7 @@ class Case:
         estimator: With non-trivial hyper-parameters.
         dtype: "float32" or "float64".
         seed: Of everything random in it.
+        extremity: How much larger than usual its parameters are where it is made extreme.
     """
 
     label: str
@@ -108,10 +109,12 @@ class Case:
     estimator: Estimator
     dtype: str
     seed: int
+    extremity: float = EXTREME
 
     def make(self, backend: str, steps: int = 23, padding: int = 0, *, extreme: bool = False) -> tuple[Policy, Batch]:
         """Return a policy on a backend and the batch; the same numbers on every backend."""
-        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, extreme=extreme)
+        scale = self.extremity if extreme else 1.0
+        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, scale=scale)
 
 
 def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
@@ -156,7 +159,7 @@ def make_case(
     steps: int = 23,
     padding: int = 0,
     *,
-    extreme: bool = False,
+    scale: float = 1.0,
 ) -> tuple[Policy, Batch]:
     """Return a policy with random parameters, and a batch of its own steps seen from a policy a little away.
 
@@ -167,9 +170,8 @@ def make_case(
         seed: At least 0.
         steps: B, at least 9.
         padding: Steps of weight 0 to add.
-        extreme: Large parameters and rewards: saturated distributions, tiny and huge standard deviations.
+        scale: How much larger parameters are than well-scaled ones, and rewards cubed: saturated distributions, tiny and huge standard deviations.
     """
-    scale = EXTREME if extreme else 1.0
     rng = np.random.default_rng(seed)
     made = policy(spec, backend=backend, seed=seed, dtype=dtype)
     made.load(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
 from pgcore import api
+from pgcore.backend import Backend
 from pgcore.compare import RATE, Row, stages
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
 from pgcore.estimator import Estimator
@@ -24,10 +26,10 @@ from pgcore.heads import Head
 from pgcore.policy import Policy
 from pgcore.registry import registry
 from pgcore.spec import PolicySpec
-from pgcore.testing.agreement import FACTOR, largest
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
-from pgcore.testing.design import Choice, covering, product
-from pgcore.testing.kinks import KINKS, Kink
+from pgcore.testing.agreement import FACTOR
+from pgcore.testing.cases import ESTIMATORS, EXTREME, HEADS, NETWORKS
+from pgcore.testing.design import DTYPES, OPTIMIZERS, Choice, covering, product
+from pgcore.testing.kinks import KINKS, Kink, worst_at
 from pgcore.testing.truth import Truth
 
 __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
@@ -39,6 +41,22 @@ PARTS_A_PROCESS = 8
 
 # Of what a process that died wrote to standard error, the message repeats the last ones.
 LINES_TOLD = 5
+
+# Of what is drawn for a case, as many draws are looked at for one with power; their seeds are this far apart.
+DRAWS, STRIDE = 16, 100_000
+MILDER = 0.85
+
+# How far from a kink every choice must be, in units of roundoff.
+DISTANCE = 1000.0
+
+# Of which things every level must occur with a hundred steps, and with padding.
+LONG = ("head", "network", "dtype", "optimizer")
+PADDED = ("head", "network", "critic", "dtype", "optimizer")
+
+NO_FORM = "no form"
+
+# Steps of padding, where a case has any.
+PADDING = 7
 
 VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
 
@@ -63,6 +81,8 @@ class Outcome:
         where: The array and the entry that the ratio is of.
         error: The message where something was raised, or None.
         seconds: It took.
+        power: The share of the gradient's components other than 0 in which an error of a millionth (in float32 a thousandth) would be seen.
+        nearest: How far the nearest choice between two branches is from its kink, in units of roundoff.
     """
 
     backend: str
@@ -80,11 +100,18 @@ class Outcome:
     where: str
     error: str | None
     seconds: float
+    power: float = 1.0
+    nearest: float = np.inf
 
     @property
     def agrees(self) -> bool:
         """Whether the backend agrees with the reference at every stage."""
         return self.stage is None and self.error is None
+
+    @property
+    def blind(self) -> bool:
+        """Whether agreement means little: no component of the gradient has power, or rounding may choose another branch."""
+        return self.agrees and (self.power == 0 or self.nearest < DISTANCE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +125,23 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case or a kink, which every backend runs; one of the two is None.
+    """A case, or a group of kinks, which every backend runs.
 
     Attributes:
-        choice: The case.
-        kink: The kink's name.
+        choice: The case, or None.
+        kinks: The group of the kinks, or "".
+        dtype: What the kinks are computed in; a case has its own.
         all_modes: Whether backends run it in each of their modes, not in the usual one alone.
+        long: Whether a hundred optimizer steps are taken, not ten.
+        padded: Whether steps of padding are added.
     """
 
     choice: Choice | None = None
-    kink: str | None = None
+    kinks: str = ""
+    dtype: str = "float64"
     all_modes: bool = False
+    long: bool = False
+    padded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +153,14 @@ class Plan:
         absent: Names of backends that are registered but not usable, each with the reason.
         parts: What they run.
         extent: One of `EXTENTS`.
+        unchecked: What is registered and not checked, each with the reason.
     """
 
     backends: tuple[str, ...]
     absent: dict[str, str]
     parts: tuple[Part, ...]
     extent: str
+    unchecked: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 def plan(
@@ -151,24 +186,39 @@ def plan(
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, []
-    parts = [Part(choice, all_modes=extent == "full" or choice in few) for choice in choices]
+    long = few_of([choice for choice in choices if not choice.case.estimator.weighs_scores], LONG)
+    padded = few_of(choices, PADDED)
+    parts = [
+        Part(choice, all_modes=extent == "full" or choice in few, long=choice in long, padded=choice in padded)
+        for choice in choices
+    ]
     names = {variant.name for variant in variants.values()}
     heads_kept = {head.name for head in kept.values()}
-    parts += [Part(kink=kink.name) for kink in KINKS if kink.estimator in names and kink.head in heads_kept]
-    return Plan(usable, absent, tuple(parts), extent)
+    groups: dict[str, list[Kink]] = {}
+    for kink in KINKS:
+        if kink.estimator in names and kink.head in heads_kept:
+            groups.setdefault(kink.group, []).append(kink)
+    for group, kinks in groups.items():
+        everywhere = extent != "quick" and any(kink.everywhere for kink in kinks)
+        parts += [Part(kinks=group, dtype=dtype, all_modes=everywhere) for dtype in DTYPES]
+    return Plan(usable, absent, tuple(parts), extent, without_forms(heads))
 
 
-def few_of(choices: Sequence[Choice]) -> list[Choice]:
-    """Return few cases in which every estimator, head, network, critic, dtype and optimizer occurs.
+def few_of(choices: Sequence[Choice], things: Collection[str] = ()) -> list[Choice]:
+    """Return few cases in which every level of some things occurs: estimator, head, network, critic, dtype and optimizer, or those named.
 
     Modes that take seconds to compile a case run these alone; of equally good ones the smaller networks, which compile sooner.
     """
-    wanted = set[str]().union(*(choice.levels for choice in choices))
+
+    def levels(choice: Choice) -> set[str]:
+        return {level for level in choice.levels if not things or level.partition(" ")[0] in things}
+
+    wanted = set[str]().union(*(levels(choice) for choice in choices))
     size = {name: number for number, name in enumerate(NETWORKS)}  # tables and linear ones come first
     chosen: list[Choice] = []
     while wanted:
-        chosen.append(max(choices, key=lambda each: (len(wanted.intersection(each.levels)), -size[each.network])))
-        wanted -= set(chosen[-1].levels)
+        chosen.append(max(choices, key=lambda each: (len(wanted & levels(each)), -size[each.network])))
+        wanted -= levels(chosen[-1])
     return chosen
 
 
@@ -216,19 +266,46 @@ def prepare_process(log: Path) -> None:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcome of every backend on one part, in each mode that it is to run in."""
-    backends = [api.backend(name) for name in plan.backends]
-    if part.kink is not None:
-        kink = next(kink for kink in KINKS if kink.name == part.kink)
-        return [kink_outcome(Cell(each.name, each.modes[0], "kink"), kink) for each in backends]
-    assert part.choice is not None
+    tried = {name: loaded(name) for name in plan.backends}
+    backends = [each for each in tried.values() if isinstance(each, Backend)]
+    failed = [unloaded(name, part, why) for name, why in tried.items() if isinstance(why, str)]
     modes = [(each.name, mode) for each in backends for mode in each.modes[: None if part.all_modes else 1]]
+    if part.choice is None:
+        kinks = [kink for kink in KINKS if kink.group == part.kinks]
+        usual = {each.name: each.modes[0] for each in backends}
+        return failed + [
+            kink_outcome(Cell(name, mode, "kink"), kink, part.dtype)
+            for name, mode in modes
+            for kink in kinks
+            if kink.everywhere or mode == usual[name]
+        ]
     # A policy serves a case's fixtures one after the other, so that what it compiles serves both.
     policies: dict[tuple[str, str], Policy] = {}
-    found: list[Outcome] = []
+    found = failed
     for fixture in ("random", "extreme"):
-        truth = truth_of(part.choice, fixture, quick=plan.extent == "quick")
+        truth = truth_of(part, fixture, quick=plan.extent == "quick")
         found += [case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes]
     return found
+
+
+@cache
+def loaded(name: str) -> Backend | str:
+    """Return a backend, or why it cannot be loaded: whatever its framework raises is found out once."""
+    try:
+        return api.backend(name)
+    except Exception as problem:  # noqa: BLE001 - see `case_outcome`
+        return told(problem)
+
+
+def unloaded(name: str, part: Part, why: str) -> Outcome:
+    """Return the outcome of a backend that cannot be loaded."""
+    if part.choice is None:
+        kink = next(kink for kink in KINKS if kink.group == part.kinks)
+        what = (kink.estimator, "kinks", kink.head, part.kinks, part.dtype, "kink")
+    else:
+        case = part.choice.case
+        what = (case.estimator.name, part.choice.variant, case.spec.head.name, case.label, case.dtype, "random")
+    return Outcome(name, "not loaded", *what, np.inf, np.inf, FACTOR, None, "", why, 0.0)
 
 
 def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -238,9 +315,7 @@ def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
         if name not in found:
             raise UnknownNameError("backends", name, found)
         if found[name].status != "usable":
-            raise DependencyError(
-                f"backend {name!r}: expected a backend that can be used here, got {found[name].reason}"
-            )
+            raise DependencyError(f"{found[name].where}: {found[name].reason}")
     usable = [name for name, entry in found.items() if entry.status == "usable" and (names is None or name in names)]
     absent = {name: entry.reason or "" for name, entry in found.items() if entry.status != "usable"}
     return tuple(usable), absent
@@ -266,19 +341,43 @@ def chosen_heads(names: Sequence[str] | None) -> dict[str, Head]:
     return {label: head for label, head in HEADS.items() if names is None or head.name in names}
 
 
-def truth_of(choice: Choice, fixture: str, *, quick: bool) -> Truth:
-    """Return what all backends are compared with on a case."""
-    policy, batch = choice.case.make("numpy", padding=padding_of(choice), extreme=fixture == "extreme")
-    optimizer = api.optimizer(choice.optimizer, learning_rate=RATE).spec
-    # Away from well-scaled points a hundred steps amplify rounding beyond any use; elsewhere every fourth case takes them.
-    short = choice.case.estimator.weighs_scores or choice.case.seed % 4 > 0
-    steps = () if fixture == "extreme" else (1,) if quick else (1, 10) if short else (1, 10, 100)
-    return Truth(choice.case.spec, policy.parameters(), choice.case.estimator, batch, optimizer, steps)
+def without_forms(heads: Sequence[str] | None) -> dict[str, str]:
+    """Return the registered heads and optimizers that the kit has no case of, each with the reason; trust regions are not steps of formulas."""
+    known = {"heads": {head.name for head in HEADS.values()}, "optimizers": set(OPTIMIZERS)}
+    found: dict[str, str] = {}
+    for kind, own in known.items():
+        for entry in registry().providers(kind):
+            name = entry.provider.name
+            if name in own or (kind == "heads" and heads is not None and name not in heads):
+                continue
+            found[entry.where] = NO_FORM if entry.status == "usable" else entry.reason or ""
+    return found
 
 
-def padding_of(choice: Choice) -> int:
-    """Return how many steps of padding a case has: every third one some."""
-    return 7 * (choice.case.seed % 3 == 0)
+def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
+    """Return what all backends are compared with on a case: of the first draws of its numbers, one that can tell an error from rounding.
+
+    Extreme draws get milder as they go on.
+    """
+    assert part.choice is not None
+    case, steps = part.choice.case, steps_of(part, fixture, quick=quick)
+    optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
+    truth: Truth | None = None
+    for draw in range(DRAWS):
+        drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=max(EXTREME * MILDER**draw, 1.0))
+        policy, batch = drawn.make("numpy", padding=PADDING if part.padded else 0, extreme=fixture == "extreme")
+        truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+        if truth.power > 0 and truth.nearest >= DISTANCE:
+            break
+    assert truth is not None
+    return truth
+
+
+def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:
+    """Return after how many of the optimizer's steps to look; away from well-scaled points they amplify rounding beyond any use."""
+    if fixture == "extreme":
+        return ()
+    return (1,) if quick else (1, 10, 100) if part.long else (1, 10)
 
 
 def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]) -> Outcome:
@@ -313,40 +412,22 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[
         f"{shown.stage}: {shown.where}",
         error,
         time.perf_counter() - start,
+        truth.power,
+        truth.nearest,
     )
 
 
-def kink_outcome(cell: Cell, kink: Kink) -> Outcome:
+def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     """Compute the gradient at a kink and compare it with the one that the conventions give."""
     start = time.perf_counter()
-    ratio, where, error = -1.0, "", None
+    error = None
     try:
-        found = kink.compute(partial(kept, cell, dtype="float64"))
-        for name, expected in kink.expected.items():
-            allowed = (4e-15 * np.abs(expected) + kink.atol) / FACTOR
-            own, position = largest(found[name], expected.astype(np.longdouble), allowed, np.dtype(np.float64))
-            if not own <= ratio:
-                ratio, where = own, f"{name}{list(position)}"
+        ratio, where = worst_at(kink, partial(kept, cell, dtype=dtype), np.dtype(dtype))
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        ratio, error = np.inf, told(problem)
+        ratio, where, error = np.inf, "", told(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
-    return Outcome(
-        cell.backend,
-        cell.mode,
-        kink.estimator,
-        "kinks",
-        kink.head,
-        kink.name,
-        "float64",
-        "kink",
-        ratio,
-        ratio,
-        FACTOR,
-        stage,
-        where,
-        error,
-        time.perf_counter() - start,
-    )
+    what = (cell.backend, cell.mode, kink.estimator, "kinks", kink.head, kink.name, dtype, "kink")
+    return Outcome(*what, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
 
 
 @lru_cache(maxsize=16)

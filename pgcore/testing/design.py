@@ -12,7 +12,7 @@ from pgcore.heads import Head
 from pgcore.spec import MLP, PolicySpec
 from pgcore.testing.cases import NETWORKS, Case, fits
 
-__all__ = ["OPTIMIZERS", "Choice", "covering", "product"]
+__all__ = ["DTYPES", "OPTIMIZERS", "Choice", "covering", "product"]
 
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
@@ -47,7 +47,7 @@ class Choice:
             f"head {self.case.spec.head.name}",
             f"network {self.network}",
             f"critic {critic}",
-            dtype,
+            f"dtype {dtype}",
             f"optimizer {self.optimizer}",
         )
 

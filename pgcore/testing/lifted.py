@@ -44,10 +44,13 @@ class Lifted:
 
     def scores(self, step_weights: Number) -> Number:
         """See `LiftedEvaluate.scores`: single steps' scores, weighed in the number system at hand."""
-        single = reference.episode_scores(self.spec, self.parameters, self.batch.steps(slice(None)), lift=self.lift)
-        weighed = single * rounded(step_weights).reshape(-1, 1)
+        weighed = self.single_scores() * rounded(step_weights).reshape(-1, 1)
         rows = [np.flatnonzero(self.batch.episode_of_step == episode) for episode in range(self.batch.num_episodes)]
         return np.concatenate([weighed[row].sum(axis=0).reshape(1, -1) for row in rows])
+
+    def single_scores(self) -> Number:
+        """Return [B, D] scores of single steps."""
+        return reference.episode_scores(self.spec, self.parameters, self.batch.steps(slice(None)), lift=self.lift)
 
     def _quantity(self, name: str, batch: Batch) -> Number:
         return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[name]

@@ -21,7 +21,20 @@ from pgcore.surrogate import Surrogate
 from pgcore.testing.estimator_forms import estimator_form
 from pgcore.testing.head_forms import head_form
 
-__all__ = ["episode_scores", "extended", "fisher_vector_product", "gradient", "loss", "quantities", "surrogate_terms"]
+__all__ = [
+    "critic_cotangents",
+    "episode_scores",
+    "extended",
+    "fisher_vector_product",
+    "gradient",
+    "loss",
+    "named_quantities",
+    "quantities",
+    "step_cotangents",
+    "surrogate_inputs",
+    "surrogate_terms",
+    "terms",
+]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -47,21 +60,26 @@ def gradient(
         lift: From NumPy arrays to the number system to compute in.
     """
     run, head, named = _forward(spec, parameters, surrogate, batch, lift)
+    cotangents = step_cotangents(surrogate, named, lift)
+    return run.backward(head.backward(cotangents), critic_cotangents(spec, cotangents, batch), head.own)
+
+
+def step_cotangents(surrogate: Surrogate, named: Mapping[str, Number], lift: Lift) -> dict[str, Number]:
+    """Return [B, ...] derivatives of the loss in each quantity, from what the surrogate is given."""
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
     slopes = surrogate.estimator.cotangents(**named) if form is None else form.cotangents(named)
-    cotangents = {
+    return {
         name: value * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
         for name, value in slopes.items()
     }
-    return run.backward(head.backward(cotangents), _critic(spec, cotangents, batch), head.own)
 
 
 def loss(
     spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
 ) -> Number:
     """Return sum_t w_t surrogate_t, forward only; see `gradient`."""
-    terms, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
-    return (lift(surrogate.weights) * terms).sum()
+    found, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
+    return (lift(surrogate.weights) * found).sum()
 
 
 def surrogate_terms(
@@ -69,9 +87,13 @@ def surrogate_terms(
 ) -> tuple[Number, dict[str, Number]]:
     """Return [B] surrogate_t and the quantities that it was given, by name, forward only; see `gradient`."""
     _, _, named = _forward(spec, parameters, surrogate, batch, lift)
+    return terms(surrogate, named), {name: named[name] for name in surrogate.estimator.quantities}
+
+
+def terms(surrogate: Surrogate, named: Mapping[str, Number]) -> Number:
+    """Return [B] surrogate_t from what the surrogate is given."""
     form = estimator_form(surrogate.estimator)
-    terms = surrogate.estimator.surrogate(host, **named) if form is None else form.terms(named)
-    return terms, {name: named[name] for name in surrogate.estimator.quantities}
+    return surrogate.estimator.surrogate(host, **named) if form is None else form.terms(named)
 
 
 def quantities(
@@ -94,7 +116,8 @@ def quantities(
     """
     dtype = next(iter(parameters.values())).dtype
     run, head = _pass(spec, parameters, batch, dtype, lift)
-    return _named(names, head, run, None if reference is None else lift(reference))
+    described = None if reference is None else lift(reference)
+    return named_quantities(spec, names, head, run.outputs, run.values, described)
 
 
 def episode_scores(
@@ -143,16 +166,19 @@ def _forward(
 ) -> tuple[_Run, Any, dict[str, Number]]:
     """Return the pass through the network, the head, and what the surrogate is given."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
+    return run, head, surrogate_inputs(spec, surrogate, head, run.outputs, run.values, lift)
+
+
+def surrogate_inputs(
+    spec: PolicySpec, surrogate: Surrogate, head: Any, outputs: Number, values: Number, lift: Lift
+) -> dict[str, Number]:
+    """Return the quantities and signals that a surrogate is given, from the head's form and what the network says."""
     reference = surrogate.values.get("reference")
-    named = _named(surrogate.estimator.quantities, head, run, None if reference is None else lift(reference))
-    keywords = surrogate.estimator.keywords
-    signals = {name: surrogate.values[name] for name in keywords if name not in QUANTITIES}
+    described = None if reference is None else lift(reference)
+    named = named_quantities(spec, surrogate.estimator.quantities, head, outputs, values, described)
+    signals = {name: surrogate.values[name] for name in surrogate.estimator.keywords if name not in QUANTITIES}
     # Integers, such as the numbers of episodes, are no numbers to compute with.
-    return (
-        run,
-        head,
-        named | {name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()},
-    )
+    return named | {name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()}
 
 
 def _pass(
@@ -165,12 +191,15 @@ def _pass(
     return run, head_form(spec, run.outputs, lifted, batch, dtype, lift)
 
 
-def _named(names: Collection[str], head: Any, run: _Run, reference: Number) -> dict[str, Number]:
+def named_quantities(
+    spec: PolicySpec, names: Collection[str], head: Any, outputs: Number, values: Number, reference: Number
+) -> dict[str, Number]:
+    """Return quantities by name, from the head's form, [B, outputs] and [B, k] values."""
     found: dict[str, Number] = {}
     for name in names:
-        q = run.outputs if run.spec.head.action_values else run.values
+        q = outputs if spec.head.action_values else values
         if name == "value":
-            found[name] = run.values[:, 0]
+            found[name] = values[:, 0]
         elif name == "action_values":
             found[name] = q
         elif name == "action_value":
@@ -182,7 +211,7 @@ def _named(names: Collection[str], head: Any, run: _Run, reference: Number) -> d
     return found
 
 
-def _critic(spec: PolicySpec, cotangents: Mapping[str, Number], batch: Batch) -> Number:
+def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch: Batch) -> Number:
     """Return [B, k] derivatives of the critic's outputs, None where it takes no part."""
     if spec.head.action_values or spec.critic_values == "state":
         return cotangents["value"].reshape(-1, 1) if "value" in cotangents else None

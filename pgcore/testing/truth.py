@@ -5,7 +5,8 @@ A stage is given what the stage before it should have been, not what a backend m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,10 +21,10 @@ from pgcore.optimizer import OptimizerSpec
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference
-from pgcore.testing.agreement import allowance
+from pgcore.testing.agreement import allowance, powered
 from pgcore.testing.estimator_forms import estimator_form
 from pgcore.testing.lifted import Lifted, rounded
-from pgcore.testing.running_error import bounded_in
+from pgcore.testing.running_error import bounded_in, choices
 
 __all__ = ["STAGES", "Expected", "Truth"]
 
@@ -80,16 +81,13 @@ class Truth:
         self.spec, self.parameters, self.estimator, self.batch = spec, dict(parameters), estimator, batch
         self.optimizer, self.steps = optimizer, steps
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
+        self._nearest = np.inf
 
     @cached_property
     def given(self) -> Signals:
         """The signals that all stages after the first are given: the exact ones, rounded; the estimator's own where no form says more."""
         if self._form is None:
-            from pgcore.api import policy, signals
-
-            made = policy(self.spec, backend="numpy", dtype=self.dtype.name)
-            made.load(self.parameters)
-            return signals(made, self.estimator, self.batch)
+            return self._own_signals()
         values = {name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()}
         weights = values.pop("weights")
         if "old_value" in values:  # the critic has moved since, or a clip of its values would never be active
@@ -107,7 +105,8 @@ class Truth:
     @cached_property
     def signals(self) -> dict[str, Expected]:
         """Signals and weights by name; empty for an estimator that the kit has no form of. Padding's rows mean nothing."""
-        exact, bound = ({} if self._form is None else self._signals(lift) for lift in self._lifts)
+        with self._choosing():
+            exact, bound = ({} if self._form is None else self._signals(lift) for lift in self._lifts)
         return self._expected(exact, bound)
 
     @property
@@ -121,10 +120,11 @@ class Truth:
         if self._form is None:
             return {}
         padding = self.given.weights if self.given.padded else None
-        found = [
-            self._form.finalise({name: lift(value) for name, value in self.given.values.items()}, padding)
-            for lift in self._lifts
-        ]
+        with self._choosing():
+            found = [
+                self._form.finalise({name: lift(value) for name, value in self.given.values.items()}, padding)
+                for lift in self._lifts
+            ]
         changed = [name for name, value in self.surrogate.values.items() if value is not self.given.values[name]]
         return self._expected(*({name: rounded(each[name]) for name in changed} for each in found))
 
@@ -148,6 +148,20 @@ class Truth:
         """Whether the gradient is beyond the dtype's range: a ratio of extreme policies can be, and then there is nothing to compare."""
         with np.errstate(over="ignore"):
             return not all(np.isfinite(expected.exact.astype(self.dtype)).all() for expected in self.gradient.values())
+
+    @cached_property
+    def power(self) -> float:
+        """The share of the gradient's components that have power, of those that are not 0; see `pgcore.testing.agreement.Agreement`."""
+        if self.overflows:
+            return 0.0
+        counts = [powered(each.exact, each.allowed, self.dtype) for each in self.gradient.values()]
+        return sum(seen for seen, _ in counts) / max(sum(count for _, count in counts), 1)
+
+    @cached_property
+    def nearest(self) -> float:
+        """How far the nearest choice of a formula is from its kink, in units of roundoff; see `pgcore.testing.running_error.choices`."""
+        _ = self.signals, self.finalised, self.gradient
+        return float(self._nearest / (np.finfo(self.dtype).eps / 2))
 
     @cached_property
     def clipped(self) -> dict[str, Expected]:
@@ -181,6 +195,13 @@ class Truth:
             found[name] = Expected(value, np.maximum(off, self._rounding(value, self.parameters[name])))
         return found
 
+    @contextmanager
+    def _choosing(self) -> Generator[None]:
+        """Note how near to a kink the bounded arithmetic comes."""
+        with choices() as near:
+            yield
+        self._nearest = min([self._nearest, *near])
+
     @property
     def _lifts(self) -> tuple[Any, Any]:
         return reference.extended, bounded_in(self.dtype)
@@ -189,8 +210,20 @@ class Truth:
     def _form(self) -> Any:
         return estimator_form(self.estimator)
 
+    def _own_signals(self) -> Signals:
+        """Return what an estimator without a form says."""
+        from pgcore.api import policy, signals
+
+        made = policy(self.spec, backend="numpy", dtype=self.dtype.name)
+        made.load(self.parameters)
+        return signals(made, self.estimator, self.batch)
+
+    def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
+        """Return the policy that the estimator's form asks."""
+        return Lifted(self.spec, parameters, self.batch, lift)
+
     def _signals(self, lift: Any) -> dict[str, Any]:
-        lifted = Lifted(self.spec, self.parameters, self.batch, lift)
+        lifted = self._lifted(self.parameters, lift)
         found = self._form.signals(self.batch, lifted, lift) | {"weights": self._form.weights(self.batch, lift)}
         return {name: rounded(value) for name, value in found.items()}
 
@@ -204,19 +237,23 @@ class Truth:
 
     @cached_property
     def _gradients(self) -> list[dict[str, Any]]:
-        return [self._gradient(self.parameters, lift) for lift in self._lifts]
+        with self._choosing():
+            return [self._gradient(self.parameters, lift) for lift in self._lifts]
 
     def _gradient(self, parameters: Mapping[str, Array], lift: Any) -> dict[str, Any]:
         if not (self.estimator.weighs_scores and self._form is not None):
             with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
                 return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
         signals = {name: lift(value) for name, value in self.given.values.items()}
-        lifted = Lifted(self.spec, parameters, self.batch, lift)
-        vector = self._form.combine(self.batch, lifted, signals, self.given.weights, lift)
+        lifted = self._lifted(parameters, lift)
+        return self._split(self._form.combine(self.batch, lifted, signals, self.given.weights, lift))
+
+    def _split(self, vector: Any) -> dict[str, Any]:
+        """Return arrays by name from a [D] vector in canonical order."""
         found: dict[str, Any] = {}
         for name, shape in self.spec.parameter_shapes.items():
             size = int(np.prod(shape))
-            found[name], vector = vector[:size].reshape(*shape), vector[size:]
+            found[name], vector = vector[:size].reshape(shape), vector[size:]
         return found
 
     @cached_property
@@ -258,7 +295,6 @@ class Truth:
 
 
 def _norm(gradient: Mapping[str, Any]) -> Any:
-    """Return the Euclidean norm, in whichever number system: none of them has a root, all have logarithms."""
-    square = sum((value * value).sum() for value in gradient.values())
-    with np.errstate(divide="ignore"):
-        return np.exp(np.log(square) / 2)
+    """Return the Euclidean norm, in whichever number system."""
+    square: Any = sum((value * value).sum() for value in gradient.values())
+    return np.sqrt(square)

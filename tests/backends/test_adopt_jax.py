@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, DependencyError, ParameterError, ShapeError, SpecError
+from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.heads import Head
 
 REQUIRED = "jax" in os.environ.get("PGCORE_REQUIRE_BACKENDS", "")
@@ -293,12 +293,6 @@ def test_arrays_are_copied_and_tracers_refused(make_batch):
         return observations
 
     jax.jit(traced)(np.ones((6, 3)))
-
-
-def test_a_version_that_is_too_old_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "__version__", "0.9.2")
-    with pytest.raises(DependencyError, match=r"jax: expected version 0\.10 or later, got 0\.9\.2; pip install"):
-        type(pg.backend("jax"))()
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cpu:7", "cpu:", "cpu:x", "cpu:-1", ":0", "", "meta", 3.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import pgcore as pg
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio
 from pgcore.testing.cases import cases
-from pgcore.testing.kinks import KINKS
+from pgcore.testing.kinks import KINKS, worst_at
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.label)
@@ -29,6 +30,7 @@ def test_gradient_and_loss_are_within_their_running_error_bounds(case):
 
 @pytest.mark.parametrize("kink", KINKS, ids=lambda kink: kink.name)
 def test_gradient_at_a_kink_loses_nothing_to_cancellation(kink):
-    found = kink.compute(partial(pg.policy, backend="numpy", dtype="float64"))
-    for name, value in kink.expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=4e-15, atol=1e-290, err_msg=name)
+    # Closed forms cancel nowhere, so that nothing is allowed for it; a log-probability of hundreds of nats is another matter.
+    kink = kink if kink.group == "squashed" else dataclasses.replace(kink, atol=0.0)
+    ratio, where = worst_at(kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64))
+    assert ratio <= FACTOR, where

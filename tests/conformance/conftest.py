@@ -1,10 +1,24 @@
-"""Every registered backend takes every test here: one that is absent is skipped visibly, or fails where CI requires it."""
+"""Every registered backend takes every test here: one that is absent is skipped visibly, or fails where CI requires it.
+
+One more is registered for these tests: NumPy once more as a stranger's, `loopback`, which the dispatcher must treat as any other.
+"""
 
 import os
+import sys
+from types import ModuleType
 
 import pytest
 
+from pgcore.entrypoints import KINDS, Plugin
+from pgcore.hooks import Provider
 from pgcore.registry import registry
+from pgcore_numpy.backend import NumpyBackend
+
+LOOPBACK = "loopback"
+MODULE = ModuleType("pgcore_loopback")
+vars(MODULE)["Backend"] = type("Backend", (NumpyBackend,), {"name": LOOPBACK})
+PROVIDER = Provider(LOOPBACK, "pgcore_loopback:Backend", "NumPy once more, as a stranger's")
+PLUGIN = Plugin(LOOPBACK, LOOPBACK, "1.0", MODULE, {kind: (PROVIDER,) if kind == "backends" else () for kind in KINDS})
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 
@@ -21,7 +35,15 @@ def pytest_generate_tests(metafunc):
         )
         for name in dict.fromkeys([*entries, *REQUIRED])
     ]
+    parameters.append(pytest.param(LOOPBACK))
     metafunc.parametrize("backend", parameters, scope="session")
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    """Register the loopback backend, for these tests alone."""
+    monkeypatch.setitem(sys.modules, MODULE.__name__, MODULE)
+    monkeypatch.setattr(registry(), "plugins", (*registry().plugins, PLUGIN))
 
 
 def usable(entries, name):

@@ -3,21 +3,88 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pgcore as pg
+from pgcore.compare import STAGES, stages
+from pgcore.testing import conformance
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import HEADS
-from pgcore.testing.conformance import VARIANTS, plan, run
-from pgcore.testing.design import product
+from pgcore.testing.cases import HEADS, NETWORKS, Case
+from pgcore.testing.conformance import VARIANTS, plan, run, truth_of
+from pgcore.testing.design import DTYPES, OPTIMIZERS, product
+from pgcore.testing.kinks import KINKS
+from pgcore.testing.truth import Truth
 
 
 def test_every_cell_agrees_with_the_reference(backend):
     found = [*itertools.chain(*run(plan(backends=[backend], estimators=None, heads=None, extent="standard")))]
     assert [outcome for outcome in found if not outcome.agrees] == []
     assert max(outcome.ratio for outcome in found) <= FACTOR
+    assert [outcome for outcome in found if outcome.blind] == []
+    kinks = {(outcome.label, outcome.dtype) for outcome in found if outcome.fixture == "kink"}
+    assert kinks == {(kink.name, dtype) for kink in KINKS for dtype in ("float64", "float32")}
     modes = pg.backend(backend).modes
     assert {outcome.mode for outcome in found} == set(modes)
+    for name in ("ppo ratio at 1 + clip, positive advantage", "value clip, tie", "relu at 0"):
+        assert {(outcome.mode, outcome.dtype) for outcome in found if outcome.label == name} == {
+            (mode, dtype) for mode in modes for dtype in ("float64", "float32")
+        }
     assert {outcome.fixture for outcome in found} == {"random", "extreme", "kink"}
     assert {outcome.variant for outcome in found} == {*VARIANTS, "kinks"}
     possible = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in product(VARIANTS, HEADS)}
     assert {(outcome.estimator, outcome.head) for outcome in found} >= possible
+
+
+def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():
+    parts: list[Any] = [
+        part for part in plan(backends=["numpy"], estimators=None, heads=None, extent="standard").parts if part.choice
+    ]
+    long, padded = ([part.choice for part in parts if getattr(part, name)] for name in ("long", "padded"))
+    assert {choice.optimizer for choice in long} == set(OPTIMIZERS)
+    assert {choice.case.dtype for choice in long} == set(DTYPES)
+    for chosen in (long, padded):
+        assert {choice.case.spec.head.name for choice in chosen} == {head.name for head in HEADS.values()}
+        assert {choice.network for choice in chosen} == set(NETWORKS)
+        assert len(chosen) < len(parts) / 4
+    assert {choice.case.spec.critic for choice in padded} == {"none", "separate", "shared"}
+    some = next(part for part in parts if part.long)
+    rows = [*stages(*policy_and_truth(some), "numpy")]
+    assert [row.stage for row in rows] == list(STAGES)
+
+
+def policy_and_truth(part):
+    truth = truth_of(part, "random", quick=False)
+    policy = pg.policy(truth.spec, backend="numpy", dtype=truth.dtype.name)
+    policy.load(truth.parameters)
+    return policy, truth
+
+
+def test_a_case_is_drawn_again_until_it_can_tell_an_error_from_rounding(monkeypatch):
+    part = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick").parts[0]
+    seeds = []
+    original = Case.make
+
+    def make(case, *args, **kwargs):
+        seeds.append(case.seed)
+        return original(case, *args, **kwargs)
+
+    monkeypatch.setattr(Case, "make", make)
+    monkeypatch.setattr(Truth, "power", property(lambda truth: float(len(seeds) > 2)))
+    truth_of(part, "random", quick=True)
+    assert len(seeds) == 3
+    assert len(set(seeds)) == 3
+
+
+def test_what_has_no_form_is_told(monkeypatch):
+    known = dict(list(HEADS.items())[1:3])
+    monkeypatch.setattr(conformance, "HEADS", known)
+    monkeypatch.setattr(conformance, "OPTIMIZERS", ("adam",))
+    found = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
+    assert found["head 'bernoulli'"] == "no form"
+    assert found["optimizer 'sgd'"] == "no form"
+    assert "head 'categorical'" not in found
+    assert "optimizer 'adam'" not in found
+    assert (
+        "head 'bernoulli'"
+        not in plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="quick").unchecked
+    )

@@ -249,6 +249,74 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
     close(found, pg.gradient(policy, ESTIMATORS["reinforce"], pg.Batch(observations=plain, **fields)).numpy(), 1e-15)
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "int8", "uint8", "int64", "strided", "read-only"])
+@pytest.mark.parametrize("head", ["categorical", "shared"])
+def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, kind):
+    policy, given = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=17)
+
+    def as_kind(array):
+        if kind in ("strided", "read-only"):
+            array = np.repeat(array, 2, axis=0)[::2] if kind == "strided" else array.copy()
+            array.flags.writeable = kind == "strided"
+            return array
+        whole = array.dtype.kind in "iu"
+        if np.dtype(kind).kind == "f":
+            return array if whole else array.astype(kind)
+        return array.astype(kind) if whole else np.clip(np.round(2.0 * array), 0.0, 5.0).astype(kind)
+
+    extras = {
+        "reference_log_probs": as_kind(given.extras["reference_log_probs"]),
+        "group": as_kind(given.extras["group"]),
+    }
+    # A discrete head's reference must be a distribution, which no rounding leaves it.
+    extras["reference"] = given.extras["reference"] if HEADS[head].discrete else as_kind(given.extras["reference"])
+    fields = {name: as_kind(getattr(given, name)) for name in ("actions", "rewards", "log_probs")}
+
+    def built(change):
+        return pg.Batch(
+            observations=given.observations,
+            episode_lengths=given.episode_lengths,
+            terminated=given.terminated,
+            final_observations=given.final_observations,
+            action_mask=given.action_mask,
+            extras={name: change(value) for name, value in extras.items()},
+            **{name: change(value) for name, value in fields.items()},
+        )
+
+    def plain(array):
+        return np.array(array, np.float64 if array.dtype.kind == "f" else np.int64, order="C")
+
+    for name in ("ppo kl", "reinforce++", "gspo"):
+        estimator = suited(ESTIMATORS[name], HEADS[head])
+        found, wanted = (pg.gradient(policy, estimator, built(change)) for change in (np.asarray, plain))
+        close(found.numpy(), wanted.numpy(), 1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
+    for head in ("categorical", "shared"):
+        spec = pg.PolicySpec(NETWORKS["table"], HEADS[head], "separate")
+        policy, batch = make_case(spec, backend, "float32", seed=18)
+        assert batch.final_observations is not None
+        kept = ("actions", "rewards", "episode_lengths", "terminated", "log_probs", "action_mask", "extras")
+        fields = {name: getattr(batch, name) for name in kept}
+        moved = pg.Batch(
+            observations=batch.observations.astype(dtype),
+            final_observations=batch.final_observations.astype(dtype),
+            **fields,
+        )
+        estimator = suited(ESTIMATORS["ppo"], HEADS[head])
+        close(pg.gradient(policy, estimator, moved).numpy(), pg.gradient(policy, estimator, batch).numpy(), 1e-7)
+        np.testing.assert_array_equal(
+            policy.distribution(moved.observations, moved.action_mask),
+            policy.distribution(batch.observations, batch.action_mask),
+        )
+        np.testing.assert_array_equal(
+            policy.act(moved.observations, pg.generator(0), moved.action_mask)[0],
+            policy.act(batch.observations, pg.generator(0), batch.action_mask)[0],
+        )
+
+
 def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
     policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "shared"), backend, "float32", seed=13)
     before = {name: value.copy() for name, value in policy.parameters().items()}

@@ -23,9 +23,9 @@ from pgcore.estimator import Reduction
 from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.signals import normalise
-from pgcore.testing.agreement import FACTOR, largest
+from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
-from pgcore.testing.kinks import KINKS
+from pgcore.testing.kinks import KINKS, worst_at
 from pgcore.testing.planted import first_disagreement
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
@@ -80,13 +80,7 @@ class Mutation:
 
 def at_kink(name: str, backend: str) -> tuple[str | None, float]:
     kink = next(kink for kink in KINKS if kink.name == name)
-    found = kink.compute(partial(pg.policy, backend=backend, dtype="float64"))
-    ratio = max(
-        largest(found[key], value.astype(np.longdouble), (4e-15 * np.abs(value) + kink.atol) / FACTOR, np.dtype(float))[
-            0
-        ]
-        for key, value in kink.expected.items()
-    )
+    ratio, _ = worst_at(kink, partial(pg.policy, backend=backend, dtype="float64"), np.dtype(np.float64))
     return (None if ratio <= FACTOR else KINK), ratio
 
 
@@ -279,6 +273,56 @@ def torch_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def tensorflow_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clip with the bounds first, to which TensorFlow gives the gradient on a tie."""
+    tf = pytest.importorskip("tensorflow")
+    xp = pytest.importorskip("pgcore_tensorflow.xp")
+
+    def clip(x, low, high):
+        return tf.minimum(tf.convert_to_tensor(high, x.dtype), tf.maximum(tf.convert_to_tensor(low, x.dtype), x))
+
+    monkeypatch.setattr(type(xp.xp), "clip", staticmethod(clip))
+
+
+def jax_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clip as JAX does, which splits the gradient on a tie."""
+    jnp = pytest.importorskip("jax.numpy")
+    xp = pytest.importorskip("pgcore_jax.xp")
+    functions = pytest.importorskip("pgcore_jax.compiled")
+    monkeypatch.setattr(type(xp.xp), "clip", staticmethod(lambda x, low, high: jnp.minimum(jnp.maximum(x, low), high)))
+    # What was compiled without the bug is not looked up, nor what is compiled with it kept.
+    monkeypatch.setattr(functions, "differentiate", functions.differentiate.__wrapped__)
+
+
+def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load and save square weights as PyTorch has them, [out, in]."""
+    parameters = pytest.importorskip("pgcore_torch.parameters")
+    original = parameters.canonical
+
+    def canonical(name, tensor, *, adopted):
+        square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
+        return tensor if square else original(name, tensor, adopted=adopted)
+
+    monkeypatch.setattr(parameters, "canonical", canonical)
+    monkeypatch.setattr("pgcore_torch.policy.canonical", canonical)
+
+
+def stale_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differentiate at the parameters of the step before."""
+    policy = pytest.importorskip("pgcore_jax.policy").JaxPolicy
+    original = policy.differentiate
+
+    def differentiate(self, surrogate, inputs):
+        now = self.native
+        self.native = getattr(self, "_before", now)
+        try:
+            return original(self, surrogate, inputs)
+        finally:
+            self.native = self._before = now
+
+    monkeypatch.setattr(policy, "differentiate", differentiate)
+
+
 def reversed_kl(found: Any, kernel: Any) -> Any:
     log_old = np.where(kernel.pi_reference > 0, np.log(np.maximum(kernel.pi_reference, 1e-300)), 0.0)
     return np.add.reduce(kernel.pi * (np.where(np.isfinite(kernel.log_pi), kernel.log_pi, 0.0) - log_old))
@@ -352,6 +396,22 @@ MUTATIONS = (
         kink="ppo ratio at 1 + clip, positive advantage",
     ),
     Mutation(
+        "wrong tie at the clip",
+        "tensorflow: xp",
+        KINK,
+        tensorflow_clip,
+        backend="tensorflow",
+        kink="ppo ratio at 1 + clip, positive advantage",
+    ),
+    Mutation(
+        "wrong tie at the clip",
+        "jax: xp",
+        KINK,
+        jax_clip,
+        backend="jax",
+        kink="ppo ratio at 1 + clip, positive advantage",
+    ),
+    Mutation(
         "relu'(0) = 1",
         "numpy: network",
         KINK,
@@ -399,6 +459,15 @@ MUTATIONS = (
         network="sigmoid",
     ),
     Mutation(
+        "transposed weight",
+        "torch: parameter map",
+        "quantities",
+        torch_map,
+        "reinforce",
+        network="sigmoid",
+        backend="torch",
+    ),
+    Mutation(
         "result of a wrong dtype",
         "numpy: gradient",
         "gradient",
@@ -415,10 +484,11 @@ MUTATIONS = (
     ),
     Mutation("Keras's Adam", "numpy: optimizer", "1 step", keras_adam),
     Mutation("stale parameters", "numpy: gradient", "10 steps", stale),
+    Mutation("stale parameters", "jax: gradient", "10 steps", stale_jax, backend="jax"),
 )
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.name} in {mutation.planted}")
 def test_a_planted_bug_is_found_at_its_stage(mutation, monkeypatch):
     if mutation.backend != "numpy":
         pytest.importorskip(f"pgcore_{mutation.backend}.backend")

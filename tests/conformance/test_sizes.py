@@ -43,8 +43,10 @@ def test_a_strangers_backend_is_held_to_the_same_rule(tmp_path):
     assert "agree; worst" in done.stdout
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_hundred_thousand_steps(backend, dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")]
+)
+def test_a_hundred_thousand_steps(backend, name, dtype):
     steps, rng = 100_000, np.random.default_rng(70)
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "shared")
     policy = pg.policy(spec, backend=backend, seed=70, dtype=dtype)
@@ -55,8 +57,10 @@ def test_a_hundred_thousand_steps(backend, dtype):
         episode_lengths=np.full(500, 200),
         terminated=np.arange(500) % 2 == 0,
         final_observations=rng.standard_normal((500, 4)),
+        log_probs=np.log(1 / 3) + 0.3 * rng.standard_normal(steps),
+        extras={"group": np.repeat(np.arange(50), 2000)},
     )
-    estimator = ESTIMATORS["gae"]
+    estimator = ESTIMATORS[name]
     signals = pg.signals(policy, estimator, batch)
     found = agreement(policy, estimator, batch, signals, pg.gradient(policy, estimator, batch, signals=signals).numpy())
     assert found.agrees, found

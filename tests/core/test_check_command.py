@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,8 @@ from pgcore.cli.check import json_of, progress, text_of
 from pgcore.errors import PgcoreError
 from pgcore.testing import conformance
 from pgcore.testing.conformance import plan, run
+from pgcore.testing.kinks import KINKS
+from pgcore_numpy.policy import NumpyPolicy
 
 ALONE = ("--processes", "1")
 
@@ -35,6 +38,70 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
     assert "agree; worst" in out
 
 
+def test_a_planted_bug_ends_a_run_of_the_command_with_its_stage(pgcore, monkeypatch, tmp_path):
+    monkeypatch.setattr(conformance, "VARIANTS", {"gae": conformance.VARIANTS["gae"]})
+    original = NumpyPolicy.gradient
+    monkeypatch.setattr(NumpyPolicy, "gradient", lambda *given: original(*given).scaled(1.0 + 1e-9))
+    page = tmp_path / "page.html"
+    words = (
+        "check",
+        "--backends",
+        "numpy",
+        "--estimators",
+        "actor_critic",
+        "--heads",
+        "categorical",
+        "--processes",
+        "1",
+    )
+    status, out, _ = pgcore(*words, "--html", str(page))
+    assert status == 1
+    assert "departs at gradient, " in out
+    assert "departs at signals" not in out
+    assert "departs at surrogate" not in out
+    assert "departs at gradient, " in page.read_text()
+
+
+def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(pgcore, one_reinforce, monkeypatch):
+    # The package is there, and what its metadata says is too little.
+    monkeypatch.setattr("pgcore.registry.is_installed", lambda package: True)
+    monkeypatch.setattr("pgcore.registry.version_found", lambda provider: "0.1.2")
+    status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
+    assert status == 0
+    assert "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')" in out
+    status, _, err = pgcore("check", "--backends", "numpy,jax", "--quick", *ALONE)
+    assert status == 2
+    assert "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'" in err
+    status, out, _ = pgcore("list", "backends", "--json")
+    assert status == 0
+    assert {row["name"]: row["status"] for row in json.loads(out)["backends"]}["jax"] == "too old"
+
+
+def test_a_backend_that_cannot_be_loaded_fails_and_the_others_go_on(pgcore, one_reinforce, monkeypatch, tmp_path):
+    original = conformance.plan
+    monkeypatch.setattr(
+        conformance, "plan", lambda **given: dataclasses.replace(original(**given), backends=("broken", "numpy"))
+    )
+    monkeypatch.setattr(conformance.api, "backend", partial(failing, conformance.api.backend))
+    conformance.loaded.cache_clear()
+    words = ("check", "--estimators", "reinforce", "--heads", "categorical", "--quick", *ALONE)
+    status, out, _ = pgcore(*words, "--html", str(tmp_path / "page.html"))
+    conformance.loaded.cache_clear()
+    assert status == 1
+    lines = [line for line in out.splitlines() if "libframe.so: cannot open" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("broken: OSError: ")
+    assert "numpy" in out
+    assert "libframe.so" in (tmp_path / "page.html").read_text()
+
+
+def failing(original, name=None):
+    """Return a backend, unless it is the broken one."""
+    if name == "broken":
+        raise OSError("libframe.so: cannot open shared object file")
+    return original(name)
+
+
 def test_json_holds_every_outcome(pgcore, one_reinforce):
     status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json", *ALONE)
     report = json.loads(out)
@@ -42,8 +109,9 @@ def test_json_holds_every_outcome(pgcore, one_reinforce):
     assert report["agrees"] is True
     assert report["backends"] == ["numpy"]
     expected = plan(backends=["numpy"], estimators=["reinforce"], heads=None, extent="quick")
-    assert len(report["outcomes"]) == sum(2 - (part.choice is None) for part in expected.parts)
-    fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees"}
+    kinks = [kink for kink in KINKS if kink.estimator == "reinforce"]
+    assert len(report["outcomes"]) == sum(2 for part in expected.parts if part.choice) + 2 * len(kinks)
+    fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
 
 
@@ -122,6 +190,7 @@ def sample():
         where="gradient: hidden.0.weight[3, 7]",
         error=None,
         seconds=0.25,
+        nearest=5e3,
     )
 
 
@@ -138,6 +207,7 @@ def test_json_parses_back_to_the_outcomes(sample, nothing_planned):
     assert report["agrees"] is False
     assert report["absent"] == {"far": "expected it, got none"}
     assert [row.pop("agrees") for row in report["outcomes"]] == [True, False]
+    assert [row.pop("blind") for row in report["outcomes"]] == [False, False]
     assert conformance.Outcome(**report["outcomes"][0]) == sample
     assert conformance.Outcome(**report["outcomes"][1]) == dataclasses.replace(lost, ratio=None)
 
@@ -147,6 +217,20 @@ def test_a_table_in_a_file_is_not_wrapped(sample, nothing_planned, monkeypatch):
     outcomes = [dataclasses.replace(sample, backend=f"backend{number}") for number in range(12)]
     lines = text_of(outcomes, nothing_planned, 1.0).splitlines()
     assert any(line.split() == ["ppo", "value", "clip", *["0.43"] * 12] for line in lines)
+
+
+def test_a_blind_case_is_no_agreement(sample, nothing_planned):
+    blind = dataclasses.replace(sample, power=0.0)
+    some = dataclasses.replace(nothing_planned, unchecked={"head 'mine'": "no form", "head 'yours'": "no form"})
+    text = text_of([sample, blind], some, 1.0)
+    assert "~ 1/2: 0.43" in text
+    assert "blind: torch (compiled), ppo value clip-masked-tanh-shared-float32, random: rounding may be" in text
+    assert "1 agree and 1 are blind; worst 0.43" in text
+    assert "not checked: head 'mine', head 'yours' (no form)" in text
+    assert "~ blind" in text_of([blind], some, 1.0)
+    assert "a choice is 12 u from its kink" in text_of([dataclasses.replace(sample, nearest=12.3)], some, 1.0)
+    failing = dataclasses.replace(blind, stage="gradient", ratio=812.0)
+    assert not failing.blind
 
 
 def test_each_disagreement_is_one_line_and_only_the_first_are_shown(sample, nothing_planned):
@@ -200,7 +284,7 @@ def test_the_bar_moves_on_a_terminal_and_nothing_is_written_elsewhere(sample, mo
 def test_nothing_to_check_is_no_success(pgcore):
     status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "", "--quick")
     assert status == 1
-    assert out.startswith("nothing to check")
+    assert "nothing to check" in out
 
 
 def test_an_absent_backend_is_shown_and_is_a_failure_when_named(pgcore, site, one_reinforce):

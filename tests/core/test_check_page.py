@@ -162,3 +162,14 @@ def test_the_limit_is_between_two_bins():
     assert bin_of(1.0000001) == limit
     assert bin_of(0.0) == 0
     assert bin_of(float("inf")) == bin_of(1e300) == BINS_PER_DECADE * DECADES - 1
+
+
+def test_a_blind_case_is_no_agreement():
+    blind = outcome(power=0.0, variant="ppo"), outcome(nearest=7.2, label="near")
+    page = Page(check_page([*blind, outcome(nearest=1e4)], {}, 1.0, ["not checked: head 'mine' (no form)"]))
+    assert "1 of 3 cases agree with the reference, at every stage; 2 are blind." in page.text
+    assert "blind" in page.classes
+    assert "near, random: a choice is 7 u from its kink" in page.text
+    assert "rounding may be as large as an error in every component of its gradient" in page.text
+    assert "not checked: head 'mine' (no form)" in page.text
+    assert "blind" not in Page(check_page([outcome()], {}, 1.0)).classes

@@ -47,6 +47,7 @@ def test_list_shows_the_kinds_asked_for(pgcore, greet):
         "summary": "greet pgcore[somebody]",
         "requires": None,
         "extra": None,
+        "at_least": None,
         "distribution": "greet-dist",
         "version": "1.0",
         "status": "usable",

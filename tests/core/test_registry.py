@@ -1,3 +1,4 @@
+import re
 import sys
 from importlib.metadata import EntryPoint
 
@@ -147,6 +148,14 @@ def test_an_unknown_kind_is_refused(site, ask):
             "@hookimpl\ndef pgcore_heads():\n    return [Provider('x', 'a:b', '', extra=3)]",
             "Provider.extra to be a string",
         ),
+        (
+            "@hookimpl\ndef pgcore_heads():\n    return [Provider('x', 'a:b', '', at_least='new')]",
+            "Provider.at_least to be numbers and dots, got 'new'",
+        ),
+        (
+            "@hookimpl\ndef pgcore_heads():\n    return [Provider('x', 'a:b', '', distributions='x')]",
+            "Provider.distributions to be a tuple of strings, got 'x'",
+        ),
         ("@hookimpl\ndef pgcore_backends():\n    raise OSError('planted')", "OSError: planted"),
     ],
 )
@@ -246,6 +255,38 @@ def test_a_missing_framework_is_answered_with_the_extra(site):
     ) as caught:
         found.load("backends", "it")
     assert caught.value.name == "absent_framework"
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [("0.9.1", "too old"), ("0.9.99+cpu", "too old"), ("0.10", "usable"), ("0.10.0rc1", "usable"), ("1", "usable")],
+)
+def test_a_framework_is_old_enough_or_says_what_it_must_be(site, found, status):
+    add_backend(site, "it_impl:Backend", requires="frame", extra="frame", at_least="0.10", distributions=("frame-cpu",))
+    site.module("it_impl", "import frame\nclass Backend: pass")
+    site.module("frame", "")
+    site.distribution("frame-cpu", {}, version=found)
+    registry = site.registry()
+    (registration,) = registry.providers("backends")
+    assert registration.status == status
+    assert "frame" not in sys.modules
+    if status == "usable":
+        assert registry.load("backends", "it").__name__ == "Backend"
+        return
+    words = f"expected frame 0.10 or later, got {found}; pip install --upgrade 'pgcore[frame]'"
+    assert registration.reason == words
+    with pytest.raises(DependencyError, match=re.escape(f"backend 'it': {words}")):
+        registry.load("backends", "it")
+
+
+def test_a_framework_without_metadata_counts_as_new_enough(site):
+    add_backend(site, "it_impl:Backend", requires="bare_frame", at_least="3.1")
+    site.module("bare_frame", "")
+    site.module("it_impl", "")
+    assert site.registry().providers("backends")[0].status == "usable"
+    site.distribution("bare_frame", {}, version="3.0.5")
+    (registration,) = site.registry().providers("backends")
+    assert registration.reason == "expected bare_frame 3.1 or later, got 3.0.5; pip install --upgrade 'bare_frame>=3.1'"
 
 
 def test_a_missing_framework_without_extra_is_answered_with_its_name(site):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgcore.testing.running_error import Bounded, bounded, bounded_in
+from pgcore.testing.running_error import Bounded, bounded, bounded_in, choices
 
 FORMULAS = {
     "sum": lambda x, y: x + y,
@@ -52,6 +52,7 @@ def test_operators_follow_their_rules():
     assert (-a).error == 1
     assert np.exp(a).error == pytest.approx(np.exp(2.0) * 9)
     assert np.log(a).error == pytest.approx(1 / 2 + 8 * np.log(2.0))
+    assert np.sqrt(a).error == pytest.approx(1 / (2 * np.sqrt(2.0)) + np.sqrt(2.0))
     assert np.tanh(a).error == pytest.approx((1 - np.tanh(2.0) ** 2) + 8 * np.tanh(2.0))
     assert bounded(0.1).error == pytest.approx(0.1)
     assert bounded(3).error == 0
@@ -93,3 +94,16 @@ def test_what_underflows_is_within_the_floor(dtype):
 @pytest.mark.parametrize("constant", [0.1, np.longdouble("0.1")])
 def test_a_single_float_is_a_rounded_constant(constant):
     assert (bounded(np.ones(2)) * constant).error.tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_the_nearest_choice_is_recorded_where_it_is_asked_for():
+    a = Bounded(np.array([1.0, 2.0], np.longdouble), np.array([1.0, 1.0]))
+    b = Bounded(np.array([1.0, 2.002], np.longdouble), np.array([1.0, 1.0]))
+    zero = Bounded(np.array([1e-3, 5.0], np.longdouble), np.array([1.0, 1.0]))
+    with choices() as near:
+        assert list(a < b) == [False, True]
+        _ = zero > 0, a >= bounded(np.array([1.0, -np.inf])), bounded(np.array([1.0])) > 1
+    # Equal to the last digit, infinite and exact numbers are at no kink; beside 0 the bound is what counts.
+    assert near == [pytest.approx(0.002 / 2.002), pytest.approx(1e-3 / 4e-3), np.inf, np.inf]
+    _ = a < b
+    assert len(near) == 4
