@@ -21,7 +21,7 @@ help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
 	@echo "make test    run the tests with coverage"
 	@echo "make lint    run ruff and basedpyright"
-	@echo "make bench   start-up, one gradient beside an expert's in each framework, CartPole on five seeds"
+	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
 
 train: .venv/.base
@@ -43,6 +43,7 @@ bench: .venv/.bench
 	$(RUN) benchmarks/ppo_gradient.py
 	$(RUN) benchmarks/backends.py
 	$(RUN) benchmarks/fisher.py
+	$(RUN) benchmarks/exact.py
 	$(RUN) benchmarks/cartpole.py
 
 clean:

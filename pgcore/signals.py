@@ -79,8 +79,10 @@ def working_dtype(x_t: Array) -> Any:
 
 def discounts(episode_lengths: Array, factor: float) -> Array:
     """Return [B] float64: the factor, and 0 at each episode's last step."""
-    coefficient = np.full(int(episode_lengths.sum()), float(factor))
-    coefficient[episode_lengths.cumsum() - 1] = 0.0
+    stops = episode_lengths.cumsum()
+    coefficient = np.empty(stops[-1])
+    coefficient.fill(factor)
+    coefficient[stops - 1] = 0.0
     return coefficient
 
 
@@ -215,7 +217,7 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
     if count <= max(ddof, 1):
         return x
     centred = centre(x)
-    wide = centred.astype(np.float64, copy=False)  # squares of float32 overflow at 2e19
+    wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)  # squares of float32 overflow at 2e19
     return centred / (math.sqrt(np.dot(wide, wide) / (count - ddof)) + eps)
 
 
@@ -225,7 +227,8 @@ def centre(x: Array) -> Array:
     The first entry is taken off before the mean is, whose rounding would otherwise come out as a spread of equal entries.
     """
     centred = x - x[0]
-    return centred - np.add.reduce(centred) / len(x)
+    centred -= np.add.reduce(centred) / len(x)
+    return centred
 
 
 def leave_one_out_mean(x: Array) -> Array:
@@ -287,7 +290,7 @@ def check_same_length(where: str, left: Array, right: Array) -> None:
 
 def check_total(where: str, x_t: Array, episode_lengths: Array) -> None:
     """Raise ShapeError unless the episodes' lengths sum to the number of steps."""
-    if int(episode_lengths.sum()) != len(x_t):
+    if np.add.reduce(episode_lengths) != len(x_t):
         raise ShapeError(
             f"{where}: expected lengths that sum to {len(x_t)}, the number of steps, got {int(episode_lengths.sum())}; check both"
         )

@@ -62,13 +62,20 @@ class Group:
 
     def batches(self) -> Iterator[tuple[Batch, Array, Array]]:
         """Yield each batch with its row numbers and final states."""
-        for index in range(len(self.numbers)):
+        names, extras = tuple(self.fields), tuple(self.extras)
+        parts = zip(
+            zip(*self.fields.values(), strict=True),
+            zip(*self.extras.values(), strict=True),
+            self.steps,
+            self.finals,
+            strict=True,
+        )
+        for own, more, steps, finals in parts:
             batch = object.__new__(Batch)
-            own = {name: value[index] for name, value in self.fields.items()}
-            batch.__dict__.update(
-                self.shared, **own, extras={name: value[index] for name, value in self.extras.items()}
-            )
-            yield batch, self.steps[index], self.finals[index]
+            batch.__dict__.update(self.shared)
+            batch.__dict__.update(zip(names, own, strict=True))
+            batch.__dict__["extras"] = dict(zip(extras, more, strict=True))
+            yield batch, steps, finals
 
 
 class Estimates:
