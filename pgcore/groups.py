@@ -56,7 +56,7 @@ def by_group(function: Callable[[Array], Array], x: Array, batch: Batch) -> Arra
         batch: Which episodes are in which group.
 
     Raises:
-        BatchError: see `group_of_episode`.
+        BatchError: see `group_of_episode`; or the function raises it, of a group that is then named.
     """
     if "group" not in batch.extras and batch.step_weights is None:
         return function(x)
@@ -65,5 +65,8 @@ def by_group(function: Callable[[Array], Array], x: Array, batch: Batch) -> Arra
     result = np.zeros_like(x)
     for number in np.unique(group[real]):
         own = real & (group == number)
-        result[own] = function(x[own])
+        try:
+            result[own] = function(x[own])
+        except BatchError as error:
+            raise BatchError(f"group {number}: {error}") from error
     return result

@@ -10,7 +10,16 @@ from pgcore.policy import Policy
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 
 ESTIMATOR = pg.estimator("trpo", gamma=0.9)
-CASES = [("categorical", "tanh"), ("hot", "table"), ("fixed", "linear"), ("shared", "relu"), ("per-state", "sigmoid")]
+CASES = [
+    ("categorical", "tanh"),
+    ("hot", "table"),
+    ("fixed", "linear"),
+    ("shared", "relu"),
+    ("per-state", "sigmoid"),
+    ("squashed", "tanh"),
+    ("multi", "relu"),
+    ("switches", "linear"),
+]
 FIELDS = {"trpo": {"max_kl": 0.05}, "natural_gradient": {"damping": 0.01}, "trust_region": {"eps": 0.1}}
 
 # Of the largest parameter, in units of the dtype's roundoff. A product with F + damping I is within some units of the exact one, and

@@ -60,7 +60,9 @@ def test_bad_groups_are_named(group, words):
 def test_a_group_of_one_has_nothing_to_leave_out():
     policy = pg.policy(pg.PolicySpec(pg.Linear(1), pg.Categorical(2)), dtype="float64")
     batch = batch_of(np.repeat([5, 2, 5, 5], LENGTHS))
-    with pytest.raises(BatchError, match="at least 2 episodes to leave one out, got 1"):
+    with pytest.raises(
+        BatchError, match=r"group \d+: leave_one_out_mean: expected at least 2 episodes to leave one out, got 1"
+    ):
         pg.signals(policy, pg.estimator("rloo"), batch)
     assert pg.signals(policy, pg.estimator("grpo"), batch)["advantage"][2] == 0.0
 
