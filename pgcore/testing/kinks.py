@@ -366,7 +366,7 @@ KINKS: tuple[Kink, ...] = (
         {"network.0.weight": np.zeros((1, 1)), "network.0.bias": np.zeros(1), "network.1.bias": np.array([-0.5, 0.5])},
         everywhere=True,
     ),
-    # The notes' simplification for small temperatures gives -2e-9 here; the true score of the unlikely action is 100.
+    # The notes' simplification for small temperatures gives 0 here; the true score of the unlikely action is 100.
     score_kink(
         "temperature 0.01, unlikely action",
         score_of(PolicySpec(Table(1), COLD), logits(1.0, 0.0), one_step(1)),
