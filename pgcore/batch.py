@@ -194,6 +194,10 @@ class Batch:
         given = self.extras.get("next_action_mask")
         if given is not None or self.action_mask is None:
             return None if given is None else read_only(given != 0)
+        if "_source" in self.__dict__:
+            parent, index = self._source
+            following = parent.next_action_mask
+            return None if following is None else read_only(following[index])
         following = np.ones_like(self.action_mask)
         following[:-1] = self.action_mask[1:]
         following[self.episode_ends] = True

@@ -134,15 +134,17 @@ def compare(
     Raises:
         UnknownNameError: a backend is not registered.
         DependencyError: its framework is not installed.
-        SpecError: the backend cannot build the spec, or cannot compile.
+        SpecError: the backend cannot build the spec.
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
     """
-    names = backends or [found.provider.name for found in registry().providers("backends") if found.status == "usable"]
+    usable = [found.provider.name for found in registry().providers("backends") if found.status == "usable"]
+    names = usable if backends is None else backends
     truth: Truth | None = None
     rows: list[Row] = []
     for name in names:
-        policy = api.policy(spec, backend=name, seed=seed, dtype=dtype, compiled=compiled)
+        chooses = len(api.backend(name).modes) > 1
+        policy = api.policy(spec, backend=name, seed=seed, dtype=dtype, compiled=compiled and chooses)
         if parameters is not None:
             policy.load(parameters)
         policy.check_fits(estimator)

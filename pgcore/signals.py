@@ -227,8 +227,7 @@ def centre(x: Array) -> Array:
     The first entry is taken off before the mean is, whose rounding would otherwise come out as a spread of equal entries.
     """
     centred = x - x[0]
-    centred -= np.add.reduce(centred) / len(x)
-    return centred
+    return centred - np.add.reduce(centred) / len(x)
 
 
 def leave_one_out_mean(x: Array) -> Array:

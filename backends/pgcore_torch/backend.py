@@ -106,19 +106,19 @@ def usable_device(device: str | None) -> torch.device:
 
 def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
     """Put a module in evaluation mode where that is wanted, or refuse layers that are in training mode and differ there."""
-    if evaluation_mode:
-        module.eval()
-        for layer in module.modules():
-            if isinstance(layer, nn.RNNBase) and not layer.dropout:
-                layer.train()  # the same in both modes, and cuDNN differentiates it in this one only
     for layer in stochastic_layers(module):
         if isinstance(layer, BATCH_NORM) and not layer.track_running_stats:
             raise SpecError(
                 f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} without "
                 "running statistics, which mixes the batch in evaluation mode too; give it track_running_stats=True"
             )
-        if layer.training:
+        if layer.training and not evaluation_mode:
             raise SpecError(
                 f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} in training "
                 "mode, whose gradient belongs to no policy; pass evaluation_mode=True, or call .eval() on the module"
             )
+    if evaluation_mode:
+        module.eval()
+        for layer in module.modules():
+            if isinstance(layer, nn.RNNBase) and not layer.dropout:
+                layer.train()  # the same in both modes, and cuDNN differentiates it in this one only

@@ -131,8 +131,11 @@ class AdoptedModule(nn.Module):
         devices = {value.device for value in self.parameters()} - {torch.device("cpu")}
         kind = next((device.type for device in devices), "cuda")
         with torch.random.fork_rng([device.index for device in devices], device_type=kind):
+            refused: SpecError | None = None
             try:
                 yield
+            except SpecError as error:
+                refused = error  # a buffer that changes is the reason, where one does
             finally:
                 changed = [name for name, (value, old) in kept.items() if not same(self.get_buffer(name), old)]
                 for name in changed:
@@ -141,7 +144,9 @@ class AdoptedModule(nn.Module):
             raise SpecError(
                 f"{type(self.network).__name__}: expected buffers that stay as they are, got one that a call changes, {changed[0]}; pass "
                 "evaluation_mode=True, or call .eval() on the module"
-            )
+            ) from refused
+        if refused is not None:
+            raise refused
 
     @torch.no_grad()
     def put_back(self, name: str, value: Tensor, old: Tensor) -> None:

@@ -78,7 +78,6 @@ class TorchPolicy(AutodiffPolicy):
         self.size = sum(value.numel() for value in native.values())
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
-        self._constants = {name: value.detach() for name, value in native.items()}  # the same memory
         self._adopted = isinstance(spec.network, Adopted)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
@@ -127,7 +126,7 @@ class TorchPolicy(AutodiffPolicy):
         estimator = surrogate.estimator
         if self.compiled and not self._adopted:
             whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(estimator, len(inputs.weights))
-            leaves, terms, named, square = whole(self._constants, native)
+            leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
         derivatives = self._derivatives(terms, native.weights)

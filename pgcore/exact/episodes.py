@@ -136,12 +136,13 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
         MDPError: there are too many: says how many, and what would do.
     """
     count = len(episodes)
-    total = count**size if ordered else math.comb(count + size - 1, size)
+    total = _batches(count, size, ordered=ordered)
     if total > MOST_TUPLES:
-        fitting = max((n for n in range(1, size) if math.comb(count + n - 1, n) <= MOST_TUPLES), default=1)
+        fitting = max((n for n in range(1, size) if _batches(count, n, ordered=ordered) <= MOST_TUPLES), default=1)
         raise MDPError(
             f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {count:,} episodes; "
-            f"use batches of {fitting}, or a process with at most {_fitting_episodes(size):,} episodes, such as one with a shorter horizon"
+            f"use batches of {fitting}, or a process with at most {_fitting_episodes(size, ordered=ordered):,} episodes, such as one with a "
+            "shorter horizon"
         )
     ways = (
         itertools.product(range(count), repeat=size)
@@ -168,12 +169,17 @@ def _orders(chosen: Array) -> Array:
     return math.factorial(size) // divisor
 
 
-def _fitting_episodes(size: int) -> int:
+def _batches(count: int, size: int, *, ordered: bool) -> int:
+    """Return how many batches of some episodes there are."""
+    return count**size if ordered else math.comb(count + size - 1, size)
+
+
+def _fitting_episodes(size: int, *, ordered: bool) -> int:
     """Return the largest number of episodes whose batches are few enough."""
     low, high = 1, MOST_TUPLES
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if math.comb(middle + size - 1, size) <= MOST_TUPLES else (low, middle - 1)
+        low, high = (middle, high) if _batches(middle, size, ordered=ordered) <= MOST_TUPLES else (low, middle - 1)
     return low
 
 

@@ -94,6 +94,14 @@ class Log:
         """Return the difference to a logarithm, or to 0."""
         return Log(self.of / _logarithm(other).of)
 
+    def __rsub__(self, other: Any) -> Log:
+        """Return the difference of a logarithm, or of 0, to this."""
+        return Log(_logarithm(other).of / self.of)
+
+    def __neg__(self) -> Log:
+        """Return the logarithm of one over it."""
+        return Log(1 / self.of)
+
     def __mul__(self, other: Any) -> Log:
         """Return the multiple by a whole number; of log 1 = 0 any."""
         if self.of == 1:

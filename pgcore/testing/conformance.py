@@ -262,7 +262,9 @@ def chosen_estimators(names: Sequence[str] | None) -> dict[str, Estimator]:
         if name not in registered:
             raise UnknownNameError("estimators", name, registered)
     known = {variant.name for variant in VARIANTS.values()}
-    others = {name: api.estimator(name) for name in registered if name not in known}
+    others = {
+        name: api.estimator(name) for name in registered if name not in known and (names is None or name in names)
+    }
     return {label: found for label, found in (VARIANTS | others).items() if names is None or found.name in names}
 
 

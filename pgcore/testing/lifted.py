@@ -30,7 +30,9 @@ class Lifted:
     def __call__(self, name: str) -> Number:
         """See `LiftedEvaluate.__call__`."""
         if name.startswith("final_"):
-            return self._quantity(name.removeprefix("final_"), final_steps(self.batch))
+            return self._quantity(
+                name.removeprefix("final_"), final_steps(self.batch, masked=name == "final_log_probs")
+            )
         if name == "distribution":
             # These heads describe their distributions by log-probabilities.
             assert isinstance(self.spec.head, Categorical | EpsilonGreedy)
@@ -56,13 +58,16 @@ class Lifted:
         return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[name]
 
 
-def final_steps(batch: Batch) -> Batch:
-    """Return a batch of one-step episodes whose observations are the final ones."""
+def final_steps(batch: Batch, *, masked: bool) -> Batch:
+    """Return a batch of one-step episodes whose observations are the final ones, with what is possible there where that matters."""
     assert batch.final_observations is not None
     episodes = batch.num_episodes
+    following = batch.next_action_mask if masked else None
+    mask = None if following is None else following[batch.episode_ends]
     return Batch(
         observations=batch.final_observations,
-        actions=batch.actions[:episodes],
+        actions=batch.actions[:episodes] if mask is None else mask.argmax(axis=1),
+        action_mask=mask,
         rewards=np.zeros(episodes),
         episode_lengths=np.ones(episodes, int),
         terminated=np.ones(episodes, bool),

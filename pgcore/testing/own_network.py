@@ -111,9 +111,14 @@ class OwnTruth(Truth):
             found.append(Bounded(lifted.value, allowed / unit, lifted.floor) if isinstance(lifted, Bounded) else lifted)
         return found[0], found[1] if len(found) > 1 else None
 
+    @property
+    def _head_names(self) -> tuple[str, ...]:
+        """The head's own parameters; a layer of the network may be called head too."""
+        return tuple(f"head.{name}" for name in self.spec.head.initial_parameters())
+
     def head_form(self, batch: Batch, outputs: Any, lift: Any) -> Any:
         """Return the form of the head at outputs."""
-        own = {name: lift(value) for name, value in self.parameters.items() if name.startswith("head.")}
+        own = {name: lift(self.parameters[name]) for name in self._head_names}
         return head_form(self.spec, outputs, own, batch, self.dtype, lift)
 
     def slopes(self, found: Mapping[str, Array]) -> Iterator[Slope]:
@@ -183,7 +188,7 @@ class OwnTruth(Truth):
         noise = max(abs(loss(other) - loss(first)) for other in others) + np.finfo(self.dtype).eps / 2 * size
         rng = np.random.default_rng(2)
         for name, value in self.parameters.items():
-            if name.startswith("head."):
+            if name in self._head_names:
                 continue
             size = max(float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))), LEAST)
             for number in range(DIRECTIONS):

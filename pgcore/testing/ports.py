@@ -83,11 +83,9 @@ def pairing_of(left: Policy, right: Policy) -> Pairing:
         for name, value in own.items()
     }
     taken = [partner for partners in found.values() for partner in {each for each, _ in partners}]
-    # Biases that are all 0 are equal to each other: which is whose, nobody can say.
+    # Biases that are all 0 are equal to each other, and an identity to its transpose: which is whose, or which way, nobody can say.
     axes = {
-        name: partners[0]
-        for name, partners in found.items()
-        if len({each for each, _ in partners}) == 1 and taken.count(partners[0][0]) == 1
+        name: partners[0] for name, partners in found.items() if len(partners) == 1 and taken.count(partners[0][0]) == 1
     }
     used = {each for each, _ in axes.values()}
     return Pairing(

@@ -99,18 +99,15 @@ class QLearningForm(EstimatorForm):
         else:
             first, after = evaluate("final_action_values"), evaluate.target("final_action_values")
         rows: dict[int, Number] = {}
+        mask = batch.next_action_mask
         for episode, steps in enumerate(episodes(batch)):
             for t in steps:
                 rows[t] = rewards[t]
+                possible = range(values.shape[1]) if mask is None else mask[t].nonzero()[0]
                 if t + 1 < steps.stop:
-                    possible = (
-                        range(values.shape[1]) if batch.action_mask is None else batch.action_mask[t + 1].nonzero()[0]
-                    )
                     rows[t] = rows[t] + self._best(current[t + 1], values[t + 1], possible) * self.fields.gamma
                 elif not batch.terminated[episode]:
-                    rows[t] = (
-                        rows[t] + self._best(first[episode], after[episode], range(values.shape[1])) * self.fields.gamma
-                    )
+                    rows[t] = rows[t] + self._best(first[episode], after[episode], possible) * self.fields.gamma
         return {"target": joined([rows[t] for t in sorted(rows)])}
 
     def terms(self, named: Mapping[str, Number]) -> Number:

@@ -16,6 +16,7 @@ __all__ = ["Replay"]
 
 POSITION = "position"
 NEXT_MASK = "next_action_mask"
+MASKS = frozenset(("action_mask", NEXT_MASK))
 
 
 class Replay:
@@ -59,8 +60,8 @@ class Replay:
             "terminated": terminated,
             "log_probs": batch.log_probs,
         }
-        if batch.action_mask is not None and batch.next_action_mask is not None:
-            rows |= {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
+        masks = {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
+        rows |= {name: mask for name, mask in masks.items() if mask is not None}
         if not self._rings:
             self._rings = {
                 name: np.zeros((self.capacity, *given.shape[1:]), given.dtype) for name, given in rows.items()
@@ -130,14 +131,19 @@ class Replay:
 
     def _check_widths(self, rows: Mapping[str, Array]) -> None:
         if rows.keys() != self._rings.keys():
-            now, before = ("a mask" if "action_mask" in names else "none" for names in (rows, self._rings))
+            now, before = (" and ".join(sorted(MASKS & names.keys())) or "none" for names in (rows, self._rings))
             raise BatchError(
                 f"Replay.add: expected action masks in all batches or in none, got {now} after {before}; mask with True where all are possible"
             )
         for name, given in rows.items():
-            wanted = self._rings[name].shape[1:]
+            ring = self._rings[name]
+            wanted = ring.shape[1:]
             if given.shape[1:] != wanted:
                 raise ShapeError(
                     f"Replay.add: expected {name} of shape {list(wanted)} for each step, got {list(given.shape[1:])}; "
                     "keep one buffer for each environment"
+                )
+            if not np.can_cast(given.dtype, ring.dtype, "same_kind"):
+                raise BatchError(
+                    f"Replay.add: expected {name} in {ring.dtype}, as those before, got {given.dtype}; keep one dtype"
                 )

@@ -626,3 +626,10 @@ def test_a_device_that_is_not_here_is_refused(device):
         pg.policy(spec, backend="torch", device=device)
     with pytest.raises(SpecError, match=r"expected a device that holds numbers, got 'meta'"):
         pg.policy(spec, backend="torch", device="meta")
+
+
+def test_a_refused_module_stays_in_its_mode():
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(SpecError, match="track_running_stats=True"):
+        pg.backend("torch").adopt(module, pg.Categorical(3), evaluation_mode=True)
+    assert module.training

@@ -336,3 +336,47 @@ def test_a_bug_on_a_keras_model_is_found_at_its_stage(model, monkeypatch, stage,
     first = report.divergences.get("tensorflow")
     assert (first and first.stage) == stage, str(report)
     assert unchanged(model, before)
+
+
+def test_a_layer_of_the_network_that_is_called_head_is_looked_at():
+    torch = pytest.importorskip("torch")
+
+    class Wrong(torch.autograd.Function):
+        """x W, with seven times the derivative in W."""
+
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x @ weight.T
+
+        @staticmethod
+        def backward(ctx, *grads):
+            x, weight = ctx.saved_tensors
+            return grads[0] @ weight, 7 * grads[0].T @ x
+
+    class Net(torch.nn.Module):
+        def __init__(self, right):
+            super().__init__()
+            self.right = right
+            self.head = torch.nn.utils.skip_init(torch.nn.Linear, 4, 3, bias=False, dtype=torch.float64)
+            torch.nn.init.constant_(self.head.weight, 0.1)
+
+        def forward(self, x):
+            return self.head(x) if self.right else Wrong.apply(x, self.head.weight)
+
+    for right in (True, False):
+        policy = pg.backend("torch").adopt(Net(right), HEAD)
+        assert pg.check(policy, ESTIMATORS["reinforce"], batch_of(vectors())).agrees is right
+
+
+@pytest.mark.parametrize("start", [np.eye(3), np.zeros((3, 3))], ids=["identity", "zeros"])
+def test_a_square_layer_that_starts_symmetric_can_be_ported(start):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, 3, 3, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(start))
+    left = pg.backend("torch").adopt(layer, HEAD)
+    right = pg.backend("jax").adopt((lambda parameters, x: x @ parameters["w"], {"w": start.T.copy()}), HEAD)
+    report = pg.compare_policies(left, right, ESTIMATORS["reinforce"], batch_of(vectors(width=3)))
+    assert report.agrees, str(report)

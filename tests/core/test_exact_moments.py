@@ -483,3 +483,11 @@ def test_an_estimator_that_the_shortcut_cannot_run_is_run_as_it_is():
     policy = policy_on(SHORT)
     assert not estimates_of(SHORT, policy, Curious()).shortcut(1)
     assert relative_bias(SHORT, policy, Curious(gamma=1.0)) < 1e-14
+
+
+def test_advice_fits_where_order_matters():
+    episodes = exact.all_episodes(exact.random(2, 2, 4, seed=0), np.full((2, 2), 0.5))
+    with pytest.raises(MDPError, match=r"use batches of 2, or a process with at most 125 episodes") as caught:
+        all_tuples(episodes, 3, ordered=True)
+    assert f"{len(episodes) ** 3:,}" in str(caught.value)
+    assert len(all_tuples(episodes, 2, ordered=True)[0]) == len(episodes) ** 2

@@ -59,3 +59,9 @@ def test_logarithms_are_ordered():
     assert Log(3) > 1.0 > Log(2) > 0.5
     assert Log(1) == 0.0
     assert len({Log(2), Log(Number(4, 2)), Log(3)}) == 2
+
+
+def test_a_logarithm_can_be_taken_from_nothing():
+    third = Log(Fraction(1, 3))
+    assert (-third).exp() == (0 - third).exp() == 3
+    assert (Log(2) - third).exp() == 6

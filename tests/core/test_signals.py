@@ -8,6 +8,7 @@ from pgcore.errors import BatchError, ShapeError
 from pgcore.signals import (
     SOLVER_FROM,
     _discounted_sum_by_loop,
+    centre,
     discounted_sum,
     discounts,
     episode_returns,
@@ -260,3 +261,9 @@ def test_one_episode_leaves_nothing_when_left_out(call, where):
         BatchError, match=f"{where}: expected at least 2 episodes to leave one out, got 1; collect more"
     ):
         call()
+
+
+def test_whole_numbers_are_centred_and_normalised_too():
+    np.testing.assert_allclose(centre(np.array([1, 2, 6])), [-2.0, -1.0, 3.0])
+    np.testing.assert_allclose(normalise(np.array([1, 2, 6])), normalise(np.array([1.0, 2.0, 6.0])))
+    assert not centre(np.full(3, 0.1)).any()

@@ -167,3 +167,22 @@ def test_soft_targets_are_cut_where_the_episode_ends():
             batch = one_step(0, terminated=terminated, final=1)
             expected = 0.5 + (0.0 if terminated else 0.9 * after)
             np.testing.assert_allclose(pg.signals(policy, estimator, batch)["target"], [expected], rtol=1e-15)
+
+
+def test_single_steps_of_a_masked_episode_know_what_is_possible_next():
+    policy = greedy([[1.0, 2.0, 3.0], [5.0, 4.0, 6.0]])
+    mask = [[True, True, False], [False, True, True], [True, True, True]]
+    batch = pg.Batch(
+        observations=[0, 1, 0],
+        actions=[1, 1, 0],
+        rewards=[0.5, 1.0, 2.0],
+        episode_lengths=[3],
+        terminated=[True],
+        action_mask=mask,
+    )
+    singly = batch.steps(slice(None))
+    np.testing.assert_array_equal(singly.next_action_mask, [mask[1], mask[2], [True] * 3])
+    estimator = pg.estimator("q_learning", gamma=0.9)
+    targets = [pg.signals(policy, estimator, each)["target"] for each in (batch, singly)]
+    np.testing.assert_array_equal(targets[0], targets[1])
+    np.testing.assert_allclose(targets[0], [0.5 + 0.9 * 6.0, 1.0 + 0.9 * 3.0, 2.0])

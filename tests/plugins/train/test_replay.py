@@ -187,7 +187,7 @@ def test_bad_samples_are_refused():
         (
             {"action_mask": np.ones((3, 4), bool)},
             BatchError,
-            r"expected action masks in all batches or in none, got a mask after none",
+            r"expected action masks in all batches or in none, got action_mask and next_action_mask after none",
         ),
         (
             {"final_observations": None},
@@ -231,5 +231,21 @@ def test_masks_are_kept_and_what_is_possible_next_comes_along():
     again = Replay(10)
     again.load(replay.state())
     np.testing.assert_array_equal(again.sample(200, pg.generator(0)).next_action_mask, following[number])
-    with pytest.raises(BatchError, match=r"masks in all batches or in none, got none after a mask"):
+    with pytest.raises(
+        BatchError, match=r"masks in all batches or in none, got none after action_mask and next_action_mask"
+    ):
         again.add(batch_of(4, (1,), (True,)))
+
+
+def test_numbers_of_another_kind_are_refused_and_what_is_possible_next_is_kept_alone():
+    replay = Replay(6)
+    whole = {"observations": np.ones((1, 2), int), "final_observations": np.ones((1, 2), int)}
+    replay.add(batch_of(0, (1,), (True,), **whole))
+    with pytest.raises(
+        BatchError, match=r"expected observations in int64, as those before, got float64; keep one dtype"
+    ):
+        replay.add(batch_of(1, (1,), (True,)))
+    after = np.array([[True, False, True, True]])
+    alone = Replay(6)
+    alone.add(batch_of(0, (1,), (False,), extras={"next_action_mask": after}))
+    np.testing.assert_array_equal(alone.sample(1, pg.generator(0)).next_action_mask, after)
