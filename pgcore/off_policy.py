@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgcore.signals import check_same_length, check_total, discounted_sum, next_values, td_errors
+from pgcore.signals import check_same_length, discounted_sum, last_steps, next_values, td_errors
 
 __all__ = ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]
 
@@ -29,9 +29,9 @@ def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
     Raises:
         ShapeError: the lengths do not sum to B.
     """
-    check_total("cumulative_log_ratios", log_ratio_t, episode_lengths)
+    ends = last_steps("cumulative_log_ratios", log_ratio_t, episode_lengths)
     goes_on = np.ones(len(log_ratio_t))
-    goes_on[episode_lengths.cumsum() - episode_lengths] = 0.0
+    goes_on[ends + 1 - episode_lengths] = 0.0
     return discounted_sum(log_ratio_t[::-1], goes_on[::-1])[::-1]
 
 
@@ -76,10 +76,9 @@ def vtrace(
 
     Source: Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561.
     """
-    check_total("vtrace", r_t, episode_lengths)
+    ends = last_steps("vtrace", r_t, episode_lengths)
     for other in (v_t, v_tp1, log_ratio_t):
         check_same_length("vtrace", r_t, other)
-    ends = episode_lengths.cumsum() - 1
     rho = limited_ratios(log_ratio_t, rho_bar)
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
@@ -113,10 +112,10 @@ def retrace(
 
     Source: Munos et al. 2016, eqs. 3 and 4, arXiv:1606.02647.
     """
-    check_total("retrace", r_t, episode_lengths)
+    ends = last_steps("retrace", r_t, episode_lengths)
     for other in (q_t, v_tp1, log_ratio_t):
         check_same_length("retrace", r_t, other)
     coefficient = np.zeros(len(r_t))
     coefficient[:-1] = gamma * trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
-    coefficient[episode_lengths.cumsum() - 1] = 0.0
+    coefficient[ends] = 0.0
     return q_t + discounted_sum(td_errors(r_t, q_t, v_tp1, gamma), coefficient)

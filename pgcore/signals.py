@@ -53,8 +53,10 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         ShapeError: the lengths differ.
     """
     check_same_length("discounted_sum", x_t, coefficient_t)
-    if len(x_t) < SOLVER_FROM or x_t.dtype.kind == "O":
-        return _discounted_sum_by_loop(x_t, coefficient_t)
+    if x_t.dtype.kind == "O":
+        return np.array(_looped(x_t.tolist(), [Fraction(each) for each in coefficient_t.tolist()]), object)
+    if len(x_t) < SOLVER_FROM:
+        return np.array(_looped(x_t.tolist(), coefficient_t.tolist()), np.float64)
     from scipy.linalg.blas import dtbsv
 
     band = np.empty((2, len(x_t)), order="F")
@@ -62,14 +64,10 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     return dtbsv(1, band, np.array(x_t, np.float64), diag=1, overwrite_x=1)
 
 
-def _discounted_sum_by_loop(x_t: Array, coefficient_t: Array) -> Array:
-    y = x_t.tolist()
-    coefficients = coefficient_t.tolist()
-    if x_t.dtype.kind == "O":
-        coefficients = [Fraction(coefficient) for coefficient in coefficients]
+def _looped(y: list[Any], coefficients: list[Any]) -> list[Any]:
     for t in range(len(y) - 2, -1, -1):
         y[t] += coefficients[t] * y[t + 1]
-    return np.array(y, working_dtype(x_t))
+    return y
 
 
 def working_dtype(x_t: Array) -> Any:
@@ -79,10 +77,13 @@ def working_dtype(x_t: Array) -> Any:
 
 def discounts(episode_lengths: Array, factor: float) -> Array:
     """Return [B] float64: the factor, and 0 at each episode's last step."""
-    stops = episode_lengths.cumsum()
-    coefficient = np.empty(stops[-1])
+    return _discounts(episode_lengths.cumsum() - 1, factor)
+
+
+def _discounts(ends: Array, factor: float) -> Array:
+    coefficient = np.empty(ends[-1] + 1)
     coefficient.fill(factor)
-    coefficient[stops - 1] = 0.0
+    coefficient[ends] = 0.0
     return coefficient
 
 
@@ -103,12 +104,12 @@ def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array
 
     Source: Sutton and Barto 2018, eq. 3.9.
     """
-    check_total("returns", r_t, episode_lengths)
+    ends = last_steps("returns", r_t, episode_lengths)
     x_t = np.array(r_t, working_dtype(r_t))
     if final_value is not None:
         check_same_length("returns", final_value, episode_lengths)
-        x_t[episode_lengths.cumsum() - 1] += gamma * final_value
-    return discounted_sum(x_t, discounts(episode_lengths, gamma))
+        x_t[ends] += gamma * final_value
+    return discounted_sum(x_t, _discounts(ends, gamma))
 
 
 def episode_returns(g_t: Array, episode_lengths: Array) -> Array:
@@ -127,11 +128,11 @@ def next_values(v_t: Array, episode_lengths: Array, final_value: Array) -> Array
     Raises:
         ShapeError: the lengths do not sum to B, or final_value does not have E entries.
     """
-    check_total("next_values", v_t, episode_lengths)
+    ends = last_steps("next_values", v_t, episode_lengths)
     check_same_length("next_values", final_value, episode_lengths)
     v_tp1 = np.empty(len(v_t))
     v_tp1[:-1] = v_t[1:]
-    v_tp1[episode_lengths.cumsum() - 1] = final_value
+    v_tp1[ends] = final_value
     return v_tp1
 
 
@@ -159,10 +160,9 @@ def n_step_returns(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array,
 
     Source: Sutton and Barto 2018, eq. 7.1.
     """
-    check_total("n_step_returns", r_t, episode_lengths)
+    ends = last_steps("n_step_returns", r_t, episode_lengths)
     check_same_length("n_step_returns", r_t, v_t)
     check_same_length("n_step_returns", r_t, v_tp1)
-    ends = episode_lengths.cumsum() - 1
     at_end = r_t[ends] + gamma * v_tp1[ends]
     g_t = np.array(v_t, np.float64)
     for _ in range(min(n, int(episode_lengths.max()))):
@@ -190,10 +190,10 @@ def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: flo
 
     Source: Schulman et al. 2016, eq. 16, arXiv:1506.02438. Differs: time limits bootstrap.
     """
-    check_total("gae", r_t, episode_lengths)
+    ends = last_steps("gae", r_t, episode_lengths)
     check_same_length("gae", r_t, v_t)
     check_same_length("gae", r_t, v_tp1)
-    return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), discounts(episode_lengths, gamma * gae_lambda))
+    return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
 def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8) -> Array:
@@ -218,7 +218,7 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
         return x
     centred = centre(x)
     wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)  # squares of float32 overflow at 2e19
-    return centred / (math.sqrt(np.dot(wide, wide) / (count - ddof)) + eps)
+    return centred / (math.sqrt(wide.dot(wide) / (count - ddof)) + eps)
 
 
 def centre(x: Array) -> Array:
@@ -287,12 +287,14 @@ def check_same_length(where: str, left: Array, right: Array) -> None:
         )
 
 
-def check_total(where: str, x_t: Array, episode_lengths: Array) -> None:
-    """Raise ShapeError unless the episodes' lengths sum to the number of steps."""
-    if np.add.reduce(episode_lengths) != len(x_t):
+def last_steps(where: str, x_t: Array, episode_lengths: Array) -> Array:
+    """Return [E] the index of each episode's last step, or raise ShapeError unless the lengths sum to the number of steps."""
+    ends = episode_lengths.cumsum() - 1
+    if len(ends) == 0 or ends[-1] + 1 != len(x_t):
         raise ShapeError(
             f"{where}: expected lengths that sum to {len(x_t)}, the number of steps, got {int(episode_lengths.sum())}; check both"
         )
+    return ends
 
 
 def check_pair(where: str, x: Array) -> None:

@@ -103,7 +103,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     chosen = first_fitting(estimator, specs, runs)
     policy = audit_policy(specs[chosen], seed)
     found = moments(process, policy, estimator, batch=batch)
-    subject = Subject(estimator, process, policy, found, batch)
+    subject = Subject(estimator, process, policy, audit_policy(specs[chosen], seed + 1), found, batch)
     mean, exact, own = subject.mean, subject.exact, subject.own
     length = float(visits(process, policy).sum())
     norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
@@ -122,7 +122,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
         scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
         variance=float(np.trace(found.covariance[np.ix_(own, own)])),
-        verdicts=verdicts(subject, audit_policy(specs[chosen], seed + 1), runs, specs),
+        verdicts=verdicts(subject, runs, specs),
         seconds=time.perf_counter() - start,
     )
 

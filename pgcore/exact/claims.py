@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,16 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import PgcoreError
 from pgcore.estimator import Claims, Estimator
-from pgcore.exact.behaviours import OF_ACTIONS, distance, is_likelihood, one_step_moves, reads_behaviour
+from pgcore.exact.behaviours import (
+    OF_ACTIONS,
+    distance,
+    is_likelihood,
+    limits,
+    mixes_steps,
+    one_step_moves,
+    population_moves,
+    reads_behaviour,
+)
 from pgcore.exact.dynamics import gradient
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
@@ -54,25 +64,25 @@ class Verdict:
 
 
 class Subject:
-    """An estimator with all that its claims are judged by."""
+    """An estimator with all that its claims are judged by, another policy among it, for episodes that are not from the current one."""
 
-    def __init__(self, estimator: Estimator, mdp: MDP, policy: Policy, found: Moments, batch: int) -> None:
+    def __init__(
+        self, estimator: Estimator, mdp: MDP, policy: Policy, behaviour: Policy, found: Moments, batch: int
+    ) -> None:
         """Keep all, and take the exact gradient, with or without the state's discount, that the expectation is nearer to."""
-        self.estimator, self.mdp, self.policy, self.found, self.batch = estimator, mdp, policy, found, batch
+        self.estimator, self.mdp, self.policy, self.behaviour = estimator, mdp, policy, behaviour
+        self.found, self.batch = found, batch
         self.table: Tabulated = tabulated(policy, mdp)
         self.own = self.table.own
         both = {flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)}
         mean = found.mean[self.own]
         self.discount_state = min(both, key=lambda flag: float(np.linalg.norm(mean - both[flag])))
         self.exact, self.mean = both[self.discount_state], mean
-        self._away: Array | None = None
 
-    def mean_away(self, behaviour: Policy) -> Array:
-        """Return the expectation over another policy's episodes."""
-        if self._away is None:
-            found = moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=behaviour)
-            self._away = found.mean[self.own]
-        return self._away
+    @cached_property
+    def mean_away(self) -> Array:
+        """The expectation over the other policy's episodes."""
+        return moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour).mean[self.own]
 
     def relative(self, mean: Array) -> float:
         """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
@@ -81,59 +91,57 @@ class Subject:
 
 
 def verdicts(
-    subject: Subject, behaviour: Policy, runs: Callable[[PolicySpec], None], specs: Mapping[str, PolicySpec]
+    subject: Subject, runs: Callable[[PolicySpec], None], specs: Mapping[str, PolicySpec]
 ) -> tuple[Verdict, ...]:
     """Return a verdict on each claim.
 
     Args:
         subject: The estimator, and its expectation.
-        behaviour: Another policy, for episodes that are not from the current one.
         runs: Computes one gradient on a spec, or raises what stops it.
         specs: What the estimator may be tried on.
     """
     estimator = subject.estimator
     return (
-        unbiased_verdict(subject, behaviour),
-        on_policy_verdict(subject, behaviour),
+        unbiased_verdict(subject),
+        on_policy_verdict(subject),
         critic_verdict(estimator, runs, specs),
         discrete_verdict(estimator, subject.batch),
         whole_episodes_verdict(subject),
     )
 
 
-def unbiased_verdict(subject: Subject, behaviour: Policy) -> Verdict:
+def unbiased_verdict(subject: Subject) -> Verdict:
     """Judge by the relative bias, current policy and whole episodes; where that shows none, a bias by another policy's episodes."""
     relative, claims = subject.relative(subject.mean), subject.estimator.claims
     stated, figure = claims.unbiased, f"relative bias {relative:.2g}"
     if stated:
         return Verdict("unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
     if relative <= BIASED and not claims.on_policy:
-        relative = subject.relative(subject.mean_away(behaviour))
+        relative = subject.relative(subject.mean_away)
         figure = f"{figure}, {relative:.2g} with another policy's episodes"
     return Verdict("unbiased", stated, "confirmed" if relative > BIASED else "open", figure)
 
 
-def on_policy_verdict(subject: Subject, behaviour: Policy) -> Verdict:
+def on_policy_verdict(subject: Subject) -> Verdict:
     """Judge by what another policy's episodes do to the expectation: all that they can where it is claimed, and else as `corrects`."""
     claims = subject.estimator.claims
     if not (claims.on_policy or claims.unbiased):
-        verdict, figure = corrects(subject, behaviour)
+        verdict, figure = corrects(subject)
         return Verdict("on_policy", claims.on_policy, verdict, figure)
-    away = subject.mean_away(behaviour)
-    moved = distance(subject.mean, away)
+    moved = distance(subject.mean, subject.mean_away)
     if math.isnan(moved):
         return Verdict("on_policy", claims.on_policy, "open", "the expected gradient is 0, whoever acts")
     if claims.on_policy:
         figure = f"another policy's episodes move the mean by {moved:.2g}"
         return Verdict("on_policy", claims.on_policy, "confirmed" if moved > BIASED else "refuted", figure)
-    relative = subject.relative(away)
+    relative = subject.relative(subject.mean_away)
     figure = f"relative bias {relative:.2g} with another policy's episodes"
     return Verdict("on_policy", claims.on_policy, "confirmed" if relative <= UNBIASED else "refuted", figure)
 
 
-def corrects(subject: Subject, behaviour: Policy) -> tuple[str, str]:
+def corrects(subject: Subject) -> tuple[str, str]:
     """Return a verdict on a biased estimator that takes any policy's episodes, and what decides."""
-    shared = subject.estimator, subject.mdp, subject.policy
+    shared, behaviour = (subject.estimator, subject.mdp, subject.policy), subject.behaviour
     moved = one_step_moves(*shared, behaviour, subject.batch)
     of_actions, local = bool(OF_ACTIONS.intersection(subject.estimator.quantities)), prefix_moves(subject)
     figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
@@ -143,12 +151,22 @@ def corrects(subject: Subject, behaviour: Policy) -> tuple[str, str]:
         return "confirmed", ", ".join(figures)
     if is_likelihood(*shared):
         return "confirmed", "a likelihood: every step makes its action more probable, whatever its reward"
+    population = population_moves(*shared)
+    if population <= UNBIASED:
+        return "confirmed", f"on all episodes of one step at once, who acts moves its gradient by {population:.2g}"
+    if not mixes_steps(*shared, subject.batch):
+        off, least = limits(*shared, behaviour)
+        if off <= UNBIASED:
+            return (
+                "confirmed",
+                f"rewards of actions taken too often count for their due, to {off:.2g}, others for {least:.2g} of it or more",
+            )
     told = reads_behaviour(*shared, behaviour, subject.batch)
     if math.isnan(told):
         return "open", "gradients are 0, whoever acts"
     if told <= UNBIASED:
         return "refuted", ", ".join([*figures, "whoever is said to have acted"])
-    return "open", ", ".join([*figures, f"who is said to have acted moves it by {told:.2g}: corrected in part"])
+    return "open", ", ".join([*figures, f"who is said to have acted moves it by {told:.2g}"])
 
 
 def critic_verdict(

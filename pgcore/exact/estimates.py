@@ -25,7 +25,7 @@ from pgcore.estimator import Estimator
 from pgcore.exact.episodes import Episodes
 from pgcore.exact.mdp import MDP
 from pgcore.exact.numbers import Number, numbers, whole
-from pgcore.exact.rows import RowEvaluate, Rows, flat_gradient
+from pgcore.exact.rows import Lookup, RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
 from pgcore.surrogate import check_names
 
@@ -60,22 +60,21 @@ class Group:
     steps: Array
     finals: Array
 
-    def batches(self) -> Iterator[tuple[Batch, Array, Array]]:
-        """Yield each batch with its row numbers and final states."""
-        names, extras = tuple(self.fields), tuple(self.extras)
-        parts = zip(
-            zip(*self.fields.values(), strict=True),
-            zip(*self.extras.values(), strict=True),
-            self.steps,
-            self.finals,
-            strict=True,
-        )
-        for own, more, steps, finals in parts:
+    def batches(self) -> Iterator[Batch]:
+        """Yield each batch."""
+        each = zip(*self.fields.values(), strict=True)
+        for own, more in zip(each, zip(*self.extras.values(), strict=True), strict=True):
             batch = object.__new__(Batch)
             batch.__dict__.update(self.shared)
-            batch.__dict__.update(zip(names, own, strict=True))
-            batch.__dict__["extras"] = dict(zip(extras, more, strict=True))
-            yield batch, steps, finals
+            batch.__dict__.update(zip(self.fields, own, strict=True))
+            batch.__dict__["extras"] = dict(zip(self.extras, more, strict=True))
+            yield batch
+
+    def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
+        """Yield each batch with what evaluates it."""
+        lookup = Lookup(rows, self.steps, self.finals, self.fields["terminated"])
+        for index, batch in enumerate(self.batches()):
+            yield batch, RowEvaluate(lookup, batch, index)
 
 
 class Estimates:
@@ -110,7 +109,7 @@ class Estimates:
         policy = backing(self.rows.table, self.estimator.name)
         found = np.empty((len(chosen), self.rows.scores.shape[1]))
         for group in self._groups(chosen):
-            for number, (batch, _, _) in zip(group.numbers, group.batches(), strict=True):
+            for number, batch in zip(group.numbers, group.batches(), strict=True):
                 found[number] = flat_gradient(policy, self.estimator, batch)
         return found
 
@@ -150,14 +149,15 @@ class Estimates:
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
-        first = next(group.batches())[0]
+        first = next(group.batches())
         weights = self._weights(first)
         with np.errstate(all="ignore"):
             if estimator.weighs_scores:
                 return self._combined(group, weights)
             collected: list[dict[str, Array]] = []
+            sees_episodes = estimator.sees_episodes
             for found in self._signals(group):
-                if estimator.sees_episodes:  # each batch's episodes are its own
+                if sees_episodes:  # each batch's episodes are its own
                     found["episode"] = first.episode_of_step + len(collected) * first.num_episodes
                 if not collected:
                     check_names(estimator, found)
@@ -176,8 +176,7 @@ class Estimates:
     def _combined(self, group: Group, weights: Array) -> Array:
         """Return [P, D] gradients that the estimator makes from scores."""
         found: list[Array] = []
-        for batch, steps, finals in group.batches():
-            evaluate = RowEvaluate(self.rows, batch, steps, finals)
+        for batch, evaluate in group.evaluated(self.rows):
             signals = self.estimator.signals(batch, evaluate)
             check_names(self.estimator, signals)
             found.append(self.estimator.combine(batch, evaluate, signals, weights))
@@ -195,8 +194,8 @@ class Estimates:
             yield {name: value[index] for name, value in gathered.items()}
 
     def _run_signals(self, group: Group) -> Iterator[dict[str, Array]]:
-        for batch, steps, finals in group.batches():
-            yield dict(self.estimator.signals(batch, RowEvaluate(self.rows, batch, steps, finals)))
+        for batch, evaluate in group.evaluated(self.rows):
+            yield dict(self.estimator.signals(batch, evaluate))
 
     def _apart(self, size: int) -> bool:
         """Whether a batch's signals are its episodes' own, to every digit, on a sample of batches of that size."""

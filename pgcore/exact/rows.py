@@ -19,7 +19,7 @@ from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
 
-__all__ = ["RowEvaluate", "Rows", "flat_gradient"]
+__all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
 
 @dataclass(frozen=True)
@@ -147,25 +147,53 @@ def logarithms(probabilities: Array) -> Array:
         return np.log(probabilities).reshape(-1)
 
 
+class Lookup:
+    """What the rows of many batches of the same shape have, each quantity looked up for all when it is first asked for.
+
+    Attributes:
+        rows: What is looked up.
+        steps: [P, B] row numbers.
+        finals: [P, E] states.
+        terminated: [P, E] bool.
+    """
+
+    __slots__ = ("_found", "finals", "rows", "steps", "terminated")
+
+    def __init__(self, rows: Rows, steps: Array, finals: Array, terminated: Array) -> None:
+        """Keep all."""
+        self.rows, self.steps, self.finals, self.terminated = rows, steps, finals, terminated
+        self._found: dict[str, Array | None] = {}
+
+    def __call__(self, name: str) -> Array | None:
+        """Return [P, ...] of a quantity, of "distribution" or of "final_value"; None of what no row has."""
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def _look_up(self, name: str) -> Array | None:
+        if name == "final_value":
+            return read_only(np.where(self.terminated, 0.0, self.rows.state_values()[self.finals]))
+        return read_only(self.rows.value(name)[self.steps]) if name in QUANTITIES or name == "distribution" else None
+
+
 class RowEvaluate:
     """See `pgcore.estimator.Evaluate`: looks up what the rows of one batch have."""
 
-    __slots__ = ("batch", "finals", "rows", "steps")
+    __slots__ = ("batch", "index", "lookup")
 
-    def __init__(self, rows: Rows, batch: Batch, steps: Array, finals: Array) -> None:
-        """Keep all; steps are [B] row numbers, finals [E] states."""
-        self.rows, self.batch, self.steps, self.finals = rows, batch, steps, finals
+    def __init__(self, lookup: Lookup, batch: Batch, index: int) -> None:
+        """Keep all; the index is the batch's among the lookup's."""
+        self.lookup, self.batch, self.index = lookup, batch, index
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """See `Evaluate`."""
         found: dict[str, Array] = {}
         for name in names:
-            if name == "final_value":
-                found[name] = np.where(self.batch.terminated, 0.0, self.rows.state_values()[self.finals])
-            elif name in QUANTITIES or name == "distribution":
-                found[name] = self.rows.value(name)[self.steps]
+            every = self.lookup(name)
+            if every is not None:
+                found[name] = every[self.index]
             else:
-                found[name] = backing(self.rows.table, name).evaluate(self.batch, (name,))[name]
+                found[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
         return found
 
     @property
@@ -175,7 +203,7 @@ class RowEvaluate:
 
     def scores(self, step_weights: Array | None = None) -> Array:
         """See `Evaluate.scores`."""
-        scores = self.rows.scores[self.steps]
+        scores = self.lookup.rows.scores[self.lookup.steps[self.index]]
         if step_weights is not None:
             scores = scores * step_weights[:, None]
         return np.add.reduceat(scores, self.batch.episode_starts, axis=0)

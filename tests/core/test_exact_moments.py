@@ -282,9 +282,9 @@ def test_the_shortcut_is_verified_at_the_asked_size():
         found.gradients(chosen[:, :2])
 
 
-def timed(mdp, critic):
+def timed(mdp, critic, seed=0):
     """Return the process with time in its state, and a policy that has the plain one's logits at every time and this critic."""
-    plain, process = policy_on(mdp), mdp.with_time()
+    plain, process = policy_on(mdp, seed=seed), mdp.with_time()
     logits = np.tile(plain.parameters()["network.table"], (mdp.horizon + 1, 1))
     policy = policy_on(process, critic)
     policy.load({**policy.parameters(), "network.table": logits})
@@ -303,6 +303,42 @@ def test_gae_is_unbiased_with_exact_values_of_every_time_and_else_at_lambda_one_
         assert max(wrong, blind) < 1e-13
     else:
         assert min(wrong, blind) > 1e-3
+
+
+@pytest.mark.parametrize(("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (0.6, 2.0, 0.7), (1.5, 0.8, 0.0)])
+def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c_bar, trace_lambda):
+    mdp = PROCESS.replaced(horizon=3, gamma=0.9)
+    limited = np.minimum(
+        rho_bar * tabulated(policy_on(mdp, seed=1), mdp).probabilities, tabulated(policy_on(mdp), mdp).probabilities
+    )
+    between = exact.softmax_table(limited / limited.sum(axis=1, keepdims=True))
+    right = exact.values(mdp, between)
+    estimator = pg.estimator(
+        "vtrace",
+        rho_bar=rho_bar,
+        c_bar=c_bar,
+        trace_lambda=trace_lambda,
+        gamma=0.9,
+        reduction="trajectory",
+    )
+
+    def expected(critic):
+        process, policy = timed(mdp, critic)
+        acting = timed(mdp, critic, seed=1)[1]
+        table = tabulated(policy, process)
+        mean = exact.moments(process, policy, estimator, behaviour=acting).mean
+        return process, table, acting, mean[table.own], mean[~table.own]
+
+    process, table, acting, mean, critic = expected(right.ravel())
+    np.testing.assert_allclose(critic, 0.0, atol=1e-15)
+    # The policy moves by that policy's advantages, each weighed by how often the step is taken and by the limited ratio.
+    gain = np.zeros((process.states, mdp.actions))
+    gain[:-3] = (limited * (exact.action_values(mdp, between) - right[:-1, :, None])).reshape(-1, mdp.actions)
+    seen = exact.visits(process, acting).sum(axis=0)
+    wanted = -np.tensordot(seen[:, None] * gain, table.scores, 2)[table.own]
+    np.testing.assert_allclose(mean, wanted, rtol=0, atol=1e-14)
+    own = exact.values(mdp, policy_on(mdp))
+    assert np.abs(expected(own.ravel())[4]).max() > 0.01
 
 
 def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
