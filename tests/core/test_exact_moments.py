@@ -391,25 +391,34 @@ def test_causality_can_raise_the_variance_from_nothing():
     assert (full.variance, causal.variance) == (0, Fraction(3, 8))
 
 
-def test_dividing_by_all_steps_is_biased_where_lengths_vary():
-    policy, target = policy_on(ENDING), exact.gradient(ENDING, policy_on(ENDING))
+# Of figures that depend on the process, the notes' come up too: on the first process that has them, trying seeds in order.
+
+
+@pytest.mark.parametrize(
+    ("mdp", "figure"), [(ENDING, 0.058827), (exact.random(4, 2, 4, 161, terminals=1), 0.043768)], ids=["ours", "notes"]
+)
+def test_dividing_by_all_steps_is_biased_where_lengths_vary(mdp, figure):
+    policy, target = policy_on(mdp), exact.gradient(mdp, policy_on(mdp))
     by_steps, by_episodes = (pg.estimator("reinforce", gamma=1.0, reduction=each) for each in ("step", "trajectory"))
-    length = exact.visits(ENDING, policy).sum()
-    bias = np.linalg.norm(length * exact.moments(ENDING, policy, by_steps, batch=2).mean - target) / np.linalg.norm(
-        target
-    )
-    assert bias == pytest.approx(0.058827, abs=5e-7)
-    assert relative_bias(ENDING, policy, by_episodes, batch=2) < 1e-14
+    length = exact.visits(mdp, policy).sum()
+    mean = exact.moments(mdp, policy, by_steps, batch=2).mean
+    assert np.linalg.norm(length * mean - target) / np.linalg.norm(target) == pytest.approx(figure, abs=5e-7)
+    assert relative_bias(mdp, policy, by_episodes, batch=2) < 1e-14
     # Where all have the same length it is only smaller.
     same = exact.moments(PROCESS, policy_on(PROCESS), by_steps).mean
     np.testing.assert_allclose(4 * same, exact.gradient(PROCESS, policy_on(PROCESS)), rtol=0, atol=1e-13)
 
 
-def test_a_time_limit_taken_for_an_end_is_biased():
+@pytest.mark.parametrize(
+    ("mdp", "figure", "ratio"),
+    [(PROCESS, 0.376019, 44.3676), (exact.random(3, 2, 4, 9019), 0.030118, 21.2787)],
+    ids=["ours", "notes"],
+)
+def test_a_time_limit_taken_for_an_end_is_biased(mdp, figure, ratio):
     # The process goes on to its horizon; episodes are watched for two steps. Bootstrapped from exact values, nothing is lost.
-    paid = PROCESS.replaced(reward=PROCESS.reward + 3.0)  # so that what is cut off is worth something
+    paid = mdp.replaced(reward=mdp.reward + 3.0)  # so that what is cut off is worth something
     process, policy = timed(paid, exact.values(paid, policy_on(paid)).ravel())
-    table, first_two = tabulated(policy, process), slice(0, 2 * PROCESS.states * PROCESS.actions)
+    table, first_two = tabulated(policy, process), slice(0, 2 * mdp.states * mdp.actions)
     target = exact.gradient(process, policy)[first_two]
     estimator = pg.estimator("reinforce", gamma=1.0, baseline="value", value_coefficient=0.0)
     cut = exact.all_episodes(process, table.probabilities, cut=2)
@@ -423,39 +432,50 @@ def test_a_time_limit_taken_for_an_end_is_biased():
         bias[name] = np.linalg.norm(mean - target) / np.linalg.norm(target)
         variance[name] = episodes.probabilities @ ((found[:, first_two] - mean) ** 2).sum(axis=1)
     assert bias["bootstrapped"] < 1e-13
-    assert bias["ended"] == pytest.approx(0.376019, abs=5e-7)
-    assert variance["ended"] / variance["bootstrapped"] == pytest.approx(44.3676, abs=5e-5)
+    assert bias["ended"] == pytest.approx(figure, abs=5e-7)
+    assert variance["ended"] / variance["bootstrapped"] == pytest.approx(ratio, abs=5e-5)
 
 
-def test_the_reward_of_the_step_alone_is_biased():
+@pytest.mark.parametrize(
+    ("mdp", "figure"), [(PROCESS, 0.359300), (exact.random(3, 2, 4, 74), 0.157407)], ids=["ours", "notes"]
+)
+def test_the_reward_of_the_step_alone_is_biased(mdp, figure):
     alone = pg.estimator("reinforce", gamma=0.0)  # the reward-to-go, with nothing after it
-    assert relative_bias(PROCESS, policy_on(PROCESS), alone) == pytest.approx(0.359300, abs=5e-7)
+    assert relative_bias(mdp, policy_on(mdp), alone) == pytest.approx(figure, abs=5e-7)
 
 
-def test_the_averaged_ratio_points_elsewhere_on_far_episodes():
-    policy, far = policy_on(PROCESS), audit_policy(POLICIES["no critic"](PROCESS), 3, scale=2.0)
-    target = exact.gradient(PROCESS, policy)
+@pytest.mark.parametrize(
+    ("mdp", "figure"), [(PROCESS, 0.804157), (exact.random(3, 2, 4, 3234), 0.573463)], ids=["ours", "notes"]
+)
+def test_the_averaged_ratio_points_elsewhere_on_far_episodes(mdp, figure):
+    policy, far = policy_on(mdp), audit_policy(POLICIES["no critic"](mdp), 3, scale=2.0)
+    target = exact.gradient(mdp, policy)
     cosine = {}
     for name in ("averaged_ratio", "pdis"):
-        mean = exact.moments(PROCESS, policy, pg.estimator(name, gamma=1.0), behaviour=far).mean
+        mean = exact.moments(mdp, policy, pg.estimator(name, gamma=1.0), behaviour=far).mean
         cosine[name] = mean @ target / (np.linalg.norm(mean) * np.linalg.norm(target))
-    assert cosine == pytest.approx({"averaged_ratio": 0.804157, "pdis": 1.0}, abs=5e-7)
+    assert cosine == pytest.approx({"averaged_ratio": figure, "pdis": 1.0}, abs=5e-7)
 
 
-def test_the_notes_step_overshoots_the_kl():
-    policy, bound = policy_on(PROCESS), 0.01
-    table, gradient = tabulated(policy, PROCESS), exact.gradient(PROCESS, policy)
-    visited = exact.visits(PROCESS, policy).sum(axis=0) / PROCESS.horizon
+@pytest.mark.parametrize(
+    ("mdp", "right", "notes"),
+    [(PROCESS, 1.025228, 18.920077), (exact.random(3, 2, 4, 189), 1.092515, 41.559620)],
+    ids=["ours", "notes"],
+)
+def test_the_notes_step_overshoots_the_kl(mdp, right, notes):
+    policy, bound = policy_on(mdp), 0.01
+    table, gradient = tabulated(policy, mdp), exact.gradient(mdp, policy)
+    visited = exact.visits(mdp, policy).sum(axis=0) / mdp.horizon
     fisher = np.einsum("s,sa,sad,sae->de", visited, table.probabilities, table.scores, table.scores)
     natural = np.linalg.pinv(fisher, rcond=1e-10) @ gradient
     kl = {}
     for name, slope in (("right", gradient @ natural), ("notes", gradient @ fisher @ gradient)):
-        moved = policy_on(PROCESS)
+        moved = policy_on(mdp)
         step = -np.sqrt(2 * bound / slope) * natural
         moved.load({"network.table": policy.parameters()["network.table"] + step.reshape(3, 2)})
-        log_ratio = np.log(table.probabilities / tabulated(moved, PROCESS).probabilities)
+        log_ratio = np.log(table.probabilities / tabulated(moved, mdp).probabilities)
         kl[name] = visited @ (table.probabilities * log_ratio).sum(axis=1) / bound
-    assert kl == pytest.approx({"right": 1.025228, "notes": 18.920077}, abs=5e-7)
+    assert kl == pytest.approx({"right": right, "notes": notes}, abs=5e-7)
 
 
 def test_importance_weights_make_up_for_another_policy():
