@@ -237,6 +237,9 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         return
     yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
     yield row_of(label, "clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped, truth.dtype)
+    if truth.fisher:
+        product = truth.split(policy.fisher_vector_product(batch, truth.direction))
+        yield row_of(label, "Fisher product", product, truth.fisher, truth.dtype)
     optimizer = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm))
     for step in range(1, max(truth.reached, default=0) + 1):
         if step > 1:

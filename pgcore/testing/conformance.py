@@ -30,6 +30,7 @@ from pgcore.testing.design import DTYPES, OPTIMIZERS, Choice, covering, product
 from pgcore.testing.kinks import KINKS, Kink
 from pgcore.testing.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome, told
 from pgcore.testing.truth import Truth
+from pgcore.trust_region import TrustRegionSpec
 
 __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 
@@ -50,6 +51,7 @@ LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
 NO_FORM = "no form"
+OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
 # Steps of padding, where a case has any.
 PADDING = 7
@@ -278,7 +280,7 @@ def chosen_heads(names: Sequence[str] | None) -> dict[str, Head]:
 
 
 def without_forms(heads: Sequence[str] | None) -> dict[str, str]:
-    """Return the registered heads and optimizers that the kit has no case of, each with the reason; trust regions are not steps of formulas."""
+    """Return the registered heads and optimizers that the kit has no case of, each with the reason."""
     known = {"heads": {head.name for head in HEADS.values()}, "optimizers": set(OPTIMIZERS)}
     found: dict[str, str] = {}
     for kind, own in known.items():
@@ -286,8 +288,17 @@ def without_forms(heads: Sequence[str] | None) -> dict[str, str]:
             name = entry.provider.name
             if name in own or (kind == "heads" and heads is not None and name not in heads):
                 continue
-            found[entry.where] = NO_FORM if entry.status == "usable" else entry.reason or ""
+            found[entry.where] = why_without(kind, name) if entry.status == "usable" else entry.reason or ""
     return found
+
+
+def why_without(kind: str, name: str) -> str:
+    """Return why the kit has no case of something that is usable."""
+    try:
+        cls = registry().load(kind, name)
+    except Exception as problem:  # noqa: BLE001 - a plugin's import may raise anything, and the others are checked
+        return told(problem)
+    return OF_CHECKED if isinstance(cls, type) and issubclass(cls, TrustRegionSpec) else NO_FORM
 
 
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:

@@ -131,7 +131,7 @@ class OwnTruth(Truth):
         """Yield the same of the scores, episodes weighed at random; see `slopes`."""
         weights = np.random.default_rng(1).standard_normal(self.batch.num_episodes)
         scores = self.policy.episode_scores(self.batch)
-        found = self._split(weights.astype(np.longdouble) @ scores)
+        found = self.split(weights.astype(np.longdouble) @ scores)
         per_step = weights[self.batch.episode_of_step].astype(np.longdouble)
         yield from self._slopes(found, self._named[0][2], {"log_prob": per_step})
 

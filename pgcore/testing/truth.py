@@ -29,7 +29,17 @@ from pgcore.testing.running_error import bounded_in, choices
 __all__ = ["STAGES", "Expected", "Truth"]
 
 # In the order of computation. Steps are those of the optimizer, each on a new gradient of the same batch.
-STAGES = ("signals", "quantities", "surrogate", "gradient", "clipped gradient", "1 step", "10 steps", "100 steps")
+STAGES = (
+    "signals",
+    "quantities",
+    "surrogate",
+    "gradient",
+    "clipped gradient",
+    "Fisher product",
+    "1 step",
+    "10 steps",
+    "100 steps",
+)
 
 # How often the way of the parameters is gone once more with every rounding as large as it may be.
 PERTURBED = 3
@@ -173,6 +183,26 @@ class Truth:
         return self._expected(exact, bound)
 
     @cached_property
+    def direction(self) -> Array:
+        """[D] what the Fisher information is multiplied by: a vector of the dtype's numbers, in canonical order."""
+        size = sum(value.size for value in self.parameters.values())
+        return np.random.default_rng(1).standard_normal(size).astype(self.dtype)
+
+    @cached_property
+    def fisher(self) -> dict[str, Expected]:
+        """The Fisher-vector product by canonical parameter name; empty where it is beyond the dtype's range."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact, bound = (
+                self.split(
+                    reference.fisher_vector_product(self.spec, self.parameters, self.batch, self.direction, lift)
+                )
+                for lift in self._lifts
+            )
+            if not all(np.isfinite(value.astype(self.dtype)).all() for value in exact.values()):
+                return {}
+        return self._expected(exact, bound)
+
+    @cached_property
     def max_norm(self) -> float:
         """See `Truth`."""
         return float(_norm(self._gradients[0])) / 2
@@ -193,6 +223,14 @@ class Truth:
             off = max(np.abs(other[steps][name] - value).max() for other in others)
             # Three ways can by chance all end nearby; one step's own rounding is the least that is allowed.
             found[name] = Expected(value, np.maximum(off, self._rounding(value, self.parameters[name])))
+        return found
+
+    def split(self, vector: Any) -> dict[str, Any]:
+        """Return arrays by name from a [D] vector in canonical order."""
+        found: dict[str, Any] = {}
+        for name, shape in self.spec.parameter_shapes.items():
+            size = int(np.prod(shape))
+            found[name], vector = vector[:size].reshape(shape), vector[size:]
         return found
 
     @contextmanager
@@ -246,15 +284,7 @@ class Truth:
                 return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
         signals = {name: lift(value) for name, value in self.given.values.items()}
         lifted = self._lifted(parameters, lift)
-        return self._split(self._form.combine(self.batch, lifted, signals, self.given.weights, lift))
-
-    def _split(self, vector: Any) -> dict[str, Any]:
-        """Return arrays by name from a [D] vector in canonical order."""
-        found: dict[str, Any] = {}
-        for name, shape in self.spec.parameter_shapes.items():
-            size = int(np.prod(shape))
-            found[name], vector = vector[:size].reshape(shape), vector[size:]
-        return found
+        return self.split(self._form.combine(self.batch, lifted, signals, self.given.weights, lift))
 
     @cached_property
     def _walks(self) -> list[dict[int, dict[str, Array]]]:

@@ -82,6 +82,8 @@ def test_what_has_no_form_is_told(monkeypatch):
     found = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
     assert found["head 'bernoulli'"] == "no form"
     assert found["optimizer 'sgd'"] == "no form"
+    for name in ("natural_gradient", "trpo", "trust_region"):
+        assert "Fisher products, which are checked" in found[f"optimizer '{name}'"]
     assert "head 'categorical'" not in found
     assert "optimizer 'adam'" not in found
     assert (

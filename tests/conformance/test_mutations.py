@@ -307,6 +307,13 @@ def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgcore_torch.policy.canonical", canonical)
 
 
+def jax_kl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is held, a policy stays at a distance of 0 from itself."""
+    from pgcore_jax.policy import JaxPolicy
+
+    changing(JaxPolicy, "fisher_product", lambda found, *_: np.zeros_like(found))(monkeypatch)
+
+
 def stale_jax(monkeypatch: pytest.MonkeyPatch) -> None:
     """Differentiate at the parameters of the step before."""
     policy = pytest.importorskip("pgcore_jax.policy").JaxPolicy
@@ -482,6 +489,22 @@ MUTATIONS = (
         "clipped gradient",
         changing(Gradient, "norm", lambda norm, *_: norm + 1e-6),
     ),
+    Mutation(
+        "Fisher information over the temperature, not over its square",
+        "numpy: head",
+        "Fisher product",
+        changing(CategoricalKernel, "fisher", lambda found, kernel, *_: found * kernel.temperature),
+        head="hot",
+    ),
+    Mutation(
+        "Fisher information of a sum over steps, not of their mean",
+        "numpy: policy",
+        "Fisher product",
+        changing(NumpyPolicy, "fisher_vector_product", lambda found, _, batch, *__: found * batch.num_steps),
+    ),
+    Mutation(
+        "KL's second derivative with both distributions moving", "jax: policy", "Fisher product", jax_kl, backend="jax"
+    ),
     Mutation("Keras's Adam", "numpy: optimizer", "1 step", keras_adam),
     Mutation("stale parameters", "numpy: gradient", "10 steps", stale),
     Mutation("stale parameters", "jax: gradient", "10 steps", stale_jax, backend="jax"),
@@ -566,7 +589,7 @@ def test_the_page_lists_these_bugs_at_these_stages():
     assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
         [row[0][2:], *row[1:]] for row in rows
     ]
-    assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:6])
+    assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:7])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from pgcore_estimators.actor_critic import ActorCritic
 HEAD = pg.Categorical(3, temperature=0.8)
 STEPS = 12
 
+# Of a network that the kit has no formula of.
+OWN = [stage for stage in STAGES if stage not in ("Fisher product", "100 steps")]
+
 
 def batch_of(observations, head: pg.Head = HEAD, seed=0):
     rng = np.random.default_rng(seed)
@@ -79,7 +82,7 @@ def test_a_convolution_is_held_to_the_closed_forms(convolution, variant, dtype):
     before = policy.parameters()
     report = pg.check(policy, ESTIMATORS[variant], batch_of(images()))
     assert report.agrees, str(report)
-    assert [row.stage for row in report.rows] == [*STAGES[:-1]]
+    assert [row.stage for row in report.rows] == [*OWN]
     assert all(row.power > 0.5 for row in report.rows if dtype == "float64"), report.rows
     assert unchanged(policy, before)
 
@@ -137,7 +140,7 @@ def test_a_port_is_the_same_policy(weights):
     before = left.parameters(), right.parameters()
     report = pg.compare_policies(left, right, ESTIMATORS["ppo"], batch_of(vectors()))
     assert report.agrees, str(report)
-    assert [row.stage for row in report.rows] == ["parameters", *STAGES[:-1]]
+    assert [row.stage for row in report.rows] == ["parameters", *OWN]
     assert "jax beside torch: agrees" in str(report)
     assert all(row.power > 0.5 for row in report.rows if row.stage in ("signals", "gradient")), report.rows
     assert unchanged(left, before[0])

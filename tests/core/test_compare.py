@@ -129,6 +129,6 @@ def test_an_estimator_without_a_plain_form_is_compared_with_its_own_closed_form(
     policy, _ = make_case(SPEC, "numpy", "float64", seed=50)
     truth = Truth(SPEC, policy.parameters(), estimator, batch, Adam(1e-3), (1,))
     rows = list(stages(policy, truth, "numpy"))
-    assert [row.stage for row in rows] == list(STAGES[:6])
+    assert [row.stage for row in rows] == list(STAGES[:7])
     assert all(row.agrees for row in rows)
     assert truth.signals == {}
