@@ -112,7 +112,10 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
             distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
             return jnp.sum(inputs.weights * head.kl(xp, jax.lax.stop_gradient(distribution), distribution))
 
-        return jax.jvp(jax.grad(kl), (parameters,), (direction,))[1]
+        try:
+            return jax.jvp(jax.grad(kl), (parameters,), (direction,))[1]
+        except TypeError:  # a function with a `custom_vjp` has no forward mode; a Hessian is symmetric
+            return jax.vjp(jax.grad(kl), parameters)[1](direction)[0]
 
     return jitted(product)
 

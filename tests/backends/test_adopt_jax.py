@@ -282,6 +282,26 @@ def test_padding_to_a_size_that_is_compiled_changes_nothing(make_batch):
     )
 
 
+@jax.custom_vjp
+def own_tanh(x):
+    return jnp.tanh(x)
+
+
+own_tanh.defvjp(lambda x: (jnp.tanh(x),) * 2, lambda found, cotangent: (cotangent * (1.0 - found * found),))
+
+
+def test_a_function_with_a_derivative_of_its_own_has_fisher_products(make_batch):
+    def own_mlp(parameters, observations):
+        hidden = own_tanh(observations @ parameters["first"]["weight"] + parameters["first"]["bias"])
+        return hidden @ parameters["second"]["weight"] + parameters["second"]["bias"]
+
+    policy, plain, batch = adopt((own_mlp, tree())), adopt((mlp, tree())), make_batch()
+    direction = np.random.default_rng(1).standard_normal(policy.size)
+    found, expected = (each.fisher_vector_product(batch, direction) for each in (policy, plain))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+    assert pg.optimizer("trpo").step(policy, pg.gradient(policy, REINFORCE, batch)).accepted
+
+
 def test_arrays_are_copied_and_tracers_refused(make_batch):
     np.testing.assert_array_equal(make_batch(observations=jnp.ones((6, 3))).observations, 1.0)
 
