@@ -100,7 +100,7 @@ def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Polic
             None takes the current policy.
 
     Raises:
-        EstimatorError: estimator and policy do not fit.
+        EstimatorError: estimator and policy do not fit, or the target policy has another number of actions.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal is NaN or infinite; names it and the step.
     """
@@ -201,7 +201,14 @@ class _Evaluation:
 
     @property
     def target(self) -> _Evaluation:
-        return self if self.target_policy is None else _Evaluation(self.target_policy, self.batch)
+        if self.target_policy is None:
+            return self
+        own, other = self.policy.spec.head, self.target_policy.spec.head
+        if other.width != own.width:
+            raise EstimatorError(
+                f"signals target: expected a policy of as many actions as {own}, got {other}; pass a copy of the policy"
+            )
+        return _Evaluation(self.target_policy, self.batch)
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         found = self.policy.evaluate(self.batch, names)

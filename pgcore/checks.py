@@ -12,7 +12,7 @@ from numbers import Integral, Real
 
 from pgcore.errors import PgcoreError, SpecError
 
-__all__ = ["count", "flag", "number", "one_of", "positive", "set_field", "unit_interval"]
+__all__ = ["count", "flag", "number", "one_of", "positive", "positive_or_infinite", "set_field", "unit_interval"]
 
 
 def count(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
@@ -36,6 +36,14 @@ def positive(where: str, value: object, error: type[PgcoreError] = SpecError) ->
     plain = _plain(value)
     if not 0 < plain < math.inf:
         raise error(f"{where}: expected a positive number, got {_shown(value)}; give a finite value above 0")
+    return plain
+
+
+def positive_or_infinite(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
+    """Return the value as a float, or raise unless it is a number above 0 or infinity."""
+    plain = _plain(value)
+    if not plain > 0:
+        raise error(f"{where}: expected a number above 0 or math.inf, got {_shown(value)}; give one")
     return plain
 
 

@@ -185,7 +185,7 @@ class Estimator(ABC):
 
     @property
     def weighs_scores(self) -> bool:
-        """Whether `combine` makes the gradient from per-episode scores, instead of the surrogate."""
+        """Whether `combine` makes the gradient from per-episode scores, instead of the surrogate; minibatches are of episodes then."""
         return False
 
     def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
@@ -220,8 +220,8 @@ class Estimator(ABC):
 
     @property
     def sees_episodes(self) -> bool:
-        """Whether a step's term depends on its whole episode."""
-        return "episode" in self.keywords
+        """Whether a step's term depends on its whole episode, or `combine` makes the gradient from whole episodes' scores."""
+        return "episode" in self.keywords or self.weighs_scores
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:

@@ -55,18 +55,22 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     check_same_length("discounted_sum", x_t, coefficient_t)
     if x_t.dtype.kind == "O":
         return np.array(_looped(x_t.tolist(), [Fraction(each) for each in coefficient_t.tolist()]), object)
-    if len(x_t) < SOLVER_FROM:
-        return np.array(_looped(x_t.tolist(), coefficient_t.tolist()), np.float64)
-    from scipy.linalg.blas import dtbsv
+    if len(x_t) >= SOLVER_FROM:
+        from scipy.linalg.blas import dtbsv
 
-    band = np.empty((2, len(x_t)), order="F")
-    np.negative(coefficient_t[:-1], out=band[0, 1:])
-    return dtbsv(1, band, np.array(x_t, np.float64), diag=1, overwrite_x=1)
+        band = np.empty((2, len(x_t)), order="F")
+        np.negative(coefficient_t[:-1], out=band[0, 1:])
+        y = dtbsv(1, band, np.array(x_t, np.float64), diag=1, overwrite_x=1)
+        # The solver multiplies by a coefficient of 0 too, so that an infinity in one episode is NaN in all before it, the first step's too.
+        if math.isfinite(y[0]):
+            return y
+    return np.array(_looped(x_t.tolist(), coefficient_t.tolist()), np.float64)
 
 
 def _looped(y: list[Any], coefficients: list[Any]) -> list[Any]:
     for t in range(len(y) - 2, -1, -1):
-        y[t] += coefficients[t] * y[t + 1]
+        if coefficients[t] != 0:
+            y[t] += coefficients[t] * y[t + 1]
     return y
 
 

@@ -198,7 +198,7 @@ class WeightedIS(_WeighedScores):
         real = batch.episode_weights > 0
         largest = whole[real].max()  # taken out first, so that no exponential overflows
         mean = largest + np.log(np.exp(whole[real] - largest).mean())
-        return (whole - mean)[batch.episode_of_step]
+        return np.where(real, whole - mean, 0.0)[batch.episode_of_step]
 
 
 def _whole_returns(batch: Batch, gamma: float) -> Array:

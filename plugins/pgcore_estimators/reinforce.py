@@ -31,9 +31,9 @@ class Reinforce(Estimator):
         reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality); False weighs every step with the
             whole episode's return.
         baseline: What is subtracted from the return. "none"; "constant" (`baseline_value`); "mean" over the batch's episodes, the
-            own one included, which shrinks the gradient by exactly 1 - 1/N; "leave_one_out", the mean of the others, unbiased;
-            "optimal", the scalar E[|g|^2 R] / E[|g|^2] of the others; "optimal_per_component", the same for each parameter
-            by itself; "value", the critic's V(s_t).
+            own one included, which shrinks the gradient, at gamma 1 or with the whole episode's return by exactly 1 - 1/N;
+            "leave_one_out", the mean of the others, unbiased; "optimal", the scalar E[|g|^2 R] / E[|g|^2] of the others;
+            "optimal_per_component", the same for each parameter by itself; "value", the critic's V(s_t).
         baseline_value: The constant, reward units.
         discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return does; with the whole
             episode's return it changes nothing, for that discounts from the start already.

@@ -83,8 +83,15 @@ def is_clipped(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) 
 
 
 def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B] log mu(a_t given s_t) of the policy that acted: the batch's, or where it says nothing the current one's."""
-    return evaluate("log_prob")["log_prob"] if batch.log_probs is None else batch.log_probs
+    """Return [B] log mu(a_t given s_t) of the policy that acted: the batch's, or where it says nothing the current one's.
+
+    Padding has the current one's too: the ratio of the step that it repeats could overflow, and infinity has no weight of 0.
+    """
+    if batch.log_probs is None:
+        return evaluate("log_prob")["log_prob"]
+    if batch.step_weights is None:
+        return batch.log_probs
+    return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
 
 
 def reference_log_probs(batch: Batch) -> Array:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, set_field, unit_interval
+from pgcore.checks import number, positive_or_infinite, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
@@ -49,9 +49,7 @@ class VTrace(Estimator):
     def __post_init__(self) -> None:
         """Check the fields."""
         for name in ("rho_bar", "c_bar"):
-            if not isinstance(value := getattr(self, name), int | float) or isinstance(value, bool) or not value > 0:
-                raise EstimatorError(f"VTrace.{name}: expected a number above 0 or math.inf, got {value!r}; give one")
-            set_field(self, name, float(value))
+            set_field(self, name, positive_or_infinite(f"VTrace.{name}", getattr(self, name), EstimatorError))
         for name in ("gamma", "trace_lambda"):
             set_field(self, name, unit_interval(f"VTrace.{name}", getattr(self, name), EstimatorError))
         for name in ("value_coefficient", "entropy_coefficient"):

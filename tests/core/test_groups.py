@@ -152,6 +152,21 @@ def test_steps_of_an_estimator_that_sees_episodes_are_refused(case):
         signals.episodes(batch, [99])
 
 
+def test_steps_of_an_estimator_that_weighs_episodes_scores_are_refused(case):
+    """Left out would be a step, not an episode: with parts of single steps the baseline would know of the own episode's rewards."""
+    policy, batch = case
+    estimator = pg.estimator("reinforce", baseline="optimal_per_component")
+    assert estimator.sees_episodes
+    signals = pg.signals(policy, estimator, batch)
+    with pytest.raises(EstimatorError, match=r"slice with Batch\.episodes and Signals\.episodes"):
+        signals.steps(slice(0, 4))
+    order = [2, 0, 3, 1, *range(4, batch.num_episodes)]
+    whole = pg.gradient(policy, estimator, batch, signals=signals).numpy()
+    moved = pg.gradient(policy, estimator, batch.episodes(order), signals=signals.episodes(batch, order)).numpy()
+    for key, value in whole.items():
+        np.testing.assert_allclose(moved[key], value, rtol=1e-12, atol=1e-15)
+
+
 def test_long_batches_are_cut_where_episodes_end():
     policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=3, steps=1500)
     estimator = pg.estimator("gspo", clip_low=0.2, clip_high=0.3)

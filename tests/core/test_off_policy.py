@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from pgcore.errors import ShapeError
+import pgcore as pg
+from pgcore.errors import EstimatorError, ShapeError
 from pgcore.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
 from pgcore.signals import gae
 
@@ -48,6 +50,20 @@ def test_limited_ratios_are_limited_before_anything_overflows():
     np.testing.assert_array_equal(limited_ratios(np.array([-math.inf, 0.0, 1e6]), 1.0), [0.0, 1.0, 1.0])
     assert limited_ratios(np.array([math.log(3.0)]), 2.5)[0] == pytest.approx(2.5, rel=1e-15)
     assert limited_ratios(np.array([math.log(3.0)]), math.inf)[0] == pytest.approx(3.0, rel=1e-15)
+
+
+@pytest.mark.parametrize("limit", [2, np.float32(2.0), np.int64(2), math.inf, np.float32(np.inf), Fraction(3, 2)])
+def test_limits_are_any_positive_numbers(limit):
+    found = vars(pg.estimator("vtrace", rho_bar=limit, c_bar=limit))
+    assert found["rho_bar"] == found["c_bar"] == float(limit)
+    assert type(found["rho_bar"]) is float
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, math.nan, True, "1", None, 1j])
+def test_limits_that_are_none_are_refused(limit):
+    for name in ("rho_bar", "c_bar"):
+        with pytest.raises(EstimatorError, match=rf"VTrace\.{name}: expected a number above 0 or math\.inf"):
+            pg.estimator("vtrace", **{name: limit})
 
 
 @pytest.mark.parametrize(("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (1.5, 0.8, 0.9), (math.inf, 2.0, 0.5)])

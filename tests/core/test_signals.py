@@ -222,6 +222,16 @@ def test_normalising_large_float32_numbers_does_not_overflow():
     np.testing.assert_allclose(normalise(x), normalise(x.astype(np.float64)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [6, SOLVER_FROM + 6])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_an_infinity_stays_in_its_episode(steps, bad):
+    x = np.ones(steps)
+    x[-2] = bad
+    found = returns(x, np.array([steps - 3, 3]), 0.5)
+    np.testing.assert_array_equal(found[:-3], returns(x[:-3], np.array([steps - 3]), 0.5))
+    np.testing.assert_array_equal(np.isfinite(found[-3:]), [False, False, True])
+
+
 ONE = np.ones(1)
 
 

@@ -167,6 +167,23 @@ def test_b7_own_mean_baseline_shrinks_and_leave_one_out_does_not(episodes, rewar
     assert others.claims.unbiased
 
 
+@pytest.mark.parametrize("discount_state", [False, True])
+def test_b7_discounted_reward_to_go_shrinks_by_no_single_factor(discount_state):
+    """What is taken off is the whole return, from the start: 1/N of the exact gradient, which a discounted reward-to-go's is not."""
+    policy, ways = make_policy(LOGITS), list(trajectories(softmax(LOGITS), 2))
+
+    def expected(**fields):
+        estimator = pg.estimator("reinforce", gamma=0.6, discount_state=discount_state, **fields)
+        return expected_gradient(policy, estimator, ways, episodes=2)
+
+    exact = true_gradient(LOGITS, 2, gamma=0.6)
+    close(expected(baseline="mean", reward_to_go=False), 0.5 * exact)
+    close(expected(baseline="leave_one_out", reward_to_go=True), plain := expected(reward_to_go=True))
+    shrunk = expected(baseline="mean", reward_to_go=True)
+    factor = float((shrunk * plain).sum() / (plain * plain).sum())
+    assert bias(shrunk, factor * plain) > 0.01
+
+
 @pytest.mark.parametrize(("episodes", "factor"), [(2, 0.5), (4, 0.75), (16, 0.9375), (64, 0.984375)])
 def test_b7_the_factor_is_one_minus_one_over_n(episodes, factor):
     # On a two-armed bandit a batch is described by how often the better arm came up, so that even 2^64 batches can be summed.

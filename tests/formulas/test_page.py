@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pgcore.registry import registry
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "formulas.md").read_text()
 LINKS = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE))
@@ -24,6 +26,12 @@ def test_every_test_of_a_row_is_linked():
         for name in re.findall(r"def (test_[abde]\d+_\w+)\(", path.read_text())
     }
     assert named - linked - {"test_b4_the_enumeration_is_complete"} == set()
+
+
+def test_every_registered_estimator_has_a_line():
+    lines = [line.rpartition(" | ")[0] for line in PAGE.splitlines() if line.startswith("| ")]
+    named = {name for line in lines for name in re.findall(r"`(\w+)`", line)}
+    assert set(registry().names("estimators")) - named == set()
 
 
 def test_every_row_has_a_line():

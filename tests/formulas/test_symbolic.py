@@ -221,11 +221,16 @@ def test_a5_e1_score_of_the_gaussian_policy(kind):
     assert numbers(expected, POINT)[0] > 0  # the notes' line before the last has the other sign
 
 
-def test_e1_derivative_in_the_standard_deviation_itself():
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_e1_derivative_in_the_standard_deviation_itself(kind):
     sigma, reward = sp.symbols("sigma R", positive=True)
     loss = -reward * (-((A - MU) ** 2) / (2 * sigma**2) - sp.log(sigma))
     assert sp.simplify(sp.diff(loss, MU) + reward * (A - MU) / sigma**2) == 0
-    assert sp.simplify(sp.diff(loss, sigma) + reward * (((A - MU) / sigma) ** 2 - 1) / sigma) == 0
+    by_sigma = sp.diff(loss, sigma)
+    assert sp.simplify(by_sigma + reward * (((A - MU) / sigma) ** 2 - 1) / sigma) == 0
+    # The backend's parameter is log sigma, whose derivative is sigma times that; of the score, which is the loss of reward -1.
+    at = POINT | {sigma: sp.exp(POINT[LOG_STD]), reward: -1}
+    close(gaussian(kind, "log_prob")[1:], numbers([sigma * by_sigma], at))
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
@@ -246,6 +251,13 @@ def test_a5_fisher_information_is_one_over_variance_and_two():
         for symbol in (MU, LOG_STD)
     ]
     assert [sp.simplify(each) for each in fisher] == [sp.exp(-2 * LOG_STD), 2]
+    # The backend's products with the mean's bias and with the log standard deviation, at the observation 0, are its columns.
+    policy = pg.policy(pg.PolicySpec(pg.Linear(1), GAUSSIANS["shared"]), dtype="float64")
+    own = {"network.0.weight": [[0.0]], "network.0.bias": [float(POINT[MU])], "head.log_std": [float(POINT[LOG_STD])]}
+    policy.load({name: np.array(value) for name, value in own.items()})
+    batch = pg.Batch(observations=[[0.0]], actions=[[1.25]], rewards=[0.0], episode_lengths=[1], terminated=[True])
+    columns = np.array([policy.fisher_vector_product(batch, column) for column in np.eye(3)])
+    close(columns, np.diag([0.0, *numbers(fisher, POINT)]))
 
 
 WEIGHTS = {

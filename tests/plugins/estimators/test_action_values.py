@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.surrogate import Signals
 
 each_estimator = pytest.mark.parametrize("name", ["expected", "soft_actor"])
@@ -44,6 +44,23 @@ def test_a_width_that_is_not_the_number_of_actions_is_refused(name, width):
 def test_others_than_a_row_of_floats_are_refused(name, given):
     with pytest.raises(BatchError, match=r"extras\['action_values'\]: expected floats \[B, A\]"):
         signals(name, given)
+
+
+@pytest.mark.parametrize("name", ["expected", "soft_actor", "q_learning"])
+@pytest.mark.parametrize("actions", [2, 4])
+def test_a_target_policy_of_other_actions_is_refused(name, actions):
+    """A value of an action that the policy does not have would be the best one."""
+    policy, target = (
+        pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(n), "separate", "action"), backend="numpy")
+        for n in (3, actions)
+    )
+    batch = pg.Batch(
+        observations=np.ones((2, 2)), actions=[0, 1], rewards=[1.0, 2.0], episode_lengths=[2], terminated=[True]
+    )
+    with pytest.raises(
+        EstimatorError, match=rf"signals target: expected .* as many actions as .*n=3.* got .*n={actions}"
+    ):
+        pg.signals(policy, pg.estimator(name), batch, target=target)
 
 
 @pytest.mark.parametrize("name", ["expected", "soft_actor", "q_learning"])
