@@ -299,7 +299,9 @@ def test_a_function_with_a_derivative_of_its_own_has_fisher_products(make_batch)
     direction = np.random.default_rng(1).standard_normal(policy.size)
     found, expected = (each.fisher_vector_product(batch, direction) for each in (policy, plain))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
-    assert pg.optimizer("trpo").step(policy, pg.gradient(policy, REINFORCE, batch)).accepted
+    report = pg.optimizer("trpo").step(policy, pg.gradient(policy, REINFORCE, batch))
+    assert report is not None
+    assert report.accepted
 
 
 def test_arrays_are_copied_and_tracers_refused(make_batch):
