@@ -6,7 +6,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import PgcoreError
+from pgcore.errors import NonFiniteError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
@@ -33,6 +33,9 @@ OF_ACTIONS = frozenset(("action_value", "action_values"))
 
 # Rewards that a step is tried with, both ways round.
 REWARD = 3.0
+
+# Far beyond any constant that might be added to rewards.
+FAR = 1e6
 
 # How much more often than one action the policies of a population take the next: beyond the usual limits of ratios.
 MORE = 3
@@ -103,36 +106,64 @@ def limits(estimator: Estimator, mdp: MDP, policy: Policy, behaviour: Policy) ->
 
     A reward's share is the probability of its step times what it moves the step's gradient. Relative to the share that it has where the
     current policy acts, a limited ratio leaves 1 for actions that the other policy takes more often than the current one, and less for
-    those that it takes less often.
+    those that it takes less often. What the gradient is without a reward has the same share, but for what the state alone tells, as
+    an entropy bonus. So that the two can be told apart a third policy acts too, which prefers what the other one avoids.
 
     Returns:
-        How far shares are from 1 for the former, or in another direction or outside 0 to 1 for the latter; and the smallest share.
+        How far shares are from 1 for the former, or in another direction or outside 0 to 1 for the latter, or from the rest's;
+        and the smallest share.
     """
-    table = tabulated(policy, mdp)
-    acting = [table.probabilities, tabulated(behaviour, mdp).probabilities]
-    own, others = (
-        probabilities.reshape(-1, 1) * reward_slopes(estimator, mdp, policy, probabilities) for probabilities in acting
-    )
-    moved = np.abs(own).max(axis=1) > 0
+    current, other = (tabulated(each, mdp).probabilities for each in (policy, behaviour))
+    acting = (current, other, mirrored(current, other))
+    (own, rest), *others = (each.reshape(-1, 1) * reward_lines(estimator, mdp, policy, each) for each in acting)
+    size = (own * own).sum(axis=1)
+    moved = size > 0
     if not moved.any():
         return float("nan"), float("nan")
-    often = (acting[1] >= acting[0]).reshape(-1)[moved]
-    own, others = own[moved], others[moved]
-    size = (own * own).sum(axis=1)
-    share = (own * others).sum(axis=1) / size
-    wanted = np.where(often, 1.0, share.clip(0.0, 1.0))
-    off = np.linalg.norm(others - wanted[:, None] * own, axis=1) / np.sqrt(size)
-    return float(off.max()), float(share.min())
+    shares: list[Array] = []
+    lefts: list[Array] = []
+    factors: list[Array] = []
+    off = 0.0
+    for each, (slopes, middles) in zip(acting[1:], others, strict=True):
+        share = (own * slopes).sum(axis=1) / np.where(moved, size, 1.0)
+        wanted = np.where((each >= current).reshape(-1), 1.0, share.clip(0.0, 1.0))
+        distances = np.linalg.norm(slopes - wanted[:, None] * own, axis=1)[moved] / np.sqrt(size[moved])
+        off = max(off, float(distances.max()))
+        shares.append(share[moved])
+        lefts.append((middles - wanted[:, None] * rest).reshape(mdp.states, mdp.actions, -1))
+        factors.append(each - wanted.reshape(each.shape) * current)
+    differing = np.linalg.norm(unlike(np.concatenate(lefts, axis=1), np.concatenate(factors, axis=1)), axis=(1, 2))
+    scale = np.sqrt(((rest * rest).sum(axis=1) + size).reshape(current.shape).sum(axis=1))
+    known = moved.reshape(current.shape).all(axis=1)
+    return max(off, float((differing[known] / scale[known]).max(initial=0.0))), float(np.min(shares))
 
 
-def reward_slopes(estimator: Estimator, mdp: MDP, policy: Policy, acting: Array) -> Array:
-    """Return [S A, D] what a step's reward moves its gradient, where it is an episode and a batch by itself."""
+def mirrored(current: Array, other: Array) -> Array:
+    """Return [S, A] a policy that takes each action as much more often than the current one as the other takes it less often."""
+    found = current * (current / other)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def unlike(found: Array, factor: Array) -> Array:
+    """Return what of [S, A, D] is no multiple, by the [S, A] factors, of one vector for each state, in least squares."""
+    square = (factor * factor).sum(axis=1)
+    common = np.einsum("sa,sad->sd", factor, found) / np.where(square > 0, square, 1.0)[:, None]
+    return found - factor[:, :, None] * common[:, None, :]
+
+
+def reward_lines(estimator: Estimator, mdp: MDP, policy: Policy, acting: Array) -> Array:
+    """Return [2, S A, D] what a step's reward moves its gradient, and the gradient half way between a good and a bad reward.
+
+    Each step is an episode and a batch by itself.
+    """
     good, bad = (one_step_episodes(mdp, acting, np.full(acting.size, reward)) for reward in (REWARD, -REWARD))
-    slopes = [
-        flat_gradient(policy, estimator, good.steps([row])) - flat_gradient(policy, estimator, bad.steps([row]))
-        for row in range(acting.size)
-    ]
-    return np.array(slopes) / (2.0 * REWARD)
+    ends = np.array(
+        [
+            [flat_gradient(policy, estimator, batch.steps([row])) for row in range(acting.size)]
+            for batch in (good, bad)
+        ]
+    )
+    return np.array([(ends[0] - ends[1]) / (2.0 * REWARD), (ends[0] + ends[1]) / 2.0])
 
 
 def one_step_episodes(mdp: MDP, acting: Array, rewards: Array) -> Batch:
@@ -153,15 +184,23 @@ def reads_behaviour(estimator: Estimator, mdp: MDP, policy: Policy, behaviour: P
 
 
 def is_likelihood(estimator: Estimator, mdp: MDP, policy: Policy) -> bool:
-    """Whether every step by itself makes its action more probable, good or bad: a likelihood, weighed, of whatever was done."""
+    """Whether every step by itself makes its action more probable, good or bad: a likelihood, weighed, of whatever was done.
+
+    The best and the worst rewards may leave it as it is, or overflow, but not make it less probable, as those that outweigh a constant do.
+    """
     table = tabulated(policy, mdp)
     scores = table.scores.reshape(-1, table.scores.shape[2])
-    try:
-        for reward in (REWARD, -REWARD):
-            batch = one_step_episodes(mdp, table.probabilities, np.full(len(scores), reward))
-            for row, score in enumerate(scores):
-                if not flat_gradient(policy, estimator, batch.steps([row])) @ score < 0:
-                    return False
-    except PgcoreError:
-        return False  # an episode by itself says nothing to it
+    for reward in (REWARD, -REWARD, FAR, -FAR):
+        batch = one_step_episodes(mdp, table.probabilities, np.full(len(scores), reward))
+        for row, score in enumerate(scores):
+            try:
+                along = float(flat_gradient(policy, estimator, batch.steps([row])) @ score)
+            except NonFiniteError:
+                if abs(reward) == FAR:
+                    continue
+                return False
+            except PgcoreError:
+                return False  # an episode by itself says nothing to it
+            if not (along <= 0 if abs(reward) == FAR else along < 0):
+                return False
     return True

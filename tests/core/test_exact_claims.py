@@ -229,6 +229,66 @@ def test_limited_ratios_count_what_is_done_too_often_for_its_due():
         assert verdict_on(wrong, "on_policy").verdict == "open"
 
 
+@dataclasses.dataclass(frozen=True)
+class Uncorrected(VTrace):
+    """Corrects rewards as V-trace does, and what it takes off them, or adds to them, not at all."""
+
+    advantages: Callable[..., np.ndarray] = lambda rho, rewards, delta: rho * delta
+    name = "uncorrected"
+
+    def signals(self, batch, evaluate):
+        now = evaluate("log_prob", "value", "final_value")
+        rho = np.minimum(np.exp(now["log_prob"] - batch.log_probs), 1.0)
+        delta = batch.rewards + next_values(now["value"], batch.episode_lengths, now["final_value"]) - now["value"]
+        return {"advantage": self.advantages(rho, batch.rewards, delta), "return_": now["value"] + rho * delta}
+
+
+@pytest.mark.parametrize("actions", [2, 3, 5])
+def test_a_baseline_and_a_constant_are_limited_with_the_rewards_that_they_go_with(actions):
+    process = exact.audit_process(actions=actions, horizon=1)
+    assert verdict_on(Uncorrected(gamma=1.0), "on_policy", process).verdict == "confirmed"
+    bonus = Uncorrected(gamma=1.0, entropy_coefficient=0.3)
+    assert verdict_on(bonus, "on_policy", process).verdict == "confirmed"
+    for wrong in (
+        lambda rho, rewards, delta: rho * rewards + (delta - rewards),  # the critic's part is as it was taken
+        lambda rho, rewards, delta: rho * delta + 10.0,
+        lambda rho, rewards, delta: rho * delta - 0.1 * rho**2,
+    ):
+        assert verdict_on(Uncorrected(gamma=1.0, advantages=wrong), "on_policy", process).verdict == "open"
+
+
+@dataclasses.dataclass(frozen=True)
+class Raised(Reinforce):
+    """Adds a constant to every return, so that small rewards are all good."""
+
+    name = "raised"
+    by: float = 0.0
+
+    def signals(self, batch, evaluate):
+        return {"advantage": super().signals(batch, evaluate)["advantage"] + self.by}
+
+
+@dataclasses.dataclass(frozen=True)
+class Regressed(Reinforce):
+    """Weighs each step by the exponential of its return, without a limit."""
+
+    name = "regressed"
+
+    def signals(self, batch, evaluate):
+        with np.errstate(over="ignore"):
+            return {"advantage": np.exp(super().signals(batch, evaluate)["advantage"])}
+
+
+@pytest.mark.parametrize("by", [5.0, 100.0])
+def test_a_constant_that_outweighs_small_rewards_makes_no_likelihood(by):
+    raised = reclaimed(Raised(gamma=1.0, by=by), on_policy=False, unbiased=False)
+    assert verdict_on(raised, "on_policy").verdict == "refuted"
+    regressed = reclaimed(Regressed(gamma=1.0), on_policy=False, unbiased=False)
+    verdict = verdict_on(regressed, "on_policy")
+    assert verdict.verdict == "confirmed"
+    assert "a likelihood" in verdict.figure
+
+
 def test_a_likelihood_weighs_every_step_for_its_action():
     verdict = verdict_on(pg.estimator("awr", gamma=1.0), "on_policy")
     assert verdict.verdict == "confirmed"
