@@ -158,10 +158,7 @@ def reward_lines(estimator: Estimator, mdp: MDP, policy: Policy, acting: Array) 
     """
     good, bad = (one_step_episodes(mdp, acting, np.full(acting.size, reward)) for reward in (REWARD, -REWARD))
     ends = np.array(
-        [
-            [flat_gradient(policy, estimator, batch.steps([row])) for row in range(acting.size)]
-            for batch in (good, bad)
-        ]
+        [[flat_gradient(policy, estimator, batch.steps([row])) for row in range(acting.size)] for batch in (good, bad)]
     )
     return np.array([(ends[0] - ends[1]) / (2.0 * REWARD), (ends[0] + ends[1]) / 2.0])
 

@@ -219,6 +219,8 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
     """Judge by whether it matters that an episode was cut, and whether a step's signals look past it."""
     stated = subject.estimator.claims.whole_episodes
     moved = flag_moves(subject)
+    if math.isnan(moved) and (stated or limit("audit", subject.mdp) == 1):
+        return Verdict("whole_episodes", stated, "open", "no episode can be cut, or all gradients are 0")
     if stated:
         figure = f"taking cut episodes for ended ones moves the gradient by {moved:.2g}"
         return Verdict("whole_episodes", stated, "confirmed" if moved <= UNBIASED else "refuted", figure)
@@ -235,7 +237,10 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
 
 
 def flag_moves(subject: Subject) -> float:
-    """Return how far gradients move, relative to the largest, where episodes that were cut are said to have ended."""
+    """Return how far gradients move, relative to the largest, where episodes that were cut are said to have ended.
+
+    NaN where no episode can be cut, or all gradients are 0, and nothing can be told.
+    """
     mdp, table = subject.mdp, subject.table
     episodes = all_episodes(mdp, table.probabilities, cut=max(limit("audit", mdp) - 1, 1))
     ended = dataclasses.replace(episodes, terminated=np.ones(len(episodes), np.bool_))
@@ -244,7 +249,12 @@ def flag_moves(subject: Subject) -> float:
         Estimates(mdp, table, subject.estimator, each, table.probabilities).gradients(chosen)
         for each in (episodes, ended)
     ]
-    return float(np.abs(found[0] - found[1]).max() / max(np.abs(found[0]).max(), np.finfo(np.float64).tiny))
+    largest = max(float(np.abs(each).max()) for each in found)
+    return (
+        float(np.abs(found[0] - found[1]).max()) / largest
+        if largest > 0 and not episodes.terminated.all()
+        else math.nan
+    )
 
 
 def prefix_moves(subject: Subject) -> float:

@@ -399,7 +399,25 @@ def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
     assert bonus.relative == np.inf
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_where_no_episode_can_be_cut_it_is_open_whether_they_must_be_whole(stated):
+    single = exact.audit_process(horizon=1)
+    for estimator in (PLAIN, VALUE):
+        verdict = verdict_on(reclaimed(estimator, whole_episodes=stated), "whole_episodes", single)
+        assert verdict.verdict == "open"
+        assert "no episode can be cut" in verdict.figure
+
+
+def test_where_every_gradient_is_0_it_is_open_whether_episodes_must_be_whole():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    assert verdict_on(PLAIN, "whole_episodes", idle).verdict == "open"
+    assert verdict_on(VALUE, "whole_episodes", idle).verdict == "confirmed"  # its values are not 0
+
+
 def test_what_cannot_be_audited_is_told():
+    for batch in (0, 2.5):
+        with pytest.raises(MDPError, match=f"audit batch: expected an integer of at least 1, got {batch}"):
+            exact.audit(PLAIN, PROCESS, batch=batch)  # pyright: ignore[reportArgumentType]
     with pytest.raises(MDPError, match="audit: expected a finite horizon"):
         exact.audit(PLAIN, PROCESS.replaced(horizon=None))
     with pytest.raises(BatchError, match="at least 2 episodes"):
