@@ -131,10 +131,13 @@ def on_policy_verdict(subject: Subject) -> Verdict:
     moved = distance(subject.mean, subject.mean_away)
     if math.isnan(moved):
         return Verdict("on_policy", claims.on_policy, "open", "the expected gradient is 0, whoever acts")
+    relative = subject.relative(subject.mean_away)
     if claims.on_policy:
         figure = f"another policy's episodes move the mean by {moved:.2g}"
-        return Verdict("on_policy", claims.on_policy, "confirmed" if moved > BIASED else "refuted", figure)
-    relative = subject.relative(subject.mean_away)
+        # Over single steps who acts changes no states, and what is biased anyhow may be moved elsewhere.
+        needless = moved <= UNBIASED and relative <= UNBIASED and limit("audit", subject.mdp) > 1
+        verdict = "confirmed" if moved > BIASED else "refuted" if needless else "open"
+        return Verdict("on_policy", claims.on_policy, verdict, figure)
     figure = f"relative bias {relative:.2g} with another policy's episodes"
     return Verdict("on_policy", claims.on_policy, "confirmed" if relative <= UNBIASED else "refuted", figure)
 

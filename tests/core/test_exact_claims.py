@@ -352,6 +352,23 @@ def test_a_claimed_bias_that_is_not_there_stays_open():
     assert verdict_on(estimator, "unbiased").verdict == "confirmed"
 
 
+@pytest.mark.parametrize(
+    ("estimator", "process", "batch"),
+    [
+        # Over single steps the states are the same whoever acts, and a ratio is all that the actions need.
+        (pg.estimator("expected", gamma=1.0), exact.audit_process(5, 4, 1, 6), 2),
+        (reclaimed(Weighted(gamma=1.0), on_policy=True), exact.audit_process(horizon=1), 2),
+        # A batch of two steps has advantages of 1 and -1 over the root of 2, but for what keeps 0 from being divided by.
+        (pg.estimator("trpo", gamma=1.0), exact.audit_process(6, 2, 2, 4), 1),
+    ],
+)
+def test_a_need_of_own_episodes_that_does_not_show_stays_open(estimator, process, batch):
+    audit = exact.audit(estimator, process, batch=batch, seed=4)
+    verdict = next(each for each in audit.verdicts if each.claim == "on_policy")
+    assert verdict.verdict == "open"
+    assert "another policy's episodes move the mean by" in verdict.figure
+
+
 def test_a_discounted_estimator_is_held_to_its_own_objective():
     for fields, discounts in (({}, False), ({"discount_state": True}, True), ({"reward_to_go": False}, True)):
         found = exact.audit(pg.estimator("reinforce", gamma=0.7, **fields), PROCESS)
