@@ -59,7 +59,7 @@ def one_step_moves(estimator: Estimator, mdp: MDP, policy: Policy, behaviour: Po
     if counted is None:
         return float("nan")
     own, others = (
-        moments(first, policy, estimator, batch=batch, behaviour=each).mean[counted] for each in (policy, behaviour)
+        moments(first, policy, estimator, batch=batch, behaviour=each).seen[counted] for each in (policy, behaviour)
     )
     return distance(own, others)
 

@@ -29,11 +29,11 @@ from pgcore.exact.behaviours import (
     population_moves,
     reads_behaviour,
 )
-from pgcore.exact.dynamics import gradient
+from pgcore.exact.dynamics import gradient, gradient_terms
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
 from pgcore.exact.mdp import MDP, limit
-from pgcore.exact.moments import Moments, moments
+from pgcore.exact.moments import NOTHING, Moments, moments, root_mean_square
 from pgcore.exact.needs import audit_policy, extras
 from pgcore.exact.tabulated import Tabulated, tabulated
 from pgcore.heads import DiagonalGaussian
@@ -75,18 +75,25 @@ class Subject:
         self.table: Tabulated = tabulated(policy, mdp)
         self.own = self.table.own
         both = {flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)}
-        mean = found.mean[self.own]
+        mean, terms = found.mean[self.own], gradient_terms(mdp, self.table)[self.own]
         self.discount_state = min(both, key=lambda flag: float(np.linalg.norm(mean - both[flag])))
-        self.exact, self.mean = both[self.discount_state], mean
+        self.spread = root_mean_square(mean, found.covariance[np.ix_(self.own, self.own)])
+        self.rounding = NOTHING * max(self.spread, float(np.linalg.norm(terms)))
+        self.exact, self.mean = self.beyond(both[self.discount_state]), self.beyond(mean)
+
+    def beyond(self, vector: Array) -> Array:
+        """Return a vector, or 0 where it is no more than what rounding leaves of terms that cancel."""
+        return vector * (float(np.linalg.norm(vector)) > self.rounding)
 
     @cached_property
     def mean_away(self) -> Array:
         """The expectation over the other policy's episodes."""
-        return moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour).mean[self.own]
+        found = moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour)
+        return self.beyond(found.seen[self.own])
 
     def relative(self, mean: Array) -> float:
         """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
-        bias, size = float(np.linalg.norm(mean - self.exact)), float(np.linalg.norm(self.exact))
+        bias, size = float(np.linalg.norm(self.beyond(mean - self.exact))), float(np.linalg.norm(self.exact))
         return bias / size if size > 0 else math.inf if bias > 0 else 0.0
 
 
@@ -114,6 +121,8 @@ def unbiased_verdict(subject: Subject) -> Verdict:
     """Judge by the relative bias, current policy and whole episodes; where that shows none, a bias by another policy's episodes."""
     relative, claims = subject.relative(subject.mean), subject.estimator.claims
     stated, figure = claims.unbiased, f"relative bias {relative:.2g}"
+    if subject.spread == 0 and not subject.exact.any():
+        return Verdict("unbiased", stated, "open", "all gradients are 0, and so is the exact one")
     if stated:
         return Verdict("unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
     if relative <= BIASED and not claims.on_policy:

@@ -405,6 +405,31 @@ def test_a_mean_over_steps_is_compared_at_its_own_length():
     assert exact.audit(PLAIN, PROCESS).factor == 1.0
 
 
+@pytest.mark.parametrize("actions", [2, 3])
+@pytest.mark.parametrize("paid", [1.0, -1.0, -1e3])
+def test_gradients_that_cancel_are_no_bias_of_what_rounding_leaves(actions, paid):
+    # Every step pays the same, and all episodes are as long: nothing that is done matters, and every episode has a gradient.
+    same = exact.random(3, actions, 3 if actions == 2 else 2, 0).replaced(reward=np.full((3, actions), paid))
+    for estimator in (PLAIN, pg.estimator("pdis", gamma=1.0), pg.estimator("trajectory_is", gamma=1.0)):
+        found = exact.audit(estimator, same)
+        assert (found.exact, found.bias, found.relative) == (0.0, 0.0, 0.0)
+        assert found.variance > 0
+        assert verdict_on(estimator, "unbiased", same).verdict == "confirmed"
+        assert not found.refuted
+    # A mean over steps of returns to go is 0 too, and the entropy's gradient is not.
+    assert verdict_on(pg.estimator("reinforce", gamma=1.0, reduction="step"), "unbiased", same).verdict == "open"
+    bonus = reclaimed(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), unbiased=True)
+    assert verdict_on(bonus, "unbiased", same).verdict == "refuted"
+
+
+def test_where_all_gradients_are_0_there_is_no_telling_a_bias():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    for stated in (True, False):
+        verdict = verdict_on(reclaimed(PLAIN, unbiased=stated), "unbiased", idle)
+        assert verdict.verdict == "open"
+        assert verdict.figure == "all gradients are 0, and so is the exact one"
+
+
 def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
     idle = PROCESS.replaced(reward=np.zeros((4, 2)))
     found = exact.audit(PLAIN, idle)
