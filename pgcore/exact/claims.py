@@ -32,6 +32,7 @@ from pgcore.exact.behaviours import (
 from pgcore.exact.dynamics import gradient, gradient_terms
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
+from pgcore.exact.fixed_points import fixed_point_moves
 from pgcore.exact.mdp import MDP, limit
 from pgcore.exact.moments import NOTHING, Moments, moments, root_mean_square
 from pgcore.exact.needs import audit_policy, extras
@@ -161,6 +162,11 @@ def corrects(subject: Subject) -> tuple[str, str]:
     unmoved = not moved > UNBIASED and not (of_actions and local > UNBIASED)
     if figures and unmoved:
         return "confirmed", ", ".join(figures)
+    if OF_ACTIONS.issuperset(subject.estimator.quantities):
+        settled = fixed_point_moves(*shared)
+        figures += [] if math.isnan(settled) else [f"who acts moves what its values settle at by {settled:.2g}"]
+        if settled <= UNBIASED:
+            return "confirmed", ", ".join(figures)
     if is_likelihood(*shared):
         return "confirmed", "a likelihood: every step makes its action more probable, whatever its reward"
     population = population_moves(*shared)

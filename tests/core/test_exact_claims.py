@@ -14,8 +14,10 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
+from pgcore.exact import episodes, fixed_points
 from pgcore.exact.claims import reclaimed
-from pgcore.exact.needs import EXTRAS
+from pgcore.exact.fixed_points import fixed_point_moves
+from pgcore.exact.needs import EXTRAS, POLICIES, audit_policy
 from pgcore.signals import next_values, normalise
 from pgcore.testing.conformance import VARIANTS
 from pgcore_estimators.importance_sampling import AveragedRatio, WeightedIS
@@ -137,6 +139,59 @@ def test_a_critic_of_actions_that_follows_who_acted_is_refuted():
     assert verdict.verdict == "refuted"
     assert "what follows a step moves its targets by" in verdict.figure
     assert verdict_on(pg.estimator("q_learning", gamma=1.0), "on_policy").verdict == "confirmed"
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeBackup(QLearning):
+    """Expects of each later step what a soft policy of the values would, and follows the action that was taken as often as that takes it."""
+
+    name = "tree_backup"
+
+    def signals(self, batch, evaluate):
+        now = evaluate("action_values", "final_action_values")
+        rows = np.arange(batch.num_steps)
+        taken = now["action_values"][rows, batch.actions]
+        pi = soft(now["action_values"])
+        rest, followed = (pi * now["action_values"]).sum(axis=1), pi[rows, batch.actions]
+        last = (soft(now["final_action_values"]) * now["final_action_values"]).sum(axis=1)
+        target = np.empty(batch.num_steps)
+        for episode, end in enumerate(batch.episode_ends):
+            to_come = 0.0 if batch.terminated[episode] else last[episode]
+            for step in range(end, batch.episode_starts[episode] - 1, -1):
+                target[step] = batch.rewards[step] + self.gamma * to_come
+                to_come = rest[step] + followed[step] * (target[step] - taken[step])
+        return {"target": target}
+
+
+def soft(values):
+    """Return [B, A] a policy that takes the best action four times as often as each other one."""
+    found = np.where(values == values.max(axis=1, keepdims=True), 4.0, 1.0)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("actions", [2, 3])
+def test_a_critic_of_actions_that_settles_alike_whoever_acts_is_confirmed(actions):
+    process = exact.audit_process(actions=actions, horizon=2)
+    verdict = verdict_on(TreeBackup(gamma=1.0), "on_policy", process)
+    assert verdict.verdict == "confirmed"
+    assert "what follows a step moves its targets by" in verdict.figure
+    assert "who acts moves what its values settle at by" in verdict.figure
+    followed = verdict_on(Sarsa(gamma=1.0), "on_policy", process)
+    assert followed.verdict == "refuted"
+    assert "who acts moves what its values settle at by" in followed.figure
+
+
+def test_values_that_are_too_many_or_do_not_settle_say_nothing(monkeypatch):
+    policy = audit_policy(POLICIES["critic of actions"](PROCESS), 0)
+    assert fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy) < 1e-12
+    monkeypatch.setattr(fixed_points, "MOST_VALUES", 5)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
+    monkeypatch.undo()
+    monkeypatch.setattr(fixed_points, "MOST_STEPS", 1)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
+    monkeypatch.undo()
+    monkeypatch.setattr(episodes, "MOST_EPISODES", 5)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
 
 
 @dataclasses.dataclass(frozen=True)
