@@ -28,6 +28,7 @@ from pgcore.exact.behaviours import (
     one_step_moves,
     population_moves,
     reads_behaviour,
+    second_step_moves,
 )
 from pgcore.exact.dynamics import gradient, gradient_terms
 from pgcore.exact.episodes import all_episodes
@@ -155,11 +156,8 @@ def on_policy_verdict(subject: Subject) -> Verdict:
 def corrects(subject: Subject) -> tuple[str, str]:
     """Return a verdict on a biased estimator that takes any policy's episodes, and what decides."""
     shared, behaviour = (subject.estimator, subject.mdp, subject.policy), subject.behaviour
-    moved = one_step_moves(*shared, behaviour, subject.batch)
-    of_actions, local = bool(OF_ACTIONS.intersection(subject.estimator.quantities)), prefix_moves(subject)
-    figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
-    figures += [f"what follows a step moves its targets by {local:.2g}"] if of_actions else []
-    unmoved = not moved > UNBIASED and not (of_actions and local > UNBIASED)
+    mixing = mixes_steps(*shared, subject.batch)
+    figures, unmoved = acting_figures(subject, mixing=mixing)
     if figures and unmoved:
         return "confirmed", ", ".join(figures)
     if OF_ACTIONS.issuperset(subject.estimator.quantities):
@@ -172,7 +170,7 @@ def corrects(subject: Subject) -> tuple[str, str]:
     population = population_moves(*shared)
     if population <= UNBIASED:
         return "confirmed", f"on all episodes of one step at once, who acts moves its gradient by {population:.2g}"
-    if not mixes_steps(*shared, subject.batch):
+    if not mixing:
         off, least = limits(*shared, behaviour)
         if off <= UNBIASED:
             return (
@@ -185,6 +183,20 @@ def corrects(subject: Subject) -> tuple[str, str]:
     if told <= UNBIASED:
         return "refuted", ", ".join([*figures, "whoever is said to have acted"])
     return "open", ", ".join([*figures, f"who is said to have acted moves it by {told:.2g}"])
+
+
+def acting_figures(subject: Subject, *, mixing: bool) -> tuple[list[str], bool]:
+    """Return what who acts moves, in words, and whether that is nothing; second steps are looked at by themselves, unless batches mix them."""
+    shared, behaviour = (subject.estimator, subject.mdp, subject.policy), subject.behaviour
+    moved = one_step_moves(*shared, behaviour, subject.batch)
+    later = math.nan if mixing else second_step_moves(*shared, behaviour)
+    figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
+    figures += [] if math.isnan(later) else [f"that of second steps by {later:.2g}"]
+    moves = [moved, later]
+    if OF_ACTIONS.intersection(subject.estimator.quantities):
+        moves.append(prefix_moves(subject))
+        figures.append(f"what follows a step moves its targets by {moves[-1]:.2g}")
+    return figures, not any(each > UNBIASED for each in moves)
 
 
 def critic_verdict(

@@ -14,7 +14,7 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
-from pgcore.exact import episodes, fixed_points
+from pgcore.exact import behaviours, episodes, fixed_points
 from pgcore.exact.claims import reclaimed
 from pgcore.exact.fixed_points import fixed_point_moves
 from pgcore.exact.needs import EXTRAS, POLICIES, audit_policy
@@ -208,6 +208,37 @@ class Overdone(AveragedRatio):
 def test_a_correction_that_is_wrong_is_not_confirmed():
     assert verdict_on(pg.estimator("averaged_ratio", gamma=1.0), "on_policy").verdict == "confirmed"
     assert verdict_on(Overdone(gamma=1.0), "on_policy").verdict == "open"
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstOnly(Reinforce):
+    """Weighs whole episodes by their first step's ratio, limited or divided by the batch's mean or as it is."""
+
+    form: str = "plain"
+    name = "first_only"
+
+    def signals(self, batch, evaluate):
+        ratio = np.exp(evaluate("log_prob")["log_prob"] - batch.log_probs)[batch.episode_starts]
+        weight = {"plain": ratio, "limited": np.minimum(ratio, 1.0), "mean": ratio / ratio.mean()}[self.form]
+        return {"advantage": super().signals(batch, evaluate)["advantage"] * weight[batch.episode_of_step]}
+
+
+@pytest.mark.parametrize("form", ["plain", "limited", "mean"])
+@pytest.mark.parametrize("actions", [2, 3])
+def test_a_correction_of_first_steps_alone_is_not_confirmed(form, actions):
+    wrong = reclaimed(FirstOnly(gamma=1.0, form=form), on_policy=False, unbiased=False)
+    process = exact.audit_process(actions=actions, horizon=2)
+    assert verdict_on(wrong, "on_policy", process).verdict == "open"
+    # Over single steps there is nothing else to correct, and it is seen all the same.
+    assert verdict_on(wrong, "on_policy", exact.audit_process(actions=actions, horizon=1)).verdict == "open"
+
+
+def test_too_many_second_steps_are_not_tried(monkeypatch):
+    monkeypatch.setattr(behaviours, "MOST_SECOND", 7)  # of 8
+    wrong = reclaimed(FirstOnly(gamma=1.0), on_policy=False, unbiased=False)
+    verdict = verdict_on(wrong, "on_policy")
+    assert verdict.verdict == "confirmed"
+    assert "second steps" not in verdict.figure
 
 
 @dataclasses.dataclass(frozen=True)
