@@ -10,7 +10,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.checks import count
-from pgcore.errors import BatchError, MDPError, NonFiniteError
+from pgcore.errors import MDPError, NonFiniteError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import all_episodes, all_tuples
 from pgcore.exact.estimates import Estimates, sample
@@ -121,7 +121,8 @@ def couples(estimates: Estimates, size: int) -> bool:
     chosen = sample(len(estimates.episodes), size)
     try:
         alone = estimates.gradients(chosen.reshape(-1, 1)).reshape(len(chosen), size, -1)
-    except BatchError:
+    except PgcoreError:
+        estimates.gradients(chosen)  # where these fail too, it is for another reason
         return True  # it needs others to leave one out, or to compare with
     return _differ(estimates.gradients(chosen), alone.sum(axis=1) / _exactly(size, alone))
 

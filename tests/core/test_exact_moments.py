@@ -542,6 +542,28 @@ def test_an_estimator_that_the_shortcut_cannot_run_is_run_as_it_is():
 
 
 @dataclasses.dataclass(frozen=True)
+class Sociable(Reinforce):
+    """Needs others, and says so in its own way."""
+
+    name = "sociable"
+
+    def signals(self, batch, evaluate):
+        if batch.num_episodes < 2:
+            raise EstimatorError("sociable: expected at least 2 episodes, got 1; collect more")
+        return super().signals(batch, evaluate)
+
+
+def test_whatever_error_an_estimator_raises_for_single_episodes_it_is_run_on_all_batches():
+    found = exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0), batch=2)
+    assert found.coupled
+    np.testing.assert_allclose(
+        found.mean, exact.moments(SHORT, policy_on(SHORT), pg.estimator("reinforce", gamma=1.0)).mean, rtol=1e-12
+    )
+    with pytest.raises(EstimatorError, match="sociable: expected at least 2 episodes"):
+        exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0))
+
+
+@dataclasses.dataclass(frozen=True)
 class Writing(Reinforce):
     """Weighs by each step's ratio, and writes into what `evaluate` returned to that end."""
 
