@@ -73,9 +73,19 @@ class Real(sympy.Function):
 class sign(Real):  # noqa: N801 - functions are written in lower case
     """1, 0 or -1."""
 
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number's."""
+        return sympy.sign(x) if x.is_number else None
+
 
 class magnitude(Real):  # noqa: N801
     """|x|, with derivative 0 at 0."""
+
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number's."""
+        return sympy.Abs(x) if x.is_number else None
 
     def fdiff(self, _argindex: int = 1) -> Expression:
         """Return the derivative."""

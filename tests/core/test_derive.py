@@ -534,15 +534,34 @@ def choice_by_episode(self, xp, *, log_prob, advantage, episode):
     return xp.where(xp.episode_sum(log_prob, episode) > 0, log_prob * 2.0, xp.exp(log_prob) * advantage)
 
 
+def choice_inside(self, xp, *, log_prob, advantage, episode):
+    ratio = xp.exp(xp.episode_mean(xp.clip(log_prob - advantage, -0.5, 0.5), episode))
+    return -xp.minimum(ratio, 1.01) * advantage
+
+
+def constant_size(self, xp, *, log_prob, advantage, episode):
+    size = xp.abs(xp.full_like(log_prob, -1.0)) + 1.0
+    return xp.maximum(log_prob / size, 0.25 / size) * xp.where(log_prob < -0.5, advantage, 1.0)
+
+
 def open_power(self, xp, *, log_prob, advantage, episode):
     return (log_prob * log_prob + 1.0) ** (2.0 * advantage) * log_prob
 
 
 @pytest.mark.parametrize(
     "surrogate",
-    [linear_episode_sum, linear_episode_mean, linear_inside, constant_inside, choice_by_episode, open_power],
+    [
+        linear_episode_sum,
+        linear_episode_mean,
+        linear_inside,
+        constant_inside,
+        choice_by_episode,
+        choice_inside,
+        open_power,
+        constant_size,
+    ],
 )
-def test_what_an_episode_sums_may_be_the_same_at_every_step(surrogate):
+def test_an_episodes_sum_may_be_the_same_at_every_step_or_hold_choices(surrogate):
     rng, episode = np.random.default_rng(9), np.array([4, 4, 4, 5, 6, 6])
     given = {name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "advantage")}
     found, expected = slopes(surrogate, **given, episode=episode)
@@ -562,8 +581,12 @@ def same_entries(self, xp, *, log_probs, advantage, action):
     return xp.log_softmax(log_probs * 0.0, axis=1)[:, 0] * xp.take_last(log_probs, action)
 
 
-@pytest.mark.parametrize("surrogate", [taken_entry, last_column, same_entries])
-def test_a_number_of_actions_that_no_derivative_holds_is_a_keywords(surrogate):
+def choices_by_action(self, xp, *, log_probs, advantage, action):
+    return xp.clip(xp.sum(xp.maximum(log_probs, 0.0), axis=1), 0.0, 0.75) * advantage + log_probs[:, 0]
+
+
+@pytest.mark.parametrize("surrogate", [taken_entry, last_column, same_entries, choices_by_action])
+def test_derivatives_by_action_hold_no_row_or_choices_in_sums(surrogate):
     rng = np.random.default_rng(10)
     given = {"log_probs": rng.uniform(-1, 1, (5, 3)).astype(np.longdouble), "advantage": rng.uniform(-1, 1, 5)}
     found, expected = slopes(surrogate, **given, action=np.array([0, 2, 1, 1, 0]))
