@@ -94,7 +94,7 @@ class Derivation:
         from pgcore.symbolic.program import compiled
 
         try:
-            return compiled(self.expressions)
+            return compiled(self.expressions, self.rows)
         except LookupError as error:
             raise EstimatorError(
                 f"{self.estimator.name}.surrogate: expected operations that NumPy can run step by step, got {error.args[0]}; "

@@ -8,6 +8,8 @@ from functools import partial
 
 import numpy as np
 
+from pgcore.checks import count
+from pgcore.errors import MDPError
 from pgcore.estimator import Estimator, Reduction, check_claims
 from pgcore.exact import mdp as processes
 from pgcore.exact.claims import Subject, Verdict, probe_batch, try_once, verdicts
@@ -90,10 +92,11 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
 
     Raises:
         EstimatorError: claims contradict the surrogate's signature, or nothing in `pgcore.exact.needs` suits the estimator.
-        MDPError: the process is too large, or has no horizon.
+        MDPError: the process is too large, or has no horizon; or the batch is not a count.
         BatchError: the estimator needs more episodes than a batch has, or extras that `pgcore.exact.needs` does not give.
     """
     start = time.perf_counter()
+    count("audit batch", batch, MDPError)
     check_claims(estimator)
     process = audit_process() if mdp is None else mdp
     limit("audit", process)

@@ -28,12 +28,14 @@ from pgcore.exact.behaviours import (
     one_step_moves,
     population_moves,
     reads_behaviour,
+    second_step_moves,
 )
-from pgcore.exact.dynamics import gradient
+from pgcore.exact.dynamics import gradient, gradient_terms
 from pgcore.exact.episodes import all_episodes
 from pgcore.exact.estimates import Estimates, sample
+from pgcore.exact.fixed_points import fixed_point_moves
 from pgcore.exact.mdp import MDP, limit
-from pgcore.exact.moments import Moments, moments
+from pgcore.exact.moments import NOTHING, Moments, moments, root_mean_square
 from pgcore.exact.needs import audit_policy, extras
 from pgcore.exact.tabulated import Tabulated, tabulated
 from pgcore.heads import DiagonalGaussian
@@ -75,18 +77,25 @@ class Subject:
         self.table: Tabulated = tabulated(policy, mdp)
         self.own = self.table.own
         both = {flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)}
-        mean = found.mean[self.own]
+        mean, terms = found.mean[self.own], gradient_terms(mdp, self.table)[self.own]
         self.discount_state = min(both, key=lambda flag: float(np.linalg.norm(mean - both[flag])))
-        self.exact, self.mean = both[self.discount_state], mean
+        self.spread = root_mean_square(mean, found.covariance[np.ix_(self.own, self.own)])
+        self.rounding = NOTHING * max(self.spread, float(np.linalg.norm(terms)))
+        self.exact, self.mean = self.beyond(both[self.discount_state]), self.beyond(mean)
+
+    def beyond(self, vector: Array) -> Array:
+        """Return a vector, or 0 where it is no more than what rounding leaves of terms that cancel."""
+        return vector * (float(np.linalg.norm(vector)) > self.rounding)
 
     @cached_property
     def mean_away(self) -> Array:
         """The expectation over the other policy's episodes."""
-        return moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour).mean[self.own]
+        found = moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour)
+        return self.beyond(found.seen[self.own])
 
     def relative(self, mean: Array) -> float:
         """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
-        bias, size = float(np.linalg.norm(mean - self.exact)), float(np.linalg.norm(self.exact))
+        bias, size = float(np.linalg.norm(self.beyond(mean - self.exact))), float(np.linalg.norm(self.exact))
         return bias / size if size > 0 else math.inf if bias > 0 else 0.0
 
 
@@ -114,6 +123,8 @@ def unbiased_verdict(subject: Subject) -> Verdict:
     """Judge by the relative bias, current policy and whole episodes; where that shows none, a bias by another policy's episodes."""
     relative, claims = subject.relative(subject.mean), subject.estimator.claims
     stated, figure = claims.unbiased, f"relative bias {relative:.2g}"
+    if subject.spread == 0 and not subject.exact.any():
+        return Verdict("unbiased", stated, "open", "all gradients are 0, and so is the exact one")
     if stated:
         return Verdict("unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
     if relative <= BIASED and not claims.on_policy:
@@ -131,10 +142,13 @@ def on_policy_verdict(subject: Subject) -> Verdict:
     moved = distance(subject.mean, subject.mean_away)
     if math.isnan(moved):
         return Verdict("on_policy", claims.on_policy, "open", "the expected gradient is 0, whoever acts")
+    relative = subject.relative(subject.mean_away)
     if claims.on_policy:
         figure = f"another policy's episodes move the mean by {moved:.2g}"
-        return Verdict("on_policy", claims.on_policy, "confirmed" if moved > BIASED else "refuted", figure)
-    relative = subject.relative(subject.mean_away)
+        # Over single steps who acts changes no states, and what is biased anyhow may be moved elsewhere.
+        needless = moved <= UNBIASED and relative <= UNBIASED and limit("audit", subject.mdp) > 1
+        verdict = "confirmed" if moved > BIASED else "refuted" if needless else "open"
+        return Verdict("on_policy", claims.on_policy, verdict, figure)
     figure = f"relative bias {relative:.2g} with another policy's episodes"
     return Verdict("on_policy", claims.on_policy, "confirmed" if relative <= UNBIASED else "refuted", figure)
 
@@ -142,19 +156,21 @@ def on_policy_verdict(subject: Subject) -> Verdict:
 def corrects(subject: Subject) -> tuple[str, str]:
     """Return a verdict on a biased estimator that takes any policy's episodes, and what decides."""
     shared, behaviour = (subject.estimator, subject.mdp, subject.policy), subject.behaviour
-    moved = one_step_moves(*shared, behaviour, subject.batch)
-    of_actions, local = bool(OF_ACTIONS.intersection(subject.estimator.quantities)), prefix_moves(subject)
-    figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
-    figures += [f"what follows a step moves its targets by {local:.2g}"] if of_actions else []
-    unmoved = not moved > UNBIASED and not (of_actions and local > UNBIASED)
+    mixing = mixes_steps(*shared, subject.batch)
+    figures, unmoved = acting_figures(subject, mixing=mixing)
     if figures and unmoved:
         return "confirmed", ", ".join(figures)
+    if OF_ACTIONS.issuperset(subject.estimator.quantities):
+        settled = fixed_point_moves(*shared)
+        figures += [] if math.isnan(settled) else [f"who acts moves what its values settle at by {settled:.2g}"]
+        if settled <= UNBIASED:
+            return "confirmed", ", ".join(figures)
     if is_likelihood(*shared):
         return "confirmed", "a likelihood: every step makes its action more probable, whatever its reward"
     population = population_moves(*shared)
     if population <= UNBIASED:
         return "confirmed", f"on all episodes of one step at once, who acts moves its gradient by {population:.2g}"
-    if not mixes_steps(*shared, subject.batch):
+    if not mixing:
         off, least = limits(*shared, behaviour)
         if off <= UNBIASED:
             return (
@@ -167,6 +183,20 @@ def corrects(subject: Subject) -> tuple[str, str]:
     if told <= UNBIASED:
         return "refuted", ", ".join([*figures, "whoever is said to have acted"])
     return "open", ", ".join([*figures, f"who is said to have acted moves it by {told:.2g}"])
+
+
+def acting_figures(subject: Subject, *, mixing: bool) -> tuple[list[str], bool]:
+    """Return what who acts moves, in words, and whether that is nothing; second steps are looked at by themselves, unless batches mix them."""
+    shared, behaviour = (subject.estimator, subject.mdp, subject.policy), subject.behaviour
+    moved = one_step_moves(*shared, behaviour, subject.batch)
+    later = math.nan if mixing else second_step_moves(*shared, behaviour)
+    figures = [] if math.isnan(moved) else [f"who acts in a state moves its gradient by {moved:.2g}"]
+    figures += [] if math.isnan(later) else [f"that of second steps by {later:.2g}"]
+    moves = [moved, later]
+    if OF_ACTIONS.intersection(subject.estimator.quantities):
+        moves.append(prefix_moves(subject))
+        figures.append(f"what follows a step moves its targets by {moves[-1]:.2g}")
+    return figures, not any(each > UNBIASED for each in moves)
 
 
 def critic_verdict(
@@ -219,6 +249,8 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
     """Judge by whether it matters that an episode was cut, and whether a step's signals look past it."""
     stated = subject.estimator.claims.whole_episodes
     moved = flag_moves(subject)
+    if math.isnan(moved) and (stated or limit("audit", subject.mdp) == 1):
+        return Verdict("whole_episodes", stated, "open", "no episode can be cut, or all gradients are 0")
     if stated:
         figure = f"taking cut episodes for ended ones moves the gradient by {moved:.2g}"
         return Verdict("whole_episodes", stated, "confirmed" if moved <= UNBIASED else "refuted", figure)
@@ -235,7 +267,10 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
 
 
 def flag_moves(subject: Subject) -> float:
-    """Return how far gradients move, relative to the largest, where episodes that were cut are said to have ended."""
+    """Return how far gradients move, relative to the largest, where episodes that were cut are said to have ended.
+
+    NaN where no episode can be cut, or all gradients are 0, and nothing can be told.
+    """
     mdp, table = subject.mdp, subject.table
     episodes = all_episodes(mdp, table.probabilities, cut=max(limit("audit", mdp) - 1, 1))
     ended = dataclasses.replace(episodes, terminated=np.ones(len(episodes), np.bool_))
@@ -244,7 +279,12 @@ def flag_moves(subject: Subject) -> float:
         Estimates(mdp, table, subject.estimator, each, table.probabilities).gradients(chosen)
         for each in (episodes, ended)
     ]
-    return float(np.abs(found[0] - found[1]).max() / max(np.abs(found[0]).max(), np.finfo(np.float64).tiny))
+    largest = max(float(np.abs(each).max()) for each in found)
+    return (
+        float(np.abs(found[0] - found[1]).max()) / largest
+        if largest > 0 and not episodes.terminated.all()
+        else math.nan
+    )
 
 
 def prefix_moves(subject: Subject) -> float:

@@ -12,7 +12,7 @@ from pgcore.exact.mdp import MDP
 from pgcore.exact.tabulated import Tabulated, tabulated
 from pgcore.policy import Policy
 
-__all__ = ["action_values", "gradient", "objective", "time_blind_values", "values", "visits"]
+__all__ = ["action_values", "gradient", "gradient_terms", "objective", "time_blind_values", "values", "visits"]
 
 
 def values(mdp: MDP, policy: Policy | Tabulated) -> Array:
@@ -87,6 +87,13 @@ def gradient(mdp: MDP, policy: Policy | Tabulated, *, discount_state: bool = Tru
     weights = d_t[..., None] * table.probabilities * q_t
     found = np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), table.scores, 2)
     return -found
+
+
+def gradient_terms(mdp: MDP, policy: Policy | Tabulated) -> Array:
+    """Return [D] what `gradient` would be if none of its terms cancelled: the sum of their sizes. Raises as `gradient` does."""
+    table = tabulated(policy, mdp)
+    weights = visits(mdp, table)[..., None] * table.probabilities * abs(action_values(mdp, table))
+    return np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), abs(table.scores), 2)
 
 
 def time_blind_values(mdp: MDP, policy: Policy | Tabulated) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.checks import count
 from pgcore.errors import MDPError
 from pgcore.exact.mdp import MDP
 
@@ -20,6 +21,9 @@ __all__ = ["MOST_EPISODES", "MOST_TUPLES", "Episodes", "all_episodes", "all_tupl
 # What a minute or so is enough for, and memory too.
 MOST_EPISODES = 50_000
 MOST_TUPLES = 2_000_000
+
+# Nobody wants to know more exactly, and longer episodes are never fewer.
+BEYOND = 10**100
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +80,10 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
         cut: Stop watching after this many steps: an episode that then is not over counts as cut, and its final state is kept.
 
     Raises:
-        MDPError: neither a horizon nor a cut; an episode can start in a terminal state; or there are too many episodes: says how many,
-            and which horizon would do.
+        MDPError: neither a horizon nor a cut, or a cut below 1; an episode can start in a terminal state; or there are too many
+            episodes: says how many, and which horizon would do.
     """
-    steps = mdp.horizon if cut is None else cut
+    steps = mdp.horizon if cut is None else count("all_episodes cut", cut, MDPError)
     if steps is None:
         raise MDPError("all_episodes: expected a finite horizon, got none; use mdp.replaced(horizon=...) or cut")
     if (mdp.initial[mdp.ends] > 0).any():
@@ -135,19 +139,19 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
     Raises:
         MDPError: there are too many: says how many, and what would do.
     """
-    count = len(episodes)
-    total = _batches(count, size, ordered=ordered)
+    number = len(episodes)
+    total = _batches(number, size, ordered=ordered)
     if total > MOST_TUPLES:
-        fitting = max((n for n in range(1, size) if _batches(count, n, ordered=ordered) <= MOST_TUPLES), default=1)
+        fitting = next((n for n in range(1, size) if _batches(number, n + 1, ordered=ordered) > MOST_TUPLES), 1)
         raise MDPError(
-            f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {count:,} episodes; "
+            f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {number:,} episodes; "
             f"use batches of {fitting}, or a process with at most {_fitting_episodes(size, ordered=ordered):,} episodes, such as one with a "
             "shorter horizon"
         )
     ways = (
-        itertools.product(range(count), repeat=size)
+        itertools.product(range(number), repeat=size)
         if ordered
-        else itertools.combinations_with_replacement(range(count), size)
+        else itertools.combinations_with_replacement(range(number), size)
     )
     chosen = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
     weights = np.multiply.reduce(episodes.probabilities[chosen], axis=1)
@@ -156,7 +160,7 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
 
 def shown(number: int) -> str:
     """Return a count in full, or its size where nobody would read that."""
-    return f"{number:,}" if number < 10**15 else f"about 10^{len(str(number)) - 1}"
+    return f"{number:,}" if number < 10**15 else f"about 10^{math.floor(math.log10(number))}"
 
 
 def _orders(chosen: Array) -> Array:
@@ -220,8 +224,11 @@ def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> N
         total = sum(ways[state] for state in range(mdp.states) if mdp.initial[state] > 0)
         if total <= MOST_EPISODES:
             fitting = length
+        if total > BEYOND:
+            break
     if steps != fitting:
         advice = f"a horizon of {fitting} would do" if fitting else "use fewer states or actions"
+        got = "more than 10^100" if total > BEYOND else shown(total)
         raise MDPError(
-            f"all_episodes: expected at most {MOST_EPISODES:,} episodes, got {shown(total)} of up to {steps} steps; {advice}"
+            f"all_episodes: expected at most {MOST_EPISODES:,} episodes, got {got} of up to {steps} steps; {advice}"
         )

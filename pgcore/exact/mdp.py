@@ -14,7 +14,7 @@ from pgcore.arrays import Array, read_only
 from pgcore.checks import count, set_field, unit_interval
 from pgcore.errors import MDPError
 
-__all__ = ["MDP", "fractions", "limit", "random", "random_rational"]
+__all__ = ["MDP", "fractions", "limit", "numbers_of", "random", "random_rational"]
 
 # Rows of floats are sums of a few roundings away from 1.
 ROUNDING = 1e-9
@@ -52,7 +52,7 @@ class MDP:
     def __post_init__(self) -> None:
         """Check the fields."""
         transition, reward, initial = (
-            _numbers(name, getattr(self, name)) for name in ("transition", "reward", "initial")
+            numbers_of(f"MDP.{name}", getattr(self, name)) for name in ("transition", "reward", "initial")
         )
         set_field(self, "gamma", _discount(self.gamma))
         if any(array.dtype.kind == "O" for array in (transition, reward, initial)):
@@ -69,7 +69,7 @@ class MDP:
         states, actions, _ = transition.shape
         _check_shape("reward", reward, (states, actions), (states, actions, states))
         _check_shape("initial", initial, (states,))
-        terminal = np.zeros(states, np.bool_) if self.terminal is None else np.asarray(self.terminal)
+        terminal = np.zeros(states, np.bool_) if self.terminal is None else rectangular("MDP.terminal", self.terminal)
         _check_shape("terminal", terminal, (states,))
         if terminal.dtype.kind != "b":
             raise MDPError(
@@ -77,7 +77,7 @@ class MDP:
             )
         observations = cast("Array", np.arange(states))
         if self.observations is not None:
-            observations = np.array(self.observations)
+            observations = rectangular("MDP.observations", self.observations)
         if observations.ndim == 0 or len(observations) != states:
             raise MDPError(
                 f"MDP.observations: expected {states} rows, one for each state, got shape {list(observations.shape)}; say what each state looks like"
@@ -188,10 +188,15 @@ def random(states: int, actions: int, horizon: int | None, seed: int, *, termina
         gamma: Discount in [0, 1].
 
     Raises:
-        MDPError: a number is too small, or no state is left that is not terminal.
+        MDPError: a number is too small, or no state is left that is not terminal; or the process would not fit into memory.
     """
     rng = _generator(states, actions, seed, terminals)
-    transition = rng.dirichlet(np.ones(states), (states, actions))
+    try:
+        transition = rng.dirichlet(np.ones(states), (states, actions))
+    except (MemoryError, ValueError) as error:
+        raise MDPError(
+            f"random: expected a process that fits into memory, got {states} states and {actions} actions; take fewer states"
+        ) from error
     living = np.arange(states) < states - terminals
     initial = np.where(living, 0.1 + rng.random(states), 0.0)
     return MDP(transition, rng.standard_normal((states, actions)), initial / initial.sum(), ~living, horizon, gamma)
@@ -242,9 +247,19 @@ def _generator(states: int, actions: int, seed: int, terminals: int) -> np.rando
     return np.random.Generator(np.random.Philox(int(seed)))
 
 
-def _numbers(name: str, value: Any) -> Array:
-    """Return a new array of float64, or of objects where Fractions are given."""
-    array = np.array(value)
+def rectangular(where: str, value: Any) -> Array:
+    """Return a new array, or raise MDPError where rows differ in length."""
+    try:
+        return np.array(value)
+    except ValueError as error:
+        raise MDPError(
+            f"{where}: expected a rectangular array, got one that NumPy refuses; check the rows' lengths"
+        ) from error
+
+
+def numbers_of(where: str, value: Any) -> Array:
+    """Return a new array of float64, or of objects where Fractions are given; raise MDPError for all else."""
+    array = rectangular(where, value)
     if array.dtype.kind in "biuf":
         array = array.astype(np.float64)
         if np.isfinite(array).all():
@@ -252,7 +267,7 @@ def _numbers(name: str, value: Any) -> Array:
     elif array.dtype.kind == "O" and all(isinstance(each, int | float | Rational) for each in array.flat):
         return array
     raise MDPError(
-        f"MDP.{name}: expected finite numbers or fractions, got dtype {array.dtype} with others; mend the array"
+        f"{where}: expected finite numbers or fractions, got dtype {array.dtype} with others; mend the array"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.checks import count
-from pgcore.errors import BatchError, MDPError, NonFiniteError
+from pgcore.errors import MDPError, NonFiniteError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import all_episodes, all_tuples
 from pgcore.exact.estimates import Estimates, sample
@@ -18,7 +18,10 @@ from pgcore.exact.mdp import MDP
 from pgcore.exact.tabulated import Tabulated, tabulated
 from pgcore.policy import Policy
 
-__all__ = ["Moments", "couples", "moments"]
+__all__ = ["NOTHING", "Moments", "couples", "moments", "root_mean_square"]
+
+# What an expectation that is 0 comes to, beside the gradients that cancel in it: rounding.
+NOTHING = 1e-12
 
 # Far above rounding, far below what any coupling does.
 ROUNDING = 1e-9
@@ -46,6 +49,17 @@ class Moments:
     def variance(self) -> Any:
         """The trace of the covariance."""
         return np.trace(self.covariance)
+
+    @property
+    def seen(self) -> Array:
+        """[D] the mean, or 0 where it is no more than what rounding leaves of gradients that cancel."""
+        size = float(np.linalg.norm(self.mean))
+        return self.mean * (size > NOTHING * root_mean_square(self.mean, self.covariance))
+
+
+def root_mean_square(mean: Array, covariance: Array) -> float:
+    """Return the root of E |g|^2, float64."""
+    return float(np.sqrt(max(float(mean @ mean + np.trace(covariance)), 0.0)))
 
 
 def moments(
@@ -107,7 +121,8 @@ def couples(estimates: Estimates, size: int) -> bool:
     chosen = sample(len(estimates.episodes), size)
     try:
         alone = estimates.gradients(chosen.reshape(-1, 1)).reshape(len(chosen), size, -1)
-    except BatchError:
+    except PgcoreError:
+        estimates.gradients(chosen)  # where these fail too, it is for another reason
         return True  # it needs others to leave one out, or to compare with
     return _differ(estimates.gradients(chosen), alone.sum(axis=1) / _exactly(size, alone))
 

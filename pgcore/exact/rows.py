@@ -191,7 +191,8 @@ class RowEvaluate:
         for name in names:
             every = self.lookup(name)
             if every is not None:
-                found[name] = every[self.index]
+                # Where an estimator writes into it, floats are run through `pgcore.gradient`, and Fractions have no other way.
+                found[name] = every[self.index].copy() if every.dtype.kind == "O" else every[self.index]
             else:
                 found[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
         return found

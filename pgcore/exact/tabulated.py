@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, MDPError
-from pgcore.exact.mdp import MDP, fractions
+from pgcore.exact.mdp import MDP, fractions, numbers_of
 from pgcore.policy import Policy
 
 __all__ = ["Tabulated", "every_action", "softmax_table", "tabulated"]
@@ -86,9 +86,9 @@ def softmax_table(probabilities: Any) -> Tabulated:
         probabilities: [S, A], positive, each row summing to 1. The score of the logits is e_a - pi.
 
     Raises:
-        MDPError: a probability is not positive, or a row does not sum to 1; or a float that is not whole stands beside Fractions.
+        MDPError: a probability is not a positive number, or a row does not sum to 1; or a float that is not whole stands beside Fractions.
     """
-    pi = np.array(probabilities)
+    pi = numbers_of("softmax_table", probabilities)
     if pi.dtype.kind == "O":
         pi = fractions("softmax_table", pi)
     if pi.ndim != 2 or (pi <= 0).any():

@@ -107,9 +107,18 @@ def undecided(expression: Expression) -> Iterator[Expression]:
     if isinstance(expression, Choose):
         condition = expression.args[0]
         inner = list(undecided(condition))
-        yield from inner or sympy.ordered(condition.atoms(sympy.core.relational.Relational))
+        yield from inner or sympy.ordered(set(relations(condition)))
     for part in expression.args:
         yield from undecided(part)
+
+
+def relations(condition: Expression) -> Iterator[Expression]:
+    """Yield the relations that a condition is made of, without those of what is reduced, which are other steps' too."""
+    if isinstance(condition, sympy.core.relational.Relational):
+        yield condition
+        return
+    for part in condition.args:
+        yield from relations(part)
 
 
 def assuming(expression: Expression, relation: Expression, *, holds: bool) -> Expression:

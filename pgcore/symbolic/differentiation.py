@@ -38,7 +38,7 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
 
 def simplified(expression: Expression) -> Expression:
     """Return an equal expression that reads well: choices at the top, no brackets that cancel, and 1 for 1.0, which drops out of products."""
-    expression = settled(expression).replace(is_sum, without_brackets)
+    expression = settled(expression.replace(has_open_power, powers_joined)).replace(is_sum, without_brackets)
     whole = [each for each in expression.atoms(sympy.Float) if float(each).is_integer()]
     return expression.xreplace({each: sympy.Integer(int(each)) for each in whole})
 
@@ -46,6 +46,18 @@ def simplified(expression: Expression) -> Expression:
 def is_sum(expression: Expression) -> bool:
     """Return whether an expression is a sum of terms."""
     return expression.is_Add
+
+
+def has_open_power(expression: Expression) -> bool:
+    """Return whether an expression is a product with a power whose exponent is not a number."""
+    return expression.is_Mul and any(
+        part.is_Pow and not isinstance(part, sympy.exp) and not part.exp.is_number for part in expression.args
+    )
+
+
+def powers_joined(product: Expression) -> Expression:
+    """Return a product with x^(n - 1) for x^n / x, which has no value at 0."""
+    return sympy.powsimp(product, combine="exp")
 
 
 def without_brackets(total: Expression) -> Expression:

@@ -22,6 +22,7 @@ __all__ = [
     "OfAction",
     "RowSum",
     "RowSymbol",
+    "is_constant",
     "is_row",
     "magnitude",
     "sign",
@@ -72,9 +73,19 @@ class Real(sympy.Function):
 class sign(Real):  # noqa: N801 - functions are written in lower case
     """1, 0 or -1."""
 
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number's."""
+        return sympy.sign(x) if x.is_number else None
+
 
 class magnitude(Real):  # noqa: N801
     """|x|, with derivative 0 at 0."""
+
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number's."""
+        return sympy.Abs(x) if x.is_number else None
 
     def fdiff(self, _argindex: int = 1) -> Expression:
         """Return the derivative."""
@@ -121,6 +132,11 @@ class RowSum(Real):
 class LogSumExp(Real):
     """log sum_a exp(x_a) of a row."""
 
+    @classmethod
+    def eval(cls, row: Expression) -> Expression | None:
+        """Return that of a row whose entries are all the same."""
+        return None if is_row(row) else row + sympy.log(NUM_ACTIONS)
+
     def cotangent(self, adjoint: Expression) -> Expression:
         """See `RowSum.cotangent`."""
         return adjoint * sympy.exp(self.args[0] - self)
@@ -142,6 +158,11 @@ class OfAction(Real):
 class EpisodeSum(Real):
     """The sum over the episode that a step is in; the second argument numbers each step's episode."""
 
+    @classmethod
+    def eval(cls, term: Expression, episode: Expression) -> Expression | None:
+        """Take out a constant, which leaves the episode's length."""
+        return None if term == 1 or not is_constant(term) else term * cls(sympy.Integer(1), episode)
+
     def cotangent(self, adjoint: Expression) -> Expression:
         """See `RowSum.cotangent`; the loss weighs all steps of an episode alike."""
         return EpisodeSum(adjoint, self.args[1])
@@ -150,12 +171,22 @@ class EpisodeSum(Real):
 class EpisodeMean(Real):
     """The mean over the episode that a step is in."""
 
+    @classmethod
+    def eval(cls, term: Expression, _episode: Expression) -> Expression | None:
+        """Return a constant as it is."""
+        return term if is_constant(term) else None
+
     def cotangent(self, adjoint: Expression) -> Expression:
         """See `EpisodeSum.cotangent`."""
         return EpisodeMean(adjoint, self.args[1])
 
 
 REDUCTIONS = (RowSum, LogSumExp, OfAction, EpisodeSum, EpisodeMean)
+
+
+def is_constant(expression: Expression) -> bool:
+    """Return whether an expression is the same at every step, whatever the data."""
+    return not expression.free_symbols - {NUM_ACTIONS}
 
 
 def is_row(expression: Expression) -> bool:

@@ -19,6 +19,7 @@ from pgcore.symbolic.functions import (
     OfAction,
     RowSum,
     RowSymbol,
+    is_constant,
     is_row,
     magnitude,
     sign,
@@ -57,6 +58,11 @@ def is_action(like: Number, index: Any) -> Number:
 def as_column(x: Number) -> Number:
     """Return [B] numbers as [B, 1], to go with [B, A]."""
     return x.reshape(-1, 1)
+
+
+def steps_in_episode(episode: Any) -> Number:
+    """Return [B] how many steps each step's episode has, float64."""
+    return host.episode_sum(np.ones(episode.shape), episode)
 
 
 def num_actions(like: Number) -> int:
@@ -111,23 +117,28 @@ class Program:
         return type(self), (self.source,)
 
 
-HELPERS = (row_sum, log_sum_exp, of_action, is_action, as_column, num_actions)
+HELPERS = (row_sum, log_sum_exp, of_action, is_action, as_column, steps_in_episode, num_actions)
 
 
-def compiled(expressions: Mapping[str, Expression]) -> Program:
+def compiled(expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> Program:
     """Return the program of expressions by name.
+
+    Args:
+        expressions: What the program computes.
+        rows: The keywords that are [B, A]; any of them tells the number of actions where no expression holds one.
 
     Raises:
         LookupError: an expression has a function without a NumPy operation; names it.
     """
-    return Writer(expressions).program()
+    return Writer(expressions, rows).program()
 
 
 class Writer:
     """Writes a program, an operation a line."""
 
-    def __init__(self, expressions: Mapping[str, Expression]) -> None:
-        """Write the lines that read the arrays, and then all others."""
+    def __init__(self, expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> None:
+        """Write the lines that read the arrays, and then all others; see `compiled`."""
+        self.rows = sorted(rows)
         free = set[Any]().union(*(found.free_symbols for found in expressions.values())) - {NUM_ACTIONS}
         symbols: list[Any] = sorted(free, key=str)
         self.lines: dict[str, str] = {}  # the name of each operation's result
@@ -179,6 +190,8 @@ class Writer:
         """Write a function of other expressions, or a condition."""
         if expression.func not in OPERATIONS:
             raise LookupError(type(expression).__name__)
+        if isinstance(expression, EpisodeSum) and is_constant(expression.args[0]):
+            return self.do(f"steps_in_episode({self.of(expression.args[1])})")
         operation, row = OPERATIONS[expression.func], is_row(expression)
         operands = [self.operand(part, row=row) for part in expression.args]
         if isinstance(expression, sympy.And | sympy.Or):
@@ -271,12 +284,16 @@ class Writer:
 
     def any_row(self) -> str:
         """Return an array that has as many columns as there are actions."""
-        if self.row is None:
+        if self.row is not None:
+            return self.row
+        if not self.rows:
             raise LookupError("a number of actions that no array tells")
-        return self.row
+        return self.do(f"named[{self.rows[0]!r}]")
 
 
 def constant(number: Expression) -> str:
-    """Return a number in Python."""
+    """Return a number in Python; raise LookupError where it is none, as 1/0 and the root of -1."""
+    if number.is_extended_real is not True:
+        raise LookupError(str(number))
     value = float(number)
     return repr(value) if np.isfinite(value) else f"{'-' if value < 0 else ''}np.inf"

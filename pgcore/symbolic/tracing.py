@@ -302,11 +302,11 @@ class TracedCondition(Node):
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _number
 
-    def __and__(self, other: TracedCondition) -> TracedCondition:
+    def __and__(self, other: object) -> TracedCondition:
         """Return where both hold."""
         return self._with(other, sympy.And)
 
-    def __or__(self, other: TracedCondition) -> TracedCondition:
+    def __or__(self, other: object) -> TracedCondition:
         """Return where one of them holds."""
         return self._with(other, sympy.Or)
 
@@ -314,6 +314,12 @@ class TracedCondition(Node):
         """Return where it does not hold."""
         return TracedCondition(self.trace, sympy.Not(self.expression), self.rank, self.names)
 
-    def _with(self, other: TracedCondition, operation: Callable[..., Any]) -> TracedCondition:
+    def _with(self, other: object, operation: Callable[..., Any]) -> TracedCondition:
+        if isinstance(other, Traced):
+            self.trace.flags |= other.names
+            other = other != 0
+        if not isinstance(other, TracedCondition):
+            sign = "&" if operation is sympy.And else "|"
+            self.trace.refuse(f"`{sign}` of {self} and {type(other).__name__}", "combine comparisons of arrays, ")
         rank = self.trace.rank(self, other)
         return TracedCondition(self.trace, operation(self.expression, other.expression), rank, self.names | other.names)

@@ -153,6 +153,8 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
         (("--all", "--picture", "p.gif"), "--picture: expected a name that ends in .png or .svg"),
         (("--all", "--picture", "/nowhere/p.png"), "--picture: expected a file in a folder that exists"),
         (("reinforce", "--horizon", "12"), "a horizon of 5 would do"),
+        (("reinforce", "--horizon", "100000"), "got more than 10^100 of up to 100000 steps; a horizon of 5 would do"),
+        (("reinforce", "--states", "10000000"), "random: expected a process that fits into memory"),
         (("reinforce", "--set", "baseline=mean", "--batch", "9"), "use batches of 2"),
         (("reinforce", "--set", "baseline=leave_one_out", "--batch", "1"), "at least 2 episodes"),
     ],

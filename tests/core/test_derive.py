@@ -19,6 +19,7 @@ from pgcore.estimator import Estimator
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace
 from pgcore.symbolic.functions import ELEMENTWISE
+from pgcore.symbolic.program import compiled
 from pgcore.symbolic.xp import SymbolicNamespace
 from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
@@ -494,19 +495,146 @@ def test_an_episodes_sum_is_written():
         return -xp.exp(xp.episode_sum(log_prob, episode)) * xp.episode_mean(advantage, episode)
 
     derivation = derive(type("Summed", (Base,), {"surrogate": surrogate})())
-    assert derivation.text["log_prob"] == "episode_sum(-episode_mean(advantage)*exp(episode_sum(log_prob)))"
+    assert derivation.text["log_prob"] == "episode_sum(-exp(episode_sum(log_prob))*episode_mean(advantage))"
     assert r"\frac{1}{T}\sum_{t' \in \tau}" in derivation.latex["log_prob"]
 
 
-def test_a_number_of_actions_that_no_array_tells_is_not_compiled():
+def slopes(surrogate, **given):
+    """Return the derived cotangents, and central differences of the surrogate's sum."""
+    found = derive(type("Sloped", (Base,), {"surrogate": surrogate})()).cotangents(**given)
+    expected = {name: np.empty_like(given[name]) for name in found}
+    for name, slope in expected.items():
+        for place in np.ndindex(slope.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = given[name].copy()
+                moved[place] += sign * np.longdouble(1e-6)
+                ends.append(surrogate(None, host, **(given | {name: moved})).sum())
+            slope[place] = (ends[0] - ends[1]) / np.longdouble(2e-6)
+    return found, expected
+
+
+def linear_episode_sum(self, xp, *, log_prob, advantage, episode):
+    return -xp.episode_sum(log_prob, episode) * 2.0
+
+
+def linear_episode_mean(self, xp, *, log_prob, advantage, episode):
+    return -xp.episode_mean(log_prob, episode)
+
+
+def linear_inside(self, xp, *, log_prob, advantage, episode):
+    return -xp.episode_sum(log_prob * advantage, episode)
+
+
+def constant_inside(self, xp, *, log_prob, advantage, episode):
+    return xp.episode_sum(xp.full_like(advantage, 3.0), episode) * log_prob**2
+
+
+def choice_by_episode(self, xp, *, log_prob, advantage, episode):
+    return xp.where(xp.episode_sum(log_prob, episode) > 0, log_prob * 2.0, xp.exp(log_prob) * advantage)
+
+
+def choice_inside(self, xp, *, log_prob, advantage, episode):
+    ratio = xp.exp(xp.episode_mean(xp.clip(log_prob - advantage, -0.5, 0.5), episode))
+    return -xp.minimum(ratio, 1.01) * advantage
+
+
+def constant_size(self, xp, *, log_prob, advantage, episode):
+    size = xp.abs(xp.full_like(log_prob, -1.0)) + 1.0
+    return xp.maximum(log_prob / size, 0.25 / size) * xp.where(log_prob < -0.5, advantage, 1.0)
+
+
+def open_power(self, xp, *, log_prob, advantage, episode):
+    return (log_prob * log_prob + 1.0) ** (2.0 * advantage) * log_prob
+
+
+@pytest.mark.parametrize(
+    "surrogate",
+    [
+        linear_episode_sum,
+        linear_episode_mean,
+        linear_inside,
+        constant_inside,
+        choice_by_episode,
+        choice_inside,
+        open_power,
+        constant_size,
+    ],
+)
+def test_an_episodes_sum_may_be_the_same_at_every_step_or_hold_choices(surrogate):
+    rng, episode = np.random.default_rng(9), np.array([4, 4, 4, 5, 6, 6])
+    given = {name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "advantage")}
+    found, expected = slopes(surrogate, **given, episode=episode)
+    assert found["log_prob"].dtype == np.longdouble
+    np.testing.assert_allclose(found["log_prob"], expected["log_prob"], rtol=1e-9, atol=1e-9)
+
+
+def taken_entry(self, xp, *, log_probs, advantage, action):
+    return -xp.take_last(log_probs, action) * advantage
+
+
+def last_column(self, xp, *, log_probs, advantage, action):
+    return log_probs[:, -1] * advantage
+
+
+def same_entries(self, xp, *, log_probs, advantage, action):
+    return xp.log_softmax(log_probs * 0.0, axis=1)[:, 0] * xp.take_last(log_probs, action)
+
+
+def choices_by_action(self, xp, *, log_probs, advantage, action):
+    return xp.clip(xp.sum(xp.maximum(log_probs, 0.0), axis=1), 0.0, 0.75) * advantage + log_probs[:, 0]
+
+
+@pytest.mark.parametrize("surrogate", [taken_entry, last_column, same_entries, choices_by_action])
+def test_derivatives_by_action_hold_no_row_or_choices_in_sums(surrogate):
+    rng = np.random.default_rng(10)
+    given = {"log_probs": rng.uniform(-1, 1, (5, 3)).astype(np.longdouble), "advantage": rng.uniform(-1, 1, 5)}
+    found, expected = slopes(surrogate, **given, action=np.array([0, 2, 1, 1, 0]))
+    np.testing.assert_allclose(found["log_probs"], expected["log_probs"], rtol=1e-9, atol=1e-9)
+
+
+def test_a_number_of_actions_is_counted():
     class Counting(Base):
         def surrogate(self, xp, *, value, log_probs):
             return xp.sum(xp.broadcast_to(value[:, None], log_probs), axis=1)
 
     assert derive(Counting()).text == {"value": "num_actions", "log_probs": "0"}
     assert derive(Counting()).latex["value"] == r"|\mathcal{A}|"
-    with pytest.raises(EstimatorError, match="got a number of actions that no array tells; write `cotangents`"):
-        Counting().cotangents(value=np.ones(2), log_probs=np.ones((2, 3)))
+    found = Counting().cotangents(value=np.ones(2), log_probs=np.ones((2, 3)))
+    np.testing.assert_array_equal(found["value"], [3.0, 3.0])
+    np.testing.assert_array_equal(found["log_probs"], np.zeros((2, 3)))
+    with pytest.raises(LookupError, match="a number of actions that no array tells"):
+        compiled(derive(Counting()).expressions)
+
+
+def test_a_power_with_a_signal_as_exponent_has_a_slope_at_0():
+    def surrogate(self, xp, *, value, advantage):
+        return value**advantage
+
+    derivation = derive(type("Power", (Base,), {"surrogate": surrogate})())
+    found = derivation.cotangents(value=np.array([0.0, 0.0, -1.0]), advantage=np.array([1.0, 2.0, 2.0]))
+    np.testing.assert_array_equal(found["value"], [1.0, 0.0, -2.0])
+
+
+def test_a_flag_stands_beside_a_comparison():
+    def surrogate(self, xp, *, value, flag):
+        return xp.where((value > 0) & flag, value * 2.0, 0.0)
+
+    derivation = derive(type("Flagged", (Base,), {"surrogate": surrogate})())
+    assert derivation.flags == {"flag"}
+    found = derivation.cotangents(value=np.array([1.0, 1.0, -1.0]), flag=np.array([True, False, True]))
+    np.testing.assert_array_equal(found["value"], [2.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("factor", "named"), [(lambda xp, x: xp.sqrt(0.0 * x - 1.0), "I"), (lambda _xp, x: x / 0, "zoo")]
+)
+def test_a_number_that_is_none_is_not_compiled(factor, named):
+    def surrogate(self, xp, *, value):
+        return factor(xp, value) * value
+
+    with pytest.raises(EstimatorError, match=f"that NumPy can run step by step, got {named}; write `cotangents`"):
+        derive(type("Unreal", (Base,), {"surrogate": surrogate})()).cotangents(value=np.ones(2))
 
 
 # What cannot be derived
@@ -558,6 +686,8 @@ def refused_loop(xp, log_prob, log_probs, advantage):
         (lambda xp, x, row, a: x // a, "`//` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: x % 2.0, "`%` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: row @ row, r"`@` of log_probs;", "use the functions of xp"),
+        (lambda xp, x, row, a: xp.where((a > 0) & True, x, a), r"`&` of advantage > 0 and bool;", "comparisons"),
+        (lambda xp, x, row, a: xp.where((a > 0) | 1.0, x, a), r"`\|` of advantage > 0 and float;", "comparisons"),
         (lambda xp, x, row, a: round(x), "`round` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: abs(x), "`abs` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: x * (a > 0), "a comparison used as a number;", "choose with xp.where"),

@@ -14,8 +14,10 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
+from pgcore.exact import behaviours, episodes, fixed_points
 from pgcore.exact.claims import reclaimed
-from pgcore.exact.needs import EXTRAS
+from pgcore.exact.fixed_points import fixed_point_moves
+from pgcore.exact.needs import EXTRAS, POLICIES, audit_policy
 from pgcore.signals import next_values, normalise
 from pgcore.testing.conformance import VARIANTS
 from pgcore_estimators.importance_sampling import AveragedRatio, WeightedIS
@@ -140,6 +142,59 @@ def test_a_critic_of_actions_that_follows_who_acted_is_refuted():
 
 
 @dataclasses.dataclass(frozen=True)
+class TreeBackup(QLearning):
+    """Expects of each later step what a soft policy of the values would, and follows the action that was taken as often as that takes it."""
+
+    name = "tree_backup"
+
+    def signals(self, batch, evaluate):
+        now = evaluate("action_values", "final_action_values")
+        rows = np.arange(batch.num_steps)
+        taken = now["action_values"][rows, batch.actions]
+        pi = soft(now["action_values"])
+        rest, followed = (pi * now["action_values"]).sum(axis=1), pi[rows, batch.actions]
+        last = (soft(now["final_action_values"]) * now["final_action_values"]).sum(axis=1)
+        target = np.empty(batch.num_steps)
+        for episode, end in enumerate(batch.episode_ends):
+            to_come = 0.0 if batch.terminated[episode] else last[episode]
+            for step in range(end, batch.episode_starts[episode] - 1, -1):
+                target[step] = batch.rewards[step] + self.gamma * to_come
+                to_come = rest[step] + followed[step] * (target[step] - taken[step])
+        return {"target": target}
+
+
+def soft(values):
+    """Return [B, A] a policy that takes the best action four times as often as each other one."""
+    found = np.where(values == values.max(axis=1, keepdims=True), 4.0, 1.0)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("actions", [2, 3])
+def test_a_critic_of_actions_that_settles_alike_whoever_acts_is_confirmed(actions):
+    process = exact.audit_process(actions=actions, horizon=2)
+    verdict = verdict_on(TreeBackup(gamma=1.0), "on_policy", process)
+    assert verdict.verdict == "confirmed"
+    assert "what follows a step moves its targets by" in verdict.figure
+    assert "who acts moves what its values settle at by" in verdict.figure
+    followed = verdict_on(Sarsa(gamma=1.0), "on_policy", process)
+    assert followed.verdict == "refuted"
+    assert "who acts moves what its values settle at by" in followed.figure
+
+
+def test_values_that_are_too_many_or_do_not_settle_say_nothing(monkeypatch):
+    policy = audit_policy(POLICIES["critic of actions"](PROCESS), 0)
+    assert fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy) < 1e-12
+    monkeypatch.setattr(fixed_points, "MOST_VALUES", 5)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
+    monkeypatch.undo()
+    monkeypatch.setattr(fixed_points, "MOST_STEPS", 1)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
+    monkeypatch.undo()
+    monkeypatch.setattr(episodes, "MOST_EPISODES", 5)
+    assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
+
+
+@dataclasses.dataclass(frozen=True)
 class Overdone(AveragedRatio):
     """Squares the ratios."""
 
@@ -153,6 +208,37 @@ class Overdone(AveragedRatio):
 def test_a_correction_that_is_wrong_is_not_confirmed():
     assert verdict_on(pg.estimator("averaged_ratio", gamma=1.0), "on_policy").verdict == "confirmed"
     assert verdict_on(Overdone(gamma=1.0), "on_policy").verdict == "open"
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstOnly(Reinforce):
+    """Weighs whole episodes by their first step's ratio, limited or divided by the batch's mean or as it is."""
+
+    form: str = "plain"
+    name = "first_only"
+
+    def signals(self, batch, evaluate):
+        ratio = np.exp(evaluate("log_prob")["log_prob"] - batch.log_probs)[batch.episode_starts]
+        weight = {"plain": ratio, "limited": np.minimum(ratio, 1.0), "mean": ratio / ratio.mean()}[self.form]
+        return {"advantage": super().signals(batch, evaluate)["advantage"] * weight[batch.episode_of_step]}
+
+
+@pytest.mark.parametrize("form", ["plain", "limited", "mean"])
+@pytest.mark.parametrize("actions", [2, 3])
+def test_a_correction_of_first_steps_alone_is_not_confirmed(form, actions):
+    wrong = reclaimed(FirstOnly(gamma=1.0, form=form), on_policy=False, unbiased=False)
+    process = exact.audit_process(actions=actions, horizon=2)
+    assert verdict_on(wrong, "on_policy", process).verdict == "open"
+    # Over single steps there is nothing else to correct, and it is seen all the same.
+    assert verdict_on(wrong, "on_policy", exact.audit_process(actions=actions, horizon=1)).verdict == "open"
+
+
+def test_too_many_second_steps_are_not_tried(monkeypatch):
+    monkeypatch.setattr(behaviours, "MOST_SECOND", 7)  # of 8
+    wrong = reclaimed(FirstOnly(gamma=1.0), on_policy=False, unbiased=False)
+    verdict = verdict_on(wrong, "on_policy")
+    assert verdict.verdict == "confirmed"
+    assert "second steps" not in verdict.figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +315,66 @@ def test_limited_ratios_count_what_is_done_too_often_for_its_due():
         assert verdict_on(wrong, "on_policy").verdict == "open"
 
 
+@dataclasses.dataclass(frozen=True)
+class Uncorrected(VTrace):
+    """Corrects rewards as V-trace does, and what it takes off them, or adds to them, not at all."""
+
+    advantages: Callable[..., np.ndarray] = lambda rho, rewards, delta: rho * delta
+    name = "uncorrected"
+
+    def signals(self, batch, evaluate):
+        now = evaluate("log_prob", "value", "final_value")
+        rho = np.minimum(np.exp(now["log_prob"] - batch.log_probs), 1.0)
+        delta = batch.rewards + next_values(now["value"], batch.episode_lengths, now["final_value"]) - now["value"]
+        return {"advantage": self.advantages(rho, batch.rewards, delta), "return_": now["value"] + rho * delta}
+
+
+@pytest.mark.parametrize("actions", [2, 3, 5])
+def test_a_baseline_and_a_constant_are_limited_with_the_rewards_that_they_go_with(actions):
+    process = exact.audit_process(actions=actions, horizon=1)
+    assert verdict_on(Uncorrected(gamma=1.0), "on_policy", process).verdict == "confirmed"
+    bonus = Uncorrected(gamma=1.0, entropy_coefficient=0.3)
+    assert verdict_on(bonus, "on_policy", process).verdict == "confirmed"
+    for wrong in (
+        lambda rho, rewards, delta: rho * rewards + (delta - rewards),  # the critic's part is as it was taken
+        lambda rho, rewards, delta: rho * delta + 10.0,
+        lambda rho, rewards, delta: rho * delta - 0.1 * rho**2,
+    ):
+        assert verdict_on(Uncorrected(gamma=1.0, advantages=wrong), "on_policy", process).verdict == "open"
+
+
+@dataclasses.dataclass(frozen=True)
+class Raised(Reinforce):
+    """Adds a constant to every return, so that small rewards are all good."""
+
+    name = "raised"
+    by: float = 0.0
+
+    def signals(self, batch, evaluate):
+        return {"advantage": super().signals(batch, evaluate)["advantage"] + self.by}
+
+
+@dataclasses.dataclass(frozen=True)
+class Regressed(Reinforce):
+    """Weighs each step by the exponential of its return, without a limit."""
+
+    name = "regressed"
+
+    def signals(self, batch, evaluate):
+        with np.errstate(over="ignore"):
+            return {"advantage": np.exp(super().signals(batch, evaluate)["advantage"])}
+
+
+@pytest.mark.parametrize("by", [5.0, 100.0])
+def test_a_constant_that_outweighs_small_rewards_makes_no_likelihood(by):
+    raised = reclaimed(Raised(gamma=1.0, by=by), on_policy=False, unbiased=False)
+    assert verdict_on(raised, "on_policy").verdict == "refuted"
+    regressed = reclaimed(Regressed(gamma=1.0), on_policy=False, unbiased=False)
+    verdict = verdict_on(regressed, "on_policy")
+    assert verdict.verdict == "confirmed"
+    assert "a likelihood" in verdict.figure
+
+
 def test_a_likelihood_weighs_every_step_for_its_action():
     verdict = verdict_on(pg.estimator("awr", gamma=1.0), "on_policy")
     assert verdict.verdict == "confirmed"
@@ -292,6 +438,23 @@ def test_a_claimed_bias_that_is_not_there_stays_open():
     assert verdict_on(estimator, "unbiased").verdict == "confirmed"
 
 
+@pytest.mark.parametrize(
+    ("estimator", "process", "batch"),
+    [
+        # Over single steps the states are the same whoever acts, and a ratio is all that the actions need.
+        (pg.estimator("expected", gamma=1.0), exact.audit_process(5, 4, 1, 6), 2),
+        (reclaimed(Weighted(gamma=1.0), on_policy=True), exact.audit_process(horizon=1), 2),
+        # A batch of two steps has advantages of 1 and -1 over the root of 2, but for what keeps 0 from being divided by.
+        (pg.estimator("trpo", gamma=1.0), exact.audit_process(6, 2, 2, 4), 1),
+    ],
+)
+def test_a_need_of_own_episodes_that_does_not_show_stays_open(estimator, process, batch):
+    audit = exact.audit(estimator, process, batch=batch, seed=4)
+    verdict = next(each for each in audit.verdicts if each.claim == "on_policy")
+    assert verdict.verdict == "open"
+    assert "another policy's episodes move the mean by" in verdict.figure
+
+
 def test_a_discounted_estimator_is_held_to_its_own_objective():
     for fields, discounts in (({}, False), ({"discount_state": True}, True), ({"reward_to_go": False}, True)):
         found = exact.audit(pg.estimator("reinforce", gamma=0.7, **fields), PROCESS)
@@ -328,6 +491,31 @@ def test_a_mean_over_steps_is_compared_at_its_own_length():
     assert exact.audit(PLAIN, PROCESS).factor == 1.0
 
 
+@pytest.mark.parametrize("actions", [2, 3])
+@pytest.mark.parametrize("paid", [1.0, -1.0, -1e3])
+def test_gradients_that_cancel_are_no_bias_of_what_rounding_leaves(actions, paid):
+    # Every step pays the same, and all episodes are as long: nothing that is done matters, and every episode has a gradient.
+    same = exact.random(3, actions, 3 if actions == 2 else 2, 0).replaced(reward=np.full((3, actions), paid))
+    for estimator in (PLAIN, pg.estimator("pdis", gamma=1.0), pg.estimator("trajectory_is", gamma=1.0)):
+        found = exact.audit(estimator, same)
+        assert (found.exact, found.bias, found.relative) == (0.0, 0.0, 0.0)
+        assert found.variance > 0
+        assert verdict_on(estimator, "unbiased", same).verdict == "confirmed"
+        assert not found.refuted
+    # A mean over steps of returns to go is 0 too, and the entropy's gradient is not.
+    assert verdict_on(pg.estimator("reinforce", gamma=1.0, reduction="step"), "unbiased", same).verdict == "open"
+    bonus = reclaimed(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), unbiased=True)
+    assert verdict_on(bonus, "unbiased", same).verdict == "refuted"
+
+
+def test_where_all_gradients_are_0_there_is_no_telling_a_bias():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    for stated in (True, False):
+        verdict = verdict_on(reclaimed(PLAIN, unbiased=stated), "unbiased", idle)
+        assert verdict.verdict == "open"
+        assert verdict.figure == "all gradients are 0, and so is the exact one"
+
+
 def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
     idle = PROCESS.replaced(reward=np.zeros((4, 2)))
     found = exact.audit(PLAIN, idle)
@@ -339,7 +527,25 @@ def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
     assert bonus.relative == np.inf
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_where_no_episode_can_be_cut_it_is_open_whether_they_must_be_whole(stated):
+    single = exact.audit_process(horizon=1)
+    for estimator in (PLAIN, VALUE):
+        verdict = verdict_on(reclaimed(estimator, whole_episodes=stated), "whole_episodes", single)
+        assert verdict.verdict == "open"
+        assert "no episode can be cut" in verdict.figure
+
+
+def test_where_every_gradient_is_0_it_is_open_whether_episodes_must_be_whole():
+    idle = PROCESS.replaced(reward=np.zeros((4, 2)))
+    assert verdict_on(PLAIN, "whole_episodes", idle).verdict == "open"
+    assert verdict_on(VALUE, "whole_episodes", idle).verdict == "confirmed"  # its values are not 0
+
+
 def test_what_cannot_be_audited_is_told():
+    for batch in (0, 2.5):
+        with pytest.raises(MDPError, match=f"audit batch: expected an integer of at least 1, got {batch}"):
+            exact.audit(PLAIN, PROCESS, batch=batch)  # pyright: ignore[reportArgumentType]
     with pytest.raises(MDPError, match="audit: expected a finite horizon"):
         exact.audit(PLAIN, PROCESS.replaced(horizon=None))
     with pytest.raises(BatchError, match="at least 2 episodes"):

@@ -132,3 +132,8 @@ def test_policies_that_do_not_fit_are_refused():
         exact.softmax_table([[1.0, 0.0]])
     with pytest.raises(MDPError, match="rows that sum to 1"):
         exact.softmax_table([[0.5, 0.4]])
+    for other in ([["a", "b"]], [[np.nan, 0.5]]):
+        with pytest.raises(MDPError, match="softmax_table: expected finite numbers or fractions, got dtype"):
+            exact.softmax_table(other)
+    with pytest.raises(MDPError, match="softmax_table: expected a rectangular array"):
+        exact.softmax_table([[0.5, 0.5], [1.0]])

@@ -12,6 +12,7 @@ import pytest
 import pgcore as pg
 from pgcore import exact
 from pgcore.errors import MDPError
+from pgcore.exact.episodes import all_tuples
 
 HALF = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
 HALVES = {"transition": np.full((2, 2, 2), Fraction(1, 2))}
@@ -36,6 +37,10 @@ def broken(state, action, row):
         ),
         ({"transition": broken(0, 1, [1.5, -0.5])}, r"transition\[state 0, action 1\].*got -0.5"),
         ({"transition": [[0.5, 0.5]]}, r"transition: expected shape \[S, A, S\], got \[1, 2\]"),
+        ({"transition": [HALF[0], [[0.5, 0.5], [1.0]]]}, "MDP.transition: expected a rectangular array"),
+        ({"reward": [[1.0, 0.0], [0.0]]}, "MDP.reward: expected a rectangular array"),
+        ({"observations": [[0.0], [1.0, 2.0]]}, "MDP.observations: expected a rectangular array"),
+        ({"terminal": [[True], []]}, "MDP.terminal: expected a rectangular array"),
         ({"reward": [1.0, 2.0]}, r"reward: expected shape \[2, 2\] or \[2, 2, 2\], got \[2\]"),
         ({"reward": [[np.nan, 0.0], [0.0, 0.0]]}, "reward: expected finite numbers"),
         ({"initial": [0.5, 0.4]}, "initial: expected probabilities that sum to 1"),
@@ -110,6 +115,8 @@ def test_random_processes_are_the_same_for_a_seed_and_differ_between_seeds():
 def test_random_processes_of_no_size_are_refused(arguments, told):
     with pytest.raises(MDPError, match=told):
         exact.random(*arguments)
+    with pytest.raises(MDPError, match="random: expected a process that fits into memory, got 10000000 states"):
+        exact.random(10**7, 2, 1, 0)
     with pytest.raises(MDPError, match="terminals: expected 0 to 1, got 2"):
         exact.random(2, 2, 1, 0, terminals=2)
 
@@ -272,6 +279,18 @@ def test_too_many_episodes_are_counted_before_any_is_listed():
         exact.all_episodes(exact.random(3, 2, 100, 0), pi)
     with pytest.raises(MDPError, match="expected a finite horizon"):
         exact.all_episodes(exact.random(3, 2, None, 0), pi)
+    for horizon in (1_000, 10**9):
+        with pytest.raises(MDPError, match=rf"got more than 10\^100 of up to {horizon} steps; a horizon of 6 would do"):
+            exact.all_episodes(exact.random(3, 2, horizon, 0), pi)
+    for cut in (0, -1, 1.5):
+        with pytest.raises(MDPError, match=f"all_episodes cut: expected an integer of at least 1, got {cut}"):
+            exact.all_episodes(exact.random(3, 2, 2, 0), pi, cut=cut)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_count_of_batches_with_thousands_of_digits_is_told():
+    episodes = exact.all_episodes(exact.random(2, 2, 2, 0), np.full((2, 2), 0.5))
+    with pytest.raises(MDPError, match=r"batches of 20000 episodes, got about 10\^\d{5} from .* use batches of \d+,"):
+        all_tuples(episodes, 20_000, ordered=True)
 
 
 def test_a_single_episode_may_be_of_thousands_of_steps():

@@ -541,6 +541,54 @@ def test_an_estimator_that_the_shortcut_cannot_run_is_run_as_it_is():
     assert relative_bias(SHORT, policy, Curious(gamma=1.0)) < 1e-14
 
 
+@dataclasses.dataclass(frozen=True)
+class Sociable(Reinforce):
+    """Needs others, and says so in its own way."""
+
+    name = "sociable"
+
+    def signals(self, batch, evaluate):
+        if batch.num_episodes < 2:
+            raise EstimatorError("sociable: expected at least 2 episodes, got 1; collect more")
+        return super().signals(batch, evaluate)
+
+
+def test_whatever_error_an_estimator_raises_for_single_episodes_it_is_run_on_all_batches():
+    found = exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0), batch=2)
+    assert found.coupled
+    np.testing.assert_allclose(
+        found.mean, exact.moments(SHORT, policy_on(SHORT), pg.estimator("reinforce", gamma=1.0)).mean, rtol=1e-12
+    )
+    with pytest.raises(EstimatorError, match="sociable: expected at least 2 episodes"):
+        exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Writing(Reinforce):
+    """Weighs by each step's ratio, and writes into what `evaluate` returned to that end."""
+
+    name = "writing"
+
+    def signals(self, batch, evaluate):
+        log_ratio = evaluate("log_prob")["log_prob"]
+        log_ratio -= batch.log_probs
+        return {"advantage": super().signals(batch, evaluate)["advantage"] * np.exp(log_ratio)}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_estimator_may_write_into_what_was_evaluated(batch):
+    policy, behaviour = policy_on(SHORT), policy_on(SHORT, seed=1)
+    found = exact.moments(SHORT, policy, Writing(gamma=1.0), batch=batch, behaviour=behaviour)
+    single = exact.moments(SHORT, policy, Writing(gamma=1.0), behaviour=behaviour)
+    np.testing.assert_allclose(found.mean, single.mean, rtol=1e-12)
+    rational = exact.random_rational(2, 2, 2, 0)
+    exactly = exact.moments(rational, THIRDS, Writing(gamma=1.0), batch=batch, behaviour=EIGHTHS)
+    assert {type(each) for each in exactly.mean} == {Fraction}
+    assert exactly.mean.tolist() != exact.gradient(rational, THIRDS).tolist()
+    same = exact.moments(rational, THIRDS, Writing(gamma=1.0), batch=batch)
+    assert same.mean.tolist() == exact.gradient(rational, THIRDS).tolist()
+
+
 def test_advice_fits_where_order_matters():
     episodes = exact.all_episodes(exact.random(2, 2, 4, seed=0), np.full((2, 2), 0.5))
     with pytest.raises(MDPError, match=r"use batches of 2, or a process with at most 125 episodes") as caught:
