@@ -23,7 +23,6 @@ from pgcore.exact.behaviours import (
     OF_ACTIONS,
     distance,
     is_likelihood,
-    limits,
     mixes_steps,
     one_step_moves,
     population_moves,
@@ -37,6 +36,7 @@ from pgcore.exact.fixed_points import fixed_point_moves
 from pgcore.exact.mdp import MDP, limit
 from pgcore.exact.moments import NOTHING, Moments, moments, root_mean_square
 from pgcore.exact.needs import audit_policy, extras
+from pgcore.exact.shares import limits
 from pgcore.exact.tabulated import Tabulated, tabulated
 from pgcore.heads import DiagonalGaussian
 from pgcore.policy import Policy

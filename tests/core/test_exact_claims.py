@@ -14,7 +14,7 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
-from pgcore.exact import behaviours, episodes, fixed_points
+from pgcore.exact import episodes, fixed_points, trials
 from pgcore.exact.claims import reclaimed
 from pgcore.exact.fixed_points import fixed_point_moves
 from pgcore.exact.needs import EXTRAS, POLICIES, audit_policy
@@ -234,7 +234,7 @@ def test_a_correction_of_first_steps_alone_is_not_confirmed(form, actions):
 
 
 def test_too_many_second_steps_are_not_tried(monkeypatch):
-    monkeypatch.setattr(behaviours, "MOST_SECOND", 7)  # of 8
+    monkeypatch.setattr(trials, "MOST_SECOND", 7)  # of 8
     wrong = reclaimed(FirstOnly(gamma=1.0), on_policy=False, unbiased=False)
     verdict = verdict_on(wrong, "on_policy")
     assert verdict.verdict == "confirmed"
