@@ -117,6 +117,8 @@ class Region:
         self.norm = largest * length
         self.unit = scaled / length if length else own
         self._distribution = policy.distribution(batch.observations, batch.action_mask)
+        # Of the policy as it is: the gradient may be older, and what earlier steps on it gained is not this one's.
+        self._terms = policy.gradient(gradient.surrogate, batch).terms().astype(np.float64)
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         self._shares = real / real.sum()
 
@@ -144,8 +146,7 @@ class Region:
                 now = self.policy.distribution(self.batch.observations, self.batch.action_mask)
                 kl = float(self._shares @ self.policy.spec.head.kl(host, self._distribution, now))
                 terms = self.policy.gradient(self.gradient.surrogate, self.batch).terms()
-                fell = self.gradient.terms().astype(np.float64) - terms
-                return kl, float(self.gradient.surrogate.weights @ fell)
+                return kl, float(self.gradient.surrogate.weights @ (self._terms - terms))
         except (NonFiniteError, ParameterError):
             return np.inf, -np.inf
 

@@ -436,6 +436,23 @@ def test_steps_of_a_batch_are_a_batch():
     assert report.kl == pytest.approx(kl, rel=1e-9)
 
 
+def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
+    policy, batch = made(critic="none")
+    estimator, optimizer = pg.estimator("reinforce"), pg.optimizer("trpo")
+    signals = pg.signals(policy, estimator, batch)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    refused = 0
+    for _ in range(30):
+        before = pg.gradient(policy, estimator, batch, signals=signals).loss
+        report = optimizer.step(policy, gradient)
+        assert report is not None
+        fell = before - pg.gradient(policy, estimator, batch, signals=signals).loss
+        assert report.improvement == pytest.approx(fell, abs=1e-12)
+        assert fell >= 0.0
+        refused += not report.accepted
+    assert refused > 0
+
+
 def test_a_gradient_without_a_batch_is_refused():
     policy, batch = made()
     gradient = policy.gradient(Surrogate(ESTIMATOR, pg.signals(policy, ESTIMATOR, batch)), batch)
