@@ -39,7 +39,9 @@ class Batch:
         action_mask: [B, A] bool or None. True where an action was possible.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
         extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
-            description of the distribution that `kl` measures from, and `next_action_mask`, [B, A] what is possible after each step.
+            description of the distribution that `kl` measures from, `next_action_mask`, [B, A] what is possible after each step, `group`,
+            [B] integers, the same for all episodes that group-relative estimators compare (answers to one prompt; without it all episodes
+            are one group), and `reference_log_probs`, [B] log-probabilities of the actions under the policy that their KL penalty is from.
     """
 
     observations: Array

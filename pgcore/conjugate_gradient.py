@@ -13,6 +13,9 @@ from pgcore.errors import NonFiniteError, OptimizerError
 
 __all__ = ["Solution", "conjugate_gradient"]
 
+# A residual that is this much smaller than b is rounding alone. Going on would change no digit of x, and in the end divide one underflow by another.
+ROUNDOFF = float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -22,7 +25,7 @@ class Solution:
         vector: [P] float64. x.
         iterations: Products with A that it took.
         residual: |b - A x| / |b|, as the recursion has it; 0 where b is 0.
-        converged: Whether that is within the tolerance.
+        converged: Whether that is within the tolerance, or is rounding alone.
     """
 
     vector: Array
@@ -43,7 +46,7 @@ def conjugate_gradient(
         product: Returns [P] A v for a [P] v.
         target: [P] float. b.
         iterations: At most so many products; as many vectors of P numbers are kept.
-        tolerance: Stop once |b - A x| <= tolerance |b|.
+        tolerance: Stop once |b - A x| <= tolerance |b|; below float64's roundoff it is that.
 
     Raises:
         OptimizerError: p^T A p is not above 0 for a search direction p.
@@ -51,6 +54,7 @@ def conjugate_gradient(
 
     Source: Hestenes and Stiefel 1952, eqs. 3:1a to 3:1f; Parlett 1998, sec. 6.9, for the orthogonalisation.
     """
+    tolerance = max(tolerance, ROUNDOFF)
     x, r = np.zeros(len(target)), np.array(target, np.float64)
     first = square = float(r @ r)
     p, count = r.copy(), 0

@@ -36,15 +36,17 @@ class CriticOptimizer(BoundOptimizer):
         self._formula = formula
         shapes, names = policy.spec.parameter_shapes, critic_names(policy)
         self._slots = {slot: {name: np.zeros(shapes[name], policy.dtype) for name in names} for slot in formula.slots}
-        self._checked = not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
+        self._told_apart = not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
 
     def check(self, batch: Batch) -> None:
-        """Check once that the parameters that are named after an adopted critic are the critic's, and no others.
+        """Check that the parameters that are named after an adopted critic are the critic's, and no others.
+
+        At every step: on hidden layers of the policy's, a value whose last layer starts from zeros depends on them from the second step on.
 
         Raises:
             OptimizerError: the value depends on others as well, or the policy on these.
         """
-        if self._checked:
+        if self._told_apart:
             return
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
         mean_value = Surrogate(
@@ -59,7 +61,6 @@ class CriticOptimizer(BoundOptimizer):
                 f"{f'a value that depends on {shared[0]}' if shared else 'a policy that depends on some of these'}; adopt two networks that "
                 "share nothing, and name no attribute of the policy's critic"
             )
-        self._checked = True
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`; the policy's own parameters stay as they are."""

@@ -87,7 +87,8 @@ class Region:
         """Keep what a step is measured against.
 
         Raises:
-            OptimizerError: the gradient does not know its batch.
+            OptimizerError: the gradient does not know its batch, or the policy has no parameters beside those that are the critic's by name.
+            NonFiniteError: the gradient is NaN or infinite.
         """
         batch = gradient.surrogate.batch
         if batch is None:
@@ -99,14 +100,25 @@ class Region:
         named = gradient.numpy()
         critic = critic_names(policy)
         self._names = [name for name in self._before if name not in critic]
+        if not self._names:
+            raise OptimizerError(
+                f"trust region on {policy.spec.network}: expected parameters of the policy's own, got none whose name does not begin with critic., "
+                "which are the critic's; give the policy's another name"
+            )
         self._own = np.concatenate([np.full(value.size, name not in critic) for name, value in named.items()])
         own = flat({name: named[name] for name in self._names})
         largest = float(np.abs(own).max())
+        if not np.isfinite(largest):
+            raise NonFiniteError(
+                "Optimizer.step: expected a finite gradient, got NaN or infinity; the parameters are unchanged, look at what it was scaled with"
+            )
         scaled = own / largest if largest else own
         length = float(np.linalg.norm(scaled))
         self.norm = largest * length
         self.unit = scaled / length if length else own
         self._distribution = policy.distribution(batch.observations, batch.action_mask)
+        # Of the policy as it is: the gradient may be older, and what earlier steps on it gained is not this one's.
+        self._terms = policy.gradient(gradient.surrogate, batch).terms().astype(np.float64)
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         self._shares = real / real.sum()
 
@@ -134,10 +146,9 @@ class Region:
                 now = self.policy.distribution(self.batch.observations, self.batch.action_mask)
                 kl = float(self._shares @ self.policy.spec.head.kl(host, self._distribution, now))
                 terms = self.policy.gradient(self.gradient.surrogate, self.batch).terms()
+                return kl, float(self.gradient.surrogate.weights @ (self._terms - terms))
         except (NonFiniteError, ParameterError):
             return np.inf, -np.inf
-        fell = self.gradient.terms().astype(np.float64) - terms
-        return kl, float(self.gradient.surrogate.weights @ fell)
 
     def report(
         self, change: Array, *, expected: float, step_size: float, backtracks: int = 0, solution: Solution = NOTHING

@@ -95,7 +95,9 @@ class NaturalGradient(FisherRegionSpec):
         if self.max_kl is not None:
             rate = min(rate, math.sqrt(2.0 * self.max_kl / slope) / region.norm)
         change = -rate * region.norm * solution.vector
-        return region.report(change, expected=rate * region.norm**2 * slope, step_size=rate, solution=solution)
+        return region.report(
+            change, expected=rate * region.norm * region.norm * slope, step_size=rate, solution=solution
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pgcore.adoption import refused_derivative
 from pgcore.arrays import Array
@@ -159,7 +160,8 @@ class TorchPolicy(AutodiffPolicy):
         """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
         self._check_current()
         native = self._native(inputs)
-        found = self._outputs_of(native.observations)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            found = self._outputs_of(native.observations)
         head = self.spec.head
         distribution = head.distribution(xp, found.outputs, found.head, native.action_mask)
         kl = torch.dot(native.weights, head.kl(xp, distribution.detach(), distribution))

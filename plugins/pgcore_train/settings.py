@@ -91,7 +91,8 @@ class RolloutSettings:
 
     Attributes:
         envs: Environments side by side.
-        length: Steps of each environment between two updates; None is 128 where an update goes over its batch several times, else 16.
+        length: Steps of each environment between two updates; None is 128 where an update goes over its batch several times or
+            takes a trust region's step, else 16.
         episodes: Whole episodes of each environment between two updates, for estimators that want whole ones, in place of `length`.
         normalise_observations: Whether to give observations a running mean of 0 and standard deviation of 1.
         normalise_rewards: Whether to divide rewards by the running standard deviation of the discounted return.
@@ -117,8 +118,9 @@ class TrainingSettings:
     """Section `training`.
 
     Attributes:
-        epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's change since the rollout, else 1.
-        minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch.
+        epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's change since the rollout, else 1; 1 for a trust
+            region.
+        minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch; all of it for a trust region.
     """
 
     epochs: int | None = None

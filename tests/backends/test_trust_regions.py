@@ -9,6 +9,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import OptimizerError
+from pgcore.host import host
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 
 torch = pytest.importorskip("torch")
@@ -117,3 +118,77 @@ def test_a_critic_that_nobody_can_tell_apart_is_refused(adopt, words):
         pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch))
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes()
+
+
+def test_a_value_that_starts_from_zeros_is_found_out_once_it_depends_on_the_policy():
+    _, batch, network, _ = made()
+    shared = Shared(network)
+    nn.init.zeros_(shared.last.weight)
+    policy = pg.backend("torch").adopt(network, HEADS["categorical"], shared)
+    optimizer = pg.optimizer("trpo")
+    report = optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
+    assert report is not None
+    assert report.accepted
+    before = policy.parameters()
+    with pytest.raises(OptimizerError, match=r"got a value that depends on 0\.weight; adopt two networks"):
+        optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
+    for name, value in policy.parameters().items():
+        assert value.tobytes() == before[name].tobytes()
+
+
+class Alias(nn.Module):
+    """A policy all of whose parameters are named as if they were the critic's."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.critic = network
+
+    def forward(self, observations):
+        return self.critic(observations)
+
+
+def test_a_policy_without_a_parameter_of_its_own_is_refused():
+    _, batch, network, _ = made()
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, dtype=torch.float64))
+    policy = pg.backend("torch").adopt(Alias(network), HEADS["categorical"], critic)
+    with pytest.raises(
+        OptimizerError, match=r"expected parameters of the policy's own, got none whose name does not beg"
+    ):
+        pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch))
+
+
+class Attention(nn.Module):
+    """A policy with one layer of a transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.output = nn.Linear(1, 8), nn.Linear(8, 3)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+
+    def forward(self, observations):
+        return self.output(self.layer(self.embedding(observations[..., None])).mean(1))
+
+
+def test_a_transformer_steps_along_its_fisher_matrix():
+    torch.manual_seed(0)
+    policy = pg.backend("torch").adopt(Attention().double(), HEADS["categorical"])
+    _, batch, _, _ = made()
+    vector = np.random.default_rng(0).standard_normal(sum(value.size for value in policy.parameters().values()))
+    # F v is the derivative of KL(pi, pi + h v) / h in h, here by central differences of the exact divergence.
+    before, height = policy.parameters(), 1e-4
+    start = policy.distribution(batch.observations, batch.action_mask)
+    kl = 0.0
+    for sign in (1.0, -1.0):
+        moved, at = {}, 0
+        for name, value in before.items():
+            moved[name] = value + sign * height * vector[at : at + value.size].reshape(value.shape)
+            at += value.size
+        policy.load(moved)
+        now = policy.distribution(batch.observations, batch.action_mask)
+        kl += float(policy.spec.head.kl(host, start, now).mean())
+    policy.load(before)
+    product = policy.fisher_vector_product(batch, vector)
+    assert vector @ product == pytest.approx(kl / height**2, rel=1e-5)
+    report = pg.optimizer("trpo").step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
+    assert report is not None
+    assert report.accepted

@@ -107,3 +107,17 @@ def test_curvature_is_looked_at_in_every_direction():
 def test_products_that_are_not_finite_are_an_error(bad):
     with pytest.raises(NonFiniteError, match=r"conjugate_gradient: expected finite products, got NaN or infinity at"):
         solve(np.where(np.eye(N) > 0, bad, SPREAD))
+
+
+@pytest.mark.parametrize("size", [30, 200])
+def test_a_residual_that_is_rounding_alone_ends_it(size):
+    """Beyond that p^T A p underflows, which would be taken for a direction without curvature."""
+    rng = np.random.default_rng(size)
+    basis = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    eigenvalues = np.full(size, 1e-6)
+    eigenvalues[:10] = np.geomspace(1e-6, 1.0, 10)
+    a = basis @ np.diag(eigenvalues) @ basis.T
+    solution = conjugate_gradient(lambda v: a @ v, basis.sum(axis=1), iterations=size, tolerance=0.0)
+    assert solution.converged
+    assert solution.iterations < size
+    np.testing.assert_allclose(solution.vector, basis @ (1.0 / eigenvalues), rtol=1e-6)

@@ -315,6 +315,45 @@ def test_the_gradients_size_does_not_matter(name, factor):
         np.testing.assert_allclose(change, changes[0], rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("reward", [1e160, 1.5e308])
+@pytest.mark.parametrize("name", NAMES)
+def test_rewards_of_any_size_give_a_step_or_a_clear_error(name, reward):
+    policy, batch = made(critic="none")
+    rewards = np.where(np.arange(batch.num_steps) % 2 == 0, reward, -reward)
+    fields = {
+        "observations": batch.observations,
+        "actions": batch.actions,
+        "log_probs": batch.log_probs,
+        "action_mask": batch.action_mask,
+    }
+    ends = {"episode_lengths": batch.episode_lengths, "terminated": np.ones(batch.num_episodes, bool)}
+    huge = pg.Batch(rewards=rewards, **fields, **ends)
+    before, optimizer = own(policy.parameters()), pg.optimizer(name)
+    try:
+        report = optimizer.step(policy, pg.gradient(policy, pg.estimator("reinforce", gamma=0.0), huge))
+    except NonFiniteError:
+        np.testing.assert_array_equal(own(policy.parameters()), before)
+        assert reward > 1e300
+    else:
+        assert report is not None
+        assert report.accepted or reward > 1e300
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_that_is_not_finite_is_an_error_that_changes_nothing(name, factor):
+    policy, batch = made()
+    before, gradient = own(policy.parameters()), pg.gradient(policy, ESTIMATOR, batch)
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            NonFiniteError, match=r"expected a finite gradient, got NaN or infinity; the parameters are unchan"
+        ),
+    ):
+        pg.optimizer(name).step(policy, gradient.scaled(factor))
+    np.testing.assert_array_equal(own(policy.parameters()), before)
+
+
 @pytest.mark.parametrize("name", ["natural_gradient", "trpo"])
 def test_a_policy_without_curvature_is_an_error_that_changes_nothing(name):
     """A saturated softmax has Fisher information 0, and its score is not 0 where an action was taken that it never takes."""
@@ -395,6 +434,23 @@ def test_steps_of_a_batch_are_a_batch():
     assert report is not None
     kl, _ = measured(policy, batch.steps(part), gradient, distribution, policy.spec.head)
     assert report.kl == pytest.approx(kl, rel=1e-9)
+
+
+def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
+    policy, batch = made(critic="none")
+    estimator, optimizer = pg.estimator("reinforce"), pg.optimizer("trpo")
+    signals = pg.signals(policy, estimator, batch)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    refused = 0
+    for _ in range(30):
+        before = pg.gradient(policy, estimator, batch, signals=signals).loss
+        report = optimizer.step(policy, gradient)
+        assert report is not None
+        fell = before - pg.gradient(policy, estimator, batch, signals=signals).loss
+        assert report.improvement == pytest.approx(fell, abs=1e-12)
+        assert fell >= 0.0
+        refused += not report.accepted
+    assert refused > 0
 
 
 def test_a_gradient_without_a_batch_is_refused():
