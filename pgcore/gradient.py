@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.errors import DependencyError, EstimatorError, NonFiniteError
+from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
 from pgcore.surrogate import Surrogate
 
@@ -81,7 +81,15 @@ class Gradient(ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def clipped(self, max_norm: float) -> Gradient:
-        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have."""
+        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have.
+
+        Raises:
+            OptimizerError: c is not above 0.
+        """
+        if not max_norm > 0:
+            raise OptimizerError(
+                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; a step against the gradient needs one"
+            )
         norm = self.norm()
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 

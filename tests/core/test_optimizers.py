@@ -142,6 +142,9 @@ def test_clipping_scales_by_c_over_the_larger_of_norm_and_c(norm, factor):
     gradient = plain.scaled(norm / plain.norm())
     assert gradient.clipped(2.0).norm() == pytest.approx(norm * factor, rel=1e-15)
     assert gradient.clipped(2.0).loss == plain.loss
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(OptimizerError, match=r"Gradient\.clipped: expected a largest norm above 0, got"):
+            gradient.clipped(wrong)
 
 
 def test_the_rate_is_a_number_or_a_schedule_of_steps():
