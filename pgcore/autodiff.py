@@ -146,8 +146,8 @@ class AutodiffGradient(Gradient):
         leaves = self.leaves
         return {name: self._owner.canonical(name, leaves[name]) for name in self._owner.names}
 
-    def scaled(self, factor: float) -> AutodiffGradient:
-        """See `Gradient.scaled`."""
+    def times(self, factor: float) -> AutodiffGradient:
+        """See `Gradient.times`."""
         return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})
 
     def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:

@@ -46,8 +46,8 @@ class Gradient(ABC):
         """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
 
     @abstractmethod
-    def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a number; terms, loss and metrics stay."""
+    def times(self, factor: float) -> Gradient:
+        """Return what `scaled` does, unchecked."""
 
     @abstractmethod
     def square(self) -> float:
@@ -79,6 +79,19 @@ class Gradient(ABC):
             return 0.0
         scaled = vector.astype(np.float64) / largest
         return largest * math.sqrt(np.dot(scaled, scaled))
+
+    def scaled(self, factor: float) -> Gradient:
+        """Return the gradient times a number; terms, loss and metrics stay.
+
+        Raises:
+            NonFiniteError: the number is NaN or infinite, or an entry overflows.
+        """
+        if not math.isfinite(factor):
+            raise NonFiniteError(f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from")
+        found = self.times(factor)
+        if abs(factor) > 1 and not math.isfinite(found.square()):
+            found.check_finite()
+        return found
 
     def clipped(self, max_norm: float) -> Gradient:
         """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have.

@@ -58,8 +58,8 @@ class JaxGradient(AutodiffGradient):
             found[name], vector = vector[:size].reshape(shapes[name]), vector[size:]
         return {name: found[name] for name in shapes}
 
-    def scaled(self, factor: float) -> JaxGradient:
-        """See `Gradient.scaled`."""
+    def times(self, factor: float) -> JaxGradient:
+        """See `Gradient.times`."""
         with self._policy.precision():
             vector = self.vector * np.asarray(factor, self._policy.dtype)
         return JaxGradient(self._policy, self.surrogate, vector, self._columns)

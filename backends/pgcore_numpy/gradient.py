@@ -49,9 +49,10 @@ class NumpyGradient(Gradient):
         """See `Gradient.numpy`."""
         return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
 
-    def scaled(self, factor: float) -> NumpyGradient:
-        """See `Gradient.scaled`."""
-        return NumpyGradient(self._owner, self.vector * factor, self.surrogate, self._blocks)
+    def times(self, factor: float) -> NumpyGradient:
+        """See `Gradient.times`."""
+        with np.errstate(over="ignore"):
+            return NumpyGradient(self._owner, self.vector * factor, self.surrogate, self._blocks)
 
     def square(self) -> float:
         """See `Gradient.square`."""

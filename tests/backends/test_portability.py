@@ -339,5 +339,21 @@ def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name
         assert changed.terms().tobytes() == plain.terms().tobytes()
 
 
+@each_backend
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_is_never_scaled_to_what_is_not_finite(backend, dtype):
+    policy, batch = make_case(SPECS["deep"], backend, dtype, seed=22)
+    gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch)
+    largest = float(np.finfo(dtype).max)
+    for factor in (np.nan, np.inf, -np.inf):
+        with pytest.raises(NonFiniteError, match=r"Gradient\.scaled: expected a finite factor, got"):
+            gradient.scaled(factor)
+    with pytest.raises(NonFiniteError, match=r"got an overflow in .*; the parameters are unchanged"):
+        gradient.scaled(largest / gradient.norm()).scaled(1e10)
+    huge = gradient.scaled(largest / gradient.norm() / 2)  # its square alone is too large
+    assert np.isfinite(flat(huge)).all()
+    assert huge.norm() == pytest.approx(largest / 2, rel=1e-5)
+
+
 def flat(gradient):
     return np.concatenate([value.reshape(-1) for value in gradient.numpy().values()])

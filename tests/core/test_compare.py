@@ -36,7 +36,7 @@ class Halved(NumpyBackend):
 
 class HalvedPolicy(NumpyPolicy):
     def gradient(self, surrogate, batch):
-        return super().gradient(surrogate, batch).scaled(0.5)
+        return super().gradient(surrogate, batch).times(0.5)
 
 
 def test_a_backend_that_agrees_is_within_the_rule_at_every_stage(batch):

@@ -350,7 +350,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_that_changes_nothing(name, fa
             NonFiniteError, match=r"expected a finite gradient, got NaN or infinity; the parameters are unchan"
         ),
     ):
-        pg.optimizer(name).step(policy, gradient.scaled(factor))
+        pg.optimizer(name).step(policy, gradient.times(factor))
     np.testing.assert_array_equal(own(policy.parameters()), before)
 
 
