@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgcore.derive import Derivation, derive
     from pgcore.errors import PgcoreError
     from pgcore.estimator import Claims, Estimator, Reduction
+    from pgcore.formula import OptimizerSpec
     from pgcore.gradient import Gradient
     from pgcore.heads import (
         Bernoulli,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         MultiCategorical,
         SquashedGaussian,
     )
-    from pgcore.optimizer import Optimizer, OptimizerSpec
+    from pgcore.optimizer import Optimizer
     from pgcore.policy import Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
     from pgcore.spec import MLP, Linear, PolicySpec, Table
@@ -86,6 +87,7 @@ _NAMES_BY_MODULE = {
     "derive": ("Derivation", "derive"),
     "errors": ("PgcoreError",),
     "estimator": ("Claims", "Estimator", "Reduction"),
+    "formula": ("OptimizerSpec",),
     "gradient": ("Gradient",),
     "heads": (
         "Bernoulli",
@@ -96,7 +98,7 @@ _NAMES_BY_MODULE = {
         "MultiCategorical",
         "SquashedGaussian",
     ),
-    "optimizer": ("Optimizer", "OptimizerSpec"),
+    "optimizer": ("Optimizer",),
     "policy": ("Policy",),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
     "surrogate": ("Signals",),

@@ -16,7 +16,7 @@ from pgcore.errors import EstimatorError, NonFiniteError, OptimizerError, Pgcore
 from pgcore.estimator import Estimator
 from pgcore.fitting import check_saved
 from pgcore.gradient import Gradient
-from pgcore.optimizer import Optimizer, Rule
+from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy, read_policy
 from pgcore.registry import default_backend_name, registry
 from pgcore.spec import PolicySpec
@@ -83,8 +83,7 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
         UnknownNameError: no optimizer of that name is registered, or it has no hyper-parameter of a name given.
         OptimizerError: a hyper-parameter has a value it cannot take.
     """
-    spec: Rule = _build("optimizers", name, fields, OptimizerError)
-    return Optimizer(spec)
+    return Optimizer(_build("optimizers", name, fields, OptimizerError))
 
 
 def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None) -> Signals:
@@ -170,7 +169,7 @@ def load(
         into = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled)
     else:
         asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
-        had = {"backend": into.backend.name, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
+        had = {"backend": into.backend, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
         for name in (name for name, value in asked.items() if value not in (None, had[name])):
             raise SpecError(
                 f"load {name}: expected that of the policy to load into, {had[name]!r}, got {asked[name]!r}; leave it out, or leave out `into`"

@@ -182,8 +182,8 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
     with restored(policy):
         if not isinstance(policy.spec.network, Adopted):
             truth = Truth(policy.spec, policy.parameters(), estimator, batch, formula)
-            return Report(tuple(stages(policy, truth, policy.backend.name)))
-        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend.name)))
+            return Report(tuple(stages(policy, truth, policy.backend)))
+        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend)))
 
 
 def compare_policies(
@@ -217,7 +217,7 @@ def compare_policies(
     given = api.signals(left, estimator, batch)
     norm = api.gradient(left, estimator, batch, signals=given).norm() / 2
     formula = api.optimizer(optimizer, learning_rate=RATE, max_grad_norm=norm or None).spec
-    label = f"{right.backend.name} beside {left.backend.name}"
+    label = f"{right.backend} beside {left.backend}"
     with restored(left, right):
         left_course, right_course = (courses_of(*each, estimator, batch, given, formula) for each in views)
     return Report(tuple(port_rows(label, left_course, right_course, dtype)))

@@ -12,10 +12,10 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import OptimizerError
 from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import Adopted
 from pgcore.surrogate import Signals, Surrogate

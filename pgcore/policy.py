@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,18 +16,16 @@ from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
 from pgcore.fitting import check_mask, check_observations
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
+from pgcore.parameters import LOAD_ANOTHER, Parameters, first_not_finite
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate, check_reference
-
-if TYPE_CHECKING:
-    from pgcore.backend import Backend
 
 __all__ = ["EVALUATIONS", "Policy", "quantities_of", "read_policy"]
 
 FORMAT = "pgcore.policy"
-LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
 
 # What `Policy.evaluate` offers beyond `QUANTITIES`.
 EVALUATIONS: dict[str, str] = {
@@ -38,21 +36,19 @@ EVALUATIONS: dict[str, str] = {
 }
 
 
-class Policy(ABC):
+class Policy(Parameters):
     """A policy, and its critic where it has one.
 
     `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
 
     Attributes:
-        backend: The backend that owns the parameters.
+        backend: The registered name of the backend that owns the parameters.
         spec: The architecture.
-        dtype: NumPy's float32 or float64; what parameters and gradients are in.
+        dtype: NumPy's float32 or float64, of parameters and gradients.
         compiled: Whether the backend compiles what it computes.
     """
 
-    backend: Backend
-    spec: PolicySpec
-    dtype: np.dtype[Any]
+    backend: str
     compiled: bool = False
     _fitting: Estimator | None = None
 
@@ -121,16 +117,8 @@ class Policy(ABC):
         """Return a native gradient from a [D] vector in canonical order; loss and metrics are the surrogate's."""
 
     @abstractmethod
-    def parameters(self) -> dict[str, Array]:
-        """Return every parameter by canonical name, as arrays of the policy's dtype that the caller owns."""
-
-    @abstractmethod
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """Replace every parameter; on an error none is changed.
-
-        Raises:
-            ParameterError: names, shapes or values are not those that the spec asks for.
-        """
+    def optimizer_state(self, formula: OptimizerSpec) -> BoundOptimizer:
+        """Return the native state of an optimizer that takes its steps on this policy by a formula."""
 
     def act(
         self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None
@@ -224,12 +212,6 @@ class Policy(ABC):
             check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
         batch.__dict__["_fits"] = self.spec
 
-    def check_finite(self, where: str) -> None:
-        """Raise NonFiniteError, naming the parameter, unless all are finite: what is asked first where a result is not."""
-        bad = first_not_finite(self.parameters())
-        if bad is not None:
-            raise NonFiniteError(f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}")
-
     def check_scores(self, scores: Array) -> None:
         """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
         finite = np.isfinite(scores).all(axis=1)
@@ -302,11 +284,6 @@ class Policy(ABC):
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )
         return distribution
-
-
-def first_not_finite(parameters: Mapping[str, Array]) -> str | None:
-    """Return the name of the first array with NaN or infinity in it, None where there is none."""
-    return next((name for name, value in parameters.items() if not np.isfinite(value).all()), None)
 
 
 def quantities_of(spec: PolicySpec) -> frozenset[str]:

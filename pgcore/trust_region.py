@@ -21,58 +21,16 @@ from pgcore.checks import count, positive, set_field
 from pgcore.conjugate_gradient import Solution
 from pgcore.critic import CriticOptimizer, critic_names
 from pgcore.errors import NonFiniteError, OptimizerError, ParameterError
+from pgcore.formula import BoundOptimizer
 from pgcore.gradient import Gradient
 from pgcore.host import host
-from pgcore.optimizer import BoundOptimizer, Rule
+from pgcore.optimizer import Rule, StepReport
 from pgcore.optimizers import Adam
 from pgcore.policy import Policy
 
-__all__ = ["Region", "StepReport", "TrustRegionSpec"]
+__all__ = ["Region", "TrustRegionSpec"]
 
 NOTHING = Solution(np.empty(0), 0, 0.0, converged=True)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a trust region's step came to.
-
-    Attributes:
-        accepted: Whether the step was taken; where it was not, every parameter is what it was to the bit.
-        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
-        length: Euclidean length of the step in the policy's parameters.
-        step_size: What the natural gradient was multiplied with, or the gradient where there is no metric.
-        improvement: By how much the surrogate's loss fell, in its unit.
-        expected: By how much it would have fallen were it linear.
-        backtracks: How often the line search shortened the step.
-        iterations: Of conjugate gradients.
-        residual: What they left, beside the gradient's norm.
-        converged: Whether that is within the tolerance.
-    """
-
-    accepted: bool
-    kl: float
-    length: float
-    step_size: float
-    improvement: float
-    expected: float
-    backtracks: int
-    iterations: int
-    residual: float
-    converged: bool
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The figures worth logging, by name."""
-        return {
-            "step_accepted": float(self.accepted),
-            "step_kl": self.kl,
-            "step_size": self.step_size,
-            "step_length": self.length,
-            "step_improvement": self.improvement,
-            "line_search_steps": float(self.backtracks),
-            "cg_iterations": float(self.iterations),
-            "cg_residual": self.residual,
-        }
 
 
 class Region:
@@ -200,7 +158,7 @@ class TrustRegionSpec(Rule):
 
     critic_learning_rate: float = 1e-2
     critic_steps: int = 20
-    slots: ClassVar[tuple[str, ...]] = Adam.slots
+    slots = Adam.slots
     whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

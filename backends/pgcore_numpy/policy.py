@@ -6,16 +6,15 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_parameters
+from pgcore.formula import OptimizerSpec
 from pgcore.host import host
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
@@ -24,10 +23,8 @@ from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.kernel import Kernel
 from pgcore_numpy.networks import Network, make_network
-from pgcore_numpy.parameters import Layout, Views
-
-if TYPE_CHECKING:
-    from pgcore_numpy.backend import NumpyBackend
+from pgcore_numpy.optimizers import NumpyOptimizer
+from pgcore_numpy.parameters import NumpyParameters, Views
 
 __all__ = ["NumpyPolicy"]
 
@@ -94,34 +91,26 @@ class Passes(NamedTuple):
     works: list[Workspace]
 
 
-class NumpyPolicy(Policy):
+class NumpyPolicy(NumpyParameters, Policy):
     """See `Policy`.
 
     Attributes:
-        layout: Where each parameter lies in `vector`.
-        vector: [D] all parameters; `views` are views into it.
+        views: Of `vector`, for the arithmetic.
     """
 
-    def __init__(self, backend: NumpyBackend, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
+    def __init__(self, backend: str, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
         make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
-        self.layout = Layout(spec)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
         self.load(spec.initial_parameters(seed))
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Policy.parameters`."""
-        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
-
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """See `Policy.load`."""
-        checked = check_parameters(self.spec, parameters, self.dtype)
-        for name, view in self.layout.named(self.vector).items():
-            view[...] = checked[name]
+    def optimizer_state(self, formula: OptimizerSpec) -> NumpyOptimizer:
+        """See `Policy.optimizer_state`."""
+        return NumpyOptimizer(formula, self)
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`."""

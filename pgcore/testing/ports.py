@@ -14,7 +14,8 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import ParameterError
 from pgcore.estimator import Estimator
-from pgcore.optimizer import Optimizer, OptimizerSpec
+from pgcore.formula import OptimizerSpec
+from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
 from pgcore.surrogate import Signals
 from pgcore.testing.rounding import nudged_batch, nudged_parameters, spread

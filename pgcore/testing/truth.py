@@ -16,8 +16,8 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.host import host
-from pgcore.optimizer import OptimizerSpec
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Signals, Surrogate
 from pgcore.testing import reference

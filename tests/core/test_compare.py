@@ -31,7 +31,7 @@ class Halved(NumpyBackend):
 
     def policy(self, spec, **options):
         options.pop("compiled")
-        return HalvedPolicy(self, spec, np.dtype(options["dtype"]), options["seed"])
+        return HalvedPolicy(self.name, spec, np.dtype(options["dtype"]), options["seed"])
 
 
 class HalvedPolicy(NumpyPolicy):
