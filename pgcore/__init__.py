@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pgcore.policy import Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
     from pgcore.spec import MLP, Linear, PolicySpec, Table
-    from pgcore.surrogate import Signals
+    from pgcore.step_signals import Signals
 
 __all__ = [
     "MLP",
@@ -101,8 +101,8 @@ _NAMES_BY_MODULE = {
     "optimizer": ("Optimizer",),
     "policy": ("Policy",),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
-    "surrogate": ("Signals",),
     "spec": ("MLP", "Linear", "PolicySpec", "Table"),
+    "step_signals": ("Signals",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

@@ -71,43 +71,31 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return self.spec.head.distribution(host, outputs.astype(np.float64), own, action_mask)
 
-    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
-        """See `Policy.evaluate`."""
-        self.check_evaluations(names, batch)
-        self.check(batch)
-        found: dict[str, Array] = {}
-        if "distribution" in names:
-            found["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
-        if "final_action_values" in names:
-            head = self.spec.head
-            found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
-            )
-        if "final_log_probs" in names:
-            found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
-        wanted = tuple(name for name in names if name in self.quantities)
-        if wanted:
-            given = {"reference": batch.extras["reference"].astype(self.dtype)} if not KLS.isdisjoint(wanted) else {}
-            inputs = self._inputs(batch, given, np.ones(batch.num_steps, self.dtype))
-            for name, value in self.run(wanted, inputs).items():
-                found[name] = value[: batch.num_steps].astype(np.float64)
-        return found
+    def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
+        """See `Policy.quantities_at`."""
+        signals = {} if KLS.isdisjoint(names) else {"reference": batch.extras["reference"].astype(self.dtype)}
+        inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
+        return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
 
-    def gradient(self, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+    def values_at(self, observations: Array, *, own: bool) -> Array:
+        """See `Policy.values_at`."""
+        outputs, values = self._outputs(observations)
+        column = outputs if own else values
+        assert column is not None
+        return column.reshape(len(observations), -1)
+
+    def gradient(self, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient`."""
-        self.check(batch)
         used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
-        inputs = self._inputs(batch, used, surrogate.weights)
+        inputs = self._inputs(surrogate.batch, used, surrogate.weights)
         gradient, square = self.differentiate(surrogate, inputs)
         if not math.isfinite(square):
             gradient.check_finite()
         return gradient
 
-    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+    def gradient_from(self, vector: Array, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient_from`."""
-        gradient = self.gradient(surrogate, batch).replaced(self.leaves(np.asarray(vector, self.dtype)))
+        gradient = self.gradient(surrogate).replaced(self.leaves(np.asarray(vector, self.dtype)))
         gradient.check_finite()
         return gradient
 
@@ -201,13 +189,6 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         steps = len(given)
         outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
         return outputs[:steps], None if values is None else values[:steps]
-
-    def _values(self, observations: Array, *, own: bool) -> Array:
-        """Return [n, k] what the critic says of observations, or the network's own outputs."""
-        outputs, values = self._outputs(observations)
-        found = outputs if own else values
-        assert found is not None
-        return found.reshape(len(observations), -1)
 
 
 def critic_kind(backend: str, critic: Any) -> str:

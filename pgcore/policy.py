@@ -14,16 +14,15 @@ from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
-from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
+from pgcore.estimator import KLS, Estimator, quantities_of
 from pgcore.fitting import check_mask, check_observations
 from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
 from pgcore.parameters import LOAD_ANOTHER, Parameters, first_not_finite
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate, check_reference
+from pgcore.surrogate import Surrogate, check_batch
 
-__all__ = ["EVALUATIONS", "Policy", "quantities_of", "read_policy"]
+__all__ = ["EVALUATIONS", "Policy", "read_policy"]
 
 FORMAT = "pgcore.policy"
 
@@ -50,13 +49,11 @@ class Policy(Parameters):
 
     backend: str
     compiled: bool = False
-    _fitting: Estimator | None = None
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """Return [B, width] float64: the head's description of pi at each observation."""
 
-    @abstractmethod
     def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
         """Run forward only and return float64 NumPy arrays by name.
 
@@ -68,12 +65,39 @@ class Policy(Parameters):
             EstimatorError: the policy does not have a quantity, or the batch has no `reference` for `kl`.
             BatchError: `final_value` is asked for, an episode was cut and there are no final observations.
         """
+        self.check_evaluations(names, batch)
+        self.check(batch)
+        head, evaluated = self.spec.head, dict[str, Array]()
+        if "distribution" in names:
+            evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
+        # Final observations belong to episodes, and only those of truncated ones are computed from.
+        if "final_value" in names:
+            evaluated["final_value"] = self.at_final(batch, 1, lambda seen, _: self.values_at(seen, own=False))[:, 0]
+        if "final_action_values" in names:
+            evaluated["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda seen, _: self.values_at(seen, own=head.action_values)
+            )
+        if "final_log_probs" in names:
+            evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
+        quantities = tuple(name for name in names if name in self.quantities)
+        if quantities:
+            named = self.quantities_at(quantities, batch)
+            evaluated |= {name: value.astype(np.float64) for name, value in named.items()}
+        return evaluated
 
     @abstractmethod
-    def gradient(self, surrogate: Surrogate, batch: Batch) -> Gradient:
+    def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
+        """Return quantities of every step by name, forward only, [B, ...] of the policy's dtype; a KL is from the extra `reference`."""
+
+    @abstractmethod
+    def values_at(self, observations: Array, *, own: bool) -> Array:
+        """Return [n, k] values of observations: the critic's, or with `own` the network's outputs, which are action values."""
+
+    @abstractmethod
+    def gradient(self, surrogate: Surrogate) -> Gradient:
         """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
 
-        The parameters are not changed, and the result owns its memory.
+        The parameters are not changed, and the result owns its memory. The surrogate is one of this policy's spec.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -113,7 +137,7 @@ class Policy(Parameters):
         """
 
     @abstractmethod
-    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> Gradient:
+    def gradient_from(self, vector: Array, surrogate: Surrogate) -> Gradient:
         """Return a native gradient from a [D] vector in canonical order; loss and metrics are the surrogate's."""
 
     @abstractmethod
@@ -168,49 +192,17 @@ class Policy(Parameters):
         return quantities_of(self.spec)
 
     def check_fits(self, estimator: Estimator) -> None:
-        """Raise EstimatorError unless this policy has every quantity that the estimator uses, and moves by one; found once for each estimator.
-
-        Claims that contradict what the estimator uses are an EstimatorError too.
-        """
-        if estimator is self._fitting:
-            return
-        check_claims(estimator)
-        if self.spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
-            raise EstimatorError(
-                f"{estimator} on {self.spec.head}: expected an estimator of action values, since probabilities are piecewise constant in those and "
-                f"have no gradient, got one of {', '.join(estimator.quantities)}; choose one that uses action_value, or a head such as Categorical"
-            )
-        missing = [name for name in estimator.quantities if name not in self.quantities]
-        if not missing and not (estimator.claims.discrete_only and not self.spec.head.enumerable):
-            self._fitting = estimator
-            return
-        what = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
-        advice = (
-            "give the spec critic='separate' or 'shared'"
-            if "value" in missing
-            else "give the spec a critic with critic_values='action', or an EpsilonGreedy head"
-            if "action_value" in missing or "action_values" in missing
-            else "choose another head or another estimator"
-        )
-        raise EstimatorError(
-            f"{estimator} on {self.spec.head} with critic={self.spec.critic!r}: expected a policy with "
-            f"{', '.join(estimator.quantities)}, got {what}; {advice}"
-        )
+        """Raise EstimatorError unless this policy has every quantity that the estimator uses; see `Estimator.check_fits`."""
+        estimator.check_fits(self.spec)
 
     def check(self, batch: Batch) -> None:
-        """Check once for each batch and spec that they fit; later calls and minibatches cost nothing.
+        """Check once for each batch and spec that they fit; see `pgcore.surrogate.check_batch`.
 
         Raises:
             ShapeError: observations or actions have the wrong shape.
             BatchError: an action or a state is out of range.
         """
-        if batch.__dict__.get("_fits") is self.spec:
-            return
-        check_observations("Batch.observations", self.spec, batch.observations)
-        self.spec.head.check_actions(batch.actions, batch.action_mask)
-        if "reference" in batch.extras:
-            check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
-        batch.__dict__["_fits"] = self.spec
+        check_batch(self.spec, batch)
 
     def check_scores(self, scores: Array) -> None:
         """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
@@ -284,13 +276,6 @@ class Policy(Parameters):
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )
         return distribution
-
-
-def quantities_of(spec: PolicySpec) -> frozenset[str]:
-    """Return the quantities that a policy of this spec can give a surrogate."""
-    if spec.critic == "none":
-        return spec.head.quantities
-    return spec.head.quantities | ({"value"} if spec.critic_values == "state" else {"action_value", "action_values"})
 
 
 def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:

@@ -13,7 +13,7 @@ from pgcore.estimator import Estimator
 from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer, StepReport
 from pgcore.policy import Policy
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 from pgcore_train.off_policy import ReplayPlan
 from pgcore_train.replay import Replay
 from pgcore_train.settings import TrainingSettings

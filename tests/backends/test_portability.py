@@ -318,7 +318,7 @@ def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name
     count = sum(value.size for value in policy.parameters().values())
     rng = np.random.default_rng(5)
     vector = (rng.standard_normal(count) * np.resize(magnitudes, count)).astype(dtype)
-    gradient = policy.gradient_from(vector, Surrogate(ESTIMATORS["ppo"], signals), batch)
+    gradient = policy.gradient_from(vector, Surrogate(policy.spec, ESTIMATORS["ppo"], batch, signals))
     np.testing.assert_array_equal(flat(gradient), vector)
 
     exact = vector.astype(np.longdouble)
