@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError
+from pgcore.errors import DependencyError, EstimatorError
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.registry import registry
 from pgcore.spec import PolicySpec
-
-if TYPE_CHECKING:
-    from pgcore.derive import Derivation
 
 __all__ = [
     "KLS",
@@ -165,7 +163,7 @@ class Estimator(ABC):
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
         are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
-        has it derived from its surrogate, once; see `pgcore.derive`.
+        has it derived from its surrogate, once, by a registered deriver; see `pgcore.derive`.
 
         Raises:
             EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
@@ -235,10 +233,15 @@ class Estimator(ABC):
         )
 
     @cached_property
-    def _derivation(self) -> Derivation:
-        from pgcore.derive import derive  # which knows estimators
-
-        return derive(self)
+    def _derivation(self) -> Any:
+        """The closed form of the cotangents, by the first usable of the registered derivers."""
+        derivers = registry().providers("derivers")
+        if not derivers:
+            raise DependencyError(
+                f"{self.name}.cotangents: expected a registered deriver, got none; write `cotangents`, or install one"
+            )
+        deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])
+        return cast("Callable[[Estimator], Any]", registry().load("derivers", deriver.provider.name))(self)
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.estimator import KLS, Estimator, quantities_of
+from pgcore.files import read, write
 from pgcore.fitting import check_mask, check_observations
 from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
@@ -255,7 +255,7 @@ class Policy(Parameters):
             raise ParameterError(
                 f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
             )
-        files.write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+        write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
         given: Any = observations
@@ -284,5 +284,5 @@ def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:
     Raises:
         FileError: the file cannot be read, or is not a policy.
     """
-    arrays, metadata = files.read(path, FORMAT)
+    arrays, metadata = read(path, FORMAT)
     return metadata.get("spec", ""), arrays, metadata.get("dtype", "float64")
