@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
+from pgcore.arrays import Array, first_not_finite, first_row
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
-from pgcore.parameters import Parameters, first_not_finite, flat
+from pgcore.parameters import Parameters, flat
 from pgcore.surrogate import Surrogate
 
 __all__ = ["Gradient"]
@@ -115,7 +115,7 @@ class Gradient(ABC):
             # Masked actions' log-probabilities are -inf by definition.
             bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)
             if bad.any():
-                step = int(bad.reshape(len(bad), -1).any(axis=1).argmax())
+                step = first_row(bad)
                 raise NonFiniteError(
                     f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
                     "look at that step's observation, log-probability and advantage"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
+from pgcore.arrays import Array, first_not_finite
 from pgcore.errors import NonFiniteError
 from pgcore.spec import PolicySpec
 
-__all__ = ["Layout", "Parameters", "first_not_finite", "flat"]
+__all__ = ["Layout", "Parameters", "flat"]
 
 # Ends every message about parameters that are not finite: only a good checkpoint brings them back.
 LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
@@ -91,8 +91,3 @@ class Parameters(ABC):
 def flat(named: Mapping[str, Any]) -> Any:
     """Return all entries of NumPy arrays, or of arrays that work with NumPy's functions, in one vector in the order of the mapping."""
     return np.concatenate([value.reshape(-1) for value in named.values()])
-
-
-def first_not_finite(named: Mapping[str, Array]) -> str | None:
-    """Return the name of the first array that holds NaN or infinity, None where there is none."""
-    return next((name for name, value in named.items() if not np.isfinite(value).all()), None)

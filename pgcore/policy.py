@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array, check_finite, owned_numbers
+from pgcore.arrays import Array, check_finite, first_not_finite, first_row, owned_numbers, row_not_finite
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.estimator import KLS, Estimator, quantities_of
@@ -19,7 +19,7 @@ from pgcore.fitting import check_mask, check_observations
 from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
-from pgcore.parameters import LOAD_ANOTHER, Parameters, first_not_finite
+from pgcore.parameters import LOAD_ANOTHER, Parameters
 from pgcore.surrogate import Surrogate, check_batch
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -206,11 +206,11 @@ class Policy(Parameters):
 
     def check_scores(self, scores: Array) -> None:
         """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
+        episode = row_not_finite(scores)
+        if episode is not None:
             self.check_finite("episode_scores")
             raise NonFiniteError(
-                f"episode_scores: expected finite numbers, got NaN or infinity in episode {int(finite.argmin())}; scale its observations down or use "
+                f"episode_scores: expected finite numbers, got NaN or infinity in episode {episode}; scale its observations down or use "
                 "float64"
             )
 
@@ -264,14 +264,14 @@ class Policy(Parameters):
         else:
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
-        if observed.dtype.kind == "f" and not np.isfinite(observed).all():
-            check_finite("observations", observed)
+        check_finite("observations", observed)
         mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
         with np.errstate(all="ignore"):  # what overflows is found below, and named by its step
             distribution = self.distribution(observed, mask)
-        if np.isnan(distribution).any():
+        undefined = np.isnan(distribution)  # masked actions' log-probabilities are -inf
+        if undefined.any():
             self.check_finite("act")
-            step = int(np.isnan(distribution).any(axis=1).argmax())
+            step = first_row(undefined)
             raise NonFiniteError(
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )

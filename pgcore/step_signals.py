@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
+from pgcore.arrays import Array, first_row, row_not_finite
 from pgcore.batch import Batch, Index
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
 from pgcore.estimator import KLS, QUANTITIES, Estimator, Evaluate
@@ -134,7 +134,7 @@ def check_reference(where: str, reference: Array, width: int) -> None:
         )
     bad = np.isnan(reference) | (reference == np.inf)
     if bad.any():
-        step = int(bad.any(axis=1).argmax())
+        step = first_row(bad)
         raise NonFiniteError(
             f"{where}: expected a distribution at every step, got NaN or infinity at step {step}; mend that step"
         )
@@ -142,8 +142,8 @@ def check_reference(where: str, reference: Array, width: int) -> None:
 
 def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
     """Raise NonFiniteError at the first row that is NaN or infinite."""
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        row = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
+    row = row_not_finite(value)
+    if row is not None:
         raise NonFiniteError(
             f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; look at that {noun}'s observations, rewards and values"
         )
