@@ -2,7 +2,9 @@
 # pyright: reportArgumentType=false
 
 import math
+import sys
 from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 from unittest import mock
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
+from pgcore.entrypoints import KINDS, Plugin
+from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.estimator import Claims, Estimator, Reduction
 from pgcore.heads import Categorical
+from pgcore.hooks import Provider
+from pgcore.registry import registry
 from pgcore.score_estimator import ScoreEstimator
 from pgcore.spec import Linear, PolicySpec
 from pgcore.step_signals import Signals
@@ -139,6 +144,30 @@ def test_what_an_estimator_leaves_out_has_a_default(make_batch):
     policy, surrogate = mock.Mock(), object()
     assert est.differentiate(policy, surrogate) is policy.gradient.return_value
     policy.gradient.assert_called_once_with(surrogate)
+
+
+DERIVER = ModuleType("somebodys_deriver")
+vars(DERIVER)["derive"] = lambda _: SimpleNamespace(cotangents=lambda **named: {"log_prob": 7.0 * named["log_prob"]})
+
+
+def deriving(monkeypatch, *providers):
+    """Make these the registered derivers."""
+    kinds = {kind: providers if kind == "derivers" else () for kind in KINDS}
+    monkeypatch.setitem(sys.modules, DERIVER.__name__, DERIVER)
+    monkeypatch.setattr(registry(), "plugins", (Plugin("somebodys", "somebodys", "1.0", DERIVER, kinds),))
+    monkeypatch.setattr(registry(), "_loaded", {})
+
+
+def test_cotangents_are_derived_by_the_first_usable_deriver(monkeypatch):
+    far = Provider("a", "somebodys_deriver:derive", "", "package_that_is_absent")
+    deriving(monkeypatch, Provider("b", "somebodys_deriver:derive", ""), far)
+    assert Tiny().cotangents(log_prob=1.0, advantage=1.0) == {"log_prob": 7.0}
+
+
+def test_without_a_deriver_cotangents_must_be_written(monkeypatch):
+    deriving(monkeypatch)
+    with pytest.raises(DependencyError, match=r"tiny\.cotangents: expected a registered deriver, got none; write"):
+        Tiny().cotangents(log_prob=1.0, advantage=1.0)
 
 
 # Signals of a batch
