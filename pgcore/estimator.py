@@ -14,6 +14,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.checks import set_field
 from pgcore.errors import DependencyError, EstimatorError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.registry import registry
@@ -133,6 +134,7 @@ class Estimator(ABC):
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
     reduction: Reduction = Reduction.STEP
+    _fitting: PolicySpec | None = None  # the spec that it was last found to fit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the surrogate's signature where the class is defined, as pluggy does with hooks."""
@@ -206,7 +208,7 @@ class Estimator(ABC):
 
         Claims that contradict the use of quantities are an EstimatorError too.
         """
-        if self.__dict__.get("_fitting") is spec:
+        if self._fitting is spec:
             return
         check_claims(self)
         if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
@@ -217,7 +219,7 @@ class Estimator(ABC):
         offered = quantities_of(spec)
         missing = [name for name in self.quantities if name not in offered]
         if not missing and not (self.claims.discrete_only and not spec.head.enumerable):
-            self.__dict__["_fitting"] = spec
+            set_field(self, "_fitting", spec)
             return
         what = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
         advice = (
