@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         MultiCategorical,
         SquashedGaussian,
     )
+    from pgcore.networks import MLP, Linear, Table
     from pgcore.optimizer import Optimizer, OptimizerSpec
     from pgcore.policy import Policy
     from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
-    from pgcore.spec import MLP, Linear, PolicySpec, Table
+    from pgcore.spec import PolicySpec
     from pgcore.surrogate import Signals
 
 __all__ = [
@@ -96,11 +97,12 @@ _NAMES_BY_MODULE = {
         "MultiCategorical",
         "SquashedGaussian",
     ),
+    "networks": ("MLP", "Linear", "Table"),
     "optimizer": ("Optimizer", "OptimizerSpec"),
     "policy": ("Policy",),
     "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
     "surrogate": ("Signals",),
-    "spec": ("MLP", "Linear", "PolicySpec", "Table"),
+    "spec": ("PolicySpec",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

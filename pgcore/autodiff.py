@@ -23,7 +23,7 @@ from pgcore.heads import Head
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
-from pgcore.spec import Adopted, Table
+from pgcore.spec import Adopted
 from pgcore.surrogate import Surrogate
 
 __all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "critic_kind", "quantities", "surrogate_terms"]
@@ -325,7 +325,7 @@ class AutodiffPolicy(Policy):
     def _observations(self, observations: Array) -> Array:
         """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
         network = self.spec.network
-        if isinstance(network, Table):
+        if network.num_states is not None:
             return observations.astype(np.int64, copy=False)  # frameworks index with no others
         whole = isinstance(network, Adopted) and observations.dtype.kind != "f"
         given = observations if whole else observations.astype(self.dtype, copy=False)

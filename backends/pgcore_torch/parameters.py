@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from pgcore.arrays import Array
 from pgcore.errors import ParameterError, SpecError
 from pgcore.spec import PolicySpec
-from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 
 __all__ = ["adopted_parameters", "canonical", "check_current", "from_canonical", "native_parameters"]
 
 
-def native_parameters(spec: PolicySpec, module: PolicyModule) -> dict[str, Tensor]:
-    """Return the module's own tensors by canonical name, in canonical order; weights are still PyTorch's [out, in]."""
+def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) -> dict[str, Tensor]:
+    """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
+    if isinstance(module, FormulaModule):
+        named: dict[str, Tensor] = {name.replace("/", "."): value for name, value in module.weights.items()}
+        return named | {f"head.{name}": value for name, value in module.head.items()}
     found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     torso = [] if module.torso is None else linear_layers(module.torso)
     for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
@@ -92,20 +95,26 @@ def check_current(module: AdoptedModule, native: dict[str, Tensor], dtype: torch
             )
 
 
-def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
-    """Return a parameter, or its gradient, in canonical shape: a linear layer's weight is [in, out]; adopted ones stay as they are."""
-    return tensor.mT if not adopted and name.endswith(".weight") else tensor
+def canonical(name: str, tensor: Tensor, *, verbatim: bool) -> Tensor:
+    """Return a parameter, or its gradient, in canonical shape.
+
+    Args:
+        name: Its canonical name.
+        tensor: In the module's shape.
+        verbatim: Whether the module's shapes are canonical; a layer of PyTorch's keeps its weight as [out, in].
+    """
+    return tensor.mT if not verbatim and name.endswith(".weight") else tensor
 
 
-def from_canonical(vector: Array | Tensor, like: dict[str, Tensor], *, adopted: bool) -> dict[str, Tensor]:
-    """Return views of a [D] vector in canonical order, in PyTorch's own shapes."""
+def from_canonical(vector: Array | Tensor, like: dict[str, Tensor], *, verbatim: bool) -> dict[str, Tensor]:
+    """Return views of a [D] vector in canonical order, in the module's own shapes; see `canonical`."""
     # A copy, since the vector may be read-only.
     rest = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
     found: dict[str, Tensor] = {}
     for name, value in like.items():
         part, rest = rest[: value.numel()], rest[value.numel() :]
-        shaped = part.reshape(canonical(name, value, adopted=adopted).shape)
-        found[name] = canonical(name, shaped, adopted=adopted).to(value.device)
+        shaped = part.reshape(canonical(name, value, verbatim=verbatim).shape)
+        found[name] = canonical(name, shaped, verbatim=verbatim).to(value.device)
     return found
 
 

@@ -22,7 +22,7 @@ from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_torch.gradient import TorchGradient, flat
 from pgcore_torch.heads import quantities, surrogate_terms
-from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 from pgcore_torch.parameters import canonical, check_current, from_canonical
 from pgcore_torch.xp import xp
 
@@ -65,7 +65,7 @@ class TorchPolicy(AutodiffPolicy):
         backend: TorchBackend,
         spec: PolicySpec,
         dtype: np.dtype[Any],
-        module: PolicyModule | AdoptedModule,
+        module: PolicyModule | FormulaModule | AdoptedModule,
         native: dict[str, Tensor],
         *,
         compiled: bool,
@@ -80,6 +80,7 @@ class TorchPolicy(AutodiffPolicy):
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
+        self._verbatim = not isinstance(module, PolicyModule)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
@@ -173,11 +174,11 @@ class TorchPolicy(AutodiffPolicy):
 
     def leaves(self, vector: Array) -> dict[str, Tensor]:
         """See `AutodiffPolicy.leaves`."""
-        return from_canonical(vector, self.native, adopted=self._adopted)
+        return from_canonical(vector, self.native, verbatim=self._verbatim)
 
     def canonical(self, name: str, leaf: Tensor) -> Array:
         """See `AutodiffPolicy.canonical`."""
-        return np.array(canonical(name, leaf.detach(), adopted=self._adopted).cpu().numpy(), order="C")
+        return np.array(canonical(name, leaf.detach(), verbatim=self._verbatim).cpu().numpy(), order="C")
 
     def to_numpy(self, native: Tensor) -> Array:
         """See `AutodiffPolicy.to_numpy`."""
@@ -209,7 +210,7 @@ class TorchPolicy(AutodiffPolicy):
         """
         head = self.spec.head
         module = self.module
-        assert isinstance(module, PolicyModule)
+        assert not isinstance(module, AdoptedModule)
         canonical_names = {id(value): name for name, value in self.native.items()}
         own = {name: canonical_names[id(value)] for name, value in self._parameters.items()}
 
@@ -257,7 +258,7 @@ class TorchPolicy(AutodiffPolicy):
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
-        if isinstance(self.module, PolicyModule):
+        if not isinstance(self.module, AdoptedModule):
             return Outputs(*self.module.computed(self._parameters, observations), self._own)
         try:
             outputs, values = self.module(observations)
@@ -287,7 +288,7 @@ class TorchPolicy(AutodiffPolicy):
         columns: list[Tensor] = []
         for (name, value), part in zip(self.native.items(), parts, strict=True):
             found = value.new_zeros(rows, *value.shape) if part is None else part
-            columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
+            columns.append(canonical(name, found, verbatim=self._verbatim).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
 
 
