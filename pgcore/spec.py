@@ -63,9 +63,7 @@ class PolicySpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(cast("object", self.network), Network):
-            raise SpecError(
-                f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one"
-            )
+            raise SpecError(f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one")
         if not isinstance(cast("object", self.head), Head):
             raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
         one_of("PolicySpec.critic", self.critic, CRITICS)

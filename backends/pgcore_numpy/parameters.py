@@ -7,14 +7,20 @@ side, so that one matrix product serves both; with a shared torso the value is o
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.spec import Adopted, PolicySpec, Table
+from pgcore.networks import MLP, Linear, Table
+from pgcore.spec import PolicySpec, under
 
 __all__ = ["Layout", "Views"]
+
+# The networks whose parameters are laid out for fused products; all others' lie in canonical order.
+LAID_OUT = (Table, Linear, MLP)
+
+NOTHING = np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class Views:
         value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table; no column without a critic.
         combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a shared torso; else `output`.
         head: The head's own parameters by name.
+        named: Every parameter by canonical name, where the network has a closed form that was registered; the arrays above are then empty.
     """
 
     hidden: list[Array]
@@ -34,6 +41,7 @@ class Views:
     value: Array
     combined: Array
     head: dict[str, Array]
+    named: dict[str, Array] = field(default_factory=dict)
 
 
 class Layout:
@@ -62,10 +70,13 @@ class Layout:
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
         separate, values = int(spec.critic == "separate"), spec.critic_outputs
+        if type(network) not in LAID_OUT:
+            named = {name: take(*shape) for name, shape in self.shapes.items()}
+            return Views([], NOTHING, NOTHING, NOTHING, under("head", named), named)
         if isinstance(network, Table):
             output = take(network.states, outputs)
             return Views([], output, take(network.states, values), output, self._head(take))
-        assert not isinstance(network, Adopted)  # the spec could not have given its initial parameters
+        assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
         hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":
@@ -77,6 +88,8 @@ class Layout:
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
+        if type(self.spec.network) not in LAID_OUT:
+            return views.named
         found = {f"head.{name}": value for name, value in views.head.items()}
         for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
             if isinstance(self.spec.network, Table):
