@@ -18,7 +18,8 @@ def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) ->
     """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
     if isinstance(module, FormulaModule):
         named: dict[str, Tensor] = {name.replace("/", "."): value for name, value in module.weights.items()}
-        return named | {f"head.{name}": value for name, value in module.head.items()}
+        named |= {f"head.{name}": value for name, value in module.head.items()}
+        return {name: named[name] for name in spec.parameter_shapes}
     found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     torso = [] if module.torso is None else linear_layers(module.torso)
     for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
