@@ -1,9 +1,10 @@
-"""Activations: elementwise functions between a network's layers, with the derivatives of their closed forms."""
+"""Activations: elementwise functions between a network's layers, with their derivatives."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -97,10 +98,11 @@ def activation(name: str) -> Activation:
         UnknownNameError: nothing goes by the name.
         PluginError: its target does not exist, or is no activation.
     """
-    return load_class("activations", name, Activation)()
+    cls: Callable[[], Activation] = load_class("activations", name, Activation)
+    return cls()
 
 
 def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> object:
-    """Return the value, or raise unless it is the name of a registered activation; a field's check."""
+    """Return the value, or raise unless it names a registered activation; a field's check."""
     one_of(where, value, registry().names("activations"), error)
     return value

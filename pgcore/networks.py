@@ -1,4 +1,4 @@
-"""Networks: the map from observations to a head's outputs, written once against the array namespace.
+"""Networks: maps from observations to a head's outputs, written once against the array namespace.
 
 A network is frozen data that goes to JSON. It declares its parameters and computes with them;
 who holds their values, and how its formula is differentiated, is a backend's business.
@@ -10,14 +10,24 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple, NoReturn
+from typing import Annotated, ClassVar, NamedTuple, NoReturn, cast
 
 from pgcore.activations import activation, registered_activation
 from pgcore.checks import Checked, Count, count
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.namespace import ArrayNamespace, Native
 
-__all__ = ["MLP", "Adopted", "Linear", "Network", "Parameter", "Table", "TorsoNetwork", "affine", "affine_parameters"]
+__all__ = [
+    "MLP",
+    "Adopted",
+    "Linear",
+    "Network",
+    "Parameter",
+    "Table",
+    "TorsoNetwork",
+    "affine",
+    "affine_parameters",
+]
 
 Parameters = Mapping[str, Native]
 
@@ -56,11 +66,11 @@ class Network(Checked, ABC):
     @property
     @abstractmethod
     def observation_shape(self) -> tuple[int, ...] | None:
-        """The shape of one observation, () for a state's number; None where only the network can tell."""
+        """The shape of one observation, () for a state's number; None where none is declared."""
 
     @property
     def num_states(self) -> int | None:
-        """How many states there are where an observation is a state's number; None for all other observations."""
+        """The number of states where an observation is a state's number; None for any other."""
         return None
 
     @abstractmethod
@@ -84,7 +94,7 @@ class Network(Checked, ABC):
 
 
 class TorsoNetwork(Network):
-    """A network whose outputs are an affine map of its last hidden layer, which a critic can share."""
+    """A network that ends in an affine layer; a critic can share the hidden layer below it."""
 
     __slots__ = ()
     has_torso: ClassVar[bool] = True
@@ -118,7 +128,7 @@ class TorsoNetwork(Network):
 
 @dataclass(frozen=True, slots=True)
 class Table(Network):
-    """One row of outputs for each of `states` discrete states; observations are integers [B] in [0, states)."""
+    """One row of outputs a discrete state; observations are integers [B] in [0, states)."""
 
     states: Count
     name: ClassVar[str] = "table"
@@ -169,16 +179,15 @@ class Linear(Network):
 
 
 def layer_widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
-    """Return the widths of hidden layers as a tuple of ints, or raise unless there are some and all are counts."""
+    """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
         raise error(f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for no hidden layers")
-    widths: tuple[object, ...] = tuple(value)
-    return tuple(count(where, width, error) for width in widths)
+    return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
 
 @dataclass(frozen=True, slots=True)
 class MLP(TorsoNetwork):
-    """Fully connected layers over observations [B, inputs]: hidden widths, one activation, a linear output layer.
+    """Fully connected layers over observations [B, inputs], one activation, a linear output layer.
 
     Attributes:
         inputs: Numbers in an observation.
@@ -228,7 +237,8 @@ class Adopted(Network):
 
     Attributes:
         description: What it is, for messages.
-        shapes: Name and shape of every parameter, critic's and head's included, in the network's order.
+        shapes: Name and shape of every parameter, in the network's order, the critic's and the
+            head's included.
     """
 
     description: str
@@ -265,7 +275,10 @@ def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dic
         outputs: Numbers that it gives.
         gain: Of the weight at the start of learning.
     """
-    return {f"{layer}.weight": Parameter((inputs, outputs), gain), f"{layer}.bias": Parameter((outputs,))}
+    return {
+        f"{layer}.weight": Parameter((inputs, outputs), gain),
+        f"{layer}.bias": Parameter((outputs,)),
+    }
 
 
 def affine(xp: ArrayNamespace, parameters: Parameters, layer: str, x: Native) -> Native:

@@ -43,19 +43,19 @@ class Schedule(Checked, ABC):
         Raises:
             OptimizerError: `steps` is a field and not known, or the class has other fields to fill.
         """
-        known = {"value": initial, "initial": initial, "final": final, "steps": steps}
+        arguments = {"value": initial, "initial": initial, "final": final, "steps": steps}
         names = [field.name for field in dataclasses.fields(cast("Any", cls))]
         if steps is None and "steps" in names:
             raise OptimizerError(
-                f"{cls.__name__}: expected 'constant' for an estimator that collects whole episodes, got {cls.name!r}; "
-                "how many updates such a run has is not known beforehand"
+                f"{cls.__name__}: expected 'constant' for an estimator that collects whole episodes, "
+                f"got {cls.name!r}; how many updates such a run has is not known beforehand"
             )
         try:
-            return cls(**{name: value for name, value in known.items() if name in names})
+            return cls(**{name: value for name, value in arguments.items() if name in names})
         except TypeError as error:
             raise OptimizerError(
-                f"{cls.__name__}.over: expected a schedule of initial, final and steps, got the fields "
-                f"{', '.join(names)}; override `over` to fill the others"
+                f"{cls.__name__}.over: expected a schedule of initial, final and steps, "
+                f"got the fields {', '.join(names)}; override `over` to fill the others"
             ) from error
 
 

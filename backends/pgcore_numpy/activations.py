@@ -1,8 +1,8 @@
-"""Activations in place, with their derivatives: NumPy's own functions, and the closed form of any other."""
+"""Activations in place, with their derivatives: NumPy's functions, and the formula of any other."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class Relu:
     @staticmethod
     def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
         """See `InPlace.multiply_derivative`."""
-        np.sign(h, out=scratch)  # h is never negative, so this is 1 where the unit is active, 0 elsewhere
+        # h is never negative, so its sign is 1 where the unit is active, 0 elsewhere.
+        np.sign(h, out=scratch)
         np.multiply(d, scratch, out=d)
 
 
@@ -101,7 +102,7 @@ class Formula:
         np.multiply(d, self.function.slope(xp, before, h), out=d)
 
 
-BUILT_IN: dict[type[Activation], type[Any]] = {
+BUILT_IN: dict[type[Activation], InPlace] = {
     activations.Tanh: Tanh,
     activations.Relu: Relu,
     activations.Sigmoid: Sigmoid,
@@ -109,6 +110,6 @@ BUILT_IN: dict[type[Activation], type[Any]] = {
 
 
 def make_activation(function: Activation) -> InPlace:
-    """Return what computes an activation in one layer; the built-in ones keep nothing between calls."""
+    """Return an activation for one layer; the built-in ones keep nothing between calls."""
     built_in = BUILT_IN.get(type(function))
     return Formula(function) if built_in is None else built_in

@@ -1,4 +1,4 @@
-"""What a network's closed form is: its value for a block of steps, and the way back to its parameters."""
+"""The closed form of a network: its value for a block of steps, and its derivatives."""
 
 from __future__ import annotations
 

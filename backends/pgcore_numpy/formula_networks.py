@@ -1,4 +1,4 @@
-"""Networks of other distributions: their closed forms, with the output layers and the critic around them."""
+"""Networks of other distributions: closed forms, with output layers and critic around them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FormulaNetwork(Network):
         self.spec, self.dtype = spec, dtype
         self.outputs = self.d_outputs = np.empty((spec.head.outputs, steps), dtype)
         self.values = self.d_values = np.empty((spec.critic_outputs, steps), dtype)
-        # Of a network with a torso the stack is closed form and output layer, else the closed form alone.
+        # Of a network with a torso a stack is closed form and output layer, else the former alone.
         layer = spec.network.output_layer if isinstance(spec.network, TorsoNetwork) else None
         self.actor = Stack(make_network(spec.network), "network", layer)
         self.critic = Stack(make_network(spec.network), "critic", layer) if spec.critic == "separate" else None
@@ -46,7 +46,7 @@ class FormulaNetwork(Network):
             self.values = self._columns(self.critic.forward(self.parameters, observations))
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
-        """See `Network.backward`; the derivatives go on from here once it is known which steps are summed."""
+        """See `Network.backward`; `collect`, which says what steps to sum, goes on from here."""
         self.d_outputs, self.d_values = d_outputs, d_values
 
     def collect(self, gradient: Views, steps: slice) -> None:
@@ -77,7 +77,7 @@ class Stack:
     """
 
     def __init__(self, form: ClosedForm, prefix: str, layer: str | None) -> None:
-        """Keep the closed form, the prefix of its parameters' names, and the name of its output layer."""
+        """Keep the closed form, its parameters' prefix and its output layer's name."""
         self.form, self.prefix = form, prefix
         self.layer = None if layer is None else f"{prefix}.{layer}"
         self.features: Array = np.empty((0, 0))
@@ -85,7 +85,9 @@ class Stack:
     def forward(self, parameters: Mapping[str, Array], observations: Array) -> Array:
         """Return [n, outputs] from parameters by canonical name."""
         self.features = self.form.forward(under(self.prefix, parameters), observations)
-        return self.features if self.layer is None else affine_of(parameters, self.layer, self.features)
+        if self.layer is None:
+            return self.features
+        return affine_of(parameters, self.layer, self.features)
 
     def collect(
         self,
@@ -95,7 +97,7 @@ class Stack:
         steps: slice,
         d_features: Array | None = None,
     ) -> None:
-        """Write the derivatives of all parameters, summed over some steps, to the arrays of a gradient.
+        """Write the derivatives of all parameters, summed over some steps, to a gradient's arrays.
 
         Args:
             parameters: By canonical name.
@@ -117,7 +119,8 @@ class Stack:
         moved = self.form.tangent(under(self.prefix, parameters), under(self.prefix, direction))
         if self.layer is None:
             return moved
-        return moved @ parameters[f"{self.layer}.weight"] + affine_of(direction, self.layer, self.features)
+        through = moved @ parameters[f"{self.layer}.weight"]
+        return through + affine_of(direction, self.layer, self.features)
 
 
 def affine_of(parameters: Mapping[str, Array], layer: str, x: Array) -> Array:

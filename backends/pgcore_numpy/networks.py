@@ -37,7 +37,7 @@ def check_network(network: object) -> None:
 def build_network(spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> Network:
     """Return the spec's network with buffers for a number of steps."""
     # A subclass of a built-in network may compute something else, so the type must be the very one.
-    build = BUILT_IN.get(type(spec.network), FormulaNetwork)
+    build: Any = BUILT_IN.get(type(spec.network), FormulaNetwork)
     return build(spec, steps, dtype, with_value=with_value)
 
 

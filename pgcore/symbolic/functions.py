@@ -98,7 +98,8 @@ class sigmoid(Real):  # noqa: N801
 
     def fdiff(self, _argindex: int = 1) -> Expression:
         """Return the derivative."""
-        return self * (1 - self)
+        y: Expression = self
+        return y * (1 - y)
 
 
 # The elementwise functions of `xp`: a new one is a line here, one in `program.OPERATIONS`, and where SymPy has none a class above.

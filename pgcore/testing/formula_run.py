@@ -58,7 +58,8 @@ class FormulaRun:
         derivatives = {f"head.{name}": value for name, value in head.items()}
         for name, start, size in zip(self.names, starts.tolist(), sizes, strict=False):
             derivatives[name] = total[start : start + size].reshape(*shapes[name])
-        return {name: derivatives.get(name, np.zeros(shape, np.longdouble)) for name, shape in shapes.items()}
+        zeros = {name: np.zeros(shape, np.longdouble) for name, shape in shapes.items()}
+        return zeros | derivatives
 
     def tangent(self, direction: Mapping[str, Number]) -> Number:
         """Return [B, outputs]: the outputs' derivative along a direction in parameter space."""
@@ -66,7 +67,7 @@ class FormulaRun:
         return outputs.slopes[0]
 
     def _moved(self, directions: Mapping[str, Number]) -> tuple[Any, Any]:
-        """Return outputs and values with their derivatives along [D, ...] directions of the parameters."""
+        """Return outputs and values with their derivatives along [D, ...] directions."""
         parameters = {name: Dual(self.parameters[name], directions[name]) for name in self.names}
         states = self.spec.network.num_states is not None
         observations = self.observations if states else constant(self.observations)
@@ -76,4 +77,5 @@ class FormulaRun:
 def summed(result: Dual, weights: Number, directions: int) -> Number:
     """Return [D] sums of a result's derivatives, weighed by [B, k]."""
     products = (result.slopes * weights).reshape(result.slopes.shape[0], -1).sum(axis=1)
-    return products[np.zeros(directions, np.intp)] if result.slopes.shape[0] < directions else products
+    # A result that no parameter reaches has one row of slopes, which is all of them.
+    return products if products.shape[0] == directions else products[np.zeros(directions, np.intp)]

@@ -7,9 +7,8 @@ follows from the formula alone, and from neither a backend nor its hand-written 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -44,7 +43,7 @@ class Dual:
 
     def __getitem__(self, index: Any) -> Dual:
         """Return a part."""
-        places = index if isinstance(index, tuple) else (index,)
+        places = cast("tuple[Any, ...]", index if isinstance(index, tuple) else (index,))
         return Dual(self.value[index], self.slopes[(slice(None), *places)])
 
     def reshape(self, *shape: int) -> Dual:
@@ -139,7 +138,7 @@ def value_of(number: Any) -> Number:
 
 def aligned(*numbers: Any) -> tuple[Number, ...]:
     """Return the derivatives of each, in shapes that broadcast as the values do."""
-    rank = max(np.ndim(value_of(number)) if np.isscalar(number) else len(number.shape) for number in numbers)
+    rank = max(0 if np.isscalar(number) else len(number.shape) for number in numbers)
     slopes: list[Number] = []
     for number in numbers:
         if isinstance(number, Dual):
@@ -153,11 +152,13 @@ def aligned(*numbers: Any) -> tuple[Number, ...]:
 class ForwardMode:
     """See `pgcore.namespace.ArrayNamespace`: the functions that a network's formula is made of."""
 
-    matmul = staticmethod(operator.matmul)
-
     def __getattr__(self, name: str) -> Any:
         """Raise TypeError for a function that has no derivative here yet."""
         raise TypeError(f"forward_mode: expected a function of networks, got xp.{name}; add its derivative")
+
+    def matmul(self, x: Dual, y: Dual) -> Dual:
+        """See `ArrayNamespace.matmul`."""
+        return x @ y
 
     def exp(self, x: Dual) -> Dual:
         """See `ArrayNamespace.exp`."""
@@ -201,10 +202,9 @@ class ForwardMode:
 
     def where(self, condition: Any, x: Any, y: Any) -> Dual:
         """See `ArrayNamespace.where`."""
-        a, b = aligned(x, y)
-        value = np.where(condition, value_of(x), value_of(y))
-        shape = (max(a.shape[0], b.shape[0]), *value.shape)
-        return Dual(value, np.where(np.broadcast_to(condition, shape), a, b))
+        a, b, _ = aligned(x, y, condition)
+        value: Any = np.where(condition, value_of(x), value_of(y))
+        return Dual(value, np.where(condition, a, b))
 
     def sum(self, x: Dual, axis: int) -> Dual:
         """See `ArrayNamespace.sum`."""
@@ -216,7 +216,8 @@ class ForwardMode:
         # An array that no direction changes has one row of slopes, which is all of them.
         spread = [array.slopes[np.arange(count) % array.slopes.shape[0]] for array in arrays]
         place = axis % len(arrays[0].shape)
-        return Dual(np.concatenate([array.value for array in arrays], place), np.concatenate(spread, place + 1))
+        value = np.concatenate([array.value for array in arrays], place)
+        return Dual(value, np.concatenate(spread, place + 1))
 
     def broadcast_to(self, x: Dual, like: Dual) -> Dual:
         """See `ArrayNamespace.broadcast_to`."""
@@ -236,7 +237,7 @@ class ForwardMode:
 
 
 def chained(x: Dual, y: Number, slope: Callable[[Number], Number]) -> Dual:
-    """Return an elementwise function's value `y` at `x`, from its derivative as a function of `y`."""
+    """Return an elementwise function's value `y` at `x`; `slope` gives its derivative from `y`."""
     return Dual(y, x.slopes * slope(y))
 
 

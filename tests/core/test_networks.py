@@ -1,7 +1,8 @@
-"""A third party's network, activation and schedule: registered, saved, and differentiated by every backend."""
+"""A third party's network, activation and schedule: registered, saved, differentiated everywhere."""
 
 import json
 import sys
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def forms(impl):
 
 
 def specs(impl):
-    """Return specs that hold every way of a third party's network and activation through a backend."""
+    """Return specs with every way of a third party's network and activation through a backend."""
     residual, factored = impl.Residual(4), impl.Factored(5)
     return {
         "shared torso": PolicySpec(residual, HEADS["shared"], "shared"),
@@ -299,10 +300,10 @@ def test_scores_and_fisher_products_are_in_canonical_order(forms, backend):
     policy, truth = truth_of(specs(forms)["shared torso"], backend, 3)
     expected = reference.episode_scores(truth.spec, policy.parameters(), truth.batch)
     np.testing.assert_allclose(policy.episode_scores(truth.batch), expected.astype(float), rtol=0, atol=1e-11)
-    found = truth.split(policy.fisher_vector_product(truth.batch, truth.direction))
-    # The Hessian of a KL, which autodiff takes, rounds more than the closed form: 1e-11 is far above both.
+    product = truth.split(policy.fisher_vector_product(truth.batch, truth.direction))
+    # The entries are near 1, and rounding is far below 1e-11 on either backend.
     for name, value in truth.fisher.items():
-        np.testing.assert_allclose(found[name], value.exact.astype(float), rtol=0, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(product[name], value.exact.astype(float), rtol=0, atol=1e-11, err_msg=name)
 
 
 def test_a_saved_policy_is_read_on_another_backend(forms, tmp_path):
@@ -325,7 +326,7 @@ def test_numpy_without_a_closed_form_says_what_to_register(impl):
 
 
 def test_a_subclass_of_a_built_in_network_is_run_as_its_own_formula(site):
-    """Its class name and fields are an MLP's, its formula is not: no fast path may take it for one."""
+    """Its fields are an MLP's, its formula is not: no fast path may take it for one."""
     pytest.importorskip("pgcore_torch")
 
     class Doubled(MLP):
@@ -333,7 +334,7 @@ def test_a_subclass_of_a_built_in_network_is_run_as_its_own_formula(site):
             return 2.0 * MLP.torso(self, xp, parameters, observations)
 
     spec, plain = (PolicySpec(kind(4, (3,)), pg.Categorical(2)) for kind in (Doubled, MLP))
-    policy, one = (pg.policy(each, backend="torch", dtype="float64", seed=2) for each in (spec, plain))
+    policy, one = (cast("Any", pg.policy)(each, backend="torch", dtype="float64", seed=2) for each in (spec, plain))
     one.load(policy.parameters())
     observations = np.random.default_rng(0).standard_normal((6, 4))
     (outputs, _), (single, _) = policy.forward(observations), one.forward(observations)
@@ -350,7 +351,11 @@ def test_a_wrong_closed_form_is_found(forms, monkeypatch, wrong):
     else:
         form = sys.modules["residual_numpy"].ResidualForm
         right = form.backward
-        monkeypatch.setattr(form, "backward", lambda *given: {k: v * 1.0000000001 for k, v in right(*given).items()})
+        monkeypatch.setattr(
+            form,
+            "backward",
+            lambda *arguments: {k: v * 1.0000000001 for k, v in right(*arguments).items()},
+        )
     policy, truth = truth_of(spec, "numpy", 3)
     truth.steps = ()
     failed = [row.stage for row in stages(policy, truth, "numpy") if not row.agrees]
@@ -360,7 +365,7 @@ def test_a_wrong_closed_form_is_found(forms, monkeypatch, wrong):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_kits_formula_runs_agree_with_its_plain_forms(monkeypatch, name):
-    """Two ways to one derivative: forward mode through the formula, and the form that is written out."""
+    """Two ways to one derivative: forward mode through the formula, and the written form."""
     spec = PolicySpec(NETWORKS[name], HEADS["categorical"], "shared" if NETWORKS[name].has_torso else "separate")
     policy, batch = make_case(spec, "numpy", "float64", seed=4)
     truth = Truth(spec, policy.parameters(), ESTIMATORS["gae"], batch, optimizer("sgd").spec, ())
@@ -368,7 +373,10 @@ def test_the_kits_formula_runs_agree_with_its_plain_forms(monkeypatch, name):
     def derivatives():
         parameters, vector = policy.parameters(), truth.direction
         gradient = reference.gradient(spec, parameters, truth.surrogate, batch)
-        return [*gradient.values(), reference.fisher_vector_product(spec, parameters, batch, vector)]
+        return [
+            *gradient.values(),
+            reference.fisher_vector_product(spec, parameters, batch, vector),
+        ]
 
     plain = derivatives()
     monkeypatch.setattr(reference, "has_plain_form", lambda spec: False)
@@ -379,7 +387,14 @@ def test_the_kits_formula_runs_agree_with_its_plain_forms(monkeypatch, name):
 def test_what_is_registered_is_listed(impl, pgcore):
     _, printed, _ = pgcore("list", "networks", "activations", "schedules", "--json")
     names = {kind: {row["name"]: row["distribution"] for row in rows} for kind, rows in json.loads(printed).items()}
-    assert names["networks"].keys() == {"table", "linear", "mlp", "residual", "factored", "no network"}
+    assert names["networks"].keys() == {
+        "table",
+        "linear",
+        "mlp",
+        "residual",
+        "factored",
+        "no network",
+    }
     assert names["activations"] == {
         "tanh": "pgcore",
         "relu": "pgcore",
