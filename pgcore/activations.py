@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from pgcore.checks import one_of
 from pgcore.errors import PgcoreError, SpecError
@@ -98,8 +98,7 @@ def activation(name: str) -> Activation:
         UnknownNameError: nothing goes by the name.
         PluginError: its target does not exist, or is no activation.
     """
-    cls: Callable[[], Activation] = load_class("activations", name, Activation)
-    return cls()
+    return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
 
 
 def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> object:

@@ -203,8 +203,7 @@ class ForwardMode:
     def where(self, condition: Any, x: Any, y: Any) -> Dual:
         """See `ArrayNamespace.where`."""
         a, b, _ = aligned(x, y, condition)
-        value: Any = np.where(condition, value_of(x), value_of(y))
-        return Dual(value, np.where(condition, a, b))
+        return Dual(np.where(condition, value_of(x), value_of(y)), np.where(condition, a, b))
 
     def sum(self, x: Dual, axis: int) -> Dual:
         """See `ArrayNamespace.sum`."""

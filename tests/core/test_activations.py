@@ -1,3 +1,6 @@
+import importlib
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -47,8 +50,7 @@ def differentiated(name, function, x):
         value = function(native)
         return value.detach().numpy(), torch.autograd.grad(value.sum(), native)[0].numpy()
     if name == "tensorflow":
-        import tensorflow as tf
-
+        tf: Any = importlib.import_module("tensorflow")
         native = tf.constant(x)
         with tf.GradientTape() as tape:
             tape.watch(native)
