@@ -32,6 +32,7 @@ KINDS = (
     "schedules",
     "executors",
     "commands",
+    "derivers",
 )
 HOOKS = tuple(name for name in hooks.__all__ if name.startswith("pgcore_"))
 

@@ -1,10 +1,17 @@
-"""Registers the built-in heads, networks, activations, optimizers and schedules."""
+"""Registers the built-in heads, networks, activations, optimizers, schedules and deriver."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks", "pgcore_optimizers", "pgcore_schedules"]
+__all__ = [
+    "pgcore_activations",
+    "pgcore_derivers",
+    "pgcore_heads",
+    "pgcore_networks",
+    "pgcore_optimizers",
+    "pgcore_schedules",
+]
 
 
 @hookimpl
@@ -60,6 +67,12 @@ def pgcore_schedules() -> list[Provider]:
         Provider("linear", "pgcore.schedules:LinearSchedule", "a straight line from one rate to another"),
         Provider("cosine", "pgcore.schedules:CosineSchedule", "half a cosine from one rate to another"),
     ]
+
+
+@hookimpl
+def pgcore_derivers() -> list[Provider]:
+    """Provide derivation by SymPy."""
+    return [Provider("sympy", "pgcore.derive:derive", "cotangents from a surrogate, by SymPy", "sympy", "derive")]
 
 
 @hookimpl

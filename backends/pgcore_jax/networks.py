@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from pgcore.adoption import refusal
-from pgcore.autodiff import Outputs
+from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import PgcoreError
 from pgcore.spec import PolicySpec
 from pgcore_jax.xp import xp
