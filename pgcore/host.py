@@ -20,6 +20,8 @@ class HostNamespace:
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     sqrt = staticmethod(np.sqrt)
+    tanh = staticmethod(np.tanh)
+    matmul = staticmethod(np.matmul)
     abs = staticmethod(np.abs)
     maximum = staticmethod(np.maximum)
     minimum = staticmethod(np.minimum)
@@ -28,6 +30,15 @@ class HostNamespace:
     def clip(self, x: Array, low: Any, high: Any) -> Array:
         """See `ArrayNamespace.clip`; said as a choice, which every number system of the test kit has."""
         return np.where(x < low, low, np.where(x > high, high, x))
+
+    def sigmoid(self, x: Array) -> Array:
+        """See `ArrayNamespace.sigmoid`; the exponential of a number that is never positive."""
+        tail = np.exp(-np.abs(x))
+        return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+
+    def relu(self, x: Array) -> Array:
+        """See `ArrayNamespace.relu`; said as a choice, as `clip` is."""
+        return np.where(x <= 0, 0.0, x)
 
     def sum(self, x: Array, axis: int) -> Array:
         """See `ArrayNamespace.sum`."""
@@ -53,6 +64,10 @@ class HostNamespace:
     def take_last(self, x: Array, index: Array) -> Array:
         """See `ArrayNamespace.take_last`."""
         return x[np.arange(len(x)), index]
+
+    def take_rows(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_rows`."""
+        return x[index]
 
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""

@@ -29,6 +29,18 @@ class ArrayNamespace(Protocol):
         """Return the square root."""
         ...
 
+    def tanh(self, x: Native) -> Native:
+        """Return the hyperbolic tangent."""
+        ...
+
+    def sigmoid(self, x: Native) -> Native:
+        """Return 1 / (1 + e to the -x); value and derivative overflow nowhere."""
+        ...
+
+    def relu(self, x: Native) -> Native:
+        """Return x where it is positive, else 0; the derivative at 0 is 0, and NaN stays NaN."""
+        ...
+
     def abs(self, x: Native) -> Native:
         """Return the absolute value; the derivative at 0 is 0."""
         ...
@@ -53,6 +65,10 @@ class ArrayNamespace(Protocol):
         """Return the sum over one axis."""
         ...
 
+    def matmul(self, x: Native, y: Native) -> Native:
+        """Return the matrix product of x [B, I] and y [I, O], in full precision on every device."""
+        ...
+
     def concatenate(self, arrays: tuple[Native, ...], axis: int) -> Native:
         """Join arrays along an existing axis."""
         ...
@@ -67,6 +83,10 @@ class ArrayNamespace(Protocol):
 
     def take_last(self, x: Native, index: Native) -> Native:
         """Return x[b, index[b]] for x [B, A] and integer index [B]."""
+        ...
+
+    def take_rows(self, x: Native, index: Native) -> Native:
+        """Return [B, A], the rows x[index[b]] of x [S, A], for integer index [B] in [0, S)."""
         ...
 
     def first_largest(self, x: Native) -> Native:

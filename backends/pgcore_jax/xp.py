@@ -20,6 +20,9 @@ class JaxNamespace:
     exp = staticmethod(jnp.exp)
     log = staticmethod(jnp.log)
     sqrt = staticmethod(jnp.sqrt)
+    tanh = staticmethod(jnp.tanh)
+    sigmoid = staticmethod(jax.nn.sigmoid)
+    relu = staticmethod(jax.nn.relu)
     where = staticmethod(jnp.where)
     sum = staticmethod(jnp.sum)
     concatenate = staticmethod(jnp.concatenate)
@@ -42,6 +45,10 @@ class JaxNamespace:
         """See `ArrayNamespace.clip`; JAX's own derivative at a bound is one half."""
         return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
+    def matmul(self, x: Array, y: Array) -> Array:
+        """See `ArrayNamespace.matmul`; some devices would rather multiply in less precision."""
+        return jnp.matmul(x, y, precision="highest")
+
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""
         return jnp.broadcast_to(x, like.shape)
@@ -49,6 +56,10 @@ class JaxNamespace:
     def take_last(self, x: Array, index: Array) -> Array:
         """See `ArrayNamespace.take_last`."""
         return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
+
+    def take_rows(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_rows`."""
+        return x[index]
 
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,10 @@ from pgcore.adoption import refusal
 from pgcore.arrays import Array
 from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import ParameterError, PgcoreError, SpecError
-from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.spec import PolicySpec
+from pgcore_tensorflow.xp import xp
 
 __all__ = ["AdoptedModule", "PolicyModule", "reason"]
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": tf.tanh, "relu": tf.nn.relu, "sigmoid": tf.sigmoid}
-
 
 # How lines begin that say where a failure was.
 WHERE = ("Exception encountered when calling", "Graph execution error", "Detected at node", "  File ", "\t")
@@ -40,33 +38,10 @@ class PolicyModule(tf.Module):
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the network says of [N, ...] observations."""
-        network, critic, values = self.spec.network, self.spec.critic, None
-        own = head_parameters(self.native)
-        if isinstance(network, Table):
-            if critic != "none":
-                values = self._valued(tf.gather(self.native["critic.table"], observations))
-            return Outputs(tf.gather(self.native["network.table"], observations), values, own)
-        depth = len(network.hidden) if isinstance(network, MLP) else 0
-        features = self._hidden("network", observations)
-        if critic == "shared":
-            values = self._valued(self._layer("critic.0", features))
-        elif critic == "separate":
-            values = self._valued(self._layer(f"critic.{depth}", self._hidden("critic", observations)))
-        return Outputs(self._layer(f"network.{depth}", features), values, own)
-
-    def _valued(self, values: Any) -> Any:
-        """Return [N] state values from the critic's column, or its [N, A] action values as they are."""
-        return values[:, 0] if self.spec.critic_values == "state" else values
-
-    def _hidden(self, prefix: str, observations: Any) -> Any:
-        network, features = self.spec.network, observations
-        if isinstance(network, MLP):
-            for number in range(len(network.hidden)):
-                features = ACTIVATIONS[network.activation](self._layer(f"{prefix}.{number}", features))
-        return features
-
-    def _layer(self, name: str, features: Any) -> Any:
-        return tf.matmul(features, self.native[f"{name}.weight"]) + self.native[f"{name}.bias"]
+        outputs, values = self.spec.apply(xp, self.native, observations)
+        if values is not None and self.spec.critic_values == "state":
+            values = values[:, 0]
+        return Outputs(outputs, values, head_parameters(self.native))
 
 
 class AdoptedModule(tf.Module):

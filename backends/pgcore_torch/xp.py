@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pgcore.namespace import ArrayNamespace
 
@@ -18,6 +19,10 @@ class TorchNamespace:
     exp = staticmethod(torch.exp)
     log = staticmethod(torch.log)
     sqrt = staticmethod(torch.sqrt)
+    tanh = staticmethod(torch.tanh)
+    sigmoid = staticmethod(torch.sigmoid)
+    relu = staticmethod(torch.relu)
+    matmul = staticmethod(torch.matmul)
     abs = staticmethod(torch.abs)
     clip = staticmethod(torch.clamp)
     where = staticmethod(torch.where)
@@ -41,6 +46,10 @@ class TorchNamespace:
     def take_last(self, x: Tensor, index: Tensor) -> Tensor:
         """See `ArrayNamespace.take_last`."""
         return x.gather(1, index.unsqueeze(1)).squeeze(1)
+
+    def take_rows(self, x: Tensor, index: Tensor) -> Tensor:
+        """See `ArrayNamespace.take_rows`."""
+        return functional.embedding(index, x)
 
     def first_largest(self, x: Tensor) -> Tensor:
         """See `ArrayNamespace.first_largest`."""
