@@ -18,7 +18,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.autodiff import AutodiffPolicy
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import NonFiniteError
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace
 from pgcore.registry import registry
@@ -89,7 +89,9 @@ PROBES = {
     ),
     "maximum of -inf": of_one("maximum", lambda xp, x: xp.maximum(x, -INF), (1.0, 1.0, 1.0), symbolic=False),
     "maximum, NaN first": of_one("maximum", lambda xp, x: xp.maximum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False),
-    "maximum, NaN second": of_one("maximum", lambda xp, x: xp.maximum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False),
+    "maximum, NaN second": of_one(
+        "maximum", lambda xp, x: xp.maximum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False
+    ),
     "minimum": of_row(
         "minimum",
         lambda xp, q: xp.minimum(q[:, 0], q[:, 1]),
@@ -105,12 +107,12 @@ PROBES = {
     ),
     "minimum of inf": of_one("minimum", lambda xp, x: xp.minimum(x, INF), (1.0, 1.0, 1.0), symbolic=False),
     "minimum, NaN first": of_one("minimum", lambda xp, x: xp.minimum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False),
-    "minimum, NaN second": of_one("minimum", lambda xp, x: xp.minimum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False),
+    "minimum, NaN second": of_one(
+        "minimum", lambda xp, x: xp.minimum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False
+    ),
     "clip, numbers": of_one("clip", lambda xp, x: xp.clip(x, -1.0, 2.0), *CLIPPED),
     "clip, NumPy's numbers": of_one("clip", lambda xp, x: xp.clip(x, np.float64(-1.0), np.float64(2.0)), *CLIPPED),
-    "clip, arrays": of_one(
-        "clip", lambda xp, x: xp.clip(x, xp.full_like(x, -1.0), xp.full_like(x, 2.0)), *CLIPPED
-    ),
+    "clip, arrays": of_one("clip", lambda xp, x: xp.clip(x, xp.full_like(x, -1.0), xp.full_like(x, 2.0)), *CLIPPED),
     "clip, one of each": of_one("clip", lambda xp, x: xp.clip(x, -1.0, xp.full_like(x, 2.0)), *CLIPPED),
     "clip, equal bounds": of_one(
         "clip", lambda xp, x: xp.clip(x, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)
@@ -134,9 +136,7 @@ PROBES = {
         ((-1.0, 2.0, 3.0), 3.0, (0.0, 0.0, 1.0)),
         ((0.0, 2.0, 3.0), 2.0, (0.0, 1.0, 0.0)),
     ),
-    "where, number first": of_one(
-        "where", lambda xp, x: xp.where(x > 0.0, 0.1, x), (-1.0, -1.0, 1.0), (1.0, 0.1, 0.0)
-    ),
+    "where, number first": of_one("where", lambda xp, x: xp.where(x > 0.0, 0.1, x), (-1.0, -1.0, 1.0), (1.0, 0.1, 0.0)),
     "where, number second": of_one(
         "where", lambda xp, x: xp.where(x > 0.0, x, np.float64(0.1)), (-1.0, 0.1, 0.0), (1.0, 1.0, 1.0)
     ),
@@ -215,9 +215,14 @@ SINGULAR = {
 }
 
 
+def rows_of(probe):
+    """Return a probe's cases, the last one again where their number is odd."""
+    return probe.cases if len(probe.cases) % 2 == 0 else (*probe.cases, probe.cases[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Probed(pg.Estimator):
-    """The terms of a probe, or of several, each at the steps whose signal `probe` is its number."""
+    """The terms of a probe, or of several on one another's heels; 0 at steps after theirs, which are padding."""
 
     name: ClassVar[str] = "probed"
     probes: tuple[Probe, ...]
@@ -229,22 +234,22 @@ class Probed(pg.Estimator):
     def signals(self, batch, evaluate):
         raise AssertionError
 
-    def surrogate(self, xp, *, action_values, probe, index, episode):
+    def surrogate(self, xp, *, action_values, index, episode):
         if len(self.probes) == 1:
             return self.probes[0].formula(xp, action_values, index, episode)
-        terms = 0.0 * action_values[:, 0]
-        for number, one in enumerate(self.probes):
-            mine = probe == number
-            # A step of another probe is one of ones, where every formula is smooth.
-            q = xp.where(mine[:, None], action_values, 1.0)
-            terms = xp.where(mine, one.formula(xp, q, index, episode), terms)
-        return terms
+        terms, start = [], 0
+        for probe in self.probes:
+            steps = slice(start, start + len(rows_of(probe)))
+            first = start // 2  # an episode has two steps
+            terms.append(probe.formula(xp, action_values[steps], index[steps], episode[steps] - first))
+            start = steps.stop
+        return xp.concatenate((*terms, 0.0 * action_values[start:, 0]), 0)
 
 
 class ProbedValues(Probed):
     """One whose derivatives are not looked at."""
 
-    def cotangents(self, *, action_values, probe, index, episode):
+    def cotangents(self, *, action_values, index, episode):
         return {"action_values": np.zeros_like(action_values)}
 
 
@@ -252,8 +257,7 @@ def gradient_of(estimator, backend, dtype, *, compiled=False):
     """Return [N] terms and [N, 3] derivatives of an estimator's probes, with what they should be, and each row's probe."""
     rows = []
     for number, probe in enumerate(estimator.probes):
-        cases = probe.cases if len(probe.cases) % 2 == 0 else (*probe.cases, probe.cases[-1])
-        rows += [(number, *case) for case in cases]
+        rows += [(number, *case) for case in rows_of(probe)]
     count = len(rows)
     spec = pg.PolicySpec(pg.Table(count), pg.Categorical(3), "separate", "action")
     policy = pg.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
@@ -266,11 +270,7 @@ def gradient_of(estimator, backend, dtype, *, compiled=False):
         terminated=np.ones(count // 2, np.bool_),
     )
     # What `take_last` takes: the first entry, then the last.
-    values = {
-        "probe": np.array([number for number, *_ in rows], dtype),
-        "index": np.arange(count) % 2 * 2,
-        "episode": batch.episode_of_step,
-    }
+    values = {"index": np.arange(count) % 2 * 2, "episode": batch.episode_of_step}
     signals = Signals(values, np.ones(count, dtype), padded=False)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     terms, slopes = gradient.terms(), gradient.numpy()["critic.table"]
@@ -300,6 +300,17 @@ def wrong_probes(names, backend, dtype, *, compiled=False, cls=Probed):
             wrong |= {group[number] for number, fits in zip(numbers, right, strict=True) if not fits}
     return wrong
 
+
+# One probe a function, and those where NaN, infinity or the type of an argument could take another way: compilation takes its time.
+COMPILED = [
+    *{probe.function: name for name, probe in reversed(PROBES.items())}.values(),
+    "abs of NaN",
+    "maximum, NaN first",
+    "clip, arrays",
+    "clip, bounds with a gradient",
+    "clip of NaN",
+    "log_softmax of -inf",
+]
 
 SMALL = pg.PolicySpec(pg.Table(1), pg.Categorical(2))
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
@@ -340,4 +351,75 @@ def test_values_and_derivatives_are_those_worked_by_hand(backend, dtype):
 def test_a_compiled_policy_has_the_same_values_and_derivatives(backend):
     if "compiled" not in pg.backend(backend).modes[1:]:
         pytest.skip(f"{backend}: has one mode")
-    assert wrong_probes(PROBES, backend, "float32", compiled=True) == set()
+    assert wrong_probes(COMPILED, backend, "float32", compiled=True) == set()
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_derivative_that_is_no_number_is_not_hidden(backend, name):
+    probe = SINGULAR[name]
+    if not isinstance(pg.policy(SMALL, backend=backend), AutodiffPolicy) and not probe.symbolic:
+        pytest.skip(f"{backend}: has no derivative of a formula that holds NaN")
+    with pytest.raises(NonFiniteError, match="probed: expected finite numbers, got"), np.errstate(all="ignore"):
+        gradient_of(Probed((probe,)), backend, "float64")
+
+
+def own_clip(framework):
+    """Return the framework's function, with the subgradient 0 at a bound that PyTorch 2.14 has for numbers."""
+    if framework == "torch":
+        torch = pytest.importorskip("torch")
+        return lambda x, low, high: torch.where((x > low) & (x < high), x, torch.clamp(x.detach(), low, high))
+    if framework == "tensorflow":
+        tf = pytest.importorskip("tensorflow")
+        return lambda x, low, high: tf.where(
+            (x > low) & (x < high), x, tf.stop_gradient(tf.clip_by_value(x, low, high))
+        )
+    return pytest.importorskip("jax.numpy").clip  # one half
+
+
+def halves(framework, choice):
+    """Return a framework's own `maximum` or `minimum`, with a gradient that is split on a tie whatever the framework does."""
+    xp = pytest.importorskip(f"pgcore_{framework}.xp").xp
+    where = xp.where
+    better = (lambda x, y: x > y) if choice == "maximum" else (lambda x, y: x < y)
+    return lambda x, y: where(better(x, y), x, where(better(y, x), y, 0.5 * x + 0.5 * y))
+
+
+PLANTED = {
+    "clip": (own_clip, {"clip, numbers"}),
+    "maximum": (lambda framework: halves(framework, "maximum"), {"maximum"}),
+    "minimum": (lambda framework: halves(framework, "minimum"), {"minimum"}),
+    "abs": (
+        lambda framework: lambda x: pytest.importorskip(f"pgcore_{framework}.xp").xp.where(x < 0, -x, x),
+        {"abs"},
+    ),
+    "first_largest": (lambda framework: lambda x: x >= x[:, 1:2], {"first_largest"}),
+}
+
+
+@pytest.mark.parametrize("function", PLANTED)
+@pytest.mark.parametrize("framework", ["torch", "tensorflow", "jax"])
+def test_a_wrong_subgradient_is_found(monkeypatch, framework, function):
+    plant, names = PLANTED[function]
+    planted = plant(framework)
+    monkeypatch.setattr(type(pytest.importorskip(f"pgcore_{framework}.xp").xp), function, staticmethod(planted))
+    # Another estimator, for which nothing has been compiled.
+    assert wrong_probes(sorted(names), framework, "float64", cls=type("Planted", (Probed,), {})) == names
+
+
+def relu_slope(backend):
+    """Return the derivatives in the hidden biases at pre-activations of 0 and 1e-3."""
+    spec = pg.PolicySpec(pg.MLP(1, (2,), "relu"), pg.Categorical(2))
+    policy = pg.policy(spec, backend=backend, dtype="float64")
+    bias = np.array([0.0, 1e-3])
+    parameters = {"network.0.weight": np.zeros((1, 2)), "network.0.bias": bias, "network.1.weight": np.eye(2)[::-1]}
+    policy.load(policy.parameters() | parameters)
+    batch = pg.Batch(observations=[[1.0]], actions=[0], rewards=[1.0], episode_lengths=[1], terminated=[True])
+    return pg.gradient(policy, pg.estimator("reinforce"), batch).numpy()["network.0.bias"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_derivative_of_relu_at_0_is_0(backend):
+    at_zero, above = relu_slope(backend)
+    assert at_zero == 0.0
+    assert above == pytest.approx(-0.5, rel=1e-3)
