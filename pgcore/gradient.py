@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.copying import Copied
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
 from pgcore.surrogate import Surrogate
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Gradient"]
 
 
-class Gradient(ABC):
+class Gradient(Copied, ABC):
     """The gradient of a loss with respect to one policy's parameters.
 
     Terms, loss and metrics are computed when asked for: an inner loop never asks.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgcore.arrays import Array
 from pgcore.checks import number, positive, set_field
+from pgcore.copying import Copied
 from pgcore.errors import OptimizerError
 from pgcore.gradient import Gradient
 from pgcore.namespace import ArrayNamespace, Native
@@ -114,7 +115,7 @@ class OptimizerSpec(Rule):
         return schedule(step)
 
 
-class BoundOptimizer(ABC):
+class BoundOptimizer(Copied, ABC):
     """An optimizer's native state for one policy; made by a backend."""
 
     @abstractmethod

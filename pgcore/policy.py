@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore import files
 from pgcore.arrays import Array, check_finite, owned_numbers
 from pgcore.batch import Batch
+from pgcore.copying import Copied
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
 from pgcore.fitting import check_mask, check_observations
@@ -38,10 +39,11 @@ EVALUATIONS: dict[str, str] = {
 }
 
 
-class Policy(ABC):
+class Policy(Copied, ABC):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
+    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them. A policy pickles and
+    deep-copies to the bit; see `pgcore.copying.Copied`.
 
     Attributes:
         backend: The backend that owns the parameters.
@@ -54,6 +56,7 @@ class Policy(ABC):
     spec: PolicySpec
     dtype: np.dtype[Any]
     compiled: bool = False
+    _left_out: ClassVar[frozenset[str]] = frozenset({"_fitting"})
     _fitting: Estimator | None = None
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ class JaxPolicy(AutodiffPolicy):
     """
 
     pads = True
+    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"network", "_differentiate"}
 
     def __init__(
         self,
@@ -48,12 +49,26 @@ class JaxPolicy(AutodiffPolicy):
     ) -> None:
         """Put the parameters on the device, or leave them where they are."""
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, True
-        self.network = self._checked if isinstance(network, AdoptedNetwork) else network
         self.adopted = network
         self.device = device
         self.names = tuple(parameters)
         self.native = {name: self.native_array(value) for name, value in parameters.items()}
         self.size = sum(value.size for value in self.native.values())
+        self._restore()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default, and devices do not pickle."""
+        native = {name: np.asarray(value) for name, value in self.native.items()}
+        return super().__getstate__() | {"native": native, "device": device_name(self.device)}
+
+    def _restore(self) -> None:
+        """See `Copied._restore`."""
+        if isinstance(self.device, str):
+            platform, _, index = self.device.partition(":")
+            self.device = jax.devices(platform)[int(index)]
+        if not all(isinstance(value, jax.Array) for value in self.native.values()):
+            self.native = {name: self.native_array(value) for name, value in self.native.items()}
+        self.network = self._checked if isinstance(self.adopted, AdoptedNetwork) else self.adopted
         self._differentiate: tuple[Estimator, Any] | None = None
 
     @property
@@ -163,3 +178,8 @@ class JaxPolicy(AutodiffPolicy):
         found = found._replace(values=self.flat_values(found.values))
         self.check_outputs(found.outputs, found.values, len(observations))
         return found
+
+
+def device_name(device: Any) -> str | None:
+    """Return a device's platform and its index there, None for JAX's default."""
+    return None if device is None else f"{device.platform}:{jax.devices(device.platform).index(device)}"

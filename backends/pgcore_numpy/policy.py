@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -102,6 +102,8 @@ class NumpyPolicy(Policy):
         vector: [D] all parameters; `views` are views into it.
     """
 
+    _left_out: ClassVar[frozenset[str]] = Policy._left_out | {"views", "_buffers"}
+
     def __init__(self, backend: NumpyBackend, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
@@ -109,9 +111,13 @@ class NumpyPolicy(Policy):
         self.layout = Layout(spec)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
+        self._restore()
+        self.load(spec.initial_parameters(seed))
+
+    def _restore(self) -> None:
+        """See `Copied._restore`."""
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
-        self.load(spec.initial_parameters(seed))
 
     def parameters(self) -> dict[str, Array]:
         """See `Policy.parameters`."""

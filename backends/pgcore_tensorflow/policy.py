@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -42,6 +42,8 @@ class TensorflowPolicy(AutodiffPolicy):
         native: Its variables by canonical name.
     """
 
+    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"native", "_variables", "_graphs"}
+
     def __init__(
         self,
         backend: TensorflowBackend,
@@ -55,11 +57,15 @@ class TensorflowPolicy(AutodiffPolicy):
         """Keep the module and its variables, as they are."""
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
-        self.native: dict[str, Any] = module.native
         self.names = tuple(module.native)
         self.pads = compiled
-        self.size = sum(int(np.prod(tuple(value.shape))) for value in self.native.values())
         self.device = device
+        self.size = sum(int(np.prod(tuple(value.shape))) for value in module.native.values())
+        self._restore()
+
+    def _restore(self) -> None:
+        """See `Copied._restore`."""
+        self.native: dict[str, Any] = self.module.native
         self._variables: list[Any] = list(self.native.values())
         self._graphs = lru_cache(KEPT)(no_graphs)
 

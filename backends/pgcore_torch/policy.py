@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class TorchPolicy(AutodiffPolicy):
         native: Its parameters by canonical name.
     """
 
+    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"_kept"}
+
     def __init__(
         self,
         backend: TorchBackend,
@@ -83,6 +85,10 @@ class TorchPolicy(AutodiffPolicy):
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
+        self._restore()
+
+    def _restore(self) -> None:
+        """See `Copied._restore`."""
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def parameters(self) -> dict[str, Array]:
