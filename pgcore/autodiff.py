@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -139,7 +139,7 @@ class AutodiffGradient(Gradient):
     def told(self) -> tuple[Array, dict[str, Array]]:
         """Return the terms and the quantities as NumPy arrays, padding included."""
         if isinstance(self._terms, np.ndarray):  # a copy's
-            return self._terms, self._named
+            return cast("Array", self._terms), self._named
         to_numpy = self._owner.to_numpy
         return to_numpy(self._terms), {name: to_numpy(value) for name, value in self._named.items()}
 

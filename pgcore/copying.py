@@ -12,23 +12,23 @@ class Copied:
     """An object that pickles and deep-copies to the bit, without what it keeps for speed.
 
     `pickle`, `cloudpickle` and `copy.deepcopy` take the attributes as they are. A subclass names those that are caches, views
-    of others or bound to this process, and makes them anew in `_restore`. Arrays that its framework pickles with another dtype
-    travel as NumPy's: `__getstate__` converts them and `_restore` converts them back.
+    of others or bound to this process, and makes them anew in `rebuild`. Arrays that its framework pickles with another dtype
+    travel as NumPy's: `__getstate__` converts them and `rebuild` converts them back.
 
     Attributes:
-        _left_out: Names of the attributes that are not part of a copy.
+        left_out: Names of the attributes that are not part of a copy.
     """
 
-    _left_out: ClassVar[frozenset[str]] = frozenset()
+    left_out: ClassVar[frozenset[str]] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes that a copy is made of, by name."""
-        return {name: value for name, value in vars(self).items() if name not in self._left_out}
+        return {name: value for name, value in vars(self).items() if name not in self.left_out}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Take the attributes over, and make anew what was left out."""
         vars(self).update(state)
-        self._restore()
+        self.rebuild()
 
-    def _restore(self) -> None:
-        """Make the attributes in `_left_out` of the others; nothing by default."""
+    def rebuild(self) -> None:
+        """Make the attributes in `left_out` of the others; nothing by default."""

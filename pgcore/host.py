@@ -36,7 +36,7 @@ class HostNamespace:
 
     def where(self, condition: Any, x: Any, y: Any) -> Array:
         """See `ArrayNamespace.where`."""
-        return np.where(condition, plain(x), plain(y))
+        return cast("Array", np.where(condition, plain(x), plain(y)))
 
     def sum(self, x: Array, axis: int) -> Array:
         """See `ArrayNamespace.sum`."""

@@ -56,7 +56,7 @@ class Policy(Copied, ABC):
     spec: PolicySpec
     dtype: np.dtype[Any]
     compiled: bool = False
-    _left_out: ClassVar[frozenset[str]] = frozenset({"_fitting"})
+    left_out: ClassVar[frozenset[str]] = frozenset({"_fitting"})
     _fitting: Estimator | None = None
 
     @abstractmethod

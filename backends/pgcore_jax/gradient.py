@@ -36,8 +36,8 @@ class JaxGradient(AutodiffGradient):
         """See `Copied`: JAX reads its own arrays back as float32 by default."""
         return vars(self) | {"vector": np.asarray(self.vector), "_columns": np.asarray(self._columns)}
 
-    def _restore(self) -> None:
-        """See `Copied._restore`; the columns are only ever looked at."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`; the columns are only ever looked at."""
         self.vector = self._policy.native_array(self.vector)
 
     @property

@@ -32,8 +32,8 @@ class JaxOptimizer(BoundOptimizer):
         """See `Copied`: JAX reads its own arrays back as float32 by default."""
         return super().__getstate__() | {"_slots": {slot: np.asarray(value) for slot, value in self._slots.items()}}
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self._slots = {slot: self.policy.native_array(value) for slot, value in self._slots.items()}
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:

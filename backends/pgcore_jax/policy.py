@@ -36,7 +36,7 @@ class JaxPolicy(AutodiffPolicy):
     """
 
     pads = True
-    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"network", "_differentiate"}
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"network", "_differentiate"}
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class JaxPolicy(AutodiffPolicy):
         self.names = tuple(parameters)
         self.native = {name: self.native_array(value) for name, value in parameters.items()}
         self.size = sum(value.size for value in self.native.values())
-        self._restore()
+        self.rebuild()
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: JAX reads its own arrays back as float32 by default, and devices do not pickle."""
         native = {name: np.asarray(value) for name, value in self.native.items()}
         return super().__getstate__() | {"native": native, "device": device_name(self.device)}
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         if isinstance(self.device, str):
             platform, _, index = self.device.partition(":")
             self.device = jax.devices(platform)[int(index)]

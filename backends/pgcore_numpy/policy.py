@@ -102,7 +102,7 @@ class NumpyPolicy(Policy):
         vector: [D] all parameters; `views` are views into it.
     """
 
-    _left_out: ClassVar[frozenset[str]] = Policy._left_out | {"views", "_buffers"}
+    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"views", "_buffers"}
 
     def __init__(self, backend: NumpyBackend, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
@@ -111,11 +111,11 @@ class NumpyPolicy(Policy):
         self.layout = Layout(spec)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
-        self._restore()
+        self.rebuild()
         self.load(spec.initial_parameters(seed))
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
 

@@ -107,9 +107,7 @@ class AdoptedModule(tf.Module):
             SpecError: network and critic share a variable; Keras copies each model by itself, and two variables would come out.
         """
         models = [self.network] if self.critic is None else [self.network, self.critic]
-        places = [
-            {id(variable.value): number for number, variable in enumerate(model.variables)} for model in models
-        ]
+        places = [{id(variable.value): number for number, variable in enumerate(model.variables)} for model in models]
         if len(places) == 2 and (both := places[0].keys() & places[1].keys()):
             path = self.network.variables[places[0][both.pop()]].path
             raise SpecError(

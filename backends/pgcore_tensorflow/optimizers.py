@@ -23,21 +23,21 @@ __all__ = ["TensorflowOptimizer"]
 class TensorflowOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
-    _left_out: ClassVar[frozenset[str]] = frozenset({"_update"})
+    left_out: ClassVar[frozenset[str]] = frozenset({"_update"})
 
     def __init__(self, spec: OptimizerSpec, policy: TensorflowPolicy) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
         self._slots: dict[str, Any] = {slot: np.zeros(policy.size, policy.dtype) for slot in spec.slots}
-        self._restore()
+        self.rebuild()
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: variables belong to their process."""
         return super().__getstate__() | {"_slots": {slot: value.numpy() for slot, value in self._slots.items()}}
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         spec, policy = self.spec, self.policy
         with policy.placed():
             self._slots = {slot: tf.Variable(value) for slot, value in self._slots.items()}

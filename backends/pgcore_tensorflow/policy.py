@@ -42,7 +42,7 @@ class TensorflowPolicy(AutodiffPolicy):
         native: Its variables by canonical name.
     """
 
-    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"native", "_variables", "_graphs"}
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"native", "_variables", "_graphs"}
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class TensorflowPolicy(AutodiffPolicy):
         self.names = tuple(module.native)
         self.pads = compiled
         self.device = device
-        self.size = sum(int(np.prod(tuple(value.shape))) for value in module.native.values())
-        self._restore()
+        self.rebuild()
+        self.size = sum(int(np.prod(tuple(value.shape))) for value in self.native.values())
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self.native: dict[str, Any] = self.module.native
         self._variables: list[Any] = list(self.native.values())
         self._graphs = lru_cache(KEPT)(no_graphs)

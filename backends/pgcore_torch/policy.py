@@ -60,7 +60,7 @@ class TorchPolicy(AutodiffPolicy):
         native: Its parameters by canonical name.
     """
 
-    _left_out: ClassVar[frozenset[str]] = AutodiffPolicy._left_out | {"_kept"}
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_kept"}
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class TorchPolicy(AutodiffPolicy):
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
-        self._restore()
+        self.rebuild()
 
-    def _restore(self) -> None:
-        """See `Copied._restore`."""
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def parameters(self) -> dict[str, Array]:
