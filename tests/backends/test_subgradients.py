@@ -22,7 +22,7 @@ from pgcore.errors import NonFiniteError
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace
 from pgcore.registry import registry
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 
 FUNCTIONS = sorted(name for name in vars(ArrayNamespace) if not name.startswith("_"))
 NAN, INF = math.nan, math.inf
