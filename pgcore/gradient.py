@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.arrays import Array, first_not_finite, first_row
+from pgcore.copying import Copied
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
 from pgcore.parameters import Parameters, flat
@@ -18,7 +19,7 @@ from pgcore.surrogate import Surrogate
 __all__ = ["Gradient"]
 
 
-class Gradient(ABC):
+class Gradient(Copied, ABC):
     """The gradient of a loss with respect to one policy's parameters.
 
     Terms, loss and metrics are computed when asked for: an inner loop never asks.

@@ -38,7 +38,8 @@ EVALUATIONS: dict[str, str] = {
 class Policy(Parameters):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
+    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them. A policy pickles and
+    deep-copies to the bit; see `pgcore.copying.Copied`.
 
     Attributes:
         backend: The registered name of the backend that owns the parameters.

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -99,6 +99,8 @@ class NumpyPolicy(NumpyParameters, Policy):
         views: Of `vector`, for the arithmetic.
     """
 
+    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"views", "_buffers"}
+
     def __init__(self, backend: str, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
@@ -106,9 +108,13 @@ class NumpyPolicy(NumpyParameters, Policy):
         check_network(spec.network)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
+        self.rebuild()
+        self.load(spec.initial_parameters(seed))
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
-        self.load(spec.initial_parameters(seed))
 
     def optimizer_state(self, formula: OptimizerSpec) -> NumpyOptimizer:
         """See `Policy.optimizer_state`."""

@@ -30,11 +30,26 @@ class PolicyModule(tf.Module):
         native: tf.Variable by canonical name, in canonical shape.
     """
 
-    def __init__(self, spec: PolicySpec, parameters: Mapping[str, Array], dtype: tf.DType) -> None:
+    def __init__(
+        self, spec: PolicySpec, parameters: Mapping[str, Array], dtype: tf.DType, device: str | None = None
+    ) -> None:
         """Make the variables."""
         super().__init__(name="policy")
         self.spec = spec
-        self.native = {name: tf.Variable(tf.constant(value, dtype), name=name) for name, value in parameters.items()}
+        self.device = device
+        with tf.device(device):
+            self.native = {
+                name: tf.Variable(tf.constant(value, dtype), name=name) for name, value in parameters.items()
+            }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: variables belong to their process."""
+        return {"spec": self.spec, "native": in_numpy(self.native), "device": self.device}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Make the variables again."""
+        dtype = tf.as_dtype(next(iter(state["native"].values())).dtype)
+        self.__init__(state["spec"], state["native"], dtype, state["device"])
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the network says of [N, ...] observations."""
@@ -59,6 +74,41 @@ class AdoptedModule(tf.Module):
         self.native = native
         self.head = {name: value for name, value in native.items() if name.startswith("head.")}
         self.shared = shared
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: models by Keras's own way, and which of their variables is which parameter.
+
+        Raises:
+            SpecError: network and critic share a variable; Keras copies each model by itself, and two variables would come out.
+        """
+        models = [self.network] if self.critic is None else [self.network, self.critic]
+        places = [{id(variable.value): number for number, variable in enumerate(model.variables)} for model in models]
+        if len(places) == 2 and (both := places[0].keys() & places[1].keys()):
+            path = self.network.variables[places[0][both.pop()]].path
+            raise SpecError(
+                f"keras {self.network.name}: expected models that share no variable, to copy or pickle their policy, got {path} in network and "
+                "critic; make one model of two outputs of them, and adopt it with critic='shared'"
+            )
+        trained = {
+            name: next((number, known[id(value)]) for number, known in enumerate(places) if id(value) in known)
+            for name, value in self.native.items()
+            if name not in self.head
+        }
+        return {
+            "models": models,
+            "shared": self.shared,
+            "names": tuple(self.native),
+            "trained": trained,
+            "head": in_numpy(self.head),
+        }
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Find the parameters in the models."""
+        models = state["models"]
+        found = {name: models[model].variables[number].value for name, (model, number) in state["trained"].items()}
+        found |= {name: tf.Variable(tf.constant(value)) for name, value in state["head"].items()}
+        native = {name: found[name] for name in state["names"]}
+        self.__init__(models[0], models[1] if len(models) == 2 else None, native, shared=state["shared"])
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the models say of [N, ...] observations; nobody has looked at it yet."""
@@ -116,6 +166,11 @@ def reason(error: Exception) -> str:
     """Return the first line of an error that says something: both frameworks begin with where it was, and Keras prints in bold."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
     return next((line for line in lines if line.strip() and not line.startswith(WHERE)), "")
+
+
+def in_numpy(variables: Mapping[str, Any]) -> dict[str, Array]:
+    """Return variables' values by name."""
+    return {name: value.numpy() for name, value in variables.items()}
 
 
 def head_parameters(native: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ def without_autocast(method: Method) -> Method:
 class TorchPolicy(TorchParameters, AutodiffPolicy):
     """See `AutodiffPolicy`."""
 
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_kept"}
+
     def __init__(
         self,
         backend: str,
@@ -75,6 +77,10 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def optimizer_state(self, formula: OptimizerSpec) -> TorchOptimizer:
