@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pgcore import fisher
 from pgcore.adoption import Probe
 from pgcore.arrays import Array
 from pgcore.batch import Batch
@@ -26,7 +27,16 @@ from pgcore.policy import Policy
 from pgcore.spec import Adopted, Table
 from pgcore.surrogate import Surrogate
 
-__all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "critic_kind", "quantities", "surrogate_terms"]
+__all__ = [
+    "AutodiffGradient",
+    "AutodiffPolicy",
+    "Inputs",
+    "critic_kind",
+    "fisher_coordinates",
+    "fisher_metric",
+    "quantities",
+    "surrogate_terms",
+]
 
 # Scores are computed for at most this many episodes and about this many steps at a time.
 EPISODES, STEPS = 64, 1024
@@ -99,6 +109,17 @@ def surrogate_terms(
             f"{estimator.name}.surrogate: expected one term a step, shape [B], got {list(terms.shape)}; sum over steps is the reduction's"
         )
     return terms, named
+
+
+def fisher_coordinates(xp: ArrayNamespace, head: Head, found: Outputs, inputs: Inputs) -> Native:
+    """Return the coordinates z of the distributions; see `pgcore.fisher`. A backend gives J v and J^T u, J = dz / d theta."""
+    distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
+    return fisher.coordinates(xp, head, distribution, inputs.signals)
+
+
+def fisher_metric(xp: ArrayNamespace, head: Head, coordinates: Native, tangent: Native, inputs: Inputs) -> Native:
+    """Return u = w_t M_t J v from the tangent J v, so that J^T u is the Fisher-vector product."""
+    return fisher.metric(xp, head, coordinates, tangent, inputs.signals, inputs.weights)
 
 
 class AutodiffGradient(Gradient):
@@ -192,7 +213,10 @@ class AutodiffPolicy(Policy):
 
     @abstractmethod
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order."""
+        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order.
+
+        J^T `fisher_metric`(J v), with J the Jacobian of `fisher_coordinates`.
+        """
 
     @abstractmethod
     def leaves(self, vector: Array) -> dict[str, Native]:
@@ -276,7 +300,11 @@ class AutodiffPolicy(Policy):
                 f"fisher_vector_product: expected [{self.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
-        inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
+        head, points = self.spec.head, dict[str, Array]()
+        if not fisher.has_closed_form(head):
+            distribution = self.distribution(batch.observations, batch.action_mask)
+            points = fisher.quadrature(head, distribution, self.dtype)
+        inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_product(product)
         return product

@@ -7,7 +7,9 @@ from functools import partial
 from pgcore import autodiff
 from pgcore_torch.xp import xp
 
-__all__ = ["quantities", "surrogate_terms"]
+__all__ = ["fisher_coordinates", "fisher_metric", "quantities", "surrogate_terms"]
 
+fisher_coordinates = partial(autodiff.fisher_coordinates, xp)
+fisher_metric = partial(autodiff.fisher_metric, xp)
 quantities = partial(autodiff.quantities, xp)
 surrogate_terms = partial(autodiff.surrogate_terms, xp)
