@@ -52,7 +52,11 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
     """
     declared = _matching(head, "quadrature") or Head.quadrature.__get__(head)
     actions, weights = (np.asarray(array) for array in declared(distribution))
-    if weights.ndim != 2 or actions.ndim < 2 or not actions.shape[:2] == weights.shape == (len(distribution), weights.shape[1]):
+    if (
+        weights.ndim != 2
+        or actions.ndim < 2
+        or not actions.shape[:2] == weights.shape == (len(distribution), weights.shape[1])
+    ):
         raise ShapeError(
             f"{head}.quadrature: expected actions [B, K, ...] and weights [B, K] for B = {len(distribution)}, got "
             f"{list(actions.shape)} and {list(weights.shape)}; return K actions a step"

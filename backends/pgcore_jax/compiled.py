@@ -111,11 +111,9 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
             return fisher_coordinates(head, network(moved, inputs.observations), inputs)
 
         at, pull = jax.vjp(coordinates, parameters)
-        try:
-            tangent = jax.jvp(coordinates, (parameters,), (direction,))[1]
-        except TypeError:  # a `custom_vjp` has no forward mode; J^T u is linear in u, with J as its transpose
-            _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(at))
-            (tangent,) = transposed(direction)
+        # J^T u is linear in u, so its derivative in u is J. Forward mode would do, but a `custom_vjp` has none.
+        _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(at))
+        (tangent,) = transposed(direction)
         return pull(fisher_metric(head, at, tangent, inputs))[0]
 
     return jitted(product)

@@ -118,7 +118,9 @@ class Head(ABC):
         Raises:
             SpecError: the actions cannot be listed, or are more than 1,024.
         """
-        counts = [len(range(self.width)[choice]) for choice in self.choices] or ([self.outputs] if self.enumerable else [])
+        counts = [len(range(self.width)[choice]) for choice in self.choices] or (
+            [self.outputs] if self.enumerable else []
+        )
         if not counts or math.prod(counts) > MOST_LISTED:
             number = f"{math.prod(counts):,}" if counts else "actions that cannot be listed"
             raise SpecError(
