@@ -5,6 +5,7 @@ Every check names the array and, where there is one, the first offending step or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = ["Array", "check_finite", "check_length", "owned_booleans", "owned_numbers", "read_only"]
+__all__ = [
+    "Array",
+    "check_finite",
+    "check_length",
+    "first_not_finite",
+    "first_row",
+    "owned_booleans",
+    "owned_numbers",
+    "read_only",
+    "row_not_finite",
+]
 
 Array = NDArray[Any]
 
@@ -71,13 +82,31 @@ def check_length(where: str, array: Array, length: int, noun: str) -> None:
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
     """Raise BatchError at the first row that holds NaN or infinity."""
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    row = row_not_finite(array)
+    if row is None:
         return
-    row = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).argmax())
     bad = "NaN" if np.isnan(array[row]).any() else "infinity"
     raise BatchError(
         f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}"
     )
+
+
+def row_not_finite(array: Array) -> int | None:
+    """Return the number of the first row that holds NaN or infinity, None where all rows are finite."""
+    if array.dtype.kind != "f":
+        return None
+    finite = np.isfinite(array)
+    return None if finite.all() else first_row(~finite)
+
+
+def first_row(marks: Array) -> int:
+    """Return the number of the first row of a bool array that holds True."""
+    return int(marks.reshape(len(marks), -1).any(axis=1).argmax())
+
+
+def first_not_finite(named: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array that holds NaN or infinity, None where all are finite."""
+    return next((name for name, value in named.items() if not np.isfinite(value).all()), None)
 
 
 def _owned(where: str, value: ArrayLike) -> Array:

@@ -52,6 +52,7 @@ class Batch:
     step_weights: Array | None
     extras: Mapping[str, Array]
     _source: tuple[Batch, Index]  # the batch and the index that `steps` was called with, where it was
+    _fits: object = None  # the spec that the batch was last found to fit
 
     def __init__(
         self,
@@ -214,6 +215,24 @@ class Batch:
                 "terminate; pass the observation that followed its last step"
             )
 
+    def fits(self, spec: object) -> bool:
+        """Whether this batch, or the one that it is a part of, was found to fit this very spec; see `pgcore.surrogate.check_batch`."""
+        return self._fits is spec
+
+    def remember_fit(self, spec: object) -> None:
+        """Remember that this batch fits a spec; every part that is taken from it does too."""
+        self.__dict__["_fits"] = spec
+
+    @staticmethod
+    def trusted(fields: Mapping[str, Any]) -> Batch:
+        """Return a batch of fields and cached properties that are valid and read-only, unchecked.
+
+        It is for code that makes many batches out of arrays that it made itself.
+        """
+        batch = object.__new__(Batch)
+        batch.__dict__.update(fields)
+        return batch
+
     def steps(self, index: Index) -> Batch:
         """Return the chosen steps as one-step episodes, without validating them again.
 
@@ -223,8 +242,7 @@ class Batch:
         Raises:
             BatchError: a step number is out of range, no step is chosen, or the index is not one-dimensional.
         """
-        # "_fits" is what `Policy.check` found of this batch; it holds for every part of it.
-        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self.__dict__.get("_fits")}
+        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self._fits}
         try:
             for name in PER_STEP:
                 value = self.__dict__[name]
@@ -257,6 +275,7 @@ class Batch:
         return _made(
             fields
             | {
+                "_fits": self._fits,
                 "episode_lengths": self.episode_lengths[numbers],
                 "terminated": self.terminated[numbers],
                 "final_observations": None if self.final_observations is None else self.final_observations[numbers],
@@ -320,6 +339,7 @@ class Batch:
         return _made(
             fields
             | {
+                "_fits": self._fits,
                 "episode_lengths": np.append(self.episode_lengths, np.ones(extra, np.intp)),
                 "terminated": np.append(self.terminated, np.ones(extra, np.bool_)),
                 "final_observations": None

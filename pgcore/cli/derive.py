@@ -11,6 +11,7 @@ import typer
 from pgcore import api
 from pgcore.errors import EstimatorError
 from pgcore.registry import registry
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.values import read_value, without_none
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def derive_command(
     derivation = derivation_of(name, read_fields(name, assignments or []))
     write = latex_of if as_latex else json_of if as_json else text_of
     sys.stdout.write(write(derivation))
-    if derivation.estimator.weighs_scores:
+    if isinstance(derivation.estimator, ScoreEstimator):
         sys.stderr.write(
             f"note: {name} weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
         )

@@ -17,6 +17,7 @@ from pgcore.exact.needs import extras
 from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.parameters import flat
 from pgcore.policy import Policy
 
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
@@ -213,4 +214,4 @@ class RowEvaluate:
 def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
     """Return [D] the gradient in canonical parameter order."""
     found = gradient(policy, estimator, batch).numpy()
-    return np.concatenate([found[name].reshape(-1) for name in policy.spec.parameter_shapes])
+    return flat(found)

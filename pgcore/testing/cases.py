@@ -17,7 +17,7 @@ import numpy as np
 from pgcore.api import estimator, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import VALUES_OF_ACTIONS, Estimator
+from pgcore.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -27,7 +27,7 @@ from pgcore.heads import (
     MultiCategorical,
     SquashedGaussian,
 )
-from pgcore.policy import Policy, quantities_of
+from pgcore.policy import Policy
 from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
 __all__ = ["ESTIMATORS", "EXTREME", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore import fisher
+from pgcore import autodiff_fisher as fisher
 from pgcore.errors import ShapeError, SpecError
 from pgcore.host import host
 from pgcore.testing.cases import HEADS
@@ -21,12 +21,12 @@ DISCRETE = [name for name, head in HEADS.items() if head.discrete]
 
 
 def case(head, mask=None):
-    """Return a point, [B, outputs + own], and the function from it to distribution parameters, in extended precision."""
-    own = head.initial_parameters()
-    point = np.asarray(RNG.standard_normal((STEPS, head.outputs + sum(map(len, own.values())))), np.longdouble)
+    """Return a point, [B, outputs + extra], and the function from it to distribution parameters, in extended precision."""
+    extra = head.initial_parameters()
+    point = np.asarray(RNG.standard_normal((STEPS, head.outputs + sum(map(len, extra.values())))), np.longdouble)
 
     def described(at):
-        parameters = dict.fromkeys(own, at[:, head.outputs :])
+        parameters = dict.fromkeys(extra, at[:, head.outputs :])
         return head.distribution(host, at[:, : head.outputs], parameters, mask)
 
     return point, described
@@ -46,9 +46,9 @@ def outcomes(head, distribution):
     """Yield [B, ...] actions and [B] weights: all there are, or Gauss-Hermite nodes, exact for these scores' products."""
     if head.discrete:
         columns = np.arange(head.width)
-        for chosen in itertools.product(*(range(len(columns[choice])) for choice in head.choices)):
-            weight = np.exp(sum(distribution[:, choice][:, k] for choice, k in zip(head.choices, chosen, strict=True)))
-            action = np.tile(np.array(chosen), (STEPS, 1))
+        for index in itertools.product(*(range(len(columns[choice])) for choice in head.choices)):
+            weight = np.exp(sum(distribution[:, choice][:, k] for choice, k in zip(head.choices, index, strict=True)))
+            action = np.tile(np.array(index), (STEPS, 1))
             yield (action[:, 0] if head.enumerable else action), weight
         return
     nodes, weights = (np.asarray(part, np.longdouble) for part in np.polynomial.hermite_e.hermegauss(4))

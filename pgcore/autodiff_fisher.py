@@ -11,12 +11,13 @@ where it is not differentiable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.autodiff_inputs import Inputs, Outputs
 from pgcore.errors import ShapeError
 from pgcore.heads import Head
 from pgcore.namespace import ArrayNamespace, Native
@@ -76,45 +77,38 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
     }
 
 
-def coordinates(xp: ArrayNamespace, head: Head, distribution: Native, signals: Mapping[str, Native]) -> Native:
+def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs) -> Native:
     """Return the coordinates that J is the Jacobian of; [N, width], or [K N] one action after the other.
 
     Args:
         xp: The backend's namespace.
         head: Whose Fisher information is asked for.
-        distribution: [N, width] distribution parameters.
-        signals: Of `quadrature`, native; empty for a head with a closed form.
+        outputs: The network's, which are differentiated, and the head's own parameters.
+        inputs: Its signals are those of `quadrature`; none for a head with a closed form.
     """
-    if ACTIONS not in signals:
+    distribution = head.distribution(xp, outputs.outputs, outputs.head, inputs.action_mask)
+    if ACTIONS not in inputs.signals:
         return distribution
-    columns = _columns(signals[ACTIONS])
+    columns = _columns(inputs.signals[ACTIONS])
     return head.log_prob(xp, xp.concatenate((distribution,) * len(columns), 0), xp.concatenate(columns, 0))
 
 
-def metric(
-    xp: ArrayNamespace,
-    head: Head,
-    coordinates: Native,
-    tangent: Native,
-    signals: Mapping[str, Native],
-    weights: Native,
-) -> Native:
-    """Return w_t M_t J_t v in the shape of the coordinates.
+def metric(xp: ArrayNamespace, head: Head, at: Native, tangent: Native, inputs: Inputs) -> Native:
+    """Return u = w_t M_t J_t v in the shape of the coordinates, so that J^T u is the Fisher-vector product.
 
     Args:
         xp: The backend's namespace.
         head: Whose Fisher information is asked for.
-        coordinates: See `coordinates`; held constant.
+        at: See `coordinates`; held constant.
         tangent: J v, in their shape.
-        signals: See `coordinates`.
-        weights: [N] w.
+        inputs: See `coordinates`; its weights are w.
     """
-    if WEIGHTS not in signals:
-        return weights[:, None] * head.fisher(xp, coordinates, tangent)
-    columns = _columns(signals[WEIGHTS])
+    if WEIGHTS not in inputs.signals:
+        return inputs.weights[:, None] * head.fisher(xp, at, tangent)
+    columns = _columns(inputs.signals[WEIGHTS])
     probability = xp.concatenate(columns, 0)
     moved = xp.where(probability > 0.0, tangent, 0.0)
-    return xp.concatenate((weights,) * len(columns), 0) * probability * moved
+    return xp.concatenate((inputs.weights,) * len(columns), 0) * probability * moved
 
 
 def _matching(head: Head, name: str) -> Callable[..., Any] | None:
