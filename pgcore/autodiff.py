@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pgcore import autodiff_fisher
 from pgcore.adoption import Probe
 from pgcore.arrays import Array
 from pgcore.autodiff_gradient import AutodiffGradient
@@ -63,7 +64,10 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order."""
+        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order.
+
+        J^T times `autodiff_fisher.metric` of J v, with J the Jacobian of `autodiff_fisher.coordinates`.
+        """
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
@@ -123,7 +127,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
                 f"fisher_vector_product: expected [{self.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
-        inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
+        head, points = self.spec.head, dict[str, Array]()
+        if not autodiff_fisher.has_closed_form(head):
+            distribution = self.distribution(batch.observations, batch.action_mask)
+            points = autodiff_fisher.quadrature(head, distribution, self.dtype)
+        inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_product(product)
         return product

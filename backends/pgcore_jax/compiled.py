@@ -14,7 +14,7 @@ from pgcore.autodiff_inputs import Inputs, Outputs
 from pgcore.estimator import Estimator
 from pgcore.formula import OptimizerSpec
 from pgcore.heads import Head
-from pgcore_jax.heads import quantities, surrogate_terms
+from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
 
@@ -73,18 +73,17 @@ def log_prob_products(network: Network, head: Head) -> Callable[..., Parameters]
 
 @lru_cache(KEPT)
 def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
-    """Return the function to the Hessian of KL(pi, pi) in its second argument, times a direction."""
+    """Return the function from parameters, inputs and a direction to the Fisher-vector product."""
 
     def product(parameters: Parameters, inputs: Inputs, direction: Parameters) -> Parameters:
-        def kl(moved: Parameters) -> jax.Array:
-            found = network(moved, inputs.observations)
-            distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
-            return jnp.sum(inputs.weights * head.kl(xp, jax.lax.stop_gradient(distribution), distribution))
+        def coordinates(moved: Parameters) -> jax.Array:
+            return fisher_coordinates(head, network(moved, inputs.observations), inputs)
 
-        try:
-            return jax.jvp(jax.grad(kl), (parameters,), (direction,))[1]
-        except TypeError:  # a function with a `custom_vjp` has no forward mode; a Hessian is symmetric
-            return jax.vjp(jax.grad(kl), parameters)[1](direction)[0]
+        at, pull = jax.vjp(coordinates, parameters)
+        # J^T u is linear in u, so its derivative in u is J. Forward mode would do, but a `custom_vjp` has none.
+        _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(at))
+        (tangent,) = transposed(direction)
+        return pull(fisher_metric(head, at, tangent, inputs))[0]
 
     return jitted(product)
 

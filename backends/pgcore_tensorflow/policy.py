@@ -17,12 +17,11 @@ from pgcore.formula import OptimizerSpec
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_tensorflow.gradient import TensorflowGradient
-from pgcore_tensorflow.heads import quantities, surrogate_terms
+from pgcore_tensorflow.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason
 from pgcore_tensorflow.optimizers import TensorflowOptimizer
 from pgcore_tensorflow.packing import Layout, pack, unpack
 from pgcore_tensorflow.parameters import TensorflowParameters
-from pgcore_tensorflow.xp import xp
 
 __all__ = ["TensorflowPolicy"]
 
@@ -118,18 +117,26 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         return np.concatenate([self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1)
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        """See `AutodiffPolicy.fisher_product`.
+
+        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more layers have than forward mode.
+        """
         head = self.spec.head
 
         def graph(given: Inputs, direction: Any) -> list[Any]:
-            with tf.GradientTape() as outer:
-                with tf.GradientTape() as inner:
-                    found = self._outputs_of(given.observations)
-                    distribution = head.distribution(xp, found.outputs, found.head, given.action_mask)
-                    kl = tf.reduce_sum(given.weights * head.kl(xp, tf.stop_gradient(distribution), distribution))
-                first = dense(inner.gradient(kl, self._variables, unconnected_gradients=ZERO))
-                along = tf.reduce_sum(tf.concat([tf.reshape(part, [-1]) for part in first], 0) * direction)
-            return dense(outer.gradient(along, self._variables, unconnected_gradients=ZERO))
+            with tf.GradientTape(persistent=True) as tape:
+                coordinates = fisher_coordinates(head, self._outputs_of(given.observations), given)
+
+            def pull(u: Any) -> list[Any]:
+                return dense(tape.gradient(coordinates, self._variables, u, ZERO))
+
+            u = tf.zeros_like(coordinates)
+            with tf.GradientTape() as transposed:
+                transposed.watch(u)
+                pulled = tf.concat([tf.reshape(part, [-1]) for part in pull(u)], 0)
+                along = tf.reduce_sum(pulled * direction)
+            tangent = transposed.gradient(along, u, unconnected_gradients=ZERO)
+            return pull(fisher_metric(head, coordinates, tangent, given))
 
         found = self._run(("fisher",), graph, inputs, vector, xla=False)
         return np.concatenate([self.to_numpy(part).reshape(-1) for part in found])

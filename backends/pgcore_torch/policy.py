@@ -21,11 +21,10 @@ from pgcore.formula import OptimizerSpec
 from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_torch.gradient import TorchGradient
-from pgcore_torch.heads import quantities, surrogate_terms
+from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 from pgcore_torch.optimizers import TorchOptimizer
 from pgcore_torch.parameters import TorchParameters, canonical, flat
-from pgcore_torch.xp import xp
 
 __all__ = ["TorchPolicy"]
 
@@ -142,19 +141,22 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @without_autocast
     @torch.inference_mode(mode=False)
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        """See `AutodiffPolicy.fisher_product`.
+
+        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more modules have than forward mode.
+        """
         self._check_current()
-        native = self._native(inputs)
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            found = self._outputs_of(native.observations)
-        head = self.spec.head
-        distribution = head.distribution(xp, found.outputs, found.head, native.action_mask)
-        kl = torch.dot(native.weights, head.kl(xp, distribution.detach(), distribution))
-        first = self._derivatives(kl, create_graph=True, materialize_grads=True)
-        direction = self.leaves(vector)
-        along = torch.dot(flat(dict(zip(self.native, first, strict=True))), flat(direction))
-        second = self._derivatives(along, materialize_grads=True)
-        return self._rows([part[None] for part in second], 1)[0]
+        native, head = self._native(inputs), self.spec.head
+        with sdpa_kernel(SDPBackend.MATH):  # the derivative of fused attention has none itself
+            outputs = self._outputs_of(native.observations)
+        coordinates = fisher_coordinates(head, outputs, native)
+        u = torch.zeros_like(coordinates, requires_grad=True)
+        pulled = self._derivatives(coordinates, u, create_graph=True, materialize_grads=True)
+        along = torch.dot(flat(dict(zip(self.native, pulled, strict=True))), flat(self.leaves(vector)))
+        (tangent,) = self._derivatives(along, by=[u], retain_graph=True)
+        cotangent = fisher_metric(head, coordinates.detach(), tangent, native)
+        product = self._derivatives(coordinates, cotangent, materialize_grads=True)
+        return self._rows([part[None] for part in product], 1)[0]
 
     def _terms(self, estimator: Estimator, size: int) -> Terms:
         """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
@@ -209,10 +211,12 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
             sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
         return sizes[size]
 
-    def _derivatives(self, of: Tensor, weights: Tensor | None = None, **options: bool) -> tuple[Any, ...]:
-        """Return the derivative by each parameter, None where there is none."""
+    def _derivatives(
+        self, of: Tensor, weights: Tensor | None = None, by: list[Tensor] | None = None, **options: bool
+    ) -> tuple[Any, ...]:
+        """Return the derivative by each parameter, or by each of some other tensors, None where there is none."""
         try:
-            found = torch.autograd.grad(of, self._tensors, weights, allow_unused=True, **options)
+            found = torch.autograd.grad(of, by or self._tensors, weights, allow_unused=True, **options)
         except RuntimeError as error:
             if not self._adopted or isinstance(error, torch.OutOfMemoryError):
                 raise

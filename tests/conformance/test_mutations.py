@@ -188,7 +188,9 @@ class Upwards(Reinforce):
 
 
 class Moving(DiagonalGaussian):
-    """Lets the action move with the mean, as a reparameterised sample does."""
+    """Lets the action move with the mean, as a reparameterised sample does; the values are the parent's."""
+
+    fisher = DiagonalGaussian.fisher
 
     def log_prob(self, xp, distribution, actions):
         mean = distribution[:, : self.n]
@@ -307,11 +309,12 @@ def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgcore_torch.policy.canonical", canonical)
 
 
-def jax_kl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is held, a policy stays at a distance of 0 from itself."""
-    from pgcore_jax.policy import JaxPolicy
-
-    changing(JaxPolicy, "fisher_product", lambda found, *_: np.zeros_like(found))(monkeypatch)
+def without_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply by J^T J."""
+    compiled = pytest.importorskip("pgcore_jax.compiled")
+    monkeypatch.setattr(compiled, "fisher_metric", lambda head, at, tangent, inputs: inputs.weights[:, None] * tangent)
+    # Its own cache may hold what was compiled before.
+    monkeypatch.setattr(compiled, "fisher_product", compiled.fisher_product.__wrapped__)
 
 
 def stale_jax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,7 +506,23 @@ MUTATIONS = (
         changing(NumpyPolicy, "fisher_vector_product", lambda found, _, batch, *__: found * batch.num_steps),
     ),
     Mutation(
-        "KL's second derivative with both distributions moving", "jax: policy", "Fisher product", jax_kl, backend="jax"
+        "Fisher information over the standard deviation, not over its square",
+        "head on torch: fisher",
+        "Fisher product",
+        changing(
+            DiagonalGaussian,
+            "fisher",
+            lambda found, head, xp, at, _: found * xp.concatenate((xp.exp(at[:, 2:]), xp.full_like(at[:, 2:], 1.0)), 1),
+        ),
+        head="shared",
+        backend="torch",
+    ),
+    Mutation(
+        "Fisher information of the distribution left out",
+        "jax: policy",
+        "Fisher product",
+        without_metric,
+        backend="jax",
     ),
     Mutation("Keras's Adam", "numpy: optimizer", "1 step", keras_adam),
     Mutation("stale parameters", "numpy: gradient", "10 steps", stale),
