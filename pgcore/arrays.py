@@ -24,7 +24,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
 
     Raises:
         ShapeError: ragged, or not of one of the numbers of dimensions given.
-        BatchError: not real numbers.
+        BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
     if array.dtype.kind not in "biuf":
@@ -81,8 +81,13 @@ def check_finite(where: str, array: Array, noun: str = "step") -> None:
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
-    if type(value) is np.ndarray and not _writable(cast("Array", value)):
+    if type(value) is np.ndarray and _is_constant(cast("Array", value)):
         return cast("Array", value)
+    if _has_mask(value):
+        raise BatchError(
+            f"{where}: expected an array without a mask, got a masked array, whose masked entries hold any number; "
+            "leave those rows out, or fill them with .filled(number)"
+        )
     try:
         # Not every array of another library can be asked for a copy, so it is taken from what `asarray` returns.
         return read_only(np.array(np.asarray(value)))
@@ -98,10 +103,26 @@ def _owned(where: str, value: ArrayLike) -> Array:
         ) from error
 
 
-def _writable(array: Array) -> bool:
-    """Whether the array's memory can be changed, through itself or through an array that it is a view of."""
+def _has_mask(value: object, depth: int = 64) -> bool:
+    """Whether the value is a masked array, or a list or tuple with one in it, as deep as NumPy goes."""
+    if not isinstance(value, list | tuple):
+        return isinstance(value, np.ma.MaskedArray)
+    items = cast("list[object]", value)
+    # Rows of plain numbers are told by their types alone, at the speed of C.
+    nested = tuple(kind for kind in set(map(type, items)) if issubclass(kind, list | tuple | np.ma.MaskedArray))
+    return bool(nested) and depth > 0 and any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
+
+
+def _is_constant(array: Array) -> bool:
+    """Whether nobody can write to the array's memory: NumPy or a bytes object owns it, and no array on the way to it is writable.
+
+    A read-only view of another library's memory, such as a tensor's, changes with that memory.
+    """
     while not array.flags.writeable:
-        if not isinstance(array.base, np.ndarray):
-            return False
-        array = array.base
-    return True
+        base = array.base
+        if base is None:
+            return array.flags.owndata
+        if not isinstance(base, np.ndarray):
+            return isinstance(base, bytes)
+        array = base
+    return False
