@@ -267,6 +267,7 @@ class Estimates:
         shared: dict[str, Any] = {
             "action_mask": None,
             "step_weights": None,
+            "final_values": None,
             "episode_lengths": lengths,
             "episode_starts": starts,
             "episode_ends": starts + lengths - 1,
@@ -282,6 +283,11 @@ class Estimates:
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],
         }
+        # What a critic said at the time is what the policy's says: that another policy acted leaves values as they are.
+        if self.rows.has_state_values:
+            fields["values"] = self.rows.state_values()[states]
+        else:
+            shared["values"] = None
         own = {name: value[rows] for name, value in self.rows.extras.items()}
         for value in (*shared.values(), *fields.values(), *own.values()):
             if value is not None:

@@ -17,7 +17,7 @@ from pgcore.exact.needs import extras
 from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.policy import Policy
+from pgcore.policy import Policy, quantities_of
 
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
@@ -114,6 +114,12 @@ class Rows:
             else:
                 self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
         return self._values[name]
+
+    @property
+    def has_state_values(self) -> bool:
+        """Whether the policy has a critic of states."""
+        policy = self.table.policy
+        return policy is not None and "value" in quantities_of(policy.spec)
 
     def state_values(self) -> Array:
         """Return [S] V of every state."""

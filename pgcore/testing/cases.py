@@ -209,7 +209,12 @@ def make_case(
     fields = {
         name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
-    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=extras)
+    values = None
+    if "value" in quantities_of(spec):  # of an older critic too, so that a clipped value loss has something to clip
+        values = made.evaluate(plain, ("value",))["value"] + 0.3 * rng.standard_normal(steps)
+    batch = Batch(
+        **fields, final_observations=final, action_mask=mask, log_probs=log_probs, values=values, extras=extras
+    )
     return made, batch.pad(steps + padding)
 
 

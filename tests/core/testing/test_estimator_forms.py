@@ -166,7 +166,7 @@ def all_ratios(estimator, policy, batch):
 def changed(batch, **fields):
     """Return the batch with other fields."""
     names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
-    names = (*names, "action_mask", "step_weights", "extras")
+    names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
     return pg.Batch(**({name: getattr(batch, name) for name in names} | fields))
 
 
