@@ -200,9 +200,7 @@ def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: flo
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
-def normalise(
-    x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step"
-) -> Array:
+def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step") -> Array:
     """Return (x - mean) / (std + eps).
 
     Args:

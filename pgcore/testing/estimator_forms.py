@@ -61,7 +61,9 @@ class ReinforceForm(EstimatorForm):
         )
         to_go = backwards(batch, following, lambda t, rest: rewards[t] + rest * self.fields.gamma)
         weighing = to_go if self.fields.reward_to_go else to_go[batch.episode_starts][batch.episode_of_step]
-        advantage = weighing - (state_values(batch, evaluate, lift) if critic else self._baseline(batch, weighing, evaluate, lift))
+        advantage = weighing - (
+            state_values(batch, evaluate, lift) if critic else self._baseline(batch, weighing, evaluate, lift)
+        )
         if self.fields.normalise == "batch":
             advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
         found = {"advantage": advantage * self._discount(batch, lift)}

@@ -31,9 +31,7 @@ def groups_of(batch: Batch, group: str) -> Array:
     return batch.extras["group"][batch.episode_starts]
 
 
-def by_group(
-    batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]
-) -> Number:
+def by_group(batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]) -> Number:
     """Return [B] for each step what `function(episode, its group's episodes, [E] sums of rewards)` gives its episode; 0 for padding."""
     totals = joined([rewards[steps.start : steps.stop].sum() for steps in episodes(batch)])
     real = real_episodes(batch)
@@ -65,9 +63,11 @@ class RLOOForm(EstimatorForm):
             others = [other for other in among if other != episode]
             return totals[episode] - totals[others].sum() / len(others)
 
-        return {"advantage": by_group(
+        return {
+            "advantage": by_group(
                 batch, self.fields.group, penalised(batch, evaluate, lift, self.fields.kl_coefficient), relative
-            )}
+            )
+        }
 
 
 class GRPOForm(EstimatorForm):
@@ -131,9 +131,9 @@ class CISPOForm(GRPOForm):
         def share(_: int, among: list[int], totals: Number) -> Number:
             return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
 
-        return found | {"advantage": found["advantage"] * by_group(
-                batch, self.fields.group, lift(batch.rewards), share
-            )}
+        return found | {
+            "advantage": found["advantage"] * by_group(batch, self.fields.group, lift(batch.rewards), share)
+        }
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""

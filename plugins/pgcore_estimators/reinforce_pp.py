@@ -72,7 +72,9 @@ class ReinforcePP(Estimator):
         """See `Estimator.signals`."""
         g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
         if self.baseline == "group":
-            mean = by_group(lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group)
+            mean = by_group(
+                lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group
+            )
             g_t = g_t - mean[batch.episode_of_step]
         return {
             "advantage": normalise(g_t, batch.step_weights, ddof=self.ddof),

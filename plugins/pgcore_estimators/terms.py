@@ -118,7 +118,9 @@ def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
     if batch.values is not None or batch.log_probs is None:
         return
     now = evaluate("log_prob")["log_prob"]
-    changed = (np.abs(now - batch.log_probs) > UNCHANGED) & (np.repeat(batch.episode_weights, batch.episode_lengths) > 0)
+    changed = (np.abs(now - batch.log_probs) > UNCHANGED) & (
+        np.repeat(batch.episode_weights, batch.episode_lengths) > 0
+    )
     if changed.any():
         step = int(changed.argmax())
         raise BatchError(

@@ -45,7 +45,9 @@ MASKED = np.ma.masked_array([1.0, 2.0], mask=[False, True])
 
 @pytest.mark.parametrize("value", [MASKED, frozen(MASKED.copy()), [MASKED, MASKED], ([1.0, np.ma.masked],)])
 def test_a_mask_is_not_dropped(value):
-    with pytest.raises(BatchError, match=r"x: expected an array without a mask, got a masked array.*\.filled\(number\)"):
+    with pytest.raises(
+        BatchError, match=r"x: expected an array without a mask, got a masked array.*\.filled\(number\)"
+    ):
         owned_numbers("x", value)
 
 

@@ -186,9 +186,17 @@ def test_the_final_value_of_a_single_step_is_the_next_ones(make_batch):
     [
         ({"values": np.ones(5)}, ShapeError, r"Batch\.values: expected 6 rows, one for each step, got shape \[5\]"),
         ({"values": np.ones((6, 1))}, ShapeError, r"Batch\.values: expected a 1-dimensional array"),
-        ({"values": [0, 0, np.inf, 0, 0, 0]}, BatchError, r"Batch\.values: expected finite numbers, got infinity at step 2"),
+        (
+            {"values": [0, 0, np.inf, 0, 0, 0]},
+            BatchError,
+            r"Batch\.values: expected finite numbers, got infinity at step 2",
+        ),
         ({"final_values": np.ones(6)}, ShapeError, r"Batch\.final_values: expected 2 rows, one for each episode"),
-        ({"final_values": [0, np.nan]}, BatchError, r"Batch\.final_values: expected finite numbers, got NaN at episode 1"),
+        (
+            {"final_values": [0, np.nan]},
+            BatchError,
+            r"Batch\.final_values: expected finite numbers, got NaN at episode 1",
+        ),
     ],
 )
 def test_recorded_values_that_cannot_be_are_refused(make_batch, fields, error, words):

@@ -473,7 +473,7 @@ RLOO_, WEIGHTED = ESTIMATORS["rloo"], ESTIMATORS["weighted is"]
 
 
 def one_group(batch, evaluate):
-    return changed(batch, extras={name: batch.extras[name] for name in batch.extras if name != "group"}), evaluate
+    return changed(batch, extras=dict(batch.extras) | {"group": np.zeros(batch.num_steps, int)}), evaluate
 
 
 def without_penalty(batch, evaluate):
