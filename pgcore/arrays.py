@@ -5,6 +5,7 @@ Every check names the array and, where there is one, the first offending step or
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = ["Array", "check_finite", "check_length", "owned_booleans", "owned_numbers", "read_only"]
+__all__ = [
+    "Array",
+    "check_finite",
+    "check_length",
+    "first_not_finite",
+    "first_row",
+    "owned_booleans",
+    "owned_numbers",
+    "read_only",
+    "row_not_finite",
+]
 
 Array = NDArray[Any]
 
@@ -71,13 +82,31 @@ def check_length(where: str, array: Array, length: int, noun: str) -> None:
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
     """Raise BatchError at the first row that holds NaN or infinity."""
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    row = row_not_finite(array)
+    if row is None:
         return
-    row = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).argmax())
     bad = "NaN" if np.isnan(array[row]).any() else "infinity"
     raise BatchError(
         f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}"
     )
+
+
+def row_not_finite(array: Array) -> int | None:
+    """Return the number of the first row that holds NaN or infinity, None where all rows are finite."""
+    if array.dtype.kind != "f":
+        return None
+    finite = np.isfinite(array)
+    return None if finite.all() else first_row(~finite)
+
+
+def first_row(marks: Array) -> int:
+    """Return the number of the first row of a bool array that holds True."""
+    return int(marks.reshape(len(marks), -1).any(axis=1).argmax())
+
+
+def first_not_finite(named: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array that holds NaN or infinity, None where all are finite."""
+    return next((name for name, value in named.items() if not np.isfinite(value).all()), None)
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
@@ -85,8 +114,8 @@ def _owned(where: str, value: ArrayLike) -> Array:
         return cast("Array", value)
     if _has_mask(value):
         raise BatchError(
-            f"{where}: expected an array without a mask, got a masked array, whose masked entries hold any number; "
-            "leave those rows out, or fill them with .filled(number)"
+            f"{where}: expected an array without a mask, got a masked array; "
+            "leave its masked rows out, or fill them with .filled(number)"
         )
     try:
         # Not every array of another library can be asked for a copy, so it is taken from what `asarray` returns.
@@ -104,18 +133,22 @@ def _owned(where: str, value: ArrayLike) -> Array:
 
 
 def _has_mask(value: object, depth: int = 64) -> bool:
-    """Whether the value is a masked array, or a list or tuple with one in it, as deep as NumPy goes."""
+    """Whether the value is a masked array, or a list with one in it, as deep as NumPy goes."""
     if not isinstance(value, list | tuple):
         return isinstance(value, np.ma.MaskedArray)
     items = cast("list[object]", value)
     # Rows of plain numbers are told by their types alone, at the speed of C.
-    nested = tuple(kind for kind in set(map(type, items)) if issubclass(kind, list | tuple | np.ma.MaskedArray))
-    return bool(nested) and depth > 0 and any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
+    kinds = list | tuple | np.ma.MaskedArray
+    nested = {kind for kind in set(map(type, items)) if issubclass(kind, kinds)}
+    if not nested or depth == 0:
+        return False
+    return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
 
 
 def _is_constant(array: Array) -> bool:
-    """Whether nobody can write to the array's memory: NumPy or a bytes object owns it, and no array on the way to it is writable.
+    """Whether nobody can write to the array's memory.
 
+    NumPy or a bytes object owns it then, and no array on the way to the owner is writable.
     A read-only view of another library's memory, such as a tensor's, changes with that memory.
     """
     while not array.flags.writeable:

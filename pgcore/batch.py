@@ -38,15 +38,17 @@ class Batch:
             have followed is bootstrapped from its final observation.
         final_observations: [E, ...] number or None. What followed each episode's last step; rows of terminated episodes are not read.
         log_probs: [B] float64 or None. log pi of the actions under the policy that chose them, nats.
-        values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals take them for the critic's own.
-        final_values: [E] float64 or None. V of what followed each episode's last step, 0 where it terminated whatever was
-            passed. Signals bootstrap from them, and no final observations are needed then.
+        values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read them
+            in place of the current critic's; see `pgcore.recorded`.
+        final_values: [E] float64 or None. V of what followed each episode's last step, 0 where it
+            terminated whatever was passed. Signals bootstrap from them without final observations.
         action_mask: [B, A] bool or None. True where an action was possible.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
         extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
             description of the distribution that `kl` measures from, `next_action_mask`, [B, A] what is possible after each step, `group`,
-            [B] integers, the same for all episodes that group-relative estimators compare (answers to one prompt; see `pgcore.groups`),
-            and `reference_log_probs`, [B] log-probabilities of the actions under the policy that their KL penalty is from.
+            [B] integers, the same for all episodes that group-relative estimators compare (answers to
+            one prompt; see `pgcore.groups`), and `reference_log_probs`, [B] log-probabilities of the
+            actions under the policy that their KL penalty is from.
     """
 
     observations: Array
@@ -58,6 +60,7 @@ class Batch:
     step_weights: Array | None
     extras: Mapping[str, Array]
     _source: tuple[Batch, Index]  # the batch and the index that `steps` was called with, where it was
+    _fits: object = None  # the spec that the batch was last found to fit
 
     def __init__(
         self,
@@ -156,7 +159,7 @@ class Batch:
 
     @cached_property
     def final_values(self) -> Array | None:
-        """[E] float64 or None. See `Batch`; of a step of a longer episode, the recorded value of the next step."""
+        """[E] float64 or None. See `Batch`; inside an episode, the recorded value of the next step."""
         parent, index = self._source
         if parent.values is None or (parent.final_values is None and not parent.terminated.all()):
             return None
@@ -235,6 +238,24 @@ class Batch:
                 "terminate; pass the observation that followed its last step"
             )
 
+    def fits(self, spec: object) -> bool:
+        """Whether this batch, or the one that it is a part of, was found to fit this very spec; see `pgcore.surrogate.check_batch`."""
+        return self._fits is spec
+
+    def remember_fit(self, spec: object) -> None:
+        """Remember that this batch fits a spec; every part that is taken from it does too."""
+        self.__dict__["_fits"] = spec
+
+    @staticmethod
+    def trusted(fields: Mapping[str, Any]) -> Batch:
+        """Return a batch of fields and cached properties that are valid and read-only, unchecked.
+
+        It is for code that makes many batches out of arrays that it made itself.
+        """
+        batch = object.__new__(Batch)
+        batch.__dict__.update(fields)
+        return batch
+
     def steps(self, index: Index) -> Batch:
         """Return the chosen steps as one-step episodes, without validating them again.
 
@@ -244,8 +265,7 @@ class Batch:
         Raises:
             BatchError: a step number is out of range, no step is chosen, or the index is not one-dimensional.
         """
-        # "_fits" is what `Policy.check` found of this batch; it holds for every part of it.
-        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self.__dict__.get("_fits")}
+        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self._fits}
         try:
             for name in PER_STEP:
                 value = self.__dict__[name]
@@ -278,6 +298,7 @@ class Batch:
         return _made(
             fields
             | {
+                "_fits": self._fits,
                 "episode_lengths": self.episode_lengths[numbers],
                 "terminated": self.terminated[numbers],
                 "final_observations": None if self.final_observations is None else self.final_observations[numbers],
@@ -342,6 +363,7 @@ class Batch:
         return _made(
             fields
             | {
+                "_fits": self._fits,
                 "episode_lengths": np.append(self.episode_lengths, np.ones(extra, np.intp)),
                 "terminated": np.append(self.terminated, np.ones(extra, np.bool_)),
                 "final_observations": None
@@ -356,8 +378,9 @@ class Batch:
     def concatenate(batches: Sequence[Batch]) -> Batch:
         """Return one batch of all the episodes, in order.
 
-        Groups stay apart: the extra `group` is numbered anew, from 0, and what two batches number alike are two groups. So the
-        answers to one prompt belong in one batch, wherever batches are made side by side and joined.
+        Groups stay apart: the extra `group` is numbered anew, from 0, and one number in two batches
+        becomes two groups. So the answers to one prompt belong in one batch, also where several
+        workers collect batches that are joined.
 
         Raises:
             BatchError: no batches, or they do not all carry the same optional arrays.

@@ -1,7 +1,7 @@
 """Statistics of groups of episodes, such as several answers to one prompt.
 
-A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode. `Batch.concatenate` keeps the
-groups of different batches apart.
+A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode.
+`Batch.concatenate` keeps the groups of different batches apart.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
 
     Args:
         batch: The episodes.
-        group: "extra" for the numbers in the batch's extra `group`, "all" for one group of all episodes.
+        group: "extra" for the numbers in the batch's extra `group`, "all" for one group of all.
 
     Raises:
-        BatchError: the batch has no such extra; or its numbers are no integers, or change within an episode.
+        BatchError: the batch has no such extra; or its numbers are no integers, or change within an
+            episode.
     """
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
     numbers = batch.extras.get("group")
     if numbers is None:
         raise BatchError(
-            "Batch.extras['group']: expected [B] integers, one number for the episodes that are compared with each other, "
-            "got none; number the groups, or set the estimator's group='all' to compare all episodes of the batch"
+            "Batch.extras['group']: expected [B] integers, one number for episodes that are compared, "
+            "got none; number the groups, or set the estimator's group='all' to compare all episodes"
         )
     if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
         raise BatchError(
-            f"Batch.extras['group']: expected [B] integers, got {numbers.dtype} of shape {list(numbers.shape)}; number the groups"
+            f"Batch.extras['group']: expected [B] integers, got {numbers.dtype} of shape "
+            f"{list(numbers.shape)}; number the groups"
         )
     first = numbers[batch.episode_starts]
     changed = numbers != first[batch.episode_of_step]

@@ -22,6 +22,7 @@ __all__ = [
     "pgcore_after_update",
     "pgcore_backends",
     "pgcore_commands",
+    "pgcore_derivers",
     "pgcore_estimators",
     "pgcore_executors",
     "pgcore_heads",
@@ -83,6 +84,14 @@ def pgcore_executors() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 @hookspec
 def pgcore_commands() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide subcommands of `pgcore`; each target is a function that typer can turn into a command."""
+
+
+@hookspec
+def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide derivers; each target is a function from an estimator to its closed form, an object with `cotangents`.
+
+    An estimator without `cotangents` takes the first usable deriver by name.
+    """
 
 
 @hookspec

@@ -1,10 +1,10 @@
-"""Registers the built-in heads and optimizers."""
+"""Registers the built-in heads, optimizers and deriver."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_heads", "pgcore_optimizers"]
+__all__ = ["pgcore_derivers", "pgcore_heads", "pgcore_optimizers"]
 
 
 @hookimpl
@@ -30,6 +30,12 @@ def pgcore_heads() -> list[Provider]:
         Provider("multi_categorical", "pgcore.heads:MultiCategorical", "several softmax choices at once, with masks"),
         Provider("bernoulli", "pgcore.heads:Bernoulli", "independent switches, with masks"),
     ]
+
+
+@hookimpl
+def pgcore_derivers() -> list[Provider]:
+    """Provide derivation by SymPy."""
+    return [Provider("sympy", "pgcore.derive:derive", "cotangents from a surrogate, by SymPy", "sympy", "derive")]
 
 
 @hookimpl

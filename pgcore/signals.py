@@ -214,7 +214,7 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
         [B] of x's dtype, without unit. A constant vector gives 0; a single entry stays as it is.
 
     Raises:
-        NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the largest entry's step.
+        NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
     real = None if weights is None else weights > 0
     members = x if real is None else x[real]
@@ -235,11 +235,12 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
 
 
 def _no_variance(x: Array, noun: str) -> NonFiniteError:
-    """Return the error for entries whose squares overflow: it names the first that is not finite, else the largest."""
+    """Return the error that names the first entry that is not finite, else the largest."""
     finite = np.isfinite(x)
     row = int(np.abs(x).argmax() if finite.all() else finite.argmin())
     return NonFiniteError(
-        f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; scale the rewards down, or mend that {noun}"
+        f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; "
+        f"scale the rewards down, or mend that {noun}"
     )
 
 

@@ -143,7 +143,10 @@ def final_observations(value: ArrayLike | None, observations: Array | None, term
 
 
 def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
-    """Return [E] float64 or None, 0 where an episode terminated; raise ShapeError or BatchError unless others are finite."""
+    """Return [E] float64 or None, 0 where an episode terminated.
+
+    Raises ShapeError or BatchError unless there is a finite number for each truncated episode.
+    """
     if value is None:
         return None
     final = float64("final_values", value)

@@ -38,7 +38,7 @@ def read_assignments(
 
 
 def read_value(text: str) -> Any:
-    """Return the TOML value that a text is, else the boolean or number as Python writes it, else the text itself.
+    """Return the TOML value of a text, else the boolean or number of Python, else the text itself.
 
     So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are what they look like.
     """

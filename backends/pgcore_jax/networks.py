@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pgcore.adoption import refusal
-from pgcore.autodiff import Outputs
+from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import PgcoreError
 from pgcore.spec import MLP, Adopted, PolicySpec, Table
 

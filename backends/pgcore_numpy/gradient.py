@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.gradient import Gradient
 from pgcore.surrogate import Surrogate
+from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyGradient"]
 
@@ -25,7 +21,7 @@ class NumpyGradient(Gradient):
     """
 
     def __init__(
-        self, policy: NumpyPolicy, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
+        self, policy: NumpyParameters, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
     ) -> None:
         """Keep the vector, and what the surrogate was given in each block of steps."""
         self.policy = self._owner = policy

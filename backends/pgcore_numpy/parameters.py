@@ -1,4 +1,4 @@
-"""All parameters in one contiguous vector, laid out for the arithmetic, and the views that give them their names.
+"""All parameters in one contiguous vector, packed for the arithmetic, and the views that give them their names.
 
 A dense layer's weight and bias are one matrix with the bias as its last row. Policy and critic of the same shape stand side by
 side, so that one matrix product serves both; with a shared torso the value is one more column of the output matrix.
@@ -7,14 +7,19 @@ side, so that one matrix product serves both; with a shared torso the value is o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array
+from pgcore.fitting import check_parameters
+from pgcore.parameters import Layout, Parameters, flat
 from pgcore.spec import Adopted, PolicySpec, Table
 
-__all__ = ["Layout", "Views"]
+__all__ = ["NumpyParameters", "PackedLayout", "Views"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +41,18 @@ class Views:
     head: dict[str, Array]
 
 
-class Layout:
-    """Where each parameter of a spec lies in the vector.
+class PackedLayout(Layout):
+    """The places of a spec's parameters in a vector that is packed for the arithmetic, beside those in canonical order.
 
     Attributes:
-        size: D, the number of parameters.
         order: [D] integer. Position in the vector of each parameter, in canonical order: `vector[order]` is canonical.
-        places: Where each parameter lies in a canonical vector, by name.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
         """Lay the parameters out."""
+        super().__init__(spec.parameter_shapes)
         self.spec = spec
-        self.shapes = spec.parameter_shapes
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()]).tolist()
-        self.places = {
-            name: slice(*both) for name, both in zip(self.shapes, itertools.pairwise((0, *ends)), strict=True)
-        }
-        self.size = ends[-1]
-        named = self.named(np.arange(self.size))
-        self.order = np.concatenate([named[name].reshape(-1) for name in self.shapes])
+        self.order = flat(self.named(np.arange(self.size)))
 
     def views(self, vector: Array) -> Views:
         """Return the views of a [D] vector that the arithmetic uses."""
@@ -75,7 +72,7 @@ class Layout:
         return Views(hidden, output, take(widths[-1] + 1, values), output, self._head(take))
 
     def named(self, vector: Array) -> dict[str, Array]:
-        """Return the views of a [D] vector by canonical name, in canonical order."""
+        """Return the views of a packed [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
         found = {f"head.{name}": value for name, value in views.head.items()}
         for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
@@ -91,6 +88,31 @@ class Layout:
 
     def _head(self, take: _Cursor) -> dict[str, Array]:
         return {name: take(*value.shape) for name, value in self.spec.head.initial_parameters().items()}
+
+
+class NumpyParameters(Parameters):
+    """See `Parameters`.
+
+    Attributes:
+        vector: [D] all parameters, in the order of `layout`.
+    """
+
+    vector: Array
+
+    @cached_property
+    def layout(self) -> PackedLayout:
+        """The places of the parameters in `vector`."""
+        return PackedLayout(self.spec)
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`."""
+        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Parameters.load`."""
+        checked = check_parameters(self.spec, parameters, self.dtype)
+        for name, view in self.layout.named(self.vector).items():
+            view[...] = checked[name]
 
 
 class _Cursor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pgcore.adoption import refusal
 from pgcore.arrays import Array
-from pgcore.autodiff import Outputs
+from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import ParameterError, PgcoreError, SpecError
 from pgcore.spec import MLP, PolicySpec, Table
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from pgcore import autodiff
+from pgcore import autodiff_terms
 from pgcore_torch.xp import xp
 
 __all__ = ["quantities", "surrogate_terms"]
 
-quantities = partial(autodiff.quantities, xp)
-surrogate_terms = partial(autodiff.surrogate_terms, xp)
+quantities = partial(autodiff_terms.quantities, xp)
+surrogate_terms = partial(autodiff_terms.surrogate_terms, xp)

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pgcore.adoption import refused_derivative
 from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
+from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff_inputs import Inputs, Outputs
 from pgcore.errors import BatchError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_parameters
+from pgcore.formula import OptimizerSpec
 from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
-from pgcore_torch.gradient import TorchGradient, flat
+from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.heads import quantities, surrogate_terms
 from pgcore_torch.networks import AdoptedModule, PolicyModule
-from pgcore_torch.parameters import canonical, check_current, from_canonical
+from pgcore_torch.optimizers import TorchOptimizer
+from pgcore_torch.parameters import TorchParameters, canonical, flat
 from pgcore_torch.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_torch.backend import TorchBackend
 
 __all__ = ["TorchPolicy"]
 
@@ -52,17 +50,12 @@ def without_autocast(method: Method) -> Method:
     return cast("Method", called)
 
 
-class TorchPolicy(AutodiffPolicy):
-    """See `AutodiffPolicy`.
-
-    Attributes:
-        module: The torch.nn module.
-        native: Its parameters by canonical name.
-    """
+class TorchPolicy(TorchParameters, AutodiffPolicy):
+    """See `AutodiffPolicy`."""
 
     def __init__(
         self,
-        backend: TorchBackend,
+        backend: str,
         spec: PolicySpec,
         dtype: np.dtype[Any],
         module: PolicyModule | AdoptedModule,
@@ -74,9 +67,7 @@ class TorchPolicy(AutodiffPolicy):
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
         self.native = native
-        self.names = tuple(native)
         self.pads = compiled
-        self.size = sum(value.numel() for value in native.values())
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
@@ -85,22 +76,9 @@ class TorchPolicy(AutodiffPolicy):
         self._parameters = dict(module.named_parameters())  # by the module's names
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Policy.parameters`."""
-        self._check_current()
-        return {name: self.canonical(name, value) for name, value in self.native.items()}
-
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """See `Policy.load`."""
-        checked = check_parameters(self.spec, parameters, self.dtype)
-        self._check_current()
-        self.assign(self.leaves(np.concatenate([checked[name].reshape(-1) for name in self.native])))
-
-    @torch.no_grad()
-    def assign(self, values: Mapping[str, Tensor]) -> None:
-        """Copy native values into the parameters."""
-        for name, value in self.native.items():
-            value.copy_(values[name])
+    def optimizer_state(self, formula: OptimizerSpec) -> TorchOptimizer:
+        """See `Policy.optimizer_state`."""
+        return TorchOptimizer(formula, self)
 
     @without_autocast
     @torch.no_grad()
@@ -171,18 +149,6 @@ class TorchPolicy(AutodiffPolicy):
         second = self._derivatives(along, materialize_grads=True)
         return self._rows([part[None] for part in second], 1)[0]
 
-    def leaves(self, vector: Array) -> dict[str, Tensor]:
-        """See `AutodiffPolicy.leaves`."""
-        return from_canonical(vector, self.native, adopted=self._adopted)
-
-    def canonical(self, name: str, leaf: Tensor) -> Array:
-        """See `AutodiffPolicy.canonical`."""
-        return np.array(canonical(name, leaf.detach(), adopted=self._adopted).cpu().numpy(), order="C")
-
-    def to_numpy(self, native: Tensor) -> Array:
-        """See `AutodiffPolicy.to_numpy`."""
-        return native.detach().cpu().numpy()
-
     def _terms(self, estimator: Estimator, size: int) -> Terms:
         """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
 
@@ -248,10 +214,6 @@ class TorchPolicy(AutodiffPolicy):
         if self._adopted and any(part is None for part in found):  # the module may have other parameters by now
             self._check_current()
         return found
-
-    def _check_current(self) -> None:
-        if isinstance(self.module, AdoptedModule):
-            check_current(self.module, self.native, self._dtype, self.device)
 
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)

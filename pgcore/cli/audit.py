@@ -6,38 +6,24 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from pgcore.cli.check import refuse_no_place
+from pgcore.cli.places import refuse_no_place
+from pgcore.cli.progress import progress
 from pgcore.errors import PgcoreError
 
 if TYPE_CHECKING:
     from pgcore.estimator import Estimator
-    from pgcore.exact.audit import Audit
+    from pgcore.exact.audit import Row
 
-__all__ = ["Row", "audit_command", "subjects"]
+__all__ = ["audit_command", "subjects"]
 
 # How a verdict stands in the table of all estimators, after what is claimed.
 MARKS = {"confirmed": "", "refuted": " !", "open": " ?"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One estimator of the table: its audit, or why there is none."""
-
-    label: str
-    audit: Audit | None
-    error: str | None = None
-
-    @property
-    def refuted(self) -> bool:
-        """Whether a claim is refuted, or nothing could be told."""
-        return self.audit is None or self.audit.refuted
 
 
 def audit_command(
@@ -84,7 +70,7 @@ def audit_command(
         mdp = mdp.with_time()
     chosen = subjects() if every else {str(estimator): one_subject(str(estimator), settings or [])}
     rows: list[Row] = []
-    with progress(len(chosen)) as advance:
+    with progress("auditing", len(chosen), started=-1) as advance:
         for label, subject in chosen.items():
             advance(label)
             rows.append(audited(label, subject, mdp, batch, seed, forgiving=every))
@@ -154,7 +140,7 @@ def plain(estimator: Estimator) -> Estimator:
 
 def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool) -> Row:
     """Return one row; where there are others, what stops an audit is told in the row."""
-    from pgcore.exact.audit import audit
+    from pgcore.exact.audit import Row, audit
 
     try:
         return Row(label, audit(subject, mdp, batch=batch, seed=seed))
@@ -163,27 +149,6 @@ def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, 
             raise
         told = "; ".join([str(error), *getattr(error, "__notes__", ())])
         return Row(label, None, " ".join(told.split()))
-
-
-@contextmanager
-def progress(total: int) -> Generator[Callable[[str], None]]:
-    """Give a function that moves a bar on stderr to the next label, where that is a terminal; it does nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("auditing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("auditing", total=total, completed=-1, at="")
-        yield lambda label: bar.update(task, advance=1, at=label)
 
 
 def json_of(rows: Sequence[Row], process: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from pgcore import api
 from pgcore.registry import registry
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.values import read_assignments, without_none
 
 if TYPE_CHECKING:
@@ -37,18 +38,18 @@ def derive_command(
     derivation = derivation_of(name, assignments or [])
     write = latex_of if as_latex else json_of if as_json else text_of
     sys.stdout.write(write(derivation))
-    if derivation.estimator.weighs_scores:
+    if isinstance(derivation.estimator, ScoreEstimator):
         sys.stderr.write(
             f"note: {name} weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
         )
 
 
 def derivation_of(name: str, assignments: list[str]) -> Derivation:
-    """Return the derivation of a registered estimator with the hyper-parameters of `field=value` assignments."""
+    """Return the derivation of a registered estimator with these `field=value` assignments."""
     from pgcore.derive import derive
 
-    fields = read_assignments(assignments)
-    return derive(api.estimator(name, **without_none(cast("type", registry().load("estimators", name)), fields)))
+    cls = cast("type", registry().load("estimators", name))
+    return derive(api.estimator(name, **without_none(cls, read_assignments(assignments))))
 
 
 def text_of(derivation: Derivation) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate, quantities_of
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
 from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.policy import Policy, quantities_of
+from pgcore.parameters import flat
+from pgcore.policy import Policy
 
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
@@ -219,4 +220,4 @@ class RowEvaluate:
 def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
     """Return [D] the gradient in canonical parameter order."""
     found = gradient(policy, estimator, batch).numpy()
-    return np.concatenate([found[name].reshape(-1) for name in policy.spec.parameter_shapes])
+    return flat(found)

@@ -17,7 +17,7 @@ import numpy as np
 from pgcore.api import estimator, policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import VALUES_OF_ACTIONS, Estimator
+from pgcore.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -27,7 +27,7 @@ from pgcore.heads import (
     MultiCategorical,
     SquashedGaussian,
 )
-from pgcore.policy import Policy, quantities_of
+from pgcore.policy import Policy
 from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
 
 __all__ = ["ESTIMATORS", "EXTREME", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
@@ -211,7 +211,7 @@ def make_case(
         name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
     values = None
-    if "value" in recorded:  # of an older critic too, so that a clipped value loss has something to clip
+    if "value" in recorded:  # of another critic, so that a clipped value loss is clipped somewhere
         values = recorded["value"] + 0.3 * rng.standard_normal(steps)
     batch = Batch(
         **fields, final_observations=final, action_mask=mask, log_probs=log_probs, values=values, extras=extras

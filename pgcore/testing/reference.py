@@ -16,6 +16,7 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import KLS, QUANTITIES
 from pgcore.host import host
+from pgcore.parameters import flat
 from pgcore.spec import MLP, PolicySpec, Table
 from pgcore.surrogate import Surrogate
 from pgcore.testing.estimator_forms import estimator_form
@@ -135,7 +136,7 @@ def episode_scores(
         own = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
         run, head = _pass(spec, parameters, batch.episodes([episode]), dtype, lift)
         found = run.backward(head.backward({"log_prob": lift(c_t[own])}), None, head.own)
-        rows.append(_flat(found).reshape(1, -1))
+        rows.append(flat(found).reshape(1, -1))
     return np.concatenate(rows)
 
 
@@ -153,12 +154,7 @@ def fisher_vector_product(
     real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
     run, head = _pass(spec, parameters, batch, dtype, lift)
     weights = lift((real / real.sum()).astype(dtype))
-    return _flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
-
-
-def _flat(named: Mapping[str, Number]) -> Number:
-    """Return [D] from arrays in canonical order."""
-    return np.concatenate([value.reshape(-1) for value in named.values()])
+    return flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
 
 
 def _forward(

@@ -99,7 +99,8 @@ class GRPO(_Standardised):
         clip_low: r is held above 1 - clip_low.
         clip_high: r is held below 1 + clip_high.
         ddof: Of the standard deviation.
-        group: Which episodes are compared: "extra" for those with one number in the batch's extra `group`, "all" for all of them.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
         kl_coefficient: Of pi_ref / pi - log(pi_ref / pi) - 1, an estimate of KL(pi, pi_ref) from samples, with pi_ref's log-probabilities
             in the extra `reference_log_probs`. 0 leaves it out.
 
@@ -180,7 +181,8 @@ class GSPO(_Standardised):
         clip_low: s is held above 1 - clip_low.
         clip_high: s is held below 1 + clip_high.
         ddof: Of the group's standard deviation in A = (R - mean) / std.
-        group: Which episodes are compared: "extra" for those with one number in the batch's extra `group`, "all" for all of them.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -226,7 +228,8 @@ class CISPO(_Standardised):
         clip_low: r is held above 1 - clip_low; 1 is no bound.
         clip_high: r is held below 1 + clip_high.
         ddof: Of the group's standard deviation in A = (R - mean) / std.
-        group: Which episodes are compared: "extra" for those with one number in the batch's extra `group`, "all" for all of them.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.

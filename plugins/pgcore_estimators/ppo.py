@@ -49,9 +49,10 @@ class PPO(Estimator):
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
         value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
-        value_clip: Clip V to within this of the old value, and take the larger loss; None does not. Old values are the batch's
-            recorded `values`. Without them the critic of the moment is the old one, so signals must be computed once, before
-            the first optimizer step; where the batch's log-probabilities show that the policy has changed it is an error.
+        value_clip: Clip V to within this of the old value, and take the larger loss; None does not. Old
+            values are the batch's recorded `values`. Without them the current critic's are, so signals
+            must be computed once, before the first optimizer step; it is an error where the batch's
+            log-probabilities show that the policy has changed since.
         entropy_coefficient: Of the entropy bonus; 0 leaves it out.
         normalise: Give advantages mean 0 and standard deviation 1: "none", "batch" or "minibatch".
         ddof: Of that standard deviation.

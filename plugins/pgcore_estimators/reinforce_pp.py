@@ -39,7 +39,8 @@ class ReinforcePP(Estimator):
             extra `reference_log_probs`. 0 leaves it out.
         gamma: Discount in [0, 1].
         ddof: Of the batch's standard deviation.
-        group: With baseline "group", which episodes are compared: "extra" for those with one number in the batch's extra `group`, "all" for all of them.
+        group: Which episodes have one mean: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.

@@ -28,7 +28,8 @@ class RLOO(Estimator):
     Attributes:
         kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
             extra `reference_log_probs`. 0 leaves it out.
-        group: Which episodes are compared: "extra" for those with one number in the batch's extra `group`, "all" for all of them.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.

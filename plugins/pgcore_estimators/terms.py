@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-# Nats by which a log-probability may differ from the recorded one while the policy counts as unchanged. Rounding of
-# float32 on another device stays below it; an optimizer step of a usual size goes beyond.
+# Nats by which a log-probability may differ from the recorded one while the policy counts as
+# unchanged. Rounding of float32 on another device stays below it; a usual optimizer step goes beyond.
 UNCHANGED = 1e-3
 
 
@@ -102,10 +102,10 @@ def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
 
 
 def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
-    """Check that the current critic may stand for that of the old policy, in an estimator that clips values around it.
+    """Check that the current critic may stand for the old one, around whose values new ones are clipped.
 
-    A batch that has recorded `values` needs no other critic. Of any other only its log-probabilities can tell whether the
-    policy is still the one that recorded it; without these the old policy is the current one by definition.
+    A batch with recorded `values` needs no critic. In any other only the log-probabilities can show
+    that the policy has changed; without these the old policy is the current one by definition.
 
     Args:
         batch: The episodes.
@@ -113,7 +113,7 @@ def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
         where: The field that asks for old values, as `PPO.value_clip`.
 
     Raises:
-        BatchError: the policy has changed since the batch was recorded; names the first step that shows it.
+        BatchError: the policy has changed since the batch was recorded; names the first such step.
     """
     if batch.values is not None or batch.log_probs is None:
         return
@@ -124,9 +124,10 @@ def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
     if changed.any():
         step = int(changed.argmax())
         raise BatchError(
-            f"Batch.values: expected the critic's values at the time, which {where} clips around, got none and a policy that "
-            f"has changed since (log-probability {now[step]:.6g} at step {step}, recorded as {batch.log_probs[step]:.6g}); "
-            "record values, or compute signals once before the first step and slice them"
+            f"Batch.values: expected the critic's values at the time, which {where} clips around, got none "
+            f"and a policy that has changed since (log-probability {now[step]:.6g} at step {step}, "
+            f"recorded as {batch.log_probs[step]:.6g}); record values, or compute signals once, before "
+            "the first optimizer step, and slice them"
         )
 
 

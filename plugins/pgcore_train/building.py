@@ -12,6 +12,7 @@ from pgcore.api import estimator, optimizer
 from pgcore.checks import one_of, positive
 from pgcore.errors import OptimizerError, SpecError
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.heads import Bernoulli, Categorical, DiagonalGaussian, EpsilonGreedy, Head, MultiCategorical
 from pgcore.optimizer import Optimizer, Rule
 from pgcore.registry import registry
@@ -45,16 +46,21 @@ def make_estimator(config: RunConfig) -> Estimator:
     return estimator(name, **without_none(dataclass_of("estimators", name), fields))
 
 
-def optimizer_class(config: RunConfig, estimator: Estimator) -> type[Rule]:
+def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSpec | Rule]:
     """Return the class of the optimizer that section `optimizer` names, or else of the estimator's usual one.
 
     Raises:
         UnknownNameError: no optimizer of that name.
     """
-    return cast("type[Rule]", dataclass_of("optimizers", config.optimizer.get("name", estimator.usual_optimizer)))
+    return cast(
+        "type[OptimizerSpec | Rule]",
+        dataclass_of("optimizers", config.optimizer.get("name", estimator.usual_optimizer)),
+    )
 
 
-def make_optimizer(config: RunConfig, cls: type[Rule], steps: int | None, learning_rate: float) -> Optimizer:
+def make_optimizer(
+    config: RunConfig, cls: type[OptimizerSpec | Rule], steps: int | None, learning_rate: float
+) -> Optimizer:
     """Return the optimizer that section `optimizer` describes.
 
     Where it has a learning rate the section also takes `schedule` ("constant", "linear" or "cosine") and `final_learning_rate`, which

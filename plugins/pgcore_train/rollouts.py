@@ -126,7 +126,7 @@ class Rollouts:
         return ended
 
     def _rollout(self, trace: _Trace, kept: Array, **extras: Array) -> Rollout:
-        """Return the batch of each environment's first `kept` steps, at least 1, with further arrays of these steps."""
+        """Return the batch of each environment's first `kept` steps, at least 1, with extras of these."""
         taken = _Selection(kept, len(trace.rewards))
         rewards, ended = np.stack(trace.rewards, axis=1), np.stack(trace.ended, axis=1)
         scaled = rewards if self.rewards is None else self.rewards(rewards, ended)

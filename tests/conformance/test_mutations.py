@@ -206,11 +206,11 @@ def stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute gradients at the parameters of the step before."""
     original = NumpyPolicy.gradient
 
-    def gradient(self, surrogate, batch):
+    def gradient(self, surrogate):
         now = self.vector.copy()
         self.vector[...] = getattr(self, "_before", now)
         try:
-            found = original(self, surrogate, batch)
+            found = original(self, surrogate)
         finally:
             self.vector[...] = now
         self._before = now
@@ -539,15 +539,16 @@ class Regrouped(NumpyBackend):
 
 
 class RegroupedPolicy(NumpyPolicy):
-    def gradient(self, surrogate, batch):
-        order = np.random.default_rng(0).permutation(batch.num_steps)
+    def gradient(self, surrogate):
+        order = np.random.default_rng(0).permutation(surrogate.batch.num_steps)
         moved = pg.Signals(
             {name: value[order] for name, value in surrogate.values.items()}, surrogate.weights[order], padded=True
         )
         other = object.__new__(type(surrogate))
         other.estimator, other.values, other.weights = surrogate.estimator, moved.values, moved.weights
-        found = super().gradient(other, batch.steps(order))
-        plain = super().gradient(surrogate, batch)
+        other.batch = surrogate.batch.steps(order)
+        found = super().gradient(other)
+        plain = super().gradient(surrogate)
         return NumpyGradient(self, found.vector, surrogate, [plain.given()])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 
 # By name: the surrogate at x = 0, and its derivative in x there.
 TIES = {

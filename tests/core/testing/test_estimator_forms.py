@@ -14,6 +14,7 @@ import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError
 from pgcore.estimator import QUANTITIES, Reduction
 from pgcore.host import host
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance, largest_ratio
@@ -92,7 +93,7 @@ def signal_ratios(estimator, policy, batch):
         else:
             ratios[name] = ratio(found, lambda lift, name=name: compute(name, lift), policy.dtype, rows)
     ratios["weights"] = ratio(signals.weights, lambda lift: rounded(form.weights(batch, lift)), policy.dtype)
-    if estimator.weighs_scores:
+    if isinstance(estimator, ScoreEstimator):
         gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
 
         def combined(lift):
@@ -113,7 +114,7 @@ def reference_ratio(found, compute, dtype):
 
 def inputs(estimator, policy, batch):
     """Return what the surrogate is given once the policy has moved: quantities in its dtype, and signals, by name."""
-    surrogate = Surrogate(estimator, pg.signals(policy, estimator, batch))
+    surrogate = Surrogate(policy.spec, estimator, batch, pg.signals(policy, estimator, batch))
     asked = tuple(name for name in estimator.keywords if name in QUANTITIES)
     rng = np.random.default_rng(44)
     named = {}

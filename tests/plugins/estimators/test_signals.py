@@ -284,7 +284,7 @@ def test_a_minibatchs_advantages_are_its_own_steps_standardised(ddof, padding):
     plain = pg.estimator("ppo", gamma=0.9, gae_lambda=0.8, normalise="none")
     signals, unnormalised = (pg.signals(policy, each, batch) for each in (estimator, plain))
     index = np.array([3, 17, 4, 0, *range(23, 23 + padding), 9])
-    found = Surrogate(estimator, signals.steps(index)).values["advantage"]
+    found = Surrogate(policy.spec, estimator, batch.steps(index), signals.steps(index)).values["advantage"]
     real = index < 23
     exact = standardised(list(unnormalised["advantage"][index][real]), ddof)
     np.testing.assert_allclose(found[real], exact, rtol=1e-13, atol=1e-15)
