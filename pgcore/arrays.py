@@ -132,14 +132,17 @@ def _owned(where: str, value: ArrayLike) -> Array:
         ) from error
 
 
+# What `_has_mask` looks into, or for.
+NESTED: tuple[type, ...] = (list, tuple, np.ma.MaskedArray)
+
+
 def _has_mask(value: object, depth: int = 64) -> bool:
     """Whether the value is a masked array, or a list with one in it, as deep as NumPy goes."""
     if not isinstance(value, list | tuple):
         return isinstance(value, np.ma.MaskedArray)
     items = cast("list[object]", value)
     # Rows of plain numbers are told by their types alone, at the speed of C.
-    kinds = list | tuple | np.ma.MaskedArray
-    nested = {kind for kind in set(map(type, items)) if issubclass(kind, kinds)}
+    nested = {kind for kind in set(map(type, items)) if issubclass(kind, NESTED)}
     if not nested or depth == 0:
         return False
     return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
@@ -152,10 +155,10 @@ def _is_constant(array: Array) -> bool:
     A read-only view of another library's memory, such as a tensor's, changes with that memory.
     """
     while not array.flags.writeable:
-        base = array.base
+        base: Any = array.base  # whatever owns the memory, which NumPy's annotations call an array
         if base is None:
             return array.flags.owndata
         if not isinstance(base, np.ndarray):
             return isinstance(base, bytes)
-        array = base
+        array = cast("Array", base)
     return False

@@ -399,8 +399,9 @@ class Batch:
         fields["extras"] = {
             name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras
         }
-        if GROUP in fields["extras"] and _are_numbers(fields["extras"][GROUP]):
-            fields["extras"][GROUP] = _numbered_apart([batch.extras[GROUP] for batch in batches])
+        groups = [batch.extras[GROUP] for batch in batches if GROUP in batch.extras]
+        if groups and all(_are_numbers(group) for group in groups):
+            fields["extras"][GROUP] = _numbered_apart(groups)
         return _made(fields)
 
     def save(self, path: str | Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pgcore.batch import Batch
 from pgcore.errors import BatchError, NonFiniteError
 
-__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode"]
+__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
 
 Array = NDArray[Any]
 
@@ -57,6 +57,16 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     return first
 
 
+def is_one_group(batch: Batch, group: str = "extra") -> bool:
+    """Whether all episodes, padding included, are one group, told without looking at episodes."""
+    if group == "all":
+        return True
+    numbers = batch.extras.get("group")
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return False
+    return bool((numbers == numbers[0]).all())
+
+
 def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
     """Return [E] float64: the undiscounted sum of each episode's rewards, or of [B] other ones."""
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
@@ -75,13 +85,12 @@ def by_group(function: Callable[[Array], Array], x: Array, batch: Batch, group: 
         BatchError: see `group_of_episode`; or the function raises it, of a group that is then named.
         NonFiniteError: the function raises it, of a group that is then named.
     """
+    if batch.step_weights is None and is_one_group(batch, group):
+        return function(x)
     numbers = group_of_episode(batch, group)
     real = batch.episode_weights > 0
-    distinct = np.unique(numbers[real])
-    if len(distinct) == 1 and batch.step_weights is None:
-        return function(x)
     result = np.zeros_like(x)
-    for number in distinct:
+    for number in np.unique(numbers[real]):
         members = real & (numbers == number)
         try:
             result[members] = function(x[members])

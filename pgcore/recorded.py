@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from pgcore.arrays import Array
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pgcore.batch import Batch
     from pgcore.estimator import Evaluate
 
@@ -34,7 +36,7 @@ def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     recorded = {"value": batch.values, "final_value": batch.final_values}
     missing = [name for name, values in recorded.items() if values is None]
     # One call, so that a backend runs its network once.
-    evaluated = evaluate(*missing) if missing else {}
+    evaluated: Mapping[str, Array] = evaluate(*missing) if missing else {}
     v_t = evaluated["value"] if batch.values is None else batch.values
     final = evaluated["final_value"] if batch.final_values is None else batch.final_values
     return v_t, final

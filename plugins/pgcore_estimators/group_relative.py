@@ -17,7 +17,7 @@ from pgcore.batch import Batch
 from pgcore.checks import number, one_of, positive, set_field
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import GROUPS, by_group, episode_rewards, group_of_episode
+from pgcore.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import centre, normalise
@@ -242,12 +242,13 @@ class CISPO(_Standardised):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the mean over all steps becomes one over groups in the advantages, in which a term is linear."""
         found = dict(super().signals(batch, evaluate))
+        if is_one_group(batch, self.group):  # which weighs what all steps do
+            return found
         steps = batch.episode_lengths * (batch.episode_weights > 0)
         groups = len(np.unique(group_of_episode(batch, self.group)[steps > 0]))
-        if groups > 1:  # one group weighs what all steps do
-            in_group = by_group(lambda members: np.full_like(members, members.sum()), steps, batch, self.group)
-            share = steps.sum() / (groups * np.maximum(in_group, 1))
-            found["advantage"] = found["advantage"] * share[batch.episode_of_step]
+        in_group = by_group(lambda members: np.full_like(members, members.sum()), steps, batch, self.group)
+        share = steps.sum() / (groups * np.maximum(in_group, 1))
+        found["advantage"] = found["advantage"] * share[batch.episode_of_step]
         return found
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
