@@ -260,7 +260,8 @@ class Policy(Parameters):
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
         given: Any = observations
-        if isinstance(given, np.ndarray) and cast("Array", given).dtype.kind in "biuf":
+        # Of a subclass, such as a masked array, a plain copy is made or none at all.
+        if type(given) is np.ndarray and cast("Array", given).dtype.kind in "biuf":
             observed = cast("Array", given)
         else:
             observed = owned_numbers("observations", observations)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
@@ -107,26 +106,12 @@ def one_subject(name: str, settings: Sequence[str]) -> Estimator:
     """Return the estimator with its settings, and a discount of 1 unless they say otherwise."""
     from pgcore.api import estimator
     from pgcore.registry import registry
+    from pgcore.values import read_assignments, without_none
 
-    fields: dict[str, Any] = {}
-    for setting in settings:
-        field, separator, text = setting.partition("=")
-        if not separator or not field:
-            raise typer.BadParameter(f"--set: expected FIELD=VALUE, got {setting!r}; such as --set baseline=mean")
-        fields[field.strip()] = value_of(text.strip())
-    known = [field.name for field in dataclasses.fields(cast("Any", registry().load("estimators", name)))]
+    cls = cast("Any", registry().load("estimators", name))
+    fields = without_none(cls, read_assignments(settings))
+    known = [field.name for field in dataclasses.fields(cls)]
     return estimator(name, **(({"gamma": 1.0} if "gamma" in known else {}) | fields))
-
-
-def value_of(text: str) -> Any:
-    """Return the number or boolean that a text is, or else the text."""
-    words: dict[str, Any] = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def subjects() -> dict[str, Estimator]:

@@ -265,6 +265,7 @@ class Estimates:
         shared: dict[str, Any] = {
             "action_mask": None,
             "step_weights": None,
+            "final_values": None,
             "episode_lengths": lengths,
             "episode_starts": starts,
             "episode_ends": starts + lengths - 1,
@@ -280,6 +281,11 @@ class Estimates:
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],
         }
+        # The recorded values are the policy's own critic's, whichever policy acted.
+        if self.rows.has_state_values:
+            fields["values"] = self.rows.state_values()[states]
+        else:
+            shared["values"] = None
         own = {name: value[rows] for name, value in self.rows.extras.items()}
         for value in (*shared.values(), *fields.values(), *own.values()):
             if value is not None:

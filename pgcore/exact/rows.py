@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate, quantities_of
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
 from pgcore.exact.numbers import logs, numbers
@@ -115,6 +115,12 @@ class Rows:
             else:
                 self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
         return self._values[name]
+
+    @property
+    def has_state_values(self) -> bool:
+        """Whether the policy has a critic of states."""
+        policy = self.table.policy
+        return policy is not None and "value" in quantities_of(policy.spec)
 
     def state_values(self) -> Array:
         """Return [S] V of every state."""

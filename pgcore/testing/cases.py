@@ -198,14 +198,20 @@ def make_case(
         action_mask=mask,
         extras={"reference": described},
     )
-    log_probs = made.evaluate(plain, ("log_prob",))["log_prob"] + 0.3 * rng.standard_normal(steps)
+    recorded = made.evaluate(plain, ("log_prob", *quantities_of(spec) & {"value"}))
+    log_probs = recorded["log_prob"] + 0.3 * rng.standard_normal(steps)
     extras = dict(plain.extras)
     extras["reference_log_probs"] = log_probs + 0.3 * rng.standard_normal(steps)
     extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
     fields = {
         name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
-    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=extras)
+    values = None
+    if "value" in recorded:  # of another critic, so that a clipped value loss is clipped somewhere
+        values = recorded["value"] + 0.3 * rng.standard_normal(steps)
+    batch = Batch(
+        **fields, final_observations=final, action_mask=mask, log_probs=log_probs, values=values, extras=extras
+    )
     return made, batch.pad(steps + padding)
 
 

@@ -147,7 +147,7 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
         ((), "expected an estimator's name or --all, got both or neither"),
         (("ppo", "--all"), "expected an estimator's name or --all, got both or neither"),
         (("--all", "--set", "gamma=1"), "--set: expected it with one estimator"),
-        (("reinforce", "--set", "gamma"), "--set: expected FIELD=VALUE, got 'gamma'"),
+        (("reinforce", "--set", "gamma"), "--set: expected field=value, got 'gamma'"),
         (("reinforce", "--set", "gama=1"), "did you mean 'gamma'"),
         (("reinforce", "--set", "gamma=2"), "expected a number in [0, 1], got 2"),
         (("reinforc",), "did you mean 'reinforce'"),

@@ -167,7 +167,7 @@ def all_ratios(estimator, policy, batch):
 def changed(batch, **fields):
     """Return the batch with other fields."""
     names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
-    names = (*names, "action_mask", "step_weights", "extras")
+    names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
     return pg.Batch(**({name: getattr(batch, name) for name in names} | fields))
 
 
@@ -474,7 +474,7 @@ RLOO_, WEIGHTED = ESTIMATORS["rloo"], ESTIMATORS["weighted is"]
 
 
 def one_group(batch, evaluate):
-    return changed(batch, extras={name: batch.extras[name] for name in batch.extras if name != "group"}), evaluate
+    return changed(batch, extras=dict(batch.extras) | {"group": np.zeros(batch.num_steps, int)}), evaluate
 
 
 def without_penalty(batch, evaluate):
