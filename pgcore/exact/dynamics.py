@@ -22,7 +22,7 @@ def values(mdp: MDP, policy: Policy | Tabulated) -> Array:
         [H + 1, S] with row t for time t and zeros at the horizon H, or [S] where there is no horizon; reward units.
 
     Raises:
-        MDPError: there is no horizon, gamma is 1 and an episode need not end; or numbers are Fractions without a horizon.
+        MDPError: there is no horizon, gamma is 1 and an episode need not end.
     """
     pi = tabulated(policy, mdp).probabilities
     if mdp.horizon is None:
@@ -125,10 +125,6 @@ def _chain(mdp: MDP, pi: Array) -> Array:
 def _solved(mdp: MDP, pi: Array, gamma: Any, right: Array, *, transposed: bool) -> Array:
     """Return x with (I - gamma P) x = right, or of the transposed system."""
     chain = _chain(mdp, pi)
-    if chain.dtype.kind == "O":
-        raise MDPError(
-            "exact: expected float64 where there is no horizon, got Fractions; give a horizon or convert the arrays"
-        )
     # (I - gamma P)^-1 is the sum of the powers of gamma P, which exists where episodes end or are discounted.
     eigenvalues = cast("Array", np.linalg.eigvals(gamma * chain))
     if np.abs(eigenvalues).max() > 1 - 1e-12:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ class Episodes:
     Attributes:
         states: [B] integer.
         actions: [B] integer.
-        rewards: [B] float64 or Fractions.
+        rewards: [B] float64.
         lengths: [E] integer.
         terminated: [E] bool. Over, at a terminal state or at the horizon; False where it was cut before.
         final_states: [E] integer. What followed; read only where an episode was cut.
@@ -59,15 +58,15 @@ class Episodes:
 
 
 # The steps of an episode so far (state, action, reward), how probable it is, and the state after them, None where it is over.
-Way = tuple[tuple[tuple[int, int, Any], ...], Any, int | None]
+Way = tuple[tuple[tuple[int, int, float], ...], float, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step can lead to; `state` is None where the episode is then over."""
 
-    probability: Any
-    reward: Any
+    probability: float
+    reward: float
     state: int | None
 
 
@@ -112,16 +111,14 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
         ]
         waiting += reversed(further)
     flat = list(itertools.chain.from_iterable(path for path, _, _ in rows))
-    exact = mdp.reward.dtype.kind == "O" or probabilities.dtype.kind == "O"
-    dtype = np.dtype(object if exact else np.float64)
     return Episodes(
         np.array([step[0] for step in flat], np.intp),
         np.array([step[1] for step in flat], np.intp),
-        np.array([step[2] for step in flat], dtype),
+        np.array([step[2] for step in flat], np.float64),
         np.array([len(path) for path, _, _ in rows], np.intp),
         np.array([final is None for _, _, final in rows]),
         np.array([0 if final is None else final for _, _, final in rows], np.intp),
-        np.array([probability for _, probability, _ in rows], dtype),
+        np.array([probability for _, probability, _ in rows], np.float64),
     )
 
 
@@ -195,7 +192,7 @@ def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
 
 
 def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
-    found: dict[tuple[Any, int | None], Any] = {}
+    found: dict[tuple[float, int | None], float] = {}
     for following in np.flatnonzero(mdp.transition[state, action] > 0):
         ended = over or bool(mdp.ends[following])
         key = (mdp.next_rewards[state, action, following], None if ended else int(following))

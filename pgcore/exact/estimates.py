@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,11 +19,10 @@ import numpy as np
 
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.errors import PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import Episodes
 from pgcore.exact.mdp import MDP
-from pgcore.exact.numbers import Number, numbers, whole
 from pgcore.exact.rows import Lookup, RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
 from pgcore.surrogate import check_names
@@ -87,11 +85,9 @@ class Estimates:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
-        self._exact = episodes.rewards.dtype.kind == "O"
-        self._rewards = numbers(episodes.rewards) if self._exact else episodes.rewards
         self._shortcuts: dict[int, bool] = {}
         self._aparts: dict[int, bool] = {}
 
@@ -100,7 +96,6 @@ class Estimates:
 
         Raises:
             PgcoreError: what the estimator raises.
-            EstimatorError: numbers are Fractions, and the estimator does not keep them exact.
         """
         return self._by_rows(chosen) if self.shortcut(chosen.shape[1]) else self.direct(chosen)
 
@@ -130,27 +125,16 @@ class Estimates:
         return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
 
     def _by_rows(self, chosen: Array) -> Array:
-        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if self._exact else np.float64)
+        gradients = np.empty((len(chosen), self.rows.scores.shape[1]))
         for group in self._groups(chosen):
-            found[group.numbers] = self._exactly(group) if self._exact else self._shortcut(group)
-        return found
-
-    def _exactly(self, group: Group) -> Array:
-        """Return what `_shortcut` does as Fractions, or raise EstimatorError where something is rounded on the way."""
-        try:
-            found = self._shortcut(group)
-            return np.array([Fraction(whole(each)) for each in found.flat], object).reshape(found.shape)
-        except (TypeError, AttributeError) as error:
-            raise EstimatorError(
-                f"{self.estimator.name}: expected signals that stay Fractions, got floats ({error}); it takes a root, an exponential or a "
-                "number that is no fraction, so take the expectation in float64"
-            ) from error
+            gradients[group.numbers] = self._shortcut(group)
+        return gradients
 
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
         first = next(group.batches())
-        weights = self._weights(first)
+        weights = self.estimator.reduction.weights(first)
         with np.errstate(all="ignore"):
             if estimator.weighs_scores:
                 return self._combined(group, weights)
@@ -225,21 +209,10 @@ class Estimates:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
         batches, length = steps.shape
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
-        if self._exact:
-            return (weighted * derivative[steps]).sum(axis=1)
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
         which = cast("Array", np.arange(batches)[:, None])
         np.add.at(totals, (which, steps), weighted)
         return totals.reshape(batches, -1) @ derivative.reshape(-1, derivative.shape[-1])
-
-    def _weights(self, batch: Batch) -> Array:
-        """Return [B] the reduction's weights, as Fractions where rewards are."""
-        weights = self.estimator.reduction.weights(batch)
-        if not self._exact:
-            return weights
-        # A weight is 1 over a product of counts: the nearest fraction with a denominator that small is that.
-        largest = batch.num_steps * batch.num_episodes
-        return np.array([Number(Fraction(weight).limit_denominator(largest)) for weight in weights.tolist()], object)
 
     def _groups(self, chosen: Array) -> Iterator[Group]:
         """Yield the batches, those of the same lengths together, in chunks."""
@@ -277,7 +250,7 @@ class Estimates:
         fields = {
             "observations": mdp.seen[states],
             "actions": actions,
-            "rewards": self._rewards[steps],
+            "rewards": episodes.rewards[steps],
             "log_probs": self.rows.log_probs[rows],
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],

@@ -14,7 +14,6 @@ from pgcore.batch import Batch
 from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
-from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
@@ -91,9 +90,9 @@ class Rows:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.mdp, self.table = mdp, table
-        described = extras(mdp, behaviour.astype(np.float64))
+        described = extras(mdp, behaviour)
         self.extras = {name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in described.items()}
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)
@@ -103,8 +102,7 @@ class Rows:
     @cached_property
     def scores(self) -> Array:
         """[S A, D] d log_prob / d theta."""
-        scores = self.table.scores.reshape(-1, self.table.scores.shape[2])
-        return numbers(scores) if scores.dtype.kind == "O" else scores
+        return self.table.scores.reshape(-1, self.table.scores.shape[2])
 
     def value(self, name: str) -> Array:
         """Return [S A, ...] of a quantity or of "distribution"."""
@@ -140,9 +138,7 @@ class Rows:
 
 
 def logarithms(probabilities: Array) -> Array:
-    """Return [S A] log-probabilities, exact ones of Fractions."""
-    if probabilities.dtype.kind == "O":
-        return logs(probabilities.reshape(-1))
+    """Return [S A] log-probabilities."""
     with np.errstate(divide="ignore"):
         return np.log(probabilities).reshape(-1)
 
@@ -191,8 +187,7 @@ class RowEvaluate:
         for name in names:
             every = self.lookup(name)
             if every is not None:
-                # Where an estimator writes into it, floats are run through `pgcore.gradient`, and Fractions have no other way.
-                found[name] = every[self.index].copy() if every.dtype.kind == "O" else every[self.index]
+                found[name] = every[self.index]
             else:
                 found[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
         return found
