@@ -18,7 +18,7 @@ from pgcore.exact.mdp import MDP, limit
 from pgcore.exact.moments import moments
 from pgcore.exact.needs import POLICIES, audit_policy, first_fitting
 
-__all__ = ["Audit", "audit", "audit_process"]
+__all__ = ["Audit", "Row", "audit", "audit_process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,20 @@ class Audit:
         return scale_of(self.estimator, self.length)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One estimator of a table: its audit, or why there is none."""
+
+    label: str
+    audit: Audit | None
+    error: str | None = None
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a claim is refuted, or nothing could be told."""
+        return self.audit is None or self.audit.refuted
+
+
 def audit_process(states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1) -> MDP:
     """Return the process that audits use unless told otherwise: random, and with episodes of different lengths."""
     return processes.random(states, actions, horizon, seed, terminals=terminals)
@@ -103,19 +117,19 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
     specs = {name: make(process) for name, make in POLICIES.items()}
     runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
-    chosen = first_fitting(estimator, specs, runs)
-    policy = audit_policy(specs[chosen], seed)
-    found = moments(process, policy, estimator, batch=batch)
-    subject = Subject(estimator, process, policy, audit_policy(specs[chosen], seed + 1), found, batch)
-    mean, exact, own = subject.mean, subject.exact, subject.own
+    fitting = first_fitting(estimator, specs, runs)
+    policy = audit_policy(specs[fitting], seed)
+    expected = moments(process, policy, estimator, batch=batch)
+    subject = Subject(estimator, process, policy, audit_policy(specs[fitting], seed + 1), expected, batch)
+    mean, exact = subject.mean, subject.exact
     length = float(visits(process, policy).sum())
     norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
     return Audit(
         estimator=estimator,
-        policy=chosen,
+        policy=fitting,
         batch=batch,
-        coupled=found.coupled,
-        runs=found.runs,
+        coupled=expected.coupled,
+        runs=expected.runs,
         length=length,
         discount_state=subject.discount_state,
         exact=norms[1],
@@ -124,7 +138,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         rescaled=subject.relative(scale_of(estimator, length) * mean),
         cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
         scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
-        variance=float(np.trace(found.covariance[np.ix_(own, own)])),
+        variance=float(np.trace(expected.covariance[np.ix_(subject.own, subject.own)])),
         verdicts=verdicts(subject, runs, specs),
         seconds=time.perf_counter() - start,
     )

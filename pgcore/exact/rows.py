@@ -32,7 +32,7 @@ class Probe(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

@@ -56,7 +56,7 @@ class Leaving(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"size": batch.rewards, "reference": batch.extras["reference"]}

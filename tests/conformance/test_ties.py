@@ -34,7 +34,7 @@ class Tied(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"old_log_prob": evaluate("log_prob")["log_prob"]}

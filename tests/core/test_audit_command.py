@@ -15,6 +15,7 @@ from pgcore import exact
 from pgcore.cli import audit as command
 from pgcore.cli import audit_picture
 from pgcore.errors import MDPError
+from pgcore.exact.audit import Row
 from pgcore.exact.claims import reclaimed
 
 SMALL = ("--horizon", "2", "--states", "3")
@@ -51,7 +52,7 @@ def test_one_estimator(pgcore):
     rows = [line.split()[:3] for line in out.splitlines()[-5:]]
     assert rows == [
         ["unbiased", "no", "confirmed"],
-        ["on_policy", "yes", "confirmed"],
+        ["off_policy", "none", "confirmed"],
         ["needs_critic", "no", "confirmed"],
         ["discrete_only", "no", "confirmed"],
         ["whole_episodes", "yes", "confirmed"],
@@ -69,7 +70,7 @@ def test_episodes_that_are_independent_are_run_once(pgcore):
 def test_what_is_open_is_explained(pgcore):
     status, out, _ = pgcore("audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3")
     assert status == 0
-    assert "unbiased        no   open" in out
+    assert "unbiased        no       open" in out
     assert "open: this process does not tell; another may" in out
 
 
@@ -96,7 +97,7 @@ def test_the_table_has_a_line_for_each(pgcore, three):
     }
     assert cells["reinforce"][:5] == ["0", "1.0000", "1", cells["reinforce"][3], "1"]
     assert cells["reinforce, mean"][:3] == ["0.5", "1.0000", "0.5"]
-    assert cells["ppo"][5:] == ["no", "yes", "yes", "no", "no"]
+    assert cells["ppo"][5:] == ["no", "none", "yes", "no", "no"]
     assert "15 claims of 3 estimators: none refuted, 0 open" in out
 
 
@@ -136,7 +137,7 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
     site.distribution("boastful-dist", {"boastful": "boastful_plugin"})
     status, out, _ = pgcore("audit", "boastful", *SMALL)
     assert status == 1
-    assert "unbiased        yes  refuted    relative bias 0.5" in out
+    assert "unbiased        yes      refuted    relative bias 0.5" in out
 
 
 @pytest.mark.parametrize(
@@ -205,19 +206,19 @@ def test_the_time_can_be_in_the_state(pgcore):
 
 def test_nothing_to_draw_is_told():
     with pytest.raises(MDPError, match="expected an estimator that can be drawn, got none"):
-        audit_picture.draw([command.Row("broken", None, "a reason")], "png")
+        audit_picture.draw([Row("broken", None, "a reason")], "png")
 
 
 def test_what_has_no_place_in_the_picture_is_named(three):
     small = exact.audit_process(3, 2, 2, 0)
     audits = {label: exact.audit(each, small) for label, each in three.items()}
     idle = exact.audit(pg.estimator("q_learning", gamma=1.0), small)
-    rows = [command.Row(label, audit) for label, audit in audits.items()]
+    rows = [Row(label, audit) for label, audit in audits.items()]
     others = [
-        command.Row("idle", idle),
-        command.Row("idle, variant", idle),
-        command.Row("lost", dataclasses.replace(audits["ppo"], rescaled=np.inf)),
-        command.Row("broken", None, "a reason"),
+        Row("idle", idle),
+        Row("idle, variant", idle),
+        Row("lost", dataclasses.replace(audits["ppo"], rescaled=np.inf)),
+        Row("broken", None, "a reason"),
     ]
     told = "without a place here: idle (the policy's gradient is always 0), lost (no finite relative bias), broken (not to be audited)"
     assert audit_picture.absent(others) == told

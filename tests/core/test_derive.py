@@ -36,7 +36,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}

@@ -23,7 +23,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}

@@ -24,7 +24,7 @@ class AllActions(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
 
     def signals(self, batch, evaluate):
         mask: Any = batch.action_mask
