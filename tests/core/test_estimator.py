@@ -337,3 +337,9 @@ def _valued():
             return value - target
 
     return Valued
+
+
+@pytest.mark.parametrize("value", [True, False, "on_policy", None])
+def test_a_claim_on_other_policies_episodes_is_one_of_three(value):
+    with pytest.raises(EstimatorError, match=r"Claims.off_policy: expected one of 'exact', 'limited', 'none', got"):
+        Claims(unbiased=True, off_policy=value, needs_critic=False, discrete_only=False)
