@@ -104,9 +104,9 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
             continue
         outcomes = (last if len(path) == steps - 1 else going)[state]
         further = [
-            ((*path, (state, action, outcome.reward)), chosen * outcome.probability, outcome.state)
+            ((*path, (state, action, outcome.reward)), acting * outcome.probability, outcome.state)
             for action in range(mdp.actions)
-            if (chosen := probability * probabilities[state, action]) > 0
+            if (acting := probability * probabilities[state, action]) > 0
             for outcome in outcomes[action]
         ]
         waiting += reversed(further)
@@ -150,9 +150,9 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
         if ordered
         else itertools.combinations_with_replacement(range(number), size)
     )
-    chosen = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
-    weights = np.multiply.reduce(episodes.probabilities[chosen], axis=1)
-    return chosen, weights if ordered else weights * _orders(chosen)
+    members = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
+    weights = np.multiply.reduce(episodes.probabilities[members], axis=1)
+    return members, weights if ordered else weights * _orders(members)
 
 
 def shown(number: int) -> str:
@@ -160,12 +160,12 @@ def shown(number: int) -> str:
     return f"{number:,}" if number < 10**15 else f"about 10^{math.floor(math.log10(number))}"
 
 
-def _orders(chosen: Array) -> Array:
+def _orders(members: Array) -> Array:
     """Return [P]: in how many orders the sorted rows can come, N! over the factorials of how often each number occurs."""
-    size = chosen.shape[1]
-    divisor, run = np.ones(len(chosen), np.int64), np.ones(len(chosen), np.int64)
+    size = members.shape[1]
+    divisor, run = np.ones(len(members), np.int64), np.ones(len(members), np.int64)
     for column in range(1, size):
-        run = np.where(chosen[:, column] == chosen[:, column - 1], run + 1, 1)
+        run = np.where(members[:, column] == members[:, column - 1], run + 1, 1)
         divisor *= run
     return math.factorial(size) // divisor
 
@@ -192,19 +192,19 @@ def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
 
 
 def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
-    found: dict[tuple[float, int | None], float] = {}
+    merged: dict[tuple[float, int | None], float] = {}
     for following in np.flatnonzero(mdp.transition[state, action] > 0):
         ended = over or bool(mdp.ends[following])
         key = (mdp.next_rewards[state, action, following], None if ended else int(following))
-        found[key] = found.get(key, 0) + mdp.transition[state, action, following]
-    for (reward, after), probability in found.items():
+        merged[key] = merged.get(key, 0) + mdp.transition[state, action, following]
+    for (reward, after), probability in merged.items():
         yield Outcome(probability, reward, after)
 
 
 def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> None:
     """Raise MDPError where there are too many episodes; counts them without listing any."""
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    taken = probabilities > 0
+    possible = probabilities > 0
     ways = [0] * mdp.states
     fitting = total = 0
     for length in range(1, steps + 1):
@@ -213,7 +213,7 @@ def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> N
             sum(
                 1 if length == 1 or outcome.state is None else ways[outcome.state]
                 for action in range(mdp.actions)
-                if taken[state, action]
+                if possible[state, action]
                 for outcome in here[state][action]
             )
             for state in range(mdp.states)

@@ -60,12 +60,12 @@ class Group:
 
     def batches(self) -> Iterator[Batch]:
         """Yield each batch."""
-        each = zip(*self.fields.values(), strict=True)
-        for own, more in zip(each, zip(*self.extras.values(), strict=True), strict=True):
+        fields = zip(*self.fields.values(), strict=True)
+        for values, extras in zip(fields, zip(*self.extras.values(), strict=True), strict=True):
             batch = object.__new__(Batch)
             batch.__dict__.update(self.shared)
-            batch.__dict__.update(zip(self.fields, own, strict=True))
-            batch.__dict__["extras"] = dict(zip(self.extras, more, strict=True))
+            batch.__dict__.update(zip(self.fields, values, strict=True))
+            batch.__dict__["extras"] = dict(zip(self.extras, extras, strict=True))
             yield batch
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
@@ -91,22 +91,22 @@ class Estimates:
         self._shortcuts: dict[int, bool] = {}
         self._aparts: dict[int, bool] = {}
 
-    def gradients(self, chosen: Array) -> Array:
+    def gradients(self, members: Array) -> Array:
         """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
 
         Raises:
             PgcoreError: what the estimator raises.
         """
-        return self._by_rows(chosen) if self.shortcut(chosen.shape[1]) else self.direct(chosen)
+        return self._by_rows(members) if self.shortcut(members.shape[1]) else self.direct(members)
 
-    def direct(self, chosen: Array) -> Array:
+    def direct(self, members: Array) -> Array:
         """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
         policy = backing(self.rows.table, self.estimator.name)
-        found = np.empty((len(chosen), self.rows.scores.shape[1]))
-        for group in self._groups(chosen):
+        gradients = np.empty((len(members), self.rows.scores.shape[1]))
+        for group in self._groups(members):
             for number, batch in zip(group.numbers, group.batches(), strict=True):
-                found[number] = flat_gradient(policy, self.estimator, batch)
-        return found
+                gradients[number] = flat_gradient(policy, self.estimator, batch)
+        return gradients
 
     def shortcut(self, size: int) -> bool:
         """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of that many episodes."""
@@ -116,17 +116,17 @@ class Estimates:
             self._shortcuts[size] = self._holds(sample(len(self.episodes), size))
         return self._shortcuts[size]
 
-    def _holds(self, chosen: Array) -> bool:
+    def _holds(self, members: Array) -> bool:
         try:
-            expected, found = self.direct(chosen), self._by_rows(chosen)
+            expected, quick = self.direct(members), self._by_rows(members)
         except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
             return False  # what it lacks shows when it is run as it is
         scale = np.abs(expected).max(initial=0.0)
-        return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
+        return bool(np.abs(quick - expected).max(initial=0.0) <= ROUNDING * scale)
 
-    def _by_rows(self, chosen: Array) -> Array:
-        gradients = np.empty((len(chosen), self.rows.scores.shape[1]))
-        for group in self._groups(chosen):
+    def _by_rows(self, members: Array) -> Array:
+        gradients = np.empty((len(members), self.rows.scores.shape[1]))
+        for group in self._groups(members):
             gradients[group.numbers] = self._shortcut(group)
         return gradients
 
@@ -140,17 +140,19 @@ class Estimates:
                 return self._combined(group, weights)
             collected: list[dict[str, Array]] = []
             sees_episodes = estimator.sees_episodes
-            for found in self._signals(group):
+            for signals in self._signals(group):
                 if sees_episodes:  # each batch's episodes are its own
-                    found["episode"] = first.episode_of_step + len(collected) * first.num_episodes
+                    signals["episode"] = first.episode_of_step + len(collected) * first.num_episodes
                 if not collected:
-                    check_names(estimator, found)
-                collected.append(estimator.finalise(found, None))
+                    check_names(estimator, signals)
+                collected.append(estimator.finalise(signals, None))
             steps = group.steps.reshape(-1)
-            named = {name: np.concatenate([each[name] for each in collected]) for name in estimator.signal_names}
-            named = {name: named[name] for name in estimator.keywords if name in named}
-            named |= {name: rows.value(name)[steps] for name in estimator.quantities}
-            cotangents = estimator.cotangents(**named)
+            arguments = {
+                name: np.concatenate([signals[name] for signals in collected]) for name in estimator.signal_names
+            }
+            arguments = {name: arguments[name] for name in estimator.keywords if name in arguments}
+            arguments |= {name: rows.value(name)[steps] for name in estimator.quantities}
+            cotangents = estimator.cotangents(**arguments)
         parts = [
             self._contracted(np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name))
             for name in estimator.quantities
@@ -159,12 +161,12 @@ class Estimates:
 
     def _combined(self, group: Group, weights: Array) -> Array:
         """Return [P, D] gradients that the estimator makes from scores."""
-        found: list[Array] = []
+        gradients: list[Array] = []
         for batch, evaluate in group.evaluated(self.rows):
             signals = self.estimator.signals(batch, evaluate)
             check_names(self.estimator, signals)
-            found.append(self.estimator.combine(batch, evaluate, signals, weights))
-        return np.array(found)
+            gradients.append(self.estimator.combine(batch, evaluate, signals, weights))
+        return np.array(gradients)
 
     def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
         """Yield each batch's signals: put together from the episodes' own, where that is the same."""
@@ -197,13 +199,15 @@ class Estimates:
     def _alone(self) -> dict[str, Array] | None:
         """The signals of every episode by itself, one after the other; None where there are none."""
         every = cast("Array", np.arange(len(self.episodes)))[:, None]
-        found: dict[int, dict[str, Array]] = {}
+        by_number: dict[int, dict[str, Array]] = {}
         try:
             for group in self._groups(every):
-                found.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
+                by_number.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
         except (PgcoreError, TypeError, AttributeError):
             return None  # it needs others, or rounds
-        return {name: np.concatenate([found[number][name] for number in range(len(every))]) for name in found[0]}
+        return {
+            name: np.concatenate([by_number[number][name] for number in range(len(every))]) for name in by_number[0]
+        }
 
     def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
@@ -214,9 +218,9 @@ class Estimates:
         np.add.at(totals, (which, steps), weighted)
         return totals.reshape(batches, -1) @ derivative.reshape(-1, derivative.shape[-1])
 
-    def _groups(self, chosen: Array) -> Iterator[Group]:
+    def _groups(self, members: Array) -> Iterator[Group]:
         """Yield the batches, those of the same lengths together, in chunks."""
-        lengths = self.episodes.lengths[chosen]
+        lengths = self.episodes.lengths[members]
         distinct, kind = np.unique(lengths, axis=0, return_inverse=True)
         kind = kind.reshape(-1)
         order = np.argsort(kind, kind="stable")
@@ -224,18 +228,18 @@ class Estimates:
         for start, stop in itertools.pairwise(bounds.tolist()):
             for first in range(start, stop, CHUNK):
                 numbers = order[first : min(first + CHUNK, stop)]
-                yield self._group(chosen[numbers], numbers)
+                yield self._group(members[numbers], numbers)
 
-    def _group(self, chosen: Array, numbers: Array) -> Group:
+    def _group(self, members: Array, numbers: Array) -> Group:
         episodes, mdp = self.episodes, self.rows.mdp
-        lengths = episodes.lengths[chosen[0]]
+        lengths = episodes.lengths[members[0]]
         parts = [
-            cast("Array", episodes.starts[chosen[:, [n]]] + np.arange(length))
+            cast("Array", episodes.starts[members[:, [n]]] + np.arange(length))
             for n, length in enumerate(lengths.tolist())
         ]
         steps: Array = np.concatenate(parts, axis=1)
         states, actions = episodes.states[steps], episodes.actions[steps]
-        rows, finals = states * mdp.actions + actions, episodes.final_states[chosen]
+        rows, finals = states * mdp.actions + actions, episodes.final_states[members]
         starts = lengths.cumsum() - lengths
         shared: dict[str, Any] = {
             "action_mask": None,
@@ -252,14 +256,14 @@ class Estimates:
             "actions": actions,
             "rewards": episodes.rewards[steps],
             "log_probs": self.rows.log_probs[rows],
-            "terminated": episodes.terminated[chosen],
+            "terminated": episodes.terminated[members],
             "final_observations": mdp.seen[finals],
         }
-        own = {name: value[rows] for name, value in self.rows.extras.items()}
-        for value in (*shared.values(), *fields.values(), *own.values()):
+        extras = {name: value[rows] for name, value in self.rows.extras.items()}
+        for value in (*shared.values(), *fields.values(), *extras.values()):
             if value is not None:
                 read_only(value)
-        return Group(numbers, shared, fields, own, steps, rows, finals)
+        return Group(numbers, shared, fields, extras, steps, rows, finals)
 
 
 def sample(episodes: int, size: int) -> Array:

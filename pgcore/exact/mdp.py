@@ -231,9 +231,9 @@ def numbers_of(where: str, value: Any) -> Array:
 
 def _check_shape(name: str, array: Array, *allowed: tuple[int, ...]) -> None:
     if array.shape not in allowed:
-        wanted = " or ".join(str(list(shape)) for shape in allowed)
+        shapes = " or ".join(str(list(shape)) for shape in allowed)
         raise MDPError(
-            f"MDP.{name}: expected shape {wanted}, got {list(array.shape)}; match the transition's states and actions"
+            f"MDP.{name}: expected shape {shapes}, got {list(array.shape)}; match the transition's states and actions"
         )
 
 

@@ -100,38 +100,38 @@ def moments(
     estimates = Estimates(mdp, table, estimator, episodes, carried)
     coupled = size > 1 and couples(estimates, size)
     drawn = size if coupled else 1
-    chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
-    found = estimates.gradients(chosen)
-    if not np.isfinite(found).all():
-        bad = int((~np.isfinite(found)).any(axis=1).argmax())
+    members, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
+    gradients = estimates.gradients(members)
+    if not np.isfinite(gradients).all():
+        bad = int((~np.isfinite(gradients)).any(axis=1).argmax())
         raise NonFiniteError(
-            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {chosen[bad].tolist()}; "
+            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {members[bad].tolist()}; "
             "look at what the estimator does with those"
         )
-    mean = weights @ found
-    centred = found - mean
+    mean = weights @ gradients
+    centred = gradients - mean
     covariance = centred.T @ (weights[:, None] * centred)
-    return Moments(mean, covariance if coupled else covariance / size, size, coupled, len(chosen))
+    return Moments(mean, covariance if coupled else covariance / size, size, coupled, len(members))
 
 
 def couples(estimates: Estimates, size: int) -> bool:
     """Whether an estimator's gradient on batches of that size is something else than the mean of the episodes' own, beyond rounding."""
-    chosen = sample(len(estimates.episodes), size)
+    members = sample(len(estimates.episodes), size)
     try:
-        alone = estimates.gradients(chosen.reshape(-1, 1)).reshape(len(chosen), size, -1)
+        alone = estimates.gradients(members.reshape(-1, 1)).reshape(len(members), size, -1)
     except PgcoreError:
-        estimates.gradients(chosen)  # where these fail too, it is for another reason
+        estimates.gradients(members)  # where these fail too, it is for another reason
         return True  # it needs others to leave one out, or to compare with
-    return _differ(estimates.gradients(chosen), alone.mean(axis=1))
+    return _differ(estimates.gradients(members), alone.mean(axis=1))
 
 
 def minds_order(estimates: Estimates, size: int) -> bool:
     """Whether an estimator's gradient is another, beyond rounding, where a batch's episodes come in reverse or in a random order."""
-    chosen = sample(len(estimates.episodes), size)
+    members = sample(len(estimates.episodes), size)
     rng = np.random.Generator(np.random.Philox(8))
-    orders = chosen[:, ::-1], rng.permuted(chosen, axis=1)
-    found = estimates.gradients(chosen)
-    return any(_differ(found, estimates.gradients(each)) for each in orders)
+    orders = members[:, ::-1], rng.permuted(members, axis=1)
+    gradients = estimates.gradients(members)
+    return any(_differ(gradients, estimates.gradients(order)) for order in orders)
 
 
 def _differ(left: Array, right: Array) -> bool:

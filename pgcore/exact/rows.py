@@ -56,8 +56,8 @@ class Probe(Estimator):
         action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
-        quantity = next(each for each in given if each is not None)
+        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantity = next(array for array in quantities if array is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
     def cotangents(
@@ -73,8 +73,8 @@ class Probe(Estimator):
         action_values: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
-        quantity = next(each for each in given if each is not None)
+        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantity = next(array for array in quantities if array is not None)
         one = np.zeros_like(quantity)
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
         return {self.quantity: one}
@@ -128,11 +128,11 @@ class Rows:
                 self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
                 return self._derivatives[name]
             columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
-            found = [
+            gradients = [
                 [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]
                 for row in range(self.batch.num_steps)
             ]
-            stacked = np.array(found)
+            stacked = np.array(gradients)
             self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
         return self._derivatives[name]
 
@@ -183,14 +183,14 @@ class RowEvaluate:
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """See `Evaluate`."""
-        found: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         for name in names:
             every = self.lookup(name)
             if every is not None:
-                found[name] = every[self.index]
+                values[name] = every[self.index]
             else:
-                found[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
-        return found
+                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
+        return values
 
     @property
     def target(self) -> RowEvaluate:
@@ -207,5 +207,5 @@ class RowEvaluate:
 
 def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
     """Return [D] the gradient in canonical parameter order."""
-    found = gradient(policy, estimator, batch).numpy()
-    return np.concatenate([found[name].reshape(-1) for name in policy.spec.parameter_shapes])
+    by_name = gradient(policy, estimator, batch).numpy()
+    return np.concatenate([by_name[name].reshape(-1) for name in policy.spec.parameter_shapes])
