@@ -12,6 +12,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
+from pgcore.metrics import compute_metrics
 from pgcore.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -61,11 +62,12 @@ class Gradient(ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`; padding counts for nothing."""
-        real = self.surrogate.weights > 0
+        """`loss`, and every metric whose keywords are there; padding counts for nothing. See `pgcore.metrics`."""
+        estimator, weights = self.surrogate.estimator, self.surrogate.weights
         with np.errstate(all="ignore"):
-            named = {name: value[real] for name, value in self.given().items()}
-            return {"loss": self.loss, **self.surrogate.estimator.metrics(**named)}
+            terms = self.terms()
+            loss = float(np.dot(weights, terms))
+            return {"loss": loss, **compute_metrics(estimator, self.given(), weights, terms, self.norm())}
 
     def norm(self) -> float:
         """Return the Euclidean norm over all parameters."""
@@ -81,7 +83,7 @@ class Gradient(ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a number; terms, loss and metrics stay.
+        """Return the gradient times a number; terms and loss stay, and of the metrics all but the norm.
 
         Raises:
             NonFiniteError: the number is NaN or infinite, or an entry overflows.

@@ -25,6 +25,7 @@ __all__ = [
     "pgcore_estimators",
     "pgcore_executors",
     "pgcore_heads",
+    "pgcore_metrics",
     "pgcore_optimizers",
 ]
 
@@ -73,6 +74,11 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
+
+
+@hookspec
+def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.metrics`."""
 
 
 @hookspec

@@ -1,10 +1,13 @@
-"""Registers the built-in heads and optimizers."""
+"""Registers the built-in heads, optimizers and metrics."""
 
 from __future__ import annotations
 
-from pgcore.hooks import Provider, hookimpl
+import inspect
 
-__all__ = ["pgcore_heads", "pgcore_optimizers"]
+from pgcore.hooks import Provider, hookimpl
+from pgcore.metrics import METRICS
+
+__all__ = ["pgcore_heads", "pgcore_metrics", "pgcore_optimizers"]
 
 
 @hookimpl
@@ -47,4 +50,13 @@ def pgcore_optimizers() -> list[Provider]:
         ),
         Provider("trpo", "pgcore.trust_regions:TRPO", "the longest natural-gradient step in a KL ball, line search"),
         Provider("trust_region", "pgcore.trust_regions:EuclideanTrustRegion", "steps of one Euclidean length"),
+    ]
+
+
+@hookimpl
+def pgcore_metrics() -> list[Provider]:
+    """Provide the core's metrics, each with the first line of its docstring."""
+    return [
+        Provider(name, f"pgcore.metrics:{name}", (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."))
+        for name, function in METRICS.items()
     ]

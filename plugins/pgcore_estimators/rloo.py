@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, set_field
-from pgcore.errors import EstimatorError
+from pgcore.checks import Number
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.groups import by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
@@ -33,17 +32,13 @@ class RLOO(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    kl_coefficient: float = 0.0
+    kl_coefficient: Number = 0.0
     reduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "rloo"
     sources: ClassVar[tuple[str, ...]] = (
         "Ahmadian et al. 2024, eq. 8, arXiv:2402.14740",
         "Kool, van Hoof and Welling 2019",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "kl_coefficient", number("RLOO.kl_coefficient", self.kl_coefficient, EstimatorError))
 
     @property
     def claims(self) -> Claims:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.checks import choice
 from pgcore.errors import BatchError
 from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
-from pgcore.signals import next_values
+from pgcore.signals import gae, next_values, normalise
 
 __all__ = [
+    "Ddof",
+    "Normalisation",
     "bonus",
     "bonus_cotangents",
     "clipped_gain",
     "clipped_gain_slope",
+    "gae_and_returns",
     "is_clipped",
     "log_bounds",
+    "normalised",
     "old_log_probs",
     "penalised_rewards",
-    "ratio_metrics",
     "reference_log_probs",
     "state_values",
 ]
+
+# Types of the fields that say whether advantages get mean 0 and standard deviation 1, and by which divisor.
+Normalisation = Annotated[str, choice("none", "batch")]
+Ddof = Annotated[int, choice(0, 1)]
 
 
 def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
@@ -123,10 +131,13 @@ def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
 
 
-def ratio_metrics(log_prob: Array, old_log_prob: Array, value: Array, return_: Array) -> dict[str, float]:
-    """Return the mean value loss, and `approx_kl`, the mean of r - 1 - log r."""
-    log_ratio, error = log_prob - old_log_prob, value - return_
-    return {
-        "value_loss": float(0.5 * (error * error).mean()),
-        "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-    }
+def gae_and_returns(batch: Batch, evaluate: Evaluate, gamma: float, gae_lambda: float) -> tuple[Array, Array]:
+    """Return [B] GAE advantages and [B] TD(lambda) returns, which are the advantages plus V."""
+    v_t, v_tp1 = state_values(batch, evaluate)
+    a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gamma, gae_lambda)
+    return a_t, a_t + v_t
+
+
+def normalised(batch: Batch, advantage: Array, how: str, ddof: int) -> Array:
+    """Return [B] advantages, of mean 0 and standard deviation 1 over the batch's real steps where `how` is "batch"."""
+    return normalise(advantage, batch.step_weights, ddof=ddof) if how == "batch" else advantage
