@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pgcore.arrays import Array
-from pgcore.checks import number, positive, set_field
-from pgcore.errors import OptimizerError
+from pgcore.checks import Checked, Positive, number, positive
+from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.gradient import Gradient
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
@@ -18,10 +18,18 @@ from pgcore.schedules import ConstantSchedule, Schedule
 if TYPE_CHECKING:
     from pgcore.trust_region import StepReport
 
-__all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec", "Rule"]
+__all__ = ["BoundOptimizer", "LearningRate", "Optimizer", "OptimizerSpec", "Rule"]
 
 
-class Rule(ABC):
+def rate_or_schedule(where: str, value: object, error: type[PgcoreError] = OptimizerError) -> float | Schedule:
+    """Return a schedule as it is and a number as a float, or raise unless it is a number above 0."""
+    return value if isinstance(value, Schedule) else positive(where, value, error)
+
+
+LearningRate = Annotated[float | Schedule, rate_or_schedule]
+
+
+class Rule(Checked, ABC):
     """What an `Optimizer` takes its steps by: an `OptimizerSpec`, or a `pgcore.trust_region.TrustRegionSpec`.
 
     Attributes:
@@ -33,6 +41,7 @@ class Rule(ABC):
     name: ClassVar[str]
     slots: ClassVar[tuple[str, ...]] = ()
     whole_batch: ClassVar[bool] = False
+    field_error = OptimizerError
 
     @abstractmethod
     def bind(self, policy: Policy) -> BoundOptimizer:
@@ -54,22 +63,13 @@ class OptimizerSpec(Rule):
     Attributes:
         learning_rate: A positive number, or a schedule.
         max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
+
+    Raises:
+        OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
     """
 
-    learning_rate: float | Schedule = 1e-3
-    max_grad_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
-        """
-        where = type(self).__name__
-        if not isinstance(self.learning_rate, Schedule):
-            set_field(self, "learning_rate", positive(f"{where}.learning_rate", self.learning_rate, OptimizerError))
-        if self.max_grad_norm is not None:
-            set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
+    learning_rate: LearningRate = 1e-3
+    max_grad_norm: Positive | None = None
 
     def bind(self, policy: Policy) -> BoundOptimizer:
         """See `Rule.bind`: the backend's."""

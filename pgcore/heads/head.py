@@ -18,7 +18,8 @@ class Head(Checked, ABC):
     """A family of action distributions.
 
     Shapes below: `B` steps, `outputs` network outputs, `width` numbers that describe one step's distribution.
-    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.checks`) and go to JSON, and is registered under `name` by the hook `pgcore_heads`.
+    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.checks`) and go to JSON.
+    It is registered under `name` by the hook `pgcore_heads`.
     """
 
     name: ClassVar[str]
