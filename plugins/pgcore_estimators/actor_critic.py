@@ -1,10 +1,12 @@
-"""Actor-critic: advantages from a learned value function, and the loss that its relatives share."""
+"""Actor-critic: advantages from a learned value function, and the losses that its relatives build on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
@@ -15,21 +17,18 @@ from pgcore.signals import n_step_returns
 from pgcore_estimators.terms import (
     Ddof,
     Normalisation,
-    bonus,
-    bonus_cotangents,
     gae_and_returns,
     normalised,
     state_values,
 )
 
-__all__ = ["A2C", "ActorCritic", "ActorCriticLoss"]
+__all__ = ["A2C", "ActorCritic", "ActorCriticLoss", "CriticLoss"]
 
 
-class ActorCriticLoss(Estimator):
-    """-log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`.
+class CriticLoss(Estimator):
+    """What losses of a policy and its critic share: c_v (V - R)^2 / 2 - c_e H, beside the derivatives.
 
-    It has no fields, so that a subclass declares them in the order that its users know. A subclass
-    whose score has another weight overrides `surrogate` and `cotangents` and hands the weight on.
+    It has no fields, so that a subclass declares them in the order that its users know.
 
     Attributes:
         value_coefficient: c_v.
@@ -48,6 +47,31 @@ class ActorCriticLoss(Estimator):
         """See `Estimator.uses`."""
         return name != "entropy" or self.entropy_coefficient != 0
 
+    def bonus(self, value: Native = None, return_: Native = None, entropy: Native = None) -> Any:
+        """Return c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
+        term: Any = 0.0
+        if value is not None:
+            error = value - return_
+            term = term + self.value_coefficient * 0.5 * error * error
+        if entropy is not None:
+            term = term - self.entropy_coefficient * entropy
+        return term
+
+    def bonus_cotangents(
+        self, value: Array | None = None, return_: Array | None = None, entropy: Array | None = None
+    ) -> dict[str, Array]:
+        """Return the derivatives of `bonus` in value and entropy."""
+        cotangents: dict[str, Array] = {}
+        if value is not None:
+            cotangents["value"] = self.value_coefficient * (value - return_)
+        if entropy is not None:
+            cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
+        return cotangents
+
+
+class ActorCriticLoss(CriticLoss):
+    """-log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`."""
+
     def surrogate(
         self,
         xp: ArrayNamespace,
@@ -59,7 +83,7 @@ class ActorCriticLoss(Estimator):
         return_: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+        return -log_prob * advantage + self.bonus(value, return_, entropy)
 
     def cotangents(
         self,
@@ -71,9 +95,7 @@ class ActorCriticLoss(Estimator):
         return_: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
+        return {"log_prob": -advantage} | self.bonus_cotangents(value, return_, entropy)
 
 
 @dataclass(frozen=True)

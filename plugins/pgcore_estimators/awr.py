@@ -14,14 +14,14 @@ from pgcore.batch import Batch
 from pgcore.checks import Number, Positive, UnitInterval
 from pgcore.estimator import Claims, Evaluate
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore_estimators.actor_critic import ActorCriticLoss
+from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised
 
 __all__ = ["AWR"]
 
 
 @dataclass(frozen=True)
-class AWR(ActorCriticLoss):
+class AWR(CriticLoss):
     """Advantage-weighted regression: mean over steps of -min(exp(A / temperature), max_weight) log pi, plus value loss.
 
     A = R - V with R the TD(lambda) return. It is supervised learning of good actions, from any policy's episodes.
@@ -65,11 +65,11 @@ class AWR(ActorCriticLoss):
         self, xp: ArrayNamespace, *, log_prob: Native, value: Native, weight: Native, return_: Native
     ) -> Native:
         """See `Estimator.surrogate`: -log pi w + c_v (V - R)^2 / 2."""
-        return super().surrogate(xp, log_prob=log_prob, advantage=weight, value=value, return_=return_)
+        return -log_prob * weight + self.bonus(value, return_)
 
     def cotangents(self, *, log_prob: Array, value: Array, weight: Array, return_: Array) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return super().cotangents(log_prob=log_prob, advantage=weight, value=value, return_=return_)
+        return {"log_prob": -weight} | self.bonus_cotangents(value, return_)
 
     def metrics(self, *, weight: Array, **others: Array) -> dict[str, float]:
         """See `Estimator.metrics`: `mean_weight`, no unit."""

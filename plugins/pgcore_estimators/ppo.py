@@ -12,13 +12,12 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.checks import Number, Positive, UnitInterval, choice
-from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.estimator import Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
+from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
-    bonus,
-    bonus_cotangents,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -31,7 +30,7 @@ __all__ = ["PPO"]
 
 
 @dataclass(frozen=True)
-class PPO(Estimator):
+class PPO(CriticLoss):
     """PPO with GAE advantages, value loss and entropy bonus; mean over steps.
 
     With r = pi / pi_old, the clipped objective's loss is -min(r A, clip(r, 1 - clip, 1 + clip) A), and the penalty's is
@@ -72,11 +71,6 @@ class PPO(Estimator):
         "Schulman et al. 2017, eqs. 7 and 8, arXiv:1707.06347",
         "Schulman et al. 2016, eq. 16, arXiv:1506.02438 (GAE)",
     )
-
-    @property
-    def claims(self) -> Claims:
-        """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=True, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -127,13 +121,9 @@ class PPO(Estimator):
         else:
             policy = -clipped_gain(xp, log_ratio, advantage, self._bounds)
         if self.value_clip is None:
-            return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+            return policy + self.bonus(value, return_, entropy)
         error = self._worse_error(xp, value, old_value, return_)
-        return (
-            policy
-            + self.value_coefficient * 0.5 * error * error
-            + bonus(0.0, self.entropy_coefficient, None, None, entropy)
-        )
+        return policy + self.value_coefficient * 0.5 * error * error + self.bonus(entropy=entropy)
 
     def cotangents(
         self,
@@ -149,9 +139,7 @@ class PPO(Estimator):
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         log_ratio = log_prob - old_log_prob
-        found: dict[str, Array] = bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
+        found = self.bonus_cotangents(value, return_, entropy)
         if kl is not None:
             found["log_prob"] = -advantage * np.exp(log_ratio)
             found["kl"] = np.full_like(kl, self.kl_coefficient)

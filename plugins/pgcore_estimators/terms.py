@@ -18,8 +18,6 @@ from pgcore.signals import gae, next_values, normalise
 __all__ = [
     "Ddof",
     "Normalisation",
-    "bonus",
-    "bonus_cotangents",
     "clipped_gain",
     "clipped_gain_slope",
     "gae_and_returns",
@@ -35,33 +33,6 @@ __all__ = [
 # Types of the fields that say whether advantages get mean 0 and standard deviation 1, and by which divisor.
 Normalisation = Annotated[str, choice("none", "batch")]
 Ddof = Annotated[int, choice(0, 1)]
-
-
-def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
-    """Return value_coefficient (V - R)^2 / 2 - entropy_coefficient H; a None leaves its part out."""
-    term: Any = 0.0
-    if value is not None:
-        error = value - return_
-        term = term + value_coefficient * 0.5 * error * error
-    if entropy is not None:
-        term = term - entropy_coefficient * entropy
-    return term
-
-
-def bonus_cotangents(
-    value_coefficient: float,
-    entropy_coefficient: float,
-    value: Array | None,
-    return_: Array | None,
-    entropy: Array | None,
-) -> dict[str, Array]:
-    """Return the derivatives of `bonus` in value and entropy."""
-    cotangents: dict[str, Array] = {}
-    if value is not None:
-        cotangents["value"] = value_coefficient * (value - return_)
-    if entropy is not None:
-        cotangents["entropy"] = np.full_like(entropy, -entropy_coefficient)
-    return cotangents
 
 
 def log_bounds(below: float, above: float) -> tuple[float, float]:

@@ -13,14 +13,14 @@ from pgcore.batch import Batch
 from pgcore.checks import Number, UnitInterval
 from pgcore.estimator import Evaluate
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore_estimators.actor_critic import ActorCriticLoss
+from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised, old_log_probs
 
 __all__ = ["TRPO"]
 
 
 @dataclass(frozen=True)
-class TRPO(ActorCriticLoss):
+class TRPO(CriticLoss):
     """-r A with r = pi / pi_old and GAE advantages, plus value loss, less entropy bonus; mean over steps.
 
     Nothing in it holds the policy near the old one: the optimizer does, `trpo` by default. At r = 1 its gradient is that of
@@ -72,9 +72,7 @@ class TRPO(ActorCriticLoss):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -r A + c_v (V - R)^2 / 2 - c_e H."""
-        # The base weighs log pi by A; here the ratio takes its place.
-        ratio = xp.exp(log_prob - old_log_prob)
-        return super().surrogate(xp, log_prob=ratio, advantage=advantage, value=value, entropy=entropy, return_=return_)
+        return self.bonus(value, return_, entropy) - advantage * xp.exp(log_prob - old_log_prob)
 
     def cotangents(
         self,
@@ -86,8 +84,6 @@ class TRPO(ActorCriticLoss):
         return_: Array,
         entropy: Array | None = None,
     ) -> Mapping[str, Array]:
-        """See `Estimator.cotangents`: r is its own derivative in log pi."""
-        ratio = np.exp(log_prob - old_log_prob)
-        return super().cotangents(
-            log_prob=log_prob, advantage=advantage * ratio, value=value, entropy=entropy, return_=return_
-        )
+        """See `Estimator.cotangents`."""
+        slope = -advantage * np.exp(log_prob - old_log_prob)
+        return {"log_prob": slope} | self.bonus_cotangents(value, return_, entropy)

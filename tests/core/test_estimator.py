@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from pgcore.checks import Positive
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
-from pgcore.estimator import Claims, Estimator, Reduction
+from pgcore.estimator import AnyReduction, Claims, Estimator, Reduction
 from pgcore.surrogate import Signals, Surrogate
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -261,6 +262,40 @@ def test_a_reduction_goes_by_its_value():
         EstimatorError, match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose"
     ):
         Reduction.of("x", "sum")
+
+
+# Fields
+
+
+@dataclass(frozen=True)
+class Declared(Tiny):
+    """What a third party writes: checked fields, and a reduction of its own."""
+
+    scale: Positive = 1.0
+    reduction: AnyReduction = Reduction.TRAJECTORY
+
+
+def test_a_strangers_fields_are_checked_as_they_declare():
+    assert Declared(reduction="episode_step") == Declared(reduction=Reduction.EPISODE_STEP)
+    assert type(Declared(scale=np.float32(2.0)).scale) is float
+    with pytest.raises(EstimatorError, match=r"Declared\.scale: expected a positive number, got 0"):
+        Declared(scale=0)
+    with pytest.raises(EstimatorError, match=r"Declared\.reduction: expected one of 'trajectory', .*, got 'sum'"):
+        Declared(reduction="sum")
+
+
+def test_a_strangers_own_checks_are_its_own_business():
+    @dataclass(frozen=True)
+    class Own(Tiny):
+        limit: Positive = 1.0
+
+        def __post_init__(self):
+            if self.limit == -1:
+                raise EstimatorError("Own.limit: expected anything but -1, got -1; change it")
+
+    assert Own(limit="free").limit == "free"
+    with pytest.raises(EstimatorError, match=r"Own\.limit"):
+        Own(limit=-1)
 
 
 # Slicing
