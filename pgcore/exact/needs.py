@@ -35,6 +35,8 @@ EXTRAS: dict[str, Callable[[MDP, Array], Array]] = {
     "reference": lambda mdp, behaviour: np.repeat(np.log(behaviour)[:, None], mdp.actions, axis=1),
     # Half way to a uniform policy, so that a penalty for leaving it is one.
     "reference_log_probs": lambda mdp, behaviour: np.log(0.5 * behaviour + 0.5 / mdp.actions),
+    # Episodes of one process are all comparable.
+    "group": lambda mdp, _: np.zeros((mdp.states, mdp.actions), np.intp),
 }
 
 

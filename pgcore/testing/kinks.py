@@ -19,7 +19,7 @@ from pgcore.estimator import Estimator
 from pgcore.heads import Categorical, DiagonalGaussian, EpsilonGreedy, SquashedGaussian
 from pgcore.policy import Policy
 from pgcore.spec import MLP, Linear, PolicySpec, Table
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 from pgcore.testing.agreement import FACTOR, TINY, largest
 
 __all__ = ["KINKS", "Kink", "worst_at"]

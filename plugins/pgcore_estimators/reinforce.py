@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -13,13 +13,17 @@ from pgcore.batch import Batch
 from pgcore.checks import Flag, Number, UnitInterval, choice
 from pgcore.errors import EstimatorError
 from pgcore.estimator import AnyReduction, Claims, Evaluate, Reduction
+from pgcore.recorded import critic_values
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.signals import episode_returns, leave_one_out_mean, optimal_baseline, returns
 from pgcore_estimators.actor_critic import ActorCriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, normalised
 
-__all__ = ["Reinforce"]
+__all__ = ["ComponentBaseline", "Reinforce"]
 
-BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", "optimal_per_component", "value")
+PER_COMPONENT = "optimal_per_component"
+BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", PER_COMPONENT, "value")
+Baseline = Annotated[str, choice(*BASELINES)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Reinforce(ActorCriticLoss):
 
     gamma: UnitInterval = 0.99
     reward_to_go: Flag = True
-    baseline: Annotated[str, choice(*BASELINES)] = "none"
+    baseline: Baseline = "none"
     baseline_value: Number = 0.0
     discount_state: Flag = False
     value_coefficient: Number = 0.5
@@ -64,10 +68,21 @@ class Reinforce(ActorCriticLoss):
         "Kool, van Hoof and Welling 2019 (leave-one-out)",
     )
 
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Return an instance of the subclass where the baseline is one for each parameter."""
+        hyper_parameters = dict(zip((field.name for field in fields(cls)), values, strict=False)) | named
+        by_component = cls is Reinforce and hyper_parameters.get("baseline") == PER_COMPONENT
+        return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
+
     def __post_init__(self) -> None:
         """Check the fields, and that the baseline goes with them."""
         super().__post_init__()
-        if self.baseline == "optimal_per_component" and (self.entropy_coefficient != 0 or self.normalise != "none"):
+        if self.baseline == PER_COMPONENT and not isinstance(self, ScoreEstimator):
+            raise EstimatorError(
+                f"{type(self).__name__}.baseline: expected another than {PER_COMPONENT!r}, which a ScoreEstimator combines, got it; "
+                "derive from ComponentBaseline"
+            )
+        if self.baseline == PER_COMPONENT and (self.entropy_coefficient != 0 or self.normalise != "none"):
             raise EstimatorError(
                 "Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with 'optimal_per_component', got others; "
                 "this baseline weighs scores alone, so choose 'optimal' to combine it"
@@ -85,11 +100,6 @@ class Reinforce(ActorCriticLoss):
             whole_episodes=self.baseline != "value",
         )
 
-    @property
-    def weighs_scores(self) -> bool:
-        """See `Estimator.weighs_scores`."""
-        return self.baseline == "optimal_per_component"
-
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
         return self.baseline == "value" if name in ("value", "return_") else super().uses(name)
@@ -97,19 +107,12 @@ class Reinforce(ActorCriticLoss):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
         if self.baseline == "value":
-            found = evaluate("value", "final_value")
-            target = returns(batch.rewards, batch.episode_lengths, self.gamma, found["final_value"])
-            g_t = self._returns(batch, found["final_value"])
-            return {"advantage": self._advantage(batch, g_t, found["value"]), "return_": target}
+            v_t, final = critic_values(batch, evaluate)
+            target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
+            g_t = self._returns(batch, final)
+            return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
         g_t = self._returns(batch)
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
-
-    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
-        """See `Estimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
-        real = batch.episode_weights > 0
-        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
-        b = optimal_baseline(g, u, per_component=True)
-        return -(weights[batch.episode_starts][real] @ (u - b * g))
 
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
         g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
@@ -127,7 +130,7 @@ class Reinforce(ActorCriticLoss):
         """Return one number for all steps, or [B]."""
         if self.baseline == "constant":
             return self.baseline_value
-        if self.baseline in ("none", "optimal_per_component"):
+        if self.baseline in ("none", PER_COMPONENT):
             return 0
         real = batch.episode_weights > 0
         episode_return = episode_returns(g_t, batch.episode_lengths)
@@ -141,3 +144,26 @@ class Reinforce(ActorCriticLoss):
             g, u = evaluate.scores(discount)[real], evaluate.scores(g_t if discount is None else discount * g_t)[real]
             by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
         return by_episode[batch.episode_of_step]
+
+
+@dataclass(frozen=True)
+class ComponentBaseline(ScoreEstimator, Reinforce):
+    """REINFORCE with baseline "optimal_per_component": each parameter's own, so it is made of scores; see `Reinforce`."""
+
+    baseline: Baseline = PER_COMPONENT
+    section = "Reinforce"
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the baseline is the one that this class is for."""
+        super().__post_init__()
+        if self.baseline != PER_COMPONENT:
+            raise EstimatorError(
+                f"ComponentBaseline.baseline: expected {PER_COMPONENT!r}, got {self.baseline!r}; make a Reinforce"
+            )
+
+    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+        """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
+        real = batch.episode_weights > 0
+        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
+        b = optimal_baseline(g, u, per_component=True)
+        return -(weights[batch.episode_starts][real] @ (u - b * g))

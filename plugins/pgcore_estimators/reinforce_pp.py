@@ -17,6 +17,7 @@ from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import normalise, returns
 from pgcore_estimators.terms import (
     Ddof,
+    Group,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -39,6 +40,8 @@ class ReinforcePP(Estimator):
             extra `reference_log_probs`. 0 leaves it out.
         gamma: Discount in [0, 1].
         ddof: Of the batch's standard deviation.
+        group: Which episodes have one mean: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -49,6 +52,7 @@ class ReinforcePP(Estimator):
     kl_coefficient: Number = 0.0
     gamma: UnitInterval = 1.0
     ddof: Ddof = 1
+    group: Group = "extra"
     name: ClassVar[str] = "reinforce_pp"
     sources: ClassVar[tuple[str, ...]] = ("Hu 2025, sec. 3, arXiv:2501.03262",)
 
@@ -61,7 +65,9 @@ class ReinforcePP(Estimator):
         """See `Estimator.signals`."""
         g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
         if self.baseline == "group":
-            mean = by_group(lambda own: np.full_like(own, own.mean()), episode_rewards(batch), batch)
+            mean = by_group(
+                lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group
+            )
             g_t = g_t - mean[batch.episode_of_step]
         return {
             "advantage": normalise(g_t, batch.step_weights, ddof=self.ddof),

@@ -13,7 +13,7 @@ from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.groups import by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import leave_one_out_mean
-from pgcore_estimators.terms import penalised_rewards
+from pgcore_estimators.terms import Group, penalised_rewards
 
 __all__ = ["RLOO"]
 
@@ -27,12 +27,15 @@ class RLOO(Estimator):
     Attributes:
         kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
             extra `reference_log_probs`. 0 leaves it out.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
     """
 
     kl_coefficient: Number = 0.0
+    group: Group = "extra"
     reduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "rloo"
     sources: ClassVar[tuple[str, ...]] = (
@@ -54,7 +57,7 @@ class RLOO(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
-        advantage = by_group(lambda own: own - leave_one_out_mean(own), rewards, batch)
+        advantage = by_group(lambda members: members - leave_one_out_mean(members), rewards, batch, self.group)
         return {"advantage": advantage[batch.episode_of_step]}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:

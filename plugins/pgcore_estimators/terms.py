@@ -12,12 +12,16 @@ from pgcore.batch import Batch
 from pgcore.checks import choice
 from pgcore.errors import BatchError
 from pgcore.estimator import Evaluate
+from pgcore.groups import GROUPS
 from pgcore.namespace import Native
+from pgcore.recorded import critic_values
 from pgcore.signals import gae, next_values, normalise
 
 __all__ = [
     "Ddof",
+    "Group",
     "Normalisation",
+    "check_old_values",
     "clipped_gain",
     "clipped_gain_slope",
     "gae_and_returns",
@@ -30,9 +34,15 @@ __all__ = [
     "state_values",
 ]
 
-# Types of the fields that say whether advantages get mean 0 and standard deviation 1, and by which divisor.
+# Types of the fields that say whether advantages get mean 0 and standard deviation 1, by which
+# divisor, and which episodes are compared.
 Normalisation = Annotated[str, choice("none", "batch")]
 Ddof = Annotated[int, choice(0, 1)]
+Group = Annotated[str, choice(*GROUPS)]
+
+# Nats by which a log-probability may differ from the recorded one while the policy counts as
+# unchanged. Rounding of float32 on another device stays below it; a usual optimizer step goes beyond.
+UNCHANGED = 1e-3
 
 
 def log_bounds(below: float, above: float) -> tuple[float, float]:
@@ -73,6 +83,36 @@ def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
 
 
+def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
+    """Check that the current critic may stand for the old one, around whose values new ones are clipped.
+
+    A batch with recorded `values` needs no critic. In any other only the log-probabilities can show
+    that the policy has changed; without these the old policy is the current one by definition.
+
+    Args:
+        batch: The episodes.
+        evaluate: What `Estimator.signals` was passed.
+        where: The field that asks for old values, as `PPO.value_clip`.
+
+    Raises:
+        BatchError: the policy has changed since the batch was recorded; names the first such step.
+    """
+    if batch.values is not None or batch.log_probs is None:
+        return
+    now = evaluate("log_prob")["log_prob"]
+    changed = (np.abs(now - batch.log_probs) > UNCHANGED) & (
+        np.repeat(batch.episode_weights, batch.episode_lengths) > 0
+    )
+    if changed.any():
+        step = int(changed.argmax())
+        raise BatchError(
+            f"Batch.values: expected the critic's values at the time, which {where} clips around, got none "
+            f"and a policy that has changed since (log-probability {now[step]:.6g} at step {step}, "
+            f"recorded as {batch.log_probs[step]:.6g}); record values, or compute signals once, before "
+            "the first optimizer step, and slice them"
+        )
+
+
 def reference_log_probs(batch: Batch) -> Array:
     """Return [B] log pi_ref(a_t given s_t), nats, from the extra of that name.
 
@@ -97,9 +137,9 @@ def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -
 
 
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Return [B] V(s_t) and [B] V(s_{t+1}) under the current critic, time limits bootstrapped."""
-    found = evaluate("value", "final_value")
-    return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
+    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.recorded`."""
+    v_t, final = critic_values(batch, evaluate)
+    return v_t, next_values(v_t, batch.episode_lengths, final)
 
 
 def gae_and_returns(batch: Batch, evaluate: Evaluate, gamma: float, gae_lambda: float) -> tuple[Array, Array]:

@@ -13,12 +13,13 @@ from pgcore.checks import (
     UnitInterval,
     check_fields,
     choice,
+    one_of,
     positive,
     set_field,
     unit_interval,
 )
 from pgcore.errors import PgcoreError, SpecError
-from pgcore.registry import default_backend_name
+from pgcore.registry import default_backend_name, registry
 
 __all__ = [
     "ExplorationSettings",
@@ -82,14 +83,14 @@ class NetworkSettings(Checked):
     """Section `network`.
 
     Attributes:
-        type: "table", "linear", "mlp", or "auto": a table for discrete observations, else an MLP.
-        hidden: Widths of the MLP's hidden layers.
-        activation: The MLP's; "tanh", "relu", "sigmoid", or "auto": relu where action values are learned off policy, else tanh.
+        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete observations, else an MLP.
+        hidden: Widths of the hidden layers, where the network has that field.
+        activation: A registered name, where the network has that field, or "auto": relu where action values are learned off policy, else tanh.
         critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
     """
 
     section = "network"
-    type: Annotated[str, choice("auto", "table", "linear", "mlp")] = "auto"
+    type: str = "auto"
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "auto"
     critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
@@ -97,6 +98,7 @@ class NetworkSettings(Checked):
     def __post_init__(self) -> None:
         """Check the fields that `PolicySpec` does not check, and make a TOML file's list of widths a tuple."""
         check_fields(self)
+        one_of("network.type", self.type, ("auto", *registry().names("networks")))
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
 
