@@ -34,7 +34,7 @@ BY_HAND = {
 
 @pytest.fixture
 def batch(make_batch):
-    return make_batch()
+    return make_batch(action_mask=None)
 
 
 def new_policy(batch, critic="separate", critic_values="state"):
@@ -106,7 +106,7 @@ def test_action_values_and_their_targets_are_a_critic_too(batch):
 
 
 def test_a_gspo_ratio_is_the_trajectorys(batch):
-    gradient = gradient_of(new_policy(batch, "none"), "gspo", batch)
+    gradient = gradient_of(new_policy(batch, "none"), "gspo", batch, group="all")
     given = gradient.given()
     gaps = given["log_prob"] - given["old_log_prob"]
     expected = [np.exp(part.mean()) for part in (gaps[:2], gaps[2:])]
