@@ -30,6 +30,7 @@ KINDS = (
     "activations",
     "optimizers",
     "schedules",
+    "metrics",
     "executors",
     "commands",
     "derivers",

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import one_of, set_field
-from pgcore.errors import DependencyError, EstimatorError
+from pgcore.checks import Checked, one_of, set_field
+from pgcore.errors import DependencyError, EstimatorError, PgcoreError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.registry import registry
 from pgcore.spec import PolicySpec
@@ -25,6 +25,7 @@ __all__ = [
     "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
+    "AnyReduction",
     "Claims",
     "Estimator",
     "Evaluate",
@@ -82,13 +83,13 @@ class Reduction(Enum):
     EPISODE_STEP = "episode_step"  # mean over a trajectory's steps, then over trajectories
 
     @staticmethod
-    def of(where: str, value: Reduction | str) -> Reduction:
-        """Return the reduction, or the one of that value; raise EstimatorError where there is none."""
+    def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
+        """Return the reduction, or the one of that value; raise the error where there is none."""
         try:
             return Reduction(value)
-        except ValueError as error:
-            known = ", ".join(repr(member.value) for member in Reduction)
-            raise EstimatorError(f"{where}: expected one of {known}, got {value!r}; choose one of them") from error
+        except ValueError as unknown:
+            choices = ", ".join(repr(member.value) for member in Reduction)
+            raise error(f"{where}: expected one of {choices}, got {value!r}; choose one of them") from unknown
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -99,6 +100,10 @@ class Reduction(Enum):
         if self is Reduction.EPISODE_STEP:
             weights = weights / batch.episode_lengths[batch.episode_of_step]
         return weights
+
+
+# The type of a field `reduction`: a Reduction, or its value, which the estimator then replaces.
+AnyReduction = Annotated[Reduction, Reduction.of]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,10 @@ class Claims:
         one_of("Claims.off_policy", self.off_policy, OFF_POLICY, EstimatorError)
 
 
-class Estimator(ABC):
+class Estimator(Checked, ABC):
     """One way to estimate a policy gradient from a batch: a frozen dataclass whose fields are its hyper-parameters.
+
+    A field declares the check of its values in its annotation, as in `clip: Positive = 0.2`; see `pgcore.checks`.
 
     A subclass writes `signals` and `surrogate`, and may write `cotangents`, which are else derived. The keyword-only parameters of
     `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
@@ -149,7 +156,8 @@ class Estimator(ABC):
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
-    reduction: Reduction = Reduction.STEP
+    field_error = EstimatorError
+    reduction: AnyReduction = Reduction.STEP
     _fitting: PolicySpec | None = None  # the spec that it was last found to fit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -203,8 +211,36 @@ class Estimator(ABC):
         return signals
 
     def metrics(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Return figures worth logging; takes what `surrogate` takes. None by default."""
+        """Return figures worth logging beside those of `pgcore.metrics`; takes what `surrogate` takes.
+
+        Where names agree, these are what is logged. None by default. Padding is left out.
+        """
         return {}
+
+    def metric_inputs(self, **named: Any) -> dict[str, Array]:
+        """Return what `pgcore.metrics` may ask for beside quantities and signals, [B] by name; takes what `surrogate` takes.
+
+        `log_ratio`, log pi - log mu in nats, where the surrogate takes `old_log_prob`; `clipped`, [B]
+        bool, where the estimator says so of a ratio and an `advantage`; `value` and `return_`, where
+        the critic's estimates and targets are `action_value` and `target`. Padding is left out.
+        """
+        derived: dict[str, Array] = {}
+        if {"log_prob", "old_log_prob"} <= named.keys():
+            derived["log_ratio"] = named["log_prob"] - named["old_log_prob"]
+            clipped = self.clipped(derived["log_ratio"], named["advantage"]) if "advantage" in named else None
+            derived |= {} if clipped is None else {"clipped": clipped}
+        if {"action_value", "target"} <= named.keys():
+            derived |= {"value": named["action_value"], "return_": named["target"]}
+        return derived
+
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array | None:
+        """Return [B] bool, where the surrogate is clipped; None, the default, of an estimator that clips nothing.
+
+        Args:
+            log_ratio: [B] float. log pi - log mu, nats.
+            advantage: [B] float, as the surrogate sees it.
+        """
+        return None
 
     def adapted(self, metrics: Mapping[str, float]) -> Estimator:
         """Return the estimator for the next update, given this one's metrics; itself by default."""
