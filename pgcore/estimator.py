@@ -15,6 +15,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError
+from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
 
 if TYPE_CHECKING:
@@ -126,9 +127,13 @@ class Estimator(ABC):
     reduction: Reduction = Reduction.STEP
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the surrogate's signature where the class is defined, as pluggy does with hooks."""
+        """Check the surrogate's signature, and give up cotangents that were written for another surrogate."""
         super().__init_subclass__(**kwargs)
-        if "surrogate" in cls.__dict__:
+        writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
+        # A class that changes the surrogate, or a method that it calls, differs from the closed form that it inherits.
+        if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
+            cls.cotangents = Estimator.cotangents
+        if cls.surrogate is not Estimator.surrogate:
             check_signature(cls)
 
     @property
@@ -154,7 +159,9 @@ class Estimator(ABC):
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
         are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
-        has it derived from its surrogate, once; see `pgcore.derive`.
+        has it derived from its surrogate, once; see `pgcore.derive`. So has a subclass that changes the surrogate, or a method that it
+        calls, and not the cotangents; `cotangents = Parent.cotangents` in it keeps the parent's, `cotangents = Estimator.cotangents`
+        derives them in any class.
 
         Raises:
             EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
@@ -272,7 +279,7 @@ def check_signature(cls: type[Estimator]) -> None:
             f"{cls.__name__}.surrogate: expected at least one of the quantities {', '.join(QUANTITIES)}, got only signals "
             f"{', '.join(sorted(keywords))}; without a quantity there is nothing to differentiate"
         )
-    if "cotangents" in cls.__dict__:
+    if cls.cotangents is not Estimator.cotangents:
         named = {p.name for p in inspect.signature(cls.cotangents).parameters.values() if p.kind is p.KEYWORD_ONLY}
         if named != keywords:
             differing = ", ".join(sorted(named ^ keywords))
