@@ -26,6 +26,7 @@ __all__ = [
     "pgcore_executors",
     "pgcore_heads",
     "pgcore_optimizers",
+    "pgcore_proofs",
 ]
 
 hookspec = pluggy.HookspecMarker("pgcore")
@@ -73,6 +74,11 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
+
+
+@hookspec
+def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide what estimators, heads and optimizers are tried on; each target is a `pgcore.testing.proof.Proof`, or several."""
 
 
 @hookspec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_heads", "pgcore_optimizers"]
+__all__ = ["pgcore_heads", "pgcore_optimizers", "pgcore_proofs"]
 
 
 @hookimpl
@@ -47,4 +47,19 @@ def pgcore_optimizers() -> list[Provider]:
         ),
         Provider("trpo", "pgcore.trust_regions:TRPO", "the longest natural-gradient step in a KL ball, line search"),
         Provider("trust_region", "pgcore.trust_regions:EuclideanTrustRegion", "steps of one Euclidean length"),
+    ]
+
+
+@hookimpl
+def pgcore_proofs() -> list[Provider]:
+    """Provide the proofs of the core's heads and optimizers."""
+    heads = "pgcore.testing.core_proofs"
+    return [
+        Provider("categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"),
+        Provider("diagonal_gaussian", f"{heads}.gaussian:DIAGONAL_GAUSSIAN", "each kind of log std; a tiny one"),
+        Provider("epsilon_greedy", f"{heads}.discrete:EPSILON_GREEDY", "action values; audits"),
+        Provider("squashed_gaussian", f"{heads}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
+        Provider("multi_categorical", f"{heads}.discrete:MULTI_CATEGORICAL", "two choices of unequal size"),
+        Provider("bernoulli", f"{heads}.discrete:BERNOULLI", "two binary actions"),
+        Provider("optimizers", "pgcore.optimizer_proofs:PROOFS", "options of each optimizer"),
     ]
