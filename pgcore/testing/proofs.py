@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property, lru_cache
-from typing import Any, cast
+from typing import Any
 
 from pgcore.errors import PgcoreError, PluginError
 from pgcore.estimator import Estimator
@@ -86,7 +85,7 @@ class Proofs:
     def _add(self, provider: Provider) -> None:
         """Load what one provider gives: all of it, or nothing."""
         target = self.source.load("proofs", provider.name)
-        proofs = [target] if isinstance(target, Proof) else [*cast("Iterable[Any]", target)]
+        proofs: list[Any] = [*target] if isinstance(target, list | tuple) else [target]  # pyright: ignore[reportUnknownVariableType]
         added: list[tuple[str, str, Any]] = []
         for proof in proofs:
             if not isinstance(proof, Proof):

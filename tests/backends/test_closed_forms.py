@@ -11,7 +11,10 @@ import pytest
 import pgcore as pg
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio
 from pgcore.testing.cases import cases
-from pgcore.testing.kinks import KINKS, worst_at
+from pgcore.testing.kinks import worst_at
+from pgcore.testing.proofs import kinks
+
+KINKS = kinks()
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.label)

@@ -16,8 +16,12 @@ from pgcore.autodiff import AutodiffPolicy, padded_size
 from pgcore.errors import SpecError
 from pgcore.registry import registry
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore_estimators.reinforce import Reinforce
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}

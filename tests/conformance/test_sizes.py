@@ -11,7 +11,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.testing.agreement import agreement
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
+from pgcore.testing.cases import NETWORKS
+from pgcore.testing.proofs import variants
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 PLUGIN = """
 from pgcore.hooks import Provider, hookimpl

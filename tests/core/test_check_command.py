@@ -16,8 +16,10 @@ from pgcore.cli.check import json_of, progress, text_of
 from pgcore.errors import PgcoreError
 from pgcore.testing import conformance
 from pgcore.testing.conformance import plan, run
-from pgcore.testing.kinks import KINKS
+from pgcore.testing.proofs import kinks, proofs
 from pgcore_numpy.policy import NumpyPolicy
+
+KINKS = kinks()
 
 ALONE = ("--processes", "1")
 
@@ -25,7 +27,13 @@ ALONE = ("--processes", "1")
 @pytest.fixture
 def one_reinforce(monkeypatch):
     """Let the kit know one case only, so that commands take no time."""
-    monkeypatch.setattr(conformance, "VARIANTS", {"reinforce": conformance.VARIANTS["reinforce"]})
+    trying_only(monkeypatch, "reinforce")
+
+
+def trying_only(monkeypatch, label):
+    """Let the kit know one variant of an estimator only."""
+    monkeypatch.setitem(proofs().variants, "estimators", {label: proofs().variants["estimators"][label]})
+    monkeypatch.setitem(vars(proofs()), "defaults", ({}, {}))
 
 
 def test_a_check_that_agrees(pgcore, one_reinforce):
@@ -39,7 +47,7 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
 
 
 def test_a_planted_bug_ends_a_run_of_the_command_with_its_stage(pgcore, monkeypatch, tmp_path):
-    monkeypatch.setattr(conformance, "VARIANTS", {"gae": conformance.VARIANTS["gae"]})
+    trying_only(monkeypatch, "gae")
     original = NumpyPolicy.gradient
     monkeypatch.setattr(NumpyPolicy, "gradient", lambda *given: original(*given).scaled(1.0 + 1e-9))
     page = tmp_path / "page.html"

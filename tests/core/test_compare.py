@@ -12,11 +12,15 @@ from pgcore import api
 from pgcore.compare import STAGES, Report, Row, stages, worst
 from pgcore.errors import EstimatorError, SpecError, UnknownNameError
 from pgcore.optimizers import Adam
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.truth import Expected, Truth
 from pgcore_estimators.ppo import PPO
 from pgcore_numpy.backend import NumpyBackend
 from pgcore_numpy.policy import NumpyPolicy
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 SPEC = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
 

@@ -17,13 +17,16 @@ from pgcore.errors import BatchError, EstimatorError, MDPError
 from pgcore.exact import episodes, fixed_points, trials
 from pgcore.exact.claims import reclaimed
 from pgcore.exact.fixed_points import fixed_point_moves
-from pgcore.exact.needs import EXTRAS, POLICIES, audit_policy
+from pgcore.exact.needs import audit_policy, policies
 from pgcore.signals import next_values, normalise
-from pgcore.testing.conformance import VARIANTS
+from pgcore.testing.proof import Proof
+from pgcore.testing.proofs import proofs, variants
 from pgcore_estimators.importance_sampling import AveragedRatio, WeightedIS
 from pgcore_estimators.q_learning import QLearning
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_estimators.vtrace import VTrace
+
+VARIANTS = variants("estimators")
 
 # Small enough that all pairs of episodes take no time, and with everything in it: two lengths, an end, a horizon.
 PROCESS = exact.audit_process(horizon=2)
@@ -182,7 +185,7 @@ def test_a_critic_of_actions_that_settles_alike_whoever_acts_is_confirmed(action
 
 
 def test_values_that_are_too_many_or_do_not_settle_say_nothing(monkeypatch):
-    policy = audit_policy(POLICIES["critic of actions"](PROCESS), 0)
+    policy = audit_policy(policies(PROCESS)["critic of actions"], 0)
     assert fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy) < 1e-12
     monkeypatch.setattr(fixed_points, "MOST_VALUES", 5)
     assert math.isnan(fixed_point_moves(TreeBackup(gamma=1.0), PROCESS, policy))
@@ -477,10 +480,11 @@ class Taught(Reinforce):
 def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
     with pytest.raises(BatchError, match="expected the extra 'teacher'") as caught:
         exact.audit(Taught(gamma=1.0), PROCESS)
-    assert caught.value.__notes__ == ["taught can be audited once pgcore/exact/needs.py gives it what it needs"]
-    monkeypatch.setitem(
-        EXTRAS, "teacher", lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)
-    )
+    assert caught.value.__notes__ == [
+        "taught can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
+    ]
+    extras = {"teacher": lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)}
+    monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=extras)])
     assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
 
 

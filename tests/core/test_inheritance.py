@@ -59,7 +59,7 @@ class Grandchild(DualClip):
 
 
 @dataclass(frozen=True)
-class FarError(PPO):
+class FarValue(PPO):
     """Its surrogate is the parent's, and calls a method that is not."""
 
     value_clip: float | None = 0.2
@@ -68,7 +68,7 @@ class FarError(PPO):
         return 2.0 * (value - return_)
 
 
-NEWER = [PlainPPO, DualClip, TwoSided, PlainGRPO, Grandchild, FarError]
+NEWER = [PlainPPO, DualClip, TwoSided, PlainGRPO, Grandchild, FarValue]
 
 
 def points(estimator, count=60):
@@ -92,11 +92,11 @@ def test_a_class_may_ask_for_the_derivation_and_for_its_parents_form():
     class Asking(PPO):
         cotangents = Estimator.cotangents
 
-    class Sure(FarError):
+    class Keeping(FarValue):
         cotangents = PPO.cotangents
 
     assert Asking.cotangents is Estimator.cotangents
-    assert Sure.cotangents is PPO.cotangents
+    assert Keeping.cotangents is PPO.cotangents
     named = points(Asking())
     for name, slope in PPO().cotangents(**named).items():
         np.testing.assert_allclose(Asking().cotangents(**named)[name], slope, rtol=1e-12, atol=1e-15, err_msg=name)

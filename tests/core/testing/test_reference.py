@@ -13,7 +13,10 @@ from pgcore.errors import SpecError
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import agreement
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 
 @dataclasses.dataclass(frozen=True)
