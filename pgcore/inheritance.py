@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from types import CodeType, FunctionType
 
 __all__ = ["overrides"]
@@ -50,12 +49,8 @@ def read_by(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
 
 def code_of(member: object) -> CodeType | None:
     """Return the code of a method or property, or None for data."""
-    if isinstance(member, property):
-        member = member.fget
-    elif isinstance(member, cached_property):
-        member = member.func
-    elif isinstance(member, classmethod | staticmethod):
-        member = member.__func__
+    for wrapper in ("fget", "func", "__func__"):  # of a property, a cached property, a class or static method
+        member = getattr(member, wrapper, member)
     return member.__code__ if isinstance(member, FunctionType) else None
 
 

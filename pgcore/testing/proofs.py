@@ -66,7 +66,7 @@ class Proofs:
 
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return what is registered and has no variant, by name: its class, or why it cannot be loaded."""
-        proven = {type(variant) for variant in self.variants[kind].values()}
+        proven: set[type[Any]] = {type(variant) for variant in self.variants[kind].values()}
         classes: dict[str, Any] = {}
         for name in self.source.names(kind):
             try:
@@ -85,7 +85,7 @@ class Proofs:
     def _add(self, provider: Provider) -> None:
         """Load what one provider gives: all of it, or nothing."""
         target = self.source.load("proofs", provider.name)
-        proofs: list[Any] = [*target] if isinstance(target, list | tuple) else [target]  # pyright: ignore[reportUnknownVariableType]
+        proofs: list[Any] = [*target] if isinstance(target, list | tuple) else [target]
         added: list[tuple[str, str, Any]] = []
         for proof in proofs:
             if not isinstance(proof, Proof):

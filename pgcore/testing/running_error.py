@@ -128,9 +128,9 @@ class Bounded:
 
     def __pow__(self, exponent: Any) -> Bounded:
         """Return a power as the product that it is."""
-        if not isinstance(exponent, int | np.integer) or exponent < 1:
+        if not isinstance(exponent, int) or exponent < 1:
             raise TypeError(f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule")
-        return reduce(operator.mul, [self] * int(exponent))
+        return reduce(operator.mul, [self] * exponent)
 
     __radd__ = __add__
     __rmul__ = __mul__
