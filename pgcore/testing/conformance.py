@@ -125,7 +125,8 @@ def plan(
         Part(choice, all_modes=extent == "full" or choice in few, long=choice in long, padded=choice in padded)
         for choice in choices
     ]
-    names = {"", *(variant.name for variant in tried.values())}
+    names = {variant.name for variant in tried.values()}
+    names |= {""} if names else set()  # points of heads alone
     head_names = {head.name for head in tried_heads.values()}
     groups: dict[str, list[Kink]] = {}
     for kink in kinks():

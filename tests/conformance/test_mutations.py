@@ -159,7 +159,9 @@ class LiveTarget(ActorCritic):
 
 
 class WholeBatchEntropy(PPO):
-    """Gives every step the entropy of the whole batch."""
+    """Gives every step the entropy of the whole batch, with the right cotangents."""
+
+    cotangents = PPO.cotangents
 
     def surrogate(
         self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None

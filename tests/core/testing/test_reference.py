@@ -58,7 +58,7 @@ def test_a_head_without_a_closed_form_is_refused():
     policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=0)
     surrogate = Surrogate(AllActions(), pg.signals(policy, AllActions(), batch))
     spec = pg.PolicySpec(NETWORKS["linear"], unknown())
-    with pytest.raises(SpecError, match="reference: expected one of the core's heads, got"):
+    with pytest.raises(SpecError, match="reference: expected a head with a reference implementation, got"):
         reference.gradient(spec, policy.parameters(), surrogate, batch)
     with pytest.raises(SpecError, match="numpy backend: expected a head with a closed form, got"):
         pg.policy(spec)
