@@ -1,6 +1,7 @@
 """pgcore: one definition of a policy-gradient estimator, every framework, provably the same gradient.
 
-Each name below is imported when it is first used, so that `import pgcore` and `pgcore list` take no longer than they must.
+Each name below is imported when it is first used, so that `import pgcore` and `pgcore list` take no longer than they must. Their types are
+in `__init__.pyi`.
 """
 
 from __future__ import annotations
@@ -8,86 +9,21 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
-    from pgcore.backend import Backend
-    from pgcore.batch import Batch
-    from pgcore.compare import check, compare, compare_policies
-    from pgcore.derive import Derivation, derive
-    from pgcore.errors import PgcoreError
-    from pgcore.estimator import Claims, Estimator, Reduction
-    from pgcore.gradient import Gradient
-    from pgcore.heads import (
-        Bernoulli,
-        Categorical,
-        DiagonalGaussian,
-        EpsilonGreedy,
-        Head,
-        MultiCategorical,
-        SquashedGaussian,
-    )
-    from pgcore.optimizer import Optimizer, OptimizerSpec
-    from pgcore.policy import Policy
-    from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
-    from pgcore.spec import MLP, Linear, PolicySpec, Table
-    from pgcore.surrogate import Signals
-
-__all__ = [
-    "MLP",
-    "Backend",
-    "Batch",
-    "Bernoulli",
-    "Categorical",
-    "Claims",
-    "ConstantSchedule",
-    "CosineSchedule",
-    "Derivation",
-    "DiagonalGaussian",
-    "EpsilonGreedy",
-    "Estimator",
-    "Gradient",
-    "Head",
-    "Linear",
-    "LinearSchedule",
-    "MultiCategorical",
-    "Optimizer",
-    "OptimizerSpec",
-    "PgcoreError",
-    "Policy",
-    "PolicySpec",
-    "Reduction",
-    "Schedule",
-    "Signals",
-    "SquashedGaussian",
-    "Table",
-    "backend",
-    "check",
-    "compare",
-    "compare_policies",
-    "derive",
-    "estimator",
-    "generator",
-    "gradient",
-    "load",
-    "optimizer",
-    "policy",
-    "signals",
-]
+from typing import Any
 
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
-    "api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
-    "backend": ("Backend",),
-    "batch": ("Batch",),
-    "compare": ("check", "compare", "compare_policies"),
-    "derive": ("Derivation", "derive"),
-    "errors": ("PgcoreError",),
-    "estimator": ("Claims", "Estimator", "Reduction"),
-    "gradient": ("Gradient",),
-    "heads": (
+    "pgcore.api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
+    "pgcore.backend": ("Backend",),
+    "pgcore.batch": ("Batch",),
+    "pgcore.compare": ("check", "compare", "compare_policies"),
+    "pgcore.derive": ("Derivation", "derive"),
+    "pgcore.errors": ("PgcoreError",),
+    "pgcore.estimator": ("Claims", "Estimator", "Reduction"),
+    "pgcore.formula": ("OptimizerSpec",),
+    "pgcore.gradient": ("Gradient",),
+    "pgcore.heads": (
         "Bernoulli",
         "Categorical",
         "DiagonalGaussian",
@@ -96,20 +32,24 @@ _NAMES_BY_MODULE = {
         "MultiCategorical",
         "SquashedGaussian",
     ),
-    "optimizer": ("Optimizer", "OptimizerSpec"),
-    "policy": ("Policy",),
-    "schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
-    "surrogate": ("Signals",),
-    "spec": ("MLP", "Linear", "PolicySpec", "Table"),
+    "pgcore.networks": ("MLP", "Linear", "Table"),
+    "pgcore.optimizer": ("Optimizer",),
+    "pgcore.policy": ("Policy",),
+    "pgcore.schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
+    "pgcore.spec": ("PolicySpec",),
+    "pgcore.step_signals": ("Signals",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+# `__init__.pyi` lists and types them.
+__all__ = [*_HOME]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its module on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"pgcore.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

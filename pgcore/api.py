@@ -9,18 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.backend import Backend
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, NonFiniteError, OptimizerError, PgcoreError, SpecError, UnknownNameError
+from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
 from pgcore.estimator import Estimator
+from pgcore.evaluation import Evaluation
 from pgcore.fitting import check_saved
 from pgcore.gradient import Gradient
-from pgcore.optimizer import Optimizer, Rule
+from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy, read_policy
 from pgcore.registry import default_backend_name, registry
 from pgcore.spec import PolicySpec
-from pgcore.surrogate import Signals, Surrogate, check_all_finite
+from pgcore.step_signals import Signals
+from pgcore.surrogate import Surrogate, check_batch
 
 __all__ = ["backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"]
 
@@ -83,8 +84,7 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
         UnknownNameError: no optimizer of that name is registered, or it has no hyper-parameter of a name given.
         OptimizerError: a hyper-parameter has a value it cannot take.
     """
-    spec: Rule = _build("optimizers", name, fields, OptimizerError)
-    return Optimizer(spec)
+    return Optimizer(_build("optimizers", name, fields, OptimizerError))
 
 
 def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None) -> Signals:
@@ -104,9 +104,9 @@ def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Polic
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal is NaN or infinite; names it and the step.
     """
-    policy.check_fits(estimator)
-    policy.check(batch)
-    return Signals.of(estimator, batch, _Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width)
+    estimator.check_fits(policy.spec)
+    check_batch(policy.spec, batch)
+    return Signals.of(estimator, batch, Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width)
 
 
 def gradient(
@@ -126,18 +126,9 @@ def gradient(
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal, a quantity or the gradient is NaN or infinite; names it and the step.
     """
-    policy.check_fits(estimator)
     if signals is None:
         signals = _signals(policy, estimator, batch, target=target)
-    elif len(signals.weights) != batch.num_steps:
-        raise EstimatorError(
-            f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; slice batch and signals alike"
-        )
-    surrogate = Surrogate(estimator, signals, batch)
-    if estimator.weighs_scores:
-        vector = estimator.combine(batch, _Evaluation(policy, batch), signals.values, signals.weights)
-        return policy.gradient_from(vector, surrogate, batch)
-    return policy.gradient(surrogate, batch)
+    return estimator.differentiate(policy, Surrogate(policy.spec, estimator, batch, signals))
 
 
 def load(
@@ -170,7 +161,7 @@ def load(
         into = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled)
     else:
         asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
-        had = {"backend": into.backend.name, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
+        had = {"backend": into.backend, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
         for name in (name for name, value in asked.items() if value not in (None, had[name])):
             raise SpecError(
                 f"load {name}: expected that of the policy to load into, {had[name]!r}, got {asked[name]!r}; leave it out, or leave out `into`"
@@ -189,44 +180,6 @@ def generator(seed: int) -> np.random.Generator:
     if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
         raise SpecError(f"generator: expected a seed that is an integer of at least 0, got {seed!r}; give one")
     return np.random.Generator(np.random.Philox(seed))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Evaluation:
-    """See `pgcore.estimator.Evaluate`."""
-
-    policy: Policy
-    batch: Batch
-    target_policy: Policy | None = None
-
-    @property
-    def target(self) -> _Evaluation:
-        if self.target_policy is None:
-            return self
-        own, other = self.policy.spec.head, self.target_policy.spec.head
-        if other.width != own.width:
-            raise EstimatorError(
-                f"signals target: expected a policy of as many actions as {own}, got {other}; pass a copy of the policy"
-            )
-        return _Evaluation(self.target_policy, self.batch)
-
-    def __call__(self, *names: str) -> Mapping[str, Array]:
-        found = self.policy.evaluate(self.batch, names)
-        for name, value in found.items():
-            if name not in (
-                "distribution",
-                "log_probs",
-                "final_log_probs",
-            ):  # masked actions' log-probabilities are -inf
-                try:
-                    check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
-                except NonFiniteError:
-                    self.policy.check_finite(name)
-                    raise
-        return found
-
-    def scores(self, step_weights: Array | None = None) -> Array:
-        return self.policy.episode_scores(self.batch, step_weights).astype(np.float64)
 
 
 def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreError]) -> Any:

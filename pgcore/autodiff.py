@@ -1,173 +1,45 @@
 """What backends that differentiate by themselves share: a batch in, the surrogate's terms through `xp`, arrays out.
 
-A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework. `surrogate_terms` is what it
-differentiates: the head's and the estimator's formulas, in the order in which NumPy's closed forms are carried back.
+A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework; `pgcore.autodiff_terms` holds the function
+that it differentiates.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from pgcore import autodiff_fisher
 from pgcore.adoption import Probe
 from pgcore.arrays import Array
+from pgcore.autodiff_gradient import AutodiffGradient
+from pgcore.autodiff_inputs import Inputs, episode_chunks, padded, padded_size, repeat_last
+from pgcore.autodiff_parameters import AutodiffParameters
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, ShapeError, SpecError
-from pgcore.estimator import KLS, Estimator
-from pgcore.gradient import Gradient
-from pgcore.heads import Head
+from pgcore.errors import ShapeError, SpecError
+from pgcore.estimator import KLS
 from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.namespace import Native
 from pgcore.policy import Policy
-from pgcore.spec import Adopted, Table
+from pgcore.spec import Adopted
 from pgcore.surrogate import Surrogate
 
-__all__ = ["AutodiffGradient", "AutodiffPolicy", "Inputs", "critic_kind", "quantities", "surrogate_terms"]
-
-# Scores are computed for at most this many episodes and about this many steps at a time.
-EPISODES, STEPS = 64, 1024
+__all__ = ["AutodiffPolicy", "critic_kind"]
 
 
-class Inputs(NamedTuple):
-    """What a policy computes from, NumPy or native, `N` steps: those of a batch and, where shapes are compiled, padding.
-
-    Attributes:
-        observations: [N, ...] as the network takes them.
-        actions: [N] integer, or [N, n] of the policy's dtype.
-        action_mask: [N, A] bool or None.
-        signals: [N, ...] by name.
-        weights: [N] weight of each step's term; 0 for padding.
-    """
-
-    observations: Native
-    actions: Native
-    action_mask: Native
-    signals: dict[str, Native]
-    weights: Native
-
-
-class Outputs(NamedTuple):
-    """What a network says of `N` steps.
-
-    Attributes:
-        outputs: [N, outputs] the head's natural parameters.
-        values: [N] the critic's values, [N, A] where it values actions, or None.
-        head: The head's own parameters by name.
-    """
-
-    outputs: Native
-    values: Native
-    head: dict[str, Native]
-
-
-def quantities(
-    xp: ArrayNamespace, head: Head, names: Collection[str], found: Outputs, inputs: Inputs
-) -> dict[str, Native]:
-    """Return the named quantities, native; see `pgcore.estimator.QUANTITIES`."""
-    distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
-    named: dict[str, Native] = {}
-    for name in names:
-        if name == "log_prob":
-            named[name] = head.log_prob(xp, distribution, inputs.actions)
-        elif name == "entropy":
-            named[name] = head.entropy(xp, distribution)
-        elif name == "kl":
-            named[name] = head.kl(xp, inputs.signals["reference"], distribution)
-        elif name == "reverse_kl":
-            named[name] = head.kl(xp, distribution, inputs.signals["reference"])
-        elif name in ("action_value", "action_values"):
-            q = found.outputs if head.action_values else found.values
-            named[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
-        else:
-            named[name] = distribution if name == "log_probs" else found.values
-    return named
-
-
-def surrogate_terms(
-    xp: ArrayNamespace, head: Head, estimator: Estimator, found: Outputs, inputs: Inputs
-) -> tuple[Native, dict[str, Native]]:
-    """Return [N] surrogate_t, and the quantities that it was given, by name."""
-    named = quantities(xp, head, estimator.quantities, found, inputs)
-    signals = {name: inputs.signals[name] for name in estimator.keywords if name not in named}
-    terms = estimator.surrogate(xp, **named, **signals)
-    if len(terms.shape) != 1:
-        raise EstimatorError(
-            f"{estimator.name}.surrogate: expected one term a step, shape [B], got {list(terms.shape)}; sum over steps is the reduction's"
-        )
-    return terms, named
-
-
-class AutodiffGradient(Gradient):
-    """See `Gradient`.
-
-    Attributes:
-        leaves: Native derivatives by canonical name, in the framework's own shapes.
-    """
-
-    leaves: dict[str, Native]
-
-    def __init__(
-        self,
-        policy: AutodiffPolicy,
-        surrogate: Surrogate,
-        leaves: dict[str, Native],
-        terms: Native,
-        named: dict[str, Native],
-    ) -> None:
-        """Keep everything native."""
-        self.policy = self._owner = policy
-        self.surrogate = surrogate
-        self.leaves = leaves
-        self._terms = terms
-        self._named = named
-
-    def given(self) -> dict[str, Array]:
-        """See `Gradient.given`."""
-        quantities = self.told()[1]
-        signals, keywords = self.surrogate.values, self.surrogate.estimator.keywords
-        steps = len(self.surrogate.weights)
-        return {name: quantities[name][:steps] if name in quantities else signals[name] for name in keywords}
-
-    def terms(self) -> Array:
-        """See `Gradient.terms`."""
-        return self.told()[0][: len(self.surrogate.weights)]
-
-    def told(self) -> tuple[Array, dict[str, Array]]:
-        """Return the terms and the quantities as NumPy arrays, padding included."""
-        to_numpy = self._owner.to_numpy
-        return to_numpy(self._terms), {name: to_numpy(value) for name, value in self._named.items()}
-
-    def numpy(self) -> dict[str, Array]:
-        """See `Gradient.numpy`."""
-        leaves = self.leaves
-        return {name: self._owner.canonical(name, leaves[name]) for name in self._owner.names}
-
-    def times(self, factor: float) -> AutodiffGradient:
-        """See `Gradient.times`."""
-        return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})
-
-    def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:
-        """Return the gradient with other derivatives; terms, loss and metrics stay."""
-        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._named)
-
-
-class AutodiffPolicy(Policy):
+class AutodiffPolicy(AutodiffParameters, Policy):
     """A policy whose framework differentiates; a backend writes the methods that are abstract here.
 
     Attributes:
-        names: Of the parameters, in canonical order.
         pads: Whether steps are padded to a few sizes, so that compiled code is reused.
-        size: D, the number of parameters.
         probe: What tries an adopted network out; None for any other.
     """
 
-    names: tuple[str, ...]
     pads: bool
-    size: int
     probe: Probe | None = None
 
     @abstractmethod
@@ -192,19 +64,10 @@ class AutodiffPolicy(Policy):
 
     @abstractmethod
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order."""
+        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order.
 
-    @abstractmethod
-    def leaves(self, vector: Array) -> dict[str, Native]:
-        """Return native arrays by canonical name, in the framework's own shapes, from a [D] vector in canonical order."""
-
-    @abstractmethod
-    def canonical(self, name: str, leaf: Native) -> Array:
-        """Return a parameter, or its derivative, as a NumPy array in canonical shape that the caller owns."""
-
-    @abstractmethod
-    def to_numpy(self, native: Native) -> Array:
-        """Return a native array as NumPy's, which nobody writes to."""
+        J^T times `autodiff_fisher.metric` of J v, with J the Jacobian of `autodiff_fisher.coordinates`.
+        """
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
@@ -212,43 +75,31 @@ class AutodiffPolicy(Policy):
         own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return self.spec.head.distribution(host, outputs.astype(np.float64), own, action_mask)
 
-    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
-        """See `Policy.evaluate`."""
-        self.check_evaluations(names, batch)
-        self.check(batch)
-        found: dict[str, Array] = {}
-        if "distribution" in names:
-            found["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
-        if "final_action_values" in names:
-            head = self.spec.head
-            found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
-            )
-        if "final_log_probs" in names:
-            found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
-        wanted = tuple(name for name in names if name in self.quantities)
-        if wanted:
-            given = {"reference": batch.extras["reference"].astype(self.dtype)} if not KLS.isdisjoint(wanted) else {}
-            inputs = self._inputs(batch, given, np.ones(batch.num_steps, self.dtype))
-            for name, value in self.run(wanted, inputs).items():
-                found[name] = value[: batch.num_steps].astype(np.float64)
-        return found
+    def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
+        """See `Policy.quantities_at`."""
+        signals = {} if KLS.isdisjoint(names) else {"reference": batch.extras["reference"].astype(self.dtype)}
+        inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
+        return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
 
-    def gradient(self, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+    def values_at(self, observations: Array, *, own: bool) -> Array:
+        """See `Policy.values_at`."""
+        outputs, values = self._outputs(observations)
+        column = outputs if own else values
+        assert column is not None
+        return column.reshape(len(observations), -1)
+
+    def gradient(self, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient`."""
-        self.check(batch)
         used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
-        inputs = self._inputs(batch, used, surrogate.weights)
+        inputs = self._inputs(surrogate.batch, used, surrogate.weights)
         gradient, square = self.differentiate(surrogate, inputs)
         if not math.isfinite(square):
             gradient.check_finite()
         return gradient
 
-    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> AutodiffGradient:
+    def gradient_from(self, vector: Array, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient_from`."""
-        gradient = self.gradient(surrogate, batch).replaced(self.leaves(np.asarray(vector, self.dtype)))
+        gradient = self.gradient(surrogate).replaced(self.leaves(np.asarray(vector, self.dtype)))
         gradient.check_finite()
         return gradient
 
@@ -276,7 +127,11 @@ class AutodiffPolicy(Policy):
                 f"fisher_vector_product: expected [{self.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
-        inputs = self._inputs(batch, {}, (real / real.sum()).astype(self.dtype))
+        head, points = self.spec.head, dict[str, Array]()
+        if not autodiff_fisher.has_closed_form(head):
+            distribution = self.distribution(batch.observations, batch.action_mask)
+            points = autodiff_fisher.quadrature(head, distribution, self.dtype)
+        inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_product(product)
         return product
@@ -325,7 +180,7 @@ class AutodiffPolicy(Policy):
     def _observations(self, observations: Array) -> Array:
         """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
         network = self.spec.network
-        if isinstance(network, Table):
+        if network.num_states is not None:
             return observations.astype(np.int64, copy=False)  # frameworks index with no others
         whole = isinstance(network, Adopted) and observations.dtype.kind != "f"
         given = observations if whole else observations.astype(self.dtype, copy=False)
@@ -343,13 +198,6 @@ class AutodiffPolicy(Policy):
         outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
         return outputs[:steps], None if values is None else values[:steps]
 
-    def _values(self, observations: Array, *, own: bool) -> Array:
-        """Return [n, k] what the critic says of observations, or the network's own outputs."""
-        outputs, values = self._outputs(observations)
-        found = outputs if own else values
-        assert found is not None
-        return found.reshape(len(observations), -1)
-
 
 def critic_kind(backend: str, critic: Any) -> str:
     """Return the spec's critic for what `Backend.adopt` was given, or raise SpecError where it is another word than "shared"."""
@@ -362,47 +210,6 @@ def critic_kind(backend: str, critic: Any) -> str:
             f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, got {critic!r}; pass the critic itself"
         )
     return critic
-
-
-def episode_chunks(lengths: Array) -> Iterator[slice]:
-    """Yield slices of episodes, each of at most `EPISODES`, and of at most `STEPS` steps unless one alone has more."""
-    start = steps = 0
-    for episode, length in enumerate(lengths.tolist()):
-        if episode > start and (episode - start == EPISODES or steps + length > STEPS):
-            yield slice(start, episode)
-            start, steps = episode, 0
-        steps += length
-    yield slice(start, len(lengths))
-
-
-def padded_size(steps: int) -> int:
-    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `steps`: two sizes for each doubling."""
-    power = 1 << (steps - 1).bit_length()
-    return power * 3 // 4 if steps <= power * 3 // 4 and power >= 4 else power
-
-
-def padded(inputs: Inputs) -> Inputs:
-    """Return the inputs with their last step repeated, at weight 0, up to a `padded_size`."""
-    steps = len(inputs.weights)
-    extra = padded_size(steps) - steps
-    if extra == 0:
-        return inputs
-    return Inputs(
-        repeat_last(inputs.observations, extra),
-        repeat_last(inputs.actions, extra),
-        None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
-        # Each step of padding is an episode of its own: a product of many ratios could overflow, and weight 0 would not take that away.
-        {
-            name: np.append(value, value[-1] + 1 + np.arange(extra)) if name == "episode" else repeat_last(value, extra)
-            for name, value in inputs.signals.items()
-        },
-        np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),
-    )
-
-
-def repeat_last(array: Array, times: int) -> Array:
-    """Return the array with its last row repeated."""
-    return array if times == 0 else np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
 
 
 def same_length(found: Any, wanted: int | None) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
 
@@ -17,7 +16,7 @@ __all__ = ["Backend", "float_dtype"]
 
 
 class Backend(ABC):
-    """Makes policies and optimizers out of specs; one instance a process, without state that anyone can see.
+    """Makes policies out of specs; one instance a process, without state that anyone can see.
 
     Attributes:
         name: What the backend is registered as.
@@ -49,10 +48,6 @@ class Backend(ABC):
         Raises:
             SpecError: dtype, device or compilation is not one of this backend's, or it cannot build the spec.
         """
-
-    @abstractmethod
-    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> BoundOptimizer:
-        """Return the optimizer's native state for one of this backend's policies."""
 
     def adopt(
         self,

@@ -19,8 +19,8 @@ from pgcore.gradient import Gradient
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
 from pgcore.registry import registry
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.spec import Adopted, PolicySpec
-from pgcore.surrogate import Surrogate
 from pgcore.testing.agreement import FACTOR, POWER, largest, powered
 from pgcore.testing.own_network import OwnTruth, Slope
 from pgcore.testing.ports import Course, coarser, courses_of, pairing_of, within_rounding
@@ -182,8 +182,8 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
     with restored(policy):
         if not isinstance(policy.spec.network, Adopted):
             truth = Truth(policy.spec, policy.parameters(), estimator, batch, formula)
-            return Report(tuple(stages(policy, truth, policy.backend.name)))
-        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend.name)))
+            return Report(tuple(stages(policy, truth, policy.backend)))
+        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend)))
 
 
 def compare_policies(
@@ -217,7 +217,7 @@ def compare_policies(
     given = api.signals(left, estimator, batch)
     norm = api.gradient(left, estimator, batch, signals=given).norm() / 2
     formula = api.optimizer(optimizer, learning_rate=RATE, max_grad_norm=norm or None).spec
-    label = f"{right.backend.name} beside {left.backend.name}"
+    label = f"{right.backend} beside {left.backend}"
     with restored(left, right):
         left_course, right_course = (courses_of(*each, estimator, batch, given, formula) for each in views)
     return Report(tuple(port_rows(label, left_course, right_course, dtype)))
@@ -256,7 +256,7 @@ def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
     assert gradient is not None
     found = gradient.numpy()
     truth.take(found)
-    if estimator.weighs_scores:
+    if isinstance(estimator, ScoreEstimator):
         slopes, exact = [*truth.score_slopes()], truth.combined()
     else:
         slopes, exact = [*truth.slopes(found)], truth.own
@@ -277,7 +277,7 @@ def stages_forward(policy: Policy, truth: Truth, label: str) -> Generator[Row, N
     """Yield a row for each stage up to the surrogate, and return the gradient, or None where there is none to compare."""
     estimator, batch = truth.estimator, truth.batch
     own = api.signals(policy, estimator, batch)
-    finalised = Surrogate(estimator, truth.given).values
+    finalised = truth.surrogate.values
     found = {**own.values, "weights": own.weights} | {f"{name}, finalised": finalised[name] for name in truth.finalised}
     must = truth.signals | {f"{name}, finalised": each for name, each in truth.finalised.items()}
     real = truth.real  # what a signal is where a step is padding means nothing

@@ -12,13 +12,14 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import OptimizerError
 from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore.policy import Policy
 from pgcore.spec import Adopted
-from pgcore.surrogate import Signals, Surrogate
+from pgcore.step_signals import Signals
+from pgcore.surrogate import Surrogate
 
 __all__ = ["CriticOptimizer", "MeanValue", "critic_names"]
 
@@ -49,10 +50,9 @@ class CriticOptimizer(BoundOptimizer):
         if self._told_apart:
             return
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
-        mean_value = Surrogate(
-            MeanValue(self.policy.spec.critic_values == "action"), Signals({}, weights, padded=False)
-        )
-        critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value, batch).numpy()
+        estimator = MeanValue(self.policy.spec.critic_values == "action")
+        mean_value = Surrogate(self.policy.spec, estimator, batch, Signals({}, weights, padded=False))
+        critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value).numpy()
         shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
         own = np.concatenate([np.full(value.size, float(name in critic)) for name, value in derivatives.items()])
         if shared or not critic or self.policy.fisher_vector_product(batch, own).any():

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError
+from pgcore.checks import set_field
+from pgcore.errors import DependencyError, EstimatorError
 from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.registry import registry
+from pgcore.spec import PolicySpec
 
-if TYPE_CHECKING:
-    from pgcore.derive import Derivation
-
-__all__ = ["KLS", "QUANTITIES", "VALUES_OF_ACTIONS", "Claims", "Estimator", "Evaluate", "Reduction", "check_claims"]
+__all__ = [
+    "KLS",
+    "QUANTITIES",
+    "VALUES_OF_ACTIONS",
+    "Claims",
+    "Estimator",
+    "Evaluate",
+    "Reduction",
+    "check_claims",
+    "quantities_of",
+]
 
 # What a surrogate may ask a policy for; [B] except where a shape is given.
 QUANTITIES: dict[str, str] = {
@@ -125,6 +135,7 @@ class Estimator(ABC):
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
     reduction: Reduction = Reduction.STEP
+    _fitting: PolicySpec | None = None  # the spec that it was last found to fit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check the surrogate's signature, and give up cotangents that were written for another surrogate."""
@@ -159,9 +170,9 @@ class Estimator(ABC):
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
         are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
-        has it derived from its surrogate, once; see `pgcore.derive`. So has a subclass that changes the surrogate, or a method that it
-        calls, and not the cotangents; `cotangents = Parent.cotangents` in it keeps the parent's, `cotangents = Estimator.cotangents`
-        derives them in any class.
+        has it derived from its surrogate, once, by a registered deriver; see `pgcore.derive`. So has a subclass that changes the
+        surrogate, or a method that it calls, and not the cotangents; `cotangents = Parent.cotangents` in it keeps the parent's,
+        `cotangents = Estimator.cotangents` derives them in any class.
 
         Raises:
             EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
@@ -190,29 +201,56 @@ class Estimator(ABC):
         """Return the estimator for the next update, given this one's metrics; itself by default."""
         return self
 
-    @property
-    def weighs_scores(self) -> bool:
-        """Whether `combine` makes the gradient from per-episode scores, instead of the surrogate; minibatches are of episodes then."""
-        return False
-
-    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
-        """Return the loss's gradient as a [D] vector in canonical parameter order, for a score estimator.
+    def differentiate(self, policy: Any, surrogate: Any) -> Any:
+        """Return the loss's `pgcore.Gradient`: that of the weighted sum of terms, unless an estimator overrides it.
 
         Args:
-            batch: The episodes.
-            evaluate: Its `scores` are what is combined.
-            signals: What `signals` returned.
-            weights: [B] the reduction's weights.
+            policy: The `pgcore.Policy` whose parameters it is taken by.
+            surrogate: The `pgcore.surrogate.Surrogate` of this estimator and a batch.
         """
+        return policy.gradient(surrogate)
+
+    def check_fits(self, spec: PolicySpec) -> None:
+        """Raise EstimatorError unless a policy has every quantity that this estimator uses, and moves by one; found once for each spec.
+
+        Claims that contradict the use of quantities are an EstimatorError too.
+        """
+        if self._fitting is spec:
+            return
+        check_claims(self)
+        if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
+            raise EstimatorError(
+                f"{self} on {spec.head}: expected an estimator of action values, since probabilities are piecewise constant in those and "
+                f"have no gradient, got one of {', '.join(self.quantities)}; choose one that uses action_value, or a head such as Categorical"
+            )
+        offered = quantities_of(spec)
+        missing = [name for name in self.quantities if name not in offered]
+        if not missing and not (self.claims.discrete_only and not spec.head.enumerable):
+            set_field(self, "_fitting", spec)
+            return
+        what = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
+        advice = (
+            "give the spec critic='separate' or 'shared'"
+            if "value" in missing
+            else "give the spec a critic with critic_values='action', or an EpsilonGreedy head"
+            if "action_value" in missing or "action_values" in missing
+            else "choose another head or another estimator"
+        )
         raise EstimatorError(
-            f"{self.name}.combine: expected one for an estimator that weighs scores, got none; write `combine`"
+            f"{self} on {spec.head} with critic={spec.critic!r}: expected a policy with "
+            f"{', '.join(self.quantities)}, got {what}; {advice}"
         )
 
     @cached_property
-    def _derivation(self) -> Derivation:
-        from pgcore.derive import derive  # which knows estimators
-
-        return derive(self)
+    def _derivation(self) -> Any:
+        """The closed form of the cotangents, by the first usable of the registered derivers."""
+        derivers = registry().providers("derivers")
+        if not derivers:
+            raise DependencyError(
+                f"{self.name}.cotangents: expected a registered deriver, got none; write `cotangents`, or install one"
+            )
+        deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])
+        return cast("Callable[[Estimator], Any]", registry().load("derivers", deriver.provider.name))(self)
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
@@ -227,8 +265,8 @@ class Estimator(ABC):
 
     @property
     def sees_episodes(self) -> bool:
-        """Whether a step's term depends on its whole episode, or `combine` makes the gradient from whole episodes' scores."""
-        return "episode" in self.keywords or self.weighs_scores
+        """Whether a step's term depends on its whole episode; minibatches are of episodes then."""
+        return "episode" in self.keywords
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:
@@ -236,6 +274,13 @@ class Estimator(ABC):
         return tuple(
             name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name)
         )
+
+
+def quantities_of(spec: PolicySpec) -> frozenset[str]:
+    """Return the quantities that a policy of this spec can give a surrogate."""
+    if spec.critic == "none":
+        return spec.head.quantities
+    return spec.head.quantities | ({"value"} if spec.critic_values == "state" else {"action_value", "action_values"})
 
 
 def check_claims(estimator: Estimator) -> None:

@@ -5,32 +5,31 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
+from pgcore.arrays import Array, first_not_finite, first_row
+from pgcore.copying import Copied
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
+from pgcore.parameters import Parameters, flat
 from pgcore.surrogate import Surrogate
-
-if TYPE_CHECKING:
-    from pgcore.policy import Policy
 
 __all__ = ["Gradient"]
 
 
-class Gradient(ABC):
+class Gradient(Copied, ABC):
     """The gradient of a loss with respect to one policy's parameters.
 
     Terms, loss and metrics are computed when asked for: an inner loop never asks.
 
     Attributes:
-        policy: The policy it belongs to.
+        policy: The policy whose parameters it is taken by.
         surrogate: What was differentiated.
     """
 
-    policy: Policy
+    policy: Parameters
     surrogate: Surrogate
 
     @abstractmethod
@@ -55,13 +54,34 @@ class Gradient(ABC):
 
     @property
     def loss(self) -> float:
-        """sum_t w_t * surrogate_t, in the surrogate's unit."""
+        """sum_t w_t * surrogate_t, in the surrogate's unit.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite; names the step.
+        """
+        weights, terms = self.surrogate.weights, self.terms()
         with np.errstate(all="ignore"):
-            return float(np.dot(self.surrogate.weights, self.terms()))
+            loss = float(np.dot(weights, terms))
+        if math.isfinite(loss):
+            return loss
+        # A term can overflow where its derivatives, which a step is taken against, do not.
+        real = np.flatnonzero(weights)
+        size = np.abs(terms[real])
+        step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
+        raise NonFiniteError(
+            f"loss of {self.surrogate.estimator.name}: expected a finite number, "
+            f"got {terms[step]} at step {step}; scale the rewards down, or use float64"
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`; padding counts for nothing."""
+        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`.
+
+        Padding counts for nothing.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite; names the step.
+        """
         real = self.surrogate.weights > 0
         with np.errstate(all="ignore"):
             named = {name: value[real] for name, value in self.given().items()}
@@ -73,7 +93,7 @@ class Gradient(ABC):
         if math.isfinite(square) and square > 1e-30:
             return math.sqrt(square)
         # The squares over- or underflowed: take them beside the largest entry.
-        vector = np.concatenate([value.reshape(-1) for value in self.numpy().values()])
+        vector = flat(self.numpy())
         largest = float(np.abs(vector).max())
         if largest == 0.0:
             return 0.0
@@ -108,8 +128,8 @@ class Gradient(ABC):
 
     def check_finite(self) -> None:
         """Raise NonFiniteError, naming a parameter or else the first quantity and step that are not finite, unless every entry is finite."""
-        overflowed = [name for name, value in self.numpy().items() if not np.isfinite(value).all()]
-        if not overflowed:
+        overflowed = first_not_finite(self.numpy())
+        if overflowed is None:
             return
         where = f"gradient of {self.surrogate.estimator.name}"
         self.policy.check_finite(where)
@@ -117,13 +137,13 @@ class Gradient(ABC):
             # Masked actions' log-probabilities are -inf by definition.
             bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)
             if bad.any():
-                step = int(bad.reshape(len(bad), -1).any(axis=1).argmax())
+                step = first_row(bad)
                 raise NonFiniteError(
                     f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
                     "look at that step's observation, log-probability and advantage"
                 )
         raise NonFiniteError(
-            f"{where}: expected finite numbers, got an overflow in {overflowed[0]}; the parameters are unchanged, scale the rewards or use float64"
+            f"{where}: expected finite numbers, got an overflow in {overflowed}; the parameters are unchanged, scale the rewards or use float64"
         )
 
 

@@ -19,14 +19,18 @@ import pluggy
 __all__ = [
     "Provider",
     "hookimpl",
+    "pgcore_activations",
     "pgcore_after_update",
     "pgcore_backends",
     "pgcore_commands",
+    "pgcore_derivers",
     "pgcore_estimators",
     "pgcore_executors",
     "pgcore_heads",
+    "pgcore_networks",
     "pgcore_optimizers",
     "pgcore_proofs",
+    "pgcore_schedules",
 ]
 
 hookspec = pluggy.HookspecMarker("pgcore")
@@ -72,8 +76,23 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 
 
 @hookspec
+def pgcore_networks() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide networks; each target is a subclass of `pgcore.networks.Network`."""
+
+
+@hookspec
+def pgcore_activations() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide activations; each target is a subclass of `pgcore.activations.Activation`."""
+
+
+@hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
+
+
+@hookspec
+def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide learning-rate schedules; each target is a subclass of `pgcore.Schedule`."""
 
 
 @hookspec
@@ -89,6 +108,14 @@ def pgcore_executors() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 @hookspec
 def pgcore_commands() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide subcommands of `pgcore`; each target is a function that typer can turn into a command."""
+
+
+@hookspec
+def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide derivers; each target is a function from an estimator to its closed form, an object with `cotangents`.
+
+    An estimator without `cotangents` takes the first usable deriver by name.
+    """
 
 
 @hookspec

@@ -1,28 +1,67 @@
-"""Optimizers: formulas as frozen data, and the handle that takes steps with them on any backend."""
+"""Optimizers: the handle that takes steps on any backend, by a formula or by a rule that measures its own step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pgcore.arrays import Array
-from pgcore.checks import number, positive, set_field
+from pgcore.checks import number
 from pgcore.errors import OptimizerError
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
-from pgcore.namespace import ArrayNamespace, Native
 from pgcore.policy import Policy
-from pgcore.schedules import ConstantSchedule, Schedule
 
-if TYPE_CHECKING:
-    from pgcore.trust_region import StepReport
+__all__ = ["FirstOrder", "Optimizer", "Rule", "StepReport"]
 
-__all__ = ["BoundOptimizer", "Optimizer", "OptimizerSpec", "Rule"]
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a trust region's step came to.
+
+    Attributes:
+        accepted: Whether the step was taken; where it was not, every parameter is what it was to the bit.
+        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
+        length: Euclidean length of the step in the policy's parameters.
+        step_size: What the natural gradient was multiplied with, or the gradient where there is no metric.
+        improvement: By how much the surrogate's loss fell, in its unit.
+        expected: By how much it would have fallen were it linear.
+        backtracks: How often the line search shortened the step.
+        iterations: Of conjugate gradients.
+        residual: What they left, beside the gradient's norm.
+        converged: Whether that is within the tolerance.
+    """
+
+    accepted: bool
+    kl: float
+    length: float
+    step_size: float
+    improvement: float
+    expected: float
+    backtracks: int
+    iterations: int
+    residual: float
+    converged: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures worth logging, by name."""
+        return {
+            "step_accepted": float(self.accepted),
+            "step_kl": self.kl,
+            "step_size": self.step_size,
+            "step_length": self.length,
+            "step_improvement": self.improvement,
+            "line_search_steps": float(self.backtracks),
+            "cg_iterations": float(self.iterations),
+            "cg_residual": self.residual,
+        }
 
 
 class Rule(ABC):
-    """What an `Optimizer` takes its steps by: an `OptimizerSpec`, or a `pgcore.trust_region.TrustRegionSpec`.
+    """How an `Optimizer` takes its steps: `FirstOrder`, or a `pgcore.trust_region.TrustRegionSpec`.
 
     Attributes:
         name: What the optimizer is registered as.
@@ -31,7 +70,7 @@ class Rule(ABC):
     """
 
     name: ClassVar[str]
-    slots: ClassVar[tuple[str, ...]] = ()
+    slots: tuple[str, ...] = ()
     whole_batch: ClassVar[bool] = False
 
     @abstractmethod
@@ -47,100 +86,41 @@ class Rule(ABC):
         return tuple(policy.spec.parameter_shapes)
 
 
-@dataclass(frozen=True)
-class OptimizerSpec(Rule):
-    """A first-order optimizer's hyper-parameters and its update formula.
+class FirstOrder(Rule):
+    """Steps by an update formula, on state that the policy's backend keeps.
 
     Attributes:
-        learning_rate: A positive number, or a schedule.
-        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
+        formula: The update.
     """
 
-    learning_rate: float | Schedule = 1e-3
-    max_grad_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
-        """
-        where = type(self).__name__
-        if not isinstance(self.learning_rate, Schedule):
-            set_field(self, "learning_rate", positive(f"{where}.learning_rate", self.learning_rate, OptimizerError))
-        if self.max_grad_norm is not None:
-            set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
+    def __init__(self, formula: OptimizerSpec) -> None:
+        """Keep the formula."""
+        self.formula = formula
+        self.slots = formula.slots
 
     def bind(self, policy: Policy) -> BoundOptimizer:
         """See `Rule.bind`: the backend's."""
-        return policy.backend.optimizer(self, policy)
+        return policy.optimizer_state(self.formula)
 
     def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> None:
-        """See `Rule.step`; there is nothing to say."""
-        if self.max_grad_norm is not None:
-            gradient = gradient.clipped(self.max_grad_norm)
-        bound.step(gradient, self.scalars(steps_taken + 1, self.rate(steps_taken)))
-
-    def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.
-
-        They are computed apart, in double precision, so that a backend can compile `update` once for all steps.
-
-        Args:
-            step: Counted from 1, for bias correction.
-            learning_rate: This step's.
-        """
-        return (learning_rate,)
-
-    @abstractmethod
-    def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
-    ) -> tuple[Native, dict[str, Native]]:
-        """Return the new parameter and the new slots.
-
-        Args:
-            xp: The backend's array functions.
-            parameter: Any shape, the policy's dtype.
-            gradient: Of the same shape, after clipping.
-            slots: By the names in `slots`, of the same shape.
-            scalars: What `scalars` returned, as Python numbers or as native ones.
-        """
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of step number `step`, counted from 0."""
-        schedule = (
-            self.learning_rate if isinstance(self.learning_rate, Schedule) else ConstantSchedule(self.learning_rate)
-        )
-        return schedule(step)
-
-
-class BoundOptimizer(ABC):
-    """An optimizer's native state for one policy; made by a backend."""
-
-    @abstractmethod
-    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters with the numbers of one step; see `OptimizerSpec.scalars`."""
-
-    @abstractmethod
-    def slots(self) -> dict[str, dict[str, Array]]:
-        """Return slot name to parameter name to array, which the caller owns."""
-
-    @abstractmethod
-    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
-        """Replace what `slots` returns."""
+        """See `Rule.step`; there is nothing to report."""
+        formula = self.formula
+        if formula.max_grad_norm is not None:
+            gradient = gradient.clipped(formula.max_grad_norm)
+        bound.step(gradient, formula.scalars(steps_taken + 1, formula.rate(steps_taken)))
 
 
 class Optimizer:
     """Takes steps with one spec on one policy; binds to the first policy it is given.
 
     Attributes:
-        spec: The `Rule`: a formula, or a trust region, and its hyper-parameters.
+        spec: The formula, or the `Rule`, and its hyper-parameters.
         steps_taken: How many steps it has taken; one that a trust region refused is none.
     """
 
-    def __init__(self, spec: Rule) -> None:
+    def __init__(self, spec: OptimizerSpec | Rule) -> None:
         """Keep the spec; nothing native exists before the first step."""
-        self._rule = spec
+        self._rule = FirstOrder(spec) if isinstance(spec, OptimizerSpec) else spec
         self.spec: Any = spec
         self.steps_taken = 0
         self._policy: Policy | None = None

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pgcore.checks import flag, number, positive, set_field
 from pgcore.errors import OptimizerError
+from pgcore.formula import OptimizerSpec
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.optimizer import OptimizerSpec
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore import files
-from pgcore.arrays import Array, check_finite, owned_numbers
+from pgcore.arrays import Array, check_finite, first_not_finite, first_row, owned_numbers, row_not_finite
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
-from pgcore.estimator import KLS, VALUES_OF_ACTIONS, Estimator, check_claims
+from pgcore.estimator import KLS, Estimator, quantities_of
+from pgcore.files import read, write
 from pgcore.fitting import check_mask, check_observations
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
 from pgcore.host import host
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate, check_reference
+from pgcore.parameters import LOAD_ANOTHER, Parameters
+from pgcore.surrogate import Surrogate, check_batch
 
-if TYPE_CHECKING:
-    from pgcore.backend import Backend
-
-__all__ = ["EVALUATIONS", "Policy", "quantities_of", "read_policy"]
+__all__ = ["EVALUATIONS", "Policy", "read_policy"]
 
 FORMAT = "pgcore.policy"
-LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
 
 # What `Policy.evaluate` offers beyond `QUANTITIES`.
 EVALUATIONS: dict[str, str] = {
@@ -38,29 +35,26 @@ EVALUATIONS: dict[str, str] = {
 }
 
 
-class Policy(ABC):
+class Policy(Parameters):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
+    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them. A policy pickles and
+    deep-copies to the bit; see `pgcore.copying.Copied`.
 
     Attributes:
-        backend: The backend that owns the parameters.
+        backend: The registered name of the backend that owns the parameters.
         spec: The architecture.
-        dtype: NumPy's float32 or float64; what parameters and gradients are in.
+        dtype: NumPy's float32 or float64, of parameters and gradients.
         compiled: Whether the backend compiles what it computes.
     """
 
-    backend: Backend
-    spec: PolicySpec
-    dtype: np.dtype[Any]
+    backend: str
     compiled: bool = False
-    _fitting: Estimator | None = None
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """Return [B, width] float64: the head's description of pi at each observation."""
 
-    @abstractmethod
     def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
         """Run forward only and return float64 NumPy arrays by name.
 
@@ -72,12 +66,39 @@ class Policy(ABC):
             EstimatorError: the policy does not have a quantity, or the batch has no `reference` for `kl`.
             BatchError: `final_value` is asked for, an episode was cut and there are no final observations.
         """
+        self.check_evaluations(names, batch)
+        self.check(batch)
+        head, evaluated = self.spec.head, dict[str, Array]()
+        if "distribution" in names:
+            evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
+        # Final observations belong to episodes, and only those of truncated ones are computed from.
+        if "final_value" in names:
+            evaluated["final_value"] = self.at_final(batch, 1, lambda seen, _: self.values_at(seen, own=False))[:, 0]
+        if "final_action_values" in names:
+            evaluated["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda seen, _: self.values_at(seen, own=head.action_values)
+            )
+        if "final_log_probs" in names:
+            evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
+        quantities = tuple(name for name in names if name in self.quantities)
+        if quantities:
+            named = self.quantities_at(quantities, batch)
+            evaluated |= {name: value.astype(np.float64) for name, value in named.items()}
+        return evaluated
 
     @abstractmethod
-    def gradient(self, surrogate: Surrogate, batch: Batch) -> Gradient:
+    def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
+        """Return quantities of every step by name, forward only, [B, ...] of the policy's dtype; a KL is from the extra `reference`."""
+
+    @abstractmethod
+    def values_at(self, observations: Array, *, own: bool) -> Array:
+        """Return [n, k] values of observations: the critic's, or with `own` the network's outputs, which are action values."""
+
+    @abstractmethod
+    def gradient(self, surrogate: Surrogate) -> Gradient:
         """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
 
-        The parameters are not changed, and the result owns its memory.
+        The parameters are not changed, and the result owns its memory. The surrogate is one of this policy's spec.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -117,20 +138,12 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> Gradient:
+    def gradient_from(self, vector: Array, surrogate: Surrogate) -> Gradient:
         """Return a native gradient from a [D] vector in canonical order; loss and metrics are the surrogate's."""
 
     @abstractmethod
-    def parameters(self) -> dict[str, Array]:
-        """Return every parameter by canonical name, as arrays of the policy's dtype that the caller owns."""
-
-    @abstractmethod
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """Replace every parameter; on an error none is changed.
-
-        Raises:
-            ParameterError: names, shapes or values are not those that the spec asks for.
-        """
+    def optimizer_state(self, formula: OptimizerSpec) -> BoundOptimizer:
+        """Return the native state of an optimizer that takes its steps on this policy by a formula."""
 
     def act(
         self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None
@@ -180,63 +193,25 @@ class Policy(ABC):
         return quantities_of(self.spec)
 
     def check_fits(self, estimator: Estimator) -> None:
-        """Raise EstimatorError unless this policy has every quantity that the estimator uses, and moves by one; found once for each estimator.
-
-        Claims that contradict what the estimator uses are an EstimatorError too.
-        """
-        if estimator is self._fitting:
-            return
-        check_claims(estimator)
-        if self.spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
-            raise EstimatorError(
-                f"{estimator} on {self.spec.head}: expected an estimator of action values, since probabilities are piecewise constant in those and "
-                f"have no gradient, got one of {', '.join(estimator.quantities)}; choose one that uses action_value, or a head such as Categorical"
-            )
-        missing = [name for name in estimator.quantities if name not in self.quantities]
-        if not missing and not (estimator.claims.discrete_only and not self.spec.head.enumerable):
-            self._fitting = estimator
-            return
-        what = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
-        advice = (
-            "give the spec critic='separate' or 'shared'"
-            if "value" in missing
-            else "give the spec a critic with critic_values='action', or an EpsilonGreedy head"
-            if "action_value" in missing or "action_values" in missing
-            else "choose another head or another estimator"
-        )
-        raise EstimatorError(
-            f"{estimator} on {self.spec.head} with critic={self.spec.critic!r}: expected a policy with "
-            f"{', '.join(estimator.quantities)}, got {what}; {advice}"
-        )
+        """Raise EstimatorError unless this policy has every quantity that the estimator uses; see `Estimator.check_fits`."""
+        estimator.check_fits(self.spec)
 
     def check(self, batch: Batch) -> None:
-        """Check once for each batch and spec that they fit; later calls and minibatches cost nothing.
+        """Check once for each batch and spec that they fit; see `pgcore.surrogate.check_batch`.
 
         Raises:
             ShapeError: observations or actions have the wrong shape.
             BatchError: an action or a state is out of range.
         """
-        if batch.__dict__.get("_fits") is self.spec:
-            return
-        check_observations("Batch.observations", self.spec, batch.observations)
-        self.spec.head.check_actions(batch.actions, batch.action_mask)
-        if "reference" in batch.extras:
-            check_reference("Batch.extras['reference']", batch.extras["reference"], self.spec.head.width)
-        batch.__dict__["_fits"] = self.spec
-
-    def check_finite(self, where: str) -> None:
-        """Raise NonFiniteError, naming the parameter, unless all are finite: what is asked first where a result is not."""
-        bad = first_not_finite(self.parameters())
-        if bad is not None:
-            raise NonFiniteError(f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}")
+        check_batch(self.spec, batch)
 
     def check_scores(self, scores: Array) -> None:
         """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
+        episode = row_not_finite(scores)
+        if episode is not None:
             self.check_finite("episode_scores")
             raise NonFiniteError(
-                f"episode_scores: expected finite numbers, got NaN or infinity in episode {int(finite.argmin())}; scale its observations down or use "
+                f"episode_scores: expected finite numbers, got NaN or infinity in episode {episode}; scale its observations down or use "
                 "float64"
             )
 
@@ -281,39 +256,28 @@ class Policy(ABC):
             raise ParameterError(
                 f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
             )
-        files.write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+        write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
         given: Any = observations
-        if isinstance(given, np.ndarray) and cast("Array", given).dtype.kind in "biuf":
+        # Of a subclass, such as a masked array, a plain copy is made or none at all.
+        if type(given) is np.ndarray and cast("Array", given).dtype.kind in "biuf":
             observed = cast("Array", given)
         else:
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
-        if observed.dtype.kind == "f" and not np.isfinite(observed).all():
-            check_finite("observations", observed)
+        check_finite("observations", observed)
         mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
         with np.errstate(all="ignore"):  # what overflows is found below, and named by its step
             distribution = self.distribution(observed, mask)
-        if np.isnan(distribution).any():
+        undefined = np.isnan(distribution)  # masked actions' log-probabilities are -inf
+        if undefined.any():
             self.check_finite("act")
-            step = int(np.isnan(distribution).any(axis=1).argmax())
+            step = first_row(undefined)
             raise NonFiniteError(
                 f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
             )
         return distribution
-
-
-def first_not_finite(parameters: Mapping[str, Array]) -> str | None:
-    """Return the name of the first array with NaN or infinity in it, None where there is none."""
-    return next((name for name, value in parameters.items() if not np.isfinite(value).all()), None)
-
-
-def quantities_of(spec: PolicySpec) -> frozenset[str]:
-    """Return the quantities that a policy of this spec can give a surrogate."""
-    if spec.critic == "none":
-        return spec.head.quantities
-    return spec.head.quantities | ({"value"} if spec.critic_values == "state" else {"action_value", "action_values"})
 
 
 def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:
@@ -322,5 +286,5 @@ def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:
     Raises:
         FileError: the file cannot be read, or is not a policy.
     """
-    arrays, metadata = files.read(path, FORMAT)
+    arrays, metadata = read(path, FORMAT)
     return metadata.get("spec", ""), arrays, metadata.get("dtype", "float64")

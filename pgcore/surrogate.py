@@ -1,175 +1,77 @@
-"""What is differentiated: an estimator bound to one batch's signals and weights."""
+"""The loss of one batch: policy, estimator, batch and signals, found to fit where they meet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pgcore.batch import Batch
+from pgcore.errors import EstimatorError
+from pgcore.estimator import Estimator
+from pgcore.fitting import check_observations
+from pgcore.spec import PolicySpec
+from pgcore.step_signals import Signals, check_names, check_reference
 
-import numpy as np
-
-from pgcore.arrays import Array
-from pgcore.batch import Batch, Index
-from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
-from pgcore.estimator import KLS, QUANTITIES, Estimator, Evaluate
-
-__all__ = ["Signals", "Surrogate", "check_all_finite", "check_reference"]
-
-
-class Signals:
-    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights; sliced with the batch.
-
-    Attributes:
-        values: [B, ...] arrays by name.
-        weights: [B] weight of each step's term in the loss; 0 for padding.
-        padded: Whether any step is padding.
-    """
-
-    __slots__ = ("padded", "values", "weights")
-
-    def __init__(self, values: dict[str, Array], weights: Array, *, padded: bool) -> None:
-        """Keep the arrays as they are."""
-        self.values = values
-        self.weights = weights
-        self.padded = padded
-
-    def __getitem__(self, name: str) -> Array:
-        """Return one signal."""
-        return self.values[name]
-
-    def steps(self, index: Index) -> Signals:
-        """Return the signals of the chosen steps; see `Batch.steps`.
-
-        Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the
-        whole batch's gradient, and a `STEP` minibatch is a mean over its own steps.
-
-        Raises:
-            EstimatorError: a step number is out of range, or the surrogate sees whole episodes.
-        """
-        if "episode" in self.values:
-            raise EstimatorError(
-                "Signals.steps: expected the signals of a surrogate that sees single steps, got those of one that sees whole episodes; "
-                "slice with Batch.episodes and Signals.episodes"
-            )
-        try:
-            weights = self.weights[index]
-        except IndexError as error:
-            raise EstimatorError(
-                f"Signals.steps: expected step numbers in [0, {len(self.weights)}), got others ({error}); check the index"
-            ) from error
-        size = np.count_nonzero if self.padded else len
-        scale = size(self.weights) / max(size(weights), 1)
-        return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
-
-    def episodes(self, batch: Batch, index: Index) -> Signals:
-        """Return the signals of the chosen episodes, for `batch.episodes(index)`.
-
-        Weights are scaled by E / len(index), padding left out of both; see `steps`.
-
-        Args:
-            batch: The one that the signals are of.
-            index: Episode numbers in [0, E), a slice, or a [E] bool mask.
-
-        Raises:
-            BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
-        """
-        numbers, steps = batch.episode_steps(index)
-        real = batch.episode_weights
-        scale = np.count_nonzero(real) / max(np.count_nonzero(real[numbers]), 1)
-        values = {name: value[steps] for name, value in self.values.items()}
-        if "episode" in values:
-            values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
-        return Signals(values, self.weights[steps] * scale, padded=self.padded)
-
-    @staticmethod
-    def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int) -> Signals:
-        """Compute, check and cast an estimator's signals; `width` is that of the head, and so of a `reference`.
-
-        Raises:
-            EstimatorError: a keyword of the surrogate is neither a quantity nor a signal, or a signal has the wrong length.
-            NonFiniteError: a signal is NaN or infinite; names it and the step.
-        """
-        with np.errstate(all="ignore"):  # what overflows is reported below, by name and step
-            computed = {name: np.asarray(value) for name, value in estimator.signals(batch, evaluate).items()}
-        if estimator.sees_episodes:
-            computed["episode"] = batch.episode_of_step
-        check_names(estimator, computed)
-        values: dict[str, Array] = {}
-        for name, value in computed.items():
-            if value.ndim == 0 or len(value) != batch.num_steps:
-                raise EstimatorError(
-                    f"{estimator.name}.signals[{name!r}]: expected {batch.num_steps} rows, one for each step, got shape {list(value.shape)}; "
-                    "return one row for each step"
-                )
-            with np.errstate(over="ignore"):
-                values[name] = (
-                    value.astype(dtype, copy=False) if value.dtype.kind == "f" or name == "reference" else value
-                )
-            if name == "reference":  # where an action is masked it holds -inf
-                check_reference(f"{estimator.name}.signals['reference']", value, width)
-            else:
-                check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
-        return Signals(values, estimator.reduction.weights(batch).astype(dtype), padded=batch.step_weights is not None)
-
-
-def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
-    """Raise EstimatorError unless every keyword of the surrogate is a quantity or a signal."""
-    missing = [name for name in estimator.keywords if name not in QUANTITIES and name not in signals]
-    if missing:
-        raise EstimatorError(
-            f"{estimator.name}.surrogate: expected keywords that are quantities ({', '.join(QUANTITIES)}) or signals "
-            f"({', '.join(sorted(signals)) or 'none'}), got {', '.join(missing)}; return the missing signals or rename the keywords"
-        )
-    if not KLS.isdisjoint(estimator.quantities) and "reference" not in signals:
-        raise EstimatorError(
-            f"{estimator.name}.signals: expected `reference`, which a KL measures from, got none; return it as a signal"
-        )
-
-
-def check_reference(where: str, reference: Array, width: int) -> None:
-    """Raise ShapeError unless a reference distribution's description has the head's width."""
-    if reference.ndim != 2 or reference.shape[1] != width:
-        raise ShapeError(
-            f"{where}: expected shape [B, {width}], the head's description of a distribution, got {list(reference.shape)}; "
-            "take it from `policy.evaluate(batch, ('distribution',))` of the reference policy"
-        )
-    bad = np.isnan(reference) | (reference == np.inf)
-    if bad.any():
-        step = int(bad.any(axis=1).argmax())
-        raise NonFiniteError(
-            f"{where}: expected a distribution at every step, got NaN or infinity at step {step}; mend that step"
-        )
-
-
-def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
-    """Raise NonFiniteError at the first row that is NaN or infinite."""
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        row = int((~np.isfinite(value.reshape(len(value), -1))).any(axis=1).argmax())
-        raise NonFiniteError(
-            f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; look at that {noun}'s observations, rewards and values"
-        )
+__all__ = ["Surrogate", "check_batch"]
 
 
 class Surrogate:
-    """An estimator bound to one batch's signals: what `Policy.gradient` differentiates.
+    """An estimator bound to one batch and its signals: the loss that `Policy.gradient` differentiates.
+
+    Its existence proves that all of them fit policies of its spec, so that nothing after it checks them again.
 
     Attributes:
+        spec: The architecture of the policies that it is a loss of.
         estimator: Gives terms, cotangents and metrics.
-        values: [B, ...] signals by name, as the surrogate is to see them.
+        batch: The steps.
+        values: [B, ...] signals by name, finalised.
         weights: [B] weight of each term in the loss.
-        batch: The steps, where known; an optimizer that measures its own step needs them.
     """
 
-    __slots__ = ("batch", "estimator", "values", "weights")
+    __slots__ = ("batch", "estimator", "spec", "values", "weights")
 
-    def __init__(self, estimator: Estimator, signals: Signals, batch: Batch | None = None) -> None:
-        """Bind, and let the estimator finalise its signals.
+    def __init__(self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals) -> None:
+        """Check that they fit, and let the estimator finalise its signals.
+
+        Args:
+            spec: The policy's.
+            estimator: Which loss.
+            batch: Whole episodes, or steps of a batch.
+            signals: Of the batch, in the policy's dtype.
 
         Raises:
-            EstimatorError: the signals are another estimator's.
+            EstimatorError: the estimator does not fit the policy, or the signals are another estimator's or another batch's.
+            ShapeError: observations or actions have the wrong shape.
+            BatchError: an action or a state is out of range.
         """
+        estimator.check_fits(spec)
+        check_batch(spec, batch)
+        if len(signals.weights) != batch.num_steps:
+            raise EstimatorError(
+                f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; "
+                "slice batch and signals alike"
+            )
         if not estimator.signal_names <= signals.values.keys():
             check_names(estimator, signals.values)
+        self.spec = spec
         self.estimator = estimator
+        self.batch = batch
         self.values = estimator.finalise(signals.values, signals.weights if signals.padded else None)
         self.weights = signals.weights
-        self.batch = batch
+
+
+def check_batch(spec: PolicySpec, batch: Batch) -> None:
+    """Check once for each batch and spec that they fit; later calls and the batch's own minibatches cost nothing.
+
+    Args:
+        spec: The policy's.
+        batch: Any steps.
+
+    Raises:
+        ShapeError: observations or actions have the wrong shape.
+        BatchError: an action or a state is out of range.
+    """
+    if batch.fits(spec):
+        return
+    check_observations("Batch.observations", spec, batch.observations)
+    spec.head.check_actions(batch.actions, batch.action_mask)
+    if "reference" in batch.extras:
+        check_reference("Batch.extras['reference']", batch.extras["reference"], spec.head.width)
+    batch.remember_fit(spec)

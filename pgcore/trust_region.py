@@ -10,7 +10,6 @@ The Fisher information of the critic's parameters is 0, so no trust region moves
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -21,58 +20,17 @@ from pgcore.checks import count, positive, set_field
 from pgcore.conjugate_gradient import Solution
 from pgcore.critic import CriticOptimizer, critic_names
 from pgcore.errors import NonFiniteError, OptimizerError, ParameterError
+from pgcore.formula import BoundOptimizer
 from pgcore.gradient import Gradient
 from pgcore.host import host
-from pgcore.optimizer import BoundOptimizer, Rule
+from pgcore.optimizer import Rule, StepReport
 from pgcore.optimizers import Adam
+from pgcore.parameters import Layout, flat
 from pgcore.policy import Policy
 
-__all__ = ["Region", "StepReport", "TrustRegionSpec"]
+__all__ = ["Region", "TrustRegionSpec"]
 
 NOTHING = Solution(np.empty(0), 0, 0.0, converged=True)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a trust region's step came to.
-
-    Attributes:
-        accepted: Whether the step was taken; where it was not, every parameter is what it was to the bit.
-        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
-        length: Euclidean length of the step in the policy's parameters.
-        step_size: What the natural gradient was multiplied with, or the gradient where there is no metric.
-        improvement: By how much the surrogate's loss fell, in its unit.
-        expected: By how much it would have fallen were it linear.
-        backtracks: How often the line search shortened the step.
-        iterations: Of conjugate gradients.
-        residual: What they left, beside the gradient's norm.
-        converged: Whether that is within the tolerance.
-    """
-
-    accepted: bool
-    kl: float
-    length: float
-    step_size: float
-    improvement: float
-    expected: float
-    backtracks: int
-    iterations: int
-    residual: float
-    converged: bool
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The figures worth logging, by name."""
-        return {
-            "step_accepted": float(self.accepted),
-            "step_kl": self.kl,
-            "step_size": self.step_size,
-            "step_length": self.length,
-            "step_improvement": self.improvement,
-            "line_search_steps": float(self.backtracks),
-            "cg_iterations": float(self.iterations),
-            "cg_residual": self.residual,
-        }
 
 
 class Region:
@@ -87,14 +45,10 @@ class Region:
         """Keep what a step is measured against.
 
         Raises:
-            OptimizerError: the gradient does not know its batch, or the policy has no parameters beside those that are the critic's by name.
+            OptimizerError: the policy has no parameters beside those that are the critic's by name.
             NonFiniteError: the gradient is NaN or infinite.
         """
         batch = gradient.surrogate.batch
-        if batch is None:
-            raise OptimizerError(
-                "Optimizer.step: expected a gradient that knows its batch, got one without; compute it with pgcore.gradient"
-            )
         self.policy, self.gradient, self.batch = policy, gradient, batch
         self._before = policy.parameters()
         named = gradient.numpy()
@@ -105,8 +59,9 @@ class Region:
                 f"trust region on {policy.spec.network}: expected parameters of the policy's own, got none whose name does not begin with critic., "
                 "which are the critic's; give the policy's another name"
             )
+        self._layout = Layout({name: self._before[name].shape for name in self._names})
         self._own = np.concatenate([np.full(value.size, name not in critic) for name, value in named.items()])
-        own = flat({name: named[name] for name in self._names})
+        own = flat({name: named[name] for name in self._names}).astype(np.float64)
         largest = float(np.abs(own).max())
         if not np.isfinite(largest):
             raise NonFiniteError(
@@ -118,7 +73,7 @@ class Region:
         self.unit = scaled / length if length else own
         self._distribution = policy.distribution(batch.observations, batch.action_mask)
         # Of the policy as it is: the gradient may be older, and what earlier steps on it gained is not this one's.
-        self._terms = policy.gradient(gradient.surrogate, batch).terms().astype(np.float64)
+        self._terms = policy.gradient(gradient.surrogate).terms().astype(np.float64)
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         self._shares = real / real.sum()
 
@@ -134,18 +89,14 @@ class Region:
 
         Both are infinite or NaN where the policy overflows there.
         """
-        moved = dict(self._before)
-        start = 0
-        for name in self._names:
-            old = self._before[name]
-            moved[name] = old + change[start : start + old.size].reshape(old.shape)
-            start += old.size
+        changes = self._layout.named(change)
+        moved = self._before | {name: self._before[name] + value for name, value in changes.items()}
         try:
             with np.errstate(all="ignore"):
                 self.policy.load(moved)
                 now = self.policy.distribution(self.batch.observations, self.batch.action_mask)
                 kl = float(self._shares @ self.policy.spec.head.kl(host, self._distribution, now))
-                terms = self.policy.gradient(self.gradient.surrogate, self.batch).terms()
+                terms = self.policy.gradient(self.gradient.surrogate).terms()
                 return kl, float(self.gradient.surrogate.weights @ (self._terms - terms))
         except (NonFiniteError, ParameterError):
             return np.inf, -np.inf
@@ -200,7 +151,7 @@ class TrustRegionSpec(Rule):
 
     critic_learning_rate: float = 1e-2
     critic_steps: int = 20
-    slots: ClassVar[tuple[str, ...]] = Adam.slots
+    slots = Adam.slots
     whole_batch: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -255,10 +206,9 @@ class TrustRegionSpec(Rule):
         """Let the critic take its steps; the policy's parameters stay where they are."""
         if not critic_names(critic.policy):
             return
-        batch, formula = gradient.surrogate.batch, Adam(self.critic_learning_rate)
-        assert batch is not None
+        formula = Adam(self.critic_learning_rate)
         for step in range(steps_taken * self.critic_steps, (steps_taken + 1) * self.critic_steps):
-            found = critic.policy.gradient(gradient.surrogate, batch)
+            found = critic.policy.gradient(gradient.surrogate)
             critic.step(found, formula.scalars(step + 1, self.critic_learning_rate))
 
 
@@ -269,8 +219,3 @@ def check_taken(report: StepReport) -> None:
             f"Optimizer.step: expected a policy without NaN or infinity after a step of length {report.length:.3g}, got one with; the parameters "
             "are unchanged, take a smaller step"
         )
-
-
-def flat(named: Mapping[str, Array]) -> Array:
-    """Return all entries in one float64 vector."""
-    return np.concatenate([value.reshape(-1) for value in named.values()]).astype(np.float64)

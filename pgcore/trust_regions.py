@@ -9,9 +9,10 @@ from typing import ClassVar
 from pgcore.checks import count, number, positive, set_field
 from pgcore.conjugate_gradient import Solution, conjugate_gradient
 from pgcore.errors import OptimizerError
+from pgcore.optimizer import StepReport
 from pgcore.optimizers import decay
 from pgcore.schedules import ConstantSchedule, Schedule
-from pgcore.trust_region import Region, StepReport, TrustRegionSpec
+from pgcore.trust_region import Region, TrustRegionSpec
 
 __all__ = ["TRPO", "EuclideanTrustRegion", "FisherRegionSpec", "NaturalGradient"]
 

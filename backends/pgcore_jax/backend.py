@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -12,11 +12,8 @@ from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.optimizer import OptimizerSpec
-from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
-from pgcore_jax.optimizers import JaxOptimizer
 from pgcore_jax.parameters import leaf_names, named, settled
 from pgcore_jax.policy import JaxPolicy
 
@@ -41,11 +38,7 @@ class JaxBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("jax.policy dtype", dtype)
-        return JaxPolicy(self, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place)
-
-    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> JaxOptimizer:
-        """See `Backend.optimizer`."""
-        return JaxOptimizer(spec, cast("JaxPolicy", policy))
+        return JaxPolicy(self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place)
 
     def adopt(
         self,
@@ -83,7 +76,7 @@ class JaxBackend(Backend):
         shapes = tuple((name, np.shape(value)) for name, value in found.items())
         network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
-        policy = JaxPolicy(self, spec, dtype, network, found, device_of(leaves[0]))
+        policy = JaxPolicy(self.name, spec, dtype, network, found, device_of(leaves[0]))
         policy.probe = Probe(str(spec.network))
         return policy
 

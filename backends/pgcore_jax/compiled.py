@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from pgcore.autodiff import Inputs, Outputs
+from pgcore.autodiff_inputs import Inputs, Outputs
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.heads import Head
-from pgcore.optimizer import OptimizerSpec
-from pgcore_jax.heads import quantities, surrogate_terms
+from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
+from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
 
-__all__ = ["differentiate", "fisher_product", "flat", "forward", "log_prob_products", "run", "split", "update"]
+__all__ = ["differentiate", "fisher_product", "forward", "log_prob_products", "run", "update"]
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
-
-# Of each kind; what is dropped is compiled again. A compiled function takes tens of the 65,530 memory mappings that Linux allows a process,
-# and XLA crashes where there are no more.
-KEPT = 32
-
-
-def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled; it is traced with JAX's own rules of promotion, also where the user has stricter ones."""
-
-    def traced(*given: Any) -> Any:
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            return function(*given)
-
-    return jax.jit(traced)
 
 
 @lru_cache(KEPT)
@@ -64,28 +50,11 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
 
     def gradient(parameters: Parameters, inputs: Inputs) -> Any:
         leaves, (terms, named) = jax.grad(loss, has_aux=True)(parameters, inputs)
-        vector = flat(leaves)
+        vector, _ = ravel_pytree(leaves)
         columns = [value.reshape(len(terms), -1) for value in (terms, *(named[name] for name in estimator.quantities))]
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jitted(gradient)
-
-
-@lru_cache(KEPT)
-def split(names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> Callable[[jax.Array], Parameters]:
-    """Return the function from a vector that `flat` made to its parts."""
-    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-
-    def parts(vector: jax.Array) -> Parameters:
-        found = jnp.split(vector, ends[:-1])
-        return {name: part.reshape(shape) for name, shape, part in zip(names, shapes, found, strict=True)}
-
-    return jitted(parts)
-
-
-def flat(leaves: Parameters) -> jax.Array:
-    """Return all entries in one vector, in the order of the names: handing out one array costs less than one a parameter."""
-    return jnp.concatenate([leaves[name].reshape(-1) for name in sorted(leaves)])
 
 
 @lru_cache(KEPT)
@@ -104,18 +73,17 @@ def log_prob_products(network: Network, head: Head) -> Callable[..., Parameters]
 
 @lru_cache(KEPT)
 def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
-    """Return the function to the Hessian of KL(pi, pi) in its second argument, times a direction."""
+    """Return the function from parameters, inputs and a direction to the Fisher-vector product."""
 
     def product(parameters: Parameters, inputs: Inputs, direction: Parameters) -> Parameters:
-        def kl(moved: Parameters) -> jax.Array:
-            found = network(moved, inputs.observations)
-            distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
-            return jnp.sum(inputs.weights * head.kl(xp, jax.lax.stop_gradient(distribution), distribution))
+        def coordinates(moved: Parameters) -> jax.Array:
+            return fisher_coordinates(head, network(moved, inputs.observations), inputs)
 
-        try:
-            return jax.jvp(jax.grad(kl), (parameters,), (direction,))[1]
-        except TypeError:  # a function with a `custom_vjp` has no forward mode; a Hessian is symmetric
-            return jax.vjp(jax.grad(kl), parameters)[1](direction)[0]
+        at, pull = jax.vjp(coordinates, parameters)
+        # J^T u is linear in u, so its derivative in u is J. Forward mode would do, but a `custom_vjp` has none.
+        _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(at))
+        (tangent,) = transposed(direction)
+        return pull(fisher_metric(head, at, tangent, inputs))[0]
 
     return jitted(product)
 
@@ -127,8 +95,8 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
     def step(
         parameters: Parameters, gradient: jax.Array, slots: Parameters, scalars: tuple[jax.Array, ...]
     ) -> tuple[Parameters, Parameters]:
-        moved, changed = spec.update(xp, flat(parameters), gradient, slots, *scalars)
-        names = tuple(sorted(parameters))
-        return split(names, tuple(parameters[name].shape for name in names))(moved), changed
+        vector, unravel = ravel_pytree(parameters)
+        moved, changed = spec.update(xp, vector, gradient, slots, *scalars)
+        return unravel(moved), changed
 
     return jitted(step)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffGradient
+from pgcore.autodiff_gradient import AutodiffGradient
 from pgcore.surrogate import Surrogate
-
-if TYPE_CHECKING:
-    from pgcore_jax.policy import JaxPolicy
+from pgcore_jax.parameters import JaxParameters
 
 __all__ = ["JaxGradient"]
 
@@ -25,12 +22,20 @@ class JaxGradient(AutodiffGradient):
         vector: [D] in the order of the sorted names.
     """
 
-    def __init__(self, policy: JaxPolicy, surrogate: Surrogate, vector: jax.Array, columns: jax.Array) -> None:
+    def __init__(self, policy: JaxParameters, surrogate: Surrogate, vector: jax.Array, columns: jax.Array) -> None:
         """Keep the vector, and the [N, ...] terms and quantities side by side."""
         self.policy = self._owner = self._policy = policy
         self.surrogate = surrogate
         self.vector = vector
         self._columns = columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default."""
+        return vars(self) | {"vector": np.asarray(self.vector), "_columns": np.asarray(self._columns)}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`; the columns are only ever looked at."""
+        self.vector = self._policy.native_array(self.vector)
 
     @property
     def leaves(self) -> dict[str, jax.Array]:  # pyright: ignore[reportIncompatibleVariableOverride] - nothing assigns to it
@@ -51,12 +56,8 @@ class JaxGradient(AutodiffGradient):
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`; split here, where nothing needs compiling for it."""
-        shapes, vector = self._policy.spec.parameter_shapes, np.array(self.vector)
-        found: dict[str, Array] = {}
-        for name in sorted(shapes):
-            size = math.prod(shapes[name])
-            found[name], vector = vector[:size].reshape(shapes[name]), vector[size:]
-        return {name: found[name] for name in shapes}
+        named = self._policy.sorted_layout.named(np.array(self.vector))
+        return {name: named[name] for name in self._policy.names}
 
     def times(self, factor: float) -> JaxGradient:
         """See `Gradient.times`."""

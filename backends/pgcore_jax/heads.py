@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from pgcore import autodiff
+from pgcore import autodiff_fisher, autodiff_terms
 from pgcore_jax.xp import xp
 
-__all__ = ["quantities", "surrogate_terms"]
+__all__ = ["fisher_coordinates", "fisher_metric", "quantities", "surrogate_terms"]
 
-quantities = partial(autodiff.quantities, xp)
-surrogate_terms = partial(autodiff.surrogate_terms, xp)
+fisher_coordinates = partial(autodiff_fisher.coordinates, xp)
+fisher_metric = partial(autodiff_fisher.metric, xp)
+quantities = partial(autodiff_terms.quantities, xp)
+surrogate_terms = partial(autodiff_terms.surrogate_terms, xp)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore_jax.compiled import update
 from pgcore_jax.gradient import JaxGradient
-
-if TYPE_CHECKING:
-    from pgcore_jax.policy import JaxPolicy
+from pgcore_jax.parameters import JaxParameters
 
 __all__ = ["JaxOptimizer"]
 
@@ -22,11 +20,19 @@ __all__ = ["JaxOptimizer"]
 class JaxOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
-    def __init__(self, spec: OptimizerSpec, policy: JaxPolicy) -> None:
+    def __init__(self, spec: OptimizerSpec, policy: JaxParameters) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
         self._slots = {slot: policy.native_array(np.zeros(policy.size)) for slot in spec.slots}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default."""
+        return super().__getstate__() | {"_slots": {slot: np.asarray(value) for slot, value in self._slots.items()}}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self._slots = {slot: self.policy.native_array(value) for slot, value in self._slots.items()}
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""

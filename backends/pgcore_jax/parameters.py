@@ -1,16 +1,128 @@
-"""Parameters of the user's own functions: names of a tree's leaves, and what is wrong with them."""
+"""Parameters as JAX arrays, and those of the user's own functions: names of a tree's leaves, and their faults."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
+from pgcore.arrays import Array
+from pgcore.autodiff_parameters import AutodiffParameters
 from pgcore.errors import ParameterError, SpecError
+from pgcore.fitting import check_parameters
+from pgcore.parameters import Layout
 
-__all__ = ["leaf_names", "named", "settled"]
+__all__ = ["KEPT", "JaxParameters", "jitted", "leaf_names", "named", "settled"]
+
+
+# Of each kind; what is dropped is compiled again. A compiled function takes tens of the 65,530 memory mappings that Linux allows a process,
+# and XLA crashes where there are no more.
+KEPT = 32
+
+
+def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled; it is traced with JAX's own rules of promotion, also where the user has stricter ones."""
+
+    def traced(*given: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return function(*given)
+
+    return jax.jit(traced)
+
+
+class JaxParameters(AutodiffParameters):
+    """See `AutodiffParameters`. JAX arrays never change, so `native` is another dict after each step.
+
+    Flat gradients and slots are in the order of the sorted names, as JAX flattens a dict.
+
+    Attributes:
+        native: The parameters by canonical name.
+        device: Where they are.
+    """
+
+    left_out: ClassVar[frozenset[str]] = AutodiffParameters.left_out | {"sorted_layout"}
+    native: dict[str, jax.Array]
+    device: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default, and devices do not pickle."""
+        native = {name: np.asarray(value) for name, value in self.native.items()}
+        return super().__getstate__() | {"native": native, "device": device_name(self.device)}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        if isinstance(self.device, str):
+            platform, _, index = self.device.partition(":")
+            self.device = jax.devices(platform)[int(index)]
+        if not all(isinstance(value, jax.Array) for value in self.native.values()):
+            self.native = {name: self.native_array(value) for name, value in self.native.items()}
+
+    @cached_property
+    def sorted_layout(self) -> Layout:
+        """The places of the parameters in a flat gradient or slot."""
+        return Layout(dict(sorted(self.layout.shapes.items())))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which JAX computes in the policy's dtype; the process's own setting is left alone."""
+        return jax.enable_x64(self.dtype == np.float64)
+
+    def native_array(self, value: Any) -> jax.Array:
+        """Return an array of the policy's dtype on its device."""
+        with self.precision():
+            return jax.device_put(np.array(value, self.dtype), self.device)
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`."""
+        return {name: self.canonical(name, self.native[name]) for name in self.names}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Parameters.load`."""
+        checked = check_parameters(self.spec, parameters, self.dtype)
+        self.native = {name: self.native_array(value) for name, value in checked.items()}
+
+    def head_parameters(self) -> dict[str, Array]:
+        """See `AutodiffPolicy.head_parameters`."""
+        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
+        return {name.removeprefix("head."): np.asarray(value) for name, value in own.items()}
+
+    def leaves(self, vector: Array) -> dict[str, jax.Array]:
+        """See `AutodiffParameters.leaves`."""
+        return {name: self.native_array(part) for name, part in self.layout.named(vector).items()}
+
+    def parts(self, vector: jax.Array) -> dict[str, jax.Array]:
+        """Return the arrays by name that a flat gradient or slot consists of."""
+        with self.precision():
+            return split(tuple(self.layout.shapes.items()), self.dtype.name)(vector)
+
+    def joined(self, leaves: Mapping[str, jax.Array]) -> jax.Array:
+        """Return the flat gradient or slot that consists of arrays by name."""
+        with self.precision():
+            return ravel_pytree(dict(leaves))[0]
+
+    def canonical(self, name: str, leaf: jax.Array) -> Array:
+        """See `AutodiffParameters.canonical`."""
+        return np.array(leaf)
+
+    def to_numpy(self, native: jax.Array) -> Array:
+        """See `AutodiffParameters.to_numpy`."""
+        return np.asarray(native)
+
+
+def device_name(device: Any) -> str | None:
+    """Return a device's platform and its index there, None for JAX's default."""
+    return None if device is None else f"{device.platform}:{jax.devices(device.platform).index(device)}"
+
+
+@lru_cache(KEPT)
+def split(shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Return the compiled function from a flat gradient or slot to its arrays by name."""
+    return jitted(ravel_pytree({name: np.zeros(shape, dtype) for name, shape in shapes})[1])
 
 
 def leaf_names(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
-from pgcore.optimizer import OptimizerSpec
-from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
-from pgcore_numpy.optimizers import NumpyOptimizer
 from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyBackend"]
@@ -35,8 +32,4 @@ class NumpyBackend(Backend):
             raise SpecError(
                 f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device"
             )
-        return NumpyPolicy(self, spec, float_dtype("numpy.policy dtype", dtype), seed)
-
-    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> NumpyOptimizer:
-        """See `Backend.optimizer`."""
-        return NumpyOptimizer(spec, cast("NumpyPolicy", policy))
+        return NumpyPolicy(self.name, spec, float_dtype("numpy.policy dtype", dtype), seed)

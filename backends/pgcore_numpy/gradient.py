@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.gradient import Gradient
 from pgcore.surrogate import Surrogate
+from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyGradient"]
 
@@ -24,15 +22,21 @@ class NumpyGradient(Gradient):
         vector: [D] in the policy's layout.
     """
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"layout"})
+
     def __init__(
-        self, policy: NumpyPolicy, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
+        self, policy: NumpyParameters, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
     ) -> None:
         """Keep the vector, and what the surrogate was given in each block of steps."""
         self.policy = self._owner = policy
-        self.layout = policy.layout
         self.vector = vector
         self.surrogate = surrogate
         self._blocks = blocks
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self.layout = self._owner.layout
 
     def given(self) -> dict[str, Array]:
         """See `Gradient.given`."""

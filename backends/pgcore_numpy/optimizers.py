@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
 from pgcore_numpy.gradient import NumpyGradient
+from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyOptimizer"]
 
@@ -22,7 +20,7 @@ __all__ = ["NumpyOptimizer"]
 class NumpyOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
-    def __init__(self, spec: OptimizerSpec, policy: NumpyPolicy) -> None:
+    def __init__(self, spec: OptimizerSpec, policy: NumpyParameters) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy

@@ -1,4 +1,4 @@
-"""All parameters in one contiguous vector, laid out for the arithmetic, and the views that give them their names.
+"""All parameters in one contiguous vector, packed for the arithmetic, and the views that give them their names.
 
 A dense layer's weight and bias are one matrix with the bias as its last row. Policy and critic of the same shape stand side by
 side, so that one matrix product serves both; with a shared torso the value is one more column of the output matrix.
@@ -7,14 +7,25 @@ side, so that one matrix product serves both; with a shared torso the value is o
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array
-from pgcore.spec import Adopted, PolicySpec, Table
+from pgcore.fitting import check_parameters
+from pgcore.networks import MLP, Linear, Table
+from pgcore.parameters import Layout, Parameters, flat
+from pgcore.spec import PolicySpec, under
 
-__all__ = ["Layout", "Views"]
+__all__ = ["NumpyParameters", "PackedLayout", "Views"]
+
+# The networks whose parameters are laid out for fused products; all others' lie in canonical order.
+LAID_OUT = (Table, Linear, MLP)
+
+NOTHING = np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Views:
         value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table; no column without a critic.
         combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a shared torso; else `output`.
         head: The head's own parameters by name.
+        named: Every parameter by canonical name, where the network has a closed form that was registered; the arrays above are then empty.
     """
 
     hidden: list[Array]
@@ -34,38 +46,34 @@ class Views:
     value: Array
     combined: Array
     head: dict[str, Array]
+    named: dict[str, Array] = field(default_factory=dict)
 
 
-class Layout:
-    """Where each parameter of a spec lies in the vector.
+class PackedLayout(Layout):
+    """The places of a spec's parameters in a vector that is packed for the arithmetic, beside those in canonical order.
 
     Attributes:
-        size: D, the number of parameters.
         order: [D] integer. Position in the vector of each parameter, in canonical order: `vector[order]` is canonical.
-        places: Where each parameter lies in a canonical vector, by name.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
         """Lay the parameters out."""
+        super().__init__(spec.parameter_shapes)
         self.spec = spec
-        self.shapes = spec.parameter_shapes
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()]).tolist()
-        self.places = {
-            name: slice(*both) for name, both in zip(self.shapes, itertools.pairwise((0, *ends)), strict=True)
-        }
-        self.size = ends[-1]
-        named = self.named(np.arange(self.size))
-        self.order = np.concatenate([named[name].reshape(-1) for name in self.shapes])
+        self.order = flat(self.named(np.arange(self.size)))
 
     def views(self, vector: Array) -> Views:
         """Return the views of a [D] vector that the arithmetic uses."""
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
         separate, values = int(spec.critic == "separate"), spec.critic_outputs
+        if type(network) not in LAID_OUT:
+            named = {name: take(*shape) for name, shape in self.shapes.items()}
+            return Views([], NOTHING, NOTHING, NOTHING, under("head", named), named)
         if isinstance(network, Table):
             output = take(network.states, outputs)
             return Views([], output, take(network.states, values), output, self._head(take))
-        assert not isinstance(network, Adopted)  # the spec could not have given its initial parameters
+        assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
         hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":
@@ -75,8 +83,10 @@ class Layout:
         return Views(hidden, output, take(widths[-1] + 1, values), output, self._head(take))
 
     def named(self, vector: Array) -> dict[str, Array]:
-        """Return the views of a [D] vector by canonical name, in canonical order."""
+        """Return the views of a packed [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
+        if type(self.spec.network) not in LAID_OUT:
+            return views.named
         found = {f"head.{name}": value for name, value in views.head.items()}
         for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
             if isinstance(self.spec.network, Table):
@@ -91,6 +101,31 @@ class Layout:
 
     def _head(self, take: _Cursor) -> dict[str, Array]:
         return {name: take(*value.shape) for name, value in self.spec.head.initial_parameters().items()}
+
+
+class NumpyParameters(Parameters):
+    """See `Parameters`.
+
+    Attributes:
+        vector: [D] all parameters, in the order of `layout`.
+    """
+
+    vector: Array
+
+    @cached_property
+    def layout(self) -> PackedLayout:
+        """The places of the parameters in `vector`."""
+        return PackedLayout(self.spec)
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`."""
+        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Parameters.load`."""
+        checked = check_parameters(self.spec, parameters, self.dtype)
+        for name, view in self.layout.named(self.vector).items():
+            view[...] = checked[name]
 
 
 class _Cursor:

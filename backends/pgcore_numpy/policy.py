@@ -6,16 +6,15 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, ShapeError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_parameters
+from pgcore.formula import OptimizerSpec
 from pgcore.host import host
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
@@ -23,11 +22,10 @@ from pgcore.surrogate import Surrogate
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.kernel import Kernel
-from pgcore_numpy.networks import Network, make_network
-from pgcore_numpy.parameters import Layout, Views
-
-if TYPE_CHECKING:
-    from pgcore_numpy.backend import NumpyBackend
+from pgcore_numpy.network import Network
+from pgcore_numpy.networks import build_network, check_network
+from pgcore_numpy.optimizers import NumpyOptimizer
+from pgcore_numpy.parameters import NumpyParameters, Views
 
 __all__ = ["NumpyPolicy"]
 
@@ -53,7 +51,7 @@ class Workspace:
 
     def __init__(self, policy: NumpyPolicy, steps: int, *, with_value: bool) -> None:
         """Allocate for a number of steps."""
-        self.network: Network = make_network(policy.spec, steps, policy.dtype, with_value=with_value)
+        self.network: Network = build_network(policy.spec, steps, policy.dtype, with_value=with_value)
         self.kernel: Kernel = make_kernel(policy.spec.head)
         self.vector = np.zeros(policy.layout.size, policy.dtype)
         self.actions: Array = np.empty(0, np.intp)
@@ -94,34 +92,33 @@ class Passes(NamedTuple):
     works: list[Workspace]
 
 
-class NumpyPolicy(Policy):
+class NumpyPolicy(NumpyParameters, Policy):
     """See `Policy`.
 
     Attributes:
-        layout: Where each parameter lies in `vector`.
-        vector: [D] all parameters; `views` are views into it.
+        views: Of `vector`, for the arithmetic.
     """
 
-    def __init__(self, backend: NumpyBackend, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
+    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"views", "_buffers"}
+
+    def __init__(self, backend: str, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
         make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
-        self.layout = Layout(spec)
+        check_network(spec.network)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
-        self.views = self.layout.views(self.vector)
-        self._buffers = threading.local()
+        self.rebuild()
         self.load(spec.initial_parameters(seed))
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Policy.parameters`."""
-        return {name: view.copy() for name, view in self.layout.named(self.vector).items()}
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self.views = self.layout.views(self.vector)
+        self._buffers = threading.local()
 
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """See `Policy.load`."""
-        checked = check_parameters(self.spec, parameters, self.dtype)
-        for name, view in self.layout.named(self.vector).items():
-            view[...] = checked[name]
+    def optimizer_state(self, formula: OptimizerSpec) -> NumpyOptimizer:
+        """See `Policy.optimizer_state`."""
+        return NumpyOptimizer(formula, self)
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`."""
@@ -134,37 +131,27 @@ class NumpyPolicy(Policy):
             result[block] = self.spec.head.distribution(host, network.outputs.T.astype(np.float64), head, mask)
         return result
 
-    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
-        """See `Policy.evaluate`."""
-        self.check_evaluations(names, batch)
-        self.check(batch)
-        found: dict[str, Array] = {}
-        if "distribution" in names:
-            found["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        if "final_value" in names:
-            found["final_value"] = self.at_final(batch, 1, lambda given, _: self._values(given, own=False))[:, 0]
-        if "final_action_values" in names:
-            head = self.spec.head
-            found["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda given, _: self._values(given, own=head.action_values)
-            )
-        if "final_log_probs" in names:
-            found["final_log_probs"] = self.at_final(batch, self.spec.head.width, self.distribution)
-        wanted = [name for name in names if name in self.quantities]
-        if wanted:
-            reference = batch.extras.get("reference")
-            parts: list[dict[str, Array]] = []
-            for block in blocks(batch.num_steps):
-                own = None if reference is None else reference[block].astype(self.dtype, copy=False)
-                parts.append(self._quantities(wanted, batch, block, own)[1])
-            for name in wanted:
-                found[name] = np.concatenate([part[name] for part in parts]).astype(np.float64)
-        return found
+    def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
+        """See `Policy.quantities_at`."""
+        reference = batch.extras.get("reference")
+        parts: list[dict[str, Array]] = []
+        for block in blocks(batch.num_steps):
+            part = None if reference is None else reference[block].astype(self.dtype, copy=False)
+            parts.append(self._quantities(names, batch, block, part)[1])
+        return {name: joined([part[name] for part in parts]) for name in names}
 
-    def gradient(self, surrogate: Surrogate, batch: Batch) -> NumpyGradient:
+    def values_at(self, observations: Array, *, own: bool) -> Array:
+        """See `Policy.values_at`."""
+        parts: list[Array] = []
+        for block in blocks(len(observations)):
+            network = self._workspace(block.stop - block.start, with_value=not own).network
+            network.forward(self.views, observations[block])
+            parts.append((network.outputs if own else network.values).T.copy())
+        return joined(parts)
+
+    def gradient(self, surrogate: Surrogate) -> NumpyGradient:
         """See `Policy.gradient`."""
-        self.check(batch)
-        estimator, signals, weights = surrogate.estimator, surrogate.values, surrogate.weights
+        estimator, batch, signals, weights = surrogate.estimator, surrogate.batch, surrogate.values, surrogate.weights
         names, keywords = estimator.quantities, estimator.keywords
         total: Array | None = None
         given: list[dict[str, Array]] = []
@@ -190,9 +177,9 @@ class NumpyPolicy(Policy):
                 gradient.check_finite()
         return gradient
 
-    def gradient_from(self, vector: Array, surrogate: Surrogate, batch: Batch) -> NumpyGradient:
+    def gradient_from(self, vector: Array, surrogate: Surrogate) -> NumpyGradient:
         """See `Policy.gradient_from`."""
-        estimator, signals = surrogate.estimator, surrogate.values
+        estimator, batch, signals = surrogate.estimator, surrogate.batch, surrogate.values
         given: list[dict[str, Array]] = []
         for block in blocks_of(estimator, batch):
             own = signals["reference"][block] if "reference" in signals else None
@@ -295,15 +282,6 @@ class NumpyPolicy(Policy):
             d_values = part if d_values is NO_VALUES else d_values + part
         work.network.backward(self.views, work.kernel.backward(cotangents), d_values)
 
-    def _values(self, observations: Array, *, own: bool) -> Array:
-        """Return [n, k] what the critic says of observations, or the network's own outputs."""
-        parts: list[Array] = []
-        for block in blocks(len(observations)):
-            network = self._workspace(block.stop - block.start, with_value=not own).network
-            network.forward(self.views, observations[block])
-            parts.append((network.outputs if own else network.values).T.copy())
-        return np.concatenate(parts)
-
     def _workspace(self, steps: int, *, with_value: bool) -> Workspace:
         """Return this thread's buffers for blocks of this size."""
         kept: dict[tuple[int, bool], Workspace] = self._buffers.__dict__.setdefault("kept", {})
@@ -332,6 +310,11 @@ def blocks_of(estimator: Estimator, batch: Batch) -> Iterator[slice]:
             yield slice(start, first)
             start = first
     yield slice(start, batch.num_steps)
+
+
+def joined(parts: list[Array]) -> Array:
+    """Return the blocks' arrays as one."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def missing_cotangents(estimator: Estimator, cotangents: Mapping[str, Array]) -> EstimatorError:

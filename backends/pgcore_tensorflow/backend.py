@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,11 +13,8 @@ from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.optimizer import OptimizerSpec
-from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
-from pgcore_tensorflow.optimizers import TensorflowOptimizer
 from pgcore_tensorflow.parameters import adopted_parameters
 from pgcore_tensorflow.policy import TensorflowPolicy
 
@@ -53,13 +50,8 @@ class TensorflowBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("tensorflow.policy dtype", dtype)
-        with tf.device(place):
-            module = PolicyModule(spec, spec.initial_parameters(seed), tf.as_dtype(dtype))
-        return TensorflowPolicy(self, spec, numbers, module, place, compiled=compiled)
-
-    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> TensorflowOptimizer:
-        """See `Backend.optimizer`."""
-        return TensorflowOptimizer(spec, cast("TensorflowPolicy", policy))
+        module = PolicyModule(spec, spec.initial_parameters(seed), tf.as_dtype(dtype), place)
+        return TensorflowPolicy(self.name, spec, numbers, module, place, compiled=compiled)
 
     def adopt(
         self,
@@ -83,7 +75,7 @@ class TensorflowBackend(Backend):
         spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind, critic_values)
         numbers = np.dtype(next(iter(native.values())).dtype.name)
         adopted = AdoptedModule(module, own_critic, native, shared=kind == "shared")
-        policy = TensorflowPolicy(self, spec, numbers, adopted, None, compiled=compiled)
+        policy = TensorflowPolicy(self.name, spec, numbers, adopted, None, compiled=compiled)
         policy.probe = Probe(str(spec.network), adopted.preserved)
         return policy
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import tensorflow as tf
 
 from pgcore.arrays import Array
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
+from pgcore.parameters import flat as flat_arrays
 from pgcore_tensorflow.gradient import TensorflowGradient
+from pgcore_tensorflow.parameters import TensorflowParameters, flat
 from pgcore_tensorflow.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_tensorflow.policy import TensorflowPolicy
 
 __all__ = ["TensorflowOptimizer"]
 
@@ -23,12 +22,24 @@ __all__ = ["TensorflowOptimizer"]
 class TensorflowOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
-    def __init__(self, spec: OptimizerSpec, policy: TensorflowPolicy) -> None:
+    left_out: ClassVar[frozenset[str]] = frozenset({"_update"})
+
+    def __init__(self, spec: OptimizerSpec, policy: TensorflowParameters) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
+        self._slots: dict[str, Any] = {slot: np.zeros(policy.size, policy.dtype) for slot in spec.slots}
+        self.rebuild()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: variables belong to their process."""
+        return super().__getstate__() | {"_slots": {slot: value.numpy() for slot, value in self._slots.items()}}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        spec, policy = self.spec, self.policy
         with policy.placed():
-            self._slots = {slot: tf.Variable(tf.zeros([policy.size], policy.dtype)) for slot in spec.slots}
+            self._slots = {slot: tf.Variable(value) for slot, value in self._slots.items()}
         shapes = [tf.TensorSpec(value.shape, value.dtype) for value in policy.native.values()]
         count = len(spec.scalars(1, 1.0))
         scalars = [tf.TensorSpec([], policy.dtype)] * count
@@ -52,21 +63,15 @@ class TensorflowOptimizer(BoundOptimizer):
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot, vector in self._slots.items():
-            ordered = [np.asarray(slots[slot][name], self.policy.dtype).reshape(-1) for name in self.policy.names]
-            vector.assign(np.concatenate(ordered))
+            named = {name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names}
+            vector.assign(flat_arrays(named))
 
     def _assign(self, *tensors: Any) -> None:
         parameters: list[Any] = list(self.policy.native.values())
         leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
         own = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
         moved, changed = self.spec.update(xp, flat(parameters), flat(leaves), own, *scalars)
-        sizes = [int(np.prod(tuple(parameter.shape))) for parameter in parameters]
-        for parameter, part in zip(parameters, tf.split(moved, sizes), strict=True):
-            parameter.assign(tf.reshape(part, parameter.shape))
+        for parameter, place in zip(parameters, self.policy.layout.places.values(), strict=True):
+            parameter.assign(tf.reshape(moved[place], parameter.shape))
         for slot, vector in changed.items():
             self._slots[slot].assign(vector)
-
-
-def flat(arrays: list[Any]) -> Any:
-    """Return all entries in one vector."""
-    return tf.concat([tf.reshape(array, [-1]) for array in arrays], 0)

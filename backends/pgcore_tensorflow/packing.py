@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.autodiff import Inputs
+from pgcore.autodiff_inputs import Inputs
 
 __all__ = ["Layout", "pack", "unpack"]
 

@@ -1,16 +1,70 @@
-"""Parameters of adopted Keras models: their names, and what is wrong with them."""
+"""A module's variables, and those of adopted Keras models: their names, and their faults."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
+from pgcore.arrays import Array
+from pgcore.autodiff_parameters import AutodiffParameters
 from pgcore.errors import ParameterError, SpecError
+from pgcore.fitting import check_parameters
 from pgcore.heads import Head
 
-__all__ = ["adopted_parameters"]
+__all__ = ["TensorflowParameters", "adopted_parameters", "flat"]
+
+
+class TensorflowParameters(AutodiffParameters):
+    """See `AutodiffParameters`.
+
+    Attributes:
+        native: The tf.Variables by canonical name.
+        device: Where they are, None for TensorFlow's default.
+    """
+
+    native: dict[str, Any]
+    device: str | None
+
+    def placed(self) -> AbstractContextManager[Any]:
+        """Return the context in which TensorFlow computes on the policy's device."""
+        return nullcontext() if self.device is None else tf.device(self.device)
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`."""
+        return {name: self.canonical(name, value) for name, value in self.native.items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Parameters.load`."""
+        for name, value in check_parameters(self.spec, parameters, self.dtype).items():
+            self.native[name].assign(value)
+
+    def head_parameters(self) -> dict[str, Array]:
+        """See `AutodiffPolicy.head_parameters`."""
+        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
+        return {name.removeprefix("head."): value.numpy() for name, value in own.items()}
+
+    def leaves(self, vector: Array) -> dict[str, Any]:
+        """See `AutodiffParameters.leaves`."""
+        with self.placed():
+            return {name: tf.constant(part) for name, part in self.layout.named(vector).items()}
+
+    def canonical(self, name: str, leaf: Any) -> Array:
+        """See `AutodiffParameters.canonical`."""
+        return np.array(leaf.numpy())
+
+    def to_numpy(self, native: Any) -> Array:
+        """See `AutodiffParameters.to_numpy`."""
+        return native.numpy()
+
+
+def flat(arrays: list[Any]) -> Any:
+    """Return all entries in one vector."""
+    return tf.concat([tf.reshape(array, [-1]) for array in arrays], 0)
 
 
 def adopted_parameters(what: str, network: Any, critic: Any, head: Head) -> dict[str, Any]:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import ArrayLike
 
 from pgcore.adoption import refusal
 from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
-from pgcore.fitting import check_parameters
+from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff_inputs import Inputs, Outputs
+from pgcore.formula import OptimizerSpec
 from pgcore.spec import PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_tensorflow.gradient import TensorflowGradient
-from pgcore_tensorflow.heads import quantities, surrogate_terms
+from pgcore_tensorflow.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason
+from pgcore_tensorflow.optimizers import TensorflowOptimizer
 from pgcore_tensorflow.packing import Layout, pack, unpack
-from pgcore_tensorflow.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_tensorflow.backend import TensorflowBackend
+from pgcore_tensorflow.parameters import TensorflowParameters
 
 __all__ = ["TensorflowPolicy"]
 
@@ -34,17 +31,18 @@ ZERO = tf.UnconnectedGradients.ZERO
 KEPT = 32
 
 
-class TensorflowPolicy(AutodiffPolicy):
+class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
     """See `AutodiffPolicy`. Graphs take any number of steps; only XLA needs them padded.
 
     Attributes:
         module: The tf.Module.
-        native: Its variables by canonical name.
     """
+
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"native", "_variables", "_graphs"}
 
     def __init__(
         self,
-        backend: TensorflowBackend,
+        backend: str,
         spec: PolicySpec,
         dtype: np.dtype[Any],
         module: PolicyModule | AdoptedModule,
@@ -55,26 +53,19 @@ class TensorflowPolicy(AutodiffPolicy):
         """Keep the module and its variables, as they are."""
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
-        self.native: dict[str, Any] = module.native
-        self.names = tuple(module.native)
         self.pads = compiled
-        self.size = sum(int(np.prod(tuple(value.shape))) for value in self.native.values())
         self.device = device
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self.native: dict[str, Any] = self.module.native
         self._variables: list[Any] = list(self.native.values())
         self._graphs = lru_cache(KEPT)(no_graphs)
 
-    def placed(self) -> AbstractContextManager[Any]:
-        """Return the context in which TensorFlow computes on the policy's device."""
-        return nullcontext() if self.device is None else tf.device(self.device)
-
-    def parameters(self) -> dict[str, Array]:
-        """See `Policy.parameters`."""
-        return {name: self.canonical(name, value) for name, value in self.native.items()}
-
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """See `Policy.load`."""
-        for name, value in check_parameters(self.spec, parameters, self.dtype).items():
-            self.native[name].assign(value)
+    def optimizer_state(self, formula: OptimizerSpec) -> TensorflowOptimizer:
+        """See `Policy.optimizer_state`."""
+        return TensorflowOptimizer(formula, self)
 
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
@@ -84,11 +75,6 @@ class TensorflowPolicy(AutodiffPolicy):
 
         found = self._run(("forward",), graph, Inputs(observations, None, None, {}, None))
         return self.to_numpy(found[0]), None if found[1] is None else self.to_numpy(found[1])
-
-    def head_parameters(self) -> dict[str, Array]:
-        """See `AutodiffPolicy.head_parameters`."""
-        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
-        return {name.removeprefix("head."): value.numpy() for name, value in own.items()}
 
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
@@ -131,39 +117,29 @@ class TensorflowPolicy(AutodiffPolicy):
         return np.concatenate([self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1)
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        """See `AutodiffPolicy.fisher_product`.
+
+        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more layers have than forward mode.
+        """
         head = self.spec.head
 
         def graph(given: Inputs, direction: Any) -> list[Any]:
-            with tf.GradientTape() as outer:
-                with tf.GradientTape() as inner:
-                    found = self._outputs_of(given.observations)
-                    distribution = head.distribution(xp, found.outputs, found.head, given.action_mask)
-                    kl = tf.reduce_sum(given.weights * head.kl(xp, tf.stop_gradient(distribution), distribution))
-                first = dense(inner.gradient(kl, self._variables, unconnected_gradients=ZERO))
-                along = tf.reduce_sum(tf.concat([tf.reshape(part, [-1]) for part in first], 0) * direction)
-            return dense(outer.gradient(along, self._variables, unconnected_gradients=ZERO))
+            with tf.GradientTape(persistent=True) as tape:
+                coordinates = fisher_coordinates(head, self._outputs_of(given.observations), given)
+
+            def pull(u: Any) -> list[Any]:
+                return dense(tape.gradient(coordinates, self._variables, u, ZERO))
+
+            u = tf.zeros_like(coordinates)
+            with tf.GradientTape() as transposed:
+                transposed.watch(u)
+                pulled = tf.concat([tf.reshape(part, [-1]) for part in pull(u)], 0)
+                along = tf.reduce_sum(pulled * direction)
+            tangent = transposed.gradient(along, u, unconnected_gradients=ZERO)
+            return pull(fisher_metric(head, coordinates, tangent, given))
 
         found = self._run(("fisher",), graph, inputs, vector, xla=False)
         return np.concatenate([self.to_numpy(part).reshape(-1) for part in found])
-
-    def leaves(self, vector: Array) -> dict[str, Any]:
-        """See `AutodiffPolicy.leaves`."""
-        ends = np.cumsum([int(np.prod(tuple(value.shape))) for value in self._variables])
-        parts = np.split(vector, ends[:-1])
-        with self.placed():
-            return {
-                name: tf.constant(part.reshape(tuple(value.shape)))
-                for (name, value), part in zip(self.native.items(), parts, strict=True)
-            }
-
-    def canonical(self, name: str, leaf: Any) -> Array:
-        """See `AutodiffPolicy.canonical`."""
-        return np.array(leaf.numpy())
-
-    def to_numpy(self, native: Any) -> Array:
-        """See `AutodiffPolicy.to_numpy`."""
-        return native.numpy()
 
     def _outputs_of(self, observations: Any) -> Outputs:
         found = self.module(observations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from pgcore.autodiff import critic_kind
 from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.optimizer import OptimizerSpec
-from pgcore.policy import Policy
 from pgcore.spec import Adopted, PolicySpec
-from pgcore_torch.networks import BATCH_NORM, AdoptedModule, PolicyModule, own_parameters, stochastic_layers
-from pgcore_torch.optimizers import TorchOptimizer
+from pgcore_torch.networks import BATCH_NORM, AdoptedModule, make_module, own_parameters, stochastic_layers
 from pgcore_torch.parameters import adopted_parameters, native_parameters
 from pgcore_torch.policy import TorchPolicy
 
@@ -44,14 +41,10 @@ class TorchBackend(Backend):
         place = usable_device(device)
         numbers = float_dtype("torch.policy dtype", dtype)
         parameters = spec.initial_parameters(seed)
-        module = PolicyModule(spec, getattr(torch, dtype), place)
-        policy = TorchPolicy(self, spec, numbers, module, native_parameters(spec, module), compiled=compiled)
+        module = make_module(spec, getattr(torch, dtype), place)
+        policy = TorchPolicy(self.name, spec, numbers, module, native_parameters(spec, module), compiled=compiled)
         policy.load(parameters)
         return policy
-
-    def optimizer(self, spec: OptimizerSpec, policy: Policy) -> TorchOptimizer:
-        """See `Backend.optimizer`."""
-        return TorchOptimizer(spec, cast("TorchPolicy", policy))
 
     def adopt(
         self,
@@ -84,7 +77,7 @@ class TorchBackend(Backend):
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
-        policy = TorchPolicy(self, spec, numbers, adopted, native, compiled=compiled)
+        policy = TorchPolicy(self.name, spec, numbers, adopted, native, compiled=compiled)
         policy.probe = Probe(str(spec.network), adopted.preserved, adopted.mode, EVALUATION)
         return policy
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch._utils import _flatten_dense_tensors  # twice as fast as the public ways
 
-from pgcore.autodiff import AutodiffGradient
+from pgcore.autodiff_gradient import AutodiffGradient
+from pgcore_torch.parameters import flat
 
-__all__ = ["TorchGradient", "flat"]
+__all__ = ["TorchGradient"]
 
 
 class TorchGradient(AutodiffGradient):
@@ -18,8 +17,3 @@ class TorchGradient(AutodiffGradient):
         """See `Gradient.square`."""
         vector = flat(self.leaves)
         return float(torch.dot(vector, vector))
-
-
-def flat(leaves: dict[str, Tensor]) -> Tensor:
-    """Return all entries in one vector."""
-    return _flatten_dense_tensors(tuple(leaves.values()))

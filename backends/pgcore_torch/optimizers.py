@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pgcore.arrays import Array
+from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
-from pgcore.optimizer import BoundOptimizer, OptimizerSpec
-from pgcore_torch.gradient import TorchGradient, flat
+from pgcore.parameters import flat as flat_arrays
+from pgcore_torch.gradient import TorchGradient
+from pgcore_torch.parameters import TorchParameters, flat
 from pgcore_torch.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_torch.policy import TorchPolicy
 
 __all__ = ["TorchOptimizer"]
 
@@ -24,7 +23,7 @@ __all__ = ["TorchOptimizer"]
 class TorchOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
-    def __init__(self, spec: OptimizerSpec, policy: TorchPolicy) -> None:
+    def __init__(self, spec: OptimizerSpec, policy: TorchParameters) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
@@ -48,8 +47,8 @@ class TorchOptimizer(BoundOptimizer):
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot in self._slots:
-            ordered = [np.asarray(slots[slot][name], self.policy.dtype).reshape(-1) for name in self.policy.native]
-            self._slots[slot] = flat(self.policy.leaves(np.concatenate(ordered)))
+            named = {name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names}
+            self._slots[slot] = flat(self.policy.leaves(flat_arrays(named)))
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the vector's views by canonical name, in PyTorch's own shapes."""

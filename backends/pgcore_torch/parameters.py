@@ -1,21 +1,91 @@
-"""Canonical names and shapes of a module's parameters."""
+"""A module's parameters: their tensors, and their canonical names and shapes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors  # twice as fast as the public ways
 
 from pgcore.arrays import Array
+from pgcore.autodiff_parameters import AutodiffParameters
 from pgcore.errors import ParameterError, SpecError
+from pgcore.fitting import check_parameters
+from pgcore.parameters import Layout
+from pgcore.parameters import flat as flat_arrays
 from pgcore.spec import PolicySpec
-from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 
-__all__ = ["adopted_parameters", "canonical", "check_current", "from_canonical", "native_parameters"]
+__all__ = [
+    "TorchParameters",
+    "adopted_parameters",
+    "canonical",
+    "check_current",
+    "flat",
+    "from_canonical",
+    "native_parameters",
+]
 
 
-def native_parameters(spec: PolicySpec, module: PolicyModule) -> dict[str, Tensor]:
-    """Return the module's own tensors by canonical name, in canonical order; weights are still PyTorch's [out, in]."""
+class TorchParameters(AutodiffParameters):
+    """See `AutodiffParameters`.
+
+    Attributes:
+        module: The torch.nn module that the parameters are of.
+        native: The parameters by canonical name.
+        device: Where they are.
+    """
+
+    module: PolicyModule | FormulaModule | AdoptedModule
+    native: dict[str, Tensor]
+    device: torch.device
+    _adopted: bool
+    _verbatim: bool
+    _dtype: torch.dtype
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`."""
+        self._check_current()
+        return {name: self.canonical(name, value) for name, value in self.native.items()}
+
+    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """See `Parameters.load`."""
+        checked = check_parameters(self.spec, parameters, self.dtype)
+        self._check_current()
+        self.assign(self.leaves(flat_arrays(checked)))
+
+    @torch.no_grad()
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        """Copy native values into the parameters."""
+        for name, value in self.native.items():
+            value.copy_(values[name])
+
+    def leaves(self, vector: Array) -> dict[str, Tensor]:
+        """See `AutodiffParameters.leaves`."""
+        return from_canonical(vector, self.native, self.layout, verbatim=self._verbatim)
+
+    def canonical(self, name: str, leaf: Tensor) -> Array:
+        """See `AutodiffParameters.canonical`."""
+        return np.array(canonical(name, leaf.detach(), verbatim=self._verbatim).cpu().numpy(), order="C")
+
+    def to_numpy(self, native: Tensor) -> Array:
+        """See `AutodiffParameters.to_numpy`."""
+        return native.detach().cpu().numpy()
+
+    def _check_current(self) -> None:
+        if isinstance(self.module, AdoptedModule):
+            check_current(self.module, self.native, self._dtype, self.device)
+
+
+def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) -> dict[str, Tensor]:
+    """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
+    if isinstance(module, FormulaModule):
+        named: dict[str, Tensor] = {name.replace("/", "."): value for name, value in module.weights.items()}
+        named |= {f"head.{name}": value for name, value in module.head.items()}
+        return {name: named[name] for name in spec.parameter_shapes}
     found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     torso = [] if module.torso is None else linear_layers(module.torso)
     for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
@@ -92,21 +162,30 @@ def check_current(module: AdoptedModule, native: dict[str, Tensor], dtype: torch
             )
 
 
-def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
-    """Return a parameter, or its gradient, in canonical shape: a linear layer's weight is [in, out]; adopted ones stay as they are."""
-    return tensor.mT if not adopted and name.endswith(".weight") else tensor
+def canonical(name: str, tensor: Tensor, *, verbatim: bool) -> Tensor:
+    """Return a parameter, or its gradient, in canonical shape.
+
+    Args:
+        name: Its canonical name.
+        tensor: In the module's shape.
+        verbatim: Whether the module's shapes are canonical; a layer of PyTorch's keeps its weight as [out, in].
+    """
+    return tensor.mT if not verbatim and name.endswith(".weight") else tensor
 
 
-def from_canonical(vector: Array | Tensor, like: dict[str, Tensor], *, adopted: bool) -> dict[str, Tensor]:
-    """Return views of a [D] vector in canonical order, in PyTorch's own shapes."""
+def from_canonical(
+    vector: Array | Tensor, like: dict[str, Tensor], layout: Layout, *, verbatim: bool
+) -> dict[str, Tensor]:
+    """Return views of a [D] vector in canonical order, in the module's shapes; see `canonical`."""
     # A copy, since the vector may be read-only.
-    rest = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
-    found: dict[str, Tensor] = {}
-    for name, value in like.items():
-        part, rest = rest[: value.numel()], rest[value.numel() :]
-        shaped = part.reshape(canonical(name, value, adopted=adopted).shape)
-        found[name] = canonical(name, shaped, adopted=adopted).to(value.device)
-    return found
+    tensor = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
+    named = layout.named(tensor)
+    return {name: canonical(name, named[name], verbatim=verbatim).to(value.device) for name, value in like.items()}
+
+
+def flat(leaves: dict[str, Tensor]) -> Tensor:
+    """Return all entries in one vector."""
+    return _flatten_dense_tensors(tuple(leaves.values()))
 
 
 def linear_layers(module: nn.Module) -> list[nn.Linear]:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pgcore.adoption import refused_derivative
 from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy, Inputs, Outputs
+from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff_inputs import Inputs, Outputs
 from pgcore.errors import BatchError
 from pgcore.estimator import Estimator
-from pgcore.fitting import check_parameters
+from pgcore.formula import OptimizerSpec
 from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
-from pgcore_torch.gradient import TorchGradient, flat
-from pgcore_torch.heads import quantities, surrogate_terms
-from pgcore_torch.networks import AdoptedModule, PolicyModule
-from pgcore_torch.parameters import canonical, check_current, from_canonical
-from pgcore_torch.xp import xp
-
-if TYPE_CHECKING:
-    from pgcore_torch.backend import TorchBackend
+from pgcore_torch.gradient import TorchGradient
+from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
+from pgcore_torch.optimizers import TorchOptimizer
+from pgcore_torch.parameters import TorchParameters, canonical, flat
 
 __all__ = ["TorchPolicy"]
 
@@ -52,20 +49,17 @@ def without_autocast(method: Method) -> Method:
     return cast("Method", called)
 
 
-class TorchPolicy(AutodiffPolicy):
-    """See `AutodiffPolicy`.
+class TorchPolicy(TorchParameters, AutodiffPolicy):
+    """See `AutodiffPolicy`."""
 
-    Attributes:
-        module: The torch.nn module.
-        native: Its parameters by canonical name.
-    """
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_kept"}
 
     def __init__(
         self,
-        backend: TorchBackend,
+        backend: str,
         spec: PolicySpec,
         dtype: np.dtype[Any],
-        module: PolicyModule | AdoptedModule,
+        module: PolicyModule | FormulaModule | AdoptedModule,
         native: dict[str, Tensor],
         *,
         compiled: bool,
@@ -74,33 +68,23 @@ class TorchPolicy(AutodiffPolicy):
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
         self.native = native
-        self.names = tuple(native)
         self.pads = compiled
-        self.size = sum(value.numel() for value in native.values())
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
+        self._verbatim = not isinstance(module, PolicyModule)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Policy.parameters`."""
-        self._check_current()
-        return {name: self.canonical(name, value) for name, value in self.native.items()}
-
-    def load(self, parameters: Mapping[str, ArrayLike]) -> None:
-        """See `Policy.load`."""
-        checked = check_parameters(self.spec, parameters, self.dtype)
-        self._check_current()
-        self.assign(self.leaves(np.concatenate([checked[name].reshape(-1) for name in self.native])))
-
-    @torch.no_grad()
-    def assign(self, values: Mapping[str, Tensor]) -> None:
-        """Copy native values into the parameters."""
-        for name, value in self.native.items():
-            value.copy_(values[name])
+    def optimizer_state(self, formula: OptimizerSpec) -> TorchOptimizer:
+        """See `Policy.optimizer_state`."""
+        return TorchOptimizer(formula, self)
 
     @without_autocast
     @torch.no_grad()
@@ -157,31 +141,22 @@ class TorchPolicy(AutodiffPolicy):
     @without_autocast
     @torch.inference_mode(mode=False)
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """See `AutodiffPolicy.fisher_product`: the Hessian of KL(pi, pi) in its second argument, times the vector."""
+        """See `AutodiffPolicy.fisher_product`.
+
+        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more modules have than forward mode.
+        """
         self._check_current()
-        native = self._native(inputs)
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            found = self._outputs_of(native.observations)
-        head = self.spec.head
-        distribution = head.distribution(xp, found.outputs, found.head, native.action_mask)
-        kl = torch.dot(native.weights, head.kl(xp, distribution.detach(), distribution))
-        first = self._derivatives(kl, create_graph=True, materialize_grads=True)
-        direction = self.leaves(vector)
-        along = torch.dot(flat(dict(zip(self.native, first, strict=True))), flat(direction))
-        second = self._derivatives(along, materialize_grads=True)
-        return self._rows([part[None] for part in second], 1)[0]
-
-    def leaves(self, vector: Array) -> dict[str, Tensor]:
-        """See `AutodiffPolicy.leaves`."""
-        return from_canonical(vector, self.native, adopted=self._adopted)
-
-    def canonical(self, name: str, leaf: Tensor) -> Array:
-        """See `AutodiffPolicy.canonical`."""
-        return np.array(canonical(name, leaf.detach(), adopted=self._adopted).cpu().numpy(), order="C")
-
-    def to_numpy(self, native: Tensor) -> Array:
-        """See `AutodiffPolicy.to_numpy`."""
-        return native.detach().cpu().numpy()
+        native, head = self._native(inputs), self.spec.head
+        with sdpa_kernel(SDPBackend.MATH):  # the derivative of fused attention has none itself
+            outputs = self._outputs_of(native.observations)
+        coordinates = fisher_coordinates(head, outputs, native)
+        u = torch.zeros_like(coordinates, requires_grad=True)
+        pulled = self._derivatives(coordinates, u, create_graph=True, materialize_grads=True)
+        along = torch.dot(flat(dict(zip(self.native, pulled, strict=True))), flat(self.leaves(vector)))
+        (tangent,) = self._derivatives(along, by=[u], retain_graph=True)
+        cotangent = fisher_metric(head, coordinates.detach(), tangent, native)
+        product = self._derivatives(coordinates, cotangent, materialize_grads=True)
+        return self._rows([part[None] for part in product], 1)[0]
 
     def _terms(self, estimator: Estimator, size: int) -> Terms:
         """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
@@ -209,7 +184,7 @@ class TorchPolicy(AutodiffPolicy):
         """
         head = self.spec.head
         module = self.module
-        assert isinstance(module, PolicyModule)
+        assert not isinstance(module, AdoptedModule)
         canonical_names = {id(value): name for name, value in self.native.items()}
         own = {name: canonical_names[id(value)] for name, value in self._parameters.items()}
 
@@ -236,10 +211,12 @@ class TorchPolicy(AutodiffPolicy):
             sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
         return sizes[size]
 
-    def _derivatives(self, of: Tensor, weights: Tensor | None = None, **options: bool) -> tuple[Any, ...]:
-        """Return the derivative by each parameter, None where there is none."""
+    def _derivatives(
+        self, of: Tensor, weights: Tensor | None = None, by: list[Tensor] | None = None, **options: bool
+    ) -> tuple[Any, ...]:
+        """Return the derivative by each parameter, or by each of some other tensors, None where there is none."""
         try:
-            found = torch.autograd.grad(of, self._tensors, weights, allow_unused=True, **options)
+            found = torch.autograd.grad(of, by or self._tensors, weights, allow_unused=True, **options)
         except RuntimeError as error:
             if not self._adopted or isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -249,15 +226,11 @@ class TorchPolicy(AutodiffPolicy):
             self._check_current()
         return found
 
-    def _check_current(self) -> None:
-        if isinstance(self.module, AdoptedModule):
-            check_current(self.module, self.native, self._dtype, self.device)
-
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
-        if isinstance(self.module, PolicyModule):
+        if not isinstance(self.module, AdoptedModule):
             return Outputs(*self.module.computed(self._parameters, observations), self._own)
         try:
             outputs, values = self.module(observations)
@@ -287,7 +260,7 @@ class TorchPolicy(AutodiffPolicy):
         columns: list[Tensor] = []
         for (name, value), part in zip(self.native.items(), parts, strict=True):
             found = value.new_zeros(rows, *value.shape) if part is None else part
-            columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
+            columns.append(canonical(name, found, verbatim=self._verbatim).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
 
 

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from pgcore.cli.check import refuse_no_place
+from pgcore.cli.places import refuse_no_place
+from pgcore.cli.progress import progress
 from pgcore.errors import PgcoreError
 
 if TYPE_CHECKING:
     from pgcore.estimator import Estimator
-    from pgcore.exact.audit import Audit
+    from pgcore.exact.audit import Row
 
-__all__ = ["Row", "audit_command", "subjects"]
+__all__ = ["audit_command", "subjects"]
 
 # How a verdict stands in the table of all estimators, after what is claimed.
 MARKS = {"confirmed": "", "refuted": " !", "open": " ?"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """One estimator of the table: its audit, or why there is none."""
-
-    label: str
-    audit: Audit | None
-    error: str | None = None
-
-    @property
-    def refuted(self) -> bool:
-        """Whether a claim is refuted, or nothing could be told."""
-        return self.audit is None or self.audit.refuted
 
 
 def audit_command(
@@ -84,8 +69,8 @@ def audit_command(
     if time_in_state:
         mdp = mdp.with_time()
     chosen = subjects() if every else {str(estimator): one_subject(str(estimator), settings or [])}
-    rows: list[Row] = [Row(where, None, why) for where, why in unbuilt().items()] if every else []
-    with progress(len(chosen)) as advance:
+    rows = [unaudited(where, why) for where, why in unbuilt().items()] if every else []
+    with progress("auditing", len(chosen), started=-1) as advance:
         for label, subject in chosen.items():
             advance(label)
             rows.append(audited(label, subject, mdp, batch, seed, forgiving=every))
@@ -121,26 +106,12 @@ def one_subject(name: str, settings: Sequence[str]) -> Estimator:
     """Return the estimator with its settings, and a discount of 1 unless they say otherwise."""
     from pgcore.api import estimator
     from pgcore.registry import registry
+    from pgcore.values import read_assignments, without_none
 
-    fields: dict[str, Any] = {}
-    for setting in settings:
-        field, separator, text = setting.partition("=")
-        if not separator or not field:
-            raise typer.BadParameter(f"--set: expected FIELD=VALUE, got {setting!r}; such as --set baseline=mean")
-        fields[field.strip()] = value_of(text.strip())
-    known = [field.name for field in dataclasses.fields(cast("Any", registry().load("estimators", name)))]
+    cls = cast("Any", registry().load("estimators", name))
+    fields = without_none(cls, read_assignments(settings))
+    known = [field.name for field in dataclasses.fields(cls)]
     return estimator(name, **(({"gamma": 1.0} if "gamma" in known else {}) | fields))
-
-
-def value_of(text: str) -> Any:
-    """Return the number or boolean that a text is, or else the text."""
-    words: dict[str, Any] = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def subjects() -> dict[str, Estimator]:
@@ -156,6 +127,13 @@ def subjects() -> dict[str, Estimator]:
                 longer = f"{name}, {'variant' if label == name else label}"
                 subjects[label if name in label and label not in subjects else longer] = plain(variant)
     return subjects
+
+
+def unaudited(label: str, why: str) -> Row:
+    """Return the row of an estimator that there is no audit of, or of a proof that is broken."""
+    from pgcore.exact.audit import Row
+
+    return Row(label, None, " ".join(why.split()))
 
 
 def unbuilt() -> dict[str, str]:
@@ -190,7 +168,7 @@ def plain(estimator: Estimator) -> Estimator:
 
 def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool) -> Row:
     """Return one row; where there are others, what stops an audit is told in the row."""
-    from pgcore.exact.audit import audit
+    from pgcore.exact.audit import Row, audit
 
     try:
         return Row(label, audit(subject, mdp, batch=batch, seed=seed))
@@ -198,28 +176,7 @@ def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, 
         if not forgiving:
             raise
         told = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        return Row(label, None, " ".join(told.split()))
-
-
-@contextmanager
-def progress(total: int) -> Generator[Callable[[str], None]]:
-    """Give a function that moves a bar on stderr to the next label, where that is a terminal; it does nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("auditing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("auditing", total=total, completed=-1, at="")
-        yield lambda label: bar.update(task, advance=1, at=label)
+        return unaudited(label, told)
 
 
 def json_of(rows: Sequence[Row], process: str) -> str:

@@ -12,8 +12,7 @@ import numpy as np
 from pgcore.errors import MDPError
 
 if TYPE_CHECKING:
-    from pgcore.cli.audit import Row
-    from pgcore.exact.audit import Audit
+    from pgcore.exact.audit import Audit, Row
 
 __all__ = ["draw"]
 

@@ -6,16 +6,12 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import pgcore
-from pgcore.cli.check import blindness, description, reason, share, shown, worst
 from pgcore.registry import registry, version_found
-
-if TYPE_CHECKING:
-    from pgcore.testing.conformance import Outcome
+from pgcore.testing.outcomes import Outcome, blindness, description, reason, share, shown, worst
 
 __all__ = ["check_page"]
 
@@ -47,7 +43,7 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: .8r
 DECADES, BINS_PER_DECADE, DECADES_BELOW = 5, 8, 4
 BIN, LEFT, HEIGHT = 20, 140, 52
 
-Key = Callable[["Outcome"], tuple[str, str]]
+Key = Callable[[Outcome], tuple[str, str]]
 
 
 def check_page(

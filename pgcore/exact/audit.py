@@ -11,14 +11,13 @@ import numpy as np
 from pgcore.checks import count
 from pgcore.errors import MDPError
 from pgcore.estimator import Estimator, Reduction, check_claims
-from pgcore.exact import mdp as processes
 from pgcore.exact.claims import Subject, Verdict, probe_batch, try_once, verdicts
 from pgcore.exact.dynamics import visits
-from pgcore.exact.mdp import MDP, limit
+from pgcore.exact.mdp import MDP, limit, random
 from pgcore.exact.moments import moments
 from pgcore.exact.needs import audit_policy, first_fitting, policies
 
-__all__ = ["Audit", "audit", "audit_process"]
+__all__ = ["Audit", "Row", "audit", "audit_process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,29 @@ class Audit:
         return scale_of(self.estimator, self.length)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One estimator of a table: its audit, or why there is none.
+
+    Attributes:
+        label: How the table names it.
+        audit: None where it failed.
+        error: Why it failed, on one line.
+    """
+
+    label: str
+    audit: Audit | None
+    error: str | None = None
+
+    @property
+    def refuted(self) -> bool:
+        """Whether a claim is refuted, or nothing could be told."""
+        return self.audit is None or self.audit.refuted
+
+
 def audit_process(states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1) -> MDP:
     """Return the process that audits use unless told otherwise: random, and with episodes of different lengths."""
-    return processes.random(states, actions, horizon, seed, terminals=terminals)
+    return random(states, actions, horizon, seed, terminals=terminals)
 
 
 def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed: int = 0) -> Audit:

@@ -232,10 +232,12 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
         "episode_lengths": np.full(episodes, 2),
         "terminated": np.ones(episodes, np.bool_),
         "log_probs": rng.standard_normal(steps),
+        "values": np.zeros(steps),
     }
     described = {
         "reference": policy.distribution(fields["observations"]),
         "reference_log_probs": rng.standard_normal(steps),
+        "group": np.zeros(steps, np.intp),
     }
     try:
         run_gradient(policy, reclaimed(estimator, discrete_only=False), Batch(**fields, extras=described))
@@ -318,6 +320,7 @@ def probe_batch(mdp: MDP, size: int) -> Batch:
         terminated=episodes.terminated[chosen],
         final_observations=mdp.seen[episodes.final_states[chosen]],
         log_probs=np.full(len(steps), -np.log(mdp.actions)),
+        values=np.zeros(len(steps)),
         extras={
             name: value[episodes.states[steps], episodes.actions[steps]] for name, value in extras(mdp, uniform).items()
         },

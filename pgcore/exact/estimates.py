@@ -27,7 +27,8 @@ from pgcore.exact.mdp import MDP
 from pgcore.exact.numbers import Number, numbers, whole
 from pgcore.exact.rows import Lookup, RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
-from pgcore.surrogate import check_names
+from pgcore.score_estimator import ScoreEstimator
+from pgcore.step_signals import check_names
 
 __all__ = ["Estimates"]
 
@@ -64,11 +65,8 @@ class Group:
         """Yield each batch."""
         each = zip(*self.fields.values(), strict=True)
         for own, more in zip(each, zip(*self.extras.values(), strict=True), strict=True):
-            batch = object.__new__(Batch)
-            batch.__dict__.update(self.shared)
-            batch.__dict__.update(zip(self.fields, own, strict=True))
-            batch.__dict__["extras"] = dict(zip(self.extras, more, strict=True))
-            yield batch
+            extras = dict(zip(self.extras, more, strict=True))
+            yield Batch.trusted(self.shared | dict(zip(self.fields, own, strict=True)) | {"extras": extras})
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
         """Yield each batch with what evaluates it."""
@@ -152,8 +150,8 @@ class Estimates:
         first = next(group.batches())
         weights = self._weights(first)
         with np.errstate(all="ignore"):
-            if estimator.weighs_scores:
-                return self._combined(group, weights)
+            if isinstance(estimator, ScoreEstimator):
+                return self._combined(group, estimator, weights)
             collected: list[dict[str, Array]] = []
             sees_episodes = estimator.sees_episodes
             for found in self._signals(group):
@@ -173,13 +171,13 @@ class Estimates:
         ]
         return np.sum(parts, axis=0)
 
-    def _combined(self, group: Group, weights: Array) -> Array:
+    def _combined(self, group: Group, estimator: ScoreEstimator, weights: Array) -> Array:
         """Return [P, D] gradients that the estimator makes from scores."""
         found: list[Array] = []
         for batch, evaluate in group.evaluated(self.rows):
-            signals = self.estimator.signals(batch, evaluate)
-            check_names(self.estimator, signals)
-            found.append(self.estimator.combine(batch, evaluate, signals, weights))
+            signals = estimator.signals(batch, evaluate)
+            check_names(estimator, signals)
+            found.append(estimator.combine(batch, evaluate, signals, weights))
         return np.array(found)
 
     def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
@@ -267,6 +265,7 @@ class Estimates:
         shared: dict[str, Any] = {
             "action_mask": None,
             "step_weights": None,
+            "final_values": None,
             "episode_lengths": lengths,
             "episode_starts": starts,
             "episode_ends": starts + lengths - 1,
@@ -282,6 +281,11 @@ class Estimates:
             "terminated": episodes.terminated[chosen],
             "final_observations": mdp.seen[finals],
         }
+        # The recorded values are the policy's own critic's, whichever policy acted.
+        if self.rows.has_state_values:
+            fields["values"] = self.rows.state_values()[states]
+        else:
+            shared["values"] = None
         own = {name: value[rows] for name, value in self.rows.extras.items()}
         for value in (*shared.values(), *fields.values(), *own.values()):
             if value is not None:

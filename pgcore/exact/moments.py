@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
+from pgcore.arrays import Array, row_not_finite
 from pgcore.checks import count
 from pgcore.errors import MDPError, NonFiniteError, PgcoreError
 from pgcore.estimator import Estimator
@@ -104,8 +104,8 @@ def moments(
     drawn = size if coupled else 1
     chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
     found = estimates.gradients(chosen)
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        bad = int((~np.isfinite(found)).any(axis=1).argmax())
+    bad = row_not_finite(found)
+    if bad is not None:
         raise NonFiniteError(
             f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {chosen[bad].tolist()}; "
             "look at what the estimator does with those"

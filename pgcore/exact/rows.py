@@ -11,12 +11,13 @@ import numpy as np
 from pgcore.api import gradient
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate
+from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate, quantities_of
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
 from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.parameters import flat
 from pgcore.policy import Policy
 
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
@@ -114,6 +115,12 @@ class Rows:
             else:
                 self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
         return self._values[name]
+
+    @property
+    def has_state_values(self) -> bool:
+        """Whether the policy has a critic of states."""
+        policy = self.table.policy
+        return policy is not None and "value" in quantities_of(policy.spec)
 
     def state_values(self) -> Array:
         """Return [S] V of every state."""
@@ -213,4 +220,4 @@ class RowEvaluate:
 def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
     """Return [D] the gradient in canonical parameter order."""
     found = gradient(policy, estimator, batch).numpy()
-    return np.concatenate([found[name].reshape(-1) for name in policy.spec.parameter_shapes])
+    return flat(found)

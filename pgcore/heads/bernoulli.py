@@ -64,3 +64,6 @@ class Bernoulli(DiscreteHead):
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`: the sum over the switches."""
         return xp.sum(xp.where(actions > 0, distribution[:, self.n :], distribution[:, : self.n]), 1)
+
+    # The score is 1 in the log-probability of each alternative that was taken, as for any discrete head.
+    fisher = DiscreteHead.fisher

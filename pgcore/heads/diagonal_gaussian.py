@@ -87,6 +87,11 @@ class DiagonalGaussian(Head):
         z, ratio = (mean0 - mean) / std, xp.exp(log_std0 - log_std)
         return xp.sum(log_std - log_std0 + 0.5 * (ratio * ratio + z * z - 1.0), 1)
 
+    def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
+        """See `Head.fisher`: diag(1 / std^2, 2) in (mean, log std)."""
+        std = xp.exp(distribution[:, self.n :])
+        return xp.concatenate((tangent[:, : self.n] / std / std, 2.0 * tangent[:, self.n :]), 1)
+
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
         """Draw mean + std * standard normal."""
         mean, log_std = distribution[:, : self.n], distribution[:, self.n :]

@@ -40,6 +40,10 @@ class DiscreteHead(Head):
         difference = xp.where(possible, finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0), 0.0)
         return xp.sum(xp.exp(reference) * difference, 1)
 
+    def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
+        """See `Head.fisher`: diag pi, since the score of an action is 1 in its own log-probability."""
+        return xp.exp(distribution) * xp.where(distribution > -math.inf, tangent, 0.0)
+
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
         """Draw by inverting the cumulative distribution, one uniform number a step and choice."""
         return self._action([drawn(distribution[:, own], rng) for own in self.choices])

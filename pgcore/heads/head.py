@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.errors import SpecError
+from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 
 __all__ = ["Head"]
+
+# Actions of one step that an expectation is summed over, at most: each costs an evaluation of `log_prob`.
+MOST_LISTED = 1024
 
 
 class Head(ABC):
@@ -74,6 +80,65 @@ class Head(ABC):
     @abstractmethod
     def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
         """Return [B] KL(reference, distribution), nats, for two [B, width] descriptions."""
+
+    def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
+        """Return [B, width] F tangent, F the Fisher information E[score score^T] in the distribution parameters.
+
+        Optional. A head that leaves it out has E[score score^T] summed over `quadrature`, on every backend that
+        differentiates. It belongs to the `log_prob` of its class: a subclass that changes `log_prob` inherits it
+        only by saying so, with `fisher = Parent.fisher`.
+
+        Args:
+            xp: The backend's namespace.
+            distribution: [B, width] distribution parameters.
+            tangent: [B, width] their derivative along a direction; of any value, and finite, where an action is masked.
+
+        Returns:
+            [B, width], exactly 0 where an action is masked. Only J^T F J counts, J the parameters' own Jacobian: where
+            they are redundant, as log-probabilities are, any F with the right product will do.
+
+        Raises:
+            SpecError: the head has no closed form.
+        """
+        raise SpecError(f"{self}.fisher: expected a head with a closed form, got one that has none; {self._advice}")
+
+    def quadrature(self, distribution: Array) -> tuple[Array, Array]:
+        """Return actions and weights that turn a sum into an expectation over actions; NumPy, as `sample` is.
+
+        By default every action of a discrete head, weighed by its probability. A head of continuous actions that writes
+        no `fisher` declares its own: K points a step, for which sum_k w_k f(a_k) is E[f(a)] wherever f is a product of
+        two scores, for example Gauss-Hermite or Gauss-Laguerre nodes. Like `fisher` it belongs to its class's `log_prob`.
+
+        Args:
+            distribution: [B, width] float64 distribution parameters.
+
+        Returns:
+            [B, K] or [B, K, n] actions, as a batch holds them, and [B, K] float64 weights of at least 0 that add up to 1.
+
+        Raises:
+            SpecError: the actions cannot be listed, or are more than 1,024.
+        """
+        counts = [len(range(self.width)[choice]) for choice in self.choices] or (
+            [self.outputs] if self.enumerable else []
+        )
+        if not counts or math.prod(counts) > MOST_LISTED:
+            number = f"{math.prod(counts):,}" if counts else "actions that cannot be listed"
+            raise SpecError(
+                f"{self}: expected a head with `fisher`, or at most {MOST_LISTED:,} actions to sum over, got {number}; "
+                f"{self._advice}"
+            )
+        actions = np.indices(counts).reshape(len(counts), -1).T
+        if self.enumerable:
+            actions = actions[:, 0]
+        steps, listed = len(distribution), len(actions)
+        every = np.repeat(actions[None], steps, axis=0)
+        # One call for all actions of all steps.
+        log_prob = self.log_prob(host, np.repeat(distribution, listed, axis=0), every.reshape(-1, *actions.shape[1:]))
+        return every, np.exp(log_prob).reshape(steps, listed)
+
+    @property
+    def _advice(self) -> str:
+        return "write `fisher` beside `log_prob`, or declare a `quadrature`"
 
     @abstractmethod
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:

@@ -50,6 +50,9 @@ class SquashedGaussian(DiagonalGaussian):
         """See `Head.log_prob`; the density of tanh(u) at u = `actions`."""
         return DiagonalGaussian.log_prob(self, xp, distribution, actions) - xp.sum(log_slope(xp, actions), 1)
 
+    # The slope of tanh depends on no parameter.
+    fisher = DiagonalGaussian.fisher
+
     def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
         """Raise EstimatorError: there is no closed form."""
         raise EstimatorError(

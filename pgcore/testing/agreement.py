@@ -17,7 +17,8 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
 from pgcore.policy import Policy
-from pgcore.surrogate import Signals, Surrogate
+from pgcore.step_signals import Signals
+from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.running_error import Bounded, bounded_in
 
@@ -78,7 +79,7 @@ def agreement(
         signals: What the backend was given.
         found: Gradient by canonical parameter name.
     """
-    surrogate = Surrogate(estimator, signals)
+    surrogate = Surrogate(policy.spec, estimator, batch, signals)
     inputs = (policy.spec, policy.parameters(), surrogate, batch)
     truth = reference.gradient(*inputs)
     bounds = reference.gradient(*inputs, lift=bounded_in(policy.dtype))
@@ -96,7 +97,7 @@ def agreement(
 
 def loss_ratio(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, found: float) -> float:
     """Return |found - loss| / (u e): how far a loss is from the reference; see `agreement`."""
-    inputs = (policy.spec, policy.parameters(), Surrogate(estimator, signals), batch)
+    inputs = (policy.spec, policy.parameters(), Surrogate(policy.spec, estimator, batch, signals), batch)
     allowed = allowance(reference.loss(*inputs, lift=bounded_in(policy.dtype)), policy.dtype)
     exact = np.asarray(reference.loss(*inputs))
     return largest_ratio(np.asarray(found).astype(policy.dtype), exact, allowed, policy.dtype)

@@ -23,6 +23,7 @@ from pgcore.compare import RATE
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
 from pgcore.policy import Policy
 from pgcore.registry import registry
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import EXTREME, NETWORKS
 from pgcore.testing.design import DTYPES, Choice, covering, product
@@ -119,7 +120,7 @@ def plan(
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, []
-    long = few_of([choice for choice in choices if not choice.case.estimator.weighs_scores], LONG)
+    long = few_of([choice for choice in choices if not isinstance(choice.case.estimator, ScoreEstimator)], LONG)
     padded = few_of(choices, PADDED)
     parts = [
         Part(choice, all_modes=extent == "full" or choice in few, long=choice in long, padded=choice in padded)

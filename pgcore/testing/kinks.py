@@ -12,7 +12,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.policy import Policy
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 from pgcore.testing.agreement import FACTOR, TINY, largest
 from pgcore.testing.proof import Build, Kink
 

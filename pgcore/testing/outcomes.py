@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -151,3 +153,44 @@ def built(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
         dtype=dtype,
         compiled=cell.mode == "compiled" and len(api.backend(cell.backend).modes) > 1,
     )
+
+
+def blindness(outcome: Outcome) -> str:
+    """Return why agreement means little."""
+    if outcome.power == 0:
+        return "rounding may be as large as an error in every component of its gradient"
+    return f"a choice is {outcome.nearest:.0f} u from its kink"
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome to look at first: errors, then what is not finite, then the largest share of the limit."""
+    return max(outcomes, key=lambda each: (not each.agrees, each.error is not None, share(each)))
+
+
+def share(outcome: Outcome) -> float:
+    """Return the ratio as a share of the limit, infinite for NaN."""
+    return math.inf if math.isnan(outcome.ratio) else outcome.ratio / outcome.limit
+
+
+def shown(outcome: Outcome) -> str:
+    """Return a ratio with two digits, or why there is none."""
+    if outcome.error is not None:
+        return "error"
+    return f"{float(f'{outcome.ratio:.2g}'):g}" if math.isfinite(outcome.ratio) else "not finite"
+
+
+def description(outcome: Outcome) -> str:
+    """Return a ratio, and whose it is."""
+    where = "" if outcome.error is not None else f", {outcome.where.removesuffix('[]')}"
+    return f"{shown(outcome)} ({outcome.backend} {outcome.mode}, {outcome.label}{where})"
+
+
+def reason(outcome: Outcome) -> str:
+    """Return why an outcome disagrees, on one line."""
+    if outcome.error is not None:
+        return " ".join(outcome.error.split()) or "an error without a message"
+    ratio = f"{outcome.ratio:.3g} times what rounding allows, {outcome.limit:g} is the limit"
+    far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
+    # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
+    where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")
+    return f"departs at {outcome.stage}, {where}: {far}"

@@ -20,10 +20,10 @@ from pgcore.autodiff import AutodiffPolicy
 from pgcore.batch import Batch
 from pgcore.errors import SpecError
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.host import host
-from pgcore.optimizer import OptimizerSpec
 from pgcore.policy import Policy
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 from pgcore.testing import reference
 from pgcore.testing.head_form import head_form
 from pgcore.testing.lifted import Lifted

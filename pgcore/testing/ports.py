@@ -14,9 +14,10 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import ParameterError
 from pgcore.estimator import Estimator
-from pgcore.optimizer import Optimizer, OptimizerSpec
+from pgcore.formula import OptimizerSpec
+from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
-from pgcore.surrogate import Signals
+from pgcore.step_signals import Signals
 from pgcore.testing.rounding import nudged_batch, nudged_parameters, spread
 
 __all__ = ["Course", "Pairing", "coarser", "courses_of", "pairing_of", "within_rounding"]

@@ -7,20 +7,22 @@ from typing import Any
 
 from pgcore.errors import PgcoreError, PluginError
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.heads import Head
 from pgcore.hooks import Provider
 from pgcore.inheritance import overrides
 from pgcore.optimizer import Rule
 from pgcore.registry import Registry, registry
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.testing.proof import Kink, Proof
 
 __all__ = ["Proofs", "hold_to_parent", "kinks", "proofs", "reference_of", "told", "variants"]
 
-# By kind, the base class and the methods that a reference implementation stands for.
-FORMULAS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
-    "estimators": (Estimator, ("signals", "surrogate", "finalise", "combine")),
-    "heads": (Head, ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher")),
-    "optimizers": (Rule, ("scalars", "update")),
+# By kind, the base classes and the methods that a reference implementation stands for.
+FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
+    "estimators": ((Estimator,), ("signals", "surrogate", "finalise", "differentiate", "combine")),
+    "heads": ((Head,), ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher")),
+    "optimizers": ((OptimizerSpec, Rule), ("scalars", "update")),
 }
 
 
@@ -121,7 +123,7 @@ def variants(kind: str) -> dict[str, Any]:
     if kind == "estimators":
         tried |= proofs().defaults[0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
-    return dict(sorted(tried.items(), key=lambda item: getattr(item[1], "weighs_scores", False)))
+    return dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
 
 
 def kinks() -> tuple[Kink, ...]:
@@ -146,8 +148,8 @@ def kind_of(cls: object) -> str:
     Raises:
         PluginError: it is no class of an estimator, a head or an optimizer.
     """
-    for kind, (base, _) in FORMULAS.items():
-        if isinstance(cls, type) and issubclass(cls, base):
+    for kind, (bases, _) in FORMULAS.items():
+        if isinstance(cls, type) and issubclass(cls, bases):
             return kind
     raise PluginError(f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; name a class")
 

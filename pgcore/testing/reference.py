@@ -17,9 +17,11 @@ from pgcore.batch import Batch
 from pgcore.errors import DependencyError, EstimatorError
 from pgcore.estimator import KLS, QUANTITIES, Estimator
 from pgcore.host import host
-from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.parameters import flat
+from pgcore.spec import MLP, Linear, PolicySpec, Table
 from pgcore.surrogate import Surrogate
 from pgcore.testing.estimator_form import estimator_form
+from pgcore.testing.formula_run import FormulaRun
 from pgcore.testing.head_form import head_form
 
 __all__ = [
@@ -36,6 +38,9 @@ __all__ = [
     "surrogate_terms",
     "terms",
 ]
+
+# The activations of `_Run`, by name.
+ACTIVATIONS = ("tanh", "relu", "sigmoid")
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -147,7 +152,7 @@ def episode_scores(
         own = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
         run, head = _pass(spec, parameters, batch.episodes([episode]), dtype, lift)
         found = run.backward(head.backward({"log_prob": lift(c_t[own])}), None, head.own)
-        rows.append(_flat(found).reshape(1, -1))
+        rows.append(flat(found).reshape(1, -1))
     return np.concatenate(rows)
 
 
@@ -165,17 +170,12 @@ def fisher_vector_product(
     real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
     run, head = _pass(spec, parameters, batch, dtype, lift)
     weights = lift((real / real.sum()).astype(dtype))
-    return _flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
-
-
-def _flat(named: Mapping[str, Number]) -> Number:
-    """Return [D] from arrays in canonical order."""
-    return np.concatenate([value.reshape(-1) for value in named.values()])
+    return flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
 
 
 def _forward(
     spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift
-) -> tuple[_Run, Any, dict[str, Number]]:
+) -> tuple[_Run | FormulaRun, Any, dict[str, Number]]:
     """Return the pass through the network, the head, and what the surrogate is given."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
     return run, head, surrogate_inputs(spec, surrogate, head, run.outputs, run.values, lift)
@@ -195,11 +195,12 @@ def surrogate_inputs(
 
 def _pass(
     spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, dtype: np.dtype[Any], lift: Lift
-) -> tuple[_Run, Any]:
+) -> tuple[_Run | FormulaRun, Any]:
     """Return the pass through the network and the head; `dtype` is the policy's."""
     lifted = {name: lift(value) for name, value in parameters.items()}
-    observations = batch.observations if isinstance(spec.network, Table) else lift(batch.observations.astype(dtype))
-    run = _Run(spec, lifted, observations)
+    states = spec.network.num_states is not None
+    observations = batch.observations if states else lift(batch.observations.astype(dtype))
+    run = (_Run if has_plain_form(spec) else FormulaRun)(spec, lifted, observations)
     return run, head_form(spec, run.outputs, lifted, batch, dtype, lift)
 
 
@@ -233,6 +234,12 @@ def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch:
         own = chosen * cotangents["action_value"].reshape(-1, 1)
         d = own if d is None else d + own
     return d
+
+
+def has_plain_form(spec: PolicySpec) -> bool:
+    """Whether the network and its activation are among those written out below; any other is run as its own formula."""
+    network = spec.network
+    return type(network) in (Table, Linear, MLP) and getattr(network, "activation", "tanh") in ACTIVATIONS
 
 
 class _Run:

@@ -16,10 +16,13 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.host import host
-from pgcore.optimizer import OptimizerSpec
+from pgcore.parameters import Layout
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.spec import PolicySpec
-from pgcore.surrogate import Signals, Surrogate
+from pgcore.step_signals import Signals
+from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import allowance, powered
 from pgcore.testing.estimator_form import estimator_form
@@ -110,7 +113,7 @@ class Truth:
     @cached_property
     def surrogate(self) -> Surrogate:
         """What is differentiated."""
-        return Surrogate(self.estimator, self.given)
+        return Surrogate(self.spec, self.estimator, self.batch, self.given)
 
     @cached_property
     def signals(self) -> dict[str, Expected]:
@@ -227,11 +230,11 @@ class Truth:
 
     def split(self, vector: Any) -> dict[str, Any]:
         """Return arrays by name from a [D] vector in canonical order."""
-        found: dict[str, Any] = {}
-        for name, shape in self.spec.parameter_shapes.items():
-            size = int(np.prod(shape))
-            found[name], vector = vector[:size].reshape(shape), vector[size:]
-        return found
+        return self._layout.named(vector)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout(self.spec.parameter_shapes)
 
     @contextmanager
     def _choosing(self) -> Generator[None]:
@@ -279,7 +282,7 @@ class Truth:
             return [self._gradient(self.parameters, lift) for lift in self._lifts]
 
     def _gradient(self, parameters: Mapping[str, Array], lift: Any) -> dict[str, Any]:
-        if not (self.estimator.weighs_scores and self._form is not None):
+        if self._form is None or not isinstance(self.estimator, ScoreEstimator):
             with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
                 return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
         signals = {name: lift(value) for name, value in self.given.values.items()}

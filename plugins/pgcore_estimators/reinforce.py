@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from pgcore.checks import flag, number, one_of, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.recorded import critic_values
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.signals import episode_returns, leave_one_out_mean, normalise, optimal_baseline, returns
 from pgcore_estimators.terms import bonus, bonus_cotangents
 
-__all__ = ["Reinforce"]
+__all__ = ["ComponentBaseline", "Reinforce"]
 
-BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", "optimal_per_component", "value")
+PER_COMPONENT = "optimal_per_component"
+BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", PER_COMPONENT, "value")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Reinforce(Estimator):
         "Kool, van Hoof and Welling 2019 (leave-one-out)",
     )
 
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        """Return an instance of the subclass where the baseline is one for each parameter."""
+        hyper_parameters = dict(zip((field.name for field in fields(cls)), values, strict=False)) | named
+        by_component = cls is Reinforce and hyper_parameters.get("baseline") == PER_COMPONENT
+        return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
+
     def __post_init__(self) -> None:
         """Check the fields."""
         set_field(self, "gamma", unit_interval("Reinforce.gamma", self.gamma, EstimatorError))
@@ -75,7 +84,12 @@ class Reinforce(Estimator):
         for name in ("baseline_value", "value_coefficient", "entropy_coefficient"):
             set_field(self, name, number(f"Reinforce.{name}", getattr(self, name), EstimatorError))
         set_field(self, "reduction", Reduction.of("Reinforce.reduction", self.reduction))
-        if self.baseline == "optimal_per_component" and (self.entropy_coefficient != 0 or self.normalise != "none"):
+        if self.baseline == PER_COMPONENT and not isinstance(self, ScoreEstimator):
+            raise EstimatorError(
+                f"{type(self).__name__}.baseline: expected another than {PER_COMPONENT!r}, which a ScoreEstimator combines, got it; "
+                "derive from ComponentBaseline"
+            )
+        if self.baseline == PER_COMPONENT and (self.entropy_coefficient != 0 or self.normalise != "none"):
             raise EstimatorError(
                 "Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with 'optimal_per_component', got others; "
                 "this baseline weighs scores alone, so choose 'optimal' to combine it"
@@ -93,11 +107,6 @@ class Reinforce(Estimator):
             whole_episodes=self.baseline != "value",
         )
 
-    @property
-    def weighs_scores(self) -> bool:
-        """See `Estimator.weighs_scores`."""
-        return self.baseline == "optimal_per_component"
-
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
         return self.baseline == "value" if name in ("value", "return_") else self.entropy_coefficient != 0
@@ -105,10 +114,10 @@ class Reinforce(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
         if self.baseline == "value":
-            found = evaluate("value", "final_value")
-            target = returns(batch.rewards, batch.episode_lengths, self.gamma, found["final_value"])
-            g_t = self._returns(batch, found["final_value"])
-            return {"advantage": self._advantage(batch, g_t, found["value"]), "return_": target}
+            v_t, final = critic_values(batch, evaluate)
+            target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
+            g_t = self._returns(batch, final)
+            return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
         g_t = self._returns(batch)
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
 
@@ -139,13 +148,6 @@ class Reinforce(Estimator):
             self.value_coefficient, self.entropy_coefficient, value, return_, entropy
         )
 
-    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
-        """See `Estimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
-        real = batch.episode_weights > 0
-        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
-        b = optimal_baseline(g, u, per_component=True)
-        return -(weights[batch.episode_starts][real] @ (u - b * g))
-
     def metrics(self, *, log_prob: Array, advantage: Array, **optional: Array) -> dict[str, float]:
         """See `Estimator.metrics`."""
         return {name: float(value.mean()) for name, value in optional.items() if name == "entropy"}
@@ -168,7 +170,7 @@ class Reinforce(Estimator):
         """Return one number for all steps, or [B]."""
         if self.baseline == "constant":
             return self.baseline_value
-        if self.baseline in ("none", "optimal_per_component"):
+        if self.baseline in ("none", PER_COMPONENT):
             return 0
         real = batch.episode_weights > 0
         episode_return = episode_returns(g_t, batch.episode_lengths)
@@ -182,3 +184,25 @@ class Reinforce(Estimator):
             g, u = evaluate.scores(discount)[real], evaluate.scores(g_t if discount is None else discount * g_t)[real]
             by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
         return by_episode[batch.episode_of_step]
+
+
+@dataclass(frozen=True)
+class ComponentBaseline(ScoreEstimator, Reinforce):
+    """REINFORCE with baseline "optimal_per_component": each parameter's own, so it is made of scores; see `Reinforce`."""
+
+    baseline: str = PER_COMPONENT
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        if self.baseline != PER_COMPONENT:
+            raise EstimatorError(
+                f"ComponentBaseline.baseline: expected {PER_COMPONENT!r}, got {self.baseline!r}; make a Reinforce"
+            )
+
+    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+        """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
+        real = batch.episode_weights > 0
+        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
+        b = optimal_baseline(g, u, per_component=True)
+        return -(weights[batch.episode_starts][real] @ (u - b * g))

@@ -10,10 +10,10 @@ import numpy as np
 from pgcore.api import gradient, signals
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
-from pgcore.optimizer import Optimizer
-from pgcore.policy import Gradient, Policy
-from pgcore.surrogate import Signals
-from pgcore.trust_region import StepReport
+from pgcore.gradient import Gradient
+from pgcore.optimizer import Optimizer, StepReport
+from pgcore.policy import Policy
+from pgcore.step_signals import Signals
 from pgcore_train.off_policy import ReplayPlan
 from pgcore_train.replay import Replay
 from pgcore_train.settings import TrainingSettings

@@ -437,7 +437,7 @@ policy.episode_scores(batch), policy.fisher_vector_product(batch, np.ones(policy
 print(sorted(kerases() - before))
 import keras
 try:
-    policy.backend.adopt(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), head=pg.Categorical(2))
+    pg.backend(policy.backend).adopt(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), head=pg.Categorical(2))
 except pg.errors.SpecError as error:
     print(error)
 """

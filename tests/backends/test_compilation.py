@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import AutodiffPolicy, padded_size
+from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff_inputs import padded_size
 from pgcore.errors import SpecError
 from pgcore.registry import registry
 from pgcore.testing.agreement import FACTOR, agreement, loss_ratio

@@ -77,7 +77,7 @@ def on_gpu(request):
 def placed(policy) -> set[str]:
     """Return where a policy's native parameters are, as `device=` says it."""
     devices = {value.device for value in policy.native.values()}
-    if policy.backend.name == "jax":
+    if policy.backend == "jax":
         return {f"{device.platform}:{device.id}" for device in devices}
     return {str(device).rpartition("device:")[2].lower() for device in devices}
 

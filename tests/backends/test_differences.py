@@ -22,7 +22,7 @@ def slopes(case, estimator=None):
     gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
     direction = random_direction(gradient, np.random.default_rng(case.seed))
     by_gradient = sum(float((gradient[name] * direction[name]).sum()) for name in gradient)
-    surrogate = Surrogate(estimator, signals)
+    surrogate = Surrogate(policy.spec, estimator, batch, signals)
     return by_gradient, directional_derivative(policy.spec, policy.parameters(), surrogate, batch, direction)
 
 

@@ -285,9 +285,9 @@ def use(backend, dtype) -> list[bytes]:
     actions, log_probs = policy.act(batch.observations, pg.generator(0), batch.action_mask)
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy.safetensors")
-        again = pg.load(Path(folder) / "policy.safetensors", backend=policy.backend.name)
+        again = pg.load(Path(folder) / "policy.safetensors", backend=policy.backend)
     other, visits = make_case(
-        pg.PolicySpec(NETWORKS["table"], HEADS["hot"], "none"), policy.backend.name, policy.dtype.name, seed=31
+        pg.PolicySpec(NETWORKS["table"], HEADS["hot"], "none"), policy.backend, policy.dtype.name, seed=31
     )
     return [
         bits(pg.gradient(policy, weighed, batch).scaled(0.5).numpy(), again.parameters()),

@@ -92,7 +92,7 @@ def test_a_saved_policy_is_the_same_to_the_bit_on_another_backend(tmp_path, firs
     same_bits(written.parameters(), given)
     written.save(tmp_path / "policy.safetensors")
     read = pg.load(tmp_path / "policy.safetensors", backend=second)
-    assert (read.backend.name, read.spec, read.dtype) == (second, SPECS[name], np.dtype(dtype))
+    assert (read.backend, read.spec, read.dtype) == (second, SPECS[name], np.dtype(dtype))
     same_bits(read.parameters(), given)
     read.save(tmp_path / "again.safetensors")
     (arrays, metadata), again = (read_file(tmp_path, name) for name in ("policy", "again"))
@@ -322,7 +322,7 @@ def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name
     count = sum(value.size for value in policy.parameters().values())
     rng = np.random.default_rng(5)
     vector = (rng.standard_normal(count) * np.resize(magnitudes, count)).astype(dtype)
-    gradient = policy.gradient_from(vector, Surrogate(ESTIMATORS["ppo"], signals), batch)
+    gradient = policy.gradient_from(vector, Surrogate(policy.spec, ESTIMATORS["ppo"], batch, signals))
     np.testing.assert_array_equal(flat(gradient), vector)
 
     exact = vector.astype(np.longdouble)

@@ -25,7 +25,7 @@ CASES = list(cases(("float64",)))
 def gap(case):
     """Return how far the reference's slope along a random direction is from a complex step's, in units of what 80-bit rounding allows."""
     policy, batch = case.make("numpy", padding=3 * (case.seed % 2))
-    surrogate = Surrogate(case.estimator, pg.signals(policy, case.estimator, batch))
+    surrogate = Surrogate(policy.spec, case.estimator, batch, pg.signals(policy, case.estimator, batch))
     inputs = (policy.spec, policy.parameters(), surrogate, batch)
     gradient, bounds = reference.gradient(*inputs), reference.gradient(*inputs, lift=bounded)
     direction = random_direction(gradient, np.random.default_rng(case.seed))
@@ -49,7 +49,7 @@ def test_scores_and_fisher_products_follow_from_the_gradient():
         estimator = pg.estimator("reinforce", baseline="constant", baseline_value=-1.0, gamma=0.0)
         signals = pg.signals(policy, estimator, batch)
         signals.values["advantage"] = np.ones(batch.num_steps)
-        gradient = reference.gradient(spec, parameters, Surrogate(estimator, signals), batch)
+        gradient = reference.gradient(spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch)
         flat = np.concatenate([value.reshape(-1) for value in gradient.values()])
         np.testing.assert_allclose(-scores.mean(axis=0), flat, rtol=0, atol=1e-16 * float(np.abs(flat).max()))
         vector = np.random.default_rng(0).standard_normal(scores.shape[1])
@@ -75,7 +75,7 @@ def slope_of_kl(case, vector, size=2.0**-20):
             stop = start + int(np.prod(shape))
             moved[name] = reference.extended(parameters[name]) + sign * size * vector[start:stop].reshape(shape)
             start = stop
-        found = reference.gradient(spec, moved, Surrogate(estimator, signals), batch)
+        found = reference.gradient(spec, moved, Surrogate(policy.spec, estimator, batch, signals), batch)
         ends.append(np.concatenate([value.reshape(-1) for value in found.values()]))
     return (ends[0] - ends[1]) / (2 * size)
 

@@ -307,7 +307,7 @@ def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
         spec = pg.PolicySpec(NETWORKS["table"], HEADS[head], "separate")
         policy, batch = make_case(spec, backend, "float32", seed=18)
         assert batch.final_observations is not None
-        kept = ("actions", "rewards", "episode_lengths", "terminated", "log_probs", "action_mask", "extras")
+        kept = ("actions", "rewards", "episode_lengths", "terminated", "log_probs", "values", "action_mask", "extras")
         fields = {name: getattr(batch, name) for name in kept}
         moved = pg.Batch(
             observations=batch.observations.astype(dtype),

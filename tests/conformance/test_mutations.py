@@ -195,7 +195,9 @@ class Upwards(Reinforce):
 
 
 class Moving(DiagonalGaussian):
-    """Lets the action move with the mean, as a reparameterised sample does."""
+    """Lets the action move with the mean, as a reparameterised sample does; the values are the parent's."""
+
+    fisher = DiagonalGaussian.fisher
 
     def log_prob(self, xp, distribution, actions):
         mean = distribution[:, : self.n]
@@ -213,11 +215,11 @@ def stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute gradients at the parameters of the step before."""
     original = NumpyPolicy.gradient
 
-    def gradient(self, surrogate, batch):
+    def gradient(self, surrogate):
         now = self.vector.copy()
         self.vector[...] = getattr(self, "_before", now)
         try:
-            found = original(self, surrogate, batch)
+            found = original(self, surrogate)
         finally:
             self.vector[...] = now
         self._before = now
@@ -306,19 +308,20 @@ def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = pytest.importorskip("pgcore_torch.parameters")
     original = parameters.canonical
 
-    def canonical(name, tensor, *, adopted):
+    def canonical(name, tensor, *, verbatim):
         square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
-        return tensor if square else original(name, tensor, adopted=adopted)
+        return tensor if square else original(name, tensor, verbatim=verbatim)
 
     monkeypatch.setattr(parameters, "canonical", canonical)
     monkeypatch.setattr("pgcore_torch.policy.canonical", canonical)
 
 
-def jax_kl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing is held, a policy stays at a distance of 0 from itself."""
-    from pgcore_jax.policy import JaxPolicy
-
-    changing(JaxPolicy, "fisher_product", lambda found, *_: np.zeros_like(found))(monkeypatch)
+def without_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply by J^T J."""
+    compiled = pytest.importorskip("pgcore_jax.compiled")
+    monkeypatch.setattr(compiled, "fisher_metric", lambda head, at, tangent, inputs: inputs.weights[:, None] * tangent)
+    # Its own cache may hold what was compiled before.
+    monkeypatch.setattr(compiled, "fisher_product", compiled.fisher_product.__wrapped__)
 
 
 def stale_jax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,7 +513,23 @@ MUTATIONS = (
         changing(NumpyPolicy, "fisher_vector_product", lambda found, _, batch, *__: found * batch.num_steps),
     ),
     Mutation(
-        "KL's second derivative with both distributions moving", "jax: policy", "Fisher product", jax_kl, backend="jax"
+        "Fisher information over the standard deviation, not over its square",
+        "head on torch: fisher",
+        "Fisher product",
+        changing(
+            DiagonalGaussian,
+            "fisher",
+            lambda found, head, xp, at, _: found * xp.concatenate((xp.exp(at[:, 2:]), xp.full_like(at[:, 2:], 1.0)), 1),
+        ),
+        head="shared",
+        backend="torch",
+    ),
+    Mutation(
+        "Fisher information of the distribution left out",
+        "jax: policy",
+        "Fisher product",
+        without_metric,
+        backend="jax",
     ),
     Mutation("Keras's Adam", "numpy: optimizer", "1 step", keras_adam),
     Mutation("stale parameters", "numpy: gradient", "10 steps", stale),
@@ -546,15 +565,16 @@ class Regrouped(NumpyBackend):
 
 
 class RegroupedPolicy(NumpyPolicy):
-    def gradient(self, surrogate, batch):
-        order = np.random.default_rng(0).permutation(batch.num_steps)
+    def gradient(self, surrogate):
+        order = np.random.default_rng(0).permutation(surrogate.batch.num_steps)
         moved = pg.Signals(
             {name: value[order] for name, value in surrogate.values.items()}, surrogate.weights[order], padded=True
         )
         other = object.__new__(type(surrogate))
         other.estimator, other.values, other.weights = surrogate.estimator, moved.values, moved.weights
-        found = super().gradient(other, batch.steps(order))
-        plain = super().gradient(surrogate, batch)
+        other.batch = surrogate.batch.steps(order)
+        found = super().gradient(other)
+        plain = super().gradient(surrogate)
         return NumpyGradient(self, found.vector, surrogate, [plain.given()])
 
 

@@ -123,9 +123,9 @@ def test_a_backend_that_is_a_little_off_is_found(monkeypatch, what):
     else:
         gradient = owner.gradient
 
-        def tilted(self, surrogate, batch):
-            found = gradient(self, surrogate, batch)
-            return found if found.norm() == 0 else self.gradient_from(flat_tilted(found), surrogate, batch)
+        def tilted(self, surrogate):
+            found = gradient(self, surrogate)
+            return found if found.norm() == 0 else self.gradient_from(flat_tilted(found), surrogate)
 
         def flat_tilted(found):
             vector = flat(found.numpy())

@@ -14,7 +14,9 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.cli import audit as command
 from pgcore.cli import audit_picture
+from pgcore.cli.progress import progress
 from pgcore.errors import MDPError
+from pgcore.exact.audit import Row
 from pgcore.exact.claims import reclaimed
 
 SMALL = ("--horizon", "2", "--states", "3")
@@ -145,7 +147,7 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
         ((), "expected an estimator's name or --all, got both or neither"),
         (("ppo", "--all"), "expected an estimator's name or --all, got both or neither"),
         (("--all", "--set", "gamma=1"), "--set: expected it with one estimator"),
-        (("reinforce", "--set", "gamma"), "--set: expected FIELD=VALUE, got 'gamma'"),
+        (("reinforce", "--set", "gamma"), "--set: expected field=value, got 'gamma'"),
         (("reinforce", "--set", "gama=1"), "did you mean 'gamma'"),
         (("reinforce", "--set", "gamma=2"), "expected a number in [0, 1], got 2"),
         (("reinforc",), "did you mean 'reinforce'"),
@@ -205,19 +207,19 @@ def test_the_time_can_be_in_the_state(pgcore):
 
 def test_nothing_to_draw_is_told():
     with pytest.raises(MDPError, match="expected an estimator that can be drawn, got none"):
-        audit_picture.draw([command.Row("broken", None, "a reason")], "png")
+        audit_picture.draw([Row("broken", None, "a reason")], "png")
 
 
 def test_what_has_no_place_in_the_picture_is_named(three):
     small = exact.audit_process(3, 2, 2, 0)
     audits = {label: exact.audit(each, small) for label, each in three.items()}
     idle = exact.audit(pg.estimator("q_learning", gamma=1.0), small)
-    rows = [command.Row(label, audit) for label, audit in audits.items()]
+    rows = [Row(label, audit) for label, audit in audits.items()]
     others = [
-        command.Row("idle", idle),
-        command.Row("idle, variant", idle),
-        command.Row("lost", dataclasses.replace(audits["ppo"], rescaled=np.inf)),
-        command.Row("broken", None, "a reason"),
+        Row("idle", idle),
+        Row("idle, variant", idle),
+        Row("lost", dataclasses.replace(audits["ppo"], rescaled=np.inf)),
+        Row("broken", None, "a reason"),
     ]
     told = "without a place here: idle (the policy's gradient is always 0), lost (no finite relative bias), broken (not to be audited)"
     assert audit_picture.absent(others) == told
@@ -280,11 +282,11 @@ def test_a_bar_moves_on_a_terminal_alone(monkeypatch):
 
     terminal, file = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with command.progress(2) as advance:
+    with progress("auditing", 2, started=-1) as advance:
         advance("first")
         advance("second")
     assert "auditing" in terminal.getvalue()
     monkeypatch.setattr(sys, "stderr", file)
-    with command.progress(2) as advance:
+    with progress("auditing", 2, started=-1) as advance:
         advance("first")
     assert file.getvalue() == ""

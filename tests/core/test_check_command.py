@@ -12,7 +12,8 @@ from functools import partial
 
 import pytest
 
-from pgcore.cli.check import json_of, progress, text_of
+from pgcore.cli.check_text import json_of, text_of
+from pgcore.cli.progress import progress
 from pgcore.errors import PgcoreError
 from pgcore.testing import conformance
 from pgcore.testing.conformance import plan, run
@@ -284,9 +285,9 @@ def test_the_bar_moves_on_a_terminal_and_nothing_is_written_elsewhere(sample, mo
     monkeypatch.setenv("COLUMNS", "200")
     for stream, told in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with progress(2) as advance:
-            advance(sample)
-            advance(sample)
+        with progress("checking", 2) as advance:
+            advance(sample.label)
+            advance(sample.label)
         assert ("2/2" in stream.getvalue()) is told
         assert (sample.label in stream.getvalue()) is told
         assert bool(stream.getvalue()) is told

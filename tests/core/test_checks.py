@@ -1,10 +1,24 @@
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import Annotated
 
 import numpy as np
 import pytest
 
-from pgcore.checks import count, number, one_of, positive, unit_interval
+from pgcore.checks import (
+    Checked,
+    Count,
+    Flag,
+    Positive,
+    UnitInterval,
+    choice,
+    count,
+    number,
+    one_of,
+    positive,
+    unit_interval,
+)
 from pgcore.errors import EstimatorError, SpecError
 
 NOT_NUMBERS = [
@@ -84,3 +98,54 @@ def test_the_error_class_is_the_callers(check):
 def test_a_long_value_is_cut_short():
     with pytest.raises(SpecError, match=r"got 'z{70,76}\.\.\.; choose"):
         one_of("x", "z" * 1000, ["a"])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Checked):
+    rate: Positive
+    size: Count = 3
+    target: UnitInterval | None = None
+    kind: Annotated[str, choice("a", "b")] = "a"
+    free: object = None
+
+
+@dataclass(frozen=True)
+class Narrower(Settings):
+    extra: Flag = False
+    field_error = EstimatorError
+    section = "section"
+
+
+def test_declared_fields_hold_plain_numbers():
+    settings = Settings(np.float32(0.5), np.int64(2), 1, "b", [])
+    assert settings == Settings(0.5, 2, 1.0, "b", [])
+    assert [type(value) for value in (settings.rate, settings.size, settings.target)] == [float, int, float]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rate": -1.0}, r"Settings\.rate: expected a positive number, got -1\.0"),
+        ({"rate": None}, r"Settings\.rate: expected a positive number, got None"),
+        ({"rate": 1.0, "size": 0}, r"Settings\.size: expected an integer of at least 1, got 0"),
+        ({"rate": 1.0, "target": 2}, r"Settings\.target: expected a number in \[0, 1\], got 2"),
+        ({"rate": 1.0, "kind": "c"}, r"Settings\.kind: expected one of 'a', 'b', got 'c'"),
+    ],
+)
+def test_a_field_that_declares_a_check_refuses_other_values(fields, message):
+    with pytest.raises(SpecError, match=message):
+        Settings(**fields)
+
+
+def test_a_subclass_checks_inherited_fields_too_under_its_own_name_and_error():
+    with pytest.raises(EstimatorError, match=r"section\.extra: expected True or False, got 1"):
+        Narrower(1.0, extra=1)
+    with pytest.raises(EstimatorError, match=r"section\.rate: expected a positive number"):
+        Narrower(0.0)
+
+
+def test_annotations_that_only_a_type_checker_can_evaluate_declare_nothing():
+    loose = dataclass(frozen=True)(
+        type("Loose", (Checked,), {"__annotations__": {"x": "Nowhere"}, "__module__": __name__})
+    )
+    assert loose(-1).x == -1

@@ -2,17 +2,29 @@
 # pyright: reportArgumentType=false
 
 import math
+import sys
 from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
+import pgcore as pg
+from pgcore.entrypoints import KINDS, Plugin
+from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.estimator import Claims, Estimator, Reduction
-from pgcore.surrogate import Signals, Surrogate
+from pgcore.heads import Categorical
+from pgcore.hooks import Provider
+from pgcore.registry import registry
+from pgcore.score_estimator import ScoreEstimator
+from pgcore.spec import Linear, PolicySpec
+from pgcore.step_signals import Signals
+from pgcore.surrogate import Surrogate
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+SPEC = PolicySpec(Linear(3), Categorical(3), "separate")
 
 
 @dataclass(frozen=True)
@@ -123,17 +135,39 @@ def test_a_subclass_without_a_surrogate_of_its_own_inherits_one():
 def test_what_an_estimator_leaves_out_has_a_default(make_batch):
     est, signals = Tiny(), {"advantage": np.ones(6)}
     assert est.reduction is Reduction.STEP
-    assert not est.weighs_scores
     assert est.metrics() == {}
     assert est.adapted({"kl": 1.0}) is est
     assert est.finalise(signals, None) is signals
     assert Base.uses(est, "anything")
     given = {"log_prob": np.zeros(2), "advantage": np.array([1.0, -2.0])}
     assert est.cotangents(**given)["log_prob"].tolist() == [-1.0, 2.0], "derived"
-    with pytest.raises(
-        EstimatorError, match=r"tiny\.combine: expected one for an estimator that weighs scores, got none"
-    ):
-        est.combine(make_batch(), evaluate, signals, np.ones(6))
+    policy, surrogate = mock.Mock(), object()
+    assert est.differentiate(policy, surrogate) is policy.gradient.return_value
+    policy.gradient.assert_called_once_with(surrogate)
+
+
+DERIVER = ModuleType("somebodys_deriver")
+vars(DERIVER)["derive"] = lambda _: SimpleNamespace(cotangents=lambda **named: {"log_prob": 7.0 * named["log_prob"]})
+
+
+def deriving(monkeypatch, *providers):
+    """Make these the registered derivers."""
+    kinds = {kind: providers if kind == "derivers" else () for kind in KINDS}
+    monkeypatch.setitem(sys.modules, DERIVER.__name__, DERIVER)
+    monkeypatch.setattr(registry(), "plugins", (Plugin("somebodys", "somebodys", "1.0", DERIVER, kinds),))
+    monkeypatch.setattr(registry(), "_loaded", {})
+
+
+def test_cotangents_are_derived_by_the_first_usable_deriver(monkeypatch):
+    far = Provider("a", "somebodys_deriver:derive", "", "package_that_is_absent")
+    deriving(monkeypatch, Provider("b", "somebodys_deriver:derive", ""), far)
+    assert Tiny().cotangents(log_prob=1.0, advantage=1.0) == {"log_prob": 7.0}
+
+
+def test_without_a_deriver_cotangents_must_be_written(monkeypatch):
+    deriving(monkeypatch)
+    with pytest.raises(DependencyError, match=r"tiny\.cotangents: expected a registered deriver, got none; write"):
+        Tiny().cotangents(log_prob=1.0, advantage=1.0)
 
 
 # Signals of a batch
@@ -315,10 +349,11 @@ class Finalised(Tiny):
 
 
 def test_a_surrogate_sees_finalised_signals_and_which_steps_are_padding(make_batch):
-    bound = Surrogate(Finalised(), signals_of(Finalised(), make_batch()))
+    bound = Surrogate(SPEC, Finalised(), make_batch(), signals_of(Finalised(), make_batch()))
     assert bound.values["padding"] is None
-    signals = signals_of(Finalised(), make_batch().pad(8))
-    bound = Surrogate(Finalised(), signals)
+    padded = make_batch().pad(8)
+    signals = signals_of(Finalised(), padded)
+    bound = Surrogate(SPEC, Finalised(), padded, signals)
     assert (bound.values["padding"] > 0).tolist() == [True] * 6 + [False] * 2
     assert bound.weights is signals.weights
     assert "padding" not in signals.values
@@ -326,13 +361,39 @@ def test_a_surrogate_sees_finalised_signals_and_which_steps_are_padding(make_bat
 
 def test_signals_of_another_estimator_are_refused(make_batch):
     with pytest.raises(EstimatorError, match=r"or signals \(advantage\), got .*target"):
-        Surrogate(_valued()(), signals_of(Tiny(), make_batch()))
+        Surrogate(SPEC, _valued()(), make_batch(), signals_of(Tiny(), make_batch()))
     with pytest.raises(EstimatorError, match="expected `reference`, which a KL measures from"):
-        Surrogate(penalised(), signals_of(Tiny(), make_batch()))
+        Surrogate(SPEC, penalised(), make_batch(), signals_of(Tiny(), make_batch()))
+
+
+@dataclass(frozen=True)
+class Summed(ScoreEstimator, Tiny):
+    """The gradient of minus the sum of log pi, from scores."""
+
+    def combine(self, batch, evaluate, signals, weights):
+        return -evaluate.scores().sum(axis=0)
+
+
+def test_a_score_estimator_makes_the_gradient_from_whole_episodes_scores(make_batch):
+    policy, batch, estimator = pg.policy(SPEC, dtype="float64"), make_batch(), Summed()
+    assert estimator.sees_episodes
+    found = pg.gradient(policy, estimator, batch)
+    vector = np.concatenate([value.reshape(-1) for value in found.numpy().values()])
+    np.testing.assert_array_equal(vector, -policy.episode_scores(batch).sum(axis=0))
+    assert found.loss == pg.gradient(policy, Tiny(), batch).loss, "the surrogate's"
+
+
+def test_signals_of_another_batch_are_refused(make_batch):
+    with pytest.raises(EstimatorError, match=r"gradient: expected signals for 2 steps, got them for 6; slice"):
+        Surrogate(SPEC, Tiny(), make_batch().steps([0, 1]), signals_of(Tiny(), make_batch()))
 
 
 def _valued():
     class Valued(Base):
+        @property
+        def claims(self):
+            return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+
         def surrogate(self, xp, *, value, target):
             return value - target
 

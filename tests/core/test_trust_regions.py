@@ -12,7 +12,6 @@ import pgcore as pg
 from pgcore import trust_region, trust_regions
 from pgcore.errors import NonFiniteError, OptimizerError
 from pgcore.host import host
-from pgcore.surrogate import Surrogate
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.proofs import variants
 from pgcore.trust_region import Region
@@ -454,15 +453,6 @@ def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
         assert fell >= 0.0
         refused += not report.accepted
     assert refused > 0
-
-
-def test_a_gradient_without_a_batch_is_refused():
-    policy, batch = made()
-    gradient = policy.gradient(Surrogate(ESTIMATOR, pg.signals(policy, ESTIMATOR, batch)), batch)
-    with pytest.raises(
-        OptimizerError, match=r"Optimizer\.step: expected a gradient that knows its batch, got one without"
-    ):
-        pg.optimizer("trpo").step(policy, gradient)
 
 
 @pytest.mark.parametrize(

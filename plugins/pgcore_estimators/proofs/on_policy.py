@@ -14,7 +14,16 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.testing.episode_sums import backwards, final_values, gae, joined, n_step, normalised, safe_ratio
+from pgcore.testing.episode_sums import (
+    backwards,
+    final_values,
+    gae,
+    joined,
+    n_step,
+    normalised,
+    safe_ratio,
+    state_values,
+)
 from pgcore.testing.estimator_form import (
     EstimatorForm,
     Lift,
@@ -29,7 +38,7 @@ from pgcore_estimators.a2c import A2C
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.proofs.kinks import PPO_KINKS
-from pgcore_estimators.reinforce import Reinforce
+from pgcore_estimators.reinforce import ComponentBaseline, Reinforce
 
 __all__ = ["A2C_PROOF", "PROOFS"]
 
@@ -42,11 +51,13 @@ class ReinforceForm(EstimatorForm):
         critic = self.fields.baseline == "value"
         rewards, following = (
             lift(batch.rewards),
-            final_values(batch, evaluate) if critic else np.zeros(batch.num_episodes),
+            final_values(batch, evaluate, lift) if critic else np.zeros(batch.num_episodes),
         )
         to_go = backwards(batch, following, lambda t, rest: rewards[t] + rest * self.fields.gamma)
         weighing = to_go if self.fields.reward_to_go else to_go[batch.episode_starts][batch.episode_of_step]
-        advantage = weighing - (evaluate("value") if critic else self._baseline(batch, weighing, evaluate, lift))
+        advantage = weighing - (
+            state_values(batch, evaluate, lift) if critic else self._baseline(batch, weighing, evaluate, lift)
+        )
         if self.fields.normalise == "batch":
             advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
         found = {"advantage": advantage * self._discount(batch, lift)}
@@ -98,7 +109,7 @@ class ActorCriticForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = evaluate("value"), final_values(batch, evaluate)
+        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         if self.fields.advantage == "gae":
             advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
             target = advantage + values
@@ -118,7 +129,7 @@ class PPOForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = evaluate("value"), final_values(batch, evaluate)
+        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
         found = {"advantage": advantage, "return_": advantage + values}
         if self.fields.normalise == "batch":
@@ -173,10 +184,10 @@ PROOFS = (
             "leave one out": {"gamma": 0.95, "baseline": "leave_one_out", "discount_state": True},
             "optimal baseline": {"gamma": 0.9, "baseline": "optimal", "reduction": "episode_step"},
             "value baseline": {"gamma": 0.9, "baseline": "value", "entropy_coefficient": 0.02},
-            "component baseline": {"gamma": 0.9, "baseline": "optimal_per_component"},
         },
         ReinforceForm,
     ),
+    Proof(ComponentBaseline, {"component baseline": {"gamma": 0.9}}, ReinforceForm),
     Proof(
         ActorCritic,
         {

@@ -14,6 +14,7 @@ import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError
 from pgcore.estimator import QUANTITIES, Reduction
 from pgcore.host import host
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance, largest_ratio
@@ -96,7 +97,7 @@ def signal_ratios(estimator, policy, batch):
         else:
             ratios[name] = ratio(found, lambda lift, name=name: compute(name, lift), policy.dtype, rows)
     ratios["weights"] = ratio(signals.weights, lambda lift: rounded(form.weights(batch, lift)), policy.dtype)
-    if estimator.weighs_scores:
+    if isinstance(estimator, ScoreEstimator):
         gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
 
         def combined(lift):
@@ -117,7 +118,7 @@ def reference_ratio(found, compute, dtype):
 
 def inputs(estimator, policy, batch):
     """Return what the surrogate is given once the policy has moved: quantities in its dtype, and signals, by name."""
-    surrogate = Surrogate(estimator, pg.signals(policy, estimator, batch))
+    surrogate = Surrogate(policy.spec, estimator, batch, pg.signals(policy, estimator, batch))
     asked = tuple(name for name in estimator.keywords if name in QUANTITIES)
     rng = np.random.default_rng(44)
     named = {}
@@ -170,7 +171,7 @@ def all_ratios(estimator, policy, batch):
 def changed(batch, **fields):
     """Return the batch with other fields."""
     names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
-    names = (*names, "action_mask", "step_weights", "extras")
+    names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
     return pg.Batch(**({name: getattr(batch, name) for name in names} | fields))
 
 
@@ -501,7 +502,7 @@ RLOO_, WEIGHTED = ESTIMATORS["rloo"], ESTIMATORS["weighted is"]
 
 
 def one_group(batch, evaluate):
-    return changed(batch, extras={name: batch.extras[name] for name in batch.extras if name != "group"}), evaluate
+    return changed(batch, extras=dict(batch.extras) | {"group": np.zeros(batch.num_steps, int)}), evaluate
 
 
 def without_penalty(batch, evaluate):

@@ -47,7 +47,7 @@ def test_all_actions_log_probs_agree(network):
     found = pg.gradient(policy, AllActions(), batch, signals=signals)
     told = agreement(policy, AllActions(), batch, signals, found.numpy())
     assert told.agrees, told
-    loss = reference.loss(policy.spec, policy.parameters(), Surrogate(AllActions(), signals), batch)
+    loss = reference.loss(policy.spec, policy.parameters(), Surrogate(policy.spec, AllActions(), batch, signals), batch)
     assert found.loss == pytest.approx(float(loss), rel=1e-14)
 
 
@@ -56,7 +56,7 @@ def test_a_head_without_a_closed_form_is_refused():
     fields = {"name": "unknown", "discrete": True, "outputs": 2, "width": 2}
     unknown: Any = type("Unknown", (pg.Head,), fields | dict.fromkeys(formulas))
     policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=0)
-    surrogate = Surrogate(AllActions(), pg.signals(policy, AllActions(), batch))
+    surrogate = Surrogate(policy.spec, AllActions(), batch, pg.signals(policy, AllActions(), batch))
     spec = pg.PolicySpec(NETWORKS["linear"], unknown())
     with pytest.raises(SpecError, match="reference: expected a head with a reference implementation, got"):
         reference.gradient(spec, policy.parameters(), surrogate, batch)

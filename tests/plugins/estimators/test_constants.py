@@ -26,11 +26,11 @@ def slopes(name, head="shared"):
     gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
     direction = random_direction(gradient, np.random.default_rng(33))
     parameters = policy.parameters()
-    held = complex_step(spec, parameters, Surrogate(estimator, signals), batch, direction)
+    held = complex_step(spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch, direction)
     size, ends = 1e-6, []
     for sign in (1, -1):
         policy.load({key: value + sign * size * direction[key] for key, value in parameters.items()})
-        moved = Surrogate(estimator, pg.signals(policy, estimator, batch))
+        moved = Surrogate(policy.spec, estimator, batch, pg.signals(policy, estimator, batch))
         ends.append(reference.loss(spec, policy.parameters(), moved, batch))
     by_gradient = sum(float((gradient[key] * direction[key]).sum()) for key in gradient)
     return by_gradient, float(held), float((ends[0] - ends[1]) / (2 * size))

@@ -1,0 +1,36 @@
+"""A bar on stderr while a command works through many parts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+__all__ = ["progress"]
+
+
+@contextmanager
+def progress(word: str, total: int, *, started: int = 0) -> Generator[Callable[[str], None]]:
+    """Give a function that moves the bar on by one and shows a label, where stderr is a terminal; it does nothing elsewhere.
+
+    Args:
+        word: What is being done, such as "checking".
+        total: Of the parts.
+        started: The parts that are counted before the first call; -1 where a call begins a part rather than ends it.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(word),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(word, total=total, completed=started, at="")
+        yield lambda label: bar.update(task, advance=1, at=label)
