@@ -22,7 +22,7 @@ import pgcore as pg
 from pgcore import exact
 from pgcore.errors import BatchError
 from pgcore.exact.claims import probe_batch, try_once
-from pgcore.exact.needs import POLICIES, audit_policy, first_fitting
+from pgcore.exact.needs import audit_policy, first_fitting, policies
 from pgcore.registry import registry
 
 PROCESS = exact.random(states=3, actions=2, horizon=4, seed=0)
@@ -35,7 +35,7 @@ console = Console(stderr=True)
 
 def fitting_policy(estimator: pg.Estimator) -> pg.Policy:
     """Return the policy that the estimator is audited with."""
-    specs = {name: make(PROCESS) for name, make in POLICIES.items()}
+    specs = policies(PROCESS)
     return audit_policy(
         specs[first_fitting(estimator, specs, partial(try_once, estimator, probe_batch(PROCESS, 2)))], 0
     )

@@ -31,6 +31,7 @@ KINDS = (
     "optimizers",
     "schedules",
     "metrics",
+    "proofs",
     "executors",
     "commands",
     "derivers",

@@ -16,6 +16,7 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.checks import Checked, one_of, set_field
 from pgcore.errors import DependencyError, EstimatorError, PgcoreError
+from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.registry import registry
 from pgcore.spec import PolicySpec
@@ -161,9 +162,13 @@ class Estimator(Checked, ABC):
     _fitting: PolicySpec | None = None  # the spec that it was last found to fit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the surrogate's signature where the class is defined, as pluggy does with hooks."""
+        """Check the surrogate's signature, and give up cotangents that were written for another surrogate."""
         super().__init_subclass__(**kwargs)
-        if "surrogate" in cls.__dict__:
+        writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
+        # A class that changes the surrogate, or a method that it calls, differs from the closed form that it inherits.
+        if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
+            cls.cotangents = Estimator.cotangents
+        if cls.surrogate is not Estimator.surrogate:
             check_signature(cls)
 
     @property
@@ -189,7 +194,9 @@ class Estimator(Checked, ABC):
 
         Arrays have the quantity's shape and dtype, and may be NumPy arrays of any float dtype, `np.longdouble` included. With `episode` they
         are the derivatives of the sum of the episode's terms, all of which weigh the same in the loss. An estimator that does not write it
-        has it derived from its surrogate, once, by a registered deriver; see `pgcore.derive`.
+        has it derived from its surrogate, once, by a registered deriver; see `pgcore.derive`. So has a subclass that changes the
+        surrogate, or a method that it calls, and not the cotangents; `cotangents = Parent.cotangents` in it keeps the parent's,
+        `cotangents = Estimator.cotangents` derives them in any class.
 
         Raises:
             EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
@@ -369,10 +376,12 @@ def check_signature(cls: type[Estimator]) -> None:
             f"{cls.__name__}.surrogate: expected at least one of the quantities {', '.join(QUANTITIES)}, got only signals "
             f"{', '.join(sorted(keywords))}; without a quantity there is nothing to differentiate"
         )
-    if "cotangents" in cls.__dict__:
-        named = {p.name for p in inspect.signature(cls.cotangents).parameters.values() if p.kind is p.KEYWORD_ONLY}
-        if named != keywords:
-            differing = ", ".join(sorted(named ^ keywords))
+    if cls.cotangents is not Estimator.cotangents:
+        taken = inspect.signature(cls.cotangents).parameters.values()
+        names = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in taken)
+        if names - keywords or (keywords - names and not takes_any):
+            differing = ", ".join(sorted(names ^ keywords))
             raise EstimatorError(
                 f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names"
             )

@@ -30,6 +30,7 @@ __all__ = [
     "pgcore_metrics",
     "pgcore_networks",
     "pgcore_optimizers",
+    "pgcore_proofs",
     "pgcore_schedules",
 ]
 
@@ -98,6 +99,11 @@ def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 @hookspec
 def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.metrics`."""
+
+
+@hookspec
+def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide what estimators, heads and optimizers are tried on; each target is a `pgcore.testing.proof.Proof`, or several."""
 
 
 @hookspec

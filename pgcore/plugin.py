@@ -14,6 +14,7 @@ __all__ = [
     "pgcore_metrics",
     "pgcore_networks",
     "pgcore_optimizers",
+    "pgcore_proofs",
     "pgcore_schedules",
 ]
 
@@ -103,4 +104,19 @@ def pgcore_metrics() -> list[Provider]:
     return [
         Provider(name, f"pgcore.metrics:{name}", (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."))
         for name, function in METRICS.items()
+    ]
+
+
+@hookimpl
+def pgcore_proofs() -> list[Provider]:
+    """Provide the proofs of the core's heads and optimizers."""
+    heads = "pgcore.testing.core_proofs"
+    return [
+        Provider("categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"),
+        Provider("diagonal_gaussian", f"{heads}.gaussian:DIAGONAL_GAUSSIAN", "each kind of log std; a tiny one"),
+        Provider("epsilon_greedy", f"{heads}.discrete:EPSILON_GREEDY", "action values; audits"),
+        Provider("squashed_gaussian", f"{heads}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
+        Provider("multi_categorical", f"{heads}.discrete:MULTI_CATEGORICAL", "two choices of unequal size"),
+        Provider("bernoulli", f"{heads}.discrete:BERNOULLI", "two binary actions"),
+        Provider("optimizers", "pgcore.optimizer_proofs:PROOFS", "options of each optimizer"),
     ]

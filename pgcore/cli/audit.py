@@ -70,7 +70,7 @@ def audit_command(
     if time_in_state:
         mdp = mdp.with_time()
     chosen = subjects() if every else {str(estimator): one_subject(str(estimator), settings or [])}
-    rows: list[Row] = []
+    rows = [unaudited(where, why) for where, why in unbuilt().items()] if every else []
     with progress("auditing", len(chosen), started=-1) as advance:
         for label, subject in chosen.items():
             advance(label)
@@ -117,18 +117,46 @@ def one_subject(name: str, settings: Sequence[str]) -> Estimator:
 
 def subjects() -> dict[str, Estimator]:
     """Return every registered estimator by default and the kit's variants, at discount 1 and without entropy bonuses, by label."""
-    from pgcore.registry import registry
-    from pgcore.testing.conformance import VARIANTS
+    from pgcore.testing.proofs import variants
 
-    found: dict[str, Estimator] = {}
-    for registration in registry().providers("estimators"):
-        name = registration.provider.name
-        found[name] = plain(one_subject(name, []))
-        for label, variant in VARIANTS.items():
-            if variant.name == name and plain(variant) not in found.values():
+    subjects: dict[str, Estimator] = {}
+    tried = variants("estimators")
+    for name, default in defaults()[0].items():
+        subjects[name] = plain(default)
+        for label, variant in tried.items():
+            if variant.name == name and plain(variant) not in subjects.values():
                 longer = f"{name}, {'variant' if label == name else label}"
-                found[label if name in label and label not in found else longer] = plain(variant)
-    return found
+                subjects[label if name in label and label not in subjects else longer] = plain(variant)
+    return subjects
+
+
+def unaudited(label: str, why: str) -> Row:
+    """Return the row of an estimator that there is no audit of, or of a proof that is broken."""
+    from pgcore.exact.audit import Row
+
+    return Row(label, None, " ".join(why.split()))
+
+
+def unbuilt() -> dict[str, str]:
+    """Return the proofs that are broken and the estimators that cannot be built by default, each with the reason."""
+    from pgcore.testing.proofs import proofs
+
+    return proofs().problems | {f"estimator {name!r}": why for name, why in defaults()[1].items()}
+
+
+def defaults() -> tuple[dict[str, Estimator], dict[str, str]]:
+    """Return every registered estimator as it is by default, by name; and why others cannot be built."""
+    from pgcore.registry import registry
+    from pgcore.testing.proofs import told
+
+    built: dict[str, Estimator] = {}
+    refused: dict[str, str] = {}
+    for name in registry().names("estimators"):
+        try:
+            built[name] = one_subject(name, [])
+        except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything, and the others are audited
+            refused[name] = told(problem)
+    return built, refused
 
 
 def plain(estimator: Estimator) -> Estimator:
@@ -149,7 +177,7 @@ def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, 
         if not forgiving:
             raise
         told = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        return Row(label, None, " ".join(told.split()))
+        return unaudited(label, told)
 
 
 def json_of(rows: Sequence[Row], process: str) -> str:

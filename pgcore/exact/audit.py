@@ -15,7 +15,7 @@ from pgcore.exact.claims import Subject, Verdict, probe_batch, try_once, verdict
 from pgcore.exact.dynamics import visits
 from pgcore.exact.mdp import MDP, limit, random
 from pgcore.exact.moments import moments
-from pgcore.exact.needs import POLICIES, audit_policy, first_fitting
+from pgcore.exact.needs import audit_policy, first_fitting, policies
 
 __all__ = ["Audit", "Row", "audit", "audit_process"]
 
@@ -26,7 +26,7 @@ class Audit:
 
     Attributes:
         estimator: What was audited.
-        policy: Which of `pgcore.exact.needs.POLICIES` it ran with.
+        policy: Which of `pgcore.exact.needs.policies` it ran with.
         batch: N, episodes in a batch.
         coupled: Whether a batch's episodes are mixed: then all batches were run, and otherwise all single episodes.
         runs: On how many of them the estimator ran.
@@ -110,9 +110,9 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         seed: Of the policies.
 
     Raises:
-        EstimatorError: claims contradict the surrogate's signature, or nothing in `pgcore.exact.needs` suits the estimator.
+        EstimatorError: claims contradict the surrogate's signature, or no policy of a proof suits the estimator.
         MDPError: the process is too large, or has no horizon; or the batch is not a count.
-        BatchError: the estimator needs more episodes than a batch has, or extras that `pgcore.exact.needs` does not give.
+        BatchError: the estimator needs more episodes than a batch has, or extras that no proof gives.
     """
     start = time.perf_counter()
     count("audit batch", batch, MDPError)
@@ -120,7 +120,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     process = audit_process() if mdp is None else mdp
     limit("audit", process)
     process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
-    specs = {name: make(process) for name, make in POLICIES.items()}
+    specs = policies(process)
     runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
     fitting = first_fitting(estimator, specs, runs)
     policy = audit_policy(specs[fitting], seed)

@@ -1,4 +1,4 @@
-"""What estimators are given when they are audited: policies to try, and the batch's extras. Add here what a new estimator needs."""
+"""What estimators are given when they are audited, by their proofs: policies to try, and the batch's extras."""
 
 from __future__ import annotations
 
@@ -11,39 +11,22 @@ from pgcore.arrays import Array
 from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.mdp import MDP
-from pgcore.heads import Categorical, EpsilonGreedy
 from pgcore.policy import Policy
-from pgcore.spec import PolicySpec, Table
+from pgcore.spec import PolicySpec
+from pgcore.testing.proofs import proofs
 
-__all__ = ["EXTRAS", "POLICIES", "audit_policy", "extras"]
+__all__ = ["audit_policy", "extras", "first_fitting", "policies"]
 
-# A temperature of 1 would hide one that was lost.
-TEMPERATURE = 0.8
 
-# Policies that an estimator is tried on, in this order; the first on which it runs is the one it is audited with.
-POLICIES: dict[str, Callable[[MDP], PolicySpec]] = {
-    "no critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE)),
-    "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate"),
-    "critic of actions": lambda mdp: PolicySpec(
-        Table(mdp.states), Categorical(mdp.actions, TEMPERATURE), "separate", "action"
-    ),
-    "action values": lambda mdp: PolicySpec(Table(mdp.states), EpsilonGreedy(mdp.actions, 0.3)),
-}
-
-# The extras that every batch carries: [S, A, ...] by state and action, from the process and the policy that acted.
-EXTRAS: dict[str, Callable[[MDP, Array], Array]] = {
-    "reference": lambda mdp, behaviour: np.repeat(np.log(behaviour)[:, None], mdp.actions, axis=1),
-    # Half way to a uniform policy, so that a penalty for leaving it is one.
-    "reference_log_probs": lambda mdp, behaviour: np.log(0.5 * behaviour + 0.5 / mdp.actions),
-    # Episodes of one process are all comparable.
-    "group": lambda mdp, _: np.zeros((mdp.states, mdp.actions), np.intp),
-}
+def policies(mdp: MDP) -> dict[str, PolicySpec]:
+    """Return the architectures that an estimator is tried on, by label, in this order; the first on which it runs is audited."""
+    return {label: make(mdp) for proof in proofs().all for label, make in proof.policies.items()}
 
 
 def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
-    """Return [S, A, ...] of every extra; behaviour is the acting policy's [S, A] float64 probabilities."""
+    """Return [S, A, ...] of every extra that a proof names; behaviour is the behaviour policy's [S, A] float64 probabilities."""
     with np.errstate(divide="ignore"):
-        return {name: make(mdp, behaviour) for name, make in EXTRAS.items()}
+        return {name: make(mdp, behaviour) for proof in proofs().all for name, make in proof.extras.items()}
 
 
 def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
@@ -71,5 +54,7 @@ def first_fitting(estimator: Estimator, specs: dict[str, PolicySpec], runs: Call
         else:
             return name
     assert error is not None
-    error.add_note(f"{estimator.name} can be audited once pgcore/exact/needs.py gives it what it needs")
+    error.add_note(
+        f"{estimator.name} can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
+    )
     raise error

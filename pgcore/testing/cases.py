@@ -14,23 +14,17 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.api import estimator, policy
+from pgcore.api import policy
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
-from pgcore.heads import (
-    Bernoulli,
-    Categorical,
-    DiagonalGaussian,
-    EpsilonGreedy,
-    Head,
-    MultiCategorical,
-    SquashedGaussian,
-)
+from pgcore.heads import Head
 from pgcore.policy import Policy
+from pgcore.score_estimator import ScoreEstimator
 from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
+from pgcore.testing.proofs import variants
 
-__all__ = ["ESTIMATORS", "EXTREME", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
+__all__ = ["EXTREME", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
 
 NETWORKS: dict[str, Network] = {
     "table": Table(5),
@@ -39,53 +33,6 @@ NETWORKS: dict[str, Network] = {
     "relu": MLP(4, (7,), "relu"),
     "sigmoid": MLP(4, (5, 5), "sigmoid"),
 }
-HEADS: dict[str, Head] = {
-    "categorical": Categorical(3, temperature=0.7),
-    "hot": Categorical(4, temperature=2.5),
-    "fixed": DiagonalGaussian(2, "fixed", std=0.6),
-    "shared": DiagonalGaussian(2, "shared", std=1.5),
-    "per-state": DiagonalGaussian(2, "per-state", std=0.5),
-    "epsilon greedy": EpsilonGreedy(3, epsilon=0.2),
-    "squashed": SquashedGaussian(2, "shared", std=0.7),
-    "multi": MultiCategorical((3, 2), temperature=2.0),
-    "switches": Bernoulli(2, temperature=1.6),
-}
-ESTIMATORS: dict[str, Estimator] = {
-    "reinforce": estimator("reinforce", gamma=0.9),
-    "full return": estimator("reinforce", gamma=0.9, reward_to_go=False, baseline="constant", baseline_value=0.3),
-    "mean baseline": estimator("reinforce", gamma=0.95, baseline="mean", entropy_coefficient=0.05),
-    "leave one out": estimator("reinforce", gamma=0.95, baseline="leave_one_out", discount_state=True),
-    "optimal baseline": estimator("reinforce", gamma=0.9, baseline="optimal", reduction="episode_step"),
-    "value baseline": estimator("reinforce", gamma=0.9, baseline="value", entropy_coefficient=0.02),
-    "td": estimator("actor_critic", advantage="td", gamma=0.9),
-    "n-step": estimator("actor_critic", advantage="n_step", n_steps=3, gamma=0.9, entropy_coefficient=0.01),
-    "gae": estimator("actor_critic", gamma=0.9, gae_lambda=0.8, normalise="batch"),
-    "ppo": estimator("ppo", clip=0.2, entropy_coefficient=0.01),
-    "ppo value clip": estimator("ppo", clip=0.3, value_clip=0.2, normalise="batch"),
-    "ppo kl": estimator("ppo", objective="kl", kl_coefficient=0.7, normalise="none", entropy_coefficient=0.02),
-    "trpo": estimator("trpo", gamma=0.9, gae_lambda=0.8),
-    "trpo plain": estimator("trpo", gamma=0.9, normalise="none", entropy_coefficient=0.03),
-    "a2c": estimator("a2c", gamma=0.9),
-    "vtrace": estimator("vtrace", gamma=0.9, rho_bar=1.1, c_bar=0.9, trace_lambda=0.9, entropy_coefficient=0.01),
-    "awr": estimator("awr", gamma=0.9, temperature=2.0, max_weight=3.0),
-    "trajectory is": estimator("trajectory_is", gamma=0.9),
-    "per-decision is": estimator("pdis", gamma=0.9, discount_state=True),
-    "reward-to-go is": estimator("pdis", gamma=0.9, ratio="trajectory"),
-    "weighted is": estimator("wis", gamma=0.9),
-    "averaged ratio": estimator("averaged_ratio", gamma=0.9),
-    "rloo": estimator("rloo", kl_coefficient=0.1),
-    "grpo": estimator("grpo", kl_coefficient=0.3),
-    "dr grpo": estimator("dr_grpo", clip_high=0.3),
-    "gspo": estimator("gspo", clip_low=0.2, clip_high=0.3),
-    "cispo": estimator("cispo", clip_low=0.1, clip_high=0.2),
-    "reinforce++": estimator("reinforce_pp", gamma=0.95, kl_coefficient=0.1),
-    "reinforce++ group": estimator("reinforce_pp", baseline="group"),
-    "expected": estimator("expected", gamma=0.9, discount_state=True, entropy_coefficient=0.03),
-    "q-learning": estimator("q_learning", gamma=0.9),
-    "double q-learning": estimator("q_learning", gamma=0.9, double=True, huber=0.8),
-    "soft actor": estimator("soft_actor", alpha=0.3, gamma=0.9),
-}
-
 
 # How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
 EXTREME = 6.0
@@ -118,21 +65,22 @@ class Case:
 
 
 def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
-    """Yield every estimator with every head and dtype; networks and critics take turns, so that every pair of two things occurs."""
-    networks = list(NETWORKS)
-    for seed, indices in enumerate(itertools.product(range(len(ESTIMATORS)), range(len(HEADS)), range(len(dtypes)))):
-        name, head, dtype = list(ESTIMATORS)[indices[0]], list(HEADS)[indices[1]], dtypes[indices[2]]
+    """Yield every estimator with every head and dtype; networks and critics take turns, so that every pair of two things occurs.
+
+    Estimators whose gradient is made from scores are left out.
+    """
+    networks, heads = list(NETWORKS), list(variants("heads").items())
+    estimators = [
+        (label, each) for label, each in variants("estimators").items() if not isinstance(each, ScoreEstimator)
+    ]
+    for seed, indices in enumerate(itertools.product(range(len(estimators)), range(len(heads)), range(len(dtypes)))):
+        (label, estimator), (head_label, head), dtype = estimators[indices[0]], heads[indices[1]], dtypes[indices[2]]
         network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
         shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and NETWORKS[network].has_torso
-        valued = (
-            "action_value" in ESTIMATORS[name].quantities and HEADS[head].enumerable and not HEADS[head].action_values
-        )
-        spec = PolicySpec(
-            NETWORKS[network], HEADS[head], "shared" if shared else "separate", "action" if valued else "state"
-        )
-        if not fits(ESTIMATORS[name], spec):
-            continue
-        yield Case(f"{name}-{head}-{network}-{spec.critic}-{dtype}", spec, ESTIMATORS[name], dtype, seed)
+        valued = "action_value" in estimator.quantities and head.enumerable and not head.action_values
+        spec = PolicySpec(NETWORKS[network], head, "shared" if shared else "separate", "action" if valued else "state")
+        if fits(estimator, spec):
+            yield Case(f"{label}-{head_label}-{network}-{spec.critic}-{dtype}", spec, estimator, dtype, seed)
 
 
 def fits(estimator: Estimator, spec: PolicySpec) -> bool:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +21,15 @@ from pgcore import api
 from pgcore.backend import Backend
 from pgcore.compare import RATE
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
-from pgcore.estimator import Estimator
-from pgcore.heads import Head
 from pgcore.policy import Policy
 from pgcore.registry import registry
 from pgcore.score_estimator import ScoreEstimator
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import ESTIMATORS, EXTREME, HEADS, NETWORKS
-from pgcore.testing.design import DTYPES, OPTIMIZERS, Choice, covering, product
-from pgcore.testing.kinks import KINKS, Kink
-from pgcore.testing.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome, told
+from pgcore.testing.cases import EXTREME, NETWORKS
+from pgcore.testing.design import DTYPES, Choice, covering, product
+from pgcore.testing.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome
+from pgcore.testing.proof import Kink
+from pgcore.testing.proofs import kinks, proofs, told, variants
 from pgcore.testing.truth import Truth
 from pgcore.trust_region import TrustRegionSpec
 
@@ -51,13 +51,11 @@ MILDER = 0.85
 LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
-NO_FORM = "no form"
+NO_PROOF = "no proof"
 OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
 # Steps of padding, where a case has any.
 PADDING = 7
-
-VARIANTS = ESTIMATORS | {"component baseline": api.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ def plan(
     Args:
         backends: Registered names, which must be usable; None takes all that are.
         estimators: Registered names; None takes all.
-        heads: Registered names; None takes all that the reference has a form of.
+        heads: Registered names; None takes all that have a proof.
         extent: One of `EXTENTS`: few cases in which everything occurs, each backend in its usual mode; every pair of
             two things; or everything.
 
@@ -117,9 +115,8 @@ def plan(
         DependencyError: a named backend's framework is not installed.
     """
     usable, absent = chosen_backends(backends)
-    variants = chosen_estimators(estimators)
-    kept = chosen_heads(heads)
-    choices = covering(variants, kept) if extent == "standard" else product(variants, kept)
+    tried, tried_heads = chosen("estimators", estimators), chosen("heads", heads)
+    choices = covering(tried, tried_heads) if extent == "standard" else product(tried, tried_heads)
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, []
@@ -129,16 +126,17 @@ def plan(
         Part(choice, all_modes=extent == "full" or choice in few, long=choice in long, padded=choice in padded)
         for choice in choices
     ]
-    names = {variant.name for variant in variants.values()}
-    heads_kept = {head.name for head in kept.values()}
+    names = {variant.name for variant in tried.values()}
+    names |= {""} if names else set()  # points of heads alone
+    head_names = {head.name for head in tried_heads.values()}
     groups: dict[str, list[Kink]] = {}
-    for kink in KINKS:
-        if kink.estimator in names and kink.head in heads_kept:
+    for kink in kinks():
+        if kink.estimator in names and kink.head in head_names:
             groups.setdefault(kink.group, []).append(kink)
-    for group, kinks in groups.items():
-        everywhere = extent != "quick" and any(kink.everywhere for kink in kinks)
+    for group, members in groups.items():
+        everywhere = extent != "quick" and any(kink.everywhere for kink in members)
         parts += [Part(kinks=group, dtype=dtype, all_modes=everywhere) for dtype in DTYPES]
-    return Plan(usable, absent, tuple(parts), extent, without_forms(heads))
+    return Plan(usable, absent, tuple(parts), extent, unchecked(estimators, heads))
 
 
 def few_of(choices: Sequence[Choice], things: Collection[str] = ()) -> list[Choice]:
@@ -208,12 +206,12 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     failed = [unloaded(name, part, why) for name, why in tried.items() if isinstance(why, str)]
     modes = [(each.name, mode) for each in backends for mode in each.modes[: None if part.all_modes else 1]]
     if part.choice is None:
-        kinks = [kink for kink in KINKS if kink.group == part.kinks]
+        group = [kink for kink in kinks() if kink.group == part.kinks]
         usual = {each.name: each.modes[0] for each in backends}
         return failed + [
             kink_outcome(Cell(name, mode, "kink"), kink, part.dtype)
             for name, mode in modes
-            for kink in kinks
+            for kink in group
             if kink.everywhere or mode == usual[name]
         ]
     # A policy serves a case's fixtures one after the other, so that what it compiles serves both.
@@ -237,8 +235,8 @@ def loaded(name: str) -> Backend | str:
 def unloaded(name: str, part: Part, why: str) -> Outcome:
     """Return the outcome of a backend that cannot be loaded."""
     if part.choice is None:
-        kink = next(kink for kink in KINKS if kink.group == part.kinks)
-        what = (kink.estimator, "kinks", kink.head, part.kinks, part.dtype, "kink")
+        kink = next(kink for kink in kinks() if kink.group == part.kinks)
+        what = (kink.estimator or kink.head, "kinks", kink.head, part.kinks, part.dtype, "kink")
     else:
         case = part.choice.case
         what = (case.estimator.name, part.choice.variant, case.spec.head.name, case.label, case.dtype, "random")
@@ -258,48 +256,30 @@ def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
     return tuple(usable), absent
 
 
-def chosen_estimators(names: Sequence[str] | None) -> dict[str, Estimator]:
-    """Return estimators by label: the kit's variants of those it knows, others as they are by default."""
-    registered = registry().names("estimators")
+def chosen(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return what is tried of the estimators or heads of some names, by label; None takes all."""
+    registered = registry().names(kind)
     for name in names or ():
         if name not in registered:
-            raise UnknownNameError("estimators", name, registered)
-    known = {variant.name for variant in VARIANTS.values()}
-    others = {
-        name: api.estimator(name) for name in registered if name not in known and (names is None or name in names)
-    }
-    return {label: found for label, found in (VARIANTS | others).items() if names is None or found.name in names}
+            raise UnknownNameError(kind, name, registered)
+    return {label: variant for label, variant in variants(kind).items() if names is None or variant.name in names}
 
 
-def chosen_heads(names: Sequence[str] | None) -> dict[str, Head]:
-    """Return heads by label."""
-    registered = registry().names("heads")
-    for name in names or ():
-        if name not in registered:
-            raise UnknownNameError("heads", name, registered)
-    return {label: head for label, head in HEADS.items() if names is None or head.name in names}
-
-
-def without_forms(heads: Sequence[str] | None) -> dict[str, str]:
-    """Return the registered heads and optimizers that the kit has no case of, each with the reason."""
-    known = {"heads": {head.name for head in HEADS.values()}, "optimizers": set(OPTIMIZERS)}
-    found: dict[str, str] = {}
-    for kind, own in known.items():
-        for entry in registry().providers(kind):
-            name = entry.provider.name
-            if name in own or (kind == "heads" and heads is not None and name not in heads):
-                continue
-            found[entry.where] = why_without(kind, name) if entry.status == "usable" else entry.reason or ""
-    return found
-
-
-def why_without(kind: str, name: str) -> str:
-    """Return why the kit has no case of something that is usable."""
-    try:
-        cls = registry().load(kind, name)
-    except Exception as problem:  # noqa: BLE001 - a plugin's import may raise anything, and the others are checked
-        return told(problem)
-    return OF_CHECKED if isinstance(cls, type) and issubclass(cls, TrustRegionSpec) else NO_FORM
+def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
+    """Return the proofs that are broken, and what is registered and not tried, each with the reason."""
+    reasons = dict(proofs().problems)
+    named = {"estimators": estimators, "heads": heads, "optimizers": None}
+    untried = {"estimators": proofs().defaults[1], "heads": proofs().unproven("heads")}
+    untried["optimizers"] = proofs().unproven("optimizers")
+    for kind, names in named.items():
+        for name, why in untried[kind].items():
+            if names is None or name in names:
+                reasons[f"{kind.removesuffix('s')} {name!r}"] = why if isinstance(why, str) else NO_PROOF
+    # Trust regions have options to try, and no formula.
+    for rule in variants("optimizers").values():
+        if isinstance(rule, TrustRegionSpec):
+            reasons[f"optimizer {rule.name!r}"] = OF_CHECKED
+    return reasons
 
 
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:

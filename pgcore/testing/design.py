@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pgcore.estimator import Estimator
+from pgcore.formula import OptimizerSpec
 from pgcore.heads import Head
 from pgcore.spec import PolicySpec
 from pgcore.testing.cases import NETWORKS, Case, fits
+from pgcore.testing.proofs import proofs
 
-__all__ = ["DTYPES", "OPTIMIZERS", "Choice", "covering", "product"]
+__all__ = ["DTYPES", "Choice", "covering", "optimizers", "product"]
 
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
-OPTIMIZERS = ("adam", "sgd", "rmsprop", "adamw")
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ class Choice:
         return {*itertools.combinations(self.levels, 2), ("estimator", self.variant), ("head", self.head)}
 
 
+def optimizers() -> tuple[str, ...]:
+    """Return the names of the first-order optimizers that have a proof; each takes its steps as it is by default."""
+    return tuple(proof.of.name for proof in proofs().all if issubclass(proof.of, OptimizerSpec))
+
+
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
     """Return every case that makes sense."""
-    options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, OPTIMIZERS)
+    options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, optimizers())
     return [choice for seed, option in enumerate(options) for choice in made(estimators, heads, seed, *option)]
 
 

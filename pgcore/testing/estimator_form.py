@@ -1,4 +1,4 @@
-"""What the kit knows of an estimator: its definition, in any number system that NumPy's functions work on.
+"""A reference implementation of an estimator: its definition, in any number system that NumPy's functions work on.
 
 `B` steps in `E` episodes, `D` parameters. Rows of padding hold finite numbers that mean nothing.
 """
@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError
+from pgcore.estimator import Estimator
+from pgcore.testing.proofs import reference_of
 
-__all__ = ["EstimatorForm", "Lift", "LiftedEvaluate", "Number", "real_episodes", "real_steps", "where"]
+__all__ = [
+    "EstimatorForm",
+    "Lift",
+    "LiftedEvaluate",
+    "Number",
+    "estimator_form",
+    "real_episodes",
+    "real_steps",
+    "where",
+]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -45,7 +56,11 @@ class EstimatorForm(ABC):
 
     Attributes:
         fields: The estimator, asked for its hyper-parameters alone.
+        earlier: The signals that an epoch's later gradients see as an earlier policy or critic left them. The kit moves them,
+            or a bound on the change since would never be active.
     """
+
+    earlier: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, estimator: Any) -> None:
         """Keep the estimator."""
@@ -113,6 +128,12 @@ class EstimatorForm(ABC):
         raise EstimatorError(
             f"combine: expected an estimator that weighs scores, got {self.fields}; differentiate its surrogate"
         )
+
+
+def estimator_form(estimator: Estimator) -> EstimatorForm | None:
+    """Return the reference implementation at an estimator's hyper-parameters; None where its class has none."""
+    form = reference_of(type(estimator))
+    return None if form is None else form(estimator)
 
 
 def real_steps(batch: Batch) -> Array:

@@ -1,21 +1,33 @@
-"""What a head's closed form is for the reference: quantities, their derivatives and Fisher information, row by row.
+"""A reference implementation of a head: quantities, their derivatives and Fisher information, row by row.
 
-A form is made from one pass's network outputs, [B, outputs] in whichever number system; see `pgcore.testing.reference`.
+It is made from one pass's network outputs, [B, outputs] in whichever number system; see `pgcore.testing.reference`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["HeadForm"]
+import numpy as np
+
+from pgcore.arrays import Array
+from pgcore.batch import Batch
+from pgcore.errors import SpecError
+from pgcore.spec import PolicySpec
+from pgcore.testing.proofs import reference_of
+
+__all__ = ["HeadForm", "head_form"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
+Lift = Callable[[Array], Number]
 
 
 class HeadForm(ABC):
     """One head's closed forms at a batch's steps.
+
+    It is called with head, outputs, actions and mask where actions are discrete; else with head, outputs, parameters by
+    canonical name, and lifted actions.
 
     Attributes:
         own: Derivatives of the head's own parameters by name, after `backward` or `fisher`.
@@ -52,3 +64,22 @@ class HeadForm(ABC):
             direction: That direction, by canonical parameter name.
             weights: [B] w.
         """
+
+
+def head_form(
+    spec: PolicySpec, outputs: Number, parameters: Mapping[str, Number], batch: Batch, dtype: np.dtype[Any], lift: Lift
+) -> Any:
+    """Return the reference implementation of a spec's head at some outputs.
+
+    Raises:
+        SpecError: the head's class has none.
+    """
+    head = spec.head
+    form = reference_of(type(head))
+    if form is None:
+        raise SpecError(
+            f"reference: expected a head with a reference implementation, got {head}; give one in a Proof, by the hook pgcore_proofs"
+        )
+    if head.discrete:
+        return form(head, outputs, batch.actions, batch.action_mask)
+    return form(head, outputs, parameters, lift(batch.actions.astype(dtype)))

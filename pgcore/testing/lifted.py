@@ -9,7 +9,6 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.heads import Categorical, EpsilonGreedy
 from pgcore.spec import PolicySpec
 from pgcore.testing import reference
 
@@ -34,8 +33,7 @@ class Lifted:
                 name.removeprefix("final_"), final_steps(self.batch, masked=name == "final_log_probs")
             )
         if name == "distribution":
-            # These heads describe their distributions by log-probabilities.
-            assert isinstance(self.spec.head, Categorical | EpsilonGreedy)
+            assert self.spec.head.enumerable  # such heads describe their distributions by log-probabilities
             name = "log_probs"
         return self._quantity(name, self.batch)
 

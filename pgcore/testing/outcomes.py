@@ -12,15 +12,16 @@ import numpy as np
 
 from pgcore import api
 from pgcore.compare import Row, stages
-from pgcore.errors import PgcoreError
 from pgcore.policy import Policy
 from pgcore.spec import PolicySpec
 from pgcore.testing.agreement import FACTOR
 from pgcore.testing.design import Choice
-from pgcore.testing.kinks import Kink, worst_at
+from pgcore.testing.kinks import worst_at
+from pgcore.testing.proof import Kink
+from pgcore.testing.proofs import told
 from pgcore.testing.truth import Truth
 
-__all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome", "told"]
+__all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome"]
 
 # How far from a kink every choice must be, in units of roundoff.
 DISTANCE = 1000.0
@@ -134,7 +135,7 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
         ratio, where, error = np.inf, "", told(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
-    what = (cell.backend, cell.mode, kink.estimator, "kinks", kink.head, kink.name, dtype, "kink")
+    what = (cell.backend, cell.mode, kink.estimator or kink.head, "kinks", kink.head, kink.name, dtype, "kink")
     return Outcome(*what, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
 
 
@@ -142,11 +143,6 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
 def kept(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
     """Return a policy that kinks share, so that what it compiles serves several; each loads all of its parameters."""
     return built(cell, spec, dtype)
-
-
-def told(problem: Exception) -> str:
-    """Return an error's message, with its type where it is not pgcore's."""
-    return str(problem) if isinstance(problem, PgcoreError) else f"{type(problem).__name__}: {problem}"
 
 
 def built(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:

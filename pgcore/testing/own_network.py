@@ -25,7 +25,7 @@ from pgcore.host import host
 from pgcore.policy import Policy
 from pgcore.step_signals import Signals
 from pgcore.testing import reference
-from pgcore.testing.head_forms import head_form
+from pgcore.testing.head_form import head_form
 from pgcore.testing.lifted import Lifted
 from pgcore.testing.rounding import nudged_batch, nudged_parameters, spread
 from pgcore.testing.running_error import Bounded

@@ -8,6 +8,7 @@ from pgcore.estimator import Estimator
 from pgcore.optimizers import Adam
 from pgcore.spec import PolicySpec
 from pgcore.testing.cases import make_case
+from pgcore.testing.proofs import hold_to_parent
 from pgcore.testing.truth import Truth
 
 __all__ = ["first_disagreement"]
@@ -19,11 +20,13 @@ def first_disagreement(
     """Return the first stage that disagrees with the reference, or None, and its ratio; else the largest ratio of all.
 
     Args:
-        estimator: A variant of a built-in one, perhaps with a bug; the reference takes its fields alone.
-        spec: The policy's.
+        estimator: A variant of one with a proof, perhaps of a subclass with a bug; the reference takes its fields alone.
+        spec: The policy's; of its head the same holds.
         backend: A registered name.
         seed: Of the case, which is in float64.
     """
+    hold_to_parent(type(estimator))
+    hold_to_parent(type(spec.head))
     given, batch = make_case(spec, "numpy", "float64", seed)
     truth = Truth(spec, given.parameters(), estimator, batch, Adam(1e-3), (1, 10))
     made = policy(spec, backend=backend, dtype="float64")

@@ -14,14 +14,15 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import KLS, QUANTITIES
+from pgcore.errors import DependencyError, EstimatorError
+from pgcore.estimator import KLS, QUANTITIES, Estimator
 from pgcore.host import host
 from pgcore.parameters import flat
 from pgcore.spec import MLP, Linear, PolicySpec, Table
 from pgcore.surrogate import Surrogate
-from pgcore.testing.estimator_forms import estimator_form
+from pgcore.testing.estimator_form import estimator_form
 from pgcore.testing.formula_run import FormulaRun
-from pgcore.testing.head_forms import head_form
+from pgcore.testing.head_form import head_form
 
 __all__ = [
     "critic_cotangents",
@@ -55,7 +56,7 @@ def gradient(
 ) -> dict[str, Number]:
     """Return the gradient of sum_t w_t surrogate_t by canonical parameter name.
 
-    A built-in estimator's derivatives are those of its form in `estimator_forms`, another's its own cotangents.
+    Derivatives are those of the estimator's reference implementation, or where it has none those of its own surrogate.
 
     Args:
         spec: The architecture.
@@ -72,11 +73,22 @@ def gradient(
 def step_cotangents(surrogate: Surrogate, named: Mapping[str, Number], lift: Lift) -> dict[str, Number]:
     """Return [B, ...] derivatives of the loss in each quantity, from what the surrogate is given."""
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
-    slopes = surrogate.estimator.cotangents(**named) if form is None else form.cotangents(named)
+    slopes = slopes_of(surrogate.estimator, named) if form is None else form.cotangents(named)
     return {
         name: value * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
         for name, value in slopes.items()
     }
+
+
+def slopes_of(estimator: Estimator, named: Mapping[str, Number]) -> Mapping[str, Number]:
+    """Return [B, ...] d surrogate_t / d quantity_t of an estimator without a reference implementation.
+
+    They are derived from its surrogate; its own cotangents are taken where nothing can be derived.
+    """
+    try:
+        return Estimator.cotangents(estimator, **named)
+    except (DependencyError, EstimatorError):
+        return estimator.cotangents(**named)
 
 
 def loss(

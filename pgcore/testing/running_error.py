@@ -24,6 +24,7 @@ import operator
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,12 @@ class Bounded:
         count, floor = a.value.shape[-1], max(a.floor, b.floor)
         error = size_a @ b.error + a.error @ size_b + count * (size_a @ size_b + floor)
         return Bounded(a.value @ b.value, error, floor)
+
+    def __pow__(self, exponent: Any) -> Bounded:
+        """Return a power as the product that it is."""
+        if not isinstance(exponent, int) or exponent < 1:
+            raise TypeError(f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule")
+        return reduce(operator.mul, [self] * exponent)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -274,11 +281,21 @@ def _operator(name: str) -> Callable[[Any, Any], Any]:
     return apply
 
 
+def _maximum(x: Any, y: Any) -> Bounded:
+    return _where(bounded(x) >= y, x, y)
+
+
+def _minimum(x: Any, y: Any) -> Bounded:
+    return _where(bounded(x) <= y, x, y)
+
+
 UFUNCS: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "log": _log,
     "tanh": _tanh,
     "sqrt": _sqrt,
+    "maximum": _maximum,
+    "minimum": _minimum,
     "absolute": _abs,
     "negative": operator.neg,
     "add": _operator("__add__"),

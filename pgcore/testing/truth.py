@@ -25,7 +25,7 @@ from pgcore.step_signals import Signals
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import allowance, powered
-from pgcore.testing.estimator_forms import estimator_form
+from pgcore.testing.estimator_form import estimator_form
 from pgcore.testing.lifted import Lifted, rounded
 from pgcore.testing.running_error import bounded_in, choices
 
@@ -47,7 +47,7 @@ STAGES = (
 # How often the way of the parameters is gone once more with every rounding as large as it may be.
 PERTURBED = 3
 
-# Standard deviation of what the critic's values have moved by since the signals were computed.
+# Standard deviation of what policy and critic have moved by since the signals of `EstimatorForm.earlier`.
 MOVED = 0.3
 
 # Of an optimizer's update, as many as the longest formula has.
@@ -103,9 +103,9 @@ class Truth:
             return self._own_signals()
         values = {name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()}
         weights = values.pop("weights")
-        if "old_value" in values:  # the critic has moved since, or a clip of its values would never be active
-            moved = MOVED * np.random.default_rng(0).standard_normal(values["old_value"].shape)
-            values["old_value"] += moved.astype(self.dtype)
+        for name in (name for name in self._form.earlier if name in values):
+            moved = MOVED * np.random.default_rng(0).standard_normal(values[name].shape)
+            values[name] += moved.astype(self.dtype)
         if self.estimator.sees_episodes:
             values["episode"] = self.batch.episode_of_step
         return Signals(values, weights, padded=self.batch.step_weights is not None)

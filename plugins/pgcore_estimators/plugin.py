@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_estimators"]
+__all__ = ["pgcore_estimators", "pgcore_proofs"]
 
 
 @hookimpl
@@ -79,4 +79,18 @@ def pgcore_estimators() -> list[Provider]:
         Provider(
             "soft_actor", "pgcore_estimators.soft_actor:SoftActor", "entropy-regularised actor over action values"
         ),
+    ]
+
+
+@hookimpl
+def pgcore_proofs() -> list[Provider]:
+    """Provide the proofs of the estimators, one a family."""
+    proofs = "pgcore_estimators.proofs"
+    return [
+        Provider("on_policy", f"{proofs}.on_policy:PROOFS", "reinforce, actor_critic, ppo"),
+        Provider("trust_region", f"{proofs}.trust_region:PROOFS", "trpo"),
+        Provider("a2c", f"{proofs}.on_policy:A2C_PROOF", "a2c"),
+        Provider("off_policy", f"{proofs}.off_policy:PROOFS", "vtrace, awr, importance sampling"),
+        Provider("group_relative", f"{proofs}.group_relative:PROOFS", "rloo, grpo and its kin, reinforce_pp"),
+        Provider("action_values", f"{proofs}.action_values:PROOFS", "expected, q_learning, soft_actor"),
     ]

@@ -11,8 +11,11 @@ import pytest
 import pgcore as pg
 from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import cases
-from pgcore.testing.kinks import KINKS, worst_at
+from pgcore.testing.kinks import worst_at
+from pgcore.testing.proofs import kinks
 from pgcore.testing.results import gradient_row, loss_row
+
+KINKS = kinks()
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.label)

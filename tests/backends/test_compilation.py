@@ -16,9 +16,13 @@ from pgcore.autodiff import AutodiffPolicy
 from pgcore.autodiff_inputs import padded_size
 from pgcore.errors import SpecError
 from pgcore.registry import registry
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row, loss_row
 from pgcore_estimators.reinforce import Reinforce
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}

@@ -11,8 +11,12 @@ import pytest
 
 import pgcore as pg
 from pgcore.registry import registry
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ABSENT = {

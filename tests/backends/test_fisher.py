@@ -10,7 +10,10 @@ import pytest
 import pgcore as pg
 from pgcore.errors import SpecError
 from pgcore.host import host
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 frameworks = pytest.mark.parametrize("framework", ["torch", "jax", "tensorflow"])
 

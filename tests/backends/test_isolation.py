@@ -26,7 +26,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.registry import registry
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}

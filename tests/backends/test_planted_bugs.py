@@ -12,9 +12,10 @@ import pgcore as pg
 from pgcore.errors import NonFiniteError
 from pgcore.surrogate import Surrogate
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
+from pgcore.testing.cases import NETWORKS, make_case, suited
 from pgcore.testing.differences import directional_derivative, random_direction
-from pgcore.testing.kinks import KINKS, worst_at
+from pgcore.testing.kinks import worst_at
+from pgcore.testing.proofs import kinks, variants
 from pgcore.testing.results import gradient_row
 from pgcore_estimators import terms
 from pgcore_estimators.ppo import PPO
@@ -22,6 +23,10 @@ from pgcore_numpy import networks
 from pgcore_numpy.discrete_kernels import CategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.policy import NumpyPolicy
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
+KINKS = kinks()
 
 
 def ratio(head="categorical", network="tanh", name="ppo kl"):

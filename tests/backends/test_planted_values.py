@@ -9,7 +9,8 @@ import pgcore as pg
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
 from pgcore.testing.running_error import bounded_in
 from pgcore_numpy.discrete_kernels import CategoricalKernel
@@ -17,6 +18,9 @@ from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.networks import DenseNetwork
 from pgcore_numpy.policy import NumpyPolicy
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 
 def made(head, network="tanh"):

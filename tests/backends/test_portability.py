@@ -17,7 +17,11 @@ from pgcore.errors import NonFiniteError, ParameterError, SpecError
 from pgcore.registry import registry
 from pgcore.schedules import LinearSchedule
 from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ABSENT = {

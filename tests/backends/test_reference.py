@@ -9,11 +9,15 @@ import pgcore as pg
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, Case, cases
+from pgcore.testing.cases import NETWORKS, Case, cases
+from pgcore.testing.core_proofs.discrete import CategoricalForm
+from pgcore.testing.core_proofs.gaussian import GaussianForm
 from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.discrete_head_forms import CategoricalForm
-from pgcore.testing.gaussian_head_forms import GaussianForm
+from pgcore.testing.proofs import variants
 from pgcore.testing.running_error import bounded
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 CASES = list(cases(("float64",)))
 

@@ -10,7 +10,10 @@ import pytest
 import pgcore as pg
 from pgcore.errors import OptimizerError
 from pgcore.host import host
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -7,13 +7,16 @@ from typing import Any
 
 import pgcore as pg
 from pgcore.compare import STAGES, stages
-from pgcore.testing import conformance
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import HEADS, NETWORKS, Case
-from pgcore.testing.conformance import VARIANTS, plan, run, truth_of
-from pgcore.testing.design import DTYPES, OPTIMIZERS, product
-from pgcore.testing.kinks import KINKS
+from pgcore.testing.cases import NETWORKS, Case
+from pgcore.testing.conformance import plan, run, truth_of
+from pgcore.testing.design import DTYPES, optimizers, product
+from pgcore.testing.proofs import kinks, proofs, variants
 from pgcore.testing.truth import Truth
+
+HEADS = variants("heads")
+KINKS = kinks()
+VARIANTS = variants("estimators")
 
 
 def test_every_cell_agrees_with_the_reference(backend):
@@ -40,7 +43,7 @@ def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():
         part for part in plan(backends=["numpy"], estimators=None, heads=None, extent="standard").parts if part.choice
     ]
     long, padded = ([part.choice for part in parts if getattr(part, name)] for name in ("long", "padded"))
-    assert {choice.optimizer for choice in long} == set(OPTIMIZERS)
+    assert {choice.optimizer for choice in long} == set(optimizers())
     assert {choice.case.dtype for choice in long} == set(DTYPES)
     for chosen in (long, padded):
         assert {choice.case.spec.head.name for choice in chosen} == {head.name for head in HEADS.values()}
@@ -75,18 +78,22 @@ def test_a_case_is_drawn_again_until_it_can_tell_an_error_from_rounding(monkeypa
     assert len(set(seeds)) == 3
 
 
-def test_what_has_no_form_is_told(monkeypatch):
+def test_what_has_no_proof_is_told(monkeypatch):
     known = dict(list(HEADS.items())[1:3])
-    monkeypatch.setattr(conformance, "HEADS", known)
-    monkeypatch.setattr(conformance, "OPTIMIZERS", ("adam",))
+    monkeypatch.setitem(proofs().variants, "heads", known)
+    monkeypatch.setitem(proofs().variants, "optimizers", {"adam": variants("optimizers")["adam"]})
     found = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
-    assert found["head 'bernoulli'"] == "no form"
-    assert found["optimizer 'sgd'"] == "no form"
-    for name in ("natural_gradient", "trpo", "trust_region"):
-        assert "Fisher products, which are checked" in found[f"optimizer '{name}'"]
+    assert found["head 'bernoulli'"] == "no proof"
+    assert found["optimizer 'sgd'"] == "no proof"
     assert "head 'categorical'" not in found
     assert "optimizer 'adam'" not in found
     assert (
         "head 'bernoulli'"
         not in plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="quick").unchecked
     )
+
+
+def test_trust_regions_are_checked_by_what_they_are_made_of():
+    unchecked = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
+    assert unchecked.keys() == {f"optimizer '{name}'" for name in ("natural_gradient", "trpo", "trust_region")}
+    assert all("Fisher products, which are checked" in why for why in unchecked.values())

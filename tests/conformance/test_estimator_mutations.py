@@ -21,14 +21,18 @@ from pgcore.groups import by_group, episode_rewards
 from pgcore.recorded import critic_values
 from pgcore.signals import centre, returns
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
+from pgcore.testing.cases import NETWORKS
 from pgcore.testing.planted import first_disagreement
+from pgcore.testing.proofs import variants
 from pgcore_estimators.group_relative import GRPO
 from pgcore_estimators.terms import clipped_gain, penalised_rewards
 from pgcore_numpy.discrete_kernels import BernoulliKernel, CategoricalKernel, MultiCategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel, SquashedGaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.networks import DenseNetwork
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 PAGE = Path(__file__).parents[2] / "docs" / "mutations.md"
 HEADING = "## The notes' and the field's wrong forms"
@@ -83,6 +87,7 @@ def overriding(**methods: Callable[..., Any]) -> Plant:
     def plant(_: pytest.MonkeyPatch, right: Any) -> Any:
         cls = type(right)
         own = {name: in_place_of(getattr(cls, name), method, right) for name, method in methods.items()}
+        own.setdefault("cotangents", cls.cotangents)
         return type(cls.__name__, (cls,), own)(
             **{each.name: getattr(right, each.name) for each in dataclasses.fields(right)}
         )

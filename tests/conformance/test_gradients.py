@@ -12,13 +12,22 @@ import pytest
 
 import pgcore as pg
 from pgcore.host import host
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
+from pgcore.optimizer import Optimizer, OptimizerSpec
+from pgcore.testing.cases import NETWORKS, make_case, suited
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 # Every head with two networks, and every network with heads of either kind.
 COMBINATIONS = [
     (head, list(NETWORKS)[(number + shift) % len(NETWORKS)]) for number, head in enumerate(HEADS) for shift in (0, 2)
 ]
+
+
+def is_first_order(rule):
+    return isinstance(rule, OptimizerSpec)
 
 
 def flat(gradient):
@@ -358,22 +367,12 @@ def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("sgd", {}),
-        ("sgd", {"momentum": 0.9, "nesterov": True}),
-        ("adam", {"max_grad_norm": 0.5}),
-        ("adamw", {"weight_decay": 0.1}),
-        ("rmsprop", {"momentum": 0.5}),
-        ("rmsprop", {"eps_inside": True}),
-    ],
-)
-def test_steps_follow_the_formula_in_extended_precision(backend, name, fields, dtype):
+@pytest.mark.parametrize("label", [label for label, each in variants("optimizers").items() if is_first_order(each)])
+def test_steps_follow_the_formula_in_extended_precision(backend, label, dtype):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=15)
-    optimizer = pg.optimizer(name, learning_rate=0.01, **fields)
-    formula, xp = optimizer.spec, host
+    formula, xp = dataclasses.replace(variants("optimizers")[label], learning_rate=0.01), host
+    optimizer = Optimizer(formula)
     exact = {key: value.astype(np.longdouble) for key, value in policy.parameters().items()}
     slots = {key: {slot: np.zeros_like(value) for slot in formula.slots} for key, value in exact.items()}
     roundoff = np.finfo(dtype).eps

@@ -24,9 +24,10 @@ from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.signals import normalise
 from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
-from pgcore.testing.kinks import KINKS, worst_at
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.kinks import worst_at
 from pgcore.testing.planted import first_disagreement
+from pgcore.testing.proofs import kinks, variants
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
@@ -37,6 +38,10 @@ from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.networks import Relu
 from pgcore_numpy.optimizers import NumpyOptimizer
 from pgcore_numpy.policy import NumpyPolicy
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
+KINKS = kinks()
 
 PAGE = Path(__file__).parents[2] / "docs" / "mutations.md"
 KINK = "gradient at a kink"
@@ -154,7 +159,9 @@ class LiveTarget(ActorCritic):
 
 
 class WholeBatchEntropy(PPO):
-    """Gives every step the entropy of the whole batch."""
+    """Gives every step the entropy of the whole batch, with the right cotangents."""
+
+    cotangents = PPO.cotangents
 
     def surrogate(
         self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None

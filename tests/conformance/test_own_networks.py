@@ -10,9 +10,11 @@ from pgcore.compare import STAGES
 from pgcore.errors import EstimatorError, ParameterError, SpecError, UnknownNameError
 from pgcore.gradient import Gradient
 from pgcore.optimizers import Adam
-from pgcore.testing import head_forms
-from pgcore.testing.cases import ESTIMATORS, make_case
+from pgcore.testing.cases import make_case
+from pgcore.testing.proofs import proofs, variants
 from pgcore_estimators.actor_critic import ActorCritic
+
+ESTIMATORS = variants("estimators")
 
 HEAD = pg.Categorical(3, temperature=0.8)
 STEPS = 12
@@ -221,8 +223,8 @@ def test_bad_input_is_refused(convolution, monkeypatch):
     with pytest.raises(EstimatorError, match="action_value"):
         pg.check(policy, ESTIMATORS["expected"], batch)
 
-    monkeypatch.setattr(head_forms, "DISCRETE", {})
-    with pytest.raises(SpecError, match="one of the core's heads"):
+    monkeypatch.setattr(proofs(), "references", {})
+    with pytest.raises(SpecError, match="expected a head with a reference implementation, got Categorical"):
         pg.check(policy, ESTIMATORS["gae"], batch)
 
 

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
+from pgcore.testing.cases import NETWORKS
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 PLUGIN = """
 from pgcore.hooks import Provider, hookimpl

@@ -7,7 +7,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.policy import Policy
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import proofs, variants
+from pgcore.trust_region import TrustRegionSpec
+
+HEADS = variants("heads")
 
 ESTIMATOR = pg.estimator("trpo", gamma=0.9)
 CASES = [
@@ -20,7 +24,12 @@ CASES = [
     ("multi", "relu"),
     ("switches", "linear"),
 ]
-FIELDS = {"trpo": {"max_kl": 0.05}, "natural_gradient": {"damping": 0.01}, "trust_region": {"eps": 0.1}}
+FIELDS = {
+    proof.of.name: options
+    for proof in proofs().all
+    if issubclass(proof.of, TrustRegionSpec)
+    for options in proof.variants.values()
+}
 
 # Of the largest parameter, in units of the dtype's roundoff. A product with F + damping I is within some units of the exact one, and
 # solving amplifies that by at most its condition number, which is up to 7,000 in these cases; three steps were seen within 10.

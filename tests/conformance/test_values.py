@@ -14,9 +14,13 @@ from pgcore.errors import NonFiniteError
 from pgcore.host import host
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case, suited
+from pgcore.testing.cases import NETWORKS, make_case, suited
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
 from pgcore.testing.running_error import bounded_in
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 # Every head with three networks, every network with five heads or more; dtypes take turns, and each occurs with every head and network.
 COMBINATIONS = [

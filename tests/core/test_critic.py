@@ -8,7 +8,10 @@ import pytest
 import pgcore as pg
 from pgcore.critic import critic_names
 from pgcore.errors import NonFiniteError, OptimizerError, ParameterError
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 ESTIMATOR = pg.estimator("trpo", gamma=0.9)
 NAMES = ("natural_gradient", "trpo", "trust_region")

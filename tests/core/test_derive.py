@@ -21,11 +21,14 @@ from pgcore.namespace import ArrayNamespace
 from pgcore.symbolic.functions import ELEMENTWISE
 from pgcore.symbolic.program import compiled
 from pgcore.symbolic.xp import SymbolicNamespace
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.derived import points
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row
 from pgcore.testing.running_error import Bounded, bounded
 from pgcore_estimators.ppo import PPO
+
+HEADS = variants("heads")
 
 
 @dataclass(frozen=True)
@@ -777,8 +780,11 @@ SCRIPT = """
 import numpy as np, pgcore as pg
 from pgcore.errors import DependencyError
 from pgcore.testing.results import gradient_row
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
 from pgcore_estimators.ppo import PPO
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 class Plain(PPO): pass
 Plain.cotangents = pg.Estimator.cotangents
 spec = pg.PolicySpec(NETWORKS['tanh'], HEADS['hot'], 'separate')

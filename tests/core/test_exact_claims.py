@@ -14,10 +14,12 @@ from pgcore.cli.audit import subjects
 from pgcore.errors import BatchError, EstimatorError, MDPError
 from pgcore.exact import behaviours
 from pgcore.exact.claims import reclaimed
-from pgcore.exact.needs import EXTRAS
-from pgcore.testing.conformance import VARIANTS
+from pgcore.testing.proof import Proof
+from pgcore.testing.proofs import proofs, variants
 from pgcore_estimators.importance_sampling import WeightedIS
 from pgcore_estimators.reinforce import Reinforce
+
+VARIANTS = variants("estimators")
 
 # Small enough that all pairs of episodes take no time, and with everything in it: two lengths, an end, a horizon.
 PROCESS = exact.audit_process(horizon=2)
@@ -278,10 +280,11 @@ class Taught(Reinforce):
 def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
     with pytest.raises(BatchError, match="expected the extra 'teacher'") as caught:
         exact.audit(Taught(gamma=1.0), PROCESS)
-    assert caught.value.__notes__ == ["taught can be audited once pgcore/exact/needs.py gives it what it needs"]
-    monkeypatch.setitem(
-        EXTRAS, "teacher", lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)
-    )
+    assert caught.value.__notes__ == [
+        "taught can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
+    ]
+    extras = {"teacher": lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)}
+    monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=extras)])
     assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
 
 

@@ -13,12 +13,14 @@ from pgcore import exact
 from pgcore.errors import BatchError, EstimatorError, MDPError, NonFiniteError
 from pgcore.exact.episodes import all_tuples
 from pgcore.exact.estimates import Estimates, sample
-from pgcore.exact.needs import POLICIES, audit_policy
+from pgcore.exact.needs import audit_policy, policies
 from pgcore.exact.tabulated import tabulated
 from pgcore.testing.cases import fits
-from pgcore.testing.conformance import VARIANTS
+from pgcore.testing.proofs import variants
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
+
+VARIANTS = variants("estimators")
 
 PROCESS = exact.random(3, 2, 4, 0)
 SHORT = exact.random(2, 2, 2, 1)
@@ -29,7 +31,7 @@ ENDING = exact.random(4, 2, 3, 0, terminals=1)
 
 def policy_on(mdp, critic=None, seed=0):
     """Return a policy with a table of random logits and the given critic; without one, with none."""
-    policy = audit_policy(POLICIES["no critic" if critic is None else "critic"](mdp), seed)
+    policy = audit_policy(policies(mdp)["no critic" if critic is None else "critic"], seed)
     if critic is not None:
         policy.load({**policy.parameters(), "critic.table": np.reshape(critic, (-1, 1))})
     return policy
@@ -48,7 +50,7 @@ def estimates_of(mdp, policy, estimator):
 
 @pytest.mark.parametrize("label", VARIANTS)
 def test_the_shortcut_by_rows_is_what_gradient_gives(label):
-    spec = next(make(ENDING) for make in [*POLICIES.values()][1:] if fits(VARIANTS[label], make(ENDING)))
+    spec = next(spec for spec in [*policies(ENDING).values()][1:] if fits(VARIANTS[label], spec))
     policy = audit_policy(spec, 2)
     found = estimates_of(ENDING, policy, VARIANTS[label])
     chosen = np.random.default_rng(1).integers(0, len(found.episodes), (40, 3))
@@ -294,7 +296,7 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
 def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
     mdp = PROCESS.replaced(horizon=3)
     process, plain = timed(mdp, np.zeros(4 * mdp.states))
-    policy = audit_policy(POLICIES["critic of actions"](process), 0)
+    policy = audit_policy(policies(process)["critic of actions"], 0)
     exact_values = np.zeros((process.states, process.actions))
     exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(-1, mdp.actions)
     right = {"network.table": plain.parameters()["network.table"], "critic.table": exact_values}
@@ -397,7 +399,7 @@ def test_the_reward_of_the_step_alone_is_biased(mdp, figure):
     ("mdp", "figure"), [(PROCESS, 0.804157), (exact.random(3, 2, 4, 3234), 0.573463)], ids=["ours", "notes"]
 )
 def test_the_averaged_ratio_points_elsewhere_on_far_episodes(mdp, figure):
-    policy, far = policy_on(mdp), audit_policy(POLICIES["no critic"](mdp), 3, scale=2.0)
+    policy, far = policy_on(mdp), audit_policy(policies(mdp)["no critic"], 3, scale=2.0)
     target = exact.gradient(mdp, policy)
     cosine = {}
     for name in ("averaged_ratio", "pdis"):

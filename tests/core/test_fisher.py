@@ -11,7 +11,9 @@ import pgcore as pg
 from pgcore import autodiff_fisher as fisher
 from pgcore.errors import ShapeError, SpecError
 from pgcore.host import host
-from pgcore.testing.cases import HEADS
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 RNG = np.random.default_rng(41)
 STEPS = 4

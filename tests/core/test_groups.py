@@ -10,7 +10,10 @@ import pytest
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError
 from pgcore.groups import by_group, episode_rewards, group_of_episode
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 LENGTHS = [2, 1, 3, 1]
 

@@ -16,8 +16,12 @@ from pgcore.networks import MLP, Linear, Parameter, Table
 from pgcore.registry import registry
 from pgcore.spec import PolicySpec
 from pgcore.testing import reference
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.truth import Truth
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 PLUGIN = """
 @hookimpl

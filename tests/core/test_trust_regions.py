@@ -12,9 +12,12 @@ import pgcore as pg
 from pgcore import trust_region, trust_regions
 from pgcore.errors import NonFiniteError, OptimizerError
 from pgcore.host import host
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.trust_region import Region
 from pgcore.trust_regions import TRPO, EuclideanTrustRegion, FisherRegionSpec, NaturalGradient
+
+HEADS = variants("heads")
 
 ESTIMATOR = pg.estimator("trpo", gamma=0.9)
 NAMES = ("natural_gradient", "trpo", "trust_region")

@@ -18,8 +18,8 @@ from pgcore.symbolic.choices import branches, settled, tree_or_term
 from pgcore.symbolic.functions import EpisodeMean, EpisodeSum
 from pgcore.symbolic.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore.symbolic.xp import SymbolicNamespace
-from pgcore.testing.conformance import chosen_estimators
 from pgcore.testing.derived import differences, points, tie_points
+from pgcore.testing.proofs import variants
 from pgcore_estimators.ppo import PPO
 
 # Beside the kit's variants, which join by themselves: the ends of ranges, and options together.
@@ -35,7 +35,7 @@ MORE = {
 }
 ESTIMATORS = {
     label: found
-    for label, found in (chosen_estimators(None) | MORE).items()
+    for label, found in (variants("estimators") | MORE).items()
     if type(found).cotangents is not Estimator.cotangents
 }
 # Ten times float64's rounding: constants such as log 1.2 are float64 in both.
@@ -56,7 +56,7 @@ def estimator(request):
 def test_every_registered_estimator_is_tried():
     written = {found.name for found in ESTIMATORS.values()}
     derived = {
-        found.name for found in chosen_estimators(None).values() if type(found).cotangents is Estimator.cotangents
+        found.name for found in variants("estimators").values() if type(found).cotangents is Estimator.cotangents
     }
     assert written | derived == set(registry().names("estimators"))
 

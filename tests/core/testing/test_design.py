@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pgcore.testing.cases import HEADS
-from pgcore.testing.conformance import VARIANTS, few_of
+from pgcore.testing.conformance import few_of
 from pgcore.testing.design import covering, product
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
+VARIANTS = variants("estimators")
 
 
 def test_every_pair_of_two_things_occurs_in_few_cases():

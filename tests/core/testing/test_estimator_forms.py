@@ -18,9 +18,10 @@ from pgcore.score_estimator import ScoreEstimator
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
 from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
-from pgcore.testing.estimator_forms import estimator_form
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.estimator_form import estimator_form
 from pgcore.testing.lifted import Lifted, rounded
+from pgcore.testing.proofs import hold_to_parent, variants
 from pgcore.testing.running_error import bounded_in
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.group_relative import GRPO
@@ -28,6 +29,9 @@ from pgcore_estimators.importance_sampling import PerDecisionIS
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import BASELINES, Reinforce
 from pgcore_estimators.trpo import TRPO
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 MORE = {
     **{f"baseline {name}": Reinforce(0.9, baseline=name, baseline_value=0.3) for name in BASELINES},
@@ -318,9 +322,31 @@ def test_long_episodes_agree(name, dtype):
 
 def test_what_has_no_form():
     class Other(Reinforce):
+        """Its parent under another name."""
+
         name = "other"
 
-    assert estimator_form(Other()) is None
+    class Newer(Other):
+        """What its parent's signals call is not what the reference implementation stands for."""
+
+        def _discount(self, batch):
+            return 0.5 * super()._discount(batch)
+
+    class Impostor(pg.Estimator):
+        """No kin of the estimator that it is called after."""
+
+        name = "reinforce"
+        claims = pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+
+        def signals(self, batch, evaluate):
+            return {}
+
+        def surrogate(self, xp, *, log_prob):
+            return log_prob
+
+    assert type(estimator_form(Other())) is type(form_of(Reinforce()))
+    assert estimator_form(Newer()) is None
+    assert estimator_form(Impostor()) is None
     for estimator in (Reinforce(), ActorCritic(), PPO()):
         policy, batch = made()
         evaluate: Any = lifted_policy(policy, batch, reference.extended)
@@ -335,7 +361,9 @@ def planted(estimator, **methods):
     cls = type(estimator)
     for name, method in methods.items():
         methods[name] = functools.wraps(getattr(cls, name))(method)
+    methods.setdefault("cotangents", cls.cotangents)  # a bug in another method leaves the right ones
     wrong: Any = dataclasses.dataclass(frozen=True)(type("Planted", (cls,), methods))
+    hold_to_parent(wrong)
     return wrong(**{field.name: getattr(estimator, field.name) for field in dataclasses.fields(estimator)})
 
 

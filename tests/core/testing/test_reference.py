@@ -12,8 +12,11 @@ import pgcore as pg
 from pgcore.errors import SpecError
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
 from pgcore.testing.results import gradient_row
+
+HEADS = variants("heads")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ def test_a_head_without_a_closed_form_is_refused():
     policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=0)
     surrogate = Surrogate(policy.spec, AllActions(), batch, pg.signals(policy, AllActions(), batch))
     spec = pg.PolicySpec(NETWORKS["linear"], unknown())
-    with pytest.raises(SpecError, match="reference: expected one of the core's heads, got"):
+    with pytest.raises(SpecError, match="reference: expected a head with a reference implementation, got"):
         reference.gradient(spec, policy.parameters(), surrogate, batch)
     with pytest.raises(SpecError, match="numpy backend: expected a head with a closed form, got"):
         pg.policy(spec)

@@ -9,8 +9,12 @@ import sympy as sp
 import pgcore as pg
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
-from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.differences import complex_step, random_direction
+from pgcore.testing.proofs import variants
+
+ESTIMATORS = variants("estimators")
+HEADS = variants("heads")
 
 
 def slopes(name, head="shared"):

@@ -12,7 +12,10 @@ import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 from pgcore.errors import BatchError
 from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import HEADS, NETWORKS, make_case
+from pgcore.testing.cases import NETWORKS, make_case
+from pgcore.testing.proofs import variants
+
+HEADS = variants("heads")
 
 ESTIMATORS = {
     "reward-to-go": pg.estimator("reinforce", gamma=0.9),

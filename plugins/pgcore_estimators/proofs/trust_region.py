@@ -1,4 +1,4 @@
-"""The forms of estimators that a trust region is stepped with; see `pgcore.testing.estimator_forms`."""
+"""The estimator that a trust region is stepped with, once more: written apart from the estimators, and sharing nothing with them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 from pgcore.batch import Batch
 from pgcore.testing.episode_sums import final_values, gae, normalised, state_values
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_steps
+from pgcore.testing.proof import Proof
+from pgcore_estimators.trpo import TRPO
 
-__all__ = ["TRPOForm"]
+__all__ = ["PROOFS"]
 
 
 class TRPOForm(EstimatorForm):
@@ -30,3 +32,15 @@ class TRPOForm(EstimatorForm):
         """See `EstimatorForm.policy`."""
         gain = named["advantage"] * np.exp(named["log_prob"] - named["old_log_prob"])
         return -gain, -gain
+
+
+PROOFS = (
+    Proof(
+        TRPO,
+        {
+            "trpo": {"gamma": 0.9, "gae_lambda": 0.8},
+            "trpo plain": {"gamma": 0.9, "normalise": "none", "entropy_coefficient": 0.03},
+        },
+        TRPOForm,
+    ),
+)

@@ -1,4 +1,4 @@
-"""The off-policy estimators once more; see `pgcore.testing.estimator_forms`."""
+"""The off-policy estimators once more: written apart from the estimators, and sharing nothing with them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,13 @@ from pgcore.testing.episode_sums import (
     state_values,
 )
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
+from pgcore.testing.proof import Proof
+from pgcore_estimators.awr import AWR
+from pgcore_estimators.importance_sampling import AveragedRatio, PerDecisionIS, TrajectoryIS, WeightedIS
+from pgcore_estimators.proofs.kinks import AWR_KINKS, VTRACE_KINKS
+from pgcore_estimators.vtrace import VTrace
 
-__all__ = ["AWRForm", "AveragedRatioForm", "PerDecisionISForm", "TrajectoryISForm", "VTraceForm", "WeightedISForm"]
+__all__ = ["PROOFS", "old"]
 
 
 def log_ratios(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
@@ -133,3 +138,25 @@ class AWRForm(EstimatorForm):
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         return -(named["log_prob"] * named["weight"]), -named["weight"]
+
+
+PROOFS = (
+    Proof(
+        VTrace,
+        {"vtrace": {"gamma": 0.9, "rho_bar": 1.1, "c_bar": 0.9, "trace_lambda": 0.9, "entropy_coefficient": 0.01}},
+        VTraceForm,
+        VTRACE_KINKS,
+    ),
+    Proof(AWR, {"awr": {"gamma": 0.9, "temperature": 2.0, "max_weight": 3.0}}, AWRForm, AWR_KINKS),
+    Proof(TrajectoryIS, {"trajectory is": {"gamma": 0.9}}, TrajectoryISForm),
+    Proof(
+        PerDecisionIS,
+        {
+            "per-decision is": {"gamma": 0.9, "discount_state": True},
+            "reward-to-go is": {"gamma": 0.9, "ratio": "trajectory"},
+        },
+        PerDecisionISForm,
+    ),
+    Proof(WeightedIS, {"weighted is": {"gamma": 0.9}}, WeightedISForm),
+    Proof(AveragedRatio, {"averaged ratio": {"gamma": 0.9}}, AveragedRatioForm),
+)

@@ -1,4 +1,4 @@
-"""The group-relative estimators once more; see `pgcore.testing.estimator_forms`."""
+"""The group-relative estimators once more: written apart from the estimators, and sharing nothing with them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.testing.episode_sums import backwards, episodes, joined, normalised, over_episodes
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
-from pgcore.testing.off_policy_forms import old
+from pgcore.testing.proof import Proof
+from pgcore_estimators.group_relative import CISPO, GRPO, GSPO, DrGRPO
+from pgcore_estimators.proofs.kinks import CISPO_KINKS, GSPO_KINKS
+from pgcore_estimators.proofs.off_policy import old
+from pgcore_estimators.reinforce_pp import ReinforcePP
+from pgcore_estimators.rloo import RLOO
 
-__all__ = ["CISPOForm", "DrGRPOForm", "GRPOForm", "GSPOForm", "RLOOForm", "ReinforcePPForm"]
+__all__ = ["PROOFS"]
 
 
 def penalised(batch: Batch, evaluate: LiftedEvaluate, lift: Lift, beta: float) -> Number:
@@ -161,3 +166,27 @@ class ReinforcePPForm(EstimatorForm):
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         return clipped(named, named["log_prob"] - named["old_log_prob"], self.fields.clip, self.fields.clip)
+
+
+EXTRAS = {
+    # Episodes of one process are all comparable.
+    "group": lambda mdp, _: np.zeros((mdp.states, mdp.actions), np.intp),
+    # Half way to a uniform policy, so that a penalty for leaving it is one.
+    "reference_log_probs": lambda mdp, behaviour: np.log(0.5 * behaviour + 0.5 / mdp.actions),
+}
+PROOFS = (
+    Proof(RLOO, {"rloo": {"kl_coefficient": 0.1}}, RLOOForm, extras=EXTRAS),
+    Proof(GRPO, {"grpo": {"kl_coefficient": 0.3}}, GRPOForm, extras=EXTRAS),
+    Proof(DrGRPO, {"dr grpo": {"clip_high": 0.3}}, DrGRPOForm, extras=EXTRAS),
+    Proof(GSPO, {"gspo": {"clip_low": 0.2, "clip_high": 0.3}}, GSPOForm, GSPO_KINKS, extras=EXTRAS),
+    Proof(CISPO, {"cispo": {"clip_low": 0.1, "clip_high": 0.2}}, CISPOForm, CISPO_KINKS, extras=EXTRAS),
+    Proof(
+        ReinforcePP,
+        {
+            "reinforce++": {"gamma": 0.95, "kl_coefficient": 0.1},
+            "reinforce++ group": {"baseline": "group"},
+        },
+        ReinforcePPForm,
+        extras=EXTRAS,
+    ),
+)

@@ -9,10 +9,13 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.heads import Bernoulli, Categorical, EpsilonGreedy, MultiCategorical
+from pgcore.spec import PolicySpec, Table
+from pgcore.testing.core_proofs.kinks import CATEGORICAL_KINKS
 from pgcore.testing.estimator_form import where
 from pgcore.testing.head_form import HeadForm
+from pgcore.testing.proof import Proof
 
-__all__ = ["BernoulliForm", "CategoricalForm", "EpsilonGreedyForm", "MultiCategoricalForm"]
+__all__ = ["BERNOULLI", "CATEGORICAL", "EPSILON_GREEDY", "MULTI_CATEGORICAL", "CategoricalForm"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 
@@ -213,3 +216,29 @@ class BernoulliForm(HeadForm):
 def added(parts: list[Number]) -> Number:
     """Return the sum of one or more arrays."""
     return sum(parts[1:], parts[0])
+
+
+# Of audits: a temperature of 1 would hide one that was lost.
+AUDITED = 0.8
+
+CATEGORICAL = Proof(
+    Categorical,
+    {"categorical": {"n": 3, "temperature": 0.7}, "hot": {"n": 4, "temperature": 2.5}},
+    CategoricalForm,
+    CATEGORICAL_KINKS,
+    policies={
+        "no critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, AUDITED)),
+        "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, AUDITED), "separate"),
+        "critic of actions": lambda mdp: PolicySpec(
+            Table(mdp.states), Categorical(mdp.actions, AUDITED), "separate", "action"
+        ),
+    },
+)
+EPSILON_GREEDY = Proof(
+    EpsilonGreedy,
+    {"epsilon greedy": {"n": 3, "epsilon": 0.2}},
+    EpsilonGreedyForm,
+    policies={"action values": lambda mdp: PolicySpec(Table(mdp.states), EpsilonGreedy(mdp.actions, 0.3))},
+)
+MULTI_CATEGORICAL = Proof(MultiCategorical, {"multi": {"n": (3, 2), "temperature": 2.0}}, MultiCategoricalForm)
+BERNOULLI = Proof(Bernoulli, {"switches": {"n": 2, "temperature": 1.6}}, BernoulliForm)

@@ -1,4 +1,4 @@
-"""The estimators over action values once more; see `pgcore.testing.estimator_forms`."""
+"""The estimators over action values once more: written apart from the estimators, and sharing nothing with them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.testing.episode_sums import episodes, joined
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
+from pgcore.testing.proof import Proof
+from pgcore_estimators.expected import Expected
+from pgcore_estimators.proofs.kinks import HUBER_KINKS
+from pgcore_estimators.q_learning import QLearning
+from pgcore_estimators.soft_actor import SoftActor
 
-__all__ = ["ExpectedForm", "QLearningForm", "SoftActorForm"]
+__all__ = ["PROOFS"]
 
 
 class ExpectedForm(EstimatorForm):
@@ -153,3 +158,15 @@ def final_rows(batch: Batch, evaluate: LiftedEvaluate) -> tuple[Number, Number]:
     if batch.terminated.all():
         return evaluate("action_values"), evaluate("log_probs")
     return evaluate.target("final_action_values"), evaluate("final_log_probs")
+
+
+PROOFS = (
+    Proof(Expected, {"expected": {"gamma": 0.9, "discount_state": True, "entropy_coefficient": 0.03}}, ExpectedForm),
+    Proof(
+        QLearning,
+        {"q-learning": {"gamma": 0.9}, "double q-learning": {"gamma": 0.9, "double": True, "huber": 0.8}},
+        QLearningForm,
+        HUBER_KINKS,
+    ),
+    Proof(SoftActor, {"soft actor": {"alpha": 0.3, "gamma": 0.9}}, SoftActorForm),
+)

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.heads import DiagonalGaussian
+from pgcore.heads import DiagonalGaussian, SquashedGaussian
+from pgcore.testing.core_proofs.kinks import GAUSSIAN_KINKS, SQUASHED_KINKS
 from pgcore.testing.head_form import HeadForm
+from pgcore.testing.proof import Proof
 
-__all__ = ["GaussianForm", "SquashedGaussianForm"]
+__all__ = ["DIAGONAL_GAUSSIAN", "SQUASHED_GAUSSIAN", "GaussianForm"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
 
@@ -108,3 +110,21 @@ class SquashedGaussianForm(GaussianForm):
     def log_prob(self) -> Number:
         """See `HeadForm.log_prob`."""
         return super().log_prob() - self.log_slope.sum(axis=1)
+
+
+DIAGONAL_GAUSSIAN = Proof(
+    DiagonalGaussian,
+    {
+        "fixed": {"n": 2, "log_std": "fixed", "std": 0.6},
+        "shared": {"n": 2, "log_std": "shared", "std": 1.5},
+        "per-state": {"n": 2, "log_std": "per-state", "std": 0.5},
+    },
+    GaussianForm,
+    GAUSSIAN_KINKS,
+)
+SQUASHED_GAUSSIAN = Proof(
+    SquashedGaussian,
+    {"squashed": {"n": 2, "log_std": "shared", "std": 0.7}},
+    SquashedGaussianForm,
+    SQUASHED_KINKS,
+)

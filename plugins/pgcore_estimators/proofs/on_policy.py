@@ -1,4 +1,4 @@
-"""The built-in estimators once more: plain loops over episodes and steps, in any number system that NumPy's functions work on.
+"""REINFORCE, actor-critic and PPO once more: plain loops over episodes and steps, in any number system of NumPy's functions.
 
 Written apart from the estimators and from `pgcore.signals`, and sharing nothing with them. Run on `np.longdouble` a form is the truth
 that an estimator is compared with; run on `Bounded` arrays it says how far from the truth an honest result may be. `B` steps in `E`
@@ -14,7 +14,6 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.estimator import Estimator
 from pgcore.testing.episode_sums import (
     backwards,
     final_values,
@@ -34,19 +33,13 @@ from pgcore.testing.estimator_form import (
     real_steps,
     where,
 )
-from pgcore.testing.group_forms import CISPOForm, DrGRPOForm, GRPOForm, GSPOForm, ReinforcePPForm, RLOOForm
-from pgcore.testing.off_policy_forms import (
-    AveragedRatioForm,
-    AWRForm,
-    PerDecisionISForm,
-    TrajectoryISForm,
-    VTraceForm,
-    WeightedISForm,
-)
-from pgcore.testing.trust_forms import TRPOForm
-from pgcore.testing.value_forms import ExpectedForm, QLearningForm, SoftActorForm
+from pgcore.testing.proof import Proof
+from pgcore_estimators.actor_critic import A2C, ActorCritic
+from pgcore_estimators.ppo import PPO
+from pgcore_estimators.proofs.kinks import PPO_KINKS
+from pgcore_estimators.reinforce import ComponentBaseline, Reinforce
 
-__all__ = ["estimator_form"]
+__all__ = ["A2C_PROOF", "PROOFS"]
 
 
 class ReinforceForm(EstimatorForm):
@@ -131,6 +124,8 @@ class ActorCriticForm(EstimatorForm):
 class PPOForm(EstimatorForm):
     """The clipped ratio, or the ratio and a penalty."""
 
+    earlier = ("old_value",)
+
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
@@ -178,31 +173,40 @@ class PPOForm(EstimatorForm):
         return where(free, error, held), where(free, slope, 0)
 
 
-FORMS: dict[str, type[EstimatorForm]] = {
-    "reinforce": ReinforceForm,
-    "actor_critic": ActorCriticForm,
-    "a2c": ActorCriticForm,
-    "ppo": PPOForm,
-    "trpo": TRPOForm,
-    "vtrace": VTraceForm,
-    "awr": AWRForm,
-    "trajectory_is": TrajectoryISForm,
-    "pdis": PerDecisionISForm,
-    "wis": WeightedISForm,
-    "averaged_ratio": AveragedRatioForm,
-    "rloo": RLOOForm,
-    "grpo": GRPOForm,
-    "dr_grpo": DrGRPOForm,
-    "gspo": GSPOForm,
-    "cispo": CISPOForm,
-    "reinforce_pp": ReinforcePPForm,
-    "expected": ExpectedForm,
-    "q_learning": QLearningForm,
-    "soft_actor": SoftActorForm,
-}
-
-
-def estimator_form(estimator: Estimator) -> EstimatorForm | None:
-    """Return the form of a built-in estimator, looked up by its name; None where there is none."""
-    form = FORMS.get(estimator.name)
-    return None if form is None else form(estimator)
+PROOFS = (
+    Proof(
+        Reinforce,
+        {
+            "reinforce": {"gamma": 0.9},
+            "full return": {"gamma": 0.9, "reward_to_go": False, "baseline": "constant", "baseline_value": 0.3},
+            "mean baseline": {"gamma": 0.95, "baseline": "mean", "entropy_coefficient": 0.05},
+            "leave one out": {"gamma": 0.95, "baseline": "leave_one_out", "discount_state": True},
+            "optimal baseline": {"gamma": 0.9, "baseline": "optimal", "reduction": "episode_step"},
+            "value baseline": {"gamma": 0.9, "baseline": "value", "entropy_coefficient": 0.02},
+        },
+        ReinforceForm,
+    ),
+    Proof(ComponentBaseline, {"component baseline": {"gamma": 0.9}}, ReinforceForm),
+    Proof(
+        ActorCritic,
+        {
+            "td": {"advantage": "td", "gamma": 0.9},
+            "n-step": {"advantage": "n_step", "n_steps": 3, "gamma": 0.9, "entropy_coefficient": 0.01},
+            "gae": {"gamma": 0.9, "gae_lambda": 0.8, "normalise": "batch"},
+        },
+        ActorCriticForm,
+    ),
+    Proof(
+        PPO,
+        {
+            "ppo": {"clip": 0.2, "entropy_coefficient": 0.01},
+            "ppo value clip": {"clip": 0.3, "value_clip": 0.2, "normalise": "batch"},
+            "ppo kl": {"objective": "kl", "kl_coefficient": 0.7, "normalise": "none", "entropy_coefficient": 0.02},
+        },
+        PPOForm,
+        PPO_KINKS,
+        # The behaviour policy, as the distribution that the penalty measures from.
+        extras={"reference": lambda mdp, behaviour: np.repeat(np.log(behaviour)[:, None], mdp.actions, axis=1)},
+    ),
+)
+A2C_PROOF = Proof(A2C, {"a2c": {"gamma": 0.9}}, ActorCriticForm)
