@@ -21,7 +21,7 @@ SIDES, HALVES = np.concatenate([NODES, -NODES]), np.concatenate([WEIGHTS, WEIGHT
 GRID = np.array(list(itertools.product(range(4), repeat=N)))
 
 
-class Smooth(pg.heads.Head):
+class Smooth(pg.Head):
     """Two independent Laplace distributions with learned log scales, and no points to sum over."""
 
     name, discrete, outputs, width = "laplace", False, N, 2 * N
