@@ -32,10 +32,11 @@ _NAMES_BY_MODULE = {
         "MultiCategorical",
         "SquashedGaussian",
     ),
+    "pgcore.networks": ("MLP", "Linear", "Table"),
     "pgcore.optimizer": ("Optimizer",),
     "pgcore.policy": ("Policy",),
     "pgcore.schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
-    "pgcore.spec": ("MLP", "Linear", "PolicySpec", "Table"),
+    "pgcore.spec": ("PolicySpec",),
     "pgcore.step_signals": ("Signals",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

@@ -16,10 +16,11 @@ from pgcore.heads import (
     MultiCategorical,
     SquashedGaussian,
 )
+from pgcore.networks import MLP, Linear, Table
 from pgcore.optimizer import Optimizer
 from pgcore.policy import Policy
 from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
-from pgcore.spec import MLP, Linear, PolicySpec, Table
+from pgcore.spec import PolicySpec
 from pgcore.step_signals import Signals
 
 __all__ = [

@@ -35,7 +35,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
 
     Raises:
         ShapeError: ragged, or not of one of the numbers of dimensions given.
-        BatchError: not real numbers.
+        BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
     if array.dtype.kind not in "biuf":
@@ -110,8 +110,13 @@ def first_not_finite(named: Mapping[str, Array]) -> str | None:
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
-    if type(value) is np.ndarray and not _writable(cast("Array", value)):
+    if type(value) is np.ndarray and _is_constant(cast("Array", value)):
         return cast("Array", value)
+    if _has_mask(value):
+        raise BatchError(
+            f"{where}: expected an array without a mask, got a masked array; "
+            "leave its masked rows out, or fill them with .filled(number)"
+        )
     try:
         # Not every array of another library can be asked for a copy, so it is taken from what `asarray` returns.
         return read_only(np.array(np.asarray(value)))
@@ -127,10 +132,33 @@ def _owned(where: str, value: ArrayLike) -> Array:
         ) from error
 
 
-def _writable(array: Array) -> bool:
-    """Whether the array's memory can be changed, through itself or through an array that it is a view of."""
+# What `_has_mask` looks into, or for.
+NESTED: tuple[type, ...] = (list, tuple, np.ma.MaskedArray)
+
+
+def _has_mask(value: object, depth: int = 64) -> bool:
+    """Whether the value is a masked array, or a list with one in it, as deep as NumPy goes."""
+    if not isinstance(value, list | tuple):
+        return isinstance(value, np.ma.MaskedArray)
+    items = cast("list[object]", value)
+    # Rows of plain numbers are told by their types alone, at the speed of C.
+    nested = {kind for kind in set(map(type, items)) if issubclass(kind, NESTED)}
+    if not nested or depth == 0:
+        return False
+    return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
+
+
+def _is_constant(array: Array) -> bool:
+    """Whether nobody can write to the array's memory.
+
+    NumPy or a bytes object owns it then, and no array on the way to the owner is writable.
+    A read-only view of another library's memory, such as a tensor's, changes with that memory.
+    """
     while not array.flags.writeable:
-        if not isinstance(array.base, np.ndarray):
-            return False
-        array = array.base
-    return True
+        base: Any = array.base  # whatever owns the memory, which NumPy's annotations call an array
+        if base is None:
+            return array.flags.owndata
+        if not isinstance(base, np.ndarray):
+            return isinstance(base, bytes)
+        array = cast("Array", base)
+    return False

@@ -25,7 +25,7 @@ from pgcore.estimator import KLS
 from pgcore.host import host
 from pgcore.namespace import Native
 from pgcore.policy import Policy
-from pgcore.spec import Adopted, Table
+from pgcore.spec import Adopted
 from pgcore.surrogate import Surrogate
 
 __all__ = ["AutodiffPolicy", "critic_kind"]
@@ -180,7 +180,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _observations(self, observations: Array) -> Array:
         """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
         network = self.spec.network
-        if isinstance(network, Table):
+        if network.num_states is not None:
             return observations.astype(np.int64, copy=False)  # frameworks index with no others
         whole = isinstance(network, Adopted) and observations.dtype.kind != "f"
         given = observations if whole else observations.astype(self.dtype, copy=False)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import numpy as np
+
 from pgcore.arrays import Array
 from pgcore.autodiff_parameters import AutodiffParameters
 from pgcore.gradient import Gradient
@@ -48,8 +52,15 @@ class AutodiffGradient(Gradient):
 
     def told(self) -> tuple[Array, dict[str, Array]]:
         """Return the terms and the quantities as NumPy arrays, padding included."""
+        if isinstance(self._terms, np.ndarray):  # a copy's
+            return cast("Array", self._terms), self._named
         to_numpy = self._owner.to_numpy
         return to_numpy(self._terms), {name: to_numpy(value) for name, value in self._named.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`; terms and quantities are only ever looked at, so that a copy has NumPy's."""
+        terms, named = self.told()
+        return super().__getstate__() | {"_terms": terms, "_named": named}
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""

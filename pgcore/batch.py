@@ -17,7 +17,9 @@ from pgcore.errors import BatchError, FileError, ShapeError
 __all__ = ["Batch", "Index"]
 
 Index = slice | range | list[int] | Array
-PER_STEP = ("observations", "actions", "rewards", "log_probs", "action_mask", "step_weights")
+PER_STEP = ("observations", "actions", "rewards", "log_probs", "values", "action_mask", "step_weights")
+PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
+GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.groups`
 FORMAT = "pgcore.batch"
 
 
@@ -36,18 +38,24 @@ class Batch:
             have followed is bootstrapped from its final observation.
         final_observations: [E, ...] number or None. What followed each episode's last step; rows of terminated episodes are not read.
         log_probs: [B] float64 or None. log pi of the actions under the policy that chose them, nats.
+        values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read them
+            in place of the current critic's; see `pgcore.recorded`.
+        final_values: [E] float64 or None. V of what followed each episode's last step, 0 where it
+            terminated whatever was passed. Signals bootstrap from them without final observations.
         action_mask: [B, A] bool or None. True where an action was possible.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
         extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
             description of the distribution that `kl` measures from, `next_action_mask`, [B, A] what is possible after each step, `group`,
-            [B] integers, the same for all episodes that group-relative estimators compare (answers to one prompt; without it all episodes
-            are one group), and `reference_log_probs`, [B] log-probabilities of the actions under the policy that their KL penalty is from.
+            [B] integers, the same for all episodes that group-relative estimators compare (answers to
+            one prompt; see `pgcore.groups`), and `reference_log_probs`, [B] log-probabilities of the
+            actions under the policy that their KL penalty is from.
     """
 
     observations: Array
     actions: Array
     rewards: Array
     log_probs: Array | None
+    values: Array | None
     action_mask: Array | None
     step_weights: Array | None
     extras: Mapping[str, Array]
@@ -64,6 +72,8 @@ class Batch:
         terminated: ArrayLike,
         final_observations: ArrayLike | None = None,
         log_probs: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        final_values: ArrayLike | None = None,
         action_mask: ArrayLike | None = None,
         step_weights: ArrayLike | None = None,
         extras: Mapping[str, ArrayLike] | None = None,
@@ -80,6 +90,7 @@ class Batch:
             "actions": validation.actions(actions),
             "rewards": validation.float64("rewards", rewards),
             "log_probs": None if log_probs is None else validation.float64("log_probs", log_probs),
+            "values": None if values is None else validation.float64("values", values),
             "action_mask": None if action_mask is None else owned_booleans("Batch.action_mask", action_mask, 2),
             "step_weights": None if step_weights is None else validation.float64("step_weights", step_weights),
         }
@@ -94,6 +105,7 @@ class Batch:
             episode_lengths=lengths,
             terminated=ended,
             final_observations=validation.final_observations(final_observations, per_step["observations"], ended),
+            final_values=validation.final_values(final_values, ended),
             extras=validation.extra_arrays(extras, steps),
         )
 
@@ -144,6 +156,17 @@ class Batch:
         if parent.final_observations is None and not parent.terminated.all():
             return None
         return read_only(parent.next_observations[index])
+
+    @cached_property
+    def final_values(self) -> Array | None:
+        """[E] float64 or None. See `Batch`; inside an episode, the recorded value of the next step."""
+        parent, index = self._source
+        if parent.values is None or (parent.final_values is None and not parent.terminated.all()):
+            return None
+        following = np.empty(parent.num_steps)
+        following[:-1] = parent.values[1:]
+        following[parent.episode_ends] = 0.0 if parent.final_values is None else parent.final_values
+        return read_only(following[index])
 
     @cached_property
     def episode_starts(self) -> Array:
@@ -279,6 +302,7 @@ class Batch:
                 "episode_lengths": self.episode_lengths[numbers],
                 "terminated": self.terminated[numbers],
                 "final_observations": None if self.final_observations is None else self.final_observations[numbers],
+                "final_values": None if self.final_values is None else self.final_values[numbers],
                 "extras": {name: value[steps] for name, value in self.extras.items()},
             }
         )
@@ -345,6 +369,7 @@ class Batch:
                 "final_observations": None
                 if final is None
                 else np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)]),
+                "final_values": None if self.final_values is None else np.append(self.final_values, np.zeros(extra)),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )
@@ -353,6 +378,10 @@ class Batch:
     def concatenate(batches: Sequence[Batch]) -> Batch:
         """Return one batch of all the episodes, in order.
 
+        Groups stay apart: the extra `group` is numbered anew, from 0, and one number in two batches
+        becomes two groups. So the answers to one prompt belong in one batch, also where several
+        workers collect batches that are joined.
+
         Raises:
             BatchError: no batches, or they do not all carry the same optional arrays.
             ShapeError: their observations or actions have different shapes.
@@ -360,7 +389,7 @@ class Batch:
         if not batches:
             raise BatchError("Batch.concatenate: expected at least 1 batch, got none; collect some first")
         fields: dict[str, Any] = {}
-        for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations"):
+        for name in (*PER_STEP, *PER_EPISODE):
             fields[name] = _joined(name, [getattr(batch, name) for batch in batches])
         names = {frozenset(batch.extras) for batch in batches}
         if len(names) > 1:
@@ -370,6 +399,9 @@ class Batch:
         fields["extras"] = {
             name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras
         }
+        groups = [batch.extras[GROUP] for batch in batches if GROUP in batch.extras]
+        if groups and all(_are_numbers(group) for group in groups):
+            fields["extras"][GROUP] = _numbered_apart(groups)
         return _made(fields)
 
     def save(self, path: str | Path) -> None:
@@ -378,9 +410,7 @@ class Batch:
         Raises:
             FileError: the file cannot be written.
         """
-        arrays = {
-            name: getattr(self, name) for name in (*PER_STEP, "episode_lengths", "terminated", "final_observations")
-        }
+        arrays = {name: getattr(self, name) for name in (*PER_STEP, *PER_EPISODE)}
         arrays = {name: value for name, value in arrays.items() if value is not None}
         files.write(path, FORMAT, arrays | {f"extras.{name}": value for name, value in self.extras.items()}, {})
 
@@ -422,6 +452,22 @@ def _index_error(where: str, noun: str, chosen: tuple[int, ...]) -> BatchError:
     return BatchError(
         f"Batch.{where}: expected a one-dimensional index, got one that chooses shape {list(chosen)}; pass a list of {noun} numbers"
     )
+
+
+def _are_numbers(group: Array) -> bool:
+    """Whether groups have numbers at all; `pgcore.groups` refuses others, and names them."""
+    return group.dtype.kind in "iu" and group.ndim == 1
+
+
+def _numbered_apart(groups: Sequence[Array]) -> Array:
+    """Return [B] integers of all batches' groups, no number in two batches."""
+    numbers: list[Array] = []
+    first = 0
+    for group in groups:
+        distinct, number = np.unique(group, return_inverse=True)
+        numbers.append(first + number)
+        first += len(distinct)
+    return np.concatenate(numbers)
 
 
 def _joined(name: str, values: list[Array | None]) -> Array | None:

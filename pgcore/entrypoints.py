@@ -22,7 +22,18 @@ from pgcore.errors import PluginError, UnknownNameError
 __all__ = ["GROUP", "KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
 GROUP = "pgcore"
-KINDS = ("backends", "estimators", "heads", "optimizers", "executors", "commands", "derivers")
+KINDS = (
+    "backends",
+    "estimators",
+    "heads",
+    "networks",
+    "activations",
+    "optimizers",
+    "schedules",
+    "executors",
+    "commands",
+    "derivers",
+)
 HOOKS = tuple(name for name in hooks.__all__ if name.startswith("pgcore_"))
 
 

@@ -11,31 +11,34 @@ from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array, owned_booleans, owned_numbers
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
-from pgcore.spec import Adopted, PolicySpec, Table
+from pgcore.spec import Adopted, PolicySpec
 
 __all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
     """Raise ShapeError or BatchError unless the network can take the observations."""
-    network = spec.network
-    if isinstance(network, Adopted):  # only the network itself knows
+    network, shape = spec.network, spec.network.observation_shape
+    if shape is None:  # only the network itself can tell
         return
-    if not isinstance(network, Table):
-        if observations.ndim != 2 or observations.shape[1] != network.inputs:
+    states = network.num_states
+    if states is None:
+        if observations.shape[1:] != shape or observations.ndim == 0:
+            expected = ", ".join(map(str, ("B", *shape)))
             raise ShapeError(
-                f"{where}: expected shape [B, {network.inputs}] for {network}, got {list(observations.shape)}; check the network's inputs"
+                f"{where}: expected shape [{expected}] for {network}, got {list(observations.shape)}; "
+                "check the network's inputs"
             )
         return
     if observations.ndim != 1 or observations.dtype.kind not in "iu":
         raise ShapeError(
             f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0"
         )
-    outside = (observations < 0) | (observations >= network.states)
+    outside = (observations < 0) | (observations >= states)
     if outside.any():
         step = int(outside.argmax())
         raise BatchError(
-            f"{where}: expected states in [0, {network.states}), got {observations[step]} at step {step}; check the table's states"
+            f"{where}: expected states in [0, {states}), got {observations[step]} at step {step}; check the table's states"
         )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pgcore.arrays import Array
 from pgcore.checks import positive, set_field
+from pgcore.copying import Copied
 from pgcore.errors import OptimizerError
 from pgcore.gradient import Gradient
 from pgcore.namespace import ArrayNamespace, Native
@@ -80,7 +81,7 @@ class OptimizerSpec(ABC):
         return schedule(step)
 
 
-class BoundOptimizer(ABC):
+class BoundOptimizer(Copied, ABC):
     """An optimizer's native state for one policy; made by a backend."""
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.arrays import Array, first_not_finite, first_row
+from pgcore.copying import Copied
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
 from pgcore.parameters import Parameters, flat
@@ -18,7 +19,7 @@ from pgcore.surrogate import Surrogate
 __all__ = ["Gradient"]
 
 
-class Gradient(ABC):
+class Gradient(Copied, ABC):
     """The gradient of a loss with respect to one policy's parameters.
 
     Terms, loss and metrics are computed when asked for: an inner loop never asks.
@@ -53,13 +54,34 @@ class Gradient(ABC):
 
     @property
     def loss(self) -> float:
-        """sum_t w_t * surrogate_t, in the surrogate's unit."""
+        """sum_t w_t * surrogate_t, in the surrogate's unit.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite; names the step.
+        """
+        weights, terms = self.surrogate.weights, self.terms()
         with np.errstate(all="ignore"):
-            return float(np.dot(self.surrogate.weights, self.terms()))
+            loss = float(np.dot(weights, terms))
+        if math.isfinite(loss):
+            return loss
+        # A term can overflow where its derivatives, which a step is taken against, do not.
+        real = np.flatnonzero(weights)
+        size = np.abs(terms[real])
+        step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
+        raise NonFiniteError(
+            f"loss of {self.surrogate.estimator.name}: expected a finite number, "
+            f"got {terms[step]} at step {step}; scale the rewards down, or use float64"
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`; padding counts for nothing."""
+        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`.
+
+        Padding counts for nothing.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite; names the step.
+        """
         real = self.surrogate.weights > 0
         with np.errstate(all="ignore"):
             named = {name: value[real] for name, value in self.given().items()}

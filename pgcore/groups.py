@@ -1,6 +1,7 @@
 """Statistics of groups of episodes, such as several answers to one prompt.
 
-A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode; without it all episodes are one group.
+A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode.
+`Batch.concatenate` keeps the groups of different batches apart.
 """
 
 from __future__ import annotations
@@ -12,28 +13,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgcore.batch import Batch
-from pgcore.errors import BatchError
+from pgcore.errors import BatchError, NonFiniteError
 
-__all__ = ["by_group", "episode_rewards", "group_of_episode"]
+__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
 
 Array = NDArray[Any]
 
+# What `group` may be, here and as a field of an estimator.
+GROUPS = ("extra", "all")
 
-def group_of_episode(batch: Batch) -> Array:
-    """Return [E] integer: the number of each episode's group, from the extra `group`.
+
+def group_of_episode(batch: Batch, group: str = "extra") -> Array:
+    """Return [E] integer: the number of each episode's group.
+
+    Args:
+        batch: The episodes.
+        group: "extra" for the numbers in the batch's extra `group`, "all" for one group of all.
 
     Raises:
-        BatchError: the numbers are no integers, or change within an episode.
+        BatchError: the batch has no such extra; or its numbers are no integers, or change within an
+            episode.
     """
-    if "group" not in batch.extras:
+    if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
-    group = batch.extras["group"]
-    if group.dtype.kind not in "iu" or group.ndim != 1:
+    numbers = batch.extras.get("group")
+    if numbers is None:
         raise BatchError(
-            f"Batch.extras['group']: expected [B] integers, got {group.dtype} of shape {list(group.shape)}; number the groups"
+            "Batch.extras['group']: expected [B] integers, one number for episodes that are compared, "
+            "got none; number the groups, or set the estimator's group='all' to compare all episodes"
         )
-    first = group[batch.episode_starts]
-    changed = group != first[batch.episode_of_step]
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        raise BatchError(
+            f"Batch.extras['group']: expected [B] integers, got {numbers.dtype} of shape "
+            f"{list(numbers.shape)}; number the groups"
+        )
+    first = numbers[batch.episode_starts]
+    changed = numbers != first[batch.episode_of_step]
     if changed.any():
         step = int(changed.argmax())
         raise BatchError(
@@ -42,31 +57,43 @@ def group_of_episode(batch: Batch) -> Array:
     return first
 
 
+def is_one_group(batch: Batch, group: str = "extra") -> bool:
+    """Whether all episodes, padding included, are one group, told without looking at episodes."""
+    if group == "all":
+        return True
+    numbers = batch.extras.get("group")
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return False
+    return bool((numbers == numbers[0]).all())
+
+
 def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
     """Return [E] float64: the undiscounted sum of each episode's rewards, or of [B] other ones."""
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
 
 
-def by_group(function: Callable[[Array], Array], x: Array, batch: Batch) -> Array:
+def by_group(function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra") -> Array:
     """Return [E]: a function of one group's entries, applied to each group's; 0 for episodes that are padding.
 
     Args:
         function: From [n] entries to [n] results.
         x: [E] float.
         batch: Which episodes are in which group.
+        group: See `group_of_episode`.
 
     Raises:
         BatchError: see `group_of_episode`; or the function raises it, of a group that is then named.
+        NonFiniteError: the function raises it, of a group that is then named.
     """
-    if "group" not in batch.extras and batch.step_weights is None:
+    if batch.step_weights is None and is_one_group(batch, group):
         return function(x)
+    numbers = group_of_episode(batch, group)
     real = batch.episode_weights > 0
-    group = np.where(real, group_of_episode(batch), -1)
     result = np.zeros_like(x)
-    for number in np.unique(group[real]):
-        own = real & (group == number)
+    for number in np.unique(numbers[real]):
+        members = real & (numbers == number)
         try:
-            result[own] = function(x[own])
-        except BatchError as error:
-            raise BatchError(f"group {number}: {error}") from error
+            result[members] = function(x[members])
+        except (BatchError, NonFiniteError) as error:
+            raise type(error)(f"group {number}: {error}") from error
     return result

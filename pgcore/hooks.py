@@ -19,6 +19,7 @@ import pluggy
 __all__ = [
     "Provider",
     "hookimpl",
+    "pgcore_activations",
     "pgcore_after_update",
     "pgcore_backends",
     "pgcore_commands",
@@ -26,7 +27,9 @@ __all__ = [
     "pgcore_estimators",
     "pgcore_executors",
     "pgcore_heads",
+    "pgcore_networks",
     "pgcore_optimizers",
+    "pgcore_schedules",
 ]
 
 hookspec = pluggy.HookspecMarker("pgcore")
@@ -72,8 +75,23 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 
 
 @hookspec
+def pgcore_networks() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide networks; each target is a subclass of `pgcore.networks.Network`."""
+
+
+@hookspec
+def pgcore_activations() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide activations; each target is a subclass of `pgcore.activations.Activation`."""
+
+
+@hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
+
+
+@hookspec
+def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide learning-rate schedules; each target is a subclass of `pgcore.Schedule`."""
 
 
 @hookspec

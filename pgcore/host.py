@@ -20,14 +20,34 @@ class HostNamespace:
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     sqrt = staticmethod(np.sqrt)
+    tanh = staticmethod(np.tanh)
+    matmul = staticmethod(np.matmul)
     abs = staticmethod(np.abs)
-    maximum = staticmethod(np.maximum)
-    minimum = staticmethod(np.minimum)
-    where = staticmethod(np.where)
+
+    def maximum(self, x: Any, y: Any) -> Array:
+        """See `ArrayNamespace.maximum`."""
+        return np.maximum(plain(x), plain(y))
+
+    def minimum(self, x: Any, y: Any) -> Array:
+        """See `ArrayNamespace.minimum`."""
+        return np.minimum(plain(x), plain(y))
 
     def clip(self, x: Array, low: Any, high: Any) -> Array:
         """See `ArrayNamespace.clip`; said as a choice, which every number system of the test kit has."""
-        return np.where(x < low, low, np.where(x > high, high, x))
+        return self.where(x < low, low, self.where(x > high, high, x))
+
+    def where(self, condition: Any, x: Any, y: Any) -> Array:
+        """See `ArrayNamespace.where`."""
+        return cast("Array", np.where(condition, plain(x), plain(y)))
+
+    def sigmoid(self, x: Array) -> Array:
+        """See `ArrayNamespace.sigmoid`; the exponential of a number that is never positive."""
+        tail = np.exp(-np.abs(x))
+        return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
+
+    def relu(self, x: Array) -> Array:
+        """See `ArrayNamespace.relu`; said as a choice, as `clip` is."""
+        return np.where(x <= 0, 0.0, x)
 
     def sum(self, x: Array, axis: int) -> Array:
         """See `ArrayNamespace.sum`."""
@@ -54,6 +74,10 @@ class HostNamespace:
         """See `ArrayNamespace.take_last`."""
         return x[np.arange(len(x)), index]
 
+    def take_rows(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_rows`."""
+        return x[index]
+
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""
         found = np.zeros(x.shape, np.bool_)
@@ -70,6 +94,11 @@ class HostNamespace:
     def episode_mean(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_mean`."""
         return self.episode_sum(x, episode) / self.episode_sum(np.ones_like(x), episode)
+
+
+def plain(x: Any) -> Any:
+    """Return NumPy's numbers as Python's, which leave an array's dtype as it is; anything else unchanged."""
+    return cast("Any", x.item()) if isinstance(x, np.generic) else x
 
 
 host = cast("ArrayNamespace", HostNamespace())

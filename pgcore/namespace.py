@@ -1,7 +1,9 @@
 """The array namespace `xp` that heads and surrogates are written against.
 
 Each backend implements these functions with its framework's operations and with the subgradients given here, so that one
-formula means the same thing everywhere. Arithmetic operators, comparisons and `.shape` are the arrays' own.
+formula means the same thing everywhere. Arithmetic operators, comparisons and `.shape` are the arrays' own. The dtype of a
+result is its arrays': numbers beside them have none. NaN in an argument of an elementwise function is NaN in the result, but
+for a bound of `clip`, which must be none, and for what `where` does not choose.
 """
 
 from __future__ import annotations
@@ -26,7 +28,19 @@ class ArrayNamespace(Protocol):
         ...
 
     def sqrt(self, x: Native) -> Native:
-        """Return the square root."""
+        """Return the square root; the derivative at 0 is infinite."""
+        ...
+
+    def tanh(self, x: Native) -> Native:
+        """Return the hyperbolic tangent."""
+        ...
+
+    def sigmoid(self, x: Native) -> Native:
+        """Return 1 / (1 + e to the -x); value and derivative overflow nowhere."""
+        ...
+
+    def relu(self, x: Native) -> Native:
+        """Return x where it is positive, else 0; the derivative at 0 is 0, and NaN stays NaN."""
         ...
 
     def abs(self, x: Native) -> Native:
@@ -34,23 +48,27 @@ class ArrayNamespace(Protocol):
         ...
 
     def maximum(self, x: Native, y: Native) -> Native:
-        """Return the larger; on a tie the whole gradient goes to `x`."""
+        """Return the larger of two arrays, or of an array and a number; on a tie the whole gradient goes to `x`."""
         ...
 
     def minimum(self, x: Native, y: Native) -> Native:
-        """Return the smaller; on a tie the whole gradient goes to `x`."""
+        """Return the smaller of two arrays, or of an array and a number; on a tie the whole gradient goes to `x`."""
         ...
 
     def clip(self, x: Native, low: Native, high: Native) -> Native:
-        """Return x limited to [low, high], two numbers or two arrays; the derivative in x at either bound is 1."""
+        """Return x limited to [low, high], each a number or an array; the derivative in x at either bound is 1."""
         ...
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:
-        """Return x where the condition holds, else y; one of them may be a number, which takes the other's dtype."""
+        """Return x where the condition holds, else y; one of them may be a number. Each takes the gradient where it is chosen."""
         ...
 
     def sum(self, x: Native, axis: int) -> Native:
         """Return the sum over one axis."""
+        ...
+
+    def matmul(self, x: Native, y: Native) -> Native:
+        """Return the matrix product of x [B, I] and y [I, O], in full precision on every device."""
         ...
 
     def concatenate(self, arrays: tuple[Native, ...], axis: int) -> Native:
@@ -67,6 +85,10 @@ class ArrayNamespace(Protocol):
 
     def take_last(self, x: Native, index: Native) -> Native:
         """Return x[b, index[b]] for x [B, A] and integer index [B]."""
+        ...
+
+    def take_rows(self, x: Native, index: Native) -> Native:
+        """Return [B, A], the rows x[index[b]] of x [S, A], for integer index [B] in [0, S)."""
         ...
 
     def first_largest(self, x: Native) -> Native:

@@ -7,12 +7,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array, first_not_finite
+from pgcore.copying import Copied
 from pgcore.errors import NonFiniteError
 from pgcore.spec import PolicySpec
 
@@ -43,7 +44,7 @@ class Layout:
         return {name: vector[place].reshape(self.shapes[name]) for name, place in self.places.items()}
 
 
-class Parameters(ABC):
+class Parameters(Copied, ABC):
     """What a policy is made of and what a gradient is taken by: `D` numbers in arrays that have canonical names.
 
     Attributes:
@@ -51,6 +52,7 @@ class Parameters(ABC):
         dtype: NumPy's float32 or float64.
     """
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"layout", "names", "size"})
     spec: PolicySpec
     dtype: np.dtype[Any]
 

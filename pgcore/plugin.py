@@ -1,10 +1,17 @@
-"""Registers the built-in heads, optimizers and deriver."""
+"""Registers the built-in heads, networks, activations, optimizers, schedules and deriver."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_derivers", "pgcore_heads", "pgcore_optimizers"]
+__all__ = [
+    "pgcore_activations",
+    "pgcore_derivers",
+    "pgcore_heads",
+    "pgcore_networks",
+    "pgcore_optimizers",
+    "pgcore_schedules",
+]
 
 
 @hookimpl
@@ -29,6 +36,36 @@ def pgcore_heads() -> list[Provider]:
         ),
         Provider("multi_categorical", "pgcore.heads:MultiCategorical", "several softmax choices at once, with masks"),
         Provider("bernoulli", "pgcore.heads:Bernoulli", "independent switches, with masks"),
+    ]
+
+
+@hookimpl
+def pgcore_networks() -> list[Provider]:
+    """Provide the core's networks."""
+    return [
+        Provider("table", "pgcore.networks:Table", "one row of outputs a discrete state"),
+        Provider("linear", "pgcore.networks:Linear", "an affine map of the observations"),
+        Provider("mlp", "pgcore.networks:MLP", "fully connected layers with one activation"),
+    ]
+
+
+@hookimpl
+def pgcore_activations() -> list[Provider]:
+    """Provide the core's activations."""
+    return [
+        Provider("tanh", "pgcore.activations:Tanh", "hyperbolic tangent"),
+        Provider("relu", "pgcore.activations:Relu", "max(x, 0), with derivative 0 at 0"),
+        Provider("sigmoid", "pgcore.activations:Sigmoid", "1 / (1 + exp(-x))"),
+    ]
+
+
+@hookimpl
+def pgcore_schedules() -> list[Provider]:
+    """Provide the core's learning-rate schedules."""
+    return [
+        Provider("constant", "pgcore.schedules:ConstantSchedule", "the same rate at every step"),
+        Provider("linear", "pgcore.schedules:LinearSchedule", "a straight line from one rate to another"),
+        Provider("cosine", "pgcore.schedules:CosineSchedule", "half a cosine from one rate to another"),
     ]
 
 

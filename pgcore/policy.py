@@ -38,7 +38,8 @@ EVALUATIONS: dict[str, str] = {
 class Policy(Parameters):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them.
+    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them. A policy pickles and
+    deep-copies to the bit; see `pgcore.copying.Copied`.
 
     Attributes:
         backend: The registered name of the backend that owns the parameters.
@@ -259,7 +260,8 @@ class Policy(Parameters):
 
     def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
         given: Any = observations
-        if isinstance(given, np.ndarray) and cast("Array", given).dtype.kind in "biuf":
+        # Of a subclass, such as a masked array, a plain copy is made or none at all.
+        if type(given) is np.ndarray and cast("Array", given).dtype.kind in "biuf":
             observed = cast("Array", given)
         else:
             observed = owned_numbers("observations", observations)

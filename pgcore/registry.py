@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeVar
 
 import pluggy
 
@@ -26,12 +26,15 @@ __all__ = [
     "Registry",
     "default_backend_name",
     "install_hint",
+    "load_class",
     "registry",
     "version_found",
 ]
 
 # These must answer however broken the plugins are, so no plugin can take their names.
 OWN_COMMANDS = ("audit", "check", "derive", "doctor", "list")
+
+Registered = TypeVar("Registered")
 
 Status = Literal["usable", "missing", "too old", "duplicate", "broken"]
 
@@ -173,6 +176,28 @@ def registry() -> Registry:
 def default_backend_name(explicit: str | None = None) -> str:
     """Return the backend's name: the explicit one, else `PGCORE_BACKEND`, else `numpy`."""
     return explicit if explicit is not None else os.environ.get("PGCORE_BACKEND") or "numpy"
+
+
+def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]:
+    """Import and return what goes by a name, a subclass of the kind's interface.
+
+    Args:
+        kind: One of `KINDS`.
+        name: A registered name.
+        base: The interface.
+
+    Raises:
+        UnknownNameError: nothing goes by the name.
+        PluginError: its target does not exist, or is no subclass of the interface.
+        DependencyError: the package it requires is not installed or too old.
+    """
+    target = registry().load(kind, name)
+    if isinstance(target, type) and issubclass(target, base):
+        return target
+    raise PluginError(
+        f"{kind.removesuffix('s')} {name!r}: expected a subclass of {base.__module__}.{base.__name__}, "
+        f"got {target!r}; correct the plugin's target"
+    )
 
 
 def availability(provider: Provider) -> tuple[Status, str | None]:

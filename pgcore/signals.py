@@ -7,13 +7,12 @@ next. No episode's numbers depend on another's, except in the baselines that ave
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgcore.errors import BatchError, ShapeError
+from pgcore.errors import BatchError, NonFiniteError, ShapeError
 
 __all__ = [
     "centre",
@@ -53,8 +52,6 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         ShapeError: the lengths differ.
     """
     check_same_length("discounted_sum", x_t, coefficient_t)
-    if x_t.dtype.kind == "O":
-        return np.array(_looped(x_t.tolist(), [Fraction(each) for each in coefficient_t.tolist()]), object)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
@@ -67,16 +64,11 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     return np.array(_looped(x_t.tolist(), coefficient_t.tolist()), np.float64)
 
 
-def _looped(y: list[Any], coefficients: list[Any]) -> list[Any]:
+def _looped(y: list[float], coefficients: list[float]) -> list[float]:
     for t in range(len(y) - 2, -1, -1):
         if coefficients[t] != 0:
             y[t] += coefficients[t] * y[t + 1]
     return y
-
-
-def working_dtype(x_t: Array) -> Any:
-    """Return float64, or object for arrays of Fractions: what is exact stays exact."""
-    return object if x_t.dtype.kind == "O" else np.float64
 
 
 def discounts(episode_lengths: Array, factor: float) -> Array:
@@ -109,7 +101,7 @@ def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array
     Source: Sutton and Barto 2018, eq. 3.9.
     """
     ends = last_steps("returns", r_t, episode_lengths)
-    x_t = np.array(r_t, working_dtype(r_t))
+    x_t = np.array(r_t, np.float64)
     if final_value is not None:
         check_same_length("returns", final_value, episode_lengths)
         x_t[ends] += gamma * final_value
@@ -200,7 +192,7 @@ def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: flo
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
-def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8) -> Array:
+def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step") -> Array:
     """Return (x - mean) / (std + eps).
 
     Args:
@@ -208,21 +200,40 @@ def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: flo
         weights: [B] float or None. Entries of weight 0 (padding) stay out of mean and std, and come back as 0.
         ddof: std divides by the count minus this; 1 as PyTorch's libraries do, 0 as NumPy's and JAX's.
         eps: Added to the std, outside the root.
+        noun: What an entry belongs to, for errors.
 
     Returns:
         [B] of x's dtype, without unit. A constant vector gives 0; a single entry stays as it is.
+
+    Raises:
+        NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
-    if weights is not None:
-        real = weights > 0
-        result = np.zeros_like(x)
-        result[real] = normalise(x[real], ddof=ddof, eps=eps)
-        return result
-    count = len(x)
-    if count <= max(ddof, 1):
-        return x
-    centred = centre(x)
-    wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)  # squares of float32 overflow at 2e19
-    return centred / (math.sqrt(wide.dot(wide) / (count - ddof)) + eps)
+    real = None if weights is None else weights > 0
+    members = x if real is None else x[real]
+    count = len(members)
+    if count > max(ddof, 1):
+        centred = centre(members)
+        # Squares of float32 overflow at 2e19; `vdot`, unlike `dot`, overflows without a warning.
+        wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)
+        square = float(np.vdot(wide, wide))
+        if not math.isfinite(square):
+            raise _no_variance(x if real is None else np.where(real, x, 0.0), noun)
+        members = centred / (math.sqrt(square / (count - ddof)) + eps)
+    if real is None:
+        return members
+    result = np.zeros_like(x)
+    result[real] = members
+    return result
+
+
+def _no_variance(x: Array, noun: str) -> NonFiniteError:
+    """Return the error that names the first entry that is not finite, else the largest."""
+    finite = np.isfinite(x)
+    row = int(np.abs(x).argmax() if finite.all() else finite.argmin())
+    return NonFiniteError(
+        f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; "
+        f"scale the rewards down, or mend that {noun}"
+    )
 
 
 def centre(x: Array) -> Array:

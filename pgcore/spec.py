@@ -3,99 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgcore.checks import count, one_of, set_field
+from pgcore.checks import one_of
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.registry import registry
+from pgcore.namespace import ArrayNamespace, Native
+from pgcore.networks import (
+    MLP,
+    Adopted,
+    Linear,
+    Network,
+    Parameter,
+    Table,
+    TorsoNetwork,
+    affine,
+    affine_parameters,
+)
+from pgcore.registry import load_class
 
-__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table"]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
 
-ACTIVATIONS = ("tanh", "relu", "sigmoid")
+MakeWeight = Callable[[tuple[int, ...], float], NDArray[Any]]
+
+# The name of the layer that a critic on a shared torso has for its own.
+SHARED = "0"
+
 CRITICS = ("none", "separate", "shared")
 CRITIC_VALUES = ("state", "action")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One row of outputs for each of `states` discrete states; observations are integers [B] in [0, states)."""
-
-    states: int
-    name: ClassVar[str] = "table"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "states", count("Table.states", self.states))
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """An affine map of observations [B, inputs]."""
-
-    inputs: int
-    name: ClassVar[str] = "linear"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "inputs", count("Linear.inputs", self.inputs))
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """No hidden layers: a linear network is the shortest MLP."""
-        return ()
-
-
-@dataclass(frozen=True, slots=True)
-class MLP:
-    """Fully connected layers over observations [B, inputs]: hidden widths, one activation, a linear output layer.
-
-    The activation is "tanh", "relu" (derivative 0 at 0) or "sigmoid".
-    """
-
-    inputs: int
-    hidden: tuple[int, ...] = (64, 64)
-    activation: str = "tanh"
-    name: ClassVar[str] = "mlp"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "inputs", count("MLP.inputs", self.inputs))
-        if not isinstance(cast("object", self.hidden), tuple | list) or not self.hidden:
-            raise SpecError(
-                f"MLP.hidden: expected a tuple of layer widths, got {self.hidden!r}; use Linear for no hidden layers"
-            )
-        set_field(self, "hidden", tuple(count("MLP.hidden", width) for width in self.hidden))
-        one_of("MLP.activation", self.activation, ACTIVATIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """A user's own network; only the backend that adopted it can run it.
-
-    Attributes:
-        description: What it is, for messages.
-        shapes: Name and shape of every parameter, critic's and head's included, in the network's order.
-    """
-
-    description: str
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-    name: ClassVar[str] = "adopted"
-
-    def __str__(self) -> str:
-        """Return the description alone: there may be hundreds of parameters."""
-        return f"Adopted({self.description})"
-
-
-Network = Table | Linear | MLP | Adopted
-NETWORKS: dict[str, type[Table | Linear | MLP]] = {"table": Table, "linear": Linear, "mlp": MLP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +44,7 @@ class PolicySpec:
     """A policy's architecture; parameters are a backend's.
 
     Attributes:
-        network: `Table`, `Linear` or `MLP`; its output width is the head's.
+        network: `Table`, `Linear`, `MLP` or a plugin's `Network`; the head says how many outputs it has.
         head: The action distribution.
         critic: "none", "separate" (a second network of the same shape with its own outputs) or "shared" (more outputs on
             the policy's last hidden layer).
@@ -122,13 +63,11 @@ class PolicySpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(cast("object", self.network), Network):
-            raise SpecError(
-                f"PolicySpec.network: expected Table, Linear or MLP, got {self.network!r}; build one of the three"
-            )
+            raise SpecError(f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one")
         if not isinstance(cast("object", self.head), Head):
             raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
         one_of("PolicySpec.critic", self.critic, CRITICS)
-        if self.critic == "shared" and not isinstance(self.network, MLP | Adopted):
+        if self.critic == "shared" and not self.network.has_torso:
             raise SpecError(
                 f"PolicySpec.critic: expected 'none' or 'separate' for {type(self.network).__name__}, got 'shared'; "
                 "a shared torso needs hidden layers, so use an MLP"
@@ -153,7 +92,7 @@ class PolicySpec:
         """Return the spec as one line of JSON."""
         return json.dumps(
             {
-                "network": {"name": self.network.name, **dataclasses.asdict(self.network)},
+                "network": {"name": self.network.name, **dataclasses.asdict(cast("Any", self.network))},
                 "head": {"name": self.head.name, **dataclasses.asdict(cast("Any", self.head))},
                 "critic": self.critic,
                 "critic_values": self.critic_values,
@@ -162,11 +101,12 @@ class PolicySpec:
 
     @staticmethod
     def from_json(text: str) -> PolicySpec:
-        """Return the spec that `to_json` wrote; heads are looked up by name in the registry.
+        """Return the spec that `to_json` wrote; networks and heads are looked up by name in the registry.
 
         Raises:
             SpecError: the text is not JSON of that form.
-            UnknownNameError: no head of that name is registered.
+            UnknownNameError: no network or no head of that name is registered.
+            PluginError: what is registered under the name is no network, or no head.
         """
         try:
             data: dict[str, Any] = json.loads(text)
@@ -176,15 +116,17 @@ class PolicySpec:
                     "that policy: pgcore.load(path, into=policy)"
                 )
             network, head = dict(data["network"]), dict(data["head"])
-            network_type, head_name = NETWORKS[network.pop("name")], str(head.pop("name"))
+            network_name, head_name = str(network.pop("name")), str(head.pop("name"))
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SpecError(
                 f"PolicySpec.from_json: expected what to_json writes, got {str(text)[:80]!r} ({error}); write it again"
             ) from error
-        head_type = cast("type[Head]", registry().load("heads", head_name))
+        network_type: Any = load_class("networks", network_name, Network)
+        head_type: Any = load_class("heads", head_name, Head)
+        fields = {name: _with_tuples(value) for name, value in network.items()}
         try:
-            return PolicySpec(network_type(**network), head_type(**head), critic, values)
+            return PolicySpec(network_type(**fields), head_type(**head), critic, values)
         except TypeError as error:
             raise SpecError(
                 f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, got others ({error}); write it again"
@@ -200,8 +142,9 @@ class PolicySpec:
     def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
         """Return the parameters that learning starts from, float64, the same on every backend.
 
-        Weights are orthogonal with gain sqrt(2) in hidden layers, 0.01 in the policy's output layer and 1 in the critic's;
-        biases and tables are 0. Each array has a random stream of its own, so adding a critic leaves the policy as it was.
+        Weights are orthogonal: their gain is 0.01 in the policy's output layer, 1 in the critic's and
+        the activation's, such as sqrt(2), in hidden layers. Biases and tables are 0. Each array has a
+        random stream of its own, so adding a critic leaves the policy as it was.
 
         Raises:
             SpecError: the seed is not an integer of at least 0, or the network is adopted and has its own.
@@ -210,10 +153,6 @@ class PolicySpec:
         """
         if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
             raise SpecError(f"seed: expected an integer of at least 0, got {seed!r}; give one")
-        if isinstance(self.network, Adopted):
-            raise SpecError(
-                f"PolicySpec: expected a network that can be built, got {self.network}; pass the module to `adopt` instead"
-            )
         streams = iter(range(2**31))
 
         def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
@@ -225,7 +164,32 @@ class PolicySpec:
 
         return self._layers(orthogonal)
 
-    def _layers(self, weight: Any) -> dict[str, NDArray[Any]]:
+    def apply(
+        self, xp: ArrayNamespace, parameters: Mapping[str, Native], observations: Native
+    ) -> tuple[Native, Native]:
+        """Return the outputs of network and critic, for backends that differentiate by themselves.
+
+        Args:
+            xp: The backend's array functions.
+            parameters: Native arrays by canonical name, in canonical shapes.
+            observations: [B, ...] as the network takes them.
+
+        Returns:
+            [B, outputs] for the head, and [B, critic outputs] or None without a critic.
+        """
+        network = self.network
+        actor = under("network", parameters)
+        if self.critic == "none":
+            return network.forward(xp, actor, observations), None
+        critic = under("critic", parameters)
+        if self.critic == "separate":
+            return network.forward(xp, actor, observations), network.forward(xp, critic, observations)
+        assert isinstance(network, TorsoNetwork)
+        features = network.torso(xp, actor, observations)
+        outputs = affine(xp, actor, network.output_layer, features)
+        return outputs, affine(xp, critic, SHARED, features)
+
+    def _layers(self, weight: MakeWeight) -> dict[str, NDArray[Any]]:
         """Return every parameter in canonical order, weight matrices made by `weight(shape, gain)`.
 
         Raises:
@@ -238,30 +202,36 @@ class PolicySpec:
                 f"PolicySpec: expected sizes that fit into memory, got {self} ({error}); make the network smaller"
             ) from error
 
-    def _arrays(self, weight: Any) -> dict[str, NDArray[Any]]:
-        assert not isinstance(self.network, Adopted)
-        parameters = _network_layers(self.network, "network", self.head.outputs, 0.01, weight)
-        if self.critic == "separate":
-            parameters |= _network_layers(self.network, "critic", self.critic_outputs, 1.0, weight)
-        elif self.critic == "shared":
-            parameters["critic.0.weight"] = weight((cast("MLP", self.network).hidden[-1], self.critic_outputs), 1.0)
-            parameters["critic.0.bias"] = np.zeros(self.critic_outputs)
+    def _arrays(self, weight: MakeWeight) -> dict[str, NDArray[Any]]:
+        parameters: dict[str, NDArray[Any]] = {}
+        for name, (shape, gain, value) in self._declared().items():
+            parameters[name] = np.full(shape, value, np.float64) if gain is None else weight(shape, gain)
         return parameters | {f"head.{name}": value for name, value in self.head.initial_parameters().items()}
+
+    def _declared(self) -> dict[str, Parameter]:
+        """Return the parameters of network and critic by canonical name, in canonical order."""
+        network = self.network
+        declared = {f"network.{name}": each for name, each in network.parameters(self.head.outputs, 0.01).items()}
+        critic: dict[str, Parameter] = {}
+        if self.critic == "separate":
+            critic = network.parameters(self.critic_outputs, 1.0)
+        elif self.critic == "shared":
+            critic = affine_parameters(SHARED, cast("TorsoNetwork", network).width, self.critic_outputs, 1.0)
+        return declared | {f"critic.{name}": each for name, each in critic.items()}
+
+
+def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
+    """Return the parameters whose names begin with a prefix and a dot, without both."""
+    start = len(prefix) + 1
+    return {name[start:]: value for name, value in parameters.items() if name.startswith(f"{prefix}.")}
 
 
 def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:
     return np.zeros(shape)
 
 
-def _network_layers(
-    network: Table | Linear | MLP, prefix: str, outputs: int, output_gain: float, weight: Any
-) -> dict[str, NDArray[Any]]:
-    if isinstance(network, Table):
-        return {f"{prefix}.table": np.zeros((network.states, outputs))}
-    widths = (network.inputs, *network.hidden, outputs)
-    parameters: dict[str, NDArray[Any]] = {}
-    for layer, shape in enumerate(itertools.pairwise(widths)):
-        gain = output_gain if layer == len(network.hidden) else math.sqrt(2.0)
-        parameters[f"{prefix}.{layer}.weight"] = weight(shape, gain)
-        parameters[f"{prefix}.{layer}.bias"] = np.zeros(shape[1])
-    return parameters
+def _with_tuples(value: object) -> Any:
+    """Return what JSON reads, with tuples in place of its lists: a spec can be hashed."""
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, cast("list[object]", value)))
+    return value

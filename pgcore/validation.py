@@ -19,6 +19,7 @@ __all__ = [
     "episode_lengths",
     "extra_arrays",
     "final_observations",
+    "final_values",
     "float64",
     "per_row",
 ]
@@ -138,6 +139,20 @@ def final_observations(value: ArrayLike | None, observations: Array | None, term
     check_finite(
         "Batch.final_observations", np.where(per_row(terminated, final), final.dtype.type(0), final), "episode"
     )
+    return final
+
+
+def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
+    """Return [E] float64 or None, 0 where an episode terminated.
+
+    Raises ShapeError or BatchError unless there is a finite number for each truncated episode.
+    """
+    if value is None:
+        return None
+    final = float64("final_values", value)
+    check_length("Batch.final_values", final, len(terminated), "episode")
+    final = read_only(np.where(terminated, 0.0, final))
+    check_finite("Batch.final_values", final, "episode")
     return final
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -26,6 +28,14 @@ class JaxGradient(AutodiffGradient):
         self.surrogate = surrogate
         self.vector = vector
         self._columns = columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default."""
+        return vars(self) | {"vector": np.asarray(self.vector), "_columns": np.asarray(self._columns)}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`; the columns are only ever looked at."""
+        self.vector = self._policy.native_array(self.vector)
 
     @property
     def leaves(self) -> dict[str, jax.Array]:  # pyright: ignore[reportIncompatibleVariableOverride] - nothing assigns to it

@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from pgcore.adoption import refusal
 from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import PgcoreError
-from pgcore.spec import MLP, Adopted, PolicySpec, Table
+from pgcore.spec import PolicySpec
+from pgcore_jax.xp import xp
 
 __all__ = ["AdoptedNetwork", "SpecNetwork", "name_of"]
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "sigmoid": jax.nn.sigmoid,
-}
 Parameters = Mapping[str, jax.Array]
 
 
@@ -35,29 +30,10 @@ class SpecNetwork:
 
     def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
         """Return what the network says of [N, ...] observations."""
-        network, critic, values = self.spec.network, self.spec.critic, None
-        if isinstance(network, Table):
-            outputs = parameters["network.table"][observations]
-            if critic != "none":
-                values = parameters["critic.table"][observations]
-        else:
-            depth = len(network.hidden) if not isinstance(network, Adopted) else 0
-            features = self._hidden(parameters, "network", observations)
-            outputs = layer(parameters, f"network.{depth}", features)
-            if critic == "shared":
-                values = layer(parameters, "critic.0", features)
-            elif critic == "separate":
-                values = layer(parameters, f"critic.{depth}", self._hidden(parameters, "critic", observations))
+        outputs, values = self.spec.apply(xp, parameters, observations)
         if values is not None and self.spec.critic_values == "state":
             values = values[:, 0]
         return Outputs(outputs, values, own_parameters(parameters))
-
-    def _hidden(self, parameters: Parameters, prefix: str, observations: jax.Array) -> jax.Array:
-        network, features = self.spec.network, observations
-        if isinstance(network, MLP):
-            for number in range(len(network.hidden)):
-                features = ACTIVATIONS[network.activation](layer(parameters, f"{prefix}.{number}", features))
-        return features
 
 
 @dataclass(frozen=True)
@@ -105,11 +81,6 @@ class AdoptedNetwork:
 def name_of(apply: Callable[..., Any]) -> str:
     """Return what to call a user's function."""
     return getattr(apply, "__name__", type(apply).__name__)
-
-
-def layer(parameters: Parameters, name: str, features: jax.Array) -> jax.Array:
-    """Return an affine map; in full precision, where a device would rather multiply in less."""
-    return jnp.matmul(features, parameters[f"{name}.weight"], precision="highest") + parameters[f"{name}.bias"]
 
 
 def own_parameters(parameters: Parameters) -> dict[str, jax.Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +25,14 @@ class JaxOptimizer(BoundOptimizer):
         self.spec = spec
         self.policy = policy
         self._slots = {slot: policy.native_array(np.zeros(policy.size)) for slot in spec.slots}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default."""
+        return super().__getstate__() | {"_slots": {slot: np.asarray(value) for slot, value in self._slots.items()}}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self._slots = {slot: self.policy.native_array(value) for slot, value in self._slots.items()}
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -46,8 +46,22 @@ class JaxParameters(AutodiffParameters):
         device: Where they are.
     """
 
+    left_out: ClassVar[frozenset[str]] = AutodiffParameters.left_out | {"sorted_layout"}
     native: dict[str, jax.Array]
     device: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: JAX reads its own arrays back as float32 by default, and devices do not pickle."""
+        native = {name: np.asarray(value) for name, value in self.native.items()}
+        return super().__getstate__() | {"native": native, "device": device_name(self.device)}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        if isinstance(self.device, str):
+            platform, _, index = self.device.partition(":")
+            self.device = jax.devices(platform)[int(index)]
+        if not all(isinstance(value, jax.Array) for value in self.native.values()):
+            self.native = {name: self.native_array(value) for name, value in self.native.items()}
 
     @cached_property
     def sorted_layout(self) -> Layout:
@@ -98,6 +112,11 @@ class JaxParameters(AutodiffParameters):
     def to_numpy(self, native: jax.Array) -> Array:
         """See `AutodiffParameters.to_numpy`."""
         return np.asarray(native)
+
+
+def device_name(device: Any) -> str | None:
+    """Return a device's platform and its index there, None for JAX's default."""
+    return None if device is None else f"{device.platform}:{jax.devices(device.platform).index(device)}"
 
 
 @lru_cache(KEPT)

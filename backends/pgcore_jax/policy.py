@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     """
 
     pads = True
+    left_out: ClassVar[frozenset[str]] = JaxParameters.left_out | {"network", "_differentiate"}
 
     def __init__(
         self,
@@ -44,10 +45,15 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     ) -> None:
         """Put the parameters on the device, or leave them where they are."""
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, True
-        self.network = self._checked if isinstance(network, AdoptedNetwork) else network
         self.adopted = network
         self.device = device
         self.native = {name: self.native_array(value) for name, value in parameters.items()}
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        super().rebuild()
+        self.network = self._checked if isinstance(self.adopted, AdoptedNetwork) else self.adopted
         self._differentiate: tuple[Estimator, Any] | None = None
 
     @property

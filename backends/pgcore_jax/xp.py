@@ -15,32 +15,45 @@ Array = jax.Array
 
 
 class JaxNamespace:
-    """See `pgcore.namespace.ArrayNamespace`."""
+    """See `pgcore.namespace.ArrayNamespace`.
+
+    Each function with a non-differentiable point is a choice by `where`, so that none of JAX's own subgradients matters.
+    """
 
     exp = staticmethod(jnp.exp)
     log = staticmethod(jnp.log)
     sqrt = staticmethod(jnp.sqrt)
+    tanh = staticmethod(jnp.tanh)
+    sigmoid = staticmethod(jax.nn.sigmoid)
     where = staticmethod(jnp.where)
     sum = staticmethod(jnp.sum)
     concatenate = staticmethod(jnp.concatenate)
     full_like = staticmethod(jnp.full_like)
     log_softmax = staticmethod(jax.nn.log_softmax)
 
+    def relu(self, x: Array) -> Array:
+        """See `ArrayNamespace.relu`."""
+        return jnp.where(x <= 0, 0.0, x)
+
     def abs(self, x: Array) -> Array:
         """See `ArrayNamespace.abs`; JAX's own derivative at 0 is 1."""
-        return jnp.where(x == 0, jnp.zeros_like(x), jnp.abs(x))
+        return jnp.where(x == 0, 0.0, jnp.where(x < 0, -x, x))
 
     def maximum(self, x: Array, y: Array) -> Array:
         """See `ArrayNamespace.maximum`; JAX's own splits the gradient on a tie."""
-        return jnp.where(x >= y, x, y)
+        return jnp.where((x >= y) | (x != x), x, y)  # noqa: PLR0124 - NaN alone differs from itself
 
     def minimum(self, x: Array, y: Array) -> Array:
         """See `ArrayNamespace.minimum`; JAX's own splits the gradient on a tie."""
-        return jnp.where(x <= y, x, y)
+        return jnp.where((x <= y) | (x != x), x, y)  # noqa: PLR0124 - see `maximum`
 
     def clip(self, x: Array, low: Any, high: Any) -> Array:
         """See `ArrayNamespace.clip`; JAX's own derivative at a bound is one half."""
         return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        """See `ArrayNamespace.matmul`; some devices would rather multiply in less precision."""
+        return jnp.matmul(x, y, precision="highest")
 
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""
@@ -49,6 +62,10 @@ class JaxNamespace:
     def take_last(self, x: Array, index: Array) -> Array:
         """See `ArrayNamespace.take_last`."""
         return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
+
+    def take_rows(self, x: Array, index: Array) -> Array:
+        """See `ArrayNamespace.take_rows`."""
+        return x[index]
 
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from pgcore.arrays import Array
@@ -20,15 +22,21 @@ class NumpyGradient(Gradient):
         vector: [D] in the policy's layout.
     """
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"layout"})
+
     def __init__(
         self, policy: NumpyParameters, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
     ) -> None:
         """Keep the vector, and what the surrogate was given in each block of steps."""
         self.policy = self._owner = policy
-        self.layout = policy.layout
         self.vector = vector
         self.surrogate = surrogate
         self._blocks = blocks
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self.layout = self._owner.layout
 
     def given(self) -> dict[str, Array]:
         """See `Gradient.given`."""

@@ -1,59 +1,44 @@
-"""Forward and backward passes of the networks, a block of steps at a time, in buffers that are allocated once.
-
-Everything is feature-major: a buffer is [features, steps], so that elementwise work runs over contiguous memory and the
-head's sums over actions are sums of whole rows.
-"""
+"""Forward and backward passes of the built-in networks, a block of steps at a time, in buffers that are allocated once."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 
+from pgcore.activations import activation
 from pgcore.arrays import Array
-from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.networks import MLP, Linear, Table
+from pgcore.spec import PolicySpec
+from pgcore_numpy.activations import Relu, Sigmoid, Tanh, make_activation
+from pgcore_numpy.closed_form import make_network
+from pgcore_numpy.formula_networks import FormulaNetwork
+from pgcore_numpy.network import Network
 from pgcore_numpy.parameters import Views
 
-__all__ = ["DenseNetwork", "Network", "TableNetwork", "make_network"]
+__all__ = [
+    "DenseNetwork",
+    "Relu",
+    "Sigmoid",
+    "TableNetwork",
+    "Tanh",
+    "build_network",
+    "check_network",
+    "make_network",
+]
 
 
-class Network(ABC):
-    """A network with its buffers for `n` steps, with or without the critic.
-
-    Attributes:
-        outputs: [outputs, n] what `forward` computed for the head.
-        values: [critic outputs, n] the critic's values, where there are any.
-    """
-
-    outputs: Array
-    values: Array
-
-    @abstractmethod
-    def forward(self, parameters: Views, observations: Array) -> None:
-        """Fill `outputs` and `values` from [n, ...] observations."""
-
-    @abstractmethod
-    def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
-        """Carry [outputs, n] and [critic outputs, n] derivatives of the loss back to every layer; call after `forward`.
-
-        Without the critic `d_values` is not read.
-        """
-
-    @abstractmethod
-    def collect(self, gradient: Views, steps: slice) -> None:
-        """Write the parameters' derivatives, summed over the block or some of its steps; call after `backward`."""
-
-    @abstractmethod
-    def tangent(self, parameters: Views, direction: Views) -> Array:
-        """Return [outputs, n]: the outputs' derivative along a direction in parameter space; call after `forward`."""
+def check_network(network: object) -> None:
+    """Raise SpecError unless the network is built in or has a closed form."""
+    if type(network) not in BUILT_IN:
+        make_network(network)
 
 
-def make_network(spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> Network:
+def build_network(spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> Network:
     """Return the spec's network with buffers for a number of steps."""
-    if isinstance(spec.network, Table):
-        return TableNetwork(spec, steps, dtype, with_value=with_value)
-    return DenseNetwork(spec, steps, dtype, with_value=with_value)
+    # A subclass of a built-in network may compute something else, so the type must be the very one.
+    build: Any = BUILT_IN.get(type(spec.network), FormulaNetwork)
+    return build(spec, steps, dtype, with_value=with_value)
 
 
 class DenseNetwork(Network):
@@ -68,7 +53,7 @@ class DenseNetwork(Network):
         self.networks = 2 if with_value and spec.critic == "separate" else 1
         self.combined = with_value and spec.critic == "shared"
         self.with_value = with_value
-        self.activation = _ACTIVATIONS[network.activation] if isinstance(network, MLP) else Tanh
+        self.activations = [make_activation(activation(network.activation)) for _ in network.hidden]
         self.x = np.ones((network.inputs + 1, steps), dtype)
         self.inputs = self.x[:-1]
         layers = range(len(network.hidden))
@@ -93,7 +78,7 @@ class DenseNetwork(Network):
         for layer, weight in enumerate(parameters.hidden):
             active = self.active[layer]
             np.matmul(weight[: self.networks].swapaxes(1, 2), self.source[layer], out=active)
-            self.activation.apply(active)
+            self.activations[layer].apply(active)
         if self.combined:
             np.matmul(parameters.combined.T, self.last[0], out=self.out)
             return
@@ -115,7 +100,7 @@ class DenseNetwork(Network):
             product = np.multiply if len(d_values) == 1 else np.matmul
             product(parameters.value[:-1], d_values, out=last[1])
         for layer in range(len(self.h) - 1, -1, -1):
-            self.activation.multiply_derivative(self.d[layer], self.active[layer], self.scratch[layer])
+            self.activations[layer].multiply_derivative(self.d[layer], self.active[layer], self.scratch[layer])
             if layer > 0:
                 np.matmul(parameters.hidden[layer][: self.networks, :-1], self.d[layer], out=self.d[layer - 1])
 
@@ -139,7 +124,7 @@ class DenseNetwork(Network):
             if moved is not None:
                 np.matmul(parameters.hidden[layer][0, :-1].T, moved, out=scratch)
                 np.add(changed, scratch, out=changed)
-            self.activation.multiply_derivative(changed, self.active[layer][0], scratch)
+            self.activations[layer].multiply_derivative(changed, self.active[layer][0], scratch)
             moved = changed
         result = direction.output.T @ self.last[0]
         if moved is not None:
@@ -186,54 +171,5 @@ def _sum_by_state(target: Array, states: Array, d: Array) -> None:
     target[...] = np.bincount(position, weights=d.reshape(-1), minlength=rows * columns).reshape(columns, rows).T
 
 
-class Tanh:
-    """tanh; derivative 1 - h^2."""
-
-    @staticmethod
-    def apply(h: Array) -> None:
-        """Replace pre-activations by activations."""
-        np.tanh(h, out=h)
-
-    @staticmethod
-    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
-        """Multiply d by the derivative at activations h."""
-        np.multiply(h, h, out=scratch)
-        np.subtract(1.0, scratch, out=scratch)
-        np.multiply(d, scratch, out=d)
-
-
-class Relu:
-    """max(x, 0); derivative 0 at 0."""
-
-    @staticmethod
-    def apply(h: Array) -> None:
-        """Replace pre-activations by activations."""
-        np.maximum(h, 0.0, out=h)
-
-    @staticmethod
-    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
-        """Multiply d by the derivative at activations h."""
-        np.sign(h, out=scratch)  # h is never negative, so this is 1 where the unit is active, 0 elsewhere
-        np.multiply(d, scratch, out=d)
-
-
-class Sigmoid:
-    """1 / (1 + exp(-x)); derivative h (1 - h)."""
-
-    @staticmethod
-    def apply(h: Array) -> None:
-        """Replace pre-activations by activations."""
-        np.negative(h, out=h)
-        np.exp(h, out=h)
-        np.add(h, 1.0, out=h)
-        np.reciprocal(h, out=h)
-
-    @staticmethod
-    def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
-        """Multiply d by the derivative at activations h."""
-        np.subtract(1.0, h, out=scratch)
-        np.multiply(scratch, h, out=scratch)
-        np.multiply(d, scratch, out=d)
-
-
-_ACTIVATIONS: dict[str, Any] = {"tanh": Tanh, "relu": Relu, "sigmoid": Sigmoid}
+# The networks that have buffers and fused products of their own, each laid out in `parameters.py`.
+BUILT_IN: dict[type[Any], type[Network]] = {Table: TableNetwork, Linear: DenseNetwork, MLP: DenseNetwork}

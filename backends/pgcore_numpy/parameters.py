@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +16,16 @@ from numpy.typing import ArrayLike
 
 from pgcore.arrays import Array
 from pgcore.fitting import check_parameters
+from pgcore.networks import MLP, Linear, Table
 from pgcore.parameters import Layout, Parameters, flat
-from pgcore.spec import Adopted, PolicySpec, Table
+from pgcore.spec import PolicySpec, under
 
 __all__ = ["NumpyParameters", "PackedLayout", "Views"]
+
+# The networks whose parameters are laid out for fused products; all others' lie in canonical order.
+LAID_OUT = (Table, Linear, MLP)
+
+NOTHING = np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Views:
         value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table; no column without a critic.
         combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a shared torso; else `output`.
         head: The head's own parameters by name.
+        named: Every parameter by canonical name, where the network has a closed form that was registered; the arrays above are then empty.
     """
 
     hidden: list[Array]
@@ -39,6 +46,7 @@ class Views:
     value: Array
     combined: Array
     head: dict[str, Array]
+    named: dict[str, Array] = field(default_factory=dict)
 
 
 class PackedLayout(Layout):
@@ -59,10 +67,13 @@ class PackedLayout(Layout):
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
         separate, values = int(spec.critic == "separate"), spec.critic_outputs
+        if type(network) not in LAID_OUT:
+            named = {name: take(*shape) for name, shape in self.shapes.items()}
+            return Views([], NOTHING, NOTHING, NOTHING, under("head", named), named)
         if isinstance(network, Table):
             output = take(network.states, outputs)
             return Views([], output, take(network.states, values), output, self._head(take))
-        assert not isinstance(network, Adopted)  # the spec could not have given its initial parameters
+        assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
         hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
         if spec.critic == "shared":
@@ -74,6 +85,8 @@ class PackedLayout(Layout):
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a packed [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
+        if type(self.spec.network) not in LAID_OUT:
+            return views.named
         found = {f"head.{name}": value for name, value in views.head.items()}
         for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
             if isinstance(self.spec.network, Table):

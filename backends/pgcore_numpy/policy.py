@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from pgcore.surrogate import Surrogate
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.kernel import Kernel
-from pgcore_numpy.networks import Network, make_network
+from pgcore_numpy.network import Network
+from pgcore_numpy.networks import build_network, check_network
 from pgcore_numpy.optimizers import NumpyOptimizer
 from pgcore_numpy.parameters import NumpyParameters, Views
 
@@ -50,7 +51,7 @@ class Workspace:
 
     def __init__(self, policy: NumpyPolicy, steps: int, *, with_value: bool) -> None:
         """Allocate for a number of steps."""
-        self.network: Network = make_network(policy.spec, steps, policy.dtype, with_value=with_value)
+        self.network: Network = build_network(policy.spec, steps, policy.dtype, with_value=with_value)
         self.kernel: Kernel = make_kernel(policy.spec.head)
         self.vector = np.zeros(policy.layout.size, policy.dtype)
         self.actions: Array = np.empty(0, np.intp)
@@ -98,15 +99,22 @@ class NumpyPolicy(NumpyParameters, Policy):
         views: Of `vector`, for the arithmetic.
     """
 
+    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"views", "_buffers"}
+
     def __init__(self, backend: str, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
         make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
+        check_network(spec.network)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
+        self.rebuild()
+        self.load(spec.initial_parameters(seed))
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self.views = self.layout.views(self.vector)
         self._buffers = threading.local()
-        self.load(spec.initial_parameters(seed))
 
     def optimizer_state(self, formula: OptimizerSpec) -> NumpyOptimizer:
         """See `Policy.optimizer_state`."""

@@ -50,8 +50,7 @@ class TensorflowBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("tensorflow.policy dtype", dtype)
-        with tf.device(place):
-            module = PolicyModule(spec, spec.initial_parameters(seed), tf.as_dtype(dtype))
+        module = PolicyModule(spec, spec.initial_parameters(seed), tf.as_dtype(dtype), place)
         return TensorflowPolicy(self.name, spec, numbers, module, place, compiled=compiled)
 
     def adopt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,10 @@ from pgcore.adoption import refusal
 from pgcore.arrays import Array
 from pgcore.autodiff_inputs import Outputs
 from pgcore.errors import ParameterError, PgcoreError, SpecError
-from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.spec import PolicySpec
+from pgcore_tensorflow.xp import xp
 
 __all__ = ["AdoptedModule", "PolicyModule", "reason"]
-
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": tf.tanh, "relu": tf.nn.relu, "sigmoid": tf.sigmoid}
-
 
 # How lines begin that say where a failure was.
 WHERE = ("Exception encountered when calling", "Graph execution error", "Detected at node", "  File ", "\t")
@@ -32,41 +30,33 @@ class PolicyModule(tf.Module):
         native: tf.Variable by canonical name, in canonical shape.
     """
 
-    def __init__(self, spec: PolicySpec, parameters: Mapping[str, Array], dtype: tf.DType) -> None:
+    def __init__(
+        self, spec: PolicySpec, parameters: Mapping[str, Array], dtype: tf.DType, device: str | None = None
+    ) -> None:
         """Make the variables."""
         super().__init__(name="policy")
         self.spec = spec
-        self.native = {name: tf.Variable(tf.constant(value, dtype), name=name) for name, value in parameters.items()}
+        self.device = device
+        with tf.device(device):
+            self.native = {
+                name: tf.Variable(tf.constant(value, dtype), name=name) for name, value in parameters.items()
+            }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: variables belong to their process."""
+        return {"spec": self.spec, "native": in_numpy(self.native), "device": self.device}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Make the variables again."""
+        dtype = tf.as_dtype(next(iter(state["native"].values())).dtype)
+        self.__init__(state["spec"], state["native"], dtype, state["device"])
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the network says of [N, ...] observations."""
-        network, critic, values = self.spec.network, self.spec.critic, None
-        own = head_parameters(self.native)
-        if isinstance(network, Table):
-            if critic != "none":
-                values = self._valued(tf.gather(self.native["critic.table"], observations))
-            return Outputs(tf.gather(self.native["network.table"], observations), values, own)
-        depth = len(network.hidden) if isinstance(network, MLP) else 0
-        features = self._hidden("network", observations)
-        if critic == "shared":
-            values = self._valued(self._layer("critic.0", features))
-        elif critic == "separate":
-            values = self._valued(self._layer(f"critic.{depth}", self._hidden("critic", observations)))
-        return Outputs(self._layer(f"network.{depth}", features), values, own)
-
-    def _valued(self, values: Any) -> Any:
-        """Return [N] state values from the critic's column, or its [N, A] action values as they are."""
-        return values[:, 0] if self.spec.critic_values == "state" else values
-
-    def _hidden(self, prefix: str, observations: Any) -> Any:
-        network, features = self.spec.network, observations
-        if isinstance(network, MLP):
-            for number in range(len(network.hidden)):
-                features = ACTIVATIONS[network.activation](self._layer(f"{prefix}.{number}", features))
-        return features
-
-    def _layer(self, name: str, features: Any) -> Any:
-        return tf.matmul(features, self.native[f"{name}.weight"]) + self.native[f"{name}.bias"]
+        outputs, values = self.spec.apply(xp, self.native, observations)
+        if values is not None and self.spec.critic_values == "state":
+            values = values[:, 0]
+        return Outputs(outputs, values, head_parameters(self.native))
 
 
 class AdoptedModule(tf.Module):
@@ -84,6 +74,41 @@ class AdoptedModule(tf.Module):
         self.native = native
         self.head = {name: value for name, value in native.items() if name.startswith("head.")}
         self.shared = shared
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of: models by Keras's own way, and which of their variables is which parameter.
+
+        Raises:
+            SpecError: network and critic share a variable; Keras copies each model by itself, and two variables would come out.
+        """
+        models = [self.network] if self.critic is None else [self.network, self.critic]
+        places = [{id(variable.value): number for number, variable in enumerate(model.variables)} for model in models]
+        if len(places) == 2 and (both := places[0].keys() & places[1].keys()):
+            path = self.network.variables[places[0][both.pop()]].path
+            raise SpecError(
+                f"keras {self.network.name}: expected models that share no variable, to copy or pickle their policy, got {path} in network and "
+                "critic; make one model of two outputs of them, and adopt it with critic='shared'"
+            )
+        trained = {
+            name: next((number, known[id(value)]) for number, known in enumerate(places) if id(value) in known)
+            for name, value in self.native.items()
+            if name not in self.head
+        }
+        return {
+            "models": models,
+            "shared": self.shared,
+            "names": tuple(self.native),
+            "trained": trained,
+            "head": in_numpy(self.head),
+        }
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Find the parameters in the models."""
+        models = state["models"]
+        found = {name: models[model].variables[number].value for name, (model, number) in state["trained"].items()}
+        found |= {name: tf.Variable(tf.constant(value)) for name, value in state["head"].items()}
+        native = {name: found[name] for name in state["names"]}
+        self.__init__(models[0], models[1] if len(models) == 2 else None, native, shared=state["shared"])
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the models say of [N, ...] observations; nobody has looked at it yet."""
@@ -141,6 +166,11 @@ def reason(error: Exception) -> str:
     """Return the first line of an error that says something: both frameworks begin with where it was, and Keras prints in bold."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
     return next((line for line in lines if line.strip() and not line.startswith(WHERE)), "")
+
+
+def in_numpy(variables: Mapping[str, Any]) -> dict[str, Array]:
+    """Return variables' values by name."""
+    return {name: value.numpy() for name, value in variables.items()}
 
 
 def head_parameters(native: Mapping[str, Any]) -> dict[str, Any]:

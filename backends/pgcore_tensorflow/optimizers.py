@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import tensorflow as tf
@@ -22,12 +22,24 @@ __all__ = ["TensorflowOptimizer"]
 class TensorflowOptimizer(BoundOptimizer):
     """See `BoundOptimizer`."""
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"_update"})
+
     def __init__(self, spec: OptimizerSpec, policy: TensorflowParameters) -> None:
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
+        self._slots: dict[str, Any] = {slot: np.zeros(policy.size, policy.dtype) for slot in spec.slots}
+        self.rebuild()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`: variables belong to their process."""
+        return super().__getstate__() | {"_slots": {slot: value.numpy() for slot, value in self._slots.items()}}
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        spec, policy = self.spec, self.policy
         with policy.placed():
-            self._slots = {slot: tf.Variable(tf.zeros([policy.size], policy.dtype)) for slot in spec.slots}
+            self._slots = {slot: tf.Variable(value) for slot, value in self._slots.items()}
         shapes = [tf.TensorSpec(value.shape, value.dtype) for value in policy.native.values()]
         count = len(spec.scalars(1, 1.0))
         scalars = [tf.TensorSpec([], policy.dtype)] * count

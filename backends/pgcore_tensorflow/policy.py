@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -38,6 +38,8 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         module: The tf.Module.
     """
 
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"native", "_variables", "_graphs"}
+
     def __init__(
         self,
         backend: str,
@@ -51,9 +53,13 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         """Keep the module and its variables, as they are."""
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
-        self.native = module.native
         self.pads = compiled
         self.device = device
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
+        self.native: dict[str, Any] = self.module.native
         self._variables: list[Any] = list(self.native.values())
         self._graphs = lru_cache(KEPT)(no_graphs)
 

@@ -14,24 +14,41 @@ Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
 
 
 class TensorflowNamespace:
-    """See `pgcore.namespace.ArrayNamespace`; TensorFlow's derivatives of `abs` at 0 and at the bounds of a clip are its own."""
+    """See `pgcore.namespace.ArrayNamespace`.
+
+    Each function with a non-differentiable point is a choice by `where`: TensorFlow documents no subgradients.
+    """
 
     exp = staticmethod(tf.exp)
     log = staticmethod(tf.math.log)
     sqrt = staticmethod(tf.sqrt)
-    abs = staticmethod(tf.abs)
-    clip = staticmethod(tf.clip_by_value)
+    tanh = staticmethod(tf.tanh)
+    sigmoid = staticmethod(tf.sigmoid)
+    matmul = staticmethod(tf.matmul)
+    take_rows = staticmethod(tf.gather)
     sum = staticmethod(tf.reduce_sum)
     concatenate = staticmethod(tf.concat)
     log_softmax = staticmethod(tf.nn.log_softmax)
 
+    def relu(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.relu`."""
+        return self.where(x <= 0, 0.0, x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.abs`."""
+        return self.where(x == 0, 0.0, self.where(x < 0, -x, x))
+
     def maximum(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `ArrayNamespace.maximum`; said as a choice, since TensorFlow's own is not documented to break ties so."""
-        return tf.where(x >= y, x, y)
+        """See `ArrayNamespace.maximum`."""
+        return self.where((x >= y) | (x != x), x, y)  # noqa: PLR0124 - NaN alone differs from itself
 
     def minimum(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `ArrayNamespace.minimum`; see `maximum`."""
-        return tf.where(x <= y, x, y)
+        """See `ArrayNamespace.minimum`."""
+        return self.where((x <= y) | (x != x), x, y)  # noqa: PLR0124 - see `maximum`
+
+    def clip(self, x: Tensor, low: Any, high: Any) -> Tensor:
+        """See `ArrayNamespace.clip`."""
+        return self.where(x < low, low, self.where(x > high, high, x))
 
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """See `ArrayNamespace.where`; a number would be float32 by itself."""

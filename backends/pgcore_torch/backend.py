@@ -14,7 +14,7 @@ from pgcore.backend import Backend, float_dtype
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.spec import Adopted, PolicySpec
-from pgcore_torch.networks import BATCH_NORM, AdoptedModule, PolicyModule, own_parameters, stochastic_layers
+from pgcore_torch.networks import BATCH_NORM, AdoptedModule, make_module, own_parameters, stochastic_layers
 from pgcore_torch.parameters import adopted_parameters, native_parameters
 from pgcore_torch.policy import TorchPolicy
 
@@ -41,7 +41,7 @@ class TorchBackend(Backend):
         place = usable_device(device)
         numbers = float_dtype("torch.policy dtype", dtype)
         parameters = spec.initial_parameters(seed)
-        module = PolicyModule(spec, getattr(torch, dtype), place)
+        module = make_module(spec, getattr(torch, dtype), place)
         policy = TorchPolicy(self.name, spec, numbers, module, native_parameters(spec, module), compiled=compiled)
         policy.load(parameters)
         return policy

@@ -11,13 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pgcore.activations import Activation, Relu, Sigmoid, Tanh, activation
 from pgcore.adoption import refusal
 from pgcore.errors import PgcoreError, SpecError
-from pgcore.spec import MLP, Adopted, Network, PolicySpec, Table
+from pgcore.networks import MLP, Linear, Network, Table
+from pgcore.spec import PolicySpec
+from pgcore_torch.xp import xp
 
-__all__ = ["BATCH_NORM", "AdoptedModule", "PolicyModule", "own_parameters", "stochastic_layers"]
+__all__ = [
+    "BATCH_NORM",
+    "AdoptedModule",
+    "FormulaModule",
+    "PolicyModule",
+    "make_module",
+    "own_parameters",
+    "stochastic_layers",
+]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+# The networks that are layers of `torch.nn`, one after the other.
+LAYERED = (Table, Linear, MLP)
+
+# The layers of the activations that `torch.nn` has, and the functions behind them.
+ACTIVATIONS: dict[type[Activation], type[nn.Module]] = {Tanh: nn.Tanh, Relu: nn.ReLU, Sigmoid: nn.Sigmoid}
 FUNCTIONS: dict[type[nn.Module], Any] = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu, nn.Sigmoid: torch.sigmoid}
 
 DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the one base of all of them
@@ -69,8 +84,59 @@ def applied(network: nn.Module, prefix: str, parameters: Mapping[str, Tensor], x
         if isinstance(layer, nn.Linear):
             x = functional.linear(x, parameters[f"{prefix}.{number}.weight"], parameters[f"{prefix}.{number}.bias"])
         else:
-            x = FUNCTIONS[type(layer)](x)
+            x = FUNCTIONS.get(type(layer), layer)(x)
     return x
+
+
+class Elementwise(nn.Module):
+    """An activation that `torch.nn` has no layer of."""
+
+    def __init__(self, function: Activation) -> None:
+        """Keep the function."""
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return its value."""
+        return self.function.value(xp, x)
+
+
+class FormulaModule(nn.Module):
+    """A spec whose network is run as the formula that it is.
+
+    Attributes:
+        weights: Parameters of network and critic in canonical shapes; names have "/" where canonical ones have ".".
+        head: The head's own parameters.
+    """
+
+    def __init__(self, spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> None:
+        """Make the parameters, uninitialised."""
+        super().__init__()
+        self.spec = spec
+        self.weights = nn.ParameterDict(
+            {
+                name.replace(".", "/"): nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+                for name, shape in spec.parameter_shapes.items()
+                if not name.startswith("head.")
+            }
+        )
+        self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `PolicyModule.forward`."""
+        return self.computed(dict(self.named_parameters()), observations)
+
+    def computed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See `PolicyModule.computed`."""
+        named = {name.removeprefix("weights.").replace("/", "."): value for name, value in parameters.items()}
+        outputs, values = self.spec.apply(xp, named, observations)
+        return outputs, values.squeeze(1) if values is not None and self.spec.critic_values == "state" else values
+
+
+def make_module(spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> PolicyModule | FormulaModule:
+    """Return a spec's module, uninitialised: of `torch.nn`'s layers where those are known to be the network."""
+    # A subclass may compute something else, so the type must be the very one.
+    return (PolicyModule if type(spec.network) in LAYERED else FormulaModule)(spec, dtype, device)
 
 
 class AdoptedModule(nn.Module):
@@ -198,17 +264,24 @@ def hidden_layers(network: Network, dtype: torch.dtype, device: torch.device) ->
         return []
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise((network.inputs, *network.hidden)):
-        layers += [linear(inputs, outputs, dtype, device), ACTIVATIONS[network.activation]()]
+        layers += [linear(inputs, outputs, dtype, device), activation_layer(network.activation)]
     return layers
+
+
+def activation_layer(name: str) -> nn.Module:
+    """Return the layer of a registered activation."""
+    function = activation(name)
+    layer = ACTIVATIONS.get(type(function))
+    return Elementwise(function) if layer is None else layer()
 
 
 def whole_network(
     network: Network, outputs: int, dtype: torch.dtype, device: torch.device, *, torso: bool
 ) -> nn.Module:
     """Return a network with an output layer of its own, and with hidden layers unless they are elsewhere."""
-    assert not isinstance(network, Adopted)
     if isinstance(network, Table):
         return nn.utils.skip_init(nn.Embedding, network.states, outputs, dtype=dtype, device=device)
+    assert isinstance(network, Linear | MLP)
     hidden = hidden_layers(network, dtype, device) if torso else []
     width = network.hidden[-1] if network.hidden else network.inputs
     return nn.Sequential(*hidden, linear(width, outputs, dtype, device))

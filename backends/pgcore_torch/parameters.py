@@ -17,7 +17,7 @@ from pgcore.fitting import check_parameters
 from pgcore.parameters import Layout
 from pgcore.parameters import flat as flat_arrays
 from pgcore.spec import PolicySpec
-from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 
 __all__ = [
     "TorchParameters",
@@ -39,10 +39,11 @@ class TorchParameters(AutodiffParameters):
         device: Where they are.
     """
 
-    module: PolicyModule | AdoptedModule
+    module: PolicyModule | FormulaModule | AdoptedModule
     native: dict[str, Tensor]
     device: torch.device
     _adopted: bool
+    _verbatim: bool
     _dtype: torch.dtype
 
     def parameters(self) -> dict[str, Array]:
@@ -64,11 +65,11 @@ class TorchParameters(AutodiffParameters):
 
     def leaves(self, vector: Array) -> dict[str, Tensor]:
         """See `AutodiffParameters.leaves`."""
-        return from_canonical(vector, self.native, self.layout, adopted=self._adopted)
+        return from_canonical(vector, self.native, self.layout, verbatim=self._verbatim)
 
     def canonical(self, name: str, leaf: Tensor) -> Array:
         """See `AutodiffParameters.canonical`."""
-        return np.array(canonical(name, leaf.detach(), adopted=self._adopted).cpu().numpy(), order="C")
+        return np.array(canonical(name, leaf.detach(), verbatim=self._verbatim).cpu().numpy(), order="C")
 
     def to_numpy(self, native: Tensor) -> Array:
         """See `AutodiffParameters.to_numpy`."""
@@ -79,8 +80,12 @@ class TorchParameters(AutodiffParameters):
             check_current(self.module, self.native, self._dtype, self.device)
 
 
-def native_parameters(spec: PolicySpec, module: PolicyModule) -> dict[str, Tensor]:
-    """Return the module's own tensors by canonical name, in canonical order; weights are still PyTorch's [out, in]."""
+def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) -> dict[str, Tensor]:
+    """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
+    if isinstance(module, FormulaModule):
+        named: dict[str, Tensor] = {name.replace("/", "."): value for name, value in module.weights.items()}
+        named |= {f"head.{name}": value for name, value in module.head.items()}
+        return {name: named[name] for name in spec.parameter_shapes}
     found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     torso = [] if module.torso is None else linear_layers(module.torso)
     for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
@@ -157,19 +162,25 @@ def check_current(module: AdoptedModule, native: dict[str, Tensor], dtype: torch
             )
 
 
-def canonical(name: str, tensor: Tensor, *, adopted: bool) -> Tensor:
-    """Return a parameter, or its gradient, in canonical shape: a linear layer's weight is [in, out]; adopted ones stay as they are."""
-    return tensor.mT if not adopted and name.endswith(".weight") else tensor
+def canonical(name: str, tensor: Tensor, *, verbatim: bool) -> Tensor:
+    """Return a parameter, or its gradient, in canonical shape.
+
+    Args:
+        name: Its canonical name.
+        tensor: In the module's shape.
+        verbatim: Whether the module's shapes are canonical; a layer of PyTorch's keeps its weight as [out, in].
+    """
+    return tensor.mT if not verbatim and name.endswith(".weight") else tensor
 
 
 def from_canonical(
-    vector: Array | Tensor, like: dict[str, Tensor], layout: Layout, *, adopted: bool
+    vector: Array | Tensor, like: dict[str, Tensor], layout: Layout, *, verbatim: bool
 ) -> dict[str, Tensor]:
-    """Return views of a [D] vector in canonical order, in PyTorch's own shapes."""
+    """Return views of a [D] vector in canonical order, in the module's shapes; see `canonical`."""
     # A copy, since the vector may be read-only.
     tensor = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
     named = layout.named(tensor)
-    return {name: canonical(name, named[name], adopted=adopted).to(value.device) for name, value in like.items()}
+    return {name: canonical(name, named[name], verbatim=verbatim).to(value.device) for name, value in like.items()}
 
 
 def flat(leaves: dict[str, Tensor]) -> Tensor:

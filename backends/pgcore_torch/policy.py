@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pgcore.spec import Adopted, PolicySpec
 from pgcore.surrogate import Surrogate
 from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
-from pgcore_torch.networks import AdoptedModule, PolicyModule
+from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 from pgcore_torch.optimizers import TorchOptimizer
 from pgcore_torch.parameters import TorchParameters, canonical, flat
 
@@ -52,12 +52,14 @@ def without_autocast(method: Method) -> Method:
 class TorchPolicy(TorchParameters, AutodiffPolicy):
     """See `AutodiffPolicy`."""
 
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_kept"}
+
     def __init__(
         self,
         backend: str,
         spec: PolicySpec,
         dtype: np.dtype[Any],
-        module: PolicyModule | AdoptedModule,
+        module: PolicyModule | FormulaModule | AdoptedModule,
         native: dict[str, Tensor],
         *,
         compiled: bool,
@@ -70,9 +72,14 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
+        self._verbatim = not isinstance(module, PolicyModule)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
         self._own = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """See `Copied.rebuild`."""
         self._kept = lru_cache(KEPT)(nothing_compiled)
 
     def optimizer_state(self, formula: OptimizerSpec) -> TorchOptimizer:
@@ -177,7 +184,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """
         head = self.spec.head
         module = self.module
-        assert isinstance(module, PolicyModule)
+        assert not isinstance(module, AdoptedModule)
         canonical_names = {id(value): name for name, value in self.native.items()}
         own = {name: canonical_names[id(value)] for name, value in self._parameters.items()}
 
@@ -223,7 +230,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
-        if isinstance(self.module, PolicyModule):
+        if not isinstance(self.module, AdoptedModule):
             return Outputs(*self.module.computed(self._parameters, observations), self._own)
         try:
             outputs, values = self.module(observations)
@@ -253,7 +260,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         columns: list[Tensor] = []
         for (name, value), part in zip(self.native.items(), parts, strict=True):
             found = value.new_zeros(rows, *value.shape) if part is None else part
-            columns.append(canonical(name, found, adopted=self._adopted).reshape(rows, -1))
+            columns.append(canonical(name, found, verbatim=self._verbatim).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pgcore.namespace import ArrayNamespace
 
@@ -13,26 +14,42 @@ __all__ = ["TorchNamespace", "xp"]
 
 
 class TorchNamespace:
-    """See `pgcore.namespace.ArrayNamespace`; PyTorch's derivatives of `abs` at 0 and of `clamp` at a bound are its own."""
+    """See `pgcore.namespace.ArrayNamespace`.
+
+    Each function with a non-differentiable point is a choice by `where`: PyTorch's own subgradients change between versions.
+    """
 
     exp = staticmethod(torch.exp)
     log = staticmethod(torch.log)
     sqrt = staticmethod(torch.sqrt)
-    abs = staticmethod(torch.abs)
-    clip = staticmethod(torch.clamp)
+    tanh = staticmethod(torch.tanh)
+    sigmoid = staticmethod(torch.sigmoid)
+    matmul = staticmethod(torch.matmul)
     where = staticmethod(torch.where)
     sum = staticmethod(torch.sum)
     concatenate = staticmethod(torch.cat)
     full_like = staticmethod(torch.full_like)
     log_softmax = staticmethod(torch.log_softmax)
 
+    def relu(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.relu`."""
+        return torch.where(x <= 0, 0.0, x)
+
+    def abs(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.abs`."""
+        return torch.where(x == 0, 0.0, torch.where(x < 0, -x, x))
+
     def maximum(self, x: Tensor, y: Tensor) -> Tensor:
         """See `ArrayNamespace.maximum`; PyTorch's own splits the gradient on a tie."""
-        return torch.where(x >= y, x, y)
+        return torch.where((x >= y) | (x != x), x, y)  # noqa: PLR0124 - NaN alone differs from itself
 
     def minimum(self, x: Tensor, y: Tensor) -> Tensor:
         """See `ArrayNamespace.minimum`; PyTorch's own splits the gradient on a tie."""
-        return torch.where(x <= y, x, y)
+        return torch.where((x <= y) | (x != x), x, y)  # noqa: PLR0124 - see `maximum`
+
+    def clip(self, x: Tensor, low: Any, high: Any) -> Tensor:
+        """See `ArrayNamespace.clip`; the derivative of `torch.clamp` at a bound is 1, 0 or 1/2, by version and type of bound."""
+        return torch.where(x < low, low, torch.where(x > high, high, x))
 
     def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
         """See `ArrayNamespace.broadcast_to`."""
@@ -41,6 +58,10 @@ class TorchNamespace:
     def take_last(self, x: Tensor, index: Tensor) -> Tensor:
         """See `ArrayNamespace.take_last`."""
         return x.gather(1, index.unsqueeze(1)).squeeze(1)
+
+    def take_rows(self, x: Tensor, index: Tensor) -> Tensor:
+        """See `ArrayNamespace.take_rows`."""
+        return functional.embedding(index, x)
 
     def first_largest(self, x: Tensor) -> Tensor:
         """See `ArrayNamespace.first_largest`."""

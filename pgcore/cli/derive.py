@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pgcore import api
-from pgcore.errors import EstimatorError
 from pgcore.registry import registry
 from pgcore.score_estimator import ScoreEstimator
-from pgcore.values import read_value, without_none
+from pgcore.values import read_assignments, without_none
 
 if TYPE_CHECKING:
     from pgcore.derive import Derivation
@@ -36,7 +35,7 @@ def derive_command(
     """
     if as_latex and as_json:
         raise typer.BadParameter("expected --latex or --json, got both; choose one")
-    derivation = derivation_of(name, read_fields(name, assignments or []))
+    derivation = derivation_of(name, assignments or [])
     write = latex_of if as_latex else json_of if as_json else text_of
     sys.stdout.write(write(derivation))
     if isinstance(derivation.estimator, ScoreEstimator):
@@ -45,26 +44,12 @@ def derive_command(
         )
 
 
-def derivation_of(name: str, fields: dict[str, Any]) -> Derivation:
-    """Return the derivation of a registered estimator with these hyper-parameters."""
+def derivation_of(name: str, assignments: list[str]) -> Derivation:
+    """Return the derivation of a registered estimator with these `field=value` assignments."""
     from pgcore.derive import derive
 
-    return derive(api.estimator(name, **fields))
-
-
-def read_fields(name: str, assignments: list[str]) -> dict[str, Any]:
-    """Return hyper-parameters of `field=value` assignments; a value is TOML, or else taken as a string.
-
-    Raises:
-        EstimatorError: an assignment is not of that form.
-    """
-    fields: dict[str, Any] = {}
-    for assignment in assignments:
-        field, equals, value = assignment.partition("=")
-        if not equals or not field.strip():
-            raise EstimatorError(f"--set: expected field=value, got {assignment!r}; write it as in --set clip=0.1")
-        fields[field.strip()] = read_value(value.strip())
-    return without_none(cast("type", registry().load("estimators", name)), fields)
+    cls = cast("type", registry().load("estimators", name))
+    return derive(api.estimator(name, **without_none(cls, read_assignments(assignments))))
 
 
 def text_of(derivation: Derivation) -> str:

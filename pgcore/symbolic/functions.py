@@ -25,6 +25,7 @@ __all__ = [
     "is_constant",
     "is_row",
     "magnitude",
+    "sigmoid",
     "sign",
     "symbol",
 ]
@@ -92,12 +93,23 @@ class magnitude(Real):  # noqa: N801
         return sign(self.args[0])
 
 
+class sigmoid(Real):  # noqa: N801
+    """1 / (1 + e to the -x)."""
+
+    def fdiff(self, _argindex: int = 1) -> Expression:
+        """Return the derivative."""
+        y: Expression = self
+        return y * (1 - y)
+
+
 # The elementwise functions of `xp`: a new one is a line here, one in `program.OPERATIONS`, and where SymPy has none a class above.
 ELEMENTWISE: dict[str, Any] = {
     "abs": magnitude,
     "exp": sympy.exp,
     "log": sympy.log,
+    "sigmoid": sigmoid,
     "sqrt": sympy.sqrt,
+    "tanh": sympy.tanh,
 }
 
 

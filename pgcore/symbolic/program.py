@@ -22,6 +22,7 @@ from pgcore.symbolic.functions import (
     is_constant,
     is_row,
     magnitude,
+    sigmoid,
     sign,
 )
 from pgcore.symbolic.library import Expression, sympy
@@ -78,6 +79,7 @@ OPERATIONS: dict[Any, str] = {
     LogSumExp: "log_sum_exp",
     RowSum: "row_sum",
     magnitude: "np.abs",
+    sigmoid: "host.sigmoid",
     sign: "np.sign",
     sympy.Abs: "np.abs",  # what SymPy makes of sqrt(x * x)
     sympy.And: "np.logical_and",
@@ -92,6 +94,7 @@ OPERATIONS: dict[Any, str] = {
     sympy.exp: "np.exp",
     sympy.log: "np.log",
     sympy.sign: "np.sign",
+    sympy.tanh: "np.tanh",
 }
 
 

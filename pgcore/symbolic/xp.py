@@ -42,6 +42,11 @@ class SymbolicNamespace:
         self._traced("clip", x)
         return self.where(x < low, low, self.where(x > high, high, x))
 
+    def relu(self, x: Traced) -> Traced:
+        """See `ArrayNamespace.relu`."""
+        self._traced("relu", x)
+        return self.where(x > 0, x, 0.0)
+
     def where(self, condition: Any, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.where`."""
         if isinstance(condition, Traced):
@@ -102,6 +107,14 @@ class SymbolicNamespace:
     def concatenate(self, arrays: object, axis: int) -> NoReturn:
         """Refuse: an array of another number of actions has no entry for each of them."""
         self.trace.refuse("xp.concatenate", "sum the parts by themselves, ")
+
+    def matmul(self, x: object, y: object) -> NoReturn:
+        """Refuse: a product of matrices is a network's, not a step's."""
+        self.trace.refuse("xp.matmul", "leave it to the network, ")
+
+    def take_rows(self, x: object, index: object) -> NoReturn:
+        """Refuse: a row of a table is a network's output, not a step's quantity."""
+        self.trace.refuse("xp.take_rows", "leave it to the network, ")
 
     def first_largest(self, x: object) -> NoReturn:
         """Refuse: which entry is the largest is not differentiated, and belongs into the signals."""

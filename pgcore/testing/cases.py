@@ -28,7 +28,7 @@ from pgcore.heads import (
     SquashedGaussian,
 )
 from pgcore.policy import Policy
-from pgcore.spec import MLP, Adopted, Linear, Network, PolicySpec, Table
+from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
 
 __all__ = ["ESTIMATORS", "EXTREME", "HEADS", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
 
@@ -123,7 +123,7 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
     for seed, indices in enumerate(itertools.product(range(len(ESTIMATORS)), range(len(HEADS)), range(len(dtypes)))):
         name, head, dtype = list(ESTIMATORS)[indices[0]], list(HEADS)[indices[1]], dtypes[indices[2]]
         network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
-        shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and isinstance(NETWORKS[network], MLP)
+        shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and NETWORKS[network].has_torso
         valued = (
             "action_value" in ESTIMATORS[name].quantities and HEADS[head].enumerable and not HEADS[head].action_values
         )
@@ -180,17 +180,13 @@ def make_case(
             for name, value in spec.initial_parameters(seed).items()
         }
     )
-    network = spec.network
-    assert not isinstance(network, Adopted)
+    states, shape = spec.network.num_states, spec.network.observation_shape
+    assert shape is not None
     lengths = np.array([steps - 7 - (steps - 7) // 2, 4, (steps - 7) // 2, 1, 2])
-    if isinstance(network, Table):
-        observations, final = (
-            rng.integers(0, network.states, steps),
-            rng.integers(0, network.states, len(lengths)),
-        )
+    if states is not None:
+        observations, final = (rng.integers(0, states, number) for number in (steps, len(lengths)))
     else:
-        observations = rng.standard_normal((steps, network.inputs))
-        final = rng.standard_normal((len(lengths), network.inputs))
+        observations, final = (rng.standard_normal((number, *shape)) for number in (steps, len(lengths)))
     mask, actions, described = random_actions(spec.head, steps, rng)
     plain = Batch(
         observations=observations,
@@ -202,14 +198,20 @@ def make_case(
         action_mask=mask,
         extras={"reference": described},
     )
-    log_probs = made.evaluate(plain, ("log_prob",))["log_prob"] + 0.3 * rng.standard_normal(steps)
+    recorded = made.evaluate(plain, ("log_prob", *quantities_of(spec) & {"value"}))
+    log_probs = recorded["log_prob"] + 0.3 * rng.standard_normal(steps)
     extras = dict(plain.extras)
     extras["reference_log_probs"] = log_probs + 0.3 * rng.standard_normal(steps)
     extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
     fields = {
         name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
-    batch = Batch(**fields, final_observations=final, action_mask=mask, log_probs=log_probs, extras=extras)
+    values = None
+    if "value" in recorded:  # of another critic, so that a clipped value loss is clipped somewhere
+        values = recorded["value"] + 0.3 * rng.standard_normal(steps)
+    batch = Batch(
+        **fields, final_observations=final, action_mask=mask, log_probs=log_probs, values=values, extras=extras
+    )
     return made, batch.pad(steps + padding)
 
 

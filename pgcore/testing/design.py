@@ -9,7 +9,7 @@ from functools import cached_property
 
 from pgcore.estimator import Estimator
 from pgcore.heads import Head
-from pgcore.spec import MLP, PolicySpec
+from pgcore.spec import PolicySpec
 from pgcore.testing.cases import NETWORKS, Case, fits
 
 __all__ = ["DTYPES", "OPTIMIZERS", "Choice", "covering", "product"]
@@ -96,7 +96,7 @@ def made(  # noqa: PLR0917 - one argument a thing
     """Yield the case, unless its parts do not fit each other."""
     estimator = estimators[variant]
     kind, _, values = critic.partition(" ")
-    if kind == "shared" and not isinstance(NETWORKS[network], MLP):
+    if kind == "shared" and not NETWORKS[network].has_torso:
         return
     if values and (heads[head].action_values or not heads[head].enumerable):
         return

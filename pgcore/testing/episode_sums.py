@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.testing.estimator_form import LiftedEvaluate, Number, where
+from pgcore.testing.estimator_form import Lift, LiftedEvaluate, Number, where
 
 __all__ = [
     "backwards",
@@ -24,6 +24,7 @@ __all__ = [
     "normalised",
     "over_episodes",
     "safe_ratio",
+    "state_values",
 ]
 
 
@@ -44,9 +45,16 @@ def safe_ratio(numerator: Number, denominator: Number) -> Number:
     return where(some, numerator / where(some, denominator, 1), 0)
 
 
-def final_values(batch: Batch, evaluate: LiftedEvaluate) -> Number:
+def state_values(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
+    """Return [B] V(s_t), the batch's where it has recorded it."""
+    return evaluate("value") if batch.values is None else lift(batch.values)
+
+
+def final_values(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
     """Return [E] the value of what followed each episode's last step: 0 where the episode terminated."""
     ended = batch.terminated
+    if batch.final_values is not None:
+        return where(ended, 0, lift(batch.final_values))
     return np.zeros(len(ended)) if ended.all() else where(ended, 0, evaluate("final_value"))
 
 

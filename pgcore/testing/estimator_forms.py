@@ -15,7 +15,16 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.estimator import Estimator
-from pgcore.testing.episode_sums import backwards, final_values, gae, joined, n_step, normalised, safe_ratio
+from pgcore.testing.episode_sums import (
+    backwards,
+    final_values,
+    gae,
+    joined,
+    n_step,
+    normalised,
+    safe_ratio,
+    state_values,
+)
 from pgcore.testing.estimator_form import (
     EstimatorForm,
     Lift,
@@ -48,11 +57,13 @@ class ReinforceForm(EstimatorForm):
         critic = self.fields.baseline == "value"
         rewards, following = (
             lift(batch.rewards),
-            final_values(batch, evaluate) if critic else np.zeros(batch.num_episodes),
+            final_values(batch, evaluate, lift) if critic else np.zeros(batch.num_episodes),
         )
         to_go = backwards(batch, following, lambda t, rest: rewards[t] + rest * self.fields.gamma)
         weighing = to_go if self.fields.reward_to_go else to_go[batch.episode_starts][batch.episode_of_step]
-        advantage = weighing - (evaluate("value") if critic else self._baseline(batch, weighing, evaluate, lift))
+        advantage = weighing - (
+            state_values(batch, evaluate, lift) if critic else self._baseline(batch, weighing, evaluate, lift)
+        )
         if self.fields.normalise == "batch":
             advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
         found = {"advantage": advantage * self._discount(batch, lift)}
@@ -104,7 +115,7 @@ class ActorCriticForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = evaluate("value"), final_values(batch, evaluate)
+        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         if self.fields.advantage == "gae":
             advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
             target = advantage + values
@@ -122,7 +133,7 @@ class PPOForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = evaluate("value"), final_values(batch, evaluate)
+        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
         found = {"advantage": advantage, "return_": advantage + values}
         if self.fields.normalise == "batch":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.testing.episode_sums import backwards, episodes, joined, normalised, over_episodes
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
@@ -23,11 +24,18 @@ def penalised(batch: Batch, evaluate: LiftedEvaluate, lift: Lift, beta: float) -
     return rewards - (old(batch, evaluate, lift) - lift(batch.extras["reference_log_probs"])) * beta
 
 
-def by_group(batch: Batch, rewards: Number, function: Callable[[int, list[int], Number], Number]) -> Number:
+def groups_of(batch: Batch, group: str) -> Array:
+    """Return [E] the number of each episode's group: the extra's, or for "all" the same."""
+    if group == "all":
+        return np.zeros(batch.num_episodes, np.intp)
+    return batch.extras["group"][batch.episode_starts]
+
+
+def by_group(batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]) -> Number:
     """Return [B] for each step what `function(episode, its group's episodes, [E] sums of rewards)` gives its episode; 0 for padding."""
     totals = joined([rewards[steps.start : steps.stop].sum() for steps in episodes(batch)])
     real = real_episodes(batch)
-    numbers = batch.extras.get("group", np.zeros(batch.num_steps, int))[batch.episode_starts]
+    numbers = groups_of(batch, group)
     rows: list[Number] = []
     for episode in range(batch.num_episodes):
         among = [other for other in real if numbers[other] == numbers[episode]]
@@ -55,7 +63,11 @@ class RLOOForm(EstimatorForm):
             others = [other for other in among if other != episode]
             return totals[episode] - totals[others].sum() / len(others)
 
-        return {"advantage": by_group(batch, penalised(batch, evaluate, lift, self.fields.kl_coefficient), relative)}
+        return {
+            "advantage": by_group(
+                batch, self.fields.group, penalised(batch, evaluate, lift, self.fields.kl_coefficient), relative
+            )
+        }
 
 
 class GRPOForm(EstimatorForm):
@@ -66,7 +78,7 @@ class GRPOForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         found = {
-            "advantage": by_group(batch, lift(batch.rewards), self.relative),
+            "advantage": by_group(batch, self.fields.group, lift(batch.rewards), self.relative),
             "old_log_prob": old(batch, evaluate, lift),
         }
         if getattr(self.fields, "kl_coefficient", 0) != 0:
@@ -113,15 +125,15 @@ class CISPOForm(GRPOForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`: w_t = 1 / B becomes 1 / (groups x steps of the step's group)."""
         found = super().signals(batch, evaluate, lift)
-        if "group" not in batch.extras:
-            return found
         lengths, real = batch.episode_lengths, real_episodes(batch)
-        groups = len(set(batch.extras["group"][batch.episode_starts][real].tolist()))
+        groups = len(set(groups_of(batch, self.fields.group)[real].tolist()))
 
         def share(_: int, among: list[int], totals: Number) -> Number:
             return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
 
-        return found | {"advantage": found["advantage"] * by_group(batch, lift(batch.rewards), share)}
+        return found | {
+            "advantage": found["advantage"] * by_group(batch, self.fields.group, lift(batch.rewards), share)
+        }
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
@@ -141,7 +153,7 @@ class ReinforcePPForm(EstimatorForm):
         to_come = backwards(batch, np.zeros(batch.num_episodes), lambda t, rest: rewards[t] + rest * f.gamma)
         if f.baseline == "group":
             to_come = to_come - by_group(
-                batch, lift(batch.rewards), lambda _, among, totals: totals[among].sum() / len(among)
+                batch, f.group, lift(batch.rewards), lambda _, among, totals: totals[among].sum() / len(among)
             )
         advantage = normalised(to_come, real_steps(batch), f.ddof)
         return {"advantage": advantage, "old_log_prob": old(batch, evaluate, lift)}

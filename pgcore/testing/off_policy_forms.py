@@ -17,6 +17,7 @@ from pgcore.testing.episode_sums import (
     next_values,
     normalised,
     over_episodes,
+    state_values,
 )
 from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
 
@@ -99,7 +100,8 @@ class VTraceForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        f, rewards, values, after = self.fields, lift(batch.rewards), evaluate("value"), final_values(batch, evaluate)
+        f, rewards = self.fields, lift(batch.rewards)
+        values, after = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         ratio = np.exp(log_ratios(batch, evaluate, lift))
         rho, c = where(ratio > f.rho_bar, f.rho_bar, ratio), where(ratio > f.c_bar, f.c_bar, ratio) * f.trace_lambda
         ahead = next_values(batch, values, after)
@@ -121,8 +123,8 @@ class AWRForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        f, values = self.fields, evaluate("value")
-        advantage = gae(batch, lift(batch.rewards), values, final_values(batch, evaluate), f.gamma, f.gae_lambda)
+        f, values = self.fields, state_values(batch, evaluate, lift)
+        advantage = gae(batch, lift(batch.rewards), values, final_values(batch, evaluate, lift), f.gamma, f.gae_lambda)
         scaled = normalised(advantage, real_steps(batch), f.ddof) if f.normalise == "batch" else advantage
         exponent = scaled / f.temperature
         limit = math.log(f.max_weight)

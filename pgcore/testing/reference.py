@@ -17,9 +17,10 @@ from pgcore.batch import Batch
 from pgcore.estimator import KLS, QUANTITIES
 from pgcore.host import host
 from pgcore.parameters import flat
-from pgcore.spec import MLP, PolicySpec, Table
+from pgcore.spec import MLP, Linear, PolicySpec, Table
 from pgcore.surrogate import Surrogate
 from pgcore.testing.estimator_forms import estimator_form
+from pgcore.testing.formula_run import FormulaRun
 from pgcore.testing.head_forms import head_form
 
 __all__ = [
@@ -36,6 +37,9 @@ __all__ = [
     "surrogate_terms",
     "terms",
 ]
+
+# The activations of `_Run`, by name.
+ACTIVATIONS = ("tanh", "relu", "sigmoid")
 
 Number = Any  # an array of whichever number system `lift` lifts into
 Lift = Callable[[Array], Number]
@@ -159,7 +163,7 @@ def fisher_vector_product(
 
 def _forward(
     spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift
-) -> tuple[_Run, Any, dict[str, Number]]:
+) -> tuple[_Run | FormulaRun, Any, dict[str, Number]]:
     """Return the pass through the network, the head, and what the surrogate is given."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
     return run, head, surrogate_inputs(spec, surrogate, head, run.outputs, run.values, lift)
@@ -179,11 +183,12 @@ def surrogate_inputs(
 
 def _pass(
     spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, dtype: np.dtype[Any], lift: Lift
-) -> tuple[_Run, Any]:
+) -> tuple[_Run | FormulaRun, Any]:
     """Return the pass through the network and the head; `dtype` is the policy's."""
     lifted = {name: lift(value) for name, value in parameters.items()}
-    observations = batch.observations if isinstance(spec.network, Table) else lift(batch.observations.astype(dtype))
-    run = _Run(spec, lifted, observations)
+    states = spec.network.num_states is not None
+    observations = batch.observations if states else lift(batch.observations.astype(dtype))
+    run = (_Run if has_plain_form(spec) else FormulaRun)(spec, lifted, observations)
     return run, head_form(spec, run.outputs, lifted, batch, dtype, lift)
 
 
@@ -217,6 +222,12 @@ def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch:
         own = chosen * cotangents["action_value"].reshape(-1, 1)
         d = own if d is None else d + own
     return d
+
+
+def has_plain_form(spec: PolicySpec) -> bool:
+    """Whether the network and its activation are among those written out below; any other is run as its own formula."""
+    network = spec.network
+    return type(network) in (Table, Linear, MLP) and getattr(network, "activation", "tanh") in ACTIVATIONS
 
 
 class _Run:

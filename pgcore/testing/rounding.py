@@ -39,9 +39,10 @@ def nudged_batch(batch: Batch, dtype: np.dtype[Any], number: int) -> Batch:
         return nudged(observations.astype(dtype), rng) if observations.dtype.kind == "f" else observations
 
     final = batch.final_observations
-    kept = ("actions", "rewards", "episode_lengths", "terminated", "log_probs", "action_mask", "step_weights", "extras")
+    per_step = ("actions", "rewards", "log_probs", "values", "action_mask", "step_weights", "extras")
+    per_episode = ("episode_lengths", "terminated", "final_values")
     return Batch(
-        **{name: getattr(batch, name) for name in kept},
+        **{name: getattr(batch, name) for name in (*per_step, *per_episode)},
         observations=moved(batch.observations),
         final_observations=None if final is None else moved(final),
     )

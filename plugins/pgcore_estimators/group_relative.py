@@ -7,7 +7,7 @@ r the ratio of the current policy's probability of a step's action to that of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from pgcore.batch import Batch
 from pgcore.checks import number, one_of, positive, set_field
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards, group_of_episode
+from pgcore.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import centre, normalise
@@ -39,16 +39,18 @@ class _GroupRelative(Estimator):
 
     clip_low: float = 0.2
     clip_high: float = 0.2
+    group: str = field(default="extra", kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        one_of(f"{type(self).__name__}.group", self.group, GROUPS, EstimatorError)
         for name in ("clip_low", "clip_high"):
             set_field(self, name, positive(f"{type(self).__name__}.{name}", getattr(self, name), EstimatorError))
 
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -57,7 +59,7 @@ class _GroupRelative(Estimator):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the policy that acted is the batch's, or where it says nothing the current one."""
-        advantage = by_group(self.relative, episode_rewards(batch), batch)
+        advantage = by_group(self.relative, episode_rewards(batch), batch, self.group)
         return {"advantage": advantage[batch.episode_of_step], "old_log_prob": old_log_probs(batch, evaluate)}
 
     def relative(self, rewards: Array) -> Array:
@@ -86,7 +88,7 @@ class _Standardised(_GroupRelative):
 
     def relative(self, rewards: Array) -> Array:
         """See `_GroupRelative.relative`; an episode that is alone in its group has 0."""
-        return normalise(rewards, ddof=self.ddof) if len(rewards) > 1 else 0.0 * rewards
+        return normalise(rewards, ddof=self.ddof, noun="episode") if len(rewards) > 1 else 0.0 * rewards
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class GRPO(_Standardised):
         clip_low: r is held above 1 - clip_low.
         clip_high: r is held below 1 + clip_high.
         ddof: Of the standard deviation.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
         kl_coefficient: Of pi_ref / pi - log(pi_ref / pi) - 1, an estimate of KL(pi, pi_ref) from samples, with pi_ref's log-probabilities
             in the extra `reference_log_probs`. 0 leaves it out.
 
@@ -177,6 +181,8 @@ class GSPO(_Standardised):
         clip_low: s is held above 1 - clip_low.
         clip_high: s is held below 1 + clip_high.
         ddof: Of the group's standard deviation in A = (R - mean) / std.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -222,6 +228,8 @@ class CISPO(_Standardised):
         clip_low: r is held above 1 - clip_low; 1 is no bound.
         clip_high: r is held below 1 + clip_high.
         ddof: Of the group's standard deviation in A = (R - mean) / std.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -234,12 +242,13 @@ class CISPO(_Standardised):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the mean over all steps becomes one over groups in the advantages, in which a term is linear."""
         found = dict(super().signals(batch, evaluate))
-        if "group" in batch.extras:
-            steps = batch.episode_lengths * (batch.episode_weights > 0)
-            in_group = by_group(lambda own: np.full_like(own, own.sum()), steps, batch)
-            groups = len(np.unique(group_of_episode(batch)[steps > 0]))
-            share = steps.sum() / (groups * np.maximum(in_group, 1))
-            found["advantage"] = found["advantage"] * share[batch.episode_of_step]
+        if is_one_group(batch, self.group):  # which weighs what all steps do
+            return found
+        steps = batch.episode_lengths * (batch.episode_weights > 0)
+        groups = len(np.unique(group_of_episode(batch, self.group)[steps > 0]))
+        in_group = by_group(lambda members: np.full_like(members, members.sum()), steps, batch, self.group)
+        share = steps.sum() / (groups * np.maximum(in_group, 1))
+        found["advantage"] = found["advantage"] * share[batch.episode_of_step]
         return found
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:

@@ -19,6 +19,7 @@ from pgcore.signals import gae, normalise
 from pgcore_estimators.terms import (
     bonus,
     bonus_cotangents,
+    check_old_values,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -48,7 +49,10 @@ class PPO(Estimator):
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
         value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
-        value_clip: Clip V to within this of the old value, and take the larger loss; None does not.
+        value_clip: Clip V to within this of the old value, and take the larger loss; None does not. Old
+            values are the batch's recorded `values`. Without them the current critic's are, so signals
+            must be computed once, before the first optimizer step; it is an error where the batch's
+            log-probabilities show that the policy has changed since.
         entropy_coefficient: Of the entropy bonus; 0 leaves it out.
         normalise: Give advantages mean 0 and standard deviation 1: "none", "batch" or "minibatch".
         ddof: Of that standard deviation.
@@ -91,7 +95,7 @@ class PPO(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=True, discrete_only=False)
+        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -103,6 +107,8 @@ class PPO(Estimator):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
+        if self.uses("old_value"):
+            check_old_values(batch, evaluate, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
         found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old_log_probs(batch, evaluate)}

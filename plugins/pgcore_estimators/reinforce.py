@@ -14,6 +14,7 @@ from pgcore.checks import flag, number, one_of, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
+from pgcore.recorded import critic_values
 from pgcore.score_estimator import ScoreEstimator
 from pgcore.signals import episode_returns, leave_one_out_mean, normalise, optimal_baseline, returns
 from pgcore_estimators.terms import bonus, bonus_cotangents
@@ -100,7 +101,7 @@ class Reinforce(Estimator):
         plain = self.normalise == "none" and self.entropy_coefficient == 0 and self.reduction is Reduction.TRAJECTORY
         return Claims(
             unbiased=plain and self.baseline != "mean",
-            on_policy=True,
+            off_policy="none",
             needs_critic=self.baseline == "value",
             discrete_only=False,
             whole_episodes=self.baseline != "value",
@@ -113,10 +114,10 @@ class Reinforce(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
         if self.baseline == "value":
-            found = evaluate("value", "final_value")
-            target = returns(batch.rewards, batch.episode_lengths, self.gamma, found["final_value"])
-            g_t = self._returns(batch, found["final_value"])
-            return {"advantage": self._advantage(batch, g_t, found["value"]), "return_": target}
+            v_t, final = critic_values(batch, evaluate)
+            target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
+            g_t = self._returns(batch, final)
+            return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
         g_t = self._returns(batch)
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
 

@@ -13,7 +13,7 @@ from pgcore.batch import Batch
 from pgcore.checks import number, one_of, positive, set_field, unit_interval
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate
-from pgcore.groups import by_group, episode_rewards
+from pgcore.groups import GROUPS, by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import normalise, returns
 from pgcore_estimators.terms import (
@@ -39,6 +39,8 @@ class ReinforcePP(Estimator):
             extra `reference_log_probs`. 0 leaves it out.
         gamma: Discount in [0, 1].
         ddof: Of the batch's standard deviation.
+        group: Which episodes have one mean: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -49,6 +51,7 @@ class ReinforcePP(Estimator):
     kl_coefficient: float = 0.0
     gamma: float = 1.0
     ddof: int = 1
+    group: str = "extra"
     name: ClassVar[str] = "reinforce_pp"
     sources: ClassVar[tuple[str, ...]] = ("Hu 2025, sec. 3, arXiv:2501.03262",)
 
@@ -58,18 +61,21 @@ class ReinforcePP(Estimator):
         set_field(self, "clip", positive("ReinforcePP.clip", self.clip, EstimatorError))
         set_field(self, "kl_coefficient", number("ReinforcePP.kl_coefficient", self.kl_coefficient, EstimatorError))
         set_field(self, "gamma", unit_interval("ReinforcePP.gamma", self.gamma, EstimatorError))
+        one_of("ReinforcePP.group", self.group, GROUPS, EstimatorError)
         one_of("ReinforcePP.ddof", self.ddof, (0, 1), EstimatorError)
 
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
         if self.baseline == "group":
-            mean = by_group(lambda own: np.full_like(own, own.mean()), episode_rewards(batch), batch)
+            mean = by_group(
+                lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group
+            )
             g_t = g_t - mean[batch.episode_of_step]
         return {
             "advantage": normalise(g_t, batch.step_weights, ddof=self.ddof),

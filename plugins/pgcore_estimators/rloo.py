@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, set_field
+from pgcore.checks import number, one_of, set_field
 from pgcore.errors import EstimatorError
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards
+from pgcore.groups import GROUPS, by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import leave_one_out_mean
 from pgcore_estimators.terms import penalised_rewards
@@ -28,12 +28,15 @@ class RLOO(Estimator):
     Attributes:
         kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
             extra `reference_log_probs`. 0 leaves it out.
+        group: Which episodes are compared: "extra" for those with one number in the batch's extra
+            `group`, "all" for all of them.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
     """
 
     kl_coefficient: float = 0.0
+    group: str = "extra"
     reduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "rloo"
     sources: ClassVar[tuple[str, ...]] = (
@@ -43,6 +46,7 @@ class RLOO(Estimator):
 
     def __post_init__(self) -> None:
         """Check the fields."""
+        one_of("RLOO.group", self.group, GROUPS, EstimatorError)
         set_field(self, "kl_coefficient", number("RLOO.kl_coefficient", self.kl_coefficient, EstimatorError))
 
     @property
@@ -50,7 +54,7 @@ class RLOO(Estimator):
         """See `Estimator.claims`."""
         return Claims(
             unbiased=self.kl_coefficient == 0,
-            on_policy=True,
+            off_policy="none",
             needs_critic=False,
             discrete_only=False,
             whole_episodes=True,
@@ -59,7 +63,7 @@ class RLOO(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
-        advantage = by_group(lambda own: own - leave_one_out_mean(own), rewards, batch)
+        advantage = by_group(lambda members: members - leave_one_out_mean(members), rewards, batch, self.group)
         return {"advantage": advantage[batch.episode_of_step]}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:

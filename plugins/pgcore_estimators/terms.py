@@ -12,11 +12,13 @@ from pgcore.batch import Batch
 from pgcore.errors import BatchError
 from pgcore.estimator import Evaluate
 from pgcore.namespace import Native
+from pgcore.recorded import critic_values
 from pgcore.signals import next_values
 
 __all__ = [
     "bonus",
     "bonus_cotangents",
+    "check_old_values",
     "clipped_gain",
     "clipped_gain_slope",
     "is_clipped",
@@ -27,6 +29,11 @@ __all__ = [
     "reference_log_probs",
     "state_values",
 ]
+
+
+# Nats by which a log-probability may differ from the recorded one while the policy counts as
+# unchanged. Rounding of float32 on another device stays below it; a usual optimizer step goes beyond.
+UNCHANGED = 1e-3
 
 
 def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
@@ -94,6 +101,36 @@ def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
 
 
+def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
+    """Check that the current critic may stand for the old one, around whose values new ones are clipped.
+
+    A batch with recorded `values` needs no critic. In any other only the log-probabilities can show
+    that the policy has changed; without these the old policy is the current one by definition.
+
+    Args:
+        batch: The episodes.
+        evaluate: What `Estimator.signals` was passed.
+        where: The field that asks for old values, as `PPO.value_clip`.
+
+    Raises:
+        BatchError: the policy has changed since the batch was recorded; names the first such step.
+    """
+    if batch.values is not None or batch.log_probs is None:
+        return
+    now = evaluate("log_prob")["log_prob"]
+    changed = (np.abs(now - batch.log_probs) > UNCHANGED) & (
+        np.repeat(batch.episode_weights, batch.episode_lengths) > 0
+    )
+    if changed.any():
+        step = int(changed.argmax())
+        raise BatchError(
+            f"Batch.values: expected the critic's values at the time, which {where} clips around, got none "
+            f"and a policy that has changed since (log-probability {now[step]:.6g} at step {step}, "
+            f"recorded as {batch.log_probs[step]:.6g}); record values, or compute signals once, before "
+            "the first optimizer step, and slice them"
+        )
+
+
 def reference_log_probs(batch: Batch) -> Array:
     """Return [B] log pi_ref(a_t given s_t), nats, from the extra of that name.
 
@@ -118,9 +155,9 @@ def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -
 
 
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Return [B] V(s_t) and [B] V(s_{t+1}) under the current critic, time limits bootstrapped."""
-    found = evaluate("value", "final_value")
-    return found["value"], next_values(found["value"], batch.episode_lengths, found["final_value"])
+    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.recorded`."""
+    v_t, final = critic_values(batch, evaluate)
+    return v_t, next_values(v_t, batch.episode_lengths, final)
 
 
 def ratio_metrics(log_prob: Array, old_log_prob: Array, value: Array, return_: Array) -> dict[str, float]:

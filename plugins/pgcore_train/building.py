@@ -14,10 +14,11 @@ from pgcore.errors import OptimizerError, SpecError
 from pgcore.estimator import Estimator
 from pgcore.formula import OptimizerSpec
 from pgcore.heads import Bernoulli, Categorical, DiagonalGaussian, EpsilonGreedy, Head, MultiCategorical
+from pgcore.networks import MLP, Network, Table
 from pgcore.optimizer import Optimizer, Rule
-from pgcore.registry import registry
-from pgcore.schedules import CosineSchedule, LinearSchedule, Schedule
-from pgcore.spec import MLP, Linear, Network, PolicySpec, Table
+from pgcore.registry import load_class, registry
+from pgcore.schedules import ConstantSchedule, Schedule
+from pgcore.spec import PolicySpec
 from pgcore.values import without_none
 from pgcore_train.config import RunConfig, check_known
 from pgcore_train.environments import Actions, Environments
@@ -26,7 +27,6 @@ from pgcore_train.settings import NetworkSettings
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
-SCHEDULES = ("constant", "linear", "cosine")
 ACTION_VALUES = frozenset(("action_value", "action_values"))
 # Where nobody says: it is what is left when exploration has fallen, and every action that is not greedy costs return.
 EPSILON = 0.05
@@ -63,8 +63,8 @@ def make_optimizer(
 ) -> Optimizer:
     """Return the optimizer that section `optimizer` describes.
 
-    Where it has a learning rate the section also takes `schedule` ("constant", "linear" or "cosine") and `final_learning_rate`, which
-    the rate goes to in the course of the run.
+    Where it has a learning rate the section also takes `schedule`, a registered name such as "constant",
+    "linear" or "cosine", and `final_learning_rate`, which the rate goes to in the course of the run.
 
     Args:
         config: The run's.
@@ -91,16 +91,11 @@ def make_optimizer(
 
 def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> float | Schedule:
     """Return a learning rate or its schedule; see `make_optimizer`."""
-    one_of("optimizer.schedule", schedule, SCHEDULES, OptimizerError)
+    one_of("optimizer.schedule", schedule, registry().names("schedules"), OptimizerError)
     positive("optimizer.learning_rate", rate, OptimizerError)
-    if schedule == "constant":
+    if schedule == ConstantSchedule.name:
         return rate
-    if steps is None:
-        raise OptimizerError(
-            f"optimizer.schedule: expected 'constant' for an estimator that collects whole episodes, got {schedule!r}; "
-            "how many updates such a run has is not known beforehand"
-        )
-    return (LinearSchedule if schedule == "linear" else CosineSchedule)(rate, final, steps)
+    return load_class("schedules", schedule, Schedule).over(initial=rate, final=final, steps=steps)
 
 
 def make_spec(environments: Environments, config: RunConfig, estimator: Estimator) -> PolicySpec:
@@ -124,20 +119,29 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
 
 def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Estimator) -> Network:
     """Return the network for a space of observations; see `make_spec`."""
-    table = isinstance(space, Discrete)
-    if settings.type != "auto" and (settings.type == "table") != table:
+    discrete = isinstance(space, Discrete)
+    name = settings.type
+    if name == "auto":
+        name = Table.name if discrete else MLP.name
+    cls = load_class("networks", name, Network)
+    names = [field.name for field in dataclasses.fields(cast("Any", cls))]
+    if ("states" in names) != discrete:
         raise SpecError(
-            f"network.type: expected {'table' if table else 'linear or mlp'} for observations {space}, got {settings.type!r}; "
+            f"network.type: expected {'table' if discrete else 'linear or mlp'} for observations {space}, got {settings.type!r}; "
             "leave it out to have the one that fits"
         )
-    if isinstance(space, Discrete):
-        return Table(int(space.n))
-    if settings.type == "linear":
-        return Linear(space.shape[0])
     activation = settings.activation
     if activation == "auto":
         activation = "relu" if learns_off_policy(estimator) else "tanh"
-    return MLP(space.shape[0], settings.hidden, activation)
+    size = {"states": int(space.n)} if isinstance(space, Discrete) else {"inputs": space.shape[0]}
+    fields = {**size, "hidden": settings.hidden, "activation": activation}
+    try:
+        return cast("Any", cls)(**{field: value for field, value in fields.items() if field in names})
+    except TypeError as error:
+        raise SpecError(
+            f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with the fields "
+            f"{', '.join(names)} ({error}); choose another"
+        ) from error
 
 
 def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -> Head:

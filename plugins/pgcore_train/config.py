@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
-from pgcore.values import read_value, without_none
+from pgcore.values import read_assignments as read_values
+from pgcore.values import without_none
 from pgcore_train.settings import (
     ExplorationSettings,
     NetworkSettings,
@@ -104,8 +105,8 @@ class RunConfig:
     def to_toml(self) -> str:
         """Return the configuration as a TOML document; what is None is left out, as TOML has no such value."""
         lines: list[str] = []
-        for section, values in self.layer().items():
-            given = {key: value for key, value in values.items() if value is not None}
+        for section, settings in self.layer().items():
+            given = {key: value for key, value in settings.items() if value is not None}
             # JSON's strings, finite numbers, booleans and lists of them are TOML's too.
             lines += [
                 "",
@@ -137,22 +138,20 @@ def read_toml(path: str | Path) -> Layer:
 
 
 def read_assignments(assignments: Iterable[str]) -> Layer:
-    """Return the settings of `section.key=value` assignments; a value is TOML, or else taken as a string.
+    """Return the settings of `section.key=value` assignments; see `pgcore.values`.
 
     Raises:
         SpecError: an assignment is not of that form.
         UnknownNameError: a section is not known.
     """
+    form, example = "section.key=value", "estimator.clip=0.1"
     layer: Layer = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        section, dot, key = name.strip().partition(".")
-        if not equals or not dot or not key:
-            raise SpecError(
-                f"--set: expected section.key=value, got {assignment!r}; write it as in --set estimator.clip=0.1"
-            )
+    for name, value in read_values(assignments, form=form, example=example).items():
+        section, dot, key = name.partition(".")
+        if not dot or not key:
+            raise SpecError(f"--set: expected {form}, got {name!r} before '='; write it as in --set {example}")
         check_known("section", [section], SECTIONS)
-        layer.setdefault(section, {})[key.strip()] = read_value(value.strip())
+        layer.setdefault(section, {})[key.strip()] = value
     return layer
 
 

@@ -76,7 +76,7 @@ class Rollouts:
         return self._rollout(trace, np.full(self._environments.count, length))
 
     def episodes(self, number: int, limit: int) -> Rollout:
-        """Return `number` whole episodes of every environment, all started anew.
+        """Return `number` whole episodes of every environment, all started anew; they are one group.
 
         The same number from each, so that short episodes are no likelier to be in than long ones; what an environment plays
         on while others finish is left out.
@@ -104,7 +104,8 @@ class Rollouts:
             ended = self._step(trace)
             finished += ended
             kept[ended & (finished == number)] = len(trace.rewards)
-        return self._rollout(trace, kept)
+        # All start alike, so that every one of them may be compared with every other.
+        return self._rollout(trace, kept, group=np.zeros(kept.sum(), np.intp))
 
     def _step(self, trace: _Trace) -> Array:
         """Take one step in every environment; return [N] whether its episode ended."""
@@ -124,8 +125,8 @@ class Rollouts:
         self._current = following
         return ended
 
-    def _rollout(self, trace: _Trace, kept: Array) -> Rollout:
-        """Return the batch of each environment's first `kept` steps, at least 1."""
+    def _rollout(self, trace: _Trace, kept: Array, **extras: Array) -> Rollout:
+        """Return the batch of each environment's first `kept` steps, at least 1, with extras of these."""
         taken = _Selection(kept, len(trace.rewards))
         rewards, ended = np.stack(trace.rewards, axis=1), np.stack(trace.ended, axis=1)
         scaled = rewards if self.rewards is None else self.rewards(rewards, ended)
@@ -143,6 +144,7 @@ class Rollouts:
             terminated=taken(np.stack(trace.terminated, axis=1))[ends],
             final_observations=final if self.observations is None else self.observations(final),
             log_probs=taken(np.stack(trace.log_probs, axis=1)),
+            extras=extras,
         )
         if self.observations is not None:
             self.observations.update(taken(np.stack(trace.raw, axis=1)))

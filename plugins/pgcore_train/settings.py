@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pgcore.checks import count, number, one_of, positive, set_field, unit_interval
 from pgcore.errors import SpecError
-from pgcore.registry import default_backend_name
+from pgcore.registry import default_backend_name, registry
 
 __all__ = [
     "ExplorationSettings",
@@ -66,9 +66,9 @@ class NetworkSettings:
     """Section `network`.
 
     Attributes:
-        type: "table", "linear", "mlp", or "auto": a table for discrete observations, else an MLP.
-        hidden: Widths of the MLP's hidden layers.
-        activation: The MLP's; "tanh", "relu", "sigmoid", or "auto": relu where action values are learned off policy, else tanh.
+        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete observations, else an MLP.
+        hidden: Widths of the hidden layers, where the network has that field.
+        activation: A registered name, where the network has that field, or "auto": relu where action values are learned off policy, else tanh.
         critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
     """
 
@@ -79,7 +79,7 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         """Check the fields that `PolicySpec` does not check."""
-        one_of("network.type", self.type, ("auto", "table", "linear", "mlp"))
+        one_of("network.type", self.type, ("auto", *registry().names("networks")))
         one_of("network.critic", self.critic, ("auto", "none", "separate", "shared"))
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))

@@ -18,6 +18,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.groups import by_group, episode_rewards
+from pgcore.recorded import critic_values
 from pgcore.signals import centre, returns
 from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import ESTIMATORS, HEADS, NETWORKS
@@ -155,10 +156,9 @@ def tied(found: dict[str, Any], *_: Any) -> dict[str, Any]:
 
 def td_of_values(found: Any, batch: Any, evaluate: Any) -> Any:
     """Take V of the next state where v_{t+1} belongs."""
-    values = evaluate("value", "final_value")
-    v_t = values["value"]
+    v_t, final = critic_values(batch, evaluate)
     following = np.append(v_t[1:], 0.0)
-    following[batch.episode_ends] = values["final_value"]
+    following[batch.episode_ends] = final
     log_ratio = evaluate("log_prob")["log_prob"] - batch.log_probs
     return np.minimum(np.exp(log_ratio), 1.1) * (batch.rewards + 0.9 * following - v_t)
 
@@ -169,7 +169,7 @@ def ending(terminated: bool) -> Plant:
     def changed(right: Any, batch: pg.Batch, evaluate: Any) -> Any:
         fields = ("observations", "actions", "rewards", "episode_lengths", "final_observations", "action_mask")
         other = pg.Batch(
-            **{name: getattr(batch, name) for name in (*fields, "log_probs", "extras")},
+            **{name: getattr(batch, name) for name in (*fields, "log_probs", "values", "extras")},
             terminated=np.full(batch.num_episodes, terminated),
         )
         return right.signals(other, type(evaluate)(evaluate.policy, other))

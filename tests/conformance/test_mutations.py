@@ -301,9 +301,9 @@ def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = pytest.importorskip("pgcore_torch.parameters")
     original = parameters.canonical
 
-    def canonical(name, tensor, *, adopted):
+    def canonical(name, tensor, *, verbatim):
         square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]
-        return tensor if square else original(name, tensor, adopted=adopted)
+        return tensor if square else original(name, tensor, verbatim=verbatim)
 
     monkeypatch.setattr(parameters, "canonical", canonical)
     monkeypatch.setattr("pgcore_torch.policy.canonical", canonical)

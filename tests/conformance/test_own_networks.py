@@ -33,6 +33,7 @@ def batch_of(observations, head: pg.Head = HEAD, seed=0):
         terminated=[True, False, True],
         final_observations=observations[[3, 8, 2]],
         log_probs=np.log(0.2 + 0.6 * rng.random(steps)),
+        values=0.3 * rng.standard_normal(steps),
         extras={"group": np.repeat([0, 1, 0], [5, 4, steps - 9])},
     )
 

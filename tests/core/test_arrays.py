@@ -37,7 +37,41 @@ def test_numbers_wider_than_float64_are_rounded():
 
 
 def test_subclasses_become_plain_arrays():
-    assert type(owned_numbers("x", frozen(np.ma.masked_array([1.0, 2.0])))) is np.ndarray
+    assert type(owned_numbers("x", frozen(np.array([1.0, 2.0]).view(np.recarray)))) is np.ndarray
+
+
+MASKED = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+
+
+@pytest.mark.parametrize("value", [MASKED, frozen(MASKED.copy()), [MASKED, MASKED], ([1.0, np.ma.masked],)])
+def test_a_mask_is_not_dropped(value):
+    with pytest.raises(
+        BatchError, match=r"x: expected an array without a mask, got a masked array.*\.filled\(number\)"
+    ):
+        owned_numbers("x", value)
+
+
+class Memory:
+    """Another library's memory: an array interface to what it can still write to."""
+
+    def __init__(self, array):
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, True)}
+        self.array = array
+
+
+@pytest.mark.parametrize("view", [lambda a: a, lambda a: a[1:], lambda a: a.reshape(3, 1)])
+def test_a_read_only_view_of_anothers_memory_is_copied(view):
+    array = np.zeros(3)
+    seen = view(np.asarray(Memory(array)))
+    assert not seen.flags.writeable
+    kept = owned_numbers("x", seen)
+    array[:] = 7
+    assert not kept.any()
+
+
+def test_a_view_of_bytes_is_kept():
+    array = np.frombuffer(bytes(8))
+    assert owned_numbers("x", array) is array
 
 
 @pytest.mark.parametrize("value", [[True, False], [1, 0], [1.0, 0.0]])

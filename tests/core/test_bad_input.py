@@ -475,6 +475,58 @@ def test_an_overflowing_signal_names_itself_and_the_step(make_batch):
     assert opt.steps_taken == 0
 
 
+@pytest.mark.parametrize("normalise", ["batch", "minibatch"])
+@pytest.mark.parametrize("padded", [6, 8])
+def test_advantages_whose_variance_overflows_name_the_step(make_batch, normalise, padded):
+    policy = pg.policy(pg.PolicySpec(pg.Linear(3), pg.Categorical(3), "separate"), dtype="float64")
+    batch = make_batch(rewards=[1.0, 2.0, 0.0, 1e300, 0.0, 1.0]).pad(padded)
+    estimator = pg.estimator("ppo", normalise=normalise, gamma=0.0)
+    with refused(NonFiniteError, "normalise: expected numbers with a finite variance, got 1e+300 at step 3; scale"):
+        pg.gradient(policy, estimator, batch)
+
+
+def test_a_group_whose_variance_overflows_is_named(make_batch):
+    policy = pg.policy(pg.PolicySpec(pg.Linear(3), pg.Categorical(3)), dtype="float64")
+    batch = make_batch(rewards=[0.0, 0.0, 1e300, 0.0, 0.0, 0.0])
+    with refused(NonFiniteError, "normalise", "got 1e+300 at episode 1;"):
+        pg.signals(policy, pg.estimator("grpo", group="all"), batch)
+    joined = Batch.concatenate(
+        [make_batch(extras={"group": [4] * 6}), make_batch(rewards=batch.rewards, extras={"group": [4] * 6})]
+    )
+    with refused(NonFiniteError, "group 1: normalise", "got 1e+300 at episode 1;"):
+        pg.signals(policy, pg.estimator("grpo"), joined)
+
+
+def test_a_loss_that_overflows_where_its_gradient_does_not_names_the_step(make_batch):
+    policy = pg.policy(pg.PolicySpec(pg.Linear(3), pg.Categorical(3), "separate"), dtype="float64")
+    batch = make_batch(rewards=[1.0, 2.0, 0.0, 0.0, 1e300, 1.0])
+    gradient = pg.gradient(policy, pg.estimator("a2c", gamma=0.0), batch.pad(8))
+    assert math.isfinite(gradient.norm())
+    for read in (lambda: gradient.loss, lambda: gradient.metrics):
+        with refused(
+            NonFiniteError, "loss of a2c: expected a finite number, got inf at step 4; scale the rewards down"
+        ):
+            read()
+
+
+def test_masked_arrays_are_refused_wherever_arrays_come_in(make_batch):
+    policy = pg.policy(pg.PolicySpec(pg.Linear(3), pg.Categorical(3)), dtype="float64")
+    masked = np.ma.masked_array(np.ones((6, 3)), mask=np.eye(6, 3, dtype=bool))
+    masked.flags.writeable = False
+    parameters = policy.parameters()
+    for use in (
+        lambda: make_batch(observations=masked),
+        lambda: make_batch(rewards=masked[:, 0]),
+        lambda: make_batch(terminated=np.ma.masked_array([True, False], [True, False])),
+        lambda: make_batch(extras={"teacher": masked}),
+        lambda: policy.act(masked, pg.generator(0)),
+        lambda: policy.act(np.ones((6, 3)), pg.generator(0), action_mask=masked > 0),
+        lambda: policy.load({name: np.ma.masked_array(value) for name, value in parameters.items()}),
+    ):
+        with refused(BatchError, "expected an array without a mask, got a masked array"):
+            use()
+
+
 def test_an_overflowing_derivative_names_the_quantity_and_the_step(make_batch):
     made, opt = policy(dtype="float32", critic="separate"), pg.optimizer("adam")
     check = unchanged(made)

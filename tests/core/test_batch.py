@@ -8,8 +8,14 @@ from pgcore import files
 from pgcore.batch import Batch
 from pgcore.errors import BatchError, FileError, ShapeError
 
-PER_STEP = ("observations", "actions", "rewards", "log_probs", "action_mask", "step_weights")
-ARRAYS = (*PER_STEP, "episode_lengths", "terminated", "final_observations")
+PER_STEP = ("observations", "actions", "rewards", "log_probs", "values", "action_mask", "step_weights")
+ARRAYS = (*PER_STEP, "episode_lengths", "terminated", "final_observations", "final_values")
+
+
+@pytest.fixture
+def batch_fields(batch_fields):
+    """Every optional array but weights, what a critic said among them."""
+    return batch_fields | {"values": np.array([0.5, -1.0, 2.0, 0.0, 1.5, -0.25]), "final_values": np.array([0.0, 0.75])}
 
 
 def arrays_of(batch):
@@ -160,6 +166,44 @@ def test_a_cut_episode_without_a_final_observation_cannot_be_bootstrapped(make_b
             use()
 
 
+def test_recorded_values_need_no_row_where_nothing_is_read(make_batch):
+    batch = make_batch(final_values=[np.nan, 0.75])
+    assert batch.final_values.tolist() == [0.0, 0.75]
+    assert batch.pad(8).final_values.tolist() == [0.0, 0.75, 0.0, 0.0]
+    assert batch.pad(8).values.tolist() == [0.5, -1.0, 2.0, 0.0, 1.5, -0.25, -0.25, -0.25]
+
+
+def test_the_final_value_of_a_single_step_is_the_next_ones(make_batch):
+    assert make_batch().steps([0, 1, 4, 5]).final_values.tolist() == [-1.0, 0.0, -0.25, 0.75]
+    ended = make_batch(final_values=None, terminated=[True, True])
+    assert ended.steps([4, 5]).final_values.tolist() == [-0.25, 0.0]
+    assert make_batch(final_values=None).steps([0]).final_values is None
+    assert make_batch(values=None).steps([0]).final_values is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"values": np.ones(5)}, ShapeError, r"Batch\.values: expected 6 rows, one for each step, got shape \[5\]"),
+        ({"values": np.ones((6, 1))}, ShapeError, r"Batch\.values: expected a 1-dimensional array"),
+        (
+            {"values": [0, 0, np.inf, 0, 0, 0]},
+            BatchError,
+            r"Batch\.values: expected finite numbers, got infinity at step 2",
+        ),
+        ({"final_values": np.ones(6)}, ShapeError, r"Batch\.final_values: expected 2 rows, one for each episode"),
+        (
+            {"final_values": [0, np.nan]},
+            BatchError,
+            r"Batch\.final_values: expected finite numbers, got NaN at episode 1",
+        ),
+    ],
+)
+def test_recorded_values_that_cannot_be_are_refused(make_batch, fields, error, words):
+    with pytest.raises(error, match=words):
+        make_batch(**fields)
+
+
 # Steps
 
 
@@ -195,6 +239,7 @@ def test_steps_equal_a_replay_batch_made_by_hand(make_batch):
         episode_lengths=np.ones(6, int),
         terminated=[False, True, False, False, False, False],
         final_observations=batch.next_observations,
+        final_values=[-1.0, 0.0, 0.0, 1.5, -0.25, 0.75],
         extras=batch.extras,
     )
     assert_same(batch.steps(slice(None)), by_hand)
@@ -353,6 +398,15 @@ def test_joining_and_taking_apart_are_inverse(make_batch):
     joined = Batch.concatenate([batch, make_batch(rewards=np.arange(6))])
     assert_same(joined.episodes([0, 1]), batch)
     assert_same(joined.episodes([2, 3]), make_batch(rewards=np.arange(6)))
+
+
+def test_groups_of_joined_batches_stay_apart(make_batch):
+    batch = make_batch(extras={"group": [-3, -3, 7, 7, 7, 7]})
+    joined = Batch.concatenate([batch, batch.episodes([1]), batch])
+    assert joined.extras["group"].tolist() == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 4, 4]
+    assert joined.extras["group"].dtype.kind == "i"
+    reals = make_batch(extras={"group": np.arange(6.0)})
+    assert Batch.concatenate([reals, reals]).extras["group"].tolist() == [*range(6), *range(6)]
 
 
 def test_steps_can_be_joined(make_batch):

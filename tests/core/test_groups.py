@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -27,8 +29,35 @@ def batch_of(group=None, **fields):
     )
 
 
-def test_without_numbers_all_episodes_are_one_group():
-    np.testing.assert_array_equal(group_of_episode(batch_of()), [0, 0, 0, 0])
+POLICY = pg.policy(pg.PolicySpec(pg.Linear(1), pg.Categorical(2)), dtype="float64")
+GROUPED = {name: pg.estimator(name) for name in ("rloo", "grpo", "dr_grpo", "gspo", "cispo")}
+GROUPED["reinforce_pp"] = pg.estimator("reinforce_pp", baseline="group")
+
+
+@pytest.mark.parametrize("estimator", GROUPED.values(), ids=GROUPED)
+def test_a_batch_without_groups_is_one_only_where_that_is_asked_for(estimator):
+    with pytest.raises(
+        BatchError, match=r"extras\['group'\]: expected \[B\] integers, .*got none; number .*group='all'"
+    ):
+        pg.gradient(POLICY, estimator, batch_of())
+    asked = dataclasses.replace(estimator, group="all")
+    expected = pg.signals(POLICY, estimator, batch_of(np.zeros(7, int)))["advantage"]
+    for group in (None, np.repeat([5, 2, 5, 2], LENGTHS)):
+        np.testing.assert_array_equal(pg.signals(POLICY, asked, batch_of(group))["advantage"], expected)
+        padded = pg.signals(POLICY, asked, batch_of(group).pad(9))["advantage"]
+        np.testing.assert_allclose(padded[:7], expected, rtol=1e-14)
+    with pytest.raises(EstimatorError, match=r"group: expected one of 'extra', 'all', got 'none'"):
+        dataclasses.replace(estimator, group="none")
+
+
+def test_groups_of_joined_batches_are_not_compared_with_each_other():
+    def of_rewards(rewards):
+        fields = {"observations": np.zeros((2, 1)), "actions": [0, 0], "rewards": rewards}
+        return pg.Batch(**fields, episode_lengths=[1, 1], terminated=[True] * 2, extras={"group": [0, 0]})
+
+    joined = pg.Batch.concatenate([of_rewards([1.0, 0.0]), of_rewards([11.0, 10.0])])
+    found = pg.signals(POLICY, pg.estimator("grpo"), joined)["advantage"]
+    np.testing.assert_allclose(found, np.sqrt(0.5) * np.array([1, -1, 1, -1]), rtol=1e-7)
 
 
 def test_a_group_is_numbered_on_every_step():
@@ -71,7 +100,7 @@ def test_a_group_of_one_has_nothing_to_leave_out():
 def test_a_penalty_needs_the_references_log_probs(name):
     policy = pg.policy(pg.PolicySpec(pg.Linear(1), pg.Categorical(2)), dtype="float64")
     with pytest.raises(BatchError, match=r"reference_log_probs.*got none; add them, or set kl_coefficient=0"):
-        pg.signals(policy, pg.estimator(name, kl_coefficient=0.1), batch_of())
+        pg.signals(policy, pg.estimator(name, kl_coefficient=0.1), batch_of(np.zeros(7, int)))
 
 
 def test_equal_rewards_move_nothing():
@@ -87,7 +116,7 @@ def test_equal_rewards_move_nothing():
         terminated=[True] * 4,
     )
     for name in ("rloo", "grpo", "dr_grpo", "gspo", "cispo"):
-        found = pg.gradient(policy, pg.estimator(name), same).numpy()
+        found = pg.gradient(policy, pg.estimator(name, group="all"), same).numpy()
         # The mean of the others is rounded by itself.
         assert all(np.abs(value).max() <= (1e-16 if name == "rloo" else 0.0) for value in found.values()), name
 

@@ -11,6 +11,7 @@ import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 import pgcore_estimators.trpo
+from pgcore.errors import BatchError
 from pgcore.surrogate import Surrogate
 from pgcore.testing.cases import HEADS, NETWORKS, make_case
 
@@ -36,6 +37,13 @@ ESTIMATORS = {
 
 def made(head="hot", padding=0):
     return make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), "numpy", "float64", 32, padding=padding)
+
+
+def recorded(batch, **changes):
+    """Return the batch with other recorded arrays."""
+    names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
+    names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
+    return pg.Batch(**{name: getattr(batch, name) for name in names} | changes)
 
 
 def episodes(batch):
@@ -74,8 +82,9 @@ def optimal(policy, batch, estimator, returns, episode):
 def expected(policy, estimator, batch):
     """Return the signals of the real steps by name."""
     critic = policy.evaluate(batch, ("value", "final_value"))
+    value = critic["value"] if batch.values is None else batch.values
     by_name = expected_of_reinforce if estimator.name == "reinforce" else expected_of_critic
-    found = by_name(policy, estimator, batch, critic["value"], critic["final_value"])
+    found = by_name(policy, estimator, batch, value, critic["final_value"])
     if estimator.normalise == "batch":
         found["advantage"] = standardised(found["advantage"], estimator.ddof)
     real = slice(0, len(found["advantage"]))
@@ -83,7 +92,7 @@ def expected(policy, estimator, batch):
         found["old_log_prob"] = batch.log_probs[real]
     if estimator.name == "ppo":
         if estimator.value_clip is not None:
-            found["old_value"] = critic["value"][real]
+            found["old_value"] = value[real]
         if estimator.objective == "kl":
             found["reference"] = batch.extras["reference"][real]
     return found
@@ -136,6 +145,8 @@ def gap(name, head="hot", padding=0):
     """Return the largest relative difference of any signal from the loops."""
     policy, batch = made(head, padding)
     estimator = ESTIMATORS[name]
+    if not padding:  # what is not recorded is the current policy's
+        batch = recorded(batch, values=None, log_probs=policy.evaluate(batch, ("log_prob",))["log_prob"])
     signals = pg.signals(policy, estimator, batch)
     largest = 0.0
     for key, value in expected(policy, estimator, batch).items():
@@ -293,3 +304,60 @@ def test_without_the_behaviours_log_probs_the_old_policy_is_the_current_one():
     metrics = pg.gradient(policy, ESTIMATORS["ppo kl"], bare).metrics
     assert metrics["approx_kl"] == 0.0
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-15)
+
+
+# Recorded values
+
+
+def one_step(**fields):
+    """Return a critic with V = 1, and one step of an earlier time, when V was 0, whose return is 5."""
+    policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2), "separate"), dtype="float64")
+    policy.load({name: np.full(shape, float("critic" in name)) for name, shape in policy.spec.parameter_shapes.items()})
+    step = {"observations": [0], "actions": [0], "rewards": [5.0], "episode_lengths": [1], "terminated": [True]}
+    return policy, pg.Batch(**step, **fields)
+
+
+CLIPPED = pg.estimator("ppo", value_clip=0.2, value_coefficient=0.5, normalise="none")
+
+
+def critic_slope(policy, batch):
+    found = pg.gradient(policy, CLIPPED, batch).numpy()
+    return sum(float(value.sum()) for name, value in found.items() if "critic" in name)
+
+
+def test_a_value_is_clipped_around_the_recorded_one():
+    assert critic_slope(*one_step(values=[0.0])) == 0.0
+    assert critic_slope(*one_step(values=[0.9])) == -2.0
+    assert critic_slope(*one_step()) == -2.0  # around itself
+
+
+def test_a_policy_that_has_changed_is_not_taken_for_the_old_one():
+    policy, batch = one_step(log_probs=[np.log(0.5)])
+    assert critic_slope(policy, batch) == -2.0
+    changed = policy.parameters()
+    changed[next(name for name in changed if "critic" not in name)][0, 0] += 0.01
+    policy.load(changed)
+    with pytest.raises(
+        BatchError, match=r"Batch\.values: .*PPO\.value_clip.*at step 0, recorded as -0\.693147\); record"
+    ):
+        pg.signals(policy, CLIPPED, batch)
+    assert pg.signals(policy, CLIPPED, recorded(batch, values=[0.25]))["old_value"] == 0.25
+
+
+READERS = {
+    **{name: pg.estimator(name) for name in ("actor_critic", "a2c", "ppo", "trpo", "awr", "vtrace")},
+    "reinforce": pg.estimator("reinforce", baseline="value"),
+}
+
+
+@pytest.mark.parametrize("estimator", READERS.values(), ids=READERS)
+def test_recorded_values_stand_for_the_critics(estimator):
+    policy, batch = made()
+    said = policy.evaluate(batch, ("value", "final_value"))
+    evaluated = pg.signals(policy, estimator, recorded(batch, values=None))
+    both = {"values": said["value"], "final_values": said["final_value"]}
+    again = pg.signals(policy, estimator, recorded(batch, **both, final_observations=None))
+    other = pg.signals(policy, estimator, recorded(batch, **both | {"final_values": said["final_value"] + 1}))
+    for name, value in evaluated.values.items():
+        np.testing.assert_array_equal(again[name], value)
+    assert not np.array_equal(other["return_"], evaluated["return_"])

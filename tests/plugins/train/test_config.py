@@ -123,7 +123,7 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
         ("target.rate=1.5", r"target.rate: expected a number in \[0, 1\], got 1.5"),
         ("exploration.fraction=2", r"exploration.fraction: expected a number in \[0, 1\], got 2"),
         ("exploration.initial_epsilon=high", "exploration.initial_epsilon"),
-        ("network.type=cnn", "network.type: expected one of 'auto', 'table', 'linear', 'mlp', got 'cnn'"),
+        ("network.type=cnn", "network.type: expected one of 'auto', 'linear', 'mlp', 'table', got 'cnn'"),
         ("network.critic=two", "network.critic"),
         ("estimator.name=3", "estimator.name: expected a name, got 3"),
         ("environment.start=2024-01-01", "environment.start: expected a name with a string"),

@@ -107,7 +107,7 @@ def test_whole_episodes_are_as_many_from_each_environment_and_always_new(countin
     rollouts = rollouts_of(environments)
     first, second = rollouts.episodes(2, limit=1000), rollouts.episodes(2, limit=1000)
     np.testing.assert_array_equal(first.batch.episode_lengths, [3, 5, 4, 4, 11, 2])
-    assert first.steps == 39
+    assert (first.steps, set(first.batch.extras["group"].tolist())) == (39, {0})
     np.testing.assert_array_equal(first.finished_at, [9, 12, 24, 24, 33, 39])
     ended = [index for instance in instances for index in transitions(first.batch, instance.number)]
     logs = [expected(instance.log, instance.number) for instance in instances]

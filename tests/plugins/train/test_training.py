@@ -259,7 +259,7 @@ def test_none_reaches_an_estimators_field(new_training):
         (
             {"optimizer": {"schedule": "square"}},
             OptimizerError,
-            "optimizer.schedule: expected one of 'constant', 'linear', 'cosine'",
+            "optimizer.schedule: expected one of 'constant', 'cosine', 'linear'",
         ),
         (
             {"optimizer": {"schedule": "linear"}, "estimator": {"name": "reinforce"}},

@@ -92,3 +92,19 @@ def test_a_batch_that_lacks_what_the_estimator_needs_is_refused():
     )
     with pytest.raises(BatchError, match=r"Batch.final_observations"):
         update(new_policy(), pg.estimator("ppo"), pg.optimizer("sgd"), cut, Plan(1, None), pg.generator(0))
+
+
+def test_values_are_clipped_around_those_before_the_first_step(batch, monkeypatch):
+    policy, old_values = new_policy(), []
+
+    def noted(*args, **named):
+        found = pg.gradient(*args, **named)
+        old_values.append(found.surrogate.values["old_value"])
+        return found
+
+    monkeypatch.setattr("pgcore_train.updates.gradient", noted)
+    before = policy.evaluate(batch, ("value",))["value"]
+    optimizer = pg.optimizer("sgd", learning_rate=0.5)
+    update(policy, pg.estimator("ppo", value_clip=0.2), optimizer, batch, Plan(3, None), pg.generator(0))
+    assert np.abs(policy.evaluate(batch, ("value",))["value"] - before).max() > 0.1
+    np.testing.assert_array_equal(old_values, [before] * 3)
