@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, ClassVar, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import Checked, set_field
+from pgcore.checks import Checked, choice, set_field
 from pgcore.errors import DependencyError, EstimatorError, PgcoreError
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.registry import registry
@@ -22,6 +22,7 @@ from pgcore.spec import PolicySpec
 
 __all__ = [
     "KLS",
+    "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
     "AnyReduction",
@@ -50,6 +51,11 @@ KLS = frozenset(("kl", "reverse_kl"))
 
 # Quantities that the outputs of a head over action values are; its probabilities are piecewise constant in them.
 VALUES_OF_ACTIONS = frozenset(("action_value", "action_values"))
+
+
+# What an estimator may claim of another policy's episodes.
+OffPolicy = Literal["exact", "limited", "none"]
+OFF_POLICY: tuple[OffPolicy, ...] = ("exact", "limited", "none")
 
 
 class Evaluate(Protocol):
@@ -101,23 +107,30 @@ AnyReduction = Annotated[Reduction, Reduction.of]
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
-    """What an estimator says of itself; the kit verifies each claim.
+class Claims(Checked):
+    """What an estimator says of itself; the exact oracle verifies each claim.
 
     Attributes:
         unbiased: Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for whole
             episodes from the current policy.
-        on_policy: The batch must come from the current policy.
+        off_policy: What becomes of another policy's episodes, with that policy's log-probabilities. "exact": the
+            expected gradient is as unbiased as with the current policy's, or tends to the exact one in large batches.
+            "limited": they are corrected for in part, as by truncated ratios. "none": the batch must come from the
+            current policy.
         needs_critic: The policy must have a critic.
         discrete_only: The head must be enumerable: an action is one integer.
-        whole_episodes: Every episode of the batch must be whole; one that was cut counts as if its reward ended there.
+        whole_episodes: Every episode of the batch must be whole; a truncated one counts as if its reward ended there.
+
+    Raises:
+        EstimatorError: `off_policy` is none of the three.
     """
 
     unbiased: bool
-    on_policy: bool
+    off_policy: Annotated[OffPolicy, choice(*OFF_POLICY)]
     needs_critic: bool
     discrete_only: bool
     whole_episodes: bool = False
+    field_error = EstimatorError
 
 
 class Estimator(Checked, ABC):

@@ -35,7 +35,7 @@ class _OffPolicy(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=True, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=True, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class AveragedRatio(_OffPolicy):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False, whole_episodes=True
+        )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `TrajectoryIS.signals`."""
@@ -175,7 +177,7 @@ class WeightedIS(_WeighedScores):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
         """See `_WeighedScores.log_weights`."""

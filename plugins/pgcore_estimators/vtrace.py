@@ -48,7 +48,7 @@ class VTrace(ActorCriticLoss):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage` and the critic's target `return_`."""
