@@ -14,7 +14,7 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import Checked, one_of, set_field
+from pgcore.checks import Checked, choice, set_field
 from pgcore.errors import DependencyError, EstimatorError, PgcoreError
 from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
@@ -108,7 +108,7 @@ AnyReduction = Annotated[Reduction, Reduction.of]
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(Checked):
     """What an estimator says of itself; the exact oracle verifies each claim.
 
     Attributes:
@@ -127,14 +127,11 @@ class Claims:
     """
 
     unbiased: bool
-    off_policy: OffPolicy
+    off_policy: Annotated[OffPolicy, choice(*OFF_POLICY)]
     needs_critic: bool
     discrete_only: bool
     whole_episodes: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the field that is no boolean."""
-        one_of("Claims.off_policy", self.off_policy, OFF_POLICY, EstimatorError)
+    field_error = EstimatorError
 
 
 class Estimator(Checked, ABC):

@@ -31,9 +31,7 @@ def distance(left: Array, right: Array) -> float:
     return float(np.linalg.norm(left - right)) / size if size > 0 else float("nan")
 
 
-def batch_of(
-    mdp: MDP, episodes: Episodes, members: Array, behaviour: Array, values: Array | None = None
-) -> Batch:
+def batch_of(mdp: MDP, episodes: Episodes, members: Array, behaviour: Array, values: Array | None = None) -> Batch:
     """Return some episodes as a batch.
 
     Args:
