@@ -36,7 +36,7 @@ from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
 SIZES = (64, 2048)

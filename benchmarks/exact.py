@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
-from pgcore import exact
+import pgcore_exact as exact
 from pgcore.errors import BatchError
-from pgcore.exact.claims import probe_batch, try_once
-from pgcore.exact.needs import audit_policy, first_fitting, policies
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
+from pgcore_exact.claims import probe_batch, try_once
+from pgcore_exact.expectation.needs import audit_policy, first_fitting, policies
 
 PROCESS = exact.random(states=3, actions=2, horizon=4, seed=0)
 

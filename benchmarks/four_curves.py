@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 PGCORE = str(Path(sys.executable).with_name("pgcore"))
 Metrics = list[dict[str, Any]]

@@ -9,19 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.backend import Backend
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
+from pgcore.data.spec import PolicySpec
+from pgcore.data.spec_checks import check_saved
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
-from pgcore.estimator import Estimator
-from pgcore.evaluation import Evaluation
-from pgcore.fitting import check_saved
-from pgcore.gradient import Gradient
-from pgcore.optimizer import Optimizer
-from pgcore.policy import Policy, read_policy
-from pgcore.registry import default_backend_name, registry
-from pgcore.spec import PolicySpec
-from pgcore.step_signals import Signals
-from pgcore.surrogate import Surrogate, check_batch
+from pgcore.interfaces.backend import Backend
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.evaluation import Evaluation
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.optimizer import Optimizer
+from pgcore.interfaces.policy import Policy, read_policy
+from pgcore.interfaces.signals import Signals
+from pgcore.interfaces.surrogate import Surrogate, check_batch
+from pgcore.registry.registry import default_backend_name, registry
 
 __all__ = ["backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"]
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pgcore.adoption import Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
 from pgcore_jax.parameters import leaf_names, named, settled
 from pgcore_jax.policy import JaxPolicy

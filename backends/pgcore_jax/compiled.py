@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
+from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.heads import Head
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
 from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp

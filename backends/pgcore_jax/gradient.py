@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff_gradient import AutodiffGradient
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.gradient import AutodiffGradient
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_jax.parameters import JaxParameters
 
 __all__ = ["JaxGradient"]

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.validation.arrays import Array
 from pgcore_jax.compiled import update
 from pgcore_jax.gradient import JaxGradient
 from pgcore_jax.parameters import JaxParameters

@@ -12,11 +12,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
-from pgcore.parameters import Layout
+from pgcore.interfaces.parameters import Layout
+from pgcore.validation.arrays import Array
 
 __all__ = ["KEPT", "JaxParameters", "jitted", "leaf_names", "named", "settled"]
 

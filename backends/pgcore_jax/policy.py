@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import PolicySpec
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_jax import compiled as functions
 from pgcore_jax.gradient import JaxGradient
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork

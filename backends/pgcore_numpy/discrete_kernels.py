@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.heads import Bernoulli, Categorical, EpsilonGreedy, MultiCategorical
+from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.networks import TorsoNetwork
-from pgcore.spec import PolicySpec, under
+from pgcore.data.networks import TorsoNetwork
+from pgcore.data.spec import PolicySpec, under
+from pgcore.validation.arrays import Array
 from pgcore_numpy.closed_form import ClosedForm, make_network
 from pgcore_numpy.network import Network
 from pgcore_numpy.parameters import Views

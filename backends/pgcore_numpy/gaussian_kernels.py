@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.heads import DiagonalGaussian
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.heads.squashed_gaussian import log_slope
+from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 

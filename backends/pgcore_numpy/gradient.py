@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.gradient import Gradient
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 
-from pgcore.arrays import Array
+from pgcore.validation.arrays import Array
 
 __all__ = ["Kernel", "Weights"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.activations import activation
-from pgcore.arrays import Array
-from pgcore.networks import MLP, Linear, Table
-from pgcore.spec import PolicySpec
+from pgcore.data.activations import activation
+from pgcore.data.networks import MLP, Linear, Table
+from pgcore.data.spec import PolicySpec
+from pgcore.validation.arrays import Array
 from pgcore_numpy.activations import Relu, Sigmoid, Tanh, make_activation
 from pgcore_numpy.closed_form import make_network
 from pgcore_numpy.formula_networks import FormulaNetwork

@@ -7,9 +7,9 @@ from typing import cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.validation.arrays import Array
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp

@@ -14,11 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.fitting import check_parameters
-from pgcore.networks import MLP, Linear, Table
-from pgcore.parameters import Layout, Parameters, flat
-from pgcore.spec import PolicySpec, under
+from pgcore.data.networks import MLP, Linear, Table
+from pgcore.data.spec import PolicySpec, under
+from pgcore.data.spec_checks import check_parameters
+from pgcore.interfaces.parameters import Layout, Parameters, flat
+from pgcore.validation.arrays import Array
 
 __all__ = ["NumpyParameters", "PackedLayout", "Views"]
 

@@ -10,15 +10,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import EstimatorError, ShapeError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.host import host
-from pgcore.policy import Policy
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
+from pgcore.xp.numpy import host
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.kernel import Kernel

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
 from pgcore_tensorflow.parameters import adopted_parameters
 from pgcore_tensorflow.policy import TensorflowPolicy

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import refusal
-from pgcore.arrays import Array
-from pgcore.autodiff_inputs import Outputs
+from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import Outputs
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import ParameterError, PgcoreError, SpecError
-from pgcore.spec import PolicySpec
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.xp import xp
 
 __all__ = ["AdoptedModule", "PolicyModule", "reason"]

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import tensorflow as tf
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
-from pgcore.parameters import flat as flat_arrays
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.parameters import TensorflowParameters, flat
 from pgcore_tensorflow.xp import xp

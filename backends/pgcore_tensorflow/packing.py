@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff_inputs import Inputs
+from pgcore.autodiff.inputs import Inputs
+from pgcore.validation.arrays import Array
 
 __all__ = ["Layout", "pack", "unpack"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
 from pgcore.heads import Head
+from pgcore.validation.arrays import Array
 
 __all__ = ["TensorflowParameters", "adopted_parameters", "flat"]
 

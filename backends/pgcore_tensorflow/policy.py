@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import refusal
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import PolicySpec
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason

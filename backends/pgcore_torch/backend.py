@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from pgcore.adoption import EVALUATION, Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import EVALUATION, Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_torch.networks import BATCH_NORM, AdoptedModule, make_module, own_parameters, stochastic_layers
 from pgcore_torch.parameters import adopted_parameters, native_parameters
 from pgcore_torch.policy import TorchPolicy

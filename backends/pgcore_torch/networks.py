@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pgcore.activations import Activation, Relu, Sigmoid, Tanh, activation
-from pgcore.adoption import refusal
+from pgcore.autodiff.adoption import refusal
+from pgcore.data.activations import Activation, Relu, Sigmoid, Tanh, activation
+from pgcore.data.networks import MLP, Linear, Network, Table
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError, SpecError
-from pgcore.networks import MLP, Linear, Network, Table
-from pgcore.spec import PolicySpec
 from pgcore_torch.xp import xp
 
 __all__ = [

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
-from pgcore.parameters import flat as flat_arrays
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.parameters import TorchParameters, flat
 from pgcore_torch.xp import xp

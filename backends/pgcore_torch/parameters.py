@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors  # twice as fast as the public ways
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec import PolicySpec
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
-from pgcore.parameters import Layout
-from pgcore.parameters import flat as flat_arrays
-from pgcore.spec import PolicySpec
+from pgcore.interfaces.parameters import Layout
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 
 __all__ = [

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pgcore.adoption import refused_derivative
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
+from pgcore.autodiff.adoption import refused_derivative
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import Adopted, PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule

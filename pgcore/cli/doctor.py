@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -13,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pgcore.entrypoints import KINDS
 from pgcore.errors import PgcoreError
-from pgcore.registry import Registration, default_backend_name, install_hint, registry
+from pgcore.registry.entry_points import KINDS
+from pgcore.registry.registry import Registration, default_backend_name, install_hint, registry
 
 __all__ = ["doctor_command", "examine"]
 
@@ -114,15 +113,22 @@ def missing_extras() -> dict[str, str]:
 
 def requirements() -> dict[str, list[str]]:
     """Return the names of the packages that pgcore's metadata asks for, by extra; the base ones under the empty name."""
+    from packaging.requirements import Requirement
+
     try:
         declared = {extra: list[str]() for extra in ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]}
     except PackageNotFoundError:
         return {}
-    for requirement in requires("pgcore") or []:
-        name = re.match(r"[\w.-]+", requirement)
-        extra = re.search(r"extra == ['\"]([\w.-]+)['\"]", requirement)
-        if name and name[0] != "pgcore":
-            declared[extra[1] if extra else ""].append(name[0])
+    for line in requires("pgcore") or []:
+        requirement = Requirement(line)
+        if requirement.name == "pgcore":
+            continue
+        # The extras that ask for it; none where the base installation does.
+        extras = [
+            extra for extra in declared if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        ]
+        for extra in extras if "" not in extras else [""]:
+            declared[extra].append(requirement.name)
     return declared
 
 

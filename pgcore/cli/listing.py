@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from pgcore.entrypoints import KINDS
-from pgcore.registry import Registration, registry
+from pgcore.registry.entry_points import KINDS
+from pgcore.registry.registry import Registration, registry
 
 __all__ = ["list_command"]
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import Count, Positive
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Count, Positive
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Categorical"]
 

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.checks import Count, Positive, choice
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Count, Positive, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["HALF_LOG_2PI", "DiagonalGaussian"]
 

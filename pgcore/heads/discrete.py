@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["DiscreteHead", "finite_or_zero"]
 

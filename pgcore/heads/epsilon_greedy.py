@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import Count, UnitInterval, check_fields, unit_interval
 from pgcore.errors import SpecError
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Count, UnitInterval, check_fields, unit_interval
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["EpsilonGreedy"]
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.checks import Checked
 from pgcore.errors import SpecError
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Checked
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 
 __all__ = ["Head"]
 
@@ -24,7 +24,7 @@ class Head(Checked, ABC):
     """A family of action distributions.
 
     Shapes below: `B` steps, `outputs` network outputs, `width` numbers that describe one step's distribution.
-    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.checks`) and go to JSON.
+    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.validation.fields`) and go to JSON.
     It is registered under `name` by the hook `pgcore_heads`.
     """
 
@@ -55,7 +55,7 @@ class Head(Checked, ABC):
 
     @property
     def quantities(self) -> frozenset[str]:
-        """Which of `pgcore.estimator.QUANTITIES` the head gives."""
+        """Which of `pgcore.interfaces.estimator.QUANTITIES` the head gives."""
         names = {"log_prob", "entropy", "kl", "reverse_kl"}
         if self.enumerable:
             names.add("log_probs")

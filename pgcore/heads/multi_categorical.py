@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 
-from pgcore.checks import Positive, count
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Positive, count
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MultiCategorical"]
 

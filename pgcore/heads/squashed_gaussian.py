@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.errors import EstimatorError
 from pgcore.heads.diagonal_gaussian import DiagonalGaussian
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["SquashedGaussian"]
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Count, Number, UnitInterval, choice
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import n_step_returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import n_step_returns
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Count, Number, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.terms import (
     Ddof,
     Normalisation,

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, Number, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Number, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (
     constant_action_values,
     critic_loss,

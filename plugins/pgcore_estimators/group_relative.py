@@ -1,6 +1,6 @@
 """Group-relative policy optimisation: advantages from the rewards of a group's episodes, and clipped ratios.
 
-An episode is an answer, a step a token, a group (`pgcore.groups`) the answers to one prompt. R is an episode's undiscounted reward, and
+An episode is an answer, a step a token, a group (`pgcore.returns.groups`) the answers to one prompt. R is an episode's undiscounted reward, and
 r the ratio of the current policy's probability of a step's action to that of the policy that acted.
 """
 
@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards, group_of_episode, is_one_group
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import centre, normalise
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import centre, normalise
+from pgcore.returns.groups import by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.terms import (
     Ddof,
     Group,

@@ -13,14 +13,14 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, UnitInterval, choice
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.off_policy import cumulative_log_ratios
-from pgcore.signals import episode_returns, returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import episode_returns, returns
+from pgcore.returns.off_policy import cumulative_log_ratios
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.terms import old_log_probs
 
 __all__ = ["AveragedRatio", "PerDecisionIS", "TrajectoryIS", "WeightedIS"]

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive, UnitInterval, choice
-from pgcore.estimator import Evaluate
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import gae, normalise
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.returns.discounted import gae, normalise
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,

@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, Number, UnitInterval, choice
+from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
-from pgcore.estimator import AnyReduction, Claims, Evaluate, Reduction
-from pgcore.recorded import critic_values
-from pgcore.score_estimator import ScoreEstimator
-from pgcore.signals import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
+from pgcore.interfaces.recorded import critic_values
+from pgcore.interfaces.score_estimator import ScoreEstimator
+from pgcore.returns.discounted import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.actor_critic import ActorCriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, normalised
 

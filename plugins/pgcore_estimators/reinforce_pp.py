@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive, UnitInterval, choice
-from pgcore.estimator import Claims, Estimator, Evaluate
-from pgcore.groups import by_group, episode_rewards
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import normalise, returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
+from pgcore.returns.discounted import normalise, returns
+from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.terms import (
     Ddof,
     Group,

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import NonNegative, Number, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.data.batch import Batch
 from pgcore.heads.discrete import finite_or_zero
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import NonNegative, Number, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.action_values import (
     constant_action_values,
     critic_loss,

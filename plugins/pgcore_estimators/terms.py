@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import choice
+from pgcore.data.batch import Batch
 from pgcore.errors import BatchError
-from pgcore.estimator import Evaluate
-from pgcore.groups import GROUPS
-from pgcore.namespace import Native
-from pgcore.recorded import critic_values
-from pgcore.signals import gae, next_values, normalise
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.recorded import critic_values
+from pgcore.returns.discounted import gae, next_values, normalise
+from pgcore.returns.groups import GROUPS
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import choice
+from pgcore.xp.namespace import Native
 
 __all__ = [
     "Ddof",
@@ -137,7 +137,7 @@ def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -
 
 
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.recorded`."""
+    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.interfaces.recorded`."""
     v_t, final = critic_values(batch, evaluate)
     return v_t, next_values(v_t, batch.episode_lengths, final)
 

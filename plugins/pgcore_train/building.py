@@ -9,21 +9,21 @@ from typing import Any, cast
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgcore.api import estimator, optimizer
-from pgcore.checks import one_of, positive
+from pgcore.cli.assignments import without_none
+from pgcore.data.networks import MLP, Network, Table
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import OptimizerError, SpecError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
 from pgcore.heads import Bernoulli, Categorical, DiagonalGaussian, EpsilonGreedy, Head, MultiCategorical
-from pgcore.networks import MLP, Network, Table
-from pgcore.optimizer import Optimizer, Rule
-from pgcore.registry import load_class, registry
-from pgcore.schedules import ConstantSchedule, Schedule
-from pgcore.spec import PolicySpec
-from pgcore.values import without_none
-from pgcore_train.config import RunConfig, check_known
-from pgcore_train.environments import Actions, Environments
-from pgcore_train.off_policy import learns_off_policy
-from pgcore_train.settings import NetworkSettings
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.optimizer import Optimizer, Rule
+from pgcore.interfaces.schedules import ConstantSchedule, Schedule
+from pgcore.registry.registry import load_class, registry
+from pgcore.validation.fields import one_of, positive
+from pgcore_train.config.config.config import RunConfig, check_known
+from pgcore_train.config.config.settings import NetworkSettings
+from pgcore_train.learning.replay_plan import learns_off_policy
+from pgcore_train.rollout.environments import Actions, Environments
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pgcore_train.checkpoint import Checkpoint, load_checkpoint
-from pgcore_train.config import Layer, RunConfig, merged, read_assignments, read_toml
-from pgcore_train.folder import RunFolder
-from pgcore_train.progress import ProgressBar
+from pgcore_train.config.config.config import Layer, RunConfig, merged, read_assignments, read_toml
 from pgcore_train.report import summarise, write_results
+from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
+from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.progress import ProgressBar
 from pgcore_train.training import Ending, Training
 
 __all__ = ["run_command"]

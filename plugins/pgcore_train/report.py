@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from pgcore import files
-from pgcore.arrays import Array
-from pgcore_train.folder import RunFolder
-from pgcore_train.history import WINDOW, History, readable
-from pgcore_train.picture import draw
+from pgcore.data import files
+from pgcore.validation.arrays import Array
+from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.history import WINDOW, History, readable
+from pgcore_train.run.picture import draw
 from pgcore_train.training import Ending, Training
 
 __all__ = ["summarise", "write_results"]

@@ -13,21 +13,21 @@ from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
-from pgcore.arrays import Array
 from pgcore.errors import FileError, SpecError
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
+from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
-from pgcore_train.checkpoint import Checkpoint, adapted_fields, generator_state, restore_generator
-from pgcore_train.config import RunConfig
-from pgcore_train.environments import make_environments
-from pgcore_train.evaluation import evaluate
-from pgcore_train.history import History
+from pgcore_train.config.config.config import RunConfig
 from pgcore_train.interrupt import Interrupt
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
-from pgcore_train.off_policy import ReplayPlan, make_exploration, make_target
-from pgcore_train.replay import Replay
-from pgcore_train.rollouts import Rollout, Rollouts
-from pgcore_train.updates import Plan, replay_update, update
+from pgcore_train.learning.replay import Replay
+from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
+from pgcore_train.learning.updates import Plan, replay_update, update
+from pgcore_train.rollout.environments import make_environments
+from pgcore_train.rollout.evaluation import evaluate
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollout.rollouts import Rollout, Rollouts
+from pgcore_train.run.checkpoint import Checkpoint, adapted_fields, generator_state, restore_generator
+from pgcore_train.run.history import History
 
 __all__ = ["Ending", "Training"]
 

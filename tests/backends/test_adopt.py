@@ -17,9 +17,9 @@ import pytest
 import pgcore as pg
 from pgcore.errors import ShapeError, SpecError
 from pgcore.heads import Head
-from pgcore.testing.cases import make_case
-from pgcore.testing.differences import random_direction
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore_check.cases.cases import make_case
+from pgcore_check.reference.differences import random_direction
+from pgcore_check.results import gradient_row, loss_row
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 EXAMPLES = Path(__file__).parents[2] / "examples"

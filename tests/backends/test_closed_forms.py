@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import cases
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.proofs import kinks
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import cases
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.proofs import kinks
+from pgcore_check.results import gradient_row, loss_row
 
 KINKS = kinks()
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import padded_size
+from pgcore.autodiff.inputs import padded_size
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.errors import SpecError
-from pgcore.registry import registry
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row, loss_row
 from pgcore_estimators.reinforce import Reinforce
 
 ESTIMATORS = variants("estimators")

@@ -14,7 +14,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import OptimizerError, SpecError
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 cloudpickle = pytest.importorskip("cloudpickle")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import cases
-from pgcore.testing.differences import directional_derivative, random_direction
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import cases
+from pgcore_check.reference.differences import directional_derivative, random_direction
 
 # A step across the kink of a relu, or of a clip, is no derivative; smooth networks and the seeds below stay away from them.
 CASES = [case for case in cases(("float64",)) if "relu" not in case.label]

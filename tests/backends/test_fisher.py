@@ -9,9 +9,9 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import SpecError
-from pgcore.host import host
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.xp.numpy import host
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 HEADS = variants("heads")
 

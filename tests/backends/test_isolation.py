@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.registry import registry
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

@@ -10,13 +10,13 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
-from pgcore.surrogate import Surrogate
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.differences import directional_derivative, random_direction
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.proofs import kinks, variants
-from pgcore.testing.results import gradient_row
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.proofs import kinks, variants
+from pgcore_check.reference.differences import directional_derivative, random_direction
+from pgcore_check.results import gradient_row
 from pgcore_estimators import terms
 from pgcore_estimators.ppo import PPO
 from pgcore_numpy import networks

@@ -7,12 +7,12 @@ import pytest
 
 import pgcore as pg
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
-from pgcore.testing.running_error import bounded_in
+from pgcore_check.bounds.agreement import FACTOR, allowance, largest
+from pgcore_check.bounds.running_error import bounded_in
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.results import gradient_row, loss_row, quantity_ratios
 from pgcore_numpy.discrete_kernels import CategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.gradient import NumpyGradient

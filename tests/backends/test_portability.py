@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore import files
+from pgcore.data import files
 from pgcore.errors import NonFiniteError, ParameterError, SpecError
-from pgcore.registry import registry
-from pgcore.schedules import LinearSchedule
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.schedules import LinearSchedule
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance
-from pgcore.testing.cases import NETWORKS, Case, cases
-from pgcore.testing.core_proofs.discrete import CategoricalForm
-from pgcore.testing.core_proofs.gaussian import GaussianForm
-from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.proofs import variants
-from pgcore.testing.running_error import bounded
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.bounds.agreement import FACTOR, allowance
+from pgcore_check.bounds.running_error import bounded
+from pgcore_check.cases.cases import NETWORKS, Case, cases
+from pgcore_check.core_proofs.discrete import CategoricalForm
+from pgcore_check.core_proofs.gaussian import GaussianForm
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.reference.differences import complex_step, random_direction
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.errors import NonFiniteError
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace
-from pgcore.registry import registry
-from pgcore.step_signals import Signals
+from pgcore.interfaces.signals import Signals
+from pgcore.registry.registry import registry
+from pgcore.xp.namespace import ArrayNamespace
+from pgcore.xp.numpy import host
 
 FUNCTIONS = sorted(name for name in vars(ArrayNamespace) if not name.startswith("_"))
 NAN, INF = math.nan, math.inf

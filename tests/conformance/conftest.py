@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from pgcore.entrypoints import KINDS, Plugin
 from pgcore.hooks import Provider
-from pgcore.registry import registry
+from pgcore.registry.entry_points import KINDS, Plugin
+from pgcore.registry.registry import registry
 from pgcore_numpy.backend import NumpyBackend
 
 LOOPBACK = "loopback"

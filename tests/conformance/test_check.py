@@ -6,13 +6,13 @@ import itertools
 from typing import Any
 
 import pgcore as pg
-from pgcore.compare import STAGES, stages
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, Case
-from pgcore.testing.conformance import plan, run, truth_of
-from pgcore.testing.design import DTYPES, optimizers, product
-from pgcore.testing.proofs import kinks, proofs, variants
-from pgcore.testing.truth import Truth
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, Case
+from pgcore_check.cases.design import DTYPES, optimizers, product
+from pgcore_check.compare import STAGES, stages
+from pgcore_check.conformance import plan, run, truth_of
+from pgcore_check.proofs import kinks, proofs, variants
+from pgcore_check.stages.truth import Truth
 
 HEADS = variants("heads")
 KINKS = kinks()

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.groups import by_group, episode_rewards
-from pgcore.recorded import critic_values
-from pgcore.signals import centre, returns
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS
-from pgcore.testing.planted import first_disagreement
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.recorded import critic_values
+from pgcore.returns.discounted import centre, returns
+from pgcore.returns.groups import by_group, episode_rewards
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.planted import first_disagreement
+from pgcore_check.proofs import variants
 from pgcore_estimators.group_relative import GRPO
 from pgcore_estimators.terms import clipped_gain, penalised_rewards
 from pgcore_numpy.discrete_kernels import BernoulliKernel, CategoricalKernel, MultiCategoricalKernel
@@ -388,7 +388,7 @@ if __name__ == "__main__":
     before = PAGE.read_text().split(HEADING)[0].rstrip()
     text = [
         "Letters name the rows of [the notes' formulas](formulas.md). B14's root of g^T F g is a step and no estimator:",
-        "`tests/core/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
+        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
         "",
         "| wrong form | found at | times the limit |",
         "|---|---|---|",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.host import host
-from pgcore.optimizer import Optimizer, OptimizerSpec
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row
+from pgcore.interfaces.optimizer import Optimizer, OptimizerSpec
+from pgcore.xp.numpy import host
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

@@ -18,16 +18,16 @@ import pytest
 
 import pgcore as pg
 from pgcore import api
-from pgcore.compare import STAGES
-from pgcore.estimator import Reduction
-from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
-from pgcore.signals import normalise
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.planted import first_disagreement
-from pgcore.testing.proofs import kinks, variants
+from pgcore.interfaces.estimator import Reduction
+from pgcore.interfaces.gradient import Gradient
+from pgcore.returns.discounted import normalise
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.compare import STAGES
+from pgcore_check.planted import first_disagreement
+from pgcore_check.proofs import kinks, variants
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.compare import STAGES
 from pgcore.errors import EstimatorError, ParameterError, SpecError, UnknownNameError
-from pgcore.gradient import Gradient
-from pgcore.optimizers import Adam
-from pgcore.testing.cases import make_case
-from pgcore.testing.proofs import proofs, variants
+from pgcore.interfaces.gradient import Gradient
+from pgcore_check.cases.cases import make_case
+from pgcore_check.compare import STAGES
+from pgcore_check.proofs import proofs, variants
 from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_optimizers.first_order import Adam
 
 ESTIMATORS = variants("estimators")
 

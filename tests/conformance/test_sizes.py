@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.testing.cases import NETWORKS
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row
+from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

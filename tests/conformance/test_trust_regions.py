@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.policy import Policy
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import proofs, variants
-from pgcore.trust_region import TrustRegionSpec
+from pgcore.interfaces.policy import Policy
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import proofs, variants
+from pgcore_optimizers.trust_region import TrustRegionSpec
 
 HEADS = variants("heads")
 

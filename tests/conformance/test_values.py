@@ -11,13 +11,13 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
-from pgcore.host import host
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
-from pgcore.testing.running_error import bounded_in
+from pgcore.xp.numpy import host
+from pgcore_check.bounds.agreement import FACTOR, allowance, largest
+from pgcore_check.bounds.running_error import bounded_in
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.results import gradient_row, loss_row, quantity_ratios
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

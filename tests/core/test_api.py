@@ -8,7 +8,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError
-from pgcore.signals import optimal_baseline, returns
+from pgcore.returns.discounted import optimal_baseline, returns
 
 SPEC = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate")
 
@@ -157,7 +157,7 @@ def test_unknown_names_are_answered_with_near_and_known_ones(make, words):
 def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
     from dataclasses import dataclass
 
-    from pgcore.registry import registry
+    from pgcore.registry.registry import registry
 
     @dataclass(frozen=True)
     class Needy:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import (
     BatchError,
     EstimatorError,
@@ -614,7 +614,7 @@ def test_files_that_are_something_else(make_batch, tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}], object), allow_pickle=True)
     whole = (tmp_path / "policy").read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    for load, kind, wrong in ((Batch.load, "pgcore.batch", "policy"), (pg.load, "pgcore.policy", "batch")):
+    for load, kind, wrong in ((Batch.load, "pgcore.data.batch", "policy"), (pg.load, "pgcore.policy", "batch")):
         with refused(FileError, wrong, f"expected a {kind} file", f"got format 'pgcore.{wrong}'"):
             load(tmp_path / wrong)
         for name in ("words", "pickle.npy", "half"):

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pgcore as pg
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import PgcoreError
-from pgcore.estimator import Reduction
-from pgcore.signals import (
+from pgcore.interfaces.estimator import Reduction
+from pgcore.returns.discounted import (
     discounted_sum,
     discounts,
     gae,

@@ -9,17 +9,17 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
-from pgcore.derive import derive
 from pgcore.errors import EstimatorError
-from pgcore.estimator import Estimator
-from pgcore.host import HostNamespace
-from pgcore.registry import registry
-from pgcore.symbolic.choices import branches, settled, tree_or_term
-from pgcore.symbolic.functions import EpisodeMean, EpisodeSum
-from pgcore.symbolic.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
-from pgcore.symbolic.xp import SymbolicNamespace
-from pgcore.testing.derived import differences, points, tie_points
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.estimator import Estimator
+from pgcore.registry.registry import registry
+from pgcore.xp.numpy import HostNamespace
+from pgcore_check.proofs import variants
+from pgcore_derive.choices import branches, settled, tree_or_term
+from pgcore_derive.derivation import derive
+from pgcore_derive.differences import differences, points, tie_points
+from pgcore_derive.functions import EpisodeMean, EpisodeSum
+from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
+from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
 
 # Beside the kit's variants, which join by themselves: the ends of ranges, and options together.

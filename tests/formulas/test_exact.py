@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore import host
+from pgcore.xp import numpy as host
 
 STATES, ACTIONS = 3, 2
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import episodes, joined
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import episodes, joined
+from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
 from pgcore_estimators.expected import Expected
 from pgcore_estimators.proofs.kinks import HUBER_KINKS
 from pgcore_estimators.q_learning import QLearning

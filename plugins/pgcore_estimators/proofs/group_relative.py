@@ -7,11 +7,19 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import backwards, episodes, joined, normalised, over_episodes
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import backwards, episodes, joined, normalised, over_episodes
+from pgcore_check.reference.estimator_form import (
+    EstimatorForm,
+    Lift,
+    LiftedEvaluate,
+    Number,
+    real_episodes,
+    real_steps,
+    where,
+)
 from pgcore_estimators.group_relative import CISPO, GRPO, GSPO, DrGRPO
 from pgcore_estimators.proofs.kinks import CISPO_KINKS, GSPO_KINKS
 from pgcore_estimators.proofs.off_policy import old

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from pgcore.api import gradient
-from pgcore.arrays import Array
-from pgcore.estimator import Estimator
+from pgcore.data.spec import PolicySpec, Table
 from pgcore.heads import Categorical, EpsilonGreedy
-from pgcore.spec import PolicySpec, Table
-from pgcore.testing.kinks import constants, one_step, row
-from pgcore.testing.proof import Build, Kink
+from pgcore.interfaces.estimator import Estimator
+from pgcore.validation.arrays import Array
+from pgcore_check.cases.kinks import constants, one_step, row
+from pgcore_check.proof import Build, Kink
 from pgcore_estimators.awr import AWR
 from pgcore_estimators.group_relative import CISPO, GSPO
 from pgcore_estimators.ppo import PPO

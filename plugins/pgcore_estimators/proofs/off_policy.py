@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import (
+from pgcore.data.batch import Batch
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import (
     backwards,
     episodes,
     final_values,
@@ -19,8 +20,15 @@ from pgcore.testing.episode_sums import (
     over_episodes,
     state_values,
 )
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
-from pgcore.testing.proof import Proof
+from pgcore_check.reference.estimator_form import (
+    EstimatorForm,
+    Lift,
+    LiftedEvaluate,
+    Number,
+    real_episodes,
+    real_steps,
+    where,
+)
 from pgcore_estimators.awr import AWR
 from pgcore_estimators.importance_sampling import AveragedRatio, PerDecisionIS, TrajectoryIS, WeightedIS
 from pgcore_estimators.proofs.kinks import AWR_KINKS, VTRACE_KINKS

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import (
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import (
     backwards,
     final_values,
     gae,
@@ -24,7 +25,7 @@ from pgcore.testing.episode_sums import (
     safe_ratio,
     state_values,
 )
-from pgcore.testing.estimator_form import (
+from pgcore_check.reference.estimator_form import (
     EstimatorForm,
     Lift,
     LiftedEvaluate,
@@ -33,7 +34,6 @@ from pgcore.testing.estimator_form import (
     real_steps,
     where,
 )
-from pgcore.testing.proof import Proof
 from pgcore_estimators.actor_critic import A2C, ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.proofs.kinks import PPO_KINKS

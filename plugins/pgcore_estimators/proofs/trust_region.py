@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import final_values, gae, normalised, state_values
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_steps
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import final_values, gae, normalised, state_values
+from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_steps
 from pgcore_estimators.trpo import TRPO
 
 __all__ = ["PROOFS"]

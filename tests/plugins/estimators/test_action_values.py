@@ -7,7 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, ShapeError
-from pgcore.step_signals import Signals
+from pgcore.interfaces.signals import Signals
 
 each_estimator = pytest.mark.parametrize("name", ["expected", "soft_actor"])
 

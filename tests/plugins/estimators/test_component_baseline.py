@@ -7,7 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError
-from pgcore.score_estimator import ScoreEstimator
+from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore_estimators.reinforce import ComponentBaseline, Reinforce
 
 

@@ -7,11 +7,11 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing import reference
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.reference.differences import complex_step, random_direction
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

@@ -11,9 +11,9 @@ import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 from pgcore.errors import BatchError
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 HEADS = variants("heads")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.host import host
+from pgcore.xp.numpy import host
 from pgcore_estimators.ppo import PPO
 
 B = 400

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from pgcore_train.config.config.config import RunConfig, merged
 
-from pgcore_train.config import RunConfig, merged
-from pgcore_train.environments import Environments
+from pgcore_train.rollout.environments import Environments
 from pgcore_train.training import Training
 
 

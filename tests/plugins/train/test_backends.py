@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.registry import registry
-from pgcore_train.checkpoint import load_checkpoint
+from pgcore.registry.registry import registry
 from pgcore_train.command import run_command
+from pgcore_train.run.checkpoint import load_checkpoint
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}

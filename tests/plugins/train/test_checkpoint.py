@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from pgcore_train.config.config.config import RunConfig, merged
 
 import pgcore as pg
-from pgcore import files
+from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
-from pgcore_train.checkpoint import generator_state, load_checkpoint, restore_generator
-from pgcore_train.config import RunConfig, merged
+from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 
 ADAPTIVE = {"name": "ppo", "objective": "kl", "kl_target": 1e-6}

@@ -5,7 +5,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from gymnasium.vector import AutoresetMode
 
 from pgcore.errors import UnsupportedEnvironmentError
-from pgcore_train.environments import make_environments
+from pgcore_train.rollout.environments import make_environments
 
 
 class Still(gymnasium.Env):

@@ -3,7 +3,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import SpecError
-from pgcore_train.exploration import Exploration
+from pgcore_train.rollout.exploration import Exploration
 
 HEAD = pg.EpsilonGreedy(4, 0.1)
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pgcore.errors import FileError
-from pgcore_train.folder import RunFolder
+from pgcore_train.run.folder import RunFolder
 
 
 def test_metrics_are_in_the_file_line_by_line(tmp_path):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore_train.history import History, readable, window_means
-from pgcore_train.rollouts import Rollout
+from pgcore_train.rollout.rollouts import Rollout
+from pgcore_train.run.history import History, readable, window_means
 
 BATCH = pg.Batch(observations=[[0.0]], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True])
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser, RunningMoments
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser, RunningMoments
 
 
 @pytest.mark.parametrize("sizes", [(40,), (1, 39), (13, 1, 26), (1,) * 40])

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from pgcore_train.history import History
-from pgcore_train.picture import draw
+from pgcore_train.run.history import History
+from pgcore_train.run.picture import draw
 
 pytest.importorskip("matplotlib")
 
@@ -36,8 +36,8 @@ def test_drawing_leaves_no_state():
     # In a process of its own: whatever else ran in this one may have imported pyplot.
     program = (
         "import sys\n"
-        "from pgcore_train.history import History\n"
-        "from pgcore_train.picture import draw\n"
+        "from pgcore_train.run.history import History\n"
+        "from pgcore_train.run.picture import draw\n"
         "draw(History(), 'Somewhere-v0', None)\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

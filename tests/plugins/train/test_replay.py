@@ -3,7 +3,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, FileError, ShapeError, SpecError
-from pgcore_train.replay import Replay
+from pgcore_train.learning.replay import Replay
 
 FIELDS = ("observations", "actions", "rewards", "terminated", "log_probs", "final_observations")
 

@@ -5,9 +5,9 @@ from gymnasium.spaces import Box
 
 import pgcore as pg
 from pgcore.errors import UnsupportedEnvironmentError
-from pgcore_train.environments import Environments
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
-from pgcore_train.rollouts import Rollouts
+from pgcore_train.rollout.environments import Environments
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollout.rollouts import Rollouts
 
 
 def policy_for(environments: Environments) -> pg.Policy:

@@ -3,10 +3,10 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import ParameterError
-from pgcore_train.off_policy import ReplayPlan
-from pgcore_train.replay import Replay
-from pgcore_train.target import Target
-from pgcore_train.updates import Plan, replay_update, update
+from pgcore_train.learning.replay import Replay
+from pgcore_train.learning.replay_plan import ReplayPlan
+from pgcore_train.learning.target import Target
+from pgcore_train.learning.updates import Plan, replay_update, update
 
 Q = pg.estimator("q_learning")
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from pgcore_train.config.config.settings import TrainingSettings
 
 import pgcore as pg
 from pgcore.errors import BatchError
-from pgcore_train.settings import TrainingSettings
-from pgcore_train.updates import Plan, update
+from pgcore_train.learning.updates import Plan, update
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_values_are_clipped_around_those_before_the_first_step(batch, monkeypatc
         old_values.append(found.surrogate.values["old_value"])
         return found
 
-    monkeypatch.setattr("pgcore_train.updates.gradient", noted)
+    monkeypatch.setattr("pgcore_train.learning.updates.gradient", noted)
     before = policy.evaluate(batch, ("value",))["value"]
     optimizer = pg.optimizer("sgd", learning_rate=0.5)
     update(policy, pg.estimator("ppo", value_clip=0.2), optimizer, batch, Plan(3, None), pg.generator(0))
