@@ -12,7 +12,16 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
-    "pgcore.api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
+    "pgcore.api": (
+        "backend",
+        "estimator",
+        "generator",
+        "gradient",
+        "load",
+        "optimizer",
+        "policy",
+        "signals",
+    ),
     "pgcore.interfaces.backend": ("Backend",),
     "pgcore.data.batch": ("Batch",),
     "pgcore.errors": ("PgcoreError",),
@@ -31,7 +40,12 @@ _NAMES_BY_MODULE = {
     "pgcore.data.networks": ("MLP", "Linear", "Table"),
     "pgcore.interfaces.optimizer": ("Optimizer",),
     "pgcore.interfaces.policy": ("Policy",),
-    "pgcore.interfaces.schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
+    "pgcore.interfaces.schedules": (
+        "ConstantSchedule",
+        "CosineSchedule",
+        "LinearSchedule",
+        "Schedule",
+    ),
     "pgcore.data.spec": ("PolicySpec",),
     "pgcore.interfaces.signals": ("Signals",),
 }
@@ -49,7 +63,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value: Any = getattr(importlib.import_module(_HOME[name]), name)
     elif name in _PROVIDED:
-        value = importlib.import_module("pgcore.registry.registry").registry().load("functions", name)
+        value = (
+            importlib.import_module("pgcore.registry.registry").registry().load("functions", name)
+        )
     else:
         raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
     globals()[name] = value

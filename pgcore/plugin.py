@@ -21,7 +21,11 @@ __all__ = [
 def pgcore_heads() -> list[Provider]:
     """Provide the core's heads."""
     return [
-        Provider("categorical", "pgcore.heads:Categorical", "softmax over n actions with a temperature and masks"),
+        Provider(
+            "categorical",
+            "pgcore.heads:Categorical",
+            "softmax over n actions with a temperature and masks",
+        ),
         Provider(
             "diagonal_gaussian",
             "pgcore.heads:DiagonalGaussian",
@@ -37,7 +41,11 @@ def pgcore_heads() -> list[Provider]:
             "pgcore.heads:SquashedGaussian",
             "tanh of independent normals: actions within bounds",
         ),
-        Provider("multi_categorical", "pgcore.heads:MultiCategorical", "several softmax choices at once, with masks"),
+        Provider(
+            "multi_categorical",
+            "pgcore.heads:MultiCategorical",
+            "several softmax choices at once, with masks",
+        ),
         Provider("bernoulli", "pgcore.heads:Bernoulli", "independent switches, with masks"),
     ]
 
@@ -66,9 +74,21 @@ def pgcore_activations() -> list[Provider]:
 def pgcore_schedules() -> list[Provider]:
     """Provide the core's learning-rate schedules."""
     return [
-        Provider("constant", "pgcore.interfaces.schedules:ConstantSchedule", "the same rate at every step"),
-        Provider("linear", "pgcore.interfaces.schedules:LinearSchedule", "a straight line from one rate to another"),
-        Provider("cosine", "pgcore.interfaces.schedules:CosineSchedule", "half a cosine from one rate to another"),
+        Provider(
+            "constant",
+            "pgcore.interfaces.schedules:ConstantSchedule",
+            "the same rate at every step",
+        ),
+        Provider(
+            "linear",
+            "pgcore.interfaces.schedules:LinearSchedule",
+            "a straight line from one rate to another",
+        ),
+        Provider(
+            "cosine",
+            "pgcore.interfaces.schedules:CosineSchedule",
+            "half a cosine from one rate to another",
+        ),
     ]
 
 
@@ -76,7 +96,13 @@ def pgcore_schedules() -> list[Provider]:
 def pgcore_derivers() -> list[Provider]:
     """Provide derivation by SymPy."""
     return [
-        Provider("sympy", "pgcore_derive.derivation:derive", "cotangents from a surrogate, by SymPy", "sympy", "derive")
+        Provider(
+            "sympy",
+            "pgcore_derive.derivation:derive",
+            "cotangents from a surrogate, by SymPy",
+            "sympy",
+            "derive",
+        )
     ]
 
 
@@ -85,7 +111,9 @@ def pgcore_metrics() -> list[Provider]:
     """Provide the core's metrics, each with the first line of its docstring."""
     return [
         Provider(
-            name, f"pgcore.interfaces.metrics:{name}", (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
+            name,
+            f"pgcore.interfaces.metrics:{name}",
+            (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."),
         )
         for name, function in METRICS.items()
     ]

@@ -110,7 +110,10 @@ class Site:
         """Return a registry of this folder's distributions alone."""
         found = importlib.metadata.distributions(path=[str(self.folder)])
         return Registry(
-            point for distribution in found for point in distribution.entry_points if point.group == "pgcore"
+            point
+            for distribution in found
+            for point in distribution.entry_points
+            if point.group == "pgcore"
         )
 
 

@@ -38,7 +38,9 @@ class JaxBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("jax.policy dtype", dtype)
-        return JaxPolicy(self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place)
+        return JaxPolicy(
+            self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place
+        )
 
     def adopt(
         self,
@@ -68,7 +70,9 @@ class JaxBackend(Backend):
         if kind == "separate":
             critic_apply, critic_tree = pair("critic", critic)
             critic_names, critic_leaves, critic_structure = leaf_names(critic_tree, "critic.")
-            second = AdoptedNetwork(critic_apply, critic_names, critic_structure, None, shared=False)
+            second = AdoptedNetwork(
+                critic_apply, critic_names, critic_structure, None, shared=False
+            )
             found = named(what, critic_names, critic_leaves, found)
             settled(what, found)
         own = {f"head.{name}": value for name, value in head.initial_parameters().items()}

@@ -85,4 +85,8 @@ def name_of(apply: Callable[..., Any]) -> str:
 
 def own_parameters(parameters: Parameters) -> dict[str, jax.Array]:
     """Return the head's own parameters, without their prefix."""
-    return {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
+    return {
+        name.removeprefix("head."): value
+        for name, value in parameters.items()
+        if name.startswith("head.")
+    }

@@ -90,7 +90,10 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         estimator = surrogate.estimator
         kept = self._differentiate
         if kept is None or kept[0] is not estimator:
-            kept = self._differentiate = estimator, functions.differentiate(self.network, self.spec.head, estimator)
+            kept = self._differentiate = (
+                estimator,
+                functions.differentiate(self.network, self.spec.head, estimator),
+            )
         with self.precision():
             vector, square, columns = kept[1](self.native, inputs)
         # By way of NumPy, which is faster than JAX's own conversion of a scalar.
@@ -99,14 +102,20 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
         with self.precision():
-            found = functions.log_prob_products(self.network, self.spec.head)(self.native, inputs, rows)
-        return np.concatenate([np.asarray(found[name]).reshape(len(rows), -1) for name in self.names], axis=1)
+            found = functions.log_prob_products(self.network, self.spec.head)(
+                self.native, inputs, rows
+            )
+        return np.concatenate(
+            [np.asarray(found[name]).reshape(len(rows), -1) for name in self.names], axis=1
+        )
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`."""
         direction = self.leaves(vector)
         with self.precision():
-            found = functions.fisher_product(self.network, self.spec.head)(self.native, inputs, direction)
+            found = functions.fisher_product(self.network, self.spec.head)(
+                self.native, inputs, direction
+            )
         return np.concatenate([np.asarray(found[name]).reshape(-1) for name in self.names])
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:

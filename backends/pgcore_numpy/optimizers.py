@@ -36,7 +36,8 @@ class NumpyOptimizer(BoundOptimizer):
         """See `BoundOptimizer.slots`."""
         named = self.policy.layout.named
         return {
-            slot: {name: view.copy() for name, view in named(vector).items()} for slot, vector in self._slots.items()
+            slot: {name: view.copy() for name, view in named(vector).items()}
+            for slot, vector in self._slots.items()
         }
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:

@@ -91,8 +91,12 @@ class Probe:
         source = 0 if others[-1] >= half else int(others[0])
         chosen = np.append(np.arange(half), np.full(len(rows) - half, source))
         step = first_difference(parts(forward(rows[chosen])), [part[chosen] for part in found])
-        if step is None:  # what depends on their number is left; other shapes are rounded in other ways
-            step = first_difference(parts(forward(rows[:half])), [part[:half] for part in found], 1 / 3)
+        if (
+            step is None
+        ):  # what depends on their number is left; other shapes are rounded in other ways
+            step = first_difference(
+                parts(forward(rows[:half])), [part[:half] for part in found], 1 / 3
+            )
         if step is not None:
             raise SpecError(
                 f"{self._network}: expected outputs that depend on one observation alone, got others at step {step} where other steps of the batch "
@@ -139,7 +143,9 @@ def first_difference(found: list[Array], expected: list[Array], power: float = 1
     """
     for own, other in zip(found, expected, strict=True):
         finite = np.isfinite(own) & np.isfinite(other)
-        allowed = float(np.finfo(other.dtype).eps) ** power * float(np.abs(other[finite]).max(initial=0.0))
+        allowed = float(np.finfo(other.dtype).eps) ** power * float(
+            np.abs(other[finite]).max(initial=0.0)
+        )
         with np.errstate(invalid="ignore"):
             apart = (finite & (np.abs(own - other) > allowed)).any(axis=1)
         if apart.any():

@@ -90,7 +90,9 @@ def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs
     if ACTIONS not in inputs.signals:
         return distribution
     columns = _columns(inputs.signals[ACTIONS])
-    return head.log_prob(xp, xp.concatenate((distribution,) * len(columns), 0), xp.concatenate(columns, 0))
+    return head.log_prob(
+        xp, xp.concatenate((distribution,) * len(columns), 0), xp.concatenate(columns, 0)
+    )
 
 
 def metric(xp: ArrayNamespace, head: Head, at: Native, tangent: Native, inputs: Inputs) -> Native:

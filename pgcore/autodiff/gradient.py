@@ -44,7 +44,10 @@ class AutodiffGradient(Gradient):
         quantities = self.told()[1]
         signals, keywords = self.surrogate.values, self.surrogate.estimator.keywords
         steps = len(self.surrogate.weights)
-        return {name: quantities[name][:steps] if name in quantities else signals[name] for name in keywords}
+        return {
+            name: quantities[name][:steps] if name in quantities else signals[name]
+            for name in keywords
+        }
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""

@@ -77,7 +77,9 @@ def padded(inputs: Inputs) -> Inputs:
         None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
         # Each step of padding is an episode of its own: a product of many ratios could overflow, and weight 0 would not take that away.
         {
-            name: np.append(value, value[-1] + 1 + np.arange(extra)) if name == "episode" else repeat_last(value, extra)
+            name: np.append(value, value[-1] + 1 + np.arange(extra))
+            if name == "episode"
+            else repeat_last(value, extra)
             for name, value in inputs.signals.items()
         },
         np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),

@@ -77,7 +77,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """See `Policy.quantities_at`."""
-        signals = {} if KLS.isdisjoint(names) else {"reference": batch.extras["reference"].astype(self.dtype)}
+        signals = (
+            {}
+            if KLS.isdisjoint(names)
+            else {"reference": batch.extras["reference"].astype(self.dtype)}
+        )
         inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
         return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
 
@@ -109,13 +113,23 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
         for episodes in episode_chunks(batch.episode_lengths):
-            steps = slice(batch.episode_starts[episodes.start], batch.episode_ends[episodes.stop - 1] + 1)
+            steps = slice(
+                batch.episode_starts[episodes.start], batch.episode_ends[episodes.stop - 1] + 1
+            )
             part = batch.steps(steps)
             inputs = self._inputs(part, {}, np.zeros(part.num_steps, self.dtype))
-            count = padded_size(episodes.stop - episodes.start) if self.pads else episodes.stop - episodes.start
+            count = (
+                padded_size(episodes.stop - episodes.start)
+                if self.pads
+                else episodes.stop - episodes.start
+            )
             rows = np.zeros((count, len(inputs.weights)), self.dtype)
-            rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = weights[steps]
-            scores[episodes] = self.log_prob_products(inputs, rows)[: episodes.stop - episodes.start]
+            rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = (
+                weights[steps]
+            )
+            scores[episodes] = self.log_prob_products(inputs, rows)[
+                : episodes.stop - episodes.start
+            ]
         self.check_scores(scores)
         return scores
 
@@ -151,14 +165,22 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         """
         head = self.spec.head
         rows = "one row of natural parameters"
-        claimed: list[tuple[str, str, Any, list[int | None]]] = [("outputs", rows, outputs, [steps, head.outputs])]
+        claimed: list[tuple[str, str, Any, list[int | None]]] = [
+            ("outputs", rows, outputs, [steps, head.outputs])
+        ]
         if self.spec.critic != "none" and self.spec.critic_values == "action":
-            claimed.append(("values", "one value an action", values, [steps, self.spec.critic_outputs]))
+            claimed.append(
+                ("values", "one value an action", values, [steps, self.spec.critic_outputs])
+            )
         elif self.spec.critic != "none":
             claimed.append(("values", "one value", values, [steps]))
         for what, advice, value, wanted in claimed:
             shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
-            if shape is None or len(shape) != len(wanted) or not all(map(same_length, shape, wanted)):
+            if (
+                shape is None
+                or len(shape) != len(wanted)
+                or not all(map(same_length, shape, wanted))
+            ):
                 got = type(value).__name__ if shape is None else shape
                 raise ShapeError(
                     f"{self.spec.network}: expected {what} of shape {wanted} for {head}, got {got}; "
@@ -174,7 +196,9 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         actions, mask = batch.actions, batch.action_mask
         if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)
-        inputs = Inputs(self._observations(batch.observations), actions, mask, dict(signals), weights)
+        inputs = Inputs(
+            self._observations(batch.observations), actions, mask, dict(signals), weights
+        )
         return padded(inputs) if self.pads else inputs
 
     def _observations(self, observations: Array) -> Array:
@@ -195,7 +219,9 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _forward(self, given: Array) -> tuple[Array, Array | None]:
         """Return `forward`, with observations padded where shapes are compiled."""
         steps = len(given)
-        outputs, values = self.forward(repeat_last(given, padded_size(steps) - steps) if self.pads else given)
+        outputs, values = self.forward(
+            repeat_last(given, padded_size(steps) - steps) if self.pads else given
+        )
         return outputs[:steps], None if values is None else values[:steps]
 
 

@@ -43,7 +43,8 @@ def application(requested: str | None) -> typer.Typer:
     app.command("list")(list_command)
     app.command("doctor")(doctor_command)
     summaries = {
-        registration.provider.name: registration.provider.summary for registration in registry().providers("commands")
+        registration.provider.name: registration.provider.summary
+        for registration in registry().providers("commands")
     }
     for name in summaries.keys() - set(OWN_COMMANDS):
         if name == requested:
@@ -61,6 +62,10 @@ def not_requested() -> None:
 
 def warn_of_quarantine() -> None:
     """Say that a command that nobody knows may be a quarantined plugin's."""
-    refused = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in registry().quarantined)
+    refused = ", ".join(
+        f"{plugin.entry_point} ({plugin.distribution})" for plugin in registry().quarantined
+    )
     if refused:
-        sys.stderr.write(f"note: commands of quarantined plugins are not known: {refused}; see `pgcore doctor`\n")
+        sys.stderr.write(
+            f"note: commands of quarantined plugins are not known: {refused}; see `pgcore doctor`\n"
+        )

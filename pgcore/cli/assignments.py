@@ -32,7 +32,9 @@ def read_assignments(
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
-            raise SpecError(f"--set: expected {form}, got {assignment!r}; write it as in --set {example}")
+            raise SpecError(
+                f"--set: expected {form}, got {assignment!r}; write it as in --set {example}"
+            )
         values[name.strip()] = read_value(text.strip())
     return values
 
@@ -58,6 +60,8 @@ def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields with None for "none" where a dataclass takes None: neither TOML nor a command line can say None."""
     optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
     return {
-        name: None if isinstance(value, str) and value.lower() == NONE and name in optional else value
+        name: None
+        if isinstance(value, str) and value.lower() == NONE and name in optional
+        else value
         for name, value in fields.items()
     }

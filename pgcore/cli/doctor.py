@@ -40,7 +40,11 @@ def examine() -> dict[str, Any]:
     everything = [registration for kind in KINDS for registration in registry().providers(kind)]
     backend = default_backend()
     return {
-        "python": {"version": platform.python_version(), "executable": sys.executable, "platform": platform.platform()},
+        "python": {
+            "version": platform.python_version(),
+            "executable": sys.executable,
+            "platform": platform.platform(),
+        },
         "packages": packages(),
         "plugins": [
             {
@@ -48,7 +52,9 @@ def examine() -> dict[str, Any]:
                 "distribution": plugin.distribution,
                 "version": plugin.version,
                 "provides": {
-                    kind: [provider.name for provider in found] for kind, found in plugin.providers.items() if found
+                    kind: [provider.name for provider in found]
+                    for kind, found in plugin.providers.items()
+                    if found
                 },
             }
             for plugin in registry().plugins
@@ -83,13 +89,18 @@ def default_backend() -> dict[str, str | None]:
 def problems(everything: list[Registration], backend: dict[str, str | None]) -> list[str]:
     """Return what is wrong, one line each; a package that is merely not installed is not."""
     lines = [
-        f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}" for plugin in registry().quarantined
+        f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}"
+        for plugin in registry().quarantined
     ]
     lines += dict.fromkeys(
-        f"{found.where}: {found.reason}" for found in everything if found.status in ("too old", "duplicate", "broken")
+        f"{found.where}: {found.reason}"
+        for found in everything
+        if found.status in ("too old", "duplicate", "broken")
     )
     if backend["reason"] is not None:
-        lines.append(f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}: {backend['reason']}")
+        lines.append(
+            f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}: {backend['reason']}"
+        )
     return lines
 
 
@@ -116,7 +127,10 @@ def requirements() -> dict[str, list[str]]:
     from packaging.requirements import Requirement
 
     try:
-        declared = {extra: list[str]() for extra in ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]}
+        declared = {
+            extra: list[str]()
+            for extra in ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]
+        }
     except PackageNotFoundError:
         return {}
     for line in requires("pgcore") or []:
@@ -125,7 +139,9 @@ def requirements() -> dict[str, list[str]]:
             continue
         # The extras that ask for it; none where the base installation does.
         extras = [
-            extra for extra in declared if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            extra
+            for extra in declared
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         ]
         for extra in extras if "" not in extras else [""]:
             declared[extra].append(requirement.name)
@@ -143,16 +159,30 @@ def version_of(name: str) -> str | None:
 def text_of(report: dict[str, Any]) -> str:
     """Return the report as lines for a terminal."""
     python, backend = report["python"], report["default_backend"]
-    lines = [f"Python {python['version']}, {python['executable']}, {python['platform']}", "", "Packages"]
+    lines = [
+        f"Python {python['version']}, {python['executable']}, {python['platform']}",
+        "",
+        "Packages",
+    ]
     lines += [f"  {name} {found or 'not installed'}" for name, found in report["packages"].items()]
-    lines += ["", f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}", "", "Plugins"]
+    lines += [
+        "",
+        f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}",
+        "",
+        "Plugins",
+    ]
     for plugin in report["plugins"]:
-        provides = "; ".join(f"{kind} {', '.join(names)}" for kind, names in plugin["provides"].items())
+        provides = "; ".join(
+            f"{kind} {', '.join(names)}" for kind, names in plugin["provides"].items()
+        )
         lines.append(
             f"  {plugin['entry_point']} ({plugin['distribution']} {plugin['version']}): {provides or 'nothing'}"
         )
     for plugin in report["quarantined"]:
-        lines += ["", f"Quarantined: {plugin['entry_point']} ({plugin['distribution']} {plugin['version']})"]
+        lines += [
+            "",
+            f"Quarantined: {plugin['entry_point']} ({plugin['distribution']} {plugin['version']})",
+        ]
         lines += [f"  {line}" for line in plugin["traceback"].rstrip().splitlines()]
     hints = [
         f"  {missing['install']} for {missing['kind'].removesuffix('s')} {missing['name']}"

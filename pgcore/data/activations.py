@@ -101,7 +101,9 @@ def activation(name: str) -> Activation:
     return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
 
 
-def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> object:
+def registered_activation(
+    where: str, value: object, error: type[PgcoreError] = SpecError
+) -> object:
     """Return the value, or raise unless it names a registered activation; a field's check."""
     one_of(where, value, registry().names("activations"), error)
     return value

@@ -18,7 +18,15 @@ from pgcore.validation.arrays import Array, check_length, owned_booleans, owned_
 __all__ = ["Batch", "Index"]
 
 Index = slice | range | list[int] | Array
-PER_STEP = ("observations", "actions", "rewards", "log_probs", "values", "action_mask", "step_weights")
+PER_STEP = (
+    "observations",
+    "actions",
+    "rewards",
+    "log_probs",
+    "values",
+    "action_mask",
+    "step_weights",
+)
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 FORMAT = "pgcore.data.batch"
@@ -60,7 +68,9 @@ class Batch:
     action_mask: Array | None
     step_weights: Array | None
     extras: Mapping[str, Array]
-    _source: tuple[Batch, Index]  # the batch and the index that `steps` was called with, where it was
+    _source: tuple[
+        Batch, Index
+    ]  # the batch and the index that `steps` was called with, where it was
     _fits: object = None  # the spec that the batch was last found to fit
 
     def __init__(
@@ -92,8 +102,12 @@ class Batch:
             "rewards": validation.float64("rewards", rewards),
             "log_probs": None if log_probs is None else validation.float64("log_probs", log_probs),
             "values": None if values is None else validation.float64("values", values),
-            "action_mask": None if action_mask is None else owned_booleans("Batch.action_mask", action_mask, 2),
-            "step_weights": None if step_weights is None else validation.float64("step_weights", step_weights),
+            "action_mask": None
+            if action_mask is None
+            else owned_booleans("Batch.action_mask", action_mask, 2),
+            "step_weights": None
+            if step_weights is None
+            else validation.float64("step_weights", step_weights),
         }
         steps = validation.check_steps(per_step)
         validation.check_masking(per_step["actions"], per_step["action_mask"])
@@ -105,14 +119,18 @@ class Batch:
             per_step,
             episode_lengths=lengths,
             terminated=ended,
-            final_observations=validation.final_observations(final_observations, per_step["observations"], ended),
+            final_observations=validation.final_observations(
+                final_observations, per_step["observations"], ended
+            ),
             final_values=validation.final_values(final_values, ended),
             extras=validation.extra_arrays(extras, steps),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse every change."""
-        raise AttributeError(f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one")
+        raise AttributeError(
+            f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one"
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Freeze the arrays again, which `pickle` and `copy` return writable."""
@@ -120,9 +138,7 @@ class Batch:
 
     def __repr__(self) -> str:
         """Return the sizes."""
-        return (
-            f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
-        )
+        return f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
 
     @property
     def num_steps(self) -> int:
@@ -187,7 +203,9 @@ class Batch:
     @cached_property
     def step_in_episode(self) -> Array:
         """[B] integer. t, counted from 0 in each episode."""
-        return read_only(np.arange(self.num_steps) - np.repeat(self.episode_starts, self.episode_lengths))
+        return read_only(
+            np.arange(self.num_steps) - np.repeat(self.episode_starts, self.episode_lengths)
+        )
 
     @cached_property
     def episode_weights(self) -> Array:
@@ -204,7 +222,11 @@ class Batch:
             BatchError: an episode was cut and there are no final observations.
         """
         self.check_bootstrap()
-        final = self.observations[self.episode_ends] if self.final_observations is None else self.final_observations
+        final = (
+            self.observations[self.episode_ends]
+            if self.final_observations is None
+            else self.final_observations
+        )
         following = np.empty(self.observations.shape, np.result_type(self.observations, final))
         following[:-1] = self.observations[1:]
         following[self.episode_ends] = np.where(
@@ -272,7 +294,9 @@ class Batch:
                 value = self.__dict__[name]
                 chosen[name] = None if value is None else value[index]
             chosen["extras"] = (
-                {name: value[index] for name, value in self.extras.items()} if self.extras else self.extras
+                {name: value[index] for name, value in self.extras.items()}
+                if self.extras
+                else self.extras
             )
         except IndexError as error:
             raise BatchError(
@@ -294,7 +318,8 @@ class Batch:
         """
         numbers, steps = self.episode_steps(index)
         fields: dict[str, Any] = {
-            name: None if self.__dict__[name] is None else self.__dict__[name][steps] for name in PER_STEP
+            name: None if self.__dict__[name] is None else self.__dict__[name][steps]
+            for name in PER_STEP
         }
         return _made(
             fields
@@ -302,7 +327,9 @@ class Batch:
                 "_fits": self._fits,
                 "episode_lengths": self.episode_lengths[numbers],
                 "terminated": self.terminated[numbers],
-                "final_observations": None if self.final_observations is None else self.final_observations[numbers],
+                "final_observations": None
+                if self.final_observations is None
+                else self.final_observations[numbers],
                 "final_values": None if self.final_values is None else self.final_values[numbers],
                 "extras": {name: value[steps] for name, value in self.extras.items()},
             }
@@ -333,7 +360,9 @@ class Batch:
             BatchError: size below 1.
         """
         if size < 1:
-            raise BatchError(f"Batch.minibatches: expected a size of at least 1, got {size}; choose a positive size")
+            raise BatchError(
+                f"Batch.minibatches: expected a size of at least 1, got {size}; choose a positive size"
+            )
         order = rng.permutation(self.num_steps)
         for start in range(0, self.num_steps, size):
             yield order[start : start + size]
@@ -355,7 +384,8 @@ class Batch:
             return self
         repeated = np.append(np.arange(self.num_steps), np.full(extra, self.num_steps - 1))
         fields: dict[str, Any] = {
-            name: None if self.__dict__[name] is None else self.__dict__[name][repeated] for name in PER_STEP
+            name: None if self.__dict__[name] is None else self.__dict__[name][repeated]
+            for name in PER_STEP
         }
         fields["rewards"] = np.append(self.rewards, np.zeros(extra))
         weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
@@ -370,7 +400,9 @@ class Batch:
                 "final_observations": None
                 if final is None
                 else np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)]),
-                "final_values": None if self.final_values is None else np.append(self.final_values, np.zeros(extra)),
+                "final_values": None
+                if self.final_values is None
+                else np.append(self.final_values, np.zeros(extra)),
                 "extras": {name: value[repeated] for name, value in self.extras.items()},
             }
         )
@@ -388,7 +420,9 @@ class Batch:
             ShapeError: their observations or actions have different shapes.
         """
         if not batches:
-            raise BatchError("Batch.concatenate: expected at least 1 batch, got none; collect some first")
+            raise BatchError(
+                "Batch.concatenate: expected at least 1 batch, got none; collect some first"
+            )
         fields: dict[str, Any] = {}
         for name in (*PER_STEP, *PER_EPISODE):
             fields[name] = _joined(name, [getattr(batch, name) for batch in batches])
@@ -398,7 +432,8 @@ class Batch:
                 f"Batch.concatenate: expected the same extras in all, got {sorted(map(sorted, names))}; add the missing ones"
             )
         fields["extras"] = {
-            name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches]) for name in batches[0].extras
+            name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches])
+            for name in batches[0].extras
         }
         groups = [batch.extras[GROUP] for batch in batches if GROUP in batch.extras]
         if groups and all(_are_numbers(group) for group in groups):
@@ -413,7 +448,12 @@ class Batch:
         """
         arrays = {name: getattr(self, name) for name in (*PER_STEP, *PER_EPISODE)}
         arrays = {name: value for name, value in arrays.items() if value is not None}
-        files.write(path, FORMAT, arrays | {f"extras.{name}": value for name, value in self.extras.items()}, {})
+        files.write(
+            path,
+            FORMAT,
+            arrays | {f"extras.{name}": value for name, value in self.extras.items()},
+            {},
+        )
 
     @staticmethod
     def load(path: str | Path) -> Batch:
@@ -424,7 +464,11 @@ class Batch:
             BatchError: what it holds is not a valid batch.
         """
         arrays, _ = files.read(path, FORMAT)
-        extras = {name.removeprefix("extras."): arrays.pop(name) for name in list(arrays) if name.startswith("extras.")}
+        extras = {
+            name.removeprefix("extras."): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith("extras.")
+        }
         try:
             return Batch(**arrays, extras=extras)
         except TypeError as error:
@@ -449,7 +493,9 @@ def _made(fields: dict[str, Any]) -> Batch:
 def _index_error(where: str, noun: str, chosen: tuple[int, ...]) -> BatchError:
     """Return the error for an index that does not choose a list of steps or episodes."""
     if chosen == (0,):
-        return BatchError(f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; check the index")
+        return BatchError(
+            f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; check the index"
+        )
     return BatchError(
         f"Batch.{where}: expected a one-dimensional index, got one that chooses shape {list(chosen)}; pass a list of {noun} numbers"
     )

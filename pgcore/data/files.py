@@ -18,7 +18,9 @@ __all__ = ["read", "replace", "write"]
 Array = NDArray[Any]
 
 
-def write(path: str | Path, kind: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+def write(
+    path: str | Path, kind: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
     """Write arrays and metadata to a safetensors file marked as `kind`.
 
     Raises:
@@ -50,7 +52,10 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
         raise FileError(
             f"{path}: expected a {kind} file, got one that is not safetensors ({error}); write it again"
         ) from error
-    except (TypeError, AttributeError) as error:  # what safetensors raises on dtypes that NumPy does not have
+    except (
+        TypeError,
+        AttributeError,
+    ) as error:  # what safetensors raises on dtypes that NumPy does not have
         raise FileError(
             f"{path}: expected a {kind} file, got one with numbers that NumPy does not have ({error}); write it again"
         ) from error

@@ -119,7 +119,9 @@ class TorsoNetwork(Network):
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
-        return self.torso_parameters() | affine_parameters(self.output_layer, self.width, outputs, gain)
+        return self.torso_parameters() | affine_parameters(
+            self.output_layer, self.width, outputs, gain
+        )
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
         """See `Network.forward`."""
@@ -178,10 +180,14 @@ class Linear(Network):
         return affine(xp, parameters, "0", observations)
 
 
-def layer_widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
+def layer_widths(
+    where: str, value: object, error: type[PgcoreError] = SpecError
+) -> tuple[int, ...]:
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
-        raise error(f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for no hidden layers")
+        raise error(
+            f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for no hidden layers"
+        )
     return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
 
@@ -263,7 +269,9 @@ class Adopted(Network):
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> NoReturn:
         """Raise SpecError: the formula is the user's, in one framework."""
-        raise SpecError(f"PolicySpec: expected a network with a formula, got {self}; ask the policy that adopted it")
+        raise SpecError(
+            f"PolicySpec: expected a network with a formula, got {self}; ask the policy that adopted it"
+        )
 
 
 def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dict[str, Parameter]:

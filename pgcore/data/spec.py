@@ -63,9 +63,13 @@ class PolicySpec:
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(cast("object", self.network), Network):
-            raise SpecError(f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one")
+            raise SpecError(
+                f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one"
+            )
         if not isinstance(cast("object", self.head), Head):
-            raise SpecError(f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one")
+            raise SpecError(
+                f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one"
+            )
         one_of("PolicySpec.critic", self.critic, CRITICS)
         if self.critic == "shared" and not self.network.has_torso:
             raise SpecError(
@@ -92,7 +96,10 @@ class PolicySpec:
         """Return the spec as one line of JSON."""
         return json.dumps(
             {
-                "network": {"name": self.network.name, **dataclasses.asdict(cast("Any", self.network))},
+                "network": {
+                    "name": self.network.name,
+                    **dataclasses.asdict(cast("Any", self.network)),
+                },
                 "head": {"name": self.head.name, **dataclasses.asdict(cast("Any", self.head))},
                 "critic": self.critic,
                 "critic_values": self.critic_values,
@@ -151,12 +158,18 @@ class PolicySpec:
 
         Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
         """
-        if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
+        if (
+            isinstance(seed, bool)
+            or not isinstance(cast("object", seed), int | np.integer)
+            or seed < 0
+        ):
             raise SpecError(f"seed: expected an integer of at least 0, got {seed!r}; give one")
         streams = iter(range(2**31))
 
         def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([int(seed), next(streams)])))
+            rng = np.random.Generator(
+                np.random.Philox(np.random.SeedSequence([int(seed), next(streams)]))
+            )
             tall = rng.standard_normal((max(shape), min(shape)))
             q, r = np.linalg.qr(tall)
             q *= np.sign(np.diag(r))
@@ -183,7 +196,9 @@ class PolicySpec:
             return network.forward(xp, actor, observations), None
         critic = under("critic", parameters)
         if self.critic == "separate":
-            return network.forward(xp, actor, observations), network.forward(xp, critic, observations)
+            return network.forward(xp, actor, observations), network.forward(
+                xp, critic, observations
+            )
         assert isinstance(network, TorsoNetwork)
         features = network.torso(xp, actor, observations)
         outputs = affine(xp, actor, network.output_layer, features)
@@ -205,25 +220,36 @@ class PolicySpec:
     def _arrays(self, weight: MakeWeight) -> dict[str, NDArray[Any]]:
         parameters: dict[str, NDArray[Any]] = {}
         for name, (shape, gain, value) in self._declared().items():
-            parameters[name] = np.full(shape, value, np.float64) if gain is None else weight(shape, gain)
-        return parameters | {f"head.{name}": value for name, value in self.head.initial_parameters().items()}
+            parameters[name] = (
+                np.full(shape, value, np.float64) if gain is None else weight(shape, gain)
+            )
+        return parameters | {
+            f"head.{name}": value for name, value in self.head.initial_parameters().items()
+        }
 
     def _declared(self) -> dict[str, Parameter]:
         """Return the parameters of network and critic by canonical name, in canonical order."""
         network = self.network
-        declared = {f"network.{name}": each for name, each in network.parameters(self.head.outputs, 0.01).items()}
+        declared = {
+            f"network.{name}": each
+            for name, each in network.parameters(self.head.outputs, 0.01).items()
+        }
         critic: dict[str, Parameter] = {}
         if self.critic == "separate":
             critic = network.parameters(self.critic_outputs, 1.0)
         elif self.critic == "shared":
-            critic = affine_parameters(SHARED, cast("TorsoNetwork", network).width, self.critic_outputs, 1.0)
+            critic = affine_parameters(
+                SHARED, cast("TorsoNetwork", network).width, self.critic_outputs, 1.0
+            )
         return declared | {f"critic.{name}": each for name, each in critic.items()}
 
 
 def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
     """Return the parameters whose names begin with a prefix and a dot, without both."""
     start = len(prefix) + 1
-    return {name[start:]: value for name, value in parameters.items() if name.startswith(f"{prefix}.")}
+    return {
+        name[start:]: value for name, value in parameters.items() if name.startswith(f"{prefix}.")
+    }
 
 
 def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:

@@ -42,11 +42,15 @@ def check_observations(where: str, spec: PolicySpec, observations: Array) -> Non
         )
 
 
-def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int, *, where: str = "action_mask") -> Array:
+def check_mask(
+    spec: PolicySpec, action_mask: ArrayLike, steps: int, *, where: str = "action_mask"
+) -> Array:
     """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
     mask = owned_booleans(where, action_mask, 2)
     if not spec.head.choices:
-        raise BatchError(f"{where}: expected none for {spec.head}, got a mask; only discrete heads can mask actions")
+        raise BatchError(
+            f"{where}: expected none for {spec.head}, got a mask; only discrete heads can mask actions"
+        )
     if mask.shape != (steps, spec.head.width):
         raise ShapeError(
             f"{where}: expected shape [{steps}, {spec.head.width}] for {spec.head}, got {list(mask.shape)}; one column an action"
@@ -61,11 +65,16 @@ def check_mask(spec: PolicySpec, action_mask: ArrayLike, steps: int, *, where: s
     return mask
 
 
-def check_parameters(spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtype: np.dtype[Any]) -> dict[str, Array]:
+def check_parameters(
+    spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtype: np.dtype[Any]
+) -> dict[str, Array]:
     """Return the parameters in the dtype, or raise ParameterError unless names, shapes and values are the spec's."""
     wanted = spec.parameter_shapes
     if set(parameters) != set(wanted):
-        missing, surplus = sorted(set(wanted) - set(parameters)), sorted(set(parameters) - set(wanted))
+        missing, surplus = (
+            sorted(set(wanted) - set(parameters)),
+            sorted(set(parameters) - set(wanted)),
+        )
         raise ParameterError(
             f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them"
         )
@@ -95,7 +104,9 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
             f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); write the file again"
         ) from error
     for part in ("head", "critic", "critic_values", "network"):
-        if found.get(part) != own[part] and not (part == "network" and isinstance(spec.network, Adopted)):
+        if found.get(part) != own[part] and not (
+            part == "network" and isinstance(spec.network, Adopted)
+        ):
             raise SpecError(
                 f"{where}: expected the {part} of the policy that it is loaded into, {described(own[part])}, got {described(found.get(part))}; "
                 "load it into a policy of its own spec, or without `into`"

@@ -47,7 +47,9 @@ class Categorical(DiscreteHead):
         """See `Head.choices`: one."""
         return (slice(self.n),)
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         return xp.log_softmax(logits if mask is None else xp.where(mask, logits, -math.inf), 1)

@@ -68,7 +68,9 @@ class Head(Checked, ABC):
         return {}
 
     @abstractmethod
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """Return [B, width] from network outputs [B, outputs], the head's parameters and a [B, width] bool mask or None."""
 
     @abstractmethod
@@ -102,7 +104,9 @@ class Head(Checked, ABC):
         Raises:
             SpecError: the head has no closed form.
         """
-        raise SpecError(f"{self}.fisher: expected a head with a closed form, got one that has none; {self._advice}")
+        raise SpecError(
+            f"{self}.fisher: expected a head with a closed form, got one that has none; {self._advice}"
+        )
 
     def quadrature(self, distribution: Array) -> tuple[Array, Array]:
         """Return actions and weights that turn a sum into an expectation over actions; NumPy, as `sample` is.
@@ -135,7 +139,9 @@ class Head(Checked, ABC):
         steps, listed = len(distribution), len(actions)
         every = np.repeat(actions[None], steps, axis=0)
         # One call for all actions of all steps.
-        log_prob = self.log_prob(host, np.repeat(distribution, listed, axis=0), every.reshape(-1, *actions.shape[1:]))
+        log_prob = self.log_prob(
+            host, np.repeat(distribution, listed, axis=0), every.reshape(-1, *actions.shape[1:])
+        )
         return every, np.exp(log_prob).reshape(steps, listed)
 
     @property

@@ -91,5 +91,7 @@ class Backend(ABC):
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
     """Return NumPy's dtype for "float32" or "float64", or raise SpecError."""
     if dtype not in ("float32", "float64"):
-        raise SpecError(f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two")
+        raise SpecError(
+            f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two"
+        )
     return np.dtype(dtype)

@@ -90,7 +90,9 @@ class Reduction(Enum):
             return Reduction(value)
         except ValueError as unknown:
             choices = ", ".join(repr(member.value) for member in Reduction)
-            raise error(f"{where}: expected one of {choices}, got {value!r}; choose one of them") from unknown
+            raise error(
+                f"{where}: expected one of {choices}, got {value!r}; choose one of them"
+            ) from unknown
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -231,7 +233,11 @@ class Estimator(Checked, ABC):
         derived: dict[str, Array] = {}
         if {"log_prob", "old_log_prob"} <= named.keys():
             derived["log_ratio"] = named["log_prob"] - named["old_log_prob"]
-            clipped = self.clipped(derived["log_ratio"], named["advantage"]) if "advantage" in named else None
+            clipped = (
+                self.clipped(derived["log_ratio"], named["advantage"])
+                if "advantage" in named
+                else None
+            )
             derived |= {} if clipped is None else {"clipped": clipped}
         if {"action_value", "target"} <= named.keys():
             derived |= {"value": named["action_value"], "return_": named["target"]}
@@ -299,7 +305,9 @@ class Estimator(Checked, ABC):
                 f"{self.name}.cotangents: expected a registered deriver, got none; write `cotangents`, or install one"
             )
         deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])
-        return cast("Callable[[Estimator], Any]", registry().load("derivers", deriver.provider.name))(self)
+        return cast(
+            "Callable[[Estimator], Any]", registry().load("derivers", deriver.provider.name)
+        )(self)
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
@@ -321,7 +329,9 @@ class Estimator(Checked, ABC):
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate is given under these hyper-parameters."""
         return tuple(
-            name for name, optional in surrogate_keywords(type(self)).items() if not optional or self.uses(name)
+            name
+            for name, optional in surrogate_keywords(type(self)).items()
+            if not optional or self.uses(name)
         )
 
 
@@ -329,7 +339,9 @@ def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
     if spec.critic == "none":
         return spec.head.quantities
-    return spec.head.quantities | ({"value"} if spec.critic_values == "state" else {"action_value", "action_values"})
+    return spec.head.quantities | (
+        {"value"} if spec.critic_values == "state" else {"action_value", "action_values"}
+    )
 
 
 def check_claims(estimator: Estimator) -> None:

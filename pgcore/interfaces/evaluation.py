@@ -51,7 +51,9 @@ class Evaluation:
         for name, value in evaluated.items():
             if name not in UNBOUNDED:
                 try:
-                    check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
+                    check_all_finite(
+                        name, value, "episode" if name.startswith("final_") else "step"
+                    )
                 except NonFiniteError:
                     self.policy.check_finite(name)
                     raise

@@ -18,7 +18,9 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 __all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
 
 
-def rate_or_schedule(where: str, value: object, error: type[PgcoreError] = OptimizerError) -> float | Schedule:
+def rate_or_schedule(
+    where: str, value: object, error: type[PgcoreError] = OptimizerError
+) -> float | Schedule:
     """Return a schedule as it is and a number as a float, or raise unless it is a number above 0."""
     return value if isinstance(value, Schedule) else positive(where, value, error)
 
@@ -61,7 +63,12 @@ class OptimizerSpec(Checked, ABC):
 
     @abstractmethod
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """Return the new parameter and the new slots.
 
@@ -76,7 +83,9 @@ class OptimizerSpec(Checked, ABC):
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0."""
         schedule = (
-            self.learning_rate if isinstance(self.learning_rate, Schedule) else ConstantSchedule(self.learning_rate)
+            self.learning_rate
+            if isinstance(self.learning_rate, Schedule)
+            else ConstantSchedule(self.learning_rate)
         )
         return schedule(step)
 

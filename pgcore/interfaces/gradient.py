@@ -83,7 +83,9 @@ class Gradient(Copied, ABC):
         """
         surrogate = self.surrogate
         with np.errstate(all="ignore"):
-            figures = compute_metrics(surrogate.estimator, self.given(), surrogate.weights, self.terms(), self.norm())
+            figures = compute_metrics(
+                surrogate.estimator, self.given(), surrogate.weights, self.terms(), self.norm()
+            )
             return {"loss": self.loss, **figures}
 
     def norm(self) -> float:
@@ -106,7 +108,9 @@ class Gradient(Copied, ABC):
             NonFiniteError: the number is NaN or infinite, or an entry overflows.
         """
         if not math.isfinite(factor):
-            raise NonFiniteError(f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from")
+            raise NonFiniteError(
+                f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
+            )
         found = self.times(factor)
         if abs(factor) > 1 and not math.isfinite(found.square()):
             found.check_finite()
@@ -134,7 +138,11 @@ class Gradient(Copied, ABC):
         self.policy.check_finite(where)
         for name, value in suspects(self.surrogate.estimator, self.given(), self.terms()).items():
             # Masked actions' log-probabilities are -inf by definition.
-            bad = np.isnan(value) | ((value == -math.inf) if name != "log_probs" else False) | (value == math.inf)
+            bad = (
+                np.isnan(value)
+                | ((value == -math.inf) if name != "log_probs" else False)
+                | (value == math.inf)
+            )
             if bad.any():
                 step = first_row(bad)
                 raise NonFiniteError(

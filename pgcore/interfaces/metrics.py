@@ -77,13 +77,17 @@ def compute_metrics(
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, keywords in metrics:
-        figures[name] = number(name, function(**{keyword: available[keyword] for keyword in keywords}))
+        figures[name] = number(
+            name, function(**{keyword: available[keyword] for keyword in keywords})
+        )
     return figures | estimator.metrics(**named)
 
 
 # A process meets few estimators; and a run asks after each of its updates.
 @functools.lru_cache(maxsize=64)
-def applicable(found: Registry, available: frozenset[str]) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
+def applicable(
+    found: Registry, available: frozenset[str]
+) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
     """Return name, function and keywords of the metrics that can be computed from those keywords.
 
     A metric that is not usable, as one that two distributions provide, is passed over.
@@ -107,7 +111,9 @@ def usable(found: Registry) -> Iterator[tuple[str, Metric]]:
 def keywords_of(name: str, function: Metric) -> dict[str, bool]:
     """Return a metric's keywords, each with whether it has a default; raise PluginError if it takes anything else."""
     parameters = inspect.signature(function).parameters.values()
-    if not parameters or any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
+    if not parameters or any(
+        parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters
+    ):
         raise PluginError(
             f"metric {name!r}: expected keyword-only parameters, got {inspect.signature(function)}; "
             "write (*, names...), each a quantity, a signal or another keyword of pgcore.interfaces.metrics"

@@ -79,7 +79,9 @@ class Rule(Checked, ABC):
         """Return the state for one policy."""
 
     @abstractmethod
-    def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> StepReport | None:
+    def step(
+        self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int
+    ) -> StepReport | None:
         """Take the step that comes after `steps_taken` others, and return what there is to say about it."""
 
     def slot_parameters(self, policy: Policy) -> tuple[str, ...]:
@@ -178,7 +180,9 @@ class Optimizer:
             slot, name = key.split("/", 1)
             nested[slot][name] = value
         self._bound_to(policy).load(nested)
-        self.steps_taken = int(number("Optimizer.load steps_taken", steps_taken, OptimizerError, least=0))
+        self.steps_taken = int(
+            number("Optimizer.load steps_taken", steps_taken, OptimizerError, least=0)
+        )
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         bound = self._bound

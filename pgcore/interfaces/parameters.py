@@ -36,12 +36,16 @@ class Layout:
         """Lay the arrays out."""
         self.shapes = dict(shapes)
         ends = list(itertools.accumulate(map(math.prod, self.shapes.values()), initial=0))
-        self.places = dict(zip(self.shapes, itertools.starmap(slice, itertools.pairwise(ends)), strict=True))
+        self.places = dict(
+            zip(self.shapes, itertools.starmap(slice, itertools.pairwise(ends)), strict=True)
+        )
         self.size = ends[-1]
 
     def named(self, vector: Any) -> dict[str, Any]:
         """Return the arrays of a [D] vector by name, as views where its type has views."""
-        return {name: vector[place].reshape(self.shapes[name]) for name, place in self.places.items()}
+        return {
+            name: vector[place].reshape(self.shapes[name]) for name, place in self.places.items()
+        }
 
 
 class Parameters(Copied, ABC):
@@ -87,7 +91,9 @@ class Parameters(Copied, ABC):
         """Raise NonFiniteError, naming the parameter, unless all are finite: the first question where a result is not."""
         bad = first_not_finite(self.parameters())
         if bad is not None:
-            raise NonFiniteError(f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}")
+            raise NonFiniteError(
+                f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
+            )
 
 
 def flat(named: Mapping[str, Any]) -> Any:

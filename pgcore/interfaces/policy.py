@@ -19,7 +19,14 @@ from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import LOAD_ANOTHER, Parameters
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import Array, check_finite, first_not_finite, first_row, owned_numbers, row_not_finite
+from pgcore.validation.arrays import (
+    Array,
+    check_finite,
+    first_not_finite,
+    first_row,
+    owned_numbers,
+    row_not_finite,
+)
 from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -73,7 +80,9 @@ class Policy(Parameters):
             evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
         # Final observations belong to episodes, and only those of truncated ones are computed from.
         if "final_value" in names:
-            evaluated["final_value"] = self.at_final(batch, 1, lambda seen, _: self.values_at(seen, own=False))[:, 0]
+            evaluated["final_value"] = self.at_final(
+                batch, 1, lambda seen, _: self.values_at(seen, own=False)
+            )[:, 0]
         if "final_action_values" in names:
             evaluated["final_action_values"] = self.at_final(
                 batch, head.outputs, lambda seen, _: self.values_at(seen, own=head.action_values)
@@ -146,7 +155,10 @@ class Policy(Parameters):
         """Return the native state of an optimizer that takes its steps on this policy by a formula."""
 
     def act(
-        self, observations: ArrayLike, rng: np.random.Generator, action_mask: ArrayLike | None = None
+        self,
+        observations: ArrayLike,
+        rng: np.random.Generator,
+        action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
         """Draw an action for each observation.
 
@@ -175,7 +187,9 @@ class Policy(Parameters):
         """Raise EstimatorError unless `evaluate` can give every name for this batch."""
         # What is evaluated at final observations is a quantity as well.
         wanted = [
-            name.removeprefix("final_") if name in EVALUATIONS else name for name in names if name != "distribution"
+            name.removeprefix("final_") if name in EVALUATIONS else name
+            for name in names
+            if name != "distribution"
         ]
         if not self.quantities.issuperset(wanted):
             raise EstimatorError(
@@ -224,7 +238,9 @@ class Policy(Parameters):
                 "vector down, or use float64"
             )
 
-    def at_final(self, batch: Batch, width: int, found: Callable[[Array, Array | None], Array]) -> Array:
+    def at_final(
+        self, batch: Batch, width: int, found: Callable[[Array, Array | None], Array]
+    ) -> Array:
         """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated.
 
         `found` is given the mask of the actions that are possible there too, or None; see `Batch.next_action_mask`.
@@ -238,7 +254,10 @@ class Policy(Parameters):
             mask = batch.next_action_mask
             if mask is not None:
                 mask = check_mask(
-                    self.spec, mask[batch.episode_ends[cut]], len(cut), where="next_action_mask of cut episodes"
+                    self.spec,
+                    mask[batch.episode_ends[cut]],
+                    len(cut),
+                    where="next_action_mask of cut episodes",
                 )
             rows[cut] = found(observations, mask)
         return rows
@@ -258,7 +277,9 @@ class Policy(Parameters):
             )
         write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
-    def _checked_distribution(self, observations: ArrayLike, action_mask: ArrayLike | None) -> Array:
+    def _checked_distribution(
+        self, observations: ArrayLike, action_mask: ArrayLike | None
+    ) -> Array:
         given: Any = observations
         # Of a subclass, such as a masked array, a plain copy is made or none at all.
         if type(given) is np.ndarray and cast("Array", given).dtype.kind in "biuf":

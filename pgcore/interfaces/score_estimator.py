@@ -34,7 +34,9 @@ class ScoreEstimator(Estimator):
         return policy.gradient_from(vector, surrogate)
 
     @abstractmethod
-    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+    def combine(
+        self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array
+    ) -> Array:
         """Return the loss's gradient as a [D] vector in canonical parameter order.
 
         Args:

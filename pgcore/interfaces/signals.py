@@ -58,7 +58,11 @@ class Signals:
             ) from error
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
-        return Signals({name: value[index] for name, value in self.values.items()}, weights * scale, padded=self.padded)
+        return Signals(
+            {name: value[index] for name, value in self.values.items()},
+            weights * scale,
+            padded=self.padded,
+        )
 
     def episodes(self, batch: Batch, index: Index) -> Signals:
         """Return the signals of the chosen episodes, for `batch.episodes(index)`.
@@ -81,7 +85,9 @@ class Signals:
         return Signals(values, self.weights[steps] * scale, padded=self.padded)
 
     @staticmethod
-    def of(estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int) -> Signals:
+    def of(
+        estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int
+    ) -> Signals:
         """Compute, check and cast an estimator's signals; `width` is that of the head, and so of a `reference`.
 
         Raises:
@@ -89,7 +95,10 @@ class Signals:
             NonFiniteError: a signal is NaN or infinite; names it and the step.
         """
         with np.errstate(all="ignore"):  # what overflows is reported below, by name and step
-            computed = {name: np.asarray(value) for name, value in estimator.signals(batch, evaluate).items()}
+            computed = {
+                name: np.asarray(value)
+                for name, value in estimator.signals(batch, evaluate).items()
+            }
         if estimator.sees_episodes:
             computed["episode"] = batch.episode_of_step
         check_names(estimator, computed)
@@ -102,18 +111,26 @@ class Signals:
                 )
             with np.errstate(over="ignore"):
                 values[name] = (
-                    value.astype(dtype, copy=False) if value.dtype.kind == "f" or name == "reference" else value
+                    value.astype(dtype, copy=False)
+                    if value.dtype.kind == "f" or name == "reference"
+                    else value
                 )
             if name == "reference":  # where an action is masked it holds -inf
                 check_reference(f"{estimator.name}.signals['reference']", value, width)
             else:
                 check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
-        return Signals(values, estimator.reduction.weights(batch).astype(dtype), padded=batch.step_weights is not None)
+        return Signals(
+            values,
+            estimator.reduction.weights(batch).astype(dtype),
+            padded=batch.step_weights is not None,
+        )
 
 
 def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
     """Raise EstimatorError unless every keyword of the surrogate is a quantity or a signal."""
-    missing = [name for name in estimator.keywords if name not in QUANTITIES and name not in signals]
+    missing = [
+        name for name in estimator.keywords if name not in QUANTITIES and name not in signals
+    ]
     if missing:
         raise EstimatorError(
             f"{estimator.name}.surrogate: expected keywords that are quantities ({', '.join(QUANTITIES)}) or signals "

@@ -27,7 +27,9 @@ class Surrogate:
 
     __slots__ = ("batch", "estimator", "spec", "values", "weights")
 
-    def __init__(self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals) -> None:
+    def __init__(
+        self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
+    ) -> None:
         """Check that they fit, and let the estimator finalise its signals.
 
         Args:
@@ -53,7 +55,9 @@ class Surrogate:
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
-        self.values = estimator.finalise(signals.values, signals.weights if signals.padded else None)
+        self.values = estimator.finalise(
+            signals.values, signals.weights if signals.padded else None
+        )
         self.weights = signals.weights
 
 

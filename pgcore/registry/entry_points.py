@@ -127,7 +127,9 @@ def providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
             f"plugin: expected hooks as pgcore/hooks.py declares them, got {error}; use the same parameters"
         ) from error
     check_decorators(module)
-    return {kind: checked_providers(kind, getattr(manager.hook, f"pgcore_{kind}")()) for kind in KINDS}
+    return {
+        kind: checked_providers(kind, getattr(manager.hook, f"pgcore_{kind}")()) for kind in KINDS
+    }
 
 
 def check_spelling(manager: pluggy.PluginManager, module: object) -> None:
@@ -163,7 +165,9 @@ def checked_providers(kind: str, results: Iterable[object]) -> tuple[hooks.Provi
             raise PluginError(
                 f"hook pgcore_{kind}: expected a list of Provider, got {type(result).__name__}; return [Provider(...)]"
             )
-        providers += [checked_provider(kind, provider) for provider in cast("Iterable[object]", result)]
+        providers += [
+            checked_provider(kind, provider) for provider in cast("Iterable[object]", result)
+        ]
     return tuple(providers)
 
 
@@ -177,7 +181,9 @@ def checked_provider(kind: str, provider: object) -> hooks.Provider:
         value: object = getattr(provider, field.name)
         if field.name == "distributions":
             check_distributions(kind, value)
-        elif not isinstance(value, str) and (value is not None or field.name not in ("requires", "extra", "at_least")):
+        elif not isinstance(value, str) and (
+            value is not None or field.name not in ("requires", "extra", "at_least")
+        ):
             raise PluginError(
                 f"hook pgcore_{kind}: expected Provider.{field.name} to be a string, got {value!r}; give its name"
             )

@@ -18,7 +18,14 @@ import pluggy
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
-from pgcore.registry.entry_points import GROUP, KINDS, Plugin, Quarantine, hook_manager, read_entry_point
+from pgcore.registry.entry_points import (
+    GROUP,
+    KINDS,
+    Plugin,
+    Quarantine,
+    hook_manager,
+    read_entry_point,
+)
 
 __all__ = [
     "OWN_COMMANDS",
@@ -84,7 +91,8 @@ class Registry:
             found: The entry points to read in place of the installed ones, for tests.
         """
         read = [
-            read_entry_point(entry_point) for entry_point in (entry_points(group=GROUP) if found is None else found)
+            read_entry_point(entry_point)
+            for entry_point in (entry_points(group=GROUP) if found is None else found)
         ]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
@@ -136,7 +144,9 @@ class Registry:
             UnknownNameError: nothing goes by it.
             PluginError: two plugins provide it, or its plugin is quarantined.
         """
-        found = [(provider, plugin) for provider, plugin in self._pairs(kind) if provider.name == name]
+        found = [
+            (provider, plugin) for provider, plugin in self._pairs(kind) if provider.name == name
+        ]
         if not found:
             self._refuse_unknown(kind, name)
         registration = self._registration(kind, *found[0])
@@ -147,8 +157,12 @@ class Registry:
     def _pairs(self, kind: str) -> list[tuple[Provider, Plugin]]:
         if kind not in KINDS:
             raise UnknownNameError("registry", kind, KINDS)
-        pairs = [(provider, plugin) for plugin in self.plugins for provider in plugin.providers[kind]]
-        reserved = {provider.name for provider, plugin in pairs if plugin.distribution == DISTRIBUTION}
+        pairs = [
+            (provider, plugin) for plugin in self.plugins for provider in plugin.providers[kind]
+        ]
+        reserved = {
+            provider.name for provider, plugin in pairs if plugin.distribution == DISTRIBUTION
+        }
         reserved |= set(OWN_COMMANDS) if kind == "commands" else set()
         return [(unreserved(provider, plugin, reserved), plugin) for provider, plugin in pairs]
 
@@ -157,17 +171,27 @@ class Registry:
         for plugin in self.quarantined:
             if plugin.entry_point == name:
                 raise plugin.error(f"{where} {name!r}")
-        refused = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in self.quarantined)
-        note = refused and f"names of quarantined plugins are not known: {refused}, see `pgcore doctor`"
+        refused = ", ".join(
+            f"{plugin.entry_point} ({plugin.distribution})" for plugin in self.quarantined
+        )
+        note = (
+            refused
+            and f"names of quarantined plugins are not known: {refused}, see `pgcore doctor`"
+        )
         raise UnknownNameError(where, name, self.names(kind), note)
 
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:
         owners = [
-            f"{owner.distribution} {owner.version}" for other, owner in self._pairs(kind) if other.name == provider.name
+            f"{owner.distribution} {owner.version}"
+            for other, owner in self._pairs(kind)
+            if other.name == provider.name
         ]
         status, reason = availability(provider)
         if len(owners) > 1:
-            status, reason = "duplicate", f"expected one provider, got {' and '.join(owners)}; uninstall one of them"
+            status, reason = (
+                "duplicate",
+                f"expected one provider, got {' and '.join(owners)}; uninstall one of them",
+            )
         return Registration(kind, provider, plugin.distribution, plugin.version, status, reason)
 
 
@@ -215,9 +239,15 @@ def availability(provider: Provider) -> tuple[Status, str | None]:
     """Return a provider's status and the reason, without importing what it requires."""
     module, _, attribute = provider.target.partition(":")
     if not module or not attribute:
-        return "broken", f"expected a target 'module:attribute', got {provider.target!r}; correct the plugin"
+        return (
+            "broken",
+            f"expected a target 'module:attribute', got {provider.target!r}; correct the plugin",
+        )
     if provider.requires is not None and not is_installed(provider.requires):
-        return "missing", f"expected the package {provider.requires!r}, got none installed; {install_hint(provider)}"
+        return (
+            "missing",
+            f"expected the package {provider.requires!r}, got none installed; {install_hint(provider)}",
+        )
     found = None if provider.at_least is None else version_found(provider)
     if found is not None and is_older(found, provider.at_least or ""):
         return (
@@ -225,7 +255,10 @@ def availability(provider: Provider) -> tuple[Status, str | None]:
             f"expected {provider.requires} {provider.at_least} or later, got {found}; {upgrade_hint(provider)}",
         )
     if not is_installed(module):
-        return "broken", f"expected an importable module {module!r}, got none; reinstall its distribution"
+        return (
+            "broken",
+            f"expected an importable module {module!r}, got none; reinstall its distribution",
+        )
     return "usable", None
 
 
@@ -262,13 +295,21 @@ def is_older(installed: str, least: str) -> bool:
 
 def upgrade_hint(provider: Provider) -> str:
     """Return the command that brings what a provider requires up to date."""
-    wanted = f"pgcore[{provider.extra}]" if provider.extra else f"{provider.requires}>={provider.at_least}"
+    wanted = (
+        f"pgcore[{provider.extra}]"
+        if provider.extra
+        else f"{provider.requires}>={provider.at_least}"
+    )
     return f"pip install --upgrade '{wanted}'"
 
 
 def install_hint(provider: Provider) -> str:
     """Return the command that installs what a provider requires."""
-    return f"pip install 'pgcore[{provider.extra}]'" if provider.extra else f"pip install {provider.requires}"
+    return (
+        f"pip install 'pgcore[{provider.extra}]'"
+        if provider.extra
+        else f"pip install {provider.requires}"
+    )
 
 
 def import_target(registration: Registration) -> object:
@@ -280,7 +321,9 @@ def import_target(registration: Registration) -> object:
     """
     provider = registration.provider
     if registration.status == "too old":
-        raise DependencyError(f"{registration.where}: {registration.reason}", name=provider.requires)
+        raise DependencyError(
+            f"{registration.where}: {registration.reason}", name=provider.requires
+        )
     module, _, attribute = provider.target.partition(":")
     try:
         imported = importlib.import_module(module)
@@ -293,7 +336,9 @@ def import_target(registration: Registration) -> object:
             name=error.name,
         ) from error
     except AttributeError as error:
-        if module not in sys.modules:  # The module's own code failed: that is its author's error, not a wrong target.
+        if (
+            module not in sys.modules
+        ):  # The module's own code failed: that is its author's error, not a wrong target.
             raise
         raise PluginError(
             f"{registration.where}: expected {provider.target!r} of {registration.distribution} to exist, got {error}; correct the plugin"

@@ -83,7 +83,9 @@ def _discounts(ends: Array, factor: float) -> Array:
     return coefficient
 
 
-def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array | None = None) -> Array:
+def returns(
+    r_t: Array, episode_lengths: Array, gamma: float, final_value: Array | None = None
+) -> Array:
     """Return the discounted reward-to-go G_t = r_t + gamma G_{t+1} of every step.
 
     Args:
@@ -137,7 +139,9 @@ def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
     return r_t + gamma * v_tp1 - v_t
 
 
-def n_step_returns(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int) -> Array:
+def n_step_returns(
+    r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int
+) -> Array:
     """Return r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), ending early where the episode does.
 
     Args:
@@ -167,7 +171,9 @@ def n_step_returns(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array,
     return g_t
 
 
-def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, gae_lambda: float) -> Array:
+def gae(
+    r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, gae_lambda: float
+) -> Array:
     """Return generalised advantage estimates: the sum of (gamma lambda)^k delta_{t+k} to the episode's end.
 
     Args:
@@ -192,7 +198,9 @@ def gae(r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: flo
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
-def normalise(x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step") -> Array:
+def normalise(
+    x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step"
+) -> Array:
     """Return (x - mean) / (std + eps).
 
     Args:
@@ -278,7 +286,10 @@ def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bo
     check_pair("optimal_baseline", scores)
     numerator, denominator = weighted_scores * scores, scores * scores
     if not per_component:
-        numerator, denominator = numerator.sum(axis=1, keepdims=True), denominator.sum(axis=1, keepdims=True)
+        numerator, denominator = (
+            numerator.sum(axis=1, keepdims=True),
+            denominator.sum(axis=1, keepdims=True),
+        )
     others_numerator, others_denominator = _sum_of_others(numerator), _sum_of_others(denominator)
     safe = np.where(others_denominator > 0, others_denominator, 1.0)
     return np.where(others_denominator > 0, others_numerator / safe, 0.0)

@@ -72,7 +72,9 @@ def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
 
 
-def by_group(function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra") -> Array:
+def by_group(
+    function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra"
+) -> Array:
     """Return [E]: a function of one group's entries, applied to each group's; 0 for episodes that are padding.
 
     Args:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgcore.returns.discounted import check_same_length, discounted_sum, last_steps, next_values, td_errors
+from pgcore.returns.discounted import (
+    check_same_length,
+    discounted_sum,
+    last_steps,
+    next_values,
+    td_errors,
+)
 
 __all__ = ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]
 

@@ -39,10 +39,18 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
     """
     array = _owned(where, value)
     if array.dtype.kind not in "biuf":
-        raise BatchError(f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first")
+        raise BatchError(
+            f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
+        )
     if array.dtype.itemsize > 8 or not array.dtype.isnative:
-        with np.errstate(over="ignore"):  # what overflows is infinite, and `check_finite` says where
-            array = read_only(array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")))
+        with np.errstate(
+            over="ignore"
+        ):  # what overflows is infinite, and `check_finite` says where
+            array = read_only(
+                array.astype(
+                    np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+                )
+            )
     if dimensions and array.ndim not in dimensions:
         wanted = " or ".join(f"{n}-dimensional" for n in dimensions)
         raise ShapeError(

@@ -38,8 +38,17 @@ def float64(name: str, value: ArrayLike) -> Array:
 def actions(value: ArrayLike) -> Array:
     """Return [B] integers from 0 on, or [B, n] float64; raise ShapeError or BatchError at the first step that has neither."""
     array = owned_numbers("Batch.actions", value, (1, 2))
-    if array.dtype.kind != "f" and array.size and (array.min() < 0 or array.max() > np.iinfo(np.intp).max):
-        step = int(((array < 0) | (array > np.iinfo(np.intp).max)).reshape(len(array), -1).any(axis=1).argmax())
+    if (
+        array.dtype.kind != "f"
+        and array.size
+        and (array.min() < 0 or array.max() > np.iinfo(np.intp).max)
+    ):
+        step = int(
+            ((array < 0) | (array > np.iinfo(np.intp).max))
+            .reshape(len(array), -1)
+            .any(axis=1)
+            .argmax()
+        )
         raise BatchError(
             f"Batch.actions: expected integers of at least 0, got {array[step]} at step {step}; number the actions from 0"
         )
@@ -125,7 +134,9 @@ def episode_lengths(value: ArrayLike, steps: int) -> Array:
     return read_only(lengths.astype(np.intp, copy=False))
 
 
-def final_observations(value: ArrayLike | None, observations: Array | None, terminated: Array) -> Array | None:
+def final_observations(
+    value: ArrayLike | None, observations: Array | None, terminated: Array
+) -> Array | None:
     """Return [E, ...] or None; raise ShapeError or BatchError unless rows fit the observations and are finite where an episode was cut."""
     if value is None:
         return None
@@ -137,7 +148,9 @@ def final_observations(value: ArrayLike | None, observations: Array | None, term
             f"Batch.final_observations: expected shape {wanted}, got {list(final.shape)}; pass one row for each episode"
         )
     check_finite(
-        "Batch.final_observations", np.where(per_row(terminated, final), final.dtype.type(0), final), "episode"
+        "Batch.final_observations",
+        np.where(per_row(terminated, final), final.dtype.type(0), final),
+        "episode",
     )
     return final
 
@@ -174,9 +187,13 @@ def extra_array(name: str, value: ArrayLike, steps: int) -> Array:
     where = f"Batch.extras[{name!r}]"
     array = owned_numbers(where, value)
     if array.ndim == 0:
-        raise ShapeError(f"{where}: expected one row for each step, got a single number; repeat it for every step")
+        raise ShapeError(
+            f"{where}: expected one row for each step, got a single number; repeat it for every step"
+        )
     check_length(where, array, steps, "step")
     if array.dtype.kind == "f" and np.isnan(array).any():
         step = int(np.isnan(array.reshape(steps, -1)).any(axis=1).argmax())
-        raise BatchError(f"{where}: expected numbers, got NaN at step {step}; find where it came from")
+        raise BatchError(
+            f"{where}: expected numbers, got NaN at step {step}; find where it came from"
+        )
     return array

@@ -57,23 +57,31 @@ Check = Callable[[str, object, type[PgcoreError]], Any]
 def count(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
     """Return the value as an int, or raise unless it is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise error(f"{where}: expected an integer of at least 1, got {_shown(value)}; give a count")
+        raise error(
+            f"{where}: expected an integer of at least 1, got {_shown(value)}; give a count"
+        )
     return int(value)
 
 
 def count_from_zero(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
     """Return the value as an int, or raise unless it is an integer of at least 0."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise error(f"{where}: expected an integer of at least 0, got {_shown(value)}; change this value")
+        raise error(
+            f"{where}: expected an integer of at least 0, got {_shown(value)}; change this value"
+        )
     return int(value)
 
 
-def number(where: str, value: object, error: type[PgcoreError] = SpecError, *, least: float = -math.inf) -> float:
+def number(
+    where: str, value: object, error: type[PgcoreError] = SpecError, *, least: float = -math.inf
+) -> float:
     """Return the value as a float, or raise unless it is a finite number of at least `least`."""
     plain = _plain(value)
     if not math.isfinite(plain) or plain < least:
         bound = "" if least == -math.inf else f" of at least {least:g}"
-        raise error(f"{where}: expected a finite number{bound}, got {_shown(value)}; change this value")
+        raise error(
+            f"{where}: expected a finite number{bound}, got {_shown(value)}; change this value"
+        )
     return plain
 
 
@@ -86,7 +94,9 @@ def positive(where: str, value: object, error: type[PgcoreError] = SpecError) ->
     """Return the value as a float, or raise unless it is a finite number above 0."""
     plain = _plain(value)
     if not 0 < plain < math.inf:
-        raise error(f"{where}: expected a positive number, got {_shown(value)}; give a finite value above 0")
+        raise error(
+            f"{where}: expected a positive number, got {_shown(value)}; give a finite value above 0"
+        )
     return plain
 
 
@@ -94,7 +104,9 @@ def positive_or_infinite(where: str, value: object, error: type[PgcoreError] = S
     """Return the value as a float, or raise unless it is a number above 0 or infinity."""
     plain = _plain(value)
     if not plain > 0:
-        raise error(f"{where}: expected a number above 0 or math.inf, got {_shown(value)}; give one")
+        raise error(
+            f"{where}: expected a number above 0 or math.inf, got {_shown(value)}; give one"
+        )
     return plain
 
 
@@ -121,11 +133,15 @@ def flag(where: str, value: object, error: type[PgcoreError] = SpecError) -> boo
     return value
 
 
-def one_of(where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError) -> None:
+def one_of(
+    where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError
+) -> None:
     """Raise unless the value is one of the choices."""
     known = tuple(choices)
     if value not in known:
-        raise error(f"{where}: expected one of {', '.join(map(repr, known))}, got {_shown(value)}; choose one of them")
+        raise error(
+            f"{where}: expected one of {', '.join(map(repr, known))}, got {_shown(value)}; choose one of them"
+        )
 
 
 def choice(*choices: object) -> Check:

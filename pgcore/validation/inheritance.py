@@ -43,13 +43,19 @@ def read_by(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
         for owner in classes:
             code = code_of(vars(owner).get(name))
             if code is not None:
-                todo += [word for word in words_of(code) if any(word in vars(each) for each in classes)]
+                todo += [
+                    word for word in words_of(code) if any(word in vars(each) for each in classes)
+                ]
     return seen
 
 
 def code_of(member: object) -> CodeType | None:
     """Return the code of a method or property, or None for data."""
-    for wrapper in ("fget", "func", "__func__"):  # of a property, a cached property, a class or static method
+    for wrapper in (
+        "fget",
+        "func",
+        "__func__",
+    ):  # of a property, a cached property, a class or static method
         member = getattr(member, wrapper, member)
     return member.__code__ if isinstance(member, FunctionType) else None
 

@@ -23,23 +23,41 @@ def check_command(
     *,
     backends: Annotated[
         str | None,
-        typer.Option(help="Names, comma between; each must be usable. All usable ones by default.", show_default=False),
+        typer.Option(
+            help="Names, comma between; each must be usable. All usable ones by default.",
+            show_default=False,
+        ),
     ] = None,
-    estimators: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
-    heads: Annotated[str | None, typer.Option(help="Names; all by default.", show_default=False)] = None,
+    estimators: Annotated[
+        str | None, typer.Option(help="Names; all by default.", show_default=False)
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Names; all by default.", show_default=False)
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few cases, in which everything occurs, each backend in its usual mode.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="A few cases, in which everything occurs, each backend in its usual mode.",
+        ),
     ] = False,
-    full: Annotated[bool, typer.Option("--full", help="The whole product of cases; hours.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole product of cases; hours.")
+    ] = False,
     processes: Annotated[
         int,
         typer.Option(
-            min=1, help="How many share the work; one for each core, and at most 4, by default.", show_default=False
+            min=1,
+            help="How many share the work; one for each core, and at most 4, by default.",
+            show_default=False,
         ),
     ] = min(os.cpu_count() or 1, 4),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every outcome, and what is absent.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: every outcome, and what is absent.")
+    ] = False,
     html: Annotated[
-        Path | None, typer.Option(help="Also write one self-contained page to look at.", show_default=False)
+        Path | None,
+        typer.Option(help="Also write one self-contained page to look at.", show_default=False),
     ] = None,
 ) -> None:
     """Hold every estimator on every backend to the reference, stage by stage; exit status 1 when any disagrees.
@@ -69,13 +87,17 @@ def check_command(
             advance(found[-1].label)
     seconds = time.perf_counter() - start
     # First, so that what took hours is not lost where the page cannot be written.
-    sys.stdout.write(json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds))
+    sys.stdout.write(
+        json_of(outcomes, chosen, seconds) if as_json else text_of(outcomes, chosen, seconds)
+    )
     sys.stdout.flush()
     if html is not None:
         from pgcore.data.files import replace
         from pgcore_check.page import check_page
 
-        replace(html, check_page(outcomes, chosen.absent, seconds, [*unchecked_lines(chosen)]).encode())
+        replace(
+            html, check_page(outcomes, chosen.absent, seconds, [*unchecked_lines(chosen)]).encode()
+        )
     if not outcomes or not all(outcome.agrees for outcome in outcomes):
         raise typer.Exit(1)
 

@@ -89,11 +89,16 @@ class Report:
         backends = list(dict.fromkeys(row.backend for row in self.rows))
         cells = {(row.stage, row.backend): row for row in self.rows}
         width = max(len(name) for name in (*backends, "disagrees"))
-        lines = [f"{'largest error / (u e)':22}" + "".join(f"  {name:>{width}}" for name in backends)]
+        lines = [
+            f"{'largest error / (u e)':22}" + "".join(f"  {name:>{width}}" for name in backends)
+        ]
         told = {row.stage for row in self.rows}
         for stage in (each for each in ("parameters", *STAGES) if each in told):
             row = [cells.get((stage, name)) for name in backends]
-            shown = ("" if cell is None else f"{cell.ratio:.2g}{'' if cell.agrees else ' !'}" for cell in row)
+            shown = (
+                "" if cell is None else f"{cell.ratio:.2g}{'' if cell.agrees else ' !'}"
+                for cell in row
+            )
             lines.append(f"{stage:22}" + "".join(f"  {text:>{width}}" for text in shown))
         for name in backends:
             first = self.divergences.get(name)
@@ -138,13 +143,19 @@ def compare(
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
     """
-    usable = [found.provider.name for found in registry().providers("backends") if found.status == "usable"]
+    usable = [
+        found.provider.name
+        for found in registry().providers("backends")
+        if found.status == "usable"
+    ]
     names = usable if backends is None else backends
     truth: Truth | None = None
     rows: list[Row] = []
     for name in names:
         chooses = len(api.backend(name).modes) > 1
-        policy = api.policy(spec, backend=name, seed=seed, dtype=dtype, compiled=compiled and chooses)
+        policy = api.policy(
+            spec, backend=name, seed=seed, dtype=dtype, compiled=compiled and chooses
+        )
         if parameters is not None:
             policy.load(parameters)
         policy.check_fits(estimator)
@@ -183,7 +194,9 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         if not isinstance(policy.spec.network, Adopted):
             truth = Truth(policy.spec, policy.parameters(), estimator, batch, formula)
             return Report(tuple(stages(policy, truth, policy.backend)))
-        return Report(tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend)))
+        return Report(
+            tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend))
+        )
 
 
 def compare_policies(
@@ -219,7 +232,9 @@ def compare_policies(
     formula = api.optimizer(optimizer, learning_rate=RATE, max_grad_norm=norm or None).spec
     label = f"{right.backend} beside {left.backend}"
     with restored(left, right):
-        left_course, right_course = (courses_of(*each, estimator, batch, given, formula) for each in views)
+        left_course, right_course = (
+            courses_of(*each, estimator, batch, given, formula) for each in views
+        )
     return Report(tuple(port_rows(label, left_course, right_course, dtype)))
 
 
@@ -236,7 +251,13 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     if gradient is None:
         return
     yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
-    yield row_of(label, "clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped, truth.dtype)
+    yield row_of(
+        label,
+        "clipped gradient",
+        gradient.clipped(truth.max_norm).numpy(),
+        truth.clipped,
+        truth.dtype,
+    )
     if truth.fisher:
         product = truth.split(policy.fisher_vector_product(batch, truth.direction))
         yield row_of(label, "Fisher product", product, truth.fisher, truth.dtype)
@@ -246,7 +267,9 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
             gradient = api.gradient(policy, estimator, batch, signals=truth.given)
         optimizer.step(policy, gradient)
         if step in truth.reached:
-            yield row_of(label, steps_label(step), policy.parameters(), truth.after(step), truth.dtype)
+            yield row_of(
+                label, steps_label(step), policy.parameters(), truth.after(step), truth.dtype
+            )
 
 
 def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
@@ -260,11 +283,22 @@ def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
         slopes, exact = [*truth.score_slopes()], truth.combined()
     else:
         slopes, exact = [*truth.slopes(found)], truth.own
-    yield slope_row(label, slopes, row_of(label, "gradient", found, exact, truth.dtype), truth.dtype)
+    yield slope_row(
+        label, slopes, row_of(label, "gradient", found, exact, truth.dtype), truth.dtype
+    )
     if truth.max_norm == 0.0:
         return
-    yield row_of(label, "clipped gradient", gradient.clipped(truth.max_norm).numpy(), truth.clipped, truth.dtype)
-    optimizer, walk = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm)), truth.walk()
+    yield row_of(
+        label,
+        "clipped gradient",
+        gradient.clipped(truth.max_norm).numpy(),
+        truth.clipped,
+        truth.dtype,
+    )
+    optimizer, walk = (
+        Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm)),
+        truth.walk(),
+    )
     for step in range(1, max(truth.steps) + 1):
         gradient = api.gradient(policy, estimator, batch, signals=truth.given)
         must = walk(gradient.numpy())
@@ -273,12 +307,16 @@ def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
             yield row_of(label, steps_label(step), policy.parameters(), must, truth.dtype)
 
 
-def stages_forward(policy: Policy, truth: Truth, label: str) -> Generator[Row, None, Gradient | None]:
+def stages_forward(
+    policy: Policy, truth: Truth, label: str
+) -> Generator[Row, None, Gradient | None]:
     """Yield a row for each stage up to the surrogate, and return the gradient, or None where there is none to compare."""
     estimator, batch = truth.estimator, truth.batch
     own = api.signals(policy, estimator, batch)
     finalised = truth.surrogate.values
-    found = {**own.values, "weights": own.weights} | {f"{name}, finalised": finalised[name] for name in truth.finalised}
+    found = {**own.values, "weights": own.weights} | {
+        f"{name}, finalised": finalised[name] for name in truth.finalised
+    }
     must = truth.signals | {f"{name}, finalised": each for name, each in truth.finalised.items()}
     real = truth.real  # what a signal is where a step is padding means nothing
     yield row_of(
@@ -301,13 +339,21 @@ def stages_forward(policy: Policy, truth: Truth, label: str) -> Generator[Row, N
     return gradient
 
 
-def port_rows(label: str, left: Sequence[Course], right: Sequence[Course], dtype: np.dtype[Any]) -> Iterator[Row]:
+def port_rows(
+    label: str, left: Sequence[Course], right: Sequence[Course], dtype: np.dtype[Any]
+) -> Iterator[Row]:
     """Yield a row for each stage of two courses, each followed by what rounding makes of it; the limit is twice the usual one."""
     for stage, must in left[0].items():
         found = {name: value.astype(dtype) for name, value in right[0][stage].items()}
-        allowed = [within_rounding([course[stage] for course in courses], dtype) for courses in (left, right)]
+        allowed = [
+            within_rounding([course[stage] for course in courses], dtype)
+            for courses in (left, right)
+        ]
         exact = {
-            name: Expected(value.astype(np.longdouble), np.maximum(allowed[0][name], allowed[1][name].max(initial=0)))
+            name: Expected(
+                value.astype(np.longdouble),
+                np.maximum(allowed[0][name], allowed[1][name].max(initial=0)),
+            )
             for name, value in must.items()
         }
         row = row_of(label, stage, found, exact, dtype)
@@ -320,7 +366,11 @@ def steps_label(step: int) -> str:
 
 
 def row_of(
-    label: str, stage: str, found: Mapping[str, Array], must: Mapping[str, Expected], dtype: np.dtype[Any]
+    label: str,
+    stage: str,
+    found: Mapping[str, Array],
+    must: Mapping[str, Expected],
+    dtype: np.dtype[Any],
 ) -> Row:
     """Return the row of a stage whose arrays are known entry by entry."""
     ratio, where = worst(found, must, dtype)
@@ -339,7 +389,9 @@ def slope_row(label: str, slopes: Sequence[Slope], other: Row, dtype: np.dtype[A
     return Row(label, "gradient", largest_one.ratio, largest_one.name, FACTOR, power)
 
 
-def worst(found: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]) -> tuple[float, str]:
+def worst(
+    found: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]
+) -> tuple[float, str]:
     """Return the largest ratio among named arrays, and where it is."""
     ratio, where = -1.0, ""
     for name, each in expected.items():

@@ -20,6 +20,7 @@ import numpy as np
 from pgcore import api
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
 from pgcore.interfaces.backend import Backend
+from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
@@ -31,7 +32,6 @@ from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_ou
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, proofs, told, variants
 from pgcore_check.stages.truth import Truth
-from pgcore_optimizers.trust_region import TrustRegionSpec
 
 __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 
@@ -99,7 +99,11 @@ class Plan:
 
 
 def plan(
-    *, backends: Sequence[str] | None, estimators: Sequence[str] | None, heads: Sequence[str] | None, extent: str
+    *,
+    backends: Sequence[str] | None,
+    estimators: Sequence[str] | None,
+    heads: Sequence[str] | None,
+    extent: str,
 ) -> Plan:
     """Return what to run.
 
@@ -120,10 +124,18 @@ def plan(
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, []
-    long = few_of([choice for choice in choices if not isinstance(choice.case.estimator, ScoreEstimator)], LONG)
+    long = few_of(
+        [choice for choice in choices if not isinstance(choice.case.estimator, ScoreEstimator)],
+        LONG,
+    )
     padded = few_of(choices, PADDED)
     parts = [
-        Part(choice, all_modes=extent == "full" or choice in few, long=choice in long, padded=choice in padded)
+        Part(
+            choice,
+            all_modes=extent == "full" or choice in few,
+            long=choice in long,
+            padded=choice in padded,
+        )
         for choice in choices
     ]
     names = {variant.name for variant in tried.values()}
@@ -149,10 +161,14 @@ def few_of(choices: Sequence[Choice], things: Collection[str] = ()) -> list[Choi
         return {level for level in choice.levels if not things or level.partition(" ")[0] in things}
 
     wanted = set[str]().union(*(levels(choice) for choice in choices))
-    size = {name: number for number, name in enumerate(NETWORKS)}  # tables and linear ones come first
+    size = {
+        name: number for number, name in enumerate(NETWORKS)
+    }  # tables and linear ones come first
     chosen: list[Choice] = []
     while wanted:
-        chosen.append(max(choices, key=lambda each: (len(wanted & levels(each)), -size[each.network])))
+        chosen.append(
+            max(choices, key=lambda each: (len(wanted & levels(each)), -size[each.network]))
+        )
         wanted -= levels(chosen[-1])
     return chosen
 
@@ -177,11 +193,17 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "standard error")
-        with ProcessPoolExecutor(processes, context, initializer=prepare_process, initargs=(log,)) as executor:
+        with ProcessPoolExecutor(
+            processes, context, initializer=prepare_process, initargs=(log,)
+        ) as executor:
             try:
                 yield from executor.map(outcomes_of, plan.parts)
             except BrokenProcessPool as error:
-                written = log.read_text(errors="replace").splitlines()[-LINES_TOLD:] if log.exists() else []
+                written = (
+                    log.read_text(errors="replace").splitlines()[-LINES_TOLD:]
+                    if log.exists()
+                    else []
+                )
                 raise PgcoreError(
                     f"check: one of {processes} processes died, for want of memory perhaps; try --processes 1"
                     + "".join(f"\n  {line}" for line in written)
@@ -204,7 +226,11 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     tried = {name: loaded(name) for name in plan.backends}
     backends = [each for each in tried.values() if isinstance(each, Backend)]
     failed = [unloaded(name, part, why) for name, why in tried.items() if isinstance(why, str)]
-    modes = [(each.name, mode) for each in backends for mode in each.modes[: None if part.all_modes else 1]]
+    modes = [
+        (each.name, mode)
+        for each in backends
+        for mode in each.modes[: None if part.all_modes else 1]
+    ]
     if part.choice is None:
         group = [kink for kink in kinks() if kink.group == part.kinks]
         usual = {each.name: each.modes[0] for each in backends}
@@ -219,7 +245,9 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     found = failed
     for fixture in ("random", "extreme"):
         truth = truth_of(part, fixture, quick=plan.extent == "quick")
-        found += [case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes]
+        found += [
+            case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes
+        ]
     return found
 
 
@@ -239,7 +267,14 @@ def unloaded(name: str, part: Part, why: str) -> Outcome:
         what = (kink.estimator or kink.head, "kinks", kink.head, part.kinks, part.dtype, "kink")
     else:
         case = part.choice.case
-        what = (case.estimator.name, part.choice.variant, case.spec.head.name, case.label, case.dtype, "random")
+        what = (
+            case.estimator.name,
+            part.choice.variant,
+            case.spec.head.name,
+            case.label,
+            case.dtype,
+            "random",
+        )
     return Outcome(name, "not loaded", *what, np.inf, np.inf, FACTOR, None, "", why, 0.0)
 
 
@@ -251,7 +286,11 @@ def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
             raise UnknownNameError("backends", name, found)
         if found[name].status != "usable":
             raise DependencyError(f"{found[name].where}: {found[name].reason}")
-    usable = [name for name, entry in found.items() if entry.status == "usable" and (names is None or name in names)]
+    usable = [
+        name
+        for name, entry in found.items()
+        if entry.status == "usable" and (names is None or name in names)
+    ]
     absent = {name: entry.reason or "" for name, entry in found.items() if entry.status != "usable"}
     return tuple(usable), absent
 
@@ -262,7 +301,11 @@ def chosen(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     for name in names or ():
         if name not in registered:
             raise UnknownNameError(kind, name, registered)
-    return {label: variant for label, variant in variants(kind).items() if names is None or variant.name in names}
+    return {
+        label: variant
+        for label, variant in variants(kind).items()
+        if names is None or variant.name in names
+    }
 
 
 def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
@@ -274,10 +317,12 @@ def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> 
     for kind, names in named.items():
         for name, why in untried[kind].items():
             if names is None or name in names:
-                reasons[f"{kind.removesuffix('s')} {name!r}"] = why if isinstance(why, str) else NO_PROOF
+                reasons[f"{kind.removesuffix('s')} {name!r}"] = (
+                    why if isinstance(why, str) else NO_PROOF
+                )
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
-        if isinstance(rule, TrustRegionSpec):
+        if not isinstance(rule, OptimizerSpec):
             reasons[f"optimizer {rule.name!r}"] = OF_CHECKED
     return reasons
 
@@ -292,8 +337,12 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
     optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
     truth: Truth | None = None
     for draw in range(DRAWS):
-        drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=max(EXTREME * MILDER**draw, 1.0))
-        policy, batch = drawn.make("numpy", padding=PADDING if part.padded else 0, extreme=fixture == "extreme")
+        drawn = dataclasses.replace(
+            case, seed=case.seed + draw * STRIDE, extremity=max(EXTREME * MILDER**draw, 1.0)
+        )
+        policy, batch = drawn.make(
+            "numpy", padding=PADDING if part.padded else 0, extreme=fixture == "extreme"
+        )
         truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
         if truth.power > 0 and truth.nearest >= DISTANCE:
             break

@@ -89,7 +89,9 @@ class Cell:
     fixture: str
 
 
-def case_outcome(cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]) -> Outcome:
+def case_outcome(
+    cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]
+) -> Outcome:
     """Run a case on a backend, with the policy that it had before or a new one that is kept."""
     start = time.perf_counter()
     case = choice.case
@@ -135,7 +137,16 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
         ratio, where, error = np.inf, "", told(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
-    what = (cell.backend, cell.mode, kink.estimator or kink.head, "kinks", kink.head, kink.name, dtype, "kink")
+    what = (
+        cell.backend,
+        cell.mode,
+        kink.estimator or kink.head,
+        "kinks",
+        kink.head,
+        kink.name,
+        dtype,
+        "kink",
+    )
     return Outcome(*what, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
 
 

@@ -47,7 +47,10 @@ Key = Callable[[Outcome], tuple[str, str]]
 
 
 def check_page(
-    outcomes: Sequence[Outcome], absent: Mapping[str, str], seconds: float, unchecked: Sequence[str] = ()
+    outcomes: Sequence[Outcome],
+    absent: Mapping[str, str],
+    seconds: float,
+    unchecked: Sequence[str] = (),
 ) -> str:
     """Return one self-contained HTML page.
 
@@ -104,8 +107,17 @@ def figures(outcomes: Sequence[Outcome], absent: Mapping[str, str]) -> Iterator[
 
 def scale() -> Iterator[str]:
     """Yield the key to the colours."""
-    steps = [(0.04, "0.04 or less"), (0.4, "0.4"), (1.0, "1"), (2.0, "2"), (4.0, "4"), (math.inf, "above")]
-    yield '<div class="scale">' + "".join(f'<span style="{colour(at / 4)}">{told}</span>' for at, told in steps)
+    steps = [
+        (0.04, "0.04 or less"),
+        (0.4, "0.4"),
+        (1.0, "1"),
+        (2.0, "2"),
+        (4.0, "4"),
+        (math.inf, "above"),
+    ]
+    yield '<div class="scale">' + "".join(
+        f'<span style="{colour(at / 4)}">{told}</span>' for at, told in steps
+    )
     yield "</div>"
 
 
@@ -119,7 +131,9 @@ def heat_map(outcomes: Sequence[Outcome], key: Key, absent: Mapping[str, str]) -
     for name, note in [*columns, *((name, "absent") for name in absent)]:
         yield f'<th scope="col">{escape(name)}<br><small>{escape(note)}</small></th>'
     yield "</tr></thead>"
-    hatched = "".join(f'<td class="absent" title="absent: {escape(why)}"></td>' for why in absent.values())
+    hatched = "".join(
+        f'<td class="absent" title="absent: {escape(why)}"></td>' for why in absent.values()
+    )
     variants = dict.fromkeys((outcome.estimator, outcome.variant) for outcome in outcomes)
     for estimator in dict.fromkeys(estimator for estimator, _ in variants):
         wide = 1 + len(columns) + len(absent)
@@ -139,7 +153,13 @@ def cell(outcomes: Sequence[Outcome]) -> str:
     told = f"{len(outcomes)} cases; worst: {found.label}, {found.fixture}, "
     told += found.where.removesuffix("[]") if found.agrees else reason(found)
     blind = sum(outcome.blind for outcome in outcomes)
-    mark = "" if found.agrees and not blind else ' class="bad"' if not found.agrees else ' class="blind"'
+    mark = (
+        ""
+        if found.agrees and not blind
+        else ' class="bad"'
+        if not found.agrees
+        else ' class="blind"'
+    )
     told += f"; {blind} blind" if blind else ""
     text = "blind" if blind == len(outcomes) else shown(found)
     return f'<td{mark} style="{colour(share(found))}" title="{escape(told)}">{text}</td>'
@@ -221,7 +241,11 @@ def blind_cases(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 def footer(absent: Mapping[str, str], unchecked: Sequence[str]) -> Iterator[str]:
     """Yield what is absent and the versions of what is not."""
-    found = [f"Python {platform.python_version()}", f"pgcore {pgcore.__version__}", f"numpy {np.__version__}"]
+    found = [
+        f"Python {platform.python_version()}",
+        f"pgcore {pgcore.__version__}",
+        f"numpy {np.__version__}",
+    ]
     for entry in registry().providers("backends"):
         package, version = entry.provider.requires, version_found(entry.provider)
         if package is not None and version is not None:

@@ -7,9 +7,8 @@ from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.estimator import Estimator
 from pgcore_check.cases.cases import make_case
 from pgcore_check.compare import stages
-from pgcore_check.proofs import hold_to_parent
+from pgcore_check.proofs import first_formula, hold_to_parent
 from pgcore_check.stages.truth import Truth
-from pgcore_optimizers.first_order import Adam
 
 __all__ = ["first_disagreement"]
 
@@ -28,7 +27,7 @@ def first_disagreement(
     hold_to_parent(type(estimator))
     hold_to_parent(type(spec.head))
     given, batch = make_case(spec, "numpy", "float64", seed)
-    truth = Truth(spec, given.parameters(), estimator, batch, Adam(1e-3), (1, 10))
+    truth = Truth(spec, given.parameters(), estimator, batch, first_formula(), (1, 10))
     made = policy(spec, backend=backend, dtype="float64")
     made.load(truth.parameters)
     rows = list(stages(made, truth, backend))

@@ -38,10 +38,20 @@ def pgcore_proofs() -> list[Provider]:
     """Provide the proofs of the core's heads."""
     heads = "pgcore_check.core_proofs"
     return [
-        Provider("categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"),
-        Provider("diagonal_gaussian", f"{heads}.gaussian:DIAGONAL_GAUSSIAN", "each kind of log std; a tiny one"),
+        Provider(
+            "categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"
+        ),
+        Provider(
+            "diagonal_gaussian",
+            f"{heads}.gaussian:DIAGONAL_GAUSSIAN",
+            "each kind of log std; a tiny one",
+        ),
         Provider("epsilon_greedy", f"{heads}.discrete:EPSILON_GREEDY", "action values; audits"),
         Provider("squashed_gaussian", f"{heads}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
-        Provider("multi_categorical", f"{heads}.discrete:MULTI_CATEGORICAL", "two choices of unequal size"),
+        Provider(
+            "multi_categorical",
+            f"{heads}.discrete:MULTI_CATEGORICAL",
+            "two choices of unequal size",
+        ),
         Provider("bernoulli", f"{heads}.discrete:BERNOULLI", "two binary actions"),
     ]

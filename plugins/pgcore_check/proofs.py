@@ -16,12 +16,24 @@ from pgcore.registry.registry import Registry, registry
 from pgcore.validation.inheritance import overrides
 from pgcore_check.proof import Kink, Proof
 
-__all__ = ["Proofs", "hold_to_parent", "kinks", "proofs", "reference_of", "told", "variants"]
+__all__ = [
+    "Proofs",
+    "first_formula",
+    "hold_to_parent",
+    "kinks",
+    "proofs",
+    "reference_of",
+    "told",
+    "variants",
+]
 
 # By kind, the base classes and the methods that a reference implementation stands for.
 FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
     "estimators": ((Estimator,), ("signals", "surrogate", "finalise", "differentiate", "combine")),
-    "heads": ((Head,), ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher")),
+    "heads": (
+        (Head,),
+        ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher"),
+    ),
     "optimizers": ((OptimizerSpec, Rule), ("scalars", "update")),
 }
 
@@ -41,7 +53,9 @@ class Proofs:
         self.source = source
         self.all: list[Proof] = []
         self.variants: dict[str, dict[str, Any]] = {kind: {} for kind in FORMULAS}
-        self.problems = {f"plugin {plugin.entry_point!r}": plugin.reason for plugin in source.quarantined}
+        self.problems = {
+            f"plugin {plugin.entry_point!r}": plugin.reason for plugin in source.quarantined
+        }
         # An installed plugin moves no case of the built-ins.
         plugins = sorted(source.plugins, key=lambda plugin: plugin.distribution != "pgcore")
         for provider in (provider for plugin in plugins for provider in plugin.providers["proofs"]):
@@ -49,7 +63,9 @@ class Proofs:
                 self._add(provider)
             except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything, and the others are tried
                 self.problems[f"proof {provider.name!r}"] = told(problem)
-        self.references = {proof.of: proof.reference for proof in self.all if proof.reference is not None}
+        self.references = {
+            proof.of: proof.reference for proof in self.all if proof.reference is not None
+        }
 
     @cached_property
     def defaults(self) -> tuple[dict[str, Any], dict[str, str]]:
@@ -95,7 +111,9 @@ class Proofs:
                     f"{provider.target}: expected Proof objects, got {type(proof).__name__}; see pgcore_check.proof"
                 )
             kind = kind_of(proof.of)
-            added += [(kind, label, proof.of(**options)) for label, options in proof.variants.items()]
+            added += [
+                (kind, label, proof.of(**options)) for label, options in proof.variants.items()
+            ]
         for kind, label, _ in added:
             if label in self.variants[kind]:
                 raise PluginError(
@@ -126,6 +144,12 @@ def variants(kind: str) -> dict[str, Any]:
     return dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
 
 
+def first_formula() -> OptimizerSpec:
+    """Return the first optimizer with an update formula, for stages that read none or any."""
+    rules = variants("optimizers").values()
+    return next(rule for rule in rules if isinstance(rule, OptimizerSpec))
+
+
 def kinks() -> tuple[Kink, ...]:
     """Return all non-differentiable and extreme points."""
     return tuple(kink for proof in proofs().all for kink in proof.kinks)
@@ -151,9 +175,13 @@ def kind_of(cls: object) -> str:
     for kind, (bases, _) in FORMULAS.items():
         if isinstance(cls, type) and issubclass(cls, bases):
             return kind
-    raise PluginError(f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; name a class")
+    raise PluginError(
+        f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; name a class"
+    )
 
 
 def told(problem: Exception) -> str:
     """Return an error's message, with its type where it is not pgcore's."""
-    return str(problem) if isinstance(problem, PgcoreError) else f"{type(problem).__name__}: {problem}"
+    return (
+        str(problem) if isinstance(problem, PgcoreError) else f"{type(problem).__name__}: {problem}"
+    )

@@ -14,15 +14,19 @@ from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import allowance
 from pgcore_check.bounds.running_error import bounded_in
 from pgcore_check.compare import Row, row_of, worst
+from pgcore_check.proofs import first_formula
 from pgcore_check.reference import reference
 from pgcore_check.stages.truth import Expected, Truth
-from pgcore_optimizers.first_order import Adam
 
 __all__ = ["gradient_row", "loss_row", "quantity_ratios"]
 
 
 def gradient_row(
-    policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, gradient: Mapping[str, Array]
+    policy: Policy,
+    estimator: Estimator,
+    batch: Batch,
+    signals: Signals,
+    gradient: Mapping[str, Array],
 ) -> Row:
     """Compare a gradient with the reference.
 
@@ -34,21 +38,30 @@ def gradient_row(
         gradient: By canonical parameter name.
     """
     # The optimizer is of later stages, which nobody asks for here.
-    truth = Truth(policy.spec, policy.parameters(), estimator, batch, Adam(1e-3))
+    truth = Truth(policy.spec, policy.parameters(), estimator, batch, first_formula())
     truth.given = signals
     return row_of(policy.backend, "gradient", gradient, truth.gradient, truth.dtype)
 
 
-def loss_row(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, loss: float) -> Row:
+def loss_row(
+    policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, loss: float
+) -> Row:
     """Compare a loss with the reference; see `gradient_row`."""
-    inputs = (policy.spec, policy.parameters(), Surrogate(policy.spec, estimator, batch, signals), batch)
+    inputs = (
+        policy.spec,
+        policy.parameters(),
+        Surrogate(policy.spec, estimator, batch, signals),
+        batch,
+    )
     bound = reference.loss(*inputs, lift=bounded_in(policy.dtype))
     expected = Expected(np.asarray(reference.loss(*inputs)), allowance(bound, policy.dtype))
     scalar = np.asarray(loss).astype(policy.dtype)
     return row_of(policy.backend, "loss", {"loss": scalar}, {"loss": expected}, policy.dtype)
 
 
-def quantity_ratios(policy: Policy, batch: Batch, quantities: Mapping[str, Array]) -> dict[str, float]:
+def quantity_ratios(
+    policy: Policy, batch: Batch, quantities: Mapping[str, Array]
+) -> dict[str, float]:
     """Return by name the largest error of what `Policy.evaluate` returned, in units of what rounding allows.
 
     Masked actions' log-probabilities must be -inf where they are exactly that.
@@ -60,5 +73,7 @@ def quantity_ratios(policy: Policy, batch: Batch, quantities: Mapping[str, Array
     ratios: dict[str, float] = {}
     for name, exact in reference.quantities(*inputs).items():
         expected = {name: Expected(exact, allowance(bounds[name], policy.dtype))}
-        ratios[name], _ = worst({name: quantities[name].astype(policy.dtype)}, expected, policy.dtype)
+        ratios[name], _ = worst(
+            {name: quantities[name].astype(policy.dtype)}, expected, policy.dtype
+        )
     return ratios

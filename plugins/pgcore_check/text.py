@@ -109,7 +109,11 @@ def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator
         yield "nothing to check: no backend, estimator or head is left"
         return
     blind = sum(outcome.blind for outcome in outcomes)
-    agree = f"{len(outcomes) - blind} agree and {blind} are blind" if blind else f"all {len(outcomes)} agree"
+    agree = (
+        f"{len(outcomes) - blind} agree and {blind} are blind"
+        if blind
+        else f"all {len(outcomes)} agree"
+    )
     verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else agree
     largest = max((each.largest for each in outcomes if math.isfinite(each.largest)), default=0.0)
     yield f"{verdict}; worst {description(worst(outcomes))}; largest at any stage {largest:.2g}; {seconds:.0f} s"

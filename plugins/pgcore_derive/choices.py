@@ -31,7 +31,10 @@ class TooManyBranches(Exception):  # noqa: N818 - no error: the choices stay whe
 
 def settled(expression: Expression) -> Expression:
     """Return an equal expression: a sum whose terms are decision trees, conditions above and plain expressions at the leaves."""
-    inside = {found: found.func(settled(found.args[0]), *found.args[1:]) for found in outermost_reductions(expression)}
+    inside = {
+        found: found.func(settled(found.args[0]), *found.args[1:])
+        for found in outermost_reductions(expression)
+    }
     plain = list[Expression]()
     # What the same relations decide is one tree; independent choices stay apart.
     together: dict[frozenset[Expression], list[Expression]] = {}
@@ -40,7 +43,9 @@ def settled(expression: Expression) -> Expression:
             plain.append(term)
         else:
             tree = tree_or_term(term)
-            together.setdefault(frozenset(tree.atoms(sympy.core.relational.Relational)), []).append(tree)
+            together.setdefault(frozenset(tree.atoms(sympy.core.relational.Relational)), []).append(
+                tree
+            )
     return sympy.Add(*plain, *(tree_or_term(sympy.Add(*trees)) for trees in together.values()))
 
 

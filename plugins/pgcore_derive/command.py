@@ -20,14 +20,22 @@ __all__ = ["derive_command"]
 
 
 def derive_command(
-    name: Annotated[str, typer.Argument(metavar="ESTIMATOR", help="A registered name, such as ppo.")],
+    name: Annotated[
+        str, typer.Argument(metavar="ESTIMATOR", help="A registered name, such as ppo.")
+    ],
     *,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A hyper-parameter, such as clip=0.1; repeatable."),
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A hyper-parameter, such as clip=0.1; repeatable."
+        ),
     ] = None,
-    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX, to paste where amsmath is loaded.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: text and LaTeX of each.")] = False,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="Print LaTeX, to paste where amsmath is loaded.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: text and LaTeX of each.")
+    ] = False,
 ) -> None:
     """Differentiate an estimator's surrogate by each quantity of the policy, symbolically, and print the closed forms.
 
@@ -70,7 +78,8 @@ def latex_of(derivation: Derivation) -> str:
     symbols = derivation.symbols
     rows = [rf"\ell &= {derivation.surrogate_latex}"]
     rows += [
-        rf"\frac{{\partial \ell}}{{\partial {symbols[name]}}} &= {found}" for name, found in derivation.latex.items()
+        rf"\frac{{\partial \ell}}{{\partial {symbols[name]}}} &= {found}"
+        for name, found in derivation.latex.items()
     ]
     body = " \\\\\n".join(f"  {row}" for row in rows)
     return f"% {derivation.estimator.name}; \\usepackage{{amsmath}}\n\\begin{{align*}}\n{body}\n\\end{{align*}}\n"

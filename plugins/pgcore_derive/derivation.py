@@ -40,7 +40,11 @@ class Derivation:
 
         self.estimator = estimator
         trace, self.terms, self.expressions = derivatives_of(estimator)
-        self.rows, self.indices, self.flags = trace.rows, frozenset(trace.indices), frozenset(trace.flags)
+        self.rows, self.indices, self.flags = (
+            trace.rows,
+            frozenset(trace.indices),
+            frozenset(trace.flags),
+        )
         self._program: Program | None = None
 
     @property
@@ -86,7 +90,9 @@ class Derivation:
         """
         if self._program is None:
             self._program = self._compile()
-        with np.errstate(all="ignore"):  # what overflows in a branch that is not taken is no concern
+        with np.errstate(
+            all="ignore"
+        ):  # what overflows in a branch that is not taken is no concern
             found = self._program(named)
         return {name: shaped(value, named[name]) for name, value in found.items()}
 
@@ -127,4 +133,8 @@ def shaped(value: Any, like: Any) -> Any:
         column = value.reshape(-1, 1)
         return shaped(np.where(np.ones(like.shape, bool), column, column), like)
     # The test kit's numbers have no dtype.
-    return value if not hasattr(like, "dtype") or value.dtype == like.dtype else value.astype(like.dtype)
+    return (
+        value
+        if not hasattr(like, "dtype") or value.dtype == like.dtype
+        else value.astype(like.dtype)
+    )

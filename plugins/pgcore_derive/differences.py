@@ -45,7 +45,9 @@ def distance(found: Array, expected: Array) -> float:
     finite = np.isfinite(expected)
     if (finite != np.isfinite(found)).any():
         return np.inf
-    return float((np.abs(found - expected)[finite] / (1 + np.abs(expected[finite]))).max(initial=0.0))
+    return float(
+        (np.abs(found - expected)[finite] / (1 + np.abs(expected[finite]))).max(initial=0.0)
+    )
 
 
 def points(derivation: Derivation, rng: np.random.Generator, count: int) -> dict[str, Array]:
@@ -67,7 +69,9 @@ def points(derivation: Derivation, rng: np.random.Generator, count: int) -> dict
     return found
 
 
-def tie_points(derivation: Derivation, rng: np.random.Generator, count: int = 40) -> Iterator[dict[str, Array]]:
+def tie_points(
+    derivation: Derivation, rng: np.random.Generator, count: int = 40
+) -> Iterator[dict[str, Array]]:
     """Yield points where both sides of a relation in the cotangents are equal, for each symbol that can make them so."""
     from pgcore_derive.functions import EpisodeMean, EpisodeSum, is_row, magnitude
     from pgcore_derive.library import sympy
@@ -77,13 +81,18 @@ def tie_points(derivation: Derivation, rng: np.random.Generator, count: int = 40
     for expression in derivation.expressions.values():
         relations |= expression.atoms(sympy.core.relational.Relational)
     for relation in sympy.ordered(
-        each for each in relations if each.lhs.is_finite is not False and each.rhs.is_finite is not False
+        each
+        for each in relations
+        if each.lhs.is_finite is not False and each.rhs.is_finite is not False
     ):
         for signs in (1, -1):
             # |x| = |y| is x = y or x = -y.
             # In episodes of one step, a sum over the episode is that step's.
             plain = (magnitude, EpisodeMean, EpisodeSum)
-            lhs, rhs = (side.xreplace({each: each.args[0] for each in side.atoms(*plain)}) for side in relation.args)
+            lhs, rhs = (
+                side.xreplace({each: each.args[0] for each in side.atoms(*plain)})
+                for side in relation.args
+            )
             gap = lhs - signs * rhs
             for symbol in sympy.ordered(gap.free_symbols):
                 slope = gap.diff(symbol)
@@ -93,9 +102,15 @@ def tie_points(derivation: Derivation, rng: np.random.Generator, count: int = 40
                 if "episode" in given:
                     given["episode"] = np.arange(count)
                 root = compiled({"root": symbol - gap / slope})(given)["root"]
-                given[symbol.name] = np.broadcast_to(root, given[symbol.name].shape).astype(np.longdouble)
+                given[symbol.name] = np.broadcast_to(root, given[symbol.name].shape).astype(
+                    np.longdouble
+                )
                 sides = compiled({"lhs": relation.lhs, "rhs": relation.rhs})(given)
                 equal = np.asarray(sides["lhs"] == sides["rhs"])
-                ties = equal.reshape(len(equal), -1).all(axis=1) if equal.ndim else np.full(count, equal)
+                ties = (
+                    equal.reshape(len(equal), -1).all(axis=1)
+                    if equal.ndim
+                    else np.full(count, equal)
+                )
                 if ties.any():
                     yield {name: value[ties] for name, value in given.items()}

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pgcore_derive.choices import settled
-from pgcore_derive.functions import REDUCTIONS, EpisodeMean, EpisodeSum, RowSum, RowSymbol, is_row, symbol
+from pgcore_derive.functions import (
+    REDUCTIONS,
+    EpisodeMean,
+    EpisodeSum,
+    RowSum,
+    RowSymbol,
+    is_row,
+    symbol,
+)
 from pgcore_derive.library import Expression, sympy
 
 __all__ = ["derivatives", "reductions", "simplified"]
@@ -38,7 +46,9 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
 
 def simplified(expression: Expression) -> Expression:
     """Return an equal expression that reads well: choices at the top, no brackets that cancel, and 1 for 1.0, which drops out of products."""
-    expression = settled(expression.replace(has_open_power, powers_joined)).replace(is_sum, without_brackets)
+    expression = settled(expression.replace(has_open_power, powers_joined)).replace(
+        is_sum, without_brackets
+    )
     whole = [each for each in expression.atoms(sympy.Float) if float(each).is_integer()]
     return expression.xreplace({each: sympy.Integer(int(each)) for each in whole})
 
@@ -51,7 +61,8 @@ def is_sum(expression: Expression) -> bool:
 def has_open_power(expression: Expression) -> bool:
     """Return whether an expression is a product with a power whose exponent is not a number."""
     return expression.is_Mul and any(
-        part.is_Pow and not isinstance(part, sympy.exp) and not part.exp.is_number for part in expression.args
+        part.is_Pow and not isinstance(part, sympy.exp) and not part.exp.is_number
+        for part in expression.args
     )
 
 
@@ -67,7 +78,10 @@ def without_brackets(total: Expression) -> Expression:
 
 
 def through(
-    reduction: Expression, placeholders: dict[Expression, Expression], adjoint: Expression, s: Expression
+    reduction: Expression,
+    placeholders: dict[Expression, Expression],
+    adjoint: Expression,
+    s: Expression,
 ) -> Expression:
     """Return what of a reduction's adjoint reaches a symbol in its argument."""
     slope = reduction.args[0].xreplace(placeholders).diff(s)

@@ -205,4 +205,6 @@ def is_row(expression: Expression) -> bool:
     """Return whether an expression has one value for each action."""
     if isinstance(expression, RowSymbol | IsAction):
         return True
-    return not isinstance(expression, RowSum | LogSumExp | OfAction) and any(map(is_row, expression.args))
+    return not isinstance(expression, RowSum | LogSumExp | OfAction) and any(
+        map(is_row, expression.args)
+    )

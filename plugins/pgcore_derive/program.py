@@ -108,7 +108,10 @@ class Program:
     def __init__(self, source: str) -> None:
         """Compile the code."""
         self.source = source
-        self._names: dict[str, Any] = {each.__name__: each for each in HELPERS} | {"np": np, "host": host}
+        self._names: dict[str, Any] = {each.__name__: each for each in HELPERS} | {
+            "np": np,
+            "host": host,
+        }
         exec(source, self._names)  # noqa: S102 - `compiled` wrote it, of the operations above and of keywords
 
     def __call__(self, named: Mapping[str, Number]) -> dict[str, Number]:
@@ -142,7 +145,9 @@ class Writer:
     def __init__(self, expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> None:
         """Write the lines that read the arrays, and then all others; see `compiled`."""
         self.rows = sorted(rows)
-        free = set[Any]().union(*(found.free_symbols for found in expressions.values())) - {NUM_ACTIONS}
+        free = set[Any]().union(*(found.free_symbols for found in expressions.values())) - {
+            NUM_ACTIONS
+        }
         symbols: list[Any] = sorted(free, key=str)
         self.lines: dict[str, str] = {}  # the name of each operation's result
         self.known: dict[Any, str] = {each: self.do(f"named[{each.name!r}]") for each in symbols}
@@ -179,7 +184,11 @@ class Writer:
             return self.power(expression)
         if isinstance(expression, Choose):
             return self.choice(expression)
-        return self.entry(expression) if isinstance(expression, IsAction | OfAction) else self.function(expression)
+        return (
+            self.entry(expression)
+            if isinstance(expression, IsAction | OfAction)
+            else self.function(expression)
+        )
 
     def entry(self, expression: Expression) -> str:
         """Write what has an index, which comes last."""
@@ -227,7 +236,11 @@ class Writer:
             return self.do(f"{relation} & {x}")
         if x == "False":
             return self.do(f"~{relation} & {y}")
-        return self.do(f"~{relation} | {x}") if y == "True" else self.do(f"np.where({relation}, {x}, {y})")
+        return (
+            self.do(f"~{relation} | {x}")
+            if y == "True"
+            else self.do(f"np.where({relation}, {x}, {y})")
+        )
 
     def sum(self, expression: Expression) -> str:
         """Add what has a positive coefficient, then subtract the rest."""
@@ -235,7 +248,9 @@ class Writer:
         for term in expression.args:
             coefficient, factors = term.as_coeff_mul()
             negative = bool(coefficient.is_extended_negative)
-            value = self.product(-coefficient if negative else coefficient, factors, row=is_row(term))
+            value = self.product(
+                -coefficient if negative else coefficient, factors, row=is_row(term)
+            )
             (subtracted if negative else added).append(self.widened(value, term, row=row))
         first = self.chain("{} + {}", added) if added else self.do(f"-{subtracted.pop(0)}")
         return self.chain("{} - {}", [first, *subtracted])

@@ -44,9 +44,15 @@ def traced(estimator: Estimator) -> tuple[Trace, dict[str, Traced], Expression]:
         except NeedsRows as needed:
             rows |= needed.names
             continue
-        except TypeError as error:  # a function of a framework, an operator that arrays here do not have
-            trace.refuse(f"one that raises TypeError ({error})", "use the functions of xp, ", cause=error)
+        except (
+            TypeError
+        ) as error:  # a function of a framework, an operator that arrays here do not have
+            trace.refuse(
+                f"one that raises TypeError ({error})", "use the functions of xp, ", cause=error
+            )
         if not isinstance(terms, Traced) or terms.rank is not Rank.STEP:
             got = terms.rank.value if isinstance(terms, Traced) else type(terms).__name__
-            raise EstimatorError(f"{where}: expected terms of shape [B], got {got}; sum over the actions")
+            raise EstimatorError(
+                f"{where}: expected terms of shape [B], got {got}; sum over the actions"
+            )
         return trace, given, terms.expression

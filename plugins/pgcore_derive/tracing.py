@@ -80,15 +80,20 @@ class Trace:
         ranks = {array.rank for array in arrays}
         if len(ranks) < 2 or Rank.STEP not in ranks:
             return Rank.ROW if Rank.ROW in ranks else arrays[0].rank
-        names = frozenset[str]().union(*(array.names for array in arrays if array.rank is Rank.STEP))
-        return self.as_rows(names, f" beside {Rank.ROW.value if Rank.ROW in ranks else Rank.COLUMN.value}")
+        names = frozenset[str]().union(
+            *(array.names for array in arrays if array.rank is Rank.STEP)
+        )
+        return self.as_rows(
+            names, f" beside {Rank.ROW.value if Rank.ROW in ranks else Rank.COLUMN.value}"
+        )
 
     def as_rows(self, names: frozenset[str], operation: str) -> NoReturn:
         """Start again with these signals as [B, A]; raise where they are no signals of unknown shape."""
         if names and names <= self.signals - self.rows:
             raise NeedsRows(names)
         self.refuse(
-            f"{', '.join(sorted(names)) or 'a number'} of shape [B]{operation}", "add an axis with x[:, None], "
+            f"{', '.join(sorted(names)) or 'a number'} of shape [B]{operation}",
+            "add an axis with x[:, None], ",
         )
 
     def number(self, value: object) -> Expression | None:
@@ -124,7 +129,9 @@ class Node:
 
     def __bool__(self) -> bool:  # noqa: PLE0304 - it never returns
         """Refuse: what is chosen would depend on the data."""
-        self.trace.refuse(f"a Python `if`, `and`, `or`, `min` or `max` over {self}", "choose with xp.where, ")
+        self.trace.refuse(
+            f"a Python `if`, `and`, `or`, `min` or `max` over {self}", "choose with xp.where, "
+        )
 
     def __float__(self) -> float:
         """Refuse: there is no number yet."""
@@ -167,7 +174,9 @@ class Node:
     __repr__ = __str__
 
 
-def binary(operation: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Any, Any], Any]:
+def binary(
+    operation: Callable[[Any, Any], Any], *, swapped: bool = False
+) -> Callable[[Any, Any], Any]:
     """Return the method for an arithmetic operator or a comparison."""
 
     def method(self: Traced, other: object) -> Any:
@@ -186,7 +195,9 @@ def in_place(operation: Callable[[Any, Any], Any], sign: str) -> Callable[[Any, 
 
     def method(self: Traced, other: object) -> Any:
         if self.given is not None:
-            self.trace.refuse(f"{self.given} {sign}=", f"write {self.given} = {self.given} {sign} ..., ")
+            self.trace.refuse(
+                f"{self.given} {sign}=", f"write {self.given} = {self.given} {sign} ..., "
+            )
         return operation(self, other)
 
     return method
@@ -229,10 +240,21 @@ class Traced(Node):
     """An array of which only the shape and the expression are known."""
 
     def __init__(
-        self, trace: Trace, expression: Expression, rank: Rank, names: frozenset[str], given: str | None = None
+        self,
+        trace: Trace,
+        expression: Expression,
+        rank: Rank,
+        names: frozenset[str],
+        given: str | None = None,
     ) -> None:
         """Keep all; `names` are the keywords that its shape comes from, `given` the keyword that it is."""
-        self.trace, self.expression, self.rank, self.names, self.given = trace, expression, rank, names, given
+        self.trace, self.expression, self.rank, self.names, self.given = (
+            trace,
+            expression,
+            rank,
+            names,
+            given,
+        )
 
     __add__, __radd__ = binary(operator.add), binary(operator.add, swapped=True)
     __sub__, __rsub__ = binary(operator.sub), binary(operator.sub, swapped=True)
@@ -271,13 +293,17 @@ class Traced(Node):
         if named.get("out") is not None:
             self.trace.refuse(f"np.{function.__name__} with out=", "make a new array, ")
         if method != "__call__" or function.__name__ not in UFUNCS or isinstance(inputs[0], Traced):
-            self.trace.refuse(f"np.{function.__name__}", f"use xp.{function.__name__} if there is one, ")
+            self.trace.refuse(
+                f"np.{function.__name__}", f"use xp.{function.__name__} if there is one, "
+            )
         return UFUNCS[function.__name__](self.trace.array(inputs[0], self), inputs[1])
 
     def __getitem__(self, index: object) -> Traced:
         """Add an axis, or take the entry of one action."""
         match index:
-            case (slice() | EllipsisType(), None) if index[0] in (ALL, ...) and self.rank is Rank.STEP:
+            case (slice() | EllipsisType(), None) if (
+                index[0] in (ALL, ...) and self.rank is Rank.STEP
+            ):
                 return Traced(self.trace, self.expression, Rank.COLUMN, self.names)
             case (slice(), int() as action) if index[0] == ALL:
                 if self.rank is Rank.STEP:
@@ -293,9 +319,16 @@ ALL = slice(None)
 class TracedCondition(Node):
     """A comparison of arrays."""
 
-    def __init__(self, trace: Trace, expression: Expression, rank: Rank, names: frozenset[str]) -> None:
+    def __init__(
+        self, trace: Trace, expression: Expression, rank: Rank, names: frozenset[str]
+    ) -> None:
         """Keep all."""
-        self.trace, self.expression, self.rank, self.names = trace, sympy.sympify(expression), rank, names
+        self.trace, self.expression, self.rank, self.names = (
+            trace,
+            sympy.sympify(expression),
+            rank,
+            names,
+        )
 
     def _number(self, *_others: object) -> NoReturn:
         self.trace.refuse("a comparison used as a number", "choose with xp.where, ")
@@ -320,6 +353,10 @@ class TracedCondition(Node):
             other = other != 0
         if not isinstance(other, TracedCondition):
             sign = "&" if operation is sympy.And else "|"
-            self.trace.refuse(f"`{sign}` of {self} and {type(other).__name__}", "combine comparisons of arrays, ")
+            self.trace.refuse(
+                f"`{sign}` of {self} and {type(other).__name__}", "combine comparisons of arrays, "
+            )
         rank = self.trace.rank(self, other)
-        return TracedCondition(self.trace, operation(self.expression, other.expression), rank, self.names | other.names)
+        return TracedCondition(
+            self.trace, operation(self.expression, other.expression), rank, self.names | other.names
+        )

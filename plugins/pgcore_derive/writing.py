@@ -58,22 +58,30 @@ def text_of(expression: Expression) -> str:
     chosen = [term for term in terms if has_cases(term)]
     plain = sympy.Add(*(term for term in terms if not has_cases(term)))
     parts = [table(term) for term in chosen]
-    return "\nplus\n".join(parts if plain == 0 and chosen else [TextPrinter().doprint(plain), *parts])
+    return "\nplus\n".join(
+        parts if plain == 0 and chosen else [TextPrinter().doprint(plain), *parts]
+    )
 
 
 def has_cases(term: Expression) -> bool:
     """Return whether a term is a decision tree, or a sum over an episode of one."""
-    return isinstance(term, Choose) or (isinstance(term, EpisodeSum | EpisodeMean) and has_cases(term.args[0]))
+    return isinstance(term, Choose) or (
+        isinstance(term, EpisodeSum | EpisodeMean) and has_cases(term.args[0])
+    )
 
 
 def table(tree: Expression) -> str:
     """Return a decision tree as text, a line for each case."""
     if isinstance(tree, EpisodeSum | EpisodeMean):
-        return f"episode_{'sum' if isinstance(tree, EpisodeSum) else 'mean'} of\n{table(tree.args[0])}"
+        return (
+            f"episode_{'sum' if isinstance(tree, EpisodeSum) else 'mean'} of\n{table(tree.args[0])}"
+        )
     printer = TextPrinter()
     rows = [(printer.doprint(value), printer.conditions(path)) for value, path in cases(tree)]
     width = max(len(value) for value, _ in rows)
-    return "\n".join(f"{value:<{width}}  {f'if {path}' if path else 'otherwise'}" for value, path in rows)
+    return "\n".join(
+        f"{value:<{width}}  {f'if {path}' if path else 'otherwise'}" for value, path in rows
+    )
 
 
 def latex_of(expression: Expression) -> str:
@@ -105,7 +113,10 @@ class Printing:
 
     def _as_ordered_terms(self, expression: Expression, order: Any = None) -> list[Expression]:
         """Return the terms of a sum, those to add before those to subtract."""
-        return sorted(expression.as_ordered_terms(order), key=lambda term: bool(term.could_extract_minus_sign()))
+        return sorted(
+            expression.as_ordered_terms(order),
+            key=lambda term: bool(term.could_extract_minus_sign()),
+        )
 
     def _print_Float(self, number: Expression) -> str:
         return f"{float(number):.6g}"
@@ -128,7 +139,10 @@ class TextPrinter(Printing, sympy.printing.StrPrinter):
 
     def conditions(self, path: tuple[Expression, ...]) -> str:
         """Return conditions that all hold."""
-        return " and ".join(f"({self._print(each)})" if each.func is sympy.Or else self._print(each) for each in path)
+        return " and ".join(
+            f"({self._print(each)})" if each.func is sympy.Or else self._print(each)
+            for each in path
+        )
 
     def _print_Symbol(self, found: Expression) -> str:
         return f"{found.name}[{self.actions[-1]}]" if isinstance(found, RowSymbol) else found.name
@@ -185,7 +199,11 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
     def _of_action(self, text: str) -> str:
         """Return a symbol with the action below it: an index that it has stays in front of it."""
         head, brace, old = text.partition("_{")
-        return f"{head}_{{{old.removesuffix('}')},{self.actions[-1]}}}" if brace else f"{head}_{{{self.actions[-1]}}}"
+        return (
+            f"{head}_{{{old.removesuffix('}')},{self.actions[-1]}}}"
+            if brace
+            else f"{head}_{{{self.actions[-1]}}}"
+        )
 
     def _print_ExpBase(self, found: Expression, exp: Any = None) -> str:
         ratio = self._ratio(found.args[0])
@@ -204,13 +222,23 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
             if not found.is_Symbol or found.name not in PROBABILITIES:
                 return None
             text = PROBABILITIES[found.name]
-            (above if factor == 1 else below).append(self._of_action(text) if isinstance(found, RowSymbol) else text)
-        return " ".join(above) if not below else rf"\frac{{{' '.join(above) or 1}}}{{{' '.join(below)}}}"
+            (above if factor == 1 else below).append(
+                self._of_action(text) if isinstance(found, RowSymbol) else text
+            )
+        return (
+            " ".join(above)
+            if not below
+            else rf"\frac{{{' '.join(above) or 1}}}{{{' '.join(below)}}}"
+        )
 
     def _print_Mul(self, found: Expression) -> str:
         """Return a product: numbers, then what is closed to both sides, then what a reader reads on to the end."""
         coefficient, factors = found.as_coeff_mul()
-        below = [1 / factor for factor in factors if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative]
+        below = [
+            1 / factor
+            for factor in factors
+            if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative
+        ]
         above = [factor for factor in factors if 1 / factor not in below]
         size = abs(coefficient)
         if size.is_Rational and size.q != 1:
@@ -222,20 +250,26 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
 
     def _factors(self, factors: list[Expression]) -> str:
         """Return factors side by side."""
-        *closed, last = sorted(factors, key=lambda factor: (not factor.is_number, self._is_open(factor)))
+        *closed, last = sorted(
+            factors, key=lambda factor: (not factor.is_number, self._is_open(factor))
+        )
         texts = [self._print(each) for each in closed]
         texts = [
             rf"\left({text}\right)" if each.is_Add or self._is_open(each) else text
             for each, text in zip(closed, texts, strict=True)
         ]
         alone = not closed or not last.is_Add
-        return " ".join([*texts, self._print(last) if alone else rf"\left({self._print(last)}\right)"])
+        return " ".join(
+            [*texts, self._print(last) if alone else rf"\left({self._print(last)}\right)"]
+        )
 
     def _is_open(self, factor: Expression) -> bool:
         """Whether it is not clear where a factor ends: a logarithm, a sum."""
         if factor.is_Symbol:
             return named(factor.name).startswith(r"\log")
-        return isinstance(factor, REDUCTIONS) and not (isinstance(factor, OfAction) and factor.args[0].is_Symbol)
+        return isinstance(factor, REDUCTIONS) and not (
+            isinstance(factor, OfAction) and factor.args[0].is_Symbol
+        )
 
     def _print_Relational(self, found: Expression) -> str:
         """Return a relation; a bound of a log ratio as one of the ratio."""
@@ -255,7 +289,8 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
 
     def _print_Choose(self, found: Expression) -> str:
         rows = [
-            f"{self._print(value)} & " + (rf"\text{{if }} {self._conditions(path)}" if path else r"\text{otherwise}")
+            f"{self._print(value)} & "
+            + (rf"\text{{if }} {self._conditions(path)}" if path else r"\text{otherwise}")
             for value, path in cases(found)
         ]
         return r"\begin{cases} " + r" \\ ".join(rows) + r" \end{cases}"
@@ -271,7 +306,9 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
 
     def _print_RowSum(self, found: Expression) -> str:
         action = self.next_action()
-        return rf"\sum_{{{action}}} " + self._bracketed(found.args[0], self.under(action, found.args[0]))
+        return rf"\sum_{{{action}}} " + self._bracketed(
+            found.args[0], self.under(action, found.args[0])
+        )
 
     def _print_LogSumExp(self, found: Expression) -> str:
         action = self.next_action()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pgcore_derive.functions import ELEMENTWISE, Choose, EpisodeMean, EpisodeSum, LogSumExp, OfAction, RowSum
+from pgcore_derive.functions import (
+    ELEMENTWISE,
+    Choose,
+    EpisodeMean,
+    EpisodeSum,
+    LogSumExp,
+    OfAction,
+    RowSum,
+)
 from pgcore_derive.tracing import Rank, Trace, Traced, TracedCondition
 
 __all__ = ["SymbolicNamespace"]
@@ -21,21 +29,32 @@ class SymbolicNamespace:
     def __getattr__(self, name: str) -> Callable[[Any], Traced]:
         """Return an elementwise function; raise where there is none of that name."""
         if name not in ELEMENTWISE:
-            known = sorted([*ELEMENTWISE, *(name for name in vars(SymbolicNamespace) if not name.startswith("_"))])
+            known = sorted(
+                [
+                    *ELEMENTWISE,
+                    *(name for name in vars(SymbolicNamespace) if not name.startswith("_")),
+                ]
+            )
             self.trace.refuse(f"xp.{name}", f"use {', '.join(known)}, ")
 
         def function(x: Traced) -> Traced:
-            return Traced(self.trace, ELEMENTWISE[name](self._traced(name, x).expression), x.rank, x.names)
+            return Traced(
+                self.trace, ELEMENTWISE[name](self._traced(name, x).expression), x.rank, x.names
+            )
 
         return function
 
     def maximum(self, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.maximum`."""
-        return self.where(self._traced("maximum", x, y) >= y if isinstance(x, Traced) else y <= x, x, y)
+        return self.where(
+            self._traced("maximum", x, y) >= y if isinstance(x, Traced) else y <= x, x, y
+        )
 
     def minimum(self, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.minimum`."""
-        return self.where(self._traced("minimum", x, y) <= y if isinstance(x, Traced) else y >= x, x, y)
+        return self.where(
+            self._traced("minimum", x, y) <= y if isinstance(x, Traced) else y >= x, x, y
+        )
 
     def clip(self, x: Traced, low: Any, high: Any) -> Traced:
         """See `ArrayNamespace.clip`."""
@@ -54,11 +73,17 @@ class SymbolicNamespace:
             condition = condition != 0
         if not isinstance(condition, TracedCondition):
             self.trace.refuse(
-                f"xp.where over {type(condition).__name__}", "compare arrays, or choose with a Python `if`, "
+                f"xp.where over {type(condition).__name__}",
+                "compare arrays, or choose with a Python `if`, ",
             )
         a, b = self.trace.array(x, condition), self.trace.array(y, condition)
         chosen = Choose(condition.expression, a.expression, b.expression)
-        return Traced(self.trace, chosen, self.trace.rank(condition, a, b), condition.names | a.names | b.names)
+        return Traced(
+            self.trace,
+            chosen,
+            self.trace.rank(condition, a, b),
+            condition.names | a.names | b.names,
+        )
 
     def sum(self, x: Traced, axis: int) -> Traced:
         """See `ArrayNamespace.sum`."""
@@ -75,7 +100,9 @@ class SymbolicNamespace:
         """See `ArrayNamespace.take_last`."""
         self._actions_axis("take_last", x, 1)
         self.trace.indices |= index.names
-        return Traced(self.trace, OfAction(x.expression, index.expression), Rank.STEP, x.names | index.names)
+        return Traced(
+            self.trace, OfAction(x.expression, index.expression), Rank.STEP, x.names | index.names
+        )
 
     def broadcast_to(self, x: Traced, like: Traced) -> Traced:
         """See `ArrayNamespace.broadcast_to`."""
@@ -100,7 +127,8 @@ class SymbolicNamespace:
             or self._traced("episode_sum", episode).given != "episode"
         ):
             self.trace.refuse(
-                f"a sum over episodes of {x} by {episode}", "pass an array of shape [B] and the signal `episode`, "
+                f"a sum over episodes of {x} by {episode}",
+                "pass an array of shape [B] and the signal `episode`, ",
             )
         return Traced(self.trace, function(x.expression, episode.expression), x.rank, x.names)
 
@@ -125,7 +153,9 @@ class SymbolicNamespace:
         for array in arrays:
             if isinstance(array, Traced):
                 return array
-        return self.trace.refuse(f"xp.{name} of {', '.join(type(array).__name__ for array in arrays)}", "pass arrays, ")
+        return self.trace.refuse(
+            f"xp.{name} of {', '.join(type(array).__name__ for array in arrays)}", "pass arrays, "
+        )
 
     def _actions_axis(self, name: str, x: Traced, axis: int) -> None:
         """Raise unless the axis is that of the actions."""

@@ -69,4 +69,6 @@ def following(batch: Batch, evaluate: Evaluate, name: str) -> Array:
         return evaluate(final)[final]
     found = evaluate(name, final)
     columns = zip(found[name].T, found[final].T, strict=True)
-    return np.stack([next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1)
+    return np.stack(
+        [next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1
+    )

@@ -140,7 +140,9 @@ class ActorCritic(ActorCriticLoss):
         else:
             v_t, v_tp1 = state_values(batch, evaluate)
             n_steps = 1 if self.advantage == "td" else self.n_steps
-            g_t = n_step_returns(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps)
+            g_t = n_step_returns(
+                batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps
+            )
             a_t = g_t - v_t
         return {"advantage": normalised(batch, a_t, self.normalise, self.ddof), "return_": g_t}
 

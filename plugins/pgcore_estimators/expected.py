@@ -84,7 +84,9 @@ class Expected(Estimator):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -sum_a pi_a Q_a + c_v (Q(s_t, a_t) - y)^2 / 2 - c_e H."""
-        terms = -xp.sum(xp.exp(log_probs) * q, 1) + critic_loss(self.value_coefficient, action_value, target)
+        terms = -xp.sum(xp.exp(log_probs) * q, 1) + critic_loss(
+            self.value_coefficient, action_value, target
+        )
         return terms if entropy is None else terms - self.entropy_coefficient * entropy
 
     def cotangents(

@@ -59,14 +59,27 @@ class ReinforcePP(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
-        g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
+        g_t = returns(
+            penalised_rewards(batch, evaluate, self.kl_coefficient),
+            batch.episode_lengths,
+            self.gamma,
+        )
         if self.baseline == "group":
             mean = by_group(
-                lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group
+                lambda members: np.full_like(members, members.mean()),
+                episode_rewards(batch),
+                batch,
+                self.group,
             )
             g_t = g_t - mean[batch.episode_of_step]
         return {
@@ -74,11 +87,15 @@ class ReinforcePP(Estimator):
             "old_log_prob": old_log_probs(batch, evaluate),
         }
 
-    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
+    def surrogate(
+        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native
+    ) -> Native:
         """See `Estimator.surrogate`."""
         return -clipped_gain(xp, log_prob - old_log_prob, advantage, self._bounds)
 
-    def cotangents(self, *, log_prob: Array, old_log_prob: Array, advantage: Array) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, old_log_prob: Array, advantage: Array
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         return {"log_prob": -clipped_gain_slope(log_prob - old_log_prob, advantage, self._bounds)}
 

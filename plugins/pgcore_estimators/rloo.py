@@ -57,7 +57,9 @@ class RLOO(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
-        advantage = by_group(lambda members: members - leave_one_out_mean(members), rewards, batch, self.group)
+        advantage = by_group(
+            lambda members: members - leave_one_out_mean(members), rewards, batch, self.group
+        )
         return {"advantage": advantage[batch.episode_of_step]}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:

@@ -43,7 +43,9 @@ class VTrace(ActorCriticLoss):
     entropy_coefficient: Number = 0.0
     reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "vtrace"
-    sources: ClassVar[tuple[str, ...]] = ("Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",)
+    sources: ClassVar[tuple[str, ...]] = (
+        "Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",
+    )
 
     @property
     def claims(self) -> Claims:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pgcore_exact.audit import Audit, audit, audit_process
 from pgcore_exact.expectation.moments import Moments, moments
-from pgcore_exact.process.dynamics import action_values, gradient, objective, time_blind_values, values, visits
+from pgcore_exact.process.dynamics import (
+    action_values,
+    gradient,
+    objective,
+    time_blind_values,
+    values,
+    visits,
+)
 from pgcore_exact.process.environments import from_gymnasium
 from pgcore_exact.process.episodes import Episodes, all_episodes
 from pgcore_exact.process.mdp import MDP, random

@@ -92,7 +92,9 @@ class Row:
         return self.audit is None or self.audit.refuted
 
 
-def audit_process(states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1) -> MDP:
+def audit_process(
+    states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1
+) -> MDP:
     """Return the process that audits use unless told otherwise: random, and with episodes of different lengths."""
     return random(states, actions, horizon, seed, terminals=terminals)
 
@@ -125,7 +127,9 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     fitting = first_fitting(estimator, specs, runs)
     policy = audit_policy(specs[fitting], seed)
     expected = moments(process, policy, estimator, batch=batch)
-    subject = Subject(estimator, process, policy, audit_policy(specs[fitting], seed + 1), expected, batch)
+    subject = Subject(
+        estimator, process, policy, audit_policy(specs[fitting], seed + 1), expected, batch
+    )
     mean, exact = subject.mean, subject.exact
     length = float(visits(process, policy).sum())
     norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
@@ -151,4 +155,6 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
 
 def scale_of(estimator: Estimator, length: float) -> float:
     """Return what a gradient is to be multiplied by; a mean over steps of what is the episode's at each of them is none, and unbiased."""
-    return 1.0 if estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased else length
+    return (
+        1.0 if estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased else length
+    )

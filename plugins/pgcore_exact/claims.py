@@ -74,14 +74,22 @@ class Subject:
     """
 
     def __init__(
-        self, estimator: Estimator, mdp: MDP, policy: Policy, behaviour: Policy, expected: Moments, batch: int
+        self,
+        estimator: Estimator,
+        mdp: MDP,
+        policy: Policy,
+        behaviour: Policy,
+        expected: Moments,
+        batch: int,
     ) -> None:
         """Keep all, and take the exact gradient."""
         self.estimator, self.mdp, self.policy, self.behaviour = estimator, mdp, policy, behaviour
         self.moments, self.batch = expected, batch
         self.table: Tabulated = tabulated(policy, mdp)
         self.own = self.table.own
-        both = {flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)}
+        both = {
+            flag: gradient(mdp, self.table, discount_state=flag)[self.own] for flag in (True, False)
+        }
         mean, terms = expected.mean[self.own], gradient_terms(mdp, self.table)[self.own]
         self.discount_state = min(both, key=lambda flag: float(np.linalg.norm(mean - both[flag])))
         self.spread = root_mean_square(mean, expected.covariance[np.ix_(self.own, self.own)])
@@ -95,7 +103,9 @@ class Subject:
     @cached_property
     def moments_away(self) -> Moments:
         """The moments over the other policy's episodes."""
-        return moments(self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour)
+        return moments(
+            self.mdp, self.policy, self.estimator, batch=self.batch, behaviour=self.behaviour
+        )
 
     @cached_property
     def mean_away(self) -> Array:
@@ -104,7 +114,10 @@ class Subject:
 
     def relative(self, mean: Array) -> float:
         """Return the relative bias of an expected gradient; infinite where the exact one is 0, as with one action, and this is not."""
-        bias, size = float(np.linalg.norm(self.beyond(mean - self.exact))), float(np.linalg.norm(self.exact))
+        bias, size = (
+            float(np.linalg.norm(self.beyond(mean - self.exact))),
+            float(np.linalg.norm(self.exact)),
+        )
         return bias / size if size > 0 else math.inf if bias > 0 else 0.0
 
 
@@ -135,7 +148,9 @@ def unbiased_verdict(subject: Subject) -> Verdict:
     if subject.spread == 0 and not subject.exact.any():
         return Verdict("unbiased", stated, "open", "all gradients are 0, and so is the exact one")
     if stated:
-        return Verdict("unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure)
+        return Verdict(
+            "unbiased", stated, "confirmed" if relative <= UNBIASED else "refuted", figure
+        )
     if relative <= BIASED and claims.off_policy != "none":
         relative = subject.relative(subject.mean_away)
         figure = f"{figure}, {relative:.2g} with another policy's episodes"
@@ -167,9 +182,15 @@ def report_limited(subject: Subject) -> tuple[str, str]:
     """Return no verdict, and both biases; where the policy's gradient is always 0, how far the critic's moves."""
     if not (subject.mean.any() or subject.mean_away.any()):
         moved = distance(subject.moments.seen, subject.moments_away.seen)
-        return "reported", f"the policy's gradient is 0; another policy's episodes move the critic's by {moved:.2g}"
+        return (
+            "reported",
+            f"the policy's gradient is 0; another policy's episodes move the critic's by {moved:.2g}",
+        )
     biases = subject.relative(subject.mean), subject.relative(subject.mean_away)
-    return "reported", f"relative bias {biases[0]:.2g} on its own episodes, {biases[1]:.2g} on another policy's"
+    return (
+        "reported",
+        f"relative bias {biases[0]:.2g} on its own episodes, {biases[1]:.2g} on another policy's",
+    )
 
 
 def judge_none(subject: Subject) -> tuple[str, str]:
@@ -198,15 +219,27 @@ def critic_verdict(
         except PgcoreError as error:
             errors.append(essence(error))
         else:
-            return Verdict("needs_critic", stated, "refuted" if stated else "confirmed", "runs without a critic")
-    return Verdict("needs_critic", stated, "confirmed" if stated else "refuted", f"without a critic: {errors[0]}")
+            return Verdict(
+                "needs_critic",
+                stated,
+                "refuted" if stated else "confirmed",
+                "runs without a critic",
+            )
+    return Verdict(
+        "needs_critic",
+        stated,
+        "confirmed" if stated else "refuted",
+        f"without a critic: {errors[0]}",
+    )
 
 
 def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
     """Judge by running on real actions, whatever the claim says."""
     stated = estimator.claims.discrete_only
     critic = "separate" if estimator.claims.needs_critic else "none"
-    policy = make_policy(PolicySpec(Table(3), DiagonalGaussian(1), critic), backend="numpy", dtype="float64")
+    policy = make_policy(
+        PolicySpec(Table(3), DiagonalGaussian(1), critic), backend="numpy", dtype="float64"
+    )
     episodes = max(batch, 2)
     steps = 2 * episodes
     rng = np.random.Generator(np.random.Philox(3))
@@ -225,11 +258,15 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
         "group": np.zeros(steps, np.intp),
     }
     try:
-        run_gradient(policy, reclaimed(estimator, discrete_only=False), Batch(**fields, extras=described))
+        run_gradient(
+            policy, reclaimed(estimator, discrete_only=False), Batch(**fields, extras=described)
+        )
     except PgcoreError as error:
         figure = f"on real actions: {essence(error)}"
         return Verdict("discrete_only", stated, "confirmed" if stated else "refuted", figure)
-    return Verdict("discrete_only", stated, "refuted" if stated else "confirmed", "runs on real actions")
+    return Verdict(
+        "discrete_only", stated, "refuted" if stated else "confirmed", "runs on real actions"
+    )
 
 
 def whole_episodes_verdict(subject: Subject) -> Verdict:
@@ -237,10 +274,14 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
     stated = subject.estimator.claims.whole_episodes
     moved = flag_moves(subject)
     if math.isnan(moved) and (stated or limit("audit", subject.mdp) == 1):
-        return Verdict("whole_episodes", stated, "open", "no episode can be cut, or all gradients are 0")
+        return Verdict(
+            "whole_episodes", stated, "open", "no episode can be cut, or all gradients are 0"
+        )
     if stated:
         figure = f"taking cut episodes for ended ones moves the gradient by {moved:.2g}"
-        return Verdict("whole_episodes", stated, "confirmed" if moved <= UNBIASED else "refuted", figure)
+        return Verdict(
+            "whole_episodes", stated, "confirmed" if moved <= UNBIASED else "refuted", figure
+        )
     if moved > BIASED:
         return Verdict(
             "whole_episodes",
@@ -250,7 +291,9 @@ def whole_episodes_verdict(subject: Subject) -> Verdict:
         )
     local = prefix_moves(subject)
     figure = f"what follows a step moves its signals by {local:.2g}"
-    return Verdict("whole_episodes", stated, "confirmed" if local <= UNBIASED else "refuted", figure)
+    return Verdict(
+        "whole_episodes", stated, "confirmed" if local <= UNBIASED else "refuted", figure
+    )
 
 
 def flag_moves(subject: Subject) -> float:
@@ -279,7 +322,10 @@ def prefix_moves(subject: Subject) -> float:
     first = batch.steps(batch.episode_starts)
     alone = run_signals(subject.policy, subject.estimator, first)
     moves = [
-        float(np.abs(value[batch.episode_starts] - alone.values[name]).max() / max(float(np.abs(value).max()), 1e-300))
+        float(
+            np.abs(value[batch.episode_starts] - alone.values[name]).max()
+            / max(float(np.abs(value).max()), 1e-300)
+        )
         for name, value in whole.values.items()
         if value.dtype.kind == "f" and np.isfinite(value).all()
     ]
@@ -307,7 +353,9 @@ def reclaimed(estimator: Estimator, **changes: Any) -> Estimator:
     cls = type(estimator)
     claims: Claims = dataclasses.replace(estimator.claims, **changes)
     double = copy.copy(estimator)
-    object.__setattr__(double, "__class__", type(cls.__name__, (cls,), {"claims": property(lambda _: claims)}))
+    object.__setattr__(
+        double, "__class__", type(cls.__name__, (cls,), {"claims": property(lambda _: claims)})
+    )
     return double
 
 

@@ -34,23 +34,33 @@ def audit_command(
     *,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="A hyper-parameter; may be repeated.", show_default=False),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A hyper-parameter; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every registered estimator, with its notable variants.")
     ] = False,
-    states: Annotated[int, typer.Option(min=2, help="States of the random process, the terminal one included.")] = 4,
+    states: Annotated[
+        int, typer.Option(min=2, help="States of the random process, the terminal one included.")
+    ] = 4,
     actions: Annotated[int, typer.Option(min=2, help="Actions.")] = 2,
     horizon: Annotated[int, typer.Option(min=1, help="Largest number of steps of an episode.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the process and the policy.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Episodes in a batch.")] = 2,
     time_in_state: Annotated[
-        bool, typer.Option("--time-in-state", help="Show the policy and the critic the time as well.")
+        bool,
+        typer.Option("--time-in-state", help="Show the policy and the critic the time as well."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every figure.")] = False,
     picture: Annotated[
         Path | None,
-        typer.Option(help="With --all: also draw bias against variance, PNG or SVG.", show_default=False),
+        typer.Option(
+            help="With --all: also draw bias against variance, PNG or SVG.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Compute an estimator's exact bias and variance, and confirm or refute its claims; exit status 1 when one is refuted.
@@ -59,9 +69,13 @@ def audit_command(
     The discount is 1 unless `--set gamma=...` says otherwise; then the objective is discounted too.
     """
     if every == (estimator is not None):
-        raise typer.BadParameter("expected an estimator's name or --all, got both or neither; choose one")
+        raise typer.BadParameter(
+            "expected an estimator's name or --all, got both or neither; choose one"
+        )
     if every and settings:
-        raise typer.BadParameter("--set: expected it with one estimator, got --all; name the estimator")
+        raise typer.BadParameter(
+            "--set: expected it with one estimator, got --all; name the estimator"
+        )
     if picture is not None:
         check_picture(picture, every=every)
     from pgcore_exact.audit import audit_process
@@ -78,7 +92,11 @@ def audit_command(
     process = f"random process of {states} states (1 terminal), {actions} actions, horizon {horizon}, seed {seed}"
     process += ", time in the state" if time_in_state else ""
     sys.stdout.write(
-        json_of(rows, process) if as_json else table_of(rows, process) if every else report_of(rows[0], process)
+        json_of(rows, process)
+        if as_json
+        else table_of(rows, process)
+        if every
+        else report_of(rows[0], process)
     )
     sys.stdout.flush()
     if picture is not None:
@@ -93,14 +111,20 @@ def audit_command(
 def check_picture(picture: Path, *, every: bool) -> None:
     """Raise where no picture can be drawn, before anything is run."""
     if not every:
-        raise typer.BadParameter("--picture: expected --all, got one estimator; a single point is no picture")
+        raise typer.BadParameter(
+            "--picture: expected --all, got one estimator; a single point is no picture"
+        )
     if picture.suffix.lower() not in (".png", ".svg"):
-        raise typer.BadParameter(f"--picture: expected a name that ends in .png or .svg, got {picture}; rename it")
+        raise typer.BadParameter(
+            f"--picture: expected a name that ends in .png or .svg, got {picture}; rename it"
+        )
     refuse_no_place(picture, "--picture")
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise typer.BadParameter("--picture: expected matplotlib, got none; pip install 'pgcore[plot]'")
+        raise typer.BadParameter(
+            "--picture: expected matplotlib, got none; pip install 'pgcore[plot]'"
+        )
 
 
 def one_subject(name: str, settings: Sequence[str]) -> Estimator:
@@ -126,7 +150,9 @@ def subjects() -> dict[str, Estimator]:
         for label, variant in tried.items():
             if variant.name == name and plain(variant) not in subjects.values():
                 longer = f"{name}, {'variant' if label == name else label}"
-                subjects[label if name in label and label not in subjects else longer] = plain(variant)
+                subjects[label if name in label and label not in subjects else longer] = plain(
+                    variant
+                )
     return subjects
 
 
@@ -162,12 +188,18 @@ def defaults() -> tuple[dict[str, Estimator], dict[str, str]]:
 def plain(estimator: Estimator) -> Estimator:
     """Return the estimator with discount 1 and no entropy bonus, where it has these: what is compared has one objective."""
     wanted = {"gamma": 1.0, "entropy_coefficient": 0.0}
-    fields = cast("Any", estimator)  # every estimator is a dataclass, which its base class cannot say
+    fields = cast(
+        "Any", estimator
+    )  # every estimator is a dataclass, which its base class cannot say
     names = {field.name for field in dataclasses.fields(fields)}
-    return dataclasses.replace(fields, **{name: value for name, value in wanted.items() if name in names})
+    return dataclasses.replace(
+        fields, **{name: value for name, value in wanted.items() if name in names}
+    )
 
 
-def audited(label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool) -> Row:
+def audited(
+    label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool
+) -> Row:
     """Return one row; where there are others, what stops an audit is told in the row."""
     from pgcore_exact.audit import Row, audit
 
@@ -187,7 +219,9 @@ def json_of(rows: Sequence[Row], process: str) -> str:
         figures: dict[str, Any] = {}
         if row.audit is not None:
             names = [
-                field.name for field in dataclasses.fields(row.audit) if field.name not in ("estimator", "verdicts")
+                field.name
+                for field in dataclasses.fields(row.audit)
+                if field.name not in ("estimator", "verdicts")
             ]
             figures = {name: getattr(row.audit, name) for name in names}
             figures = {
@@ -245,7 +279,8 @@ def table_of(rows: Sequence[Row], process: str) -> str:
 
     audits = [row.audit for row in rows if row.audit is not None]
     reference = next(
-        (row.audit.variance for row in rows if row.audit is not None and row.label == "reinforce"), math.nan
+        (row.audit.variance for row in rows if row.audit is not None and row.label == "reinforce"),
+        math.nan,
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("estimator")
@@ -273,7 +308,9 @@ def table_of(rows: Sequence[Row], process: str) -> str:
             f"{audit.variance / reference:.3g}",
         )
         table.add_row(
-            row.label, *figures, *(word(verdict.stated) + MARKS[verdict.verdict] for verdict in audit.verdicts)
+            row.label,
+            *figures,
+            *(word(verdict.stated) + MARKS[verdict.verdict] for verdict in audit.verdicts),
         )
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:

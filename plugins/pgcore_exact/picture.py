@@ -71,7 +71,9 @@ def draw(rows: Sequence[Row], form: str) -> bytes:
         if row.audit is not None and row.audit.variance > 0 and math.isfinite(row.audit.rescaled)
     }
     if not audits:
-        raise MDPError("audit: expected an estimator that can be drawn, got none; see the errors of the table")
+        raise MDPError(
+            "audit: expected an estimator that can be drawn, got none; see the errors of the table"
+        )
     first = audits.get("reinforce") or next(iter(audits.values()))
     points = merged(
         {
@@ -90,17 +92,24 @@ def draw(rows: Sequence[Row], form: str) -> bytes:
     }
     others = {label: point for label, point in points.items() if label not in exact}
     with cast("Any", mpl).rc_context({"svg.hashsalt": "pgcore", "svg.fonttype": "none"}):
-        figure: Any = Figure(figsize=(9.6, 5.4 + 0.16 * max(0, len(points) - 20)), dpi=130, layout="constrained")
+        figure: Any = Figure(
+            figsize=(9.6, 5.4 + 0.16 * max(0, len(points) - 20)), dpi=130, layout="constrained"
+        )
         canvas: Any = (FigureCanvasSVG if form == "svg" else FigureCanvasAgg)(figure)
         unbiased, biased = figure.subplots(1, 2, sharey=True, width_ratios=(1, 2))
         for axes, shown in ((unbiased, exact), (biased, others)):
             plot(axes, shown)
         dress(unbiased, biased)
         explain(
-            figure, first, {kind for _, _, kind in points.values()}, [row for row in rows if row.label not in audits]
+            figure,
+            first,
+            {kind for _, _, kind in points.values()},
+            [row for row in rows if row.label not in audits],
         )
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # labels are placed in pixels, so nothing may move any more
+        figure.set_layout_engine(
+            "none"
+        )  # labels are placed in pixels, so nothing may move any more
         list_names(unbiased, exact)
         place_names(biased, others)
         buffer = io.BytesIO()
@@ -129,7 +138,11 @@ def merged(points: Mapping[str, Point]) -> dict[str, Point]:
 
 def shortest(labels: list[str]) -> list[str]:
     """Return the labels without those of variants of an estimator that is there by itself."""
-    return [label for label in labels if not any(label.startswith((f"{other},", f"{other} ")) for other in labels)]
+    return [
+        label
+        for label in labels
+        if not any(label.startswith((f"{other},", f"{other} ")) for other in labels)
+    ]
 
 
 def plot(axes: Any, points: Mapping[str, Point]) -> None:
@@ -137,7 +150,14 @@ def plot(axes: Any, points: Mapping[str, Point]) -> None:
     for bias, variance, kind in points.values():
         colour, marker = KINDS[kind]
         axes.scatter(
-            [bias], [variance], s=46, color=colour, marker=marker, edgecolors="white", linewidths=0.8, zorder=3
+            [bias],
+            [variance],
+            s=46,
+            color=colour,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.8,
+            zorder=3,
         )
 
 
@@ -149,7 +169,16 @@ def explain(figure: Any, first: Audit, kinds: set[str], others: Sequence[Row]) -
     title = f"Exact bias and variance on one small random process, {episodes} of the current policy"
     figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     handles = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markeredgecolor="white", markersize=8, label=kind)
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker=marker,
+            color=colour,
+            markeredgecolor="white",
+            markersize=8,
+            label=kind,
+        )
         for kind, (colour, marker) in KINDS.items()
         if kind in kinds
     ]
@@ -209,7 +238,9 @@ def list_names(axes: Any, points: Mapping[str, Point]) -> None:
     """Write labels as a list beside dots that stand above each other, each joined to its dot."""
     unit = axes.figure.dpi / 72
     order = sorted(points.items(), key=lambda item: -item[1][1])
-    dots = [axes.transData.transform((across, variance)) / unit for _, (across, variance, _) in order]
+    dots = [
+        axes.transData.transform((across, variance)) / unit for _, (across, variance, _) in order
+    ]
     left = float(axes.transData.transform((0.0, 1.0))[0]) / unit + LIST
     heights = [float(height) for _, height in dots]
     for (label, point), (across, height), line in zip(order, dots, spread(heights), strict=True):
@@ -221,10 +252,15 @@ def spread(heights: Sequence[float]) -> list[float]:
     crowds: list[tuple[float, int]] = []  # middle, and how many
     for height in heights:
         crowds.append((height, 1))
-        while len(crowds) > 1 and crowds[-2][0] - crowds[-1][0] < LINE * (crowds[-2][1] + crowds[-1][1]) / 2:
+        while (
+            len(crowds) > 1
+            and crowds[-2][0] - crowds[-1][0] < LINE * (crowds[-2][1] + crowds[-1][1]) / 2
+        ):
             (upper, many), (lower, few) = crowds[-2:]
             crowds[-2:] = [((upper * many + lower * few) / (many + few), many + few)]
-    return [middle + LINE * ((size - 1) / 2 - index) for middle, size in crowds for index in range(size)]
+    return [
+        middle + LINE * ((size - 1) / 2 - index) for middle, size in crowds for index in range(size)
+    ]
 
 
 def place_names(axes: Any, points: Mapping[str, Point]) -> None:
@@ -232,9 +268,13 @@ def place_names(axes: Any, points: Mapping[str, Point]) -> None:
     from matplotlib.transforms import Bbox
 
     unit = axes.figure.dpi / 72
-    dots = {label: axes.transData.transform((bias, variance)) for label, (bias, variance, _) in points.items()}
+    dots = {
+        label: axes.transData.transform((bias, variance))
+        for label, (bias, variance, _) in points.items()
+    }
     taken = {
-        label: Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit) for label, (x, y) in dots.items()
+        label: Bbox.from_bounds(x - 5 * unit, y - 5 * unit, 10 * unit, 10 * unit)
+        for label, (x, y) in dots.items()
     }
     lines: list[Any] = [np.empty((0, 2))]
     frame = axes.get_window_extent()
@@ -245,10 +285,19 @@ def place_names(axes: Any, points: Mapping[str, Point]) -> None:
         line: Any = lines[0]
         for place in PLACES:
             x, y = dots[label] + unit * np.array(place[:2])
-            box = Bbox.from_bounds(x if place[2] == "left" else x - width, y - height / 2, width, height)
+            box = Bbox.from_bounds(
+                x if place[2] == "left" else x - width, y - height / 2, width, height
+            )
             line = cast("Any", np.linspace(dots[label], (x, y), 40))[5:]
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            covers = any(box.overlaps(other) for other in (*others, taken[label])) or holds(box, np.concatenate(lines))
+            inside = (
+                frame.x0 <= box.x0
+                and box.x1 <= frame.x1
+                and frame.y0 <= box.y0
+                and box.y1 <= frame.y1
+            )
+            covers = any(box.overlaps(other) for other in (*others, taken[label])) or holds(
+                box, np.concatenate(lines)
+            )
             if inside and not covers and not any(holds(other, line) for other in others):
                 break
         taken[f"label of {label}"] = box

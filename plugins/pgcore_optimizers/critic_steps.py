@@ -36,8 +36,13 @@ class CriticOptimizer(BoundOptimizer):
         self.policy = policy
         self._formula = formula
         shapes, names = policy.spec.parameter_shapes, critic_names(policy)
-        self._slots = {slot: {name: np.zeros(shapes[name], policy.dtype) for name in names} for slot in formula.slots}
-        self._told_apart = not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
+        self._slots = {
+            slot: {name: np.zeros(shapes[name], policy.dtype) for name in names}
+            for slot in formula.slots
+        }
+        self._told_apart = (
+            not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
+        )
 
     def check(self, batch: Batch) -> None:
         """Check that the parameters that are named after an adopted critic are the critic's, and no others.
@@ -51,10 +56,14 @@ class CriticOptimizer(BoundOptimizer):
             return
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
         estimator = MeanValue(self.policy.spec.critic_values == "action")
-        mean_value = Surrogate(self.policy.spec, estimator, batch, Signals({}, weights, padded=False))
+        mean_value = Surrogate(
+            self.policy.spec, estimator, batch, Signals({}, weights, padded=False)
+        )
         critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value).numpy()
         shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
-        own = np.concatenate([np.full(value.size, float(name in critic)) for name, value in derivatives.items()])
+        own = np.concatenate(
+            [np.full(value.size, float(name in critic)) for name, value in derivatives.items()]
+        )
         if shared or not critic or self.policy.fisher_vector_product(batch, own).any():
             raise OptimizerError(
                 f"trust region on {self.policy.spec.network}: expected a critic whose parameters are those named critic. and no others, got "
@@ -68,7 +77,9 @@ class CriticOptimizer(BoundOptimizer):
         changed: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
         for name in critic_names(self.policy):
             own = {slot: values[name] for slot, values in self._slots.items()}
-            parameters[name], found = self._formula.update(host, parameters[name], derivatives[name], own, *scalars)
+            parameters[name], found = self._formula.update(
+                host, parameters[name], derivatives[name], own, *scalars
+            )
             for slot, value in found.items():
                 changed[slot][name] = value
         self.policy.load(parameters)
@@ -76,13 +87,17 @@ class CriticOptimizer(BoundOptimizer):
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        return {slot: {name: value.copy() for name, value in values.items()} for slot, values in self._slots.items()}
+        return {
+            slot: {name: value.copy() for name, value in values.items()}
+            for slot, values in self._slots.items()
+        }
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         dtype = self.policy.dtype
         self._slots = {
-            slot: {name: np.array(slots[slot][name], dtype) for name in own} for slot, own in self._slots.items()
+            slot: {name: np.array(slots[slot][name], dtype) for name in own}
+            for slot, own in self._slots.items()
         }
 
 
@@ -100,7 +115,9 @@ class MeanValue(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=self.of_actions)
+        return Claims(
+            unbiased=False, off_policy="limited", needs_critic=True, discrete_only=self.of_actions
+        )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: none."""
@@ -110,11 +127,15 @@ class MeanValue(Estimator):
         """See `Estimator.uses`."""
         return (name == "action_values") == self.of_actions
 
-    def surrogate(self, xp: ArrayNamespace, *, value: Native = None, action_values: Native = None) -> Native:
+    def surrogate(
+        self, xp: ArrayNamespace, *, value: Native = None, action_values: Native = None
+    ) -> Native:
         """See `Estimator.surrogate`."""
         return value if action_values is None else xp.sum(action_values, 1)
 
-    def cotangents(self, *, value: Array | None = None, action_values: Array | None = None) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, value: Array | None = None, action_values: Array | None = None
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         given = {"value": value, "action_values": action_values}
         return {name: np.ones_like(found) for name, found in given.items() if found is not None}

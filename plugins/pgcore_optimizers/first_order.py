@@ -32,10 +32,17 @@ class SGD(OptimizerSpec):
         """Check the fields, and that Nesterov's step has momentum."""
         super().__post_init__()
         if self.nesterov and self.momentum == 0.0:
-            raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
+            raise OptimizerError(
+                "SGD.nesterov: expected momentum above 0 with it, got 0; set momentum"
+            )
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         (learning_rate,) = scalars
@@ -67,7 +74,12 @@ class Adam(OptimizerSpec):
         return learning_rate / (1.0 - self.beta1**step), math.sqrt(1.0 - self.beta2**step)
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         rate, correction = scalars
@@ -95,7 +107,12 @@ class AdamW(Adam):
         return *super().scalars(step, learning_rate), 1.0 - learning_rate * self.weight_decay
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         *others, kept = scalars
@@ -123,7 +140,12 @@ class RMSprop(OptimizerSpec):
     slots = ("second_moment", "momentum")
 
     def update(
-        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
+        self,
+        xp: ArrayNamespace,
+        parameter: Native,
+        gradient: Native,
+        slots: Mapping[str, Native],
+        *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         (learning_rate,) = scalars

@@ -80,7 +80,10 @@ class NaturalGradient(FisherRegionSpec):
             rate = min(rate, math.sqrt(2.0 * self.max_kl / slope) / region.norm)
         change = -rate * region.norm * solution.vector
         return region.report(
-            change, expected=rate * region.norm * region.norm * slope, step_size=rate, solution=solution
+            change,
+            expected=rate * region.norm * region.norm * slope,
+            step_size=rate,
+            solution=solution,
         )
 
 
@@ -119,7 +122,9 @@ class TRPO(FisherRegionSpec):
                 backtracks=backtracks,
                 solution=solution,
             )
-            improves = report.improvement > 0.0 and report.improvement >= self.acceptance * report.expected
+            improves = (
+                report.improvement > 0.0 and report.improvement >= self.acceptance * report.expected
+            )
             if report.kl <= self.max_kl and improves:
                 return report
         return region.refused(backtracks=self.backtracks, solution=solution)
@@ -139,4 +144,6 @@ class EuclideanTrustRegion(TrustRegionSpec):
     def move(self, region: Region, steps_taken: int) -> StepReport:
         """See `TrustRegionSpec.move`."""
         length = math.sqrt(self.eps)
-        return region.report(-length * region.unit, expected=length * region.norm, step_size=length / region.norm)
+        return region.report(
+            -length * region.unit, expected=length * region.norm, step_size=length / region.norm
+        )

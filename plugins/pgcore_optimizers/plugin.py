@@ -11,10 +11,22 @@ __all__ = ["pgcore_optimizers", "pgcore_proofs"]
 def pgcore_optimizers() -> list[Provider]:
     """Provide the optimizers."""
     return [
-        Provider("sgd", "pgcore_optimizers.first_order:SGD", "gradient descent, momentum, Nesterov"),
-        Provider("adam", "pgcore_optimizers.first_order:Adam", "Adam, epsilon outside the root after bias correction"),
-        Provider("adamw", "pgcore_optimizers.first_order:AdamW", "Adam with decoupled weight decay"),
-        Provider("rmsprop", "pgcore_optimizers.first_order:RMSprop", "RMSprop, epsilon outside or inside the root"),
+        Provider(
+            "sgd", "pgcore_optimizers.first_order:SGD", "gradient descent, momentum, Nesterov"
+        ),
+        Provider(
+            "adam",
+            "pgcore_optimizers.first_order:Adam",
+            "Adam, epsilon outside the root after bias correction",
+        ),
+        Provider(
+            "adamw", "pgcore_optimizers.first_order:AdamW", "Adam with decoupled weight decay"
+        ),
+        Provider(
+            "rmsprop",
+            "pgcore_optimizers.first_order:RMSprop",
+            "RMSprop, epsilon outside or inside the root",
+        ),
         Provider(
             "natural_gradient",
             "pgcore_optimizers.natural_gradient:NaturalGradient",
@@ -26,7 +38,9 @@ def pgcore_optimizers() -> list[Provider]:
             "the longest natural-gradient step in a KL ball, line search",
         ),
         Provider(
-            "trust_region", "pgcore_optimizers.natural_gradient:EuclideanTrustRegion", "steps of one Euclidean length"
+            "trust_region",
+            "pgcore_optimizers.natural_gradient:EuclideanTrustRegion",
+            "steps of one Euclidean length",
         ),
     ]
 

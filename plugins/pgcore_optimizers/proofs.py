@@ -13,7 +13,14 @@ __all__ = ["PROOFS"]
 PROOFS = (
     Proof(Adam, {"adam": {}, "adam clipped": {"max_grad_norm": 0.5}}),
     Proof(SGD, {"sgd": {}, "sgd nesterov": {"momentum": 0.9, "nesterov": True}}),
-    Proof(RMSprop, {"rmsprop": {}, "rmsprop momentum": {"momentum": 0.5}, "rmsprop inside": {"eps_inside": True}}),
+    Proof(
+        RMSprop,
+        {
+            "rmsprop": {},
+            "rmsprop momentum": {"momentum": 0.5},
+            "rmsprop inside": {"eps_inside": True},
+        },
+    ),
     Proof(AdamW, {"adamw": {}, "adamw decay": {"weight_decay": 0.1}}),
     Proof(TRPO, {"trpo": {"max_kl": 0.05}}),
     Proof(NaturalGradient, {"natural gradient": {"damping": 0.01}}),

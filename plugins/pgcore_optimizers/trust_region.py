@@ -60,7 +60,9 @@ class Region:
                 "which are the critic's; give the policy's another name"
             )
         self._layout = Layout({name: self._before[name].shape for name in self._names})
-        self._own = np.concatenate([np.full(value.size, name not in critic) for name, value in named.items()])
+        self._own = np.concatenate(
+            [np.full(value.size, name not in critic) for name, value in named.items()]
+        )
         own = flat({name: named[name] for name in self._names}).astype(np.float64)
         largest = float(np.abs(own).max())
         if not np.isfinite(largest):
@@ -102,7 +104,13 @@ class Region:
             return np.inf, -np.inf
 
     def report(
-        self, change: Array, *, expected: float, step_size: float, backtracks: int = 0, solution: Solution = NOTHING
+        self,
+        change: Array,
+        *,
+        expected: float,
+        step_size: float,
+        backtracks: int = 0,
+        solution: Solution = NOTHING,
     ) -> StepReport:
         """Try a [P] change and return what it comes to, as if it were accepted."""
         kl, improvement = self.tried(change)

@@ -22,7 +22,11 @@ GOAL_MISSED = 1
 
 
 def run_command(
-    options: Layer, assignments: Sequence[str], *, config: Path | None = None, resume: Path | None = None
+    options: Layer,
+    assignments: Sequence[str],
+    *,
+    config: Path | None = None,
+    resume: Path | None = None,
 ) -> int:
     """Train as asked, leave the results in the run's folder, print a summary and return the exit status.
 
@@ -50,12 +54,16 @@ def run_command(
         training.close()
 
 
-def train_into_folder(training: Training, checkpoint: Checkpoint | None, resume: Path | None) -> int:
+def train_into_folder(
+    training: Training, checkpoint: Checkpoint | None, resume: Path | None
+) -> int:
     """Train and leave the results; see `run_command`."""
     if checkpoint is not None:
         training.restore(checkpoint)
     run = training.config.run
-    folder = RunFolder(run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}")
+    folder = RunFolder(
+        run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}"
+    )
     keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
     with folder.open(training.config.to_toml(), keep=keep):
         try:

@@ -23,9 +23,7 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     training.checkpoint().save(folder.checkpoint)
     training.policy.save(folder.policy)
     run = training.config.run
-    title = (
-        f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
-    )
+    title = f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
     try:
         picture = draw(training.history, title, run.stop_at)
     except ModuleNotFoundError as error:
@@ -36,7 +34,9 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     return None
 
 
-def summarise(training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None) -> str:
+def summarise(
+    training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None
+) -> str:
     """Write `summary.json` and return the summary as text, some lines of two columns.
 
     Args:

@@ -36,5 +36,7 @@ def test_gradient_and_loss_are_within_their_running_error_bounds(case):
 def test_gradient_at_a_kink_loses_nothing_to_cancellation(kink):
     # Closed forms cancel nowhere, so that nothing is allowed for it; a log-probability of hundreds of nats is another matter.
     kink = kink if kink.group == "squashed" else dataclasses.replace(kink, atol=0.0)
-    ratio, where = worst_at(kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64))
+    ratio, where = worst_at(
+        kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64)
+    )
     assert ratio <= FACTOR, where

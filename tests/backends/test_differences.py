@@ -23,7 +23,9 @@ def slopes(case, estimator=None):
     direction = random_direction(gradient, np.random.default_rng(case.seed))
     by_gradient = sum(float((gradient[name] * direction[name]).sum()) for name in gradient)
     surrogate = Surrogate(policy.spec, estimator, batch, signals)
-    return by_gradient, directional_derivative(policy.spec, policy.parameters(), surrogate, batch, direction)
+    return by_gradient, directional_derivative(
+        policy.spec, policy.parameters(), surrogate, batch, direction
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)

@@ -41,7 +41,9 @@ def powered(exact: Array, allowed: Array, dtype: np.dtype[Any]) -> tuple[int, in
     return int(np.count_nonzero(seen)), int(np.count_nonzero(counted))
 
 
-def largest(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) -> tuple[float, tuple[int, ...]]:
+def largest(
+    found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]
+) -> tuple[float, tuple[int, ...]]:
     """Return the largest |found - exact| / allowed and where it is; infinity for NaN, a wrong shape or a wrong dtype.
 
     Entries that must be -inf must be exactly that.
@@ -49,10 +51,14 @@ def largest(found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]) ->
     if found.shape != exact.shape or found.dtype != dtype:
         return float("inf"), ()
     impossible = exact == -np.inf
-    distance = np.abs(np.where(impossible, 0, found).astype(np.longdouble) - np.where(impossible, 0, exact))
+    distance = np.abs(
+        np.where(impossible, 0, found).astype(np.longdouble) - np.where(impossible, 0, exact)
+    )
     wrong = (impossible != (found == -np.inf)) | ~np.isfinite(distance)
     smallest = np.longdouble(TINY[dtype.name])
-    measured = np.where(wrong | (distance <= smallest), 0, distance) / np.maximum(allowed, smallest / 1e6)
+    measured = np.where(wrong | (distance <= smallest), 0, distance) / np.maximum(
+        allowed, smallest / 1e6
+    )
     ratio = np.where(wrong, np.inf, measured)
     position = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
     return (float(ratio[position]) if ratio.size else 0.0), tuple(int(index) for index in position)

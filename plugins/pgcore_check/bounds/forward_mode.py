@@ -154,7 +154,9 @@ class ForwardMode:
 
     def __getattr__(self, name: str) -> Any:
         """Raise TypeError for a function that has no derivative here yet."""
-        raise TypeError(f"forward_mode: expected a function of networks, got xp.{name}; add its derivative")
+        raise TypeError(
+            f"forward_mode: expected a function of networks, got xp.{name}; add its derivative"
+        )
 
     def matmul(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.matmul`."""

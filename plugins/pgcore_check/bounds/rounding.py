@@ -36,10 +36,22 @@ def nudged_batch(batch: Batch, dtype: np.dtype[Any], number: int) -> Batch:
     rng = np.random.default_rng(PERTURBED + number)
 
     def moved(observations: Array) -> Array:
-        return nudged(observations.astype(dtype), rng) if observations.dtype.kind == "f" else observations
+        return (
+            nudged(observations.astype(dtype), rng)
+            if observations.dtype.kind == "f"
+            else observations
+        )
 
     final = batch.final_observations
-    per_step = ("actions", "rewards", "log_probs", "values", "action_mask", "step_weights", "extras")
+    per_step = (
+        "actions",
+        "rewards",
+        "log_probs",
+        "values",
+        "action_mask",
+        "step_weights",
+        "extras",
+    )
     per_episode = ("episode_lengths", "terminated", "final_values")
     return Batch(
         **{name: getattr(batch, name) for name in (*per_step, *per_episode)},
@@ -63,7 +75,9 @@ def spread(values: Array, others: Iterable[Array], dtype: np.dtype[Any]) -> Arra
         dtype: What it was computed in.
     """
     exact = np.where(np.isfinite(values), values, 0).astype(np.longdouble)
-    changes = [np.abs(np.where(np.isfinite(other), other, 0) - exact).max(initial=0) for other in others]
+    changes = [
+        np.abs(np.where(np.isfinite(other), other, 0) - exact).max(initial=0) for other in others
+    ]
     return np.abs(exact) * (np.finfo(dtype).eps / np.longdouble(2)) + max(changes, default=0)
 
 

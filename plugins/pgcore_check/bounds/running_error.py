@@ -107,7 +107,9 @@ class Bounded:
         value = self.value * b.value
         floor = max(self.floor, b.floor)
         return Bounded(
-            value, np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value) + floor, floor
+            value,
+            np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value) + floor,
+            floor,
         )
 
     def __truediv__(self, other: Any) -> Bounded:
@@ -129,7 +131,9 @@ class Bounded:
     def __pow__(self, exponent: Any) -> Bounded:
         """Return a power as the product that it is."""
         if not isinstance(exponent, int) or exponent < 1:
-            raise TypeError(f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule")
+            raise TypeError(
+                f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule"
+            )
         return reduce(operator.mul, [self] * exponent)
 
     __radd__ = __add__
@@ -164,10 +168,15 @@ class Bounded:
         b, record = bounded(other), _choices.get()
         if record is not None:
             with np.errstate(invalid="ignore"):  # no choice beside infinity is near
-                apart, error = np.abs(self.value - b.value), np.maximum(self.error, b.error) * ERROR_SHARE
+                apart, error = (
+                    np.abs(self.value - b.value),
+                    np.maximum(self.error, b.error) * ERROR_SHARE,
+                )
             size = np.maximum(np.maximum(np.abs(self.value), np.abs(b.value)), error)
             counted = (error > 0) & (apart > 0) & np.isfinite(size)
-            near = np.where(counted, np.where(counted, apart, 0) / np.where(counted, size, 1), np.inf)
+            near = np.where(
+                counted, np.where(counted, apart, 0) / np.where(counted, size, 1), np.inf
+            )
             record.append(float(near.min(initial=np.inf)))
         return b.value
 
@@ -190,7 +199,11 @@ class Bounded:
         return UFUNCS[ufunc.__name__](*inputs)
 
     def __array_function__(
-        self, function: Callable[..., Any], _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        _types: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Let `np.where` and `np.concatenate` and the like work on mixtures of arrays and bounded arrays."""
         if function.__name__ not in FUNCTIONS:
@@ -208,7 +221,9 @@ def bounded(value: Any) -> Bounded:
     if isinstance(value, Bounded):
         return value
     exact = np.asarray(value, np.longdouble)
-    return Bounded(exact, np.abs(exact) if isinstance(value, float | np.floating) else np.zeros_like(exact))
+    return Bounded(
+        exact, np.abs(exact) if isinstance(value, float | np.floating) else np.zeros_like(exact)
+    )
 
 
 def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
@@ -227,7 +242,9 @@ def _exp(x: Bounded) -> Bounded:
     value = np.exp(x.value)
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
     exact = x.value == -np.inf
-    return Bounded(value, np.where(exact, 0, value * np.where(exact, 0, x.error + 8) + x.floor), x.floor)
+    return Bounded(
+        value, np.where(exact, 0, value * np.where(exact, 0, x.error + 8) + x.floor), x.floor
+    )
 
 
 def _log(x: Bounded) -> Bounded:
@@ -250,7 +267,11 @@ def _sqrt(x: Bounded) -> Bounded:
 
 def _where(condition: Array, x: Any, y: Any) -> Bounded:
     a, b = bounded(x), bounded(y)
-    return Bounded(np.where(condition, a.value, b.value), np.where(condition, a.error, b.error), max(a.floor, b.floor))
+    return Bounded(
+        np.where(condition, a.value, b.value),
+        np.where(condition, a.error, b.error),
+        max(a.floor, b.floor),
+    )
 
 
 def _concatenate(parts: tuple[Any, ...], axis: int = 0) -> Bounded:
@@ -269,7 +290,9 @@ def _abs(x: Bounded) -> Bounded:
 def _full_like(x: Any, value: float) -> Bounded:
     shape: tuple[int, ...] = x.shape
     floor: float = getattr(x, "floor", 0.0)
-    return Bounded(np.full(shape, value, np.longdouble), np.full(shape, abs(value), np.longdouble), floor)
+    return Bounded(
+        np.full(shape, value, np.longdouble), np.full(shape, abs(value), np.longdouble), floor
+    )
 
 
 def _operator(name: str) -> Callable[[Any, Any], Any]:
@@ -308,4 +331,8 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "less": _operator("__lt__"),
     "less_equal": _operator("__le__"),
 }
-FUNCTIONS: dict[str, Callable[..., Any]] = {"where": _where, "concatenate": _concatenate, "full_like": _full_like}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "where": _where,
+    "concatenate": _concatenate,
+    "full_like": _full_like,
+}

@@ -58,7 +58,9 @@ class Case:
     seed: int
     extremity: float = EXTREME
 
-    def make(self, backend: str, steps: int = 23, padding: int = 0, *, extreme: bool = False) -> tuple[Policy, Batch]:
+    def make(
+        self, backend: str, steps: int = 23, padding: int = 0, *, extreme: bool = False
+    ) -> tuple[Policy, Batch]:
         """Return a policy on a backend and the batch; the same numbers on every backend."""
         scale = self.extremity if extreme else 1.0
         return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, scale=scale)
@@ -71,16 +73,37 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
     """
     networks, heads = list(NETWORKS), list(variants("heads").items())
     estimators = [
-        (label, each) for label, each in variants("estimators").items() if not isinstance(each, ScoreEstimator)
+        (label, each)
+        for label, each in variants("estimators").items()
+        if not isinstance(each, ScoreEstimator)
     ]
-    for seed, indices in enumerate(itertools.product(range(len(estimators)), range(len(heads)), range(len(dtypes)))):
-        (label, estimator), (head_label, head), dtype = estimators[indices[0]], heads[indices[1]], dtypes[indices[2]]
+    for seed, indices in enumerate(
+        itertools.product(range(len(estimators)), range(len(heads)), range(len(dtypes)))
+    ):
+        (label, estimator), (head_label, head), dtype = (
+            estimators[indices[0]],
+            heads[indices[1]],
+            dtypes[indices[2]],
+        )
         network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
         shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and NETWORKS[network].has_torso
-        valued = "action_value" in estimator.quantities and head.enumerable and not head.action_values
-        spec = PolicySpec(NETWORKS[network], head, "shared" if shared else "separate", "action" if valued else "state")
+        valued = (
+            "action_value" in estimator.quantities and head.enumerable and not head.action_values
+        )
+        spec = PolicySpec(
+            NETWORKS[network],
+            head,
+            "shared" if shared else "separate",
+            "action" if valued else "state",
+        )
         if fits(estimator, spec):
-            yield Case(f"{label}-{head_label}-{network}-{spec.critic}-{dtype}", spec, estimator, dtype, seed)
+            yield Case(
+                f"{label}-{head_label}-{network}-{spec.critic}-{dtype}",
+                spec,
+                estimator,
+                dtype,
+                seed,
+            )
 
 
 def fits(estimator: Estimator, spec: PolicySpec) -> bool:
@@ -134,7 +157,9 @@ def make_case(
     if states is not None:
         observations, final = (rng.integers(0, states, number) for number in (steps, len(lengths)))
     else:
-        observations, final = (rng.standard_normal((number, *shape)) for number in (steps, len(lengths)))
+        observations, final = (
+            rng.standard_normal((number, *shape)) for number in (steps, len(lengths))
+        )
     mask, actions, described = random_actions(spec.head, steps, rng)
     plain = Batch(
         observations=observations,
@@ -152,33 +177,49 @@ def make_case(
     extras["reference_log_probs"] = log_probs + 0.3 * rng.standard_normal(steps)
     extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
     fields = {
-        name: getattr(plain, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
+        name: getattr(plain, name)
+        for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
     values = None
     if "value" in recorded:  # of another critic, so that a clipped value loss is clipped somewhere
         values = recorded["value"] + 0.3 * rng.standard_normal(steps)
     batch = Batch(
-        **fields, final_observations=final, action_mask=mask, log_probs=log_probs, values=values, extras=extras
+        **fields,
+        final_observations=final,
+        action_mask=mask,
+        log_probs=log_probs,
+        values=values,
+        extras=extras,
     )
     return made, batch.pad(steps + padding)
 
 
-def random_actions(head: Head, steps: int, rng: np.random.Generator) -> tuple[Array | None, Array, Array]:
+def random_actions(
+    head: Head, steps: int, rng: np.random.Generator
+) -> tuple[Array | None, Array, Array]:
     """Return a mask where the head is discrete, actions that it allows, and [B, width] descriptions of another policy."""
     if not head.discrete:
         actions = rng.standard_normal((steps, head.width // 2))
         return (
             None,
             actions,
-            np.concatenate([rng.standard_normal(actions.shape), 0.3 * rng.standard_normal(actions.shape)], axis=1),
+            np.concatenate(
+                [rng.standard_normal(actions.shape), 0.3 * rng.standard_normal(actions.shape)],
+                axis=1,
+            ),
         )
     mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
     chosen: list[Array] = []
     for own in head.choices:
         count = len(range(head.width)[own])
-        possible = rng.random((steps, count)) < (0.7 if count > 2 else 0.9)  # of two, both should mostly be possible
+        possible = rng.random((steps, count)) < (
+            0.7 if count > 2 else 0.9
+        )  # of two, both should mostly be possible
         possible[np.arange(steps), rng.integers(0, count, steps)] = True
         chosen.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
         logits = np.where(possible, rng.standard_normal(possible.shape), -np.inf)
-        mask[:, own], log_probs[:, own] = possible, logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        mask[:, own], log_probs[:, own] = (
+            possible,
+            logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
+        )
     return mask, chosen[0] if head.enumerable else np.stack(chosen, axis=1), log_probs

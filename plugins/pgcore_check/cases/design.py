@@ -55,7 +55,11 @@ class Choice:
     @cached_property
     def pairs(self) -> set[tuple[str, str]]:
         """Every pair of two of them; and estimator and head each with their hyper-parameters, once."""
-        return {*itertools.combinations(self.levels, 2), ("estimator", self.variant), ("head", self.head)}
+        return {
+            *itertools.combinations(self.levels, 2),
+            ("estimator", self.variant),
+            ("head", self.head),
+        }
 
 
 def optimizers() -> tuple[str, ...]:
@@ -66,7 +70,11 @@ def optimizers() -> tuple[str, ...]:
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
     """Return every case that makes sense."""
     options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, optimizers())
-    return [choice for seed, option in enumerate(options) for choice in made(estimators, heads, seed, *option)]
+    return [
+        choice
+        for seed, option in enumerate(options)
+        for choice in made(estimators, heads, seed, *option)
+    ]
 
 
 def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
@@ -75,7 +83,9 @@ def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> 
     wanted = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
     groups: dict[tuple[str, str], list[Choice]] = {}
     for choice in everything:
-        groups.setdefault((choice.case.estimator.name, choice.case.spec.head.name), []).append(choice)
+        groups.setdefault((choice.case.estimator.name, choice.case.spec.head.name), []).append(
+            choice
+        )
     chosen: list[Choice] = []
     for group in groups.values():
         best = max(group, key=lambda choice: len(choice.pairs & wanted))

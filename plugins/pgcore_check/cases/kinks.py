@@ -42,7 +42,10 @@ def worst_at(kink: Kink, build: Build, dtype: np.dtype[Any]) -> tuple[float, str
 
 def constants(made: Policy, advantage: float, **others: float) -> Signals:
     """Return the signals of one step."""
-    values = {name: np.array([value], made.dtype) for name, value in {"advantage": advantage, **others}.items()}
+    values = {
+        name: np.array([value], made.dtype)
+        for name, value in {"advantage": advantage, **others}.items()
+    }
     return Signals(values, np.ones(1, made.dtype), padded=False)
 
 

@@ -23,9 +23,15 @@ Number = Any  # an array of whichever number system `lift` lifts into
 class CategoricalForm(HeadForm):
     """Softmax with temperature; masked actions have probability 0."""
 
-    def __init__(self, head: Categorical, outputs: Number, actions: Array, mask: Array | None) -> None:
+    def __init__(
+        self, head: Categorical, outputs: Number, actions: Array, mask: Array | None
+    ) -> None:
         """Compute probabilities and their logarithms."""
-        self.temperature, self.actions, self.rows = head.temperature, actions, np.arange(len(actions))
+        self.temperature, self.actions, self.rows = (
+            head.temperature,
+            actions,
+            np.arange(len(actions)),
+        )
         self.own: dict[str, Number] = {}
         shape: tuple[int, ...] = outputs.shape
         self.mask: Array = np.ones(shape, np.bool_) if mask is None else mask
@@ -37,7 +43,9 @@ class CategoricalForm(HeadForm):
         exponential = np.where(self.mask, np.exp(shifted), 0)
         total = exponential.sum(axis=1).reshape(-1, 1)
         self.pi: Number = exponential / total
-        self.log_pi = np.where(self.mask, shifted - np.log(total), 0)  # 0 where masked, and never used there
+        self.log_pi = np.where(
+            self.mask, shifted - np.log(total), 0
+        )  # 0 where masked, and never used there
 
     def log_prob(self) -> Number:
         """See `HeadForm.log_prob`."""
@@ -71,7 +79,9 @@ class CategoricalForm(HeadForm):
             chosen = np.equal(self.columns, self.actions[:, None])
             d = d + (chosen - self.pi) * cotangents["log_prob"].reshape(-1, 1)
         if "entropy" in cotangents:
-            d = d - self.pi * (self.log_pi + self.entropy().reshape(-1, 1)) * cotangents["entropy"].reshape(-1, 1)
+            d = d - self.pi * (self.log_pi + self.entropy().reshape(-1, 1)) * cotangents[
+                "entropy"
+            ].reshape(-1, 1)
         if "log_probs" in cotangents:
             given = cotangents["log_probs"]
             d = d + (given - self.pi * given.sum(axis=1).reshape(-1, 1))
@@ -91,7 +101,9 @@ class CategoricalForm(HeadForm):
 class EpsilonGreedyForm(CategoricalForm):
     """1 - epsilon on the first action of the largest value, the rest shared by the others; no derivative but the values' own."""
 
-    def __init__(self, head: EpsilonGreedy, outputs: Number, actions: Array, mask: Array | None) -> None:
+    def __init__(
+        self, head: EpsilonGreedy, outputs: Number, actions: Array, mask: Array | None
+    ) -> None:
         """Compute probabilities and their logarithms."""
         self.outputs, self.actions, self.rows = outputs, actions, np.arange(len(actions))
         self.own: dict[str, Number] = {}
@@ -123,13 +135,18 @@ class EpsilonGreedyForm(CategoricalForm):
 class MultiCategoricalForm(HeadForm):
     """One softmax a choice, added up."""
 
-    def __init__(self, head: MultiCategorical, outputs: Number, actions: Array, mask: Array | None) -> None:
+    def __init__(
+        self, head: MultiCategorical, outputs: Number, actions: Array, mask: Array | None
+    ) -> None:
         """Make a form for each choice."""
         self.own: dict[str, Number] = {}
         self.choices = head.choices
         self.parts = [
             CategoricalForm(
-                Categorical(n, head.temperature), outputs[:, own], actions[:, k], None if mask is None else mask[:, own]
+                Categorical(n, head.temperature),
+                outputs[:, own],
+                actions[:, k],
+                None if mask is None else mask[:, own],
             )
             for k, (n, own) in enumerate(zip(head.n, self.choices, strict=True))
         ]
@@ -144,11 +161,18 @@ class MultiCategoricalForm(HeadForm):
 
     def kl(self, reference: Number) -> Number:
         """See `HeadForm.kl`."""
-        return added([part.kl(reference[:, own]) for own, part in zip(self.choices, self.parts, strict=True)])
+        return added(
+            [part.kl(reference[:, own]) for own, part in zip(self.choices, self.parts, strict=True)]
+        )
 
     def reverse_kl(self, reference: Number) -> Number:
         """See `HeadForm.reverse_kl`."""
-        return added([part.reverse_kl(reference[:, own]) for own, part in zip(self.choices, self.parts, strict=True)])
+        return added(
+            [
+                part.reverse_kl(reference[:, own])
+                for own, part in zip(self.choices, self.parts, strict=True)
+            ]
+        )
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
@@ -157,20 +181,26 @@ class MultiCategoricalForm(HeadForm):
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
         """See `HeadForm.fisher`: choices are independent."""
         own = zip(self.choices, self.parts, strict=True)
-        return np.concatenate([part.fisher(tangent[:, choice], direction, weights) for choice, part in own], axis=1)
+        return np.concatenate(
+            [part.fisher(tangent[:, choice], direction, weights) for choice, part in own], axis=1
+        )
 
 
 class BernoulliForm(HeadForm):
     """A softmax over the logits 0 and w for each switch of each step, a row each."""
 
-    def __init__(self, head: Bernoulli, outputs: Number, actions: Array, mask: Array | None) -> None:
+    def __init__(
+        self, head: Bernoulli, outputs: Number, actions: Array, mask: Array | None
+    ) -> None:
         """Make the form of all switches."""
         self.own: dict[str, Number] = {}
         self.shape: tuple[int, ...] = outputs.shape
         self.step_of_row = np.repeat(np.arange(len(actions)), head.n)
         allowed = np.ones((len(actions), head.width), np.bool_) if mask is None else mask
         rows = np.stack([allowed[:, : head.n], allowed[:, head.n :]], axis=2).reshape(-1, 2)
-        self.rows = CategoricalForm(Categorical(2, head.temperature), self._pairs(outputs), actions.reshape(-1), rows)
+        self.rows = CategoricalForm(
+            Categorical(2, head.temperature), self._pairs(outputs), actions.reshape(-1), rows
+        )
 
     def log_prob(self) -> Number:
         """See `HeadForm.log_prob`."""
@@ -190,7 +220,9 @@ class BernoulliForm(HeadForm):
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
-        d = self.rows.backward({name: value[self.step_of_row] for name, value in cotangents.items()})
+        d = self.rows.backward(
+            {name: value[self.step_of_row] for name, value in cotangents.items()}
+        )
         return d[:, 1].reshape(*self.shape)
 
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
@@ -206,7 +238,9 @@ class BernoulliForm(HeadForm):
     def _described(self, reference: Number) -> Number:
         """Return [B n, 2] from a [B, 2n] description."""
         n = self.shape[1]
-        return np.concatenate((reference[:, :n].reshape(-1, 1), reference[:, n:].reshape(-1, 1)), axis=1)
+        return np.concatenate(
+            (reference[:, :n].reshape(-1, 1), reference[:, n:].reshape(-1, 1)), axis=1
+        )
 
     def _added(self, rows: Number) -> Number:
         """Return [B] sums over the switches."""
@@ -228,7 +262,9 @@ CATEGORICAL = Proof(
     CATEGORICAL_KINKS,
     policies={
         "no critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, AUDITED)),
-        "critic": lambda mdp: PolicySpec(Table(mdp.states), Categorical(mdp.actions, AUDITED), "separate"),
+        "critic": lambda mdp: PolicySpec(
+            Table(mdp.states), Categorical(mdp.actions, AUDITED), "separate"
+        ),
         "critic of actions": lambda mdp: PolicySpec(
             Table(mdp.states), Categorical(mdp.actions, AUDITED), "separate", "action"
         ),
@@ -238,7 +274,11 @@ EPSILON_GREEDY = Proof(
     EpsilonGreedy,
     {"epsilon greedy": {"n": 3, "epsilon": 0.2}},
     EpsilonGreedyForm,
-    policies={"action values": lambda mdp: PolicySpec(Table(mdp.states), EpsilonGreedy(mdp.actions, 0.3))},
+    policies={
+        "action values": lambda mdp: PolicySpec(Table(mdp.states), EpsilonGreedy(mdp.actions, 0.3))
+    },
 )
-MULTI_CATEGORICAL = Proof(MultiCategorical, {"multi": {"n": (3, 2), "temperature": 2.0}}, MultiCategoricalForm)
+MULTI_CATEGORICAL = Proof(
+    MultiCategorical, {"multi": {"n": (3, 2), "temperature": 2.0}}, MultiCategoricalForm
+)
 BERNOULLI = Proof(Bernoulli, {"switches": {"n": 2, "temperature": 1.6}}, BernoulliForm)

@@ -25,7 +25,11 @@ class GaussianForm(HeadForm):
     """Independent normals, in z = (a - mean) / std."""
 
     def __init__(
-        self, head: DiagonalGaussian, outputs: Number, parameters: Mapping[str, Number], actions: Number
+        self,
+        head: DiagonalGaussian,
+        outputs: Number,
+        parameters: Mapping[str, Number],
+        actions: Number,
     ) -> None:
         """Compute means, standard deviations and z."""
         self.head, n = head, head.n
@@ -35,7 +39,9 @@ class GaussianForm(HeadForm):
         if head.log_std == "per-state":
             self.log_std = outputs[:, n:] + start
         else:
-            self.log_std = self.mean * 0 + (parameters["head.log_std"] if head.log_std == "shared" else start)
+            self.log_std = self.mean * 0 + (
+                parameters["head.log_std"] if head.log_std == "shared" else start
+            )
         self.std = np.exp(self.log_std)
         self.z = (actions - self.mean) / self.std
 
@@ -53,7 +59,9 @@ class GaussianForm(HeadForm):
         mean0, log_std0 = reference[:, :n], reference[:, n:]
         self.shift = (self.mean - mean0) / self.std
         self.ratio = np.exp(log_std0 - self.log_std)
-        return (self.log_std - log_std0 + (self.ratio * self.ratio + self.shift * self.shift - 1) / 2).sum(axis=1)
+        return (
+            self.log_std - log_std0 + (self.ratio * self.ratio + self.shift * self.shift - 1) / 2
+        ).sum(axis=1)
 
     def reverse_kl(self, reference: Number) -> Number:
         """See `HeadForm.reverse_kl`."""
@@ -61,7 +69,11 @@ class GaussianForm(HeadForm):
         self.std0 = np.exp(log_std0)
         self.shift0 = (self.mean - mean0) / self.std0
         self.ratio0 = np.exp(self.log_std - log_std0)
-        return (log_std0 - self.log_std + (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1) / 2).sum(axis=1)
+        return (
+            log_std0
+            - self.log_std
+            + (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1) / 2
+        ).sum(axis=1)
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
@@ -75,7 +87,9 @@ class GaussianForm(HeadForm):
         if "kl" in cotangents:
             column = cotangents["kl"].reshape(-1, 1)
             d_mean = d_mean + column * (self.shift / self.std)
-            d_log_std = d_log_std + column * (1 - (self.ratio * self.ratio + self.shift * self.shift))
+            d_log_std = d_log_std + column * (
+                1 - (self.ratio * self.ratio + self.shift * self.shift)
+            )
         if "reverse_kl" in cotangents:
             column = cotangents["reverse_kl"].reshape(-1, 1)
             d_mean = d_mean + column * (self.shift0 / self.std0)
@@ -85,7 +99,11 @@ class GaussianForm(HeadForm):
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
         """See `HeadForm.fisher`: diag(1 / std^2, 2) in (mean, log std)."""
         n, column = self.head.n, weights.reshape(-1, 1)
-        moved = self.mean * 0 + direction["head.log_std"] if self.head.log_std == "shared" else tangent[:, n:]
+        moved = (
+            self.mean * 0 + direction["head.log_std"]
+            if self.head.log_std == "shared"
+            else tangent[:, n:]
+        )
         return self._outputs(column * (tangent[:, :n] / self.std / self.std), column * (moved * 2))
 
     def _outputs(self, d_mean: Number, d_log_std: Number) -> Number:
@@ -100,7 +118,11 @@ class SquashedGaussianForm(GaussianForm):
     """tanh of normals: log |d tanh / du| = 2 (log 2 - |u| - log(1 + exp(-2 |u|))) is taken off the log-density."""
 
     def __init__(
-        self, head: DiagonalGaussian, outputs: Number, parameters: Mapping[str, Number], actions: Number
+        self,
+        head: DiagonalGaussian,
+        outputs: Number,
+        parameters: Mapping[str, Number],
+        actions: Number,
     ) -> None:
         """See `GaussianForm`; actions are u."""
         super().__init__(head, outputs, parameters, actions)

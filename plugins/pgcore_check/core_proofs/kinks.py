@@ -57,11 +57,18 @@ class Score(Estimator):
         return -gain if entropy is None else -gain - self.entropy_coefficient * entropy
 
     def cotangents(
-        self, *, log_prob: Array, advantage: Array, entropy: Array | None = None, old_log_prob: Array | None = None
+        self,
+        *,
+        log_prob: Array,
+        advantage: Array,
+        entropy: Array | None = None,
+        old_log_prob: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         slope = -advantage if old_log_prob is None else -advantage * np.exp(log_prob - old_log_prob)
-        bonus = {} if entropy is None else {"entropy": np.full_like(entropy, -self.entropy_coefficient)}
+        bonus = (
+            {} if entropy is None else {"entropy": np.full_like(entropy, -self.entropy_coefficient)}
+        )
         return {"log_prob": slope, **bonus}
 
 
@@ -120,13 +127,18 @@ def score_of(
         made = build(spec)
         made.load(parameters)
         plain = Score(entropy or 0.0)
-        return gradient(made, plain, batch, signals=constants(made, 1.0 if entropy is None else 0.0)).numpy()
+        return gradient(
+            made, plain, batch, signals=constants(made, 1.0 if entropy is None else 0.0)
+        ).numpy()
 
     return compute
 
 
 def score_kink(
-    name: str, compute: Callable[[Build], dict[str, Array]], expected: dict[str, Array], **others: Any
+    name: str,
+    compute: Callable[[Build], dict[str, Array]],
+    expected: dict[str, Array],
+    **others: Any,
 ) -> Kink:
     """Return a kink of a categorical head's scores."""
     return Kink(name, name, "", "categorical", compute, expected, **others)
@@ -138,7 +150,9 @@ def far_out(u: float, log_std: float) -> Kink:
     largest = max(float(np.abs(value).max()) for value in expected.values())
     rounding = 4.0 * largest * (abs(squashed_log_prob(u, log_std)) + 2.0 * abs(u)) * 2.0**-52
     name = f"squashed, u = {u:g}"
-    return Kink(name, "squashed", "", "squashed_gaussian", squashed_at(u, log_std), expected, rounding)
+    return Kink(
+        name, "squashed", "", "squashed_gaussian", squashed_at(u, log_std), expected, rounding
+    )
 
 
 SQUASHED_KINKS = (far_out(20.0, 0.0), far_out(-400.0, 3.0))
@@ -147,7 +161,11 @@ CATEGORICAL_KINKS = (
     score_kink(
         "relu at 0",
         score_of(RELU, RELU_AT_0, one_step(0, [1.0])),
-        {"network.0.weight": np.zeros((1, 1)), "network.0.bias": np.zeros(1), "network.1.bias": np.array([-0.5, 0.5])},
+        {
+            "network.0.weight": np.zeros((1, 1)),
+            "network.0.bias": np.zeros(1),
+            "network.1.bias": np.array([-0.5, 0.5]),
+        },
         everywhere=True,
     ),
     # The notes' simplification for small temperatures gives 0 here; the true score of the unlikely action is 100.
@@ -164,7 +182,11 @@ CATEGORICAL_KINKS = (
     ),
     score_kink(
         "a masked action takes no gradient",
-        score_of(PolicySpec(Table(1), Categorical(3)), logits(0.0, 5.0, 0.0), one_step(0, 0, [True, False, True])),
+        score_of(
+            PolicySpec(Table(1), Categorical(3)),
+            logits(0.0, 5.0, 0.0),
+            one_step(0, 0, [True, False, True]),
+        ),
         row(-0.5, 0.0, 0.5),
     ),
     score_kink(
@@ -175,7 +197,13 @@ CATEGORICAL_KINKS = (
             one_step(0, 0, [True, False, True]),
             entropy=1.0,
         ),
-        row(*(0.75 * (math.log(0.75) + 0.5623351446188083), 0.0, 0.25 * (math.log(0.25) + 0.5623351446188083))),
+        row(
+            *(
+                0.75 * (math.log(0.75) + 0.5623351446188083),
+                0.0,
+                0.25 * (math.log(0.25) + 0.5623351446188083),
+            )
+        ),
     ),
 )
 GAUSSIAN_KINKS = (
@@ -187,7 +215,11 @@ GAUSSIAN_KINKS = (
         "diagonal_gaussian",
         score_of(
             GAUSSIAN,
-            {"network.0.weight": np.zeros((1, 1)), "network.0.bias": np.zeros(1), "head.log_std": np.array([SMALL])},
+            {
+                "network.0.weight": np.zeros((1, 1)),
+                "network.0.bias": np.zeros(1),
+                "head.log_std": np.array([SMALL]),
+            },
             one_step([2.0 * math.exp(SMALL)], [1.0]),
         ),
         {"network.0.bias": np.array([-2.0 * math.exp(-SMALL)]), "head.log_std": np.array([-3.0])},

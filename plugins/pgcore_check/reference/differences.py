@@ -46,7 +46,10 @@ def directional_derivative(
         ends = [
             reference.loss(
                 spec,
-                {name: reference.extended(value) + sign * size * direction[name] for name, value in parameters.items()},
+                {
+                    name: reference.extended(value) + sign * size * direction[name]
+                    for name, value in parameters.items()
+                },
                 surrogate,
                 batch,
             )
@@ -82,5 +85,8 @@ def complex_step(
     def complex_(array: Array) -> Array:
         return np.asarray(array, np.clongdouble)
 
-    moved = {name: complex_(value) + 1j * np.longdouble(step) * direction[name] for name, value in parameters.items()}
+    moved = {
+        name: complex_(value) + 1j * np.longdouble(step) * direction[name]
+        for name, value in parameters.items()
+    }
     return reference.loss(spec, moved, surrogate, batch, lift=complex_).imag / np.longdouble(step)

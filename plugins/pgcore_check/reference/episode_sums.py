@@ -30,7 +30,9 @@ __all__ = [
 
 def episodes(batch: Batch) -> Iterator[range]:
     """Yield the step numbers of each episode."""
-    for start, length in zip(batch.episode_starts.tolist(), batch.episode_lengths.tolist(), strict=True):
+    for start, length in zip(
+        batch.episode_starts.tolist(), batch.episode_lengths.tolist(), strict=True
+    ):
         yield range(start, start + length)
 
 
@@ -76,13 +78,24 @@ def next_values(batch: Batch, values: Number, following: Number) -> Number:
     return joined(rows)
 
 
-def gae(batch: Batch, rewards: Number, values: Number, following: Number, gamma: float, gae_lambda: float) -> Number:
+def gae(
+    batch: Batch,
+    rewards: Number,
+    values: Number,
+    following: Number,
+    gamma: float,
+    gae_lambda: float,
+) -> Number:
     """Return [B] the sum of (gamma lambda)^k (r_{t+k} + gamma V_{t+k+1} - V_{t+k}) to the episode's end."""
     delta = rewards + next_values(batch, values, following) * gamma - values
-    return backwards(batch, np.zeros(batch.num_episodes), lambda t, rest: delta[t] + rest * gae_lambda * gamma)
+    return backwards(
+        batch, np.zeros(batch.num_episodes), lambda t, rest: delta[t] + rest * gae_lambda * gamma
+    )
 
 
-def n_step(batch: Batch, rewards: Number, values: Number, following: Number, gamma: float, n: int) -> Number:
+def n_step(
+    batch: Batch, rewards: Number, values: Number, following: Number, gamma: float, n: int
+) -> Number:
     """Return [B] r_t + ... + gamma^{m-1} r_{t+m-1} + gamma^m V_{t+m}, m the less of n and the steps left."""
     ahead = next_values(batch, values, following)
     rows: list[Number] = []

@@ -86,7 +86,11 @@ class EstimatorForm(ABC):
         if kind == "step":
             return real / int(real_steps(batch).sum())
         share = real / len(real_episodes(batch))
-        return share / lift(batch.episode_lengths[batch.episode_of_step]) if kind == "episode_step" else share
+        return (
+            share / lift(batch.episode_lengths[batch.episode_of_step])
+            if kind == "episode_step"
+            else share
+        )
 
     def terms(self, named: Mapping[str, Number]) -> Number:
         """Return [B] terms of the loss from quantities and signals: the policy's, plus c_v error^2 / 2, less c_e H."""
@@ -94,7 +98,11 @@ class EstimatorForm(ABC):
         if "value" in named:
             error, _ = self.value_error(named)
             total = total + error * error / 2 * self.fields.value_coefficient
-        return total - named["entropy"] * self.fields.entropy_coefficient if "entropy" in named else total
+        return (
+            total - named["entropy"] * self.fields.entropy_coefficient
+            if "entropy" in named
+            else total
+        )
 
     def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
         """Return [B] d term_t / d quantity_t for every quantity among `named`."""
@@ -118,7 +126,12 @@ class EstimatorForm(ABC):
         return named["value"] - named["return_"], 1
 
     def combine(
-        self, batch: Batch, evaluate: LiftedEvaluate, signals: Mapping[str, Number], weights: Array, lift: Lift
+        self,
+        batch: Batch,
+        evaluate: LiftedEvaluate,
+        signals: Mapping[str, Number],
+        weights: Array,
+        lift: Lift,
     ) -> Number:
         """Return [D] the loss's gradient of an estimator that weighs scores; signals and [B] weights are those it is given.
 

@@ -28,13 +28,17 @@ class FormulaRun:
         values: [B, critic outputs], or None without a critic.
     """
 
-    def __init__(self, spec: PolicySpec, parameters: Mapping[str, Number], observations: Number) -> None:
+    def __init__(
+        self, spec: PolicySpec, parameters: Mapping[str, Number], observations: Number
+    ) -> None:
         """Run forward."""
         self.spec, self.parameters, self.observations = spec, parameters, observations
         self.outputs, self.values = spec.apply(host, parameters, observations)
         self.names = [name for name in spec.parameter_shapes if not name.startswith("head.")]
 
-    def backward(self, d_outputs: Number, d_column: Number, head: Mapping[str, Number]) -> dict[str, Number]:
+    def backward(
+        self, d_outputs: Number, d_column: Number, head: Mapping[str, Number]
+    ) -> dict[str, Number]:
         """Return the derivatives of all parameters from those of the outputs and the values.
 
         Args:

@@ -67,7 +67,12 @@ class HeadForm(ABC):
 
 
 def head_form(
-    spec: PolicySpec, outputs: Number, parameters: Mapping[str, Number], batch: Batch, dtype: np.dtype[Any], lift: Lift
+    spec: PolicySpec,
+    outputs: Number,
+    parameters: Mapping[str, Number],
+    batch: Batch,
+    dtype: np.dtype[Any],
+    lift: Lift,
 ) -> Any:
     """Return the reference implementation of a spec's head at some outputs.
 

@@ -21,7 +21,11 @@ class Lifted:
     """See `pgcore_check.reference.estimator_form.LiftedEvaluate`."""
 
     def __init__(
-        self, spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, lift: Callable[[Array], Number]
+        self,
+        spec: PolicySpec,
+        parameters: Mapping[str, Array],
+        batch: Batch,
+        lift: Callable[[Array], Number],
     ) -> None:
         """Keep all."""
         self.spec, self.parameters, self.batch, self.lift = spec, parameters, batch, lift
@@ -30,10 +34,13 @@ class Lifted:
         """See `LiftedEvaluate.__call__`."""
         if name.startswith("final_"):
             return self._quantity(
-                name.removeprefix("final_"), final_steps(self.batch, masked=name == "final_log_probs")
+                name.removeprefix("final_"),
+                final_steps(self.batch, masked=name == "final_log_probs"),
             )
         if name == "distribution":
-            assert self.spec.head.enumerable  # such heads describe their distributions by log-probabilities
+            assert (
+                self.spec.head.enumerable
+            )  # such heads describe their distributions by log-probabilities
             name = "log_probs"
         return self._quantity(name, self.batch)
 
@@ -45,15 +52,22 @@ class Lifted:
     def scores(self, step_weights: Number) -> Number:
         """See `LiftedEvaluate.scores`: single steps' scores, weighed in the number system at hand."""
         weighed = self.single_scores() * rounded(step_weights).reshape(-1, 1)
-        rows = [np.flatnonzero(self.batch.episode_of_step == episode) for episode in range(self.batch.num_episodes)]
+        rows = [
+            np.flatnonzero(self.batch.episode_of_step == episode)
+            for episode in range(self.batch.num_episodes)
+        ]
         return np.concatenate([weighed[row].sum(axis=0).reshape(1, -1) for row in rows])
 
     def single_scores(self) -> Number:
         """Return [B, D] scores of single steps."""
-        return reference.episode_scores(self.spec, self.parameters, self.batch.steps(slice(None)), lift=self.lift)
+        return reference.episode_scores(
+            self.spec, self.parameters, self.batch.steps(slice(None)), lift=self.lift
+        )
 
     def _quantity(self, name: str, batch: Batch) -> Number:
-        return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[name]
+        return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[
+            name
+        ]
 
 
 def final_steps(batch: Batch, *, masked: bool) -> Batch:

@@ -52,7 +52,11 @@ def extended(array: Array) -> Array:
 
 
 def gradient(
-    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    surrogate: Surrogate,
+    batch: Batch,
+    lift: Lift = extended,
 ) -> dict[str, Number]:
     """Return the gradient of sum_t w_t surrogate_t by canonical parameter name.
 
@@ -67,15 +71,20 @@ def gradient(
     """
     run, head, named = _forward(spec, parameters, surrogate, batch, lift)
     cotangents = step_cotangents(surrogate, named, lift)
-    return run.backward(head.backward(cotangents), critic_cotangents(spec, cotangents, batch), head.own)
+    return run.backward(
+        head.backward(cotangents), critic_cotangents(spec, cotangents, batch), head.own
+    )
 
 
-def step_cotangents(surrogate: Surrogate, named: Mapping[str, Number], lift: Lift) -> dict[str, Number]:
+def step_cotangents(
+    surrogate: Surrogate, named: Mapping[str, Number], lift: Lift
+) -> dict[str, Number]:
     """Return [B, ...] derivatives of the loss in each quantity, from what the surrogate is given."""
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
     slopes = slopes_of(surrogate.estimator, named) if form is None else form.cotangents(named)
     return {
-        name: value * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
+        name: value
+        * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
         for name, value in slopes.items()
     }
 
@@ -92,7 +101,11 @@ def slopes_of(estimator: Estimator, named: Mapping[str, Number]) -> Mapping[str,
 
 
 def loss(
-    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    surrogate: Surrogate,
+    batch: Batch,
+    lift: Lift = extended,
 ) -> Number:
     """Return sum_t w_t surrogate_t, forward only; see `gradient`."""
     found, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
@@ -100,7 +113,11 @@ def loss(
 
 
 def surrogate_terms(
-    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift = extended
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    surrogate: Surrogate,
+    batch: Batch,
+    lift: Lift = extended,
 ) -> tuple[Number, dict[str, Number]]:
     """Return [B] surrogate_t and the quantities that it was given, by name, forward only; see `gradient`."""
     _, _, named = _forward(spec, parameters, surrogate, batch, lift)
@@ -157,7 +174,11 @@ def episode_scores(
 
 
 def fisher_vector_product(
-    spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, vector: Array, lift: Lift = extended
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    batch: Batch,
+    vector: Array,
+    lift: Lift = extended,
 ) -> Number:
     """Return [D] F v: outputs moved along v, weighed by the head's Fisher information, carried back; see `Policy`."""
     dtype = next(iter(parameters.values())).dtype
@@ -170,11 +191,17 @@ def fisher_vector_product(
     real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
     run, head = _pass(spec, parameters, batch, dtype, lift)
     weights = lift((real / real.sum()).astype(dtype))
-    return flat(run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own))
+    return flat(
+        run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own)
+    )
 
 
 def _forward(
-    spec: PolicySpec, parameters: Mapping[str, Array], surrogate: Surrogate, batch: Batch, lift: Lift
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    surrogate: Surrogate,
+    batch: Batch,
+    lift: Lift,
 ) -> tuple[_Run | FormulaRun, Any, dict[str, Number]]:
     """Return the pass through the network, the head, and what the surrogate is given."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
@@ -188,13 +215,23 @@ def surrogate_inputs(
     reference = surrogate.values.get("reference")
     described = None if reference is None else lift(reference)
     named = named_quantities(spec, surrogate.estimator.quantities, head, outputs, values, described)
-    signals = {name: surrogate.values[name] for name in surrogate.estimator.keywords if name not in QUANTITIES}
+    signals = {
+        name: surrogate.values[name]
+        for name in surrogate.estimator.keywords
+        if name not in QUANTITIES
+    }
     # Integers, such as the numbers of episodes, are no numbers to compute with.
-    return named | {name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()}
+    return named | {
+        name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()
+    }
 
 
 def _pass(
-    spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, dtype: np.dtype[Any], lift: Lift
+    spec: PolicySpec,
+    parameters: Mapping[str, Array],
+    batch: Batch,
+    dtype: np.dtype[Any],
+    lift: Lift,
 ) -> tuple[_Run | FormulaRun, Any]:
     """Return the pass through the network and the head; `dtype` is the policy's."""
     lifted = {name: lift(value) for name, value in parameters.items()}
@@ -205,7 +242,12 @@ def _pass(
 
 
 def named_quantities(
-    spec: PolicySpec, names: Collection[str], head: Any, outputs: Number, values: Number, reference: Number
+    spec: PolicySpec,
+    names: Collection[str],
+    head: Any,
+    outputs: Number,
+    values: Number,
+    reference: Number,
 ) -> dict[str, Number]:
     """Return quantities by name, from the head's form, [B, outputs] and [B, k] values."""
     found: dict[str, Number] = {}
@@ -239,13 +281,18 @@ def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch:
 def has_plain_form(spec: PolicySpec) -> bool:
     """Whether the network and its activation are among those written out below; any other is run as its own formula."""
     network = spec.network
-    return type(network) in (Table, Linear, MLP) and getattr(network, "activation", "tanh") in ACTIVATIONS
+    return (
+        type(network) in (Table, Linear, MLP)
+        and getattr(network, "activation", "tanh") in ACTIVATIONS
+    )
 
 
 class _Run:
     """One pass through the network and the critic, and back."""
 
-    def __init__(self, spec: PolicySpec, parameters: dict[str, Number], observations: Number) -> None:
+    def __init__(
+        self, spec: PolicySpec, parameters: dict[str, Number], observations: Number
+    ) -> None:
         self.spec, self.parameters, self.observations = spec, parameters, observations
         self.inputs: dict[str, Number] = {}  # of each layer, by its prefix
         self.values: Number = None
@@ -266,11 +313,15 @@ class _Run:
         """How many hidden layers there are."""
         return len(self.spec.network.hidden) if isinstance(self.spec.network, MLP) else 0
 
-    def backward(self, d_outputs: Number, d_column: Number, head: dict[str, Number]) -> dict[str, Number]:
+    def backward(
+        self, d_outputs: Number, d_column: Number, head: dict[str, Number]
+    ) -> dict[str, Number]:
         """Return the derivatives of all parameters from those of the outputs and the values."""
         found = {f"head.{name}": value for name, value in head.items()}
         if isinstance(self.spec.network, Table):
-            visits = np.equal(np.arange(self.spec.network.states)[:, None], self.observations).astype(np.longdouble)
+            visits = np.equal(
+                np.arange(self.spec.network.states)[:, None], self.observations
+            ).astype(np.longdouble)
             found["network.table"] = visits @ d_outputs
             if d_column is not None:
                 found["critic.table"] = visits @ d_column
@@ -280,9 +331,13 @@ class _Run:
                 d_hidden = d_hidden + self._layer_backward("critic.0", d_column, found)
             self._hidden_backward("network", d_hidden, found)
             if d_column is not None and self.spec.critic == "separate":
-                self._hidden_backward("critic", self._layer_backward(f"critic.{self.depth}", d_column, found), found)
+                self._hidden_backward(
+                    "critic", self._layer_backward(f"critic.{self.depth}", d_column, found), found
+                )
         shapes = self.spec.parameter_shapes
-        return {name: found.get(name, np.zeros(shape, np.longdouble)) for name, shape in shapes.items()}
+        return {
+            name: found.get(name, np.zeros(shape, np.longdouble)) for name, shape in shapes.items()
+        }
 
     def tangent(self, direction: Mapping[str, Number]) -> Number:
         """Return [B, outputs]: the outputs' derivative along a direction in parameter space."""

@@ -101,14 +101,21 @@ class OwnTruth(Truth):
         kept = self._asked.get(id(batch))
         if kept is None:
             exact, *others = self._said(batch)
-            spreads = (spread(each, [other[i] for other in others], self.dtype) for i, each in enumerate(exact))
+            spreads = (
+                spread(each, [other[i] for other in others], self.dtype)
+                for i, each in enumerate(exact)
+            )
             kept = self._asked[id(batch)] = batch, exact, tuple(spreads)
         _, exact, off = kept
         unit = np.finfo(self.dtype).eps / np.longdouble(2)
         found: list[Any] = []
         for value, allowed in zip(exact, off, strict=True):
             lifted = lift(value)
-            found.append(Bounded(lifted.value, allowed / unit, lifted.floor) if isinstance(lifted, Bounded) else lifted)
+            found.append(
+                Bounded(lifted.value, allowed / unit, lifted.floor)
+                if isinstance(lifted, Bounded)
+                else lifted
+            )
         return found[0], found[1] if len(found) > 1 else None
 
     @property
@@ -157,7 +164,10 @@ class OwnTruth(Truth):
         """Return a function that takes one step after another, each with the gradient given, and returns where the parameters must be."""
         lift = self._lifts[1]
         parameters = {name: lift(value) for name, value in self.parameters.items()}
-        slots = {name: dict.fromkeys(self.optimizer.slots, lift(value * 0)) for name, value in self.parameters.items()}
+        slots = {
+            name: dict.fromkeys(self.optimizer.slots, lift(value * 0))
+            for name, value in self.parameters.items()
+        }
         taken = 0
 
         def step(gradient: Mapping[str, Array]) -> dict[str, Expected]:
@@ -171,11 +181,15 @@ class OwnTruth(Truth):
                 parameters[name], slots[name] = self.optimizer.update(
                     host, parameters[name], own, slots[name], *scalars
                 )
-            return self._expected({name: each.value for name, each in parameters.items()}, parameters)
+            return self._expected(
+                {name: each.value for name, each in parameters.items()}, parameters
+            )
 
         return step
 
-    def _slopes(self, found: Mapping[str, Array], head: Any, cotangents: Mapping[str, Any]) -> Iterator[Slope]:
+    def _slopes(
+        self, found: Mapping[str, Array], head: Any, cotangents: Mapping[str, Any]
+    ) -> Iterator[Slope]:
         d_outputs = head.backward(cotangents)
         d_values = reference.critic_cotangents(self.spec, cotangents, self.batch)
 
@@ -184,8 +198,13 @@ class OwnTruth(Truth):
             return total if d_values is None else total + (d_values * said[1]).sum()
 
         first, *others = self._said(self.batch)
-        size = np.abs(d_outputs * first[0]).sum() + (0 if d_values is None else np.abs(d_values * first[1]).sum())
-        noise = max(abs(loss(other) - loss(first)) for other in others) + np.finfo(self.dtype).eps / 2 * size
+        size = np.abs(d_outputs * first[0]).sum() + (
+            0 if d_values is None else np.abs(d_values * first[1]).sum()
+        )
+        noise = (
+            max(abs(loss(other) - loss(first)) for other in others)
+            + np.finfo(self.dtype).eps / 2 * size
+        )
         rng = np.random.default_rng(2)
         for name, value in self.parameters.items():
             if name in self._head_names:
@@ -193,7 +212,9 @@ class OwnTruth(Truth):
             size = max(float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))), LEAST)
             for number in range(DIRECTIONS):
                 direction = rng.standard_normal(value.shape) * size
-                yield self._slope(f"{name}, direction {number}", name, found[name], direction, loss, noise)
+                yield self._slope(
+                    f"{name}, direction {number}", name, found[name], direction, loss, noise
+                )
 
     def _slope(
         self,
@@ -217,7 +238,9 @@ class OwnTruth(Truth):
         for size in steps:
             ends = [(start + sign * size * direction).astype(self.dtype) for sign in (1, -1)]
             up, down = (loss(self._ask(self.parameters | {name: end}, self.batch)) for end in ends)
-            moved = (derivative * (ends[0].astype(np.longdouble) - ends[1])).sum()  # where rounding has led
+            moved = (
+                derivative * (ends[0].astype(np.longdouble) - ends[1])
+            ).sum()  # where rounding has led
             slopes.append((up - down - moved) / (2 * size))
             bends.append((up + down - 2 * middle) / (2 * size))
         coarse, fine = ((4 * slopes[i + 1] - slopes[i]) / 3 for i in range(2))
@@ -234,7 +257,9 @@ class OwnTruth(Truth):
         for lift in self._lifts:
             outputs, values = self.said(self.batch, lift)
             head = self.head_form(self.batch, outputs, lift)
-            named = reference.surrogate_inputs(self.spec, self.surrogate, head, outputs, values, lift)
+            named = reference.surrogate_inputs(
+                self.spec, self.surrogate, head, outputs, values, lift
+            )
             found.append((reference.terms(self.surrogate, named), named, head))
         return found
 
@@ -269,7 +294,9 @@ class OwnTruth(Truth):
         self.policy.load(parameters)
         try:
             given = batch.observations
-            outputs, values = self.policy.forward(given.astype(self.dtype) if given.dtype.kind == "f" else given)
+            outputs, values = self.policy.forward(
+                given.astype(self.dtype) if given.dtype.kind == "f" else given
+            )
         finally:
             self.policy.load(self.parameters)
         return (outputs,) if values is None else (outputs, values.reshape(len(outputs), -1))
@@ -291,7 +318,11 @@ class OwnLifted(Lifted):
         others: list[Array] = []
         for number, parameters in enumerate(truth.nudged):
             policy.load(parameters)
-            others.append(policy.episode_scores(nudged_batch(self.batch, truth.dtype, number).steps(slice(None))))
+            others.append(
+                policy.episode_scores(
+                    nudged_batch(self.batch, truth.dtype, number).steps(slice(None))
+                )
+            )
         policy.load(truth.parameters)
         lifted = self.lift(exact)
         if not isinstance(lifted, Bounded):

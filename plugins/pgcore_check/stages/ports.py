@@ -59,7 +59,11 @@ class Pairing:
 
 def rest(arrays: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
     """Return all entries of some arrays by their size, which no order of axes, rows or arrays changes."""
-    return {REST: np.sort(np.concatenate([arrays[name].reshape(-1) for name in names]))} if names else {}
+    return (
+        {REST: np.sort(np.concatenate([arrays[name].reshape(-1) for name in names]))}
+        if names
+        else {}
+    )
 
 
 def pairing_of(left: Policy, right: Policy) -> Pairing:
@@ -86,11 +90,15 @@ def pairing_of(left: Policy, right: Policy) -> Pairing:
     taken = [partner for partners in found.values() for partner in {each for each, _ in partners}]
     # Biases that are all 0 are equal to each other, and an identity to its transpose: which is whose, or which way, nobody can say.
     axes = {
-        name: partners[0] for name, partners in found.items() if len(partners) == 1 and taken.count(partners[0][0]) == 1
+        name: partners[0]
+        for name, partners in found.items()
+        if len(partners) == 1 and taken.count(partners[0][0]) == 1
     }
     used = {each for each, _ in axes.values()}
     return Pairing(
-        axes, tuple(name for name in own if name not in axes), tuple(name for name in other if name not in used)
+        axes,
+        tuple(name for name in own if name not in axes),
+        tuple(name for name in other if name not in used),
     )
 
 
@@ -109,7 +117,12 @@ def coarser(left: Policy, right: Policy) -> np.dtype[Any]:
 
 
 def courses_of(
-    policy: Policy, view: View, estimator: Estimator, batch: Batch, given: Signals, optimizer: OptimizerSpec
+    policy: Policy,
+    view: View,
+    estimator: Estimator,
+    batch: Batch,
+    given: Signals,
+    optimizer: OptimizerSpec,
 ) -> list[Course]:
     """Return what a policy makes of a batch, and again wherever rounding may lead. Moves its parameters.
 
@@ -131,16 +144,24 @@ def courses_of(
 
 
 def course_of(
-    policy: Policy, view: View, estimator: Estimator, batch: Batch, given: Signals, optimizer: OptimizerSpec
+    policy: Policy,
+    view: View,
+    estimator: Estimator,
+    batch: Batch,
+    given: Signals,
+    optimizer: OptimizerSpec,
 ) -> Course:
     """Return what a policy makes of a batch, by stage; see `courses_of`."""
     real = batch.episode_weights[batch.episode_of_step] > 0
     course: Course = {"parameters": view(policy.parameters())}
     own = api.signals(policy, estimator, batch)
     # Integers, such as the numbers of episodes, are the batch's.
-    course["signals"] = {name: value[real] for name, value in own.values.items() if value.dtype.kind == "f"}
+    course["signals"] = {
+        name: value[real] for name, value in own.values.items() if value.dtype.kind == "f"
+    }
     cast = {
-        name: value.astype(policy.dtype) if value.dtype.kind == "f" else value for name, value in given.values.items()
+        name: value.astype(policy.dtype) if value.dtype.kind == "f" else value
+        for name, value in given.values.items()
     }
     signals = Signals(cast, given.weights.astype(policy.dtype), padded=given.padded)
     gradient = api.gradient(policy, estimator, batch, signals=signals)
@@ -161,7 +182,12 @@ def course_of(
     return course
 
 
-def within_rounding(courses: Sequence[Mapping[str, Array]], dtype: np.dtype[Any]) -> dict[str, Array]:
+def within_rounding(
+    courses: Sequence[Mapping[str, Array]], dtype: np.dtype[Any]
+) -> dict[str, Array]:
     """Return, by name, what rounding may make of each entry of the first, the others being where it led."""
     exact, *others = courses
-    return {name: spread(value, [other[name] for other in others], dtype) for name, value in exact.items()}
+    return {
+        name: spread(value, [other[name] for other in others], dtype)
+        for name, value in exact.items()
+    }

@@ -91,7 +91,12 @@ class Truth:
         steps: tuple[int, ...] = (1, 10, 100),
     ) -> None:
         """Keep all; nothing is computed before it is asked for."""
-        self.spec, self.parameters, self.estimator, self.batch = spec, dict(parameters), estimator, batch
+        self.spec, self.parameters, self.estimator, self.batch = (
+            spec,
+            dict(parameters),
+            estimator,
+            batch,
+        )
         self.optimizer, self.steps = optimizer, steps
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
@@ -101,7 +106,9 @@ class Truth:
         """The signals that all stages after the first are given: the exact ones, rounded; the estimator's own where no form says more."""
         if self._form is None:
             return self._own_signals()
-        values = {name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()}
+        values = {
+            name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()
+        }
         weights = values.pop("weights")
         for name in (name for name in self._form.earlier if name in values):
             moved = MOVED * np.random.default_rng(0).standard_normal(values[name].shape)
@@ -119,7 +126,9 @@ class Truth:
     def signals(self) -> dict[str, Expected]:
         """Signals and weights by name; empty for an estimator that the kit has no form of. Padding's rows mean nothing."""
         with self._choosing():
-            exact, bound = ({} if self._form is None else self._signals(lift) for lift in self._lifts)
+            exact, bound = (
+                {} if self._form is None else self._signals(lift) for lift in self._lifts
+            )
         return self._expected(exact, bound)
 
     @property
@@ -135,10 +144,16 @@ class Truth:
         padding = self.given.weights if self.given.padded else None
         with self._choosing():
             found = [
-                self._form.finalise({name: lift(value) for name, value in self.given.values.items()}, padding)
+                self._form.finalise(
+                    {name: lift(value) for name, value in self.given.values.items()}, padding
+                )
                 for lift in self._lifts
             ]
-        changed = [name for name, value in self.surrogate.values.items() if value is not self.given.values[name]]
+        changed = [
+            name
+            for name, value in self.surrogate.values.items()
+            if value is not self.given.values[name]
+        ]
         return self._expected(*({name: rounded(each[name]) for name in changed} for each in found))
 
     @cached_property
@@ -160,7 +175,10 @@ class Truth:
     def overflows(self) -> bool:
         """Whether the gradient is beyond the dtype's range: a ratio of extreme policies can be, and then there is nothing to compare."""
         with np.errstate(over="ignore"):
-            return not all(np.isfinite(expected.exact.astype(self.dtype)).all() for expected in self.gradient.values())
+            return not all(
+                np.isfinite(expected.exact.astype(self.dtype)).all()
+                for expected in self.gradient.values()
+            )
 
     @cached_property
     def power(self) -> float:
@@ -197,7 +215,9 @@ class Truth:
         with np.errstate(over="ignore", invalid="ignore"):
             exact, bound = (
                 self.split(
-                    reference.fisher_vector_product(self.spec, self.parameters, self.batch, self.direction, lift)
+                    reference.fisher_vector_product(
+                        self.spec, self.parameters, self.batch, self.direction, lift
+                    )
                 )
                 for lift in self._lifts
             )
@@ -213,7 +233,11 @@ class Truth:
     @cached_property
     def reached(self) -> tuple[int, ...]:
         """Those of `steps` that the reference can take within the dtype's range."""
-        return tuple(step for step in self.steps if all(step in walk for walk in self._walks)) if self.steps else ()
+        return (
+            tuple(step for step in self.steps if all(step in walk for walk in self._walks))
+            if self.steps
+            else ()
+        )
 
     def after(self, steps: int) -> dict[str, Expected]:
         """Return the parameters after some optimizer steps, each on the gradient of the same surrogate where the last one led.
@@ -225,7 +249,9 @@ class Truth:
         for name, value in exact[steps].items():
             off = max(np.abs(other[steps][name] - value).max() for other in others)
             # Three ways can by chance all end nearby; one step's own rounding is the least that is allowed.
-            found[name] = Expected(value, np.maximum(off, self._rounding(value, self.parameters[name])))
+            found[name] = Expected(
+                value, np.maximum(off, self._rounding(value, self.parameters[name]))
+            )
         return found
 
     def split(self, vector: Any) -> dict[str, Any]:
@@ -265,14 +291,18 @@ class Truth:
 
     def _signals(self, lift: Any) -> dict[str, Any]:
         lifted = self._lifted(self.parameters, lift)
-        found = self._form.signals(self.batch, lifted, lift) | {"weights": self._form.weights(self.batch, lift)}
+        found = self._form.signals(self.batch, lifted, lift) | {
+            "weights": self._form.weights(self.batch, lift)
+        }
         return {name: rounded(value) for name, value in found.items()}
 
     @cached_property
     def _terms(self) -> list[Any]:
         with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
             return [
-                reference.surrogate_terms(self.spec, self.parameters, self.surrogate, self.batch, lift)
+                reference.surrogate_terms(
+                    self.spec, self.parameters, self.surrogate, self.batch, lift
+                )
                 for lift in self._lifts
             ]
 
@@ -298,22 +328,31 @@ class Truth:
     def _walk(self, rng: np.random.Generator | None) -> dict[int, dict[str, Array]]:
         found: dict[int, dict[str, Array]] = {}
         parameters = {name: reference.extended(value) for name, value in self.parameters.items()}
-        slots = {name: dict.fromkeys(self.optimizer.slots, value * 0) for name, value in parameters.items()}
+        slots = {
+            name: dict.fromkeys(self.optimizer.slots, value * 0)
+            for name, value in parameters.items()
+        }
         # Equal steps round alike, so a way keeps its signs: errors that grow with the number of steps are honest.
         signs = {
-            name: 0.0 if rng is None else rng.choice((-1.0, 1.0), value.shape) for name, value in parameters.items()
+            name: 0.0 if rng is None else rng.choice((-1.0, 1.0), value.shape)
+            for name, value in parameters.items()
         }
 
         for step in range(1, max(self.steps) + 1):
             exact = self._gradient(parameters, reference.extended)
             if not _norm(exact) < np.sqrt(np.finfo(self.dtype).max):
                 break  # minimising an unclipped ratio can run away
-            gradient = {name: value + signs[name] * self.gradient[name].allowed for name, value in exact.items()}
+            gradient = {
+                name: value + signs[name] * self.gradient[name].allowed
+                for name, value in exact.items()
+            }
             # Where every ratio is clipped the gradient is 0.
             factor = self.max_norm / max(_norm(gradient), self.max_norm)
             scalars = self.optimizer.scalars(step, self.optimizer.rate(step - 1))
             for name, value in parameters.items():
-                moved, slots[name] = self.optimizer.update(host, value, gradient[name] * factor, slots[name], *scalars)
+                moved, slots[name] = self.optimizer.update(
+                    host, value, gradient[name] * factor, slots[name], *scalars
+                )
                 parameters[name] = moved + signs[name] * self._rounding(moved, value)
             if step in self.steps:
                 found[step] = dict(parameters)
@@ -321,10 +360,17 @@ class Truth:
 
     def _rounding(self, moved: Array, start: Array) -> Array:
         """Return what rounding can add in one step: of the parameter once, of the step in each of the formula's operations."""
-        return np.finfo(self.dtype).eps / np.longdouble(2) * (np.abs(moved) + OPERATIONS * np.abs(moved - start))
+        return (
+            np.finfo(self.dtype).eps
+            / np.longdouble(2)
+            * (np.abs(moved) + OPERATIONS * np.abs(moved - start))
+        )
 
     def _expected(self, exact: Mapping[str, Any], bound: Mapping[str, Any]) -> dict[str, Expected]:
-        return {name: Expected(np.asarray(exact[name]), allowance(bound[name], self.dtype)) for name in exact}
+        return {
+            name: Expected(np.asarray(exact[name]), allowance(bound[name], self.dtype))
+            for name in exact
+        }
 
 
 def _norm(gradient: Mapping[str, Any]) -> Any:

@@ -83,7 +83,9 @@ class Estimates:
         episodes: What batches are made of.
     """
 
-    def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
+    def __init__(
+        self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array
+    ) -> None:
         """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
@@ -147,13 +149,16 @@ class Estimates:
                 collected.append(estimator.finalise(signals, None))
             steps = group.steps.reshape(-1)
             arguments = {
-                name: np.concatenate([signals[name] for signals in collected]) for name in estimator.signal_names
+                name: np.concatenate([signals[name] for signals in collected])
+                for name in estimator.signal_names
             }
             arguments = {name: arguments[name] for name in estimator.keywords if name in arguments}
             arguments |= {name: rows.value(name)[steps] for name in estimator.quantities}
             cotangents = estimator.cotangents(**arguments)
         parts = [
-            self._contracted(np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name))
+            self._contracted(
+                np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name)
+            )
             for name in estimator.quantities
         ]
         return np.sum(parts, axis=0)
@@ -205,10 +210,13 @@ class Estimates:
         except (PgcoreError, TypeError, AttributeError):
             return None  # it needs others, or rounds
         return {
-            name: np.concatenate([by_number[number][name] for number in range(len(every))]) for name in by_number[0]
+            name: np.concatenate([by_number[number][name] for number in range(len(every))])
+            for name in by_number[0]
         }
 
-    def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
+    def _contracted(
+        self, cotangent: Array, weights: Array, steps: Array, derivative: Array
+    ) -> Array:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
         batches, length = steps.shape
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]

@@ -135,4 +135,6 @@ def minds_order(estimates: Estimates, size: int) -> bool:
 
 
 def _differ(left: Array, right: Array) -> bool:
-    return not np.abs(left - right).max() <= ROUNDING * max(np.abs(right).max(), np.finfo(np.float64).tiny)
+    return not np.abs(left - right).max() <= ROUNDING * max(
+        np.abs(right).max(), np.finfo(np.float64).tiny
+    )

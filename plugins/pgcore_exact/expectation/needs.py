@@ -26,18 +26,26 @@ def policies(mdp: MDP) -> dict[str, PolicySpec]:
 def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
     """Return [S, A, ...] of every extra that a proof names; behaviour is the behaviour policy's [S, A] float64 probabilities."""
     with np.errstate(divide="ignore"):
-        return {name: make(mdp, behaviour) for proof in proofs().all for name, make in proof.extras.items()}
+        return {
+            name: make(mdp, behaviour)
+            for proof in proofs().all
+            for name, make in proof.extras.items()
+        }
 
 
 def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
     """Return a NumPy policy in float64 with normal random parameters, its critic's among them."""
     policy = make_policy(spec, backend="numpy", dtype="float64")
     rng = np.random.Generator(np.random.Philox(seed))
-    policy.load({name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()})
+    policy.load(
+        {name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()}
+    )
     return policy
 
 
-def first_fitting(estimator: Estimator, specs: dict[str, PolicySpec], runs: Callable[[PolicySpec], None]) -> str:
+def first_fitting(
+    estimator: Estimator, specs: dict[str, PolicySpec], runs: Callable[[PolicySpec], None]
+) -> str:
     """Return the name of the first spec that the estimator runs on.
 
     Raises:

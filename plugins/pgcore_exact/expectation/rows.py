@@ -10,7 +10,15 @@ import numpy as np
 
 from pgcore.api import gradient
 from pgcore.data.batch import Batch
-from pgcore.interfaces.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate, quantities_of
+from pgcore.interfaces.estimator import (
+    KLS,
+    QUANTITIES,
+    VALUES_OF_ACTIONS,
+    Claims,
+    Estimator,
+    Evaluate,
+    quantities_of,
+)
 from pgcore.interfaces.parameters import flat
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.arrays import Array, read_only
@@ -57,7 +65,16 @@ class Probe(Estimator):
         action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantities = (
+            log_prob,
+            entropy,
+            kl,
+            reverse_kl,
+            log_probs,
+            value,
+            action_value,
+            action_values,
+        )
         quantity = next(array for array in quantities if array is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
@@ -74,7 +91,16 @@ class Probe(Estimator):
         action_values: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantities = (
+            log_prob,
+            entropy,
+            kl,
+            reverse_kl,
+            log_probs,
+            value,
+            action_value,
+            action_values,
+        )
         quantity = next(array for array in quantities if array is not None)
         one = np.zeros_like(quantity)
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
@@ -94,7 +120,10 @@ class Rows:
         """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.mdp, self.table = mdp, table
         described = extras(mdp, behaviour)
-        self.extras = {name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in described.items()}
+        self.extras = {
+            name: read_only(value.reshape(-1, *value.shape[2:]))
+            for name, value in described.items()
+        }
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)
         self._values: dict[str, Array] = {}
@@ -136,7 +165,10 @@ class Rows:
                 return self._derivatives[name]
             columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
             gradients = [
-                [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]
+                [
+                    flat_gradient(policy, Probe(name, column), self.batch.steps([row]))
+                    for column in range(columns)
+                ]
                 for row in range(self.batch.num_steps)
             ]
             stacked = np.array(gradients)
@@ -176,7 +208,11 @@ class Lookup:
     def _look_up(self, name: str) -> Array | None:
         if name == "final_value":
             return read_only(np.where(self.terminated, 0.0, self.rows.state_values()[self.finals]))
-        return read_only(self.rows.value(name)[self.steps]) if name in QUANTITIES or name == "distribution" else None
+        return (
+            read_only(self.rows.value(name)[self.steps])
+            if name in QUANTITIES or name == "distribution"
+            else None
+        )
 
 
 class RowEvaluate:
@@ -196,7 +232,9 @@ class RowEvaluate:
             if every is not None:
                 values[name] = every[self.index]
             else:
-                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
+                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[
+                    name
+                ]
         return values
 
     @property

@@ -31,7 +31,9 @@ def distance(left: Array, right: Array) -> float:
     return float(np.linalg.norm(left - right)) / size if size > 0 else float("nan")
 
 
-def batch_of(mdp: MDP, episodes: Episodes, members: Array, behaviour: Array, values: Array | None = None) -> Batch:
+def batch_of(
+    mdp: MDP, episodes: Episodes, members: Array, behaviour: Array, values: Array | None = None
+) -> Batch:
     """Return some episodes as a batch.
 
     Args:
@@ -78,14 +80,20 @@ def population_bias(estimator: Estimator, mdp: MDP, policy: Policy) -> float:
     members = np.repeat(np.arange(len(episodes)), frequencies(episodes, process))
     table = tabulated(policy, process)
     copies = [
-        flat_gradient(policy, estimator, batch_of(process, episodes, np.tile(members, number), behaviour))[table.own]
+        flat_gradient(
+            policy, estimator, batch_of(process, episodes, np.tile(members, number), behaviour)
+        )[table.own]
         for number in (1, 2)
     ]
     # As in an audit, the exact gradient is the one of the two that the estimator is nearer to.
     exacts = [gradient(process, table, discount_state=flag)[table.own] for flag in (True, False)]
     exact = min(exacts, key=lambda vector: float(np.linalg.norm(copies[0] - vector)))
     size = float(np.linalg.norm(exact))
-    return max(float(np.linalg.norm(copy - exact)) for copy in copies) / size if size > 0 else float("nan")
+    return (
+        max(float(np.linalg.norm(copy - exact)) for copy in copies) / size
+        if size > 0
+        else float("nan")
+    )
 
 
 def population_process(mdp: MDP) -> tuple[MDP, Array]:
@@ -113,5 +121,7 @@ def members_at_most(mdp: MDP, horizon: int) -> int:
 
 def frequencies(episodes: Episodes, process: MDP) -> Array:
     """Return [E] integer: the smallest whole numbers in proportion to the episodes' probabilities."""
-    counts = np.rint(episodes.probabilities * members_at_most(process, limit("population", process))).astype(np.int64)
+    counts = np.rint(
+        episodes.probabilities * members_at_most(process, limit("population", process))
+    ).astype(np.int64)
     return counts // np.gcd.reduce(counts)

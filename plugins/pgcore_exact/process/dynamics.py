@@ -12,7 +12,15 @@ from pgcore.validation.arrays import Array
 from pgcore_exact.process.mdp import MDP
 from pgcore_exact.process.tabulated import Tabulated, tabulated
 
-__all__ = ["action_values", "gradient", "gradient_terms", "objective", "time_blind_values", "values", "visits"]
+__all__ = [
+    "action_values",
+    "gradient",
+    "gradient_terms",
+    "objective",
+    "time_blind_values",
+    "values",
+    "visits",
+]
 
 
 def values(mdp: MDP, policy: Policy | Tabulated) -> Array:
@@ -83,7 +91,10 @@ def gradient(mdp: MDP, policy: Policy | Tabulated, *, discount_state: bool = Tru
     Source: Sutton et al. 2000, "Policy gradient methods for reinforcement learning with function approximation", theorem 1.
     """
     table = tabulated(policy, mdp)
-    d_t, q_t = visits(mdp, table, gamma=mdp.gamma if discount_state else 1), action_values(mdp, table)
+    d_t, q_t = (
+        visits(mdp, table, gamma=mdp.gamma if discount_state else 1),
+        action_values(mdp, table),
+    )
     weights = d_t[..., None] * table.probabilities * q_t
     return -np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), table.scores, 2)
 
@@ -92,7 +103,9 @@ def gradient_terms(mdp: MDP, policy: Policy | Tabulated) -> Array:
     """Return [D] what `gradient` would be if none of its terms cancelled: the sum of their sizes. Raises as `gradient` does."""
     table = tabulated(policy, mdp)
     weights = visits(mdp, table)[..., None] * table.probabilities * abs(action_values(mdp, table))
-    return np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), abs(table.scores), 2)
+    return np.tensordot(
+        weights if mdp.horizon is None else weights.sum(axis=0), abs(table.scores), 2
+    )
 
 
 def time_blind_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
@@ -104,7 +117,9 @@ def time_blind_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
         MDPError: there is no horizon, so that values do not depend on the time.
     """
     if mdp.horizon is None:
-        raise MDPError("time_blind_values: expected a finite horizon, got none; `values` are the same at every time")
+        raise MDPError(
+            "time_blind_values: expected a finite horizon, got none; `values` are the same at every time"
+        )
     d_t, v_t = visits(mdp, policy), values(mdp, policy)[:-1]
     total = d_t.sum(axis=0)
     mean: Array = (d_t * v_t).sum(axis=0) / np.where(total > 0, total, 1)

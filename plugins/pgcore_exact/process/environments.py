@@ -20,7 +20,9 @@ Outcomes = Mapping[int, Mapping[int, Sequence[tuple[float, int, float, bool]]]]
 Copy = tuple[int, bool, int]
 
 
-def from_gymnasium(name: str, *, horizon: int | None = None, gamma: float = 1.0, **options: Any) -> MDP:
+def from_gymnasium(
+    name: str, *, horizon: int | None = None, gamma: float = 1.0, **options: Any
+) -> MDP:
     """Return a Gymnasium environment as a process, read from its transition table, such as that of FrozenLake-v1 or CliffWalking-v1.
 
     States keep their numbers. One that ends episodes on some ways and not on others, or that one action can lead to with different rewards,
@@ -68,7 +70,9 @@ def from_gymnasium(name: str, *, horizon: int | None = None, gamma: float = 1.0,
     )
 
 
-def led_to(outcomes: Iterable[tuple[float, int, float, bool]]) -> Iterator[tuple[Copy, float, float]]:
+def led_to(
+    outcomes: Iterable[tuple[float, int, float, bool]],
+) -> Iterator[tuple[Copy, float, float]]:
     """Yield the copy that each outcome of an action leads to, with its probability and reward."""
     rewards: dict[tuple[int, bool], list[float]] = {}
     for probability, following, reward, terminated in outcomes:
@@ -105,4 +109,6 @@ def walk(table: Outcomes, starts: Iterable[int], copies: dict[Copy, None]) -> No
         copies[copy] = None
         state, ended, _ = copy
         if not ended:
-            waiting += [further for action in table[state] for further, _, _ in led_to(table[state][action])]
+            waiting += [
+                further for action in table[state] for further, _, _ in led_to(table[state][action])
+            ]

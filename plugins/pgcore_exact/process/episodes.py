@@ -84,7 +84,9 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
     """
     steps = mdp.horizon if cut is None else count("all_episodes cut", cut, MDPError)
     if steps is None:
-        raise MDPError("all_episodes: expected a finite horizon, got none; use mdp.replaced(horizon=...) or cut")
+        raise MDPError(
+            "all_episodes: expected a finite horizon, got none; use mdp.replaced(horizon=...) or cut"
+        )
     if (mdp.initial[mdp.ends] > 0).any():
         raise MDPError(
             "all_episodes: expected episodes that start in living states, got a terminal one; change `initial`"
@@ -95,7 +97,9 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
     rows: list[Way] = []
     # A stack, for episodes may be longer than Python calls go deep.
-    waiting: list[Way] = [((), mdp.initial[state], int(state)) for state in np.flatnonzero(mdp.initial > 0)[::-1]]
+    waiting: list[Way] = [
+        ((), mdp.initial[state], int(state)) for state in np.flatnonzero(mdp.initial > 0)[::-1]
+    ]
     while waiting:
         way = waiting.pop()
         path, probability, state = way
@@ -139,7 +143,9 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
     number = len(episodes)
     total = _batches(number, size, ordered=ordered)
     if total > MOST_TUPLES:
-        fitting = next((n for n in range(1, size) if _batches(number, n + 1, ordered=ordered) > MOST_TUPLES), 1)
+        fitting = next(
+            (n for n in range(1, size) if _batches(number, n + 1, ordered=ordered) > MOST_TUPLES), 1
+        )
         raise MDPError(
             f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {number:,} episodes; "
             f"use batches of {fitting}, or a process with at most {_fitting_episodes(size, ordered=ordered):,} episodes, such as one with a "
@@ -150,7 +156,9 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
         if ordered
         else itertools.combinations_with_replacement(range(number), size)
     )
-    members = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
+    members = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(
+        total, size
+    )
     weights = np.multiply.reduce(episodes.probabilities[members], axis=1)
     return members, weights if ordered else weights * _orders(members)
 
@@ -180,14 +188,19 @@ def _fitting_episodes(size: int, *, ordered: bool) -> int:
     low, high = 1, MOST_TUPLES
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _batches(middle, size, ordered=ordered) <= MOST_TUPLES else (low, middle - 1)
+        low, high = (
+            (middle, high)
+            if _batches(middle, size, ordered=ordered) <= MOST_TUPLES
+            else (low, middle - 1)
+        )
     return low
 
 
 def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
     """Return what each action in each state can lead to; endings of the same reward are one."""
     return [
-        [list(_merged(mdp, state, action, over=over)) for action in range(mdp.actions)] for state in range(mdp.states)
+        [list(_merged(mdp, state, action, over=over)) for action in range(mdp.actions)]
+        for state in range(mdp.states)
     ]
 
 

@@ -48,10 +48,15 @@ class MDP:
     def __post_init__(self) -> None:
         """Check the fields."""
         transition, reward, initial = (
-            numbers_of(f"MDP.{name}", getattr(self, name)) for name in ("transition", "reward", "initial")
+            numbers_of(f"MDP.{name}", getattr(self, name))
+            for name in ("transition", "reward", "initial")
         )
         set_field(self, "gamma", unit_interval("MDP.gamma", self.gamma, MDPError))
-        if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or 0 in transition.shape:
+        if (
+            transition.ndim != 3
+            or transition.shape[0] != transition.shape[2]
+            or 0 in transition.shape
+        ):
             raise MDPError(
                 f"MDP.transition: expected shape [S, A, S], got {list(transition.shape)}; "
                 "give each state and action the probabilities of all next states"
@@ -59,7 +64,11 @@ class MDP:
         states, actions, _ = transition.shape
         _check_shape("reward", reward, (states, actions), (states, actions, states))
         _check_shape("initial", initial, (states,))
-        terminal = np.zeros(states, np.bool_) if self.terminal is None else rectangular("MDP.terminal", self.terminal)
+        terminal = (
+            np.zeros(states, np.bool_)
+            if self.terminal is None
+            else rectangular("MDP.terminal", self.terminal)
+        )
         _check_shape("terminal", terminal, (states,))
         if terminal.dtype.kind != "b":
             raise MDPError(
@@ -75,7 +84,9 @@ class MDP:
         _check_probabilities("initial", initial)
         for state in np.flatnonzero(~terminal):
             for action in range(actions):
-                _check_probabilities(f"transition[state {state}, action {action}]", transition[state, action])
+                _check_probabilities(
+                    f"transition[state {state}, action {action}]", transition[state, action]
+                )
         if self.horizon is not None:
             set_field(self, "horizon", count("MDP.horizon", self.horizon, MDPError))
         fields: dict[str, Array] = {
@@ -143,14 +154,18 @@ class MDP:
         total = (horizon + 1) * size
         shape = (total, self.actions, total)
         transition = np.zeros(shape)
-        reward = np.zeros(shape) if self.reward.ndim == 3 else np.tile(self.reward, (horizon + 1, 1))
+        reward = (
+            np.zeros(shape) if self.reward.ndim == 3 else np.tile(self.reward, (horizon + 1, 1))
+        )
         for t in range(horizon):
             here, after = slice(t * size, (t + 1) * size), slice((t + 1) * size, (t + 2) * size)
             transition[here, :, after] = self.transition
             if self.reward.ndim == 3:
                 reward[here, :, after] = self.reward
         numbered = (
-            self.seen.ndim == 1 and self.seen.dtype.kind in "iu" and 0 <= self.seen.min() <= self.seen.max() < size
+            self.seen.ndim == 1
+            and self.seen.dtype.kind in "iu"
+            and 0 <= self.seen.min() <= self.seen.max() < size
         )
         seen = self.seen if numbered else np.arange(size)
         last = slice(horizon * size, total)
@@ -166,7 +181,15 @@ class MDP:
         )
 
 
-def random(states: int, actions: int, horizon: int | None, seed: int, *, terminals: int = 0, gamma: float = 1.0) -> MDP:
+def random(
+    states: int,
+    actions: int,
+    horizon: int | None,
+    seed: int,
+    *,
+    terminals: int = 0,
+    gamma: float = 1.0,
+) -> MDP:
     """Return a process in which every transition is possible, with rewards from a standard normal.
 
     Args:
@@ -189,13 +212,22 @@ def random(states: int, actions: int, horizon: int | None, seed: int, *, termina
         ) from error
     living = np.arange(states) < states - terminals
     initial = np.where(living, 0.1 + rng.random(states), 0.0)
-    return MDP(transition, rng.standard_normal((states, actions)), initial / initial.sum(), ~living, horizon, gamma)
+    return MDP(
+        transition,
+        rng.standard_normal((states, actions)),
+        initial / initial.sum(),
+        ~living,
+        horizon,
+        gamma,
+    )
 
 
 def limit(where: str, mdp: MDP) -> int:
     """Return the horizon, or raise MDPError where there is none."""
     if mdp.horizon is None:
-        raise MDPError(f"{where}: expected a finite horizon, got none; use mdp.replaced(horizon=...)")
+        raise MDPError(
+            f"{where}: expected a finite horizon, got none; use mdp.replaced(horizon=...)"
+        )
     return mdp.horizon
 
 
@@ -203,7 +235,9 @@ def _generator(states: int, actions: int, seed: int, terminals: int) -> np.rando
     for name, value in (("states", states), ("actions", actions)):
         count(f"random {name}", value, MDPError)
     if not 0 <= terminals < states:
-        raise MDPError(f"random terminals: expected 0 to {states - 1}, got {terminals}; leave a state to start from")
+        raise MDPError(
+            f"random terminals: expected 0 to {states - 1}, got {terminals}; leave a state to start from"
+        )
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise MDPError(f"random seed: expected an integer of at least 0, got {seed!r}; give one")
     return np.random.Generator(np.random.Philox(int(seed)))
@@ -226,7 +260,9 @@ def numbers_of(where: str, value: Any) -> Array:
         array = array.astype(np.float64)
         if np.isfinite(array).all():
             return array
-    raise MDPError(f"{where}: expected finite numbers, got dtype {array.dtype} with others; mend the array")
+    raise MDPError(
+        f"{where}: expected finite numbers, got dtype {array.dtype} with others; mend the array"
+    )
 
 
 def _check_shape(name: str, array: Array, *allowed: tuple[int, ...]) -> None:
@@ -241,4 +277,6 @@ def _check_probabilities(where: str, row: Array) -> None:
     total = row.sum()
     if (row < 0).any() or abs(total - 1) > ROUNDING:
         got = f"{row.min()}" if (row < 0).any() else f"a sum of {total}"
-        raise MDPError(f"MDP.{where}: expected probabilities that sum to 1, got {got}; mend that row")
+        raise MDPError(
+            f"MDP.{where}: expected probabilities that sum to 1, got {got}; mend that row"
+        )

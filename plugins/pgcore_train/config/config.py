@@ -86,7 +86,9 @@ class RunConfig:
         sections: dict[str, Any] = {}
         for name, settings in CLOSED.items():
             given = layer.get(name, {})
-            check_known(f"{name} setting", given, [field.name for field in dataclasses.fields(settings)])
+            check_known(
+                f"{name} setting", given, [field.name for field in dataclasses.fields(settings)]
+            )
             sections[name] = settings(**without_none(settings, given))
         for name, default in OPEN.items():
             sections[name] = {**({"name": default} if default else {}), **layer.get(name, {})}
@@ -100,7 +102,11 @@ class RunConfig:
 
     def layer(self) -> Layer:
         """Return the sections as plain data; `of` makes the same configuration of it."""
-        return {name: values for name, values in json.loads(json.dumps(dataclasses.asdict(self))).items() if values}
+        return {
+            name: values
+            for name, values in json.loads(json.dumps(dataclasses.asdict(self))).items()
+            if values
+        }
 
     def to_toml(self) -> str:
         """Return the configuration as a TOML document; what is None is left out, as TOML has no such value."""
@@ -111,7 +117,10 @@ class RunConfig:
             lines += [
                 "",
                 f"[{section}]",
-                *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items()),
+                *(
+                    f"{key} = {json.dumps(value, ensure_ascii=False)}"
+                    for key, value in given.items()
+                ),
             ]
         return "\n".join(lines[1:]) + "\n"
 
@@ -126,9 +135,13 @@ def read_toml(path: str | Path) -> Layer:
         with Path(path).open("rb") as handle:
             data = tomllib.load(handle)
     except OSError as error:
-        raise FileError(f"{path}: expected a TOML file, got {error.strerror}; check the path") from error
+        raise FileError(
+            f"{path}: expected a TOML file, got {error.strerror}; check the path"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: expected TOML, got something else ({error}); correct the file") from error
+        raise FileError(
+            f"{path}: expected TOML, got something else ({error}); correct the file"
+        ) from error
     for name, value in data.items():
         if not isinstance(value, dict):
             raise FileError(
@@ -149,7 +162,9 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
     for name, value in read_values(assignments, form=form, example=example).items():
         section, dot, key = name.partition(".")
         if not dot or not key:
-            raise SpecError(f"--set: expected {form}, got {name!r} before '='; write it as in --set {example}")
+            raise SpecError(
+                f"--set: expected {form}, got {name!r} before '='; write it as in --set {example}"
+            )
         check_known("section", [section], SECTIONS)
         layer.setdefault(section, {})[key.strip()] = value
     return layer
@@ -168,12 +183,16 @@ def check_plain(section: str, values: Mapping[str, Any]) -> None:
     """Raise SpecError unless keys are names and values are what both JSON and TOML can hold, so that a run can be written down."""
     for key, value in values.items():
         items = value if isinstance(value, list | tuple) else [value]
-        if not key.isidentifier() or not all(item is None or isinstance(item, str | int | float) for item in items):
+        if not key.isidentifier() or not all(
+            item is None or isinstance(item, str | int | float) for item in items
+        ):
             raise SpecError(
                 f"{section}.{key}: expected a name with a string, number, boolean or list of these, got {value!r}; change this value"
             )
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
-            raise SpecError(f"{section}.{key}: expected finite numbers, got {value!r}; change this value")
+            raise SpecError(
+                f"{section}.{key}: expected finite numbers, got {value!r}; change this value"
+            )
 
 
 def check_known(where: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -49,7 +49,9 @@ class Replay:
             ShapeError: its rows are not as wide as those that came before.
         """
         if batch.log_probs is None:
-            raise BatchError("Replay.add: expected log_probs, got none; pass what `Policy.act` returned")
+            raise BatchError(
+                "Replay.add: expected log_probs, got none; pass what `Policy.act` returned"
+            )
         terminated = np.zeros(batch.num_steps, np.bool_)
         terminated[batch.episode_ends] = batch.terminated
         rows = {
@@ -64,12 +66,15 @@ class Replay:
         rows |= {name: mask for name, mask in masks.items() if mask is not None}
         if not self._rings:
             self._rings = {
-                name: np.zeros((self.capacity, *given.shape[1:]), given.dtype) for name, given in rows.items()
+                name: np.zeros((self.capacity, *given.shape[1:]), given.dtype)
+                for name, given in rows.items()
             }
         self._check_widths(rows)
         kept = min(batch.num_steps, self.capacity)
         # Where each step goes is counted over all steps, so that the ring is the same however they are split into batches.
-        places = (self._position + np.arange(batch.num_steps - kept, batch.num_steps)) % self.capacity
+        places = (
+            self._position + np.arange(batch.num_steps - kept, batch.num_steps)
+        ) % self.capacity
         for name, given in rows.items():
             self._rings[name][places] = given[-kept:]
         self._position = (self._position + batch.num_steps) % self.capacity
@@ -89,7 +94,9 @@ class Replay:
         """
         count("Replay.sample", steps, BatchError)
         if self.size == 0:
-            raise BatchError("Replay.sample: expected steps to draw from, got none; add a batch first")
+            raise BatchError(
+                "Replay.sample: expected steps to draw from, got none; add a batch first"
+            )
         drawn = rng.integers(0, self.size, steps)
         rows: dict[str, Any] = {name: read_only(ring[drawn]) for name, ring in self._rings.items()}
         extras = {NEXT_MASK: rows.pop(NEXT_MASK)} if NEXT_MASK in rows else {}
@@ -131,7 +138,10 @@ class Replay:
 
     def _check_widths(self, rows: Mapping[str, Array]) -> None:
         if rows.keys() != self._rings.keys():
-            now, before = (" and ".join(sorted(MASKS & names.keys())) or "none" for names in (rows, self._rings))
+            now, before = (
+                " and ".join(sorted(MASKS & names.keys())) or "none"
+                for names in (rows, self._rings)
+            )
             raise BatchError(
                 f"Replay.add: expected action masks in all batches or in none, got {now} after {before}; mask with True where all are possible"
             )

@@ -78,7 +78,9 @@ class ReplayPlan:
                 f"replay.start: expected at most replay.capacity = {capacity}, got {start}; learning would never start"
             )
         rate = 2e-3 if ACTION_VALUES.issuperset(estimator.quantities) else 1e-3
-        return ReplayPlan(capacity, given.batch or BATCH, given.updates or max(1, rollout // 2), start, rate)
+        return ReplayPlan(
+            capacity, given.batch or BATCH, given.updates or max(1, rollout // 2), start, rate
+        )
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:
         """Return how many optimizer steps that many rollouts of so many steps each come to, at least 1."""
@@ -130,7 +132,12 @@ def make_target(config: RunConfig, estimator: Estimator, current: Policy) -> Tar
             "leave section `target` out"
         )
     copy = policy(
-        current.spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device, compiled=run.compiled
+        current.spec,
+        backend=run.backend,
+        seed=run.seed,
+        dtype=run.dtype,
+        device=run.device,
+        compiled=run.compiled,
     )
     copy.load(current.parameters())
     return Target(copy, every=every, rate=given.rate)

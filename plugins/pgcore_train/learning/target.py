@@ -19,7 +19,9 @@ class Target:
         rate: tau in target <- (1 - tau) target + tau policy after every optimizer step, or None.
     """
 
-    def __init__(self, policy: Policy, *, every: int | None = None, rate: float | None = None) -> None:
+    def __init__(
+        self, policy: Policy, *, every: int | None = None, rate: float | None = None
+    ) -> None:
         """Take over a policy that starts as the current one's equal.
 
         Args:
@@ -45,7 +47,10 @@ class Target:
         own = self.policy.parameters()
         # In the parameters' dtype on every backend, so that all of them have the same target.
         self.policy.load(
-            {name: own[name] + self.rate * (new - own[name]) for name, new in current.parameters().items()}
+            {
+                name: own[name] + self.rate * (new - own[name])
+                for name, new in current.parameters().items()
+            }
         )
 
     def state(self) -> dict[str, Array]:

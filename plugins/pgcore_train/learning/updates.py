@@ -123,7 +123,9 @@ def replay_update(
     return last.metrics | ({} if report is None else report.metrics)
 
 
-def step(policy: Policy, optimizer: Optimizer, given: Gradient, target: Target | None) -> StepReport | None:
+def step(
+    policy: Policy, optimizer: Optimizer, given: Gradient, target: Target | None
+) -> StepReport | None:
     """Take an optimizer step, which the target policy follows."""
     report = optimizer.step(policy, given)
     if target is not None:

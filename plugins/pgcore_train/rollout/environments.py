@@ -50,7 +50,9 @@ class Environments:
         self.count = vector.num_envs
         self.observations = check_observations(vector.single_observation_space)
         self.actions = check_actions(vector.single_action_space)
-        self._first_state = int(self.observations.start) if isinstance(self.observations, Discrete) else 0
+        self._first_state = (
+            int(self.observations.start) if isinstance(self.observations, Discrete) else 0
+        )
 
     def reset(self, seed: Sequence[int] | None = None) -> Array:
         """Start an episode in every environment; return [N, ...] observations.
@@ -94,7 +96,9 @@ class Environments:
         return observations - self._first_state if self._first_state else observations
 
 
-def make_environments(name: str, count: int, arguments: Mapping[str, Any] | None = None) -> Environments:
+def make_environments(
+    name: str, count: int, arguments: Mapping[str, Any] | None = None
+) -> Environments:
     """Return environments by their Gymnasium name.
 
     Args:
@@ -143,7 +147,9 @@ def suggestion(name: str) -> str:
     """Return the registered names near to a name, then all of them."""
     known = sorted(gymnasium.registry)
     folded = {each.casefold(): each for each in known}
-    near = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    near = [
+        folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    ]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"{hint}known: {', '.join(known)}"
 

@@ -37,7 +37,9 @@ def evaluate(
             break
         seen = observations if normalise is None else normalise(observations)
         given = head.environment_actions(policy.mode(seen))
-        observations, rewards, terminated, truncated = environments.step(given, bounded=head.bounded)
+        observations, rewards, terminated, truncated = environments.step(
+            given, bounded=head.bounded
+        )
         returns += np.where(playing, rewards, 0.0)
         ended = terminated | truncated
         playing &= ~ended

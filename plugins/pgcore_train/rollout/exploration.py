@@ -37,7 +37,9 @@ class Exploration:
         epsilon: The current one, as `EpsilonGreedy` counts it: the probability of an action other than the greedy one.
     """
 
-    def __init__(self, policy: Policy, head: EpsilonGreedy, initial: float | None, steps: float) -> None:
+    def __init__(
+        self, policy: Policy, head: EpsilonGreedy, initial: float | None, steps: float
+    ) -> None:
         """Start with the first epsilon.
 
         Args:

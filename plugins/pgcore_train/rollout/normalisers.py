@@ -42,7 +42,9 @@ class RunningMoments:
         count, mean = len(rows), rows.mean(axis=0, dtype=np.float64)
         total = self.count + count
         difference = mean - self.mean
-        self.squares += ((rows - mean) ** 2).sum(axis=0) + difference * difference * (self.count * count / total)
+        self.squares += ((rows - mean) ** 2).sum(axis=0) + difference * difference * (
+            self.count * count / total
+        )
         self.mean += difference * (count / total)
         self.count = total
 
@@ -52,7 +54,11 @@ class RunningMoments:
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Go on from what `state` returned."""
-        self.count, self.mean, self.squares = int(state["count"][0]), state["mean"].copy(), state["squares"].copy()
+        self.count, self.mean, self.squares = (
+            int(state["count"][0]),
+            state["mean"].copy(),
+            state["squares"].copy(),
+        )
 
 
 class ObservationNormaliser:

@@ -94,7 +94,10 @@ class Rollouts:
             if self.rewards is not None:
                 self.rewards.restart()
         trace = _Trace(self._environments.count)
-        kept, finished = np.zeros(self._environments.count, np.intp), np.zeros(self._environments.count, np.intp)
+        kept, finished = (
+            np.zeros(self._environments.count, np.intp),
+            np.zeros(self._environments.count, np.intp),
+        )
         while not kept.all():
             if trace.steps >= limit:
                 raise UnsupportedEnvironmentError(
@@ -115,7 +118,9 @@ class Rollouts:
         trace.before(self._current, seen, actions, log_probs)
         head = self._policy.spec.head
         given = head.environment_actions(actions)
-        following, rewards, terminated, truncated = self._environments.step(given, bounded=head.bounded)
+        following, rewards, terminated, truncated = self._environments.step(
+            given, bounded=head.bounded
+        )
         ended = terminated | truncated
         trace.after(rewards, terminated, ended)
         if ended.any():
@@ -150,16 +155,26 @@ class Rollouts:
             self.observations.update(taken(np.stack(trace.raw, axis=1)))
         returns = self._returns(taken(rewards), ends, last, ended)
         whole = ended[ends]
-        at = (ends - np.repeat(last - kept + 1, np.diff(np.searchsorted(ends, last), prepend=-1)))[whole]
+        at = (ends - np.repeat(last - kept + 1, np.diff(np.searchsorted(ends, last), prepend=-1)))[
+            whole
+        ]
         order = np.argsort(at, kind="stable")
-        return Rollout(batch, trace.steps, returns[whole][order], (at[order] + 1) * self._environments.count)
+        return Rollout(
+            batch, trace.steps, returns[whole][order], (at[order] + 1) * self._environments.count
+        )
 
     def _finals(self, trace: _Trace, taken: _Selection, ended: Array, last: Array) -> Array:
         """Return [E, ...] raw observations: what followed each episode's last step, environment by environment."""
         finals: list[Array] = []
         for environment, own in enumerate(trace.finals):
             finals += own[
-                : int(np.count_nonzero(ended[last[environment] - taken.kept[environment] + 1 : last[environment] + 1]))
+                : int(
+                    np.count_nonzero(
+                        ended[
+                            last[environment] - taken.kept[environment] + 1 : last[environment] + 1
+                        ]
+                    )
+                )
             ]
             if not ended[last[environment]]:
                 finals.append(self._current[environment].copy())

@@ -70,7 +70,11 @@ class Checkpoint:
             },
             **{f"normaliser.{name}": state for name, state in self.normalisers.items()},
         }
-        arrays = {f"{group}:{name}": value for group, values in groups.items() for name, value in values.items()}
+        arrays = {
+            f"{group}:{name}": value
+            for group, values in groups.items()
+            for name, value in values.items()
+        }
         counters = {
             "updates": history.updates,
             "steps": history.steps,
@@ -78,7 +82,9 @@ class Checkpoint:
             "optimizer_steps": self.optimizer_steps,
         }
         texts = {"config": self.config, "counters": counters, "estimator": self.estimator}
-        files.write(path, FORMAT, arrays, {name: json.dumps(value) for name, value in texts.items()})
+        files.write(
+            path, FORMAT, arrays, {name: json.dumps(value) for name, value in texts.items()}
+        )
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -105,11 +111,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             optimizer_steps=counters.pop("optimizer_steps"),
             estimator=json.loads(metadata["estimator"]),
             normalisers={
-                name.partition(".")[2]: state for name, state in groups.items() if name.startswith("normaliser.")
+                name.partition(".")[2]: state
+                for name, state in groups.items()
+                if name.startswith("normaliser.")
             },
             random=groups["random"],
             history=History(
-                **counters, returns=episodes["returns"].tolist(), finished_at=episodes["finished_at"].tolist()
+                **counters,
+                returns=episodes["returns"].tolist(),
+                finished_at=episodes["finished_at"].tolist(),
             ),
             replay=groups.get("replay", {}),
             target=groups.get("target", {}),

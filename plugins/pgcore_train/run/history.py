@@ -52,7 +52,9 @@ class History:
     def reached(self, goal: float | None) -> bool:
         """Return whether there is a goal and the mean return of the last 20 episodes, no fewer, is at least that."""
         mean = self.mean_return
-        return goal is not None and mean is not None and len(self.returns) >= WINDOW and mean >= goal
+        return (
+            goal is not None and mean is not None and len(self.returns) >= WINDOW and mean >= goal
+        )
 
 
 def readable(value: float) -> str:

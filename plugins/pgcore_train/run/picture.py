@@ -37,7 +37,9 @@ def draw(history: History, title: str, goal: float | None) -> bytes:
     if history.returns:
         _plot_returns(axes, history)
     if goal is not None:
-        axes.axhline(goal, color=GOAL, linewidth=1.2, linestyle=(0, (4, 3)), label=f"goal {goal:g}", zorder=2)
+        axes.axhline(
+            goal, color=GOAL, linewidth=1.2, linestyle=(0, (4, 3)), label=f"goal {goal:g}", zorder=2
+        )
     _dress(axes, title)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)

@@ -43,12 +43,17 @@ class ProgressBar:
             auto_refresh=False,
         )
         self._bar.start()
-        self._task = self._bar.add_task("training", total=self._total, completed=self._done, figures="")
+        self._task = self._bar.add_task(
+            "training", total=self._total, completed=self._done, figures=""
+        )
         self._started = time.perf_counter()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Draw the bar as it stands and leave it there."""
         if self._bar is not None:
@@ -56,16 +61,23 @@ class ProgressBar:
             self._bar.stop()
 
     def update(
-        self, steps: int, mean_return: float | None, metrics: Mapping[str, float] = MappingProxyType({})
+        self,
+        steps: int,
+        mean_return: float | None,
+        metrics: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Move the bar to that many steps, with a trust region's step where the metrics have one; drawn at most ten times a second."""
         if self._bar is None:
             return
         now = time.perf_counter()
         rate = (steps - self._done) / max(now - self._started, 1e-9)
-        mean = "no episode finished" if mean_return is None else f"mean return {readable(mean_return)}"
+        mean = (
+            "no episode finished" if mean_return is None else f"mean return {readable(mean_return)}"
+        )
         self._bar.update(
-            self._task, completed=min(steps, self._total), figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}"
+            self._task,
+            completed=min(steps, self._total),
+            figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}",
         )
         if now - self._drawn >= SECONDS_BETWEEN:
             self._bar.refresh()

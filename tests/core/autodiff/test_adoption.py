@@ -57,22 +57,30 @@ class Counted:
         return self.change(observations @ WEIGHT, self.calls), None
 
 
-@pytest.mark.parametrize("forward", [centred, as_a_sequence, backwards, by_place, by_number, valued])
 @pytest.mark.parametrize(
-    "rows", [ROWS, ROWS[:2], ROWS[[0, 0, 0, 1]], ROWS[[0, 1, 0, 0]]], ids=["6", "2", "last", "first"]
+    "forward", [centred, as_a_sequence, backwards, by_place, by_number, valued]
+)
+@pytest.mark.parametrize(
+    "rows",
+    [ROWS, ROWS[:2], ROWS[[0, 0, 0, 1]], ROWS[[0, 1, 0, 0]]],
+    ids=["6", "2", "last", "first"],
 )
 def test_outputs_that_depend_on_other_steps_are_refused(forward, rows):
     with pytest.raises(
-        SpecError, match=r"net: expected outputs that depend on one observation alone, got others at step \d"
+        SpecError,
+        match=r"net: expected outputs that depend on one observation alone, got others at step \d",
     ):
         Probe("net")(forward, rows)
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], np.ones((4, 3))], ids=["batch", "one", "all alike"])
+@pytest.mark.parametrize(
+    "rows", [ROWS, ROWS[:1], np.ones((4, 3))], ids=["batch", "one", "all alike"]
+)
 def test_outputs_that_do_not_repeat_are_refused(rows):
     noisy = Counted(lambda outputs, calls: outputs + 1e-3 * calls)
     with pytest.raises(
-        SpecError, match=r"net: expected the same outputs whenever .*, got others at a second call, first at step 0"
+        SpecError,
+        match=r"net: expected the same outputs whenever .*, got others at a second call, first at step 0",
     ):
         Probe("net")(noisy, rows)
 
@@ -112,15 +120,23 @@ def test_another_mode_is_tried_out_too():
 
 @pytest.mark.parametrize("size", [1e-8, 1e-12])
 def test_rounding_is_no_difference(size):
-    forward = Counted(lambda outputs, calls: outputs * (1 + size * calls * RNG.standard_normal(outputs.shape) / 100))
+    forward = Counted(
+        lambda outputs, calls: (
+            outputs * (1 + size * calls * RNG.standard_normal(outputs.shape) / 100)
+        )
+    )
     Probe("net")(forward, ROWS)
-    single = Counted(lambda outputs, calls: outputs.astype(np.float32) * np.float32(1 + 1e-6 * calls))
+    single = Counted(
+        lambda outputs, calls: outputs.astype(np.float32) * np.float32(1 + 1e-6 * calls)
+    )
     Probe("net")(single, ROWS.astype(np.float32))
 
 
 def test_numbers_that_are_not_finite_are_left_to_others():
     Probe("net")(lambda observations: (np.full((len(observations), 2), np.nan), None), ROWS)
-    Probe("net")(lambda observations: (linear(observations)[0], np.full(len(observations), np.inf)), ROWS)
+    Probe("net")(
+        lambda observations: (linear(observations)[0], np.full(len(observations), np.inf)), ROWS
+    )
 
 
 def test_what_was_changed_is_put_back_before_the_refusal():
@@ -146,4 +162,6 @@ def test_what_a_framework_says_stands_in_the_refusal():
         "net: expected a network that takes observations [B, 3] int64, got ValueError (wrong width); check the observations' shape and dtype, "
         "and the network"
     )
-    assert "got RuntimeError (); write to no array in place" in str(refused_derivative("net", RuntimeError()))
+    assert "got RuntimeError (); write to no array in place" in str(
+        refused_derivative("net", RuntimeError())
+    )

@@ -61,7 +61,10 @@ def test_list_prints_tables_with_the_reason_word_for_word(pgcore, site):
     site.distribution("far-dist", {"far": "far_plugin"})
     status, out, _ = pgcore("list")
     assert status == 0
-    assert "missing: expected the package 'absent_far', got none installed; pip install 'pgcore[far]'" in out
+    assert (
+        "missing: expected the package 'absent_far', got none installed; pip install 'pgcore[far]'"
+        in out
+    )
     assert "far-dist 1.0" in out
     assert "numpy" in out
 
@@ -74,7 +77,9 @@ def test_list_says_when_nothing_is_registered(pgcore):
 def test_list_refuses_an_unknown_kind_on_one_line(pgcore):
     status, out, err = pgcore("list", "backend")
     assert (status, out) == (2, "")
-    assert err.startswith("error: registry: expected a known name, got 'backend'; did you mean 'backends'?")
+    assert err.startswith(
+        "error: registry: expected a known name, got 'backend'; did you mean 'backends'?"
+    )
     assert err.count("\n") == 1
 
 
@@ -105,9 +110,7 @@ def test_help_shows_a_plugins_command_without_importing_it(pgcore, greet):
 
 
 def test_a_command_that_needs_a_missing_package_says_what_to_install(pgcore, site):
-    source = (
-        "@hookimpl\ndef pgcore_commands():\n    return [Provider('far', 'far_command:run', '', 'absent_far', 'far')]"
-    )
+    source = "@hookimpl\ndef pgcore_commands():\n    return [Provider('far', 'far_command:run', '', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.module("far_command", "import absent_far")
     site.distribution("far-dist", {"far": "far_plugin"})
@@ -127,7 +130,9 @@ def test_a_command_that_two_distributions_provide_is_refused_alone(pgcore, greet
     assert pgcore("list", "commands")[0] == 0
 
 
-def test_an_unknown_command_is_answered_with_the_near_one_and_the_quarantined_plugins(pgcore, greet):
+def test_an_unknown_command_is_answered_with_the_near_one_and_the_quarantined_plugins(
+    pgcore, greet
+):
     status, _, err = pgcore("gret")
     assert status == 2
     assert "note:" not in err
@@ -147,7 +152,8 @@ def registry_cache_clear():
 
 def test_a_command_cannot_replace_one_of_pgcores_own(pgcore, site):
     site.plugin(
-        "list_plugin", "@hookimpl\ndef pgcore_commands():\n    return [Provider('list', 'json:loads', 'stolen')]"
+        "list_plugin",
+        "@hookimpl\ndef pgcore_commands():\n    return [Provider('list', 'json:loads', 'stolen')]",
     )
     site.distribution("list-dist", {"list": "list_plugin"})
     status, out, _ = pgcore("list", "commands", "--json")
@@ -167,7 +173,9 @@ def test_any_other_error_inside_a_command_is_shown_as_python_shows_it(greet):
     greet.module("greet_command", "def greet():\n    raise RuntimeError('a bug')")
     script = "import sys; from pgcore.cli import main; sys.argv = ['pgcore', 'greet']; main()"
     variables = {**os.environ, "PYTHONPATH": str(greet.folder)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.endswith("RuntimeError: a bug\n")

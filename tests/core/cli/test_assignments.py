@@ -34,13 +34,18 @@ def test_a_value_is_what_it_looks_like(text, value):
 def test_assignments_are_read_by_name():
     assert read_assignments([" a = 1", "b=x=y", "a=2"]) == {"a": 2, "b": "x=y"}
     for wrong in ("a", "=1", " =1", ""):
-        with pytest.raises(SpecError, match=rf"--set: expected k=v, got '{wrong}'; write it as in --set a=1"):
+        with pytest.raises(
+            SpecError, match=rf"--set: expected k=v, got '{wrong}'; write it as in --set a=1"
+        ):
             read_assignments([wrong], form="k=v", example="a=1")
 
 
 @pytest.mark.parametrize("none", ["none", "None"])
 def test_none_is_none_where_a_field_takes_it(none):
-    assert without_none(PPO, {"kl_target": none, "objective": none}) == {"kl_target": None, "objective": none}
+    assert without_none(PPO, {"kl_target": none, "objective": none}) == {
+        "kl_target": None,
+        "objective": none,
+    }
 
 
 def test_audit_and_derive_read_alike():

@@ -16,8 +16,12 @@ def test_a_slope_is_the_derivative_of_the_value(name):
     function, size = activation(name), 1e-6
     assert isinstance(function, Activation)
     away = X[X != 0.0]
-    quotient = (function.value(host, away + size) - function.value(host, away - size)) / (2.0 * size)
-    np.testing.assert_allclose(function.slope(host, away, function.value(host, away)), quotient, atol=1e-9)
+    quotient = (function.value(host, away + size) - function.value(host, away - size)) / (
+        2.0 * size
+    )
+    np.testing.assert_allclose(
+        function.slope(host, away, function.value(host, away)), quotient, atol=1e-9
+    )
 
 
 def test_relu_has_slope_zero_at_zero():
@@ -38,7 +42,9 @@ def test_frameworks_functions_have_the_hosts_values_and_the_declared_slopes(name
     for cls in (Tanh, Relu, Sigmoid):
         value, slope = differentiated(name, lambda native, cls=cls: cls().value(xp, native), x)
         np.testing.assert_allclose(value, cls().value(host, x), rtol=1e-6, atol=1e-30)
-        np.testing.assert_allclose(slope, cls().slope(host, x, cls().value(host, x)), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(
+            slope, cls().slope(host, x, cls().value(host, x)), rtol=1e-6, atol=1e-7
+        )
 
 
 def differentiated(name, function, x):

@@ -8,14 +8,25 @@ from pgcore.data import files
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, FileError, ShapeError
 
-PER_STEP = ("observations", "actions", "rewards", "log_probs", "values", "action_mask", "step_weights")
+PER_STEP = (
+    "observations",
+    "actions",
+    "rewards",
+    "log_probs",
+    "values",
+    "action_mask",
+    "step_weights",
+)
 ARRAYS = (*PER_STEP, "episode_lengths", "terminated", "final_observations", "final_values")
 
 
 @pytest.fixture
 def batch_fields(batch_fields):
     """Every optional array but weights, what a critic said among them."""
-    return batch_fields | {"values": np.array([0.5, -1.0, 2.0, 0.0, 1.5, -0.25]), "final_values": np.array([0.0, 0.75])}
+    return batch_fields | {
+        "values": np.array([0.5, -1.0, 2.0, 0.0, 1.5, -0.25]),
+        "final_values": np.array([0.0, 0.75]),
+    }
 
 
 def arrays_of(batch):
@@ -29,7 +40,9 @@ def arrays_of(batch):
         "next_observations",
     )
     found = {name: getattr(batch, name) for name in (*ARRAYS, *computed)}
-    return {name: value for name, value in (found | dict(batch.extras)).items() if value is not None}
+    return {
+        name: value for name, value in (found | dict(batch.extras)).items() if value is not None
+    }
 
 
 def assert_same(left, right):
@@ -97,13 +110,17 @@ def test_no_array_can_be_written_to(make_batch, derive):
 
 @pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
 def test_no_attribute_can_be_set(make_batch, derive):
-    with pytest.raises(AttributeError, match=r"Batch\.rewards: expected no assignment, got one; .* make a new one"):
+    with pytest.raises(
+        AttributeError, match=r"Batch\.rewards: expected no assignment, got one; .* make a new one"
+    ):
         derive(make_batch()).rewards = np.zeros(6)
 
 
 @pytest.mark.parametrize("seen", ["itself", "a read-only view"])
 def test_writing_to_the_callers_arrays_changes_nothing(batch_fields, seen):
-    given = {name: value for name, value in batch_fields.items() if name != "extras"} | batch_fields["extras"]
+    given = {
+        name: value for name, value in batch_fields.items() if name != "extras"
+    } | batch_fields["extras"]
     passed = dict(given)
     if seen != "itself":
         passed = {name: value[:] for name, value in given.items()}
@@ -124,7 +141,9 @@ def test_a_read_only_array_is_kept_without_a_copy(make_batch):
     assert make_batch(observations=observations).observations is observations
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda batch: pickle.loads(pickle.dumps(batch))])
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda batch: pickle.loads(pickle.dumps(batch))]
+)
 def test_copies_are_equal(make_batch, clone):
     assert_same(clone(make_batch()), make_batch())
     assert_same(clone(make_batch().steps([3, 1])), make_batch().steps([3, 1]))
@@ -133,7 +152,9 @@ def test_copies_are_equal(make_batch, clone):
 # What follows a step
 
 
-def test_the_next_observation_is_the_following_one_the_final_one_or_after_a_terminal_step_its_own(make_batch):
+def test_the_next_observation_is_the_following_one_the_final_one_or_after_a_terminal_step_its_own(
+    make_batch,
+):
     batch = make_batch()
     o, final = batch.observations, batch.final_observations
     np.testing.assert_array_equal(batch.next_observations, [o[1], o[1], o[3], o[4], o[5], final[1]])
@@ -153,7 +174,9 @@ def test_final_observations_of_terminated_episodes_are_not_read(make_batch):
 
 
 def test_a_final_observation_is_not_forced_into_a_narrower_dtype(make_batch):
-    batch = make_batch(observations=np.ones((6, 3), np.uint8), final_observations=np.full((2, 3), 300.5))
+    batch = make_batch(
+        observations=np.ones((6, 3), np.uint8), final_observations=np.full((2, 3), 300.5)
+    )
     assert batch.next_observations[5].tolist() == [300.5] * 3
     assert batch.next_observations[0].tolist() == [1.0] * 3
 
@@ -161,7 +184,11 @@ def test_a_final_observation_is_not_forced_into_a_narrower_dtype(make_batch):
 def test_a_cut_episode_without_a_final_observation_cannot_be_bootstrapped(make_batch):
     batch = make_batch(final_observations=None)
     words = r"Batch\.final_observations: expected one for every episode that was cut, got none and episode [01] did not terminate; pass"
-    for use in (batch.check_bootstrap, lambda: batch.next_observations, batch.steps([5]).check_bootstrap):
+    for use in (
+        batch.check_bootstrap,
+        lambda: batch.next_observations,
+        batch.steps([5]).check_bootstrap,
+    ):
         with pytest.raises(BatchError, match=words):
             use()
 
@@ -184,14 +211,22 @@ def test_the_final_value_of_a_single_step_is_the_next_ones(make_batch):
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
-        ({"values": np.ones(5)}, ShapeError, r"Batch\.values: expected 6 rows, one for each step, got shape \[5\]"),
+        (
+            {"values": np.ones(5)},
+            ShapeError,
+            r"Batch\.values: expected 6 rows, one for each step, got shape \[5\]",
+        ),
         ({"values": np.ones((6, 1))}, ShapeError, r"Batch\.values: expected a 1-dimensional array"),
         (
             {"values": [0, 0, np.inf, 0, 0, 0]},
             BatchError,
             r"Batch\.values: expected finite numbers, got infinity at step 2",
         ),
-        ({"final_values": np.ones(6)}, ShapeError, r"Batch\.final_values: expected 2 rows, one for each episode"),
+        (
+            {"final_values": np.ones(6)},
+            ShapeError,
+            r"Batch\.final_values: expected 2 rows, one for each episode",
+        ),
         (
             {"final_values": [0, np.nan]},
             BatchError,
@@ -226,7 +261,9 @@ def test_steps_are_episodes_of_one_step(make_batch, index, numbers):
     assert chosen.step_weights is None
     np.testing.assert_array_equal(chosen.extras["teacher"], numbers)
     assert chosen.episode_lengths.tolist() == [1] * len(numbers)
-    assert chosen.terminated.tolist() == [number == 1 for number in numbers], "only step 1 led to a terminal state"
+    assert chosen.terminated.tolist() == [number == 1 for number in numbers], (
+        "only step 1 led to a terminal state"
+    )
     np.testing.assert_array_equal(chosen.final_observations, batch.next_observations[numbers])
     np.testing.assert_array_equal(chosen.next_observations, batch.next_observations[numbers])
 
@@ -260,7 +297,10 @@ def test_steps_of_an_episode_without_a_final_observation_have_none(make_batch, t
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ([0, 6], r"Batch\.steps: expected step numbers in \[0, 6\), got others \(index 6 .*\); check the index"),
+        (
+            [0, 6],
+            r"Batch\.steps: expected step numbers in \[0, 6\), got others \(index 6 .*\); check the index",
+        ),
         (np.zeros(5, bool), r"Batch\.steps: expected step numbers in \[0, 6\), got others"),
         (np.array([0.5]), r"Batch\.steps: expected step numbers in \[0, 6\), got others"),
         ([], r"Batch\.steps: expected at least 1 step, got an index that chooses none"),
@@ -270,7 +310,10 @@ def test_steps_of_an_episode_without_a_final_observation_have_none(make_batch, t
             2,
             r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of step numbers",
         ),
-        ([[0, 1]], r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[1, 2\]"),
+        (
+            [[0, 1]],
+            r"Batch\.steps: expected a one-dimensional index, got one that chooses shape \[1, 2\]",
+        ),
     ],
 )
 def test_an_index_that_chooses_no_steps_is_refused(make_batch, index, words):
@@ -304,20 +347,28 @@ def test_episodes_come_whole_and_in_order(make_batch, index, steps):
 def test_episodes_of_a_batch_without_options_have_none(make_batch):
     bare = make_batch(final_observations=None, log_probs=None, action_mask=None, extras=None)
     chosen = bare.episodes([1])
-    assert [getattr(chosen, name) for name in ("final_observations", "log_probs", "action_mask")] == [None] * 3
+    assert [
+        getattr(chosen, name) for name in ("final_observations", "log_probs", "action_mask")
+    ] == [None] * 3
     assert chosen.extras == {}
 
 
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ([2], r"Batch\.episodes: expected episode numbers in \[0, 2\), got others \(index 2 .*\); check the index"),
+        (
+            [2],
+            r"Batch\.episodes: expected episode numbers in \[0, 2\), got others \(index 2 .*\); check the index",
+        ),
         ([], r"Batch\.episodes: expected at least 1 episode, got an index that chooses none"),
         (
             1,
             r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[\]; pass a list of episode",
         ),
-        ([[0]], r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[1, 1\]"),
+        (
+            [[0]],
+            r"Batch\.episodes: expected a one-dimensional index, got one that chooses shape \[1, 1\]",
+        ),
     ],
 )
 def test_an_index_that_chooses_no_episodes_is_refused(make_batch, index, words):
@@ -337,7 +388,8 @@ def test_minibatches_are_a_pass_over_every_step(make_batch, size, sizes):
 
 def test_minibatches_follow_the_generator(make_batch):
     first, again, other = (
-        np.concatenate(list(make_batch().minibatches(2, np.random.default_rng(seed)))).tolist() for seed in (1, 1, 2)
+        np.concatenate(list(make_batch().minibatches(2, np.random.default_rng(seed)))).tolist()
+        for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -345,7 +397,9 @@ def test_minibatches_follow_the_generator(make_batch):
 
 
 def test_minibatches_have_at_least_one_step(make_batch):
-    with pytest.raises(BatchError, match=r"Batch\.minibatches: expected a size of at least 1, got 0; choose"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.minibatches: expected a size of at least 1, got 0; choose"
+    ):
         next(make_batch().minibatches(0, np.random.default_rng(0)))
 
 
@@ -363,7 +417,10 @@ def test_each_step_of_padding_is_an_episode_of_weight_zero(make_batch):
     np.testing.assert_array_equal(padded.observations[6:], batch.observations[[5, 5, 5]])
     assert padded.extras["teacher"].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 5]
     assert padded.final_observations.dtype == batch.final_observations.dtype
-    assert make_batch(final_observations=None, terminated=[True, True]).pad(7).final_observations is None
+    assert (
+        make_batch(final_observations=None, terminated=[True, True]).pad(7).final_observations
+        is None
+    )
 
 
 def test_padding_leaves_the_episodes_as_they_were(make_batch):
@@ -385,7 +442,9 @@ def test_a_padded_batch_is_valid(make_batch, tmp_path):
 def test_padding_to_the_own_size_is_nothing_and_to_less_is_refused(make_batch):
     batch = make_batch()
     assert batch.pad(6) is batch
-    with pytest.raises(BatchError, match=r"Batch\.pad: expected at least 6 steps, got 5; slice the batch instead"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.pad: expected at least 6 steps, got 5; slice the batch instead"
+    ):
         batch.pad(5)
 
 
@@ -422,8 +481,16 @@ def test_steps_can_be_joined(make_batch):
             BatchError,
             "expected log_probs in all batches or in none, got it in 1 of 2; add or drop it",
         ),
-        ({"step_weights": np.ones(6)}, BatchError, "expected step_weights in all batches or in none, got it in 1 of 2"),
-        ({"extras": {}}, BatchError, r"expected the same extras in all, got \[\[\], \['reference', 'teacher'\]\]; add"),
+        (
+            {"step_weights": np.ones(6)},
+            BatchError,
+            "expected step_weights in all batches or in none, got it in 1 of 2",
+        ),
+        (
+            {"extras": {}},
+            BatchError,
+            r"expected the same extras in all, got \[\[\], \['reference', 'teacher'\]\]; add",
+        ),
         (
             {"extras": {"reference": np.ones(6), "teacher": np.ones(6)}},
             ShapeError,
@@ -442,13 +509,16 @@ def test_steps_can_be_joined(make_batch):
     ],
 )
 def test_batches_that_differ_in_kind_cannot_be_joined(make_batch, other, error, words):
-    with pytest.raises(error, match=rf"Batch\.concatenate: {words}" if words.startswith("expected") else words):
+    with pytest.raises(
+        error, match=rf"Batch\.concatenate: {words}" if words.startswith("expected") else words
+    ):
         Batch.concatenate([make_batch(), make_batch(**other)])
 
 
 def test_no_batches_cannot_be_joined():
     with pytest.raises(
-        BatchError, match=r"Batch\.concatenate: expected at least 1 batch, got none; collect some first"
+        BatchError,
+        match=r"Batch\.concatenate: expected at least 1 batch, got none; collect some first",
     ):
         Batch.concatenate([])
 
@@ -457,7 +527,11 @@ def test_no_batches_cannot_be_joined():
 
 
 def test_a_batch_comes_back_from_its_file(make_batch, tmp_path):
-    for batch in (make_batch(), make_batch(step_weights=np.ones(6)), make_batch(final_observations=None, extras=None)):
+    for batch in (
+        make_batch(),
+        make_batch(step_weights=np.ones(6)),
+        make_batch(final_observations=None, extras=None),
+    ):
         batch.save(tmp_path / "x")
         loaded = Batch.load(tmp_path / "x")
         assert loaded.final_observations is not None or batch.final_observations is None
@@ -476,11 +550,16 @@ def test_every_dtype_of_observations_can_be_saved(make_batch, tmp_path):
 
 def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     files.write(tmp_path / "policy", "pgcore.policy", {}, {})
-    with pytest.raises(FileError, match=r"expected a pgcore\.batch file, got format 'pgcore\.policy'"):
-        Batch.load(tmp_path / "policy")
-    files.write(tmp_path / "half", "pgcore.data.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {})
     with pytest.raises(
-        FileError, match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again"
+        FileError, match=r"expected a pgcore\.batch file, got format 'pgcore\.policy'"
+    ):
+        Batch.load(tmp_path / "policy")
+    files.write(
+        tmp_path / "half", "pgcore.data.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {}
+    )
+    with pytest.raises(
+        FileError,
+        match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again",
     ):
         Batch.load(tmp_path / "half")
 
@@ -490,5 +569,7 @@ def test_a_file_of_an_invalid_batch_is_refused(make_batch, tmp_path):
     arrays, _ = files.read(tmp_path / "x", "pgcore.data.batch")
     arrays["rewards"][3] = np.nan
     files.write(tmp_path / "x", "pgcore.data.batch", arrays, {})
-    with pytest.raises(BatchError, match=r"Batch\.rewards: expected finite numbers, got NaN at step 3"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.rewards: expected finite numbers, got NaN at step 3"
+    ):
         Batch.load(tmp_path / "x")

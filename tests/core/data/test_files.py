@@ -10,7 +10,11 @@ from pgcore.errors import FileError
 
 
 def test_arrays_and_metadata_come_back(tmp_path):
-    arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.array([True, False]), "c": np.zeros((0, 2), np.int64)}
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3).T,
+        "b": np.array([True, False]),
+        "c": np.zeros((0, 2), np.int64),
+    }
     files.write(tmp_path / "x", "kind", arrays, {"note": "größer"})
     read, metadata = files.read(str(tmp_path / "x"), "kind")
     assert metadata == {"format": "kind", "note": "größer"}
@@ -35,7 +39,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Path, failing, fail)
     with pytest.raises(
-        FileError, match=r"x: expected a place to write to, got No space left on device; choose a folder"
+        FileError,
+        match=r"x: expected a place to write to, got No space left on device; choose a folder",
     ):
         files.replace(tmp_path / "x", b"new")
     monkeypatch.undo()
@@ -56,7 +61,8 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, path, reason):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(
-        FileError, match=f"expected a place to write to, got {reason}; choose a folder you can write to"
+        FileError,
+        match=f"expected a place to write to, got {reason}; choose a folder you can write to",
     ):
         files.write(tmp_path / path, "kind", {}, {})
     assert {found.name for found in tmp_path.iterdir()} == {"file", "folder"}
@@ -70,13 +76,18 @@ def test_a_path_without_a_name_is_refused(path):
 
 @pytest.mark.parametrize("path", ["missing", ".", "null\0byte"])
 def test_a_file_that_is_not_there_is_named(tmp_path, path):
-    with pytest.raises(FileError, match="expected a kind file, got nothing of that name; check the path"):
+    with pytest.raises(
+        FileError, match="expected a kind file, got nothing of that name; check the path"
+    ):
         files.read(tmp_path / path, "kind")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     files.write(tmp_path / "x", "pgcore.data.batch", {}, {})
-    with pytest.raises(FileError, match=r"expected a pgcore\.policy file, got format 'pgcore\.batch'; pass the file"):
+    with pytest.raises(
+        FileError,
+        match=r"expected a pgcore\.policy file, got format 'pgcore\.batch'; pass the file",
+    ):
         files.read(tmp_path / "x", "pgcore.policy")
 
 
@@ -123,5 +134,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, cut):
 def test_numbers_that_numpy_does_not_have_are_refused(tmp_path):
     header = b'{"__metadata__":{"format":"kind"},"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
     (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    with pytest.raises(FileError, match="expected a kind file, got one with numbers that NumPy does not have"):
+    with pytest.raises(
+        FileError, match="expected a kind file, got one with numbers that NumPy does not have"
+    ):
         files.read(tmp_path / "x", "kind")

@@ -268,7 +268,9 @@ def test_parameters_are_declared_in_order_and_start_as_they_say(impl):
     np.testing.assert_array_equal(initial["network.scale"], [0.5, 0.5])
     second = initial["network.second.weight"]
     np.testing.assert_allclose(second.T @ second, np.eye(2), atol=1e-14)
-    soft = PolicySpec(MLP(4, (2,), "softsign"), pg.Categorical(2)).initial_parameters(0)["network.0.weight"]
+    soft = PolicySpec(MLP(4, (2,), "softsign"), pg.Categorical(2)).initial_parameters(0)[
+        "network.0.weight"
+    ]
     np.testing.assert_allclose(soft.T @ soft, np.eye(2), atol=1e-14)  # the gain is not sqrt(2)
 
 
@@ -303,11 +305,15 @@ def test_scores_and_fisher_products_are_in_canonical_order(forms, backend):
     pytest.importorskip(f"pgcore_{backend}")
     policy, truth = truth_of(specs(forms)["shared torso"], backend, 3)
     expected = reference.episode_scores(truth.spec, policy.parameters(), truth.batch)
-    np.testing.assert_allclose(policy.episode_scores(truth.batch), expected.astype(float), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        policy.episode_scores(truth.batch), expected.astype(float), rtol=0, atol=1e-11
+    )
     product = truth.split(policy.fisher_vector_product(truth.batch, truth.direction))
     # The entries are near 1, and rounding is far below 1e-11 on either backend.
     for name, value in truth.fisher.items():
-        np.testing.assert_allclose(product[name], value.exact.astype(float), rtol=0, atol=1e-11, err_msg=name)
+        np.testing.assert_allclose(
+            product[name], value.exact.astype(float), rtol=0, atol=1e-11, err_msg=name
+        )
 
 
 def test_a_saved_policy_is_read_on_another_backend(forms, tmp_path):
@@ -338,7 +344,10 @@ def test_a_subclass_of_a_built_in_network_is_run_as_its_own_formula(site):
             return 2.0 * MLP.torso(self, xp, parameters, observations)
 
     spec, plain = (PolicySpec(kind(4, (3,)), pg.Categorical(2)) for kind in (Doubled, MLP))
-    policy, one = (cast("Any", pg.policy)(each, backend="torch", dtype="float64", seed=2) for each in (spec, plain))
+    policy, one = (
+        cast("Any", pg.policy)(each, backend="torch", dtype="float64", seed=2)
+        for each in (spec, plain)
+    )
     one.load(policy.parameters())
     observations = np.random.default_rng(0).standard_normal((6, 4))
     (outputs, _), (single, _) = policy.forward(observations), one.forward(observations)
@@ -370,7 +379,9 @@ def test_a_wrong_closed_form_is_found(forms, monkeypatch, wrong):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_kits_formula_runs_agree_with_its_plain_forms(monkeypatch, name):
     """Two ways to one derivative: forward mode through the formula, and the written form."""
-    spec = PolicySpec(NETWORKS[name], HEADS["categorical"], "shared" if NETWORKS[name].has_torso else "separate")
+    spec = PolicySpec(
+        NETWORKS[name], HEADS["categorical"], "shared" if NETWORKS[name].has_torso else "separate"
+    )
     policy, batch = make_case(spec, "numpy", "float64", seed=4)
     truth = Truth(spec, policy.parameters(), ESTIMATORS["gae"], batch, optimizer("sgd").spec, ())
 
@@ -385,12 +396,17 @@ def test_the_kits_formula_runs_agree_with_its_plain_forms(monkeypatch, name):
     plain = derivatives()
     monkeypatch.setattr(reference, "has_plain_form", lambda spec: False)
     for left, right in zip(derivatives(), plain, strict=True):
-        np.testing.assert_allclose(left, right, rtol=0, atol=1e-16 * max(1.0, float(np.abs(right).max())))
+        np.testing.assert_allclose(
+            left, right, rtol=0, atol=1e-16 * max(1.0, float(np.abs(right).max()))
+        )
 
 
 def test_what_is_registered_is_listed(impl, pgcore):
     _, printed, _ = pgcore("list", "networks", "activations", "schedules", "--json")
-    names = {kind: {row["name"]: row["distribution"] for row in rows} for kind, rows in json.loads(printed).items()}
+    names = {
+        kind: {row["name"]: row["distribution"] for row in rows}
+        for kind, rows in json.loads(printed).items()
+    }
     assert names["networks"].keys() == {
         "table",
         "linear",
@@ -411,7 +427,9 @@ def test_what_is_registered_is_listed(impl, pgcore):
 
 def test_a_target_of_another_kind_is_refused(impl):
     text = specs(impl)["states"].to_json().replace('"factored"', '"no network"')
-    with pytest.raises(PluginError, match=r"network 'no network': expected a subclass of pgcore\.networks\.Network"):
+    with pytest.raises(
+        PluginError, match=r"network 'no network': expected a subclass of pgcore\.networks\.Network"
+    ):
         PolicySpec.from_json(text)
 
 
@@ -429,9 +447,13 @@ def test_a_name_that_is_gone_is_not_known(impl):
 def test_a_schedule_is_made_for_a_run(impl):
     opt = pg.optimizer("sgd", learning_rate=impl.WarmUp.over(initial=0.4, final=0.0, steps=4))
     assert [opt.spec.rate(step) for step in (0, 1, 3, 9)] == [0.1, 0.2, 0.4, 0.4]
-    with pytest.raises(pg.PgcoreError, match=r"WarmUp: expected 'constant' for an estimator that collects whole"):
+    with pytest.raises(
+        pg.PgcoreError, match=r"WarmUp: expected 'constant' for an estimator that collects whole"
+    ):
         impl.WarmUp.over(initial=0.4, final=0.0, steps=None)
-    with pytest.raises(pg.PgcoreError, match=r"WarmUp\.steps: expected an integer of at least 1, got 0"):
+    with pytest.raises(
+        pg.PgcoreError, match=r"WarmUp\.steps: expected an integer of at least 1, got 0"
+    ):
         impl.WarmUp(0.1, 0)
 
 
@@ -444,5 +466,9 @@ def test_networks_declare_parameters_that_their_formula_takes(network):
     rng = np.random.default_rng(0)
     values = {name: rng.standard_normal(each.shape) for name, each in declared.items()}
     shape = (6, *network.observation_shape)
-    observed = rng.standard_normal(shape) if network.num_states is None else rng.integers(0, network.num_states, shape)
+    observed = (
+        rng.standard_normal(shape)
+        if network.num_states is None
+        else rng.integers(0, network.num_states, shape)
+    )
     assert network.forward(host, values, observed).shape == (6, 2)

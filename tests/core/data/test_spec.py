@@ -107,7 +107,10 @@ def test_initial_parameters_follow_the_seed():
 
 def test_every_layer_has_a_stream_of_its_own():
     initial = spec(MLP(8, (8, 8)), critic="separate").initial_parameters(0)
-    squares = [initial[name] for name in ("network.0.weight", "network.1.weight", "critic.0.weight", "critic.1.weight")]
+    squares = [
+        initial[name]
+        for name in ("network.0.weight", "network.1.weight", "critic.0.weight", "critic.1.weight")
+    ]
     assert all((a != b).all() for i, a in enumerate(squares) for b in squares[:i])
 
 
@@ -120,7 +123,9 @@ def test_adding_a_critic_leaves_the_policys_parameters_as_they_were(critic):
 
 def test_a_weights_columns_point_in_every_direction():
     """The signs of QR are undone, so the matrix is uniform over rotations and its mean over seeds is 0."""
-    draws = [spec(Linear(3)).initial_parameters(seed)["network.0.weight"] / 0.01 for seed in range(400)]
+    draws = [
+        spec(Linear(3)).initial_parameters(seed)["network.0.weight"] / 0.01 for seed in range(400)
+    ]
     assert np.abs(np.mean(draws, axis=0)).max() < 4 / math.sqrt(3 * 400)
 
 
@@ -157,15 +162,36 @@ def test_specs_are_frozen_values():
         (lambda: Table(0), r"Table\.states: expected an integer of at least 1, got 0"),
         (lambda: Linear("4"), r"Linear\.inputs: .*, got '4'"),
         (lambda: MLP(0), r"MLP\.inputs: .*, got 0"),
-        (lambda: MLP(4, ()), r"MLP\.hidden: expected a tuple of layer widths, got \(\); use Linear"),
+        (
+            lambda: MLP(4, ()),
+            r"MLP\.hidden: expected a tuple of layer widths, got \(\); use Linear",
+        ),
         (lambda: MLP(4, 64), r"MLP\.hidden: expected a tuple of layer widths, got 64"),
         (lambda: MLP(4, (64, 0)), r"MLP\.hidden: expected an integer of at least 1, got 0"),
-        (lambda: MLP(4, (8,), "gelu"), r"MLP\.activation: expected one of .*'relu', .*'tanh'.*, got 'gelu'"),
-        (lambda: spec(network=(64,)), r"PolicySpec\.network: expected a Network such as MLP\(4\), got \(64,\)"),
-        (lambda: PolicySpec(DENSE, 2), r"PolicySpec\.head: expected a Head such as Categorical\(2\), got 2"),
-        (lambda: spec(critic="twin"), r"PolicySpec\.critic: expected one of 'none', 'separate', 'shared', got 'twin'"),
-        (lambda: spec(Linear(4), critic="shared"), r"PolicySpec\.critic: .* for Linear, got 'shared'; .* use an MLP"),
-        (lambda: spec(Table(4), critic="shared"), r"PolicySpec\.critic: .* for Table, got 'shared'"),
+        (
+            lambda: MLP(4, (8,), "gelu"),
+            r"MLP\.activation: expected one of .*'relu', .*'tanh'.*, got 'gelu'",
+        ),
+        (
+            lambda: spec(network=(64,)),
+            r"PolicySpec\.network: expected a Network such as MLP\(4\), got \(64,\)",
+        ),
+        (
+            lambda: PolicySpec(DENSE, 2),
+            r"PolicySpec\.head: expected a Head such as Categorical\(2\), got 2",
+        ),
+        (
+            lambda: spec(critic="twin"),
+            r"PolicySpec\.critic: expected one of 'none', 'separate', 'shared', got 'twin'",
+        ),
+        (
+            lambda: spec(Linear(4), critic="shared"),
+            r"PolicySpec\.critic: .* for Linear, got 'shared'; .* use an MLP",
+        ),
+        (
+            lambda: spec(Table(4), critic="shared"),
+            r"PolicySpec\.critic: .* for Table, got 'shared'",
+        ),
     ],
 )
 def test_fields_are_checked(make, words):
@@ -187,12 +213,18 @@ def changed(**parts):
         ("[" * 100_000, "expected what to_json writes"),
         (None, "expected what to_json writes, got 'None'"),
         (changed(network={"inputs": 4}), r"expected what to_json writes, .* \('name'\)"),
-        (changed(network={"name": "adopted"}), "expected a network that can be built, got an adopted one"),
+        (
+            changed(network={"name": "adopted"}),
+            "expected a network that can be built, got an adopted one",
+        ),
         (
             changed(network={"name": "mlp", "inputs": 4, "layers": 2}),
             r"expected the fields of MLP and Categorical, .*'layers'",
         ),
-        (changed(head={"name": "categorical"}), "expected the fields of MLP and Categorical, .*'n'"),
+        (
+            changed(head={"name": "categorical"}),
+            "expected the fields of MLP and Categorical, .*'n'",
+        ),
         (changed(head={"name": "categorical", "n": -1}), r"Categorical\.n: .* got -1"),
         (
             changed(head={"name": "categorical", "n": 2, "temperature": math.nan}),

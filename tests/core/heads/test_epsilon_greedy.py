@@ -12,7 +12,9 @@ from pgcore.xp.numpy import host
 
 
 def pi(head, q, mask=None):
-    return np.exp(head.distribution(host, np.array(q), {}, None if mask is None else np.array(mask)))
+    return np.exp(
+        head.distribution(host, np.array(q), {}, None if mask is None else np.array(mask))
+    )
 
 
 def test_the_others_share_epsilon_and_the_first_of_equals_is_greedy():
@@ -29,7 +31,9 @@ def test_the_usual_form_draws_from_all_actions():
 
 def test_a_mask_leaves_fewer_to_share_and_at_most_the_uniform_distribution():
     q, mask = [[9.0, 1.0, 2.0]] * 3, [[False, True, True], [True, True, True], [False, True, False]]
-    np.testing.assert_allclose(pi(EpsilonGreedy(3, 0.2), q, mask), [[0, 0.2, 0.8], [0.8, 0.1, 0.1], [0, 1, 0]])
+    np.testing.assert_allclose(
+        pi(EpsilonGreedy(3, 0.2), q, mask), [[0, 0.2, 0.8], [0.8, 0.1, 0.1], [0, 1, 0]]
+    )
     np.testing.assert_allclose(pi(EpsilonGreedy(3, 0.6), q, mask)[0], [0, 0.5, 0.5])
 
 
@@ -38,7 +42,9 @@ def test_nothing_to_explore(n, epsilon, expected):
     head = EpsilonGreedy(n, epsilon)
     with np.errstate(all="raise"):
         assert pi(head, [[0.0, 1.0][:n]]).tolist() == expected
-    assert head.entropy(host, head.distribution(host, np.array([[0.0, 1.0][:n]]), {}, None)).tolist() == [0.0]
+    assert head.entropy(
+        host, head.distribution(host, np.array([[0.0, 1.0][:n]]), {}, None)
+    ).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(("n", "epsilon"), [(0, 0.1), (3, 0.7), (3, -0.1), (2, float("nan"))])
@@ -78,7 +84,11 @@ def test_old_specs_load_and_new_ones_say_what_the_critic_values():
 
 @pytest.mark.parametrize(
     ("head", "critic"),
-    [(pg.Categorical(2), "none"), (pg.DiagonalGaussian(2), "separate"), (EpsilonGreedy(2), "separate")],
+    [
+        (pg.Categorical(2), "none"),
+        (pg.DiagonalGaussian(2), "separate"),
+        (EpsilonGreedy(2), "separate"),
+    ],
 )
 def test_action_values_need_a_critic_of_discrete_actions(head, critic):
     with pytest.raises(SpecError, match="critic_values"):

@@ -25,7 +25,9 @@ DISCRETE = [name for name, head in HEADS.items() if head.discrete]
 def case(head, mask=None):
     """Return a point, [B, outputs + extra], and the function from it to distribution parameters, in extended precision."""
     extra = head.initial_parameters()
-    point = np.asarray(RNG.standard_normal((STEPS, head.outputs + sum(map(len, extra.values())))), np.longdouble)
+    point = np.asarray(
+        RNG.standard_normal((STEPS, head.outputs + sum(map(len, extra.values())))), np.longdouble
+    )
 
     def described(at):
         parameters = dict.fromkeys(extra, at[:, head.outputs :])
@@ -40,7 +42,10 @@ def jacobian(function, at):
     for direction in np.eye(at.shape[1], dtype=np.longdouble) * STEP:
         above, below = function(at + direction), function(at - direction)
         finite = np.isfinite(above) & np.isfinite(below)
-        columns.append(np.where(finite, np.where(finite, above, 0) - np.where(finite, below, 0), 0) / (2 * STEP))
+        columns.append(
+            np.where(finite, np.where(finite, above, 0) - np.where(finite, below, 0), 0)
+            / (2 * STEP)
+        )
     return np.stack(columns, -1)
 
 
@@ -49,11 +54,18 @@ def outcomes(head, distribution):
     if head.discrete:
         columns = np.arange(head.width)
         for index in itertools.product(*(range(len(columns[choice])) for choice in head.choices)):
-            weight = np.exp(sum(distribution[:, choice][:, k] for choice, k in zip(head.choices, index, strict=True)))
+            weight = np.exp(
+                sum(
+                    distribution[:, choice][:, k]
+                    for choice, k in zip(head.choices, index, strict=True)
+                )
+            )
             action = np.tile(np.array(index), (STEPS, 1))
             yield (action[:, 0] if head.enumerable else action), weight
         return
-    nodes, weights = (np.asarray(part, np.longdouble) for part in np.polynomial.hermite_e.hermegauss(4))
+    nodes, weights = (
+        np.asarray(part, np.longdouble) for part in np.polynomial.hermite_e.hermegauss(4)
+    )
     weights = weights / weights.sum()
     mean, std = distribution[:, : head.n], np.exp(distribution[:, head.n :])
     for index in itertools.product(range(4), repeat=head.n):
@@ -68,7 +80,9 @@ def mask_of(head):
     return mask
 
 
-@pytest.mark.parametrize(("name", "masked"), [*((name, False) for name in HEADS), *((name, True) for name in DISCRETE)])
+@pytest.mark.parametrize(
+    ("name", "masked"), [*((name, False) for name in HEADS), *((name, True) for name in DISCRETE)]
+)
 def test_fisher_information_is_the_mean_product_of_scores(name, masked):
     head = HEADS[name]
     point, described = case(head, mask_of(head) if masked else None)
@@ -78,7 +92,9 @@ def test_fisher_information_is_the_mean_product_of_scores(name, masked):
     product = np.einsum("bwp,bw->bp", j, information)
     expected = np.zeros_like(product)
     for action, weight in outcomes(head, distribution):
-        score = jacobian(lambda at, action=action: head.log_prob(host, described(at), action), point)
+        score = jacobian(
+            lambda at, action=action: head.log_prob(host, described(at), action), point
+        )
         expected += weight[:, None] * score * (score * direction).sum(axis=1, keepdims=True)
     assert information.dtype == np.longdouble
     np.testing.assert_allclose(product, expected, rtol=0, atol=1e-10)
@@ -142,20 +158,30 @@ class Mixed(Mixin, Other):
 
 
 def test_a_closed_form_belongs_to_the_log_density_it_was_written_for():
-    closed = [head for head in (*HEADS.values(), Same(2), Renamed(2)) if fisher.has_closed_form(head)]
+    closed = [
+        head for head in (*HEADS.values(), Same(2), Renamed(2)) if fisher.has_closed_form(head)
+    ]
     assert len(closed) == len(HEADS) + 2
     assert not fisher.has_closed_form(Other(2))
-    assert fisher.quadrature(Mixed(2), np.zeros((3, 4)), np.dtype(np.float32))["quadrature_actions"].shape == (3, 1, 2)
+    assert fisher.quadrature(Mixed(2), np.zeros((3, 4)), np.dtype(np.float32))[
+        "quadrature_actions"
+    ].shape == (3, 1, 2)
 
 
 def test_a_head_with_neither_is_an_error_that_says_what_to_write():
     with pytest.raises(
-        SpecError, match=r"Other.*got actions that cannot be listed; write `fisher` beside `log_prob`, or"
+        SpecError,
+        match=r"Other.*got actions that cannot be listed; write `fisher` beside `log_prob`, or",
     ):
         fisher.quadrature(Other(2), np.zeros((3, 4)), np.dtype(np.float64))
-    with pytest.raises(SpecError, match=r"Other.*\.fisher: expected .* got one that has none; write `fisher` beside"):
+    with pytest.raises(
+        SpecError,
+        match=r"Other.*\.fisher: expected .* got one that has none; write `fisher` beside",
+    ):
         pg.Head.fisher(Other(2), host, np.zeros((3, 4)), np.zeros((3, 4)))
-    with pytest.raises(SpecError, match="at most 1,024 actions to sum over, got 4,096; write `fisher`"):
+    with pytest.raises(
+        SpecError, match="at most 1,024 actions to sum over, got 4,096; write `fisher`"
+    ):
         pg.Bernoulli(12).quadrature(np.full((3, 24), np.log(0.5)))
 
 
@@ -167,9 +193,17 @@ def test_a_head_with_neither_is_an_error_that_says_what_to_write():
             np.full((3, 1), 1.0),
             r"expected actions \[B, K, \.\.\.\] and weights \[B, K\] for B = 3",
         ),
-        (np.zeros((2, 2, 2)), np.full((2, 2), 0.5), r"got \[2, 2, 2\] and \[2, 2\]; return K actions a step"),
+        (
+            np.zeros((2, 2, 2)),
+            np.full((2, 2), 0.5),
+            r"got \[2, 2, 2\] and \[2, 2\]; return K actions a step",
+        ),
         (np.zeros((3, 2)), np.full(3, 1.0), r"got \[3, 2\] and \[3\]"),
-        (np.zeros((3, 2, 2)), np.full((3, 2), 0.4), "got a least one of 0.4 and sums from 0.8 to 0.8; weigh by"),
+        (
+            np.zeros((3, 2, 2)),
+            np.full((3, 2), 0.4),
+            "got a least one of 0.4 and sums from 0.8 to 0.8; weigh by",
+        ),
         (np.zeros((3, 2, 2)), np.tile([1.5, -0.5], (3, 1)), "got a least one of -0.5"),
         (np.zeros((3, 2, 2)), np.full((3, 2), np.nan), "got a least one of nan"),
     ],

@@ -41,8 +41,12 @@ MEAN0, STD0 = RNG.standard_normal((5, 3)), np.exp(RNG.standard_normal((5, 3)))
 @pytest.mark.parametrize("temperature", [0.01, 0.3, 1.0, 7.0])
 def test_categorical_is_a_softmax_of_logits_over_temperature(temperature):
     head, distribution = categorical(LOGITS, temperature)
-    np.testing.assert_allclose(distribution, special.log_softmax(LOGITS / temperature, axis=1), rtol=1e-13, atol=1e-15)
-    np.testing.assert_array_equal(head.log_prob(host, distribution, ACTIONS), distribution[range(5), ACTIONS])
+    np.testing.assert_allclose(
+        distribution, special.log_softmax(LOGITS / temperature, axis=1), rtol=1e-13, atol=1e-15
+    )
+    np.testing.assert_array_equal(
+        head.log_prob(host, distribution, ACTIONS), distribution[range(5), ACTIONS]
+    )
     assert (head.outputs, head.width, head.discrete, head.initial_parameters()) == (4, 4, True, {})
 
 
@@ -52,18 +56,27 @@ def test_categorical_agrees_with_mpmath_where_it_saturates():
     with mpmath.workdps(260):  # 60 + (max - min logit) / 2.3 digits
         z = [mpmath.mpf(x) / mpmath.mpf(temperature) for x in w]
         expected = [x - mpmath.log(mpmath.fsum(map(mpmath.exp, z))) for x in z]
-    assert distribution[0, 1:].tolist() == pytest.approx([float(x) for x in expected[1:]], rel=1e-14)
+    assert distribution[0, 1:].tolist() == pytest.approx(
+        [float(x) for x in expected[1:]], rel=1e-14
+    )
     assert distribution[0, 0] == pytest.approx(float(expected[0]), abs=1e-16)
 
 
 def test_categorical_entropy_and_kl_are_those_of_scipy():
     head, new = categorical(LOGITS, 0.5)
     _, old = categorical(LOGITS[::-1].copy())
-    np.testing.assert_allclose(head.entropy(host, new), stats.entropy(np.exp(new), axis=1), rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(
-        head.kl(host, old, new), stats.entropy(np.exp(old), np.exp(new), axis=1), rtol=1e-12, atol=1e-15
+        head.entropy(host, new), stats.entropy(np.exp(new), axis=1), rtol=1e-13, atol=1e-15
     )
-    assert not np.allclose(head.kl(host, old, new), head.kl(host, new, old)), "the direction matters"
+    np.testing.assert_allclose(
+        head.kl(host, old, new),
+        stats.entropy(np.exp(old), np.exp(new), axis=1),
+        rtol=1e-12,
+        atol=1e-15,
+    )
+    assert not np.allclose(head.kl(host, old, new), head.kl(host, new, old)), (
+        "the direction matters"
+    )
 
 
 def test_a_masked_softmax_is_the_softmax_of_the_possible_actions():
@@ -72,8 +85,12 @@ def test_a_masked_softmax_is_the_softmax_of_the_possible_actions():
         own = special.log_softmax(LOGITS[step, possible] / 0.5)
         np.testing.assert_allclose(distribution[step, possible], own, rtol=1e-13, atol=1e-15)
         assert (distribution[step, ~possible] == -math.inf).all()
-        assert head.entropy(host, distribution)[step] == pytest.approx(stats.entropy(np.exp(own)), abs=1e-15)
-    assert head.entropy(host, distribution)[3] == 0.0, "one possible action leaves no choice, and 0 log 0 is 0"
+        assert head.entropy(host, distribution)[step] == pytest.approx(
+            stats.entropy(np.exp(own)), abs=1e-15
+        )
+    assert head.entropy(host, distribution)[3] == 0.0, (
+        "one possible action leaves no choice, and 0 log 0 is 0"
+    )
 
 
 def test_masked_kl_counts_possible_actions_only():
@@ -93,9 +110,9 @@ def test_kl_to_a_policy_that_forbids_what_the_reference_does_is_infinite():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
 def test_formulas_keep_the_dtype(dtype):
     head, discrete = categorical(LOGITS.astype(dtype), 0.5, MASK)
-    assert {x.dtype for x in (discrete, head.entropy(host, discrete), head.kl(host, discrete, discrete))} == {
-        np.dtype(dtype)
-    }
+    assert {
+        x.dtype for x in (discrete, head.entropy(host, discrete), head.kl(host, discrete, discrete))
+    } == {np.dtype(dtype)}
     for log_std in ("fixed", "shared", "per-state"):
         head = DiagonalGaussian(2, log_std, 0.5)
         own = {name: value.astype(dtype) for name, value in head.initial_parameters().items()}
@@ -119,7 +136,10 @@ def test_gaussian_log_prob_is_a_sum_of_normal_densities(rng):
 
 def test_gaussian_entropy_is_that_of_scipy():
     head, distribution = gaussian(MEAN, STD)
-    expected = [stats.multivariate_normal(m, np.diag(s * s)).entropy() for m, s in zip(MEAN, STD, strict=True)]
+    expected = [
+        stats.multivariate_normal(m, np.diag(s * s)).entropy()
+        for m, s in zip(MEAN, STD, strict=True)
+    ]
     np.testing.assert_allclose(head.entropy(host, distribution), expected, rtol=1e-12)
 
 
@@ -147,27 +167,37 @@ def test_gaussian_score_terms_survive_a_tiny_std():
     head, distribution = gaussian(np.array([[1.0]]), np.array([[1e-4]]))
     z = (1.00003 - 1.0) / 1e-4
     expected = -0.5 * z * z - math.log(1e-4) - 0.5 * math.log(2 * math.pi)
-    assert head.log_prob(host, distribution, np.array([[1.00003]]))[0] == pytest.approx(expected, rel=1e-14)
+    assert head.log_prob(host, distribution, np.array([[1.00003]]))[0] == pytest.approx(
+        expected, rel=1e-14
+    )
 
 
 def test_log_std_is_fixed_shared_or_the_networks(rng):
     outputs = rng.standard_normal((3, 4))
     means = outputs[:, :2]
-    fixed, shared, own = (DiagonalGaussian(2, kind, 0.5) for kind in ("fixed", "shared", "per-state"))
+    fixed, shared, own = (
+        DiagonalGaussian(2, kind, 0.5) for kind in ("fixed", "shared", "per-state")
+    )
     assert (fixed.outputs, shared.outputs, own.outputs) == (2, 2, 4)
     assert (fixed.initial_parameters(), own.initial_parameters()) == ({}, {})
     np.testing.assert_array_equal(shared.initial_parameters()["log_std"], np.log([0.5, 0.5]))
     expected = np.hstack([means, np.full((3, 2), math.log(0.5))])
     np.testing.assert_array_equal(fixed.distribution(host, means, {}, None), expected)
-    np.testing.assert_array_equal(shared.distribution(host, means, shared.initial_parameters(), None), expected)
+    np.testing.assert_array_equal(
+        shared.distribution(host, means, shared.initial_parameters(), None), expected
+    )
     learned = shared.distribution(host, means, {"log_std": np.array([0.25, -1.0])}, None)
     np.testing.assert_array_equal(learned[:, 2:], np.tile([0.25, -1.0], (3, 1)))
-    np.testing.assert_array_equal(own.distribution(host, outputs, {}, None)[:, 2:], outputs[:, 2:] + math.log(0.5))
+    np.testing.assert_array_equal(
+        own.distribution(host, outputs, {}, None)[:, 2:], outputs[:, 2:] + math.log(0.5)
+    )
 
 
 def test_categorical_samples_come_with_their_probabilities():
     head, distribution = categorical(np.tile(LOGITS[:1], (40_000, 1)), 2.0)
-    counts = np.bincount(head.sample(distribution, np.random.Generator(np.random.Philox(5))), minlength=4)
+    counts = np.bincount(
+        head.sample(distribution, np.random.Generator(np.random.Philox(5))), minlength=4
+    )
     assert stats.chisquare(counts, 40_000 * np.exp(distribution[0])).pvalue > 1e-3
 
 
@@ -192,7 +222,9 @@ class Stuck:
 @pytest.mark.parametrize(("number", "place"), [(0.0, 0), (math.nextafter(1.0, 0.0), -1)])
 def test_extreme_uniform_numbers_choose_the_first_and_last_possible_action(number, place):
     mask = np.array([[0, 1, 1, 0, 1, 0]], bool).repeat(500, axis=0)
-    head, distribution = categorical(3.0 * np.random.default_rng(0).standard_normal((500, 6)), 1.0, mask)
+    head, distribution = categorical(
+        3.0 * np.random.default_rng(0).standard_normal((500, 6)), 1.0, mask
+    )
     assert (head.sample(distribution, Stuck(number)) == np.flatnonzero(mask[0])[place]).all()
 
 
@@ -206,11 +238,15 @@ def test_gaussian_samples_have_their_distribution():
 
 
 @pytest.mark.parametrize(
-    ("head", "distribution"), [categorical(LOGITS), gaussian(MEAN, STD)], ids=["categorical", "gaussian"]
+    ("head", "distribution"),
+    [categorical(LOGITS), gaussian(MEAN, STD)],
+    ids=["categorical", "gaussian"],
 )
 def test_one_seed_gives_the_same_samples_and_another_gives_others(head, distribution):
     distribution = np.tile(distribution, (20, 1))
-    first, again, other = (head.sample(distribution, np.random.Generator(np.random.Philox(s))) for s in (1, 1, 2))
+    first, again, other = (
+        head.sample(distribution, np.random.Generator(np.random.Philox(s))) for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -254,7 +290,13 @@ def test_actions_that_fit_pass():
             BatchError,
             r"expected integers in \[0, 3\), got 3 at step 1; check the head's",
         ),
-        (Categorical(4), -ACTIONS, None, BatchError, r"expected integers in \[0, 4\), got -3 at step 1"),
+        (
+            Categorical(4),
+            -ACTIONS,
+            None,
+            BatchError,
+            r"expected integers in \[0, 4\), got -3 at step 1",
+        ),
         (
             Categorical(5),
             ACTIONS,
@@ -269,7 +311,13 @@ def test_actions_that_fit_pass():
             ShapeError,
             r"expected shape \[B, 3\] for DiagonalGaussian.*, got \[5\]; one column",
         ),
-        (DiagonalGaussian(2), MEAN, None, ShapeError, r"expected shape \[B, 2\] for DiagonalGaussian.*, got \[5, 3\]"),
+        (
+            DiagonalGaussian(2),
+            MEAN,
+            None,
+            ShapeError,
+            r"expected shape \[B, 2\] for DiagonalGaussian.*, got \[5, 3\]",
+        ),
         (
             DiagonalGaussian(3),
             MEAN,
@@ -288,10 +336,16 @@ def test_actions_that_do_not_fit_are_refused(head, actions, mask, error, words):
     ("make", "words"),
     [
         (lambda: Categorical(0), r"Categorical\.n: expected an integer of at least 1, got 0"),
-        (lambda: Categorical(2, 0.0), r"Categorical\.temperature: expected a positive number, got 0\.0"),
+        (
+            lambda: Categorical(2, 0.0),
+            r"Categorical\.temperature: expected a positive number, got 0\.0",
+        ),
         (lambda: Categorical(2, math.inf), r"Categorical\.temperature: .*, got inf"),
         (lambda: DiagonalGaussian(1.5), r"DiagonalGaussian\.n: .*, got 1\.5"),
-        (lambda: DiagonalGaussian(1, std=-1.0), r"DiagonalGaussian\.std: expected a positive number, got -1\.0"),
+        (
+            lambda: DiagonalGaussian(1, std=-1.0),
+            r"DiagonalGaussian\.std: expected a positive number, got -1\.0",
+        ),
         (
             lambda: DiagonalGaussian(1, "mine"),
             r"DiagonalGaussian\.log_std: expected one of 'fixed', 'shared', 'per-state', got 'mine'",

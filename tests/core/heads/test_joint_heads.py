@@ -44,13 +44,19 @@ def joint(head, distribution):
 def test_a_multi_categorical_is_a_softmax_a_choice():
     found = described(MULTI)
     for own in (slice(0, 3), slice(3, 5)):
-        np.testing.assert_allclose(found[:, own], special.log_softmax(LOGITS[MULTI][:, own] / 0.5, axis=1), rtol=1e-13)
+        np.testing.assert_allclose(
+            found[:, own], special.log_softmax(LOGITS[MULTI][:, own] / 0.5, axis=1), rtol=1e-13
+        )
 
 
 def test_a_switch_is_on_with_the_logistic_probability():
     found = described(SWITCHES)
-    np.testing.assert_allclose(np.exp(found[:, 2:]), special.expit(LOGITS[SWITCHES] / 0.5), rtol=1e-13)
-    np.testing.assert_allclose(np.exp(found[:, :2]), special.expit(-LOGITS[SWITCHES] / 0.5), rtol=1e-13)
+    np.testing.assert_allclose(
+        np.exp(found[:, 2:]), special.expit(LOGITS[SWITCHES] / 0.5), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        np.exp(found[:, :2]), special.expit(-LOGITS[SWITCHES] / 0.5), rtol=1e-13
+    )
 
 
 def test_one_choice_is_a_categorical():
@@ -59,7 +65,9 @@ def test_one_choice_is_a_categorical():
     first, second = (one.distribution(host, each, {}, None) for each in (logits, other))
     actions = np.array([0, 1, 2, 2, 1, 0])
     np.testing.assert_array_equal(first, plain.distribution(host, logits, {}, None))
-    np.testing.assert_array_equal(one.log_prob(host, first, actions[:, None]), plain.log_prob(host, first, actions))
+    np.testing.assert_array_equal(
+        one.log_prob(host, first, actions[:, None]), plain.log_prob(host, first, actions)
+    )
     np.testing.assert_array_equal(one.entropy(host, first), plain.entropy(host, first))
     np.testing.assert_array_equal(one.kl(host, first, second), plain.kl(host, first, second))
 
@@ -68,7 +76,9 @@ def test_a_switch_is_a_categorical_of_two():
     w = RNG.standard_normal((6, 1))
     one, plain = pg.Bernoulli(1, 0.7), pg.Categorical(2, 0.7)
     both_logits = np.concatenate((np.zeros_like(w), w), axis=1)
-    np.testing.assert_array_equal(one.distribution(host, w, {}, None), plain.distribution(host, both_logits, {}, None))
+    np.testing.assert_array_equal(
+        one.distribution(host, w, {}, None), plain.distribution(host, both_logits, {}, None)
+    )
 
 
 @both
@@ -80,8 +90,12 @@ def test_quantities_are_those_of_all_joint_actions(head, with_mask):
     actions, pi = joint(head, new)
     _, reference = joint(head, old)
     np.testing.assert_allclose(pi.sum(axis=1), 1.0, rtol=1e-14)
-    np.testing.assert_allclose(head.entropy(host, new), stats.entropy(pi, axis=1), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(head.kl(host, old, new), stats.entropy(reference, pi, axis=1), rtol=1e-11, atol=1e-15)
+    np.testing.assert_allclose(
+        head.entropy(host, new), stats.entropy(pi, axis=1), rtol=1e-12, atol=1e-15
+    )
+    np.testing.assert_allclose(
+        head.kl(host, old, new), stats.entropy(reference, pi, axis=1), rtol=1e-11, atol=1e-15
+    )
     for k, action in enumerate(actions):
         found = head.log_prob(host, new, np.tile(action, (4, 1)))
         np.testing.assert_allclose(np.exp(found), pi[:, k], rtol=1e-13)
@@ -93,7 +107,9 @@ def test_actions_are_drawn_as_often_as_they_are_likely(head, with_mask):
     mask = MASKS[head] if with_mask else None
     distribution = described(head, mask)
     count = 4000
-    drawn = head.sample(np.repeat(distribution, count, axis=0), np.random.default_rng(0)).reshape(4, count, -1)
+    drawn = head.sample(np.repeat(distribution, count, axis=0), np.random.default_rng(0)).reshape(
+        4, count, -1
+    )
     actions, pi = joint(head, distribution)
     for step in range(4):
         seen = np.array([(drawn[step] == action).all(axis=1).sum() for action in actions])
@@ -123,7 +139,9 @@ def test_masks_come_choice_by_choice(head):
     assert np.isfinite(log_probs).all()
     forbidden = MASKS[head].copy()
     forbidden[2, head.choices[1]] = False
-    with pytest.raises(BatchError, match="expected a possible action at every step, got none at step 2"):
+    with pytest.raises(
+        BatchError, match="expected a possible action at every step, got none at step 2"
+    ):
         policy.act(observations, pg.generator(0), forbidden)
     with pytest.raises(ShapeError, match=rf"action_mask: expected shape \[4, {head.width}\]"):
         policy.act(observations, pg.generator(0), MASKS[head][:, 1:])
@@ -141,11 +159,41 @@ def test_masks_come_choice_by_choice(head):
         ),
         (MULTI, [[0, 1, 0]], None, ShapeError, r"expected shape \[B, 2\].*got \[1, 3\]"),
         (MULTI, [[0.5, 1.0]], None, BatchError, "expected integers for MultiCategorical"),
-        (MULTI, [[0, 0], [0, 2]], None, BatchError, r"expected integers in \[0, 2\), got 2 at step 1"),
-        (SWITCHES, [[0, 1], [2, 0]], None, BatchError, r"expected integers in \[0, 2\), got 2 at step 1"),
-        (MULTI, [[0, 1]], [[1, 1, 1, 1]], ShapeError, r"action_mask: expected \[B, 5\].*got \[1, 4\]"),
-        (MULTI, [[0, 1]], [[1, 1, 1, 1, 0]], BatchError, r"actions that the mask allows, got \[0 1\] at step 0"),
-        (SWITCHES, [[0, 1]], [[0, 1, 1, 1]], BatchError, r"actions that the mask allows, got \[0 1\] at step 0"),
+        (
+            MULTI,
+            [[0, 0], [0, 2]],
+            None,
+            BatchError,
+            r"expected integers in \[0, 2\), got 2 at step 1",
+        ),
+        (
+            SWITCHES,
+            [[0, 1], [2, 0]],
+            None,
+            BatchError,
+            r"expected integers in \[0, 2\), got 2 at step 1",
+        ),
+        (
+            MULTI,
+            [[0, 1]],
+            [[1, 1, 1, 1]],
+            ShapeError,
+            r"action_mask: expected \[B, 5\].*got \[1, 4\]",
+        ),
+        (
+            MULTI,
+            [[0, 1]],
+            [[1, 1, 1, 1, 0]],
+            BatchError,
+            r"actions that the mask allows, got \[0 1\] at step 0",
+        ),
+        (
+            SWITCHES,
+            [[0, 1]],
+            [[0, 1, 1, 1]],
+            BatchError,
+            r"actions that the mask allows, got \[0 1\] at step 0",
+        ),
     ],
 )
 def test_actions_that_no_policy_of_the_head_takes_are_refused(head, actions, mask, error, words):
@@ -165,11 +213,26 @@ def test_actions_that_no_policy_of_the_head_takes_are_refused(head, actions, mas
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: pg.MultiCategorical(()), r"MultiCategorical.n: expected one count for each choice, got \(\)"),
-        (lambda: pg.MultiCategorical(3), "MultiCategorical.n: expected one count for each choice, got 3"),
-        (lambda: pg.MultiCategorical("32"), "MultiCategorical.n: expected one count for each choice, got '32'"),
-        (lambda: pg.MultiCategorical((3, 0)), r"MultiCategorical.n\[1\]: expected an integer of at least 1, got 0"),
-        (lambda: pg.MultiCategorical((3, 2), 0.0), "MultiCategorical.temperature: expected a positive number"),
+        (
+            lambda: pg.MultiCategorical(()),
+            r"MultiCategorical.n: expected one count for each choice, got \(\)",
+        ),
+        (
+            lambda: pg.MultiCategorical(3),
+            "MultiCategorical.n: expected one count for each choice, got 3",
+        ),
+        (
+            lambda: pg.MultiCategorical("32"),
+            "MultiCategorical.n: expected one count for each choice, got '32'",
+        ),
+        (
+            lambda: pg.MultiCategorical((3, 0)),
+            r"MultiCategorical.n\[1\]: expected an integer of at least 1, got 0",
+        ),
+        (
+            lambda: pg.MultiCategorical((3, 2), 0.0),
+            "MultiCategorical.temperature: expected a positive number",
+        ),
         (lambda: pg.Bernoulli(0), "Bernoulli.n: expected an integer of at least 1"),
         (lambda: pg.Bernoulli(2, math.nan), "Bernoulli.temperature: expected a positive number"),
     ],

@@ -21,7 +21,9 @@ def described(mean, std):
 def test_the_density_integrates_to_one_over_the_bounds():
     distribution = described(0.4, 0.8)
     mass, _ = integrate.quad(
-        lambda a: np.exp(HEAD.log_prob(host, distribution, np.array([[np.arctanh(a)]]))[0]), -1.0, 1.0
+        lambda a: np.exp(HEAD.log_prob(host, distribution, np.array([[np.arctanh(a)]]))[0]),
+        -1.0,
+        1.0,
     )
     assert mass == pytest.approx(1.0, abs=1e-8)
 
@@ -29,9 +31,9 @@ def test_the_density_integrates_to_one_over_the_bounds():
 @pytest.mark.parametrize("u", [-400.0, -20.0, -3.0, -1e-8, 0.0, 0.5, 20.0, 400.0])
 def test_the_slope_is_exact_far_out(u):
     """log(1 - tanh(u)^2 + 1e-6), as it is often written, is off by 25 nats at 20."""
-    found = pg.DiagonalGaussian(1).log_prob(host, described(u, 1.0), np.array([[u]])) - HEAD.log_prob(
+    found = pg.DiagonalGaussian(1).log_prob(
         host, described(u, 1.0), np.array([[u]])
-    )
+    ) - HEAD.log_prob(host, described(u, 1.0), np.array([[u]]))
     with mpmath.workdps(400):
         expected = mpmath.log(mpmath.sech(mpmath.mpf(u)) ** 2)
     assert found[0] == pytest.approx(float(expected), rel=1e-13, abs=1e-15)

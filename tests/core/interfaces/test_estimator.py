@@ -104,9 +104,12 @@ def without_quantity(self, xp, *, advantage, weight): ...
 def test_a_surrogate_takes_xp_and_keywords_alone(surrogate):
     with pytest.raises(EstimatorError) as caught:
         type("Odd", (Base,), {"surrogate": surrogate})
-    assert str(caught.value).startswith("Odd.surrogate: expected (self, xp, *, names...), got (self, ")
-    assert "quantities are log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values" in str(
-        caught.value
+    assert str(caught.value).startswith(
+        "Odd.surrogate: expected (self, xp, *, names...), got (self, "
+    )
+    assert (
+        "quantities are log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values"
+        in str(caught.value)
     )
 
 
@@ -119,9 +122,7 @@ def test_a_surrogate_needs_a_quantity():
 def test_cotangents_take_what_the_surrogate_takes():
     def cotangents(self, *, log_prob, advantages): ...
 
-    words = (
-        r"Odd\.cotangents: expected the keywords of surrogate, got a difference in advantage, advantages, entropy; use"
-    )
+    words = r"Odd\.cotangents: expected the keywords of surrogate, got a difference in advantage, advantages, entropy; use"
     with pytest.raises(EstimatorError, match=words):
         type("Odd", (Base,), {"surrogate": Tiny.surrogate, "cotangents": cotangents})
 
@@ -148,14 +149,18 @@ def test_what_an_estimator_leaves_out_has_a_default(make_batch):
 
 
 DERIVER = ModuleType("somebodys_deriver")
-vars(DERIVER)["derive"] = lambda _: SimpleNamespace(cotangents=lambda **named: {"log_prob": 7.0 * named["log_prob"]})
+vars(DERIVER)["derive"] = lambda _: SimpleNamespace(
+    cotangents=lambda **named: {"log_prob": 7.0 * named["log_prob"]}
+)
 
 
 def deriving(monkeypatch, *providers):
     """Make these the registered derivers."""
     kinds = {kind: providers if kind == "derivers" else () for kind in KINDS}
     monkeypatch.setitem(sys.modules, DERIVER.__name__, DERIVER)
-    monkeypatch.setattr(registry(), "plugins", (Plugin("somebodys", "somebodys", "1.0", DERIVER, kinds),))
+    monkeypatch.setattr(
+        registry(), "plugins", (Plugin("somebodys", "somebodys", "1.0", DERIVER, kinds),)
+    )
     monkeypatch.setattr(registry(), "_loaded", {})
 
 
@@ -167,7 +172,9 @@ def test_cotangents_are_derived_by_the_first_usable_deriver(monkeypatch):
 
 def test_without_a_deriver_cotangents_must_be_written(monkeypatch):
     deriving(monkeypatch)
-    with pytest.raises(DependencyError, match=r"tiny\.cotangents: expected a registered deriver, got none; write"):
+    with pytest.raises(
+        DependencyError, match=r"tiny\.cotangents: expected a registered deriver, got none; write"
+    ):
         Tiny().cotangents(log_prob=1.0, advantage=1.0)
 
 
@@ -175,8 +182,14 @@ def test_without_a_deriver_cotangents_must_be_written(monkeypatch):
 
 
 def test_signals_are_cast_to_the_policys_dtype_and_integers_are_kept(make_batch):
-    found = signals_of(returning(advantage=np.full(6, 1 / 3), index=np.arange(6)), make_batch(), FLOAT32)
-    assert (found["advantage"].dtype, found["index"].dtype, found.weights.dtype) == (FLOAT32, np.dtype(int), FLOAT32)
+    found = signals_of(
+        returning(advantage=np.full(6, 1 / 3), index=np.arange(6)), make_batch(), FLOAT32
+    )
+    assert (found["advantage"].dtype, found["index"].dtype, found.weights.dtype) == (
+        FLOAT32,
+        np.dtype(int),
+        FLOAT32,
+    )
     assert found["advantage"][0] == np.float32(1 / 3)
     assert found.padded is False
     assert signals_of(Tiny(), make_batch().pad(8)).padded is True
@@ -211,7 +224,8 @@ def penalised(**signals):
 
 def test_kl_needs_a_reference(make_batch):
     with pytest.raises(
-        EstimatorError, match=r"tiny\.signals: expected `reference`, which a KL measures from, got none"
+        EstimatorError,
+        match=r"tiny\.signals: expected `reference`, which a KL measures from, got none",
     ):
         signals_of(penalised(), make_batch())
 
@@ -226,11 +240,14 @@ def test_a_reference_has_the_heads_width(make_batch, shape):
 def test_masked_actions_of_a_reference_are_minus_infinity(make_batch):
     reference = np.log(np.full((6, 3), 1 / 3))
     reference[2, 1] = -math.inf
-    np.testing.assert_array_equal(signals_of(penalised(reference=reference), make_batch())["reference"], reference)
+    np.testing.assert_array_equal(
+        signals_of(penalised(reference=reference), make_batch())["reference"], reference
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "shape"), [(np.ones(5), r"\[5\]"), (np.float64(1.0), r"\[\]"), (np.ones((1, 6)), r"\[1, 6\]")]
+    ("value", "shape"),
+    [(np.ones(5), r"\[5\]"), (np.float64(1.0), r"\[\]"), (np.ones((1, 6)), r"\[1, 6\]")],
 )
 def test_a_signal_has_one_row_for_each_step(make_batch, value, shape):
     words = rf"tiny\.signals\['advantage'\]: expected 6 rows, one for each step, got shape {shape}; return"
@@ -243,7 +260,8 @@ def test_a_signal_that_is_not_finite_names_the_step(make_batch, bad):
     advantage = np.ones((6, 2))
     advantage[4, 1] = bad
     with pytest.raises(
-        NonFiniteError, match=r"tiny\.signals\['advantage'\]: expected finite numbers, got .* at step 4;"
+        NonFiniteError,
+        match=r"tiny\.signals\['advantage'\]: expected finite numbers, got .* at step 4;",
     ):
         signals_of(returning(advantage=advantage), make_batch())
 
@@ -293,7 +311,8 @@ def test_a_reduction_goes_by_its_value():
     assert Reduction.of("x", "episode_step") is Reduction.EPISODE_STEP
     assert Reduction.of("x", Reduction.STEP) is Reduction.STEP
     with pytest.raises(
-        EstimatorError, match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose"
+        EstimatorError,
+        match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose",
     ):
         Reduction.of("x", "sum")
 
@@ -314,7 +333,9 @@ def test_a_strangers_fields_are_checked_as_they_declare():
     assert type(Declared(scale=np.float32(2.0)).scale) is float
     with pytest.raises(EstimatorError, match=r"Declared\.scale: expected a positive number, got 0"):
         Declared(scale=0)
-    with pytest.raises(EstimatorError, match=r"Declared\.reduction: expected one of 'trajectory', .*, got 'sum'"):
+    with pytest.raises(
+        EstimatorError, match=r"Declared\.reduction: expected one of 'trajectory', .*, got 'sum'"
+    ):
         Declared(reduction="sum")
 
 
@@ -352,7 +373,9 @@ def test_the_mean_over_equal_parts_is_the_whole_batchs_loss(make_batch, reductio
 def test_a_minibatch_of_a_mean_over_steps_is_a_mean_over_its_own(make_batch):
     signals = signals_of(Tiny(), make_batch())
     np.testing.assert_allclose(signals.steps([4, 1, 2, 0]).weights, [1 / 4] * 4)
-    np.testing.assert_allclose(signals.steps(np.array([0, 1, 0, 0, 0, 1], bool)).weights, [1 / 2] * 2)
+    np.testing.assert_allclose(
+        signals.steps(np.array([0, 1, 0, 0, 0, 1], bool)).weights, [1 / 2] * 2
+    )
     np.testing.assert_allclose(signals.steps(slice(0, 3)).steps([2]).weights, [1.0])
 
 
@@ -364,7 +387,9 @@ def test_padding_counts_in_no_minibatch(make_batch):
 
 
 def test_values_are_sliced_with_the_weights(make_batch):
-    signals = signals_of(returning(advantage=np.arange(6.0), reference=np.zeros((6, 3))), make_batch()).steps([3, 1])
+    signals = signals_of(
+        returning(advantage=np.arange(6.0), reference=np.zeros((6, 3))), make_batch()
+    ).steps([3, 1])
     assert signals["advantage"].tolist() == [3.0, 1.0]
     assert signals["reference"].shape == (2, 3)
 
@@ -419,7 +444,9 @@ def test_a_score_estimator_makes_the_gradient_from_whole_episodes_scores(make_ba
 
 
 def test_signals_of_another_batch_are_refused(make_batch):
-    with pytest.raises(EstimatorError, match=r"gradient: expected signals for 2 steps, got them for 6; slice"):
+    with pytest.raises(
+        EstimatorError, match=r"gradient: expected signals for 2 steps, got them for 6; slice"
+    ):
         Surrogate(SPEC, Tiny(), make_batch().steps([0, 1]), signals_of(Tiny(), make_batch()))
 
 
@@ -427,7 +454,9 @@ def _valued():
     class Valued(Base):
         @property
         def claims(self):
-            return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False)
+            return Claims(
+                unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False
+            )
 
         def surrogate(self, xp, *, value, target):
             return value - target
@@ -437,5 +466,7 @@ def _valued():
 
 @pytest.mark.parametrize("value", [True, False, "on_policy", None])
 def test_a_claim_on_other_policies_episodes_is_one_of_three(value):
-    with pytest.raises(EstimatorError, match=r"Claims.off_policy: expected one of 'exact', 'limited', 'none', got"):
+    with pytest.raises(
+        EstimatorError, match=r"Claims.off_policy: expected one of 'exact', 'limited', 'none', got"
+    ):
         Claims(unbiased=True, off_policy=value, needs_critic=False, discrete_only=False)

@@ -111,7 +111,9 @@ def test_a_gspo_ratio_is_the_trajectorys(batch):
     gaps = given["log_prob"] - given["old_log_prob"]
     expected = [np.exp(part.mean()) for part in (gaps[:2], gaps[2:])]
     found = gradient.metrics
-    assert (found["ratio_min"], found["ratio_max"]) == pytest.approx((min(expected), max(expected)), rel=1e-6)
+    assert (found["ratio_min"], found["ratio_max"]) == pytest.approx(
+        (min(expected), max(expected)), rel=1e-6
+    )
 
 
 def test_what_is_clipped_depends_on_the_estimator():
@@ -123,7 +125,9 @@ def test_what_is_clipped_depends_on_the_estimator():
     }
     for name, mask in masks.items():
         np.testing.assert_array_equal(pg.estimator(name).clipped(log_ratio, advantage), mask)
-    np.testing.assert_array_equal(pg.estimator("ppo", objective="kl").clipped(log_ratio, advantage), [False] * 5)
+    np.testing.assert_array_equal(
+        pg.estimator("ppo", objective="kl").clipped(log_ratio, advantage), [False] * 5
+    )
     assert pg.estimator("trpo").clipped(log_ratio, advantage) is None
 
 
@@ -134,7 +138,11 @@ def test_padding_counts_for_nothing(batch):
 
 
 def test_every_metric_of_padding_alone_is_not_a_number(batch):
-    policy, padded, estimator = new_policy(batch), batch.pad(9), pg.estimator("ppo", normalise="none")
+    policy, padded, estimator = (
+        new_policy(batch),
+        batch.pad(9),
+        pg.estimator("ppo", normalise="none"),
+    )
     part = pg.signals(policy, estimator, padded).steps([6, 7])
     found = pg.gradient(policy, estimator, padded.steps([6, 7]), signals=part).metrics
     assert found.pop("loss") == 0.0
@@ -145,12 +153,16 @@ def test_every_metric_of_padding_alone_is_not_a_number(batch):
 def test_the_norm_is_that_of_the_gradient_at_hand(batch):
     gradient = gradient_of(new_policy(batch), "ppo", batch)
     assert gradient.metrics["gradient_norm"] == gradient.norm()
-    assert gradient.scaled(2.0).metrics["gradient_norm"] == pytest.approx(2 * gradient.norm(), rel=1e-6)
+    assert gradient.scaled(2.0).metrics["gradient_norm"] == pytest.approx(
+        2 * gradient.norm(), rel=1e-6
+    )
 
 
 def test_an_estimators_own_figures_come_last_and_win(batch, monkeypatch):
     estimator = pg.estimator("trpo")
-    monkeypatch.setattr(type(estimator), "metrics", lambda self, **named: {"approx_kl": -1.0, "mine": 2.0})
+    monkeypatch.setattr(
+        type(estimator), "metrics", lambda self, **named: {"approx_kl": -1.0, "mine": 2.0}
+    )
     found = pg.gradient(new_policy(batch), estimator, batch).metrics
     assert (found["approx_kl"], found["mine"]) == (-1.0, 2.0)
 
@@ -173,7 +185,9 @@ def test_a_strangers_metric_comes_through_the_hook(site, batch, pgcore):
         "def figure(*, advantage, weights, terms, value=None):\n    return (weights * terms).sum() + (value is None)",
     )
     policy = new_policy(batch)
-    with_critic, without = (gradient_of(policy, name, batch.pad(8)) for name in ("ppo", "reinforce"))
+    with_critic, without = (
+        gradient_of(policy, name, batch.pad(8)) for name in ("ppo", "reinforce")
+    )
     assert with_critic.metrics["mine"] == pytest.approx(with_critic.loss, rel=1e-5)
     assert without.metrics["mine"] == pytest.approx(without.loss + 1, rel=1e-5)
     assert "mine" not in gradient_of(policy, "averaged_ratio", batch).metrics, "it has no advantage"
@@ -194,7 +208,10 @@ def test_a_strangers_metric_comes_through_the_hook(site, batch, pgcore):
             "def figure(*, terms):\n    return terms",
             r"metric 'mine': expected one number, got ndarray of shape \[6\]; reduce",
         ),
-        ("def figure(*, terms):\n    return 'much'", r"metric 'mine': expected one number, got str of shape \[\];"),
+        (
+            "def figure(*, terms):\n    return 'much'",
+            r"metric 'mine': expected one number, got str of shape \[\];",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_one_is_refused_by_name(site, batch, source, message):

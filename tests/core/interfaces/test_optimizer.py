@@ -49,7 +49,11 @@ def test_a_step_is_the_formula_on_every_parameter(batch, name, fields):
         gradient = pg.gradient(policy, EST, batch)
         own = gradient.numpy()["network.table"]
         expected, slots = opt.spec.update(
-            host, expected, own, slots, *opt.spec.scalars(step + 1, LinearSchedule(0.5, 0.1, 3)(step))
+            host,
+            expected,
+            own,
+            slots,
+            *opt.spec.scalars(step + 1, LinearSchedule(0.5, 0.1, 3)(step)),
         )
         opt.step(policy, gradient)
         np.testing.assert_allclose(values(policy), expected, rtol=1e-12)
@@ -79,7 +83,9 @@ def test_clipping_is_by_the_norm_over_all_parameters(batch):
     before = policy.parameters()
     pg.optimizer("sgd", learning_rate=1.0, max_grad_norm=gradient.norm() / 4).step(policy, gradient)
     for name, value in policy.parameters().items():
-        np.testing.assert_allclose(value, before[name] - gradient.numpy()[name] / 4, rtol=1e-12, atol=1e-16)
+        np.testing.assert_allclose(
+            value, before[name] - gradient.numpy()[name] / 4, rtol=1e-12, atol=1e-16
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -116,7 +122,8 @@ def test_an_optimizer_belongs_to_the_first_policy_it_steps(batch):
     opt.step(first, pg.gradient(first, EST, batch))
     before = values(second)
     with pytest.raises(
-        OptimizerError, match=r"Optimizer\.step: expected the policy of its first step, got another; make one"
+        OptimizerError,
+        match=r"Optimizer\.step: expected the policy of its first step, got another; make one",
     ):
         opt.step(second, pg.gradient(second, EST, batch))
     np.testing.assert_array_equal(values(second), before)
@@ -127,7 +134,8 @@ def test_a_gradient_of_another_policy_is_refused(batch):
     policy, other, opt = table(), table(1), pg.optimizer("adam")
     before = values(policy)
     with pytest.raises(
-        OptimizerError, match=r"Optimizer\.step: expected a gradient of this policy, got one of another;"
+        OptimizerError,
+        match=r"Optimizer\.step: expected a gradient of this policy, got one of another;",
     ):
         opt.step(policy, pg.gradient(other, EST, batch))
     np.testing.assert_array_equal(values(policy), before)
@@ -144,9 +152,7 @@ def test_a_gradient_of_another_policy_is_refused(batch):
     ],
 )
 def test_a_state_of_another_spec_is_refused(state):
-    words = (
-        r"Optimizer\.load: expected the slots momentum for every parameter of the policy, got \d arrays that differ;"
-    )
+    words = r"Optimizer\.load: expected the slots momentum for every parameter of the policy, got \d arrays that differ;"
     with pytest.raises(OptimizerError, match=words):
         pg.optimizer("sgd").load(table(), state, 0)
 
@@ -154,7 +160,8 @@ def test_a_state_of_another_spec_is_refused(state):
 @pytest.mark.parametrize("steps", [-1, float("nan"), "3"])
 def test_steps_taken_is_a_number_of_at_least_zero(steps):
     with pytest.raises(
-        OptimizerError, match=r"Optimizer\.load steps_taken: expected a finite number of at least 0, got "
+        OptimizerError,
+        match=r"Optimizer\.load steps_taken: expected a finite number of at least 0, got ",
     ):
         pg.optimizer("sgd").load(table(), {"momentum/network.table": np.zeros((4, 3))}, steps)
 
@@ -171,7 +178,8 @@ def test_a_gradient_that_is_not_finite_leaves_parameters_and_state_as_they_were(
         terminated=[True],
     )
     with pytest.raises(
-        NonFiniteError, match=r"reinforce\.signals\['advantage'\]: expected finite numbers, got inf at step 0"
+        NonFiniteError,
+        match=r"reinforce\.signals\['advantage'\]: expected finite numbers, got inf at step 0",
     ):
         opt.step(policy, pg.gradient(policy, EST, huge))
     np.testing.assert_array_equal(values(policy), before)

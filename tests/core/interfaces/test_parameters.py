@@ -16,7 +16,11 @@ def test_named_arrays_and_a_flat_vector_are_each_others_inverse():
     layout, vector = Layout(SHAPES), np.arange(9.0)
     named = layout.named(vector)
     assert {name: value.shape for name, value in named.items()} == SHAPES
-    assert [named["network.0.weight"][2, 1], named["network.0.bias"][0], named["head.log_std"]] == [5.0, 6.0, 8.0]
+    assert [named["network.0.weight"][2, 1], named["network.0.bias"][0], named["head.log_std"]] == [
+        5.0,
+        6.0,
+        8.0,
+    ]
     assert all(np.shares_memory(value, vector) for value in named.values())
     np.testing.assert_array_equal(flat(named), vector)
     assert layout.size == 9
@@ -39,5 +43,7 @@ def test_parameters_that_are_not_finite_are_named():
     policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
     policy.check_finite("here")
     dict(policy.layout.named(policy.vector))["network.0.bias"][1] = np.inf
-    with pytest.raises(NonFiniteError, match=r"here: expected finite parameters, got .* in network\.0\.bias; load"):
+    with pytest.raises(
+        NonFiniteError, match=r"here: expected finite parameters, got .* in network\.0\.bias; load"
+    ):
         policy.check_finite("here")

@@ -6,7 +6,14 @@ import pytest
 
 import pgcore as pg
 from pgcore.data.files import read, write
-from pgcore.errors import BatchError, EstimatorError, FileError, ParameterError, ShapeError, SpecError
+from pgcore.errors import (
+    BatchError,
+    EstimatorError,
+    FileError,
+    ParameterError,
+    ShapeError,
+    SpecError,
+)
 from pgcore.xp.numpy import host
 
 MLP = pg.MLP(3, (5,))
@@ -50,7 +57,9 @@ def test_acting_under_a_mask_takes_possible_actions_only(rng):
     actions, log_probs = policy().act(OBSERVATIONS, pg.generator(0), mask)
     np.testing.assert_array_equal(actions, mask.argmax(axis=1))
     assert not log_probs.any()
-    np.testing.assert_array_equal(policy().mode(OBSERVATIONS, mask.astype(int).tolist()), mask.argmax(axis=1))
+    np.testing.assert_array_equal(
+        policy().mode(OBSERVATIONS, mask.astype(int).tolist()), mask.argmax(axis=1)
+    )
 
 
 def test_lists_are_observations_too():
@@ -62,7 +71,12 @@ def test_lists_are_observations_too():
 @pytest.mark.parametrize(
     ("observations", "mask", "error", "words"),
     [
-        (OBSERVATIONS[0], None, ShapeError, r"observations: expected shape \[B, 3\] for MLP.*, got \[3\]"),
+        (
+            OBSERVATIONS[0],
+            None,
+            ShapeError,
+            r"observations: expected shape \[B, 3\] for MLP.*, got \[3\]",
+        ),
         (
             OBSERVATIONS[:, :2],
             None,
@@ -106,7 +120,9 @@ def test_lists_are_observations_too():
 def test_observations_and_masks_that_do_not_fit_are_refused(use, observations, mask, error, words):
     made = policy()
     with pytest.raises(error, match=words):
-        made.act(observations, pg.generator(0), mask) if use == "act" else made.mode(observations, mask)
+        made.act(observations, pg.generator(0), mask) if use == "act" else made.mode(
+            observations, mask
+        )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,8 @@ def test_states_that_a_table_does_not_have_are_refused(observations, error, word
 
 def test_a_gaussian_head_takes_no_mask():
     with pytest.raises(
-        BatchError, match=r"action_mask: expected none for DiagonalGaussian.*, got a mask; only discrete"
+        BatchError,
+        match=r"action_mask: expected none for DiagonalGaussian.*, got a mask; only discrete",
     ):
         policy(pg.DiagonalGaussian(3)).act(OBSERVATIONS, pg.generator(0), np.ones((7, 3)))
 
@@ -142,7 +159,11 @@ def test_a_gaussian_head_takes_no_mask():
     ("head", "critic", "names"),
     [
         (pg.Categorical(3), "none", {"log_prob", "entropy", "kl", "reverse_kl", "log_probs"}),
-        (pg.Categorical(3), "shared", {"log_prob", "entropy", "kl", "reverse_kl", "log_probs", "value"}),
+        (
+            pg.Categorical(3),
+            "shared",
+            {"log_prob", "entropy", "kl", "reverse_kl", "log_probs", "value"},
+        ),
         (pg.DiagonalGaussian(2), "separate", {"log_prob", "entropy", "kl", "reverse_kl", "value"}),
     ],
 )
@@ -156,7 +177,10 @@ def test_an_estimator_that_needs_a_critic_does_not_fit_a_policy_without(batch):
         r"PPO\(.*\) on Categorical\(n=3, temperature=1\.0\) with critic='none': expected a policy with log_prob, value, "
         "got no value; give the spec critic='separate' or 'shared'"
     )
-    for use in (lambda: made.check_fits(pg.estimator("ppo")), lambda: pg.gradient(made, pg.estimator("ppo"), batch)):
+    for use in (
+        lambda: made.check_fits(pg.estimator("ppo")),
+        lambda: pg.gradient(made, pg.estimator("ppo"), batch),
+    ):
         with pytest.raises(EstimatorError, match=words):
             use()
 
@@ -185,7 +209,8 @@ class AllActions(DiscreteOnly):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "lack"), [(DiscreteOnly(), "actions that cannot be listed"), (AllActions(), "no log_probs")]
+    ("estimator", "lack"),
+    [(DiscreteOnly(), "actions that cannot be listed"), (AllActions(), "no log_probs")],
 )
 def test_an_estimator_of_discrete_actions_does_not_fit_a_gaussian(estimator, lack):
     policy().check_fits(estimator)
@@ -194,7 +219,9 @@ def test_an_estimator_of_discrete_actions_does_not_fit_a_gaussian(estimator, lac
         policy(pg.DiagonalGaussian(3)).check_fits(estimator)
 
 
-@pytest.mark.parametrize(("name", "critic"), [("reinforce", "none"), ("ppo", "separate"), ("grpo", "none")])
+@pytest.mark.parametrize(
+    ("name", "critic"), [("reinforce", "none"), ("ppo", "separate"), ("grpo", "none")]
+)
 def test_an_estimator_of_probabilities_does_not_fit_action_values(name, critic):
     words = r"on EpsilonGreedy\(n=3, .* expected an estimator of action values, .* got one of log_prob.*; choose one that uses action_value"
     with pytest.raises(EstimatorError, match=words):
@@ -218,7 +245,8 @@ class Overclaiming(DiscreteOnly):
 
 
 @pytest.mark.parametrize(
-    ("asked", "claim"), [("value", "needs_critic"), ("log_probs", "discrete_only"), ("action_value", "discrete_only")]
+    ("asked", "claim"),
+    [("value", "needs_critic"), ("log_probs", "discrete_only"), ("action_value", "discrete_only")],
 )
 def test_claims_that_contradict_the_surrogate_are_refused(asked, claim):
     estimator = type("Asking", (Overclaiming,), {"asked": asked})()
@@ -265,25 +293,40 @@ def test_a_batch_is_checked_once_for_a_spec_and_its_parts_never(batch, monkeypat
 )
 def test_a_batch_that_does_not_fit_the_policy_is_refused(make_batch, replaced, error, words):
     batch = make_batch(**({"action_mask": None} | replaced))
-    for use in (policy().check, lambda batch: pg.gradient(policy(), pg.estimator("reinforce"), batch)):
+    for use in (
+        policy().check,
+        lambda batch: pg.gradient(policy(), pg.estimator("reinforce"), batch),
+    ):
         with pytest.raises(error, match=words):
             use(batch)
 
 
 def test_evaluation_gives_what_is_asked_for(batch):
     made = policy()
-    found = made.evaluate(batch, ("log_prob", "entropy", "kl", "log_probs", "value", "distribution", "final_value"))
+    found = made.evaluate(
+        batch, ("log_prob", "entropy", "kl", "log_probs", "value", "distribution", "final_value")
+    )
     np.testing.assert_array_equal(found["log_probs"], found["distribution"])
     np.testing.assert_array_equal(found["log_prob"], found["log_probs"][range(6), batch.actions])
-    np.testing.assert_allclose(found["entropy"], made.spec.head.entropy(host, found["distribution"]), rtol=1e-13)
     np.testing.assert_allclose(
-        found["kl"], made.spec.head.kl(host, batch.extras["reference"], found["distribution"]), rtol=1e-12
+        found["entropy"], made.spec.head.entropy(host, found["distribution"]), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        found["kl"],
+        made.spec.head.kl(host, batch.extras["reference"], found["distribution"]),
+        rtol=1e-12,
     )
     assert found["final_value"][0] == 0.0, "the first episode terminated"
     last = pg.Batch(
-        observations=batch.final_observations[1:], actions=[0], rewards=[0], episode_lengths=[1], terminated=[True]
+        observations=batch.final_observations[1:],
+        actions=[0],
+        rewards=[0],
+        episode_lengths=[1],
+        terminated=[True],
     )
-    assert found["final_value"][1] == pytest.approx(made.evaluate(last, ("value",))["value"][0], rel=1e-14)
+    assert found["final_value"][1] == pytest.approx(
+        made.evaluate(last, ("value",))["value"][0], rel=1e-14
+    )
 
 
 def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
@@ -291,11 +334,17 @@ def test_what_a_policy_does_not_have_cannot_be_evaluated(batch, make_batch):
     with pytest.raises(EstimatorError, match=words):
         policy().evaluate(batch, ("odds",))
     for name in ("value", "final_value"):
-        with pytest.raises(EstimatorError, match=f"with critic='none', got {name}; give the policy what is missing"):
+        with pytest.raises(
+            EstimatorError, match=f"with critic='none', got {name}; give the policy what is missing"
+        ):
             policy(critic="none").evaluate(batch, (name,))
-    with pytest.raises(EstimatorError, match="expected a batch with the extra 'reference' for a KL, got none"):
+    with pytest.raises(
+        EstimatorError, match="expected a batch with the extra 'reference' for a KL, got none"
+    ):
         policy().evaluate(make_batch(extras=None, action_mask=None), ("kl",))
-    with pytest.raises(BatchError, match=r"Batch\.final_observations: .* episode 1 did not terminate"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.final_observations: .* episode 1 did not terminate"
+    ):
         policy().evaluate(make_batch(final_observations=None, action_mask=None), ("final_value",))
 
 
@@ -304,7 +353,10 @@ WRONG_PARAMETERS = {
         lambda given: given.pop("critic.1.bias"),
         r"parameters: expected the names network\.0\.weight, .*, got missing \['critic\.1\.bias'\], surplus \[\]; rename them",
     ),
-    "a surplus name": (lambda given: given.update(extra=np.ones(1)), r"got missing \[\], surplus \['extra'\]"),
+    "a surplus name": (
+        lambda given: given.update(extra=np.ones(1)),
+        r"got missing \[\], surplus \['extra'\]",
+    ),
     "a shape": (
         lambda given: given.update({"network.0.weight": given["network.0.weight"].T}),
         r"parameters\['network\.0\.weight'\]: expected float \[3, 5\], got float64 \[5, 3\]; check the spec",
@@ -361,7 +413,9 @@ def test_a_policy_comes_back_from_its_file(tmp_path, dtype):
 
 def test_a_file_that_is_no_policy_is_refused(tmp_path, make_batch):
     make_batch().save(tmp_path / "batch")
-    with pytest.raises(FileError, match=r"batch: expected a pgcore\.policy file, got format 'pgcore\.batch'"):
+    with pytest.raises(
+        FileError, match=r"batch: expected a pgcore\.policy file, got format 'pgcore\.batch'"
+    ):
         pg.load(tmp_path / "batch")
     with pytest.raises(FileError, match="got nothing of that name"):
         pg.load(tmp_path / "missing")
@@ -391,5 +445,7 @@ def test_a_policy_file_with_another_header_is_refused(tmp_path, metadata, error,
 
 def test_an_unwritable_file_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(FileError, match="expected a place to write to, got Not a directory; choose a folder"):
+    with pytest.raises(
+        FileError, match="expected a place to write to, got Not a directory; choose a folder"
+    ):
         policy().save(tmp_path / "file" / "p")

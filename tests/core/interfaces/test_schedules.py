@@ -11,7 +11,9 @@ def test_a_constant_never_changes():
 
 
 def test_a_line_passes_through_its_points():
-    assert [LinearSchedule(0.8, 0.2, 3)(step) for step in range(4)] == pytest.approx([0.8, 0.6, 0.4, 0.2], rel=1e-15)
+    assert [LinearSchedule(0.8, 0.2, 3)(step) for step in range(4)] == pytest.approx(
+        [0.8, 0.6, 0.4, 0.2], rel=1e-15
+    )
 
 
 def test_a_cosine_falls_slowly_then_fast_then_slowly():
@@ -31,11 +33,23 @@ def test_both_ends_are_exact_and_the_last_rate_stays(kind, initial, final):
 @pytest.mark.parametrize(
     ("kind", "fields", "words"),
     [
-        (ConstantSchedule, (-1.0,), r"ConstantSchedule\.value: expected a finite number of at least 0, got -1\.0"),
+        (
+            ConstantSchedule,
+            (-1.0,),
+            r"ConstantSchedule\.value: expected a finite number of at least 0, got -1\.0",
+        ),
         (LinearSchedule, (math.nan, 0.0, 1), r"LinearSchedule\.initial: .* got nan"),
         (LinearSchedule, (1.0, -0.5, 1), r"LinearSchedule\.final: .* got -0\.5"),
-        (LinearSchedule, (1.0, 0.0, 0), r"LinearSchedule\.steps: expected an integer of at least 1, got 0"),
-        (CosineSchedule, (1.0, 0.0, 2.5), r"CosineSchedule\.steps: expected an integer of at least 1, got 2\.5"),
+        (
+            LinearSchedule,
+            (1.0, 0.0, 0),
+            r"LinearSchedule\.steps: expected an integer of at least 1, got 0",
+        ),
+        (
+            CosineSchedule,
+            (1.0, 0.0, 2.5),
+            r"CosineSchedule\.steps: expected an integer of at least 1, got 2\.5",
+        ),
     ],
 )
 def test_fields_are_checked(kind, fields, words):

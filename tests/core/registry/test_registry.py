@@ -41,8 +41,16 @@ def test_a_provider_is_listed_with_its_distribution_and_loaded_once(site):
     add_good(site)
     found = site.registry()
     (registration,) = found.providers("backends")
-    assert (registration.provider.name, registration.distribution, registration.version) == ("good", "good-dist", "2.5")
-    assert (registration.kind, registration.status, registration.reason) == ("backends", "usable", None)
+    assert (registration.provider.name, registration.distribution, registration.version) == (
+        "good",
+        "good-dist",
+        "2.5",
+    )
+    assert (registration.kind, registration.status, registration.reason) == (
+        "backends",
+        "usable",
+        None,
+    )
     assert "good_impl" not in sys.modules, "listing must not import the target"
     loaded = found.load("backends", "good")
     assert loaded is sys.modules["good_impl"].Backend
@@ -87,7 +95,11 @@ def test_a_plugin_that_fails_to_import_is_quarantined_with_its_traceback(site, s
     site.distribution("bad-dist", {"bad": "bad_plugin"})
     found = site.registry()
     (quarantined,) = found.quarantined
-    assert (quarantined.entry_point, quarantined.distribution, quarantined.version) == ("bad", "bad-dist", "1.0")
+    assert (quarantined.entry_point, quarantined.distribution, quarantined.version) == (
+        "bad",
+        "bad-dist",
+        "1.0",
+    )
     assert "Traceback (most recent call last)" in quarantined.traceback
     assert "bad_plugin" in quarantined.traceback
     assert expected in quarantined.reason
@@ -98,7 +110,8 @@ def test_asking_for_a_quarantined_plugin_raises_with_the_traceback(site):
     site.plugin("bad_plugin", "raise RuntimeError('planted failure')")
     site.distribution("bad-dist", {"bad": "bad_plugin"})
     with pytest.raises(
-        PluginError, match=r"backend 'bad': expected a working plugin.*bad-dist 1\.0.*planted failure"
+        PluginError,
+        match=r"backend 'bad': expected a working plugin.*bad-dist 1\.0.*planted failure",
     ) as caught:
         site.registry().load("backends", "bad")
     assert "\n" not in str(caught.value)
@@ -112,7 +125,9 @@ def test_an_unknown_name_gets_near_matches_all_names_and_the_quarantined_plugins
     with pytest.raises(UnknownNameError) as caught:
         site.registry().load("backends", "goood")
     message = str(caught.value)
-    assert message.startswith("backend: expected a known name, got 'goood'; did you mean 'good'? known: good;")
+    assert message.startswith(
+        "backend: expected a known name, got 'goood'; did you mean 'good'? known: good;"
+    )
     assert "bad (bad-dist)" in message
 
 
@@ -122,7 +137,9 @@ def test_an_unknown_name_without_quarantine_mentions_none(site):
         site.registry().find("backends", "xyzzy")
 
 
-@pytest.mark.parametrize("ask", [lambda found: found.names("backend"), lambda found: found.providers("backend")])
+@pytest.mark.parametrize(
+    "ask", [lambda found: found.names("backend"), lambda found: found.providers("backend")]
+)
 def test_an_unknown_kind_is_refused(site, ask):
     with pytest.raises(UnknownNameError, match="did you mean 'backends'"):
         ask(site.registry())
@@ -131,7 +148,10 @@ def test_an_unknown_kind_is_refused(site, ask):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("@hookimpl\ndef pgcore_backend():\n    return []", "got 'pgcore_backend'; did you mean 'pgcore_backends'"),
+        (
+            "@hookimpl\ndef pgcore_backend():\n    return []",
+            "got 'pgcore_backend'; did you mean 'pgcore_backends'",
+        ),
         ("@hookimpl\ndef pgcore_backends(surplus):\n    return []", "surplus"),
         ("def pgcore_backends():\n    return []", "expected the decorator @hookimpl"),
         ("@hookimpl\ndef pgcore_backends():\n    return 3", "expected a list of Provider, got int"),
@@ -161,7 +181,9 @@ def test_an_unknown_kind_is_refused(site, ask):
 )
 def test_a_plugin_with_a_wrong_hook_is_refused_alone(site, source, expected):
     add_good(site)
-    source = f"@hookimpl\ndef pgcore_estimators():\n    return [Provider('hidden', 'a:b', '')]\n{source}"
+    source = (
+        f"@hookimpl\ndef pgcore_estimators():\n    return [Provider('hidden', 'a:b', '')]\n{source}"
+    )
     site.plugin("bad_plugin", source)
     site.distribution("bad-dist", {"bad": "bad_plugin"})
     found = site.registry()
@@ -172,7 +194,10 @@ def test_a_plugin_with_a_wrong_hook_is_refused_alone(site, source, expected):
 
 
 def test_an_optional_hook_of_a_newer_pgcore_is_accepted(site):
-    site.plugin("new_plugin", f"@hookimpl(optionalhook=True)\ndef pgcore_of_the_future():\n    return []\n{GOOD}")
+    site.plugin(
+        "new_plugin",
+        f"@hookimpl(optionalhook=True)\ndef pgcore_of_the_future():\n    return []\n{GOOD}",
+    )
     site.module("good_impl", "class Backend: ...")
     site.distribution("new-dist", {"new": "new_plugin"})
     assert_good_works(site.registry())
@@ -190,13 +215,18 @@ def test_two_providers_of_a_name_are_refused_naming_both_distributions(site):
     )
     site.distribution("rival-dist", {"rival": "rival_plugin"}, version="0.3")
     found = site.registry()
-    assert [(row.distribution, row.status) for row in found.providers("backends") if row.provider.name == "good"] == [
+    assert [
+        (row.distribution, row.status)
+        for row in found.providers("backends")
+        if row.provider.name == "good"
+    ] == [
         ("good-dist", "duplicate"),
         ("rival-dist", "duplicate"),
     ]
     for ask in (found.find, found.load):
         with pytest.raises(
-            PluginError, match=r"backend 'good': expected one provider, got (?=.*good-dist 2\.5)(?=.*rival-dist 0\.3)"
+            PluginError,
+            match=r"backend 'good': expected one provider, got (?=.*good-dist 2\.5)(?=.*rival-dist 0\.3)",
         ):
             ask("backends", "good")
     assert found.names("backends") == ["good", "other"]
@@ -223,7 +253,8 @@ def test_one_name_may_be_used_by_two_kinds(site):
 def test_entry_points_of_one_name_from_two_distributions_are_both_loaded(site):
     for owner in ("first", "second"):
         site.plugin(
-            f"{owner}_plugin", f"@hookimpl\ndef pgcore_backends():\n    return [Provider('{owner}', 'json:loads', '')]"
+            f"{owner}_plugin",
+            f"@hookimpl\ndef pgcore_backends():\n    return [Provider('{owner}', 'json:loads', '')]",
         )
         site.distribution(f"{owner}-dist", {"same": f"{owner}_plugin"})
     found = site.registry()
@@ -234,12 +265,17 @@ def test_entry_points_of_one_name_from_two_distributions_are_both_loaded(site):
 def test_two_entry_points_on_one_module_are_duplicates_not_a_crash(site):
     add_good(site)
     site.distribution("copy-dist", {"copy": "good_plugin"})
-    assert [row.status for row in site.registry().providers("backends")] == ["duplicate", "duplicate"]
+    assert [row.status for row in site.registry().providers("backends")] == [
+        "duplicate",
+        "duplicate",
+    ]
 
 
 def test_an_entry_point_without_distribution_is_read():
     found = Registry([EntryPoint("loose", "pgcore.plugin", "pgcore")])
-    assert [(plugin.distribution, plugin.version) for plugin in found.plugins] == [("unknown", "unknown")]
+    assert [(plugin.distribution, plugin.version) for plugin in found.plugins] == [
+        ("unknown", "unknown")
+    ]
     assert "categorical" in found.names("heads")
 
 
@@ -251,7 +287,8 @@ def test_a_missing_framework_is_answered_with_the_extra(site):
     assert registration.status == "missing"
     assert "pip install 'pgcore[absent]'" in registration.reason
     with pytest.raises(
-        DependencyError, match=r"backend 'it': expected the package 'absent_framework'.*pip install 'pgcore\[absent\]'"
+        DependencyError,
+        match=r"backend 'it': expected the package 'absent_framework'.*pip install 'pgcore\[absent\]'",
     ) as caught:
         found.load("backends", "it")
     assert caught.value.name == "absent_framework"
@@ -259,10 +296,23 @@ def test_a_missing_framework_is_answered_with_the_extra(site):
 
 @pytest.mark.parametrize(
     ("found", "status"),
-    [("0.9.1", "too old"), ("0.9.99+cpu", "too old"), ("0.10", "usable"), ("0.10.0rc1", "usable"), ("1", "usable")],
+    [
+        ("0.9.1", "too old"),
+        ("0.9.99+cpu", "too old"),
+        ("0.10", "usable"),
+        ("0.10.0rc1", "usable"),
+        ("1", "usable"),
+    ],
 )
 def test_a_framework_is_old_enough_or_says_what_it_must_be(site, found, status):
-    add_backend(site, "it_impl:Backend", requires="frame", extra="frame", at_least="0.10", distributions=("frame-cpu",))
+    add_backend(
+        site,
+        "it_impl:Backend",
+        requires="frame",
+        extra="frame",
+        at_least="0.10",
+        distributions=("frame-cpu",),
+    )
     site.module("it_impl", "import frame\nclass Backend: pass")
     site.module("frame", "")
     site.distribution("frame-cpu", {}, version=found)
@@ -286,7 +336,10 @@ def test_a_framework_without_metadata_counts_as_new_enough(site):
     assert site.registry().providers("backends")[0].status == "usable"
     site.distribution("bare_frame", {}, version="3.0.5")
     (registration,) = site.registry().providers("backends")
-    assert registration.reason == "expected bare_frame 3.1 or later, got 3.0.5; pip install --upgrade 'bare_frame>=3.1'"
+    assert (
+        registration.reason
+        == "expected bare_frame 3.1 or later, got 3.0.5; pip install --upgrade 'bare_frame>=3.1'"
+    )
 
 
 def test_a_missing_framework_without_extra_is_answered_with_its_name(site):
@@ -307,7 +360,11 @@ def test_a_missing_part_of_the_framework_counts_as_the_framework(site):
     ("source", "error", "message"),
     [
         ("import absent_other", ModuleNotFoundError, "No module named 'absent_other'"),
-        ("import absent_framework_tools", ModuleNotFoundError, "No module named 'absent_framework_tools'"),
+        (
+            "import absent_framework_tools",
+            ModuleNotFoundError,
+            "No module named 'absent_framework_tools'",
+        ),
         ("from json import absent_name", ImportError, "cannot import name 'absent_name'"),
         ("raise OSError('libabsent.so')", OSError, "libabsent.so"),
         ("import json\njson.absent_attribute", AttributeError, "absent_attribute"),
@@ -335,7 +392,9 @@ def test_a_missing_module_of_a_provider_that_requires_nothing_is_shown_unchanged
 def test_a_target_whose_attribute_does_not_exist_is_the_plugins_error(site):
     add_backend(site, "it_impl:Absent")
     site.module("it_impl", "class Backend: ...")
-    with pytest.raises(PluginError, match="backend 'it': expected 'it_impl:Absent' of it-dist to exist"):
+    with pytest.raises(
+        PluginError, match="backend 'it': expected 'it_impl:Absent' of it-dist to exist"
+    ):
         site.registry().load("backends", "it")
 
 
@@ -370,7 +429,10 @@ def test_a_framework_made_by_hand_or_blocked_is_told_apart(site, monkeypatch):
 
 
 def test_a_plugin_cannot_take_the_name_of_one_of_pgcores_own_commands(site):
-    site.plugin("list_plugin", "@hookimpl\ndef pgcore_commands():\n    return [Provider('list', 'json:loads', '')]")
+    site.plugin(
+        "list_plugin",
+        "@hookimpl\ndef pgcore_commands():\n    return [Provider('list', 'json:loads', '')]",
+    )
     site.distribution("list-dist", {"list": "list_plugin"})
     assert [row.status for row in site.registry().providers("commands")] == ["broken"]
 
@@ -378,7 +440,8 @@ def test_a_plugin_cannot_take_the_name_of_one_of_pgcores_own_commands(site):
 def test_after_update_reaches_every_plugin(site):
     for owner in ("first", "second"):
         site.plugin(
-            f"{owner}_plugin", "seen = []\n@hookimpl\ndef pgcore_after_update(metrics):\n    seen.append(metrics)"
+            f"{owner}_plugin",
+            "seen = []\n@hookimpl\ndef pgcore_after_update(metrics):\n    seen.append(metrics)",
         )
         site.distribution(f"{owner}-dist", {"logger": f"{owner}_plugin"})
     site.registry().hook.pgcore_after_update(metrics={"loss": 1.5})

@@ -41,18 +41,24 @@ def test_cumulative_log_ratios_start_again_with_each_episode(steps):
     found = cumulative_log_ratios(log_ratio_t, LENGTHS)
     for own in episodes():
         for t in own:
-            assert found[t] == pytest.approx(math.fsum(log_ratio_t[own.start : t + 1]), rel=1e-15, abs=1e-15)
+            assert found[t] == pytest.approx(
+                math.fsum(log_ratio_t[own.start : t + 1]), rel=1e-15, abs=1e-15
+            )
     with pytest.raises(ShapeError, match="cumulative_log_ratios: expected lengths that sum to 8"):
         cumulative_log_ratios(log_ratio_t, np.array([7]))
 
 
 def test_limited_ratios_are_limited_before_anything_overflows():
-    np.testing.assert_array_equal(limited_ratios(np.array([-math.inf, 0.0, 1e6]), 1.0), [0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(
+        limited_ratios(np.array([-math.inf, 0.0, 1e6]), 1.0), [0.0, 1.0, 1.0]
+    )
     assert limited_ratios(np.array([math.log(3.0)]), 2.5)[0] == pytest.approx(2.5, rel=1e-15)
     assert limited_ratios(np.array([math.log(3.0)]), math.inf)[0] == pytest.approx(3.0, rel=1e-15)
 
 
-@pytest.mark.parametrize("limit", [2, np.float32(2.0), np.int64(2), math.inf, np.float32(np.inf), Fraction(3, 2)])
+@pytest.mark.parametrize(
+    "limit", [2, np.float32(2.0), np.int64(2), math.inf, np.float32(np.inf), Fraction(3, 2)]
+)
 def test_limits_are_any_positive_numbers(limit):
     found = vars(pg.estimator("vtrace", rho_bar=limit, c_bar=limit))
     assert found["rho_bar"] == found["c_bar"] == float(limit)
@@ -62,15 +68,27 @@ def test_limits_are_any_positive_numbers(limit):
 @pytest.mark.parametrize("limit", [0, -1.0, math.nan, True, "1", None, 1j])
 def test_limits_that_are_none_are_refused(limit):
     for name in ("rho_bar", "c_bar"):
-        with pytest.raises(EstimatorError, match=rf"VTrace\.{name}: expected a number above 0 or math\.inf"):
+        with pytest.raises(
+            EstimatorError, match=rf"VTrace\.{name}: expected a number above 0 or math\.inf"
+        ):
             pg.estimator("vtrace", **{name: limit})
 
 
-@pytest.mark.parametrize(("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (1.5, 0.8, 0.9), (math.inf, 2.0, 0.5)])
+@pytest.mark.parametrize(
+    ("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (1.5, 0.8, 0.9), (math.inf, 2.0, 0.5)]
+)
 def test_vtrace_is_its_definition(steps, rho_bar, c_bar, trace_lambda):
     r_t, v_t, v_tp1, log_ratio_t = steps
     target, advantage = vtrace(
-        r_t, v_t, v_tp1, log_ratio_t, LENGTHS, GAMMA, rho_bar=rho_bar, c_bar=c_bar, trace_lambda=trace_lambda
+        r_t,
+        v_t,
+        v_tp1,
+        log_ratio_t,
+        LENGTHS,
+        GAMMA,
+        rho_bar=rho_bar,
+        c_bar=c_bar,
+        trace_lambda=trace_lambda,
     )
     ratio = np.exp(log_ratio_t)
     for own in episodes():
@@ -101,7 +119,9 @@ def test_retrace_is_its_definition(steps):
         for s in own:
             total = q_t[s]
             for t in range(s, own.stop):
-                traces = math.prod(0.8 * min(1.0, math.exp(log_ratio_t[i])) for i in range(s + 1, t + 1))
+                traces = math.prod(
+                    0.8 * min(1.0, math.exp(log_ratio_t[i])) for i in range(s + 1, t + 1)
+                )
                 total += GAMMA ** (t - s) * traces * (r_t[t] + GAMMA * v_tp1[t] - q_t[t])
             assert found[s] == pytest.approx(total, rel=1e-13)
 
@@ -117,5 +137,7 @@ def test_retrace_with_lambda_0_is_one_step(steps):
 def test_lengths_must_agree(steps, function, short):
     given = list(steps)
     given[short] = given[short][:-1]
-    with pytest.raises(ShapeError, match=f"{function.__name__}: expected arrays of one length, got 8 and 7"):
+    with pytest.raises(
+        ShapeError, match=f"{function.__name__}: expected arrays of one length, got 8 and 7"
+    ):
         function(*given, LENGTHS, GAMMA)

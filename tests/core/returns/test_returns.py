@@ -55,7 +55,9 @@ def test_returns_are_the_sums_that_define_them():
         for r, final in zip(parts(REWARDS), FINAL, strict=True)
         for t in range(len(r))
     ]
-    np.testing.assert_allclose(returns(REWARDS, LENGTHS, GAMMA, FINAL), np.array(expected, np.float64), rtol=1e-14)
+    np.testing.assert_allclose(
+        returns(REWARDS, LENGTHS, GAMMA, FINAL), np.array(expected, np.float64), rtol=1e-14
+    )
 
 
 def test_the_return_of_an_episode_is_that_of_its_first_step():
@@ -84,7 +86,9 @@ def test_n_step_returns_are_the_sums_that_define_them(n):
         bootstrap = np.append(v, final)
         for t in range(len(r)):
             m = min(n, len(r) - t)
-            expected.append(sum((GAMMA**k * r[t + k] for k in range(m)), GAMMA**m * bootstrap[t + m]))
+            expected.append(
+                sum((GAMMA**k * r[t + k] for k in range(m)), GAMMA**m * bootstrap[t + m])
+            )
     v_tp1 = next_values(VALUES, LENGTHS, FINAL)
     found = n_step_returns(REWARDS, VALUES, v_tp1, LENGTHS, GAMMA, n)
     np.testing.assert_allclose(found, np.array(expected, np.float64), rtol=1e-13)
@@ -95,7 +99,10 @@ def test_gae_is_the_sum_that_defines_it(gae_lambda):
     expected = []
     for r, v, final in zip(parts(REWARDS), parts(VALUES), FINAL, strict=True):
         delta = r + GAMMA * np.append(v[1:], final) - v
-        expected += [sum((GAMMA * gae_lambda) ** k * delta[t + k] for k in range(len(r) - t)) for t in range(len(r))]
+        expected += [
+            sum((GAMMA * gae_lambda) ** k * delta[t + k] for k in range(len(r) - t))
+            for t in range(len(r))
+        ]
     v_tp1 = next_values(VALUES, LENGTHS, FINAL)
     found = gae(REWARDS, VALUES, v_tp1, LENGTHS, GAMMA, gae_lambda)
     np.testing.assert_allclose(found, np.array(expected, np.float64), rtol=1e-13)
@@ -123,7 +130,9 @@ def test_a_short_batch_does_not_import_scipy():
         "import sys, numpy as np; from pgcore.signals import *; returns(np.ones(511), np.array([511]), 0.9); print('scipy' in sys.modules);"
         "returns(np.ones(512), np.array([512]), 0.9); print('scipy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "True"]
 
 
@@ -155,7 +164,10 @@ def test_a_constant_vector_normalises_to_exactly_zero(dtype, value, size):
 def test_too_few_entries_for_a_std_stay_as_they_are(size, ddof):
     x = np.arange(1.0, 1.0 + size)
     assert normalise(x, ddof=ddof).tolist() == x.tolist()
-    assert normalise(np.append(x, 9.0), np.append(np.ones(size), 0.0), ddof=ddof).tolist() == [*x.tolist(), 0.0]
+    assert normalise(np.append(x, 9.0), np.append(np.ones(size), 0.0), ddof=ddof).tolist() == [
+        *x.tolist(),
+        0.0,
+    ]
 
 
 def test_padding_stays_out_of_normalising():
@@ -180,7 +192,9 @@ def test_the_own_mean_shrinks_by_one_minus_one_over_n_and_leave_one_out_does_not
     for n in (2, 4, 16, 64):
         x = rng.standard_normal(n)
         own = x - x.mean()
-        np.testing.assert_allclose(own, (1 - 1 / n) * (x - leave_one_out_mean(x)), rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(
+            own, (1 - 1 / n) * (x - leave_one_out_mean(x)), rtol=1e-11, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("per_component", [True, False])
@@ -189,15 +203,22 @@ def test_the_optimal_baseline_is_a_ratio_over_the_other_episodes(rng, per_compon
     expected = []
     for e in range(5):
         others = [i for i in range(5) if i != e]
-        above, below = np.sum([u[i] * g[i] for i in others], axis=0), np.sum([g[i] ** 2 for i in others], axis=0)
+        above, below = (
+            np.sum([u[i] * g[i] for i in others], axis=0),
+            np.sum([g[i] ** 2 for i in others], axis=0),
+        )
         expected.append(above / below if per_component else [above.sum() / below.sum()])
-    np.testing.assert_allclose(optimal_baseline(g, u, per_component=per_component), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        optimal_baseline(g, u, per_component=per_component), expected, rtol=1e-12
+    )
 
 
 def test_the_optimal_baseline_of_equal_returns_is_that_return(rng):
     g = rng.standard_normal((4, 3))
     for per_component in (True, False):
-        np.testing.assert_allclose(optimal_baseline(g, 2.5 * g, per_component=per_component), 2.5, rtol=1e-12)
+        np.testing.assert_allclose(
+            optimal_baseline(g, 2.5 * g, per_component=per_component), 2.5, rtol=1e-12
+        )
 
 
 def test_the_optimal_baseline_is_zero_where_the_others_have_no_score():
@@ -238,20 +259,50 @@ ONE = np.ones(1)
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: discounted_sum(ONE, np.ones(2)), "discounted_sum: expected arrays of one length, got 1 and 2"),
-        (lambda: returns(REWARDS, LENGTHS[:2], 1.0), "returns: expected lengths that sum to 11, .* got 4; check both"),
-        (lambda: returns(REWARDS, LENGTHS, 1.0, ONE), "returns: expected arrays of one length, got 1 and 4"),
-        (lambda: next_values(VALUES, LENGTHS[:2], FINAL), "next_values: expected lengths that sum to 11"),
-        (lambda: next_values(VALUES, LENGTHS, ONE), "next_values: expected arrays of one length, got 1 and 4"),
+        (
+            lambda: discounted_sum(ONE, np.ones(2)),
+            "discounted_sum: expected arrays of one length, got 1 and 2",
+        ),
+        (
+            lambda: returns(REWARDS, LENGTHS[:2], 1.0),
+            "returns: expected lengths that sum to 11, .* got 4; check both",
+        ),
+        (
+            lambda: returns(REWARDS, LENGTHS, 1.0, ONE),
+            "returns: expected arrays of one length, got 1 and 4",
+        ),
+        (
+            lambda: next_values(VALUES, LENGTHS[:2], FINAL),
+            "next_values: expected lengths that sum to 11",
+        ),
+        (
+            lambda: next_values(VALUES, LENGTHS, ONE),
+            "next_values: expected arrays of one length, got 1 and 4",
+        ),
         (
             lambda: n_step_returns(REWARDS, VALUES, VALUES, ONE, 1.0, 1),
             "n_step_returns: expected lengths that sum to 11",
         ),
-        (lambda: n_step_returns(REWARDS, ONE, VALUES, LENGTHS, 1.0, 1), "n_step_returns: .* got 11 and 1"),
-        (lambda: n_step_returns(REWARDS, VALUES, ONE, LENGTHS, 1.0, 1), "n_step_returns: .* got 11 and 1"),
-        (lambda: gae(REWARDS, VALUES, VALUES, LENGTHS[1:], 1.0, 1.0), "gae: expected lengths that sum to 11, .* got 8"),
-        (lambda: gae(REWARDS, ONE, VALUES, LENGTHS, 1.0, 1.0), "gae: expected arrays of one length, got 11 and 1"),
-        (lambda: gae(REWARDS, VALUES, ONE, LENGTHS, 1.0, 1.0), "gae: expected arrays of one length, got 11 and 1"),
+        (
+            lambda: n_step_returns(REWARDS, ONE, VALUES, LENGTHS, 1.0, 1),
+            "n_step_returns: .* got 11 and 1",
+        ),
+        (
+            lambda: n_step_returns(REWARDS, VALUES, ONE, LENGTHS, 1.0, 1),
+            "n_step_returns: .* got 11 and 1",
+        ),
+        (
+            lambda: gae(REWARDS, VALUES, VALUES, LENGTHS[1:], 1.0, 1.0),
+            "gae: expected lengths that sum to 11, .* got 8",
+        ),
+        (
+            lambda: gae(REWARDS, ONE, VALUES, LENGTHS, 1.0, 1.0),
+            "gae: expected arrays of one length, got 11 and 1",
+        ),
+        (
+            lambda: gae(REWARDS, VALUES, ONE, LENGTHS, 1.0, 1.0),
+            "gae: expected arrays of one length, got 11 and 1",
+        ),
     ],
 )
 def test_lengths_that_disagree_are_refused(call, words):
@@ -263,12 +314,16 @@ def test_lengths_that_disagree_are_refused(call, words):
     ("call", "where"),
     [
         (lambda: leave_one_out_mean(ONE), "leave_one_out_mean"),
-        (lambda: optimal_baseline(np.ones((1, 2)), np.ones((1, 2)), per_component=True), "optimal_baseline"),
+        (
+            lambda: optimal_baseline(np.ones((1, 2)), np.ones((1, 2)), per_component=True),
+            "optimal_baseline",
+        ),
     ],
 )
 def test_one_episode_leaves_nothing_when_left_out(call, where):
     with pytest.raises(
-        BatchError, match=f"{where}: expected at least 2 episodes to leave one out, got 1; collect more"
+        BatchError,
+        match=f"{where}: expected at least 2 episodes to leave one out, got 1; collect more",
     ):
         call()
 

@@ -17,7 +17,9 @@ def test_an_array_that_nobody_can_write_to_is_kept():
     assert owned_numbers("x", view) is view
 
 
-@pytest.mark.parametrize("view", [lambda a: a, lambda a: frozen(a[:]), lambda a: frozen(frozen(a[:])[1:])])
+@pytest.mark.parametrize(
+    "view", [lambda a: a, lambda a: frozen(a[:]), lambda a: frozen(frozen(a[:])[1:])]
+)
 def test_writing_to_the_callers_array_does_not_reach_the_copy(view):
     array = np.zeros(3)
     kept = owned_numbers("x", view(array))
@@ -43,10 +45,13 @@ def test_subclasses_become_plain_arrays():
 MASKED = np.ma.masked_array([1.0, 2.0], mask=[False, True])
 
 
-@pytest.mark.parametrize("value", [MASKED, frozen(MASKED.copy()), [MASKED, MASKED], ([1.0, np.ma.masked],)])
+@pytest.mark.parametrize(
+    "value", [MASKED, frozen(MASKED.copy()), [MASKED, MASKED], ([1.0, np.ma.masked],)]
+)
 def test_a_mask_is_not_dropped(value):
     with pytest.raises(
-        BatchError, match=r"x: expected an array without a mask, got a masked array.*\.filled\(number\)"
+        BatchError,
+        match=r"x: expected an array without a mask, got a masked array.*\.filled\(number\)",
     ):
         owned_numbers("x", value)
 
@@ -88,7 +93,11 @@ def test_zeros_and_ones_are_booleans(value):
         ([1j], BatchError, "x: expected real numbers, got dtype complex128"),
         ([10**30], BatchError, "x: expected real numbers, got dtype object"),
         (None, BatchError, "x: expected real numbers, got dtype object"),
-        (1.0, ShapeError, r"x: expected a 1-dimensional or 2-dimensional array, got shape \[\]; flatten"),
+        (
+            1.0,
+            ShapeError,
+            r"x: expected a 1-dimensional or 2-dimensional array, got shape \[\]; flatten",
+        ),
         (np.ones((1, 1, 1)), ShapeError, r"got shape \[1, 1, 1\]"),
     ],
 )
@@ -98,7 +107,9 @@ def test_what_is_no_array_of_numbers_is_refused(value, error, words):
 
 
 def test_other_numbers_than_zero_and_one_are_no_booleans():
-    with pytest.raises(BatchError, match="x: expected booleans, got dtype int64 with other values than 0 and 1"):
+    with pytest.raises(
+        BatchError, match="x: expected booleans, got dtype int64 with other values than 0 and 1"
+    ):
         owned_booleans("x", np.array([0, 2]), 1)
 
 
@@ -106,9 +117,14 @@ def test_lengths_and_finiteness_name_what_is_wrong():
     check_length("x", np.ones(3), 3, "step")
     check_finite("x", np.ones(3))
     check_finite("x", np.arange(3))
-    with pytest.raises(ShapeError, match=r"x: expected 4 rows, one for each episode, got shape \[3\]"):
+    with pytest.raises(
+        ShapeError, match=r"x: expected 4 rows, one for each episode, got shape \[3\]"
+    ):
         check_length("x", np.ones(3), 4, "episode")
     with pytest.raises(BatchError, match="x: expected finite numbers, got infinity at step 1;"):
         check_finite("x", np.array([[0.0, 0.0], [0.0, -np.inf], [np.nan, 0.0]]))
-    with pytest.raises(BatchError, match="got NaN at episode 1; find where it came from and drop or mend that episode"):
+    with pytest.raises(
+        BatchError,
+        match="got NaN at episode 1; find where it came from and drop or mend that episode",
+    ):
         check_finite("x", np.array([0.0, np.nan]), "episode")

@@ -38,7 +38,9 @@ NOT_NUMBERS = [
 
 
 @pytest.mark.parametrize("check", [number, positive, unit_interval])
-@pytest.mark.parametrize("value", [1, 1.0, np.float32(1), np.int8(1), Fraction(1), np.longdouble(1)])
+@pytest.mark.parametrize(
+    "value", [1, 1.0, np.float32(1), np.int8(1), Fraction(1), np.longdouble(1)]
+)
 def test_any_real_number_comes_back_as_a_plain_float(check, value):
     assert type(check("x", value)) is float
     assert check("x", value) == 1.0
@@ -66,7 +68,10 @@ def test_what_is_no_count_is_refused(value):
 
 @pytest.mark.parametrize(
     ("check", "inside", "outside"),
-    [(positive, [5e-324, 1e308], [0.0, -0.0, -1.0]), (unit_interval, [0.0, 0.5, 1.0], [-5e-324, 1.0000000000000002])],
+    [
+        (positive, [5e-324, 1e308], [0.0, -0.0, -1.0]),
+        (unit_interval, [0.0, 0.5, 1.0], [-5e-324, 1.0000000000000002]),
+    ],
 )
 def test_bounds(check, inside, outside):
     assert [check("x", value) for value in inside] == inside
@@ -119,7 +124,11 @@ class Narrower(Settings):
 def test_declared_fields_hold_plain_numbers():
     settings = Settings(np.float32(0.5), np.int64(2), 1, "b", [])
     assert settings == Settings(0.5, 2, 1.0, "b", [])
-    assert [type(value) for value in (settings.rate, settings.size, settings.target)] == [float, int, float]
+    assert [type(value) for value in (settings.rate, settings.size, settings.target)] == [
+        float,
+        int,
+        float,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,17 @@ class Score:
 @dataclass(frozen=True)
 class PlainPPO(PPO):
     def surrogate(
-        self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None
+        self,
+        xp,
+        *,
+        log_prob,
+        value,
+        old_log_prob,
+        advantage,
+        return_,
+        entropy=None,
+        kl=None,
+        old_value=None,
     ):
         return -log_prob * advantage + 0.25 * (value - return_) * (value - return_)
 
@@ -34,7 +44,17 @@ class PlainPPO(PPO):
 @dataclass(frozen=True)
 class DualClip(PPO):
     def surrogate(
-        self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None
+        self,
+        xp,
+        *,
+        log_prob,
+        value,
+        old_log_prob,
+        advantage,
+        return_,
+        entropy=None,
+        kl=None,
+        old_value=None,
     ):
         ratio = xp.exp(log_prob - old_log_prob)
         clipped = xp.minimum(ratio * advantage, xp.clip(ratio, 0.8, 1.2) * advantage)
@@ -84,7 +104,9 @@ def test_cotangents_are_those_of_the_newest_surrogate(cls):
     slopes = estimator.cotangents(**named)
     assert slopes.keys() == set(estimator.quantities)
     for name, slope in slopes.items():
-        ends = [estimator.surrogate(np, **named | {name: named[name] + side * step}) for side in (1, -1)]
+        ends = [
+            estimator.surrogate(np, **named | {name: named[name] + side * step}) for side in (1, -1)
+        ]
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), atol=1e-7, err_msg=name)
 
 
@@ -99,7 +121,9 @@ def test_a_class_may_ask_for_the_derivation_and_for_its_parents_form():
     assert Keeping.cotangents is PPO.cotangents
     named = points(Asking())
     for name, slope in PPO().cotangents(**named).items():
-        np.testing.assert_allclose(Asking().cotangents(**named)[name], slope, rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            Asking().cotangents(**named)[name], slope, rtol=1e-12, atol=1e-15, err_msg=name
+        )
 
 
 def test_a_closed_form_stays_where_the_surrogate_does():
@@ -111,7 +135,16 @@ def test_a_closed_form_stays_where_the_surrogate_does():
 
     class OtherForm(PPO):
         def cotangents(
-            self, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None
+            self,
+            *,
+            log_prob,
+            value,
+            old_log_prob,
+            advantage,
+            return_,
+            entropy=None,
+            kl=None,
+            old_value=None,
         ):
             return {}
 
@@ -126,7 +159,9 @@ def test_a_mixin_that_is_not_a_surrogates_shape_is_refused():
         def surrogate(self, xp, log_prob):
             return log_prob
 
-    with pytest.raises(EstimatorError, match=r"Mixed\.surrogate: expected \(self, xp, \*, names\.\.\.\)"):
+    with pytest.raises(
+        EstimatorError, match=r"Mixed\.surrogate: expected \(self, xp, \*, names\.\.\.\)"
+    ):
         type("Mixed", (Loose, PPO), {})
 
 
@@ -152,7 +187,9 @@ def test_overrides_see_what_is_called_and_not_what_is_data():
     assert overrides(type("Deeper", (deep,), {}), Base, ["outer"]) == {"deep"}
     assert overrides(data, Base, ["outer"]) == set()
     assert overrides(type("Same", (Base,), {"inner": Base.inner}), Base, ["outer"]) == set()
-    assert overrides(type("Size", (Base,), {"size": property(lambda self: 2)}), Base, ["outer"]) == {"size"}
+    assert overrides(
+        type("Size", (Base,), {"size": property(lambda self: 2)}), Base, ["outer"]
+    ) == {"size"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -194,6 +231,10 @@ def test_a_wrong_closed_form_of_ones_own_is_found():
 
     policy = pg.policy(pg.PolicySpec(pg.Table(2), pg.Categorical(2)), backend="numpy", seed=1)
     batch = pg.Batch(
-        observations=[0, 1, 0], actions=[0, 1, 1], rewards=[1.0, 2.0, -1.0], episode_lengths=[3], terminated=[True]
+        observations=[0, 1, 0],
+        actions=[0, 1, 1],
+        rewards=[1.0, 2.0, -1.0],
+        episode_lengths=[3],
+        terminated=[True],
     )
     assert pg.check(policy, Wrong(), batch).divergences["numpy"].stage == "gradient"

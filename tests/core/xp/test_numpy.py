@@ -29,7 +29,10 @@ def test_functions_keep_the_dtype_beside_plain_numbers(dtype):
         host.minimum(x, 0.0),
         host.matmul(x, x.T),
         host.take_rows(x, np.array([1, 0, 1])),
-        *(function(host.abs(x)) for function in (host.exp, host.log, host.sqrt, host.tanh, host.sigmoid, host.relu)),
+        *(
+            function(host.abs(x))
+            for function in (host.exp, host.log, host.sqrt, host.tanh, host.sigmoid, host.relu)
+        ),
     ]
     assert {each.dtype for each in found} == {np.dtype(dtype)}
 
@@ -57,4 +60,6 @@ def test_activations_overflow_nowhere_and_keep_nan():
     with np.errstate(over="raise", invalid="raise"):
         np.testing.assert_allclose(host.sigmoid(x), [0.0, np.exp(-40.0), 0.5, 1.0, 1.0], rtol=1e-15)
     assert host.relu(x).tolist() == [0.0, 0.0, 0.0, 40.0, 1e4]
-    assert all(np.isnan(function(np.array(np.nan))) for function in (host.relu, host.sigmoid, host.tanh))
+    assert all(
+        np.isnan(function(np.array(np.nan))) for function in (host.relu, host.sigmoid, host.tanh)
+    )

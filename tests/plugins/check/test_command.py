@@ -41,7 +41,9 @@ def trying_only(monkeypatch, label):
 
 
 def test_a_check_that_agrees(pgcore, one_reinforce):
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
+    status, out, _ = pgcore(
+        "check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE
+    )
     assert status == 0
     assert "\nreinforce" in out
     assert "\n  reinforce " in out
@@ -74,25 +76,37 @@ def test_a_planted_bug_ends_a_run_of_the_command_with_its_stage(pgcore, monkeypa
     assert "departs at gradient, " in page.read_text()
 
 
-def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(pgcore, one_reinforce, monkeypatch):
+def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(
+    pgcore, one_reinforce, monkeypatch
+):
     # The package is there, and what its metadata says is too little.
     monkeypatch.setattr("pgcore.registry.is_installed", lambda package: True)
     monkeypatch.setattr("pgcore.registry.version_found", lambda provider: "0.1.2")
     status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
-    assert "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')" in out
+    assert (
+        "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')"
+        in out
+    )
     status, _, err = pgcore("check", "--backends", "numpy,jax", "--quick", *ALONE)
     assert status == 2
-    assert "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'" in err
+    assert (
+        "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'"
+        in err
+    )
     status, out, _ = pgcore("list", "backends", "--json")
     assert status == 0
     assert {row["name"]: row["status"] for row in json.loads(out)["backends"]}["jax"] == "too old"
 
 
-def test_a_backend_that_cannot_be_loaded_fails_and_the_others_go_on(pgcore, one_reinforce, monkeypatch, tmp_path):
+def test_a_backend_that_cannot_be_loaded_fails_and_the_others_go_on(
+    pgcore, one_reinforce, monkeypatch, tmp_path
+):
     original = conformance.plan
     monkeypatch.setattr(
-        conformance, "plan", lambda **given: dataclasses.replace(original(**given), backends=("broken", "numpy"))
+        conformance,
+        "plan",
+        lambda **given: dataclasses.replace(original(**given), backends=("broken", "numpy")),
     )
     monkeypatch.setattr(conformance.api, "backend", partial(failing, conformance.api.backend))
     conformance.loaded.cache_clear()
@@ -115,14 +129,18 @@ def failing(original, name=None):
 
 
 def test_json_holds_every_outcome(pgcore, one_reinforce):
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json", *ALONE)
+    status, out, _ = pgcore(
+        "check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json", *ALONE
+    )
     report = json.loads(out)
     assert status == 0
     assert report["agrees"] is True
     assert report["backends"] == ["numpy"]
     expected = plan(backends=["numpy"], estimators=["reinforce"], heads=None, extent="quick")
     kinks = [kink for kink in KINKS if kink.estimator in ("", "reinforce")]
-    assert len(report["outcomes"]) == sum(2 for part in expected.parts if part.choice) + 2 * len(kinks)
+    assert len(report["outcomes"]) == sum(2 for part in expected.parts if part.choice) + 2 * len(
+        kinks
+    )
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
 
@@ -132,7 +150,9 @@ def test_a_disagreement_is_exit_status_1_and_is_told(pgcore, one_reinforce, monk
         (random, extreme), *others = run(plan, processes)
         yield [
             dataclasses.replace(random, stage="gradient", ratio=float("inf")),
-            dataclasses.replace(extreme, error="gradient: expected numbers, got NaN; scale", ratio=float("inf")),
+            dataclasses.replace(
+                extreme, error="gradient: expected numbers, got NaN; scale", ratio=float("inf")
+            ),
         ]
         yield from others
 
@@ -167,7 +187,9 @@ def test_bad_options_are_refused_before_anything_is_run(pgcore, words, status, t
     assert told in (out + err).replace("\n", " ")
 
 
-def test_a_page_that_cannot_be_written_after_all_costs_no_results(pgcore, one_reinforce, monkeypatch, tmp_path):
+def test_a_page_that_cannot_be_written_after_all_costs_no_results(
+    pgcore, one_reinforce, monkeypatch, tmp_path
+):
     page = tmp_path / "page.html"
 
     def blocked(plan, processes):
@@ -175,7 +197,17 @@ def test_a_page_that_cannot_be_written_after_all_costs_no_results(pgcore, one_re
         yield from run(plan, processes)
 
     monkeypatch.setattr(conformance, "run", blocked)
-    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--html", str(page), *ALONE)
+    words = (
+        "check",
+        "--backends",
+        "numpy",
+        "--estimators",
+        "reinforce",
+        "--quick",
+        "--html",
+        str(page),
+        *ALONE,
+    )
     status, out, err = pgcore(*words)
     assert status == 2
     assert "agree; worst" in out
@@ -233,14 +265,21 @@ def test_a_table_in_a_file_is_not_wrapped(sample, nothing_planned, monkeypatch):
 
 def test_a_blind_case_is_no_agreement(sample, nothing_planned):
     blind = dataclasses.replace(sample, power=0.0)
-    some = dataclasses.replace(nothing_planned, unchecked={"head 'mine'": "no form", "head 'yours'": "no form"})
+    some = dataclasses.replace(
+        nothing_planned, unchecked={"head 'mine'": "no form", "head 'yours'": "no form"}
+    )
     text = text_of([sample, blind], some, 1.0)
     assert "~ 1/2: 0.43" in text
-    assert "blind: torch (compiled), ppo value clip-masked-tanh-shared-float32, random: rounding may be" in text
+    assert (
+        "blind: torch (compiled), ppo value clip-masked-tanh-shared-float32, random: rounding may be"
+        in text
+    )
     assert "1 agree and 1 are blind; worst 0.43" in text
     assert "not checked: head 'mine', head 'yours' (no form)" in text
     assert "~ blind" in text_of([blind], some, 1.0)
-    assert "a choice is 12 u from its kink" in text_of([dataclasses.replace(sample, nearest=12.3)], some, 1.0)
+    assert "a choice is 12 u from its kink" in text_of(
+        [dataclasses.replace(sample, nearest=12.3)], some, 1.0
+    )
     failing = dataclasses.replace(blind, stage="gradient", ratio=812.0)
     assert not failing.blind
 
@@ -248,7 +287,9 @@ def test_a_blind_case_is_no_agreement(sample, nothing_planned):
 def test_each_disagreement_is_one_line_and_only_the_first_are_shown(sample, nothing_planned):
     bad = [
         dataclasses.replace(sample, ratio=812.0, stage="gradient"),
-        dataclasses.replace(sample, ratio=float("inf"), stage="surrogate", where="surrogate: value[]"),
+        dataclasses.replace(
+            sample, ratio=float("inf"), stage="surrogate", where="surrogate: value[]"
+        ),
         dataclasses.replace(sample, ratio=float("inf"), error="planted\n failure", where=": "),
     ]
     text = text_of([sample, *bad * 10], nothing_planned, 1.0)
@@ -303,7 +344,9 @@ def test_an_absent_backend_is_shown_and_is_a_failure_when_named(pgcore, site, on
     source = "@hookimpl\ndef pgcore_backends():\n    return [Provider('far', 'json:loads', '', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.distribution("far-dist", {"far": "far_plugin"})
-    status, out, _ = pgcore("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
+    status, out, _ = pgcore(
+        "check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE
+    )
     assert status == 0
     assert "absent: far (" in out
     status, _, err = pgcore("check", "--backends", "numpy,far")
@@ -316,7 +359,10 @@ def test_every_part_is_run_and_full_is_much_more():
     found = list(run(chosen))
     assert len(found) == len(chosen.parts)
     outcomes = [*itertools.chain(*found)]
-    assert {outcome.estimator for outcome in outcomes} == {"ppo", "categorical"}  # points of the head alone
+    assert {outcome.estimator for outcome in outcomes} == {
+        "ppo",
+        "categorical",
+    }  # points of the head alone
     assert {outcome.head for outcome in outcomes} == {"categorical"}
     full = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="full")
     assert len(full.parts) > 5 * len(chosen.parts)

@@ -85,7 +85,9 @@ def test_bad_input_is_refused(batch):
     with pytest.raises(UnknownNameError, match="numpi"):
         pg.compare(SPEC, ESTIMATORS["ppo"], batch, backends=["numpi"])
     with pytest.raises(EstimatorError, match="critic"):
-        pg.compare(dataclasses.replace(SPEC, critic="none"), ESTIMATORS["ppo"], batch, backends=["numpy"])
+        pg.compare(
+            dataclasses.replace(SPEC, critic="none"), ESTIMATORS["ppo"], batch, backends=["numpy"]
+        )
     assert pg.compare(
         SPEC, ESTIMATORS["ppo"], batch, backends=["numpy"], compiled=True
     ).agrees  # there is nothing to choose
@@ -111,7 +113,9 @@ def test_a_ratio_that_is_no_number_never_agrees():
 )
 def test_nan_and_a_wrong_dtype_or_shape_are_infinitely_far(found):
     expected = {"a": Expected(np.array([1.0, 2.0], np.longdouble), np.ones(2, np.longdouble))}
-    assert worst({} if found is None else {"a": found}, expected, np.dtype(np.float64))[0] == float("inf")
+    assert worst({} if found is None else {"a": found}, expected, np.dtype(np.float64))[0] == float(
+        "inf"
+    )
 
 
 def test_the_worst_entry_is_named():

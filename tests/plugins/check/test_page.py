@@ -85,10 +85,14 @@ def test_a_page_is_well_formed_self_contained_and_has_a_cell_for_each_estimator_
 
 def test_a_disagreement_is_shown_with_its_stage():
     bad = outcome(backend="torch", ratio=1e6, stage="gradient")
-    broken = outcome(backend="torch", ratio=float("inf"), error="gradient: expected numbers, got NaN; scale")
+    broken = outcome(
+        backend="torch", ratio=float("inf"), error="gradient: expected numbers, got NaN; scale"
+    )
     page = Page(check_page([outcome(), bad, broken], {}, 1.0))
     assert "2 of 3 cases disagree" in page.text
-    assert "departs at gradient, network.0.weight[0, 1]: 1e+06 times what rounding allows" in page.text
+    assert (
+        "departs at gradient, network.0.weight[0, 1]: 1e+06 times what rounding allows" in page.text
+    )
     assert "expected numbers, got NaN" in page.text
     assert page.classes.count("bad") == 2  # A cell in either map.
     assert page.classes.count("verdict bad") == 1
@@ -96,12 +100,16 @@ def test_a_disagreement_is_shown_with_its_stage():
 
 
 def test_what_is_not_finite_is_no_error_and_what_was_raised_is_told_first():
-    lost = outcome(variant="lost", ratio=float("inf"), stage="signals", where="signals: advantages[3]")
+    lost = outcome(
+        variant="lost", ratio=float("inf"), stage="signals", where="signals: advantages[3]"
+    )
     scalar = outcome(variant="scalar", ratio=9.0, stage="surrogate", where="surrogate: value[]")
     broken = outcome(variant="broken", ratio=float("inf"), error="planted\nfailure", where=": ")
     page = Page(check_page([lost, scalar, broken], {}, 1.0))
     assert "Worst: error (numpy eager, ppo kl-categorical-tanh). 1 seconds." in page.text
-    assert "departs at signals, advantages[3]: not finite, or of a wrong shape or dtype" in page.text
+    assert (
+        "departs at signals, advantages[3]: not finite, or of a wrong shape or dtype" in page.text
+    )
     assert "departs at surrogate, value: 9 times" in page.text
     assert ": planted failure" in page.text
     assert any("planted failure" in title for title in page.titles)
@@ -116,14 +124,20 @@ def test_what_is_not_finite_is_drawn_above_the_limit(ratio):
 
 def test_what_was_not_run_is_not_absent():
     page = Page(check_page([outcome(), outcome(variant="ppo", backend="torch")], {}, 1.0))
-    assert page.classes.count("none") == 2 + 2  # The corners, and each variant where it was not run.
+    assert (
+        page.classes.count("none") == 2 + 2
+    )  # The corners, and each variant where it was not run.
     assert "absent" not in page.classes
     assert page.titles.count("not run") == 2
 
 
 def test_labels_are_escaped():
     hostile = outcome(
-        label="<script>alert(1)</script>", variant="a&b", where='"><img src=x>', stage="gradient", ratio=9.0
+        label="<script>alert(1)</script>",
+        variant="a&b",
+        where='"><img src=x>',
+        stage="gradient",
+        ratio=9.0,
     )
     text = check_page([hostile], {"<b>": "<i>"}, 1.0)
     assert "<script" not in text
@@ -166,7 +180,9 @@ def test_the_limit_is_between_two_bins():
 
 def test_a_blind_case_is_no_agreement():
     blind = outcome(power=0.0, variant="ppo"), outcome(nearest=7.2, label="near")
-    page = Page(check_page([*blind, outcome(nearest=1e4)], {}, 1.0, ["not checked: head 'mine' (no form)"]))
+    page = Page(
+        check_page([*blind, outcome(nearest=1e4)], {}, 1.0, ["not checked: head 'mine' (no form)"])
+    )
     assert "1 of 3 cases agree with the reference, at every stage; 2 are blind." in page.text
     assert "blind" in page.classes
     assert "near, random: a choice is 7 u from its kink" in page.text

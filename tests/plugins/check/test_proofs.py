@@ -198,7 +198,9 @@ def test_a_strangers_estimator_with_a_proof_is_tried_at_each_of_its_variants(sit
 def test_a_bug_in_a_strangers_estimator_is_found_by_its_proof(site, monkeypatch):
     add_estimator(site)
     cls = type(variants("estimators")["centred"])
-    monkeypatch.setattr(cls, "signals", lambda self, batch, evaluate: {"weight": 1.001 * batch.rewards})
+    monkeypatch.setattr(
+        cls, "signals", lambda self, batch, evaluate: {"weight": 1.001 * batch.rewards}
+    )
     _, outcomes = checked(["centred"], ["categorical"])
     assert {outcome.stage for outcome in outcomes if outcome.estimator == "centred"} == {"signals"}
 
@@ -248,13 +250,18 @@ def test_a_broken_proof_is_one_row_and_stops_nothing(site, source, expected):
     tried, outcomes = checked(["centred"], ["categorical"])
     assert tried.unchecked["proof 'centred'"] == expected
     assert unbuilt() == {"proof 'centred'": expected}
-    assert {outcome.variant for outcome in outcomes if outcome.estimator == "centred"} == {"centred"}
+    assert {outcome.variant for outcome in outcomes if outcome.estimator == "centred"} == {
+        "centred"
+    }
 
 
 def test_a_broken_plugin_and_an_estimator_that_cannot_be_built_are_rows_too(site):
     site.plugin("bad_plugin", "raise RuntimeError('planted')")
     site.distribution("bad-dist", {"bad": "bad_plugin"})
-    site.module("needy", ESTIMATOR.replace("Centred", "Needy").replace("constant: float = 0.0", "constant: float"))
+    site.module(
+        "needy",
+        ESTIMATOR.replace("Centred", "Needy").replace("constant: float = 0.0", "constant: float"),
+    )
     site.module("absent", "raise OSError('no such library')")
     site.plugin(
         "needy_plugin",
@@ -271,7 +278,9 @@ def test_a_broken_plugin_and_an_estimator_that_cannot_be_built_are_rows_too(site
     assert rows["plugin 'bad'"] == "RuntimeError: planted"
     assert "constant" in rows["estimator 'needy'"]
     assert rows["estimator 'absent'"] == "OSError: no such library"
-    unchecked = plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="quick").unchecked
+    unchecked = plan(
+        backends=["numpy"], estimators=None, heads=["categorical"], extent="quick"
+    ).unchecked
     assert rows.keys() <= unchecked.keys()
     assert "ppo" in subjects()
 
@@ -284,12 +293,16 @@ def test_references_are_of_a_class_and_not_of_a_name():
     assert reference_of(pg.Estimator) is None
     named = type("PPO", (pg.Categorical,), {"entropy": lambda self, xp, distribution: 0.0})
     assert reference_of(named) is None
-    assert reference_of(type("Sampling", (pg.Categorical,), {"sample": None})) is reference_of(pg.Categorical)
+    assert reference_of(type("Sampling", (pg.Categorical,), {"sample": None})) is reference_of(
+        pg.Categorical
+    )
 
 
 def test_every_built_in_estimator_and_head_has_a_proof_with_a_reference():
     assert proofs().problems == {}
     for kind in ("estimators", "heads"):
         assert proofs().unproven(kind) == {}
-        assert all(reference_of(registry().load(kind, name)) is not None for name in registry().names(kind))
+        assert all(
+            reference_of(registry().load(kind, name)) is not None for name in registry().names(kind)
+        )
     assert all(isinstance(proof, Proof) for proof in proofs().all)

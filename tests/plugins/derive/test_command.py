@@ -68,7 +68,9 @@ def test_text_has_the_surrogate_and_each_derivative(pgcore):
 
 
 def test_latex_is_one_display(pgcore):
-    status, out, _ = pgcore("derive", "actor_critic", "--latex", "--set", "entropy_coefficient=0.01")
+    status, out, _ = pgcore(
+        "derive", "actor_critic", "--latex", "--set", "entropy_coefficient=0.01"
+    )
     assert status == 0
     assert out == (
         "% actor_critic; \\usepackage{amsmath}\n"
@@ -96,7 +98,9 @@ def test_json_has_text_and_latex(pgcore):
 def test_every_registered_estimator_is_derived(pgcore, name, form):
     status, out, _ = pgcore("derive", name, *form)
     assert status == 0
-    assert {"": "surrogate =", "--latex": r"\begin{align*}", "--json": '"cotangents"'}["".join(form)] in out
+    assert {"": "surrogate =", "--latex": r"\begin{align*}", "--json": '"cotangents"'}[
+        "".join(form)
+    ] in out
 
 
 def test_a_strangers_estimator_is_derived(pgcore, mine):
@@ -121,16 +125,28 @@ def test_none_is_written_none(pgcore):
 def test_an_estimator_that_weighs_scores_is_noted(pgcore):
     status, out, err = pgcore("derive", "reinforce", "--set", "baseline=optimal_per_component")
     assert (status, out.splitlines()[1]) == (0, "    -advantage*log_prob")
-    assert err == "note: reinforce weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
+    assert (
+        err
+        == "note: reinforce weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["pppo"], "estimator: expected a known name, got 'pppo'; did you mean 'ppo'"),
-        (["ppo", "--set", "clip"], "--set: expected field=value, got 'clip'; write it as in --set clip=0.1"),
-        (["ppo", "--set", "=1"], "--set: expected field=value, got '=1'; write it as in --set clip=0.1"),
-        (["ppo", "--set", "clop=1"], "ppo hyper-parameter: expected a known name, got 'clop'; did you mean 'clip'"),
+        (
+            ["ppo", "--set", "clip"],
+            "--set: expected field=value, got 'clip'; write it as in --set clip=0.1",
+        ),
+        (
+            ["ppo", "--set", "=1"],
+            "--set: expected field=value, got '=1'; write it as in --set clip=0.1",
+        ),
+        (
+            ["ppo", "--set", "clop=1"],
+            "ppo hyper-parameter: expected a known name, got 'clop'; did you mean 'clip'",
+        ),
         (["ppo", "--set", "clip=-1"], "PPO.clip: expected a positive number, got -1;"),
         (["ppo", "--latex", "--json"], "expected --latex or --json, got both; choose one"),
     ],

@@ -39,7 +39,9 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
+        return pg.Claims(
+            unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True
+        )
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
@@ -89,7 +91,11 @@ class Nested(Base):
     def surrogate(self, xp, *, log_probs, action_values, value):
         mean = xp.sum(xp.exp(log_probs) * action_values, axis=1)
         spread = xp.sum(xp.exp(log_probs) * xp.abs(action_values - mean[:, None]), axis=-1)
-        return xp.sqrt(1.0 + spread) * value - xp.exp(mean) / (2.0 + value**2) + action_values[:, 1] * value**3
+        return (
+            xp.sqrt(1.0 + spread) * value
+            - xp.exp(mean) / (2.0 + value**2)
+            + action_values[:, 1] * value**3
+        )
 
 
 class Flagged(Base):
@@ -97,7 +103,9 @@ class Flagged(Base):
 
     def surrogate(self, xp, *, log_probs, counts, value):
         mean = xp.sum(xp.broadcast_to(value[:, None], log_probs) * 0.5, axis=1)
-        return xp.where(counts, xp.log(1.0 + xp.exp(value)) + mean, xp.exp(-value)) * xp.sum(log_probs, axis=1)
+        return xp.where(counts, xp.log(1.0 + xp.exp(value)) + mean, xp.exp(-value)) * xp.sum(
+            log_probs, axis=1
+        )
 
 
 class Taken(Base):
@@ -116,7 +124,9 @@ def given_to(estimator, count=7):
     found = points(derive(estimator), np.random.default_rng(3), count)
     rng = np.random.default_rng(4)
     return {
-        name: rng.uniform(-1, 1, value.shape).astype(np.longdouble) if value.dtype.kind == "f" else value
+        name: rng.uniform(-1, 1, value.shape).astype(np.longdouble)
+        if value.dtype.kind == "f"
+        else value
         for name, value in found.items()
     }
 
@@ -136,16 +146,23 @@ def test_derivatives_are_differences_of_the_surrogate(estimator):
                 moved = given[name].copy()
                 moved[(slice(None), *column)] += sign * size
                 ends.append(estimator.surrogate(host, **(given | {name: moved})))
-            np.testing.assert_allclose(value[(slice(None), *column)], (ends[0] - ends[1]) / (2 * size), atol=1e-10)
+            np.testing.assert_allclose(
+                value[(slice(None), *column)], (ends[0] - ends[1]) / (2 * size), atol=1e-10
+            )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.longdouble])
-@pytest.mark.parametrize("estimator", [*ALL_FORMS, pg.estimator("ppo", value_clip=0.2, entropy_coefficient=0.1)])
+@pytest.mark.parametrize(
+    "estimator", [*ALL_FORMS, pg.estimator("ppo", value_clip=0.2, entropy_coefficient=0.1)]
+)
 def test_every_float_dtype_is_kept(estimator, dtype):
     estimator = estimator() if isinstance(estimator, type) else estimator
     given = given_to(estimator)
     exact = derive(estimator).cotangents(**given)
-    cast = {name: value.astype(dtype) if value.dtype.kind == "f" else value for name, value in given.items()}
+    cast = {
+        name: value.astype(dtype) if value.dtype.kind == "f" else value
+        for name, value in given.items()
+    }
     for name, value in derive(estimator).cotangents(**cast).items():
         assert value.dtype == dtype
         np.testing.assert_allclose(
@@ -160,7 +177,10 @@ def test_every_float_dtype_is_kept(estimator, dtype):
 def test_the_test_kits_numbers_go_through(estimator):
     given = given_to(estimator())
     found = estimator().cotangents(
-        **{name: bounded(value) if value.dtype.kind == "f" else value for name, value in given.items()}
+        **{
+            name: bounded(value) if value.dtype.kind == "f" else value
+            for name, value in given.items()
+        }
     )
     for name, value in estimator().cotangents(**given).items():
         assert isinstance(found[name], Bounded)
@@ -201,7 +221,10 @@ def test_a_condition_beside_rows_is_one():
 
 def test_the_namespace_has_a_symbolic_form_of_everything_and_no_more():
     offered = {*ELEMENTWISE, *vars(SymbolicNamespace)}
-    public = [{name for name in found if not name.startswith("_")} for found in (vars(ArrayNamespace), offered)]
+    public = [
+        {name for name in found if not name.startswith("_")}
+        for found in (vars(ArrayNamespace), offered)
+    ]
     assert public[0] == public[1]
 
 
@@ -247,7 +270,11 @@ def slope(function, *points):
         (lambda xp, x: xp.maximum(2 * x, 3 * x), (-1.0, 0.0, 1.0), [2, 2, 3]),
         (lambda xp, x: xp.minimum(2 * x, 3 * x), (-1.0, 0.0, 1.0), [3, 2, 2]),
         (lambda xp, x: xp.abs(x), (-2.0, 0.0, 3.0), [-1, 0, 1]),
-        (lambda xp, x: xp.where((x > 0) & ~(x == 2.0), x, -x), (-1.0, 0.0, 1.0, 2.0), [-1, -1, 1, -1]),
+        (
+            lambda xp, x: xp.where((x > 0) & ~(x == 2.0), x, -x),
+            (-1.0, 0.0, 1.0, 2.0),
+            [-1, -1, 1, -1],
+        ),
         (lambda xp, x: xp.where((x < 0) | (x != 2.0), x, -x), (-1.0, 0.0, 2.0), [1, 1, -1]),
         (lambda xp, x: xp.exp(xp.clip(x, -math.inf, 0.0)), (-1000.0, 1000.0), [0, 0]),
         (lambda xp, x: xp.where(x > 700.0, 1.0, xp.exp(x)), (0.0, 1000.0), [1, 0]),
@@ -267,7 +294,9 @@ def test_ties_and_limits_follow_the_conventions(function, at, expected):
 
 def test_ppo_at_a_log_ratio_of_1000_has_gradient_0_and_no_nan():
     log_prob, old = np.array([1000.0, 1000.0, -1000.0]), np.zeros(3)
-    found = Naive().cotangents(log_prob=log_prob, old_log_prob=old, advantage=np.array([1.0, 0.0, -1.0]))
+    found = Naive().cotangents(
+        log_prob=log_prob, old_log_prob=old, advantage=np.array([1.0, 0.0, -1.0])
+    )
     assert found["log_prob"].tolist() == [0.0, 0.0, 0.0]
 
 
@@ -305,7 +334,9 @@ def test_choices_inside_of_choices_with_two_values_are_one():
 
     at = (3.0, -3.0, -4.5, -7.0, 1.5, 0.5)
     assert slope(function, *at) == [1, 0, 1, 0, 0, 1]
-    assert slope(lambda xp, x: xp.where(x**2 > 4.0, xp.where(x**3 > 1.0, x, 0.0), x), 3.0, -3.0, 1.0) == [1, 0, 1]
+    assert slope(
+        lambda xp, x: xp.where(x**2 > 4.0, xp.where(x**3 > 1.0, x, 0.0), x), 3.0, -3.0, 1.0
+    ) == [1, 0, 1]
 
 
 def test_what_a_condition_implies_is_not_asked_again():
@@ -333,7 +364,9 @@ class Plain(PPO):
 Plain.cotangents = Estimator.cotangents
 
 
-@pytest.mark.parametrize("fields", [{}, {"value_clip": 0.2, "entropy_coefficient": 0.01}, {"objective": "kl"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"value_clip": 0.2, "entropy_coefficient": 0.01}, {"objective": "kl"}]
+)
 @pytest.mark.parametrize("steps", [23, 700])
 def test_the_numpy_backend_runs_an_estimator_without_cotangents(fields, steps):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
@@ -354,7 +387,11 @@ class Rewarded(Base):
     def surrogate(self, xp, *, log_probs, value, gain, target, action):
         safe = xp.where(log_probs > -math.inf, log_probs, 0.0)
         chosen = xp.take_last(safe, action)
-        return (value - target) ** 2 - xp.sum(xp.exp(log_probs) * (gain - 0.5 * safe), axis=1) - 0.25 * chosen
+        return (
+            (value - target) ** 2
+            - xp.sum(xp.exp(log_probs) * (gain - 0.5 * safe), axis=1)
+            - 0.25 * chosen
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -429,7 +466,9 @@ def test_text_is_in_the_surrogates_own_names():
     ]
     assert derivation.text["value"] == "0.5*(value - return_)"
     assert derivation.text["entropy"] == "-0.01"
-    assert derivation.surrogate_text.startswith("0.25*(value - return_)**2 - 0.01*entropy\nplus\n-1.2*advantage  ")
+    assert derivation.surrogate_text.startswith(
+        "0.25*(value - return_)**2 - 0.01*entropy\nplus\n-1.2*advantage  "
+    )
 
 
 def test_latex_is_in_the_fields_symbols():
@@ -441,7 +480,8 @@ def test_latex_is_in_the_fields_symbols():
     )
     assert r"0.5 \left(V - R\right) & \text{otherwise}" in derivation.latex["value"]
     assert (
-        r"\left|V - V_{\mathrm{old}}\right| > 0.5 \text{ and } V - V_{\mathrm{old}} \leq 0" in derivation.latex["value"]
+        r"\left|V - V_{\mathrm{old}}\right| > 0.5 \text{ and } V - V_{\mathrm{old}} \leq 0"
+        in derivation.latex["value"]
     )
     assert derivation.symbols == {"log_prob": r"\log \pi", "value": "V"}
 
@@ -449,10 +489,14 @@ def test_latex_is_in_the_fields_symbols():
 def test_actions_have_indices():
     assert derive(Expected()).text == {"log_probs": "-gain[a]*exp(log_probs[a])"}
     assert derive(Expected()).latex == {"log_probs": r"- \mathrm{gain}_{a} \pi_{a}"}
-    assert derive(of_log_prob(lambda xp, x: xp.exp(x + 1.0))).latex == {"log_prob": r"e^{\log \pi + 1}"}
+    assert derive(of_log_prob(lambda xp, x: xp.exp(x + 1.0))).latex == {
+        "log_prob": r"e^{\log \pi + 1}"
+    }
     assert derive(of_log_prob(lambda xp, x: xp.exp(-x))).latex == {"log_prob": r"- \frac{1}{\pi}"}
     assert derive(Expected()).surrogate_text == "-sum_b(gain[b]*exp(log_probs[b]))"
-    assert derive(Target()).text == {"action_values": "(action_values[action] - target)*[a = action]"}
+    assert derive(Target()).text == {
+        "action_values": "(action_values[action] - target)*[a = action]"
+    }
     assert derive(Target()).latex == {
         "action_values": r"\left(Q_{\mathrm{action}} - y\right) \mathbf{1}[a = \mathrm{action}]"
     }
@@ -460,11 +504,17 @@ def test_actions_have_indices():
     assert r"\pi_{a} \log \pi_{a}" not in derive(Soft()).latex["action_values"]
 
 
-@pytest.mark.parametrize("estimator", [*ALL_FORMS, PPO(value_clip=0.5, entropy_coefficient=0.1), PPO(objective="kl")])
+@pytest.mark.parametrize(
+    "estimator", [*ALL_FORMS, PPO(value_clip=0.5, entropy_coefficient=0.1), PPO(objective="kl")]
+)
 def test_latex_is_balanced(estimator):
     derivation = derive(estimator() if isinstance(estimator, type) else estimator)
     for text in [derivation.surrogate_latex, *derivation.latex.values()]:
-        for opening, closing in [("{", "}"), (r"\left", r"\right"), (r"\begin{cases}", r"\end{cases}")]:
+        for opening, closing in [
+            ("{", "}"),
+            (r"\left", r"\right"),
+            (r"\begin{cases}", r"\end{cases}"),
+        ]:
             assert text.count(opening) == text.count(closing), text
 
 
@@ -474,13 +524,18 @@ class Sequence(Base):
     reduction = pg.Reduction.EPISODE_STEP
 
     def surrogate(self, xp, *, log_prob, value, advantage, episode):
-        ratio = xp.exp(xp.episode_mean(log_prob, episode) + 0.1 * xp.episode_sum(log_prob * log_prob, episode))
+        ratio = xp.exp(
+            xp.episode_mean(log_prob, episode) + 0.1 * xp.episode_sum(log_prob * log_prob, episode)
+        )
         return -xp.minimum(ratio, 1.25) * advantage + ratio * value
 
 
 def test_what_is_summed_over_an_episode_reaches_each_of_its_steps():
     rng, episode = np.random.default_rng(8), np.array([0, 0, 0, 1, 2, 2])
-    given = {name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "value", "advantage")}
+    given = {
+        name: rng.uniform(-1, 1, 6).astype(np.longdouble)
+        for name in ("log_prob", "value", "advantage")
+    }
     found = Sequence().cotangents(**given, episode=episode)
     size = np.longdouble(1e-6)
     for name, value in found.items():
@@ -489,7 +544,9 @@ def test_what_is_summed_over_an_episode_reaches_each_of_its_steps():
             for sign in (1, -1):
                 moved = given[name].copy()
                 moved[step] += sign * size
-                ends.append(Sequence().surrogate(host, **(given | {name: moved}), episode=episode).sum())
+                ends.append(
+                    Sequence().surrogate(host, **(given | {name: moved}), episode=episode).sum()
+                )
             assert value[step] == pytest.approx((ends[0] - ends[1]) / (2 * size), rel=1e-9)
 
 
@@ -498,7 +555,10 @@ def test_an_episodes_sum_is_written():
         return -xp.exp(xp.episode_sum(log_prob, episode)) * xp.episode_mean(advantage, episode)
 
     derivation = derive(type("Summed", (Base,), {"surrogate": surrogate})())
-    assert derivation.text["log_prob"] == "episode_sum(-exp(episode_sum(log_prob))*episode_mean(advantage))"
+    assert (
+        derivation.text["log_prob"]
+        == "episode_sum(-exp(episode_sum(log_prob))*episode_mean(advantage))"
+    )
     assert r"\frac{1}{T}\sum_{t' \in \tau}" in derivation.latex["log_prob"]
 
 
@@ -534,7 +594,9 @@ def constant_inside(self, xp, *, log_prob, advantage, episode):
 
 
 def choice_by_episode(self, xp, *, log_prob, advantage, episode):
-    return xp.where(xp.episode_sum(log_prob, episode) > 0, log_prob * 2.0, xp.exp(log_prob) * advantage)
+    return xp.where(
+        xp.episode_sum(log_prob, episode) > 0, log_prob * 2.0, xp.exp(log_prob) * advantage
+    )
 
 
 def choice_inside(self, xp, *, log_prob, advantage, episode):
@@ -566,7 +628,9 @@ def open_power(self, xp, *, log_prob, advantage, episode):
 )
 def test_an_episodes_sum_may_be_the_same_at_every_step_or_hold_choices(surrogate):
     rng, episode = np.random.default_rng(9), np.array([4, 4, 4, 5, 6, 6])
-    given = {name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "advantage")}
+    given = {
+        name: rng.uniform(-1, 1, 6).astype(np.longdouble) for name in ("log_prob", "advantage")
+    }
     found, expected = slopes(surrogate, **given, episode=episode)
     assert found["log_prob"].dtype == np.longdouble
     np.testing.assert_allclose(found["log_prob"], expected["log_prob"], rtol=1e-9, atol=1e-9)
@@ -585,13 +649,18 @@ def same_entries(self, xp, *, log_probs, advantage, action):
 
 
 def choices_by_action(self, xp, *, log_probs, advantage, action):
-    return xp.clip(xp.sum(xp.maximum(log_probs, 0.0), axis=1), 0.0, 0.75) * advantage + log_probs[:, 0]
+    return (
+        xp.clip(xp.sum(xp.maximum(log_probs, 0.0), axis=1), 0.0, 0.75) * advantage + log_probs[:, 0]
+    )
 
 
 @pytest.mark.parametrize("surrogate", [taken_entry, last_column, same_entries, choices_by_action])
 def test_derivatives_by_action_hold_no_row_or_choices_in_sums(surrogate):
     rng = np.random.default_rng(10)
-    given = {"log_probs": rng.uniform(-1, 1, (5, 3)).astype(np.longdouble), "advantage": rng.uniform(-1, 1, 5)}
+    given = {
+        "log_probs": rng.uniform(-1, 1, (5, 3)).astype(np.longdouble),
+        "advantage": rng.uniform(-1, 1, 5),
+    }
     found, expected = slopes(surrogate, **given, action=np.array([0, 2, 1, 1, 0]))
     np.testing.assert_allclose(found["log_probs"], expected["log_probs"], rtol=1e-9, atol=1e-9)
 
@@ -615,7 +684,9 @@ def test_a_power_with_a_signal_as_exponent_has_a_slope_at_0():
         return value**advantage
 
     derivation = derive(type("Power", (Base,), {"surrogate": surrogate})())
-    found = derivation.cotangents(value=np.array([0.0, 0.0, -1.0]), advantage=np.array([1.0, 2.0, 2.0]))
+    found = derivation.cotangents(
+        value=np.array([0.0, 0.0, -1.0]), advantage=np.array([1.0, 2.0, 2.0])
+    )
     np.testing.assert_array_equal(found["value"], [1.0, 0.0, -2.0])
 
 
@@ -625,18 +696,23 @@ def test_a_flag_stands_beside_a_comparison():
 
     derivation = derive(type("Flagged", (Base,), {"surrogate": surrogate})())
     assert derivation.flags == {"flag"}
-    found = derivation.cotangents(value=np.array([1.0, 1.0, -1.0]), flag=np.array([True, False, True]))
+    found = derivation.cotangents(
+        value=np.array([1.0, 1.0, -1.0]), flag=np.array([True, False, True])
+    )
     np.testing.assert_array_equal(found["value"], [2.0, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(
-    ("factor", "named"), [(lambda xp, x: xp.sqrt(0.0 * x - 1.0), "I"), (lambda _xp, x: x / 0, "zoo")]
+    ("factor", "named"),
+    [(lambda xp, x: xp.sqrt(0.0 * x - 1.0), "I"), (lambda _xp, x: x / 0, "zoo")],
 )
 def test_a_number_that_is_none_is_not_compiled(factor, named):
     def surrogate(self, xp, *, value):
         return factor(xp, value) * value
 
-    with pytest.raises(EstimatorError, match=f"that NumPy can run step by step, got {named}; write `cotangents`"):
+    with pytest.raises(
+        EstimatorError, match=f"that NumPy can run step by step, got {named}; write `cotangents`"
+    ):
         derive(type("Unreal", (Base,), {"surrogate": surrogate})()).cotangents(value=np.ones(2))
 
 
@@ -671,30 +747,74 @@ def refused_loop(xp, log_prob, log_probs, advantage):
         (lambda xp, x, row, a: np.exp(x), "np.exp;", "use xp.exp if there is one"),
         (lambda xp, x, row, a: np.sum(row, axis=1), "np.sum;", "use the functions of xp"),
         (lambda xp, x, row, a: np.where(a > 0, x, -x), "np.where;", "use the functions of xp"),
-        (lambda xp, x, row, a: np.multiply(x, a, out=x), "np.multiply with out=;", "make a new array"),
-        (lambda xp, x, row, a: np.asarray(x), "a conversion of log_prob to a NumPy array;", "use the functions of xp"),
-        (lambda xp, x, row, a: math.exp(x), r"float\(log_prob\) or a function of `math`;", "use the functions of xp"),
+        (
+            lambda xp, x, row, a: np.multiply(x, a, out=x),
+            "np.multiply with out=;",
+            "make a new array",
+        ),
+        (
+            lambda xp, x, row, a: np.asarray(x),
+            "a conversion of log_prob to a NumPy array;",
+            "use the functions of xp",
+        ),
+        (
+            lambda xp, x, row, a: math.exp(x),
+            r"float\(log_prob\) or a function of `math`;",
+            "use the functions of xp",
+        ),
         (lambda xp, x, row, a: int(x) * x, r"int\(log_prob\);", "use the functions of xp"),
         (lambda xp, x, row, a: len(x) * x, r"len\(log_prob\);", "use the functions of xp"),
         (lambda xp, x, row, a: x.mean() * x, r"\.mean of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: x.shape[0] * x, r"\.shape of log_prob;", "use the functions of xp"),
-        (lambda xp, x, row, a: max(x, a), "a Python `if`, `and`, `or`, `min` or `max` over", "choose with xp.where"),
-        (lambda xp, x, row, a: x if x == a else a, "a Python `if`, .* over Eq", "choose with xp.where"),
+        (
+            lambda xp, x, row, a: max(x, a),
+            "a Python `if`, `and`, `or`, `min` or `max` over",
+            "choose with xp.where",
+        ),
+        (
+            lambda xp, x, row, a: x if x == a else a,
+            "a Python `if`, .* over Eq",
+            "choose with xp.where",
+        ),
         (refused_if, "a Python `if`, .* over advantage > 0;", "choose with xp.where"),
         (refused_loop, "a loop over log_prob;", "use the functions of xp"),
         (refused_in_place, r"log_prob \+=;", r"write log_prob = log_prob \+ \.\.\."),
         (refused_entries, "an assignment to entries of log_prob;", "choose with xp.where"),
-        (lambda xp, x, row, a: xp.cumsum(x), r"xp\.cumsum;", "use abs, broadcast_to, clip, .*, where"),
-        (lambda xp, x, row, a: xp.concatenate((row, row), axis=1), r"xp\.concatenate;", "sum the parts"),
+        (
+            lambda xp, x, row, a: xp.cumsum(x),
+            r"xp\.cumsum;",
+            "use abs, broadcast_to, clip, .*, where",
+        ),
+        (
+            lambda xp, x, row, a: xp.concatenate((row, row), axis=1),
+            r"xp\.concatenate;",
+            "sum the parts",
+        ),
         (lambda xp, x, row, a: x // a, "`//` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: x % 2.0, "`%` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: row @ row, r"`@` of log_probs;", "use the functions of xp"),
-        (lambda xp, x, row, a: xp.where((a > 0) & True, x, a), r"`&` of advantage > 0 and bool;", "comparisons"),
-        (lambda xp, x, row, a: xp.where((a > 0) | 1.0, x, a), r"`\|` of advantage > 0 and float;", "comparisons"),
+        (
+            lambda xp, x, row, a: xp.where((a > 0) & True, x, a),
+            r"`&` of advantage > 0 and bool;",
+            "comparisons",
+        ),
+        (
+            lambda xp, x, row, a: xp.where((a > 0) | 1.0, x, a),
+            r"`\|` of advantage > 0 and float;",
+            "comparisons",
+        ),
         (lambda xp, x, row, a: round(x), "`round` of log_prob;", "use the functions of xp"),
         (lambda xp, x, row, a: abs(x), "`abs` of log_prob;", "use the functions of xp"),
-        (lambda xp, x, row, a: x * (a > 0), "a comparison used as a number;", "choose with xp.where"),
-        (lambda xp, x, row, a: (a > 0) * x, "a comparison used as a number;", "choose with xp.where"),
+        (
+            lambda xp, x, row, a: x * (a > 0),
+            "a comparison used as a number;",
+            "choose with xp.where",
+        ),
+        (
+            lambda xp, x, row, a: (a > 0) * x,
+            "a comparison used as a number;",
+            "choose with xp.where",
+        ),
         (lambda xp, x, row, a: xp.where(True, x, a), "xp.where over bool;", "compare arrays"),
         (lambda xp, x, row, a: xp.exp(2.0), "xp.exp of float;", "pass arrays"),
         (lambda xp, x, row, a: x * math.nan, "NaN;", "use finite numbers"),
@@ -703,10 +823,22 @@ def refused_loop(xp, log_prob, log_probs, advantage):
             r"one that raises TypeError \(unsupported operand type\(s\) for <<",
             "use the functions",
         ),
-        (lambda xp, x, row, a: x * np.ones(3), "ndarray beside log_prob;", "pass arrays as signals"),
+        (
+            lambda xp, x, row, a: x * np.ones(3),
+            "ndarray beside log_prob;",
+            "pass arrays as signals",
+        ),
         (lambda xp, x, row, a: x * "2", "str beside log_prob;", "pass arrays as signals"),
-        (lambda xp, x, row, a: xp.sum(x, axis=0), r"xp\.sum over the batch's steps;", "depends on that step alone"),
-        (lambda xp, x, row, a: xp.sum(row, axis=0), r"xp\.sum over the batch's steps;", "depends on that step alone"),
+        (
+            lambda xp, x, row, a: xp.sum(x, axis=0),
+            r"xp\.sum over the batch's steps;",
+            "depends on that step alone",
+        ),
+        (
+            lambda xp, x, row, a: xp.sum(row, axis=0),
+            r"xp\.sum over the batch's steps;",
+            "depends on that step alone",
+        ),
         (lambda xp, x, row, a: row[:, None], r"the index .* of log_probs;", r"use xp\.take_last"),
         (
             lambda xp, x, row, a: row[:, a],
@@ -714,10 +846,22 @@ def refused_loop(xp, log_prob, log_probs, advantage):
             r"use xp\.take_last",
         ),
         (lambda xp, x, row, a: row[a], r"the index advantage of log_probs;", r"use xp\.take_last"),
-        (lambda xp, x, row, a: row[a > 0], r"the index advantage > 0 of log_probs;", r"use xp\.take_last"),
+        (
+            lambda xp, x, row, a: row[a > 0],
+            r"the index advantage > 0 of log_probs;",
+            r"use xp\.take_last",
+        ),
         (lambda xp, x, row, a: x[1:], r"the index .* of log_prob;", r"use xp\.take_last"),
-        (refused_steps, r"log_prob of shape \[B\] beside \[B, A\];", r"add an axis with x\[:, None\]"),
-        (lambda xp, x, row, a: x * a[:, None], r"log_prob of shape \[B\] beside \[B, 1\];", "add an axis"),
+        (
+            refused_steps,
+            r"log_prob of shape \[B\] beside \[B, A\];",
+            r"add an axis with x\[:, None\]",
+        ),
+        (
+            lambda xp, x, row, a: x * a[:, None],
+            r"log_prob of shape \[B\] beside \[B, 1\];",
+            "add an axis",
+        ),
     ],
 )
 def test_what_cannot_be_derived_is_named(surrogate, operation, advice):
@@ -731,7 +875,9 @@ def test_what_cannot_be_derived_is_named(surrogate, operation, advice):
     with pytest.raises(EstimatorError) as caught:
         derive(estimator)
     found = str(caught.value)
-    assert found.startswith("refused.surrogate: expected operations that can be differentiated symbolically, got ")
+    assert found.startswith(
+        "refused.surrogate: expected operations that can be differentiated symbolically, got "
+    )
     assert found.endswith("or write `cotangents`")
     assert re.search(operation, found), found
     assert re.search(advice, found), found
@@ -750,7 +896,8 @@ def test_a_surrogate_returns_one_term_a_step(surrogate, got):
         return surrogate(xp, log_prob, log_probs)
 
     with pytest.raises(
-        EstimatorError, match=rf"tiny\.surrogate: expected terms of shape \[B\], got {got}; sum over the"
+        EstimatorError,
+        match=rf"tiny\.surrogate: expected terms of shape \[B\], got {got}; sum over the",
     ):
         derive(type("Shaped", (Base,), {"surrogate": method})())
 
@@ -763,15 +910,21 @@ class Refusing(Base):
 
 
 def test_the_numpy_backend_passes_the_error_on():
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=5)
-    with pytest.raises(EstimatorError, match=r"tiny\.surrogate: .*, got np\.absolute; .* write `cotangents`"):
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=5
+    )
+    with pytest.raises(
+        EstimatorError, match=r"tiny\.surrogate: .*, got np\.absolute; .* write `cotangents`"
+    ):
         pg.gradient(policy, Refusing(), batch)
 
 
 def without_sympy(script):
     """Run a script in a process that has no SymPy; return what it prints."""
     start = "import sys; sys.modules['sympy'] = None\n"
-    done = subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", start + script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -814,7 +967,9 @@ def test_the_command_says_what_to_install():
 
 def test_importing_imports_no_sympy():
     script = "import sys, pgcore, pgcore.derive, pgcore.cli; pgcore.estimator('ppo'); print('sympy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"
 
 
@@ -826,6 +981,10 @@ class Overflowing(Base):
 
 
 def test_what_overflows_is_found_in_the_derived_cotangents():
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=5)
-    with pytest.raises(NonFiniteError, match=r"gradient of tiny: .*, got d surrogate / d log_prob = -inf at step 0"):
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=5
+    )
+    with pytest.raises(
+        NonFiniteError, match=r"gradient of tiny: .*, got d surrogate / d log_prob = -inf at step 0"
+    ):
         pg.gradient(policy, Overflowing(), batch)

@@ -25,15 +25,27 @@ VARIANTS = variants("estimators")
 PROCESS = exact.audit_process(horizon=2)
 
 # Every registered estimator by default at discount 1, and the kit's variants at their own.
-SUBJECTS = subjects() | {f"{label}, own discount": estimator for label, estimator in VARIANTS.items()}
+SUBJECTS = subjects() | {
+    f"{label}, own discount": estimator for label, estimator in VARIANTS.items()
+}
 
 
 @pytest.mark.parametrize("label", SUBJECTS)
 def test_every_claim_of_a_registered_estimator_is_confirmed(label):
     audit = exact.audit(SUBJECTS[label], PROCESS)
-    expected = {True: "confirmed", False: "confirmed", "exact": "confirmed", "none": "confirmed", "limited": "reported"}
-    assert [verdict for verdict in audit.verdicts if verdict.verdict != expected[verdict.stated]] == []
-    assert {verdict.claim for verdict in audit.verdicts} == {field.name for field in dataclasses.fields(pg.Claims)}
+    expected = {
+        True: "confirmed",
+        False: "confirmed",
+        "exact": "confirmed",
+        "none": "confirmed",
+        "limited": "reported",
+    }
+    assert [
+        verdict for verdict in audit.verdicts if verdict.verdict != expected[verdict.stated]
+    ] == []
+    assert {verdict.claim for verdict in audit.verdicts} == {
+        field.name for field in dataclasses.fields(pg.Claims)
+    }
 
 
 def test_every_registered_estimator_is_a_subject():
@@ -55,7 +67,9 @@ class Peeking(Reinforce):
     name = "peeking"
 
     def signals(self, batch, evaluate):
-        return {"advantage": super().signals(batch, evaluate)["advantage"] - evaluate("value")["value"]}
+        return {
+            "advantage": super().signals(batch, evaluate)["advantage"] - evaluate("value")["value"]
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +79,13 @@ class Weighted(Reinforce):
     name = "weighted"
 
     def signals(self, batch, evaluate):
-        log_ratio = np.add.reduceat(evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts)
-        return {"advantage": super().signals(batch, evaluate)["advantage"] * np.exp(log_ratio)[batch.episode_of_step]}
+        log_ratio = np.add.reduceat(
+            evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts
+        )
+        return {
+            "advantage": super().signals(batch, evaluate)["advantage"]
+            * np.exp(log_ratio)[batch.episode_of_step]
+        }
 
 
 PLAIN = pg.estimator("reinforce", gamma=1.0)
@@ -76,8 +95,16 @@ VALUE = pg.estimator("reinforce", gamma=1.0, baseline="value")
 @pytest.mark.parametrize(
     ("estimator", "wrong", "told"),
     [
-        (pg.estimator("reinforce", gamma=1.0, baseline="mean"), {"unbiased": True}, "relative bias 0.5"),
-        (pg.estimator("reinforce", gamma=1.0, normalise="batch"), {"unbiased": True}, "relative bias"),
+        (
+            pg.estimator("reinforce", gamma=1.0, baseline="mean"),
+            {"unbiased": True},
+            "relative bias 0.5",
+        ),
+        (
+            pg.estimator("reinforce", gamma=1.0, normalise="batch"),
+            {"unbiased": True},
+            "relative bias",
+        ),
         (PLAIN, {"off_policy": "exact"}, "with another policy's episodes"),
         (Weighted(gamma=1.0), {"off_policy": "none"}, "move the mean by"),
         (Peeking(gamma=1.0), {"needs_critic": False}, "without a critic: expected names among"),
@@ -106,8 +133,13 @@ class FirstOnly(Reinforce):
 
     def signals(self, batch, evaluate):
         ratio = np.exp(evaluate("log_prob")["log_prob"] - batch.log_probs)[batch.episode_starts]
-        weight = {"plain": ratio, "limited": np.minimum(ratio, 1.0), "mean": ratio / ratio.mean()}[self.form]
-        return {"advantage": super().signals(batch, evaluate)["advantage"] * weight[batch.episode_of_step]}
+        weight = {"plain": ratio, "limited": np.minimum(ratio, 1.0), "mean": ratio / ratio.mean()}[
+            self.form
+        ]
+        return {
+            "advantage": super().signals(batch, evaluate)["advantage"]
+            * weight[batch.episode_of_step]
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,24 +171,44 @@ def test_a_ratio_of_means_is_right_on_a_whole_population(batch):
         assert verdict_on(wrong, "off_policy", batch=batch).verdict == "refuted"
 
 
-@pytest.mark.parametrize(("form", "over_single_steps"), [("plain", True), ("limited", False), ("mean", True)])
+@pytest.mark.parametrize(
+    ("form", "over_single_steps"), [("plain", True), ("limited", False), ("mean", True)]
+)
 def test_a_correction_of_first_steps_alone_is_exact_over_single_steps_only(form, over_single_steps):
     claiming = reclaimed(FirstOnly(gamma=1.0, form=form), off_policy="exact", unbiased=False)
     single = verdict_on(claiming, "off_policy", exact.audit_process(actions=3, horizon=1))
     assert single.verdict == ("confirmed" if over_single_steps else "refuted")
-    assert verdict_on(claiming, "off_policy", exact.audit_process(actions=3, horizon=2)).verdict == "refuted"
+    assert (
+        verdict_on(claiming, "off_policy", exact.audit_process(actions=3, horizon=2)).verdict
+        == "refuted"
+    )
 
 
 def test_a_clip_takes_the_limit_away():
     # A batch's own mean as baseline and ratios of single steps are right on a population of single steps.
     single = exact.audit_process(horizon=1)
     wide, clipped = pg.estimator("dr_grpo", clip_low=1.0, clip_high=1e6), pg.estimator("dr_grpo")
-    assert verdict_on(reclaimed(wide, off_policy="exact"), "off_policy", single).verdict == "confirmed"
-    assert verdict_on(reclaimed(clipped, off_policy="exact"), "off_policy", single).verdict == "refuted"
+    assert (
+        verdict_on(reclaimed(wide, off_policy="exact"), "off_policy", single).verdict == "confirmed"
+    )
+    assert (
+        verdict_on(reclaimed(clipped, off_policy="exact"), "off_policy", single).verdict
+        == "refuted"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["actor_critic", "averaged_ratio", "awr", "dr_grpo", "ppo", "q_learning", "soft_actor", "vtrace"]
+    "name",
+    [
+        "actor_critic",
+        "averaged_ratio",
+        "awr",
+        "dr_grpo",
+        "ppo",
+        "q_learning",
+        "soft_actor",
+        "vtrace",
+    ],
 )
 def test_a_biased_estimator_is_not_exact_with_other_episodes(name):
     claiming = reclaimed(SUBJECTS[name], off_policy="exact")
@@ -178,7 +230,9 @@ def test_limited_corrections_are_reported_with_both_figures_and_judged_by_nothin
     audit = exact.audit(reclaimed(PLAIN, off_policy="limited"), PROCESS)
     verdict = next(verdict for verdict in audit.verdicts if verdict.claim == "off_policy")
     assert (verdict.stated, verdict.verdict) == ("limited", "reported")
-    figures = re.fullmatch(r"relative bias (\S+) on its own episodes, (\S+) on another policy's", verdict.figure)
+    figures = re.fullmatch(
+        r"relative bias (\S+) on its own episodes, (\S+) on another policy's", verdict.figure
+    )
     assert figures is not None
     assert float(figures[1]) < 1e-13
     assert float(figures[2]) > 0.1
@@ -189,7 +243,8 @@ def test_limited_corrections_are_reported_with_both_figures_and_judged_by_nothin
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict"), [("reinforce", "open"), ("pdis", "open"), ("wis", "open"), ("averaged_ratio", "reported")]
+    ("name", "verdict"),
+    [("reinforce", "open"), ("pdis", "open"), ("wis", "open"), ("averaged_ratio", "reported")],
 )
 def test_where_every_gradient_is_0_who_acts_stays_open(name, verdict):
     idle = exact.from_gymnasium("FrozenLake-v1", horizon=3)  # the goal is six steps away
@@ -219,11 +274,13 @@ class AllActions(pg.Estimator):
 
 def test_claims_that_contradict_the_signature_are_errors():
     with pytest.raises(
-        EstimatorError, match=r"reinforce.claims: expected needs_critic=True for a surrogate that uses value, got False"
+        EstimatorError,
+        match=r"reinforce.claims: expected needs_critic=True for a surrogate that uses value, got False",
     ):
         exact.audit(reclaimed(VALUE, needs_critic=False), PROCESS)
     with pytest.raises(
-        EstimatorError, match=r"expected discrete_only=True for a surrogate that uses log_probs, got False"
+        EstimatorError,
+        match=r"expected discrete_only=True for a surrogate that uses log_probs, got False",
     ):
         exact.audit(reclaimed(AllActions(), discrete_only=False), PROCESS)
 
@@ -259,7 +316,11 @@ def test_a_need_of_own_episodes_that_does_not_show_stays_open(estimator, process
 
 
 def test_a_discounted_estimator_is_held_to_its_own_objective():
-    for fields, discounts in (({}, False), ({"discount_state": True}, True), ({"reward_to_go": False}, True)):
+    for fields, discounts in (
+        ({}, False),
+        ({"discount_state": True}, True),
+        ({"reward_to_go": False}, True),
+    ):
         found = exact.audit(pg.estimator("reinforce", gamma=0.7, **fields), PROCESS)
         assert found.discount_state is discounts
         assert found.relative < 1e-13
@@ -274,7 +335,9 @@ class Taught(Reinforce):
     def signals(self, batch, evaluate):
         if "teacher" not in batch.extras:
             raise BatchError("taught: expected the extra 'teacher', got none; add it")
-        return {"advantage": super().signals(batch, evaluate)["advantage"] + batch.extras["teacher"]}
+        return {
+            "advantage": super().signals(batch, evaluate)["advantage"] + batch.extras["teacher"]
+        }
 
 
 def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
@@ -283,7 +346,11 @@ def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
     assert caught.value.__notes__ == [
         "taught can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
     ]
-    extras = {"teacher": lambda mdp, _: np.repeat(np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1)}
+    extras = {
+        "teacher": lambda mdp, _: np.repeat(
+            np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1
+        )
+    }
     monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=extras)])
     assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
 
@@ -299,15 +366,24 @@ def test_a_mean_over_steps_is_compared_at_its_own_length():
 @pytest.mark.parametrize("paid", [1.0, -1.0, -1e3])
 def test_gradients_that_cancel_are_no_bias_of_what_rounding_leaves(actions, paid):
     # Every step pays the same, and all episodes are as long: nothing that is done matters, and every episode has a gradient.
-    same = exact.random(3, actions, 3 if actions == 2 else 2, 0).replaced(reward=np.full((3, actions), paid))
-    for estimator in (PLAIN, pg.estimator("pdis", gamma=1.0), pg.estimator("trajectory_is", gamma=1.0)):
+    same = exact.random(3, actions, 3 if actions == 2 else 2, 0).replaced(
+        reward=np.full((3, actions), paid)
+    )
+    for estimator in (
+        PLAIN,
+        pg.estimator("pdis", gamma=1.0),
+        pg.estimator("trajectory_is", gamma=1.0),
+    ):
         found = exact.audit(estimator, same)
         assert (found.exact, found.bias, found.relative) == (0.0, 0.0, 0.0)
         assert found.variance > 0
         assert verdict_on(estimator, "unbiased", same).verdict == "confirmed"
         assert not found.refuted
     # A mean over steps of returns to go is 0 too, and the entropy's gradient is not.
-    assert verdict_on(pg.estimator("reinforce", gamma=1.0, reduction="step"), "unbiased", same).verdict == "open"
+    assert (
+        verdict_on(pg.estimator("reinforce", gamma=1.0, reduction="step"), "unbiased", same).verdict
+        == "open"
+    )
     bonus = reclaimed(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), unbiased=True)
     assert verdict_on(bonus, "unbiased", same).verdict == "refuted"
 
@@ -348,7 +424,9 @@ def test_where_every_gradient_is_0_it_is_open_whether_episodes_must_be_whole():
 
 def test_what_cannot_be_audited_is_told():
     for batch in (0, 2.5):
-        with pytest.raises(MDPError, match=f"audit batch: expected an integer of at least 1, got {batch}"):
+        with pytest.raises(
+            MDPError, match=f"audit batch: expected an integer of at least 1, got {batch}"
+        ):
             exact.audit(PLAIN, PROCESS, batch=batch)  # pyright: ignore[reportArgumentType]
     with pytest.raises(MDPError, match="audit: expected a finite horizon"):
         exact.audit(PLAIN, PROCESS.replaced(horizon=None))

@@ -39,14 +39,20 @@ def one_wrong(monkeypatch):
     """Let one estimator claim too much, and one contradict its signature."""
     mean = pg.estimator("reinforce", gamma=1.0, baseline="mean")
     value = pg.estimator("reinforce", gamma=1.0, baseline="value")
-    chosen = {"wrong": reclaimed(mean, unbiased=True), "contradictory": reclaimed(value, needs_critic=False)}
+    chosen = {
+        "wrong": reclaimed(mean, unbiased=True),
+        "contradictory": reclaimed(value, needs_critic=False),
+    }
     monkeypatch.setattr(command, "subjects", lambda: chosen)
 
 
 def test_one_estimator(pgcore):
     status, out, _ = pgcore("audit", "reinforce", "--set", "baseline=mean", *SMALL)
     assert status == 0
-    assert "random process of 3 states (1 terminal), 2 actions, horizon 2, seed 0; policy: no critic" in out
+    assert (
+        "random process of 3 states (1 terminal), 2 actions, horizon 2, seed 0; policy: no critic"
+        in out
+    )
     assert "run on all 210 batches of 2 episodes" in out
     assert "relative 0.5\n" in out
     assert "cosine 1.000000 with the exact one, 0.5 times as long" in out
@@ -63,13 +69,25 @@ def test_one_estimator(pgcore):
 def test_episodes_that_are_independent_are_run_once(pgcore):
     out = pgcore("audit", "reinforce", "--batch", "4", *SMALL)[1]
     assert "run on all 20 episodes, of which batches of 4 are means" in out
-    out = pgcore("audit", "reinforce", "--batch", "1", "--set", "gamma=0.9", "--set", "discount_state=true", *SMALL)[1]
+    out = pgcore(
+        "audit",
+        "reinforce",
+        "--batch",
+        "1",
+        "--set",
+        "gamma=0.9",
+        "--set",
+        "discount_state=true",
+        *SMALL,
+    )[1]
     assert "run on all 20 single episodes" in out
     assert "the state discounted" in out
 
 
 def test_what_is_open_is_explained(pgcore):
-    status, out, _ = pgcore("audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3")
+    status, out, _ = pgcore(
+        "audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3"
+    )
     assert status == 0
     assert "unbiased        no       open" in out
     assert "open: this process does not tell; another may" in out
@@ -153,9 +171,15 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
         (("reinforc",), "did you mean 'reinforce'"),
         (("reinforce", "--picture", "p.png"), "--picture: expected --all"),
         (("--all", "--picture", "p.gif"), "--picture: expected a name that ends in .png or .svg"),
-        (("--all", "--picture", "/nowhere/p.png"), "--picture: expected a file in a folder that exists"),
+        (
+            ("--all", "--picture", "/nowhere/p.png"),
+            "--picture: expected a file in a folder that exists",
+        ),
         (("reinforce", "--horizon", "12"), "a horizon of 5 would do"),
-        (("reinforce", "--horizon", "100000"), "got more than 10^100 of up to 100000 steps; a horizon of 5 would do"),
+        (
+            ("reinforce", "--horizon", "100000"),
+            "got more than 10^100 of up to 100000 steps; a horizon of 5 would do",
+        ),
         (("reinforce", "--states", "10000000"), "random: expected a process that fits into memory"),
         (("reinforce", "--set", "baseline=mean", "--batch", "9"), "use batches of 2"),
         (("reinforce", "--set", "baseline=leave_one_out", "--batch", "1"), "at least 2 episodes"),
@@ -176,7 +200,10 @@ def test_a_picture_is_written_and_is_the_same_again(pgcore, three, tmp_path, for
     assert one == two
     assert one.startswith(b"\x89PNG" if form == "png" else b"<?xml")
     if form == "svg":
-        assert all(label in one.decode() for label in (*three, "exactly 0", "relative bias of the gradient"))
+        assert all(
+            label in one.decode()
+            for label in (*three, "exactly 0", "relative bias of the gradient")
+        )
 
 
 def test_without_matplotlib_nothing_is_run(pgcore, monkeypatch, tmp_path):
@@ -197,7 +224,8 @@ def test_labels_of_a_crowd_stand_apart_and_where_they_belong():
 
 def test_the_time_can_be_in_the_state(pgcore):
     plain, timed = (
-        json.loads(pgcore("audit", "reinforce", "--json", *SMALL, *more)[1]) for more in ((), ("--time-in-state",))
+        json.loads(pgcore("audit", "reinforce", "--json", *SMALL, *more)[1])
+        for more in ((), ("--time-in-state",))
     )
     assert timed["process"].endswith("time in the state")
     assert timed["audits"][0]["runs"] == plain["audits"][0]["runs"]
@@ -235,7 +263,10 @@ def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
     from matplotlib.transforms import Bbox
 
     rng, kinds = np.random.default_rng(0), [*audit_picture.KINDS]
-    points = {f"label {n}": (1 + x / 30, 1 + y / 30, kinds[n % 3]) for n, (x, y) in enumerate(rng.random((12, 2)))}
+    points = {
+        f"label {n}": (1 + x / 30, 1 + y / 30, kinds[n % 3])
+        for n, (x, y) in enumerate(rng.random((12, 2)))
+    }
     points |= {"far": (0.5, 0.5, kinds[0]), "farther": (2.0, 2.0, kinds[1])}
     figure = Figure(figsize=(8, 6), dpi=100)
     axes = figure.add_subplot()
@@ -243,7 +274,9 @@ def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
     audit_picture.plot(axes, points)
     figure.draw_without_rendering()
     placed = {}
-    monkeypatch.setattr(audit_picture, "write", lambda axes, label, point, place: placed.update({label: place}))
+    monkeypatch.setattr(
+        audit_picture, "write", lambda axes, label, point, place: placed.update({label: place})
+    )
     audit_picture.place_names(axes, points)
     unit = 100 / 72
     dots = {label: axes.transData.transform(point[:2]) for label, point in points.items()}
@@ -251,7 +284,9 @@ def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
     boxes = {}
     for label, (x, y) in texts.items():
         width, height = audit_picture.extent(axes, label)
-        boxes[label] = Bbox.from_bounds(x if placed[label][2] == "left" else x - width, y - height / 2, width, height)
+        boxes[label] = Bbox.from_bounds(
+            x if placed[label][2] == "left" else x - width, y - height / 2, width, height
+        )
     for label, box in boxes.items():
         line = np.linspace(dots[label], texts[label], 50)[6:]
         for other in points.keys() - {label}:
@@ -265,7 +300,12 @@ def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
 
 
 def test_points_that_fall_together_share_a_label():
-    points = {"a": (0.5, 2.0, "x"), "b": (0.50001, 2.0, "x"), "c": (1e-16, 2.0, "x"), "d": (3e-15, 2.0, "x")}
+    points = {
+        "a": (0.5, 2.0, "x"),
+        "b": (0.50001, 2.0, "x"),
+        "c": (1e-16, 2.0, "x"),
+        "d": (3e-15, 2.0, "x"),
+    }
     assert list(audit_picture.merged(points)) == ["a = b", "c = d"]
 
 

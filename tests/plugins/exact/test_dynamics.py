@@ -32,7 +32,9 @@ def derivative(mdp):
 
 
 @pytest.mark.parametrize(
-    "mdp", [FINITE, ENDLESS, FINITE.replaced(horizon=None, gamma=1.0)], ids=["finite", "endless", "ending"]
+    "mdp",
+    [FINITE, ENDLESS, FINITE.replaced(horizon=None, gamma=1.0)],
+    ids=["finite", "endless", "ending"],
 )
 def test_the_gradient_is_the_derivative_of_the_objective(mdp):
     found = exact.gradient(mdp, exact.softmax_table(softmax(LOGITS)))
@@ -42,7 +44,9 @@ def test_the_gradient_is_the_derivative_of_the_objective(mdp):
 @pytest.mark.parametrize("network", [pg.Linear(3), pg.MLP(3, (5,), "tanh")], ids=["linear", "mlp"])
 def test_the_gradient_of_a_network_is_that_of_its_logits_carried_back(network):
     mdp = FINITE.replaced(observations=np.random.default_rng(3).standard_normal((3, 3)))
-    policy = pg.policy(pg.PolicySpec(network, pg.Categorical(2, 0.7), "separate"), dtype="float64", seed=4)
+    policy = pg.policy(
+        pg.PolicySpec(network, pg.Categorical(2, 0.7), "separate"), dtype="float64", seed=4
+    )
     found, step = exact.gradient(mdp, policy), 1e-6
     direction = np.random.default_rng(5).standard_normal(found.shape)
     shapes = policy.spec.parameter_shapes
@@ -50,7 +54,12 @@ def test_the_gradient_of_a_network_is_that_of_its_logits_carried_back(network):
 
     def objective(vector):
         parts = np.split(vector, np.cumsum([int(np.prod(shape)) for shape in shapes.values()])[:-1])
-        policy.load({name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})
+        policy.load(
+            {
+                name: part.reshape(shape)
+                for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            }
+        )
         return exact.objective(mdp, policy)
 
     slope = (objective(flat + step * direction) - objective(flat - step * direction)) / (2 * step)
@@ -62,7 +71,9 @@ def test_values_are_the_sums_over_all_episodes():
     episodes = exact.all_episodes(FINITE, table.probabilities)
     t = np.arange(len(episodes.rewards)) - np.repeat(episodes.starts, episodes.lengths)
     returns = np.add.reduceat(0.8**t * episodes.rewards, episodes.starts)
-    assert exact.objective(FINITE, table) == pytest.approx(episodes.probabilities @ returns, rel=1e-13)
+    assert exact.objective(FINITE, table) == pytest.approx(
+        episodes.probabilities @ returns, rel=1e-13
+    )
     assert exact.values(FINITE, table).shape == (4, 3)
     assert not exact.values(FINITE, table)[-1].any()
 
@@ -70,8 +81,12 @@ def test_values_are_the_sums_over_all_episodes():
 def test_a_far_horizon_is_none():
     table = exact.softmax_table(softmax(LOGITS))
     far = ENDLESS.replaced(horizon=400)
-    np.testing.assert_allclose(exact.values(far, table)[0], exact.values(ENDLESS, table), rtol=1e-13)
-    np.testing.assert_allclose(exact.gradient(far, table), exact.gradient(ENDLESS, table), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        exact.values(far, table)[0], exact.values(ENDLESS, table), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        exact.gradient(far, table), exact.gradient(ENDLESS, table), rtol=0, atol=1e-13
+    )
     np.testing.assert_allclose(
         exact.action_values(far, table)[0], exact.action_values(ENDLESS, table), rtol=0, atol=1e-13
     )
@@ -79,14 +94,20 @@ def test_a_far_horizon_is_none():
 
 def test_the_states_discount_matters_below_gamma_one_only():
     table = exact.softmax_table(softmax(LOGITS))
-    with_discount, without = (exact.gradient(FINITE, table, discount_state=flag) for flag in (True, False))
+    with_discount, without = (
+        exact.gradient(FINITE, table, discount_state=flag) for flag in (True, False)
+    )
     assert np.abs(with_discount - without).max() > 1e-3
     undiscounted = FINITE.replaced(gamma=1.0)
-    one, other = (exact.gradient(undiscounted, table, discount_state=flag) for flag in (True, False))
+    one, other = (
+        exact.gradient(undiscounted, table, discount_state=flag) for flag in (True, False)
+    )
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("reward", [FINITE.reward, FINITE.next_rewards + np.arange(3)], ids=["action", "next state"])
+@pytest.mark.parametrize(
+    "reward", [FINITE.reward, FINITE.next_rewards + np.arange(3)], ids=["action", "next state"]
+)
 def test_time_in_the_state_changes_no_value(reward):
     table, mdp = exact.softmax_table(softmax(LOGITS)), FINITE.replaced(reward=reward)
     timed = mdp.with_time()

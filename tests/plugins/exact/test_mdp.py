@@ -18,7 +18,12 @@ HALF = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
 
 
 def fields(**changes):
-    return {"transition": HALF, "reward": [[1.0, 0.0], [0.0, 1.0]], "initial": [1.0, 0.0], "horizon": 2} | changes
+    return {
+        "transition": HALF,
+        "reward": [[1.0, 0.0], [0.0, 1.0]],
+        "initial": [1.0, 0.0],
+        "horizon": 2,
+    } | changes
 
 
 def broken(state, action, row):
@@ -36,7 +41,10 @@ def broken(state, action, row):
         ),
         ({"transition": broken(0, 1, [1.5, -0.5])}, r"transition\[state 0, action 1\].*got -0.5"),
         ({"transition": [[0.5, 0.5]]}, r"transition: expected shape \[S, A, S\], got \[1, 2\]"),
-        ({"transition": [HALF[0], [[0.5, 0.5], [1.0]]]}, "MDP.transition: expected a rectangular array"),
+        (
+            {"transition": [HALF[0], [[0.5, 0.5], [1.0]]]},
+            "MDP.transition: expected a rectangular array",
+        ),
         ({"reward": [[1.0, 0.0], [0.0]]}, "MDP.reward: expected a rectangular array"),
         ({"observations": [[0.0], [1.0, 2.0]]}, "MDP.observations: expected a rectangular array"),
         ({"terminal": [[True], []]}, "MDP.terminal: expected a rectangular array"),
@@ -47,7 +55,10 @@ def broken(state, action, row):
         ({"observations": [0]}, "observations: expected 2 rows"),
         ({"horizon": 0}, "horizon: expected an integer of at least 1"),
         ({"gamma": 1.5}, r"gamma: expected a number in \[0, 1\]"),
-        ({"initial": [Fraction(1, 2), Fraction(1, 2)]}, "MDP.initial: expected finite numbers, got dtype object"),
+        (
+            {"initial": [Fraction(1, 2), Fraction(1, 2)]},
+            "MDP.initial: expected finite numbers, got dtype object",
+        ),
     ],
 )
 def test_what_is_no_process_is_refused(changes, told):
@@ -58,8 +69,12 @@ def test_what_is_no_process_is_refused(changes, told):
 def test_the_objective_is_the_one_worked_out_by_hand():
     table = exact.softmax_table([[1 / 3, 2 / 3], [1 / 4, 3 / 4]])
     # Some twenty operations on numbers of at most 1, half a unit of roundoff each.
-    assert exact.objective(exact.MDP(**fields()), table) == pytest.approx(1 / 3 + (1 / 3 + 3 / 4) / 2, rel=3e-15)
-    assert exact.objective(exact.MDP(**fields(gamma=0.5)), table) == pytest.approx(29 / 48, rel=3e-15)
+    assert exact.objective(exact.MDP(**fields()), table) == pytest.approx(
+        1 / 3 + (1 / 3 + 3 / 4) / 2, rel=3e-15
+    )
+    assert exact.objective(exact.MDP(**fields(gamma=0.5)), table) == pytest.approx(
+        29 / 48, rel=3e-15
+    )
 
 
 def test_rows_of_terminal_states_are_not_read():
@@ -88,7 +103,9 @@ def test_random_processes_are_the_same_for_a_seed_and_differ_between_seeds():
 def test_random_processes_of_no_size_are_refused(arguments, told):
     with pytest.raises(MDPError, match=told):
         exact.random(*arguments)
-    with pytest.raises(MDPError, match="random: expected a process that fits into memory, got 10000000 states"):
+    with pytest.raises(
+        MDPError, match="random: expected a process that fits into memory, got 10000000 states"
+    ):
         exact.random(10**7, 2, 1, 0)
     with pytest.raises(MDPError, match="terminals: expected 0 to 1, got 2"):
         exact.random(2, 2, 1, 0, terminals=2)
@@ -120,8 +137,18 @@ class Odd(gymnasium.Env):
     initial_state_distrib = (0.75, 0.25, 0.0)
     P: ClassVar = {
         0: {
-            0: [(0.25, 1, 1.0, False), (0.25, 1, -7.0, False), (0.25, 1, 1.0, False), (0.25, 0, 2.0, True)],
-            1: [(0.5, 2, 3.0, True), (0.25, 2, 5.0, True), (0.25, 0, 0.5, False), (0.0, 0, 99.0, True)],
+            0: [
+                (0.25, 1, 1.0, False),
+                (0.25, 1, -7.0, False),
+                (0.25, 1, 1.0, False),
+                (0.25, 0, 2.0, True),
+            ],
+            1: [
+                (0.5, 2, 3.0, True),
+                (0.25, 2, 5.0, True),
+                (0.25, 0, 0.5, False),
+                (0.0, 0, 99.0, True),
+            ],
         },
         1: {
             0: [(0.5, 1, -1.0, False), (0.5, 1, -1.0, True)],
@@ -228,7 +255,9 @@ def test_there_are_1296_episodes_of_four_steps():
 def test_endings_that_nothing_tells_apart_are_one_and_others_are_not():
     mdp, pi = exact.random(3, 2, 2, 0, terminals=1), np.full((3, 2), 0.5)
     merged = exact.all_episodes(mdp, pi)
-    assert len(merged) == 2 * 2 * (1 + 2 * 2)  # start, action, then over at once or two states with two actions
+    assert len(merged) == 2 * 2 * (
+        1 + 2 * 2
+    )  # start, action, then over at once or two states with two actions
     by_next_state = mdp.replaced(reward=mdp.next_rewards + np.arange(3))
     split = exact.all_episodes(by_next_state, pi)
     assert len(split) == 2 * 2 * (1 + 2 * 2 * 3)
@@ -246,30 +275,44 @@ def test_cut_episodes_keep_what_followed():
 
 def test_too_many_episodes_are_counted_before_any_is_listed():
     pi = np.full((3, 2), 0.5)
-    with pytest.raises(MDPError, match=r"got 60,466,176 of up to 10 steps; a horizon of 6 would do"):
+    with pytest.raises(
+        MDPError, match=r"got 60,466,176 of up to 10 steps; a horizon of 6 would do"
+    ):
         exact.all_episodes(exact.random(3, 2, 10, 0), pi)
     with pytest.raises(MDPError, match=r"got about 10\^77"):
         exact.all_episodes(exact.random(3, 2, 100, 0), pi)
     with pytest.raises(MDPError, match="expected a finite horizon"):
         exact.all_episodes(exact.random(3, 2, None, 0), pi)
     for horizon in (1_000, 10**9):
-        with pytest.raises(MDPError, match=rf"got more than 10\^100 of up to {horizon} steps; a horizon of 6 would do"):
+        with pytest.raises(
+            MDPError,
+            match=rf"got more than 10\^100 of up to {horizon} steps; a horizon of 6 would do",
+        ):
             exact.all_episodes(exact.random(3, 2, horizon, 0), pi)
     for cut in (0, -1, 1.5):
-        with pytest.raises(MDPError, match=f"all_episodes cut: expected an integer of at least 1, got {cut}"):
+        with pytest.raises(
+            MDPError, match=f"all_episodes cut: expected an integer of at least 1, got {cut}"
+        ):
             exact.all_episodes(exact.random(3, 2, 2, 0), pi, cut=cut)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_count_of_batches_with_thousands_of_digits_is_told():
     episodes = exact.all_episodes(exact.random(2, 2, 2, 0), np.full((2, 2), 0.5))
-    with pytest.raises(MDPError, match=r"batches of 20000 episodes, got about 10\^\d{5} from .* use batches of \d+,"):
+    with pytest.raises(
+        MDPError,
+        match=r"batches of 20000 episodes, got about 10\^\d{5} from .* use batches of \d+,",
+    ):
         all_tuples(episodes, 20_000, ordered=True)
 
 
 def test_a_single_episode_may_be_of_thousands_of_steps():
     mdp = exact.MDP(np.ones((1, 1, 1)), np.ones((1, 1)), np.ones(1), horizon=2_000)
     episodes = exact.all_episodes(mdp, np.ones((1, 1)))
-    assert (len(episodes), episodes.lengths.tolist(), episodes.rewards.sum()) == (1, [2_000], 2_000.0)
+    assert (len(episodes), episodes.lengths.tolist(), episodes.rewards.sum()) == (
+        1,
+        [2_000],
+        2_000.0,
+    )
 
 
 def test_episodes_that_start_at_an_end_are_refused():

@@ -40,12 +40,16 @@ def policy_on(mdp, critic=None, seed=0):
 def relative_bias(mdp, policy, estimator, **how):
     """Return |E g - g*| / |g*| over the policy's own parameters."""
     own, target = tabulated(policy, mdp).own, exact.gradient(mdp, policy)
-    return np.linalg.norm((exact.moments(mdp, policy, estimator, **how).mean - target)[own]) / np.linalg.norm(target)
+    return np.linalg.norm(
+        (exact.moments(mdp, policy, estimator, **how).mean - target)[own]
+    ) / np.linalg.norm(target)
 
 
 def estimates_of(mdp, policy, estimator):
     table = tabulated(policy, mdp)
-    return Estimates(mdp, table, estimator, exact.all_episodes(mdp, table.probabilities), table.probabilities)
+    return Estimates(
+        mdp, table, estimator, exact.all_episodes(mdp, table.probabilities), table.probabilities
+    )
 
 
 @pytest.mark.parametrize("label", VARIANTS)
@@ -56,7 +60,9 @@ def test_the_shortcut_by_rows_is_what_gradient_gives(label):
     chosen = np.random.default_rng(1).integers(0, len(found.episodes), (40, 3))
     assert found.shortcut(3)
     direct = found.direct(chosen)
-    np.testing.assert_allclose(found.gradients(chosen), direct, rtol=0, atol=1e-13 * np.abs(direct).max())
+    np.testing.assert_allclose(
+        found.gradients(chosen), direct, rtol=0, atol=1e-13 * np.abs(direct).max()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +83,9 @@ def test_an_estimator_that_the_shortcut_does_not_hold_for_is_run_as_it_is():
     np.testing.assert_array_equal(found.gradients(chosen), found.direct(chosen))
 
 
-@pytest.mark.parametrize(("baseline", "factor"), [("none", 1.0), ("mean", 0.5), ("leave_one_out", 1.0)])
+@pytest.mark.parametrize(
+    ("baseline", "factor"), [("none", 1.0), ("mean", 0.5), ("leave_one_out", 1.0)]
+)
 @pytest.mark.parametrize("reward_to_go", [False, True])
 def test_with_two_episodes_the_own_mean_halves_the_gradient(baseline, factor, reward_to_go):
     mdp = PROCESS.replaced(horizon=2)
@@ -96,7 +104,9 @@ def test_with_four_episodes_the_own_mean_takes_a_quarter(baseline, factor):
     policy, estimator = policy_on(SHORT), pg.estimator("reinforce", gamma=1.0, baseline=baseline)
     found = exact.moments(SHORT, policy, estimator, batch=4)
     assert found.runs == 3876  # 16 episodes, four at a time, in any order
-    np.testing.assert_allclose(found.mean, factor * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        found.mean, factor * exact.gradient(SHORT, policy), rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("reward_to_go", [False, True])
@@ -105,10 +115,14 @@ def test_the_bias_is_nothing_or_minus_one_over_n_of_the_gradient(size, reward_to
     mdp = exact.random(2, 2, 2 if size < 4 else 1, 0)
     target = exact.gradient(mdp, THIRDS)
     for baseline, factor in (("none", 0.0), ("mean", -1 / size), ("leave_one_out", 0.0)):
-        estimator = pg.estimator("reinforce", gamma=1.0, baseline=baseline, reward_to_go=reward_to_go)
+        estimator = pg.estimator(
+            "reinforce", gamma=1.0, baseline=baseline, reward_to_go=reward_to_go
+        )
         moments = exact.moments(mdp, THIRDS, estimator, batch=size)
         # A batch's gradient has below 50 operations on numbers of some units, and the batches' weights sum to 1.
-        np.testing.assert_allclose(moments.mean - target, factor * target, rtol=0, atol=50 * np.finfo(float).eps)
+        np.testing.assert_allclose(
+            moments.mean - target, factor * target, rtol=0, atol=50 * np.finfo(float).eps
+        )
         assert moments.variance > 0
 
 
@@ -118,12 +132,17 @@ def test_ratios_make_up_for_another_policy_where_no_bias_is_claimed(name):
     target, estimator = exact.gradient(mdp, THIRDS), pg.estimator(name, gamma=1.0)
     mean = exact.moments(mdp, THIRDS, estimator, batch=2, behaviour=EIGHTHS).mean
     # As in the test of one over n; a bias is far above.
-    assert np.allclose(mean, target, rtol=0, atol=50 * np.finfo(float).eps) == estimator.claims.unbiased
+    assert (
+        np.allclose(mean, target, rtol=0, atol=50 * np.finfo(float).eps)
+        == estimator.claims.unbiased
+    )
     assert np.allclose(mean, target, rtol=0, atol=1e-6) == estimator.claims.unbiased
 
 
 def test_an_estimator_with_a_critic_needs_a_policy():
-    with pytest.raises(EstimatorError, match="expected a pgcore policy, got a table of probabilities"):
+    with pytest.raises(
+        EstimatorError, match="expected a pgcore policy, got a table of probabilities"
+    ):
         exact.moments(SHORT, THIRDS, pg.estimator("actor_critic"))
 
 
@@ -135,7 +154,9 @@ def test_the_covariance_is_that_of_weighted_batches():
     gradients = estimates.direct(chosen)
     assert weights.sum() == pytest.approx(1.0, rel=1e-14)
     np.testing.assert_allclose(found.mean, weights @ gradients, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(found.covariance, np.cov(gradients.T, aweights=weights, ddof=0), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        found.covariance, np.cov(gradients.T, aweights=weights, ddof=0), rtol=0, atol=1e-14
+    )
 
 
 def test_independent_episodes_share_the_variance():
@@ -193,20 +214,32 @@ def test_coupling_and_order_are_looked_for_at_the_asked_size():
     direct = estimates_of(SHORT, policy, MiddleCounts(gamma=1.0)).direct(np.array(list(every)))
     found = exact.moments(SHORT, policy, MiddleCounts(gamma=1.0), batch=3)
     assert (found.coupled, found.runs) == (True, len(direct))
-    np.testing.assert_allclose(found.mean, 5 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
-    pairs, triples = (exact.moments(SHORT, policy, FromThreeOn(gamma=1.0), batch=size) for size in (2, 3))
+    np.testing.assert_allclose(
+        found.mean, 5 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14
+    )
+    pairs, triples = (
+        exact.moments(SHORT, policy, FromThreeOn(gamma=1.0), batch=size) for size in (2, 3)
+    )
     assert (pairs.coupled, pairs.runs) == (False, 16)
     assert (triples.coupled, triples.runs) == (True, 16 * 17 * 18 // 6)
     single = SHORT.replaced(horizon=1)
-    tabled = exact.moments(single, THIRDS, FromThreeOn(gamma=1.0), batch=3)  # where nothing is held to `pg.gradient`
-    np.testing.assert_allclose(tabled.mean, 2 / 3 * exact.gradient(single, THIRDS), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(triples.mean, 2 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14)
+    tabled = exact.moments(
+        single, THIRDS, FromThreeOn(gamma=1.0), batch=3
+    )  # where nothing is held to `pg.gradient`
+    np.testing.assert_allclose(
+        tabled.mean, 2 / 3 * exact.gradient(single, THIRDS), rtol=0, atol=1e-14
+    )
+    np.testing.assert_allclose(
+        triples.mean, 2 / 3 * exact.gradient(SHORT, policy), rtol=0, atol=1e-14
+    )
 
 
 def test_signals_that_others_do_not_change_are_computed_once_an_episode(monkeypatch):
     policy, calls = policy_on(SHORT, np.zeros(2)), []
     original = PPO.signals
-    monkeypatch.setattr(PPO, "signals", lambda self, *given: calls.append(self.normalise) or original(self, *given))
+    monkeypatch.setattr(
+        PPO, "signals", lambda self, *given: calls.append(self.normalise) or original(self, *given)
+    )
     for normalise in ("minibatch", "batch"):
         exact.moments(SHORT, policy, pg.estimator("ppo", normalise=normalise), batch=4)
     assert calls.count("minibatch") < 500
@@ -221,7 +254,9 @@ class WaywardFromThreeOn(Wayward):
 
     def signals(self, batch, evaluate):
         if batch.num_episodes < 3:
-            raise BatchError("wayward_from_three_on: expected at least 3 episodes, got fewer; collect more")
+            raise BatchError(
+                "wayward_from_three_on: expected at least 3 episodes, got fewer; collect more"
+            )
         return super().signals(batch, evaluate)
 
 
@@ -246,22 +281,29 @@ def timed(mdp, critic, seed=0):
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.5, 0.9, 1.0])
 def test_gae_is_unbiased_with_exact_values_of_every_time_and_else_at_lambda_one_only(gae_lambda):
     mdp = PROCESS.replaced(horizon=3)
-    estimator = pg.estimator("actor_critic", gamma=1.0, gae_lambda=gae_lambda, reduction="trajectory")
+    estimator = pg.estimator(
+        "actor_critic", gamma=1.0, gae_lambda=gae_lambda, reduction="trajectory"
+    )
     right = exact.values(mdp, policy_on(mdp)).ravel()
     assert relative_bias(*timed(mdp, right), estimator) < 1e-13
     wrong = relative_bias(*timed(mdp, right + np.linspace(-1.0, 1.0, len(right))), estimator)
-    blind = relative_bias(mdp, policy_on(mdp, exact.time_blind_values(mdp, policy_on(mdp))), estimator)
+    blind = relative_bias(
+        mdp, policy_on(mdp, exact.time_blind_values(mdp, policy_on(mdp))), estimator
+    )
     if gae_lambda == 1.0:
         assert max(wrong, blind) < 1e-13
     else:
         assert min(wrong, blind) > 1e-3
 
 
-@pytest.mark.parametrize(("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (0.6, 2.0, 0.7), (1.5, 0.8, 0.0)])
+@pytest.mark.parametrize(
+    ("rho_bar", "c_bar", "trace_lambda"), [(1.0, 1.0, 1.0), (0.6, 2.0, 0.7), (1.5, 0.8, 0.0)]
+)
 def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c_bar, trace_lambda):
     mdp = PROCESS.replaced(horizon=3, gamma=0.9)
     limited = np.minimum(
-        rho_bar * tabulated(policy_on(mdp, seed=1), mdp).probabilities, tabulated(policy_on(mdp), mdp).probabilities
+        rho_bar * tabulated(policy_on(mdp, seed=1), mdp).probabilities,
+        tabulated(policy_on(mdp), mdp).probabilities,
     )
     between = exact.softmax_table(limited / limited.sum(axis=1, keepdims=True))
     right = exact.values(mdp, between)
@@ -285,7 +327,9 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
     np.testing.assert_allclose(critic, 0.0, atol=1e-15)
     # The policy moves by that policy's advantages, each weighed by how often the step is taken and by the limited ratio.
     gain = np.zeros((process.states, mdp.actions))
-    gain[:-3] = (limited * (exact.action_values(mdp, between) - right[:-1, :, None])).reshape(-1, mdp.actions)
+    gain[:-3] = (limited * (exact.action_values(mdp, between) - right[:-1, :, None])).reshape(
+        -1, mdp.actions
+    )
     seen = exact.visits(process, acting).sum(axis=0)
     wanted = -np.tensordot(seen[:, None] * gain, table.scores, 2)[table.own]
     np.testing.assert_allclose(mean, wanted, rtol=0, atol=1e-14)
@@ -298,18 +342,25 @@ def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
     process, plain = timed(mdp, np.zeros(4 * mdp.states))
     policy = audit_policy(policies(process)["critic of actions"], 0)
     exact_values = np.zeros((process.states, process.actions))
-    exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(-1, mdp.actions)
+    exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(
+        -1, mdp.actions
+    )
     right = {"network.table": plain.parameters()["network.table"], "critic.table": exact_values}
     expected, reinforce = pg.estimator("expected", gamma=1.0), pg.estimator("reinforce", gamma=1.0)
     policy.load(right)
     assert relative_bias(process, policy, expected) < 1e-14
     own = tabulated(policy, process).own
     variances = [
-        np.trace(exact.moments(process, policy, each).covariance[np.ix_(own, own)]) for each in (expected, reinforce)
+        np.trace(exact.moments(process, policy, each).covariance[np.ix_(own, own)])
+        for each in (expected, reinforce)
     ]
     assert variances == pytest.approx([0.44430, 2.59218], abs=5e-6)
     policy.load(
-        right | {"critic.table": exact_values + np.linspace(-1.0, 1.0, len(exact_values))[:, None] * [1.0, -1.0]}
+        right
+        | {
+            "critic.table": exact_values
+            + np.linspace(-1.0, 1.0, len(exact_values))[:, None] * [1.0, -1.0]
+        }
     )
     assert relative_bias(process, policy, expected) > 0.1
 
@@ -335,7 +386,8 @@ def test_causality_can_raise_the_variance_from_nothing():
     mdp = exact.MDP(transition, reward, np.array([1, 0, 0]), horizon=2)
     table = exact.softmax_table([[1 / 4, 3 / 4]] * 3)
     full, causal = (
-        exact.moments(mdp, table, pg.estimator("reinforce", gamma=1.0, reward_to_go=flag)) for flag in (False, True)
+        exact.moments(mdp, table, pg.estimator("reinforce", gamma=1.0, reward_to_go=flag))
+        for flag in (False, True)
     )
     # Every number is a few quarters, which no operation rounds.
     assert full.mean.tolist() == causal.mean.tolist() == [0.0] * 6
@@ -346,18 +398,26 @@ def test_causality_can_raise_the_variance_from_nothing():
 
 
 @pytest.mark.parametrize(
-    ("mdp", "figure"), [(ENDING, 0.058827), (exact.random(4, 2, 4, 161, terminals=1), 0.043768)], ids=["ours", "notes"]
+    ("mdp", "figure"),
+    [(ENDING, 0.058827), (exact.random(4, 2, 4, 161, terminals=1), 0.043768)],
+    ids=["ours", "notes"],
 )
 def test_dividing_by_all_steps_is_biased_where_lengths_vary(mdp, figure):
     policy, target = policy_on(mdp), exact.gradient(mdp, policy_on(mdp))
-    by_steps, by_episodes = (pg.estimator("reinforce", gamma=1.0, reduction=each) for each in ("step", "trajectory"))
+    by_steps, by_episodes = (
+        pg.estimator("reinforce", gamma=1.0, reduction=each) for each in ("step", "trajectory")
+    )
     length = exact.visits(mdp, policy).sum()
     mean = exact.moments(mdp, policy, by_steps, batch=2).mean
-    assert np.linalg.norm(length * mean - target) / np.linalg.norm(target) == pytest.approx(figure, abs=5e-7)
+    assert np.linalg.norm(length * mean - target) / np.linalg.norm(target) == pytest.approx(
+        figure, abs=5e-7
+    )
     assert relative_bias(mdp, policy, by_episodes, batch=2) < 1e-14
     # Where all have the same length it is only smaller.
     same = exact.moments(PROCESS, policy_on(PROCESS), by_steps).mean
-    np.testing.assert_allclose(4 * same, exact.gradient(PROCESS, policy_on(PROCESS)), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(
+        4 * same, exact.gradient(PROCESS, policy_on(PROCESS)), rtol=0, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize(
@@ -388,7 +448,9 @@ def test_a_time_limit_taken_for_an_end_is_biased(mdp, figure, ratio):
 
 
 @pytest.mark.parametrize(
-    ("mdp", "figure"), [(PROCESS, 0.359300), (exact.random(3, 2, 4, 74), 0.157407)], ids=["ours", "notes"]
+    ("mdp", "figure"),
+    [(PROCESS, 0.359300), (exact.random(3, 2, 4, 74), 0.157407)],
+    ids=["ours", "notes"],
 )
 def test_the_reward_of_the_step_alone_is_biased(mdp, figure):
     alone = pg.estimator("reinforce", gamma=0.0)  # the reward-to-go, with nothing after it
@@ -396,7 +458,9 @@ def test_the_reward_of_the_step_alone_is_biased(mdp, figure):
 
 
 @pytest.mark.parametrize(
-    ("mdp", "figure"), [(PROCESS, 0.804157), (exact.random(3, 2, 4, 3234), 0.573463)], ids=["ours", "notes"]
+    ("mdp", "figure"),
+    [(PROCESS, 0.804157), (exact.random(3, 2, 4, 3234), 0.573463)],
+    ids=["ours", "notes"],
 )
 def test_the_averaged_ratio_points_elsewhere_on_far_episodes(mdp, figure):
     policy, far = policy_on(mdp), audit_policy(policies(mdp)["no critic"], 3, scale=2.0)
@@ -444,8 +508,13 @@ class Weighted(Reinforce):
     name = "weighted"
 
     def signals(self, batch, evaluate):
-        log_ratio = np.add.reduceat(evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts)
-        return {"advantage": super().signals(batch, evaluate)["advantage"] * np.exp(log_ratio)[batch.episode_of_step]}
+        log_ratio = np.add.reduceat(
+            evaluate("log_prob")["log_prob"] - batch.log_probs, batch.episode_starts
+        )
+        return {
+            "advantage": super().signals(batch, evaluate)["advantage"]
+            * np.exp(log_ratio)[batch.episode_of_step]
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -508,7 +577,9 @@ def test_whatever_error_an_estimator_raises_for_single_episodes_it_is_run_on_all
     found = exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0), batch=2)
     assert found.coupled
     np.testing.assert_allclose(
-        found.mean, exact.moments(SHORT, policy_on(SHORT), pg.estimator("reinforce", gamma=1.0)).mean, rtol=1e-12
+        found.mean,
+        exact.moments(SHORT, policy_on(SHORT), pg.estimator("reinforce", gamma=1.0)).mean,
+        rtol=1e-12,
     )
     with pytest.raises(EstimatorError, match="sociable: expected at least 2 episodes"):
         exact.moments(SHORT, policy_on(SHORT), Sociable(gamma=1.0))
@@ -536,7 +607,9 @@ def test_an_estimator_may_write_into_what_was_evaluated(batch):
 
 def test_advice_fits_where_order_matters():
     episodes = exact.all_episodes(exact.random(2, 2, 4, seed=0), np.full((2, 2), 0.5))
-    with pytest.raises(MDPError, match=r"use batches of 2, or a process with at most 125 episodes") as caught:
+    with pytest.raises(
+        MDPError, match=r"use batches of 2, or a process with at most 125 episodes"
+    ) as caught:
         all_tuples(episodes, 3, ordered=True)
     assert f"{len(episodes) ** 3:,}" in str(caught.value)
     assert len(all_tuples(episodes, 2, ordered=True)[0]) == len(episodes) ** 2

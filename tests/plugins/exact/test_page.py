@@ -14,7 +14,9 @@ PAGE = (ROOT / "docs" / "oracle.md").read_text()
 def test_every_linked_test_exists():
     links = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE))
     assert len(links) >= 6
-    assert [f"{path}::{name}" for path, name in links if f"def {name}(" not in (ROOT / path).read_text()] == []
+    assert [
+        f"{path}::{name}" for path, name in links if f"def {name}(" not in (ROOT / path).read_text()
+    ] == []
 
 
 def test_its_code_runs_and_finds_no_bias():

@@ -47,7 +47,9 @@ def test_the_limit_is_kept_and_said(iterations):
     found, products = solve(SPREAD, iterations=iterations, tolerance=1e-12)
     assert found.iterations == products == iterations
     assert not found.converged
-    assert found.residual == pytest.approx(np.linalg.norm(B - SPREAD @ found.vector) / np.linalg.norm(B), rel=1e-10)
+    assert found.residual == pytest.approx(
+        np.linalg.norm(B - SPREAD @ found.vector) / np.linalg.norm(B), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("tolerance", [0.5, 1e-2, 1e-6])
@@ -59,7 +61,9 @@ def test_it_stops_at_the_first_residual_within_the_tolerance(tolerance):
 
 
 def test_the_tolerance_is_beside_the_length_of_the_target():
-    short, long = (solve(SPREAD, size * B, iterations=100, tolerance=1e-3)[0] for size in (2.0**-30, 2.0**30))
+    short, long = (
+        solve(SPREAD, size * B, iterations=100, tolerance=1e-3)[0] for size in (2.0**-30, 2.0**30)
+    )
     assert short.iterations == long.iterations
     np.testing.assert_array_equal(short.vector * 2.0**60, long.vector)
 
@@ -87,17 +91,22 @@ def test_the_target_is_left_alone():
     np.testing.assert_array_equal(B, before)
 
 
-@pytest.mark.parametrize(("a", "words"), [(-SPREAD, "got -.* at iteration 1"), (0 * SPREAD, "got 0 at iteration 1")])
+@pytest.mark.parametrize(
+    ("a", "words"), [(-SPREAD, "got -.* at iteration 1"), (0 * SPREAD, "got 0 at iteration 1")]
+)
 def test_curvature_that_is_not_positive_is_an_error(a, words):
     with pytest.raises(
-        OptimizerError, match=rf"conjugate_gradient: expected p\^T A p above 0, {words}; .* raise damping"
+        OptimizerError,
+        match=rf"conjugate_gradient: expected p\^T A p above 0, {words}; .* raise damping",
     ):
         solve(a)
 
 
 def test_curvature_is_looked_at_in_every_direction():
     indefinite = matrix(np.append(np.geomspace(1.0, 9.0, N - 1), -5.0))
-    along = Q[:, :-1].sum(axis=1) + 0.1 * Q[:, -1]  # curvature is positive along the first direction
+    along = (
+        Q[:, :-1].sum(axis=1) + 0.1 * Q[:, -1]
+    )  # curvature is positive along the first direction
     assert along @ indefinite @ along > 0
     with pytest.raises(OptimizerError, match=r"at iteration [2-9]"):
         solve(indefinite, along)
@@ -105,7 +114,10 @@ def test_curvature_is_looked_at_in_every_direction():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_products_that_are_not_finite_are_an_error(bad):
-    with pytest.raises(NonFiniteError, match=r"conjugate_gradient: expected finite products, got NaN or infinity at"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"conjugate_gradient: expected finite products, got NaN or infinity at",
+    ):
         solve(np.where(np.eye(N) > 0, bad, SPREAD))
 
 
@@ -117,7 +129,9 @@ def test_a_residual_that_is_rounding_alone_ends_it(size):
     eigenvalues = np.full(size, 1e-6)
     eigenvalues[:10] = np.geomspace(1e-6, 1.0, 10)
     a = basis @ np.diag(eigenvalues) @ basis.T
-    solution = conjugate_gradient(lambda v: a @ v, basis.sum(axis=1), iterations=size, tolerance=0.0)
+    solution = conjugate_gradient(
+        lambda v: a @ v, basis.sum(axis=1), iterations=size, tolerance=0.0
+    )
     assert solution.converged
     assert solution.iterations < size
     np.testing.assert_allclose(solution.vector, basis @ (1.0 / eigenvalues), rtol=1e-6)

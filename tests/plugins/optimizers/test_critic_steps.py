@@ -18,11 +18,15 @@ NAMES = ("natural_gradient", "trpo", "trust_region")
 
 
 def made(critic="separate", dtype="float64", network="tanh"):
-    return make_case(pg.PolicySpec(NETWORKS[network], HEADS["shared"], critic), "numpy", dtype, seed=72)
+    return make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS["shared"], critic), "numpy", dtype, seed=72
+    )
 
 
 def critic_of(policy):
-    return {name: value for name, value in policy.parameters().items() if name.startswith("critic.")}
+    return {
+        name: value for name, value in policy.parameters().items() if name.startswith("critic.")
+    }
 
 
 @pytest.mark.parametrize("network", ["table", "linear", "tanh"])
@@ -55,8 +59,13 @@ def test_the_value_loss_falls():
 def test_state_is_the_critics_alone(critic):
     policy, batch = made(critic)
     optimizer = pg.optimizer("trpo")
-    optimizer.step(policy, pg.gradient(policy, ESTIMATOR if critic != "none" else pg.estimator("reinforce"), batch))
-    names = [f"{slot}/{name}" for slot in ("first_moment", "second_moment") for name in critic_of(policy)]
+    optimizer.step(
+        policy,
+        pg.gradient(policy, ESTIMATOR if critic != "none" else pg.estimator("reinforce"), batch),
+    )
+    names = [
+        f"{slot}/{name}" for slot in ("first_moment", "second_moment") for name in critic_of(policy)
+    ]
     state = optimizer.state(policy)
     assert list(state) == names
     assert all(value.any() for value in state.values())
@@ -87,12 +96,15 @@ def test_a_state_of_another_optimizer_is_refused():
     adam = pg.optimizer("adam")
     adam.step(policy, pg.gradient(policy, ESTIMATOR, batch))
     with pytest.raises(
-        OptimizerError, match=r"Optimizer\.load: expected the slots .* of the policy's critic, got \d+ arr"
+        OptimizerError,
+        match=r"Optimizer\.load: expected the slots .* of the policy's critic, got \d+ arr",
     ):
         pg.optimizer("trpo").load(policy, adam.state(policy), 1)
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("float64", NonFiniteError), ("float32", ParameterError)])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float64", NonFiniteError), ("float32", ParameterError)]
+)
 def test_a_critic_that_overflows_puts_everything_back(dtype, error):
     policy, batch = made(dtype=dtype)
     optimizer = pg.optimizer("trpo", critic_learning_rate=1e300)
@@ -111,7 +123,8 @@ def test_a_torso_that_policy_and_critic_share_is_refused(name):
     policy, batch = made("shared")
     before = policy.parameters()
     with pytest.raises(
-        OptimizerError, match=r"trust region: expected a critic with parameters of its own, or none, got crit"
+        OptimizerError,
+        match=r"trust region: expected a critic with parameters of its own, or none, got crit",
     ):
         pg.optimizer(name).step(policy, pg.gradient(policy, ESTIMATOR, batch))
     for key, value in policy.parameters().items():

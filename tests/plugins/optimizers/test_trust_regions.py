@@ -15,7 +15,12 @@ from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
 from pgcore_optimizers import natural_gradient as trust_regions
 from pgcore_optimizers import trust_region
-from pgcore_optimizers.natural_gradient import TRPO, EuclideanTrustRegion, FisherRegionSpec, NaturalGradient
+from pgcore_optimizers.natural_gradient import (
+    TRPO,
+    EuclideanTrustRegion,
+    FisherRegionSpec,
+    NaturalGradient,
+)
 from pgcore_optimizers.trust_region import Region
 
 HEADS = variants("heads")
@@ -31,14 +36,20 @@ def made(head="categorical", network="tanh", critic="separate", dtype="float64",
 
 def own(named):
     """Return the policy's own entries in one vector; the critic's left out."""
-    return np.concatenate([value.ravel() for name, value in named.items() if not name.startswith("critic.")])
+    return np.concatenate(
+        [value.ravel() for name, value in named.items() if not name.startswith("critic.")]
+    )
 
 
 def dense_fisher(policy, batch):
     """Return the Fisher matrix of the policy's own parameters, by its products with unit vectors."""
     sizes = {name: value.size for name, value in policy.parameters().items()}
-    mask = np.concatenate([np.full(size, not name.startswith("critic.")) for name, size in sizes.items()])
-    return np.array([policy.fisher_vector_product(batch, row)[mask] for row in np.eye(len(mask))[mask]])
+    mask = np.concatenate(
+        [np.full(size, not name.startswith("critic.")) for name, size in sizes.items()]
+    )
+    return np.array(
+        [policy.fisher_vector_product(batch, row)[mask] for row in np.eye(len(mask))[mask]]
+    )
 
 
 def stepped(optimizer, head="categorical", estimator=ESTIMATOR, **fields):
@@ -54,7 +65,12 @@ def stepped(optimizer, head="categorical", estimator=ESTIMATOR, **fields):
 def gap_to_dense(head="categorical", damping=0.05):
     """Return how far the natural gradient and its length are from those of a dense solve, beside the length."""
     optimizer = pg.optimizer(
-        "natural_gradient", damping=damping, max_kl=1e-3, learning_rate=1e9, iterations=400, tolerance=1e-13
+        "natural_gradient",
+        damping=damping,
+        max_kl=1e-3,
+        learning_rate=1e9,
+        iterations=400,
+        tolerance=1e-13,
     )
     change, g, fisher, report = stepped(optimizer, head)
     assert report.converged
@@ -74,7 +90,9 @@ def test_the_step_is_that_of_a_dense_solve(head, damping):
 
 
 def test_without_a_bound_the_step_is_the_rate_times_the_natural_gradient():
-    optimizer = pg.optimizer("natural_gradient", learning_rate=0.03, max_kl=None, iterations=400, tolerance=1e-13)
+    optimizer = pg.optimizer(
+        "natural_gradient", learning_rate=0.03, max_kl=None, iterations=400, tolerance=1e-13
+    )
     change, g, fisher, report = stepped(optimizer)
     expected = -0.03 * np.linalg.solve(fisher + 0.1 * np.eye(len(g)), g)
     np.testing.assert_allclose(change, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
@@ -84,12 +102,16 @@ def test_without_a_bound_the_step_is_the_rate_times_the_natural_gradient():
 
 def test_the_bound_holds_the_rate_back_only_where_it_must():
     unbounded = stepped(pg.optimizer("natural_gradient", learning_rate=1e-4, max_kl=None))[0]
-    np.testing.assert_array_equal(stepped(pg.optimizer("natural_gradient", learning_rate=1e-4))[0], unbounded)
+    np.testing.assert_array_equal(
+        stepped(pg.optimizer("natural_gradient", learning_rate=1e-4))[0], unbounded
+    )
 
 
 def test_a_schedule_counts_the_optimizers_steps():
     policy, batch = made()
-    optimizer = pg.optimizer("natural_gradient", learning_rate=pg.LinearSchedule(0.01, 0.002, 2), max_kl=None)
+    optimizer = pg.optimizer(
+        "natural_gradient", learning_rate=pg.LinearSchedule(0.01, 0.002, 2), max_kl=None
+    )
     sizes = []
     for _ in range(3):
         report = optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
@@ -105,7 +127,12 @@ def test_the_kl_is_the_bound_to_second_order(head, network):
 
     def error(eps):
         optimizer = pg.optimizer(
-            "natural_gradient", damping=1e-9, max_kl=eps, learning_rate=1e9, iterations=200, tolerance=1e-9
+            "natural_gradient",
+            damping=1e-9,
+            max_kl=eps,
+            learning_rate=1e9,
+            iterations=200,
+            tolerance=1e-9,
         )
         return stepped(optimizer, head, network=network)[3].kl / eps - 1.0
 
@@ -131,7 +158,9 @@ def test_the_notes_formula_overshoots(monkeypatch):
     wrong = stepped(optimizer("natural_gradient"), "hot")[3]
     assert right.kl < 1.05e-4
     assert wrong.kl > 100 * 1e-4
-    assert stepped(optimizer("trpo"), "hot")[3].backtracks > 0  # all that keeps it in the region is the search
+    assert (
+        stepped(optimizer("trpo"), "hot")[3].backtracks > 0
+    )  # all that keeps it in the region is the search
 
 
 def undamped(original):
@@ -158,11 +187,20 @@ def transposed_change(original):
             trust_regions,
             "conjugate_gradient",
             lambda original: (
-                lambda *args, **_: dataclasses.replace(original(*args, iterations=3, tolerance=0.0), converged=True)
+                lambda *args, **_: dataclasses.replace(
+                    original(*args, iterations=3, tolerance=0.0), converged=True
+                )
             ),
         ),
     ],
-    ids=["the notes' formula", "no damping", "damping twice", "ascent", "critic in the region", "limit not said"],
+    ids=[
+        "the notes' formula",
+        "no damping",
+        "damping twice",
+        "ascent",
+        "critic in the region",
+        "limit not said",
+    ],
 )
 def test_a_wrong_step_is_not_that_of_a_dense_solve(monkeypatch, owner, name, plant):
     assert gap_to_dense() < 1e-9
@@ -172,7 +210,9 @@ def test_a_wrong_step_is_not_that_of_a_dense_solve(monkeypatch, owner, name, pla
 
 def measured(policy, batch, gradient, before, head):
     """Return KL(before, now) and the fall of the loss over real steps, by plain loops over the distributions."""
-    real = np.flatnonzero(np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights)
+    real = np.flatnonzero(
+        np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+    )
     now = policy.distribution(batch.observations, batch.action_mask)
     kl = 0.0
     for p, q in zip(before[real], now[real], strict=True):
@@ -180,9 +220,14 @@ def measured(policy, batch, gradient, before, head):
             kl += sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True) if a > -math.inf)
         else:
             (m0, l0), (m1, l1) = (np.split(each, 2) for each in (p, q))
-            kl += float((l1 - l0 + (np.exp(2 * l0) + (m0 - m1) ** 2) / (2 * np.exp(2 * l1)) - 0.5).sum())
+            kl += float(
+                (l1 - l0 + (np.exp(2 * l0) + (m0 - m1) ** 2) / (2 * np.exp(2 * l1)) - 0.5).sum()
+            )
     log_prob = policy.spec.head.log_prob(host, now, batch.actions)
-    old, own_signals = policy.spec.head.log_prob(host, before, batch.actions), gradient.surrogate.values
+    old, own_signals = (
+        policy.spec.head.log_prob(host, before, batch.actions),
+        gradient.surrogate.values,
+    )
     ratios = [np.exp(each - own_signals["old_log_prob"]) for each in (log_prob, old)]
     return kl / len(real), float(((ratios[0] - ratios[1]) * own_signals["advantage"])[real].mean())
 
@@ -193,14 +238,19 @@ def measured(policy, batch, gradient, before, head):
 def test_the_report_is_what_happened(name, head, padding):
     policy, batch = made(head, padding=padding)
     gradient = pg.gradient(policy, ESTIMATOR, batch)
-    before, distribution = own(policy.parameters()), policy.distribution(batch.observations, batch.action_mask)
+    before, distribution = (
+        own(policy.parameters()),
+        policy.distribution(batch.observations, batch.action_mask),
+    )
     report = pg.optimizer(name).step(policy, gradient)
     assert report is not None
     assert report.accepted
     kl, fell = measured(policy, batch, gradient, distribution, policy.spec.head)
     assert report.kl == pytest.approx(kl, rel=1e-9)
     assert report.improvement == pytest.approx(fell, rel=1e-9)
-    assert report.length == pytest.approx(np.linalg.norm(own(policy.parameters()) - before), rel=1e-9)
+    assert report.length == pytest.approx(
+        np.linalg.norm(own(policy.parameters()) - before), rel=1e-9
+    )
     assert report.metrics["step_kl"] == report.kl
 
 
@@ -234,7 +284,11 @@ def test_trpo_keeps_its_promises(head, max_kl):
     np.testing.assert_allclose(change, longest * 0.7**report.backtracks, rtol=1e-9, atol=1e-14)
     if report.backtracks:  # and none longer was good enough
         optimizer = pg.optimizer(
-            "trpo", max_kl=max_kl, shrinkage=0.7, acceptance=0.3, backtracks=max(report.backtracks - 1, 1)
+            "trpo",
+            max_kl=max_kl,
+            shrinkage=0.7,
+            acceptance=0.3,
+            backtracks=max(report.backtracks - 1, 1),
         )
         assert report.backtracks == 1 or not stepped(optimizer, head)[3].accepted
 
@@ -254,7 +308,12 @@ def test_a_failed_search_leaves_every_bit(dtype):
     report = optimizer.step(policy, uphill)
     assert first is not None
     assert report is not None
-    assert (first.accepted, report.accepted, report.backtracks, optimizer.steps_taken) == (True, False, 4, 1)
+    assert (first.accepted, report.accepted, report.backtracks, optimizer.steps_taken) == (
+        True,
+        False,
+        4,
+        1,
+    )
     assert (report.kl, report.length, report.step_size) == (0.0, 0.0, 0.0)
     assert report.iterations > 0
     for name, value in policy.parameters().items():
@@ -273,7 +332,13 @@ def test_a_refused_step_is_none_for_the_critic():
             assert refused is not None
             assert not refused.accepted
         optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
-        moved.append({name: value for name, value in policy.parameters().items() if name.startswith("critic.")})
+        moved.append(
+            {
+                name: value
+                for name, value in policy.parameters().items()
+                if name.startswith("critic.")
+            }
+        )
     assert moved[0]
     for name, value in moved[1].items():
         assert value.tobytes() == moved[0][name].tobytes(), name
@@ -329,11 +394,16 @@ def test_rewards_of_any_size_give_a_step_or_a_clear_error(name, reward):
         "log_probs": batch.log_probs,
         "action_mask": batch.action_mask,
     }
-    ends = {"episode_lengths": batch.episode_lengths, "terminated": np.ones(batch.num_episodes, bool)}
+    ends = {
+        "episode_lengths": batch.episode_lengths,
+        "terminated": np.ones(batch.num_episodes, bool),
+    }
     huge = pg.Batch(rewards=rewards, **fields, **ends)
     before, optimizer = own(policy.parameters()), pg.optimizer(name)
     try:
-        report = optimizer.step(policy, pg.gradient(policy, pg.estimator("reinforce", gamma=0.0), huge))
+        report = optimizer.step(
+            policy, pg.gradient(policy, pg.estimator("reinforce", gamma=0.0), huge)
+        )
     except NonFiniteError:
         np.testing.assert_array_equal(own(policy.parameters()), before)
         assert reward > 1e300
@@ -350,7 +420,8 @@ def test_a_gradient_that_is_not_finite_is_an_error_that_changes_nothing(name, fa
     with (
         np.errstate(all="ignore"),
         pytest.raises(
-            NonFiniteError, match=r"expected a finite gradient, got NaN or infinity; the parameters are unchan"
+            NonFiniteError,
+            match=r"expected a finite gradient, got NaN or infinity; the parameters are unchan",
         ),
     ):
         pg.optimizer(name).step(policy, gradient.times(factor))
@@ -363,16 +434,23 @@ def test_a_policy_without_curvature_is_an_error_that_changes_nothing(name):
     policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), dtype="float64")
     policy.load({"network.table": np.array([[800.0, 0.0]])})
     batch = pg.Batch(
-        observations=[0, 0], actions=[0, 1], rewards=[1.0, 2.0], episode_lengths=[1, 1], terminated=[True, True]
+        observations=[0, 0],
+        actions=[0, 1],
+        rewards=[1.0, 2.0],
+        episode_lengths=[1, 1],
+        terminated=[True, True],
     )
     optimizer = pg.optimizer(name, damping=0.0)
     with pytest.raises(
-        OptimizerError, match=r"expected p\^T A p above 0, got 0 at iteration 1; the parameters are unchan"
+        OptimizerError,
+        match=r"expected p\^T A p above 0, got 0 at iteration 1; the parameters are unchan",
     ):
         optimizer.step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
     assert policy.parameters()["network.table"].tolist() == [[800.0, 0.0]]
     assert optimizer.steps_taken == 0
-    damped = pg.optimizer(name, damping=0.1).step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
+    damped = pg.optimizer(name, damping=0.1).step(
+        policy, pg.gradient(policy, pg.estimator("reinforce"), batch)
+    )
     assert damped is not None
 
 
@@ -381,10 +459,18 @@ def test_fisher_products_that_overflow_are_an_error_that_changes_nothing():
     policy = pg.policy(pg.PolicySpec(pg.Linear(1), head), dtype="float32")
     zeros = {name: np.zeros_like(value) for name, value in policy.parameters().items()}
     policy.load(zeros)
-    batch = pg.Batch(observations=[[1.0]], actions=[[0.5e-25]], rewards=[1.0], episode_lengths=[1], terminated=[True])
+    batch = pg.Batch(
+        observations=[[1.0]],
+        actions=[[0.5e-25]],
+        rewards=[1.0],
+        episode_lengths=[1],
+        terminated=[True],
+    )
     with (
         np.errstate(all="ignore"),
-        pytest.raises(NonFiniteError, match="fisher_vector_product: expected finite numbers, got NaN or inf"),
+        pytest.raises(
+            NonFiniteError, match="fisher_vector_product: expected finite numbers, got NaN or inf"
+        ),
     ):
         pg.optimizer("trpo").step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
     assert not any(value.any() for value in policy.parameters().values())
@@ -395,7 +481,10 @@ def test_a_step_after_which_the_policy_overflows_is_taken_back(rate):
     policy, batch = made("per-state", critic="none", dtype="float32")
     before = policy.parameters()
     optimizer = pg.optimizer("natural_gradient", learning_rate=rate, max_kl=None)
-    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"NaN or infinity after a step of length"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(NonFiniteError, match=r"NaN or infinity after a step of length"),
+    ):
         optimizer.step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes()
@@ -411,7 +500,8 @@ def test_the_euclidean_step_has_one_length_along_the_gradient():
 
 def test_conjugate_gradients_say_how_far_they_came():
     short, whole = (
-        stepped(pg.optimizer("trpo", iterations=iterations, tolerance=1e-8, damping=0.01))[3] for iterations in (3, 500)
+        stepped(pg.optimizer("trpo", iterations=iterations, tolerance=1e-8, damping=0.01))[3]
+        for iterations in (3, 500)
     )
     assert (short.iterations, short.converged) == (3, False)
     assert short.residual > 1e-8 >= whole.residual
@@ -463,19 +553,43 @@ def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
         (lambda: TRPO(backtracks=0), r"TRPO\.backtracks: expected an integer of at least 1, got 0"),
         (lambda: TRPO(shrinkage=1.0), r"TRPO\.shrinkage: expected a number in \[0, 1\), got 1\.0"),
         (lambda: TRPO(shrinkage=0.0), r"TRPO\.shrinkage: expected a positive number, got 0\.0"),
-        (lambda: TRPO(acceptance=1.5), r"TRPO\.acceptance: expected a number in \[0, 1\), got 1\.5"),
-        (lambda: TRPO(damping=-0.1), r"TRPO\.damping: expected a finite number of at least 0, got -0\.1"),
-        (lambda: TRPO(tolerance=math.nan), r"TRPO\.tolerance: expected a finite number of at least 0, got nan"),
+        (
+            lambda: TRPO(acceptance=1.5),
+            r"TRPO\.acceptance: expected a number in \[0, 1\), got 1\.5",
+        ),
+        (
+            lambda: TRPO(damping=-0.1),
+            r"TRPO\.damping: expected a finite number of at least 0, got -0\.1",
+        ),
+        (
+            lambda: TRPO(tolerance=math.nan),
+            r"TRPO\.tolerance: expected a finite number of at least 0, got nan",
+        ),
         (lambda: TRPO(tolerance=1.0), r"TRPO\.tolerance: expected a number in \[0, 1\), got 1\.0"),
-        (lambda: TRPO(iterations=2.5), r"TRPO\.iterations: expected an integer of at least 1, got 2\.5"),  # pyright: ignore[reportArgumentType]
-        (lambda: TRPO(critic_steps=0), r"TRPO\.critic_steps: expected an integer of at least 1, got 0"),
-        (lambda: TRPO(critic_learning_rate=0), r"TRPO\.critic_learning_rate: expected a positive number, got 0"),
+        (
+            lambda: TRPO(iterations=2.5),
+            r"TRPO\.iterations: expected an integer of at least 1, got 2\.5",
+        ),  # pyright: ignore[reportArgumentType]
+        (
+            lambda: TRPO(critic_steps=0),
+            r"TRPO\.critic_steps: expected an integer of at least 1, got 0",
+        ),
+        (
+            lambda: TRPO(critic_learning_rate=0),
+            r"TRPO\.critic_learning_rate: expected a positive number, got 0",
+        ),
         (
             lambda: NaturalGradient(learning_rate=0),
             r"NaturalGradient\.learning_rate: expected a positive number, got 0",
         ),
-        (lambda: NaturalGradient(max_kl=-1), r"NaturalGradient\.max_kl: expected a positive number, got -1"),
-        (lambda: EuclideanTrustRegion(eps=0), r"EuclideanTrustRegion\.eps: expected a positive number, got 0"),
+        (
+            lambda: NaturalGradient(max_kl=-1),
+            r"NaturalGradient\.max_kl: expected a positive number, got -1",
+        ),
+        (
+            lambda: EuclideanTrustRegion(eps=0),
+            r"EuclideanTrustRegion\.eps: expected a positive number, got 0",
+        ),
     ],
 )
 def test_fields_are_checked(make, words):

@@ -29,7 +29,9 @@ def test_the_picture_shows_episodes_and_goal():
     plain = draw(history, "Somewhere-v0", None)
     assert plain == draw(history, "Somewhere-v0", None)
     assert plain != draw(history, "Somewhere-v0", 3.5)
-    assert plain != draw(History(returns=[1.0, 2.0, 2.5], finished_at=[10, 20, 30]), "Somewhere-v0", None)
+    assert plain != draw(
+        History(returns=[1.0, 2.0, 2.5], finished_at=[10, 20, 30]), "Somewhere-v0", None
+    )
 
 
 def test_drawing_leaves_no_state():

@@ -42,7 +42,10 @@ def test_float32_results_are_within_the_bound(name, seed):
 
 
 def test_operators_follow_their_rules():
-    a, b = Bounded(np.array([[2.0]]), np.array([[1.0]])), Bounded(np.array([[-3.0]]), np.array([[4.0]]))
+    a, b = (
+        Bounded(np.array([[2.0]]), np.array([[1.0]])),
+        Bounded(np.array([[-3.0]]), np.array([[4.0]])),
+    )
     assert (a + b).error == 1 + 4 + 1
     assert (a - b).error == 1 + 4 + 5
     assert (a * b).error == 2 * 4 + 3 * 1 + 6
@@ -61,7 +64,9 @@ def test_operators_follow_their_rules():
 
 def test_what_has_no_rule_is_refused():
     x: Any = bounded(np.ones((2, 2)))
-    with pytest.raises(TypeError, match=r"expected one of .*, got sin\.__call__; add its error rule"):
+    with pytest.raises(
+        TypeError, match=r"expected one of .*, got sin\.__call__; add its error rule"
+    ):
         np.sin(x)
     with pytest.raises(TypeError, match=r"got add\.reduce"):
         np.add.reduce(x)
@@ -88,7 +93,9 @@ def test_what_underflows_is_within_the_floor(dtype):
         roundoff = np.finfo(dtype).eps / 2
         assert truth > 0
         assert (np.abs(found - truth) <= 4 * roundoff * bound.error).all()
-        assert not (np.abs(found - truth) <= 4 * roundoff * formula(bounded(x), bounded(weight)).error).all()
+        assert not (
+            np.abs(found - truth) <= 4 * roundoff * formula(bounded(x), bounded(weight)).error
+        ).all()
 
 
 @pytest.mark.parametrize("constant", [0.1, np.longdouble("0.1")])

@@ -26,7 +26,9 @@ def test_few_cases_have_every_single_thing():
     few = few_of(chosen)
     names = {variant.name for variant in VARIANTS.values()}
     assert len(few) <= len(names) + 3
-    assert {level for each in few for level in each.levels} == {level for each in chosen for level in each.levels}
+    assert {level for each in few for level in each.levels} == {
+        level for each in chosen for level in each.levels
+    }
     assert {each.case.estimator.name for each in few} == names
 
 

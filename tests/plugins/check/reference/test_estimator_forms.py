@@ -35,17 +35,29 @@ HEADS = variants("heads")
 
 MORE = {
     **{f"baseline {name}": Reinforce(0.9, baseline=name, baseline_value=0.3) for name in BASELINES},
-    **{f"full {name}": Reinforce(0.9, baseline=name, reward_to_go=False, discount_state=True) for name in BASELINES},
-    **{f"discounted {name}": Reinforce(0.8, baseline=name, discount_state=True) for name in BASELINES},
+    **{
+        f"full {name}": Reinforce(0.9, baseline=name, reward_to_go=False, discount_state=True)
+        for name in BASELINES
+    },
+    **{
+        f"discounted {name}": Reinforce(0.8, baseline=name, discount_state=True)
+        for name in BASELINES
+    },
     "undiscounted": Reinforce(1.0, reduction=Reduction.STEP),
     "rewards alone": Reinforce(0.0, discount_state=True),
     "normalised": Reinforce(0.9, normalise="batch", discount_state=True),
     "normalised, ddof 0": Reinforce(0.9, normalise="batch", ddof=0, baseline="leave_one_out"),
-    "n-step beyond the end": ActorCritic("n_step", n_steps=100, gamma=0.9, reduction=Reduction.EPISODE_STEP),
+    "n-step beyond the end": ActorCritic(
+        "n_step", n_steps=100, gamma=0.9, reduction=Reduction.EPISODE_STEP
+    ),
     "n-step of 1": ActorCritic("n_step", n_steps=1, gamma=0.9, normalise="batch", ddof=0),
-    "td, normalised": ActorCritic("td", gamma=0.7, normalise="batch", reduction=Reduction.TRAJECTORY),
+    "td, normalised": ActorCritic(
+        "td", gamma=0.7, normalise="batch", reduction=Reduction.TRAJECTORY
+    ),
     "gae of 0": ActorCritic(gamma=0.9, gae_lambda=0.0),
-    "gae of 1": ActorCritic(gamma=1.0, gae_lambda=1.0, value_coefficient=0.25, entropy_coefficient=-0.1),
+    "gae of 1": ActorCritic(
+        gamma=1.0, gae_lambda=1.0, value_coefficient=0.25, entropy_coefficient=-0.1
+    ),
     "ppo batch, ddof 0": PPO(normalise="batch", ddof=0, clip=1.5, value_clip=0.05),
     "ppo minibatch, ddof 0": PPO(normalise="minibatch", ddof=0, clip=0.05, entropy_coefficient=0.1),
     "ppo kl, minibatch": PPO("kl", kl_coefficient=1.3, value_clip=0.3, gamma=0.9, gae_lambda=0.7),
@@ -63,7 +75,9 @@ def ratio(found, compute, dtype, rows: Any = slice(None)):
     """Return the largest |found - exact| / (u e) over some rows; `compute` takes a lift."""
     dtype = np.dtype(dtype)
     exact, bound = compute(reference.extended), compute(bounded_in(dtype))
-    return largest(np.asarray(found)[rows], np.asarray(exact[rows]), allowance(bound[rows], dtype), dtype)[0]
+    return largest(
+        np.asarray(found)[rows], np.asarray(exact[rows]), allowance(bound[rows], dtype), dtype
+    )[0]
 
 
 def form_of(estimator) -> Any:
@@ -85,7 +99,9 @@ def signal_ratios(estimator, policy, batch):
     def compute(name, lift):
         return rounded(form.signals(batch, lifted_policy(policy, batch, lift), lift)[name])
 
-    computed = form.signals(batch, lifted_policy(policy, batch, reference.extended), reference.extended)
+    computed = form.signals(
+        batch, lifted_policy(policy, batch, reference.extended), reference.extended
+    )
     own = {
         name: value for name, value in signals.values.items() if name != "episode"
     }  # the numbers of episodes are exact
@@ -93,16 +109,26 @@ def signal_ratios(estimator, policy, batch):
     ratios = {}
     for name, found in own.items():
         if name == "reference":
-            ratios[name] = reference_ratio(found, lambda lift: compute("reference", lift), policy.dtype)
+            ratios[name] = reference_ratio(
+                found, lambda lift: compute("reference", lift), policy.dtype
+            )
         else:
-            ratios[name] = ratio(found, lambda lift, name=name: compute(name, lift), policy.dtype, rows)
-    ratios["weights"] = ratio(signals.weights, lambda lift: rounded(form.weights(batch, lift)), policy.dtype)
+            ratios[name] = ratio(
+                found, lambda lift, name=name: compute(name, lift), policy.dtype, rows
+            )
+    ratios["weights"] = ratio(
+        signals.weights, lambda lift: rounded(form.weights(batch, lift)), policy.dtype
+    )
     if isinstance(estimator, ScoreEstimator):
         gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
 
         def combined(lift):
             lifted = {name: lift(value) for name, value in own.items()}
-            return rounded(form.combine(batch, lifted_policy(policy, batch, lift), lifted, signals.weights, lift))
+            return rounded(
+                form.combine(
+                    batch, lifted_policy(policy, batch, lift), lifted, signals.weights, lift
+                )
+            )
 
         flat = np.concatenate([value.reshape(-1) for value in gradient.values()])
         ratios["combine"] = ratio(flat, combined, policy.dtype)
@@ -124,7 +150,9 @@ def inputs(estimator, policy, batch):
     named = {}
     for name, value in policy.evaluate(batch, asked).items():
         named[name] = (value + 0.4 * rng.standard_normal(value.shape)).astype(policy.dtype)
-    return named | {name: surrogate.values[name] for name in estimator.keywords if name not in named}
+    return named | {
+        name: surrogate.values[name] for name in estimator.keywords if name not in named
+    }
 
 
 def row_ratios(estimator, named):
@@ -134,11 +162,21 @@ def row_ratios(estimator, named):
     def lifted(lift):
         return {name: value if name == "episode" else lift(value) for name, value in named.items()}
 
-    ratios = {"terms": ratio(estimator.surrogate(host, **named), lambda lift: form.terms(lifted(lift)), dtype)}
+    ratios = {
+        "terms": ratio(
+            estimator.surrogate(host, **named), lambda lift: form.terms(lifted(lift)), dtype
+        )
+    }
     cotangents = estimator.cotangents(**named)
-    assert cotangents.keys() == form.cotangents(lifted(reference.extended)).keys() == set(estimator.quantities)
+    assert (
+        cotangents.keys()
+        == form.cotangents(lifted(reference.extended)).keys()
+        == set(estimator.quantities)
+    )
     for name, found in cotangents.items():
-        ratios[name] = ratio(found, lambda lift, name=name: form.cotangents(lifted(lift))[name], dtype)
+        ratios[name] = ratio(
+            found, lambda lift, name=name: form.cotangents(lifted(lift))[name], dtype
+        )
     return ratios
 
 
@@ -150,7 +188,9 @@ def finalise_ratios(estimator, values, padding):
         return form.finalise({name: lift(values[name]) for name in compared}, padding)[name]
 
     found = estimator.finalise(values, padding)
-    compared = {name: value for name, value in found.items() if name not in ("reference", "episode")}
+    compared = {
+        name: value for name, value in found.items() if name not in ("reference", "episode")
+    }
     return {
         f"final {name}": ratio(value, lambda lift, name=name: compute(name, lift), value.dtype)
         for name, value in compared.items()
@@ -164,13 +204,24 @@ def all_ratios(estimator, policy, batch):
     return (
         signal_ratios(estimator, policy, batch)
         | finalise_ratios(estimator, signals.values, padding)
-        | {f"row {name}": value for name, value in row_ratios(estimator, inputs(estimator, policy, batch)).items()}
+        | {
+            f"row {name}": value
+            for name, value in row_ratios(estimator, inputs(estimator, policy, batch)).items()
+        }
     )
 
 
 def changed(batch, **fields):
     """Return the batch with other fields."""
-    names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
+    names = (
+        "observations",
+        "actions",
+        "rewards",
+        "episode_lengths",
+        "terminated",
+        "final_observations",
+        "log_probs",
+    )
     names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
     return pg.Batch(**({name: getattr(batch, name) for name in names} | fields))
 
@@ -183,7 +234,13 @@ def made(dtype="float64", padding=0, head="hot", network="tanh", seed=40, values
 def made_for(name, dtype="float64", padding=0, head="hot", network="tanh"):
     """Return a policy and a batch that an estimator fits: on another head, or with a critic of actions, where it must be."""
     own = "hot" if ALL[name].claims.discrete_only else head
-    return made(dtype, padding, own, network, values="action" if "action_value" in ALL[name].quantities else "state")
+    return made(
+        dtype,
+        padding,
+        own,
+        network,
+        values="action" if "action_value" in ALL[name].quantities else "state",
+    )
 
 
 every = pytest.mark.parametrize("name", ALL)
@@ -192,7 +249,9 @@ both = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 @every
 @both
-@pytest.mark.parametrize(("padding", "head", "network"), [(0, "hot", "tanh"), (5, "per-state", "table")])
+@pytest.mark.parametrize(
+    ("padding", "head", "network"), [(0, "hot", "tanh"), (5, "per-state", "table")]
+)
 def test_an_estimator_is_within_the_bounds_of_its_form(name, dtype, padding, head, network):
     policy, batch = made_for(name, dtype, padding, head, network)
     ratios = all_ratios(ALL[name], policy, batch)
@@ -204,7 +263,9 @@ def test_an_estimator_is_within_the_bounds_of_its_form(name, dtype, padding, hea
 def test_whole_and_cut_episodes_of_one_step_and_more_agree(name, terminated):
     policy, batch = made_for(name)
     final = None if terminated else batch.final_observations
-    mixed = changed(batch, terminated=np.full(batch.num_episodes, terminated), final_observations=final)
+    mixed = changed(
+        batch, terminated=np.full(batch.num_episodes, terminated), final_observations=final
+    )
     for part in (mixed, mixed.steps([2, 9, 10, 5]), mixed.episodes([4, 2])):
         ratios = all_ratios(ALL[name], policy, part)
         assert max(ratios.values()) <= FACTOR, ratios
@@ -246,13 +307,17 @@ def test_padding_changes_no_real_step(name):
     for signal, value in plain.items():
         np.testing.assert_array_equal(beside[signal][: batch.num_steps], value)
     weights = form.weights(padded, reference.extended)
-    np.testing.assert_array_equal(weights[: batch.num_steps], form.weights(batch, reference.extended))
+    np.testing.assert_array_equal(
+        weights[: batch.num_steps], form.weights(batch, reference.extended)
+    )
     assert not weights[batch.num_steps :].any()
 
 
 @both
 @pytest.mark.parametrize("ddof", [0, 1])
-@pytest.mark.parametrize("x", [[3.0], [0.1] * 5, [1.0, 2.0], [1e4, 1e4 + 1, 1e4 + 3], [1e-12, 3e-12, -1e-12]])
+@pytest.mark.parametrize(
+    "x", [[3.0], [0.1] * 5, [1.0, 2.0], [1e4, 1e4 + 1, 1e4 + 3], [1e-12, 3e-12, -1e-12]]
+)
 def test_normalising_agrees(x, ddof, dtype):
     values = {"advantage": np.array(x, dtype)}
     among = {"advantage": np.array([7.0, *x, -100.0], dtype)}
@@ -271,18 +336,34 @@ def at_the_clip(clip):
     bounds = [math.log1p(clip)] + ([math.log1p(-clip)] if clip < 1 else [])
     near = [np.nextafter(bound, side) for bound in bounds for side in (-10, 10)]
     log_ratios = [*bounds, *near, 0.0, 1000.0, -1000.0]
-    rows = np.array([(r, a) for r in log_ratios for a in (0.0, 1.0, -1.0, 2.5, -0.3) if r < 999 or a >= 0])
+    rows = np.array(
+        [(r, a) for r in log_ratios for a in (0.0, 1.0, -1.0, 2.5, -0.3) if r < 999 or a >= 0]
+    )
     log_ratio, advantage = np.ascontiguousarray(rows.T)
     zero = np.zeros(len(rows))
-    return {"log_prob": log_ratio, "value": zero, "old_log_prob": zero, "advantage": advantage, "return_": zero}
+    return {
+        "log_prob": log_ratio,
+        "value": zero,
+        "old_log_prob": zero,
+        "advantage": advantage,
+        "return_": zero,
+    }
 
 
 def at_the_value_clip(dtype):
     """Return inputs with values in reach of the old ones, at it and beyond, the target at every distance from both."""
     grid = np.arange(-16, 17, 2).astype(dtype) / 8
-    value, old, target = (each.reshape(-1) for each in np.meshgrid(grid, grid, np.arange(-16, 17).astype(dtype) / 8))
+    value, old, target = (
+        each.reshape(-1) for each in np.meshgrid(grid, grid, np.arange(-16, 17).astype(dtype) / 8)
+    )
     zero = np.zeros_like(value)
-    named = {"log_prob": zero, "value": value, "old_log_prob": zero, "advantage": zero, "return_": target}
+    named = {
+        "log_prob": zero,
+        "value": value,
+        "old_log_prob": zero,
+        "advantage": zero,
+        "return_": target,
+    }
     return named | {"old_value": old}
 
 
@@ -351,9 +432,12 @@ def test_what_has_no_form():
         policy, batch = made()
         evaluate: Any = lifted_policy(policy, batch, reference.extended)
         with pytest.raises(
-            EstimatorError, match=r"combine: expected an estimator that weighs scores, got .*differentiate"
+            EstimatorError,
+            match=r"combine: expected an estimator that weighs scores, got .*differentiate",
         ):
-            form_of(estimator).combine(batch, evaluate, {}, np.ones(batch.num_steps), reference.extended)
+            form_of(estimator).combine(
+                batch, evaluate, {}, np.ones(batch.num_steps), reference.extended
+            )
 
 
 def planted(estimator, **methods):
@@ -361,10 +445,14 @@ def planted(estimator, **methods):
     cls = type(estimator)
     for name, method in methods.items():
         methods[name] = functools.wraps(getattr(cls, name))(method)
-    methods.setdefault("cotangents", cls.cotangents)  # a bug in another method leaves the right ones
+    methods.setdefault(
+        "cotangents", cls.cotangents
+    )  # a bug in another method leaves the right ones
     wrong: Any = dataclasses.dataclass(frozen=True)(type("Planted", (cls,), methods))
     hold_to_parent(wrong)
-    return wrong(**{field.name: getattr(estimator, field.name) for field in dataclasses.fields(estimator)})
+    return wrong(
+        **{field.name: getattr(estimator, field.name) for field in dataclasses.fields(estimator)}
+    )
 
 
 def after(estimator, method, change):
@@ -381,12 +469,16 @@ def after(estimator, method, change):
 def instead(estimator, method, **fields):
     """Return the estimator with a method that has other hyper-parameters."""
     other = dataclasses.replace(estimator, **fields)
-    return planted(estimator, **{method: lambda self, *args, **named: getattr(other, method)(*args, **named)})
+    return planted(
+        estimator, **{method: lambda self, *args, **named: getattr(other, method)(*args, **named)}
+    )
 
 
 def seeing(estimator, see):
     """Return the estimator whose signals are computed from what `see` makes of batch and evaluation."""
-    return planted(estimator, signals=lambda self, batch, evaluate: estimator.signals(*see(batch, evaluate)))
+    return planted(
+        estimator, signals=lambda self, batch, evaluate: estimator.signals(*see(batch, evaluate))
+    )
 
 
 class Evaluated:
@@ -398,7 +490,10 @@ class Evaluated:
 
     def __call__(self, *names):
         found = self.evaluate(*names)
-        return {name: self.change(value) if name == self.name else value for name, value in found.items()}
+        return {
+            name: self.change(value) if name == self.name else value
+            for name, value in found.items()
+        }
 
 
 def shifted(batch, evaluate):
@@ -421,7 +516,9 @@ def without_bootstrap(batch, evaluate):
 
 
 def with_bootstrap_after_terminal(batch, evaluate):
-    return batch, Evaluated(evaluate, "final_value", lambda value: np.where(batch.terminated, 0.5, value))
+    return batch, Evaluated(
+        evaluate, "final_value", lambda value: np.where(batch.terminated, 0.5, value)
+    )
 
 
 def with_padding_counted(batch, evaluate):
@@ -454,7 +551,11 @@ def terms_of(estimator, change):
 
 
 def slope_of(estimator, name, change):
-    return after(estimator, "cotangents", lambda found, **named: dict(found) | {name: change(found[name], **named)})
+    return after(
+        estimator,
+        "cotangents",
+        lambda found, **named: dict(found) | {name: change(found[name], **named)},
+    )
 
 
 def clipped_where(clipped):
@@ -489,7 +590,12 @@ def scaled(factor):
     return lambda found, *args, **named: found * factor
 
 
-GAE, CLIP, HELD, KL = ESTIMATORS["gae"], ESTIMATORS["ppo"], ESTIMATORS["ppo value clip"], ESTIMATORS["ppo kl"]
+GAE, CLIP, HELD, KL = (
+    ESTIMATORS["gae"],
+    ESTIMATORS["ppo"],
+    ESTIMATORS["ppo value clip"],
+    ESTIMATORS["ppo kl"],
+)
 PLAIN, VALUE = ESTIMATORS["reinforce"], ESTIMATORS["value baseline"]
 LEAVE_ONE_OUT, OPTIMAL = ESTIMATORS["leave one out"], ESTIMATORS["optimal baseline"]
 NORMALISED, N_STEP = MORE["normalised"], ESTIMATORS["n-step"]
@@ -497,31 +603,43 @@ PER_COMPONENT = MORE["discounted optimal_per_component"]
 RAW = ActorCritic(gamma=0.9, gae_lambda=0.8)
 
 GSPO_, CISPO_, GRPO_, DR_GRPO = (ESTIMATORS[name] for name in ("gspo", "cispo", "grpo", "dr grpo"))
-VTRACE, PER_DECISION, WHOLE = (ESTIMATORS[name] for name in ("vtrace", "per-decision is", "trajectory is"))
+VTRACE, PER_DECISION, WHOLE = (
+    ESTIMATORS[name] for name in ("vtrace", "per-decision is", "trajectory is")
+)
 RLOO_, WEIGHTED = ESTIMATORS["rloo"], ESTIMATORS["weighted is"]
 
 
 def one_group(batch, evaluate):
-    return changed(batch, extras=dict(batch.extras) | {"group": np.zeros(batch.num_steps, int)}), evaluate
+    return changed(
+        batch, extras=dict(batch.extras) | {"group": np.zeros(batch.num_steps, int)}
+    ), evaluate
 
 
 def without_penalty(batch, evaluate):
-    return changed(batch, extras=dict(batch.extras) | {"reference_log_probs": batch.log_probs}), evaluate
+    return changed(
+        batch, extras=dict(batch.extras) | {"reference_log_probs": batch.log_probs}
+    ), evaluate
 
 
 PLANTED = {
     "return one step late": seeing(PLAIN, shifted),
     "return into the next episode": seeing(PLAIN, as_one_episode),
     "mean of rewards for their sum": after(
-        PLAIN, "signals", advantage(lambda a, batch, _: a / batch.episode_lengths[batch.episode_of_step])
+        PLAIN,
+        "signals",
+        advantage(lambda a, batch, _: a / batch.episode_lengths[batch.episode_of_step]),
     ),
     "return discounted once too often": after(PLAIN, "signals", advantage(lambda a, *_: 0.9 * a)),
     "full return for reward-to-go": instead(PLAIN, "signals", reward_to_go=False),
-    "reward-to-go for full return": instead(ESTIMATORS["full return"], "signals", reward_to_go=True),
+    "reward-to-go for full return": instead(
+        ESTIMATORS["full return"], "signals", reward_to_go=True
+    ),
     "sign of the advantage": after(PLAIN, "signals", advantage(lambda a, *_: -a)),
     "constant forgotten": instead(ESTIMATORS["full return"], "signals", baseline="none"),
     "own mean for leave-one-out": instead(LEAVE_ONE_OUT, "signals", baseline="mean"),
-    "leave-one-out for own mean": instead(ESTIMATORS["mean baseline"], "signals", baseline="leave_one_out"),
+    "leave-one-out for own mean": instead(
+        ESTIMATORS["mean baseline"], "signals", baseline="leave_one_out"
+    ),
     "no gamma^t": instead(LEAVE_ONE_OUT, "signals", discount_state=False),
     "optimal for leave-one-out": instead(OPTIMAL, "signals", baseline="leave_one_out"),
     "own episode in the optimal baseline": planted(PER_COMPONENT, combine=own_included),
@@ -529,7 +647,9 @@ PLANTED = {
     "critic's target from normalised advantages": after(
         GAE,
         "signals",
-        lambda found, batch, evaluate: found | {"return_": found["advantage"] + evaluate("value")["value"]},
+        lambda found, batch, evaluate: (
+            found | {"return_": found["advantage"] + evaluate("value")["value"]}
+        ),
     ),
     "no bootstrap, reinforce": seeing(VALUE, without_bootstrap),
     "no bootstrap, n-step": seeing(N_STEP, without_bootstrap),
@@ -544,16 +664,29 @@ PLANTED = {
     "ddof, ppo": instead(HELD, "signals", ddof=0),
     "ddof, minibatch": instead(CLIP, "finalise", ddof=0),
     "padding counted": seeing(GAE, with_padding_counted),
-    "padding counted, minibatch": planted(CLIP, finalise=lambda self, signals, padding: CLIP.finalise(signals, None)),
-    "epsilon inside the root": planted(
-        GAE, signals=lambda self, batch, evaluate: inside_the_root(RAW.signals(batch, evaluate), batch.step_weights)
+    "padding counted, minibatch": planted(
+        CLIP, finalise=lambda self, signals, padding: CLIP.finalise(signals, None)
     ),
-    "epsilon inside the root, minibatch": planted(CLIP, finalise=lambda self, *args: inside_the_root(*args)),
+    "epsilon inside the root": planted(
+        GAE,
+        signals=lambda self, batch, evaluate: inside_the_root(
+            RAW.signals(batch, evaluate), batch.step_weights
+        ),
+    ),
+    "epsilon inside the root, minibatch": planted(
+        CLIP, finalise=lambda self, *args: inside_the_root(*args)
+    ),
     "not normalised": instead(GAE, "signals", normalise="none"),
     "normalised twice": planted(HELD, finalise=lambda self, *args: CLIP.finalise(*args)),
-    "old value forgotten": after(HELD, "signals", lambda found, *_: found | {"old_value": found["return_"]}),
+    "old value forgotten": after(
+        HELD, "signals", lambda found, *_: found | {"old_value": found["return_"]}
+    ),
     "reference is the current policy": after(
-        KL, "signals", lambda found, batch, evaluate: found | {"reference": evaluate("distribution")["distribution"]}
+        KL,
+        "signals",
+        lambda found, batch, evaluate: (
+            found | {"reference": evaluate("distribution")["distribution"]}
+        ),
     ),
     "sign of the terms": terms_of(PLAIN, scaled(-1)),
     "mean for sum of terms": terms_of(PLAIN, scaled(1 / 28)),
@@ -566,16 +699,22 @@ PLANTED = {
     "clip on both sides": slope_of(CLIP, "log_prob", clipped_where(both_sides)),
     "no clip": slope_of(CLIP, "log_prob", clipped_where(lambda log_ratio, _: log_ratio > np.inf)),
     "smaller value loss": planted(HELD, _worse_error=smaller_error),
-    "value loss not clipped": planted(HELD, _worse_error=lambda self, xp, value, old_value, return_: value - return_),
+    "value loss not clipped": planted(
+        HELD, _worse_error=lambda self, xp, value, old_value, return_: value - return_
+    ),
     "sign of the score": slope_of(GAE, "log_prob", scaled(-1)),
     "clipped gradient goes on": slope_of(
         CLIP,
         "log_prob",
-        lambda _, log_prob, old_log_prob, advantage, **__: -advantage * np.exp(log_prob - old_log_prob),
+        lambda _, log_prob, old_log_prob, advantage, **__: (
+            -advantage * np.exp(log_prob - old_log_prob)
+        ),
     ),
     "gradient without its ratio": slope_of(KL, "log_prob", lambda _, advantage, **__: -advantage),
     "value gradient doubled": slope_of(VALUE, "value", scaled(2)),
-    "held value's gradient goes on": slope_of(HELD, "value", lambda _, value, return_, **__: 0.5 * (value - return_)),
+    "held value's gradient goes on": slope_of(
+        HELD, "value", lambda _, value, return_, **__: 0.5 * (value - return_)
+    ),
     "sign of the entropy's gradient": slope_of(N_STEP, "entropy", scaled(-1)),
     "ratios of TD errors not limited": instead(VTRACE, "signals", rho_bar=1e9),
     "ratios of traces not limited": instead(VTRACE, "signals", c_bar=1e9),
@@ -599,11 +738,15 @@ PLANTED = {
     ),
     "deviation of the group with another ddof": instead(GSPO_, "signals", ddof=0),
     # `planted` changes the function that it is given.
-    "divided by the deviation after all": planted(DR_GRPO, relative=lambda *args: GRPO.relative(*args)),  # noqa: PLW0108
+    "divided by the deviation after all": planted(
+        DR_GRPO, relative=GRPO.relative
+    ),
     "mean of the clipped steps": slope_of(
         GSPO_,
         "log_prob",
-        lambda _, log_prob, old_log_prob, advantage, **__: -advantage * np.exp(log_prob - old_log_prob),
+        lambda _, log_prob, old_log_prob, advantage, **__: (
+            -advantage * np.exp(log_prob - old_log_prob)
+        ),
     ),
     "length of the episode forgotten": planted(
         GSPO_,
@@ -615,11 +758,15 @@ PLANTED = {
     "clipped steps lose their gradient": slope_of(
         CISPO_,
         "log_prob",
-        lambda found, log_prob, old_log_prob, **__: np.where(log_prob - old_log_prob > math.log(1.2), 0.0, found),
+        lambda found, log_prob, old_log_prob, **__: np.where(
+            log_prob - old_log_prob > math.log(1.2), 0.0, found
+        ),
     ),
     "constant ratio differentiated": terms_of(
         CISPO_,
-        lambda _, log_prob, old_log_prob, advantage: -advantage * np.exp(log_prob - old_log_prob) * log_prob,
+        lambda _, log_prob, old_log_prob, advantage: (
+            -advantage * np.exp(log_prob - old_log_prob) * log_prob
+        ),
     ),
     "penalty's gradient halved": slope_of(KL, "kl", scaled(0.5)),
 }
@@ -627,7 +774,10 @@ PLANTED = {
 
 # 1e-8 is below float32's roundoff.
 SEEN = [
-    (name, dtype) for name in PLANTED for dtype in ("float64", "float32") if dtype == "float64" or "epsilon" not in name
+    (name, dtype)
+    for name in PLANTED
+    for dtype in ("float64", "float32")
+    if dtype == "float64" or "epsilon" not in name
 ]
 
 
@@ -642,13 +792,19 @@ def test_planted_ties_are_far_outside():
     def includes_the_bound(log_ratio, advantage):
         return np.where(advantage >= 0, log_ratio >= math.log1p(0.2), log_ratio <= math.log1p(-0.2))
 
-    ratios = row_ratios(slope_of(PPO(clip=0.2), "log_prob", clipped_where(includes_the_bound)), at_the_clip(0.2))
+    ratios = row_ratios(
+        slope_of(PPO(clip=0.2), "log_prob", clipped_where(includes_the_bound)), at_the_clip(0.2)
+    )
     assert ratios["log_prob"] > 1e9
     assert ratios["terms"] <= FACTOR
 
     def held_on_a_tie(found, value, old_value, return_, **_):
         held = old_value + np.clip(value - old_value, -0.5, 0.5)
-        return np.where(np.abs(value - return_) <= np.abs(held - return_), np.where(value == held, found, 0.0), found)
+        return np.where(
+            np.abs(value - return_) <= np.abs(held - return_),
+            np.where(value == held, found, 0.0),
+            found,
+        )
 
     estimator = PPO(value_clip=0.5)
     ratios = row_ratios(slope_of(estimator, "value", held_on_a_tie), at_the_value_clip("float64"))

@@ -27,7 +27,9 @@ class AllActions(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
+        return pg.Claims(
+            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True
+        )
 
     def signals(self, batch, evaluate):
         mask: Any = batch.action_mask
@@ -42,12 +44,19 @@ class AllActions(pg.Estimator):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_all_actions_log_probs_agree(network):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS["hot"]), "numpy", "float64", seed=0)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS["hot"]), "numpy", "float64", seed=0
+    )
     signals = pg.signals(policy, AllActions(), batch)
     found = pg.gradient(policy, AllActions(), batch, signals=signals)
     told = gradient_row(policy, AllActions(), batch, signals, found.numpy())
     assert told.agrees, told
-    loss = reference.loss(policy.spec, policy.parameters(), Surrogate(policy.spec, AllActions(), batch, signals), batch)
+    loss = reference.loss(
+        policy.spec,
+        policy.parameters(),
+        Surrogate(policy.spec, AllActions(), batch, signals),
+        batch,
+    )
     assert found.loss == pytest.approx(float(loss), rel=1e-14)
 
 
@@ -55,10 +64,14 @@ def test_a_head_without_a_closed_form_is_refused():
     formulas = ("distribution", "log_prob", "entropy", "kl", "sample", "mode", "check_actions")
     fields = {"name": "unknown", "discrete": True, "outputs": 2, "width": 2}
     unknown: Any = type("Unknown", (pg.Head,), fields | dict.fromkeys(formulas))
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=0)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["linear"], HEADS["hot"]), "numpy", "float64", seed=0
+    )
     surrogate = Surrogate(policy.spec, AllActions(), batch, pg.signals(policy, AllActions(), batch))
     spec = pg.PolicySpec(NETWORKS["linear"], unknown())
-    with pytest.raises(SpecError, match="reference: expected a head with a reference implementation, got"):
+    with pytest.raises(
+        SpecError, match="reference: expected a head with a reference implementation, got"
+    ):
         reference.gradient(spec, policy.parameters(), surrogate, batch)
     with pytest.raises(SpecError, match="numpy backend: expected a head with a closed form, got"):
         pg.policy(spec)
