@@ -127,7 +127,7 @@ class ActorCritic(ActorCriticLoss):
     """
 
     advantage: Annotated[str, choice("gae", "td", "n_step")] = "gae"
-    n_steps: Count = 5  # Mnih et al. 2016, sec. 5.1: updates after every 5 steps
+    n_steps: Count = 5  # t_max of Mnih et al. 2016
     gamma: UnitInterval = 0.99
     gae_lambda: UnitInterval = 0.95
     value_coefficient: Number = 0.5

@@ -48,7 +48,7 @@ class AWR(CriticLoss):
     """
 
     temperature: Positive = 1.0
-    max_weight: Positive = 20.0  # Peng et al. 2019, sec. 5
+    max_weight: Positive = 20.0  # of Peng et al. 2019
     gamma: UnitInterval = 0.99
     gae_lambda: UnitInterval = 0.95
     value_coefficient: Number = 0.5

@@ -184,7 +184,7 @@ class GSPO(_Standardised):
         EstimatorError: a field has a value it cannot take.
     """
 
-    # Bounds of Zheng et al. 2025, sec. 5.1: the mean of T log ratios varies less than one does.
+    # Bounds of Zheng et al. 2025: the mean of T log ratios varies less than one does.
     clip_low: Positive = 3e-4
     clip_high: Positive = 4e-4
     # A trajectory's terms are all the same, so their mean is one of them.
@@ -243,7 +243,7 @@ class CISPO(_Standardised):
         EstimatorError: a field has a value it cannot take.
     """
 
-    clip_low: Positive = 1.0  # MiniMax 2025, sec. 3.1: no lower bound
+    clip_low: Positive = 1.0  # no lower bound, as in MiniMax 2025
     name: ClassVar[str] = "cispo"
     sources: ClassVar[tuple[str, ...]] = ("MiniMax 2025, eqs. 4 and 5, arXiv:2506.13585",)
 

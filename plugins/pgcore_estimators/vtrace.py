@@ -41,7 +41,7 @@ class VTrace(ActorCriticLoss):
         EstimatorError: a field has a value it cannot take.
     """
 
-    # Espeholt et al. 2018, sec. 5.2: both limits at 1.
+    # Both limits are 1 in Espeholt et al. 2018.
     rho_bar: PositiveOrInfinite = 1.0
     c_bar: PositiveOrInfinite = 1.0
     trace_lambda: UnitInterval = 1.0
