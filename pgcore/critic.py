@@ -100,7 +100,7 @@ class MeanValue(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=self.of_actions)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=self.of_actions)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: none."""

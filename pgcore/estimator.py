@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import set_field
+from pgcore.checks import one_of, set_field
 from pgcore.errors import DependencyError, EstimatorError
 from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
@@ -23,6 +23,7 @@ from pgcore.spec import PolicySpec
 
 __all__ = [
     "KLS",
+    "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
     "Claims",
@@ -50,6 +51,11 @@ KLS = frozenset(("kl", "reverse_kl"))
 
 # Quantities that the outputs of a head over action values are; its probabilities are piecewise constant in them.
 VALUES_OF_ACTIONS = frozenset(("action_value", "action_values"))
+
+
+# What an estimator may claim of another policy's episodes.
+OffPolicy = Literal["exact", "limited", "none"]
+OFF_POLICY: tuple[OffPolicy, ...] = ("exact", "limited", "none")
 
 
 class Evaluate(Protocol):
@@ -98,22 +104,32 @@ class Reduction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What an estimator says of itself; the kit verifies each claim.
+    """What an estimator says of itself; the exact oracle verifies each claim.
 
     Attributes:
         unbiased: Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for whole
             episodes from the current policy.
-        on_policy: The batch must come from the current policy.
+        off_policy: What becomes of another policy's episodes, with that policy's log-probabilities. "exact": the
+            expected gradient is as unbiased as with the current policy's, or tends to the exact one in large batches.
+            "limited": they are corrected for in part, as by truncated ratios. "none": the batch must come from the
+            current policy.
         needs_critic: The policy must have a critic.
         discrete_only: The head must be enumerable: an action is one integer.
-        whole_episodes: Every episode of the batch must be whole; one that was cut counts as if its reward ended there.
+        whole_episodes: Every episode of the batch must be whole; a truncated one counts as if its reward ended there.
+
+    Raises:
+        EstimatorError: `off_policy` is none of the three.
     """
 
     unbiased: bool
-    on_policy: bool
+    off_policy: OffPolicy
     needs_critic: bool
     discrete_only: bool
     whole_episodes: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the field that is no boolean."""
+        one_of("Claims.off_policy", self.off_policy, OFF_POLICY, EstimatorError)
 
 
 class Estimator(ABC):
@@ -325,8 +341,9 @@ def check_signature(cls: type[Estimator]) -> None:
             f"{', '.join(sorted(keywords))}; without a quantity there is nothing to differentiate"
         )
     if cls.cotangents is not Estimator.cotangents:
-        named = {p.name for p in inspect.signature(cls.cotangents).parameters.values() if p.kind is p.KEYWORD_ONLY}
-        if named != keywords:
+        parameters = inspect.signature(cls.cotangents).parameters.values()
+        named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if named != keywords and all(p.kind is not p.VAR_KEYWORD for p in parameters):
             differing = ", ".join(sorted(named ^ keywords))
             raise EstimatorError(
                 f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names"

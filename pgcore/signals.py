@@ -7,7 +7,6 @@ next. No episode's numbers depend on another's, except in the baselines that ave
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -53,8 +52,6 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         ShapeError: the lengths differ.
     """
     check_same_length("discounted_sum", x_t, coefficient_t)
-    if x_t.dtype.kind == "O":
-        return np.array(_looped(x_t.tolist(), [Fraction(each) for each in coefficient_t.tolist()]), object)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
@@ -67,16 +64,11 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     return np.array(_looped(x_t.tolist(), coefficient_t.tolist()), np.float64)
 
 
-def _looped(y: list[Any], coefficients: list[Any]) -> list[Any]:
+def _looped(y: list[float], coefficients: list[float]) -> list[float]:
     for t in range(len(y) - 2, -1, -1):
         if coefficients[t] != 0:
             y[t] += coefficients[t] * y[t + 1]
     return y
-
-
-def working_dtype(x_t: Array) -> Any:
-    """Return float64, or object for arrays of Fractions: what is exact stays exact."""
-    return object if x_t.dtype.kind == "O" else np.float64
 
 
 def discounts(episode_lengths: Array, factor: float) -> Array:
@@ -109,7 +101,7 @@ def returns(r_t: Array, episode_lengths: Array, gamma: float, final_value: Array
     Source: Sutton and Barto 2018, eq. 3.9.
     """
     ends = last_steps("returns", r_t, episode_lengths)
-    x_t = np.array(r_t, working_dtype(r_t))
+    x_t = np.array(r_t, np.float64)
     if final_value is not None:
         check_same_length("returns", final_value, episode_lengths)
         x_t[ends] += gamma * final_value

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["audit_command", "subjects"]
 
 # How a verdict stands in the table of all estimators, after what is claimed.
-MARKS = {"confirmed": "", "refuted": " !", "open": " ?"}
+MARKS = {"confirmed": "", "refuted": " !", "open": " ?", "reported": " -"}
 
 
 def audit_command(
@@ -229,7 +230,8 @@ def report_of(row: Row, process: str) -> str:
     ]
     width = max(len(verdict.claim) for verdict in audit.verdicts)
     lines += [
-        f"{each.claim:<{width}}  {yes(each.stated):<3}  {each.verdict:<9}  {each.figure}" for each in audit.verdicts
+        f"{verdict.claim:<{width}}  {word(verdict.stated):<7}  {verdict.verdict:<9}  {verdict.figure}"
+        for verdict in audit.verdicts
     ]
     if any(verdict.verdict == "open" for verdict in audit.verdicts):
         lines += ["", "open: this process does not tell; another may"]
@@ -270,7 +272,9 @@ def table_of(rows: Sequence[Row], process: str) -> str:
             f"{audit.variance:.3g}",
             f"{audit.variance / reference:.3g}",
         )
-        table.add_row(row.label, *figures, *(yes(each.stated) + MARKS[each.verdict] for each in audit.verdicts))
+        table.add_row(
+            row.label, *figures, *(word(verdict.stated) + MARKS[verdict.verdict] for verdict in audit.verdicts)
+        )
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
         console.print(f"{process}\n")
@@ -281,26 +285,26 @@ def table_of(rows: Sequence[Row], process: str) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Return the refuted claims and the verdict, one a line."""
-    found: list[str] = []
+    lines: list[str] = []
     for row in rows:
         if row.audit is None:
-            found.append(f"{row.label}: {row.error}")
+            lines.append(f"{row.label}: {row.error}")
             continue
-        found += [
-            f"{row.label}: {each.claim}={each.stated} is refuted: {each.figure}"
-            for each in row.audit.verdicts
-            if each.verdict == "refuted"
+        lines += [
+            f"{row.label}: {verdict.claim}={verdict.stated} is refuted: {verdict.figure}"
+            for verdict in row.audit.verdicts
+            if verdict.verdict == "refuted"
         ]
-    opened = sum(each.verdict == "open" for row in rows if row.audit is not None for each in row.audit.verdicts)
-    total = sum(len(row.audit.verdicts) for row in rows if row.audit is not None)
-    seconds = sum(row.audit.seconds for row in rows if row.audit is not None)
-    bad = f"{len(found)} refuted (!) or not to be audited" if found else "none refuted"
-    found.append(
-        f"{total} claims of {len(rows)} estimators: {bad}, {opened} open (? this process does not tell); {seconds:.0f} s"
+    audits = [row.audit for row in rows if row.audit is not None]
+    counts = Counter(verdict.verdict for audit in audits for verdict in audit.verdicts)
+    bad = f"{len(lines)} refuted (!) or not to be audited" if lines else "none refuted"
+    lines.append(
+        f"{counts.total()} claims of {len(rows)} estimators: {bad}, {counts['open']} open (? this process does not tell), "
+        f"{counts['reported']} reported (- judged by nothing); {sum(audit.seconds for audit in audits):.0f} s"
     )
-    return found
+    return lines
 
 
-def yes(stated: bool) -> str:  # noqa: FBT001 - the claim itself
+def word(stated: bool | str) -> str:  # noqa: FBT001 - the claim itself
     """Return a claim as a word."""
-    return "yes" if stated else "no"
+    return stated if isinstance(stated, str) else "yes" if stated else "no"

@@ -113,7 +113,7 @@ def draw(rows: Sequence[Row], form: str) -> bytes:
 
 def kind_of(audit: Audit) -> str:
     """Return which of `KINDS` an estimator is."""
-    if not audit.estimator.claims.on_policy:
+    if audit.estimator.claims.off_policy != "none":
         return "off-policy"
     return "on-policy, no critic" if audit.policy == "no critic" else "on-policy, random critic"
 

@@ -6,7 +6,7 @@ from pgcore.exact.audit import Audit, audit, audit_process
 from pgcore.exact.dynamics import action_values, gradient, objective, time_blind_values, values, visits
 from pgcore.exact.environments import from_gymnasium
 from pgcore.exact.episodes import Episodes, all_episodes
-from pgcore.exact.mdp import MDP, random, random_rational
+from pgcore.exact.mdp import MDP, random
 from pgcore.exact.moments import Moments, moments
 from pgcore.exact.tabulated import Tabulated, softmax_table
 
@@ -25,7 +25,6 @@ __all__ = [
     "moments",
     "objective",
     "random",
-    "random_rational",
     "softmax_table",
     "time_blind_values",
     "values",

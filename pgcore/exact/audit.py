@@ -122,19 +122,19 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
     specs = policies(process)
     runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
-    chosen = first_fitting(estimator, specs, runs)
-    policy = audit_policy(specs[chosen], seed)
-    found = moments(process, policy, estimator, batch=batch)
-    subject = Subject(estimator, process, policy, audit_policy(specs[chosen], seed + 1), found, batch)
-    mean, exact, own = subject.mean, subject.exact, subject.own
+    fitting = first_fitting(estimator, specs, runs)
+    policy = audit_policy(specs[fitting], seed)
+    expected = moments(process, policy, estimator, batch=batch)
+    subject = Subject(estimator, process, policy, audit_policy(specs[fitting], seed + 1), expected, batch)
+    mean, exact = subject.mean, subject.exact
     length = float(visits(process, policy).sum())
     norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
     return Audit(
         estimator=estimator,
-        policy=chosen,
+        policy=fitting,
         batch=batch,
-        coupled=found.coupled,
-        runs=found.runs,
+        coupled=expected.coupled,
+        runs=expected.runs,
         length=length,
         discount_state=subject.discount_state,
         exact=norms[1],
@@ -143,7 +143,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         rescaled=subject.relative(scale_of(estimator, length) * mean),
         cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
         scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
-        variance=float(np.trace(found.covariance[np.ix_(own, own)])),
+        variance=float(np.trace(expected.covariance[np.ix_(subject.own, subject.own)])),
         verdicts=verdicts(subject, runs, specs),
         seconds=time.perf_counter() - start,
     )

@@ -22,23 +22,23 @@ def values(mdp: MDP, policy: Policy | Tabulated) -> Array:
         [H + 1, S] with row t for time t and zeros at the horizon H, or [S] where there is no horizon; reward units.
 
     Raises:
-        MDPError: there is no horizon, gamma is 1 and an episode need not end; or numbers are Fractions without a horizon.
+        MDPError: there is no horizon, gamma is 1 and an episode need not end.
     """
     pi = tabulated(policy, mdp).probabilities
     if mdp.horizon is None:
         return _solved(mdp, pi, mdp.gamma, (pi * mdp.mean_rewards).sum(axis=1), transposed=False)
-    found = [0 * (pi * mdp.mean_rewards).sum(axis=1)]
+    backups = [0 * (pi * mdp.mean_rewards).sum(axis=1)]
     for _ in range(mdp.horizon):
-        found.append((pi * _backed_up(mdp, found[-1])).sum(axis=1))
-    return np.array(found[::-1])
+        backups.append((pi * _backed_up(mdp, backups[-1])).sum(axis=1))
+    return np.array(backups[::-1])
 
 
 def action_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
     """Return Q, [H, S, A] by time or [S, A] where there is no horizon, reward units. Raises as `values` does."""
-    found = values(mdp, policy)
+    v_t = values(mdp, policy)
     if mdp.horizon is None:
-        return _backed_up(mdp, found)
-    return np.array([_backed_up(mdp, after) for after in found[1:]])
+        return _backed_up(mdp, v_t)
+    return np.array([_backed_up(mdp, after) for after in v_t[1:]])
 
 
 def visits(mdp: MDP, policy: Policy | Tabulated, *, gamma: Any = 1) -> Array:
@@ -54,16 +54,16 @@ def visits(mdp: MDP, policy: Policy | Tabulated, *, gamma: Any = 1) -> Array:
     start = np.where(mdp.ends, 0 * mdp.initial, mdp.initial)
     if mdp.horizon is None:
         return np.where(mdp.ends, 0.0, _solved(mdp, pi, gamma, start, transposed=True))
-    chain, found = _chain(mdp, pi), [start]
+    chain, visited = _chain(mdp, pi), [start]
     for _ in range(mdp.horizon - 1):
-        found.append(gamma * np.where(mdp.ends, 0 * start, found[-1] @ chain))
-    return np.array(found)
+        visited.append(gamma * np.where(mdp.ends, 0 * start, visited[-1] @ chain))
+    return np.array(visited)
 
 
 def objective(mdp: MDP, policy: Policy | Tabulated) -> Any:
     """Return J, the expected discounted return of an episode, reward units. Raises as `values` does."""
-    found = values(mdp, policy)
-    return mdp.initial @ (found if mdp.horizon is None else found[0])
+    v_t = values(mdp, policy)
+    return mdp.initial @ (v_t if mdp.horizon is None else v_t[0])
 
 
 def gradient(mdp: MDP, policy: Policy | Tabulated, *, discount_state: bool = True) -> Array:
@@ -85,8 +85,7 @@ def gradient(mdp: MDP, policy: Policy | Tabulated, *, discount_state: bool = Tru
     table = tabulated(policy, mdp)
     d_t, q_t = visits(mdp, table, gamma=mdp.gamma if discount_state else 1), action_values(mdp, table)
     weights = d_t[..., None] * table.probabilities * q_t
-    found = np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), table.scores, 2)
-    return -found
+    return -np.tensordot(weights if mdp.horizon is None else weights.sum(axis=0), table.scores, 2)
 
 
 def gradient_terms(mdp: MDP, policy: Policy | Tabulated) -> Array:
@@ -125,10 +124,6 @@ def _chain(mdp: MDP, pi: Array) -> Array:
 def _solved(mdp: MDP, pi: Array, gamma: Any, right: Array, *, transposed: bool) -> Array:
     """Return x with (I - gamma P) x = right, or of the transposed system."""
     chain = _chain(mdp, pi)
-    if chain.dtype.kind == "O":
-        raise MDPError(
-            "exact: expected float64 where there is no horizon, got Fractions; give a horizon or convert the arrays"
-        )
     # (I - gamma P)^-1 is the sum of the powers of gamma P, which exists where episodes end or are discounted.
     eigenvalues = cast("Array", np.linalg.eigvals(gamma * chain))
     if np.abs(eigenvalues).max() > 1 - 1e-12:

@@ -74,35 +74,35 @@ def led_to(outcomes: Iterable[tuple[float, int, float, bool]]) -> Iterator[tuple
     for probability, following, reward, terminated in outcomes:
         if probability > 0:
             key = (int(following), bool(terminated))
-            known = rewards.setdefault(key, [])
-            if reward not in known:
-                known.append(reward)
-            yield (*key, known.index(reward)), probability, reward
+            payments = rewards.setdefault(key, [])
+            if reward not in payments:
+                payments.append(reward)
+            yield (*key, payments.index(reward)), probability, reward
 
 
 def numbered(table: Outcomes, starts: Sequence[int]) -> dict[Copy, int]:
     """Return the number of every copy: the state's own for the first that is found, and new ones for others."""
-    found: dict[Copy, None] = {}
-    walk(table, starts, found)
+    copies: dict[Copy, None] = {}
+    walk(table, starts, copies)
     # States that no way leads to go on, as if episodes started there.
-    reached = {state for state, _, _ in found}
-    walk(table, [state for state in range(len(table)) if state not in reached], found)
+    reached = {state for state, _, _ in copies}
+    walk(table, [state for state in range(len(table)) if state not in reached], copies)
     numbers: dict[Copy, int] = {}
-    taken, spare = set[int](), itertools.count(len(table))
-    for copy in sorted(found):  # those that go on first
-        numbers[copy] = next(spare) if copy[0] in taken else copy[0]
-        taken.add(copy[0])
+    used, spare = set[int](), itertools.count(len(table))
+    for copy in sorted(copies):  # those that go on first
+        numbers[copy] = next(spare) if copy[0] in used else copy[0]
+        used.add(copy[0])
     return numbers
 
 
-def walk(table: Outcomes, starts: Iterable[int], found: dict[Copy, None]) -> None:
+def walk(table: Outcomes, starts: Iterable[int], copies: dict[Copy, None]) -> None:
     """Add every copy that can be reached from the states, these among them."""
     waiting: list[Copy] = [(state, False, 0) for state in starts]
     while waiting:
         copy = waiting.pop()
-        if copy in found:
+        if copy in copies:
             continue
-        found[copy] = None
+        copies[copy] = None
         state, ended, _ = copy
         if not ended:
             waiting += [further for action in table[state] for further, _, _ in led_to(table[state][action])]

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ class Episodes:
     Attributes:
         states: [B] integer.
         actions: [B] integer.
-        rewards: [B] float64 or Fractions.
+        rewards: [B] float64.
         lengths: [E] integer.
         terminated: [E] bool. Over, at a terminal state or at the horizon; False where it was cut before.
         final_states: [E] integer. What followed; read only where an episode was cut.
@@ -59,15 +58,15 @@ class Episodes:
 
 
 # The steps of an episode so far (state, action, reward), how probable it is, and the state after them, None where it is over.
-Way = tuple[tuple[tuple[int, int, Any], ...], Any, int | None]
+Way = tuple[tuple[tuple[int, int, float], ...], float, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step can lead to; `state` is None where the episode is then over."""
 
-    probability: Any
-    reward: Any
+    probability: float
+    reward: float
     state: int | None
 
 
@@ -105,23 +104,21 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
             continue
         outcomes = (last if len(path) == steps - 1 else going)[state]
         further = [
-            ((*path, (state, action, outcome.reward)), chosen * outcome.probability, outcome.state)
+            ((*path, (state, action, outcome.reward)), acting * outcome.probability, outcome.state)
             for action in range(mdp.actions)
-            if (chosen := probability * probabilities[state, action]) > 0
+            if (acting := probability * probabilities[state, action]) > 0
             for outcome in outcomes[action]
         ]
         waiting += reversed(further)
     flat = list(itertools.chain.from_iterable(path for path, _, _ in rows))
-    exact = mdp.reward.dtype.kind == "O" or probabilities.dtype.kind == "O"
-    dtype = np.dtype(object if exact else np.float64)
     return Episodes(
         np.array([step[0] for step in flat], np.intp),
         np.array([step[1] for step in flat], np.intp),
-        np.array([step[2] for step in flat], dtype),
+        np.array([step[2] for step in flat], np.float64),
         np.array([len(path) for path, _, _ in rows], np.intp),
         np.array([final is None for _, _, final in rows]),
         np.array([0 if final is None else final for _, _, final in rows], np.intp),
-        np.array([probability for _, probability, _ in rows], dtype),
+        np.array([probability for _, probability, _ in rows], np.float64),
     )
 
 
@@ -153,9 +150,9 @@ def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple
         if ordered
         else itertools.combinations_with_replacement(range(number), size)
     )
-    chosen = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
-    weights = np.multiply.reduce(episodes.probabilities[chosen], axis=1)
-    return chosen, weights if ordered else weights * _orders(chosen)
+    members = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(total, size)
+    weights = np.multiply.reduce(episodes.probabilities[members], axis=1)
+    return members, weights if ordered else weights * _orders(members)
 
 
 def shown(number: int) -> str:
@@ -163,12 +160,12 @@ def shown(number: int) -> str:
     return f"{number:,}" if number < 10**15 else f"about 10^{math.floor(math.log10(number))}"
 
 
-def _orders(chosen: Array) -> Array:
+def _orders(members: Array) -> Array:
     """Return [P]: in how many orders the sorted rows can come, N! over the factorials of how often each number occurs."""
-    size = chosen.shape[1]
-    divisor, run = np.ones(len(chosen), np.int64), np.ones(len(chosen), np.int64)
+    size = members.shape[1]
+    divisor, run = np.ones(len(members), np.int64), np.ones(len(members), np.int64)
     for column in range(1, size):
-        run = np.where(chosen[:, column] == chosen[:, column - 1], run + 1, 1)
+        run = np.where(members[:, column] == members[:, column - 1], run + 1, 1)
         divisor *= run
     return math.factorial(size) // divisor
 
@@ -195,19 +192,19 @@ def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
 
 
 def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
-    found: dict[tuple[Any, int | None], Any] = {}
+    merged: dict[tuple[float, int | None], float] = {}
     for following in np.flatnonzero(mdp.transition[state, action] > 0):
         ended = over or bool(mdp.ends[following])
         key = (mdp.next_rewards[state, action, following], None if ended else int(following))
-        found[key] = found.get(key, 0) + mdp.transition[state, action, following]
-    for (reward, after), probability in found.items():
+        merged[key] = merged.get(key, 0) + mdp.transition[state, action, following]
+    for (reward, after), probability in merged.items():
         yield Outcome(probability, reward, after)
 
 
 def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> None:
     """Raise MDPError where there are too many episodes; counts them without listing any."""
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    taken = probabilities > 0
+    possible = probabilities > 0
     ways = [0] * mdp.states
     fitting = total = 0
     for length in range(1, steps + 1):
@@ -216,7 +213,7 @@ def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> N
             sum(
                 1 if length == 1 or outcome.state is None else ways[outcome.state]
                 for action in range(mdp.actions)
-                if taken[state, action]
+                if possible[state, action]
                 for outcome in here[state][action]
             )
             for state in range(mdp.states)

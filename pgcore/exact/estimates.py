@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, cast
 
@@ -20,11 +19,10 @@ import numpy as np
 
 from pgcore.arrays import Array, read_only
 from pgcore.batch import Batch
-from pgcore.errors import EstimatorError, PgcoreError
+from pgcore.errors import PgcoreError
 from pgcore.estimator import Estimator
 from pgcore.exact.episodes import Episodes
 from pgcore.exact.mdp import MDP
-from pgcore.exact.numbers import Number, numbers, whole
 from pgcore.exact.rows import Lookup, RowEvaluate, Rows, flat_gradient
 from pgcore.exact.tabulated import Tabulated, backing
 from pgcore.score_estimator import ScoreEstimator
@@ -63,10 +61,11 @@ class Group:
 
     def batches(self) -> Iterator[Batch]:
         """Yield each batch."""
-        each = zip(*self.fields.values(), strict=True)
-        for own, more in zip(each, zip(*self.extras.values(), strict=True), strict=True):
-            extras = dict(zip(self.extras, more, strict=True))
-            yield Batch.trusted(self.shared | dict(zip(self.fields, own, strict=True)) | {"extras": extras})
+        fields = zip(*self.fields.values(), strict=True)
+        for values, extras in zip(fields, zip(*self.extras.values(), strict=True), strict=True):
+            by_name = dict(zip(self.extras, extras, strict=True))
+            columns = dict(zip(self.fields, values, strict=True))
+            yield Batch.trusted(self.shared | columns | {"extras": by_name})
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
         """Yield each batch with what evaluates it."""
@@ -85,31 +84,28 @@ class Estimates:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
-        self._exact = episodes.rewards.dtype.kind == "O"
-        self._rewards = numbers(episodes.rewards) if self._exact else episodes.rewards
         self._shortcuts: dict[int, bool] = {}
         self._aparts: dict[int, bool] = {}
 
-    def gradients(self, chosen: Array) -> Array:
+    def gradients(self, members: Array) -> Array:
         """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
 
         Raises:
             PgcoreError: what the estimator raises.
-            EstimatorError: numbers are Fractions, and the estimator does not keep them exact.
         """
-        return self._by_rows(chosen) if self.shortcut(chosen.shape[1]) else self.direct(chosen)
+        return self._by_rows(members) if self.shortcut(members.shape[1]) else self.direct(members)
 
-    def direct(self, chosen: Array) -> Array:
+    def direct(self, members: Array) -> Array:
         """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
         policy = backing(self.rows.table, self.estimator.name)
-        found = np.empty((len(chosen), self.rows.scores.shape[1]))
-        for group in self._groups(chosen):
+        gradients = np.empty((len(members), self.rows.scores.shape[1]))
+        for group in self._groups(members):
             for number, batch in zip(group.numbers, group.batches(), strict=True):
-                found[number] = flat_gradient(policy, self.estimator, batch)
-        return found
+                gradients[number] = flat_gradient(policy, self.estimator, batch)
+        return gradients
 
     def shortcut(self, size: int) -> bool:
         """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of that many episodes."""
@@ -119,52 +115,43 @@ class Estimates:
             self._shortcuts[size] = self._holds(sample(len(self.episodes), size))
         return self._shortcuts[size]
 
-    def _holds(self, chosen: Array) -> bool:
+    def _holds(self, members: Array) -> bool:
         try:
-            expected, found = self.direct(chosen), self._by_rows(chosen)
+            expected, quick = self.direct(members), self._by_rows(members)
         except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
             return False  # what it lacks shows when it is run as it is
         scale = np.abs(expected).max(initial=0.0)
-        return bool(np.abs(found - expected).max(initial=0.0) <= ROUNDING * scale)
+        return bool(np.abs(quick - expected).max(initial=0.0) <= ROUNDING * scale)
 
-    def _by_rows(self, chosen: Array) -> Array:
-        found = np.empty((len(chosen), self.rows.scores.shape[1]), object if self._exact else np.float64)
-        for group in self._groups(chosen):
-            found[group.numbers] = self._exactly(group) if self._exact else self._shortcut(group)
-        return found
-
-    def _exactly(self, group: Group) -> Array:
-        """Return what `_shortcut` does as Fractions, or raise EstimatorError where something is rounded on the way."""
-        try:
-            found = self._shortcut(group)
-            return np.array([Fraction(whole(each)) for each in found.flat], object).reshape(found.shape)
-        except (TypeError, AttributeError) as error:
-            raise EstimatorError(
-                f"{self.estimator.name}: expected signals that stay Fractions, got floats ({error}); it takes a root, an exponential or a "
-                "number that is no fraction, so take the expectation in float64"
-            ) from error
+    def _by_rows(self, members: Array) -> Array:
+        gradients = np.empty((len(members), self.rows.scores.shape[1]))
+        for group in self._groups(members):
+            gradients[group.numbers] = self._shortcut(group)
+        return gradients
 
     def _shortcut(self, group: Group) -> Array:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
         first = next(group.batches())
-        weights = self._weights(first)
+        weights = self.estimator.reduction.weights(first)
         with np.errstate(all="ignore"):
             if isinstance(estimator, ScoreEstimator):
                 return self._combined(group, estimator, weights)
             collected: list[dict[str, Array]] = []
             sees_episodes = estimator.sees_episodes
-            for found in self._signals(group):
+            for signals in self._signals(group):
                 if sees_episodes:  # each batch's episodes are its own
-                    found["episode"] = first.episode_of_step + len(collected) * first.num_episodes
+                    signals["episode"] = first.episode_of_step + len(collected) * first.num_episodes
                 if not collected:
-                    check_names(estimator, found)
-                collected.append(estimator.finalise(found, None))
+                    check_names(estimator, signals)
+                collected.append(estimator.finalise(signals, None))
             steps = group.steps.reshape(-1)
-            named = {name: np.concatenate([each[name] for each in collected]) for name in estimator.signal_names}
-            named = {name: named[name] for name in estimator.keywords if name in named}
-            named |= {name: rows.value(name)[steps] for name in estimator.quantities}
-            cotangents = estimator.cotangents(**named)
+            arguments = {
+                name: np.concatenate([signals[name] for signals in collected]) for name in estimator.signal_names
+            }
+            arguments = {name: arguments[name] for name in estimator.keywords if name in arguments}
+            arguments |= {name: rows.value(name)[steps] for name in estimator.quantities}
+            cotangents = estimator.cotangents(**arguments)
         parts = [
             self._contracted(np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name))
             for name in estimator.quantities
@@ -173,12 +160,12 @@ class Estimates:
 
     def _combined(self, group: Group, estimator: ScoreEstimator, weights: Array) -> Array:
         """Return [P, D] gradients that the estimator makes from scores."""
-        found: list[Array] = []
+        gradients: list[Array] = []
         for batch, evaluate in group.evaluated(self.rows):
             signals = estimator.signals(batch, evaluate)
             check_names(estimator, signals)
-            found.append(estimator.combine(batch, evaluate, signals, weights))
-        return np.array(found)
+            gradients.append(estimator.combine(batch, evaluate, signals, weights))
+        return np.array(gradients)
 
     def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
         """Yield each batch's signals: put together from the episodes' own, where that is the same."""
@@ -211,37 +198,28 @@ class Estimates:
     def _alone(self) -> dict[str, Array] | None:
         """The signals of every episode by itself, one after the other; None where there are none."""
         every = cast("Array", np.arange(len(self.episodes)))[:, None]
-        found: dict[int, dict[str, Array]] = {}
+        by_number: dict[int, dict[str, Array]] = {}
         try:
             for group in self._groups(every):
-                found.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
+                by_number.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
         except (PgcoreError, TypeError, AttributeError):
             return None  # it needs others, or rounds
-        return {name: np.concatenate([found[number][name] for number in range(len(every))]) for name in found[0]}
+        return {
+            name: np.concatenate([by_number[number][name] for number in range(len(every))]) for name in by_number[0]
+        }
 
     def _contracted(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
         """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
         batches, length = steps.shape
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
-        if self._exact:
-            return (weighted * derivative[steps]).sum(axis=1)
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
         which = cast("Array", np.arange(batches)[:, None])
         np.add.at(totals, (which, steps), weighted)
         return totals.reshape(batches, -1) @ derivative.reshape(-1, derivative.shape[-1])
 
-    def _weights(self, batch: Batch) -> Array:
-        """Return [B] the reduction's weights, as Fractions where rewards are."""
-        weights = self.estimator.reduction.weights(batch)
-        if not self._exact:
-            return weights
-        # A weight is 1 over a product of counts: the nearest fraction with a denominator that small is that.
-        largest = batch.num_steps * batch.num_episodes
-        return np.array([Number(Fraction(weight).limit_denominator(largest)) for weight in weights.tolist()], object)
-
-    def _groups(self, chosen: Array) -> Iterator[Group]:
+    def _groups(self, members: Array) -> Iterator[Group]:
         """Yield the batches, those of the same lengths together, in chunks."""
-        lengths = self.episodes.lengths[chosen]
+        lengths = self.episodes.lengths[members]
         distinct, kind = np.unique(lengths, axis=0, return_inverse=True)
         kind = kind.reshape(-1)
         order = np.argsort(kind, kind="stable")
@@ -249,18 +227,18 @@ class Estimates:
         for start, stop in itertools.pairwise(bounds.tolist()):
             for first in range(start, stop, CHUNK):
                 numbers = order[first : min(first + CHUNK, stop)]
-                yield self._group(chosen[numbers], numbers)
+                yield self._group(members[numbers], numbers)
 
-    def _group(self, chosen: Array, numbers: Array) -> Group:
+    def _group(self, members: Array, numbers: Array) -> Group:
         episodes, mdp = self.episodes, self.rows.mdp
-        lengths = episodes.lengths[chosen[0]]
+        lengths = episodes.lengths[members[0]]
         parts = [
-            cast("Array", episodes.starts[chosen[:, [n]]] + np.arange(length))
+            cast("Array", episodes.starts[members[:, [n]]] + np.arange(length))
             for n, length in enumerate(lengths.tolist())
         ]
         steps: Array = np.concatenate(parts, axis=1)
         states, actions = episodes.states[steps], episodes.actions[steps]
-        rows, finals = states * mdp.actions + actions, episodes.final_states[chosen]
+        rows, finals = states * mdp.actions + actions, episodes.final_states[members]
         starts = lengths.cumsum() - lengths
         shared: dict[str, Any] = {
             "action_mask": None,
@@ -276,21 +254,21 @@ class Estimates:
         fields = {
             "observations": mdp.seen[states],
             "actions": actions,
-            "rewards": self._rewards[steps],
+            "rewards": episodes.rewards[steps],
             "log_probs": self.rows.log_probs[rows],
-            "terminated": episodes.terminated[chosen],
+            "terminated": episodes.terminated[members],
             "final_observations": mdp.seen[finals],
         }
-        # The recorded values are the policy's own critic's, whichever policy acted.
+        # The recorded values are the policy's own critic's, also on a behaviour policy's episodes.
         if self.rows.has_state_values:
             fields["values"] = self.rows.state_values()[states]
         else:
             shared["values"] = None
-        own = {name: value[rows] for name, value in self.rows.extras.items()}
-        for value in (*shared.values(), *fields.values(), *own.values()):
+        extras = {name: value[rows] for name, value in self.rows.extras.items()}
+        for value in (*shared.values(), *fields.values(), *extras.values()):
             if value is not None:
                 read_only(value)
-        return Group(numbers, shared, fields, own, steps, rows, finals)
+        return Group(numbers, shared, fields, extras, steps, rows, finals)
 
 
 def sample(episodes: int, size: int) -> Array:

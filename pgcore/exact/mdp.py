@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from fractions import Fraction
-from numbers import Integral, Rational
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +13,7 @@ from pgcore.arrays import Array, read_only
 from pgcore.checks import count, set_field, unit_interval
 from pgcore.errors import MDPError
 
-__all__ = ["MDP", "fractions", "limit", "numbers_of", "random", "random_rational"]
+__all__ = ["MDP", "limit", "numbers_of", "random"]
 
 # Rows of floats are sums of a few roundings away from 1.
 ROUNDING = 1e-9
@@ -23,9 +22,6 @@ ROUNDING = 1e-9
 @dataclass(frozen=True, eq=False)
 class MDP:
     """States, actions, and every probability and reward; `S` states, `A` actions.
-
-    Numbers are float64, or `fractions.Fraction` in arrays of objects, and then everything computed from them is exact. Where any array holds
-    Fractions all are made Fractions, and gamma with them: whole numbers are, and others must be written as Fractions.
 
     Attributes:
         transition: [S, A, S]. Probability of each next state; rows of terminal states are not read.
@@ -37,8 +33,8 @@ class MDP:
         observations: [S, ...]. What the policy sees of each state; None shows the state's number, which a `Table` takes.
 
     Raises:
-        MDPError: a shape is wrong, or probabilities are negative or do not sum to 1, which names state and action; gamma is not in [0, 1]; or a
-            float that is not whole stands beside Fractions.
+        MDPError: a shape is wrong, or probabilities are negative or do not sum to 1, which names state and action; or
+            gamma is not in [0, 1].
     """
 
     transition: Array
@@ -46,7 +42,7 @@ class MDP:
     initial: Array
     terminal: Array | None = None
     horizon: int | None = None
-    gamma: float | Fraction = 1.0
+    gamma: float = 1.0
     observations: Array | None = None
 
     def __post_init__(self) -> None:
@@ -54,13 +50,7 @@ class MDP:
         transition, reward, initial = (
             numbers_of(f"MDP.{name}", getattr(self, name)) for name in ("transition", "reward", "initial")
         )
-        set_field(self, "gamma", _discount(self.gamma))
-        if any(array.dtype.kind == "O" for array in (transition, reward, initial)):
-            transition, reward = fractions("MDP.transition", transition), fractions("MDP.reward", reward)
-            initial = fractions("MDP.initial", initial)
-            set_field(self, "gamma", fractions("MDP.gamma", np.array(self.gamma, object)).item())
-        else:
-            set_field(self, "gamma", float(self.gamma))
+        set_field(self, "gamma", unit_interval("MDP.gamma", self.gamma, MDPError))
         if transition.ndim != 3 or transition.shape[0] != transition.shape[2] or 0 in transition.shape:
             raise MDPError(
                 f"MDP.transition: expected shape [S, A, S], got {list(transition.shape)}; "
@@ -152,8 +142,8 @@ class MDP:
         horizon, size = limit("MDP.with_time", self), self.states
         total = (horizon + 1) * size
         shape = (total, self.actions, total)
-        transition = np.full(shape, 0 * self.transition.flat[0], self.transition.dtype)
-        reward = np.zeros(shape, self.reward.dtype) if self.reward.ndim == 3 else np.tile(self.reward, (horizon + 1, 1))
+        transition = np.zeros(shape)
+        reward = np.zeros(shape) if self.reward.ndim == 3 else np.tile(self.reward, (horizon + 1, 1))
         for t in range(horizon):
             here, after = slice(t * size, (t + 1) * size), slice((t + 1) * size, (t + 2) * size)
             transition[here, :, after] = self.transition
@@ -168,7 +158,7 @@ class MDP:
         return MDP(
             transition,
             reward,
-            np.concatenate([self.initial, np.full(total - size, 0 * self.initial[0], self.initial.dtype)]),
+            np.concatenate([self.initial, np.zeros(total - size)]),
             np.tile(self.ends, horizon + 1),
             horizon,
             self.gamma,
@@ -202,39 +192,11 @@ def random(states: int, actions: int, horizon: int | None, seed: int, *, termina
     return MDP(transition, rng.standard_normal((states, actions)), initial / initial.sum(), ~living, horizon, gamma)
 
 
-def random_rational(states: int, actions: int, horizon: int, seed: int) -> MDP:
-    """Return a process as `random` does, whose numbers are fractions of small integers; gamma is 1.
-
-    Raises:
-        MDPError: a number is too small.
-    """
-    rng = _generator(states, actions, seed, 0)
-
-    def simplex(*shape: int) -> Array:
-        parts = rng.integers(1, 10, shape).astype(object)
-        return np.vectorize(Fraction, otypes=[object])(parts, parts.sum(axis=-1, keepdims=True))
-
-    reward = np.vectorize(Fraction, otypes=[object])(rng.integers(-9, 10, (states, actions)).astype(object), 7)
-    return MDP(simplex(states, actions, states), reward, simplex(states), None, horizon, Fraction(1))
-
-
 def limit(where: str, mdp: MDP) -> int:
     """Return the horizon, or raise MDPError where there is none."""
     if mdp.horizon is None:
         raise MDPError(f"{where}: expected a finite horizon, got none; use mdp.replaced(horizon=...)")
     return mdp.horizon
-
-
-def fractions(where: str, array: Array) -> Array:
-    """Return the numbers as Fractions; raise MDPError where a float is not a whole number, for nobody means its 53 bits."""
-    for each in array.flat:
-        if not isinstance(each, Rational) and not float(each).is_integer():
-            raise MDPError(
-                f"{where}: expected Fractions or whole numbers beside other Fractions, got {each}; "
-                f"write Fraction({str(each)!r}) where that is meant, or give float64 throughout"
-            )
-    exact = [Fraction(int(each) if isinstance(each, Integral) else each) for each in array.flat]
-    return np.array(exact, object).reshape(array.shape)
 
 
 def _generator(states: int, actions: int, seed: int, terminals: int) -> np.random.Generator:
@@ -258,35 +220,25 @@ def rectangular(where: str, value: Any) -> Array:
 
 
 def numbers_of(where: str, value: Any) -> Array:
-    """Return a new array of float64, or of objects where Fractions are given; raise MDPError for all else."""
+    """Return a new array of float64; raise MDPError where the numbers are not real and finite."""
     array = rectangular(where, value)
     if array.dtype.kind in "biuf":
         array = array.astype(np.float64)
         if np.isfinite(array).all():
             return array
-    elif array.dtype.kind == "O" and all(isinstance(each, int | float | Rational) for each in array.flat):
-        return array
-    raise MDPError(
-        f"{where}: expected finite numbers or fractions, got dtype {array.dtype} with others; mend the array"
-    )
-
-
-def _discount(gamma: Any) -> Any:
-    """Return gamma, a float unless it is a Fraction, or raise MDPError where it is not in [0, 1]."""
-    plain = unit_interval("MDP.gamma", gamma, MDPError)
-    return gamma if isinstance(gamma, Fraction) else plain
+    raise MDPError(f"{where}: expected finite numbers, got dtype {array.dtype} with others; mend the array")
 
 
 def _check_shape(name: str, array: Array, *allowed: tuple[int, ...]) -> None:
     if array.shape not in allowed:
-        wanted = " or ".join(str(list(shape)) for shape in allowed)
+        shapes = " or ".join(str(list(shape)) for shape in allowed)
         raise MDPError(
-            f"MDP.{name}: expected shape {wanted}, got {list(array.shape)}; match the transition's states and actions"
+            f"MDP.{name}: expected shape {shapes}, got {list(array.shape)}; match the transition's states and actions"
         )
 
 
 def _check_probabilities(where: str, row: Array) -> None:
     total = row.sum()
-    if (row < 0).any() or abs(total - 1) > (0 if row.dtype.kind == "O" else ROUNDING):
+    if (row < 0).any() or abs(total - 1) > ROUNDING:
         got = f"{row.min()}" if (row < 0).any() else f"a sum of {total}"
         raise MDPError(f"MDP.{where}: expected probabilities that sum to 1, got {got}; mend that row")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +30,7 @@ class Moments:
     """What an estimator does on average, and how far it strays.
 
     Attributes:
-        mean: [D] expected gradient of the loss, in canonical parameter order; float64 or Fractions.
+        mean: [D] expected gradient of the loss, in canonical parameter order.
         covariance: [D, D] of the gradient of one batch.
         batch: N, episodes in a batch.
         coupled: Whether the gradient of a batch is something else than the mean of its episodes' own.
@@ -46,9 +44,9 @@ class Moments:
     runs: int
 
     @property
-    def variance(self) -> Any:
+    def variance(self) -> float:
         """The trace of the covariance."""
-        return np.trace(self.covariance)
+        return float(np.trace(self.covariance))
 
     @property
     def seen(self) -> Array:
@@ -79,7 +77,7 @@ def moments(
 
     Args:
         mdp: A process with a horizon, or with a cut.
-        policy: Current policy: NumPy's in float64 for full precision; a `softmax_table` of Fractions gives exact rationals.
+        policy: Current policy: NumPy's in float64 for full precision, or a `softmax_table`.
         estimator: Any; it runs as in `pgcore.gradient`.
         batch: N, episodes in a batch.
         behaviour: The policy that acts; None is the current one.
@@ -88,7 +86,7 @@ def moments(
 
     Raises:
         MDPError: there are too many episodes or batches; says how many, and what would do.
-        EstimatorError: estimator and policy do not fit; or numbers are Fractions, and the estimator rounds.
+        EstimatorError: estimator and policy do not fit.
         BatchError: the estimator needs more episodes than a batch has, or something that the batch lacks.
         NonFiniteError: the estimator gives NaN or infinity for a batch that can happen.
     """
@@ -102,46 +100,39 @@ def moments(
     estimates = Estimates(mdp, table, estimator, episodes, carried)
     coupled = size > 1 and couples(estimates, size)
     drawn = size if coupled else 1
-    chosen, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
-    found = estimates.gradients(chosen)
-    bad = row_not_finite(found)
+    members, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
+    gradients = estimates.gradients(members)
+    bad = row_not_finite(gradients)
     if bad is not None:
         raise NonFiniteError(
-            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {chosen[bad].tolist()}; "
+            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {members[bad].tolist()}; "
             "look at what the estimator does with those"
         )
-    mean = weights @ found
-    centred = found - mean
+    mean = weights @ gradients
+    centred = gradients - mean
     covariance = centred.T @ (weights[:, None] * centred)
-    return Moments(mean, covariance if coupled else covariance / _exactly(size, found), size, coupled, len(chosen))
+    return Moments(mean, covariance if coupled else covariance / size, size, coupled, len(members))
 
 
 def couples(estimates: Estimates, size: int) -> bool:
     """Whether an estimator's gradient on batches of that size is something else than the mean of the episodes' own, beyond rounding."""
-    chosen = sample(len(estimates.episodes), size)
+    members = sample(len(estimates.episodes), size)
     try:
-        alone = estimates.gradients(chosen.reshape(-1, 1)).reshape(len(chosen), size, -1)
+        alone = estimates.gradients(members.reshape(-1, 1)).reshape(len(members), size, -1)
     except PgcoreError:
-        estimates.gradients(chosen)  # where these fail too, it is for another reason
+        estimates.gradients(members)  # where these fail too, it is for another reason
         return True  # it needs others to leave one out, or to compare with
-    return _differ(estimates.gradients(chosen), alone.sum(axis=1) / _exactly(size, alone))
+    return _differ(estimates.gradients(members), alone.mean(axis=1))
 
 
 def minds_order(estimates: Estimates, size: int) -> bool:
     """Whether an estimator's gradient is another, beyond rounding, where a batch's episodes come in reverse or in a random order."""
-    chosen = sample(len(estimates.episodes), size)
+    members = sample(len(estimates.episodes), size)
     rng = np.random.Generator(np.random.Philox(8))
-    orders = chosen[:, ::-1], rng.permuted(chosen, axis=1)
-    found = estimates.gradients(chosen)
-    return any(_differ(found, estimates.gradients(each)) for each in orders)
+    orders = members[:, ::-1], rng.permuted(members, axis=1)
+    gradients = estimates.gradients(members)
+    return any(_differ(gradients, estimates.gradients(order)) for order in orders)
 
 
 def _differ(left: Array, right: Array) -> bool:
-    if left.dtype.kind == "O":
-        return bool((left != right).any())
     return not np.abs(left - right).max() <= ROUNDING * max(np.abs(right).max(), np.finfo(np.float64).tiny)
-
-
-def _exactly(number: int, like: Array) -> Any:
-    """Return the number as one that dividing by keeps exact arrays exact."""
-    return Fraction(number) if like.dtype.kind == "O" else number

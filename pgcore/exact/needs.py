@@ -31,10 +31,10 @@ def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
 
 def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
     """Return a NumPy policy in float64 with normal random parameters, its critic's among them."""
-    made = make_policy(spec, backend="numpy", dtype="float64")
+    policy = make_policy(spec, backend="numpy", dtype="float64")
     rng = np.random.Generator(np.random.Philox(seed))
-    made.load({name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()})
-    return made
+    policy.load({name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()})
+    return policy
 
 
 def first_fitting(estimator: Estimator, specs: dict[str, PolicySpec], runs: Callable[[PolicySpec], None]) -> str:

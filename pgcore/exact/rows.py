@@ -14,7 +14,6 @@ from pgcore.batch import Batch
 from pgcore.estimator import KLS, QUANTITIES, VALUES_OF_ACTIONS, Claims, Estimator, Evaluate, quantities_of
 from pgcore.exact.mdp import MDP
 from pgcore.exact.needs import extras
-from pgcore.exact.numbers import logs, numbers
 from pgcore.exact.tabulated import Tabulated, backing, every_action
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.parameters import flat
@@ -34,7 +33,7 @@ class Probe(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -58,8 +57,8 @@ class Probe(Estimator):
         action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
-        quantity = next(each for each in given if each is not None)
+        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantity = next(array for array in quantities if array is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
     def cotangents(
@@ -75,8 +74,8 @@ class Probe(Estimator):
         action_values: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        given = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
-        quantity = next(each for each in given if each is not None)
+        quantities = (log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values)
+        quantity = next(array for array in quantities if array is not None)
         one = np.zeros_like(quantity)
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
         return {self.quantity: one}
@@ -92,9 +91,9 @@ class Rows:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64 or Fractions, the acting policy's probabilities."""
+        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.mdp, self.table = mdp, table
-        described = extras(mdp, behaviour.astype(np.float64))
+        described = extras(mdp, behaviour)
         self.extras = {name: read_only(value.reshape(-1, *value.shape[2:])) for name, value in described.items()}
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)
@@ -104,8 +103,7 @@ class Rows:
     @cached_property
     def scores(self) -> Array:
         """[S A, D] d log_prob / d theta."""
-        scores = self.table.scores.reshape(-1, self.table.scores.shape[2])
-        return numbers(scores) if scores.dtype.kind == "O" else scores
+        return self.table.scores.reshape(-1, self.table.scores.shape[2])
 
     def value(self, name: str) -> Array:
         """Return [S A, ...] of a quantity or of "distribution"."""
@@ -137,19 +135,17 @@ class Rows:
                 self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
                 return self._derivatives[name]
             columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
-            found = [
+            gradients = [
                 [flat_gradient(policy, Probe(name, column), self.batch.steps([row])) for column in range(columns)]
                 for row in range(self.batch.num_steps)
             ]
-            stacked = np.array(found)
+            stacked = np.array(gradients)
             self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
         return self._derivatives[name]
 
 
 def logarithms(probabilities: Array) -> Array:
-    """Return [S A] log-probabilities, exact ones of Fractions."""
-    if probabilities.dtype.kind == "O":
-        return logs(probabilities.reshape(-1))
+    """Return [S A] log-probabilities."""
     with np.errstate(divide="ignore"):
         return np.log(probabilities).reshape(-1)
 
@@ -194,15 +190,14 @@ class RowEvaluate:
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """See `Evaluate`."""
-        found: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         for name in names:
             every = self.lookup(name)
             if every is not None:
-                # Where an estimator writes into it, floats are run through `pgcore.gradient`, and Fractions have no other way.
-                found[name] = every[self.index].copy() if every.dtype.kind == "O" else every[self.index]
+                values[name] = every[self.index]
             else:
-                found[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
-        return found
+                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[name]
+        return values
 
     @property
     def target(self) -> RowEvaluate:
@@ -219,5 +214,4 @@ class RowEvaluate:
 
 def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
     """Return [D] the gradient in canonical parameter order."""
-    found = gradient(policy, estimator, batch).numpy()
-    return flat(found)
+    return flat(gradient(policy, estimator, batch).numpy())

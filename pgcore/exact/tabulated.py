@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.arrays import Array
 from pgcore.batch import Batch
 from pgcore.errors import EstimatorError, MDPError
-from pgcore.exact.mdp import MDP, fractions, numbers_of
+from pgcore.exact.mdp import MDP, numbers_of
 from pgcore.policy import Policy
 
 __all__ = ["Tabulated", "every_action", "softmax_table", "tabulated"]
@@ -22,7 +22,7 @@ class Tabulated:
     """What exact computations ask of a policy; `S` states, `A` actions, `D` parameters.
 
     Attributes:
-        probabilities: [S, A]. pi(a given s), float64 or Fractions.
+        probabilities: [S, A]. pi(a given s), float64.
         scores: [S, A, D]. d log pi(a given s) / d theta, in canonical parameter order.
         policy: Where they come from, or None.
     """
@@ -45,7 +45,7 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
     """Return a policy's probabilities and scores at every state.
 
     Raises:
-        MDPError: the policy's actions are not the process's, or one of the two is of Fractions and the other of floats.
+        MDPError: the policy's actions are not the process's.
         BatchError: it cannot see the process's observations.
     """
     if isinstance(policy, Tabulated):
@@ -53,7 +53,6 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
             raise MDPError(
                 f"Tabulated.probabilities: expected shape {[mdp.states, mdp.actions]}, got {list(policy.probabilities.shape)}; match the process"
             )
-        check_kinds(policy.probabilities, mdp)
         return policy
     head = policy.spec.head
     if not head.enumerable or head.outputs != mdp.actions:
@@ -61,7 +60,6 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
             f"exact: expected a policy with {mdp.actions} discrete actions, as the process has, got {head}; give it that head"
         )
     batch = every_action(mdp)
-    check_kinds(np.empty(0), mdp)
     with np.errstate(divide="ignore"):
         log_prob = policy.evaluate(batch, ("log_prob",))["log_prob"]
     shape = (mdp.states, mdp.actions)
@@ -69,41 +67,29 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
     return Tabulated(np.exp(log_prob).reshape(shape), scores.reshape(*shape, -1), policy)
 
 
-def check_kinds(probabilities: Array, mdp: MDP) -> None:
-    """Raise MDPError where Fractions meet floats, which would make floats of them unseen."""
-    exact = {"Tabulated": probabilities.dtype.kind == "O", "MDP": mdp.reward.dtype.kind == "O"}
-    if len(set(exact.values())) > 1:
-        kinds = " and ".join(f"{name} of {'Fractions' if each else 'floats'}" for name, each in exact.items())
-        raise MDPError(
-            f"exact: expected a policy and a process of one kind of number, got {kinds}; make both Fractions, or neither"
-        )
-
-
 def softmax_table(probabilities: Any) -> Tabulated:
-    """Return the softmax policy with a table of logits that has these probabilities; Fractions keep everything exact.
+    """Return the softmax policy with a table of logits that has these probabilities.
 
     Args:
         probabilities: [S, A], positive, each row summing to 1. The score of the logits is e_a - pi.
 
     Raises:
-        MDPError: a probability is not a positive number, or a row does not sum to 1; or a float that is not whole stands beside Fractions.
+        MDPError: a probability is not a positive number, or a row does not sum to 1.
     """
     pi = numbers_of("softmax_table", probabilities)
-    if pi.dtype.kind == "O":
-        pi = fractions("softmax_table", pi)
     if pi.ndim != 2 or (pi <= 0).any():
         raise MDPError(
             f"softmax_table: expected positive probabilities [S, A], got shape {list(pi.shape)} with others; no logit gives a probability of 0"
         )
-    off = np.abs(pi.sum(axis=1) - 1) > (0 if pi.dtype.kind == "O" else 1e-12)
+    off = np.abs(pi.sum(axis=1) - 1) > 1e-12
     if off.any():
         raise MDPError(
             f"softmax_table: expected rows that sum to 1, got {pi.sum(axis=1)[off.argmax()]} in state {int(off.argmax())}; mend that row"
         )
     states, actions = pi.shape
-    scores = np.full((states, actions, states, actions), 0 * pi.flat[0], pi.dtype)
+    scores = np.zeros((states, actions, states, actions))
     for state in range(states):
-        scores[state, :, state, :] = np.eye(actions, dtype=int) - pi[state]
+        scores[state, :, state, :] = np.eye(actions) - pi[state]
     return Tabulated(pi, scores.reshape(states, actions, -1))
 
 

@@ -164,7 +164,7 @@ class Truth:
 
     @cached_property
     def power(self) -> float:
-        """The share of the gradient's components that have power, of those that are not 0; see `pgcore.testing.agreement.Agreement`."""
+        """The share of the gradient's components that have power, of those that are not 0; see `pgcore.testing.agreement.POWER`."""
         if self.overflows:
             return 0.0
         counts = [powered(each.exact, each.allowed, self.dtype) for each in self.gradient.values()]

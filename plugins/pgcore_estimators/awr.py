@@ -63,7 +63,7 @@ class AWR(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `weight` and the critic's target `return_`."""

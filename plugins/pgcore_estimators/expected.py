@@ -66,7 +66,7 @@ class Expected(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`; states come from the current policy, and a Q that is not exact biases."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=True)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

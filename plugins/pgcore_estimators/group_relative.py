@@ -50,7 +50,7 @@ class _GroupRelative(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     @property
     def bounds(self) -> tuple[float, float]:

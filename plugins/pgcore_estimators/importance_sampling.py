@@ -40,7 +40,7 @@ class _OffPolicy(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=True, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=True, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ class AveragedRatio(_OffPolicy):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False, whole_episodes=True
+        )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `TrajectoryIS.signals`."""
@@ -190,7 +192,7 @@ class WeightedIS(_WeighedScores):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
         """See `_WeighedScores.log_weights`."""

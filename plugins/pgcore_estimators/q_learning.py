@@ -58,7 +58,7 @@ class QLearning(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`; the policy's own outputs can be the action values."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=True)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `target`."""

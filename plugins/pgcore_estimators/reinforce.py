@@ -101,7 +101,7 @@ class Reinforce(Estimator):
         plain = self.normalise == "none" and self.entropy_coefficient == 0 and self.reduction is Reduction.TRAJECTORY
         return Claims(
             unbiased=plain and self.baseline != "mean",
-            on_policy=True,
+            off_policy="none",
             needs_critic=self.baseline == "value",
             discrete_only=False,
             whole_episodes=self.baseline != "value",

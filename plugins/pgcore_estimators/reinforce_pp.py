@@ -67,7 +67,7 @@ class ReinforcePP(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""

@@ -54,7 +54,7 @@ class RLOO(Estimator):
         """See `Estimator.claims`."""
         return Claims(
             unbiased=self.kl_coefficient == 0,
-            on_policy=True,
+            off_policy="none",
             needs_critic=False,
             discrete_only=False,
             whole_episodes=True,

@@ -67,7 +67,7 @@ class SoftActor(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`; any policy's states and actions will do."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=True)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

@@ -64,7 +64,7 @@ class TRPO(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=True, needs_critic=True, discrete_only=False)
+        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

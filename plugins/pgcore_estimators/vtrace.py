@@ -59,7 +59,7 @@ class VTrace(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

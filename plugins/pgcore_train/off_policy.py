@@ -93,7 +93,7 @@ def learns_off_policy(estimator: Estimator) -> bool:
 
 def unfit(estimator: Estimator) -> str:
     """Return why an estimator cannot learn from single steps of older policies; empty where it can."""
-    if estimator.claims.on_policy:
+    if estimator.claims.off_policy == "none":
         return "learns from the current policy's steps alone"
     if estimator.claims.whole_episodes or estimator.sees_episodes:
         return "learns from whole episodes"

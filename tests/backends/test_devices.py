@@ -11,9 +11,9 @@ import pytest
 
 import pgcore as pg
 from pgcore.registry import registry
-from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.proofs import variants
+from pgcore.testing.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -124,7 +124,7 @@ def test_a_gpu_finds_what_numpy_finds(on_gpu, name, dtype):
         policy, _ = made(name, backend, dtype, device=device, compiled=mode == "compiled")
         assert placed(policy) == {device}
         signals = pg.signals(plain, estimator, batch)
-        found = agreement(
+        found = gradient_row(
             plain, estimator, batch, signals, pg.gradient(policy, estimator, batch, signals=signals).numpy()
         )
         assert found.agrees, (mode, found)

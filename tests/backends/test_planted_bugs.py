@@ -11,11 +11,12 @@ import pytest
 import pgcore as pg
 from pgcore.errors import NonFiniteError
 from pgcore.surrogate import Surrogate
-from pgcore.testing.agreement import FACTOR, agreement
+from pgcore.testing.agreement import FACTOR
 from pgcore.testing.cases import NETWORKS, make_case, suited
 from pgcore.testing.differences import directional_derivative, random_direction
 from pgcore.testing.kinks import worst_at
 from pgcore.testing.proofs import kinks, variants
+from pgcore.testing.results import gradient_row
 from pgcore_estimators import terms
 from pgcore_estimators.ppo import PPO
 from pgcore_numpy import networks
@@ -34,7 +35,7 @@ def ratio(head="categorical", network="tanh", name="ppo kl"):
     estimator = suited(ESTIMATORS[name], HEADS[head])
     signals = pg.signals(policy, estimator, batch)
     found = pg.gradient(policy, estimator, batch, signals=signals).numpy()
-    return agreement(policy, estimator, batch, signals, found).ratio
+    return gradient_row(policy, estimator, batch, signals, found).ratio
 
 
 def changed(monkeypatch, owner, name, change):
@@ -76,7 +77,7 @@ def test_a_float32_constant_in_float64(monkeypatch):
     with monkeypatch.context() as planted:
         planted.setattr(PPO, "cotangents", cotangents)
         found = pg.gradient(policy, ESTIMATORS["ppo kl"], batch, signals=signals).numpy()
-    assert agreement(policy, ESTIMATORS["ppo kl"], batch, signals, found).ratio > 1e3
+    assert gradient_row(policy, ESTIMATORS["ppo kl"], batch, signals, found).ratio > 1e3
 
 
 def test_a_variance_in_place_of_a_standard_deviation(monkeypatch):
@@ -101,9 +102,9 @@ def test_a_transposed_weight(monkeypatch):
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
     found = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals).numpy()
     found["network.1.weight"] = found["network.1.weight"].T
-    told = agreement(policy, ESTIMATORS["ppo"], batch, signals, found)
+    told = gradient_row(policy, ESTIMATORS["ppo"], batch, signals, found)
     assert told.ratio > 1e6
-    assert told.parameter == "network.1.weight"
+    assert told.where.startswith("network.1.weight")
 
 
 def test_stale_parameters(monkeypatch):
@@ -111,7 +112,7 @@ def test_stale_parameters(monkeypatch):
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
     gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
     pg.optimizer("sgd", learning_rate=1e-6).step(policy, gradient)
-    assert agreement(policy, ESTIMATORS["ppo"], batch, signals, gradient.numpy()).ratio > 1e3
+    assert gradient_row(policy, ESTIMATORS["ppo"], batch, signals, gradient.numpy()).ratio > 1e3
 
 
 @pytest.mark.parametrize("change", ["NaN", "shape", "dtype", "missing"])
@@ -126,10 +127,10 @@ def test_a_result_that_is_not_one(change):
         found["network.1.bias"] = {"NaN": bias * np.nan, "shape": bias[:, None], "dtype": bias.astype(np.float32)}[
             change
         ]
-    told = agreement(policy, ESTIMATORS["ppo"], batch, signals, found)
+    told = gradient_row(policy, ESTIMATORS["ppo"], batch, signals, found)
     assert told.ratio == float("inf")
     assert not told.agrees
-    assert told.parameter == "network.1.bias"
+    assert told.where.startswith("network.1.bias")
 
 
 def test_a_gap_of_a_few_bounds_is_enough():
@@ -137,7 +138,7 @@ def test_a_gap_of_a_few_bounds_is_enough():
     signals = pg.signals(policy, ESTIMATORS["gae"], batch)
     found = pg.gradient(policy, ESTIMATORS["gae"], batch, signals=signals).numpy()
     found["network.0.bias"][0] *= 1 + 1e-11
-    assert agreement(policy, ESTIMATORS["gae"], batch, signals, found).ratio > FACTOR
+    assert gradient_row(policy, ESTIMATORS["gae"], batch, signals, found).ratio > FACTOR
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import pytest
 import pgcore as pg
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, agreement, allowance, largest_ratio, loss_ratio, quantity_ratios
+from pgcore.testing.agreement import FACTOR, allowance, largest
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.proofs import variants
+from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
 from pgcore.testing.running_error import bounded_in
 from pgcore_numpy.discrete_kernels import CategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel
@@ -45,7 +46,7 @@ def fisher_ratio(head):
     bound = reference.fisher_vector_product(*inputs, lift=bounded_in(policy.dtype))
     found = policy.fisher_vector_product(batch, vector)
     exact = reference.fisher_vector_product(*inputs)
-    return largest_ratio(found, exact, allowance(bound, policy.dtype), policy.dtype)
+    return largest(found, exact, allowance(bound, policy.dtype), policy.dtype)[0]
 
 
 def score_ratio(head):
@@ -53,7 +54,7 @@ def score_ratio(head):
     inputs = (policy.spec, policy.parameters(), batch)
     bound = reference.episode_scores(*inputs, lift=bounded_in(policy.dtype))
     exact = reference.episode_scores(*inputs)
-    return largest_ratio(policy.episode_scores(batch), exact, allowance(bound, policy.dtype), policy.dtype)
+    return largest(policy.episode_scores(batch), exact, allowance(bound, policy.dtype), policy.dtype)[0]
 
 
 def test_nothing_is_reported_without_a_bug():
@@ -119,10 +120,10 @@ def test_a_loss_that_is_a_plain_mean(monkeypatch):
     estimator = ESTIMATORS["reinforce"]  # its reduction sums over steps
     signals = pg.signals(policy, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
-    assert loss_ratio(policy, estimator, batch, signals, gradient.loss) <= FACTOR
+    assert loss_row(policy, estimator, batch, signals, gradient.loss).agrees
     changed(monkeypatch, NumpyGradient, "given", lambda named, _: named | {"advantage": named["advantage"] / 4.6})
-    assert loss_ratio(policy, estimator, batch, signals, gradient.loss) > 1e6
-    assert agreement(policy, estimator, batch, signals, gradient.numpy()).agrees  # the gradient sees nothing of it
+    assert loss_row(policy, estimator, batch, signals, gradient.loss).ratio > 1e6
+    assert gradient_row(policy, estimator, batch, signals, gradient.numpy()).agrees  # the gradient sees nothing of it
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ class Probed(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
 
     def signals(self, batch, evaluate):
         raise AssertionError

@@ -13,9 +13,9 @@ import pytest
 import pgcore as pg
 from pgcore.host import host
 from pgcore.optimizer import Optimizer, OptimizerSpec
-from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import NETWORKS, make_case, suited
 from pgcore.testing.proofs import variants
+from pgcore.testing.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -65,7 +65,7 @@ class Leaving(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"size": batch.rewards, "reference": batch.extras["reference"]}
@@ -84,9 +84,9 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
     policy, batch = make_case(spec, backend, dtype, seed=5, padding=3)
     signals = pg.signals(policy, Leaving(), batch)
     found = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
-    told = agreement(policy, Leaving(), batch, signals, found)
+    told = gradient_row(policy, Leaving(), batch, signals, found)
     assert told.agrees, told
-    forward = agreement(policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()})
+    forward = gradient_row(policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()})
     assert not forward.agrees
 
 
@@ -97,7 +97,7 @@ def test_many_steps_give_what_their_parts_add_up_to(backend, head):
     estimator = suited(ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head])
     signals = pg.signals(policy, estimator, batch)
     whole = pg.gradient(policy, estimator, batch, signals=signals)
-    assert agreement(policy, estimator, batch, signals, whole.numpy()).agrees
+    assert gradient_row(policy, estimator, batch, signals, whole.numpy()).agrees
     parts = [
         pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
         for index in batch.minibatches(300, pg.generator(0))

@@ -53,7 +53,7 @@ def test_one_estimator(pgcore):
     rows = [line.split()[:3] for line in out.splitlines()[-5:]]
     assert rows == [
         ["unbiased", "no", "confirmed"],
-        ["on_policy", "yes", "confirmed"],
+        ["off_policy", "none", "confirmed"],
         ["needs_critic", "no", "confirmed"],
         ["discrete_only", "no", "confirmed"],
         ["whole_episodes", "yes", "confirmed"],
@@ -71,7 +71,7 @@ def test_episodes_that_are_independent_are_run_once(pgcore):
 def test_what_is_open_is_explained(pgcore):
     status, out, _ = pgcore("audit", "reinforce", "--set", "reduction=step", "--horizon", "1", "--states", "3")
     assert status == 0
-    assert "unbiased        no   open" in out
+    assert "unbiased        no       open" in out
     assert "open: this process does not tell; another may" in out
 
 
@@ -98,7 +98,7 @@ def test_the_table_has_a_line_for_each(pgcore, three):
     }
     assert cells["reinforce"][:5] == ["0", "1.0000", "1", cells["reinforce"][3], "1"]
     assert cells["reinforce, mean"][:3] == ["0.5", "1.0000", "0.5"]
-    assert cells["ppo"][5:] == ["no", "yes", "yes", "no", "no"]
+    assert cells["ppo"][5:] == ["no", "none", "yes", "no", "no"]
     assert "15 claims of 3 estimators: none refuted, 0 open" in out
 
 
@@ -138,7 +138,7 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
     site.distribution("boastful-dist", {"boastful": "boastful_plugin"})
     status, out, _ = pgcore("audit", "boastful", *SMALL)
     assert status == 1
-    assert "unbiased        yes  refuted    relative bias 0.5" in out
+    assert "unbiased        yes      refuted    relative bias 0.5" in out
 
 
 @pytest.mark.parametrize(

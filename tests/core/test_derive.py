@@ -21,10 +21,10 @@ from pgcore.namespace import ArrayNamespace
 from pgcore.symbolic.functions import ELEMENTWISE
 from pgcore.symbolic.program import compiled
 from pgcore.symbolic.xp import SymbolicNamespace
-from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.derived import points
 from pgcore.testing.proofs import variants
+from pgcore.testing.results import gradient_row
 from pgcore.testing.running_error import Bounded, bounded
 from pgcore_estimators.ppo import PPO
 
@@ -39,7 +39,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
@@ -363,7 +363,7 @@ def test_the_kit_holds_a_derived_estimator_to_its_reference(dtype):
     policy, batch = make_case(spec, "numpy", dtype, seed=6)
     signals = pg.signals(policy, Rewarded(), batch)
     gradient = pg.gradient(policy, Rewarded(), batch, signals=signals)
-    told = agreement(policy, Rewarded(), batch, signals, gradient.numpy())
+    told = gradient_row(policy, Rewarded(), batch, signals, gradient.numpy())
     assert told.agrees, told
 
 
@@ -779,7 +779,7 @@ def without_sympy(script):
 SCRIPT = """
 import numpy as np, pgcore as pg
 from pgcore.errors import DependencyError
-from pgcore.testing.agreement import agreement
+from pgcore.testing.results import gradient_row
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore_estimators.ppo import PPO
 from pgcore.testing.proofs import variants

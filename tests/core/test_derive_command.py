@@ -16,7 +16,7 @@ class Mine(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}

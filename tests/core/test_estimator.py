@@ -35,7 +35,7 @@ class Base(Estimator):
 
     @property
     def claims(self):
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
@@ -392,9 +392,15 @@ def _valued():
     class Valued(Base):
         @property
         def claims(self):
-            return Claims(unbiased=False, on_policy=False, needs_critic=True, discrete_only=False)
+            return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=False)
 
         def surrogate(self, xp, *, value, target):
             return value - target
 
     return Valued
+
+
+@pytest.mark.parametrize("value", [True, False, "on_policy", None])
+def test_a_claim_on_other_policies_episodes_is_one_of_three(value):
+    with pytest.raises(EstimatorError, match=r"Claims.off_policy: expected one of 'exact', 'limited', 'none', got"):
+        Claims(unbiased=True, off_policy=value, needs_critic=False, discrete_only=False)

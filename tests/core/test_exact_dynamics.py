@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 
@@ -99,16 +97,6 @@ def test_time_in_the_state_changes_no_value(reward):
     assert exact.objective(timed, repeated) == pytest.approx(exact.objective(mdp, table), rel=1e-14)
 
 
-def test_fractions_stay_exact():
-    mdp = exact.random_rational(2, 2, 3, 0)
-    table = exact.softmax_table([[Fraction(1, 3), Fraction(2, 3)], [Fraction(3, 5), Fraction(2, 5)]])
-    found = exact.gradient(mdp, table)
-    assert all(isinstance(each, Fraction) for each in found)
-    plain = exact.MDP(mdp.transition.astype(float), mdp.reward.astype(float), mdp.initial.astype(float), horizon=3)
-    floats = exact.softmax_table(table.probabilities.astype(float))
-    np.testing.assert_allclose(found.astype(float), exact.gradient(plain, floats), rtol=1e-13)
-
-
 def test_what_has_no_value_is_refused():
     table = exact.softmax_table(softmax(LOGITS))
     with pytest.raises(MDPError, match="expected every episode to end or to be discounted"):
@@ -117,10 +105,6 @@ def test_what_has_no_value_is_refused():
         exact.time_blind_values(ENDLESS, table)
     with pytest.raises(MDPError, match="with_time: expected a finite horizon"):
         ENDLESS.with_time()
-    rational = exact.random_rational(2, 2, 3, 0)
-    half = exact.softmax_table(np.full((2, 2), Fraction(1, 2)))
-    with pytest.raises(MDPError, match="got Fractions"):
-        exact.values(rational.replaced(horizon=None, gamma=Fraction(1, 2)), half)
 
 
 def test_policies_that_do_not_fit_are_refused():
@@ -133,7 +117,7 @@ def test_policies_that_do_not_fit_are_refused():
     with pytest.raises(MDPError, match="rows that sum to 1"):
         exact.softmax_table([[0.5, 0.4]])
     for other in ([["a", "b"]], [[np.nan, 0.5]]):
-        with pytest.raises(MDPError, match="softmax_table: expected finite numbers or fractions, got dtype"):
+        with pytest.raises(MDPError, match="softmax_table: expected finite numbers, got dtype"):
             exact.softmax_table(other)
     with pytest.raises(MDPError, match="softmax_table: expected a rectangular array"):
         exact.softmax_table([[0.5, 0.5], [1.0]])

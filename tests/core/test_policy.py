@@ -168,7 +168,7 @@ class DiscreteOnly(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=True)
 
     def signals(self, batch, evaluate):
         return {}
@@ -208,7 +208,7 @@ class Overclaiming(DiscreteOnly):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False)
+        return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
     def surrogate(self, xp, *, value=None, log_probs=None, action_value=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         return value

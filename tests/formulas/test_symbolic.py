@@ -27,7 +27,7 @@ class Of(pg.Estimator):
     @property
     def claims(self):
         discrete_only = self.quantity == "log_probs"
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=discrete_only)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=discrete_only)
 
     def uses(self, name):
         return name == self.quantity

@@ -17,7 +17,7 @@ from pgcore.host import host
 from pgcore.score_estimator import ScoreEstimator
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance, largest_ratio
+from pgcore.testing.agreement import FACTOR, allowance, largest
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.estimator_form import estimator_form
 from pgcore.testing.lifted import Lifted, rounded
@@ -63,7 +63,7 @@ def ratio(found, compute, dtype, rows: Any = slice(None)):
     """Return the largest |found - exact| / (u e) over some rows; `compute` takes a lift."""
     dtype = np.dtype(dtype)
     exact, bound = compute(reference.extended), compute(bounded_in(dtype))
-    return largest_ratio(np.asarray(found)[rows], np.asarray(exact[rows]), allowance(bound[rows], dtype), dtype)
+    return largest(np.asarray(found)[rows], np.asarray(exact[rows]), allowance(bound[rows], dtype), dtype)[0]
 
 
 def form_of(estimator) -> Any:

@@ -12,9 +12,9 @@ import pgcore as pg
 from pgcore.errors import SpecError
 from pgcore.surrogate import Surrogate
 from pgcore.testing import reference
-from pgcore.testing.agreement import agreement
 from pgcore.testing.cases import NETWORKS, make_case
 from pgcore.testing.proofs import variants
+from pgcore.testing.results import gradient_row
 
 HEADS = variants("heads")
 
@@ -27,7 +27,7 @@ class AllActions(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=True)
+        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
 
     def signals(self, batch, evaluate):
         mask: Any = batch.action_mask
@@ -45,7 +45,7 @@ def test_all_actions_log_probs_agree(network):
     policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS["hot"]), "numpy", "float64", seed=0)
     signals = pg.signals(policy, AllActions(), batch)
     found = pg.gradient(policy, AllActions(), batch, signals=signals)
-    told = agreement(policy, AllActions(), batch, signals, found.numpy())
+    told = gradient_row(policy, AllActions(), batch, signals, found.numpy())
     assert told.agrees, told
     loss = reference.loss(policy.spec, policy.parameters(), Surrogate(policy.spec, AllActions(), batch, signals), batch)
     assert found.loss == pytest.approx(float(loss), rel=1e-14)
