@@ -336,7 +336,7 @@ def test_what_has_no_form():
         """No kin of the estimator that it is called after."""
 
         name = "reinforce"
-        claims = pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        claims = pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
         def signals(self, batch, evaluate):
             return {}
