@@ -29,6 +29,7 @@ __all__ = [
     "Checked",
     "Count",
     "CountFromZero",
+    "Decay",
     "Flag",
     "NonNegative",
     "Number",
@@ -107,8 +108,8 @@ def unit_interval(where: str, value: object, error: type[PgcoreError] = SpecErro
 
 def decay(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
     """Return the value as a float, or raise unless it is a number in [0, 1)."""
-    plain = _plain(value)
-    if not 0 <= plain < 1:
+    plain = non_negative(where, value, error)
+    if plain >= 1:
         raise error(f"{where}: expected a number in [0, 1), got {_shown(value)}; change this value")
     return plain
 
@@ -139,6 +140,7 @@ def choice(*choices: object) -> Check:
 
 Count = Annotated[int, count]
 CountFromZero = Annotated[int, count_from_zero]
+Decay = Annotated[float, decay]
 Number = Annotated[float, number]
 NonNegative = Annotated[float, non_negative]
 Positive = Annotated[float, positive]
@@ -187,13 +189,14 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     """Return field name, check and whether None passes, for each field of a dataclass with a check.
 
     Fields of a class whose annotations cannot be evaluated, as with names that are imported for
-    the type checker alone, have none.
+    the type checker alone, have none. Annotations are evaluated among the class's attributes, so a
+    field cannot have the name that its own annotation uses.
     """
     annotations: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         try:
             annotations |= inspect.get_annotations(base, eval_str=True)
-        except NameError:
+        except Exception:  # noqa: BLE001, S112 (an annotation that nobody evaluates may hold anything)
             continue
     checks: list[tuple[str, Check, bool]] = []
     for field in dataclasses.fields(cls):

@@ -30,6 +30,7 @@ KINDS = (
     "activations",
     "optimizers",
     "schedules",
+    "metrics",
     "proofs",
     "executors",
     "commands",

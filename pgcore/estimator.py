@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import one_of, set_field
-from pgcore.errors import DependencyError, EstimatorError
+from pgcore.checks import Checked, choice, set_field
+from pgcore.errors import DependencyError, EstimatorError, PgcoreError
 from pgcore.inheritance import overrides
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.registry import registry
@@ -26,6 +26,7 @@ __all__ = [
     "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
+    "AnyReduction",
     "Claims",
     "Estimator",
     "Evaluate",
@@ -83,13 +84,13 @@ class Reduction(Enum):
     EPISODE_STEP = "episode_step"  # mean over a trajectory's steps, then over trajectories
 
     @staticmethod
-    def of(where: str, value: Reduction | str) -> Reduction:
-        """Return the reduction, or the one of that value; raise EstimatorError where there is none."""
+    def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
+        """Return the reduction, or the one of that value; raise the error where there is none."""
         try:
             return Reduction(value)
-        except ValueError as error:
-            known = ", ".join(repr(member.value) for member in Reduction)
-            raise EstimatorError(f"{where}: expected one of {known}, got {value!r}; choose one of them") from error
+        except ValueError as unknown:
+            choices = ", ".join(repr(member.value) for member in Reduction)
+            raise error(f"{where}: expected one of {choices}, got {value!r}; choose one of them") from unknown
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -102,8 +103,12 @@ class Reduction(Enum):
         return weights
 
 
+# The type of a field `reduction`: a Reduction, or its value, which the estimator then replaces.
+AnyReduction = Annotated[Reduction, Reduction.of]
+
+
 @dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(Checked):
     """What an estimator says of itself; the exact oracle verifies each claim.
 
     Attributes:
@@ -122,18 +127,17 @@ class Claims:
     """
 
     unbiased: bool
-    off_policy: OffPolicy
+    off_policy: Annotated[OffPolicy, choice(*OFF_POLICY)]
     needs_critic: bool
     discrete_only: bool
     whole_episodes: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the field that is no boolean."""
-        one_of("Claims.off_policy", self.off_policy, OFF_POLICY, EstimatorError)
+    field_error = EstimatorError
 
 
-class Estimator(ABC):
+class Estimator(Checked, ABC):
     """One way to estimate a policy gradient from a batch: a frozen dataclass whose fields are its hyper-parameters.
+
+    A field declares the check of its values in its annotation, as in `clip: Positive = 0.2`; see `pgcore.checks`.
 
     A subclass writes `signals` and `surrogate`, and may write `cotangents`, which are else derived. The keyword-only parameters of
     `surrogate` say what it needs: names in `QUANTITIES` come from the policy, all others from `signals`. A keyword with a
@@ -150,7 +154,8 @@ class Estimator(ABC):
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
-    reduction: Reduction = Reduction.STEP
+    field_error = EstimatorError
+    reduction: AnyReduction = Reduction.STEP
     _fitting: PolicySpec | None = None  # the spec that it was last found to fit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -210,8 +215,36 @@ class Estimator(ABC):
         return signals
 
     def metrics(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Return figures worth logging; takes what `surrogate` takes. None by default."""
+        """Return figures worth logging beside those of `pgcore.metrics`; takes what `surrogate` takes.
+
+        Where names agree, these are what is logged. None by default. Padding is left out.
+        """
         return {}
+
+    def metric_inputs(self, **named: Any) -> dict[str, Array]:
+        """Return what `pgcore.metrics` may ask for beside quantities and signals, [B] by name; takes what `surrogate` takes.
+
+        `log_ratio`, log pi - log mu in nats, where the surrogate takes `old_log_prob`; `clipped`, [B]
+        bool, where the estimator says so of a ratio and an `advantage`; `value` and `return_`, where
+        the critic's estimates and targets are `action_value` and `target`. Padding is left out.
+        """
+        derived: dict[str, Array] = {}
+        if {"log_prob", "old_log_prob"} <= named.keys():
+            derived["log_ratio"] = named["log_prob"] - named["old_log_prob"]
+            clipped = self.clipped(derived["log_ratio"], named["advantage"]) if "advantage" in named else None
+            derived |= {} if clipped is None else {"clipped": clipped}
+        if {"action_value", "target"} <= named.keys():
+            derived |= {"value": named["action_value"], "return_": named["target"]}
+        return derived
+
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array | None:
+        """Return [B] bool, where the surrogate is clipped; None, the default, of an estimator that clips nothing.
+
+        Args:
+            log_ratio: [B] float. log pi - log mu, nats.
+            advantage: [B] float, as the surrogate sees it.
+        """
+        return None
 
     def adapted(self, metrics: Mapping[str, float]) -> Estimator:
         """Return the estimator for the next update, given this one's metrics; itself by default."""
@@ -341,10 +374,11 @@ def check_signature(cls: type[Estimator]) -> None:
             f"{', '.join(sorted(keywords))}; without a quantity there is nothing to differentiate"
         )
     if cls.cotangents is not Estimator.cotangents:
-        parameters = inspect.signature(cls.cotangents).parameters.values()
-        named = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        if named != keywords and all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            differing = ", ".join(sorted(named ^ keywords))
+        taken = inspect.signature(cls.cotangents).parameters.values()
+        names = {p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in taken)
+        if names - keywords or (keywords - names and not takes_any):
+            differing = ", ".join(sorted(names ^ keywords))
             raise EstimatorError(
                 f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in {differing}; use the same names"
             )

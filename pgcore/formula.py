@@ -5,21 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pgcore.arrays import Array
-from pgcore.checks import positive, set_field
+from pgcore.checks import Checked, Positive, positive
 from pgcore.copying import Copied
-from pgcore.errors import OptimizerError
+from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.gradient import Gradient
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.schedules import ConstantSchedule, Schedule
 
-__all__ = ["BoundOptimizer", "OptimizerSpec"]
+__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
+
+
+def rate_or_schedule(where: str, value: object, error: type[PgcoreError] = OptimizerError) -> float | Schedule:
+    """Return a schedule as it is and a number as a float, or raise unless it is a number above 0."""
+    return value if isinstance(value, Schedule) else positive(where, value, error)
+
+
+LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 
 @dataclass(frozen=True)
-class OptimizerSpec(ABC):
+class OptimizerSpec(Checked, ABC):
     """A first-order optimizer's hyper-parameters and its update formula.
 
     Attributes:
@@ -28,25 +36,17 @@ class OptimizerSpec(ABC):
         whole_batch: Whether a step is meant to have all of a batch, once, rather than one minibatch of many.
         learning_rate: A positive number, or a schedule.
         max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
+
+    Raises:
+        OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
     """
 
-    learning_rate: float | Schedule = 1e-3
-    max_grad_norm: float | None = None
+    learning_rate: LearningRate = 1e-3
+    max_grad_norm: Positive | None = None
+    field_error = OptimizerError
     name: ClassVar[str]
     slots: ClassVar[tuple[str, ...]] = ()
     whole_batch: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
-        """
-        where = type(self).__name__
-        if not isinstance(self.learning_rate, Schedule):
-            set_field(self, "learning_rate", positive(f"{where}.learning_rate", self.learning_rate, OptimizerError))
-        if self.max_grad_norm is not None:
-            set_field(self, "max_grad_norm", positive(f"{where}.max_grad_norm", self.max_grad_norm, OptimizerError))
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.

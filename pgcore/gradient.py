@@ -13,6 +13,7 @@ from pgcore.arrays import Array, first_not_finite, first_row
 from pgcore.copying import Copied
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.estimator import QUANTITIES, Estimator
+from pgcore.metrics import compute_metrics
 from pgcore.parameters import Parameters, flat
 from pgcore.surrogate import Surrogate
 
@@ -75,17 +76,15 @@ class Gradient(Copied, ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and the estimator's own figures, such as `entropy` (nats) or `clip_fraction`.
-
-        Padding counts for nothing.
+        """`loss`, and every metric whose keywords are there; padding counts for nothing. See `pgcore.metrics`.
 
         Raises:
             NonFiniteError: the loss is NaN or infinite; names the step.
         """
-        real = self.surrogate.weights > 0
+        surrogate = self.surrogate
         with np.errstate(all="ignore"):
-            named = {name: value[real] for name, value in self.given().items()}
-            return {"loss": self.loss, **self.surrogate.estimator.metrics(**named)}
+            figures = compute_metrics(surrogate.estimator, self.given(), surrogate.weights, self.terms(), self.norm())
+            return {"loss": self.loss, **figures}
 
     def norm(self) -> float:
         """Return the Euclidean norm over all parameters."""
@@ -101,7 +100,7 @@ class Gradient(Copied, ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a number; terms, loss and metrics stay.
+        """Return the gradient times a number; terms and loss stay, and of the metrics all but the norm.
 
         Raises:
             NonFiniteError: the number is NaN or infinite, or an entry overflows.

@@ -27,6 +27,7 @@ __all__ = [
     "pgcore_estimators",
     "pgcore_executors",
     "pgcore_heads",
+    "pgcore_metrics",
     "pgcore_networks",
     "pgcore_optimizers",
     "pgcore_proofs",
@@ -93,6 +94,11 @@ def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnTy
 @hookspec
 def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide learning-rate schedules; each target is a subclass of `pgcore.Schedule`."""
+
+
+@hookspec
+def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.metrics`."""
 
 
 @hookspec

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pgcore.arrays import Array
-from pgcore.checks import number
+from pgcore.checks import Checked, number
 from pgcore.errors import OptimizerError
 from pgcore.formula import BoundOptimizer, OptimizerSpec
 from pgcore.gradient import Gradient
@@ -60,7 +60,7 @@ class StepReport:
         }
 
 
-class Rule(ABC):
+class Rule(Checked, ABC):
     """How an `Optimizer` takes its steps: `FirstOrder`, or a `pgcore.trust_region.TrustRegionSpec`.
 
     Attributes:
@@ -72,6 +72,7 @@ class Rule(ABC):
     name: ClassVar[str]
     slots: tuple[str, ...] = ()
     whole_batch: ClassVar[bool] = False
+    field_error = OptimizerError
 
     @abstractmethod
     def bind(self, policy: Policy) -> BoundOptimizer:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pgcore.checks import flag, number, positive, set_field
+from pgcore.checks import Decay, Flag, NonNegative, Positive
 from pgcore.errors import OptimizerError
 from pgcore.formula import OptimizerSpec
 from pgcore.namespace import ArrayNamespace, Native
@@ -23,16 +23,14 @@ class SGD(OptimizerSpec):
         nesterov: Look ahead along the buffer; needs momentum.
     """
 
-    momentum: float = 0.0
-    nesterov: bool = False
+    momentum: Decay = 0.0
+    nesterov: Flag = False
     name = "sgd"
     slots = ("momentum",)
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields, and that Nesterov's step has momentum."""
         super().__post_init__()
-        set_field(self, "momentum", decay("SGD.momentum", self.momentum))
-        flag("SGD.nesterov", self.nesterov, OptimizerError)
         if self.nesterov and self.momentum == 0.0:
             raise OptimizerError("SGD.nesterov: expected momentum above 0 with it, got 0; set momentum")
 
@@ -58,19 +56,11 @@ class Adam(OptimizerSpec):
     Source: Kingma and Ba 2015, algorithm 1, arXiv:1412.6980.
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
     name = "adam"
     slots = ("first_moment", "second_moment")
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        where = type(self).__name__
-        set_field(self, "beta1", decay(f"{where}.beta1", self.beta1))
-        set_field(self, "beta2", decay(f"{where}.beta2", self.beta2))
-        set_field(self, "eps", positive(f"{where}.eps", self.eps, OptimizerError))
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """See `OptimizerSpec.scalars`: the rate over the first moment's bias, and the root of the second moment's."""
@@ -97,13 +87,8 @@ class AdamW(Adam):
     Source: Loshchilov and Hutter 2019, algorithm 2, arXiv:1711.05101.
     """
 
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     name = "adamw"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        set_field(self, "weight_decay", number("AdamW.weight_decay", self.weight_decay, OptimizerError, least=0.0))
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """See `OptimizerSpec.scalars`: Adam's, and what is kept of a parameter."""
@@ -130,20 +115,12 @@ class RMSprop(OptimizerSpec):
     Source: Tieleman and Hinton 2012, lecture 6.5.
     """
 
-    decay: float = 0.99
-    eps: float = 1e-8
-    eps_inside: bool = False
-    momentum: float = 0.0
+    decay: Decay = 0.99
+    eps: Positive = 1e-8
+    eps_inside: Flag = False
+    momentum: Decay = 0.0
     name = "rmsprop"
     slots = ("second_moment", "momentum")
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        set_field(self, "decay", decay("RMSprop.decay", self.decay))
-        set_field(self, "eps", positive("RMSprop.eps", self.eps, OptimizerError))
-        flag("RMSprop.eps_inside", self.eps_inside, OptimizerError)
-        set_field(self, "momentum", decay("RMSprop.momentum", self.momentum))
 
     def update(
         self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Mapping[str, Native], *scalars: Native
@@ -154,11 +131,3 @@ class RMSprop(OptimizerSpec):
         root = xp.sqrt(second + self.eps) if self.eps_inside else xp.sqrt(second) + self.eps
         momentum = self.momentum * slots["momentum"] + gradient / root
         return parameter - learning_rate * momentum, {"second_moment": second, "momentum": momentum}
-
-
-def decay(where: str, value: object) -> float:
-    """Return the value as a float, or raise OptimizerError unless it is a number in [0, 1)."""
-    plain = number(where, value, OptimizerError, least=0.0)
-    if plain >= 1.0:
-        raise OptimizerError(f"{where}: expected a number in [0, 1), got {value!r}; change this value")
-    return plain

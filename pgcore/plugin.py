@@ -1,13 +1,17 @@
-"""Registers the built-in heads, networks, activations, optimizers, schedules and deriver."""
+"""Registers the built-in heads, networks, activations, optimizers, schedules, metrics and deriver."""
 
 from __future__ import annotations
 
+import inspect
+
 from pgcore.hooks import Provider, hookimpl
+from pgcore.metrics import METRICS
 
 __all__ = [
     "pgcore_activations",
     "pgcore_derivers",
     "pgcore_heads",
+    "pgcore_metrics",
     "pgcore_networks",
     "pgcore_optimizers",
     "pgcore_proofs",
@@ -91,6 +95,15 @@ def pgcore_optimizers() -> list[Provider]:
         ),
         Provider("trpo", "pgcore.trust_regions:TRPO", "the longest natural-gradient step in a KL ball, line search"),
         Provider("trust_region", "pgcore.trust_regions:EuclideanTrustRegion", "steps of one Euclidean length"),
+    ]
+
+
+@hookimpl
+def pgcore_metrics() -> list[Provider]:
+    """Provide the core's metrics, each with the first line of its docstring."""
+    return [
+        Provider(name, f"pgcore.metrics:{name}", (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."))
+        for name, function in METRICS.items()
     ]
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar, cast
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.checks import count, positive, set_field
+from pgcore.checks import Count, Positive
 from pgcore.conjugate_gradient import Solution
 from pgcore.critic import CriticOptimizer, critic_names
 from pgcore.errors import NonFiniteError, OptimizerError, ParameterError
@@ -147,23 +147,15 @@ class TrustRegionSpec(Rule):
     Attributes:
         critic_learning_rate: Of the Adam steps that the critic takes after each accepted step of the policy.
         critic_steps: How many, each on the whole batch.
+
+    Raises:
+        OptimizerError: a field has a value it cannot take.
     """
 
-    critic_learning_rate: float = 1e-2
-    critic_steps: int = 20
+    critic_learning_rate: Positive = 1e-2
+    critic_steps: Count = 20
     slots = Adam.slots
     whole_batch: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            OptimizerError: a field has a value it cannot take.
-        """
-        where = type(self).__name__
-        rate = positive(f"{where}.critic_learning_rate", self.critic_learning_rate, OptimizerError)
-        set_field(self, "critic_learning_rate", rate)
-        set_field(self, "critic_steps", count(f"{where}.critic_steps", self.critic_steps, OptimizerError))
 
     @abstractmethod
     def move(self, region: Region, steps_taken: int) -> StepReport:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pgcore.checks import count, number, positive, set_field
+from pgcore.checks import Count, Decay, NonNegative, Positive, decay, positive
 from pgcore.conjugate_gradient import Solution, conjugate_gradient
 from pgcore.errors import OptimizerError
+from pgcore.formula import LearningRate
 from pgcore.optimizer import StepReport
-from pgcore.optimizers import decay
 from pgcore.schedules import ConstantSchedule, Schedule
 from pgcore.trust_region import Region, TrustRegionSpec
 
@@ -27,17 +27,9 @@ class FisherRegionSpec(TrustRegionSpec):
         iterations: And after so many Fisher-vector products, converged or not; the report says which.
     """
 
-    damping: float = 0.1
-    tolerance: float = 1e-10
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        where = type(self).__name__
-        set_field(self, "damping", number(f"{where}.damping", self.damping, OptimizerError, least=0.0))
-        set_field(self, "tolerance", decay(f"{where}.tolerance", self.tolerance))
-        set_field(self, "iterations", count(f"{where}.iterations", self.iterations, OptimizerError))
+    damping: NonNegative = 0.1
+    tolerance: Decay = 1e-10
+    iterations: Count = 10
 
     def solve(self, region: Region) -> tuple[Solution, float]:
         """Return x = (F + damping I)^-1 g / |g|, and its slope g^T x / |g|.
@@ -71,18 +63,9 @@ class NaturalGradient(FisherRegionSpec):
     Source: Kakade 2001, "A natural policy gradient"; the bound on the rate is Wu et al. 2017, sec. 3.4, arXiv:1708.05144.
     """
 
-    learning_rate: float | Schedule = 1.0
-    max_kl: float | None = 0.01
+    learning_rate: LearningRate = 1.0
+    max_kl: Positive | None = 0.01
     name: ClassVar[str] = "natural_gradient"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        if not isinstance(self.learning_rate, Schedule):
-            rate = positive("NaturalGradient.learning_rate", self.learning_rate, OptimizerError)
-            set_field(self, "learning_rate", rate)
-        if self.max_kl is not None:
-            set_field(self, "max_kl", positive("NaturalGradient.max_kl", self.max_kl, OptimizerError))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0, before `max_kl` lowers it."""
@@ -111,26 +94,17 @@ class TRPO(FisherRegionSpec):
     Attributes:
         max_kl: Mean KL(before, after) over the batch, nats.
         backtracks: How often the step may be shortened; at least 1.
-        shrinkage: By which factor each time, in [0, 1).
+        shrinkage: By which factor each time, in (0, 1).
         acceptance: In [0, 1).
 
     Source: Schulman et al. 2015, app. C, arXiv:1502.05477. Differs: F is damped, as in the authors' code.
     """
 
-    max_kl: float = 0.01
-    backtracks: int = 10
-    shrinkage: float = 0.5
-    acceptance: float = 0.1
+    max_kl: Positive = 0.01
+    backtracks: Count = 10
+    shrinkage: Annotated[float, decay, positive] = 0.5
+    acceptance: Decay = 0.1
     name: ClassVar[str] = "trpo"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        set_field(self, "max_kl", positive("TRPO.max_kl", self.max_kl, OptimizerError))
-        set_field(self, "backtracks", count("TRPO.backtracks", self.backtracks, OptimizerError))
-        for name in ("shrinkage", "acceptance"):
-            set_field(self, name, decay(f"TRPO.{name}", getattr(self, name)))
-        positive("TRPO.shrinkage", self.shrinkage, OptimizerError)
 
     def move(self, region: Region, steps_taken: int) -> StepReport:
         """See `TrustRegionSpec.move`."""
@@ -159,13 +133,8 @@ class EuclideanTrustRegion(TrustRegionSpec):
         eps: The squared length of a step, in the parameters' own unit.
     """
 
-    eps: float = 0.01
+    eps: Positive = 0.01
     name: ClassVar[str] = "trust_region"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        set_field(self, "eps", positive("EuclideanTrustRegion.eps", self.eps, OptimizerError))
 
     def move(self, region: Region, steps_taken: int) -> StepReport:
         """See `TrustRegionSpec.move`."""

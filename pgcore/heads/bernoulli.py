@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import count, positive, set_field
+from pgcore.checks import Count, Positive
 from pgcore.heads.discrete import DiscreteHead
 from pgcore.namespace import ArrayNamespace, Native
 
@@ -28,14 +28,9 @@ class Bernoulli(DiscreteHead):
         SpecError: n below 1, or temperature not a positive number.
     """
 
-    n: int
-    temperature: float = 1.0
+    n: Count
+    temperature: Positive = 1.0
     name: ClassVar[str] = "bernoulli"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "n", count("Bernoulli.n", self.n))
-        set_field(self, "temperature", positive("Bernoulli.temperature", self.temperature))
 
     @property
     def outputs(self) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
-from pgcore.checks import count, one_of, positive, set_field
+from pgcore.checks import Count, Positive, choice
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
 from pgcore.namespace import ArrayNamespace, Native
@@ -35,17 +35,11 @@ class DiagonalGaussian(Head):
         SpecError: n below 1, log_std none of the three, or std not a positive number.
     """
 
-    n: int
-    log_std: str = "shared"
-    std: float = 1.0
+    n: Count
+    log_std: Annotated[str, choice("fixed", "shared", "per-state")] = "shared"
+    std: Positive = 1.0
     name: ClassVar[str] = "diagonal_gaussian"
     discrete: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "n", count(f"{type(self).__name__}.n", self.n))
-        set_field(self, "std", positive(f"{type(self).__name__}.std", self.std))
-        one_of(f"{type(self).__name__}.log_std", self.log_std, ("fixed", "shared", "per-state"))
 
     @property
     def outputs(self) -> int:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import count, set_field, unit_interval
+from pgcore.checks import Count, UnitInterval, check_fields, unit_interval
 from pgcore.errors import SpecError
 from pgcore.heads.discrete import DiscreteHead
 from pgcore.namespace import ArrayNamespace, Native
@@ -34,16 +34,15 @@ class EpsilonGreedy(DiscreteHead):
     Source: Sutton and Barto 2018, sec. 2.2, in the form that never draws the greedy action while exploring.
     """
 
-    n: int
-    epsilon: float = 0.1
+    n: Count
+    epsilon: UnitInterval = 0.1
     name: ClassVar[str] = "epsilon_greedy"
     enumerable: ClassVar[bool] = True
     action_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "n", count("EpsilonGreedy.n", self.n))
-        set_field(self, "epsilon", unit_interval("EpsilonGreedy.epsilon", self.epsilon))
+        """Check the fields, and that epsilon leaves the greedy action the likeliest."""
+        check_fields(self)
         if self.n > 1 and self.epsilon > (self.n - 1) / self.n:
             raise SpecError(
                 f"EpsilonGreedy.epsilon: expected at most (n - 1) / n = {(self.n - 1) / self.n}, got {self.epsilon}; there all actions are "

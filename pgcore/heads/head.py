@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from pgcore.arrays import Array
+from pgcore.checks import Checked
 from pgcore.errors import SpecError
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
@@ -19,11 +20,12 @@ __all__ = ["Head"]
 MOST_LISTED = 1024
 
 
-class Head(ABC):
+class Head(Checked, ABC):
     """A family of action distributions.
 
     Shapes below: `B` steps, `outputs` network outputs, `width` numbers that describe one step's distribution.
-    A subclass is a frozen dataclass whose fields go to JSON, and is registered under `name` by the hook `pgcore_heads`.
+    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.checks`) and go to JSON.
+    It is registered under `name` by the hook `pgcore_heads`.
     """
 
     name: ClassVar[str]

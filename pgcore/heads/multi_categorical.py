@@ -6,14 +6,23 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
-from pgcore.checks import count, positive, set_field
-from pgcore.errors import SpecError
+from pgcore.checks import Positive, count
+from pgcore.errors import PgcoreError, SpecError
 from pgcore.heads.discrete import DiscreteHead
 from pgcore.namespace import ArrayNamespace, Native
 
 __all__ = ["MultiCategorical"]
+
+
+def counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
+    """Return the value as a tuple of ints, or raise unless it is a sequence of counts, at least one."""
+    sequence = isinstance(value, Iterable) and not isinstance(value, str)
+    items = tuple(cast("Iterable[Any]", value)) if sequence else ()
+    if not items:
+        raise error(f"{where}: expected one count for each choice, got {value!r}; give a sequence such as (3, 2)")
+    return tuple(count(f"{where}[{k}]", item, error) for k, item in enumerate(items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +40,9 @@ class MultiCategorical(DiscreteHead):
         SpecError: no choice, one with less than 1 alternative, or temperature not a positive number.
     """
 
-    n: tuple[int, ...]
-    temperature: float = 1.0
+    n: Annotated[tuple[int, ...], counts]
+    temperature: Positive = 1.0
     name: ClassVar[str] = "multi_categorical"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        given = cast("object", self.n)
-        if (
-            isinstance(given, str)
-            or not isinstance(given, Iterable)
-            or not (counts := tuple(cast("Iterable[Any]", given)))
-        ):
-            raise SpecError(
-                f"MultiCategorical.n: expected one count for each choice, got {given!r}; give a sequence such as (3, 2)"
-            )
-        set_field(self, "n", tuple(count(f"MultiCategorical.n[{k}]", each) for k, each in enumerate(counts)))
-        set_field(self, "temperature", positive("MultiCategorical.temperature", self.temperature))
 
     @property
     def outputs(self) -> int:

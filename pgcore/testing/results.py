@@ -36,16 +36,16 @@ def gradient_row(
     # The optimizer is of later stages, which nobody asks for here.
     truth = Truth(policy.spec, policy.parameters(), estimator, batch, Adam(1e-3))
     truth.given = signals
-    return row_of(policy.backend.name, "gradient", gradient, truth.gradient, truth.dtype)
+    return row_of(policy.backend, "gradient", gradient, truth.gradient, truth.dtype)
 
 
 def loss_row(policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, loss: float) -> Row:
     """Compare a loss with the reference; see `gradient_row`."""
-    inputs = (policy.spec, policy.parameters(), Surrogate(estimator, signals), batch)
+    inputs = (policy.spec, policy.parameters(), Surrogate(policy.spec, estimator, batch, signals), batch)
     bound = reference.loss(*inputs, lift=bounded_in(policy.dtype))
     expected = Expected(np.asarray(reference.loss(*inputs)), allowance(bound, policy.dtype))
     scalar = np.asarray(loss).astype(policy.dtype)
-    return row_of(policy.backend.name, "loss", {"loss": scalar}, {"loss": expected}, policy.dtype)
+    return row_of(policy.backend, "loss", {"loss": scalar}, {"loss": expected}, policy.dtype)
 
 
 def quantity_ratios(policy: Policy, batch: Batch, quantities: Mapping[str, Array]) -> dict[str, float]:

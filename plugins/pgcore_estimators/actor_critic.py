@@ -1,25 +1,105 @@
-"""Actor-critic: advantages from a learned value function."""
+"""Actor-critic: advantages from a learned value function, and the losses that its relatives build on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import count, number, one_of, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.checks import Count, Number, UnitInterval, choice
+from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import gae, n_step_returns, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, state_values
+from pgcore.signals import n_step_returns
+from pgcore_estimators.terms import (
+    Ddof,
+    Normalisation,
+    gae_and_returns,
+    normalised,
+    state_values,
+)
 
-__all__ = ["ActorCritic"]
+__all__ = ["A2C", "ActorCritic", "ActorCriticLoss", "CriticLoss"]
+
+
+class CriticLoss(Estimator):
+    """What losses of a policy and its critic share: c_v (V - R)^2 / 2 - c_e H, beside the derivatives.
+
+    It has no fields, so that a subclass declares them in the order that its users know.
+
+    Attributes:
+        value_coefficient: c_v.
+        entropy_coefficient: c_e; 0 leaves the entropy out.
+    """
+
+    value_coefficient: float
+    entropy_coefficient: float = 0.0
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return name != "entropy" or self.entropy_coefficient != 0
+
+    def bonus(self, value: Native = None, return_: Native = None, entropy: Native = None) -> Any:
+        """Return c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
+        term: Any = 0.0
+        if value is not None:
+            error = value - return_
+            term = term + self.value_coefficient * 0.5 * error * error
+        if entropy is not None:
+            term = term - self.entropy_coefficient * entropy
+        return term
+
+    def bonus_cotangents(
+        self, value: Array | None = None, return_: Array | None = None, entropy: Array | None = None
+    ) -> dict[str, Array]:
+        """Return the derivatives of `bonus` in value and entropy."""
+        cotangents: dict[str, Array] = {}
+        if value is not None:
+            cotangents["value"] = self.value_coefficient * (value - return_)
+        if entropy is not None:
+            cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
+        return cotangents
+
+
+class ActorCriticLoss(CriticLoss):
+    """-log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`."""
+
+    def surrogate(
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        advantage: Native,
+        value: Native = None,
+        entropy: Native = None,
+        return_: Native = None,
+    ) -> Native:
+        """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
+        return -log_prob * advantage + self.bonus(value, return_, entropy)
+
+    def cotangents(
+        self,
+        *,
+        log_prob: Array,
+        advantage: Array,
+        value: Array | None = None,
+        entropy: Array | None = None,
+        return_: Array | None = None,
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {"log_prob": -advantage} | self.bonus_cotangents(value, return_, entropy)
 
 
 @dataclass(frozen=True)
-class ActorCritic(Estimator):
+class ActorCritic(ActorCriticLoss):
     """Advantage actor-critic: mean over steps of -log pi A, plus value loss, less entropy bonus.
 
     Attributes:
@@ -37,15 +117,15 @@ class ActorCritic(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    advantage: str = "gae"
-    n_steps: int = 5
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    normalise: str = "none"
-    ddof: int = 1
-    reduction: Reduction = Reduction.STEP
+    advantage: Annotated[str, choice("gae", "td", "n_step")] = "gae"
+    n_steps: Count = 5
+    gamma: UnitInterval = 0.99
+    gae_lambda: UnitInterval = 0.95
+    value_coefficient: Number = 0.5
+    entropy_coefficient: Number = 0.0
+    normalise: Normalisation = "none"
+    ddof: Ddof = 1
+    reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "actor_critic"
     sources: ClassVar[tuple[str, ...]] = (
         "Sutton and Barto 2018, sec. 13.5",
@@ -53,65 +133,26 @@ class ActorCritic(Estimator):
         "Schulman et al. 2016, eq. 16, arXiv:1506.02438",
     )
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        one_of("ActorCritic.advantage", self.advantage, ("gae", "td", "n_step"), EstimatorError)
-        set_field(self, "n_steps", count("ActorCritic.n_steps", self.n_steps, EstimatorError))
-        for name in ("gamma", "gae_lambda"):
-            set_field(self, name, unit_interval(f"ActorCritic.{name}", getattr(self, name), EstimatorError))
-        for name in ("value_coefficient", "entropy_coefficient"):
-            set_field(self, name, number(f"ActorCritic.{name}", getattr(self, name), EstimatorError))
-        one_of("ActorCritic.normalise", self.normalise, ("none", "batch"), EstimatorError)
-        one_of("ActorCritic.ddof", self.ddof, (0, 1), EstimatorError)
-        set_field(self, "reduction", Reduction.of("ActorCritic.reduction", self.reduction))
-
-    @property
-    def claims(self) -> Claims:
-        """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
-
-    def uses(self, name: str) -> bool:
-        """See `Estimator.uses`."""
-        return self.entropy_coefficient != 0
-
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage` and the critic's target `return_`."""
-        v_t, v_tp1 = state_values(batch, evaluate)
-        r_t, lengths = batch.rewards, batch.episode_lengths
         if self.advantage == "gae":
-            a_t = gae(r_t, v_t, v_tp1, lengths, self.gamma, self.gae_lambda)
-            g_t = a_t + v_t
+            a_t, g_t = gae_and_returns(batch, evaluate, self.gamma, self.gae_lambda)
         else:
-            g_t = n_step_returns(r_t, v_t, v_tp1, lengths, self.gamma, 1 if self.advantage == "td" else self.n_steps)
+            v_t, v_tp1 = state_values(batch, evaluate)
+            n_steps = 1 if self.advantage == "td" else self.n_steps
+            g_t = n_step_returns(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps)
             a_t = g_t - v_t
-        return {
-            "advantage": normalise(a_t, batch.step_weights, ddof=self.ddof) if self.normalise == "batch" else a_t,
-            "return_": g_t,
-        }
+        return {"advantage": normalised(batch, a_t, self.normalise, self.ddof), "return_": g_t}
 
-    def surrogate(
-        self,
-        xp: ArrayNamespace,
-        *,
-        log_prob: Native,
-        value: Native,
-        advantage: Native,
-        return_: Native,
-        entropy: Native = None,
-    ) -> Native:
-        """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
 
-    def cotangents(
-        self, *, log_prob: Array, value: Array, advantage: Array, return_: Array, entropy: Array | None = None
-    ) -> Mapping[str, Array]:
-        """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
+@dataclass(frozen=True)
+class A2C(ActorCritic):
+    """A2C, the synchronous form of A3C: bootstrapped returns to the rollout's end, and an entropy bonus.
 
-    def metrics(self, *, value: Array, return_: Array, **others: Array) -> dict[str, float]:
-        """See `Estimator.metrics`."""
-        error = value - return_
-        found = {"value_loss": float(0.5 * (error * error).mean())}
-        return found | ({"entropy": float(others["entropy"].mean())} if "entropy" in others else {})
+    Fields are those of `ActorCritic`; a rollout of n steps makes them n-step returns.
+    """
+
+    gae_lambda: UnitInterval = 1.0
+    entropy_coefficient: Number = 0.01
+    name: ClassVar[str] = "a2c"
+    sources: ClassVar[tuple[str, ...]] = ("Mnih et al. 2016, algorithm S3, arXiv:1602.01783",)

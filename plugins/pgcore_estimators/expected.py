@@ -10,9 +10,8 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import flag, number, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.checks import Flag, Number, UnitInterval
+from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (
     constant_action_values,
@@ -43,25 +42,17 @@ class Expected(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    gamma: float = 0.99
-    discount_state: bool = False
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    reduction: Reduction = Reduction.TRAJECTORY
+    gamma: UnitInterval = 0.99
+    discount_state: Flag = False
+    value_coefficient: Number = 0.5
+    entropy_coefficient: Number = 0.0
+    reduction: AnyReduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "expected"
     sources: ClassVar[tuple[str, ...]] = (
         "Sutton et al. 2000, theorem 1",
         "Sutton and Barto 2018, eq. 13.7 (all actions), eq. 6.9 (expected Sarsa)",
         "Ciosek and Whiteson 2018, arXiv:1706.05374",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "gamma", unit_interval("Expected.gamma", self.gamma, EstimatorError))
-        flag("Expected.discount_state", self.discount_state, EstimatorError)
-        for name in ("value_coefficient", "entropy_coefficient"):
-            set_field(self, name, number(f"Expected.{name}", getattr(self, name), EstimatorError))
-        set_field(self, "reduction", Reduction.of("Expected.reduction", self.reduction))
 
     @property
     def claims(self) -> Claims:

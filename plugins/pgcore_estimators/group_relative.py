@@ -14,14 +14,15 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, positive, set_field
-from pgcore.errors import EstimatorError
+from pgcore.checks import Number, Positive
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.groups import by_group, episode_rewards, group_of_episode, is_one_group
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import centre, normalise
 from pgcore_estimators.terms import (
+    Ddof,
+    Group,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -37,15 +38,9 @@ __all__ = ["CISPO", "GRPO", "GSPO", "DrGRPO"]
 class _GroupRelative(Estimator):
     """What the four have in common: R less the group's mean, and the bounds of the ratio."""
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    group: str = field(default="extra", kw_only=True)
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        one_of(f"{type(self).__name__}.group", self.group, GROUPS, EstimatorError)
-        for name in ("clip_low", "clip_high"):
-            set_field(self, name, positive(f"{type(self).__name__}.{name}", getattr(self, name), EstimatorError))
+    clip_low: Positive = 0.2
+    clip_high: Positive = 0.2
+    group: Group = field(default="extra", kw_only=True)
 
     @property
     def claims(self) -> Claims:
@@ -66,25 +61,16 @@ class _GroupRelative(Estimator):
         """Return [n] advantages of one group's episodes from their rewards; all 0 where the rewards are equal."""
         return centre(rewards)
 
-    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, **others: Array) -> dict[str, float]:
-        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        log_ratio = log_prob - old_log_prob
-        return {
-            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-            "clip_fraction": float(is_clipped(log_ratio, advantage, self.bounds).mean()),
-        }
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array:
+        """See `Estimator.clipped`."""
+        return is_clipped(log_ratio, advantage, self.bounds)
 
 
 @dataclass(frozen=True)
 class _Standardised(_GroupRelative):
     """R less the group's mean, over the group's standard deviation."""
 
-    ddof: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        one_of(f"{type(self).__name__}.ddof", self.ddof, (0, 1), EstimatorError)
+    ddof: Ddof = 1
 
     def relative(self, rewards: Array) -> Array:
         """See `_GroupRelative.relative`; an episode that is alone in its group has 0."""
@@ -108,16 +94,10 @@ class GRPO(_Standardised):
         EstimatorError: a field has a value it cannot take.
     """
 
-    kl_coefficient: float = 0.0
+    kl_coefficient: Number = 0.0
     reduction = Reduction.EPISODE_STEP
     name: ClassVar[str] = "grpo"
     sources: ClassVar[tuple[str, ...]] = ("Shao et al. 2024, eqs. 3 and 4, arXiv:2402.03300",)
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        where = f"{type(self).__name__}.kl_coefficient"
-        set_field(self, "kl_coefficient", number(where, self.kl_coefficient, EstimatorError))
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -188,8 +168,8 @@ class GSPO(_Standardised):
         EstimatorError: a field has a value it cannot take.
     """
 
-    clip_low: float = 3e-4
-    clip_high: float = 4e-4
+    clip_low: Positive = 3e-4
+    clip_high: Positive = 4e-4
     reduction = Reduction.EPISODE_STEP  # a trajectory's terms are all the same
     name: ClassVar[str] = "gspo"
     sources: ClassVar[tuple[str, ...]] = ("Zheng et al. 2025, eqs. 5 to 7, arXiv:2507.18071",)
@@ -209,12 +189,10 @@ class GSPO(_Standardised):
         slope = clipped_gain_slope(log_ratio, advantage, self.bounds)
         return {"log_prob": -host.episode_mean(slope, episode)}
 
-    def metrics(
-        self, *, log_prob: Array, old_log_prob: Array, advantage: Array, episode: Array, **others: Array
-    ) -> dict[str, float]:
-        """See `_GroupRelative.metrics`; clipping is of whole trajectories."""
-        log_ratio = host.episode_mean(log_prob - old_log_prob, episode)
-        return super().metrics(log_prob=log_ratio, old_log_prob=np.zeros_like(log_ratio), advantage=advantage)
+    def metric_inputs(self, **named: Array) -> dict[str, Array]:
+        """See `Estimator.metric_inputs`: a ratio is the whole trajectory's, at each of its steps."""
+        log_ratio = host.episode_mean(named["log_prob"] - named["old_log_prob"], named["episode"])
+        return super().metric_inputs(**named | {"log_prob": log_ratio, "old_log_prob": np.zeros_like(log_ratio)})
 
 
 @dataclass(frozen=True)
@@ -235,7 +213,7 @@ class CISPO(_Standardised):
         EstimatorError: a field has a value it cannot take.
     """
 
-    clip_low: float = 1.0
+    clip_low: Positive = 1.0
     name: ClassVar[str] = "cispo"
     sources: ClassVar[tuple[str, ...]] = ("MiniMax 2025, eqs. 4 and 5, arXiv:2506.13585",)
 
@@ -261,9 +239,7 @@ class CISPO(_Standardised):
         """See `Estimator.cotangents`."""
         return {"log_prob": -advantage * np.exp(np.clip(log_prob - old_log_prob, *self.bounds))}
 
-    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, **others: Array) -> dict[str, float]:
-        """See `_GroupRelative.metrics`; a ratio is clipped on either side, whichever way the advantage pushes."""
-        found = super().metrics(log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array:
+        """See `Estimator.clipped`: on either side, whichever way the advantage pushes."""
         low, high = self.bounds
-        log_ratio = log_prob - old_log_prob
-        return found | {"clip_fraction": float(((log_ratio < low) | (log_ratio > high)).mean())}
+        return (log_ratio < low) | (log_ratio > high)

@@ -9,14 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import flag, one_of, set_field, unit_interval
-from pgcore.errors import EstimatorError
+from pgcore.checks import Flag, UnitInterval, choice
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
@@ -31,11 +30,7 @@ __all__ = ["AveragedRatio", "PerDecisionIS", "TrajectoryIS", "WeightedIS"]
 class _OffPolicy(Estimator):
     """What the four have in common: a discount, and whole episodes from any policy."""
 
-    gamma: float = 0.99
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "gamma", unit_interval(f"{type(self).__name__}.gamma", self.gamma, EstimatorError))
+    gamma: UnitInterval = 0.99
 
     @property
     def claims(self) -> Claims:
@@ -116,13 +111,8 @@ class AveragedRatio(_OffPolicy):
 class _WeighedScores(_OffPolicy):
     """Scores weighed by rewards whose ratios are held constant."""
 
-    discount_state: bool = False
+    discount_state: Flag = False
     reduction = Reduction.TRAJECTORY
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        flag(f"{type(self).__name__}.discount_state", self.discount_state, EstimatorError)
 
     @abstractmethod
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
@@ -157,14 +147,9 @@ class PerDecisionIS(_WeighedScores):
         EstimatorError: a field has a value it cannot take.
     """
 
-    ratio: str = "per_decision"
+    ratio: Annotated[str, choice("per_decision", "trajectory")] = "per_decision"
     name: ClassVar[str] = "pdis"
     sources: ClassVar[tuple[str, ...]] = ("Precup, Sutton and Singh 2000, eq. 6",)
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        one_of("PerDecisionIS.ratio", self.ratio, ("per_decision", "trajectory"), EstimatorError)
 
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
         """See `_WeighedScores.log_weights`."""

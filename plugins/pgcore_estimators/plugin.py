@@ -29,7 +29,9 @@ def pgcore_estimators() -> list[Provider]:
             "pgcore_estimators.trpo:TRPO",
             "ratio times advantage, unclipped; for the optimizer of the same name",
         ),
-        Provider("a2c", "pgcore_estimators.a2c:A2C", "actor-critic with bootstrapped returns and an entropy bonus"),
+        Provider(
+            "a2c", "pgcore_estimators.actor_critic:A2C", "actor-critic with bootstrapped returns and an entropy bonus"
+        ),
         Provider(
             "vtrace", "pgcore_estimators.vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"
         ),

@@ -5,27 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, positive, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.checks import Number, Positive, UnitInterval, choice
+from pgcore.estimator import Evaluate
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import gae, normalise
+from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import (
-    bonus,
-    bonus_cotangents,
+    Ddof,
     check_old_values,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
     log_bounds,
     old_log_probs,
-    ratio_metrics,
     state_values,
 )
 
@@ -33,7 +31,7 @@ __all__ = ["PPO"]
 
 
 @dataclass(frozen=True)
-class PPO(Estimator):
+class PPO(CriticLoss):
     """PPO with GAE advantages, value loss and entropy bonus; mean over steps.
 
     With r = pi / pi_old, the clipped objective's loss is -min(r A, clip(r, 1 - clip, 1 + clip) A), and the penalty's is
@@ -61,41 +59,22 @@ class PPO(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    objective: str = "clip"
-    clip: float = 0.2
-    kl_coefficient: float = 1.0
-    kl_target: float | None = 0.01
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    value_coefficient: float = 0.5
-    value_clip: float | None = None
-    entropy_coefficient: float = 0.0
-    normalise: str = "minibatch"
-    ddof: int = 1
+    objective: Annotated[str, choice("clip", "kl")] = "clip"
+    clip: Positive = 0.2
+    kl_coefficient: Number = 1.0
+    kl_target: Positive | None = 0.01
+    gamma: UnitInterval = 0.99
+    gae_lambda: UnitInterval = 0.95
+    value_coefficient: Number = 0.5
+    value_clip: Positive | None = None
+    entropy_coefficient: Number = 0.0
+    normalise: Annotated[str, choice("none", "batch", "minibatch")] = "minibatch"
+    ddof: Ddof = 1
     name: ClassVar[str] = "ppo"
     sources: ClassVar[tuple[str, ...]] = (
         "Schulman et al. 2017, eqs. 7 and 8, arXiv:1707.06347",
         "Schulman et al. 2016, eq. 16, arXiv:1506.02438 (GAE)",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        one_of("PPO.objective", self.objective, ("clip", "kl"), EstimatorError)
-        one_of("PPO.normalise", self.normalise, ("none", "batch", "minibatch"), EstimatorError)
-        one_of("PPO.ddof", self.ddof, (0, 1), EstimatorError)
-        set_field(self, "clip", positive("PPO.clip", self.clip, EstimatorError))
-        for name in ("gamma", "gae_lambda"):
-            set_field(self, name, unit_interval(f"PPO.{name}", getattr(self, name), EstimatorError))
-        for name in ("kl_coefficient", "value_coefficient", "entropy_coefficient"):
-            set_field(self, name, number(f"PPO.{name}", getattr(self, name), EstimatorError))
-        for name in ("kl_target", "value_clip"):
-            if (value := getattr(self, name)) is not None:
-                set_field(self, name, positive(f"PPO.{name}", value, EstimatorError))
-
-    @property
-    def claims(self) -> Claims:
-        """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
@@ -148,13 +127,9 @@ class PPO(Estimator):
         else:
             policy = -clipped_gain(xp, log_ratio, advantage, self._bounds)
         if self.value_clip is None:
-            return policy + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
+            return policy + self.bonus(value, return_, entropy)
         error = self._worse_error(xp, value, old_value, return_)
-        return (
-            policy
-            + self.value_coefficient * 0.5 * error * error
-            + bonus(0.0, self.entropy_coefficient, None, None, entropy)
-        )
+        return policy + self.value_coefficient * 0.5 * error * error + self.bonus(entropy=entropy)
 
     def cotangents(
         self,
@@ -170,9 +145,7 @@ class PPO(Estimator):
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         log_ratio = log_prob - old_log_prob
-        found: dict[str, Array] = bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
+        found = self.bonus_cotangents(value, return_, entropy)
         if kl is not None:
             found["log_prob"] = -advantage * np.exp(log_ratio)
             found["kl"] = np.full_like(kl, self.kl_coefficient)
@@ -185,15 +158,9 @@ class PPO(Estimator):
             found["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
         return found
 
-    def metrics(
-        self, *, log_prob: Array, old_log_prob: Array, advantage: Array, value: Array, return_: Array, **others: Array
-    ) -> dict[str, float]:
-        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        clipped = is_clipped(log_prob - old_log_prob, advantage, self._bounds)
-        found = ratio_metrics(log_prob, old_log_prob, value, return_) | {
-            "clip_fraction": float(clipped.mean()) if self.objective == "clip" else 0.0
-        }
-        return found | {name: float(others[name].mean()) for name in ("entropy", "kl") if name in others}
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array:
+        """See `Estimator.clipped`: nowhere with the penalty."""
+        return is_clipped(log_ratio, advantage, self._bounds) & (self.objective == "clip")
 
     def adapted(self, metrics: Mapping[str, float]) -> PPO:
         """See `Estimator.adapted`: the penalty's coefficient follows the KL that the update had."""

@@ -10,9 +10,8 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import flag, positive, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.checks import Flag, Positive, UnitInterval
+from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import next_q
 
@@ -36,24 +35,16 @@ class QLearning(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    gamma: float = 0.99
-    double: bool = False
-    huber: float | None = None
-    reduction: Reduction = Reduction.STEP
+    gamma: UnitInterval = 0.99
+    double: Flag = False
+    huber: Positive | None = None
+    reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "q_learning"
     sources: ClassVar[tuple[str, ...]] = (
         "Watkins and Dayan 1992",
         "Mnih et al. 2015, algorithm 1 (target network)",
         "van Hasselt, Guez and Silver 2016, arXiv:1509.06461 (double)",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "gamma", unit_interval("QLearning.gamma", self.gamma, EstimatorError))
-        flag("QLearning.double", self.double, EstimatorError)
-        if self.huber is not None:
-            set_field(self, "huber", positive("QLearning.huber", self.huber, EstimatorError))
-        set_field(self, "reduction", Reduction.of("QLearning.reduction", self.reduction))
 
     @property
     def claims(self) -> Claims:
@@ -77,8 +68,3 @@ class QLearning(Estimator):
         """See `Estimator.cotangents`: the error, limited to the Huber bound."""
         error = action_value - target
         return {"action_value": error if self.huber is None else np.clip(error, -self.huber, self.huber)}
-
-    def metrics(self, *, action_value: Array, target: Array) -> dict[str, float]:
-        """See `Estimator.metrics`."""
-        error = action_value - target
-        return {"action_value": float(action_value.mean()), "value_loss": float(0.5 * (error * error).mean())}

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import flag, number, one_of, set_field, unit_interval
+from pgcore.checks import Flag, Number, UnitInterval, choice
 from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.recorded import critic_values
 from pgcore.score_estimator import ScoreEstimator
-from pgcore.signals import episode_returns, leave_one_out_mean, normalise, optimal_baseline, returns
-from pgcore_estimators.terms import bonus, bonus_cotangents
+from pgcore.signals import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore_estimators.actor_critic import ActorCriticLoss
+from pgcore_estimators.terms import Ddof, Normalisation, normalised
 
 __all__ = ["ComponentBaseline", "Reinforce"]
 
 PER_COMPONENT = "optimal_per_component"
 BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", PER_COMPONENT, "value")
+Baseline = Annotated[str, choice(*BASELINES)]
 
 
 @dataclass(frozen=True)
-class Reinforce(Estimator):
+class Reinforce(ActorCriticLoss):
     """REINFORCE: sum over a trajectory's steps of log pi times (return - baseline), mean over trajectories.
 
     Attributes:
@@ -50,16 +51,16 @@ class Reinforce(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    gamma: float = 0.99
-    reward_to_go: bool = True
-    baseline: str = "none"
-    baseline_value: float = 0.0
-    discount_state: bool = False
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    normalise: str = "none"
-    ddof: int = 1
-    reduction: Reduction = Reduction.TRAJECTORY
+    gamma: UnitInterval = 0.99
+    reward_to_go: Flag = True
+    baseline: Baseline = "none"
+    baseline_value: Number = 0.0
+    discount_state: Flag = False
+    value_coefficient: Number = 0.5
+    entropy_coefficient: Number = 0.0
+    normalise: Normalisation = "none"
+    ddof: Ddof = 1
+    reduction: AnyReduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "reinforce"
     sources: ClassVar[tuple[str, ...]] = (
         "Williams 1992, Machine Learning 8, eq. 11",
@@ -74,16 +75,8 @@ class Reinforce(Estimator):
         return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "gamma", unit_interval("Reinforce.gamma", self.gamma, EstimatorError))
-        for name in ("reward_to_go", "discount_state"):
-            flag(f"Reinforce.{name}", getattr(self, name), EstimatorError)
-        one_of("Reinforce.baseline", self.baseline, BASELINES, EstimatorError)
-        one_of("Reinforce.normalise", self.normalise, ("none", "batch"), EstimatorError)
-        one_of("Reinforce.ddof", self.ddof, (0, 1), EstimatorError)
-        for name in ("baseline_value", "value_coefficient", "entropy_coefficient"):
-            set_field(self, name, number(f"Reinforce.{name}", getattr(self, name), EstimatorError))
-        set_field(self, "reduction", Reduction.of("Reinforce.reduction", self.reduction))
+        """Check the fields, and that the baseline goes with them."""
+        super().__post_init__()
         if self.baseline == PER_COMPONENT and not isinstance(self, ScoreEstimator):
             raise EstimatorError(
                 f"{type(self).__name__}.baseline: expected another than {PER_COMPONENT!r}, which a ScoreEstimator combines, got it; "
@@ -109,7 +102,7 @@ class Reinforce(Estimator):
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
-        return self.baseline == "value" if name in ("value", "return_") else self.entropy_coefficient != 0
+        return self.baseline == "value" if name in ("value", "return_") else super().uses(name)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
@@ -121,45 +114,12 @@ class Reinforce(Estimator):
         g_t = self._returns(batch)
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
 
-    def surrogate(
-        self,
-        xp: ArrayNamespace,
-        *,
-        log_prob: Native,
-        advantage: Native,
-        value: Native = None,
-        entropy: Native = None,
-        return_: Native = None,
-    ) -> Native:
-        """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return -log_prob * advantage + bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy)
-
-    def cotangents(
-        self,
-        *,
-        log_prob: Array,
-        advantage: Array,
-        value: Array | None = None,
-        entropy: Array | None = None,
-        return_: Array | None = None,
-    ) -> Mapping[str, Array]:
-        """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
-
-    def metrics(self, *, log_prob: Array, advantage: Array, **optional: Array) -> dict[str, float]:
-        """See `Estimator.metrics`."""
-        return {name: float(value.mean()) for name, value in optional.items() if name == "entropy"}
-
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
         g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
         return g_t if self.reward_to_go else episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
 
     def _advantage(self, batch: Batch, g_t: Array, baseline: Array | float) -> Array:
-        advantage = g_t - baseline
-        if self.normalise == "batch":
-            advantage = normalise(advantage, batch.step_weights, ddof=self.ddof)
+        advantage = normalised(batch, g_t - baseline, self.normalise, self.ddof)
         discount = self._discount(batch)
         return advantage if discount is None else discount * advantage
 
@@ -190,10 +150,11 @@ class Reinforce(Estimator):
 class ComponentBaseline(ScoreEstimator, Reinforce):
     """REINFORCE with baseline "optimal_per_component": each parameter's own, so it is made of scores; see `Reinforce`."""
 
-    baseline: str = PER_COMPONENT
+    baseline: Baseline = PER_COMPONENT
+    section = "Reinforce"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
+        """Check the fields, and that the baseline is the one that this class is for."""
         super().__post_init__()
         if self.baseline != PER_COMPONENT:
             raise EstimatorError(

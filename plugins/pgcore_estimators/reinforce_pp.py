@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, positive, set_field, unit_interval
-from pgcore.errors import EstimatorError
+from pgcore.checks import Number, Positive, UnitInterval, choice
 from pgcore.estimator import Claims, Estimator, Evaluate
-from pgcore.groups import GROUPS, by_group, episode_rewards
+from pgcore.groups import by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import normalise, returns
 from pgcore_estimators.terms import (
+    Ddof,
+    Group,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -46,23 +47,14 @@ class ReinforcePP(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    baseline: str = "none"
-    clip: float = 0.2
-    kl_coefficient: float = 0.0
-    gamma: float = 1.0
-    ddof: int = 1
-    group: str = "extra"
+    baseline: Annotated[str, choice("none", "group")] = "none"
+    clip: Positive = 0.2
+    kl_coefficient: Number = 0.0
+    gamma: UnitInterval = 1.0
+    ddof: Ddof = 1
+    group: Group = "extra"
     name: ClassVar[str] = "reinforce_pp"
     sources: ClassVar[tuple[str, ...]] = ("Hu 2025, sec. 3, arXiv:2501.03262",)
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        one_of("ReinforcePP.baseline", self.baseline, ("none", "group"), EstimatorError)
-        set_field(self, "clip", positive("ReinforcePP.clip", self.clip, EstimatorError))
-        set_field(self, "kl_coefficient", number("ReinforcePP.kl_coefficient", self.kl_coefficient, EstimatorError))
-        set_field(self, "gamma", unit_interval("ReinforcePP.gamma", self.gamma, EstimatorError))
-        one_of("ReinforcePP.group", self.group, GROUPS, EstimatorError)
-        one_of("ReinforcePP.ddof", self.ddof, (0, 1), EstimatorError)
 
     @property
     def claims(self) -> Claims:
@@ -90,13 +82,9 @@ class ReinforcePP(Estimator):
         """See `Estimator.cotangents`."""
         return {"log_prob": -clipped_gain_slope(log_prob - old_log_prob, advantage, self._bounds)}
 
-    def metrics(self, *, log_prob: Array, old_log_prob: Array, advantage: Array, **others: Array) -> dict[str, float]:
-        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        log_ratio = log_prob - old_log_prob
-        return {
-            "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-            "clip_fraction": float(is_clipped(log_ratio, advantage, self._bounds).mean()),
-        }
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array:
+        """See `Estimator.clipped`."""
+        return is_clipped(log_ratio, advantage, self._bounds)
 
     @property
     def _bounds(self) -> tuple[float, float]:

@@ -8,13 +8,12 @@ from typing import ClassVar
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, set_field
-from pgcore.errors import EstimatorError
+from pgcore.checks import Number
 from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import GROUPS, by_group, episode_rewards
+from pgcore.groups import by_group, episode_rewards
 from pgcore.namespace import ArrayNamespace, Native
 from pgcore.signals import leave_one_out_mean
-from pgcore_estimators.terms import penalised_rewards
+from pgcore_estimators.terms import Group, penalised_rewards
 
 __all__ = ["RLOO"]
 
@@ -35,19 +34,14 @@ class RLOO(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    kl_coefficient: float = 0.0
-    group: str = "extra"
+    kl_coefficient: Number = 0.0
+    group: Group = "extra"
     reduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "rloo"
     sources: ClassVar[tuple[str, ...]] = (
         "Ahmadian et al. 2024, eq. 8, arXiv:2402.14740",
         "Kool, van Hoof and Welling 2019",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        one_of("RLOO.group", self.group, GROUPS, EstimatorError)
-        set_field(self, "kl_coefficient", number("RLOO.kl_coefficient", self.kl_coefficient, EstimatorError))
 
     @property
     def claims(self) -> Claims:

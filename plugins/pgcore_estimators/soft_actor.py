@@ -10,9 +10,8 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.checks import NonNegative, Number, UnitInterval
+from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
 from pgcore.heads.discrete import finite_or_zero
 from pgcore.host import host
 from pgcore.namespace import ArrayNamespace, Native
@@ -45,24 +44,15 @@ class SoftActor(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    alpha: float = 0.2
-    gamma: float = 0.99
-    value_coefficient: float = 0.5
-    reduction: Reduction = Reduction.STEP
+    alpha: NonNegative = 0.2
+    gamma: UnitInterval = 0.99
+    value_coefficient: Number = 0.5
+    reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "soft_actor"
     sources: ClassVar[tuple[str, ...]] = (
         "Haarnoja et al. 2018, eq. 3 and 7, arXiv:1801.01290",
         "Christodoulou 2019 (discrete actions), arXiv:1910.07207",
     )
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "alpha", number("SoftActor.alpha", self.alpha, EstimatorError, least=0.0))
-        set_field(self, "gamma", unit_interval("SoftActor.gamma", self.gamma, EstimatorError))
-        set_field(
-            self, "value_coefficient", number("SoftActor.value_coefficient", self.value_coefficient, EstimatorError)
-        )
-        set_field(self, "reduction", Reduction.of("SoftActor.reduction", self.reduction))
 
     @property
     def claims(self) -> Claims:

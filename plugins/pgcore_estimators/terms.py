@@ -3,64 +3,46 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
+from pgcore.checks import choice
 from pgcore.errors import BatchError
 from pgcore.estimator import Evaluate
+from pgcore.groups import GROUPS
 from pgcore.namespace import Native
 from pgcore.recorded import critic_values
-from pgcore.signals import next_values
+from pgcore.signals import gae, next_values, normalise
 
 __all__ = [
-    "bonus",
-    "bonus_cotangents",
+    "Ddof",
+    "Group",
+    "Normalisation",
     "check_old_values",
     "clipped_gain",
     "clipped_gain_slope",
+    "gae_and_returns",
     "is_clipped",
     "log_bounds",
+    "normalised",
     "old_log_probs",
     "penalised_rewards",
-    "ratio_metrics",
     "reference_log_probs",
     "state_values",
 ]
 
+# Types of the fields that say whether advantages get mean 0 and standard deviation 1, by which
+# divisor, and which episodes are compared.
+Normalisation = Annotated[str, choice("none", "batch")]
+Ddof = Annotated[int, choice(0, 1)]
+Group = Annotated[str, choice(*GROUPS)]
 
 # Nats by which a log-probability may differ from the recorded one while the policy counts as
 # unchanged. Rounding of float32 on another device stays below it; a usual optimizer step goes beyond.
 UNCHANGED = 1e-3
-
-
-def bonus(value_coefficient: float, entropy_coefficient: float, value: Native, return_: Native, entropy: Native) -> Any:
-    """Return value_coefficient (V - R)^2 / 2 - entropy_coefficient H; a None leaves its part out."""
-    term: Any = 0.0
-    if value is not None:
-        error = value - return_
-        term = term + value_coefficient * 0.5 * error * error
-    if entropy is not None:
-        term = term - entropy_coefficient * entropy
-    return term
-
-
-def bonus_cotangents(
-    value_coefficient: float,
-    entropy_coefficient: float,
-    value: Array | None,
-    return_: Array | None,
-    entropy: Array | None,
-) -> dict[str, Array]:
-    """Return the derivatives of `bonus` in value and entropy."""
-    cotangents: dict[str, Array] = {}
-    if value is not None:
-        cotangents["value"] = value_coefficient * (value - return_)
-    if entropy is not None:
-        cotangents["entropy"] = np.full_like(entropy, -entropy_coefficient)
-    return cotangents
 
 
 def log_bounds(below: float, above: float) -> tuple[float, float]:
@@ -160,10 +142,13 @@ def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     return v_t, next_values(v_t, batch.episode_lengths, final)
 
 
-def ratio_metrics(log_prob: Array, old_log_prob: Array, value: Array, return_: Array) -> dict[str, float]:
-    """Return the mean value loss, and `approx_kl`, the mean of r - 1 - log r."""
-    log_ratio, error = log_prob - old_log_prob, value - return_
-    return {
-        "value_loss": float(0.5 * (error * error).mean()),
-        "approx_kl": float((np.expm1(log_ratio) - log_ratio).mean()),
-    }
+def gae_and_returns(batch: Batch, evaluate: Evaluate, gamma: float, gae_lambda: float) -> tuple[Array, Array]:
+    """Return [B] GAE advantages and [B] TD(lambda) returns, which are the advantages plus V."""
+    v_t, v_tp1 = state_values(batch, evaluate)
+    a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gamma, gae_lambda)
+    return a_t, a_t + v_t
+
+
+def normalised(batch: Batch, advantage: Array, how: str, ddof: int) -> Array:
+    """Return [B] advantages, of mean 0 and standard deviation 1 over the batch's real steps where `how` is "batch"."""
+    return normalise(advantage, batch.step_weights, ddof=ddof) if how == "batch" else advantage

@@ -10,18 +10,17 @@ import numpy as np
 
 from pgcore.arrays import Array
 from pgcore.batch import Batch
-from pgcore.checks import number, one_of, set_field, unit_interval
-from pgcore.errors import EstimatorError
-from pgcore.estimator import Claims, Estimator, Evaluate
+from pgcore.checks import Number, UnitInterval
+from pgcore.estimator import Evaluate
 from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import gae, normalise
-from pgcore_estimators.terms import bonus, bonus_cotangents, old_log_probs, ratio_metrics, state_values
+from pgcore_estimators.actor_critic import CriticLoss
+from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised, old_log_probs
 
 __all__ = ["TRPO"]
 
 
 @dataclass(frozen=True)
-class TRPO(Estimator):
+class TRPO(CriticLoss):
     """-r A with r = pi / pi_old and GAE advantages, plus value loss, less entropy bonus; mean over steps.
 
     Nothing in it holds the policy near the old one: the optimizer does, `trpo` by default. At r = 1 its gradient is that of
@@ -39,12 +38,12 @@ class TRPO(Estimator):
         EstimatorError: a field has a value it cannot take.
     """
 
-    gamma: float = 0.99
-    gae_lambda: float = 0.95
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    normalise: str = "batch"
-    ddof: int = 1
+    gamma: UnitInterval = 0.99
+    gae_lambda: UnitInterval = 0.95
+    value_coefficient: Number = 0.5
+    entropy_coefficient: Number = 0.0
+    normalise: Normalisation = "batch"
+    ddof: Ddof = 1
     name: ClassVar[str] = "trpo"
     usual_optimizer: ClassVar[str] = "trpo"
     sources: ClassVar[tuple[str, ...]] = (
@@ -52,31 +51,12 @@ class TRPO(Estimator):
         "Schulman et al. 2016, eqs. 16 and 31, arXiv:1506.02438 (GAE)",
     )
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("gamma", "gae_lambda"):
-            set_field(self, name, unit_interval(f"TRPO.{name}", getattr(self, name), EstimatorError))
-        for name in ("value_coefficient", "entropy_coefficient"):
-            set_field(self, name, number(f"TRPO.{name}", getattr(self, name), EstimatorError))
-        one_of("TRPO.normalise", self.normalise, ("none", "batch"), EstimatorError)
-        one_of("TRPO.ddof", self.ddof, (0, 1), EstimatorError)
-
-    @property
-    def claims(self) -> Claims:
-        """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
-
-    def uses(self, name: str) -> bool:
-        """See `Estimator.uses`."""
-        return self.entropy_coefficient != 0
-
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
-        v_t, v_tp1 = state_values(batch, evaluate)
-        a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
+        a_t, g_t = gae_and_returns(batch, evaluate, self.gamma, self.gae_lambda)
         return {
-            "advantage": normalise(a_t, batch.step_weights, ddof=self.ddof) if self.normalise == "batch" else a_t,
-            "return_": a_t + v_t,
+            "advantage": normalised(batch, a_t, self.normalise, self.ddof),
+            "return_": g_t,
             "old_log_prob": old_log_probs(batch, evaluate),
         }
 
@@ -92,8 +72,7 @@ class TRPO(Estimator):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -r A + c_v (V - R)^2 / 2 - c_e H."""
-        gain = advantage * xp.exp(log_prob - old_log_prob)
-        return bonus(self.value_coefficient, self.entropy_coefficient, value, return_, entropy) - gain
+        return self.bonus(value, return_, entropy) - advantage * xp.exp(log_prob - old_log_prob)
 
     def cotangents(
         self,
@@ -106,13 +85,5 @@ class TRPO(Estimator):
         entropy: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage * np.exp(log_prob - old_log_prob)} | bonus_cotangents(
-            self.value_coefficient, self.entropy_coefficient, value, return_, entropy
-        )
-
-    def metrics(
-        self, *, log_prob: Array, old_log_prob: Array, value: Array, return_: Array, **others: Array
-    ) -> dict[str, float]:
-        """See `Estimator.metrics`; `approx_kl` is the mean of r - 1 - log r, from samples."""
-        found = ratio_metrics(log_prob, old_log_prob, value, return_)
-        return found | ({"entropy": float(others["entropy"].mean())} if "entropy" in others else {})
+        slope = -advantage * np.exp(log_prob - old_log_prob)
+        return {"log_prob": slope} | self.bonus_cotangents(value, return_, entropy)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pgcore.checks import count, number, one_of, positive, set_field, unit_interval
-from pgcore.errors import SpecError
+from pgcore.checks import (
+    Checked,
+    Count,
+    CountFromZero,
+    Number,
+    UnitInterval,
+    check_fields,
+    choice,
+    one_of,
+    positive,
+    set_field,
+    unit_interval,
+)
+from pgcore.errors import PgcoreError, SpecError
 from pgcore.registry import default_backend_name, registry
 
 __all__ = [
@@ -16,12 +29,29 @@ __all__ = [
     "RunSettings",
     "TargetSettings",
     "TrainingSettings",
-    "flag",
 ]
 
 
+def name(where: str, value: object, error: type[PgcoreError] = SpecError) -> str:
+    """Return the value, or raise unless it is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise error(f"{where}: expected a name, got {value!r}; give one")
+    return value
+
+
+def switch(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
+    """Return the value, or raise in TOML's words unless it is a bool."""
+    if not isinstance(value, bool):
+        raise error(f"{where}: expected true or false, got {value!r}; give one of the two")
+    return value
+
+
+Name = Annotated[str, name]
+Switch = Annotated[bool, switch]
+
+
 @dataclass(frozen=True, slots=True)
-class RunSettings:
+class RunSettings(Checked):
     """Section `run`.
 
     Attributes:
@@ -36,33 +66,20 @@ class RunSettings:
         evaluation_episodes: Episodes to play with the most probable actions after training; 0 plays none.
     """
 
-    backend: str = field(default_factory=default_backend_name)
-    device: str | None = None
-    compiled: bool = False
-    seed: int = 0
-    dtype: str = "float32"
-    steps: int = 100_000
-    stop_at: float | None = None
-    out: str | None = None
-    evaluation_episodes: int = 10
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        set_field(self, "seed", count_from_zero("run.seed", self.seed))
-        flag("run.compiled", self.compiled)
-        one_of("run.dtype", self.dtype, ("float32", "float64"))
-        set_field(self, "steps", count("run.steps", self.steps))
-        set_field(self, "evaluation_episodes", count_from_zero("run.evaluation_episodes", self.evaluation_episodes))
-        if self.stop_at is not None:
-            set_field(self, "stop_at", number("run.stop_at", self.stop_at))
-        for name in ("backend", "device", "out"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise SpecError(f"run.{name}: expected a name, got {value!r}; give one")
+    section = "run"
+    backend: Name = field(default_factory=default_backend_name)
+    device: Name | None = None
+    compiled: Switch = False
+    seed: CountFromZero = 0
+    dtype: Annotated[str, choice("float32", "float64")] = "float32"
+    steps: Count = 100_000
+    stop_at: Number | None = None
+    out: Name | None = None
+    evaluation_episodes: CountFromZero = 10
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkSettings:
+class NetworkSettings(Checked):
     """Section `network`.
 
     Attributes:
@@ -72,21 +89,22 @@ class NetworkSettings:
         critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
     """
 
+    section = "network"
     type: str = "auto"
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "auto"
-    critic: str = "auto"
+    critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
 
     def __post_init__(self) -> None:
-        """Check the fields that `PolicySpec` does not check."""
+        """Check the fields that `PolicySpec` does not check, and make a TOML file's list of widths a tuple."""
+        check_fields(self)
         one_of("network.type", self.type, ("auto", *registry().names("networks")))
-        one_of("network.critic", self.critic, ("auto", "none", "separate", "shared"))
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutSettings:
+class RolloutSettings(Checked):
     """Section `rollout`.
 
     Attributes:
@@ -98,23 +116,16 @@ class RolloutSettings:
         normalise_rewards: Whether to divide rewards by the running standard deviation of the discounted return.
     """
 
-    envs: int = 8
-    length: int | None = None
-    episodes: int = 1
-    normalise_observations: bool = False
-    normalise_rewards: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("envs", "length", "episodes"):
-            if (value := getattr(self, name)) is not None:
-                set_field(self, name, count(f"rollout.{name}", value))
-        for name in ("normalise_observations", "normalise_rewards"):
-            flag(f"rollout.{name}", getattr(self, name))
+    section = "rollout"
+    envs: Count = 8
+    length: Count | None = None
+    episodes: Count = 1
+    normalise_observations: Switch = False
+    normalise_rewards: Switch = False
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSettings:
+class TrainingSettings(Checked):
     """Section `training`.
 
     Attributes:
@@ -123,18 +134,13 @@ class TrainingSettings:
         minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch; all of it for a trust region.
     """
 
-    epochs: int | None = None
-    minibatch: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("epochs", "minibatch"):
-            if (value := getattr(self, name)) is not None:
-                set_field(self, name, count(f"training.{name}", value))
+    section = "training"
+    epochs: Count | None = None
+    minibatch: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ReplaySettings:
+class ReplaySettings(Checked):
     """Section `replay`: a buffer of older steps to learn from, for estimators that take another policy's steps.
 
     Attributes:
@@ -144,22 +150,15 @@ class ReplaySettings:
         start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
     """
 
-    capacity: int | None = None
-    batch: int | None = None
-    updates: int | None = None
-    start: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if self.capacity is not None:
-            set_field(self, "capacity", count_from_zero("replay.capacity", self.capacity))
-        for name in ("batch", "updates", "start"):
-            if (value := getattr(self, name)) is not None:
-                set_field(self, name, count(f"replay.{name}", value))
+    section = "replay"
+    capacity: CountFromZero | None = None
+    batch: Count | None = None
+    updates: Count | None = None
+    start: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class TargetSettings:
+class TargetSettings(Checked):
     """Section `target`: a copy of the policy that bootstrapped action values are taken from.
 
     Attributes:
@@ -168,24 +167,21 @@ class TargetSettings:
         rate: In (0, 1]. How far the copy goes towards the policy after each optimizer step, in place of `every`.
     """
 
-    every: int | None = None
-    rate: float | None = None
+    section = "target"
+    every: CountFromZero | None = None
+    rate: Annotated[float, unit_interval, positive] | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        if self.every is not None:
-            set_field(self, "every", count_from_zero("target.every", self.every))
-        if self.rate is not None:
-            unit_interval("target.rate", self.rate)
-            set_field(self, "rate", positive("target.rate", self.rate))
-            if self.every is not None:
-                raise SpecError(
-                    f"target: expected every or rate, got every={self.every} and rate={self.rate}; give one of the two"
-                )
+        """Check the fields, and that they say one way to follow the policy."""
+        check_fields(self)
+        if self.every is not None and self.rate is not None:
+            raise SpecError(
+                f"target: expected every or rate, got every={self.every} and rate={self.rate}; give one of the two"
+            )
 
 
 @dataclass(frozen=True, slots=True)
-class ExplorationSettings:
+class ExplorationSettings(Checked):
     """Section `exploration`: how much more than its head says an epsilon-greedy policy explores at first.
 
     Attributes:
@@ -193,24 +189,6 @@ class ExplorationSettings:
         fraction: In [0, 1]. Part of the run's steps in which it falls linearly to `head.epsilon`; None is 0.2, and 0 begins with that.
     """
 
-    initial_epsilon: float | None = None
-    fraction: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name in ("initial_epsilon", "fraction"):
-            if (value := getattr(self, name)) is not None:
-                set_field(self, name, unit_interval(f"exploration.{name}", value))
-
-
-def flag(where: str, value: object) -> None:
-    """Raise SpecError unless the value is a bool."""
-    if not isinstance(value, bool):
-        raise SpecError(f"{where}: expected true or false, got {value!r}; give one of the two")
-
-
-def count_from_zero(where: str, value: object) -> int:
-    """Return the value as an int, or raise SpecError unless it is an integer of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise SpecError(f"{where}: expected an integer of at least 0, got {value!r}; change this value")
-    return value
+    section = "exploration"
+    initial_epsilon: UnitInterval | None = None
+    fraction: UnitInterval | None = None

@@ -24,10 +24,19 @@ SIDES, HALVES = np.concatenate([NODES, -NODES]), np.concatenate([WEIGHTS, WEIGHT
 GRID = np.array(list(itertools.product(range(4), repeat=N)))
 
 
-class Smooth(pg.heads.Head):
+class Smooth(pg.Head):
     """Two independent Laplace distributions with learned log scales, and no points to sum over."""
 
-    name, discrete, outputs, width = "laplace", False, N, 2 * N
+    name = "laplace"
+    discrete = False
+
+    @property
+    def outputs(self):
+        return N
+
+    @property
+    def width(self):
+        return 2 * N
 
     def initial_parameters(self):
         return {"log_scale": np.log([0.6, 1.7])}

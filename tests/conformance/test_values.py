@@ -174,19 +174,25 @@ def test_metrics_are_means_over_the_real_steps(backend):
         estimator = ESTIMATORS[name]
         signals = pg.signals(policy, estimator, batch)
         padded = batch.pad(37)
-        found = pg.gradient(policy, estimator, padded, signals=pg.signals(policy, estimator, padded)).metrics
+        gradient = pg.gradient(policy, estimator, padded, signals=pg.signals(policy, estimator, padded))
+        found = gradient.metrics
         expected = {"entropy": quantities["entropy"].mean()} if "entropy" in found else {}
         if "value_loss" in found:
-            expected["value_loss"] = ((quantities["value"] - signals["return_"]) ** 2).mean() / 2
+            error = signals["return_"] - quantities["value"]
+            expected["value_loss"] = (error**2).mean() / 2
+            expected["explained_variance"] = 1 - error.var() / signals["return_"].var()
         if "approx_kl" in found:
             ratio = np.exp(quantities["log_prob"] - signals["old_log_prob"])
             expected["approx_kl"] = (ratio - 1 - np.log(ratio)).mean()
+            expected["effective_sample_size"] = ratio.sum() ** 2 / (ratio**2).sum()
+            expected |= {"ratio_min": ratio.min(), "ratio_max": ratio.max()}
             advantage = estimator.finalise({"advantage": signals["advantage"]}, None)["advantage"]
             clipped = np.where(advantage >= 0, ratio > 1.2, ratio < 0.8) if name == "ppo" else np.zeros(1)
             expected["clip_fraction"] = clipped.mean()
         if "kl" in found:
             expected["kl"] = quantities["kl"].mean()
         expected["loss"] = pg.gradient(policy, estimator, batch, signals=signals).loss
+        expected["gradient_norm"] = np.sqrt(sum((value**2).sum() for value in gradient.numpy().values()))
         assert found == pytest.approx(expected, rel=1e-10), name
     assert 0 < pg.gradient(policy, ESTIMATORS["ppo"], batch).metrics["clip_fraction"] < 1
 

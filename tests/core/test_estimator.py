@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.checks import Positive
 from pgcore.entrypoints import KINDS, Plugin
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, ShapeError
-from pgcore.estimator import Claims, Estimator, Reduction
+from pgcore.estimator import AnyReduction, Claims, Estimator, Reduction
 from pgcore.heads import Categorical
 from pgcore.hooks import Provider
 from pgcore.registry import registry
@@ -295,6 +296,40 @@ def test_a_reduction_goes_by_its_value():
         EstimatorError, match="x: expected one of 'trajectory', 'step', 'episode_step', got 'sum'; choose"
     ):
         Reduction.of("x", "sum")
+
+
+# Fields
+
+
+@dataclass(frozen=True)
+class Declared(Tiny):
+    """What a third party writes: checked fields, and a reduction of its own."""
+
+    scale: Positive = 1.0
+    reduction: AnyReduction = Reduction.TRAJECTORY
+
+
+def test_a_strangers_fields_are_checked_as_they_declare():
+    assert Declared(reduction="episode_step") == Declared(reduction=Reduction.EPISODE_STEP)
+    assert type(Declared(scale=np.float32(2.0)).scale) is float
+    with pytest.raises(EstimatorError, match=r"Declared\.scale: expected a positive number, got 0"):
+        Declared(scale=0)
+    with pytest.raises(EstimatorError, match=r"Declared\.reduction: expected one of 'trajectory', .*, got 'sum'"):
+        Declared(reduction="sum")
+
+
+def test_a_strangers_own_checks_are_its_own_business():
+    @dataclass(frozen=True)
+    class Own(Tiny):
+        limit: Positive = 1.0
+
+        def __post_init__(self):
+            if self.limit == -1:
+                raise EstimatorError("Own.limit: expected anything but -1, got -1; change it")
+
+    assert Own(limit="free").limit == "free"
+    with pytest.raises(EstimatorError, match=r"Own\.limit"):
+        Own(limit=-1)
 
 
 # Slicing

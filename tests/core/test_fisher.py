@@ -134,7 +134,7 @@ class Renamed(Same):
 
 class Mixin:
     def quadrature(self, distribution):
-        return distribution[:, None, : self.n], np.ones((len(distribution), 1))
+        return distribution[:, None, :2], np.ones((len(distribution), 1))
 
 
 class Mixed(Mixin, Other):
@@ -154,7 +154,7 @@ def test_a_head_with_neither_is_an_error_that_says_what_to_write():
     ):
         fisher.quadrature(Other(2), np.zeros((3, 4)), np.dtype(np.float64))
     with pytest.raises(SpecError, match=r"Other.*\.fisher: expected .* got one that has none; write `fisher` beside"):
-        pg.heads.Head.fisher(Other(2), host, np.zeros((3, 4)), np.zeros((3, 4)))
+        pg.Head.fisher(Other(2), host, np.zeros((3, 4)), np.zeros((3, 4)))
     with pytest.raises(SpecError, match="at most 1,024 actions to sum over, got 4,096; write `fisher`"):
         pg.Bernoulli(12).quadrature(np.full((3, 24), np.log(0.5)))
 

@@ -34,8 +34,7 @@ from pgcore.testing.estimator_form import (
     where,
 )
 from pgcore.testing.proof import Proof
-from pgcore_estimators.a2c import A2C
-from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_estimators.actor_critic import A2C, ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.proofs.kinks import PPO_KINKS
 from pgcore_estimators.reinforce import ComponentBaseline, Reinforce

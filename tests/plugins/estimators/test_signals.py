@@ -10,7 +10,6 @@ import pgcore_estimators.actor_critic
 import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
-import pgcore_estimators.trpo
 from pgcore.errors import BatchError
 from pgcore.surrogate import Surrogate
 from pgcore.testing.cases import NETWORKS, make_case
@@ -225,7 +224,6 @@ MODULES = {
     "actor_critic": pgcore_estimators.actor_critic,
     "ppo": pgcore_estimators.ppo,
     "terms": pgcore_estimators.terms,
-    "trpo": pgcore_estimators.trpo,
 }
 
 
@@ -242,16 +240,16 @@ MODULES = {
         ("full return", "reinforce", "episode_returns", lambda original: lambda g, n: g[n.cumsum() - 1]),
         ("leave one out", "reinforce", "leave_one_out_mean", own_mean),
         ("optimal", "reinforce", "optimal_baseline", own_included),
-        ("normalised", "reinforce", "normalise", other_ddof),
-        ("normalised", "reinforce", "normalise", epsilon_inside),
-        ("gae normalised", "actor_critic", "normalise", other_ddof),
+        ("normalised", "terms", "normalise", other_ddof),
+        ("normalised", "terms", "normalise", epsilon_inside),
+        ("gae normalised", "terms", "normalise", other_ddof),
         ("ppo", "ppo", "normalise", other_ddof),
-        ("gae", "actor_critic", "gae", late),
-        ("gae", "actor_critic", "gae", undiscounted_values),
-        ("gae", "actor_critic", "gae", lambda_alone),
+        ("gae", "terms", "gae", late),
+        ("gae", "terms", "gae", undiscounted_values),
+        ("gae", "terms", "gae", lambda_alone),
         ("ppo kl", "ppo", "gae", lambda_alone),
-        ("trpo", "trpo", "gae", lambda_alone),
-        ("trpo", "trpo", "normalise", other_ddof),
+        ("trpo", "terms", "gae", lambda_alone),
+        ("trpo", "terms", "normalise", other_ddof),
         ("td", "actor_critic", "n_step_returns", one_step_more),
         ("n-step", "actor_critic", "n_step_returns", one_step_more),
         ("td", "terms", "next_values", never_bootstrapped),
@@ -265,7 +263,7 @@ def test_a_wrong_signal_is_not_the_loops(monkeypatch, name, module, function, pl
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "function"), [("reward-to-go", "reinforce", "returns"), ("gae", "actor_critic", "gae")]
+    ("name", "module", "function"), [("reward-to-go", "reinforce", "returns"), ("gae", "terms", "gae")]
 )
 def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, function):
     planted = joined(getattr(MODULES[module], function))
@@ -274,8 +272,8 @@ def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, 
 
 
 def test_padding_that_is_averaged_in_is_not_the_loops(monkeypatch):
-    original = pgcore_estimators.reinforce.normalise
-    monkeypatch.setattr(pgcore_estimators.reinforce, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof))
+    original = pgcore_estimators.terms.normalise
+    monkeypatch.setattr(pgcore_estimators.terms, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof))
     assert gap("normalised", padding=9) > 1e-3
 
 
