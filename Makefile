@@ -20,7 +20,7 @@ JOBS ?= 2
 help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
 	@echo "make test    run the tests with coverage"
-	@echo "make lint    run ruff and basedpyright"
+	@echo "make lint    run ruff, import-linter and basedpyright"
 	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
 
@@ -36,6 +36,7 @@ test: .venv/.test
 lint: .venv/.lint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 	.venv/bin/basedpyright
 
 bench: .venv/.bench

@@ -36,7 +36,7 @@ from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
 SIZES = (64, 2048)
@@ -80,7 +80,9 @@ class Row:
 
     def in_own_process(self) -> dict[str, Any]:
         """Return what `measure` returns, from a new process on one thread."""
-        environment = os.environ | ONE_THREAD | ({"JAX_ENABLE_X64": "1"} if self.dtype == "float64" else {})
+        environment = (
+            os.environ | ONE_THREAD | ({"JAX_ENABLE_X64": "1"} if self.dtype == "float64" else {})
+        )
         command = [sys.executable, __file__, "--row", json.dumps(asdict(self))]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -113,10 +115,15 @@ class Case:
 def make_case(row: Row) -> Case:
     """Return policy, batch and expert, all with the same parameters and steps."""
     rng = np.random.default_rng(row.size)
-    spec = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2), critic="separate")
+    spec = pg.PolicySpec(
+        network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2), critic="separate"
+    )
     on_numpy = pg.policy(spec, backend="numpy", seed=0, dtype=row.dtype)
     on_numpy.load(
-        {name: value + 0.1 * rng.standard_normal(value.shape) for name, value in on_numpy.parameters().items()}
+        {
+            name: value + 0.1 * rng.standard_normal(value.shape)
+            for name, value in on_numpy.parameters().items()
+        }
     )
     who, compiles, options = MODES[row.backend, row.mode]
     policy = pg.policy(spec, backend=row.backend, seed=0, dtype=row.dtype, **options)
@@ -132,7 +139,9 @@ def make_case(row: Row) -> Case:
         terminated=[True] * episodes,
         log_probs=log_probs + 0.2 * rng.standard_normal(row.size),
     )
-    estimator = pg.estimator("ppo", clip=CLIP, entropy_coefficient=ENTROPY_COEFFICIENT, normalise="batch")
+    estimator = pg.estimator(
+        "ppo", clip=CLIP, entropy_coefficient=ENTROPY_COEFFICIENT, normalise="batch"
+    )
     signals = pg.signals(on_numpy, estimator, batch)
     data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
     data |= {"observations": batch.observations, "actions": batch.actions}
@@ -160,11 +169,19 @@ def check_equal(case: Case) -> dict[str, float]:
         assert gradient.keys() == case.reference.keys(), f"{side}: {sorted(gradient)}"
         for name, value in case.reference.items():
             assert gradient[name].dtype == value.dtype, f"{side}: {name} is {gradient[name].dtype}"
-            assert gradient[name].shape == value.shape, f"{side}: {name} has shape {gradient[name].shape}"
+            assert gradient[name].shape == value.shape, (
+                f"{side}: {name} has shape {gradient[name].shape}"
+            )
         errors[side] = (
-            max(float(np.abs(gradient[name] - value).max()) for name, value in case.reference.items()) / largest
+            max(
+                float(np.abs(gradient[name] - value).max())
+                for name, value in case.reference.items()
+            )
+            / largest
         )
-        assert errors[side] < TOLERANCES[str(case.policy.dtype)], f"{side}: off by {errors[side]:.2g} of the largest"
+        assert errors[side] < TOLERANCES[str(case.policy.dtype)], (
+            f"{side}: off by {errors[side]:.2g} of the largest"
+        )
     return errors
 
 
@@ -207,7 +224,12 @@ def measure(row: Row) -> dict[str, Any]:
         else:
             theirs.append(turn_of_expert(case))
             ours.append(turn_of_pgcore(case))
-    return {"errors": errors, "pgcore": ours, "expert": theirs, "profile": profile(case) if row.profile else []}
+    return {
+        "errors": errors,
+        "pgcore": ours,
+        "expert": theirs,
+        "profile": profile(case) if row.profile else [],
+    }
 
 
 def profile(case: Case, calls: int = 1000) -> list[tuple[str, float, float, float]]:
@@ -219,7 +241,12 @@ def profile(case: Case, calls: int = 1000) -> list[tuple[str, float, float, floa
         case.by_pgcore(batch, signals)
     profiler.disable()
     rows = [
-        (f"{Path(file).name}:{line} {name}" if line else name, count / calls, own * 1e6 / calls, total * 1e6 / calls)
+        (
+            f"{Path(file).name}:{line} {name}" if line else name,
+            count / calls,
+            own * 1e6 / calls,
+            total * 1e6 / calls,
+        )
         # typeshed does not know `stats`.
         for (file, line, name), (_, count, own, total, _) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
     ]
@@ -236,10 +263,18 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
     rows: list[dict[str, Any]] = []
     for row, result in results:
         if "error" in result:
-            table.add_row(row.backend, row.mode, str(row.size), *["-"] * 2, result["error"].splitlines()[-1][:60])
+            table.add_row(
+                row.backend,
+                row.mode,
+                str(row.size),
+                *["-"] * 2,
+                result["error"].splitlines()[-1][:60],
+            )
             continue
         ours, theirs = (statistics.median(result[side]) * 1e6 for side in ("pgcore", "expert"))
-        ratios = [own / their for own, their in zip(result["pgcore"], result["expert"], strict=True)]
+        ratios = [
+            own / their for own, their in zip(result["pgcore"], result["expert"], strict=True)
+        ]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         table.add_row(
             row.backend,
@@ -251,14 +286,24 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
             f"{low:.2f}-{high:.2f}",
         )
         rows.append(
-            {"backend": row.backend, "mode": row.mode, "batch": row.size, "pgcore_us": ours, "expert_us": theirs}
+            {
+                "backend": row.backend,
+                "mode": row.mode,
+                "batch": row.size,
+                "pgcore_us": ours,
+                "expert_us": theirs,
+            }
             | {"ratio": ratio, "quartiles": [low, high], "errors": result["errors"]}
         )
     console.print(table)
     for row, result in results:
         if result.get("profile"):
             entries = Table(
-                "function", "calls", "own, us", "cumulative, us", title=f"{row.backend} {row.mode} {row.size}"
+                "function",
+                "calls",
+                "own, us",
+                "cumulative, us",
+                title=f"{row.backend} {row.mode} {row.size}",
             )
             for name, *numbers in result["profile"]:
                 entries.add_row(name, *(f"{number:.1f}" for number in numbers))
@@ -268,12 +313,20 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
 
 def main() -> None:
     """Check and time every usable backend, each row in its own process, and print the table."""
-    parser = argparse.ArgumentParser(description="One PPO gradient: pgcore on each framework beside an expert's.")
+    parser = argparse.ArgumentParser(
+        description="One PPO gradient: pgcore on each framework beside an expert's."
+    )
     parser.add_argument("--backend", action="append", help="only this one; can be repeated")
     parser.add_argument("--mode", action="append", help="only this one; can be repeated")
-    parser.add_argument("--batch", type=int, action="append", help="only this size; can be repeated")
-    parser.add_argument("--turns", type=int, default=100, help="of each side, 20 calls each (default: 100)")
-    parser.add_argument("--profile", action="store_true", help="show where pgcore's own calls spend their time")
+    parser.add_argument(
+        "--batch", type=int, action="append", help="only this size; can be repeated"
+    )
+    parser.add_argument(
+        "--turns", type=int, default=100, help="of each side, 20 calls each (default: 100)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="show where pgcore's own calls spend their time"
+    )
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -297,14 +350,19 @@ def main() -> None:
         if status.get(name) == "usable"
         for size in arguments.batch or SIZES
     ]
-    checks = [Row(name, mode, SIZES[0], "float64") for name, mode in dict.fromkeys((r.backend, r.mode) for r in rows)]
+    checks = [
+        Row(name, mode, SIZES[0], "float64")
+        for name, mode in dict.fromkeys((r.backend, r.mode) for r in rows)
+    ]
     results = [
         (row, row.in_own_process())
         for row in track([*checks, *rows], description="checking and timing", console=console)
     ]
     for row, result in results:
         if "error" in result:
-            console.print(f"{row.backend} {row.mode} {row.size} {row.dtype}:\n{result['error']}", markup=False)
+            console.print(
+                f"{row.backend} {row.mode} {row.size} {row.dtype}:\n{result['error']}", markup=False
+            )
     console.print("Differences from the NumPy backend's gradient, beside its largest entry:")
     for row, result in results:
         if "error" not in result:

@@ -40,7 +40,9 @@ def train(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
     before = os.times()
     subprocess.run([PGCORE, *arguments], check=True, stdout=subprocess.DEVNULL)
     after = os.times()
-    used = after.children_user - before.children_user + after.children_system - before.children_system
+    used = (
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
     return used, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
 
 
@@ -58,7 +60,12 @@ def main() -> None:
         for seed in track(SEEDS, description="training"):
             used, metrics = train(seed, Path(folder) / str(seed))
             seconds.append(used)
-            table.add_row(str(seed), f"{used:.2f}", str(int(metrics["steps"])), f"{metrics['mean_return']:.1f}")
+            table.add_row(
+                str(seed),
+                f"{used:.2f}",
+                str(int(metrics["steps"])),
+                f"{metrics['mean_return']:.1f}",
+            )
     table.add_row("median", f"{statistics.median(seconds):.2f}", "", "")
     Console().print(table)
 

@@ -35,7 +35,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     written, derived = PPO(entropy_coefficient=0.01), Derived(entropy_coefficient=0.01)
     named = {name: rng.uniform(-0.3, 0.3, STEPS).astype(np.float32) for name in written.keywords}
-    spec = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2), critic="separate")
+    spec = pg.PolicySpec(
+        network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2), critic="separate"
+    )
     policy = pg.policy(spec, backend="numpy")
     observations = rng.standard_normal((STEPS, 4)).astype(np.float32)
     actions, log_probs = policy.act(observations, pg.generator(0))
@@ -49,13 +51,17 @@ def main() -> None:
     )
     signals = pg.signals(policy, written, batch)
     for what, times in {
-        "cotangents": medians(lambda: written.cotangents(**named), lambda: derived.cotangents(**named)),
+        "cotangents": medians(
+            lambda: written.cotangents(**named), lambda: derived.cotangents(**named)
+        ),
         "gradient": medians(
             lambda: pg.gradient(policy, written, batch, signals=signals),
             lambda: pg.gradient(policy, derived, batch, signals=signals),
         ),
     }.items():
-        print(f"{what:<10}  written {times[0]:6.1f} us  derived {times[1]:6.1f} us  ratio {times[1] / times[0]:.2f}")
+        print(
+            f"{what:<10}  written {times[0]:6.1f} us  derived {times[1]:6.1f} us  ratio {times[1] / times[0]:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 import pgcore as pg
-from pgcore import exact
+import pgcore_exact as exact
 from pgcore.errors import BatchError
-from pgcore.exact.claims import probe_batch, try_once
-from pgcore.exact.needs import audit_policy, first_fitting, policies
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
+from pgcore_exact.claims import probe_batch, try_once
+from pgcore_exact.expectation.needs import audit_policy, first_fitting, policies
 
 PROCESS = exact.random(states=3, actions=2, horizon=4, seed=0)
 
@@ -37,7 +37,10 @@ def fitting_policy(estimator: pg.Estimator) -> pg.Policy:
     """Return the policy that the estimator is audited with."""
     specs = policies(PROCESS)
     return audit_policy(
-        specs[first_fitting(estimator, specs, partial(try_once, estimator, probe_batch(PROCESS, 2)))], 0
+        specs[
+            first_fitting(estimator, specs, partial(try_once, estimator, probe_batch(PROCESS, 2)))
+        ],
+        0,
     )
 
 
@@ -89,9 +92,12 @@ def main() -> None:
     Console().print(table)
     for batch, limit in LIMITS.items():
         sums = [
-            sum(float(str(row[name])) for row in rows if row["batch"] == batch) for name in ("seconds", "processor")
+            sum(float(str(row[name])) for row in rows if row["batch"] == batch)
+            for name in ("seconds", "processor")
         ]
-        print(f"batches of {batch}: {sums[0]:.1f} s, {sums[1]:.1f} s of the processor; wanted below {limit:.0f} s")
+        print(
+            f"batches of {batch}: {sums[0]:.1f} s, {sums[1]:.1f} s of the processor; wanted below {limit:.0f} s"
+        )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
 

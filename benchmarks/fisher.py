@@ -40,16 +40,22 @@ Call = Callable[[], Any]
 
 def make_network(parameters: dict[str, np.ndarray]) -> nn.Sequential:
     """Return the policy's network with these parameters."""
-    network = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+    network = nn.Sequential(
+        nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+    )
     with torch.no_grad():
         for number in range(3):
-            layer: Any = network[2 * number].to(getattr(torch, str(parameters["network.0.weight"].dtype)))
+            layer: Any = network[2 * number].to(
+                getattr(torch, str(parameters["network.0.weight"].dtype))
+            )
             layer.weight.copy_(torch.from_numpy(parameters[f"network.{number}.weight"].T.copy()))
             layer.bias.copy_(torch.from_numpy(parameters[f"network.{number}.bias"]))
     return network
 
 
-def double_backward(network: nn.Sequential, observations: torch.Tensor, vector: torch.Tensor) -> Call:
+def double_backward(
+    network: nn.Sequential, observations: torch.Tensor, vector: torch.Tensor
+) -> Call:
     """Return the product as people write it: the gradient of (gradient of the mean KL) times the vector."""
     parameters = list(network.parameters())
 
@@ -80,7 +86,12 @@ def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
     rng = np.random.default_rng(size)
     spec = pg.PolicySpec(pg.MLP(4, (64, 64), "tanh"), pg.Categorical(2))
     policy = pg.policy(spec, backend="numpy", dtype=dtype)
-    policy.load({name: value + 0.1 * rng.standard_normal(value.shape) for name, value in policy.parameters().items()})
+    policy.load(
+        {
+            name: value + 0.1 * rng.standard_normal(value.shape)
+            for name, value in policy.parameters().items()
+        }
+    )
     observations = rng.standard_normal((size, 4)).astype(dtype)
     actions, log_probs = policy.act(observations, pg.generator(0))
     batch = pg.Batch(
@@ -160,17 +171,33 @@ def measure(size: int, turns: int) -> dict[str, Any]:
 
 def main() -> None:
     """Check and time every batch size and print the table."""
-    parser = argparse.ArgumentParser(description="A Fisher-vector product beside a gradient and a double backward.")
-    parser.add_argument("--batch", type=int, action="append", help="only this size; can be repeated")
-    parser.add_argument("--turns", type=int, default=60, help="of each, 20 calls each (default: 60)")
+    parser = argparse.ArgumentParser(
+        description="A Fisher-vector product beside a gradient and a double backward."
+    )
+    parser.add_argument(
+        "--batch", type=int, action="append", help="only this size; can be repeated"
+    )
+    parser.add_argument(
+        "--turns", type=int, default=60, help="of each, 20 calls each (default: 60)"
+    )
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = Table(title="One Fisher-vector product, float32, one thread")
-    for name in ("batch", "gradient us", "product us", "PyTorch us", "of gradient", "times as fast as PyTorch"):
+    for name in (
+        "batch",
+        "gradient us",
+        "product us",
+        "PyTorch us",
+        "of gradient",
+        "times as fast as PyTorch",
+    ):
         table.add_column(name, justify="right")
     with threadpool_limits(1):
-        rows = [measure(size, arguments.turns) for size in track(arguments.batch or SIZES, description="timing")]
+        rows = [
+            measure(size, arguments.turns)
+            for size in track(arguments.batch or SIZES, description="timing")
+        ]
     for row in rows:
         *whole, share, lead = row.values()
         table.add_row(*(f"{each:.0f}" for each in whole), f"{share:.2f}", f"{lead:.2f}")

@@ -21,19 +21,33 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 PGCORE = str(Path(sys.executable).with_name("pgcore"))
 Metrics = list[dict[str, Any]]
 
 # Wide and pale below, thin and dark above, so that lines that lie on each other all show.
-STYLES = ((9.0, "#c6dbef", "-"), (5.5, "#fdae6b", "-"), (2.6, "#31a354", "-"), (1.1, "#252525", (0, (4, 3))))
+STYLES = (
+    (9.0, "#c6dbef", "-"),
+    (5.5, "#fdae6b", "-"),
+    (2.6, "#31a354", "-"),
+    (1.1, "#252525", (0, (4, 3))),
+)
 
 
 def train(backend: str, seed: int, folder: Path) -> tuple[float, Metrics]:
     """Return the processor seconds of one run, and its metrics."""
     before = os.times()
-    arguments = ["train", "CartPole-v1", "--backend", backend, "--seed", str(seed), "--stop-at", "475"]
+    arguments = [
+        "train",
+        "CartPole-v1",
+        "--backend",
+        backend,
+        "--seed",
+        str(seed),
+        "--stop-at",
+        "475",
+    ]
     # Many threads for small products are slower, and no part of what is compared.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
@@ -44,7 +58,9 @@ def train(backend: str, seed: int, folder: Path) -> tuple[float, Metrics]:
         env=environment,
     )
     after = os.times()
-    used = after.children_user - before.children_user + after.children_system - before.children_system
+    used = (
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
     return used, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -76,7 +92,11 @@ def draw(runs: dict[str, Metrics], path: Path) -> None:
                 label=backend,
                 solid_capstyle="round",
             )
-        axes.set_title("PPO on CartPole-v1, seed 0, float64: one curve on every backend", loc="left", fontsize=11)
+        axes.set_title(
+            "PPO on CartPole-v1, seed 0, float64: one curve on every backend",
+            loc="left",
+            fontsize=11,
+        )
         axes.set_xlabel("environment steps")
         axes.set_ylabel("mean return of the last 20 episodes")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -91,11 +111,17 @@ def draw(runs: dict[str, Metrics], path: Path) -> None:
 
 def main() -> None:
     """Train, compare and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--picture", type=Path)
     chosen = parser.parse_args()
-    backends = [entry.provider.name for entry in registry().providers("backends") if entry.status == "usable"]
+    backends = [
+        entry.provider.name
+        for entry in registry().providers("backends")
+        if entry.status == "usable"
+    ]
     backends.sort(key=lambda name: name != "numpy")
     headings = (
         "seed",
@@ -112,9 +138,18 @@ def main() -> None:
             for backend in track(backends, description=f"seed {seed}"):
                 used, runs[backend] = train(backend, seed, Path(folder) / f"{backend}{seed}")
                 first, own = runs[backends[0]], runs[backend]
-                off = [abs(one["loss"] - other["loss"]) for one, other in zip(first, own, strict=False)]
+                off = [
+                    abs(one["loss"] - other["loss"]) for one, other in zip(first, own, strict=False)
+                ]
                 same = f"{same_updates(first, own)} of {len(first)}"
-                table.add_row(str(seed), backend, str(len(own)), same, f"{off[0]:.1e}, {off[-1]:.1e}", f"{used:.1f}")
+                table.add_row(
+                    str(seed),
+                    backend,
+                    str(len(own)),
+                    same,
+                    f"{off[0]:.1e}, {off[-1]:.1e}",
+                    f"{used:.1f}",
+                )
             if chosen.picture is not None and seed == chosen.seeds[0]:
                 draw(runs, chosen.picture)
     Console().print(table)

@@ -33,15 +33,23 @@ class Agent(nn.Module):
     def __init__(self) -> None:
         """Build the layers."""
         super().__init__()
-        self.actor = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
-        self.critic = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+        self.actor = nn.Sequential(
+            nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
+        )
+        self.critic = nn.Sequential(
+            nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        )
 
     def evaluate(
         self, observations: torch.Tensor, actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return log-probabilities, entropies and values."""
         distribution = Categorical(logits=self.actor(observations))
-        return distribution.log_prob(actions), distribution.entropy(), self.critic(observations).squeeze(-1)
+        return (
+            distribution.log_prob(actions),
+            distribution.entropy(),
+            self.critic(observations).squeeze(-1),
+        )
 
 
 def usual_loss(agent: Agent, minibatch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -50,7 +58,9 @@ def usual_loss(agent: Agent, minibatch: dict[str, torch.Tensor]) -> torch.Tensor
     ratio = (log_prob - minibatch["old_log_prob"]).exp()
     advantage = minibatch["advantage"]
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    policy_loss = torch.max(-advantage * ratio, -advantage * torch.clamp(ratio, 1 - CLIP, 1 + CLIP)).mean()
+    policy_loss = torch.max(
+        -advantage * ratio, -advantage * torch.clamp(ratio, 1 - CLIP, 1 + CLIP)
+    ).mean()
     value_loss = 0.5 * ((value - minibatch["return_"]) ** 2).mean()
     return policy_loss + VALUE_COEFFICIENT * value_loss - ENTROPY_COEFFICIENT * entropy.mean()
 
@@ -78,7 +88,10 @@ def make_case(size: int) -> tuple[Callable[[], pg.Gradient], Callable[[], Agent]
         log_probs=log_probs + 0.2 * rng.standard_normal(steps),
     )
     estimator = pg.estimator(
-        "ppo", clip=CLIP, value_coefficient=VALUE_COEFFICIENT, entropy_coefficient=ENTROPY_COEFFICIENT
+        "ppo",
+        clip=CLIP,
+        value_coefficient=VALUE_COEFFICIENT,
+        entropy_coefficient=ENTROPY_COEFFICIENT,
     )
     signals = pg.signals(policy, estimator, batch)
     index = rng.permutation(steps)[:size]
@@ -88,9 +101,14 @@ def make_case(size: int) -> tuple[Callable[[], pg.Gradient], Callable[[], Agent]
     with torch.no_grad():
         for name, tensor in agent.named_parameters():
             part, layer, kind = name.split(".")
-            value = policy.parameters()[f"{'network' if part == 'actor' else 'critic'}.{int(layer) // 2}.{kind}"]
+            value = policy.parameters()[
+                f"{'network' if part == 'actor' else 'critic'}.{int(layer) // 2}.{kind}"
+            ]
             tensor.copy_(torch.from_numpy(value.T if kind == "weight" else value))
-    tensors = {name: torch.from_numpy(sliced[name].copy()) for name in ("advantage", "return_", "old_log_prob")}
+    tensors = {
+        name: torch.from_numpy(sliced[name].copy())
+        for name in ("advantage", "return_", "old_log_prob")
+    }
     tensors |= {
         "observations": torch.from_numpy(minibatch.observations.copy()),
         "actions": torch.from_numpy(minibatch.actions.copy()),
@@ -118,11 +136,17 @@ def check_equal(gradient: pg.Gradient, agent: Agent) -> None:
         theirs = tensor.grad.numpy()
         own = ours[f"{'network' if part == 'actor' else 'critic'}.{int(layer) // 2}.{kind}"]
         np.testing.assert_allclose(
-            own, theirs.T if kind == "weight" else theirs, rtol=1e-4, atol=2e-6 * largest, err_msg=name
+            own,
+            theirs.T if kind == "weight" else theirs,
+            rtol=1e-4,
+            atol=2e-6 * largest,
+            err_msg=name,
         )
 
 
-def side_by_side(left: Callable[[], object], right: Callable[[], object], rounds: int) -> tuple[float, float]:
+def side_by_side(
+    left: Callable[[], object], right: Callable[[], object], rounds: int
+) -> tuple[float, float]:
     """Return both medians, in microseconds, over turns of 25 calls each, one right after the other.
 
     A turn is as PPO's inner loop runs them, call after call; its first calls, which find the other's data in the caches, count.

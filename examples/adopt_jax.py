@@ -18,7 +18,10 @@ def apply(parameters: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax
 
 keys = jax.random.split(jax.random.key(0), 3)
 shapes = {"torso": (192, 16), "policy": (16, 2), "value": (16,)}
-start = {name: 0.1 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
+start = {
+    name: 0.1 * jax.random.normal(key, shape)
+    for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+}
 
 policy = pg.backend("jax").adopt((apply, start), head=pg.Categorical(2), critic="shared")
 images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)

@@ -7,7 +7,9 @@ import pgcore as pg
 
 keras.utils.set_random_seed(0)
 images = keras.Input((8, 8, 3), dtype="uint8")  # of bytes, to two logits and a value
-features = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(keras.layers.Rescaling(1 / 255)(images))
+features = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(
+    keras.layers.Rescaling(1 / 255)(images)
+)
 features = keras.layers.Flatten()(features)
 model = keras.Model(images, [keras.layers.Dense(2)(features), keras.layers.Dense(1)(features)])
 

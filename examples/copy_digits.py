@@ -23,7 +23,9 @@ class Model(nn.Module):
         """Build the layers."""
         super().__init__()
         self.embedding = nn.Embedding(DIGITS + 1, 12)
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12 * 2 * LENGTH, 64), nn.Tanh(), nn.Linear(64, DIGITS))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(12 * 2 * LENGTH, 64), nn.Tanh(), nn.Linear(64, DIGITS)
+        )
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return [B, 10] logits."""
@@ -34,7 +36,10 @@ def answers(policy: pg.Policy, prompts: np.ndarray, rng: np.random.Generator) ->
     """Return one answer to each of [E, 3] prompts: episodes of three steps, those to the same prompt a group."""
     episodes = len(prompts)
     context = np.concatenate([prompts, np.full_like(prompts, BLANK)], axis=1)
-    observations, log_probs = np.empty((episodes, LENGTH, 2 * LENGTH), int), np.empty((episodes, LENGTH))
+    observations, log_probs = (
+        np.empty((episodes, LENGTH, 2 * LENGTH), int),
+        np.empty((episodes, LENGTH)),
+    )
     for t in range(LENGTH):
         observations[:, t] = context
         context[:, LENGTH + t], log_probs[:, t] = policy.act(context, rng)
@@ -56,18 +61,26 @@ def learn(estimator: str, updates: int, seed: int = 0) -> list[float]:
     """Train for some updates and return the share of right answers in each."""
     torch.manual_seed(seed)
     policy = pg.backend("torch").adopt(Model(), head=pg.Categorical(DIGITS))
-    objective, optimizer = pg.estimator(estimator), pg.optimizer("adam", learning_rate=3e-3, max_grad_norm=1.0)
+    objective, optimizer = (
+        pg.estimator(estimator),
+        pg.optimizer("adam", learning_rate=3e-3, max_grad_norm=1.0),
+    )
     rng = pg.generator(seed)
     shares: list[float] = []
     for update in range(1, updates + 1):
-        batch = answers(policy, np.repeat(rng.integers(0, DIGITS, (PROMPTS, LENGTH)), ANSWERS, axis=0), rng)
+        batch = answers(
+            policy, np.repeat(rng.integers(0, DIGITS, (PROMPTS, LENGTH)), ANSWERS, axis=0), rng
+        )
         signals = pg.signals(policy, objective, batch)
         # An estimator that weighs steps by pi / pi_old can go over a batch more than once.
         for _ in range(2 if "old_log_prob" in objective.keywords else 1):
             optimizer.step(policy, pg.gradient(policy, objective, batch, signals=signals))
         shares.append(float((batch.rewards[LENGTH - 1 :: LENGTH] == 1.0).mean()))
         if update % 50 == 0:
-            print(f"{estimator:12}  update {update:4}  right answers {np.mean(shares[-50:]):4.0%}", flush=True)
+            print(
+                f"{estimator:12}  update {update:4}  right answers {np.mean(shares[-50:]):4.0%}",
+                flush=True,
+            )
     return shares
 
 

@@ -7,22 +7,27 @@ in `__init__.pyi`.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
-    "pgcore.api": ("backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"),
-    "pgcore.backend": ("Backend",),
-    "pgcore.batch": ("Batch",),
-    "pgcore.compare": ("check", "compare", "compare_policies"),
-    "pgcore.derive": ("Derivation", "derive"),
+    "pgcore.api": (
+        "backend",
+        "estimator",
+        "generator",
+        "gradient",
+        "load",
+        "optimizer",
+        "policy",
+        "signals",
+    ),
+    "pgcore.interfaces.backend": ("Backend",),
+    "pgcore.data.batch": ("Batch",),
     "pgcore.errors": ("PgcoreError",),
-    "pgcore.estimator": ("Claims", "Estimator", "Reduction"),
-    "pgcore.formula": ("OptimizerSpec",),
-    "pgcore.gradient": ("Gradient",),
+    "pgcore.interfaces.estimator": ("Claims", "Estimator", "Reduction"),
+    "pgcore.interfaces.formula": ("OptimizerSpec",),
+    "pgcore.interfaces.gradient": ("Gradient",),
     "pgcore.heads": (
         "Bernoulli",
         "Categorical",
@@ -32,24 +37,37 @@ _NAMES_BY_MODULE = {
         "MultiCategorical",
         "SquashedGaussian",
     ),
-    "pgcore.networks": ("MLP", "Linear", "Table"),
-    "pgcore.optimizer": ("Optimizer",),
-    "pgcore.policy": ("Policy",),
-    "pgcore.schedules": ("ConstantSchedule", "CosineSchedule", "LinearSchedule", "Schedule"),
-    "pgcore.spec": ("PolicySpec",),
-    "pgcore.step_signals": ("Signals",),
+    "pgcore.data.networks": ("MLP", "Linear", "Table"),
+    "pgcore.interfaces.optimizer": ("Optimizer",),
+    "pgcore.interfaces.policy": ("Policy",),
+    "pgcore.interfaces.schedules": (
+        "ConstantSchedule",
+        "CosineSchedule",
+        "LinearSchedule",
+        "Schedule",
+    ),
+    "pgcore.data.spec": ("PolicySpec",),
+    "pgcore.interfaces.signals": ("Signals",),
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
+# Names of plugins, through the hook `pgcore_functions`.
+_PROVIDED = ("Derivation", "check", "compare", "compare_policies", "derive")
+
 # `__init__.pyi` lists and types them.
-__all__ = [*_HOME]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_HOME, *_PROVIDED]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
-    if name not in _HOME:
+    """Import a public name on first use: from its module, or from the plugin that provides it."""
+    if name in _HOME:
+        value: Any = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _PROVIDED:
+        value = (
+            importlib.import_module("pgcore.registry.registry").registry().load("functions", name)
+        )
+    else:
         raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 
@@ -57,14 +75,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """Return the public names."""
     return __all__
-
-
-class _Package(ModuleType):
-    """Keeps `pgcore.policy` and the like functions: importing a submodule of the same name would rebind them to it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in _HOME or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,12 +1,8 @@
 from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
-from pgcore.backend import Backend
-from pgcore.batch import Batch
-from pgcore.compare import check, compare, compare_policies
-from pgcore.derive import Derivation, derive
+from pgcore.data.batch import Batch
+from pgcore.data.networks import MLP, Linear, Table
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
-from pgcore.estimator import Claims, Estimator, Reduction
-from pgcore.formula import OptimizerSpec
-from pgcore.gradient import Gradient
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -16,12 +12,16 @@ from pgcore.heads import (
     MultiCategorical,
     SquashedGaussian,
 )
-from pgcore.networks import MLP, Linear, Table
-from pgcore.optimizer import Optimizer
-from pgcore.policy import Policy
-from pgcore.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
-from pgcore.spec import PolicySpec
-from pgcore.step_signals import Signals
+from pgcore.interfaces.backend import Backend
+from pgcore.interfaces.estimator import Claims, Estimator, Reduction
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.optimizer import Optimizer
+from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
+from pgcore.interfaces.signals import Signals
+from pgcore_check.compare import check, compare, compare_policies
+from pgcore_derive.derivation import Derivation, derive
 
 __all__ = [
     "MLP",

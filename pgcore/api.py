@@ -9,21 +9,30 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.backend import Backend
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
+from pgcore.data.spec import PolicySpec
+from pgcore.data.spec_checks import check_saved
 from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
-from pgcore.estimator import Estimator
-from pgcore.evaluation import Evaluation
-from pgcore.fitting import check_saved
-from pgcore.gradient import Gradient
-from pgcore.optimizer import Optimizer
-from pgcore.policy import Policy, read_policy
-from pgcore.registry import default_backend_name, registry
-from pgcore.spec import PolicySpec
-from pgcore.step_signals import Signals
-from pgcore.surrogate import Surrogate, check_batch
+from pgcore.interfaces.backend import Backend
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.evaluation import Evaluation
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.optimizer import Optimizer
+from pgcore.interfaces.policy import Policy, read_policy
+from pgcore.interfaces.signals import Signals
+from pgcore.interfaces.surrogate import Surrogate, check_batch
+from pgcore.registry.registry import default_backend_name, registry
 
-__all__ = ["backend", "estimator", "generator", "gradient", "load", "optimizer", "policy", "signals"]
+__all__ = [
+    "backend",
+    "estimator",
+    "generator",
+    "gradient",
+    "load",
+    "optimizer",
+    "policy",
+    "signals",
+]
 
 _backends: dict[str, Backend] = {}
 
@@ -87,7 +96,9 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
     return Optimizer(_build("optimizers", name, fields, OptimizerError))
 
 
-def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None) -> Signals:
+def signals(
+    policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None
+) -> Signals:
     """Return the estimator's constants for a whole batch: returns, advantages, targets, reduction weights.
 
     Slice them with the batch: `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`.
@@ -106,11 +117,18 @@ def signals(policy: Policy, estimator: Estimator, batch: Batch, *, target: Polic
     """
     estimator.check_fits(policy.spec)
     check_batch(policy.spec, batch)
-    return Signals.of(estimator, batch, Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width)
+    return Signals.of(
+        estimator, batch, Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width
+    )
 
 
 def gradient(
-    policy: Policy, estimator: Estimator, batch: Batch, *, signals: Signals | None = None, target: Policy | None = None
+    policy: Policy,
+    estimator: Estimator,
+    batch: Batch,
+    *,
+    signals: Signals | None = None,
+    target: Policy | None = None,
 ) -> Gradient:
     """Return the gradient of the estimator's loss; parameters step against it.
 
@@ -158,10 +176,17 @@ def load(
     saved, parameters, saved_dtype = read_policy(path)
     if into is None:
         spec = PolicySpec.from_json(saved)
-        into = policy(spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled)
+        into = policy(
+            spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled
+        )
     else:
         asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
-        had = {"backend": into.backend, "dtype": into.dtype.name, "device": "its own", "compiled": into.compiled}
+        had = {
+            "backend": into.backend,
+            "dtype": into.dtype.name,
+            "device": "its own",
+            "compiled": into.compiled,
+        }
         for name in (name for name, value in asked.items() if value not in (None, had[name])):
             raise SpecError(
                 f"load {name}: expected that of the policy to load into, {had[name]!r}, got {asked[name]!r}; leave it out, or leave out `into`"
@@ -178,7 +203,9 @@ def generator(seed: int) -> np.random.Generator:
         SpecError: the seed is not an integer of at least 0.
     """
     if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
-        raise SpecError(f"generator: expected a seed that is an integer of at least 0, got {seed!r}; give one")
+        raise SpecError(
+            f"generator: expected a seed that is an integer of at least 0, got {seed!r}; give one"
+        )
     return np.random.Generator(np.random.Philox(seed))
 
 

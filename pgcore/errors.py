@@ -91,7 +91,9 @@ class UnknownNameError(PgcoreError, LookupError):
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         listing = ", ".join(self.known) or "none are registered"
-        super().__init__(f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}")
+        super().__init__(
+            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}"
+        )
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
         """Rebuild from the arguments, so that the error survives the way back from another process."""

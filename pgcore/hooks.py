@@ -26,6 +26,7 @@ __all__ = [
     "pgcore_derivers",
     "pgcore_estimators",
     "pgcore_executors",
+    "pgcore_functions",
     "pgcore_heads",
     "pgcore_metrics",
     "pgcore_networks",
@@ -78,17 +79,17 @@ def pgcore_heads() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 
 @hookspec
 def pgcore_networks() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide networks; each target is a subclass of `pgcore.networks.Network`."""
+    """Provide networks; each target is a subclass of `pgcore.data.networks.Network`."""
 
 
 @hookspec
 def pgcore_activations() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide activations; each target is a subclass of `pgcore.activations.Activation`."""
+    """Provide activations; each target is a subclass of `pgcore.data.activations.Activation`."""
 
 
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore.trust_region.TrustRegionSpec`."""
+    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore_optimizers.trust_region.TrustRegionSpec`."""
 
 
 @hookspec
@@ -98,12 +99,12 @@ def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.metrics`."""
+    """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.interfaces.metrics`."""
 
 
 @hookspec
 def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide what estimators, heads and optimizers are tried on; each target is a `pgcore.testing.proof.Proof`, or several."""
+    """Provide what estimators, heads and optimizers are tried on; each target is a `pgcore_check.proof.Proof`, or several."""
 
 
 @hookspec
@@ -122,6 +123,11 @@ def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType
 
     An estimator without `cotangents` takes the first usable deriver by name.
     """
+
+
+@hookspec
+def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide functions and classes of the namespace `pgcore`, such as `pgcore.check`."""
 
 
 @hookspec

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pgcore.adoption import Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
 from pgcore_jax.parameters import leaf_names, named, settled
 from pgcore_jax.policy import JaxPolicy
@@ -38,7 +38,9 @@ class JaxBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("jax.policy dtype", dtype)
-        return JaxPolicy(self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place)
+        return JaxPolicy(
+            self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place
+        )
 
     def adopt(
         self,
@@ -68,7 +70,9 @@ class JaxBackend(Backend):
         if kind == "separate":
             critic_apply, critic_tree = pair("critic", critic)
             critic_names, critic_leaves, critic_structure = leaf_names(critic_tree, "critic.")
-            second = AdoptedNetwork(critic_apply, critic_names, critic_structure, None, shared=False)
+            second = AdoptedNetwork(
+                critic_apply, critic_names, critic_structure, None, shared=False
+            )
             found = named(what, critic_names, critic_leaves, found)
             settled(what, found)
         own = {f"head.{name}": value for name, value in head.initial_parameters().items()}

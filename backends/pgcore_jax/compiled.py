@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
+from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.heads import Head
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
 from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
@@ -45,13 +45,18 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
     """Return the function from parameters and inputs to the flat gradient, its sum of squares, and terms and quantities in columns."""
 
     def loss(parameters: Parameters, inputs: Inputs) -> tuple[jax.Array, Any]:
-        terms, named = surrogate_terms(head, estimator, network(parameters, inputs.observations), inputs)
+        terms, named = surrogate_terms(
+            head, estimator, network(parameters, inputs.observations), inputs
+        )
         return jnp.sum(inputs.weights * terms), (terms, named)
 
     def gradient(parameters: Parameters, inputs: Inputs) -> Any:
         leaves, (terms, named) = jax.grad(loss, has_aux=True)(parameters, inputs)
         vector, _ = ravel_pytree(leaves)
-        columns = [value.reshape(len(terms), -1) for value in (terms, *(named[name] for name in estimator.quantities))]
+        columns = [
+            value.reshape(len(terms), -1)
+            for value in (terms, *(named[name] for name in estimator.quantities))
+        ]
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jitted(gradient)
@@ -63,7 +68,9 @@ def log_prob_products(network: Network, head: Head) -> Callable[..., Parameters]
 
     def products(parameters: Parameters, inputs: Inputs, rows: jax.Array) -> Parameters:
         def log_prob(moved: Parameters) -> jax.Array:
-            return quantities(head, ("log_prob",), network(moved, inputs.observations), inputs)["log_prob"]
+            return quantities(head, ("log_prob",), network(moved, inputs.observations), inputs)[
+                "log_prob"
+            ]
 
         _, pull = jax.vjp(log_prob, parameters)
         return jax.vmap(pull)(rows)[0]
@@ -93,7 +100,10 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
     """Return the function from parameters, flat gradient, flat slots and scalars to new parameters and slots."""
 
     def step(
-        parameters: Parameters, gradient: jax.Array, slots: Parameters, scalars: tuple[jax.Array, ...]
+        parameters: Parameters,
+        gradient: jax.Array,
+        slots: Parameters,
+        scalars: tuple[jax.Array, ...],
     ) -> tuple[Parameters, Parameters]:
         vector, unravel = ravel_pytree(parameters)
         moved, changed = spec.update(xp, vector, gradient, slots, *scalars)

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff_gradient import AutodiffGradient
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.gradient import AutodiffGradient
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_jax.parameters import JaxParameters
 
 __all__ = ["JaxGradient"]
@@ -22,7 +22,9 @@ class JaxGradient(AutodiffGradient):
         vector: [D] in the order of the sorted names.
     """
 
-    def __init__(self, policy: JaxParameters, surrogate: Surrogate, vector: jax.Array, columns: jax.Array) -> None:
+    def __init__(
+        self, policy: JaxParameters, surrogate: Surrogate, vector: jax.Array, columns: jax.Array
+    ) -> None:
         """Keep the vector, and the [N, ...] terms and quantities side by side."""
         self.policy = self._owner = self._policy = policy
         self.surrogate = surrogate
@@ -31,7 +33,10 @@ class JaxGradient(AutodiffGradient):
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: JAX reads its own arrays back as float32 by default."""
-        return vars(self) | {"vector": np.asarray(self.vector), "_columns": np.asarray(self._columns)}
+        return vars(self) | {
+            "vector": np.asarray(self.vector),
+            "_columns": np.asarray(self._columns),
+        }
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`; the columns are only ever looked at."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from pgcore import autodiff_fisher, autodiff_terms
+from pgcore.autodiff import fisher as autodiff_fisher
+from pgcore.autodiff import terms as autodiff_terms
 from pgcore_jax.xp import xp
 
 __all__ = ["fisher_coordinates", "fisher_metric", "quantities", "surrogate_terms"]

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from pgcore.adoption import refusal
-from pgcore.autodiff_inputs import Outputs
+from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import Outputs
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
-from pgcore.spec import PolicySpec
 from pgcore_jax.xp import xp
 
 __all__ = ["AdoptedNetwork", "SpecNetwork", "name_of"]
@@ -85,4 +85,8 @@ def name_of(apply: Callable[..., Any]) -> str:
 
 def own_parameters(parameters: Parameters) -> dict[str, jax.Array]:
     """Return the head's own parameters, without their prefix."""
-    return {name.removeprefix("head."): value for name, value in parameters.items() if name.startswith("head.")}
+    return {
+        name.removeprefix("head."): value
+        for name, value in parameters.items()
+        if name.startswith("head.")
+    }

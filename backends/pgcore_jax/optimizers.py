@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.validation.arrays import Array
 from pgcore_jax.compiled import update
 from pgcore_jax.gradient import JaxGradient
 from pgcore_jax.parameters import JaxParameters
@@ -28,7 +28,9 @@ class JaxOptimizer(BoundOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: JAX reads its own arrays back as float32 by default."""
-        return super().__getstate__() | {"_slots": {slot: np.asarray(value) for slot, value in self._slots.items()}}
+        return super().__getstate__() | {
+            "_slots": {slot: np.asarray(value) for slot, value in self._slots.items()}
+        }
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
@@ -39,18 +41,24 @@ class JaxOptimizer(BoundOptimizer):
         vector = cast("JaxGradient", gradient).vector
         numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
         with self.policy.precision():
-            self.policy.native, self._slots = update(self.spec)(self.policy.native, vector, self._slots, numbers)
+            self.policy.native, self._slots = update(self.spec)(
+                self.policy.native, vector, self._slots, numbers
+            )
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         found: dict[str, dict[str, Array]] = {}
         for slot in self.spec.slots:  # JAX returns dicts in the order of the sorted names
             parts = self.policy.parts(self._slots[slot])
-            found[slot] = {name: self.policy.canonical(name, parts[name]) for name in self.policy.names}
+            found[slot] = {
+                name: self.policy.canonical(name, parts[name]) for name in self.policy.names
+            }
         return found
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot in self._slots:
-            native = {name: self.policy.native_array(slots[slot][name]) for name in self.policy.names}
+            native = {
+                name: self.policy.native_array(slots[slot][name]) for name in self.policy.names
+            }
             self._slots[slot] = self.policy.joined(native)

@@ -12,11 +12,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
-from pgcore.parameters import Layout
+from pgcore.interfaces.parameters import Layout
+from pgcore.validation.arrays import Array
 
 __all__ = ["KEPT", "JaxParameters", "jitted", "leaf_names", "named", "settled"]
 
@@ -116,11 +116,17 @@ class JaxParameters(AutodiffParameters):
 
 def device_name(device: Any) -> str | None:
     """Return a device's platform and its index there, None for JAX's default."""
-    return None if device is None else f"{device.platform}:{jax.devices(device.platform).index(device)}"
+    return (
+        None
+        if device is None
+        else f"{device.platform}:{jax.devices(device.platform).index(device)}"
+    )
 
 
 @lru_cache(KEPT)
-def split(shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: str) -> Callable[[jax.Array], dict[str, jax.Array]]:
+def split(
+    shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: str
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """Return the compiled function from a flat gradient or slot to its arrays by name."""
     return jitted(ravel_pytree({name: np.zeros(shape, dtype) for name, shape in shapes})[1])
 
@@ -129,17 +135,22 @@ def leaf_names(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], Any]
     """Return the names of a tree's leaves, the leaves, and the tree's structure; a tree that is one array is called "parameters"."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = tuple(
-        prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "parameters") for path, _ in paths
+        prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "parameters")
+        for path, _ in paths
     )
     return names, [leaf for _, leaf in paths], structure
 
 
-def named(what: str, names: tuple[str, ...], leaves: list[Any], known: Mapping[str, Any]) -> dict[str, Any]:
+def named(
+    what: str, names: tuple[str, ...], leaves: list[Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the known parameters and the leaves by name, or raise SpecError where two would have one name."""
     found = dict(known)
     for name, leaf in zip(names, leaves, strict=True):
         if name in found:
-            raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the tree's own key")
+            raise SpecError(
+                f"{what}: expected {name} to name one parameter, got two; rename the tree's own key"
+            )
         found[name] = leaf
     return found
 
@@ -152,7 +163,9 @@ def settled(what: str, found: Mapping[str, Any]) -> np.dtype[Any]:
         ParameterError: one of them is NaN or infinite.
     """
     if not found:
-        raise SpecError(f"{what}: expected parameters to train, got none; adopt a function that has some")
+        raise SpecError(
+            f"{what}: expected parameters to train, got none; adopt a function that has some"
+        )
     first = getattr(next(iter(found.values())), "dtype", None)
     for name, leaf in found.items():
         dtype = getattr(leaf, "dtype", type(leaf).__name__)

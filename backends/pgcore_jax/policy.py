@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import PolicySpec
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_jax import compiled as functions
 from pgcore_jax.gradient import JaxGradient
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork
@@ -90,7 +90,10 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         estimator = surrogate.estimator
         kept = self._differentiate
         if kept is None or kept[0] is not estimator:
-            kept = self._differentiate = estimator, functions.differentiate(self.network, self.spec.head, estimator)
+            kept = self._differentiate = (
+                estimator,
+                functions.differentiate(self.network, self.spec.head, estimator),
+            )
         with self.precision():
             vector, square, columns = kept[1](self.native, inputs)
         # By way of NumPy, which is faster than JAX's own conversion of a scalar.
@@ -99,14 +102,20 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
         with self.precision():
-            found = functions.log_prob_products(self.network, self.spec.head)(self.native, inputs, rows)
-        return np.concatenate([np.asarray(found[name]).reshape(len(rows), -1) for name in self.names], axis=1)
+            found = functions.log_prob_products(self.network, self.spec.head)(
+                self.native, inputs, rows
+            )
+        return np.concatenate(
+            [np.asarray(found[name]).reshape(len(rows), -1) for name in self.names], axis=1
+        )
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`."""
         direction = self.leaves(vector)
         with self.precision():
-            found = functions.fisher_product(self.network, self.spec.head)(self.native, inputs, direction)
+            found = functions.fisher_product(self.network, self.spec.head)(
+                self.native, inputs, direction
+            )
         return np.concatenate([np.asarray(found[name]).reshape(-1) for name in self.names])
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:

@@ -1,4 +1,4 @@
-"""The array namespace `xp` over JAX arrays, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over JAX arrays, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from pgcore.namespace import ArrayNamespace
+from pgcore.xp.namespace import ArrayNamespace
 
 __all__ = ["JaxNamespace", "xp"]
 
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 class JaxNamespace:
-    """See `pgcore.namespace.ArrayNamespace`.
+    """See `pgcore.xp.namespace.ArrayNamespace`.
 
     Each function with a non-differentiable point is a choice by `where`, so that none of JAX's own subgradients matters.
     """

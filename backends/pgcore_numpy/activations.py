@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pgcore import activations
-from pgcore.activations import Activation
-from pgcore.arrays import Array
+from pgcore.data import activations
+from pgcore.data.activations import Activation
+from pgcore.validation.arrays import Array
 from pgcore_numpy.xp import xp
 
 __all__ = ["Formula", "InPlace", "Relu", "Sigmoid", "Tanh", "make_activation"]

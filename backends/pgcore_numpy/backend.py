@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pgcore.backend import Backend, float_dtype
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
-from pgcore.spec import PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyBackend"]

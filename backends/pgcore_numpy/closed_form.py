@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import singledispatch
 
-from pgcore.arrays import Array
 from pgcore.errors import SpecError
+from pgcore.validation.arrays import Array
 
 __all__ = ["ClosedForm", "make_network"]
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.heads import Bernoulli, Categorical, EpsilonGreedy, MultiCategorical
+from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 
@@ -41,7 +41,9 @@ class CategoricalKernel(Kernel):
         self.pi: Array = pi
         self.mask = mask
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         self.actions, self.steps, mask = actions, np.arange(len(actions)), self.mask
         found: dict[str, Array] = {}
@@ -61,7 +63,9 @@ class CategoricalKernel(Kernel):
         if "reverse_kl" in names:
             assert reference is not None
             possible = self.pi > 0
-            self.excess = np.where(possible, self.safe_log_pi, 0.0) - np.where(possible, reference.T, 0.0)
+            self.excess = np.where(possible, self.safe_log_pi, 0.0) - np.where(
+                possible, reference.T, 0.0
+            )
             self.reverse_kl = found["reverse_kl"] = np.add.reduce(self.pi * self.excess)
         if "log_probs" in names:
             found["log_probs"] = self.log_pi.T.copy()
@@ -119,10 +123,14 @@ class MultiCategoricalKernel(Kernel):
         for own, kernel in zip(self.choices, self.kernels, strict=True):
             kernel.forward(outputs[own], parameters, None if mask is None else mask[:, own])
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         parts = [
-            kernel.quantities(names, actions[:, k], None if reference is None else reference[:, own])
+            kernel.quantities(
+                names, actions[:, k], None if reference is None else reference[:, own]
+            )
             for k, (own, kernel) in enumerate(zip(self.choices, self.kernels, strict=True))
         ]
         return {name: np.add.reduce([part[name] for part in parts]) for name in parts[0]}
@@ -134,7 +142,9 @@ class MultiCategoricalKernel(Kernel):
     def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
         """See `Kernel.fisher`: choices are independent."""
         own = zip(self.choices, self.kernels, strict=True)
-        return np.concatenate([kernel.fisher(tangent[choice], weights, direction) for choice, kernel in own])
+        return np.concatenate(
+            [kernel.fisher(tangent[choice], weights, direction) for choice, kernel in own]
+        )
 
     def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
         """See `Kernel.collect`: there are no parameters of its own."""
@@ -150,17 +160,25 @@ class BernoulliKernel(Kernel):
 
     def forward(self, outputs: Array, parameters: Mapping[str, Array], mask: Array | None) -> None:
         """See `Kernel.forward`."""
-        self.kernel.forward(self._pairs(outputs), parameters, None if mask is None else self._rows(mask))
+        self.kernel.forward(
+            self._pairs(outputs), parameters, None if mask is None else self._rows(mask)
+        )
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         given = None if reference is None else self._rows(reference)
         found = self.kernel.quantities(names, actions.T.ravel(), given)
-        return {name: np.add.reduce(value.reshape(self.switches, -1)) for name, value in found.items()}
+        return {
+            name: np.add.reduce(value.reshape(self.switches, -1)) for name, value in found.items()
+        }
 
     def backward(self, cotangents: Weights) -> Array:
         """See `Kernel.backward`."""
-        d = self.kernel.backward({name: np.tile(value, self.switches) for name, value in cotangents.items()})
+        d = self.kernel.backward(
+            {name: np.tile(value, self.switches) for name, value in cotangents.items()}
+        )
         return d[1].reshape(self.switches, -1)
 
     def fisher(self, tangent: Array, weights: Array, direction: Mapping[str, Array]) -> Array:
@@ -194,7 +212,9 @@ class EpsilonGreedyKernel(Kernel):
         self.q: Array = outputs
         self.mask = mask
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         self.actions, self.steps = actions, np.arange(self.q.shape[1])
         head, found = self.head, dict[str, Array]()

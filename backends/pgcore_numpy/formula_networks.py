@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.networks import TorsoNetwork
-from pgcore.spec import PolicySpec, under
+from pgcore.data.networks import TorsoNetwork
+from pgcore.data.spec import PolicySpec, under
+from pgcore.validation.arrays import Array
 from pgcore_numpy.closed_form import ClosedForm, make_network
 from pgcore_numpy.network import Network
 from pgcore_numpy.parameters import Views
@@ -23,7 +23,9 @@ SHARED_LAYER = "critic.0"
 class FormulaNetwork(Network):
     """Closed forms that were registered, under the output layers that the backend adds."""
 
-    def __init__(self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> None:
+    def __init__(
+        self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
+    ) -> None:
         """Make the closed forms, one for each network."""
         self.spec, self.dtype = spec, dtype
         self.outputs = self.d_outputs = np.empty((spec.head.outputs, steps), dtype)
@@ -31,7 +33,11 @@ class FormulaNetwork(Network):
         # Of a network with a torso a stack is closed form and output layer, else the former alone.
         layer = spec.network.output_layer if isinstance(spec.network, TorsoNetwork) else None
         self.actor = Stack(make_network(spec.network), "network", layer)
-        self.critic = Stack(make_network(spec.network), "critic", layer) if spec.critic == "separate" else None
+        self.critic = (
+            Stack(make_network(spec.network), "critic", layer)
+            if spec.critic == "separate"
+            else None
+        )
         self.shared = spec.critic == "shared" and with_value
         self.with_value = with_value
         self.parameters: Mapping[str, Array] = {}
@@ -41,7 +47,9 @@ class FormulaNetwork(Network):
         self.parameters = parameters.named
         self.outputs = self._columns(self.actor.forward(self.parameters, observations))
         if self.shared:
-            self.values = self._columns(affine_of(self.parameters, SHARED_LAYER, self.actor.features))
+            self.values = self._columns(
+                affine_of(self.parameters, SHARED_LAYER, self.actor.features)
+            )
         elif self.critic is not None and self.with_value:
             self.values = self._columns(self.critic.forward(self.parameters, observations))
 
@@ -58,7 +66,9 @@ class FormulaNetwork(Network):
             d_features = d @ self.parameters[f"{SHARED_LAYER}.weight"].T
         elif self.critic is not None and self.with_value:
             self.critic.collect(self.parameters, gradient.named, self.d_values[:, steps].T, steps)
-        self.actor.collect(self.parameters, gradient.named, self.d_outputs[:, steps].T, steps, d_features)
+        self.actor.collect(
+            self.parameters, gradient.named, self.d_outputs[:, steps].T, steps, d_features
+        )
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.heads import DiagonalGaussian
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.heads.squashed_gaussian import log_slope
+from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 
@@ -37,13 +37,17 @@ class GaussianKernel(Kernel):
             self.log_std = np.full_like(self.mean, self.start)
         self.std = np.exp(self.log_std)
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         n = self.head.n
         found: dict[str, Array] = {}
         if "log_prob" in names:
             self.z = (actions.T.astype(self.mean.dtype) - self.mean) / self.std
-            found["log_prob"] = -np.add.reduce(0.5 * self.z * self.z + self.log_std) - n * HALF_LOG_2PI
+            found["log_prob"] = (
+                -np.add.reduce(0.5 * self.z * self.z + self.log_std) - n * HALF_LOG_2PI
+            )
         if "entropy" in names:
             found["entropy"] = np.add.reduce(self.log_std) + n * (0.5 + HALF_LOG_2PI)
         if "kl" in names:
@@ -73,7 +77,9 @@ class GaussianKernel(Kernel):
             d_log_std += cotangents["entropy"]
         if "kl" in cotangents:
             d_mean += cotangents["kl"] * (self.shift / self.std)
-            d_log_std += cotangents["kl"] * (1.0 - (self.ratio * self.ratio + self.shift * self.shift))
+            d_log_std += cotangents["kl"] * (
+                1.0 - (self.ratio * self.ratio + self.shift * self.shift)
+            )
         if "reverse_kl" in cotangents:
             d_mean += cotangents["reverse_kl"] * (self.shift0 / self.std0)
             d_log_std += cotangents["reverse_kl"] * (self.ratio0 * self.ratio0 - 1.0)
@@ -101,7 +107,9 @@ class GaussianKernel(Kernel):
 class SquashedGaussianKernel(GaussianKernel):
     """Normals under a hyperbolic tangent, whose slope is the same for all parameters."""
 
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         found = super().quantities(names, actions, reference)
         if "log_prob" in found:

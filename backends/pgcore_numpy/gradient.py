@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.gradient import Gradient
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
 
@@ -25,7 +25,11 @@ class NumpyGradient(Gradient):
     left_out: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     def __init__(
-        self, policy: NumpyParameters, vector: Array, surrogate: Surrogate, blocks: list[dict[str, Array]]
+        self,
+        policy: NumpyParameters,
+        vector: Array,
+        surrogate: Surrogate,
+        blocks: list[dict[str, Array]],
     ) -> None:
         """Keep the vector, and what the surrogate was given in each block of steps."""
         self.policy = self._owner = policy
@@ -42,7 +46,10 @@ class NumpyGradient(Gradient):
         """See `Gradient.given`."""
         if len(self._blocks) == 1:
             return self._blocks[0]
-        return {name: np.concatenate([block[name] for block in self._blocks]) for name in self._blocks[0]}
+        return {
+            name: np.concatenate([block[name] for block in self._blocks])
+            for name in self._blocks[0]
+        }
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""

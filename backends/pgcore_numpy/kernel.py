@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 
-from pgcore.arrays import Array
+from pgcore.validation.arrays import Array
 
 __all__ = ["Kernel", "Weights"]
 
@@ -20,7 +20,9 @@ class Kernel(ABC):
         """Take [outputs, n] network outputs, which it may overwrite, and an [n, A] bool mask or None."""
 
     @abstractmethod
-    def quantities(self, names: Collection[str], actions: Array, reference: Array | None) -> dict[str, Array]:
+    def quantities(
+        self, names: Collection[str], actions: Array, reference: Array | None
+    ) -> dict[str, Array]:
         """Return the head's quantities that are named, and the outputs where they are action values, as fresh arrays."""
 
     @abstractmethod

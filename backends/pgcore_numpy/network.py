@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pgcore.arrays import Array
+from pgcore.validation.arrays import Array
 from pgcore_numpy.parameters import Views
 
 __all__ = ["Network"]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.activations import activation
-from pgcore.arrays import Array
-from pgcore.networks import MLP, Linear, Table
-from pgcore.spec import PolicySpec
+from pgcore.data.activations import activation
+from pgcore.data.networks import MLP, Linear, Table
+from pgcore.data.spec import PolicySpec
+from pgcore.validation.arrays import Array
 from pgcore_numpy.activations import Relu, Sigmoid, Tanh, make_activation
 from pgcore_numpy.closed_form import make_network
 from pgcore_numpy.formula_networks import FormulaNetwork
@@ -34,7 +34,9 @@ def check_network(network: object) -> None:
         make_network(network)
 
 
-def build_network(spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> Network:
+def build_network(
+    spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
+) -> Network:
     """Return the spec's network with buffers for a number of steps."""
     # A subclass of a built-in network may compute something else, so the type must be the very one.
     build: Any = BUILT_IN.get(type(spec.network), FormulaNetwork)
@@ -47,7 +49,9 @@ class DenseNetwork(Network):
     With the critic's own network the two run side by side, in one matrix product a layer.
     """
 
-    def __init__(self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> None:
+    def __init__(
+        self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
+    ) -> None:
         """Allocate the buffers; every layer's input ends in a row of ones, which the bias multiplies."""
         network: Any = spec.network
         self.networks = 2 if with_value and spec.critic == "separate" else 1
@@ -60,7 +64,9 @@ class DenseNetwork(Network):
         self.h = [np.ones((self.networks, width + 1, steps), dtype) for width in network.hidden]
         self.active = [buffer[:, :-1] for buffer in self.h]
         self.d = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
-        shared = {width: np.empty((self.networks, width, steps), dtype) for width in set(network.hidden)}
+        shared = {
+            width: np.empty((self.networks, width, steps), dtype) for width in set(network.hidden)
+        }
         self.scratch = [shared[width] for width in network.hidden]
         self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
         self.source = [self.x if layer == 0 else self.h[layer - 1] for layer in layers]
@@ -100,14 +106,24 @@ class DenseNetwork(Network):
             product = np.multiply if len(d_values) == 1 else np.matmul
             product(parameters.value[:-1], d_values, out=last[1])
         for layer in range(len(self.h) - 1, -1, -1):
-            self.activations[layer].multiply_derivative(self.d[layer], self.active[layer], self.scratch[layer])
+            self.activations[layer].multiply_derivative(
+                self.d[layer], self.active[layer], self.scratch[layer]
+            )
             if layer > 0:
-                np.matmul(parameters.hidden[layer][: self.networks, :-1], self.d[layer], out=self.d[layer - 1])
+                np.matmul(
+                    parameters.hidden[layer][: self.networks, :-1],
+                    self.d[layer],
+                    out=self.d[layer - 1],
+                )
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""
         for layer, target in enumerate(gradient.hidden):
-            np.matmul(self.source[layer][..., steps], self.d_transposed[layer][:, steps], out=target[: self.networks])
+            np.matmul(
+                self.source[layer][..., steps],
+                self.d_transposed[layer][:, steps],
+                out=target[: self.networks],
+            )
         target = gradient.combined if self.combined else gradient.output
         np.matmul(self.last[0][:, steps], self.d_out[:, steps].T, out=target)
         if self.with_value and not self.combined:
@@ -135,7 +151,9 @@ class DenseNetwork(Network):
 class TableNetwork(Network):
     """One row of outputs a state."""
 
-    def __init__(self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool) -> None:
+    def __init__(
+        self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
+    ) -> None:
         """Keep the sizes; a lookup needs no buffers."""
         self.with_value = with_value
         self.states = np.empty(steps, np.intp)
@@ -168,8 +186,16 @@ def _sum_by_state(target: Array, states: Array, d: Array) -> None:
     """Write to [S, k] the sums of [k, n] over the steps of each state."""
     rows, columns = target.shape
     position = (np.arange(columns)[:, None] * rows + states).reshape(-1)
-    target[...] = np.bincount(position, weights=d.reshape(-1), minlength=rows * columns).reshape(columns, rows).T
+    target[...] = (
+        np.bincount(position, weights=d.reshape(-1), minlength=rows * columns)
+        .reshape(columns, rows)
+        .T
+    )
 
 
 # The networks that have buffers and fused products of their own, each laid out in `parameters.py`.
-BUILT_IN: dict[type[Any], type[Network]] = {Table: TableNetwork, Linear: DenseNetwork, MLP: DenseNetwork}
+BUILT_IN: dict[type[Any], type[Network]] = {
+    Table: TableNetwork,
+    Linear: DenseNetwork,
+    MLP: DenseNetwork,
+}

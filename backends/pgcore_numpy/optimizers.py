@@ -7,9 +7,9 @@ from typing import cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.validation.arrays import Array
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.parameters import NumpyParameters
 from pgcore_numpy.xp import xp
@@ -36,7 +36,8 @@ class NumpyOptimizer(BoundOptimizer):
         """See `BoundOptimizer.slots`."""
         named = self.policy.layout.named
         return {
-            slot: {name: view.copy() for name, view in named(vector).items()} for slot, vector in self._slots.items()
+            slot: {name: view.copy() for name, view in named(vector).items()}
+            for slot, vector in self._slots.items()
         }
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:

@@ -14,11 +14,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.fitting import check_parameters
-from pgcore.networks import MLP, Linear, Table
-from pgcore.parameters import Layout, Parameters, flat
-from pgcore.spec import PolicySpec, under
+from pgcore.data.networks import MLP, Linear, Table
+from pgcore.data.spec import PolicySpec, under
+from pgcore.data.spec_checks import check_parameters
+from pgcore.interfaces.parameters import Layout, Parameters, flat
+from pgcore.validation.arrays import Array
 
 __all__ = ["NumpyParameters", "PackedLayout", "Views"]
 
@@ -75,10 +75,14 @@ class PackedLayout(Layout):
             return Views([], output, take(network.states, values), output, self._head(take))
         assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
-        hidden = [take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
+        hidden = [
+            take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)
+        ]
         if spec.critic == "shared":
             combined = take(widths[-1] + 1, outputs + values)
-            return Views(hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take))
+            return Views(
+                hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take)
+            )
         output = take(widths[-1] + 1, outputs)
         return Views(hidden, output, take(widths[-1] + 1, values), output, self._head(take))
 
@@ -88,7 +92,9 @@ class PackedLayout(Layout):
         if type(self.spec.network) not in LAID_OUT:
             return views.named
         found = {f"head.{name}": value for name, value in views.head.items()}
-        for index, (prefix, last) in enumerate((("network", views.output), ("critic", views.value))):
+        for index, (prefix, last) in enumerate(
+            (("network", views.output), ("critic", views.value))
+        ):
             if isinstance(self.spec.network, Table):
                 found[f"{prefix}.table"] = last
                 continue
@@ -100,7 +106,9 @@ class PackedLayout(Layout):
         return {name: found[name] for name in self.shapes}
 
     def _head(self, take: _Cursor) -> dict[str, Array]:
-        return {name: take(*value.shape) for name, value in self.spec.head.initial_parameters().items()}
+        return {
+            name: take(*value.shape) for name, value in self.spec.head.initial_parameters().items()
+        }
 
 
 class NumpyParameters(Parameters):

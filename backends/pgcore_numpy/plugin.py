@@ -12,6 +12,8 @@ def pgcore_backends() -> list[Provider]:
     """Provide the backend."""
     return [
         Provider(
-            "numpy", "pgcore_numpy.backend:NumpyBackend", "closed-form derivatives on the CPU, float32 and float64"
+            "numpy",
+            "pgcore_numpy.backend:NumpyBackend",
+            "closed-form derivatives on the CPU, float32 and float64",
         )
     ]

@@ -10,15 +10,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import EstimatorError, ShapeError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.host import host
-from pgcore.policy import Policy
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
+from pgcore.xp.numpy import host
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.kernel import Kernel
@@ -51,7 +51,9 @@ class Workspace:
 
     def __init__(self, policy: NumpyPolicy, steps: int, *, with_value: bool) -> None:
         """Allocate for a number of steps."""
-        self.network: Network = build_network(policy.spec, steps, policy.dtype, with_value=with_value)
+        self.network: Network = build_network(
+            policy.spec, steps, policy.dtype, with_value=with_value
+        )
         self.kernel: Kernel = make_kernel(policy.spec.head)
         self.vector = np.zeros(policy.layout.size, policy.dtype)
         self.actions: Array = np.empty(0, np.intp)
@@ -71,7 +73,9 @@ class Workspace:
     @cached_property
     def own(self) -> list[tuple[slice, Array, Array]]:
         """Where each of the policy's own parameters lies: in a canonical vector, and as views into `direction_vector` and `vector`."""
-        along, derivatives = (self.layout.named(vector) for vector in (self.direction_vector, self.vector))
+        along, derivatives = (
+            self.layout.named(vector) for vector in (self.direction_vector, self.vector)
+        )
         return [
             (place, along[name], derivatives[name])
             for name, place in self.layout.places.items()
@@ -104,7 +108,9 @@ class NumpyPolicy(NumpyParameters, Policy):
     def __init__(self, backend: str, spec: PolicySpec, dtype: np.dtype[Any], seed: int) -> None:
         """Allocate the parameters and set them to the spec's initial ones."""
         self.backend, self.spec, self.dtype = backend, spec, dtype
-        make_kernel(spec.head)  # refuses a head without a closed form here, where the spec is at hand
+        make_kernel(
+            spec.head
+        )  # refuses a head without a closed form here, where the spec is at hand
         check_network(spec.network)
         self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
@@ -128,7 +134,9 @@ class NumpyPolicy(NumpyParameters, Policy):
             network = self._workspace(block.stop - block.start, with_value=False).network
             network.forward(self.views, observations[block])
             mask = None if action_mask is None else action_mask[block]
-            result[block] = self.spec.head.distribution(host, network.outputs.T.astype(np.float64), head, mask)
+            result[block] = self.spec.head.distribution(
+                host, network.outputs.T.astype(np.float64), head, mask
+            )
         return result
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
@@ -151,7 +159,12 @@ class NumpyPolicy(NumpyParameters, Policy):
 
     def gradient(self, surrogate: Surrogate) -> NumpyGradient:
         """See `Policy.gradient`."""
-        estimator, batch, signals, weights = surrogate.estimator, surrogate.batch, surrogate.values, surrogate.weights
+        estimator, batch, signals, weights = (
+            surrogate.estimator,
+            surrogate.batch,
+            surrogate.values,
+            surrogate.weights,
+        )
         names, keywords = estimator.quantities, estimator.keywords
         total: Array | None = None
         given: list[dict[str, Array]] = []
@@ -168,9 +181,13 @@ class NumpyPolicy(NumpyParameters, Policy):
                 if len(cotangents) != len(names) or not all(map(cotangents.__contains__, names)):
                     raise missing_cotangents(estimator, cotangents)
                 own_weights = weights if whole else weights[block]
-                self._backward(work, {name: weigh(value, own_weights) for name, value in cotangents.items()})
+                self._backward(
+                    work, {name: weigh(value, own_weights) for name, value in cotangents.items()}
+                )
                 work.collect(ALL)
-                total = work.vector.copy() if total is None else np.add(total, work.vector, out=total)
+                total = (
+                    work.vector.copy() if total is None else np.add(total, work.vector, out=total)
+                )
             assert total is not None
             gradient = NumpyGradient(self, total, surrogate, given)
             if not math.isfinite(np.dot(total, total)):
@@ -184,7 +201,10 @@ class NumpyPolicy(NumpyParameters, Policy):
         for block in blocks_of(estimator, batch):
             own = signals["reference"][block] if "reference" in signals else None
             _, named = self._quantities(estimator.quantities, batch, block, own)
-            given.append(named | {name: signals[name][block] for name in estimator.keywords if name not in named})
+            given.append(
+                named
+                | {name: signals[name][block] for name in estimator.keywords if name not in named}
+            )
         native = np.empty(self.layout.size, self.dtype)
         native[self.layout.order] = vector
         gradient = NumpyGradient(self, native, surrogate, given)
@@ -194,7 +214,11 @@ class NumpyPolicy(NumpyParameters, Policy):
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
         self.check(batch)
-        weights = np.ones(batch.num_steps, self.dtype) if step_weights is None else step_weights.astype(self.dtype)
+        weights = (
+            np.ones(batch.num_steps, self.dtype)
+            if step_weights is None
+            else step_weights.astype(self.dtype)
+        )
         scores = np.zeros((batch.num_episodes, self.layout.size), self.dtype)
         episode_of_step = batch.episode_of_step
         for block in blocks(batch.num_steps):
@@ -224,7 +248,9 @@ class NumpyPolicy(NumpyParameters, Policy):
             for place, along, _ in work.own:
                 along[...] = vector[place].reshape(along.shape)
             moved = network.tangent(self.views, direction)
-            network.backward(self.views, work.kernel.fisher(moved, weights[block], direction.head), NO_VALUES)
+            network.backward(
+                self.views, work.kernel.fisher(moved, weights[block], direction.head), NO_VALUES
+            )
             work.collect(ALL)
             for place, _, derivative in work.own:
                 product[place] += derivative.reshape(-1)
@@ -239,7 +265,10 @@ class NumpyPolicy(NumpyParameters, Policy):
             return
         kept: Passes | None = self._buffers.__dict__.get("passes")
         if kept is None or kept.batch is not batch or not np.array_equal(kept.vector, self.vector):
-            works = [Workspace(self, block.stop - block.start, with_value=False) for block in blocks(batch.num_steps)]
+            works = [
+                Workspace(self, block.stop - block.start, with_value=False)
+                for block in blocks(batch.num_steps)
+            ]
             for block, work in zip(blocks(batch.num_steps), works, strict=True):
                 mask = None if batch.action_mask is None else batch.action_mask[block]
                 work.network.forward(self.views, batch.observations[block])
@@ -256,7 +285,11 @@ class NumpyPolicy(NumpyParameters, Policy):
         work = self._workspace(steps, with_value=bool(critic))
         observations, actions, mask = batch.observations, batch.actions, batch.action_mask
         if steps != batch.num_steps:
-            observations, actions, mask = observations[block], actions[block], None if mask is None else mask[block]
+            observations, actions, mask = (
+                observations[block],
+                actions[block],
+                None if mask is None else mask[block],
+            )
         work.network.forward(self.views, observations)
         work.kernel.forward(work.network.outputs, self.views.head, mask)
         named = work.kernel.quantities(names, actions, reference)
@@ -265,7 +298,9 @@ class NumpyPolicy(NumpyParameters, Policy):
             if name == "action_values":
                 named[name] = values.T.copy()
             else:
-                named[name] = values[0].copy() if name == "value" else values[actions, np.arange(steps)]
+                named[name] = (
+                    values[0].copy() if name == "value" else values[actions, np.arange(steps)]
+                )
         if "action_value" in critic:
             work.actions = actions
         return work, named

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pgcore.host import host as xp
+from pgcore.xp.numpy import host as xp
 
 __all__ = ["xp"]

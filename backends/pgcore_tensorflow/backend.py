@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
+from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
 from pgcore_tensorflow.parameters import adopted_parameters
 from pgcore_tensorflow.policy import TensorflowPolicy
@@ -69,7 +69,9 @@ class TensorflowBackend(Backend):
         check_model("module", module, evaluation_mode=evaluation_mode)
         if own_critic is not None:
             check_model("critic", own_critic, evaluation_mode=evaluation_mode)
-        PolicySpec(Adopted(f"keras {module.name}", ()), head, kind, critic_values)  # refuses what is no head
+        PolicySpec(
+            Adopted(f"keras {module.name}", ()), head, kind, critic_values
+        )  # refuses what is no head
         native = adopted_parameters(f"tensorflow.adopt {module.name}", module, own_critic, head)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
         spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind, critic_values)
@@ -84,7 +86,9 @@ def usable_device(device: str | None) -> str | None:
     """Return the device as TensorFlow names it, None for its default; raise SpecError where there is no such device."""
     if device is None:
         return None
-    known = [found.name.removeprefix("/device:").lower() for found in tf.config.list_logical_devices()]
+    known = [
+        found.name.removeprefix("/device:").lower() for found in tf.config.list_logical_devices()
+    ]
     name = str(device).lower()
     wanted = name if ":" in name else f"{name}:0"
     if wanted not in known:
@@ -96,9 +100,13 @@ def usable_device(device: str | None) -> str | None:
 
 def check_model(what: str, model: Any, *, evaluation_mode: bool) -> None:
     """Raise SpecError unless this is a built Keras model on TensorFlow without layers that behave differently in training."""
-    keras = sys.modules.get("keras")  # whoever has a Keras model has imported it; nobody else needs it
+    keras = sys.modules.get(
+        "keras"
+    )  # whoever has a Keras model has imported it; nobody else needs it
     if keras is None or not isinstance(model, keras.Model):
-        raise SpecError(f"tensorflow.adopt {what}: expected a keras.Model, got {type(model).__name__}; pass a model")
+        raise SpecError(
+            f"tensorflow.adopt {what}: expected a keras.Model, got {type(model).__name__}; pass a model"
+        )
     if keras.config.backend() != "tensorflow":
         raise SpecError(
             f"tensorflow.adopt {what}: expected Keras on TensorFlow, got Keras on {keras.config.backend()}, whose variables TensorFlow cannot "

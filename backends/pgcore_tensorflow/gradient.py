@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from pgcore.autodiff_gradient import AutodiffGradient
+from pgcore.autodiff.gradient import AutodiffGradient
 
 __all__ = ["TensorflowGradient"]
 

@@ -10,17 +10,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import refusal
-from pgcore.arrays import Array
-from pgcore.autodiff_inputs import Outputs
+from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import Outputs
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import ParameterError, PgcoreError, SpecError
-from pgcore.spec import PolicySpec
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.xp import xp
 
 __all__ = ["AdoptedModule", "PolicyModule", "reason"]
 
 # How lines begin that say where a failure was.
-WHERE = ("Exception encountered when calling", "Graph execution error", "Detected at node", "  File ", "\t")
+WHERE = (
+    "Exception encountered when calling",
+    "Graph execution error",
+    "Detected at node",
+    "  File ",
+    "\t",
+)
 
 
 class PolicyModule(tf.Module):
@@ -31,7 +37,11 @@ class PolicyModule(tf.Module):
     """
 
     def __init__(
-        self, spec: PolicySpec, parameters: Mapping[str, Array], dtype: tf.DType, device: str | None = None
+        self,
+        spec: PolicySpec,
+        parameters: Mapping[str, Array],
+        dtype: tf.DType,
+        device: str | None = None,
     ) -> None:
         """Make the variables."""
         super().__init__(name="policy")
@@ -39,7 +49,8 @@ class PolicyModule(tf.Module):
         self.device = device
         with tf.device(device):
             self.native = {
-                name: tf.Variable(tf.constant(value, dtype), name=name) for name, value in parameters.items()
+                name: tf.Variable(tf.constant(value, dtype), name=name)
+                for name, value in parameters.items()
             }
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,7 +93,10 @@ class AdoptedModule(tf.Module):
             SpecError: network and critic share a variable; Keras copies each model by itself, and two variables would come out.
         """
         models = [self.network] if self.critic is None else [self.network, self.critic]
-        places = [{id(variable.value): number for number, variable in enumerate(model.variables)} for model in models]
+        places = [
+            {id(variable.value): number for number, variable in enumerate(model.variables)}
+            for model in models
+        ]
         if len(places) == 2 and (both := places[0].keys() & places[1].keys()):
             path = self.network.variables[places[0][both.pop()]].path
             raise SpecError(
@@ -90,7 +104,11 @@ class AdoptedModule(tf.Module):
                 "critic; make one model of two outputs of them, and adopt it with critic='shared'"
             )
         trained = {
-            name: next((number, known[id(value)]) for number, known in enumerate(places) if id(value) in known)
+            name: next(
+                (number, known[id(value)])
+                for number, known in enumerate(places)
+                if id(value) in known
+            )
             for name, value in self.native.items()
             if name not in self.head
         }
@@ -105,10 +123,15 @@ class AdoptedModule(tf.Module):
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Find the parameters in the models."""
         models = state["models"]
-        found = {name: models[model].variables[number].value for name, (model, number) in state["trained"].items()}
+        found = {
+            name: models[model].variables[number].value
+            for name, (model, number) in state["trained"].items()
+        }
         found |= {name: tf.Variable(tf.constant(value)) for name, value in state["head"].items()}
         native = {name: found[name] for name in state["names"]}
-        self.__init__(models[0], models[1] if len(models) == 2 else None, native, shared=state["shared"])
+        self.__init__(
+            models[0], models[1] if len(models) == 2 else None, native, shared=state["shared"]
+        )
 
     def __call__(self, observations: Any) -> Outputs:
         """Return what the models say of [N, ...] observations; nobody has looked at it yet."""
@@ -135,7 +158,11 @@ class AdoptedModule(tf.Module):
     def preserved(self) -> Iterator[None]:
         """Put back what running the models changes, and raise SpecError where it is a variable."""
         models = [self.network] if self.critic is None else [self.network, self.critic]
-        kept = [(variable, variable.numpy()) for model in models for variable in model.non_trainable_variables]
+        kept = [
+            (variable, variable.numpy())
+            for model in models
+            for variable in model.non_trainable_variables
+        ]
         changed: list[str] = []
         try:
             yield
@@ -144,7 +171,9 @@ class AdoptedModule(tf.Module):
                 if not np.array_equal(variable.numpy(), old, equal_nan=old.dtype.kind == "f"):
                     variable.assign(old)
                     # Keras draws seeds in evaluation mode too; outputs show whether they are used.
-                    changed += [] if variable.path.endswith("seed_generator_state") else [variable.path]
+                    changed += (
+                        [] if variable.path.endswith("seed_generator_state") else [variable.path]
+                    )
         if changed:
             raise SpecError(
                 f"keras {self.network.name}: expected variables that stay as they are, got one that a call changes, {changed[0]}; let the model "

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import tensorflow as tf
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
-from pgcore.parameters import flat as flat_arrays
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.parameters import TensorflowParameters, flat
 from pgcore_tensorflow.xp import xp
@@ -28,12 +28,16 @@ class TensorflowOptimizer(BoundOptimizer):
         """Set the slots to 0."""
         self.spec = spec
         self.policy = policy
-        self._slots: dict[str, Any] = {slot: np.zeros(policy.size, policy.dtype) for slot in spec.slots}
+        self._slots: dict[str, Any] = {
+            slot: np.zeros(policy.size, policy.dtype) for slot in spec.slots
+        }
         self.rebuild()
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: variables belong to their process."""
-        return super().__getstate__() | {"_slots": {slot: value.numpy() for slot, value in self._slots.items()}}
+        return super().__getstate__() | {
+            "_slots": {slot: value.numpy() for slot, value in self._slots.items()}
+        }
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
@@ -43,7 +47,9 @@ class TensorflowOptimizer(BoundOptimizer):
         shapes = [tf.TensorSpec(value.shape, value.dtype) for value in policy.native.values()]
         count = len(spec.scalars(1, 1.0))
         scalars = [tf.TensorSpec([], policy.dtype)] * count
-        self._update = tf.function(self._assign, autograph=False).get_concrete_function(*shapes, *scalars)
+        self._update = tf.function(self._assign, autograph=False).get_concrete_function(
+            *shapes, *scalars
+        )
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
@@ -63,7 +69,9 @@ class TensorflowOptimizer(BoundOptimizer):
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot, vector in self._slots.items():
-            named = {name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names}
+            named = {
+                name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names
+            }
             vector.assign(flat_arrays(named))
 
     def _assign(self, *tensors: Any) -> None:

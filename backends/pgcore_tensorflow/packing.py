@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.autodiff_inputs import Inputs
+from pgcore.autodiff.inputs import Inputs
+from pgcore.validation.arrays import Array
 
 __all__ = ["Layout", "pack", "unpack"]
 
@@ -29,7 +29,11 @@ class Layout(NamedTuple):
 
 def pack(inputs: Inputs, dtype: np.dtype[Any]) -> tuple[list[Array], Layout]:
     """Return the inputs in as few arrays as possible, and what is where."""
-    fields = {"observations": inputs.observations, "actions": inputs.actions, "weights": inputs.weights}
+    fields = {
+        "observations": inputs.observations,
+        "actions": inputs.actions,
+        "weights": inputs.weights,
+    }
     fields |= {
         "action_mask": inputs.action_mask,
         **{f"signals.{name}": value for name, value in inputs.signals.items()},
@@ -60,7 +64,15 @@ def unpack(tensors: tuple[Any, ...], layout: Layout) -> Inputs:
             fields[name] = block[:, start] if dimensions == 1 else block[:, start : start + width]
             start += width
     fields.update(zip(layout.others, rest, strict=True))
-    signals = {name.removeprefix("signals."): value for name, value in fields.items() if name.startswith("signals.")}
+    signals = {
+        name.removeprefix("signals."): value
+        for name, value in fields.items()
+        if name.startswith("signals.")
+    }
     return Inputs(
-        fields["observations"], fields.get("actions"), fields.get("action_mask"), signals, fields.get("weights")
+        fields["observations"],
+        fields.get("actions"),
+        fields.get("action_mask"),
+        signals,
+        fields.get("weights"),
     )

@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
 from pgcore.heads import Head
+from pgcore.validation.arrays import Array
 
 __all__ = ["TensorflowParameters", "adopted_parameters", "flat"]
 
@@ -76,21 +76,31 @@ def adopted_parameters(what: str, network: Any, critic: Any, head: Head) -> dict
         SpecError: two variables would have one name, there are none, or dtypes are not the same for all.
         ParameterError: one of them is NaN or infinite.
     """
-    found = {own_path(network, variable): variable.value for variable in network.trainable_variables}
+    found = {
+        own_path(network, variable): variable.value for variable in network.trainable_variables
+    }
     if len(found) < len(network.trainable_variables):
-        raise SpecError(f"{what}: expected variables of different paths, got two of one; name the layers differently")
+        raise SpecError(
+            f"{what}: expected variables of different paths, got two of one; name the layers differently"
+        )
     if not found:
-        raise SpecError(f"{what}: expected a model with variables to train, got none; adopt one that has some")
+        raise SpecError(
+            f"{what}: expected a model with variables to train, got none; adopt one that has some"
+        )
     known = {id(value) for value in found.values()}
     of_critic = [] if critic is None else critic.trainable_variables
-    others = {f"critic.{own_path(critic, v)}": v.value for v in of_critic if id(v.value) not in known}
+    others = {
+        f"critic.{own_path(critic, v)}": v.value for v in of_critic if id(v.value) not in known
+    }
     first = next(iter(found.values()))
     others |= {
         f"head.{name}": tf.Variable(tf.constant(value, first.dtype))
         for name, value in head.initial_parameters().items()
     }
     for name in (name for name in others if name in found):
-        raise SpecError(f"{what}: expected {name} to name one variable, got two; rename the model's own layer")
+        raise SpecError(
+            f"{what}: expected {name} to name one variable, got two; rename the model's own layer"
+        )
     found |= others
     for name, value in found.items():
         if value.dtype not in (tf.float32, tf.float64) or value.dtype != first.dtype:

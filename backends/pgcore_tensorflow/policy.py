@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from pgcore.adoption import refusal
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import PolicySpec
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason
@@ -38,7 +38,11 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         module: The tf.Module.
     """
 
-    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"native", "_variables", "_graphs"}
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {
+        "native",
+        "_variables",
+        "_graphs",
+    }
 
     def __init__(
         self,
@@ -82,22 +86,31 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         def graph(given: Inputs) -> dict[str, Any]:
             return quantities(self.spec.head, names, self._outputs_of(given.observations), given)
 
-        return {name: self.to_numpy(value) for name, value in self._run(("run", *names), graph, inputs).items()}
+        return {
+            name: self.to_numpy(value)
+            for name, value in self._run(("run", *names), graph, inputs).items()
+        }
 
-    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TensorflowGradient, float]:
+    def differentiate(
+        self, surrogate: Surrogate, inputs: Inputs
+    ) -> tuple[TensorflowGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
 
         def graph(given: Inputs) -> Any:
             with tf.GradientTape() as tape:
-                terms, named = surrogate_terms(self.spec.head, estimator, self._outputs_of(given.observations), given)
+                terms, named = surrogate_terms(
+                    self.spec.head, estimator, self._outputs_of(given.observations), given
+                )
                 loss = tf.reduce_sum(given.weights * terms)
             leaves = dense(tape.gradient(loss, self._variables, unconnected_gradients=ZERO))
             square = tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in leaves])
             return leaves, square, terms, named
 
         leaves, square, terms, named = self._run(("gradient", estimator), graph, inputs)
-        gradient = TensorflowGradient(self, surrogate, dict(zip(self.names, leaves, strict=True)), terms, named)
+        gradient = TensorflowGradient(
+            self, surrogate, dict(zip(self.names, leaves, strict=True)), terms, named
+        )
         return gradient, float(square)
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
@@ -109,12 +122,18 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
                 log_prob = quantities(self.spec.head, ("log_prob",), found, given)["log_prob"]
 
             def product(row: Any) -> list[Any]:
-                return dense(tape.gradient(log_prob, self._variables, output_gradients=row, unconnected_gradients=ZERO))
+                return dense(
+                    tape.gradient(
+                        log_prob, self._variables, output_gradients=row, unconnected_gradients=ZERO
+                    )
+                )
 
             return tf.vectorized_map(product, rows)
 
         found = self._run(("products",), graph, inputs, rows, xla=False)
-        return np.concatenate([self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1)
+        return np.concatenate(
+            [self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1
+        )
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`.
@@ -149,7 +168,12 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         return found
 
     def _run(
-        self, what: tuple[Any, ...], graph: Callable[..., Any], inputs: Inputs, *more: Array, xla: bool = True
+        self,
+        what: tuple[Any, ...],
+        graph: Callable[..., Any],
+        inputs: Inputs,
+        *more: Array,
+        xla: bool = True,
     ) -> Any:
         """Return what `_call` does; name an adopted model where its graph fails."""
         try:
@@ -157,10 +181,17 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         except tf.errors.InvalidArgumentError as error:
             if not isinstance(self.module, AdoptedModule):
                 raise
-            raise refusal(str(self.spec.network), inputs.observations, error, reason(error)) from error
+            raise refusal(
+                str(self.spec.network), inputs.observations, error, reason(error)
+            ) from error
 
     def _call(
-        self, what: tuple[Any, ...], graph: Callable[..., Any], inputs: Inputs, *more: Array, xla: bool = True
+        self,
+        what: tuple[Any, ...],
+        graph: Callable[..., Any],
+        inputs: Inputs,
+        *more: Array,
+        xla: bool = True,
     ) -> Any:
         """Run a function of tensors as a graph that is kept under `what`; one serves every number of steps, with XLA one size.
 
@@ -188,7 +219,9 @@ def no_graphs(what: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:  # noqa: 
     return {}
 
 
-def built(graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: int, *, xla: bool) -> Callable[..., Any]:
+def built(
+    graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: int, *, xla: bool
+) -> Callable[..., Any]:
     """Return a graph for tensors like these, the last `more` of them of any shape."""
     steps = len(tensors) - more
 
@@ -200,8 +233,12 @@ def built(graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: i
             return [None] * len(tensor.shape)
         return tensor.shape if xla else [None, *tensor.shape[1:]]
 
-    specs = [tf.TensorSpec(shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)]
-    return tf.function(whole, autograph=False, jit_compile=xla or None).get_concrete_function(*specs)
+    specs = [
+        tf.TensorSpec(shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)
+    ]
+    return tf.function(whole, autograph=False, jit_compile=xla or None).get_concrete_function(
+        *specs
+    )
 
 
 def dense(derivatives: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The array namespace `xp` over TensorFlow tensors, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over TensorFlow tensors, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from pgcore.namespace import ArrayNamespace
+from pgcore.xp.namespace import ArrayNamespace
 
 __all__ = ["TensorflowNamespace", "xp"]
 
@@ -14,7 +14,7 @@ Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
 
 
 class TensorflowNamespace:
-    """See `pgcore.namespace.ArrayNamespace`.
+    """See `pgcore.xp.namespace.ArrayNamespace`.
 
     Each function with a non-differentiable point is a choice by `where`: TensorFlow documents no subgradients.
     """

@@ -8,13 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pgcore.adoption import EVALUATION, Probe
-from pgcore.autodiff import critic_kind
-from pgcore.backend import Backend, float_dtype
+from pgcore.autodiff.adoption import EVALUATION, Probe
+from pgcore.autodiff.policy import critic_kind
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.spec import Adopted, PolicySpec
-from pgcore_torch.networks import BATCH_NORM, AdoptedModule, make_module, own_parameters, stochastic_layers
+from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore_torch.networks import (
+    BATCH_NORM,
+    AdoptedModule,
+    make_module,
+    own_parameters,
+    stochastic_layers,
+)
 from pgcore_torch.parameters import adopted_parameters, native_parameters
 from pgcore_torch.policy import TorchPolicy
 
@@ -42,7 +48,9 @@ class TorchBackend(Backend):
         numbers = float_dtype("torch.policy dtype", dtype)
         parameters = spec.initial_parameters(seed)
         module = make_module(spec, getattr(torch, dtype), place)
-        policy = TorchPolicy(self.name, spec, numbers, module, native_parameters(spec, module), compiled=compiled)
+        policy = TorchPolicy(
+            self.name, spec, numbers, module, native_parameters(spec, module), compiled=compiled
+        )
         policy.load(parameters)
         return policy
 
@@ -66,9 +74,14 @@ class TorchBackend(Backend):
                 )
         description = f"torch {type(module).__name__}"
         draft = PolicySpec(Adopted(description, ()), head, kind, critic_values)
-        first = next((value for value in module.parameters() if value.requires_grad), torch.empty(0))
+        first = next(
+            (value for value in module.parameters() if value.requires_grad), torch.empty(0)
+        )
         adopted = AdoptedModule(
-            module, own_critic, own_parameters(draft, first.dtype, first.device), shared=kind == "shared"
+            module,
+            own_critic,
+            own_parameters(draft, first.dtype, first.device),
+            shared=kind == "shared",
         )
         native = adopted_parameters(adopted)
         for given in (module, own_critic):
@@ -93,7 +106,9 @@ def usable_device(device: str | None) -> torch.device:
             f"torch.policy device: expected a device that PyTorch can use here, got {device!r} ({reason}); choose 'cpu'"
         ) from error
     if place.type == "meta":
-        raise SpecError("torch.policy device: expected a device that holds numbers, got 'meta'; choose 'cpu'")
+        raise SpecError(
+            "torch.policy device: expected a device that holds numbers, got 'meta'; choose 'cpu'"
+        )
     return place
 
 

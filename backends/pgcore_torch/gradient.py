@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pgcore.autodiff_gradient import AutodiffGradient
+from pgcore.autodiff.gradient import AutodiffGradient
 from pgcore_torch.parameters import flat
 
 __all__ = ["TorchGradient"]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pgcore.activations import Activation, Relu, Sigmoid, Tanh, activation
-from pgcore.adoption import refusal
+from pgcore.autodiff.adoption import refusal
+from pgcore.data.activations import Activation, Relu, Sigmoid, Tanh, activation
+from pgcore.data.networks import MLP, Linear, Network, Table
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError, SpecError
-from pgcore.networks import MLP, Linear, Network, Table
-from pgcore.spec import PolicySpec
 from pgcore_torch.xp import xp
 
 __all__ = [
@@ -32,8 +32,16 @@ __all__ = [
 LAYERED = (Table, Linear, MLP)
 
 # The layers of the activations that `torch.nn` has, and the functions behind them.
-ACTIVATIONS: dict[type[Activation], type[nn.Module]] = {Tanh: nn.Tanh, Relu: nn.ReLU, Sigmoid: nn.Sigmoid}
-FUNCTIONS: dict[type[nn.Module], Any] = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu, nn.Sigmoid: torch.sigmoid}
+ACTIVATIONS: dict[type[Activation], type[nn.Module]] = {
+    Tanh: nn.Tanh,
+    Relu: nn.ReLU,
+    Sigmoid: nn.Sigmoid,
+}
+FUNCTIONS: dict[type[nn.Module], Any] = {
+    nn.Tanh: torch.tanh,
+    nn.ReLU: torch.relu,
+    nn.Sigmoid: torch.sigmoid,
+}
 
 DROPOUT = nn.modules.dropout._DropoutNd  # noqa: SLF001 - the one base of all of them
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one base of all of them
@@ -57,7 +65,9 @@ class PolicyModule(nn.Module):
         self.network = whole_network(network, spec.head.outputs, dtype, device, torso=not shared)
         self.critic = None
         if spec.critic != "none":
-            self.critic = whole_network(network, spec.critic_outputs, dtype, device, torso=not shared)
+            self.critic = whole_network(
+                network, spec.critic_outputs, dtype, device, torso=not shared
+            )
         self.state_values = spec.critic_values == "state"
         self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
 
@@ -65,9 +75,15 @@ class PolicyModule(nn.Module):
         """Return [N, outputs] and, with a critic, [N] or [N, A] values."""
         return self.computed(dict(self.named_parameters()), observations)
 
-    def computed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    def computed(
+        self, parameters: Mapping[str, Tensor], observations: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Return what `forward` does, with these tensors by the module's own names: layers are not called one by one, which takes longer."""
-        features = observations if self.torso is None else applied(self.torso, "torso", parameters, observations)
+        features = (
+            observations
+            if self.torso is None
+            else applied(self.torso, "torso", parameters, observations)
+        )
         outputs = applied(self.network, "network", parameters, features)
         if self.critic is None:
             return outputs, None
@@ -82,7 +98,9 @@ def applied(network: nn.Module, prefix: str, parameters: Mapping[str, Tensor], x
     assert isinstance(network, nn.Sequential)
     for number, layer in enumerate(network):
         if isinstance(layer, nn.Linear):
-            x = functional.linear(x, parameters[f"{prefix}.{number}.weight"], parameters[f"{prefix}.{number}.bias"])
+            x = functional.linear(
+                x, parameters[f"{prefix}.{number}.weight"], parameters[f"{prefix}.{number}.bias"]
+            )
         else:
             x = FUNCTIONS.get(type(layer), layer)(x)
     return x
@@ -126,14 +144,23 @@ class FormulaModule(nn.Module):
         """See `PolicyModule.forward`."""
         return self.computed(dict(self.named_parameters()), observations)
 
-    def computed(self, parameters: Mapping[str, Tensor], observations: Tensor) -> tuple[Tensor, Tensor | None]:
+    def computed(
+        self, parameters: Mapping[str, Tensor], observations: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """See `PolicyModule.computed`."""
-        named = {name.removeprefix("weights.").replace("/", "."): value for name, value in parameters.items()}
+        named = {
+            name.removeprefix("weights.").replace("/", "."): value
+            for name, value in parameters.items()
+        }
         outputs, values = self.spec.apply(xp, named, observations)
-        return outputs, values.squeeze(1) if values is not None and self.spec.critic_values == "state" else values
+        return outputs, values.squeeze(
+            1
+        ) if values is not None and self.spec.critic_values == "state" else values
 
 
-def make_module(spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> PolicyModule | FormulaModule:
+def make_module(
+    spec: PolicySpec, dtype: torch.dtype, device: torch.device
+) -> PolicyModule | FormulaModule:
     """Return a spec's module, uninitialised: of `torch.nn`'s layers where those are known to be the network."""
     # A subclass may compute something else, so the type must be the very one.
     return (PolicyModule if type(spec.network) in LAYERED else FormulaModule)(spec, dtype, device)
@@ -149,7 +176,12 @@ class AdoptedModule(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, critic: nn.Module | None, head: dict[str, nn.Parameter], *, shared: bool
+        self,
+        network: nn.Module,
+        critic: nn.Module | None,
+        head: dict[str, nn.Parameter],
+        *,
+        shared: bool,
     ) -> None:
         """Keep the modules."""
         super().__init__()
@@ -157,7 +189,10 @@ class AdoptedModule(nn.Module):
         self.critic = critic
         self.head = nn.ParameterDict(head)
         self.shared = shared
-        self.stochastic = [*stochastic_layers(network), *([] if critic is None else stochastic_layers(critic))]
+        self.stochastic = [
+            *stochastic_layers(network),
+            *([] if critic is None else stochastic_layers(critic)),
+        ]
 
     def forward(self, observations: Tensor) -> tuple[Any, Any]:
         """Return what the network and the critic return; nobody has looked at it yet."""
@@ -203,7 +238,11 @@ class AdoptedModule(nn.Module):
             except SpecError as error:
                 refused = error  # a buffer that changes is the reason, where one does
             finally:
-                changed = [name for name, (value, old) in kept.items() if not same(self.get_buffer(name), old)]
+                changed = [
+                    name
+                    for name, (value, old) in kept.items()
+                    if not same(self.get_buffer(name), old)
+                ]
                 for name in changed:
                     self.put_back(name, *kept[name])
         if changed:
@@ -252,10 +291,15 @@ def stochastic_layers(module: nn.Module) -> list[nn.Module]:
     ]
 
 
-def own_parameters(spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Parameter]:
+def own_parameters(
+    spec: PolicySpec, dtype: torch.dtype, device: torch.device
+) -> dict[str, nn.Parameter]:
     """Return the head's own parameters at their initial values."""
     initial = spec.head.initial_parameters()
-    return {name: nn.Parameter(torch.tensor(value, dtype=dtype, device=device)) for name, value in initial.items()}
+    return {
+        name: nn.Parameter(torch.tensor(value, dtype=dtype, device=device))
+        for name, value in initial.items()
+    }
 
 
 def hidden_layers(network: Network, dtype: torch.dtype, device: torch.device) -> list[nn.Module]:

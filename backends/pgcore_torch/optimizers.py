@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgcore.arrays import Array
-from pgcore.formula import BoundOptimizer, OptimizerSpec
-from pgcore.gradient import Gradient
-from pgcore.parameters import flat as flat_arrays
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.parameters import TorchParameters, flat
 from pgcore_torch.xp import xp
@@ -34,24 +34,34 @@ class TorchOptimizer(BoundOptimizer):
         """See `BoundOptimizer.step`."""
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = self.policy.native
-        moved, self._slots = self.spec.update(xp, flat(parameters), derivative, self._slots, *scalars)
+        moved, self._slots = self.spec.update(
+            xp, flat(parameters), derivative, self._slots, *scalars
+        )
         self.policy.assign(self._parts(moved))
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         return {
-            slot: {name: self.policy.canonical(name, part) for name, part in self._parts(vector).items()}
+            slot: {
+                name: self.policy.canonical(name, part)
+                for name, part in self._parts(vector).items()
+            }
             for slot, vector in self._slots.items()
         }
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot in self._slots:
-            named = {name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names}
+            named = {
+                name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names
+            }
             self._slots[slot] = flat(self.policy.leaves(flat_arrays(named)))
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the vector's views by canonical name, in PyTorch's own shapes."""
         native = self.policy.native
         parts = torch.split(vector, [value.numel() for value in native.values()])
-        return {name: part.view(value.shape) for (name, value), part in zip(native.items(), parts, strict=True)}
+        return {
+            name: part.view(value.shape)
+            for (name, value), part in zip(native.items(), parts, strict=True)
+        }

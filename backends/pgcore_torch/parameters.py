@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors  # twice as fast as the public ways
 
-from pgcore.arrays import Array
-from pgcore.autodiff_parameters import AutodiffParameters
+from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.spec import PolicySpec
+from pgcore.data.spec_checks import check_parameters
 from pgcore.errors import ParameterError, SpecError
-from pgcore.fitting import check_parameters
-from pgcore.parameters import Layout
-from pgcore.parameters import flat as flat_arrays
-from pgcore.spec import PolicySpec
+from pgcore.interfaces.parameters import Layout
+from pgcore.interfaces.parameters import flat as flat_arrays
+from pgcore.validation.arrays import Array
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 
 __all__ = [
@@ -69,7 +69,9 @@ class TorchParameters(AutodiffParameters):
 
     def canonical(self, name: str, leaf: Tensor) -> Array:
         """See `AutodiffParameters.canonical`."""
-        return np.array(canonical(name, leaf.detach(), verbatim=self._verbatim).cpu().numpy(), order="C")
+        return np.array(
+            canonical(name, leaf.detach(), verbatim=self._verbatim).cpu().numpy(), order="C"
+        )
 
     def to_numpy(self, native: Tensor) -> Array:
         """See `AutodiffParameters.to_numpy`."""
@@ -83,12 +85,17 @@ class TorchParameters(AutodiffParameters):
 def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) -> dict[str, Tensor]:
     """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
     if isinstance(module, FormulaModule):
-        named: dict[str, Tensor] = {name.replace("/", "."): value for name, value in module.weights.items()}
+        named: dict[str, Tensor] = {
+            name.replace("/", "."): value for name, value in module.weights.items()
+        }
         named |= {f"head.{name}": value for name, value in module.head.items()}
         return {name: named[name] for name in spec.parameter_shapes}
     found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     torso = [] if module.torso is None else linear_layers(module.torso)
-    for prefix, network, own_torso in (("network", module.network, torso), ("critic", module.critic, [])):
+    for prefix, network, own_torso in (
+        ("network", module.network, torso),
+        ("critic", module.critic, []),
+    ):
         if network is None:
             continue
         if isinstance(network, nn.Embedding):
@@ -109,23 +116,33 @@ def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
         ParameterError: one of them is NaN or infinite.
     """
     what = f"torch.adopt {type(module.network).__name__}"
-    found: dict[str, Tensor] = {name: value for name, value in module.network.named_parameters() if value.requires_grad}
+    found: dict[str, Tensor] = {
+        name: value for name, value in module.network.named_parameters() if value.requires_grad
+    }
     if not found:
-        raise SpecError(f"{what}: expected a module with parameters to train, got none; adopt one that has some")
+        raise SpecError(
+            f"{what}: expected a module with parameters to train, got none; adopt one that has some"
+        )
     others: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     if module.critic is not None:
         known = {id(value) for value in found.values()}
         named: dict[str, Tensor] = {
-            f"critic.{name}": value for name, value in module.critic.named_parameters() if value.requires_grad
+            f"critic.{name}": value
+            for name, value in module.critic.named_parameters()
+            if value.requires_grad
         }
         others = {name: value for name, value in named.items() if id(value) not in known} | others
     for name in (name for name in others if name in found):
-        raise SpecError(f"{what}: expected {name} to name one parameter, got two; rename the module's own attribute")
+        raise SpecError(
+            f"{what}: expected {name} to name one parameter, got two; rename the module's own attribute"
+        )
     found |= others
     first = next(iter(found.values()))
     for name, value in found.items():
         if nn.parameter.is_lazy(value):
-            raise SpecError(f"{what}: expected parameters that have a shape, got {name} without; call the module once")
+            raise SpecError(
+                f"{what}: expected parameters that have a shape, got {name} without; call the module once"
+            )
         if value.dtype not in (torch.float32, torch.float64) or value.dtype != first.dtype:
             raise SpecError(
                 f"{what}: expected parameters all float32 or all float64, got {name} {value.dtype}; call .float() or .double() on the module"
@@ -141,12 +158,17 @@ def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
     return found
 
 
-def check_current(module: AdoptedModule, native: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+def check_current(
+    module: AdoptedModule, native: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+) -> None:
     """Raise ParameterError unless an adopted module still trains the tensors that it was adopted with, as they were."""
     what = f"torch {type(module.network).__name__}"
     own: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     if module.critic is not None:
-        own |= {f"critic.{name}": value for name, value in module.critic.named_parameters(remove_duplicate=False)}
+        own |= {
+            f"critic.{name}": value
+            for name, value in module.critic.named_parameters(remove_duplicate=False)
+        }
     own |= dict(module.network.named_parameters(remove_duplicate=False))
     for name, value in native.items():
         if own.get(name) is not value:
@@ -180,7 +202,10 @@ def from_canonical(
     # A copy, since the vector may be read-only.
     tensor = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
     named = layout.named(tensor)
-    return {name: canonical(name, named[name], verbatim=verbatim).to(value.device) for name, value in like.items()}
+    return {
+        name: canonical(name, named[name], verbatim=verbatim).to(value.device)
+        for name, value in like.items()
+    }
 
 
 def flat(leaves: dict[str, Tensor]) -> Tensor:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pgcore.adoption import refused_derivative
-from pgcore.arrays import Array
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import Inputs, Outputs
+from pgcore.autodiff.adoption import refused_derivative
+from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.spec import Adopted, PolicySpec
-from pgcore.surrogate import Surrogate
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
 from pgcore_torch.gradient import TorchGradient
 from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
@@ -91,7 +91,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
         found = self._outputs_of(self._tensor(observations))
-        return self.to_numpy(found.outputs), None if found.values is None else self.to_numpy(found.values)
+        return self.to_numpy(found.outputs), None if found.values is None else self.to_numpy(
+            found.values
+        )
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
@@ -101,7 +103,10 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @torch.no_grad()
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
-        return {name: self.to_numpy(value) for name, value in self._quantities(names, self._native(inputs)).items()}
+        return {
+            name: self.to_numpy(value)
+            for name, value in self._quantities(names, self._native(inputs)).items()
+        }
 
     @without_autocast
     @torch.inference_mode(mode=False)
@@ -110,8 +115,12 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         native = self._native(inputs)
         estimator = surrogate.estimator
         if self.compiled and not self._adopted:
-            whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(estimator, len(inputs.weights))
-            leaves, terms, named, square = whole({name: value.detach() for name, value in self.native.items()}, native)
+            whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(
+                estimator, len(inputs.weights)
+            )
+            leaves, terms, named, square = whole(
+                {name: value.detach() for name, value in self.native.items()}, native
+            )
             return TorchGradient(self, surrogate, leaves, terms, named), float(square)
         terms, named = self._terms(estimator, len(inputs.weights))(native)
         derivatives = self._derivatives(terms, native.weights)
@@ -131,11 +140,16 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         weights = self._tensor(rows)
         if not self._adopted:
             return self._rows(
-                torch.autograd.grad(log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True),
+                torch.autograd.grad(
+                    log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True
+                ),
                 len(rows),
             )
         # Not every operation of somebody's module has a batched derivative.
-        parts = [self._derivatives(log_prob, row, retain_graph=True, materialize_grads=True) for row in weights]
+        parts = [
+            self._derivatives(log_prob, row, retain_graph=True, materialize_grads=True)
+            for row in weights
+        ]
         return np.concatenate([self._rows([part[None] for part in each], 1) for each in parts])
 
     @without_autocast
@@ -152,7 +166,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         coordinates = fisher_coordinates(head, outputs, native)
         u = torch.zeros_like(coordinates, requires_grad=True)
         pulled = self._derivatives(coordinates, u, create_graph=True, materialize_grads=True)
-        along = torch.dot(flat(dict(zip(self.native, pulled, strict=True))), flat(self.leaves(vector)))
+        along = torch.dot(
+            flat(dict(zip(self.native, pulled, strict=True))), flat(self.leaves(vector))
+        )
         (tangent,) = self._derivatives(along, by=[u], retain_graph=True)
         cotangent = fisher_metric(head, coordinates.detach(), tangent, native)
         product = self._derivatives(coordinates, cotangent, materialize_grads=True)
@@ -162,7 +178,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
 
         def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
-            return surrogate_terms(self.spec.head, estimator, self._outputs_of(inputs.observations), inputs)
+            return surrogate_terms(
+                self.spec.head, estimator, self._outputs_of(inputs.observations), inputs
+            )
 
         if not self.compiled:
             return terms
@@ -191,7 +209,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         def loss(parameters: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, Any]:
             named = {name: parameters[canonical] for name, canonical in own.items()}
             outputs, values = module.computed(named, inputs.observations)
-            found = Outputs(outputs, values, {name: parameters[f"head.{name}"] for name in self._own})
+            found = Outputs(
+                outputs, values, {name: parameters[f"head.{name}"] for name in self._own}
+            )
             terms, quantities = surrogate_terms(head, estimator, found, inputs)
             return torch.dot(inputs.weights, terms), (terms, quantities)
 
@@ -202,7 +222,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
         return self._kept_as(estimator, size, whole)
 
-    def _kept_as(self, estimator: Estimator, size: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _kept_as(
+        self, estimator: Estimator, size: int, function: Callable[..., Any]
+    ) -> Callable[..., Any]:
         """Return the function compiled, for each estimator and number of steps once."""
         sizes = self._kept(estimator)
         if size not in sizes:
@@ -212,17 +234,25 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         return sizes[size]
 
     def _derivatives(
-        self, of: Tensor, weights: Tensor | None = None, by: list[Tensor] | None = None, **options: bool
+        self,
+        of: Tensor,
+        weights: Tensor | None = None,
+        by: list[Tensor] | None = None,
+        **options: bool,
     ) -> tuple[Any, ...]:
         """Return the derivative by each parameter, or by each of some other tensors, None where there is none."""
         try:
-            found = torch.autograd.grad(of, by or self._tensors, weights, allow_unused=True, **options)
+            found = torch.autograd.grad(
+                of, by or self._tensors, weights, allow_unused=True, **options
+            )
         except RuntimeError as error:
             if not self._adopted or isinstance(error, torch.OutOfMemoryError):
                 raise
             self._check_current()
             raise refused_derivative(str(self.spec.network), error) from error
-        if self._adopted and any(part is None for part in found):  # the module may have other parameters by now
+        if self._adopted and any(
+            part is None for part in found
+        ):  # the module may have other parameters by now
             self._check_current()
         return found
 

@@ -1,4 +1,4 @@
-"""The array namespace `xp` over PyTorch tensors, with the subgradients that `pgcore.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over PyTorch tensors, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pgcore.namespace import ArrayNamespace
+from pgcore.xp.namespace import ArrayNamespace
 
 __all__ = ["TorchNamespace", "xp"]
 
 
 class TorchNamespace:
-    """See `pgcore.namespace.ArrayNamespace`.
+    """See `pgcore.xp.namespace.ArrayNamespace`.
 
     Each function with a non-differentiable point is a choice by `where`: PyTorch's own subgradients change between versions.
     """

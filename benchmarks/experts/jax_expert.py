@@ -14,7 +14,9 @@ Layers = list[tuple[jax.Array, jax.Array]]
 Tree = dict[str, Layers]
 
 
-def make(parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool) -> Callable[[], Tree]:
+def make(
+    parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
+) -> Callable[[], Tree]:
     """Return a function that computes the gradient; the arrays are made here.
 
     Args:

@@ -14,7 +14,9 @@ CLIP, VALUE_COEFFICIENT, ENTROPY_COEFFICIENT = 0.2, 0.5, 0.01
 Result = dict[str, torch.Tensor]
 
 
-def make(parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool) -> Callable[[], Result]:
+def make(
+    parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
+) -> Callable[[], Result]:
     """Return a function that computes the gradient; the tensors are made here.
 
     Args:
@@ -36,7 +38,9 @@ def make(parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, comp
         log_probs = functional.log_softmax(actor(observations), -1)
         log_prob = log_probs.gather(1, actions.unsqueeze(1)).squeeze(1)
         ratio = (log_prob - old_log_prob).exp()
-        surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
+        surrogate = torch.minimum(
+            ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage
+        ).mean()
         entropy = -(log_probs.exp() * log_probs).sum(1).mean()
         value_loss = 0.5 * functional.mse_loss(critic(observations).squeeze(1), return_)
         return VALUE_COEFFICIENT * value_loss - surrogate - ENTROPY_COEFFICIENT * entropy
@@ -51,7 +55,10 @@ def make(parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, comp
 
 def to_numpy(result: Result) -> dict[str, np.ndarray]:
     """Return the gradient by canonical name, weights [in, out]."""
-    return {name: value.numpy().T if name.endswith("weight") else value.numpy() for name, value in result.items()}
+    return {
+        name: value.numpy().T if name.endswith("weight") else value.numpy()
+        for name, value in result.items()
+    }
 
 
 def mlp(parameters: dict[str, np.ndarray], part: str) -> nn.Sequential:
@@ -61,6 +68,8 @@ def mlp(parameters: dict[str, np.ndarray], part: str) -> nn.Sequential:
         if name.startswith(part) and name.endswith("weight"):
             layer = nn.Linear(*weight.shape)
             layer.weight = nn.Parameter(torch.from_numpy(weight.T.copy()))
-            layer.bias = nn.Parameter(torch.from_numpy(parameters[name.replace("weight", "bias")].copy()))
+            layer.bias = nn.Parameter(
+                torch.from_numpy(parameters[name.replace("weight", "bias")].copy())
+            )
             layers += [layer, nn.Tanh()]
     return nn.Sequential(*layers[:-1])

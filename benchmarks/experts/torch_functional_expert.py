@@ -12,7 +12,9 @@ from torch.nn import functional
 __all__ = ["make", "to_numpy"]
 
 
-def make(parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool) -> Callable[[], Result]:
+def make(
+    parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
+) -> Callable[[], Result]:
     """Return a function that computes the gradient; the tensors are made here. See `torch_expert.make`."""
     assert compiled
     weights = {
@@ -49,6 +51,8 @@ def mlp(weights: Result, part: str, x: torch.Tensor) -> torch.Tensor:
     """Return a tanh network's output."""
     layers = sum(name.startswith(part) for name in weights) // 2
     for number in range(layers):
-        x = functional.linear(x, weights[f"{part}.{number}.weight"], weights[f"{part}.{number}.bias"])
+        x = functional.linear(
+            x, weights[f"{part}.{number}.weight"], weights[f"{part}.{number}.bias"]
+        )
         x = torch.tanh(x) if number < layers - 1 else x
     return x

@@ -8,13 +8,10 @@ from typing import Any, cast
 
 import typer
 
-from pgcore.cli.audit import audit_command
-from pgcore.cli.check import check_command
-from pgcore.cli.derive import derive_command
 from pgcore.cli.doctor import doctor_command
 from pgcore.cli.listing import list_command
 from pgcore.errors import PgcoreError
-from pgcore.registry import OWN_COMMANDS, registry
+from pgcore.registry.registry import OWN_COMMANDS, registry
 
 __all__ = ["application", "main"]
 
@@ -44,12 +41,10 @@ def application(requested: str | None) -> typer.Typer:
         pretty_exceptions_enable=False,  # An error that is not pgcore's is shown as Python shows it.
     )
     app.command("list")(list_command)
-    app.command("audit")(audit_command)
-    app.command("check")(check_command)
-    app.command("derive")(derive_command)
     app.command("doctor")(doctor_command)
     summaries = {
-        registration.provider.name: registration.provider.summary for registration in registry().providers("commands")
+        registration.provider.name: registration.provider.summary
+        for registration in registry().providers("commands")
     }
     for name in summaries.keys() - set(OWN_COMMANDS):
         if name == requested:
@@ -67,6 +62,10 @@ def not_requested() -> None:
 
 def warn_of_quarantine() -> None:
     """Say that a command that nobody knows may be a quarantined plugin's."""
-    refused = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in registry().quarantined)
+    refused = ", ".join(
+        f"{plugin.entry_point} ({plugin.distribution})" for plugin in registry().quarantined
+    )
     if refused:
-        sys.stderr.write(f"note: commands of quarantined plugins are not known: {refused}; see `pgcore doctor`\n")
+        sys.stderr.write(
+            f"note: commands of quarantined plugins are not known: {refused}; see `pgcore doctor`\n"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import sys
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -13,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pgcore.entrypoints import KINDS
 from pgcore.errors import PgcoreError
-from pgcore.registry import Registration, default_backend_name, install_hint, registry
+from pgcore.registry.entry_points import KINDS
+from pgcore.registry.registry import Registration, default_backend_name, install_hint, registry
 
 __all__ = ["doctor_command", "examine"]
 
@@ -41,7 +40,11 @@ def examine() -> dict[str, Any]:
     everything = [registration for kind in KINDS for registration in registry().providers(kind)]
     backend = default_backend()
     return {
-        "python": {"version": platform.python_version(), "executable": sys.executable, "platform": platform.platform()},
+        "python": {
+            "version": platform.python_version(),
+            "executable": sys.executable,
+            "platform": platform.platform(),
+        },
         "packages": packages(),
         "plugins": [
             {
@@ -49,7 +52,9 @@ def examine() -> dict[str, Any]:
                 "distribution": plugin.distribution,
                 "version": plugin.version,
                 "provides": {
-                    kind: [provider.name for provider in found] for kind, found in plugin.providers.items() if found
+                    kind: [provider.name for provider in found]
+                    for kind, found in plugin.providers.items()
+                    if found
                 },
             }
             for plugin in registry().plugins
@@ -84,13 +89,18 @@ def default_backend() -> dict[str, str | None]:
 def problems(everything: list[Registration], backend: dict[str, str | None]) -> list[str]:
     """Return what is wrong, one line each; a package that is merely not installed is not."""
     lines = [
-        f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}" for plugin in registry().quarantined
+        f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}"
+        for plugin in registry().quarantined
     ]
     lines += dict.fromkeys(
-        f"{found.where}: {found.reason}" for found in everything if found.status in ("too old", "duplicate", "broken")
+        f"{found.where}: {found.reason}"
+        for found in everything
+        if found.status in ("too old", "duplicate", "broken")
     )
     if backend["reason"] is not None:
-        lines.append(f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}: {backend['reason']}")
+        lines.append(
+            f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}: {backend['reason']}"
+        )
     return lines
 
 
@@ -114,15 +124,27 @@ def missing_extras() -> dict[str, str]:
 
 def requirements() -> dict[str, list[str]]:
     """Return the names of the packages that pgcore's metadata asks for, by extra; the base ones under the empty name."""
+    from packaging.requirements import Requirement
+
     try:
-        declared = {extra: list[str]() for extra in ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]}
+        declared = {
+            extra: list[str]()
+            for extra in ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]
+        }
     except PackageNotFoundError:
         return {}
-    for requirement in requires("pgcore") or []:
-        name = re.match(r"[\w.-]+", requirement)
-        extra = re.search(r"extra == ['\"]([\w.-]+)['\"]", requirement)
-        if name and name[0] != "pgcore":
-            declared[extra[1] if extra else ""].append(name[0])
+    for line in requires("pgcore") or []:
+        requirement = Requirement(line)
+        if requirement.name == "pgcore":
+            continue
+        # The extras that ask for it; none where the base installation does.
+        extras = [
+            extra
+            for extra in declared
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        ]
+        for extra in extras if "" not in extras else [""]:
+            declared[extra].append(requirement.name)
     return declared
 
 
@@ -137,16 +159,30 @@ def version_of(name: str) -> str | None:
 def text_of(report: dict[str, Any]) -> str:
     """Return the report as lines for a terminal."""
     python, backend = report["python"], report["default_backend"]
-    lines = [f"Python {python['version']}, {python['executable']}, {python['platform']}", "", "Packages"]
+    lines = [
+        f"Python {python['version']}, {python['executable']}, {python['platform']}",
+        "",
+        "Packages",
+    ]
     lines += [f"  {name} {found or 'not installed'}" for name, found in report["packages"].items()]
-    lines += ["", f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}", "", "Plugins"]
+    lines += [
+        "",
+        f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}",
+        "",
+        "Plugins",
+    ]
     for plugin in report["plugins"]:
-        provides = "; ".join(f"{kind} {', '.join(names)}" for kind, names in plugin["provides"].items())
+        provides = "; ".join(
+            f"{kind} {', '.join(names)}" for kind, names in plugin["provides"].items()
+        )
         lines.append(
             f"  {plugin['entry_point']} ({plugin['distribution']} {plugin['version']}): {provides or 'nothing'}"
         )
     for plugin in report["quarantined"]:
-        lines += ["", f"Quarantined: {plugin['entry_point']} ({plugin['distribution']} {plugin['version']})"]
+        lines += [
+            "",
+            f"Quarantined: {plugin['entry_point']} ({plugin['distribution']} {plugin['version']})",
+        ]
         lines += [f"  {line}" for line in plugin["traceback"].rstrip().splitlines()]
     hints = [
         f"  {missing['install']} for {missing['kind'].removesuffix('s')} {missing['name']}"

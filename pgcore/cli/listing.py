@@ -9,23 +9,29 @@ from typing import Annotated
 
 import typer
 
-from pgcore.entrypoints import KINDS
-from pgcore.registry import Registration, registry
+from pgcore.registry.entry_points import KINDS
+from pgcore.registry.registry import Registration, registry
 
 __all__ = ["list_command"]
 
 
 def list_command(
     kinds: Annotated[
-        list[str] | None, typer.Argument(metavar="[KIND]...", help=f"Any of: {', '.join(KINDS)}; all by default.")
+        list[str] | None,
+        typer.Argument(metavar="[KIND]...", help=f"Any of: {', '.join(KINDS)}; all by default."),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: kind to a list of what provides it.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: kind to a list of what provides it.")
+    ] = False,
 ) -> None:
     """List what is registered, from which distribution, usable or why not; imports no framework."""
     listing = {kind: registry().providers(kind) for kind in kinds or KINDS}
     if as_json:
-        rows = {kind: [row_of(registration) for registration in found] for kind, found in listing.items()}
+        rows = {
+            kind: [row_of(registration) for registration in found]
+            for kind, found in listing.items()
+        }
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
         print_tables(listing)
@@ -38,7 +44,11 @@ def list_command(
 def row_of(registration: Registration) -> dict[str, str | None]:
     """Return a registration as the JSON listing shows it."""
     return {
-        **{name: value for name, value in asdict(registration.provider).items() if name != "distributions"},
+        **{
+            name: value
+            for name, value in asdict(registration.provider).items()
+            if name != "distributions"
+        },
         "distribution": registration.distribution,
         "version": registration.version,
         "status": registration.status,
@@ -61,7 +71,9 @@ def print_tables(listing: dict[str, list[Registration]]) -> None:
         for heading in ("name", "status", "from", "summary"):
             table.add_column(heading, overflow="fold")
         for registration in registrations:
-            status = registration.status + (f": {registration.reason}" if registration.reason else "")
+            status = registration.status + (
+                f": {registration.reason}" if registration.reason else ""
+            )
             source = f"{registration.distribution} {registration.version}"
             table.add_row(registration.provider.name, status, source, registration.provider.summary)
         console.print(table)

@@ -19,8 +19,12 @@ def refuse_no_place(page: Path, option: str) -> None:
                 f"{option}: expected a file in a folder that exists, got {page}; make the folder first"
             )
         if page.is_dir():
-            raise typer.BadParameter(f"{option}: expected a file, got the folder {page}; add a file name")
-        with TemporaryFile(dir=folder):  # Permissions do not tell of a file system that is read-only.
+            raise typer.BadParameter(
+                f"{option}: expected a file, got the folder {page}; add a file name"
+            )
+        with TemporaryFile(
+            dir=folder
+        ):  # Permissions do not tell of a file system that is read-only.
             pass
     except OSError as error:
         raise typer.BadParameter(

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import Count, Positive
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Count, Positive
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Bernoulli"]
 
@@ -47,18 +47,25 @@ class Bernoulli(DiscreteHead):
         """See `Head.choices`: off and on, n columns apart."""
         return tuple(slice(i, None, self.n) for i in range(self.n))
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`."""
         on = outputs if self.temperature == 1.0 else outputs / self.temperature
         off = xp.full_like(on, 0.0)
         if mask is not None:
-            off, on = xp.where(mask[:, : self.n], off, -math.inf), xp.where(mask[:, self.n :], on, -math.inf)
+            off, on = (
+                xp.where(mask[:, : self.n], off, -math.inf),
+                xp.where(mask[:, self.n :], on, -math.inf),
+            )
         log_pi = xp.log_softmax(xp.concatenate((off[:, :, None], on[:, :, None]), 2), 2)
         return xp.concatenate((log_pi[:, :, 0], log_pi[:, :, 1]), 1)
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`: the sum over the switches."""
-        return xp.sum(xp.where(actions > 0, distribution[:, self.n :], distribution[:, : self.n]), 1)
+        return xp.sum(
+            xp.where(actions > 0, distribution[:, self.n :], distribution[:, : self.n]), 1
+        )
 
     # The score is 1 in the log-probability of each alternative that was taken, as for any discrete head.
     fisher = DiscreteHead.fisher

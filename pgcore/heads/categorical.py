@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import Count, Positive
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Count, Positive
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Categorical"]
 
@@ -47,7 +47,9 @@ class Categorical(DiscreteHead):
         """See `Head.choices`: one."""
         return (slice(self.n),)
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         return xp.log_softmax(logits if mask is None else xp.where(mask, logits, -math.inf), 1)

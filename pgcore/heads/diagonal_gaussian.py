@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.checks import Count, Positive, choice
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Count, Positive, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["HALF_LOG_2PI", "DiagonalGaussian"]
 
@@ -55,10 +55,14 @@ class DiagonalGaussian(Head):
         """Return `log_std` [n] where it is shared, else nothing."""
         return {"log_std": np.full(self.n, math.log(self.std))} if self.log_std == "shared" else {}
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`; per-state outputs are offset so that an output of 0 means `std`."""
         if self.log_std == "per-state":
-            return xp.concatenate((outputs[:, : self.n], outputs[:, self.n :] + math.log(self.std)), 1)
+            return xp.concatenate(
+                (outputs[:, : self.n], outputs[:, self.n :] + math.log(self.std)), 1
+            )
         if self.log_std == "shared":
             return xp.concatenate((outputs, xp.broadcast_to(parameters["log_std"], outputs)), 1)
         return xp.concatenate((outputs, xp.full_like(outputs, math.log(self.std))), 1)

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["DiscreteHead", "finite_or_zero"]
 
@@ -27,7 +27,9 @@ class DiscreteHead(Head):
         """See `Head.log_prob`: the sum over the choices."""
         if self.enumerable:
             return xp.take_last(distribution, actions)
-        chosen = [xp.take_last(distribution[:, own], actions[:, k]) for k, own in enumerate(self.choices)]
+        chosen = [
+            xp.take_last(distribution[:, own], actions[:, k]) for k, own in enumerate(self.choices)
+        ]
         return sum(chosen[1:], chosen[0])
 
     def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
@@ -37,7 +39,9 @@ class DiscreteHead(Head):
     def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
         """See `Head.kl`; alternatives that the reference never takes add nothing."""
         possible = reference > -math.inf
-        difference = xp.where(possible, finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0), 0.0)
+        difference = xp.where(
+            possible, finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0), 0.0
+        )
         return xp.sum(xp.exp(reference) * difference, 1)
 
     def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
@@ -74,8 +78,16 @@ class DiscreteHead(Head):
         """Raise ShapeError or BatchError unless every choice has an alternative that exists."""
         choices = self.choices
         columns = actions[:, None] if self.enumerable and actions.ndim == 1 else actions
-        if columns.ndim != 2 or columns.shape[1] != len(choices) or (self.enumerable and actions.ndim != 1):
-            shape, what = ("[B]", "a step") if self.enumerable else (f"[B, {len(choices)}]", "a step and choice")
+        if (
+            columns.ndim != 2
+            or columns.shape[1] != len(choices)
+            or (self.enumerable and actions.ndim != 1)
+        ):
+            shape, what = (
+                ("[B]", "a step")
+                if self.enumerable
+                else (f"[B, {len(choices)}]", "a step and choice")
+            )
             raise ShapeError(
                 f"Batch.actions: expected shape {shape} for {self}, got {list(actions.shape)}; one integer {what}"
             )

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.checks import Count, UnitInterval, check_fields, unit_interval
 from pgcore.errors import SpecError
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Count, UnitInterval, check_fields, unit_interval
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["EpsilonGreedy"]
 
@@ -69,7 +69,9 @@ class EpsilonGreedy(DiscreteHead):
         """See `Head.choices`: one."""
         return (slice(self.n),)
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`."""
         one = xp.full_like(outputs, 1.0)
         k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
@@ -78,7 +80,10 @@ class EpsilonGreedy(DiscreteHead):
         # Derivatives of every order are 0, and a framework that is asked for one finds the outputs. PyTorch 2.13 compiles the derivative of
         # `outputs * outputs` beside that of a gather wrongly, so this is an exponential.
         zero = 0.0 * xp.exp(0.0 * outputs)
-        log_pi = xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs)) + zero
+        log_pi = (
+            xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs))
+            + zero
+        )
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
 
 

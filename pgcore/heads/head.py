@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.checks import Checked
 from pgcore.errors import SpecError
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Checked
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 
 __all__ = ["Head"]
 
@@ -24,7 +24,7 @@ class Head(Checked, ABC):
     """A family of action distributions.
 
     Shapes below: `B` steps, `outputs` network outputs, `width` numbers that describe one step's distribution.
-    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.checks`) and go to JSON.
+    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.validation.fields`) and go to JSON.
     It is registered under `name` by the hook `pgcore_heads`.
     """
 
@@ -55,7 +55,7 @@ class Head(Checked, ABC):
 
     @property
     def quantities(self) -> frozenset[str]:
-        """Which of `pgcore.estimator.QUANTITIES` the head gives."""
+        """Which of `pgcore.interfaces.estimator.QUANTITIES` the head gives."""
         names = {"log_prob", "entropy", "kl", "reverse_kl"}
         if self.enumerable:
             names.add("log_probs")
@@ -68,7 +68,9 @@ class Head(Checked, ABC):
         return {}
 
     @abstractmethod
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """Return [B, width] from network outputs [B, outputs], the head's parameters and a [B, width] bool mask or None."""
 
     @abstractmethod
@@ -102,7 +104,9 @@ class Head(Checked, ABC):
         Raises:
             SpecError: the head has no closed form.
         """
-        raise SpecError(f"{self}.fisher: expected a head with a closed form, got one that has none; {self._advice}")
+        raise SpecError(
+            f"{self}.fisher: expected a head with a closed form, got one that has none; {self._advice}"
+        )
 
     def quadrature(self, distribution: Array) -> tuple[Array, Array]:
         """Return actions and weights that turn a sum into an expectation over actions; NumPy, as `sample` is.
@@ -135,7 +139,9 @@ class Head(Checked, ABC):
         steps, listed = len(distribution), len(actions)
         every = np.repeat(actions[None], steps, axis=0)
         # One call for all actions of all steps.
-        log_prob = self.log_prob(host, np.repeat(distribution, listed, axis=0), every.reshape(-1, *actions.shape[1:]))
+        log_prob = self.log_prob(
+            host, np.repeat(distribution, listed, axis=0), every.reshape(-1, *actions.shape[1:])
+        )
         return every, np.exp(log_prob).reshape(steps, listed)
 
     @property

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, cast
 
-from pgcore.checks import Positive, count
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.heads.discrete import DiscreteHead
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.fields import Positive, count
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MultiCategorical"]
 
@@ -21,7 +21,9 @@ def counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> t
     sequence = isinstance(value, Iterable) and not isinstance(value, str)
     items = tuple(cast("Iterable[Any]", value)) if sequence else ()
     if not items:
-        raise error(f"{where}: expected one count for each choice, got {value!r}; give a sequence such as (3, 2)")
+        raise error(
+            f"{where}: expected one count for each choice, got {value!r}; give a sequence such as (3, 2)"
+        )
     return tuple(count(f"{where}[{k}]", item, error) for k, item in enumerate(items))
 
 
@@ -57,9 +59,14 @@ class MultiCategorical(DiscreteHead):
     @property
     def choices(self) -> tuple[slice, ...]:
         """See `Head.choices`: side by side."""
-        return tuple(slice(start, stop) for start, stop in itertools.pairwise(itertools.accumulate(self.n, initial=0)))
+        return tuple(
+            slice(start, stop)
+            for start, stop in itertools.pairwise(itertools.accumulate(self.n, initial=0))
+        )
 
-    def distribution(self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native) -> Native:
+    def distribution(
+        self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
+    ) -> Native:
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         if mask is not None:

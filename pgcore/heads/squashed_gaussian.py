@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
 from pgcore.errors import EstimatorError
 from pgcore.heads.diagonal_gaussian import DiagonalGaussian
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["SquashedGaussian"]
 
@@ -48,7 +48,9 @@ class SquashedGaussian(DiagonalGaussian):
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`; the density of tanh(u) at u = `actions`."""
-        return DiagonalGaussian.log_prob(self, xp, distribution, actions) - xp.sum(log_slope(xp, actions), 1)
+        return DiagonalGaussian.log_prob(self, xp, distribution, actions) - xp.sum(
+            log_slope(xp, actions), 1
+        )
 
     # The slope of tanh depends on no parameter.
     fisher = DiagonalGaussian.fisher

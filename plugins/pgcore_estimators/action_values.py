@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, ShapeError
-from pgcore.estimator import Evaluate
-from pgcore.namespace import Native
-from pgcore.signals import next_values
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.returns.discounted import next_values
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import Native
 
 __all__ = ["constant_action_values", "critic_loss", "next_log_probs", "next_q", "over_actions"]
 
@@ -69,4 +69,6 @@ def following(batch: Batch, evaluate: Evaluate, name: str) -> Array:
         return evaluate(final)[final]
     found = evaluate(name, final)
     columns = zip(found[name].T, found[final].T, strict=True)
-    return np.stack([next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1)
+    return np.stack(
+        [next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1
+    )

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Count, Number, UnitInterval, choice
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import n_step_returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import n_step_returns
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Count, Number, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.terms import (
     Ddof,
     Normalisation,
@@ -140,7 +140,9 @@ class ActorCritic(ActorCriticLoss):
         else:
             v_t, v_tp1 = state_values(batch, evaluate)
             n_steps = 1 if self.advantage == "td" else self.n_steps
-            g_t = n_step_returns(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps)
+            g_t = n_step_returns(
+                batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps
+            )
             a_t = g_t - v_t
         return {"advantage": normalised(batch, a_t, self.normalise, self.ddof), "return_": g_t}
 

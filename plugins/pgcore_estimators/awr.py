@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive, UnitInterval
-from pgcore.estimator import Claims, Evaluate
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Evaluate
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised
 
@@ -62,12 +62,20 @@ class AWR(CriticLoss):
         return {"weight": np.exp(np.minimum(scaled, math.log(self.max_weight))), "return_": g_t}
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_prob: Native, value: Native, weight: Native, return_: Native
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        value: Native,
+        weight: Native,
+        return_: Native,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi w + c_v (V - R)^2 / 2."""
         return -log_prob * weight + self.bonus(value, return_)
 
-    def cotangents(self, *, log_prob: Array, value: Array, weight: Array, return_: Array) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, value: Array, weight: Array, return_: Array
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         return {"log_prob": -weight} | self.bonus_cotangents(value, return_)
 

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, Number, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Number, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (
     constant_action_values,
     critic_loss,
@@ -84,7 +84,9 @@ class Expected(Estimator):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -sum_a pi_a Q_a + c_v (Q(s_t, a_t) - y)^2 / 2 - c_e H."""
-        terms = -xp.sum(xp.exp(log_probs) * q, 1) + critic_loss(self.value_coefficient, action_value, target)
+        terms = -xp.sum(xp.exp(log_probs) * q, 1) + critic_loss(
+            self.value_coefficient, action_value, target
+        )
         return terms if entropy is None else terms - self.entropy_coefficient * entropy
 
     def cotangents(

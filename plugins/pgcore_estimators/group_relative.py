@@ -1,6 +1,6 @@
 """Group-relative policy optimisation: advantages from the rewards of a group's episodes, and clipped ratios.
 
-An episode is an answer, a step a token, a group (`pgcore.groups`) the answers to one prompt. R is an episode's undiscounted reward, and
+An episode is an answer, a step a token, a group (`pgcore.returns.groups`) the answers to one prompt. R is an episode's undiscounted reward, and
 r the ratio of the current policy's probability of a step's action to that of the policy that acted.
 """
 
@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards, group_of_episode, is_one_group
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import centre, normalise
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import centre, normalise
+from pgcore.returns.groups import by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.terms import (
     Ddof,
     Group,
@@ -45,7 +45,13 @@ class _GroupRelative(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -55,7 +61,10 @@ class _GroupRelative(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`; the policy that acted is the batch's, or where it says nothing the current one."""
         advantage = by_group(self.relative, episode_rewards(batch), batch, self.group)
-        return {"advantage": advantage[batch.episode_of_step], "old_log_prob": old_log_probs(batch, evaluate)}
+        return {
+            "advantage": advantage[batch.episode_of_step],
+            "old_log_prob": old_log_probs(batch, evaluate),
+        }
 
     def relative(self, rewards: Array) -> Array:
         """Return [n] advantages of one group's episodes from their rewards; all 0 where the rewards are equal."""
@@ -74,7 +83,11 @@ class _Standardised(_GroupRelative):
 
     def relative(self, rewards: Array) -> Array:
         """See `_GroupRelative.relative`; an episode that is alone in its group has 0."""
-        return normalise(rewards, ddof=self.ddof, noun="episode") if len(rewards) > 1 else 0.0 * rewards
+        return (
+            normalise(rewards, ddof=self.ddof, noun="episode")
+            if len(rewards) > 1
+            else 0.0 * rewards
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,12 @@ class GRPO(_Standardised):
         return self.kl_coefficient * (xp.exp(gap) - gap - 1.0) - gain
 
     def cotangents(
-        self, *, log_prob: Array, old_log_prob: Array, advantage: Array, reference_log_prob: Array | None = None
+        self,
+        *,
+        log_prob: Array,
+        old_log_prob: Array,
+        advantage: Array,
+        reference_log_prob: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         slope = -clipped_gain_slope(log_prob - old_log_prob, advantage, self.bounds)
@@ -175,7 +193,13 @@ class GSPO(_Standardised):
     sources: ClassVar[tuple[str, ...]] = ("Zheng et al. 2025, eqs. 5 to 7, arXiv:2507.18071",)
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native, episode: Native
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        old_log_prob: Native,
+        advantage: Native,
+        episode: Native,
     ) -> Native:
         """See `Estimator.surrogate`."""
         log_ratio = xp.episode_mean(log_prob - old_log_prob, episode)
@@ -192,7 +216,9 @@ class GSPO(_Standardised):
     def metric_inputs(self, **named: Array) -> dict[str, Array]:
         """See `Estimator.metric_inputs`: a ratio is the whole trajectory's, at each of its steps."""
         log_ratio = host.episode_mean(named["log_prob"] - named["old_log_prob"], named["episode"])
-        return super().metric_inputs(**named | {"log_prob": log_ratio, "old_log_prob": np.zeros_like(log_ratio)})
+        return super().metric_inputs(
+            **named | {"log_prob": log_ratio, "old_log_prob": np.zeros_like(log_ratio)}
+        )
 
 
 @dataclass(frozen=True)
@@ -224,18 +250,24 @@ class CISPO(_Standardised):
             return found
         steps = batch.episode_lengths * (batch.episode_weights > 0)
         groups = len(np.unique(group_of_episode(batch, self.group)[steps > 0]))
-        in_group = by_group(lambda members: np.full_like(members, members.sum()), steps, batch, self.group)
+        in_group = by_group(
+            lambda members: np.full_like(members, members.sum()), steps, batch, self.group
+        )
         share = steps.sum() / (groups * np.maximum(in_group, 1))
         found["advantage"] = found["advantage"] * share[batch.episode_of_step]
         return found
 
-    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
+    def surrogate(
+        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native
+    ) -> Native:
         """See `Estimator.surrogate`."""
         log_ratio = log_prob - old_log_prob
         held = xp.clip(log_ratio, *self.bounds)
         return -advantage * xp.exp(held) * (1.0 + log_ratio - held)
 
-    def cotangents(self, *, log_prob: Array, old_log_prob: Array, advantage: Array) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, old_log_prob: Array, advantage: Array
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         return {"log_prob": -advantage * np.exp(np.clip(log_prob - old_log_prob, *self.bounds))}
 

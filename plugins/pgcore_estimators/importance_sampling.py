@@ -13,14 +13,14 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, UnitInterval, choice
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.off_policy import cumulative_log_ratios
-from pgcore.signals import episode_returns, returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import episode_returns, returns
+from pgcore.returns.off_policy import cumulative_log_ratios
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.terms import old_log_probs
 
 __all__ = ["AveragedRatio", "PerDecisionIS", "TrajectoryIS", "WeightedIS"]
@@ -35,7 +35,13 @@ class _OffPolicy(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=True, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=True,
+            off_policy="exact",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,26 @@ class TrajectoryIS(_OffPolicy):
 
     reduction = Reduction.EPISODE_STEP  # an episode's terms are all the same
     name: ClassVar[str] = "trajectory_is"
-    sources: ClassVar[tuple[str, ...]] = ("Precup, Sutton and Singh 2000, eq. 4", "Tang and Abbeel 2010, eq. 3")
+    sources: ClassVar[tuple[str, ...]] = (
+        "Precup, Sutton and Singh 2000, eq. 4",
+        "Tang and Abbeel 2010, eq. 3",
+    )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `return_` is the whole episode's, at each of its steps."""
-        return {"return_": _whole_returns(batch, self.gamma), "old_log_prob": old_log_probs(batch, evaluate)}
+        return {
+            "return_": _whole_returns(batch, self.gamma),
+            "old_log_prob": old_log_probs(batch, evaluate),
+        }
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, return_: Native, episode: Native
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native,
+        old_log_prob: Native,
+        return_: Native,
+        episode: Native,
     ) -> Native:
         """See `Estimator.surrogate`."""
         return -return_ * xp.exp(xp.episode_sum(log_prob - old_log_prob, episode))
@@ -91,18 +109,29 @@ class AveragedRatio(_OffPolicy):
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
         return Claims(
-            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False, whole_episodes=True
+            unbiased=False,
+            off_policy="limited",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
         )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `TrajectoryIS.signals`."""
-        return {"return_": _whole_returns(batch, self.gamma), "old_log_prob": old_log_probs(batch, evaluate)}
+        return {
+            "return_": _whole_returns(batch, self.gamma),
+            "old_log_prob": old_log_probs(batch, evaluate),
+        }
 
-    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, return_: Native) -> Native:
+    def surrogate(
+        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, return_: Native
+    ) -> Native:
         """See `Estimator.surrogate`."""
         return -return_ * xp.exp(log_prob - old_log_prob)
 
-    def cotangents(self, *, log_prob: Array, old_log_prob: Array, return_: Array) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, old_log_prob: Array, return_: Array
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         return {"log_prob": -return_ * np.exp(log_prob - old_log_prob)}
 
@@ -123,7 +152,11 @@ class _WeighedScores(_OffPolicy):
         log_ratio = evaluate("log_prob")["log_prob"] - old_log_probs(batch, evaluate)
         weighed = np.exp(self.log_weights(batch, log_ratio)) * batch.rewards
         to_come = returns(weighed, batch.episode_lengths, self.gamma)
-        return {"advantage": self.gamma**batch.step_in_episode * to_come if self.discount_state else to_come}
+        return {
+            "advantage": self.gamma**batch.step_in_episode * to_come
+            if self.discount_state
+            else to_come
+        }
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:
         """See `Estimator.surrogate`."""
@@ -154,7 +187,11 @@ class PerDecisionIS(_WeighedScores):
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
         """See `_WeighedScores.log_weights`."""
         so_far = cumulative_log_ratios(log_ratio_t, batch.episode_lengths)
-        return so_far if self.ratio == "per_decision" else so_far[batch.episode_ends][batch.episode_of_step]
+        return (
+            so_far
+            if self.ratio == "per_decision"
+            else so_far[batch.episode_ends][batch.episode_of_step]
+        )
 
 
 @dataclass(frozen=True)
@@ -177,7 +214,13 @@ class WeightedIS(_WeighedScores):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="exact", needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False,
+            off_policy="exact",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
 
     def log_weights(self, batch: Batch, log_ratio_t: Array) -> Array:
         """See `_WeighedScores.log_weights`."""

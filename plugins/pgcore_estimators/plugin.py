@@ -22,7 +22,9 @@ def pgcore_estimators() -> list[Provider]:
             "n-step, TD(0) or GAE advantages from a critic",
         ),
         Provider(
-            "ppo", "pgcore_estimators.ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"
+            "ppo",
+            "pgcore_estimators.ppo:PPO",
+            "clipped surrogate or adaptive KL penalty, value loss, entropy bonus",
         ),
         Provider(
             "trpo",
@@ -30,12 +32,20 @@ def pgcore_estimators() -> list[Provider]:
             "ratio times advantage, unclipped; for the optimizer of the same name",
         ),
         Provider(
-            "a2c", "pgcore_estimators.actor_critic:A2C", "actor-critic with bootstrapped returns and an entropy bonus"
+            "a2c",
+            "pgcore_estimators.actor_critic:A2C",
+            "actor-critic with bootstrapped returns and an entropy bonus",
         ),
         Provider(
-            "vtrace", "pgcore_estimators.vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"
+            "vtrace",
+            "pgcore_estimators.vtrace:VTrace",
+            "actor-critic on another policy's episodes, as in IMPALA",
         ),
-        Provider("awr", "pgcore_estimators.awr:AWR", "regression on actions, weighed by exponentiated advantages"),
+        Provider(
+            "awr",
+            "pgcore_estimators.awr:AWR",
+            "regression on actions, weighed by exponentiated advantages",
+        ),
         Provider(
             "trajectory_is",
             "pgcore_estimators.importance_sampling:TrajectoryIS",
@@ -56,28 +66,50 @@ def pgcore_estimators() -> list[Provider]:
             "pgcore_estimators.importance_sampling:AveragedRatio",
             "mean ratio of single steps times the return, biased",
         ),
-        Provider("rloo", "pgcore_estimators.rloo:RLOO", "group rewards less the mean of the others, unbiased"),
-        Provider("grpo", "pgcore_estimators.group_relative:GRPO", "standardised group rewards, clipped ratios"),
         Provider(
-            "dr_grpo", "pgcore_estimators.group_relative:DrGRPO", "GRPO without dividing by deviation or by length"
+            "rloo",
+            "pgcore_estimators.rloo:RLOO",
+            "group rewards less the mean of the others, unbiased",
         ),
         Provider(
-            "gspo", "pgcore_estimators.group_relative:GSPO", "group rewards, ratios of whole trajectories clipped"
+            "grpo",
+            "pgcore_estimators.group_relative:GRPO",
+            "standardised group rewards, clipped ratios",
         ),
-        Provider("cispo", "pgcore_estimators.group_relative:CISPO", "group rewards, clipped ratios held constant"),
+        Provider(
+            "dr_grpo",
+            "pgcore_estimators.group_relative:DrGRPO",
+            "GRPO without dividing by deviation or by length",
+        ),
+        Provider(
+            "gspo",
+            "pgcore_estimators.group_relative:GSPO",
+            "group rewards, ratios of whole trajectories clipped",
+        ),
+        Provider(
+            "cispo",
+            "pgcore_estimators.group_relative:CISPO",
+            "group rewards, clipped ratios held constant",
+        ),
         Provider(
             "reinforce_pp",
             "pgcore_estimators.reinforce_pp:ReinforcePP",
             "clipped ratios, rewards to come normalised over the batch",
         ),
-        Provider("expected", "pgcore_estimators.expected:Expected", "all-action policy gradient over action values"),
+        Provider(
+            "expected",
+            "pgcore_estimators.expected:Expected",
+            "all-action policy gradient over action values",
+        ),
         Provider(
             "q_learning",
             "pgcore_estimators.q_learning:QLearning",
             "error to the best next action's value, plain or double",
         ),
         Provider(
-            "soft_actor", "pgcore_estimators.soft_actor:SoftActor", "entropy-regularised actor over action values"
+            "soft_actor",
+            "pgcore_estimators.soft_actor:SoftActor",
+            "entropy-regularised actor over action values",
         ),
     ]
 
@@ -91,6 +123,12 @@ def pgcore_proofs() -> list[Provider]:
         Provider("trust_region", f"{proofs}.trust_region:PROOFS", "trpo"),
         Provider("a2c", f"{proofs}.on_policy:A2C_PROOF", "a2c"),
         Provider("off_policy", f"{proofs}.off_policy:PROOFS", "vtrace, awr, importance sampling"),
-        Provider("group_relative", f"{proofs}.group_relative:PROOFS", "rloo, grpo and its kin, reinforce_pp"),
-        Provider("action_values", f"{proofs}.action_values:PROOFS", "expected, q_learning, soft_actor"),
+        Provider(
+            "group_relative",
+            f"{proofs}.group_relative:PROOFS",
+            "rloo, grpo and its kin, reinforce_pp",
+        ),
+        Provider(
+            "action_values", f"{proofs}.action_values:PROOFS", "expected, q_learning, soft_actor"
+        ),
     ]

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive, UnitInterval, choice
-from pgcore.estimator import Evaluate
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import gae, normalise
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.returns.discounted import gae, normalise
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
@@ -90,14 +90,20 @@ class PPO(CriticLoss):
             check_old_values(batch, evaluate, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
-        found = {"advantage": a_t, "return_": a_t + v_t, "old_log_prob": old_log_probs(batch, evaluate)}
+        found = {
+            "advantage": a_t,
+            "return_": a_t + v_t,
+            "old_log_prob": old_log_probs(batch, evaluate),
+        }
         if self.normalise == "batch":
             found["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
         if self.uses("old_value"):
             found["old_value"] = v_t
         if self.uses("kl"):
             found["reference"] = (
-                batch.extras["reference"] if "reference" in batch.extras else evaluate("distribution")["distribution"]
+                batch.extras["reference"]
+                if "reference" in batch.extras
+                else evaluate("distribution")["distribution"]
             )
         return found
 
@@ -154,7 +160,9 @@ class PPO(CriticLoss):
         if old_value is not None:
             error = value - return_
             inside = np.abs(value - old_value) <= self.value_clip
-            unclipped = inside | (np.abs(error) >= np.abs(self._worse_error(np, value, old_value, return_)))
+            unclipped = inside | (
+                np.abs(error) >= np.abs(self._worse_error(np, value, old_value, return_))
+            )
             found["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
         return found
 

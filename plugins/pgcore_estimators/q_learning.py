@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, Positive, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Positive, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import next_q
 
 __all__ = ["QLearning"]
@@ -55,8 +55,12 @@ class QLearning(Estimator):
         """See `Estimator.signals`: `target`."""
         following, possible = next_q(batch, evaluate.target), batch.next_action_mask
         choosing = next_q(batch, evaluate) if self.double else following
-        chosen = (choosing if possible is None else np.where(possible, choosing, -np.inf)).argmax(axis=1)
-        return {"target": batch.rewards + self.gamma * following[np.arange(batch.num_steps), chosen]}
+        chosen = (choosing if possible is None else np.where(possible, choosing, -np.inf)).argmax(
+            axis=1
+        )
+        return {
+            "target": batch.rewards + self.gamma * following[np.arange(batch.num_steps), chosen]
+        }
 
     def surrogate(self, xp: ArrayNamespace, *, action_value: Native, target: Native) -> Native:
         """See `Estimator.surrogate`: e^2 / 2, or c (e - c / 2) with c the error e limited to the Huber bound."""
@@ -67,4 +71,6 @@ class QLearning(Estimator):
     def cotangents(self, *, action_value: Array, target: Array) -> Mapping[str, Array]:
         """See `Estimator.cotangents`: the error, limited to the Huber bound."""
         error = action_value - target
-        return {"action_value": error if self.huber is None else np.clip(error, -self.huber, self.huber)}
+        return {
+            "action_value": error if self.huber is None else np.clip(error, -self.huber, self.huber)
+        }

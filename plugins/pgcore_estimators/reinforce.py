@@ -8,14 +8,14 @@ from typing import Annotated, Any, ClassVar, Self, cast
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Flag, Number, UnitInterval, choice
+from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
-from pgcore.estimator import AnyReduction, Claims, Evaluate, Reduction
-from pgcore.recorded import critic_values
-from pgcore.score_estimator import ScoreEstimator
-from pgcore.signals import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
+from pgcore.interfaces.recorded import critic_values
+from pgcore.interfaces.score_estimator import ScoreEstimator
+from pgcore.returns.discounted import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.actor_critic import ActorCriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, normalised
 
@@ -70,7 +70,9 @@ class Reinforce(ActorCriticLoss):
 
     def __new__(cls, *values: Any, **named: Any) -> Self:
         """Return an instance of the subclass where the baseline is one for each parameter."""
-        hyper_parameters = dict(zip((field.name for field in fields(cls)), values, strict=False)) | named
+        hyper_parameters = (
+            dict(zip((field.name for field in fields(cls)), values, strict=False)) | named
+        )
         by_component = cls is Reinforce and hyper_parameters.get("baseline") == PER_COMPONENT
         return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
 
@@ -82,7 +84,9 @@ class Reinforce(ActorCriticLoss):
                 f"{type(self).__name__}.baseline: expected another than {PER_COMPONENT!r}, which a ScoreEstimator combines, got it; "
                 "derive from ComponentBaseline"
             )
-        if self.baseline == PER_COMPONENT and (self.entropy_coefficient != 0 or self.normalise != "none"):
+        if self.baseline == PER_COMPONENT and (
+            self.entropy_coefficient != 0 or self.normalise != "none"
+        ):
             raise EstimatorError(
                 "Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with 'optimal_per_component', got others; "
                 "this baseline weighs scores alone, so choose 'optimal' to combine it"
@@ -91,7 +95,11 @@ class Reinforce(ActorCriticLoss):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        plain = self.normalise == "none" and self.entropy_coefficient == 0 and self.reduction is Reduction.TRAJECTORY
+        plain = (
+            self.normalise == "none"
+            and self.entropy_coefficient == 0
+            and self.reduction is Reduction.TRAJECTORY
+        )
         return Claims(
             unbiased=plain and self.baseline != "mean",
             off_policy="none",
@@ -116,7 +124,11 @@ class Reinforce(ActorCriticLoss):
 
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
         g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
-        return g_t if self.reward_to_go else episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
+        return (
+            g_t
+            if self.reward_to_go
+            else episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
+        )
 
     def _advantage(self, batch: Batch, g_t: Array, baseline: Array | float) -> Array:
         advantage = normalised(batch, g_t - baseline, self.normalise, self.ddof)
@@ -124,7 +136,9 @@ class Reinforce(ActorCriticLoss):
         return advantage if discount is None else discount * advantage
 
     def _discount(self, batch: Batch) -> Array | None:
-        return self.gamma**batch.step_in_episode if self.discount_state and self.reward_to_go else None
+        return (
+            self.gamma**batch.step_in_episode if self.discount_state and self.reward_to_go else None
+        )
 
     def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
         """Return one number for all steps, or [B]."""
@@ -141,7 +155,10 @@ class Reinforce(ActorCriticLoss):
             by_episode[real] = leave_one_out_mean(episode_return[real])
         else:
             discount = self._discount(batch)
-            g, u = evaluate.scores(discount)[real], evaluate.scores(g_t if discount is None else discount * g_t)[real]
+            g, u = (
+                evaluate.scores(discount)[real],
+                evaluate.scores(g_t if discount is None else discount * g_t)[real],
+            )
             by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
         return by_episode[batch.episode_of_step]
 
@@ -161,9 +178,14 @@ class ComponentBaseline(ScoreEstimator, Reinforce):
                 f"ComponentBaseline.baseline: expected {PER_COMPONENT!r}, got {self.baseline!r}; make a Reinforce"
             )
 
-    def combine(self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array) -> Array:
+    def combine(
+        self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array
+    ) -> Array:
         """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
         real = batch.episode_weights > 0
-        g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
+        g, u = (
+            evaluate.scores(self._discount(batch))[real],
+            evaluate.scores(signals["advantage"])[real],
+        )
         b = optimal_baseline(g, u, per_component=True)
         return -(weights[batch.episode_starts][real] @ (u - b * g))

@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, Positive, UnitInterval, choice
-from pgcore.estimator import Claims, Estimator, Evaluate
-from pgcore.groups import by_group, episode_rewards
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import normalise, returns
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
+from pgcore.returns.discounted import normalise, returns
+from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Positive, UnitInterval, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.terms import (
     Ddof,
     Group,
@@ -59,14 +59,27 @@ class ReinforcePP(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False, whole_episodes=True)
+        return Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
-        g_t = returns(penalised_rewards(batch, evaluate, self.kl_coefficient), batch.episode_lengths, self.gamma)
+        g_t = returns(
+            penalised_rewards(batch, evaluate, self.kl_coefficient),
+            batch.episode_lengths,
+            self.gamma,
+        )
         if self.baseline == "group":
             mean = by_group(
-                lambda members: np.full_like(members, members.mean()), episode_rewards(batch), batch, self.group
+                lambda members: np.full_like(members, members.mean()),
+                episode_rewards(batch),
+                batch,
+                self.group,
             )
             g_t = g_t - mean[batch.episode_of_step]
         return {
@@ -74,11 +87,15 @@ class ReinforcePP(Estimator):
             "old_log_prob": old_log_probs(batch, evaluate),
         }
 
-    def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native) -> Native:
+    def surrogate(
+        self, xp: ArrayNamespace, *, log_prob: Native, old_log_prob: Native, advantage: Native
+    ) -> Native:
         """See `Estimator.surrogate`."""
         return -clipped_gain(xp, log_prob - old_log_prob, advantage, self._bounds)
 
-    def cotangents(self, *, log_prob: Array, old_log_prob: Array, advantage: Array) -> Mapping[str, Array]:
+    def cotangents(
+        self, *, log_prob: Array, old_log_prob: Array, advantage: Array
+    ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         return {"log_prob": -clipped_gain_slope(log_prob - old_log_prob, advantage, self._bounds)}
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number
-from pgcore.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.groups import by_group, episode_rewards
-from pgcore.namespace import ArrayNamespace, Native
-from pgcore.signals import leave_one_out_mean
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
+from pgcore.returns.discounted import leave_one_out_mean
+from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.terms import Group, penalised_rewards
 
 __all__ = ["RLOO"]
@@ -22,7 +22,7 @@ __all__ = ["RLOO"]
 class RLOO(Estimator):
     """REINFORCE leave-one-out: sum over an episode's steps of -log pi times (R - mean of the others), mean over episodes.
 
-    R is the episode's undiscounted reward; the others are those of its group (`pgcore.groups`), at least one.
+    R is the episode's undiscounted reward; the others are those of its group (`pgcore.returns.groups`), at least one.
 
     Attributes:
         kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
@@ -57,7 +57,9 @@ class RLOO(Estimator):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
-        advantage = by_group(lambda members: members - leave_one_out_mean(members), rewards, batch, self.group)
+        advantage = by_group(
+            lambda members: members - leave_one_out_mean(members), rewards, batch, self.group
+        )
         return {"advantage": advantage[batch.episode_of_step]}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:

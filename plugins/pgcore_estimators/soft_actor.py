@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import NonNegative, Number, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.data.batch import Batch
 from pgcore.heads.discrete import finite_or_zero
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import NonNegative, Number, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
 from pgcore_estimators.action_values import (
     constant_action_values,
     critic_loss,
@@ -75,14 +75,25 @@ class SoftActor(Estimator):
         return {"q": q, "target": batch.rewards + self.gamma * goes_on * soft}
 
     def surrogate(
-        self, xp: ArrayNamespace, *, log_probs: Native, q: Native, action_value: Native = None, target: Native = None
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_probs: Native,
+        q: Native,
+        action_value: Native = None,
+        target: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: sum_a pi_a (alpha log pi_a - Q_a) + c_v (Q(s_t, a_t) - y)^2 / 2."""
         j = xp.sum(xp.exp(log_probs) * (self.alpha * finite_or_zero(xp, log_probs) - q), 1)
         return j + critic_loss(self.value_coefficient, action_value, target)
 
     def cotangents(
-        self, *, log_probs: Array, q: Array, action_value: Array | None = None, target: Array | None = None
+        self,
+        *,
+        log_probs: Array,
+        q: Array,
+        action_value: Array | None = None,
+        target: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`; the softmax cancels the alpha that stands alone."""
         soft = self.alpha * finite_or_zero(host, log_probs) - q

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import choice
+from pgcore.data.batch import Batch
 from pgcore.errors import BatchError
-from pgcore.estimator import Evaluate
-from pgcore.groups import GROUPS
-from pgcore.namespace import Native
-from pgcore.recorded import critic_values
-from pgcore.signals import gae, next_values, normalise
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.recorded import critic_values
+from pgcore.returns.discounted import gae, next_values, normalise
+from pgcore.returns.groups import GROUPS
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import choice
+from pgcore.xp.namespace import Native
 
 __all__ = [
     "Ddof",
@@ -50,7 +50,9 @@ def log_bounds(below: float, above: float) -> tuple[float, float]:
     return math.log1p(-below) if below < 1 else -math.inf, math.log1p(above)
 
 
-def clipped_gain(xp: Any, log_ratio: Native, advantage: Native, bounds: tuple[float, float]) -> Native:
+def clipped_gain(
+    xp: Any, log_ratio: Native, advantage: Native, bounds: tuple[float, float]
+) -> Native:
     """Return min(r A, clip(r) A) for r = exp(log ratio), with the logarithms of the bounds.
 
     The branch is chosen before the exponential is taken, and a ratio exactly at a bound counts as unclipped.
@@ -63,7 +65,9 @@ def clipped_gain(xp: Any, log_ratio: Native, advantage: Native, bounds: tuple[fl
 def clipped_gain_slope(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
     """Return the derivative of `clipped_gain` in the log ratio."""
     # exp(-inf) is exactly 0, so the clipped branch takes no gradient and nothing overflows on its way there.
-    return advantage * np.exp(np.where(is_clipped(log_ratio, advantage, bounds), -math.inf, log_ratio))
+    return advantage * np.exp(
+        np.where(is_clipped(log_ratio, advantage, bounds), -math.inf, log_ratio)
+    )
 
 
 def is_clipped(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
@@ -133,16 +137,20 @@ def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -
     """Return [B] rewards, each less kl_coefficient (log mu - log pi_ref) of its action; with 0 nothing else is asked for."""
     if kl_coefficient == 0:
         return batch.rewards
-    return batch.rewards - kl_coefficient * (old_log_probs(batch, evaluate) - reference_log_probs(batch))
+    return batch.rewards - kl_coefficient * (
+        old_log_probs(batch, evaluate) - reference_log_probs(batch)
+    )
 
 
 def state_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.recorded`."""
+    """Return [B] V(s_t) and [B] V(s_{t+1}), time limits bootstrapped; see `pgcore.interfaces.recorded`."""
     v_t, final = critic_values(batch, evaluate)
     return v_t, next_values(v_t, batch.episode_lengths, final)
 
 
-def gae_and_returns(batch: Batch, evaluate: Evaluate, gamma: float, gae_lambda: float) -> tuple[Array, Array]:
+def gae_and_returns(
+    batch: Batch, evaluate: Evaluate, gamma: float, gae_lambda: float
+) -> tuple[Array, Array]:
     """Return [B] GAE advantages and [B] TD(lambda) returns, which are the advantages plus V."""
     v_t, v_tp1 = state_values(batch, evaluate)
     a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gamma, gae_lambda)

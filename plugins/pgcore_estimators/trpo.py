@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, UnitInterval
-from pgcore.estimator import Evaluate
-from pgcore.namespace import ArrayNamespace, Native
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, UnitInterval
+from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised, old_log_probs
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.checks import Number, PositiveOrInfinite, UnitInterval
-from pgcore.estimator import AnyReduction, Claims, Evaluate, Reduction
-from pgcore.off_policy import vtrace
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
+from pgcore.returns.off_policy import vtrace
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, PositiveOrInfinite, UnitInterval
 from pgcore_estimators.actor_critic import ActorCriticLoss
 from pgcore_estimators.terms import old_log_probs, state_values
 
@@ -43,7 +43,9 @@ class VTrace(ActorCriticLoss):
     entropy_coefficient: Number = 0.0
     reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "vtrace"
-    sources: ClassVar[tuple[str, ...]] = ("Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",)
+    sources: ClassVar[tuple[str, ...]] = (
+        "Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",
+    )
 
     @property
     def claims(self) -> Claims:

@@ -9,21 +9,28 @@ from typing import Any, cast
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pgcore.api import estimator, optimizer
-from pgcore.checks import one_of, positive
+from pgcore.cli.assignments import without_none
+from pgcore.data.networks import MLP, Network, Table
+from pgcore.data.spec import PolicySpec
 from pgcore.errors import OptimizerError, SpecError
-from pgcore.estimator import Estimator
-from pgcore.formula import OptimizerSpec
-from pgcore.heads import Bernoulli, Categorical, DiagonalGaussian, EpsilonGreedy, Head, MultiCategorical
-from pgcore.networks import MLP, Network, Table
-from pgcore.optimizer import Optimizer, Rule
-from pgcore.registry import load_class, registry
-from pgcore.schedules import ConstantSchedule, Schedule
-from pgcore.spec import PolicySpec
-from pgcore.values import without_none
-from pgcore_train.config import RunConfig, check_known
-from pgcore_train.environments import Actions, Environments
-from pgcore_train.off_policy import learns_off_policy
-from pgcore_train.settings import NetworkSettings
+from pgcore.heads import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    EpsilonGreedy,
+    Head,
+    MultiCategorical,
+)
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.optimizer import Optimizer, Rule
+from pgcore.interfaces.schedules import ConstantSchedule, Schedule
+from pgcore.registry.registry import load_class, registry
+from pgcore.validation.fields import one_of, positive
+from pgcore_train.config.config.config import RunConfig, check_known
+from pgcore_train.config.config.settings import NetworkSettings
+from pgcore_train.learning.replay_plan import learns_off_policy
+from pgcore_train.rollout.environments import Actions, Environments
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
@@ -81,9 +88,13 @@ def make_optimizer(
     rated = "learning_rate" in own
     check_known(f"{cls.name} hyper-parameter", fields, own.keys() | set(RATE_KEYS if rated else ()))
     if rated:
-        rate = fields.pop("learning_rate", own["learning_rate"].default if cls.whole_batch else learning_rate)
+        rate = fields.pop(
+            "learning_rate", own["learning_rate"].default if cls.whole_batch else learning_rate
+        )
         schedule = fields.pop("schedule", "constant" if steps is None else "linear")
-        fields["learning_rate"] = make_rate(schedule, rate, fields.pop("final_learning_rate", 0.0), steps)
+        fields["learning_rate"] = make_rate(
+            schedule, rate, fields.pop("final_learning_rate", 0.0), steps
+        )
     if "max_grad_norm" in own:
         fields.setdefault("max_grad_norm", 0.5)
     return optimizer(cls.name, **without_none(cls, fields))
@@ -114,7 +125,9 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
         wanted = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
         critic = "separate" if wanted else "none"
     network = make_network(environments.observations, config.network, estimator)
-    return PolicySpec(network, head, critic, "action" if of_actions and critic != "none" else "state")
+    return PolicySpec(
+        network, head, critic, "action" if of_actions and critic != "none" else "state"
+    )
 
 
 def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Estimator) -> Network:
@@ -136,7 +149,9 @@ def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Es
     size = {"states": int(space.n)} if isinstance(space, Discrete) else {"inputs": space.shape[0]}
     fields = {**size, "hidden": settings.hidden, "activation": activation}
     try:
-        return cast("Any", cls)(**{field: value for field, value in fields.items() if field in names})
+        return cast("Any", cls)(
+            **{field: value for field, value in fields.items() if field in names}
+        )
     except TypeError as error:
         raise SpecError(
             f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with the fields "
@@ -167,7 +182,9 @@ def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -
 def usual_head(space: Actions, estimator: Estimator) -> tuple[type[Head], int | tuple[int, ...]]:
     """Return the class of the head for a space of actions, an epsilon-greedy one where all that is learned are action values, and its size."""
     if isinstance(space, Discrete):
-        return EpsilonGreedy if ACTION_VALUES.issuperset(estimator.quantities) else Categorical, int(space.n)
+        return EpsilonGreedy if ACTION_VALUES.issuperset(
+            estimator.quantities
+        ) else Categorical, int(space.n)
     if isinstance(space, MultiDiscrete):
         return MultiCategorical, tuple(space.nvec.tolist())
     return DiagonalGaussian if isinstance(space, Box) else Bernoulli, space.shape[0]

@@ -13,29 +13,44 @@ __all__ = ["train"]
 def train(
     environment: Annotated[
         str | None,
-        typer.Argument(metavar="ENV", help="A Gymnasium environment, such as CartPole-v1.", show_default=False),
+        typer.Argument(
+            metavar="ENV", help="A Gymnasium environment, such as CartPole-v1.", show_default=False
+        ),
     ] = None,
     *,
-    estimator: Annotated[str | None, typer.Option(help="Which estimator; ppo by default.", show_default=False)] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Which backend; PGCORE_BACKEND, else numpy, by default.", show_default=False)
+    estimator: Annotated[
+        str | None, typer.Option(help="Which estimator; ppo by default.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seeds everything; 0 by default.", show_default=False)] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default=False)] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="Which backend; PGCORE_BACKEND, else numpy, by default.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seeds everything; 0 by default.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64.", show_default=False)
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Environment steps to train for; 100000 by default.", show_default=False)
+        int | None,
+        typer.Option(help="Environment steps to train for; 100000 by default.", show_default=False),
     ] = None,
     envs: Annotated[
-        int | None, typer.Option(help="Environments side by side; 8 by default.", show_default=False)
+        int | None,
+        typer.Option(help="Environments side by side; 8 by default.", show_default=False),
     ] = None,
     stop_at: Annotated[
         float | None,
         typer.Option(
-            help="Stop when the last 20 episodes' mean return is this; exit 1 if it never is.", show_default=False
+            help="Stop when the last 20 episodes' mean return is this; exit 1 if it never is.",
+            show_default=False,
         ),
     ] = None,
     evaluation_episodes: Annotated[
-        int | None, typer.Option(help="Episodes to play after training; 10 by default.", show_default=False)
+        int | None,
+        typer.Option(help="Episodes to play after training; 10 by default.", show_default=False),
     ] = None,
     normalise_observations: Annotated[
         bool | None, typer.Option(help="Running normalisation of observations.", show_default=False)
@@ -44,17 +59,24 @@ def train(
         bool | None, typer.Option(help="Running scaling of rewards.", show_default=False)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; runs/ENV by default.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the results; runs/ENV by default.", show_default=False),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on from this checkpoint, or this run's folder.", show_default=False)
+        Path | None,
+        typer.Option(help="Go on from this checkpoint, or this run's folder.", show_default=False),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file with a table for each section.", show_default=False)
+        Path | None,
+        typer.Option(help="A TOML file with a table for each section.", show_default=False),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting, such as estimator.clip=0.1; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Any setting, such as estimator.clip=0.1; repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Train a policy on a Gymnasium environment: progress, metrics, a picture and a checkpoint.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pgcore_train.checkpoint import Checkpoint, load_checkpoint
-from pgcore_train.config import Layer, RunConfig, merged, read_assignments, read_toml
-from pgcore_train.folder import RunFolder
-from pgcore_train.progress import ProgressBar
+from pgcore_train.config.config.config import Layer, RunConfig, merged, read_assignments, read_toml
 from pgcore_train.report import summarise, write_results
+from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
+from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.progress import ProgressBar
 from pgcore_train.training import Ending, Training
 
 __all__ = ["run_command"]
@@ -22,7 +22,11 @@ GOAL_MISSED = 1
 
 
 def run_command(
-    options: Layer, assignments: Sequence[str], *, config: Path | None = None, resume: Path | None = None
+    options: Layer,
+    assignments: Sequence[str],
+    *,
+    config: Path | None = None,
+    resume: Path | None = None,
 ) -> int:
     """Train as asked, leave the results in the run's folder, print a summary and return the exit status.
 
@@ -50,12 +54,16 @@ def run_command(
         training.close()
 
 
-def train_into_folder(training: Training, checkpoint: Checkpoint | None, resume: Path | None) -> int:
+def train_into_folder(
+    training: Training, checkpoint: Checkpoint | None, resume: Path | None
+) -> int:
     """Train and leave the results; see `run_command`."""
     if checkpoint is not None:
         training.restore(checkpoint)
     run = training.config.run
-    folder = RunFolder(run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}")
+    folder = RunFolder(
+        run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}"
+    )
     keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
     with folder.open(training.config.to_toml(), keep=keep):
         try:

@@ -10,4 +10,6 @@ __all__ = ["pgcore_commands"]
 @hookimpl
 def pgcore_commands() -> list[Provider]:
     """Provide the command."""
-    return [Provider("train", "pgcore_train.cli:train", "train a policy on a Gymnasium environment")]
+    return [
+        Provider("train", "pgcore_train.cli:train", "train a policy on a Gymnasium environment")
+    ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from pgcore import files
-from pgcore.arrays import Array
-from pgcore_train.folder import RunFolder
-from pgcore_train.history import WINDOW, History, readable
-from pgcore_train.picture import draw
+from pgcore.data import files
+from pgcore.validation.arrays import Array
+from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.history import WINDOW, History, readable
+from pgcore_train.run.picture import draw
 from pgcore_train.training import Ending, Training
 
 __all__ = ["summarise", "write_results"]
@@ -23,9 +23,7 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     training.checkpoint().save(folder.checkpoint)
     training.policy.save(folder.policy)
     run = training.config.run
-    title = (
-        f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
-    )
+    title = f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
     try:
         picture = draw(training.history, title, run.stop_at)
     except ModuleNotFoundError as error:
@@ -36,7 +34,9 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     return None
 
 
-def summarise(training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None) -> str:
+def summarise(
+    training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None
+) -> str:
     """Write `summary.json` and return the summary as text, some lines of two columns.
 
     Args:

@@ -13,21 +13,26 @@ from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
-from pgcore.arrays import Array
 from pgcore.errors import FileError, SpecError
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
+from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
-from pgcore_train.checkpoint import Checkpoint, adapted_fields, generator_state, restore_generator
-from pgcore_train.config import RunConfig
-from pgcore_train.environments import make_environments
-from pgcore_train.evaluation import evaluate
-from pgcore_train.history import History
+from pgcore_train.config.config.config import RunConfig
 from pgcore_train.interrupt import Interrupt
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
-from pgcore_train.off_policy import ReplayPlan, make_exploration, make_target
-from pgcore_train.replay import Replay
-from pgcore_train.rollouts import Rollout, Rollouts
-from pgcore_train.updates import Plan, replay_update, update
+from pgcore_train.learning.replay import Replay
+from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
+from pgcore_train.learning.updates import Plan, replay_update, update
+from pgcore_train.rollout.environments import make_environments
+from pgcore_train.rollout.evaluation import evaluate
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollout.rollouts import Rollout, Rollouts
+from pgcore_train.run.checkpoint import (
+    Checkpoint,
+    adapted_fields,
+    generator_state,
+    restore_generator,
+)
+from pgcore_train.run.history import History
 
 __all__ = ["Ending", "Training"]
 
@@ -72,7 +77,12 @@ class Training:
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
         spec = make_spec(self.environments, config, self.estimator)
         self.policy = policy(
-            spec, backend=run.backend, seed=run.seed, dtype=run.dtype, device=run.device, compiled=run.compiled
+            spec,
+            backend=run.backend,
+            seed=run.seed,
+            dtype=run.dtype,
+            device=run.device,
+            compiled=run.compiled,
         )
         self.policy.check_fits(self.estimator)
         rule = optimizer_class(config, self.estimator)
@@ -80,12 +90,16 @@ class Training:
         self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
         self.whole_episodes = self.estimator.claims.whole_episodes
         self.length = config.rollout.length or self.plan.rollout_length
-        self.replay_plan = ReplayPlan.of(config, self.estimator, self.length * self.environments.count)
+        self.replay_plan = ReplayPlan.of(
+            config, self.estimator, self.length * self.environments.count
+        )
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)
         steps = None if self.whole_episodes else self._optimizer_steps()
-        self.optimizer = make_optimizer(config, rule, steps, (self.replay_plan or self.plan).learning_rate)
+        self.optimizer = make_optimizer(
+            config, rule, steps, (self.replay_plan or self.plan).learning_rate
+        )
         self.observations, self.rewards = self._make_normalisers()
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
@@ -128,7 +142,9 @@ class Training:
         seeds = self._seeds(EVALUATION, episodes)
         try:
             with one_blas_thread():
-                return evaluate(self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit)
+                return evaluate(
+                    self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit
+                )
         finally:
             environments.close()
 
@@ -141,7 +157,9 @@ class Training:
             optimizer=self.optimizer.state(self.policy),
             optimizer_steps=self.optimizer.steps_taken,
             estimator=adapted_fields(self._configured, self.estimator),
-            normalisers={name: each.moments.state() for name, each in normalisers.items() if each is not None},
+            normalisers={
+                name: each.moments.state() for name, each in normalisers.items() if each is not None
+            },
             random=generator_state(self.rng),
             history=self.history,
             replay={} if self.replay is None else self.replay.state(),
@@ -166,7 +184,10 @@ class Training:
         self.optimizer.load(self.policy, checkpoint.optimizer, checkpoint.optimizer_steps)
         if checkpoint.config["estimator"]["name"] == self.config.estimator["name"]:
             self.estimator = dataclasses.replace(self.estimator, **checkpoint.estimator)  # pyright: ignore[reportArgumentType]
-        for name, normaliser in {"observations": self.observations, "rewards": self.rewards}.items():
+        for name, normaliser in {
+            "observations": self.observations,
+            "rewards": self.rewards,
+        }.items():
             if normaliser is not None:
                 if name not in checkpoint.normalisers:
                     raise FileError(
@@ -179,7 +200,9 @@ class Training:
         ):
             if owner is not None:
                 if not state:
-                    raise FileError(f"checkpoint: expected {what}, got none; leave the run's settings as they were")
+                    raise FileError(
+                        f"checkpoint: expected {what}, got none; leave the run's settings as they were"
+                    )
                 owner.load(state)
         restore_generator(self.rng, checkpoint.random)
         self.history = checkpoint.history
@@ -192,7 +215,12 @@ class Training:
         seeds = self._seeds(TRAINING, self.environments.count)
         actor = self.policy if self.exploration is None else self.exploration
         return Rollouts(
-            self.environments, actor, self.rng, seeds=seeds, observations=self.observations, rewards=self.rewards
+            self.environments,
+            actor,
+            self.rng,
+            seeds=seeds,
+            observations=self.observations,
+            rewards=self.rewards,
         )
 
     def _collect(self, rollouts: Rollouts) -> Rollout:
@@ -224,10 +252,24 @@ class Training:
     def _improve(self, rollout: Rollout) -> dict[str, float]:
         """Learn from a rollout, or from the buffer that it goes into; return the update's figures, none where it has to wait."""
         if self.replay is None or self.replay_plan is None:
-            return update(self.policy, self.estimator, self.optimizer, rollout.batch, self.plan, self.rng, self.target)
+            return update(
+                self.policy,
+                self.estimator,
+                self.optimizer,
+                rollout.batch,
+                self.plan,
+                self.rng,
+                self.target,
+            )
         self.replay.add(rollout.batch)
         return replay_update(
-            self.policy, self.estimator, self.optimizer, self.replay, self.replay_plan, self.rng, self.target
+            self.policy,
+            self.estimator,
+            self.optimizer,
+            self.replay,
+            self.replay_plan,
+            self.rng,
+            self.target,
         )
 
     def _optimizer_steps(self) -> int:
@@ -246,7 +288,9 @@ class Training:
         width = space.shape[0] if isinstance(space, Box) else 0
         observations = ObservationNormaliser(width) if settings.normalise_observations else None
         gamma = getattr(self.estimator, "gamma", 0.99)
-        return observations, RewardNormaliser(self.environments.count, gamma) if settings.normalise_rewards else None
+        return observations, RewardNormaliser(
+            self.environments.count, gamma
+        ) if settings.normalise_rewards else None
 
     def _seeds(self, stream: int, count: int) -> list[int]:
         """Return seeds for environments; a resumed run's differ from those it began with."""

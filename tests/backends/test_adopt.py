@@ -17,15 +17,18 @@ import pytest
 import pgcore as pg
 from pgcore.errors import ShapeError, SpecError
 from pgcore.heads import Head
-from pgcore.testing.cases import make_case
-from pgcore.testing.differences import random_direction
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore_check.cases.cases import make_case
+from pgcore_check.reference.differences import random_direction
+from pgcore_check.results import gradient_row, loss_row
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 STEPS, LENGTHS = 9, (4, 2, 3)
-CATEGORICAL, GAUSSIAN = pg.Categorical(3, temperature=0.8), pg.DiagonalGaussian(2, "shared", std=0.7)
+CATEGORICAL, GAUSSIAN = (
+    pg.Categorical(3, temperature=0.8),
+    pg.DiagonalGaussian(2, "shared", std=0.7),
+)
 SHAPES = {
     "convolution": {
         "kernel": (3, 3, 3, 4), "kernel bias": (4,), "policy": (36, 3), "policy bias": (3,), "value": (36, 1), "value bias": (1,),
@@ -55,26 +58,34 @@ class Torch:
 
     def __init__(self):
         self.torch = importlib.import_module("torch")
-        self.torch.set_num_threads(1)  # the networks are small, and threads that wait for a core take longer
+        self.torch.set_num_threads(
+            1
+        )  # the networks are small, and threads that wait for a core take longer
 
     def mlp(self, spec, weights):
         torch = self.torch
         nn = torch.nn
 
         def linear(name):
-            weight, bias = (torch.from_numpy(weights[f"{name}.{part}"].copy()) for part in ("weight", "bias"))
+            weight, bias = (
+                torch.from_numpy(weights[f"{name}.{part}"].copy()) for part in ("weight", "bias")
+            )
             layer = nn.Linear(*weight.shape, dtype=weight.dtype)
             layer.load_state_dict({"weight": weight.T, "bias": bias})
             return layer
 
         def network(prefix, layers):
             built = [linear(f"{prefix}.{number}") for number in layers]
-            return nn.Sequential(*itertools.chain(*((layer, nn.Tanh()) for layer in built[:-1])), built[-1])
+            return nn.Sequential(
+                *itertools.chain(*((layer, nn.Tanh()) for layer in built[:-1])), built[-1]
+            )
 
         class Shared(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.torso = nn.Sequential(*itertools.chain(*((linear(f"network.{n}"), nn.Tanh()) for n in hidden)))
+                self.torso = nn.Sequential(
+                    *itertools.chain(*((linear(f"network.{n}"), nn.Tanh()) for n in hidden))
+                )
                 self.policy = linear(f"network.{len(hidden)}")
                 self.value = linear("critic.0")
 
@@ -84,15 +95,23 @@ class Torch:
 
         hidden = range(len(spec.network.hidden))
         layers = range(len(hidden) + 1)
-        ways = [np.transpose if len(shape) == 2 else same for shape in spec.parameter_shapes.values()]
+        ways = [
+            np.transpose if len(shape) == 2 else same for shape in spec.parameter_shapes.values()
+        ]
         if spec.critic == "shared":
             return Shared(), "shared", ways
-        return network("network", layers), None if spec.critic == "none" else network("critic", layers), ways
+        return (
+            network("network", layers),
+            None if spec.critic == "none" else network("critic", layers),
+            ways,
+        )
 
     def linear(self, weights, name):
         torch = self.torch
         layer = torch.nn.Linear(*weights[name].shape, dtype=torch.float64)
-        layer.load_state_dict({"weight": torch.tensor(weights[name].T), "bias": torch.tensor(weights[f"{name} bias"])})
+        layer.load_state_dict(
+            {"weight": torch.tensor(weights[name].T), "bias": torch.tensor(weights[f"{name} bias"])}
+        )
         return layer
 
     def convolution(self, weights):
@@ -119,7 +138,11 @@ class Torch:
         def by_pixel(weight):
             return weight.T[np.argsort(pixels)]
 
-        return Net(), "shared", [lambda kernel: kernel.transpose(2, 3, 1, 0), same, by_pixel, same, by_pixel, same]
+        return (
+            Net(),
+            "shared",
+            [lambda kernel: kernel.transpose(2, 3, 1, 0), same, by_pixel, same, by_pixel, same],
+        )
 
     def recurrence(self, weights):
         torch = self.torch
@@ -191,7 +214,9 @@ class Tensorflow:
 
         def dense(prefix, number, features, activation=None):
             weight, bias = (weights[f"{prefix}.{number}.{part}"] for part in ("weight", "bias"))
-            layer = keras.layers.Dense(len(bias), activation, dtype=dtype, name=f"{prefix}_{number}")
+            layer = keras.layers.Dense(
+                len(bias), activation, dtype=dtype, name=f"{prefix}_{number}"
+            )
             found = layer(features)
             layer.set_weights([weight, bias])
             return found
@@ -222,7 +247,9 @@ class Tensorflow:
     def convolution(self, weights):
         keras = self.keras
         images = keras.Input((8, 8, 3), dtype="uint8")
-        scaled = keras.ops.cast(images, "float64") / 255  # keras.layers.Rescaling would round 1 / 255 to float32
+        scaled = (
+            keras.ops.cast(images, "float64") / 255
+        )  # keras.layers.Rescaling would round 1 / 255 to float32
         layer = keras.layers.Conv2D(4, 3, strides=2, activation="tanh", dtype="float64")
         features = keras.layers.Flatten(dtype="float64")(layer(scaled))
         layer.set_weights([weights["kernel"], weights["kernel bias"]])
@@ -242,7 +269,9 @@ class Tensorflow:
         keras = self.keras
         given = keras.Input((5,), dtype="float64")
         features = self.dense(weights, "first", given, "tanh")
-        features = keras.layers.Add(dtype="float64")([features, self.dense(weights, "second", features, "tanh")])
+        features = keras.layers.Add(dtype="float64")(
+            [features, self.dense(weights, "second", features, "tanh")]
+        )
         outputs = [self.dense(weights, name, features) for name in ("policy", "value")]
         return keras.Model(given, outputs), "shared", [same] * 9
 
@@ -258,7 +287,10 @@ class Jax:
         depth = len(spec.network.hidden)
 
         def layers(prefix, numbers):
-            return [(weights[f"{prefix}.{number}.weight"], weights[f"{prefix}.{number}.bias"]) for number in numbers]
+            return [
+                (weights[f"{prefix}.{number}.weight"], weights[f"{prefix}.{number}.bias"])
+                for number in numbers
+            ]
 
         def hidden(parameters, features):
             for weight, bias in parameters:
@@ -276,7 +308,11 @@ class Jax:
 
         ways = [same] * len(spec.parameter_shapes)
         if spec.critic == "shared":
-            tree = layers("network", range(depth)), *layers("network", [depth]), *layers("critic", [0])
+            tree = (
+                layers("network", range(depth)),
+                *layers("network", [depth]),
+                *layers("critic", [0]),
+            )
             return (both, tree), "shared", ways
         critic = None if spec.critic == "none" else (apply, layers("critic", range(depth + 1)))
         return (apply, layers("network", range(depth + 1))), critic, ways
@@ -287,7 +323,11 @@ class Jax:
         def apply(parameters, images):
             kernel, kernel_bias, policy, policy_bias, value, value_bias = parameters
             convolved = jax.lax.conv_general_dilated(
-                images.astype(kernel.dtype) / 255, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                images.astype(kernel.dtype) / 255,
+                kernel,
+                (2, 2),
+                "VALID",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
             features = jnp.tanh(convolved + kernel_bias).reshape(len(images), -1)
             return features @ policy + policy_bias, features @ value + value_bias
@@ -320,12 +360,20 @@ class Jax:
         jnp = self.jax.numpy
 
         def apply(parameters, observations):
-            (first, first_bias), (second, second_bias), (policy, policy_bias), (value, value_bias) = parameters
+            (
+                (first, first_bias),
+                (second, second_bias),
+                (policy, policy_bias),
+                (value, value_bias),
+            ) = parameters
             features = jnp.tanh(observations @ first + first_bias)
             features = features + jnp.tanh(features @ second + second_bias)
             return features @ policy + policy_bias, (features @ value + value_bias)[:, 0]
 
-        tree = [(weights[name], weights[f"{name} bias"]) for name in ("first", "second", "policy", "value")]
+        tree = [
+            (weights[name], weights[f"{name} bias"])
+            for name in ("first", "second", "policy", "value")
+        ]
         return (apply, tree), "shared", [same] * 9
 
 
@@ -372,7 +420,9 @@ def common(framework, net, found):
     """Return one vector, in the order of `SHAPES`, of arrays by the policy's own names."""
     policy, ways, _ = adopted(framework, net)
     assert list(found) == list(policy.parameters())
-    return np.concatenate([way(value).reshape(-1) for way, value in zip(ways, found.values(), strict=True)])
+    return np.concatenate(
+        [way(value).reshape(-1) for way, value in zip(ways, found.values(), strict=True)]
+    )
 
 
 @functools.cache
@@ -430,9 +480,14 @@ def made_and_adopted(framework, spec, dtype, seed):
     """See `native_and_adopted`."""
     native, batch = make_case(spec, framework, dtype, seed=seed)
     module, own_critic, ways = nets(framework).mlp(spec, native.parameters())
-    policy = pg.backend(framework).adopt(module, head=spec.head, critic=own_critic, critic_values=spec.critic_values)
+    policy = pg.backend(framework).adopt(
+        module, head=spec.head, critic=own_critic, critic_values=spec.critic_values
+    )
     # The head's parameters are the policy's own, and start from the head's initial ones.
-    policy.load(policy.parameters() | {n: v for n, v in native.parameters().items() if n.startswith("head.")})
+    policy.load(
+        policy.parameters()
+        | {n: v for n, v in native.parameters().items() if n.startswith("head.")}
+    )
 
     def canonical(found):
         parts = zip(spec.parameter_shapes, ways, found.values(), strict=True)
@@ -454,12 +509,16 @@ def test_an_adopted_mlp_has_the_gradient_of_the_spec_it_equals(framework, key):
     assert loss_row(native, estimator, batch, signals, gradient.loss).agrees
     own = pg.signals(policy, estimator, batch)
     for name, value in signals.values.items():
-        np.testing.assert_allclose(own[name], value, rtol=1e-12 if key[2] == "float64" else 1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            own[name], value, rtol=1e-12 if key[2] == "float64" else 1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])
 @pytest.mark.parametrize("name", ["soft_actor", "q_learning"])
-def test_an_adopted_critic_of_actions_has_the_gradient_of_the_spec_it_equals(framework, critic, name):
+def test_an_adopted_critic_of_actions_has_the_gradient_of_the_spec_it_equals(
+    framework, critic, name
+):
     spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, critic, "action")
     native, policy, batch, canonical = made_and_adopted(framework, spec, "float64", seed=4)
     assert policy.spec.critic_values == "action"
@@ -471,23 +530,31 @@ def test_an_adopted_critic_of_actions_has_the_gradient_of_the_spec_it_equals(fra
     assert loss_row(native, estimator, batch, signals, gradient.loss).agrees
     names = ("action_values", "final_action_values")
     for key, value in native.evaluate(batch, names).items():
-        np.testing.assert_allclose(policy.evaluate(batch, names)[key], value, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            policy.evaluate(batch, names)[key], value, rtol=1e-12, atol=1e-14
+        )
 
 
 def test_a_critic_of_actions_gives_a_value_an_action_and_nothing_else(framework):
     spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, "separate", "state")
     native, batch = make_case(spec, framework, "float64", seed=4)
     module, critic, _ = nets(framework).mlp(spec, native.parameters())
-    policy = pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic, critic_values="action")
+    policy = pg.backend(framework).adopt(
+        module, head=CATEGORICAL, critic=critic, critic_values="action"
+    )
     with pytest.raises(
-        ShapeError, match=r"expected values of shape \[.*, 3\] for .*, got \[.*, 1\]; return one value an action a step"
+        ShapeError,
+        match=r"expected values of shape \[.*, 3\] for .*, got \[.*, 1\]; return one value an action a step",
     ):
         policy.evaluate(batch, ("action_values",))
     with pytest.raises(
-        SpecError, match=r"PolicySpec.critic_values: expected 'state' .* with critic='none', got 'action'"
+        SpecError,
+        match=r"PolicySpec.critic_values: expected 'state' .* with critic='none', got 'action'",
     ):
         pg.backend(framework).adopt(module, head=CATEGORICAL, critic_values="action")
-    with pytest.raises(SpecError, match=r"PolicySpec.critic_values: expected one of 'state', 'action', got 'both'"):
+    with pytest.raises(
+        SpecError, match=r"PolicySpec.critic_values: expected one of 'state', 'action', got 'both'"
+    ):
         pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic, critic_values="both")
 
 
@@ -499,7 +566,9 @@ def test_an_adopted_mlp_steps_as_the_spec_it_equals(framework):
         for steps in (momentum, momentum, pg.optimizer("adam", learning_rate=0.01)):
             steps.step(stepped, pg.gradient(stepped, ppo(), batch))
     for name, value in canonical(policy.parameters()).items():
-        np.testing.assert_allclose(value, native.parameters()[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            value, native.parameters()[name], rtol=1e-9, atol=1e-12, err_msg=name
+        )
         assert not np.array_equal(value, before[name]), name
 
 
@@ -558,7 +627,10 @@ def every_action(policy, batch):
 def test_scores_add_up_to_the_gradient_and_to_fisher_products(framework, net):
     policy, batch = policy_for(framework, net), batch_for(net)
     weighed = policy.episode_scores(batch, pg.signals(policy, REINFORCE, batch)["advantage"])
-    assert weighed.shape == (len(LENGTHS), sum(value.size for value in policy.parameters().values()))
+    assert weighed.shape == (
+        len(LENGTHS),
+        sum(value.size for value in policy.parameters().values()),
+    )
     gradient = vector_of(pg.gradient(policy, REINFORCE, batch).numpy())
     np.testing.assert_allclose(-weighed.mean(0), gradient, rtol=1e-11, atol=1e-13)
 
@@ -570,7 +642,10 @@ def test_scores_add_up_to_the_gradient_and_to_fisher_products(framework, net):
     assert u @ along_v == pytest.approx(v @ along_u, rel=1e-10)
     assert v @ along_v > 0
     critic = np.concatenate(
-        [np.full(value.size, name.startswith("critic.")) for name, value in policy.parameters().items()]
+        [
+            np.full(value.size, name.startswith("critic."))
+            for name, value in policy.parameters().items()
+        ]
     )
     assert not along_v[critic].any()
 
@@ -607,14 +682,19 @@ def bandit(policy, rng, rounds=32):
 
 def mlp_policy(framework, head: Head = CATEGORICAL, seed=0):
     spec = pg.PolicySpec(pg.MLP(4, (6,)), head)
-    initial = {name: value.astype(np.float32) for name, value in spec.initial_parameters(seed).items()}
+    initial = {
+        name: value.astype(np.float32) for name, value in spec.initial_parameters(seed).items()
+    }
     module, critic, _ = nets(framework).mlp(spec, initial)
     return pg.backend(framework).adopt(module, head=head, critic=critic)
 
 
 def test_reinforce_learns_a_contextual_bandit(framework):
     policy, rng = mlp_policy(framework), pg.generator(5)
-    estimator, optimizer = pg.estimator("reinforce", baseline="mean"), pg.optimizer("adam", learning_rate=0.05)
+    estimator, optimizer = (
+        pg.estimator("reinforce", baseline="mean"),
+        pg.optimizer("adam", learning_rate=0.05),
+    )
     rewards = []
     for _ in range(30):
         batch = bandit(policy, rng)
@@ -633,7 +713,9 @@ def test_a_saved_policy_is_loaded_into_another_to_the_bit(framework, tmp_path):
     for name, value in saved.parameters().items():
         np.testing.assert_array_equal(other.parameters()[name], value, err_msg=name)
     observations = np.random.default_rng(0).standard_normal((5, 4))
-    np.testing.assert_array_equal(other.distribution(observations), saved.distribution(observations))
+    np.testing.assert_array_equal(
+        other.distribution(observations), saved.distribution(observations)
+    )
 
 
 def test_a_saved_policy_is_loaded_into_one_of_its_head_and_critic_only(framework, tmp_path):
@@ -648,14 +730,17 @@ def test_a_saved_policy_is_loaded_into_one_of_its_head_and_critic_only(framework
     ):
         other = mlp_policy(framework, head, seed=1)
         before = other.parameters()
-        with pytest.raises(SpecError, match=rf"expected the head of the policy that it is loaded into, {words}"):
+        with pytest.raises(
+            SpecError, match=rf"expected the head of the policy that it is loaded into, {words}"
+        ):
             pg.load(file, into=other)
         for name, value in other.parameters().items():
             np.testing.assert_array_equal(value, before[name])
     spec = pg.PolicySpec(pg.MLP(4, (6,)), CATEGORICAL, "separate")
     module, critic, _ = nets(framework).mlp(spec, spec.initial_parameters(0))
     with pytest.raises(
-        SpecError, match="expected the critic of the policy that it is loaded into, 'separate', got 'none'"
+        SpecError,
+        match="expected the critic of the policy that it is loaded into, 'separate', got 'none'",
     ):
         pg.load(file, into=pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic))
 
@@ -663,7 +748,9 @@ def test_a_saved_policy_is_loaded_into_one_of_its_head_and_critic_only(framework
 def test_a_saved_policy_needs_one_to_be_loaded_into(framework, tmp_path):
     file = tmp_path / "policy.safetensors"
     mlp_policy(framework).save(file)
-    with pytest.raises(SpecError, match=r"expected a network that can be built, got an adopted one; .*into=policy"):
+    with pytest.raises(
+        SpecError, match=r"expected a network that can be built, got an adopted one; .*into=policy"
+    ):
         pg.load(file, backend=framework)
 
 
@@ -686,7 +773,9 @@ def test_an_optimizer_goes_on_from_its_state(framework):
 def test_padding_changes_nothing(framework):
     """Also where steps are padded to reuse compiled code: 9 steps are 12 then, and 11 are too."""
     policy, batch = policy_for(framework, "convolution"), batch_for("convolution")
-    plain, padded = (pg.gradient(policy, REINFORCE, given).numpy() for given in (batch, batch.pad(11)))
+    plain, padded = (
+        pg.gradient(policy, REINFORCE, given).numpy() for given in (batch, batch.pad(11))
+    )
     for name, value in plain.items():
         np.testing.assert_allclose(padded[name], value, rtol=1e-11, atol=1e-13, err_msg=name)
 
@@ -696,7 +785,8 @@ def test_a_critic_by_another_name_than_shared_is_refused(framework, critic):
     spec = pg.PolicySpec(pg.MLP(4, (6,)), CATEGORICAL)
     module, _, _ = nets(framework).mlp(spec, spec.initial_parameters(0))
     with pytest.raises(
-        SpecError, match=rf"{framework}.adopt critic: expected None, 'shared' or a network .*got '{critic}'"
+        SpecError,
+        match=rf"{framework}.adopt critic: expected None, 'shared' or a network .*got '{critic}'",
     ):
         pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic)
 

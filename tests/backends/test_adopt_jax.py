@@ -37,7 +37,10 @@ def tree(outputs=3, seed=0, dtype: Any = np.float64):
     rng = np.random.default_rng(seed)
 
     def layer(*shape):
-        return {"weight": rng.standard_normal(shape).astype(dtype), "bias": np.zeros(shape[1], dtype)}
+        return {
+            "weight": rng.standard_normal(shape).astype(dtype),
+            "bias": np.zeros(shape[1], dtype),
+        }
 
     return {"first": layer(3, 5), "second": layer(5, outputs)}
 
@@ -59,7 +62,9 @@ def test_the_trees_given_stay_and_the_policy_has_the_trained_ones(make_batch):
         assert jax.tree.structure(own) == jax.tree.structure(given)
         for layer, part in (name.split(".") for name in names):
             np.testing.assert_array_equal(given[layer][part], fresh[layer][part])
-            np.testing.assert_array_equal(own[layer][part], policy.parameters()[f"{prefix}{layer}.{part}"])
+            np.testing.assert_array_equal(
+                own[layer][part], policy.parameters()[f"{prefix}{layer}.{part}"]
+            )
             assert not np.array_equal(own[layer][part], given[layer][part])
 
 
@@ -77,12 +82,16 @@ def test_the_gradient_is_that_of_jax(make_batch):
     found = gradient(policy, batch)
     for name, value in found.items():
         layer, part = name.split(".")
-        np.testing.assert_allclose(value, expected[layer][part], rtol=1e-12, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            value, expected[layer][part], rtol=1e-12, atol=1e-15, err_msg=name
+        )
 
 
 def test_float64_needs_no_setting_of_the_process_and_leaves_it_alone(make_batch):
     assert not jax.config.jax_enable_x64
-    assert {value.dtype.name for value in gradient(adopt((mlp, tree())), make_batch()).values()} == {"float64"}
+    assert {
+        value.dtype.name for value in gradient(adopt((mlp, tree())), make_batch()).values()
+    } == {"float64"}
     single = adopt((mlp, jax.tree.map(jnp.asarray, tree(dtype=np.float32))))
     assert {value.dtype.name for value in gradient(single, make_batch()).values()} == {"float32"}
     assert not jax.config.jax_enable_x64
@@ -122,8 +131,16 @@ LINEAR = np.random.default_rng(2).standard_normal((3, 3))
         (Called(), LINEAR, ["parameters"]),
         (lambda parameters, x: x @ parameters[0], [LINEAR], ["0"]),
         (lambda parameters, x: x @ parameters["a"][0], {"a": (LINEAR, None)}, ["a.0"]),
-        (lambda parameters, x: x @ parameters.parts[0] * parameters.parts[1], Layers(LINEAR, np.ones(())), ["0", "1"]),
-        (functools.partial(lambda scale, parameters, x: scale * (x @ parameters[1]), 1.0), {1: LINEAR}, ["1"]),
+        (
+            lambda parameters, x: x @ parameters.parts[0] * parameters.parts[1],
+            Layers(LINEAR, np.ones(())),
+            ["0", "1"],
+        ),
+        (
+            functools.partial(lambda scale, parameters, x: scale * (x @ parameters[1]), 1.0),
+            {1: LINEAR},
+            ["1"],
+        ),
     ],
     ids=["array", "list", "nested", "node", "partial"],
 )
@@ -143,7 +160,10 @@ def test_any_tree_will_do(make_batch, apply, parameters, names):
             r"Adopted\(<lambda>\): expected outputs of shape \[6, 3\] for .*, got \[6, 2\]; return one row",
         ),
         (lambda x: x[:3], r"expected outputs of shape \[6, 3\] .*, got \[3, 3\]"),
-        (lambda x: x.astype(jnp.float32), "expected outputs in float64, as its parameters are, got float32"),
+        (
+            lambda x: x.astype(jnp.float32),
+            "expected outputs in float64, as its parameters are, got float32",
+        ),
         (lambda x: (x, x[:, 0]), r"expected outputs of shape \[6, 3\] .*, got tuple"),
         (lambda x: None, r"expected outputs of shape \[6, 3\] .*, got NoneType"),
     ],
@@ -158,7 +178,10 @@ def test_outputs_that_are_no_natural_parameters_are_refused(make_batch, change, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x: x, r"expected values of shape \[1\] for .*, got NoneType; return one value a step"),
+        (
+            lambda x: x,
+            r"expected values of shape \[1\] for .*, got NoneType; return one value a step",
+        ),
         (lambda x: (x, x), r"expected values of shape \[1\] for .*, got \[1, 3\]"),
         (lambda x: (x, x[:, 0].astype(jnp.float32)), "expected values in float64, .* got float32"),
     ],
@@ -171,7 +194,9 @@ def test_values_of_a_shared_critic_that_are_none_are_refused(make_batch, change,
 
 
 def test_values_of_a_critic_of_its_own_may_be_a_column_and_nothing_wider(make_batch):
-    assert adopt((mlp, tree()), (mlp, tree(1))).evaluate(make_batch(), ("value",))["value"].shape == (6,)
+    assert adopt((mlp, tree()), (mlp, tree(1))).evaluate(make_batch(), ("value",))[
+        "value"
+    ].shape == (6,)
     with pytest.raises(ShapeError, match=r"expected values of shape \[6\] for .*, got \[6, 2\]"):
         adopt((mlp, tree()), (mlp, tree(2))).evaluate(make_batch(), ("value",))
 
@@ -205,18 +230,26 @@ def test_pairs_that_cannot_be_trained_are_refused(module, words):
 
 
 def test_critics_that_cannot_be_trained_are_refused():
-    with pytest.raises(SpecError, match=r"jax\.adopt critic: expected a pair \(apply, parameters\)"):
+    with pytest.raises(
+        SpecError, match=r"jax\.adopt critic: expected a pair \(apply, parameters\)"
+    ):
         adopt((mlp, tree()), mlp)
-    with pytest.raises(SpecError, match=r"expected critic\.first\.bias to name one parameter, got two"):
+    with pytest.raises(
+        SpecError, match=r"expected critic\.first\.bias to name one parameter, got two"
+    ):
         adopt((mlp, tree() | {"critic": tree(1)}), (mlp, tree(1)))
-    with pytest.raises(SpecError, match=r"all float32 or all float64, got critic\.first\.bias float32"):
+    with pytest.raises(
+        SpecError, match=r"all float32 or all float64, got critic\.first\.bias float32"
+    ):
         adopt((mlp, tree()), (mlp, tree(1, dtype=np.float32)))
 
 
 def test_a_parameter_that_is_nan_is_refused_by_name():
     bad = tree()
     bad["second"]["weight"][0, 0] = np.nan
-    with pytest.raises(ParameterError, match=r"expected finite parameters, got NaN or infinity in second\.weight"):
+    with pytest.raises(
+        ParameterError, match=r"expected finite parameters, got NaN or infinity in second\.weight"
+    ):
         adopt((mlp, bad))
     with pytest.raises(ParameterError, match=r"got NaN or infinity in critic\.second\.weight"):
         adopt((mlp, tree()), (mlp, bad))
@@ -254,7 +287,9 @@ def test_a_failure_on_observations_names_the_function_and_what_it_was_given(make
 
     policy = adopt((mlp, tree()))
     gradient(policy, make_batch())
-    words = r"jax {}: expected a network that takes observations \[B, {}\] float64, got TypeError \({}"
+    words = (
+        r"jax {}: expected a network that takes observations \[B, {}\] float64, got TypeError \({}"
+    )
     with pytest.raises(BatchError, match=words.format("mlp", 4, "dot_general requires")) as refused:
         gradient(policy, make_batch(observations=np.zeros((6, 4)), final_observations=None))
     assert isinstance(refused.value.__cause__, TypeError)
@@ -273,7 +308,10 @@ def test_padding_to_a_size_that_is_compiled_changes_nothing(make_batch):
     direction = np.random.default_rng(1).standard_normal(policy.size)
     alone = [policy.fisher_vector_product(batch.steps([t]), direction) for t in range(steps)]
     np.testing.assert_allclose(
-        policy.fisher_vector_product(part, direction), np.mean(alone, axis=0), rtol=1e-11, atol=1e-14
+        policy.fisher_vector_product(part, direction),
+        np.mean(alone, axis=0),
+        rtol=1e-11,
+        atol=1e-14,
     )
     np.testing.assert_allclose(
         policy.episode_scores(part),
@@ -287,12 +325,16 @@ def own_tanh(x):
     return jnp.tanh(x)
 
 
-own_tanh.defvjp(lambda x: (jnp.tanh(x),) * 2, lambda found, cotangent: (cotangent * (1.0 - found * found),))
+own_tanh.defvjp(
+    lambda x: (jnp.tanh(x),) * 2, lambda found, cotangent: (cotangent * (1.0 - found * found),)
+)
 
 
 def test_a_function_with_a_derivative_of_its_own_has_fisher_products(make_batch):
     def own_mlp(parameters, observations):
-        hidden = own_tanh(observations @ parameters["first"]["weight"] + parameters["first"]["bias"])
+        hidden = own_tanh(
+            observations @ parameters["first"]["weight"] + parameters["first"]["bias"]
+        )
         return hidden @ parameters["second"]["weight"] + parameters["second"]["bias"]
 
     policy, plain, batch = adopt((own_mlp, tree())), adopt((mlp, tree())), make_batch()
@@ -309,7 +351,8 @@ def test_arrays_are_copied_and_tracers_refused(make_batch):
 
     def traced(observations):
         with pytest.raises(
-            BatchError, match=r"Batch\.observations: expected an array that NumPy can read, got .*Tracer"
+            BatchError,
+            match=r"Batch\.observations: expected an array that NumPy can read, got .*Tracer",
         ):
             make_batch(observations=observations)
         return observations
@@ -317,10 +360,10 @@ def test_arrays_are_copied_and_tracers_refused(make_batch):
     jax.jit(traced)(np.ones((6, 3)))
 
 
-@pytest.mark.parametrize("device", ["nonsense", "cpu:7", "cpu:", "cpu:x", "cpu:-1", ":0", "", "meta", 3.5])
+@pytest.mark.parametrize(
+    "device", ["nonsense", "cpu:7", "cpu:", "cpu:x", "cpu:-1", ":0", "", "meta", 3.5]
+)
 def test_a_device_that_is_not_here_is_refused(device):
-    words = (
-        r"jax\.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got .*; choose 'cpu'"
-    )
+    words = r"jax\.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got .*; choose 'cpu'"
     with pytest.raises(SpecError, match=words):
         pg.policy(pg.PolicySpec(pg.Linear(2), HEAD), backend="jax", device=device)

@@ -37,7 +37,9 @@ def dense(units, activation=None, **options):
 def mlp(outputs=3, *middle, first=None, seed=0):
     keras.utils.set_random_seed(seed)
     first = first or dense(5, "tanh", name="first")
-    return keras.Sequential([keras.Input((3,), dtype="float64"), first, *middle, dense(outputs, name="second")])
+    return keras.Sequential(
+        [keras.Input((3,), dtype="float64"), first, *middle, dense(outputs, name="second")]
+    )
 
 
 def changed(change, inner=None):
@@ -60,7 +62,12 @@ def test_the_models_own_variables_are_trained_in_place(make_batch):
     for now, old, (name, value) in zip(after, before, policy.parameters().items(), strict=True):
         assert not np.array_equal(now, old), name
         np.testing.assert_array_equal(now, value, err_msg=name)
-    assert list(policy.parameters()) == ["first/kernel", "first/bias", "second/kernel", "second/bias"] + [
+    assert list(policy.parameters()) == [
+        "first/kernel",
+        "first/bias",
+        "second/kernel",
+        "second/bias",
+    ] + [
         f"critic.{name}" for name in ("first/kernel", "first/bias", "second/kernel", "second/bias")
     ]
 
@@ -69,12 +76,18 @@ def test_an_lstm_over_a_window_has_the_gradient_that_a_tape_finds(make_batch):
     keras.utils.set_random_seed(0)
     windows = keras.Input((4, 2), dtype="float64")
     network = keras.Model(windows, dense(3)(layers.LSTM(4, dtype="float64")(windows)))
-    batch = make_batch(observations=np.random.default_rng(0).standard_normal((6, 4, 2)), final_observations=None)
+    batch = make_batch(
+        observations=np.random.default_rng(0).standard_normal((6, 4, 2)), final_observations=None
+    )
     policy = adopt(network)
     weights = pg.signals(policy, REINFORCE, batch)["advantage"] / 2
     with tf.GradientTape() as tape:
-        logits = tf.where(batch.action_mask, network(batch.observations), tf.constant(-np.inf, tf.float64))
-        loss = -tf.reduce_sum(weights * tf.gather(tf.nn.log_softmax(logits), batch.actions, axis=1, batch_dims=1))
+        logits = tf.where(
+            batch.action_mask, network(batch.observations), tf.constant(-np.inf, tf.float64)
+        )
+        loss = -tf.reduce_sum(
+            weights * tf.gather(tf.nn.log_softmax(logits), batch.actions, axis=1, batch_dims=1)
+        )
     expected = tape.gradient(loss, network.trainable_weights)
     for (name, value), derivative in zip(gradient(policy, batch).items(), expected, strict=True):
         np.testing.assert_allclose(value, derivative.numpy(), rtol=1e-11, atol=1e-14, err_msg=name)
@@ -90,20 +103,30 @@ def test_a_model_may_be_a_subclass(make_batch):
             return self.inner(observations)
 
     network = Net()
-    with pytest.raises(SpecError, match="expected a model that is built, got net without weights; call it once"):
+    with pytest.raises(
+        SpecError, match="expected a model that is built, got net without weights; call it once"
+    ):
         adopt(network)
     network(np.zeros((1, 3)))
     expected = gradient(adopt(network.inner), make_batch())
-    for value, other in zip(gradient(adopt(network), make_batch()).values(), expected.values(), strict=True):
+    for value, other in zip(
+        gradient(adopt(network), make_batch()).values(), expected.values(), strict=True
+    ):
         np.testing.assert_array_equal(value, other)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x: x[:, :2], r"Adopted\(keras changed\): expected outputs of shape \[.*, 3\] for .*, got \[.*, 2\]"),
+        (
+            lambda x: x[:, :2],
+            r"Adopted\(keras changed\): expected outputs of shape \[.*, 3\] for .*, got \[.*, 2\]",
+        ),
         (lambda x: x[:, :, None], r"expected outputs of shape \[.*, 3\] .*, got \[.*, 3, 1\]"),
-        (lambda x: keras.ops.cast(x, "float32"), "expected outputs in float64, as its parameters are, got .*float32"),
+        (
+            lambda x: keras.ops.cast(x, "float32"),
+            "expected outputs in float64, as its parameters are, got .*float32",
+        ),
         (lambda x: [x, x[:, 0]], r"expected outputs of shape \[.*, 3\] .*, got list"),
         (lambda x: {"logits": x}, r"expected outputs of shape \[.*, 3\] .*, got dict"),
     ],
@@ -120,7 +143,10 @@ def test_outputs_that_are_no_natural_parameters_are_refused(make_batch, change, 
     [
         (lambda x: x, r"expected values of shape \[.*\] for .*, got NoneType"),
         (lambda x: [x, x], r"expected values of shape \[.*\] for .*, got \[.*, 3\]"),
-        (lambda x: [x, keras.ops.cast(x[:, 0], "float32")], "expected values in float64, .* got .*float32"),
+        (
+            lambda x: [x, keras.ops.cast(x[:, 0], "float32")],
+            "expected values in float64, .* got .*float32",
+        ),
     ],
     ids=["none", "shape", "dtype"],
 )
@@ -131,8 +157,12 @@ def test_values_of_a_shared_critic_that_are_none_are_refused(make_batch, change,
 
 
 def test_values_may_be_flat_or_a_column_and_nothing_wider(make_batch):
-    column = adopt(changed(lambda x: [x, x[:, :1]]), "shared").evaluate(make_batch(), ("value",))["value"]
-    flat = adopt(changed(lambda x: [x, x[:, 0]]), "shared").evaluate(make_batch(), ("value",))["value"]
+    column = adopt(changed(lambda x: [x, x[:, :1]]), "shared").evaluate(make_batch(), ("value",))[
+        "value"
+    ]
+    flat = adopt(changed(lambda x: [x, x[:, 0]]), "shared").evaluate(make_batch(), ("value",))[
+        "value"
+    ]
     np.testing.assert_array_equal(column, flat)
     assert column.shape == (6,)
     with pytest.raises(ShapeError, match=r"expected values of shape \[.*\] for .*, got \[.*, 2\]"):
@@ -179,20 +209,42 @@ def half():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: frozen(mlp()), r"tensorflow\.adopt sequential.*: expected a model with variables to train, got none"),
+        (
+            lambda: frozen(mlp()),
+            r"tensorflow\.adopt sequential.*: expected a model with variables to train, got none",
+        ),
         (half, "expected variables all float32 or all float64, got only/kernel float16"),
-        (lambda: mlp(2, dense(4, name="odd", dtype="float32")), "all float32 or all float64, got odd/kernel float32"),
-        (Twice, "expected variables of different paths, got two of one; name the layers differently"),
+        (
+            lambda: mlp(2, dense(4, name="odd", dtype="float32")),
+            "all float32 or all float64, got odd/kernel float32",
+        ),
+        (
+            Twice,
+            "expected variables of different paths, got two of one; name the layers differently",
+        ),
         (
             unbuilt,
             r"tensorflow\.adopt module: expected a model that is built, got unbuilt without weights; call it once",
         ),
-        (Named, r"expected head\.log_std to name one variable, got two; rename the model's own layer"),
+        (
+            Named,
+            r"expected head\.log_std to name one variable, got two; rename the model's own layer",
+        ),
         (lambda: 3, r"tensorflow\.adopt module: expected a keras\.Model, got int"),
         (lambda: dense(3), r"tensorflow\.adopt module: expected a keras\.Model, got Dense"),
         (tf.Module, r"tensorflow\.adopt module: expected a keras\.Model, got Module"),
     ],
-    ids=["frozen", "half", "mixed", "paths", "unbuilt", "head's name", "number", "layer", "tf.Module"],
+    ids=[
+        "frozen",
+        "half",
+        "mixed",
+        "paths",
+        "unbuilt",
+        "head's name",
+        "number",
+        "layer",
+        "tf.Module",
+    ],
 )
 def test_models_that_cannot_be_trained_are_refused(make, words):
     with pytest.raises(SpecError, match=words):
@@ -202,7 +254,9 @@ def test_models_that_cannot_be_trained_are_refused(make, words):
 def test_a_variable_that_is_nan_is_refused_by_name():
     network = mlp()
     network.set_weights([weight * np.nan for weight in network.get_weights()])
-    with pytest.raises(ParameterError, match="expected finite parameters, got NaN or infinity in first/kernel"):
+    with pytest.raises(
+        ParameterError, match="expected finite parameters, got NaN or infinity in first/kernel"
+    ):
         adopt(network)
     with pytest.raises(ParameterError, match=r"got NaN or infinity in critic\.first/kernel"):
         adopt(mlp(), network)
@@ -210,13 +264,17 @@ def test_a_variable_that_is_nan_is_refused_by_name():
 
 def test_a_network_that_has_a_variable_of_the_critics_name_is_refused():
     network = mlp(first=dense(5, name="critic.first"))
-    with pytest.raises(SpecError, match=r"expected critic\.first/kernel to name one variable, got two; rename"):
+    with pytest.raises(
+        SpecError, match=r"expected critic\.first/kernel to name one variable, got two; rename"
+    ):
         adopt(network, mlp(1))
     assert "critic.first/kernel" in adopt(network).parameters()
 
 
 def test_a_critic_that_is_no_model_is_refused():
-    with pytest.raises(SpecError, match=r"tensorflow\.adopt critic: expected a keras\.Model, got function"):
+    with pytest.raises(
+        SpecError, match=r"tensorflow\.adopt critic: expected a keras\.Model, got function"
+    ):
         adopt(mlp(), lambda observations: observations[:, 0])
 
 
@@ -229,7 +287,9 @@ STOCHASTIC = {
     "a subclass": lambda: type("Own", (layers.Dropout,), {})(0.5, dtype="float64", name="drop"),
     "GaussianNoise": lambda: layers.GaussianNoise(0.5, dtype="float64", name="noise"),
     "BatchNormalization": normal,
-    "GRU": lambda: keras.Sequential([layers.Reshape((5, 1)), layers.GRU(4, recurrent_dropout=0.2, dtype="float64")]),
+    "GRU": lambda: keras.Sequential(
+        [layers.Reshape((5, 1)), layers.GRU(4, recurrent_dropout=0.2, dtype="float64")]
+    ),
 }
 
 
@@ -241,10 +301,15 @@ def test_layers_that_differ_in_training_are_refused_unless_they_never_train(make
     ) as refused:
         adopt(network)
     assert "pass evaluation_mode=True to run the model with training=False" in str(refused.value)
-    with pytest.raises(SpecError, match=r"tensorflow\.adopt critic: expected outputs that depend on one observation"):
+    with pytest.raises(
+        SpecError,
+        match=r"tensorflow\.adopt critic: expected outputs that depend on one observation",
+    ):
         adopt(mlp(), network)
     policy, batch = adopt(network, evaluation_mode=True), make_batch()
-    statistics = [variable for variable in network.non_trainable_variables if "moving" in variable.path]
+    statistics = [
+        variable for variable in network.non_trainable_variables if "moving" in variable.path
+    ]
     before = [variable.numpy() for variable in statistics]
     first, again = (gradient(policy, batch) for _ in range(2))
     for parameter, value in first.items():
@@ -254,7 +319,9 @@ def test_layers_that_differ_in_training_are_refused_unless_they_never_train(make
 
 
 @pytest.mark.parametrize(
-    "layer", [layers.Dropout(0.0, dtype="float64"), normal(trainable=False)], ids=["rate 0", "frozen"]
+    "layer",
+    [layers.Dropout(0.0, dtype="float64"), normal(trainable=False)],
+    ids=["rate 0", "frozen"],
 )
 def test_layers_that_are_the_same_in_training_are_taken(make_batch, layer):
     assert gradient(adopt(mlp(3, layer)), make_batch())
@@ -286,7 +353,10 @@ def counted(net, hidden):
     return hidden
 
 
-REPEAT, ALONE = "expected the same outputs whenever", "expected outputs that depend on one observation alone"
+REPEAT, ALONE = (
+    "expected the same outputs whenever",
+    "expected outputs that depend on one observation alone",
+)
 STAY = r"keras net.*: expected variables that stay as they are, got one that a call changes, net.*/state"
 
 
@@ -306,7 +376,10 @@ def test_models_that_are_no_function_of_one_observation_are_refused(make_batch, 
     network = Net(between)
     before = [variable.numpy() for variable in network.non_trainable_variables]
     policy = adopt(network, evaluation_mode=True)
-    for use in (lambda: gradient(policy, make_batch()), lambda: policy.evaluate(make_batch(), ("log_prob",))):
+    for use in (
+        lambda: gradient(policy, make_batch()),
+        lambda: policy.evaluate(make_batch(), ("log_prob",)),
+    ):
         with pytest.raises(SpecError, match=words):
             use()
     assert before
@@ -317,10 +390,13 @@ def test_models_that_are_no_function_of_one_observation_are_refused(make_batch, 
 @pytest.mark.parametrize("make", [layers.LSTM, layers.GRU])
 def test_layers_that_keep_a_state_are_refused_in_every_mode(make):
     cell = make(4, stateful=True, dtype="float64", name="cell")
-    network = keras.Sequential([keras.Input(batch_shape=(6, 4, 2), dtype="float64"), cell, dense(3)])
+    network = keras.Sequential(
+        [keras.Input(batch_shape=(6, 4, 2), dtype="float64"), cell, dense(3)]
+    )
     for mode in (False, True):
         with pytest.raises(
-            SpecError, match=r"got the layer cell, which keeps a state between calls; make it with stateful=False"
+            SpecError,
+            match=r"got the layer cell, which keeps a state between calls; make it with stateful=False",
         ):
             adopt(network, evaluation_mode=mode)
 
@@ -328,7 +404,9 @@ def test_layers_that_keep_a_state_are_refused_in_every_mode(make):
 def test_a_failure_on_observations_names_the_model_and_what_it_was_given(make_batch):
     policy = adopt(mlp())
     gradient(policy, make_batch())
-    words = r"keras sequential.*: expected a network that takes observations \[B, {}\] {}, got {} \({}"
+    words = (
+        r"keras sequential.*: expected a network that takes observations \[B, {}\] {}, got {} \({}"
+    )
     with pytest.raises(
         BatchError, match=words.format(4, "float64", "ValueError", "Input 0 .* expected axis -1")
     ) as refused:
@@ -339,7 +417,8 @@ def test_a_failure_on_observations_names_the_model_and_what_it_was_given(make_ba
     policy = adopt(keras.Model(tokens, dense(3)(embedded)))
     gradient(policy, make_batch(observations=np.ones((6, 3), int), final_observations=None))
     with pytest.raises(
-        BatchError, match=r"takes observations \[B, 3\] int64, got InvalidArgumentError \(indices\[0,0\] = 7 is not in"
+        BatchError,
+        match=r"takes observations \[B, 3\] int64, got InvalidArgumentError \(indices\[0,0\] = 7 is not in",
     ):
         gradient(policy, make_batch(observations=np.full((6, 3), 7), final_observations=None))
 
@@ -407,7 +486,8 @@ def test_tensors_are_copied(make_batch, make):
 def test_tensors_of_a_graph_are_refused(make_batch):
     def traced(observations):
         with pytest.raises(
-            BatchError, match=r"Batch\.observations: expected an array that NumPy can read, got SymbolicTensor"
+            BatchError,
+            match=r"Batch\.observations: expected an array that NumPy can read, got SymbolicTensor",
         ):
             make_batch(observations=observations)
         return observations

@@ -21,7 +21,9 @@ torch = (
 nn = torch.nn
 
 # PyTorch's compiler warns of PyTorch's own code when it is first imported.
-COMPILES = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+COMPILES = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)
 
 HEAD = pg.Categorical(3)
 PPO = pg.estimator("ppo", entropy_coefficient=0.01)
@@ -60,7 +62,9 @@ def test_the_modules_own_parameters_are_trained_in_place(make_batch):
     before = [tensor.detach().clone() for tensor in tensors]
     pg.optimizer("adam").step(policy, pg.gradient(policy, PPO, make_batch()))
     after = [*network.parameters(), *critic.parameters()]
-    for tensor, now, old, (name, value) in zip(tensors, after, before, policy.parameters().items(), strict=True):
+    for tensor, now, old, (name, value) in zip(
+        tensors, after, before, policy.parameters().items(), strict=True
+    ):
         assert now is tensor
         assert not torch.equal(now, old), name
         np.testing.assert_array_equal(now.detach().numpy(), value, err_msg=name)
@@ -82,14 +86,20 @@ def test_an_lstm_over_a_window_has_the_gradient_that_autograd_finds(make_batch):
 
     torch.manual_seed(0)
     network = Net()
-    batch = make_batch(observations=np.random.default_rng(0).standard_normal((6, 4, 2)), final_observations=None)
+    batch = make_batch(
+        observations=np.random.default_rng(0).standard_normal((6, 4, 2)), final_observations=None
+    )
     policy = adopt(network)
     weights = torch.tensor(pg.signals(policy, REINFORCE, batch)["advantage"])
-    logits = network(torch.tensor(batch.observations)).masked_fill(~torch.tensor(batch.action_mask), -torch.inf)
+    logits = network(torch.tensor(batch.observations)).masked_fill(
+        ~torch.tensor(batch.action_mask), -torch.inf
+    )
     log_probs = torch.log_softmax(logits, 1)[torch.arange(6), torch.tensor(batch.actions)]
     (-(weights * log_probs).sum() / 2).backward()
     for name, value in gradient(policy, batch).items():
-        np.testing.assert_allclose(value, network.get_parameter(name).grad.numpy(), rtol=1e-11, atol=1e-14)
+        np.testing.assert_allclose(
+            value, network.get_parameter(name).grad.numpy(), rtol=1e-11, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize(
@@ -103,14 +113,23 @@ def test_an_lstm_over_a_window_has_the_gradient_that_autograd_finds(make_batch):
             lambda inner, x: inner(x)[:3],
             r"expected outputs of shape \[6, 3\] .*, got \[3, 3\]; return one row of natural parameters a step",
         ),
-        (lambda inner, x: inner(x).float(), "expected outputs in float64, as its parameters are, got torch.float32"),
+        (
+            lambda inner, x: inner(x).float(),
+            "expected outputs in float64, as its parameters are, got torch.float32",
+        ),
         (
             lambda inner, x: inner(x).argmax(1, keepdim=True).expand(-1, 3),
             "expected outputs in float64, .*, got torch.int64",
         ),
-        (lambda inner, x: (inner(x), inner(x)[:, 0]), r"expected outputs of shape \[6, 3\] .*, got tuple"),
+        (
+            lambda inner, x: (inner(x), inner(x)[:, 0]),
+            r"expected outputs of shape \[6, 3\] .*, got tuple",
+        ),
         (lambda inner, x: {"logits": inner(x)}, r"expected outputs of shape \[6, 3\] .*, got dict"),
-        (lambda inner, x: inner(x).detach(), "Wrapped: expected outputs that carry a gradient, got detached ones"),
+        (
+            lambda inner, x: inner(x).detach(),
+            "Wrapped: expected outputs that carry a gradient, got detached ones",
+        ),
     ],
     ids=["width", "rows", "dtype", "integers", "tuple", "dict", "detached"],
 )
@@ -123,9 +142,18 @@ def test_outputs_that_are_no_natural_parameters_are_refused(make_batch, change, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda inner, x: inner(x), r"expected values of shape \[1\] for .*, got NoneType; return one value a step"),
-        (lambda inner, x: (inner(x), inner(x)), r"expected values of shape \[1\] for .*, got \[1, 3\]"),
-        (lambda inner, x: (inner(x), inner(x)[:, 0].float()), "expected values in float64, .* got torch.float32"),
+        (
+            lambda inner, x: inner(x),
+            r"expected values of shape \[1\] for .*, got NoneType; return one value a step",
+        ),
+        (
+            lambda inner, x: (inner(x), inner(x)),
+            r"expected values of shape \[1\] for .*, got \[1, 3\]",
+        ),
+        (
+            lambda inner, x: (inner(x), inner(x)[:, 0].float()),
+            "expected values in float64, .* got torch.float32",
+        ),
         (lambda inner, x: (inner(x), 0.0), r"expected values of shape \[1\] for .*, got float"),
     ],
     ids=["none", "shape", "dtype", "number"],
@@ -158,28 +186,43 @@ def named(name, value):
     ("make", "words"),
     [
         (nn.Tanh, "torch.adopt Tanh: expected a module with parameters to train, got none"),
-        (lambda: mlp().requires_grad_(requires_grad=False), "expected a module with parameters to train, got none"),
+        (
+            lambda: mlp().requires_grad_(requires_grad=False),
+            "expected a module with parameters to train, got none",
+        ),
         (
             lambda: mlp(dtype=torch.float16),
             "expected parameters all float32 or all float64, got 0.weight torch.float16",
         ),
-        (lambda: mlp(dtype=torch.bfloat16), "got 0.weight torch.bfloat16; call .float\\(\\) or .double\\(\\)"),
+        (
+            lambda: mlp(dtype=torch.bfloat16),
+            "got 0.weight torch.bfloat16; call .float\\(\\) or .double\\(\\)",
+        ),
         (
             lambda: nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3).double()),
             "all float32 or all float64, got 1.weight torch.float64",
         ),
-        (lambda: mlp().to("meta"), "expected parameters on one device that holds numbers, got 0.weight on meta"),
+        (
+            lambda: mlp().to("meta"),
+            "expected parameters on one device that holds numbers, got 0.weight on meta",
+        ),
         (
             lambda: nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3, device="meta")),
             "one device that holds numbers, got 1.weight on meta",
         ),
-        (lambda: nn.LazyLinear(3), "expected parameters that have a shape, got weight without; call the module once"),
+        (
+            lambda: nn.LazyLinear(3),
+            "expected parameters that have a shape, got weight without; call the module once",
+        ),
         (
             lambda: named("head", torch.zeros(2, dtype=torch.float64)),
             "expected head.log_std to name one parameter, got two",
         ),
         (lambda: 3, "torch.adopt module: expected a torch.nn.Module, got int"),
-        (lambda: torch.tanh, "torch.adopt module: expected a torch.nn.Module, got builtin_function_or_method"),
+        (
+            lambda: torch.tanh,
+            "torch.adopt module: expected a torch.nn.Module, got builtin_function_or_method",
+        ),
     ],
     ids=[
         "no parameters",
@@ -202,7 +245,9 @@ def test_modules_that_cannot_be_trained_are_refused(make, words):
 
 
 def test_a_parameter_that_is_nan_is_refused_by_name():
-    with pytest.raises(ParameterError, match=r"expected finite parameters, got NaN or infinity in 2.weight"):
+    with pytest.raises(
+        ParameterError, match=r"expected finite parameters, got NaN or infinity in 2.weight"
+    ):
         adopt(nan_in(mlp()))
     with pytest.raises(ParameterError, match=r"got NaN or infinity in critic.2.weight"):
         adopt(mlp(), nan_in(mlp(1)))
@@ -211,13 +256,17 @@ def test_a_parameter_that_is_nan_is_refused_by_name():
 def test_a_network_that_has_a_parameter_of_the_critics_name_is_refused():
     network = mlp()
     network.add_module("critic", mlp(1))
-    with pytest.raises(SpecError, match=r"expected critic.0.weight to name one parameter, got two; rename"):
+    with pytest.raises(
+        SpecError, match=r"expected critic.0.weight to name one parameter, got two; rename"
+    ):
         adopt(network, mlp(1, seed=1))
     assert "critic.0.weight" in adopt(network).parameters()
 
 
 def test_a_critic_that_is_no_module_is_refused():
-    with pytest.raises(SpecError, match=r"torch.adopt critic: expected a torch.nn.Module, got function"):
+    with pytest.raises(
+        SpecError, match=r"torch.adopt critic: expected a torch.nn.Module, got function"
+    ):
         adopt(mlp(), lambda observations: observations[:, 0])
 
 
@@ -233,11 +282,14 @@ STOCHASTIC = {
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_layers_that_differ_in_training_are_refused_until_they_are_in_evaluation_mode(make_batch, name):
+def test_layers_that_differ_in_training_are_refused_until_they_are_in_evaluation_mode(
+    make_batch, name
+):
     layer = STOCHASTIC[name].train()
     network = mlp(middle=layer)
     with pytest.raises(
-        SpecError, match=r"Sequential: expected outputs that depend on one observation alone, got .* in training mode"
+        SpecError,
+        match=r"Sequential: expected outputs that depend on one observation alone, got .* in training mode",
     ) as refused:
         adopt(network)
     assert "pass evaluation_mode=True, or call .eval() on the module" in str(refused.value)
@@ -253,7 +305,9 @@ def test_layers_that_differ_in_training_are_refused_until_they_are_in_evaluation
 
 
 def test_recurrent_layers_without_dropout_stay_as_cudnn_can_differentiate_them():
-    critic = nn.Sequential(nn.LSTM(3, 4, dtype=torch.float64), nn.Dropout(0.5), nn.GRU(4, 1, 2, dropout=0.5).double())
+    critic = nn.Sequential(
+        nn.LSTM(3, 4, dtype=torch.float64), nn.Dropout(0.5), nn.GRU(4, 1, 2, dropout=0.5).double()
+    )
     adopt(mlp(), critic, evaluation_mode=True)
     assert [module.training for module in critic.modules()] == [False, True, False, False]
 
@@ -263,7 +317,9 @@ def test_going_back_to_training_mode_is_refused_at_the_next_gradient(make_batch)
     policy = adopt(network, evaluation_mode=True)
     gradient(policy, make_batch())
     network.train()
-    refused = r"Sequential: expected Dropout in evaluation mode, .* got training mode; call .eval\(\)"
+    refused = (
+        r"Sequential: expected Dropout in evaluation mode, .* got training mode; call .eval\(\)"
+    )
     with pytest.raises(SpecError, match=refused):
         gradient(policy, make_batch())
     with pytest.raises(SpecError, match=refused):
@@ -306,14 +362,26 @@ def taken_for_a_sequence(net, hidden):
 
 
 @pytest.mark.parametrize("between", [functional_dropout, functional_batch_norm])
-def test_functions_that_differ_in_training_are_refused_until_the_module_is_in_evaluation_mode(make_batch, between):
+def test_functions_that_differ_in_training_are_refused_until_the_module_is_in_evaluation_mode(
+    make_batch, between
+):
     policy, random_state = adopt(Net(between)), torch.get_rng_state()
-    with pytest.raises(SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"):
+    with pytest.raises(
+        SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"
+    ):
         gradient(policy, make_batch())
-    with pytest.raises(SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"):
+    with pytest.raises(
+        SpecError, match=r"Adopted\(torch Net\): expected .* evaluation_mode=True switches off"
+    ):
         policy.evaluate(make_batch(), ("log_prob",))
     assert torch.equal(torch.get_rng_state(), random_state)
-    policy = adopt(Net(between), Net(between), evaluation_mode=True, head=pg.Categorical(3), critic_values="action")
+    policy = adopt(
+        Net(between),
+        Net(between),
+        evaluation_mode=True,
+        head=pg.Categorical(3),
+        critic_values="action",
+    )
     first, again = (policy.evaluate(make_batch(), ("log_prob", "action_values")) for _ in range(2))
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
@@ -326,13 +394,16 @@ def test_functions_that_differ_in_training_are_refused_until_the_module_is_in_ev
 def test_modules_that_are_no_function_of_one_observation_are_refused(make_batch, between):
     for mode in (False, True):
         with pytest.raises(
-            SpecError, match=r"Adopted\(torch Net\): expected (the same outputs|outputs that depend on one)"
+            SpecError,
+            match=r"Adopted\(torch Net\): expected (the same outputs|outputs that depend on one)",
         ):
             gradient(adopt(Net(between), evaluation_mode=mode), make_batch())
 
 
 def test_a_critic_is_tried_out_too(make_batch):
-    critic = Wrapped(lambda inner, observations: inner(observations) - inner(observations).mean(0), mlp(1))
+    critic = Wrapped(
+        lambda inner, observations: inner(observations) - inner(observations).mean(0), mlp(1)
+    )
     with pytest.raises(SpecError, match="expected outputs that depend on one observation alone"):
         gradient(adopt(mlp(), critic), make_batch(), PPO)
 
@@ -389,7 +460,9 @@ def test_a_failure_on_observations_names_the_module_and_what_it_was_given(make_b
     policy = adopt(mlp())
     words = r"torch Sequential: expected a network that takes observations \[B, {}\] torch.{}, got RuntimeError \(mat1 and mat2"
     with pytest.raises(BatchError, match=words.format(4, "float64")) as refused:
-        gradient(policy, make_batch(observations=np.zeros((6, 4)), final_observations=np.zeros((2, 4))))
+        gradient(
+            policy, make_batch(observations=np.zeros((6, 4)), final_observations=np.zeros((2, 4)))
+        )
     assert isinstance(refused.value.__cause__, RuntimeError)
     with pytest.raises(BatchError, match=words.format(3, "int64")):
         gradient(policy, make_batch(observations=np.zeros((6, 3), int), final_observations=None))
@@ -416,7 +489,10 @@ def test_writing_in_place_to_what_the_derivative_needs_is_refused(make_batch):
 
     policy = adopt(Wrapped(written))
     words = r"Adopted\(torch Wrapped\): expected outputs that can be differentiated, got RuntimeError \(one of the variables .*; write to no array"
-    for use in (lambda: gradient(policy, make_batch()), lambda: policy.episode_scores(make_batch())):
+    for use in (
+        lambda: gradient(policy, make_batch()),
+        lambda: policy.episode_scores(make_batch()),
+    ):
         with pytest.raises(SpecError, match=words):
             use()
 
@@ -466,7 +542,10 @@ def test_casting_automatically_and_a_default_device_change_nothing(make_batch):
 
     def found():
         numbers = gradient(policy, batch, PPO)
-        numbers |= {f"step {name}": value for name, value in policy.evaluate(batch, ("log_prob", "value")).items()}
+        numbers |= {
+            f"step {name}": value
+            for name, value in policy.evaluate(batch, ("log_prob", "value")).items()
+        }
         fisher = policy.fisher_vector_product(batch, np.ones(policy.size))
         return numbers | {
             "scores": policy.episode_scores(batch),
@@ -494,7 +573,9 @@ def test_a_vector_that_is_read_only_is_copied(make_batch):
 def test_batch_norm_without_running_statistics_is_refused_in_every_mode():
     network = mlp(middle=nn.BatchNorm1d(5, track_running_stats=False))
     for evaluation_mode in (False, True):
-        with pytest.raises(SpecError, match=r"got BatchNorm1d without running statistics, which mixes the batch"):
+        with pytest.raises(
+            SpecError, match=r"got BatchNorm1d without running statistics, which mixes the batch"
+        ):
             adopt(network.eval(), evaluation_mode=evaluation_mode)
 
 
@@ -527,7 +608,8 @@ def test_a_module_that_writes_to_its_input_leaves_the_batch_as_it_is(make_batch)
     before = batch.observations.copy()
     estimator = pg.estimator("actor_critic")
     found, expected = (
-        gradient(adopt(Wrapped(change), Wrapped(change, mlp(1))), batch, estimator) for change in (written, computed)
+        gradient(adopt(Wrapped(change), Wrapped(change, mlp(1))), batch, estimator)
+        for change in (written, computed)
     )
     np.testing.assert_array_equal(batch.observations, before)
     for name, value in expected.items():
@@ -553,7 +635,9 @@ def test_frozen_parameters_are_left_out_and_stay_to_the_bit(make_batch):
 
 
 def test_frozen_parameters_may_have_another_dtype(make_batch):
-    network = nn.Sequential(nn.Linear(3, 5).requires_grad_(requires_grad=False), nn.Linear(5, 2, dtype=torch.float64))
+    network = nn.Sequential(
+        nn.Linear(3, 5).requires_grad_(requires_grad=False), nn.Linear(5, 2, dtype=torch.float64)
+    )
     network[0].weight.data = network[0].weight.data.half()
 
     def forward(_, observations):
@@ -570,7 +654,14 @@ def test_tensors_that_network_and_critic_share_are_trained_once_with_both_gradie
     apart = gradient(adopt(network, critic), make_batch(), PPO)
     critic[0] = network[0]  # `mlp` starts both with the same first layer
     policy = adopt(network, critic)
-    assert list(policy.parameters()) == ["0.weight", "0.bias", "2.weight", "2.bias", "critic.2.weight", "critic.2.bias"]
+    assert list(policy.parameters()) == [
+        "0.weight",
+        "0.bias",
+        "2.weight",
+        "2.bias",
+        "critic.2.weight",
+        "critic.2.bias",
+    ]
     for name, value in gradient(policy, make_batch(), PPO).items():
         expected = apart[name] + (apart[f"critic.{name}"] if name.startswith("0.") else 0)
         np.testing.assert_allclose(value, expected, rtol=1e-13, atol=1e-15, err_msg=name)
@@ -579,7 +670,10 @@ def test_tensors_that_network_and_critic_share_are_trained_once_with_both_gradie
 @COMPILES
 def test_a_compiled_module_has_the_same_gradient_whatever_the_padding(make_batch):
     network, critic = mlp(middle=nn.Dropout(0.5)), mlp(1, seed=1)
-    eager, compiled = (adopt(network, critic, compiled=compiled, evaluation_mode=True) for compiled in (False, True))
+    eager, compiled = (
+        adopt(network, critic, compiled=compiled, evaluation_mode=True)
+        for compiled in (False, True)
+    )
 
     def compare(batch):
         expected = gradient(eager, batch, PPO)
@@ -597,19 +691,23 @@ def test_a_compiled_module_has_the_same_gradient_whatever_the_padding(make_batch
 
 
 @pytest.mark.parametrize(
-    "values", [torch.ones(6, 3, requires_grad=True), torch.ones(6, 3, device="meta")], ids=["requires grad", "meta"]
+    "values",
+    [torch.ones(6, 3, requires_grad=True), torch.ones(6, 3, device="meta")],
+    ids=["requires grad", "meta"],
 )
 def test_tensors_that_numpy_cannot_read_are_refused(make_batch, values):
-    words = (
-        r"Batch.observations: expected an array that NumPy can read, got Tensor .*; .* \.detach\(\)\.cpu\(\)\.numpy\(\)"
-    )
+    words = r"Batch.observations: expected an array that NumPy can read, got Tensor .*; .* \.detach\(\)\.cpu\(\)\.numpy\(\)"
     with pytest.raises(BatchError, match=words):
         make_batch(observations=values)
-    with pytest.raises(BatchError, match=r"observations: expected an array that NumPy can read, got Tensor"):
+    with pytest.raises(
+        BatchError, match=r"observations: expected an array that NumPy can read, got Tensor"
+    ):
         adopt(mlp()).act(values, pg.generator(0))
 
 
-@pytest.mark.parametrize("values", [torch.ones(6, 3), nn.Parameter(torch.ones(6, 3), requires_grad=False)])
+@pytest.mark.parametrize(
+    "values", [torch.ones(6, 3), nn.Parameter(torch.ones(6, 3), requires_grad=False)]
+)
 def test_tensors_that_numpy_can_read_are_copied(make_batch, values):
     batch = make_batch(observations=values)
     with torch.no_grad():
@@ -621,7 +719,8 @@ def test_tensors_that_numpy_can_read_are_copied(make_batch, values):
 def test_a_device_that_is_not_here_is_refused(device):
     spec = pg.PolicySpec(pg.Linear(2), HEAD)
     with pytest.raises(
-        SpecError, match=r"torch.policy device: expected a device that PyTorch can use here, got .*; choose 'cpu'"
+        SpecError,
+        match=r"torch.policy device: expected a device that PyTorch can use here, got .*; choose 'cpu'",
     ):
         pg.policy(spec, backend="torch", device=device)
     with pytest.raises(SpecError, match=r"expected a device that holds numbers, got 'meta'"):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import cases
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.proofs import kinks
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import cases
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.proofs import kinks
+from pgcore_check.results import gradient_row, loss_row
 
 KINKS = kinks()
 
@@ -36,5 +36,7 @@ def test_gradient_and_loss_are_within_their_running_error_bounds(case):
 def test_gradient_at_a_kink_loses_nothing_to_cancellation(kink):
     # Closed forms cancel nowhere, so that nothing is allowed for it; a log-probability of hundreds of nats is another matter.
     kink = kink if kink.group == "squashed" else dataclasses.replace(kink, atol=0.0)
-    ratio, where = worst_at(kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64))
+    ratio, where = worst_at(
+        kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64)
+    )
     assert ratio <= FACTOR, where

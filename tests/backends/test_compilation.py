@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import AutodiffPolicy
-from pgcore.autodiff_inputs import padded_size
+from pgcore.autodiff.inputs import padded_size
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.errors import SpecError
-from pgcore.registry import registry
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row, loss_row
 from pgcore_estimators.reinforce import Reinforce
 
 ESTIMATORS = variants("estimators")
@@ -27,7 +27,11 @@ HEADS = variants("heads")
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}
 USABLE = [name for name, entry in ENTRIES.items() if entry.status == "usable" or name in REQUIRED]
-ABSENT = [pytest.param(name, "", marks=pytest.mark.skip(f"{name} is absent")) for name in ENTRIES if name not in USABLE]
+ABSENT = [
+    pytest.param(name, "", marks=pytest.mark.skip(f"{name} is absent"))
+    for name in ENTRIES
+    if name not in USABLE
+]
 MODES = [(name, mode) for name in USABLE for mode in pg.backend(name).modes]
 
 SPEC = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
@@ -36,7 +40,9 @@ MOST_STEPS = 3000
 # Two padded sizes a doubling: 1, 2, 3, 4, 6, 8, ..., 2048, 3072.
 BOUND = 23
 
-traced = pytest.mark.parametrize(("backend", "mode"), [*(each for each in MODES if each[1] != "eager"), *ABSENT])
+traced = pytest.mark.parametrize(
+    ("backend", "mode"), [*(each for each in MODES if each[1] != "eager"), *ABSENT]
+)
 
 
 def make(spec, backend, mode, dtype="float64", **options):
@@ -73,7 +79,12 @@ def counting(monkeypatch):
             def surrogate(self, xp, *, log_prob, advantage, value=None, entropy=None, return_=None):
                 traces.append(None)
                 return super().surrogate(
-                    xp, log_prob=log_prob, advantage=advantage, value=value, entropy=entropy, return_=return_
+                    xp,
+                    log_prob=log_prob,
+                    advantage=advantage,
+                    value=value,
+                    entropy=entropy,
+                    return_=return_,
                 )
 
         return Counting(), traces
@@ -84,7 +95,9 @@ def counting(monkeypatch):
 def sizes():
     """Return 60 batch sizes from 1 to 3000 in no order, as many small as large ones."""
     rng = np.random.default_rng(0)
-    found = dict.fromkeys([1, MOST_STEPS, *np.exp(rng.uniform(0, np.log(MOST_STEPS), 300)).astype(int).tolist()])
+    found = dict.fromkeys(
+        [1, MOST_STEPS, *np.exp(rng.uniform(0, np.log(MOST_STEPS), 300)).astype(int).tolist()]
+    )
     return [int(size) for size in rng.permutation(list(found)[:60])]
 
 
@@ -103,12 +116,16 @@ def test_sixty_sizes_of_a_batch_need_few_traces(backend, mode, counting):
     assert len(traces) == (needed if policy.pads else 1)
     assert needed <= BOUND == len({padded_size(size) for size in range(1, MOST_STEPS + 1)})
     for size in (77, *sizes()):
-        pg.gradient(policy, estimator, batch.steps(slice(0, size)), signals=signals.steps(slice(0, size)))
+        pg.gradient(
+            policy, estimator, batch.steps(slice(0, size)), signals=signals.steps(slice(0, size))
+        )
     assert len(traces) == (needed if policy.pads else 1)
 
 
 @traced
-def test_what_is_traced_is_kept_for_an_equal_estimator_and_other_parameters(backend, mode, counting):
+def test_what_is_traced_is_kept_for_an_equal_estimator_and_other_parameters(
+    backend, mode, counting
+):
     estimator, traces = counting(backend)
     policy, batch = make(SMALL, backend, mode, seed=42)
     optimizer = pg.optimizer("adam")
@@ -123,8 +140,12 @@ def test_what_is_traced_is_kept_for_an_equal_estimator_and_other_parameters(back
 
 
 @traced
-def test_sizes_are_kept_for_the_estimators_that_were_used_last(backend, mode, counting, monkeypatch):
-    module = importlib.import_module(f"{type(pg.backend(backend)).__module__.partition('.')[0]}.policy")
+def test_sizes_are_kept_for_the_estimators_that_were_used_last(
+    backend, mode, counting, monkeypatch
+):
+    module = importlib.import_module(
+        f"{type(pg.backend(backend)).__module__.partition('.')[0]}.policy"
+    )
     monkeypatch.setattr(module, "KEPT", 2, raising=False)
     estimator, traces = counting(backend)
     policy, batch = make(SMALL, backend, mode, seed=49, steps=40)
@@ -136,7 +157,9 @@ def test_sizes_are_kept_for_the_estimators_that_were_used_last(backend, mode, co
         before = len(traces)
         signals = pg.signals(policy, used, batch)
         for size in (1, 2, 3, 4, 6, 8, 12, 16):
-            pg.gradient(policy, used, batch.steps(slice(0, size)), signals=signals.steps(slice(0, size)))
+            pg.gradient(
+                policy, used, batch.steps(slice(0, size)), signals=signals.steps(slice(0, size))
+            )
         return len(traces) - before
 
     needed = 8 if policy.pads else 1
@@ -156,7 +179,9 @@ def test_much_padding_changes_no_product_of_ratios(backend, mode, variant):
     lengths = np.full(206, 5)
     assert batch.log_probs is not None
     log_probs = policy.evaluate(batch, ("log_prob",))["log_prob"] - 0.3
-    fields = {name: getattr(batch, name) for name in ("observations", "actions", "rewards", "action_mask")}
+    fields = {
+        name: getattr(batch, name) for name in ("observations", "actions", "rewards", "action_mask")
+    }
     whole = pg.Batch(
         **fields,
         episode_lengths=lengths,
@@ -170,7 +195,9 @@ def test_much_padding_changes_no_product_of_ratios(backend, mode, variant):
         assert gradient_row(policy, estimator, given, signals, gradient.numpy()).agrees
 
 
-@pytest.mark.parametrize("backend", [name for name in USABLE if pg.backend(name).modes == ("compiled",)])
+@pytest.mark.parametrize(
+    "backend", [name for name in USABLE if pg.backend(name).modes == ("compiled",)]
+)
 def test_policies_of_one_spec_share_their_traces(backend, counting):
     estimator, traces = counting(backend)
     for seed, dtype in itertools.product((42, 43), ("float64", "float32")):
@@ -221,12 +248,16 @@ def check_beside_numpy(policy, estimator, batch, signals, gradient):
     assert gradient.given().keys() == plain.given().keys()
     for name, value in plain.given().items():
         assert gradient.given()[name].shape == value.shape, name
-        np.testing.assert_allclose(gradient.given()[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            gradient.given()[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+        )
     assert gradient.metrics == pytest.approx(plain.metrics, rel=10 * tolerance, abs=10 * tolerance)
     assert gradient.metrics["loss"] == gradient.loss
 
 
-@pytest.mark.parametrize("backend", [name for name in USABLE if "compiled" not in pg.backend(name).modes])
+@pytest.mark.parametrize(
+    "backend", [name for name in USABLE if "compiled" not in pg.backend(name).modes]
+)
 def test_nothing_is_compiled_where_there_is_nothing_to_compile(backend):
     words = rf"{backend}\.policy compiled: expected False, got True; nothing is compiled here"
     with pytest.raises(SpecError, match=words):

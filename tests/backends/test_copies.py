@@ -14,7 +14,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import OptimizerError, SpecError
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 cloudpickle = pytest.importorskip("cloudpickle")
 
@@ -33,7 +33,9 @@ BACKENDS = [
     )
     for entry in registry().providers("backends")
 ]
-USABLE = [entry.provider.name for entry in registry().providers("backends") if entry.status == "usable"]
+USABLE = [
+    entry.provider.name for entry in registry().providers("backends") if entry.status == "usable"
+]
 
 SPEC = pg.PolicySpec(pg.MLP(3, (4,), "tanh"), pg.DiagonalGaussian(2), "separate")
 ESTIMATOR = pg.estimator("ppo")
@@ -74,7 +76,9 @@ def contents(policy, optimizer, gradient):
     """Return all that a policy, its optimizer and a gradient hold, to the bit."""
     arrays = policy.parameters() | optimizer.state(policy)
     arrays |= {f"gradient of {name}": value for name, value in gradient.numpy().items()}
-    arrays |= {f"given {name}": value for name, value in gradient.given().items()} | {"terms": gradient.terms()}
+    arrays |= {f"given {name}": value for name, value in gradient.given().items()} | {
+        "terms": gradient.terms()
+    }
     return bits(arrays), gradient.metrics, optimizer.steps_taken
 
 
@@ -86,7 +90,9 @@ def go_on(policy, optimizer, gradient):
     return bits(policy.parameters() | {"actions": actions, "log_probs": log_probs})
 
 
-@pytest.mark.parametrize(("copier", "dtype"), [*((copier, "float64") for copier in COPIERS), ("pickle", "float32")])
+@pytest.mark.parametrize(
+    ("copier", "dtype"), [*((copier, "float64") for copier in COPIERS), ("pickle", "float32")]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_copy_is_the_same_to_the_bit_and_goes_on_alike(backend, copier, dtype):
     original = trained(backend, dtype)
@@ -127,7 +133,9 @@ def test_a_deep_copy_is_a_target_network(backend):
     estimator = pg.estimator("q_learning")
     target = copy.deepcopy(policy)
     before = pg.signals(policy, estimator, batch, target=target).values
-    pg.optimizer("sgd", learning_rate=0.5).step(policy, pg.gradient(policy, estimator, batch, target=target))
+    pg.optimizer("sgd", learning_rate=0.5).step(
+        policy, pg.gradient(policy, estimator, batch, target=target)
+    )
     after = pg.signals(policy, estimator, batch, target=target).values
     moved = pg.signals(policy, estimator, batch).values
     for name, value in before.items():
@@ -162,7 +170,9 @@ spec = importlib.util.spec_from_file_location("tests_of_copies", {__file__!r})
 sys.modules["tests_of_copies"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 """
-    done = subprocess.run([sys.executable, "-c", importing + READ], input=texts, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", importing + READ], input=texts, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     rest = done.stdout
     for name, original in originals.items():
@@ -175,7 +185,9 @@ spec.loader.exec_module(module)
 def test_what_torch_has_compiled_is_left_out(copier):
     pytest.importorskip("torch")
     policy: Any = pg.policy(SPEC, backend="torch", compiled=True)
-    policy._kept(ESTIMATOR)[8] = lambda *arguments: arguments  # in place of a compiled function, which takes its time
+    policy._kept(ESTIMATOR)[8] = lambda *arguments: (
+        arguments
+    )  # in place of a compiled function, which takes its time
     copied = COPIERS[copier](policy)
     assert copied.compiled
     assert copied._kept(ESTIMATOR) == {}
@@ -207,7 +219,9 @@ def keras_model(name, width):
 
 def keras_policy():
     pytest.importorskip("tensorflow")
-    return pg.backend("tensorflow").adopt(keras_model("actor", 2), pg.DiagonalGaussian(2), keras_model("critic", 1))
+    return pg.backend("tensorflow").adopt(
+        keras_model("actor", 2), pg.DiagonalGaussian(2), keras_model("critic", 1)
+    )
 
 
 def affine(tree, observations):
@@ -221,13 +235,17 @@ def tree_of(width):
 
 def jax_policy(apply=affine):
     pytest.importorskip("jax")
-    return pg.backend("jax").adopt((apply, tree_of(2)), pg.DiagonalGaussian(2), (affine, tree_of(1)))
+    return pg.backend("jax").adopt(
+        (apply, tree_of(2)), pg.DiagonalGaussian(2), (affine, tree_of(1))
+    )
 
 
 ADOPTED = {"torch": torch_policy, "tensorflow": keras_policy, "jax": jax_policy}
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's, as it saves a model
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # Keras's, as it saves a model
 @pytest.mark.parametrize("copier", COPIERS)
 @pytest.mark.parametrize("framework", ADOPTED)
 def test_an_adopted_network_is_copied_with_its_policy(framework, copier):
@@ -258,6 +276,7 @@ def test_keras_models_that_share_a_variable_are_not_copied_apart():
     models = [keras.Model(first, keras.layers.Dense(width)(middle)) for width in (2, 1)]
     policy = pg.backend("tensorflow").adopt(models[0], pg.DiagonalGaussian(2), models[1])
     with pytest.raises(
-        SpecError, match=r"expected models that share no variable, .* got middle/kernel in network and critic"
+        SpecError,
+        match=r"expected models that share no variable, .* got middle/kernel in network and critic",
     ):
         copy.deepcopy(policy)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.registry import registry
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -105,7 +105,10 @@ def test_the_processor_asked_for_by_name_is_the_usual_one(backend, device, name)
     usual, batch = made(name, backend, "float32")
     asked, _ = made(name, backend, "float32", device=device)
     for found, expected in (
-        (pg.gradient(asked, ESTIMATORS[name], batch).numpy(), pg.gradient(usual, ESTIMATORS[name], batch).numpy()),
+        (
+            pg.gradient(asked, ESTIMATORS[name], batch).numpy(),
+            pg.gradient(usual, ESTIMATORS[name], batch).numpy(),
+        ),
         (three_steps(asked, ESTIMATORS[name], batch), three_steps(usual, ESTIMATORS[name], batch)),
     ):
         assert list(found) == list(expected)
@@ -119,23 +122,35 @@ def test_a_gpu_finds_what_numpy_finds(on_gpu, name, dtype):
     backend, device = on_gpu
     estimator = ESTIMATORS[name]
     plain, batch = made(name, "numpy", dtype)
-    tolerance: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12} if dtype == "float64" else {"rtol": 1e-3, "atol": 1e-5}
+    tolerance: dict[str, Any] = (
+        {"rtol": 1e-10, "atol": 1e-12} if dtype == "float64" else {"rtol": 1e-3, "atol": 1e-5}
+    )
     for mode in pg.backend(backend).modes:
         policy, _ = made(name, backend, dtype, device=device, compiled=mode == "compiled")
         assert placed(policy) == {device}
         signals = pg.signals(plain, estimator, batch)
         found = gradient_row(
-            plain, estimator, batch, signals, pg.gradient(policy, estimator, batch, signals=signals).numpy()
+            plain,
+            estimator,
+            batch,
+            signals,
+            pg.gradient(policy, estimator, batch, signals=signals).numpy(),
         )
         assert found.agrees, (mode, found)
         observed = policy.evaluate(batch, ("distribution",))["distribution"]
-        np.testing.assert_allclose(observed, plain.evaluate(batch, ("distribution",))["distribution"], **tolerance)
+        np.testing.assert_allclose(
+            observed, plain.evaluate(batch, ("distribution",))["distribution"], **tolerance
+        )
         if not plain.spec.head.action_values:
             vector = np.random.default_rng(0).standard_normal(policy.size)
-            np.testing.assert_allclose(policy.episode_scores(batch), plain.episode_scores(batch), **tolerance)
+            np.testing.assert_allclose(
+                policy.episode_scores(batch), plain.episode_scores(batch), **tolerance
+            )
             products = (each.fisher_vector_product(batch, vector) for each in (policy, plain))
             np.testing.assert_allclose(*products, **tolerance)
-        stepped, expected = (three_steps(each, estimator, batch) for each in (policy, made(name, "numpy", dtype)[0]))
+        stepped, expected = (
+            three_steps(each, estimator, batch) for each in (policy, made(name, "numpy", dtype)[0])
+        )
         for key, value in expected.items():
             np.testing.assert_allclose(stepped[key], value, **tolerance, err_msg=f"{mode} {key}")
         assert placed(policy) == {device}
@@ -162,7 +177,9 @@ def test_a_module_on_a_gpu_is_tried_out_and_trained_there():
     network = Net().to(device)
     before = torch.cuda.get_rng_state(device)
     policy = pg.backend("torch").adopt(network, head=HEADS["categorical"], evaluation_mode=True)
-    _, batch = make_case(pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"]), "numpy", "float32", seed=41)
+    _, batch = make_case(
+        pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"]), "numpy", "float32", seed=41
+    )
     pg.optimizer("adam").step(policy, pg.gradient(policy, ESTIMATORS["reinforce"], batch))
     assert placed(policy) == {device}
     assert torch.equal(torch.cuda.get_rng_state(device), before)

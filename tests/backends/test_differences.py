@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import cases
-from pgcore.testing.differences import directional_derivative, random_direction
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import cases
+from pgcore_check.reference.differences import directional_derivative, random_direction
 
 # A step across the kink of a relu, or of a clip, is no derivative; smooth networks and the seeds below stay away from them.
 CASES = [case for case in cases(("float64",)) if "relu" not in case.label]
@@ -23,7 +23,9 @@ def slopes(case, estimator=None):
     direction = random_direction(gradient, np.random.default_rng(case.seed))
     by_gradient = sum(float((gradient[name] * direction[name]).sum()) for name in gradient)
     surrogate = Surrogate(policy.spec, estimator, batch, signals)
-    return by_gradient, directional_derivative(policy.spec, policy.parameters(), surrogate, batch, direction)
+    return by_gradient, directional_derivative(
+        policy.spec, policy.parameters(), surrogate, batch, direction
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)

@@ -9,9 +9,9 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import SpecError
-from pgcore.host import host
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.xp.numpy import host
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 HEADS = variants("heads")
 
@@ -46,7 +46,9 @@ class Smooth(pg.Head):
 
     def log_prob(self, xp, distribution, actions):
         location, log_scale = distribution[:, :N], distribution[:, N:]
-        return -xp.sum(xp.abs(actions - location) / xp.exp(log_scale) + log_scale, 1) - N * float(np.log(2.0))
+        return -xp.sum(xp.abs(actions - location) / xp.exp(log_scale) + log_scale, 1) - N * float(
+            np.log(2.0)
+        )
 
     def entropy(self, xp, distribution):
         return xp.sum(distribution[:, N:], 1) + N * float(1.0 + np.log(2.0))
@@ -74,7 +76,9 @@ class Laplace(Smooth):
     def quadrature(self, distribution):
         location, scale = distribution[:, None, :N], np.exp(distribution[:, None, N:])
         weights = HALVES[GRID].prod(axis=1)
-        return location + scale * SIDES[GRID], np.broadcast_to(weights, (len(distribution), len(weights)))
+        return location + scale * SIDES[GRID], np.broadcast_to(
+            weights, (len(distribution), len(weights))
+        )
 
 
 class Listed(pg.Categorical):
@@ -96,7 +100,12 @@ def laplace_case(framework, head, dtype="float64"):
     pytest.importorskip(f"pgcore_{framework}.backend")
     policy = pg.policy(pg.PolicySpec(pg.Linear(3), head), backend=framework, dtype=dtype, seed=3)
     rng = np.random.default_rng(8)
-    policy.load({name: value + 0.3 * rng.standard_normal(value.shape) for name, value in policy.parameters().items()})
+    policy.load(
+        {
+            name: value + 0.3 * rng.standard_normal(value.shape)
+            for name, value in policy.parameters().items()
+        }
+    )
     observations = rng.standard_normal((7, 3))
     actions, log_probs = policy.act(observations, pg.generator(0))
     batch = pg.Batch(
@@ -119,15 +128,23 @@ def test_products_of_a_laplace_head_are_those_by_hand(framework, dtype):
     rng = np.random.default_rng(5)
     direction = {name: rng.standard_normal(value.shape) for name, value in parameters.items()}
     x, scale = batch.observations, np.exp(parameters["head.log_scale"])
-    moved = (x @ direction["network.0.weight"] + direction["network.0.bias"]) / scale**2 / batch.num_steps
+    moved = (
+        (x @ direction["network.0.weight"] + direction["network.0.bias"])
+        / scale**2
+        / batch.num_steps
+    )
     expected = {
         "network.0.weight": x.T @ moved,
         "network.0.bias": moved.sum(axis=0),
         "head.log_scale": direction["head.log_scale"],
     }
-    product = policy.fisher_vector_product(batch, np.concatenate([direction[name].reshape(-1) for name in parameters]))
+    product = policy.fisher_vector_product(
+        batch, np.concatenate([direction[name].reshape(-1) for name in parameters])
+    )
     np.testing.assert_allclose(
-        product, np.concatenate([expected[name].reshape(-1) for name in parameters]), rtol=100 * np.finfo(dtype).eps
+        product,
+        np.concatenate([expected[name].reshape(-1) for name in parameters]),
+        rtol=100 * np.finfo(dtype).eps,
     )
 
 
@@ -135,7 +152,9 @@ def test_products_of_a_laplace_head_are_those_by_hand(framework, dtype):
 def test_a_laplace_policy_moves_by_what_trpo_allows(framework):
     policy, batch = laplace_case(framework, Laplace())
     before = policy.distribution(batch.observations)
-    report = pg.optimizer("trpo", max_kl=0.01).step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
+    report = pg.optimizer("trpo", max_kl=0.01).step(
+        policy, pg.gradient(policy, pg.estimator("reinforce"), batch)
+    )
     assert report is not None
     assert report.accepted
     kl = policy.spec.head.kl(host, before, policy.distribution(batch.observations)).mean()
@@ -145,22 +164,31 @@ def test_a_laplace_policy_moves_by_what_trpo_allows(framework):
 @frameworks
 def test_a_head_of_continuous_actions_with_neither_is_refused(framework):
     policy, batch = laplace_case(framework, Smooth())
-    with pytest.raises(SpecError, match=r"Smooth.*cannot be listed; write `fisher` beside `log_prob`, or declare"):
+    with pytest.raises(
+        SpecError, match=r"Smooth.*cannot be listed; write `fisher` beside `log_prob`, or declare"
+    ):
         policy.fisher_vector_product(batch, np.ones(policy.size))
 
 
 @frameworks
-@pytest.mark.parametrize(("listed", "name"), [(Listed(3, 0.7), "categorical"), (Joint(2, 1.6), "switches")])
+@pytest.mark.parametrize(
+    ("listed", "name"), [(Listed(3, 0.7), "categorical"), (Joint(2, 1.6), "switches")]
+)
 def test_a_sum_over_actions_is_the_closed_form(framework, listed, name):
     pytest.importorskip(f"pgcore_{framework}.backend")
     plain, batch = make_case(
         pg.PolicySpec(NETWORKS["tanh"], HEADS[name], "none"), "numpy", "float64", seed=12, padding=2
     )
-    policy = pg.policy(pg.PolicySpec(NETWORKS["tanh"], listed, "none"), backend=framework, dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(NETWORKS["tanh"], listed, "none"), backend=framework, dtype="float64"
+    )
     policy.load(plain.parameters())
     vector = np.random.default_rng(2).standard_normal(policy.size)
     expected = plain.fisher_vector_product(batch, vector)
     assert batch.action_mask is not None
     np.testing.assert_allclose(
-        policy.fisher_vector_product(batch, vector), expected, rtol=0, atol=1e-13 * np.abs(expected).max()
+        policy.fisher_vector_product(batch, vector),
+        expected,
+        rtol=0,
+        atol=1e-13 * np.abs(expected).max(),
     )

@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.registry import registry
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -49,7 +49,9 @@ def combination(*names):
 
 
 each_backend = pytest.mark.parametrize("backend", [combination(name) for name in NAMES])
-each_two = pytest.mark.parametrize(("first", "second"), [combination(*two) for two in itertools.combinations(NAMES, 2)])
+each_two = pytest.mark.parametrize(
+    ("first", "second"), [combination(*two) for two in itertools.combinations(NAMES, 2)]
+)
 
 
 def module(name) -> Any:
@@ -59,7 +61,9 @@ def module(name) -> Any:
 
 def python_settings() -> dict[str, Any]:
     handlers = {
-        name.name: signal.getsignal(name) for name in signal.valid_signals() if isinstance(name, signal.Signals)
+        name.name: signal.getsignal(name)
+        for name in signal.valid_signals()
+        if isinstance(name, signal.Signals)
     }
     return {
         "numpy errors": (np.geterr(), np.geterrcall()),
@@ -84,7 +88,11 @@ def torch_settings() -> dict[str, Any]:
     return {
         "default dtype and device": (torch.get_default_dtype(), torch.get_default_device()),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "grad mode": (
+            torch.is_grad_enabled(),
+            torch.is_inference_mode_enabled(),
+            torch.is_anomaly_enabled(),
+        ),
         "autocast": torch.is_autocast_enabled("cpu"),
         "random state": torch.get_rng_state().tolist(),
         "determinism": (
@@ -92,7 +100,12 @@ def torch_settings() -> dict[str, Any]:
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ),
         "precision": torch.get_float32_matmul_precision(),
-        "flags": (flags.cudnn.benchmark, flags.cudnn.deterministic, flags.mkldnn.enabled, flags.opt_einsum.enabled),
+        "flags": (
+            flags.cudnn.benchmark,
+            flags.cudnn.deterministic,
+            flags.mkldnn.enabled,
+            flags.opt_einsum.enabled,
+        ),
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "warns always": torch.is_warn_always_enabled(),
         **{
@@ -109,15 +122,25 @@ def tensorflow_settings() -> dict[str, Any]:
     context = module("tensorflow.python.eager.context").context()
     config = module("tensorflow.python.framework.config")
     return {
-        "eager mode": (tf.executing_eagerly(), tf.config.functions_run_eagerly(), tf.inside_function()),
+        "eager mode": (
+            tf.executing_eagerly(),
+            tf.config.functions_run_eagerly(),
+            tf.inside_function(),
+        ),
         "default graph": len(tf.compat.v1.get_default_graph().get_operations()),
         "threads": (
             tf.config.threading.get_inter_op_parallelism_threads(),
             tf.config.threading.get_intra_op_parallelism_threads(),
         ),
         "placement": (tf.config.get_soft_device_placement(), tf.constant(0).device),
-        "optimizer": (tf.config.optimizer.get_jit(), tf.config.optimizer.get_experimental_options()),
-        "determinism": (config.is_op_determinism_enabled(), config.tensor_float_32_execution_enabled()),
+        "optimizer": (
+            tf.config.optimizer.get_jit(),
+            tf.config.optimizer.get_experimental_options(),
+        ),
+        "determinism": (
+            config.is_op_determinism_enabled(),
+            config.tensor_float_32_execution_enabled(),
+        ),
         "synchronous": tf.config.experimental.get_synchronous_execution(),
         "random state": (tf.random.get_global_generator().state.numpy().tolist(), context._seed),
         "keras": (keras.config.floatx(), keras.config.epsilon(), keras.config.dtype_policy().name),
@@ -241,15 +264,23 @@ def settings(backend) -> dict[str, str]:
 
 def changes(before, after) -> dict[str, str]:
     """Return what is no longer as it was, with a few words of both."""
-    return {name: f"{before[name][:300]} -> {value[:300]}" for name, value in after.items() if value != before[name]}
+    return {
+        name: f"{before[name][:300]} -> {value[:300]}"
+        for name, value in after.items()
+        if value != before[name]
+    }
 
 
 def bits(*named) -> bytes:
-    return b"".join(np.ascontiguousarray(value).tobytes() for each in named for value in each.values())
+    return b"".join(
+        np.ascontiguousarray(value).tobytes() for each in named for value in each.values()
+    )
 
 
 def case(backend, dtype):
-    return make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate"), backend, dtype, seed=30)
+    return make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate"), backend, dtype, seed=30
+    )
 
 
 def in_turn(policy, batch) -> Iterator[bytes]:
@@ -287,13 +318,21 @@ def use(backend, dtype) -> list[bytes]:
         policy.save(Path(folder) / "policy.safetensors")
         again = pg.load(Path(folder) / "policy.safetensors", backend=policy.backend)
     other, visits = make_case(
-        pg.PolicySpec(NETWORKS["table"], HEADS["hot"], "none"), policy.backend, policy.dtype.name, seed=31
+        pg.PolicySpec(NETWORKS["table"], HEADS["hot"], "none"),
+        policy.backend,
+        policy.dtype.name,
+        seed=31,
     )
     return [
         bits(pg.gradient(policy, weighed, batch).scaled(0.5).numpy(), again.parameters()),
         bits(pg.gradient(other, ESTIMATORS["reinforce"], visits).numpy()),
-        policy.episode_scores(batch).tobytes() + policy.fisher_vector_product(batch, np.ones(count)).tobytes(),
-        bits(policy.evaluate(batch, ("log_prob", "entropy", "kl", "value", "distribution", "final_value"))),
+        policy.episode_scores(batch).tobytes()
+        + policy.fisher_vector_product(batch, np.ones(count)).tobytes(),
+        bits(
+            policy.evaluate(
+                batch, ("log_prob", "entropy", "kl", "value", "distribution", "final_value")
+            )
+        ),
         actions.tobytes() + log_probs.tobytes() + policy.mode(batch.observations).tobytes(),
     ]
 
@@ -304,7 +343,15 @@ def digest(found) -> str:
 
 def report(backend) -> dict[str, Any]:
     """Return what using a backend changed, in a process that does nothing else."""
-    names = {"np": np, "os": os, "random": random, "signal": signal, "sys": sys, "warnings": warnings, "module": module}
+    names = {
+        "np": np,
+        "os": os,
+        "random": random,
+        "signal": signal,
+        "sys": sys,
+        "warnings": warnings,
+        "module": module,
+    }
     if backend in SETTINGS:
         WARM_UPS[backend]()
         SETTINGS[backend]()  # which imports what it looks at
@@ -336,9 +383,11 @@ def report(backend) -> dict[str, Any]:
 
 
 def imports(backend) -> dict[str, str]:
-    return {"torch": {"torch": "torch"}, "tensorflow": {"tf": "tensorflow", "keras": "keras"}, "jax": {"jax": "jax"}}[
-        backend
-    ]
+    return {
+        "torch": {"torch": "torch"},
+        "tensorflow": {"tf": "tensorflow", "keras": "keras"},
+        "jax": {"jax": "jax"},
+    }[backend]
 
 
 def reported(backend) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
-from pgcore.surrogate import Surrogate
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.differences import directional_derivative, random_direction
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.proofs import kinks, variants
-from pgcore.testing.results import gradient_row
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.proofs import kinks, variants
+from pgcore_check.reference.differences import directional_derivative, random_direction
+from pgcore_check.results import gradient_row
 from pgcore_estimators import terms
 from pgcore_estimators.ppo import PPO
 from pgcore_numpy import networks
@@ -31,7 +31,9 @@ KINKS = kinks()
 
 def ratio(head="categorical", network="tanh", name="ppo kl"):
     """Return how far the NumPy backend is from the reference, in units of the bound."""
-    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=1
+    )
     estimator = suited(ESTIMATORS[name], HEADS[head])
     signals = pg.signals(policy, estimator, batch)
     found = pg.gradient(policy, estimator, batch, signals=signals).numpy()
@@ -41,7 +43,9 @@ def ratio(head="categorical", network="tanh", name="ppo kl"):
 def changed(monkeypatch, owner, name, change):
     """Let a method return what `change` makes of its result."""
     original = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+    monkeypatch.setattr(
+        owner, name, lambda *args, **kwargs: change(original(*args, **kwargs), *args)
+    )
 
 
 def test_nothing_is_reported_without_a_bug():
@@ -59,7 +63,9 @@ def test_a_temperature_dropped_from_the_entropy_alone(monkeypatch):
     original = CategoricalKernel.backward
 
     def backward(kernel, cotangents):
-        return original(kernel, cotangents | {"entropy": cotangents["entropy"] * kernel.temperature})
+        return original(
+            kernel, cotangents | {"entropy": cotangents["entropy"] * kernel.temperature}
+        )
 
     monkeypatch.setattr(CategoricalKernel, "backward", backward)
     assert ratio() > 1e6
@@ -72,7 +78,9 @@ def test_a_float32_constant_in_float64(monkeypatch):
         found = original(self, **named)
         return dict(found) | {"entropy": found["entropy"].astype(np.float32).astype(np.float64)}
 
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["table"], HEADS["categorical"], "separate"), "numpy", "float64", 1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["table"], HEADS["categorical"], "separate"), "numpy", "float64", 1
+    )
     signals = pg.signals(policy, ESTIMATORS["ppo kl"], batch)
     with monkeypatch.context() as planted:
         planted.setattr(PPO, "cotangents", cotangents)
@@ -86,14 +94,22 @@ def test_a_variance_in_place_of_a_standard_deviation(monkeypatch):
 
 
 def test_a_mean_in_place_of_a_sum_over_steps(monkeypatch):
-    changed(monkeypatch, networks, "_sum_by_state", lambda _, target, states, d: target.__itruediv__(len(states)))
+    changed(
+        monkeypatch,
+        networks,
+        "_sum_by_state",
+        lambda _, target, states, d: target.__itruediv__(len(states)),
+    )
     assert ratio(network="table") > 1e6
 
 
 @pytest.mark.parametrize("activation", [networks.Tanh, networks.Sigmoid, networks.Relu])
 def test_a_slope_left_out(monkeypatch, activation):
     monkeypatch.setattr(activation, "multiply_derivative", lambda d, h, scratch: None)
-    assert ratio(network={"Tanh": "tanh", "Sigmoid": "sigmoid", "Relu": "relu"}[activation.__name__]) > 1e3
+    assert (
+        ratio(network={"Tanh": "tanh", "Sigmoid": "sigmoid", "Relu": "relu"}[activation.__name__])
+        > 1e3
+    )
 
 
 def test_a_transposed_weight(monkeypatch):
@@ -108,7 +124,9 @@ def test_a_transposed_weight(monkeypatch):
 
 
 def test_stale_parameters(monkeypatch):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1
+    )
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
     gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals)
     pg.optimizer("sgd", learning_rate=1e-6).step(policy, gradient)
@@ -117,16 +135,20 @@ def test_stale_parameters(monkeypatch):
 
 @pytest.mark.parametrize("change", ["NaN", "shape", "dtype", "missing"])
 def test_a_result_that_is_not_one(change):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "separate"), "numpy", "float64", 1
+    )
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
     found = pg.gradient(policy, ESTIMATORS["ppo"], batch, signals=signals).numpy()
     bias = found["network.1.bias"]
     if change == "missing":
         del found["network.1.bias"]
     else:
-        found["network.1.bias"] = {"NaN": bias * np.nan, "shape": bias[:, None], "dtype": bias.astype(np.float32)}[
-            change
-        ]
+        found["network.1.bias"] = {
+            "NaN": bias * np.nan,
+            "shape": bias[:, None],
+            "dtype": bias.astype(np.float32),
+        }[change]
     told = gradient_row(policy, ESTIMATORS["ppo"], batch, signals, found)
     assert told.ratio == float("inf")
     assert not told.agrees
@@ -134,7 +156,9 @@ def test_a_result_that_is_not_one(change):
 
 
 def test_a_gap_of_a_few_bounds_is_enough():
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate"), "numpy", "float64", 1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate"), "numpy", "float64", 1
+    )
     signals = pg.signals(policy, ESTIMATORS["gae"], batch)
     found = pg.gradient(policy, ESTIMATORS["gae"], batch, signals=signals).numpy()
     found["network.0.bias"][0] *= 1 + 1e-11
@@ -153,17 +177,27 @@ def test_a_gap_of_a_few_bounds_is_enough():
 )
 def test_a_wrong_side_of_a_kink(monkeypatch, kink, plant):
     if plant == "slope 1":
-        monkeypatch.setattr(networks.Relu, "multiply_derivative", lambda d, h, scratch: d.__imul__(h >= 0))
+        monkeypatch.setattr(
+            networks.Relu, "multiply_derivative", lambda d, h, scratch: d.__imul__(h >= 0)
+        )
     elif plant == "clipped at the bound":
-        monkeypatch.setattr(terms, "is_clipped", lambda log_ratio, advantage, bounds: log_ratio >= bounds[1])
+        monkeypatch.setattr(
+            terms, "is_clipped", lambda log_ratio, advantage, bounds: log_ratio >= bounds[1]
+        )
     elif plant == "exp before the choice":
-        monkeypatch.setattr(terms, "is_clipped", lambda log_ratio, advantage, bounds: np.isnan(log_ratio))
+        monkeypatch.setattr(
+            terms, "is_clipped", lambda log_ratio, advantage, bounds: np.isnan(log_ratio)
+        )
     elif plant == "one minus pi":
         original = CategoricalKernel.backward
 
         def backward(kernel, cotangents):
             d = original(kernel, cotangents)
-            chosen = (1.0 - kernel.pi[kernel.actions, kernel.steps]) * cotangents["log_prob"] / kernel.temperature
+            chosen = (
+                (1.0 - kernel.pi[kernel.actions, kernel.steps])
+                * cotangents["log_prob"]
+                / kernel.temperature
+            )
             d[kernel.actions, kernel.steps] = chosen
             return d
 
@@ -210,16 +244,24 @@ def planted_estimators():
 
 @pytest.mark.parametrize("planted", planted_estimators(), ids=lambda cls: cls.__name__)
 def test_cotangents_that_are_not_the_surrogates_derivatives(planted):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate"), "numpy", "float64", 1)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate"), "numpy", "float64", 1
+    )
     honest = ESTIMATORS["ppo"]
     signals = pg.signals(policy, honest, batch)
     bugged = planted(**vars(pg.estimator("ppo", clip=0.2, entropy_coefficient=0.01)))
     gradient = pg.gradient(policy, bugged, batch, signals=signals).numpy()
     direction = random_direction(gradient, np.random.default_rng(0))
     slope = directional_derivative(
-        policy.spec, policy.parameters(), Surrogate(policy.spec, bugged, batch, signals), batch, direction
+        policy.spec,
+        policy.parameters(),
+        Surrogate(policy.spec, bugged, batch, signals),
+        batch,
+        direction,
     )
-    assert sum(float((gradient[name] * direction[name]).sum()) for name in gradient) != pytest.approx(slope, rel=1e-4)
+    assert sum(
+        float((gradient[name] * direction[name]).sum()) for name in gradient
+    ) != pytest.approx(slope, rel=1e-4)
 
 
 def test_a_gradient_that_changes_the_parameters(monkeypatch):

@@ -7,12 +7,12 @@ import pytest
 
 import pgcore as pg
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
-from pgcore.testing.running_error import bounded_in
+from pgcore_check.bounds.agreement import FACTOR, allowance, largest
+from pgcore_check.bounds.running_error import bounded_in
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.results import gradient_row, loss_row, quantity_ratios
 from pgcore_numpy.discrete_kernels import CategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
@@ -24,13 +24,17 @@ HEADS = variants("heads")
 
 
 def made(head, network="tanh"):
-    return make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=31)
+    return make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), "numpy", "float64", seed=31
+    )
 
 
 def changed(monkeypatch, owner, name, change):
     """Let a method return what `change` makes of its result."""
     original = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+    monkeypatch.setattr(
+        owner, name, lambda *args, **kwargs: change(original(*args, **kwargs), *args)
+    )
 
 
 def ratios(head):
@@ -41,7 +45,9 @@ def ratios(head):
 
 def fisher_ratio(head):
     policy, batch = made(head)
-    vector = np.random.default_rng(0).standard_normal(sum(value.size for value in policy.parameters().values()))
+    vector = np.random.default_rng(0).standard_normal(
+        sum(value.size for value in policy.parameters().values())
+    )
     inputs = (policy.spec, policy.parameters(), batch, vector)
     bound = reference.fisher_vector_product(*inputs, lift=bounded_in(policy.dtype))
     found = policy.fisher_vector_product(batch, vector)
@@ -54,7 +60,9 @@ def score_ratio(head):
     inputs = (policy.spec, policy.parameters(), batch)
     bound = reference.episode_scores(*inputs, lift=bounded_in(policy.dtype))
     exact = reference.episode_scores(*inputs)
-    return largest(policy.episode_scores(batch), exact, allowance(bound, policy.dtype), policy.dtype)[0]
+    return largest(
+        policy.episode_scores(batch), exact, allowance(bound, policy.dtype), policy.dtype
+    )[0]
 
 
 def test_nothing_is_reported_without_a_bug():
@@ -75,7 +83,11 @@ def test_a_logarithm_kept_from_zero_by_a_constant(monkeypatch):
 @pytest.mark.parametrize(
     ("head", "quantity", "plant"),
     [
-        ("shared", "log_prob", lambda found: found["log_prob"] + 2 * (HALF_LOG_2PI - float(np.float32(HALF_LOG_2PI)))),
+        (
+            "shared",
+            "log_prob",
+            lambda found: found["log_prob"] + 2 * (HALF_LOG_2PI - float(np.float32(HALF_LOG_2PI))),
+        ),
         ("per-state", "entropy", lambda found: found["entropy"] - 1.0),
         ("fixed", "kl", lambda found: found["kl"] * (1 + 1e-12)),
         ("fixed", "log_prob", lambda found: found["log_prob"] / 2),
@@ -97,7 +109,9 @@ def test_the_other_direction_of_kl(monkeypatch):
     def plant(found, kernel, names, actions, described):
         if "kl" in names:
             possible = np.isfinite(described.T)
-            log_pi, log_old = (np.where(possible, each, 0.0) for each in (kernel.log_pi, described.T))
+            log_pi, log_old = (
+                np.where(possible, each, 0.0) for each in (kernel.log_pi, described.T)
+            )
             found["kl"] = np.add.reduce(kernel.pi * (log_pi - log_old))
         return found
 
@@ -121,9 +135,16 @@ def test_a_loss_that_is_a_plain_mean(monkeypatch):
     signals = pg.signals(policy, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     assert loss_row(policy, estimator, batch, signals, gradient.loss).agrees
-    changed(monkeypatch, NumpyGradient, "given", lambda named, _: named | {"advantage": named["advantage"] / 4.6})
+    changed(
+        monkeypatch,
+        NumpyGradient,
+        "given",
+        lambda named, _: named | {"advantage": named["advantage"] / 4.6},
+    )
     assert loss_row(policy, estimator, batch, signals, gradient.loss).ratio > 1e6
-    assert gradient_row(policy, estimator, batch, signals, gradient.numpy()).agrees  # the gradient sees nothing of it
+    assert gradient_row(
+        policy, estimator, batch, signals, gradient.numpy()
+    ).agrees  # the gradient sees nothing of it
 
 
 @pytest.mark.parametrize(
@@ -141,5 +162,7 @@ def test_a_wrong_fisher_product(monkeypatch, owner, method, change, head):
 
 
 def test_a_score_of_the_next_episode(monkeypatch):
-    changed(monkeypatch, NumpyPolicy, "episode_scores", lambda scores, *_: np.roll(scores, 1, axis=0))
+    changed(
+        monkeypatch, NumpyPolicy, "episode_scores", lambda scores, *_: np.roll(scores, 1, axis=0)
+    )
     assert score_ratio("shared") > 1e6

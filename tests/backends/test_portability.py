@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore import files
+from pgcore.data import files
 from pgcore.errors import NonFiniteError, ParameterError, SpecError
-from pgcore.registry import registry
-from pgcore.schedules import LinearSchedule
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.schedules import LinearSchedule
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -29,7 +29,9 @@ ABSENT = {
     for entry in registry().providers("backends")
     if entry.status != "usable" and entry.provider.name not in REQUIRED
 }
-NAMES = list(dict.fromkeys([*(entry.provider.name for entry in registry().providers("backends")), *REQUIRED]))
+NAMES = list(
+    dict.fromkeys([*(entry.provider.name for entry in registry().providers("backends")), *REQUIRED])
+)
 
 
 def combination(*names):
@@ -53,7 +55,9 @@ SPECS = {
     "choices": pg.PolicySpec(NETWORKS["relu"], HEADS["multi"], "separate"),
     "switches": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["switches"], "none"),
     "action values": pg.PolicySpec(NETWORKS["tanh"], HEADS["epsilon greedy"], "none"),
-    "critic of actions": pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", "action"),
+    "critic of actions": pg.PolicySpec(
+        NETWORKS["tanh"], HEADS["categorical"], "separate", "action"
+    ),
     "shared critic of actions": pg.PolicySpec(NETWORKS["relu"], HEADS["hot"], "shared", "action"),
 }
 OPTIMIZERS = {
@@ -85,7 +89,9 @@ def same_bits(left, right):
 @each_pair
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", SPECS)
-def test_a_saved_policy_is_the_same_to_the_bit_on_another_backend(tmp_path, first, second, name, dtype):
+def test_a_saved_policy_is_the_same_to_the_bit_on_another_backend(
+    tmp_path, first, second, name, dtype
+):
     written = pg.policy(SPECS[name], backend=first, dtype=dtype)
     given = values(SPECS[name], dtype)
     written.load(given)
@@ -142,7 +148,12 @@ def test_what_a_policy_to_load_into_is_cannot_be_asked_for_otherwise(tmp_path):
     file = tmp_path / "policy.safetensors"
     policy = pg.policy(SAVED, backend="numpy", dtype="float64")
     policy.save(file)
-    asked: list[dict[str, Any]] = [{"backend": "other"}, {"dtype": "float32"}, {"device": "cpu"}, {"compiled": True}]
+    asked: list[dict[str, Any]] = [
+        {"backend": "other"},
+        {"dtype": "float32"},
+        {"device": "cpu"},
+        {"compiled": True},
+    ]
     for options in asked:
         (name,) = options
         with pytest.raises(
@@ -197,14 +208,18 @@ def test_a_parameter_that_is_nan_is_named(tmp_path, backend, name):
         with pytest.raises(NonFiniteError, match=rf"episode_scores: {words}"):
             policy.episode_scores(batch)
         with pytest.raises(NonFiniteError, match=rf"fisher_vector_product: {words}"):
-            policy.fisher_vector_product(batch, np.ones(sum(value.size for value in policy.parameters().values())))
+            policy.fisher_vector_product(
+                batch, np.ones(sum(value.size for value in policy.parameters().values()))
+            )
     file = tmp_path / "policy.safetensors"
     for before in (None, b"what was there"):
         if before is not None:
             file.write_bytes(before)
         with pytest.raises(ParameterError, match=words):
             policy.save(file)
-        assert [path.read_bytes() for path in tmp_path.iterdir()] == ([] if before is None else [before])
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == (
+            [] if before is None else [before]
+        )
 
 
 @each_backend
@@ -224,14 +239,17 @@ def test_scores_and_products_that_overflow_are_refused(backend):
     weights[batch.episode_starts[1]] = 1e308
     with (
         np.errstate(all="ignore"),
-        pytest.raises(NonFiniteError, match=r"episode_scores: .* got NaN or infinity in episode 1; scale"),
+        pytest.raises(
+            NonFiniteError, match=r"episode_scores: .* got NaN or infinity in episode 1; scale"
+        ),
     ):
         policy.episode_scores(batch, weights)
     vector = np.full(sum(value.size for value in policy.parameters().values()), 1e38)
     with (
         np.errstate(all="ignore"),
         pytest.raises(
-            NonFiniteError, match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters"
+            NonFiniteError,
+            match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters",
         ),
     ):
         policy.fisher_vector_product(batch, vector)
@@ -281,7 +299,9 @@ def test_an_optimizer_goes_on_on_another_backend(first, second, name):
     assert any(np.any(value) for value in state.values())
     for number, found in enumerate(steps(second, optimizer, 5), start=3):
         for key, value in expected[number].items():
-            np.testing.assert_allclose(found[key], value, rtol=1e-12, atol=1e-12, err_msg=f"{key} after {number + 1}")
+            np.testing.assert_allclose(
+                found[key], value, rtol=1e-12, atol=1e-12, err_msg=f"{key} after {number + 1}"
+            )
             assert np.abs(value - expected[number - 1][key]).max() > 1e-6, key
     assert optimizer.steps_taken == 8
 
@@ -301,13 +321,27 @@ def test_one_seed_draws_the_same_actions(backend, name):
             np.testing.assert_array_equal(actions, wanted)
         np.testing.assert_allclose(actions, wanted, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(log_probs, wanted_log_probs, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(policy.mode(batch.observations), expected.mode(batch.observations), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        policy.mode(batch.observations), expected.mode(batch.observations), rtol=0, atol=1e-12
+    )
 
 
 # Squares of the first and second over- and underflow; those of the third do both.
 MAGNITUDES = {
-    "float32": {"plain": (1.0,), "huge": (1e30,), "tiny": (1e-25,), "both": (1e25, 1e-25, 1.0), "zero": (0.0,)},
-    "float64": {"plain": (1.0,), "huge": (1e250,), "tiny": (1e-200,), "both": (1e200, 1e-200, 1.0), "zero": (0.0,)},
+    "float32": {
+        "plain": (1.0,),
+        "huge": (1e30,),
+        "tiny": (1e-25,),
+        "both": (1e25, 1e-25, 1.0),
+        "zero": (0.0,),
+    },
+    "float64": {
+        "plain": (1.0,),
+        "huge": (1e250,),
+        "tiny": (1e-200,),
+        "both": (1e200, 1e-200, 1.0),
+        "zero": (0.0,),
+    },
 }
 
 
@@ -322,7 +356,9 @@ def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name
     count = sum(value.size for value in policy.parameters().values())
     rng = np.random.default_rng(5)
     vector = (rng.standard_normal(count) * np.resize(magnitudes, count)).astype(dtype)
-    gradient = policy.gradient_from(vector, Surrogate(policy.spec, ESTIMATORS["ppo"], batch, signals))
+    gradient = policy.gradient_from(
+        vector, Surrogate(policy.spec, ESTIMATORS["ppo"], batch, signals)
+    )
     np.testing.assert_array_equal(flat(gradient), vector)
 
     exact = vector.astype(np.longdouble)
@@ -331,9 +367,13 @@ def test_norm_scaling_and_clipping_are_those_of_extended_precision(backend, name
     assert gradient.norm() == pytest.approx(norm, rel=tolerance, abs=0)
     smallest = float(np.finfo(dtype).tiny)
     for factor in (0.37, -2.0, 1e-3):
-        np.testing.assert_allclose(flat(gradient.scaled(factor)), exact * factor, rtol=tolerance, atol=smallest)
+        np.testing.assert_allclose(
+            flat(gradient.scaled(factor)), exact * factor, rtol=tolerance, atol=smallest
+        )
     clipped = gradient.clipped(norm / 7 or 1.0)
-    np.testing.assert_allclose(flat(clipped), exact / (7 if norm else 1), rtol=tolerance, atol=smallest)
+    np.testing.assert_allclose(
+        flat(clipped), exact / (7 if norm else 1), rtol=tolerance, atol=smallest
+    )
     assert clipped.norm() == pytest.approx(norm / 7, rel=tolerance, abs=0)
     assert flat(gradient.clipped(norm * 1.01 + 1.0)).tobytes() == vector.tobytes()
     # What was made of it leaves the gradient alone, and keeps its loss, its terms and its metrics but the norm.
@@ -351,9 +391,13 @@ def test_a_gradient_is_never_scaled_to_what_is_not_finite(backend, dtype):
     gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch)
     largest = float(np.finfo(dtype).max)
     for factor in (np.nan, np.inf, -np.inf):
-        with pytest.raises(NonFiniteError, match=r"Gradient\.scaled: expected a finite factor, got"):
+        with pytest.raises(
+            NonFiniteError, match=r"Gradient\.scaled: expected a finite factor, got"
+        ):
             gradient.scaled(factor)
-    with pytest.raises(NonFiniteError, match=r"got an overflow in .*; the parameters are unchanged"):
+    with pytest.raises(
+        NonFiniteError, match=r"got an overflow in .*; the parameters are unchanged"
+    ):
         gradient.scaled(largest / gradient.norm()).scaled(1e10)
     huge = gradient.scaled(largest / gradient.norm() / 2)  # its square alone is too large
     assert np.isfinite(flat(huge)).all()

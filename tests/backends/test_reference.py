@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance
-from pgcore.testing.cases import NETWORKS, Case, cases
-from pgcore.testing.core_proofs.discrete import CategoricalForm
-from pgcore.testing.core_proofs.gaussian import GaussianForm
-from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.proofs import variants
-from pgcore.testing.running_error import bounded
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.bounds.agreement import FACTOR, allowance
+from pgcore_check.bounds.running_error import bounded
+from pgcore_check.cases.cases import NETWORKS, Case, cases
+from pgcore_check.core_proofs.discrete import CategoricalForm
+from pgcore_check.core_proofs.gaussian import GaussianForm
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.reference.differences import complex_step, random_direction
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -25,13 +25,17 @@ CASES = list(cases(("float64",)))
 def gap(case):
     """Return how far the reference's slope along a random direction is from a complex step's, in units of what 80-bit rounding allows."""
     policy, batch = case.make("numpy", padding=3 * (case.seed % 2))
-    surrogate = Surrogate(policy.spec, case.estimator, batch, pg.signals(policy, case.estimator, batch))
+    surrogate = Surrogate(
+        policy.spec, case.estimator, batch, pg.signals(policy, case.estimator, batch)
+    )
     inputs = (policy.spec, policy.parameters(), surrogate, batch)
     gradient, bounds = reference.gradient(*inputs), reference.gradient(*inputs, lift=bounded)
     direction = random_direction(gradient, np.random.default_rng(case.seed))
     slope = sum((gradient[name] * direction[name]).sum() for name in gradient)
     extended = np.dtype(np.longdouble)
-    allowed = sum((allowance(bounds[name], extended) * np.abs(direction[name])).sum() for name in gradient)
+    allowed = sum(
+        (allowance(bounds[name], extended) * np.abs(direction[name])).sum() for name in gradient
+    )
     return float(abs(slope - complex_step(*inputs, direction)) / allowed)
 
 
@@ -49,13 +53,21 @@ def test_scores_and_fisher_products_follow_from_the_gradient():
         estimator = pg.estimator("reinforce", baseline="constant", baseline_value=-1.0, gamma=0.0)
         signals = pg.signals(policy, estimator, batch)
         signals.values["advantage"] = np.ones(batch.num_steps)
-        gradient = reference.gradient(spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch)
+        gradient = reference.gradient(
+            spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch
+        )
         flat = np.concatenate([value.reshape(-1) for value in gradient.values()])
-        np.testing.assert_allclose(-scores.mean(axis=0), flat, rtol=0, atol=1e-16 * float(np.abs(flat).max()))
+        np.testing.assert_allclose(
+            -scores.mean(axis=0), flat, rtol=0, atol=1e-16 * float(np.abs(flat).max())
+        )
         vector = np.random.default_rng(0).standard_normal(scores.shape[1])
         product = reference.fisher_vector_product(spec, parameters, batch, vector)
         np.testing.assert_allclose(
-            product, slope_of_kl(case, vector), rtol=0, atol=1e-10 * float(np.abs(product).max()), err_msg=case.label
+            product,
+            slope_of_kl(case, vector),
+            rtol=0,
+            atol=1e-10 * float(np.abs(product).max()),
+            err_msg=case.label,
         )
 
 
@@ -64,7 +76,9 @@ def slope_of_kl(case, vector, size=2.0**-20):
     policy, batch = case.make("numpy")
     spec, parameters = policy.spec, policy.parameters()
     described = policy.evaluate(batch, ("distribution",))["distribution"]
-    estimator = pg.estimator("ppo", objective="kl", kl_coefficient=1.0, value_coefficient=0.0, normalise="none")
+    estimator = pg.estimator(
+        "ppo", objective="kl", kl_coefficient=1.0, value_coefficient=0.0, normalise="none"
+    )
     signals = pg.signals(policy, estimator, batch)
     signals.values["advantage"] = np.zeros(batch.num_steps)
     signals.values["reference"] = described
@@ -73,9 +87,13 @@ def slope_of_kl(case, vector, size=2.0**-20):
         moved, start = {}, 0
         for name, shape in spec.parameter_shapes.items():
             stop = start + int(np.prod(shape))
-            moved[name] = reference.extended(parameters[name]) + sign * size * vector[start:stop].reshape(shape)
+            moved[name] = reference.extended(parameters[name]) + sign * size * vector[
+                start:stop
+            ].reshape(shape)
             start = stop
-        found = reference.gradient(spec, moved, Surrogate(policy.spec, estimator, batch, signals), batch)
+        found = reference.gradient(
+            spec, moved, Surrogate(policy.spec, estimator, batch, signals), batch
+        )
         ends.append(np.concatenate([value.reshape(-1) for value in found.values()]))
     return (ends[0] - ends[1]) / (2 * size)
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import AutodiffPolicy
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.errors import NonFiniteError
-from pgcore.host import host
-from pgcore.namespace import ArrayNamespace
-from pgcore.registry import registry
-from pgcore.step_signals import Signals
+from pgcore.interfaces.signals import Signals
+from pgcore.registry.registry import registry
+from pgcore.xp.namespace import ArrayNamespace
+from pgcore.xp.numpy import host
 
 FUNCTIONS = sorted(name for name in vars(ArrayNamespace) if not name.startswith("_"))
 NAN, INF = math.nan, math.inf
@@ -67,7 +67,9 @@ def masked(xp, q):
 CLIPPED = ((-2.0, -1.0, 0.0), (-1.0, -1.0, 1.0), (0.0, 0.0, 1.0), (2.0, 2.0, 1.0), (3.0, 2.0, 0.0))
 
 PROBES = {
-    "exp": of_one("exp", lambda xp, x: xp.exp(x), (0.0, 1.0, 1.0), (1.0, math.e, math.e), (-1000.0, 0.0, 0.0)),
+    "exp": of_one(
+        "exp", lambda xp, x: xp.exp(x), (0.0, 1.0, 1.0), (1.0, math.e, math.e), (-1000.0, 0.0, 0.0)
+    ),
     "exp of -inf": of_one("exp", lambda xp, x: xp.exp(x - INF), (1.0, 0.0, 0.0), symbolic=False),
     "log": of_one("log", lambda xp, x: xp.log(x), (1.0, 0.0, 1.0), (2.0, 0.6931471805599453, 0.5)),
     "sqrt": of_one("sqrt", lambda xp, x: xp.sqrt(x), (1.0, 1.0, 0.5), (4.0, 2.0, 0.25)),
@@ -85,9 +87,13 @@ PROBES = {
         (-1000.0, 0.0, 0.0),
         (1000.0, 1.0, 0.0),
     ),
-    "relu": of_one("relu", lambda xp, x: xp.relu(x), (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (2.0, 2.0, 1.0)),
+    "relu": of_one(
+        "relu", lambda xp, x: xp.relu(x), (-1.0, 0.0, 0.0), (0.0, 0.0, 0.0), (2.0, 2.0, 1.0)
+    ),
     "relu of NaN": of_one("relu", lambda xp, x: xp.relu(x + NAN), (1.0, NAN, 1.0), symbolic=False),
-    "abs": of_one("abs", lambda xp, x: xp.abs(x), (-2.0, 2.0, -1.0), (0.0, 0.0, 0.0), (3.0, 3.0, 1.0)),
+    "abs": of_one(
+        "abs", lambda xp, x: xp.abs(x), (-2.0, 2.0, -1.0), (0.0, 0.0, 0.0), (3.0, 3.0, 1.0)
+    ),
     "abs of -inf": of_one("abs", lambda xp, x: xp.abs(x - INF), (1.0, INF, -1.0), symbolic=False),
     "abs of NaN": of_one("abs", lambda xp, x: xp.abs(x + NAN), (1.0, NAN, 1.0), symbolic=False),
     "maximum": of_row(
@@ -98,13 +104,25 @@ PROBES = {
         ((2.0, 2.0, 0.0), 2.0, (1.0, 0.0, 0.0)),
     ),
     "maximum, number second": of_one(
-        "maximum", lambda xp, x: xp.maximum(x, 0.5), (0.0, 0.5, 0.0), (0.5, 0.5, 1.0), (1.0, 1.0, 1.0)
+        "maximum",
+        lambda xp, x: xp.maximum(x, 0.5),
+        (0.0, 0.5, 0.0),
+        (0.5, 0.5, 1.0),
+        (1.0, 1.0, 1.0),
     ),
     "maximum, number first": of_one(
-        "maximum", lambda xp, x: xp.maximum(0.5, x), (0.0, 0.5, 0.0), (0.5, 0.5, 0.0), (1.0, 1.0, 1.0)
+        "maximum",
+        lambda xp, x: xp.maximum(0.5, x),
+        (0.0, 0.5, 0.0),
+        (0.5, 0.5, 0.0),
+        (1.0, 1.0, 1.0),
     ),
-    "maximum of -inf": of_one("maximum", lambda xp, x: xp.maximum(x, -INF), (1.0, 1.0, 1.0), symbolic=False),
-    "maximum, NaN first": of_one("maximum", lambda xp, x: xp.maximum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False),
+    "maximum of -inf": of_one(
+        "maximum", lambda xp, x: xp.maximum(x, -INF), (1.0, 1.0, 1.0), symbolic=False
+    ),
+    "maximum, NaN first": of_one(
+        "maximum", lambda xp, x: xp.maximum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False
+    ),
     "maximum, NaN second": of_one(
         "maximum", lambda xp, x: xp.maximum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False
     ),
@@ -116,22 +134,44 @@ PROBES = {
         ((2.0, 2.0, 0.0), 2.0, (1.0, 0.0, 0.0)),
     ),
     "minimum, number second": of_one(
-        "minimum", lambda xp, x: xp.minimum(x, 0.5), (0.0, 0.0, 1.0), (0.5, 0.5, 1.0), (1.0, 0.5, 0.0)
+        "minimum",
+        lambda xp, x: xp.minimum(x, 0.5),
+        (0.0, 0.0, 1.0),
+        (0.5, 0.5, 1.0),
+        (1.0, 0.5, 0.0),
     ),
     "minimum, number first": of_one(
-        "minimum", lambda xp, x: xp.minimum(0.5, x), (0.0, 0.0, 1.0), (0.5, 0.5, 0.0), (1.0, 0.5, 0.0)
+        "minimum",
+        lambda xp, x: xp.minimum(0.5, x),
+        (0.0, 0.0, 1.0),
+        (0.5, 0.5, 0.0),
+        (1.0, 0.5, 0.0),
     ),
-    "minimum of inf": of_one("minimum", lambda xp, x: xp.minimum(x, INF), (1.0, 1.0, 1.0), symbolic=False),
-    "minimum, NaN first": of_one("minimum", lambda xp, x: xp.minimum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False),
+    "minimum of inf": of_one(
+        "minimum", lambda xp, x: xp.minimum(x, INF), (1.0, 1.0, 1.0), symbolic=False
+    ),
+    "minimum, NaN first": of_one(
+        "minimum", lambda xp, x: xp.minimum(x + NAN, x), (1.0, NAN, 1.0), symbolic=False
+    ),
     "minimum, NaN second": of_one(
         "minimum", lambda xp, x: xp.minimum(x, 2.0 * x + NAN), (1.0, NAN, 2.0), symbolic=False
     ),
     "clip, numbers": of_one("clip", lambda xp, x: xp.clip(x, -1.0, 2.0), *CLIPPED),
-    "clip, NumPy's numbers": of_one("clip", lambda xp, x: xp.clip(x, np.float64(-1.0), np.float64(2.0)), *CLIPPED),
-    "clip, arrays": of_one("clip", lambda xp, x: xp.clip(x, xp.full_like(x, -1.0), xp.full_like(x, 2.0)), *CLIPPED),
-    "clip, one of each": of_one("clip", lambda xp, x: xp.clip(x, -1.0, xp.full_like(x, 2.0)), *CLIPPED),
+    "clip, NumPy's numbers": of_one(
+        "clip", lambda xp, x: xp.clip(x, np.float64(-1.0), np.float64(2.0)), *CLIPPED
+    ),
+    "clip, arrays": of_one(
+        "clip", lambda xp, x: xp.clip(x, xp.full_like(x, -1.0), xp.full_like(x, 2.0)), *CLIPPED
+    ),
+    "clip, one of each": of_one(
+        "clip", lambda xp, x: xp.clip(x, -1.0, xp.full_like(x, 2.0)), *CLIPPED
+    ),
     "clip, equal bounds": of_one(
-        "clip", lambda xp, x: xp.clip(x, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.0, 0.0)
+        "clip",
+        lambda xp, x: xp.clip(x, 0.0, 0.0),
+        (-1.0, 0.0, 0.0),
+        (0.0, 0.0, 1.0),
+        (1.0, 0.0, 0.0),
     ),
     "clip, bounds with a gradient": of_row(
         "clip",
@@ -142,25 +182,44 @@ PROBES = {
         ((2.0, 0.0, 1.0), 1.0, (0.0, 0.0, 1.0)),
     ),
     "clip, no bounds": of_one(
-        "clip", lambda xp, x: xp.clip(x, -INF, xp.full_like(x, INF)), (-3.0, -3.0, 1.0), symbolic=False
+        "clip",
+        lambda xp, x: xp.clip(x, -INF, xp.full_like(x, INF)),
+        (-3.0, -3.0, 1.0),
+        symbolic=False,
     ),
-    "clip of inf": of_one("clip", lambda xp, x: xp.clip(x + INF, 0.0, 2.0), (1.0, 2.0, 0.0), symbolic=False),
-    "clip of NaN": of_one("clip", lambda xp, x: xp.clip(x + NAN, 0.0, 2.0), (1.0, NAN, 1.0), symbolic=False),
+    "clip of inf": of_one(
+        "clip", lambda xp, x: xp.clip(x + INF, 0.0, 2.0), (1.0, 2.0, 0.0), symbolic=False
+    ),
+    "clip of NaN": of_one(
+        "clip", lambda xp, x: xp.clip(x + NAN, 0.0, 2.0), (1.0, NAN, 1.0), symbolic=False
+    ),
     "where": of_row(
         "where",
         lambda xp, q: xp.where(q[:, 0] >= 0.0, q[:, 1], q[:, 2]),
         ((-1.0, 2.0, 3.0), 3.0, (0.0, 0.0, 1.0)),
         ((0.0, 2.0, 3.0), 2.0, (0.0, 1.0, 0.0)),
     ),
-    "where, number first": of_one("where", lambda xp, x: xp.where(x > 0.0, 0.1, x), (-1.0, -1.0, 1.0), (1.0, 0.1, 0.0)),
-    "where, number second": of_one(
-        "where", lambda xp, x: xp.where(x > 0.0, x, np.float64(0.1)), (-1.0, 0.1, 0.0), (1.0, 1.0, 1.0)
+    "where, number first": of_one(
+        "where", lambda xp, x: xp.where(x > 0.0, 0.1, x), (-1.0, -1.0, 1.0), (1.0, 0.1, 0.0)
     ),
-    "where, NaN beside": of_one("where", lambda xp, x: xp.where(x > 0.0, x, x + NAN), (1.0, 1.0, 1.0), symbolic=False),
+    "where, number second": of_one(
+        "where",
+        lambda xp, x: xp.where(x > 0.0, x, np.float64(0.1)),
+        (-1.0, 0.1, 0.0),
+        (1.0, 1.0, 1.0),
+    ),
+    "where, NaN beside": of_one(
+        "where", lambda xp, x: xp.where(x > 0.0, x, x + NAN), (1.0, 1.0, 1.0), symbolic=False
+    ),
     "sum": of_row("sum", lambda xp, q: xp.sum(q * q, 1), ((1.0, 2.0, 3.0), 14.0, (2.0, 4.0, 6.0))),
-    "sum, axis from the end": of_row("sum", lambda xp, q: xp.sum(q, -1), ((1.0, 2.0, 3.0), 6.0, (1.0, 1.0, 1.0))),
+    "sum, axis from the end": of_row(
+        "sum", lambda xp, q: xp.sum(q, -1), ((1.0, 2.0, 3.0), 6.0, (1.0, 1.0, 1.0))
+    ),
     "sum of -inf": of_row(
-        "sum", lambda xp, q: xp.sum(masked(xp, q), 1), ((1.0, 2.0, 99.0), -INF, (1.0, 1.0, 0.0)), symbolic=False
+        "sum",
+        lambda xp, q: xp.sum(masked(xp, q), 1),
+        ((1.0, 2.0, 99.0), -INF, (1.0, 1.0, 0.0)),
+        symbolic=False,
     ),
     "matmul": of_row(
         "matmul",
@@ -239,7 +298,9 @@ SINGULAR = {
     "log at 0": of_one("log", lambda xp, x: xp.log(x), (0.0, -INF, INF)),
     "exp of NaN": of_one("exp", lambda xp, x: xp.exp(x + NAN), (0.0, NAN, NAN), symbolic=False),
     "log_softmax of inf": of_row(
-        "log_softmax", lambda xp, q: xp.log_softmax(q / (1.0 - q), 1)[:, 0], ((1.0, 0.0, 0.0), NAN, (NAN, NAN, NAN))
+        "log_softmax",
+        lambda xp, q: xp.log_softmax(q / (1.0 - q), 1)[:, 0],
+        ((1.0, 0.0, 0.0), NAN, (NAN, NAN, NAN)),
     ),
 }
 
@@ -258,7 +319,9 @@ class Probed(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
+        return pg.Claims(
+            unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True
+        )
 
     def signals(self, batch, evaluate):
         raise AssertionError
@@ -270,7 +333,9 @@ class Probed(pg.Estimator):
         for probe in self.probes:
             steps = slice(start, start + len(rows_of(probe)))
             first = start // 2  # an episode has two steps
-            terms.append(probe.formula(xp, action_values[steps], index[steps], episode[steps] - first))
+            terms.append(
+                probe.formula(xp, action_values[steps], index[steps], episode[steps] - first)
+            )
             start = steps.stop
         return xp.concatenate((*terms, 0.0 * action_values[start:, 0]), 0)
 
@@ -326,7 +391,9 @@ def wrong_probes(names, backend, dtype, *, compiled=False, cls=Probed):
         found, expected, numbers = gradient_of(estimator, backend, dtype, compiled=compiled)
         for index in range(2 if derived else 1):
             right = close(found[index], expected[index], dtype)
-            wrong |= {group[number] for number, fits in zip(numbers, right, strict=True) if not fits}
+            wrong |= {
+                group[number] for number, fits in zip(numbers, right, strict=True) if not fits
+            }
     return wrong
 
 
@@ -366,7 +433,9 @@ def test_every_function_of_the_namespace_has_a_probe_that_calls_it():
 
         rows = np.array([q for q, _, _ in probe.cases])
         with np.errstate(all="ignore"):
-            probe.formula(Recorded(), rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64))
+            probe.formula(
+                Recorded(), rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+            )
         assert probe.function in called, name
 
 
@@ -389,7 +458,10 @@ def test_a_derivative_that_is_no_number_is_not_hidden(backend, name):
     probe = SINGULAR[name]
     if not isinstance(pg.policy(SMALL, backend=backend), AutodiffPolicy) and not probe.symbolic:
         pytest.skip(f"{backend}: has no derivative of a formula that holds NaN")
-    with pytest.raises(NonFiniteError, match="probed: expected finite numbers, got"), np.errstate(all="ignore"):
+    with (
+        pytest.raises(NonFiniteError, match="probed: expected finite numbers, got"),
+        np.errstate(all="ignore"),
+    ):
         gradient_of(Probed((probe,)), backend, "float64")
 
 
@@ -397,7 +469,9 @@ def own_clip(framework):
     """Return the framework's function, with the subgradient 0 at a bound that PyTorch 2.14 has for numbers."""
     if framework == "torch":
         torch = pytest.importorskip("torch")
-        return lambda x, low, high: torch.where((x > low) & (x < high), x, torch.clamp(x.detach(), low, high))
+        return lambda x, low, high: torch.where(
+            (x > low) & (x < high), x, torch.clamp(x.detach(), low, high)
+        )
     if framework == "tensorflow":
         tf = pytest.importorskip("tensorflow")
         return lambda x, low, high: tf.where(
@@ -419,7 +493,9 @@ PLANTED = {
     "maximum": (lambda framework: halves(framework, "maximum"), {"maximum"}),
     "minimum": (lambda framework: halves(framework, "minimum"), {"minimum"}),
     "abs": (
-        lambda framework: lambda x: pytest.importorskip(f"pgcore_{framework}.xp").xp.where(x < 0, -x, x),
+        lambda framework: (
+            lambda x: pytest.importorskip(f"pgcore_{framework}.xp").xp.where(x < 0, -x, x)
+        ),
         {"abs"},
     ),
     "first_largest": (lambda framework: lambda x: x >= x[:, 1:2], {"first_largest"}),
@@ -431,9 +507,14 @@ PLANTED = {
 def test_a_wrong_subgradient_is_found(monkeypatch, framework, function):
     plant, names = PLANTED[function]
     planted = plant(framework)
-    monkeypatch.setattr(type(pytest.importorskip(f"pgcore_{framework}.xp").xp), function, staticmethod(planted))
+    monkeypatch.setattr(
+        type(pytest.importorskip(f"pgcore_{framework}.xp").xp), function, staticmethod(planted)
+    )
     # Another estimator, for which nothing has been compiled.
-    assert wrong_probes(sorted(names), framework, "float64", cls=type("Planted", (Probed,), {})) == names
+    assert (
+        wrong_probes(sorted(names), framework, "float64", cls=type("Planted", (Probed,), {}))
+        == names
+    )
 
 
 def relu_slope(backend):
@@ -441,9 +522,15 @@ def relu_slope(backend):
     spec = pg.PolicySpec(pg.MLP(1, (2,), "relu"), pg.Categorical(2))
     policy = pg.policy(spec, backend=backend, dtype="float64")
     bias = np.array([0.0, 1e-3])
-    parameters = {"network.0.weight": np.zeros((1, 2)), "network.0.bias": bias, "network.1.weight": np.eye(2)[::-1]}
+    parameters = {
+        "network.0.weight": np.zeros((1, 2)),
+        "network.0.bias": bias,
+        "network.1.weight": np.eye(2)[::-1],
+    }
     policy.load(policy.parameters() | parameters)
-    batch = pg.Batch(observations=[[1.0]], actions=[0], rewards=[1.0], episode_lengths=[1], terminated=[True])
+    batch = pg.Batch(
+        observations=[[1.0]], actions=[0], rewards=[1.0], episode_lengths=[1], terminated=[True]
+    )
     return pg.gradient(policy, pg.estimator("reinforce"), batch).numpy()["network.0.bias"]
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import OptimizerError
-from pgcore.host import host
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.xp.numpy import host
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 HEADS = variants("heads")
 
@@ -26,7 +26,9 @@ def layers(parameters, prefix):
     """Return the spec's network as a user would write it."""
     found = []
     for number in range(3):
-        weight, bias = (torch.tensor(parameters[f"{prefix}.{number}.{kind}"]) for kind in ("weight", "bias"))
+        weight, bias = (
+            torch.tensor(parameters[f"{prefix}.{number}.{kind}"]) for kind in ("weight", "bias")
+        )
         linear = nn.Linear(*weight.shape, dtype=weight.dtype)
         with torch.no_grad():
             linear.weight.copy_(weight.T)
@@ -49,14 +51,22 @@ def test_an_adopted_policy_takes_the_same_step(name):
         pg.optimizer(name).step(each, pg.gradient(each, ESTIMATOR, batch))
     ours, theirs = policy.parameters(), adopted.parameters()
     assert set(theirs) == {
-        f"{prefix}{2 * n}.{kind}" for prefix in ("", "critic.") for n in range(3) for kind in ("weight", "bias")
+        f"{prefix}{2 * n}.{kind}"
+        for prefix in ("", "critic.")
+        for n in range(3)
+        for kind in ("weight", "bias")
     }
     for n in range(3):
         for prefix, own in (("network", ""), ("critic", "critic.")):
             np.testing.assert_allclose(
-                theirs[f"{own}{2 * n}.weight"].T, ours[f"{prefix}.{n}.weight"], rtol=1e-11, atol=1e-13
+                theirs[f"{own}{2 * n}.weight"].T,
+                ours[f"{prefix}.{n}.weight"],
+                rtol=1e-11,
+                atol=1e-13,
             )
-            np.testing.assert_allclose(theirs[f"{own}{2 * n}.bias"], ours[f"{prefix}.{n}.bias"], rtol=1e-11, atol=1e-13)
+            np.testing.assert_allclose(
+                theirs[f"{own}{2 * n}.bias"], ours[f"{prefix}.{n}.bias"], rtol=1e-11, atol=1e-13
+            )
 
 
 def test_a_critic_of_actions_steps_beside_an_adopted_policy():
@@ -67,7 +77,10 @@ def test_a_critic_of_actions_steps_beside_an_adopted_policy():
     for each in (policy, adopted):
         pg.optimizer("natural_gradient").step(each, pg.gradient(each, estimator, batch))
     np.testing.assert_allclose(
-        adopted.parameters()["critic.4.weight"].T, policy.parameters()["critic.2.weight"], rtol=1e-11, atol=1e-13
+        adopted.parameters()["critic.4.weight"].T,
+        policy.parameters()["critic.2.weight"],
+        rtol=1e-11,
+        atol=1e-13,
     )
     borrowed = pg.backend("torch").adopt(
         network, spec.head, nn.Sequential(network[0], critic[1:]), critic_values="action"
@@ -115,9 +128,14 @@ class Named(nn.Module):
 )
 def test_a_critic_that_nobody_can_tell_apart_is_refused(adopt, words):
     _, batch, network, critic = made()
-    policy = pg.backend("torch").adopt(adopt(network, critic)[0], HEADS["categorical"], adopt(network, critic)[1])
+    policy = pg.backend("torch").adopt(
+        adopt(network, critic)[0], HEADS["categorical"], adopt(network, critic)[1]
+    )
     before = policy.parameters()
-    with pytest.raises(OptimizerError, match=rf"expected a critic whose parameters are those named critic\. .*{words}"):
+    with pytest.raises(
+        OptimizerError,
+        match=rf"expected a critic whose parameters are those named critic\. .*{words}",
+    ):
         pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch))
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes()
@@ -133,7 +151,9 @@ def test_a_value_that_starts_from_zeros_is_found_out_once_it_depends_on_the_poli
     assert report is not None
     assert report.accepted
     before = policy.parameters()
-    with pytest.raises(OptimizerError, match=r"got a value that depends on 0\.weight; adopt two networks"):
+    with pytest.raises(
+        OptimizerError, match=r"got a value that depends on 0\.weight; adopt two networks"
+    ):
         optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes()
@@ -155,7 +175,8 @@ def test_a_policy_without_a_parameter_of_its_own_is_refused():
     critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, dtype=torch.float64))
     policy = pg.backend("torch").adopt(Alias(network), HEADS["categorical"], critic)
     with pytest.raises(
-        OptimizerError, match=r"expected parameters of the policy's own, got none whose name does not beg"
+        OptimizerError,
+        match=r"expected parameters of the policy's own, got none whose name does not beg",
     ):
         pg.optimizer("trpo").step(policy, pg.gradient(policy, ESTIMATOR, batch))
 
@@ -166,7 +187,9 @@ class Attention(nn.Module):
     def __init__(self):
         super().__init__()
         self.embedding, self.output = nn.Linear(1, 8), nn.Linear(8, 3)
-        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(
+            8, 2, 16, dropout=0.0, activation="gelu", batch_first=True
+        )
 
     def forward(self, observations):
         return self.output(self.layer(self.embedding(observations[..., None])).mean(1))
@@ -176,7 +199,9 @@ def test_a_transformer_steps_along_its_fisher_matrix():
     torch.manual_seed(0)
     policy = pg.backend("torch").adopt(Attention().double(), HEADS["categorical"])
     _, batch, _, _ = made()
-    vector = np.random.default_rng(0).standard_normal(sum(value.size for value in policy.parameters().values()))
+    vector = np.random.default_rng(0).standard_normal(
+        sum(value.size for value in policy.parameters().values())
+    )
     # F v is the derivative of KL(pi, pi + h v) / h in h, here by central differences of the exact divergence.
     before, height = policy.parameters(), 1e-4
     start = policy.distribution(batch.observations, batch.action_mask)
@@ -192,6 +217,8 @@ def test_a_transformer_steps_along_its_fisher_matrix():
     policy.load(before)
     product = policy.fisher_vector_product(batch, vector)
     assert vector @ product == pytest.approx(kl / height**2, rel=1e-5)
-    report = pg.optimizer("trpo").step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
+    report = pg.optimizer("trpo").step(
+        policy, pg.gradient(policy, pg.estimator("reinforce"), batch)
+    )
     assert report is not None
     assert report.accepted

@@ -9,16 +9,22 @@ from types import ModuleType
 
 import pytest
 
-from pgcore.entrypoints import KINDS, Plugin
 from pgcore.hooks import Provider
-from pgcore.registry import registry
+from pgcore.registry.entry_points import KINDS, Plugin
+from pgcore.registry.registry import registry
 from pgcore_numpy.backend import NumpyBackend
 
 LOOPBACK = "loopback"
 MODULE = ModuleType("pgcore_loopback")
 vars(MODULE)["Backend"] = type("Backend", (NumpyBackend,), {"name": LOOPBACK})
 PROVIDER = Provider(LOOPBACK, "pgcore_loopback:Backend", "NumPy once more, as a stranger's")
-PLUGIN = Plugin(LOOPBACK, LOOPBACK, "1.0", MODULE, {kind: (PROVIDER,) if kind == "backends" else () for kind in KINDS})
+PLUGIN = Plugin(
+    LOOPBACK,
+    LOOPBACK,
+    "1.0",
+    MODULE,
+    {kind: (PROVIDER,) if kind == "backends" else () for kind in KINDS},
+)
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 
@@ -31,7 +37,10 @@ def pytest_generate_tests(metafunc):
     # A required backend that is absent gets no mark, so that its tests fail where they ask for it.
     parameters = [
         pytest.param(
-            name, marks=[] if usable(entries, name) or name in REQUIRED else pytest.mark.skip(reason(entries, name))
+            name,
+            marks=[]
+            if usable(entries, name) or name in REQUIRED
+            else pytest.mark.skip(reason(entries, name)),
         )
         for name in dict.fromkeys([*entries, *REQUIRED])
     ]

@@ -6,13 +6,13 @@ import itertools
 from typing import Any
 
 import pgcore as pg
-from pgcore.compare import STAGES, stages
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, Case
-from pgcore.testing.conformance import plan, run, truth_of
-from pgcore.testing.design import DTYPES, optimizers, product
-from pgcore.testing.proofs import kinks, proofs, variants
-from pgcore.testing.truth import Truth
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, Case
+from pgcore_check.cases.design import DTYPES, optimizers, product
+from pgcore_check.compare import STAGES, stages
+from pgcore_check.conformance import plan, run, truth_of
+from pgcore_check.proofs import kinks, proofs, variants
+from pgcore_check.stages.truth import Truth
 
 HEADS = variants("heads")
 KINKS = kinks()
@@ -20,7 +20,11 @@ VARIANTS = variants("estimators")
 
 
 def test_every_cell_agrees_with_the_reference(backend):
-    found = [*itertools.chain(*run(plan(backends=[backend], estimators=None, heads=None, extent="standard")))]
+    found = [
+        *itertools.chain(
+            *run(plan(backends=[backend], estimators=None, heads=None, extent="standard"))
+        )
+    ]
     assert [outcome for outcome in found if not outcome.agrees] == []
     assert max(outcome.ratio for outcome in found) <= FACTOR
     assert [outcome for outcome in found if outcome.blind] == []
@@ -34,19 +38,28 @@ def test_every_cell_agrees_with_the_reference(backend):
         }
     assert {outcome.fixture for outcome in found} == {"random", "extreme", "kink"}
     assert {outcome.variant for outcome in found} == {*VARIANTS, "kinks"}
-    possible = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in product(VARIANTS, HEADS)}
+    possible = {
+        (choice.case.estimator.name, choice.case.spec.head.name)
+        for choice in product(VARIANTS, HEADS)
+    }
     assert {(outcome.estimator, outcome.head) for outcome in found} >= possible
 
 
 def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():
     parts: list[Any] = [
-        part for part in plan(backends=["numpy"], estimators=None, heads=None, extent="standard").parts if part.choice
+        part
+        for part in plan(backends=["numpy"], estimators=None, heads=None, extent="standard").parts
+        if part.choice
     ]
-    long, padded = ([part.choice for part in parts if getattr(part, name)] for name in ("long", "padded"))
+    long, padded = (
+        [part.choice for part in parts if getattr(part, name)] for name in ("long", "padded")
+    )
     assert {choice.optimizer for choice in long} == set(optimizers())
     assert {choice.case.dtype for choice in long} == set(DTYPES)
     for chosen in (long, padded):
-        assert {choice.case.spec.head.name for choice in chosen} == {head.name for head in HEADS.values()}
+        assert {choice.case.spec.head.name for choice in chosen} == {
+            head.name for head in HEADS.values()
+        }
         assert {choice.network for choice in chosen} == set(NETWORKS)
         assert len(chosen) < len(parts) / 4
     assert {choice.case.spec.critic for choice in padded} == {"none", "separate", "shared"}
@@ -63,7 +76,9 @@ def policy_and_truth(part):
 
 
 def test_a_case_is_drawn_again_until_it_can_tell_an_error_from_rounding(monkeypatch):
-    part = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick").parts[0]
+    part = plan(
+        backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick"
+    ).parts[0]
     seeds = []
     original = Case.make
 
@@ -89,11 +104,15 @@ def test_what_has_no_proof_is_told(monkeypatch):
     assert "optimizer 'adam'" not in found
     assert (
         "head 'bernoulli'"
-        not in plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="quick").unchecked
+        not in plan(
+            backends=["numpy"], estimators=None, heads=["categorical"], extent="quick"
+        ).unchecked
     )
 
 
 def test_trust_regions_are_checked_by_what_they_are_made_of():
     unchecked = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
-    assert unchecked.keys() == {f"optimizer '{name}'" for name in ("natural_gradient", "trpo", "trust_region")}
+    assert unchecked.keys() == {
+        f"optimizer '{name}'" for name in ("natural_gradient", "trpo", "trust_region")
+    }
     assert all("Fisher products, which are checked" in why for why in unchecked.values())

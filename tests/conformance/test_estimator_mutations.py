@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.groups import by_group, episode_rewards
-from pgcore.recorded import critic_values
-from pgcore.signals import centre, returns
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS
-from pgcore.testing.planted import first_disagreement
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.recorded import critic_values
+from pgcore.returns.discounted import centre, returns
+from pgcore.returns.groups import by_group, episode_rewards
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.planted import first_disagreement
+from pgcore_check.proofs import variants
 from pgcore_estimators.group_relative import GRPO
 from pgcore_estimators.terms import clipped_gain, penalised_rewards
 from pgcore_numpy.discrete_kernels import BernoulliKernel, CategoricalKernel, MultiCategoricalKernel
@@ -63,7 +63,9 @@ class WrongForm:
     values: str = "state"
     backend: str = "numpy"
 
-    def run(self, monkeypatch: pytest.MonkeyPatch, *, planted: bool = True) -> tuple[str | None, float]:
+    def run(
+        self, monkeypatch: pytest.MonkeyPatch, *, planted: bool = True
+    ) -> tuple[str | None, float]:
         """Return what `first_disagreement` does."""
         right = ESTIMATORS[self.variant]
         estimator = self.plant(monkeypatch, right) if planted else right
@@ -71,7 +73,9 @@ class WrongForm:
         return first_disagreement(estimator, spec, self.backend)
 
 
-def in_place_of(usual: Callable[..., Any], method: Callable[..., Any], right: Any) -> Callable[..., Any]:
+def in_place_of(
+    usual: Callable[..., Any], method: Callable[..., Any], right: Any
+) -> Callable[..., Any]:
     """Return a method with the usual one's signature, from which an estimator's needs are read."""
 
     @functools.wraps(usual)
@@ -86,7 +90,9 @@ def overriding(**methods: Callable[..., Any]) -> Plant:
 
     def plant(_: pytest.MonkeyPatch, right: Any) -> Any:
         cls = type(right)
-        own = {name: in_place_of(getattr(cls, name), method, right) for name, method in methods.items()}
+        own = {
+            name: in_place_of(getattr(cls, name), method, right) for name, method in methods.items()
+        }
         own.setdefault("cotangents", cls.cotangents)
         return type(cls.__name__, (cls,), own)(
             **{each.name: getattr(right, each.name) for each in dataclasses.fields(right)}
@@ -98,7 +104,9 @@ def overriding(**methods: Callable[..., Any]) -> Plant:
 def signals(**fields: Any) -> Plant:
     """Return a plant of an estimator that computes its signals with other hyper-parameters than it was given."""
     return overriding(
-        signals=lambda right, batch, evaluate: dataclasses.replace(right, **fields).signals(batch, evaluate)
+        signals=lambda right, batch, evaluate: dataclasses.replace(right, **fields).signals(
+            batch, evaluate
+        )
     )
 
 
@@ -122,7 +130,9 @@ def kernel(owner: Any, method: str, change: Callable[..., Any]) -> Plant:
 
     def plant(monkeypatch: pytest.MonkeyPatch, right: Any) -> Any:
         original = getattr(owner, method)
-        monkeypatch.setattr(owner, method, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+        monkeypatch.setattr(
+            owner, method, lambda *args, **kwargs: change(original(*args, **kwargs), *args)
+        )
         return right
 
     return plant
@@ -142,7 +152,9 @@ def given(owner: Any, method: str, change: Callable[..., tuple[Any, ...]]) -> Pl
 def score_of_the_other_actions(d: Any, kernel: Any, cotangents: Mapping[str, Any]) -> Any:
     """Take 1 - pi for the actions that were not taken, and -pi for the one that was."""
     wrong = (1.0 - kernel.pi) * cotangents["log_prob"]
-    wrong[kernel.actions, kernel.steps] = (-kernel.pi * cotangents["log_prob"])[kernel.actions, kernel.steps]
+    wrong[kernel.actions, kernel.steps] = (-kernel.pi * cotangents["log_prob"])[
+        kernel.actions, kernel.steps
+    ]
     return wrong / kernel.temperature
 
 
@@ -150,13 +162,17 @@ def small_temperature(d: Any, kernel: Any, cotangents: Mapping[str, Any]) -> Any
     """Take (1 - e^z) / (sum e^z) / tau for the score."""
     z = kernel.log_pi - np.where(np.isfinite(kernel.log_pi), kernel.log_pi, 0.0).min(axis=0)
     exponential = np.exp(z)
-    return (1.0 - exponential) / exponential.sum(axis=0) * cotangents["log_prob"] / kernel.temperature
+    return (
+        (1.0 - exponential) / exponential.sum(axis=0) * cotangents["log_prob"] / kernel.temperature
+    )
 
 
 def tied(found: dict[str, Any], *_: Any) -> dict[str, Any]:
     """Give the two weights of an input the same derivative."""
     weight = found["network.0.weight"]
-    return found | {"network.0.weight": np.repeat(weight.mean(axis=1, keepdims=True), weight.shape[1], axis=1)}
+    return found | {
+        "network.0.weight": np.repeat(weight.mean(axis=1, keepdims=True), weight.shape[1], axis=1)
+    }
 
 
 def td_of_values(found: Any, batch: Any, evaluate: Any) -> Any:
@@ -172,7 +188,14 @@ def ending(terminated: bool) -> Plant:
     """Return a plant of an estimator that takes every episode for one that terminated, or none."""
 
     def changed(right: Any, batch: pg.Batch, evaluate: Any) -> Any:
-        fields = ("observations", "actions", "rewards", "episode_lengths", "final_observations", "action_mask")
+        fields = (
+            "observations",
+            "actions",
+            "rewards",
+            "episode_lengths",
+            "final_observations",
+            "action_mask",
+        )
         other = pg.Batch(
             **{name: getattr(batch, name) for name in (*fields, "log_probs", "values", "extras")},
             terminated=np.full(batch.num_episodes, terminated),
@@ -198,7 +221,9 @@ def not_normalised(right: Any, batch: pg.Batch, evaluate: Any) -> Any:
 
 def other_sign_of_the_entropy(right: Any, xp: Any, *, log_probs: Any, **others: Any) -> Any:
     plain = dataclasses.replace(right, alpha=0.0).surrogate(xp, log_probs=log_probs, **others)
-    return plain - right.alpha * xp.sum(xp.exp(log_probs) * xp.where(log_probs > -math.inf, log_probs, 0.0), 1)
+    return plain - right.alpha * xp.sum(
+        xp.exp(log_probs) * xp.where(log_probs > -math.inf, log_probs, 0.0), 1
+    )
 
 
 def without_ratio(right: Any, xp: Any, *, log_prob: Any, advantage: Any, **_: Any) -> Any:
@@ -220,10 +245,14 @@ def into_the_network(parameters: Any, d_outputs: Any, d_values: Any) -> tuple[An
 
 def moving_target(right: Any, xp: Any, *, action_value: Any, target: Any) -> Any:
     """Let the gradient go on into the target, whose value stays."""
-    return right.surrogate(xp, action_value=action_value, target=target + 0.9 * (action_value - action_value.detach()))
+    return right.surrogate(
+        xp, action_value=action_value, target=target + 0.9 * (action_value - action_value.detach())
+    )
 
 
-def differentiated_weight(right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any) -> Any:
+def differentiated_weight(
+    right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any
+) -> Any:
     """Differentiate the clipped ratio itself, so that what is clipped has no gradient."""
     return -advantage * xp.exp(xp.clip(log_prob - old_log_prob, *right.bounds))
 
@@ -231,16 +260,23 @@ def differentiated_weight(right: Any, xp: Any, *, log_prob: Any, old_log_prob: A
 def first_kl_estimate(right: Any, xp: Any, **named: Any) -> Any:
     """Penalise log pi - log pi_ref itself."""
     gap = named.pop("reference_log_prob") - named["log_prob"]
-    return dataclasses.replace(right, kl_coefficient=0.0).surrogate(xp, **named) - right.kl_coefficient * gap
+    return (
+        dataclasses.replace(right, kl_coefficient=0.0).surrogate(xp, **named)
+        - right.kl_coefficient * gap
+    )
 
 
-def summed_ratio(right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any, episode: Any) -> Any:
+def summed_ratio(
+    right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any, episode: Any
+) -> Any:
     """Clip the trajectory's ratio, not its geometric mean over the steps."""
     log_ratio = xp.episode_sum(log_prob - old_log_prob, episode)
     return -clipped_gain(xp, log_ratio, advantage, right.bounds)
 
 
-def every_step_alike(right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, return_: Any, episode: Any) -> Any:
+def every_step_alike(
+    right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, return_: Any, episode: Any
+) -> Any:
     """Take a step's ratio for the trajectory's."""
     return -return_ * xp.exp(log_prob - old_log_prob)
 
@@ -249,16 +285,22 @@ def unweighed(right: Any, xp: Any, *, log_probs: Any, q: Any, **others: Any) -> 
     """Weigh the values by log pi."""
     plain = right.surrogate(xp, log_probs=log_probs, q=q, **others)
     possible = log_probs > -math.inf
-    return plain + xp.sum(xp.exp(log_probs) * q, 1) - xp.sum(xp.where(possible, log_probs, 0.0) * q, 1)
+    return (
+        plain + xp.sum(xp.exp(log_probs) * q, 1) - xp.sum(xp.where(possible, log_probs, 0.0) * q, 1)
+    )
 
 
-def with_added_constant(found: dict[str, Any], _: Any, __: Any, actions: Any, *___: Any) -> dict[str, Any]:
+def with_added_constant(
+    found: dict[str, Any], _: Any, __: Any, actions: Any, *___: Any
+) -> dict[str, Any]:
     """Take log(1 - tanh(u)^2 + 1e-6) for the logarithm of the slope."""
     right, wrong = np.log(1 - np.tanh(actions) ** 2), np.log(1 - np.tanh(actions) ** 2 + 1e-6)
     return found | {"log_prob": found["log_prob"] + (right - wrong).sum(axis=1)}
 
 
-def first_choice_alone(found: dict[str, Any], kernel: Any, _: Any, actions: Any, *__: Any) -> dict[str, Any]:
+def first_choice_alone(
+    found: dict[str, Any], kernel: Any, _: Any, actions: Any, *__: Any
+) -> dict[str, Any]:
     return found | {"log_prob": kernel.kernels[0].log_pi[actions[:, 0], np.arange(len(actions))]}
 
 
@@ -297,40 +339,120 @@ WRONG = (
         given(DenseNetwork, "backward", into_the_network),
     ),
     WrongForm(
-        "B1: ascends the squared error", "q-learning", "gradient", overriding(cotangents=upwards), "epsilon greedy"
+        "B1: ascends the squared error",
+        "q-learning",
+        "gradient",
+        overriding(cotangents=upwards),
+        "epsilon greedy",
     ),
     WrongForm(
-        "B1: bootstraps from a terminal state", "q-learning", "signals", ending(terminated=False), "epsilon greedy"
+        "B1: bootstraps from a terminal state",
+        "q-learning",
+        "signals",
+        ending(terminated=False),
+        "epsilon greedy",
     ),
     WrongForm(
-        "B1: target differentiated", "q-learning", "gradient", terms(moving_target), "epsilon greedy", backend="torch"
+        "B1: target differentiated",
+        "q-learning",
+        "gradient",
+        terms(moving_target),
+        "epsilon greedy",
+        backend="torch",
     ),
-    WrongForm("B7: own episode in the baseline", "leave one out", "signals", signals(baseline="mean")),
-    WrongForm("B9: rewards weighed by later ratios", "per-decision is", "signals", signals(ratio="trajectory")),
-    WrongForm("B10: a step's ratio for the trajectory's", "trajectory is", "surrogate", terms(every_step_alike)),
-    WrongForm("B10: what is to come for the return", "averaged ratio", "signals", overriding(signals=to_come)),
-    WrongForm("D1: sign of the entropy", "soft actor", "surrogate", terms(other_sign_of_the_entropy), values="action"),
-    WrongForm("D2: two weights that are one parameter", "reinforce", "gradient", kernel(NumpyGradient, "numpy", tied)),
+    WrongForm(
+        "B7: own episode in the baseline", "leave one out", "signals", signals(baseline="mean")
+    ),
+    WrongForm(
+        "B9: rewards weighed by later ratios",
+        "per-decision is",
+        "signals",
+        signals(ratio="trajectory"),
+    ),
+    WrongForm(
+        "B10: a step's ratio for the trajectory's",
+        "trajectory is",
+        "surrogate",
+        terms(every_step_alike),
+    ),
+    WrongForm(
+        "B10: what is to come for the return",
+        "averaged ratio",
+        "signals",
+        overriding(signals=to_come),
+    ),
+    WrongForm(
+        "D1: sign of the entropy",
+        "soft actor",
+        "surrogate",
+        terms(other_sign_of_the_entropy),
+        values="action",
+    ),
+    WrongForm(
+        "D2: two weights that are one parameter",
+        "reinforce",
+        "gradient",
+        kernel(NumpyGradient, "numpy", tied),
+    ),
     WrongForm(
         "E2: the step's own reward for what followed",
         "reinforce",
         "signals",
         advantage(lambda _, batch, __: batch.rewards),
     ),
-    WrongForm("expected: values weighed by log pi", "expected", "surrogate", terms(unweighed), values="action"),
+    WrongForm(
+        "expected: values weighed by log pi",
+        "expected",
+        "surrogate",
+        terms(unweighed),
+        values="action",
+    ),
     WrongForm("vtrace: ratios not limited", "vtrace", "signals", signals(rho_bar=1e9)),
-    WrongForm("vtrace: V for the corrected target in the advantage", "vtrace", "signals", advantage(td_of_values)),
-    WrongForm("a2c: no bootstrap where an episode is cut", "a2c", "signals", ending(terminated=True)),
+    WrongForm(
+        "vtrace: V for the corrected target in the advantage",
+        "vtrace",
+        "signals",
+        advantage(td_of_values),
+    ),
+    WrongForm(
+        "a2c: no bootstrap where an episode is cut", "a2c", "signals", ending(terminated=True)
+    ),
     WrongForm("awr: weights not limited", "awr", "signals", signals(max_weight=1e9)),
-    WrongForm("wis: ratios not normalised", "weighted is", "signals", overriding(signals=not_normalised)),
+    WrongForm(
+        "wis: ratios not normalised", "weighted is", "signals", overriding(signals=not_normalised)
+    ),
     WrongForm("trpo: ratio left out", "trpo", "surrogate", terms(without_ratio)),
-    WrongForm("rloo: own reward among the others", "rloo", "signals", advantage(less_the_groups_mean)),
+    WrongForm(
+        "rloo: own reward among the others", "rloo", "signals", advantage(less_the_groups_mean)
+    ),
     WrongForm("grpo: another ddof", "grpo", "signals", signals(ddof=0)),
-    WrongForm("grpo: the first estimate of the divergence", "grpo", "surrogate", terms(first_kl_estimate)),
-    WrongForm("dr_grpo: divided by the deviation after all", "dr grpo", "signals", overriding(relative=GRPO.relative)),
-    WrongForm("gspo: the trajectory's ratio for its geometric mean", "gspo", "surrogate", terms(summed_ratio)),
-    WrongForm("cispo: the clipped weight differentiated", "cispo", "surrogate", terms(differentiated_weight)),
-    WrongForm("reinforce_pp: mean of the rewards kept", "reinforce++", "signals", advantage(mean_of_rewards)),
+    WrongForm(
+        "grpo: the first estimate of the divergence", "grpo", "surrogate", terms(first_kl_estimate)
+    ),
+    WrongForm(
+        "dr_grpo: divided by the deviation after all",
+        "dr grpo",
+        "signals",
+        overriding(relative=GRPO.relative),
+    ),
+    WrongForm(
+        "gspo: the trajectory's ratio for its geometric mean",
+        "gspo",
+        "surrogate",
+        terms(summed_ratio),
+    ),
+    WrongForm(
+        "cispo: the clipped weight differentiated",
+        "cispo",
+        "surrogate",
+        terms(differentiated_weight),
+    ),
+    WrongForm(
+        "reinforce_pp: mean of the rewards kept",
+        "reinforce++",
+        "signals",
+        advantage(mean_of_rewards),
+    ),
     WrongForm(
         "squashed Gaussian: log(1 - tanh^2 + 1e-6)",
         "reinforce",
@@ -379,16 +501,20 @@ def rows() -> list[str]:
 
 def test_the_page_lists_these_forms_at_these_stages():
     listed = [
-        line.split(" | ")[:2] for line in PAGE.read_text().split(HEADING)[1].splitlines() if line.startswith("| ")
+        line.split(" | ")[:2]
+        for line in PAGE.read_text().split(HEADING)[1].splitlines()
+        if line.startswith("| ")
     ]
-    assert [[wrong.name, wrong.stage] for wrong in WRONG] == [[name[2:], stage] for name, stage in listed[1:]]
+    assert [[wrong.name, wrong.stage] for wrong in WRONG] == [
+        [name[2:], stage] for name, stage in listed[1:]
+    ]
 
 
 if __name__ == "__main__":
     before = PAGE.read_text().split(HEADING)[0].rstrip()
     text = [
         "Letters name the rows of [the notes' formulas](formulas.md). B14's root of g^T F g is a step and no estimator:",
-        "`tests/core/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
+        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
         "",
         "| wrong form | found at | times the limit |",
         "|---|---|---|",

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.host import host
-from pgcore.optimizer import Optimizer, OptimizerSpec
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row
+from pgcore.interfaces.optimizer import Optimizer, OptimizerSpec
+from pgcore.xp.numpy import host
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
 
 # Every head with two networks, and every network with heads of either kind.
 COMBINATIONS = [
-    (head, list(NETWORKS)[(number + shift) % len(NETWORKS)]) for number, head in enumerate(HEADS) for shift in (0, 2)
+    (head, list(NETWORKS)[(number + shift) % len(NETWORKS)])
+    for number, head in enumerate(HEADS)
+    for shift in (0, 2)
 ]
 
 
@@ -42,7 +44,9 @@ def close(left, right, rtol=1e-12):
 
 
 def test_an_unbounded_ratio_is_an_error_that_names_the_step(backend):
-    policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2), "separate"), backend=backend, dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(pg.Table(1), pg.Categorical(2), "separate"), backend=backend, dtype="float64"
+    )
     batch = pg.Batch(
         observations=[0, 0],
         actions=[0, 1],
@@ -52,7 +56,9 @@ def test_an_unbounded_ratio_is_an_error_that_names_the_step(backend):
         log_probs=[-math.log(2), -1000.0],
     )
     before = policy.parameters()
-    with pytest.raises(pg.PgcoreError, match=r"log_prob = -?inf at step 1; the parameters are unchanged"):
+    with pytest.raises(
+        pg.PgcoreError, match=r"log_prob = -?inf at step 1; the parameters are unchanged"
+    ):
         pg.gradient(policy, pg.estimator("ppo", normalise="none"), batch)
     close(policy.parameters(), before, rtol=1e-300)
 
@@ -65,7 +71,9 @@ class Leaving(pg.Estimator):
 
     @property
     def claims(self):
-        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False)
+        return pg.Claims(
+            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=False
+        )
 
     def signals(self, batch, evaluate):
         return {"size": batch.rewards, "reference": batch.extras["reference"]}
@@ -86,7 +94,9 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
     found = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
     told = gradient_row(policy, Leaving(), batch, signals, found)
     assert told.agrees, told
-    forward = gradient_row(policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()})
+    forward = gradient_row(
+        policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()}
+    )
     assert not forward.agrees
 
 
@@ -94,7 +104,9 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
 def test_many_steps_give_what_their_parts_add_up_to(backend, head):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
     policy, batch = make_case(spec, backend, "float64", seed=3, steps=1500)
-    estimator = suited(ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head])
+    estimator = suited(
+        ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head]
+    )
     signals = pg.signals(policy, estimator, batch)
     whole = pg.gradient(policy, estimator, batch, signals=signals)
     assert gradient_row(policy, estimator, batch, signals, whole.numpy()).agrees
@@ -120,7 +132,9 @@ def test_padding_changes_nothing(backend, name):
         assert math.isclose(with_padding.metrics[metric], value, rel_tol=1e-12), metric
 
 
-@pytest.mark.parametrize("name", ["reinforce", "full return", "value baseline", "td", "n-step", "ppo kl"])
+@pytest.mark.parametrize(
+    "name", ["reinforce", "full return", "value baseline", "td", "n-step", "ppo kl"]
+)
 def test_a_batch_repeated_twice_has_the_same_gradient(backend, name):
     spec = pg.PolicySpec(NETWORKS["relu"], HEADS["shared"], "shared")
     policy, batch = make_case(spec, backend, "float64", seed=6)
@@ -137,23 +151,35 @@ def test_two_batches_give_what_one_of_both_does(backend):
     policy, batch = make_case(spec, backend, "float64", seed=7)
     estimator = ESTIMATORS["reinforce"]
     whole = pg.gradient(policy, estimator, batch).numpy()
-    alone = [pg.gradient(policy, estimator, batch.episodes([episode])).numpy() for episode in range(batch.num_episodes)]
+    alone = [
+        pg.gradient(policy, estimator, batch.episodes([episode])).numpy()
+        for episode in range(batch.num_episodes)
+    ]
     close({name: np.mean([each[name] for each in alone], axis=0) for name in whole}, whole)
 
 
 @pytest.mark.parametrize(("head", "network"), COMBINATIONS)
 def test_scores_weighed_by_returns_are_the_reinforce_gradient(backend, head, network):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, "float64", seed=8)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, "float64", seed=8
+    )
     if HEADS[head].action_values:
         assert not policy.episode_scores(batch).any()
         return
     estimator = ESTIMATORS["reinforce"]
     advantage = pg.signals(policy, estimator, batch)["advantage"]
     scores = policy.episode_scores(batch, advantage)
-    assert scores.shape == (batch.num_episodes, sum(value.size for value in policy.parameters().values()))
+    assert scores.shape == (
+        batch.num_episodes,
+        sum(value.size for value in policy.parameters().values()),
+    )
     expected = flat(pg.gradient(policy, estimator, batch).numpy())
-    np.testing.assert_allclose(-scores.mean(axis=0), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
-    by_episode = [policy.episode_scores(batch.episodes([episode]))[0] for episode in range(batch.num_episodes)]
+    np.testing.assert_allclose(
+        -scores.mean(axis=0), expected, rtol=0, atol=1e-13 * np.abs(expected).max()
+    )
+    by_episode = [
+        policy.episode_scores(batch.episodes([episode]))[0] for episode in range(batch.num_episodes)
+    ]
     np.testing.assert_allclose(policy.episode_scores(batch), by_episode, rtol=1e-12, atol=1e-13)
 
 
@@ -190,7 +216,10 @@ def outcomes(policy, batch):
         for chosen in itertools.product(*(columns[own] for own in head.choices)):
             # Where the action is masked any other will do: its weight is 0.
             probability = np.exp(described[:, list(chosen)].sum(axis=1))
-            action = [list(columns[own]).index(column) for own, column in zip(head.choices, chosen, strict=True)]
+            action = [
+                list(columns[own]).index(column)
+                for own, column in zip(head.choices, chosen, strict=True)
+            ]
             possible = probability > 0
             actions = (
                 np.where(possible, action[0], batch.actions)
@@ -204,15 +233,25 @@ def outcomes(policy, batch):
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     n = policy.spec.head.n
     for chosen in np.ndindex(*[3] * n):
-        z, probability = nodes[list(chosen)], np.prod(weights[list(chosen)] / math.sqrt(2 * math.pi))
+        z, probability = (
+            nodes[list(chosen)],
+            np.prod(weights[list(chosen)] / math.sqrt(2 * math.pi)),
+        )
         actions = described[:, :n] + np.exp(described[:, n:]) * z
-        yield np.full(batch.num_steps, probability), policy.episode_scores(pg.Batch(**given, actions=actions))
+        yield (
+            np.full(batch.num_steps, probability),
+            policy.episode_scores(pg.Batch(**given, actions=actions)),
+        )
 
 
 def test_expected_score_is_zero(backend):
     for head in HEADS:
-        policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "none"), backend, "float64", seed=10)
-        expected = sum(probability[:, None] * scores for probability, scores in outcomes(policy, batch))
+        policy, batch = make_case(
+            pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "none"), backend, "float64", seed=10
+        )
+        expected = sum(
+            probability[:, None] * scores for probability, scores in outcomes(policy, batch)
+        )
         np.testing.assert_allclose(expected, np.zeros_like(expected), atol=1e-13, err_msg=head)
 
 
@@ -220,7 +259,9 @@ def test_gradient_of_the_per_component_baseline_combines_scores(backend):
     policy, batch = make_case(
         pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "none"), backend, "float64", seed=11
     )
-    estimator = pg.estimator("reinforce", gamma=0.9, baseline="optimal_per_component", reward_to_go=False)
+    estimator = pg.estimator(
+        "reinforce", gamma=0.9, baseline="optimal_per_component", reward_to_go=False
+    )
     g = policy.episode_scores(batch)
     returns = np.array(
         [
@@ -231,7 +272,9 @@ def test_gradient_of_the_per_component_baseline_combines_scores(backend):
     expected = np.zeros(g.shape[1])
     for episode in range(len(g)):
         others = np.arange(len(g)) != episode
-        baseline = (g[others] ** 2 * returns[others, None]).sum(axis=0) / (g[others] ** 2).sum(axis=0)
+        baseline = (g[others] ** 2 * returns[others, None]).sum(axis=0) / (g[others] ** 2).sum(
+            axis=0
+        )
         expected -= g[episode] * (returns[episode] - baseline) / len(g)
     found = flat(pg.gradient(policy, estimator, batch).numpy())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
@@ -252,16 +295,33 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
     }[kind]
     if kind == "read-only":
         observations.flags.writeable = False
-    fields = {"actions": batch.actions, "rewards": batch.rewards, "episode_lengths": [23], "terminated": [True]}
-    found = pg.gradient(policy, ESTIMATORS["reinforce"], pg.Batch(observations=observations, **fields)).numpy()
+    fields = {
+        "actions": batch.actions,
+        "rewards": batch.rewards,
+        "episode_lengths": [23],
+        "terminated": [True],
+    }
+    found = pg.gradient(
+        policy, ESTIMATORS["reinforce"], pg.Batch(observations=observations, **fields)
+    ).numpy()
     plain = np.array(observations, np.float64, order="C")
-    close(found, pg.gradient(policy, ESTIMATORS["reinforce"], pg.Batch(observations=plain, **fields)).numpy(), 1e-15)
+    close(
+        found,
+        pg.gradient(
+            policy, ESTIMATORS["reinforce"], pg.Batch(observations=plain, **fields)
+        ).numpy(),
+        1e-15,
+    )
 
 
-@pytest.mark.parametrize("kind", ["float16", "float32", "int8", "uint8", "int64", "strided", "read-only"])
+@pytest.mark.parametrize(
+    "kind", ["float16", "float32", "int8", "uint8", "int64", "strided", "read-only"]
+)
 @pytest.mark.parametrize("head", ["categorical", "shared"])
 def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, kind):
-    policy, given = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=17)
+    policy, given = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=17
+    )
 
     def as_kind(array):
         if kind in ("strided", "read-only"):
@@ -271,14 +331,18 @@ def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, k
         whole = array.dtype.kind in "iu"
         if np.dtype(kind).kind == "f":
             return array if whole else array.astype(kind)
-        return array.astype(kind) if whole else np.clip(np.round(2.0 * array), 0.0, 5.0).astype(kind)
+        return (
+            array.astype(kind) if whole else np.clip(np.round(2.0 * array), 0.0, 5.0).astype(kind)
+        )
 
     extras = {
         "reference_log_probs": as_kind(given.extras["reference_log_probs"]),
         "group": as_kind(given.extras["group"]),
     }
     # A discrete head's reference must be a distribution, which no rounding leaves it.
-    extras["reference"] = given.extras["reference"] if HEADS[head].discrete else as_kind(given.extras["reference"])
+    extras["reference"] = (
+        given.extras["reference"] if HEADS[head].discrete else as_kind(given.extras["reference"])
+    )
     fields = {name: as_kind(getattr(given, name)) for name in ("actions", "rewards", "log_probs")}
 
     def built(change):
@@ -297,17 +361,30 @@ def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, k
 
     for name in ("ppo kl", "reinforce++", "gspo"):
         estimator = suited(ESTIMATORS[name], HEADS[head])
-        found, wanted = (pg.gradient(policy, estimator, built(change)) for change in (np.asarray, plain))
+        found, wanted = (
+            pg.gradient(policy, estimator, built(change)) for change in (np.asarray, plain)
+        )
         close(found.numpy(), wanted.numpy(), 1e-15)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+)
 def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
     for head in ("categorical", "shared"):
         spec = pg.PolicySpec(NETWORKS["table"], HEADS[head], "separate")
         policy, batch = make_case(spec, backend, "float32", seed=18)
         assert batch.final_observations is not None
-        kept = ("actions", "rewards", "episode_lengths", "terminated", "log_probs", "values", "action_mask", "extras")
+        kept = (
+            "actions",
+            "rewards",
+            "episode_lengths",
+            "terminated",
+            "log_probs",
+            "values",
+            "action_mask",
+            "extras",
+        )
         fields = {name: getattr(batch, name) for name in kept}
         moved = pg.Batch(
             observations=batch.observations.astype(dtype),
@@ -315,7 +392,11 @@ def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
             **fields,
         )
         estimator = suited(ESTIMATORS["ppo"], HEADS[head])
-        close(pg.gradient(policy, estimator, moved).numpy(), pg.gradient(policy, estimator, batch).numpy(), 1e-7)
+        close(
+            pg.gradient(policy, estimator, moved).numpy(),
+            pg.gradient(policy, estimator, batch).numpy(),
+            1e-7,
+        )
         np.testing.assert_array_equal(
             policy.distribution(moved.observations, moved.action_mask),
             policy.distribution(batch.observations, batch.action_mask),
@@ -327,7 +408,9 @@ def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
 
 
 def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "shared"), backend, "float32", seed=13)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["shared"], "shared"), backend, "float32", seed=13
+    )
     before = {name: value.copy() for name, value in policy.parameters().items()}
     first = pg.gradient(policy, ESTIMATORS["ppo"], batch)
     kept, loss = {name: value.copy() for name, value in first.numpy().items()}, first.loss
@@ -343,7 +426,11 @@ def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
 
 def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
     policy, batch = make_case(
-        pg.PolicySpec(NETWORKS["tanh"], HEADS["per-state"], "separate"), backend, "float32", 14, 1500
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["per-state"], "separate"),
+        backend,
+        "float32",
+        14,
+        1500,
     )
     estimator = ESTIMATORS["ppo"]
     signals = pg.signals(policy, estimator, batch)
@@ -367,14 +454,18 @@ def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("label", [label for label, each in variants("optimizers").items() if is_first_order(each)])
+@pytest.mark.parametrize(
+    "label", [label for label, each in variants("optimizers").items() if is_first_order(each)]
+)
 def test_steps_follow_the_formula_in_extended_precision(backend, label, dtype):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=15)
     formula, xp = dataclasses.replace(variants("optimizers")[label], learning_rate=0.01), host
     optimizer = Optimizer(formula)
     exact = {key: value.astype(np.longdouble) for key, value in policy.parameters().items()}
-    slots = {key: {slot: np.zeros_like(value) for slot in formula.slots} for key, value in exact.items()}
+    slots = {
+        key: {slot: np.zeros_like(value) for slot in formula.slots} for key, value in exact.items()
+    }
     roundoff = np.finfo(dtype).eps
     for step in range(1, 101):
         gradient = pg.gradient(policy, ESTIMATORS["ppo"], batch)
@@ -382,7 +473,9 @@ def test_steps_follow_the_formula_in_extended_precision(backend, label, dtype):
         norm = float(np.sqrt(sum((value**2).sum() for value in derivatives.values())))
         for key, value in exact.items():
             clipped = derivatives[key] * min(1.0, (formula.max_grad_norm or math.inf) / norm)
-            exact[key], slots[key] = formula.update(xp, value, clipped, slots[key], *formula.scalars(step, 0.01))
+            exact[key], slots[key] = formula.update(
+                xp, value, clipped, slots[key], *formula.scalars(step, 0.01)
+            )
         optimizer.step(policy, gradient)
         if step in (1, 10, 100):
             for key, value in policy.parameters().items():
@@ -398,7 +491,9 @@ def test_steps_follow_the_formula_in_extended_precision(backend, label, dtype):
 def test_the_same_seed_gives_the_same_actions(backend):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "none")
     policy, batch = make_case(spec, backend, "float64", seed=16)
-    first, second = (policy.act(batch.observations, pg.generator(4), batch.action_mask) for _ in range(2))
+    first, second = (
+        policy.act(batch.observations, pg.generator(4), batch.action_mask) for _ in range(2)
+    )
     np.testing.assert_array_equal(first[0], second[0])
     chosen = pg.Batch(
         observations=batch.observations,
@@ -408,6 +503,8 @@ def test_the_same_seed_gives_the_same_actions(backend):
         terminated=[True] * 5,
         action_mask=batch.action_mask,
     )
-    np.testing.assert_allclose(policy.evaluate(chosen, ("log_prob",))["log_prob"], first[1], rtol=1e-13)
+    np.testing.assert_allclose(
+        policy.evaluate(chosen, ("log_prob",))["log_prob"], first[1], rtol=1e-13
+    )
     assert batch.action_mask is not None
     assert batch.action_mask[np.arange(23), first[0]].all()

@@ -18,16 +18,16 @@ import pytest
 
 import pgcore as pg
 from pgcore import api
-from pgcore.compare import STAGES
-from pgcore.estimator import Reduction
-from pgcore.gradient import Gradient
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
-from pgcore.signals import normalise
-from pgcore.testing.agreement import FACTOR
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.kinks import worst_at
-from pgcore.testing.planted import first_disagreement
-from pgcore.testing.proofs import kinks, variants
+from pgcore.interfaces.estimator import Reduction
+from pgcore.interfaces.gradient import Gradient
+from pgcore.returns.discounted import normalise
+from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.cases.kinks import worst_at
+from pgcore_check.compare import STAGES
+from pgcore_check.planted import first_disagreement
+from pgcore_check.proofs import kinks, variants
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import Reinforce
@@ -73,28 +73,38 @@ class Mutation:
     backend: str = "numpy"
     kink: str | None = None
 
-    def run(self, monkeypatch: pytest.MonkeyPatch, *, planted: bool = True) -> tuple[str | None, float]:
+    def run(
+        self, monkeypatch: pytest.MonkeyPatch, *, planted: bool = True
+    ) -> tuple[str | None, float]:
         """Return the first stage that disagrees, or None, and the ratio there or the largest one."""
         estimator = (self.plant(monkeypatch) if planted else None) or ESTIMATORS[self.variant]
         if self.kink is not None:
             return at_kink(self.kink, self.backend)
         head = estimator[1] if isinstance(estimator, tuple) else HEADS[self.head]
         estimator = estimator[0] if isinstance(estimator, tuple) else estimator
-        return first_disagreement(estimator, pg.PolicySpec(NETWORKS[self.network], head, "separate"), self.backend)
+        return first_disagreement(
+            estimator, pg.PolicySpec(NETWORKS[self.network], head, "separate"), self.backend
+        )
 
 
 def at_kink(name: str, backend: str) -> tuple[str | None, float]:
     kink = next(kink for kink in KINKS if kink.name == name)
-    ratio, _ = worst_at(kink, partial(pg.policy, backend=backend, dtype="float64"), np.dtype(np.float64))
+    ratio, _ = worst_at(
+        kink, partial(pg.policy, backend=backend, dtype="float64"), np.dtype(np.float64)
+    )
     return (None if ratio <= FACTOR else KINK), ratio
 
 
-def changing(owner: Any, method: str, change: Callable[..., Any]) -> Callable[[pytest.MonkeyPatch], None]:
+def changing(
+    owner: Any, method: str, change: Callable[..., Any]
+) -> Callable[[pytest.MonkeyPatch], None]:
     """Return a plant that lets a method return what `change` makes of its result and arguments."""
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
         original = getattr(owner, method)
-        monkeypatch.setattr(owner, method, lambda *args, **kwargs: change(original(*args, **kwargs), *args))
+        monkeypatch.setattr(
+            owner, method, lambda *args, **kwargs: change(original(*args, **kwargs), *args)
+        )
 
     return plant
 
@@ -150,7 +160,9 @@ class LiveTarget(ActorCritic):
 
     def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
         moving = advantage + (value - self.held(value))
-        return super().surrogate(xp, log_prob=log_prob, value=value, advantage=moving, return_=return_, entropy=entropy)
+        return super().surrogate(
+            xp, log_prob=log_prob, value=value, advantage=moving, return_=return_, entropy=entropy
+        )
 
     @staticmethod
     def held(value):
@@ -164,7 +176,17 @@ class WholeBatchEntropy(PPO):
     cotangents = PPO.cotangents
 
     def surrogate(
-        self, xp, *, log_prob, value, old_log_prob, advantage, return_, entropy=None, kl=None, old_value=None
+        self,
+        xp,
+        *,
+        log_prob,
+        value,
+        old_log_prob,
+        advantage,
+        return_,
+        entropy=None,
+        kl=None,
+        old_value=None,
     ):
         given = {
             "log_prob": log_prob,
@@ -180,7 +202,9 @@ class HalfValueLoss(ActorCritic):
     """Divides the value loss by two once more."""
 
     def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
-        plain = super().surrogate(xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_)
+        plain = super().surrogate(
+            xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_
+        )
         return plain - 0.25 * self.value_coefficient * (value - return_) * (value - return_)
 
 
@@ -269,7 +293,9 @@ def entropy_without_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     original = CategoricalKernel.forward
     monkeypatch.setattr(
-        CategoricalKernel, "forward", lambda kernel, outputs, own, _: original(kernel, outputs, own, None)
+        CategoricalKernel,
+        "forward",
+        lambda kernel, outputs, own, _: original(kernel, outputs, own, None),
     )
 
 
@@ -278,7 +304,9 @@ def torch_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     xp = pytest.importorskip("pgcore_torch.xp")
     monkeypatch.setattr(
-        xp.TorchNamespace, "clip", staticmethod(lambda x, low, high: torch.minimum(torch.maximum(x, low), high))
+        xp.TorchNamespace,
+        "clip",
+        staticmethod(lambda x, low, high: torch.minimum(torch.maximum(x, low), high)),
     )
 
 
@@ -288,7 +316,9 @@ def tensorflow_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     xp = pytest.importorskip("pgcore_tensorflow.xp")
 
     def clip(x, low, high):
-        return tf.minimum(tf.convert_to_tensor(high, x.dtype), tf.maximum(tf.convert_to_tensor(low, x.dtype), x))
+        return tf.minimum(
+            tf.convert_to_tensor(high, x.dtype), tf.maximum(tf.convert_to_tensor(low, x.dtype), x)
+        )
 
     monkeypatch.setattr(type(xp.xp), "clip", staticmethod(clip))
 
@@ -298,7 +328,11 @@ def jax_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     jnp = pytest.importorskip("jax.numpy")
     xp = pytest.importorskip("pgcore_jax.xp")
     functions = pytest.importorskip("pgcore_jax.compiled")
-    monkeypatch.setattr(type(xp.xp), "clip", staticmethod(lambda x, low, high: jnp.minimum(jnp.maximum(x, low), high)))
+    monkeypatch.setattr(
+        type(xp.xp),
+        "clip",
+        staticmethod(lambda x, low, high: jnp.minimum(jnp.maximum(x, low), high)),
+    )
     # What was compiled without the bug is not looked up, nor what is compiled with it kept.
     monkeypatch.setattr(functions, "differentiate", functions.differentiate.__wrapped__)
 
@@ -319,7 +353,11 @@ def torch_map(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_metric(monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiply by J^T J."""
     compiled = pytest.importorskip("pgcore_jax.compiled")
-    monkeypatch.setattr(compiled, "fisher_metric", lambda head, at, tangent, inputs: inputs.weights[:, None] * tangent)
+    monkeypatch.setattr(
+        compiled,
+        "fisher_metric",
+        lambda head, at, tangent, inputs: inputs.weights[:, None] * tangent,
+    )
     # Its own cache may hold what was compiled before.
     monkeypatch.setattr(compiled, "fisher_product", compiled.fisher_product.__wrapped__)
 
@@ -341,8 +379,12 @@ def stale_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reversed_kl(found: Any, kernel: Any) -> Any:
-    log_old = np.where(kernel.pi_reference > 0, np.log(np.maximum(kernel.pi_reference, 1e-300)), 0.0)
-    return np.add.reduce(kernel.pi * (np.where(np.isfinite(kernel.log_pi), kernel.log_pi, 0.0) - log_old))
+    log_old = np.where(
+        kernel.pi_reference > 0, np.log(np.maximum(kernel.pi_reference, 1e-300)), 0.0
+    )
+    return np.add.reduce(
+        kernel.pi * (np.where(np.isfinite(kernel.log_pi), kernel.log_pi, 0.0) - log_old)
+    )
 
 
 MUTATIONS = (
@@ -359,16 +401,28 @@ MUTATIONS = (
         "gradient",
         changing(NumpyPolicy, "gradient", lambda g, *_: g.scaled(-1.0)),
     ),
-    Mutation("1/tau dropped on the entropy alone", "numpy: head", "gradient", entropy_without_temperature),
+    Mutation(
+        "1/tau dropped on the entropy alone", "numpy: head", "gradient", entropy_without_temperature
+    ),
     Mutation(
         "1/tau dropped",
         "numpy: head",
         "gradient",
         changing(CategoricalKernel, "backward", lambda d, kernel, _: d * kernel.temperature),
     ),
-    Mutation("return off by one", "estimator: signals", "signals", estimator(OffByOne, "reinforce"), "reinforce"),
     Mutation(
-        "return of the next episode", "estimator: signals", "signals", estimator(NextEpisode, "reinforce"), "reinforce"
+        "return off by one",
+        "estimator: signals",
+        "signals",
+        estimator(OffByOne, "reinforce"),
+        "reinforce",
+    ),
+    Mutation(
+        "return of the next episode",
+        "estimator: signals",
+        "signals",
+        estimator(NextEpisode, "reinforce"),
+        "reinforce",
     ),
     Mutation(
         "missing stop-gradient",
@@ -388,7 +442,13 @@ MUTATIONS = (
         backend="torch",
     ),
     Mutation("ddof 0 for 1", "estimator: finalise", "signals", estimator(OtherDdof, "ppo"), "ppo"),
-    Mutation("epsilon inside the root", "estimator: finalise", "signals", estimator(InsideTheRoot, "ppo"), "ppo"),
+    Mutation(
+        "epsilon inside the root",
+        "estimator: finalise",
+        "signals",
+        estimator(InsideTheRoot, "ppo"),
+        "ppo",
+    ),
     Mutation(
         "mean for sum",
         "core: reduction",
@@ -396,14 +456,26 @@ MUTATIONS = (
         changing(
             Reduction,
             "weights",
-            lambda weights, reduction, batch: weights / batch.episode_lengths[batch.episode_of_step],
+            lambda weights, reduction, batch: (
+                weights / batch.episode_lengths[batch.episode_of_step]
+            ),
         ),
         "reinforce",
     ),
     Mutation(
-        "entropy summed over the batch", "estimator: surrogate", "surrogate", estimator(WholeBatchEntropy, "ppo"), "ppo"
+        "entropy summed over the batch",
+        "estimator: surrogate",
+        "surrogate",
+        estimator(WholeBatchEntropy, "ppo"),
+        "ppo",
     ),
-    Mutation("value loss halved", "estimator: surrogate", "surrogate", estimator(HalfValueLoss, "gae"), "gae"),
+    Mutation(
+        "value loss halved",
+        "estimator: surrogate",
+        "surrogate",
+        estimator(HalfValueLoss, "gae"),
+        "gae",
+    ),
     Mutation(
         "wrong tie at the clip",
         "torch: xp",
@@ -433,7 +505,9 @@ MUTATIONS = (
         "numpy: network",
         KINK,
         lambda monkeypatch: monkeypatch.setattr(
-            Relu, "multiply_derivative", staticmethod(lambda d, h, scratch: np.multiply(d, h >= 0, out=d))
+            Relu,
+            "multiply_derivative",
+            staticmethod(lambda d, h, scratch: np.multiply(d, h >= 0, out=d)),
         ),
         kink="relu at 0",
     ),
@@ -489,10 +563,17 @@ MUTATIONS = (
         "numpy: gradient",
         "gradient",
         changing(
-            NumpyGradient, "numpy", lambda found, _: {name: value.astype(np.float32) for name, value in found.items()}
+            NumpyGradient,
+            "numpy",
+            lambda found, _: {name: value.astype(np.float32) for name, value in found.items()},
         ),
     ),
-    Mutation("NaN in one entry", "numpy: gradient", "gradient", changing(NumpyGradient, "numpy", nan_in_one_entry)),
+    Mutation(
+        "NaN in one entry",
+        "numpy: gradient",
+        "gradient",
+        changing(NumpyGradient, "numpy", nan_in_one_entry),
+    ),
     Mutation(
         "clipping by c / (norm + 1e-6)",
         "core: clipping",
@@ -510,7 +591,11 @@ MUTATIONS = (
         "Fisher information of a sum over steps, not of their mean",
         "numpy: policy",
         "Fisher product",
-        changing(NumpyPolicy, "fisher_vector_product", lambda found, _, batch, *__: found * batch.num_steps),
+        changing(
+            NumpyPolicy,
+            "fisher_vector_product",
+            lambda found, _, batch, *__: found * batch.num_steps,
+        ),
     ),
     Mutation(
         "Fisher information over the standard deviation, not over its square",
@@ -519,7 +604,9 @@ MUTATIONS = (
         changing(
             DiagonalGaussian,
             "fisher",
-            lambda found, head, xp, at, _: found * xp.concatenate((xp.exp(at[:, 2:]), xp.full_like(at[:, 2:], 1.0)), 1),
+            lambda found, head, xp, at, _: (
+                found * xp.concatenate((xp.exp(at[:, 2:]), xp.full_like(at[:, 2:], 1.0)), 1)
+            ),
         ),
         head="shared",
         backend="torch",
@@ -537,7 +624,9 @@ MUTATIONS = (
 )
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.name} in {mutation.planted}")
+@pytest.mark.parametrize(
+    "mutation", MUTATIONS, ids=lambda mutation: f"{mutation.name} in {mutation.planted}"
+)
 def test_a_planted_bug_is_found_at_its_stage(mutation, monkeypatch):
     if mutation.backend != "numpy":
         pytest.importorskip(f"pgcore_{mutation.backend}.backend")
@@ -568,10 +657,16 @@ class RegroupedPolicy(NumpyPolicy):
     def gradient(self, surrogate):
         order = np.random.default_rng(0).permutation(surrogate.batch.num_steps)
         moved = pg.Signals(
-            {name: value[order] for name, value in surrogate.values.items()}, surrogate.weights[order], padded=True
+            {name: value[order] for name, value in surrogate.values.items()},
+            surrogate.weights[order],
+            padded=True,
         )
         other = object.__new__(type(surrogate))
-        other.estimator, other.values, other.weights = surrogate.estimator, moved.values, moved.weights
+        other.estimator, other.values, other.weights = (
+            surrogate.estimator,
+            moved.values,
+            moved.weights,
+        )
         other.batch = surrogate.batch.steps(order)
         found = super().gradient(other)
         plain = super().gradient(surrogate)
@@ -583,9 +678,13 @@ def test_another_order_of_summation_is_no_bug(variant, monkeypatch):
     monkeypatch.setitem(api._backends, "regrouped", Regrouped())
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate")
     policy, batch = make_case(spec, "numpy", "float64", seed=61)
-    report = pg.compare(spec, ESTIMATORS[variant], batch, backends=["regrouped"], parameters=policy.parameters())
+    report = pg.compare(
+        spec, ESTIMATORS[variant], batch, backends=["regrouped"], parameters=policy.parameters()
+    )
     assert report.agrees, str(report)
-    exact = pg.compare(spec, ESTIMATORS[variant], batch, backends=["numpy"], parameters=policy.parameters())
+    exact = pg.compare(
+        spec, ESTIMATORS[variant], batch, backends=["numpy"], parameters=policy.parameters()
+    )
     assert [row.ratio for row in report.rows] != [row.ratio for row in exact.rows]
 
 
@@ -611,7 +710,9 @@ def table() -> str:
 
 def test_the_page_lists_these_bugs_at_these_stages():
     rows = [
-        line.split(" | ")[:3] for line in PAGE.read_text().partition("\n## ")[0].splitlines() if line.startswith("| ")
+        line.split(" | ")[:3]
+        for line in PAGE.read_text().partition("\n## ")[0].splitlines()
+        if line.startswith("| ")
     ][1:]
     assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
         [row[0][2:], *row[1:]] for row in rows

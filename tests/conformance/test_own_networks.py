@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.compare import STAGES
 from pgcore.errors import EstimatorError, ParameterError, SpecError, UnknownNameError
-from pgcore.gradient import Gradient
-from pgcore.optimizers import Adam
-from pgcore.testing.cases import make_case
-from pgcore.testing.proofs import proofs, variants
+from pgcore.interfaces.gradient import Gradient
+from pgcore_check.cases.cases import make_case
+from pgcore_check.compare import STAGES
+from pgcore_check.proofs import proofs, variants
 from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_optimizers.first_order import Adam
 
 ESTIMATORS = variants("estimators")
 
@@ -92,7 +92,9 @@ def test_a_convolution_is_held_to_the_closed_forms(convolution, variant, dtype):
 
 @pytest.mark.parametrize("variant", ["optimal baseline", "component baseline"])
 def test_scores_of_ones_own_network_are_held_to_differences(convolution, variant):
-    estimator = ESTIMATORS.get(variant) or pg.estimator("reinforce", gamma=0.9, baseline="optimal_per_component")
+    estimator = ESTIMATORS.get(variant) or pg.estimator(
+        "reinforce", gamma=0.9, baseline="optimal_per_component"
+    )
     policy = convolution()
     report = pg.check(policy, estimator, batch_of(images()), optimizer="rmsprop")
     assert report.agrees, str(report)
@@ -109,7 +111,9 @@ def mlp(weights):
         for name in names:
             weight = weights[name]
             layer = nn.Linear(*weight.shape, dtype=torch.float64)
-            layer.load_state_dict({"weight": torch.tensor(weight.T), "bias": torch.tensor(weights[f"{name} bias"])})
+            layer.load_state_dict(
+                {"weight": torch.tensor(weight.T), "bias": torch.tensor(weights[f"{name} bias"])}
+            )
             layers += [layer, nn.Tanh()]
         return nn.Sequential(*layers[:-1])
 
@@ -123,7 +127,11 @@ def mlp(weights):
     with jax.enable_x64(True):
         as_network = dict(zip("abcdef", "abcabc", strict=True))
         trees = [
-            {as_network[key[0]] + key[1:]: jnp.asarray(value) for key, value in weights.items() if key[0] in names}
+            {
+                as_network[key[0]] + key[1:]: jnp.asarray(value)
+                for key, value in weights.items()
+                if key[0] in names
+            }
             for names in ("abc", "def")
         ]
         right = pg.backend("jax").adopt((apply, trees[0]), HEAD, (apply, trees[1]))
@@ -145,7 +153,9 @@ def test_a_port_is_the_same_policy(weights):
     assert report.agrees, str(report)
     assert [row.stage for row in report.rows] == ["parameters", *OWN]
     assert "jax beside torch: agrees" in str(report)
-    assert all(row.power > 0.5 for row in report.rows if row.stage in ("signals", "gradient")), report.rows
+    assert all(row.power > 0.5 for row in report.rows if row.stage in ("signals", "gradient")), (
+        report.rows
+    )
     assert unchanged(left, before[0])
     assert unchanged(right, before[1])
     assert pg.check(right, ESTIMATORS["ppo"], batch_of(vectors())).agrees
@@ -163,7 +173,9 @@ def test_a_port_that_departs_is_told_where(weights, monkeypatch):
     square = next(name for name, value in wrong.items() if value.shape == (6, 6))
     wrong[square] = wrong[square].T.copy()
     right.load(wrong)
-    assert first().stage == "quantities"  # the same numbers in another order of axes are the same parameters
+    assert (
+        first().stage == "quantities"
+    )  # the same numbers in another order of axes are the same parameters
     wrong[square][2, 3] += 1e-9
     right.load(wrong)
     assert first().stage == "parameters"
@@ -190,7 +202,10 @@ def test_a_heads_own_parameters_and_values_of_actions_are_held_too(dtype):
         return jnp.tanh(observed @ parameters["w"]) * parameters["scale"]
 
     with jax.enable_x64(True):
-        own, critic = ({name: jnp.asarray(value, dtype) for name, value in each.items()} for each in (arrays, values))
+        own, critic = (
+            {name: jnp.asarray(value, dtype) for name, value in each.items()}
+            for each in (arrays, values)
+        )
     policy = pg.backend("jax").adopt((apply, own), pg.DiagonalGaussian(2, "shared", std=0.7))
     assert "head.log_std" in policy.parameters()
     report = pg.check(policy, ESTIMATORS["mean baseline"], batch_of(vectors(), policy.spec.head))
@@ -201,7 +216,9 @@ def test_a_heads_own_parameters_and_values_of_actions_are_held_too(dtype):
 
 
 def test_two_policies_with_different_numbers_of_parameters_are_no_ports():
-    left, right = (pg.policy(pg.PolicySpec(pg.Linear(4), HEAD, critic)) for critic in ("none", "separate"))
+    left, right = (
+        pg.policy(pg.PolicySpec(pg.Linear(4), HEAD, critic)) for critic in ("none", "separate")
+    )
     with pytest.raises(ParameterError, match="15 and 20"):
         pg.compare_policies(left, right, ESTIMATORS["reinforce"], batch_of(vectors()))
 
@@ -224,7 +241,9 @@ def test_bad_input_is_refused(convolution, monkeypatch):
         pg.check(policy, ESTIMATORS["expected"], batch)
 
     monkeypatch.setattr(proofs(), "references", {})
-    with pytest.raises(SpecError, match="expected a head with a reference implementation, got Categorical"):
+    with pytest.raises(
+        SpecError, match="expected a head with a reference implementation, got Categorical"
+    ):
         pg.check(policy, ESTIMATORS["gae"], batch)
 
 
@@ -238,7 +257,8 @@ def model():
     inputs = keras.Input((4,), dtype="float64")
     hidden = keras.layers.Dense(6, "tanh", dtype="float64")(inputs)
     outputs = [
-        keras.layers.Dense(width, dtype="float64", bias_initializer="glorot_uniform")(hidden) for width in (3, 1)
+        keras.layers.Dense(width, dtype="float64", bias_initializer="glorot_uniform")(hidden)
+        for width in (3, 1)
     ]
     return pg.backend("tensorflow").adopt(keras.Model(inputs, outputs), HEAD, "shared")
 
@@ -255,14 +275,18 @@ class Doubled(ActorCritic):
     """Has twice the value loss."""
 
     def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
-        plain = super().surrogate(xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_)
+        plain = super().surrogate(
+            xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_
+        )
         return plain + 0.5 * self.value_coefficient * (value - return_) * (value - return_)
 
 
 def in_log_prob(monkeypatch):
     original = pg.Categorical.log_prob
     monkeypatch.setattr(
-        pg.Categorical, "log_prob", lambda head, xp, found, actions: original(head, xp, found, actions) * (1 + 1e-9)
+        pg.Categorical,
+        "log_prob",
+        lambda head, xp, found, actions: original(head, xp, found, actions) * (1 + 1e-9),
     )
 
 
@@ -364,7 +388,9 @@ def test_a_layer_of_the_network_that_is_called_head_is_looked_at():
         def __init__(self, right):
             super().__init__()
             self.right = right
-            self.head = torch.nn.utils.skip_init(torch.nn.Linear, 4, 3, bias=False, dtype=torch.float64)
+            self.head = torch.nn.utils.skip_init(
+                torch.nn.Linear, 4, 3, bias=False, dtype=torch.float64
+            )
             torch.nn.init.constant_(self.head.weight, 0.1)
 
         def forward(self, x):
@@ -383,6 +409,8 @@ def test_a_square_layer_that_starts_symmetric_can_be_ported(start):
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(start))
     left = pg.backend("torch").adopt(layer, HEAD)
-    right = pg.backend("jax").adopt((lambda parameters, x: x @ parameters["w"], {"w": start.T.copy()}), HEAD)
+    right = pg.backend("jax").adopt(
+        (lambda parameters, x: x @ parameters["w"], {"w": start.T.copy()}), HEAD
+    )
     report = pg.compare_policies(left, right, ESTIMATORS["reinforce"], batch_of(vectors(width=3)))
     assert report.agrees, str(report)

@@ -37,10 +37,16 @@ def test_a_ratio_that_overflows_is_not_felt_in_padding(backend, dtype, estimator
         "terminated": [True, True],
     }
     log_prob = policy.evaluate(pg.Batch(**fields), ("log_prob",))["log_prob"]
-    far = np.array([before, 1.0, before, 1.0]) * FAR[dtype] if before else np.array([0.0, 0.0, 0.0, FAR[dtype]])
+    far = (
+        np.array([before, 1.0, before, 1.0]) * FAR[dtype]
+        if before
+        else np.array([0.0, 0.0, 0.0, FAR[dtype]])
+    )
     batch = pg.Batch(**fields, log_probs=log_prob - far)
     plain, padded = (pg.gradient(policy, estimator, each) for each in (batch, batch.pad(7)))
     for name, value in plain.numpy().items():
         assert np.isfinite(value).all()
-        np.testing.assert_allclose(padded.numpy()[name], value, rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-30)
+        np.testing.assert_allclose(
+            padded.numpy()[name], value, rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-30
+        )
     assert padded.loss == pytest.approx(plain.loss, rel=1e-5 if dtype == "float32" else 1e-12)

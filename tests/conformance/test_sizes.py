@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.testing.cases import NETWORKS
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row
+from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.proofs import variants
+from pgcore_check.results import gradient_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -41,14 +41,17 @@ def test_a_strangers_backend_is_held_to_the_same_rule(tmp_path):
     (info / "entry_points.txt").write_text("[pgcore]\nloopback = loopback_plugin\n")
     script = "from pgcore.cli import main; import sys; sys.argv = ['pgcore', 'check', '--backends', 'loopback', '--quick']; main()"
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "loopback" in done.stdout
     assert "agree; worst" in done.stdout
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")]
+    ("name", "dtype"),
+    [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")],
 )
 def test_a_hundred_thousand_steps(backend, name, dtype):
     steps, rng = 100_000, np.random.default_rng(70)
@@ -67,7 +70,11 @@ def test_a_hundred_thousand_steps(backend, name, dtype):
     estimator = ESTIMATORS[name]
     signals = pg.signals(policy, estimator, batch)
     found = gradient_row(
-        policy, estimator, batch, signals, pg.gradient(policy, estimator, batch, signals=signals).numpy()
+        policy,
+        estimator,
+        batch,
+        signals,
+        pg.gradient(policy, estimator, batch, signals=signals).numpy(),
     )
     assert found.agrees, found
 

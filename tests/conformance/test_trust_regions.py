@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.policy import Policy
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import proofs, variants
-from pgcore.trust_region import TrustRegionSpec
+from pgcore.interfaces.policy import Policy
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import proofs, variants
+from pgcore_optimizers.trust_region import TrustRegionSpec
 
 HEADS = variants("heads")
 
@@ -42,7 +42,9 @@ def flat(parameters):
 
 def run(backend, name, head, network, dtype, steps=3, **more):
     """Return the parameters after each step, and the reports."""
-    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, dtype, 73, 40, 5)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, dtype, 73, 40, 5
+    )
     optimizer = pg.optimizer(name, critic_steps=5, **FIELDS[name] | more)
     found, reports = [], []
     for _ in range(steps):
@@ -112,12 +114,16 @@ def test_a_restored_optimizer_goes_on(backend):
 def test_a_backend_that_is_a_little_off_is_found(monkeypatch, what):
     """One part in a billion, on NumPy: well beyond rounding, and well below what anybody would see in a learning curve."""
     expected, _ = run("numpy", "trpo", "categorical", "tanh", "float64", 1)
-    owner: type[Policy] = type(pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), backend="numpy"))
+    owner: type[Policy] = type(
+        pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), backend="numpy")
+    )
     if what == "fisher":
         original = owner.fisher_vector_product
 
         def product(self, batch, vector):
-            return original(self, batch, vector) + 1e-9 * np.arange(len(vector)) / len(vector) * vector
+            return (
+                original(self, batch, vector) + 1e-9 * np.arange(len(vector)) / len(vector) * vector
+            )
 
         monkeypatch.setattr(owner, "fisher_vector_product", product)
     else:

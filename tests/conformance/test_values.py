@@ -11,13 +11,13 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
-from pgcore.host import host
-from pgcore.testing import reference
-from pgcore.testing.agreement import FACTOR, allowance, largest
-from pgcore.testing.cases import NETWORKS, make_case, suited
-from pgcore.testing.proofs import variants
-from pgcore.testing.results import gradient_row, loss_row, quantity_ratios
-from pgcore.testing.running_error import bounded_in
+from pgcore.xp.numpy import host
+from pgcore_check.bounds.agreement import FACTOR, allowance, largest
+from pgcore_check.bounds.running_error import bounded_in
+from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.results import gradient_row, loss_row, quantity_ratios
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -40,7 +40,9 @@ def within(found, form, *inputs, dtype):
 @pytest.mark.parametrize(("head", "network", "dtype"), COMBINATIONS)
 def test_quantities_are_within_their_running_error_bounds(backend, head, network, dtype):
     critic = "shared" if network in ("tanh", "relu") else "separate"
-    policy, batch = make_case(pg.PolicySpec(NETWORKS[network], HEADS[head], critic), backend, dtype, seed=20)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS[network], HEADS[head], critic), backend, dtype, seed=20
+    )
     names = ("value", *sorted(HEADS[head].quantities))
     ratios = quantity_ratios(policy, batch, policy.evaluate(batch, names))
     assert ratios.keys() == set(names)
@@ -48,15 +50,22 @@ def test_quantities_are_within_their_running_error_bounds(backend, head, network
 
 
 @pytest.mark.parametrize(("head", "network", "dtype"), COMBINATIONS)
-def test_scores_and_fisher_products_are_within_their_running_error_bounds(backend, head, network, dtype):
-    spec = pg.PolicySpec(NETWORKS[network], HEADS[head], "shared" if network == "sigmoid" else "separate")
+def test_scores_and_fisher_products_are_within_their_running_error_bounds(
+    backend, head, network, dtype
+):
+    spec = pg.PolicySpec(
+        NETWORKS[network], HEADS[head], "shared" if network == "sigmoid" else "separate"
+    )
     policy, batch = make_case(spec, backend, dtype, seed=21, padding=3)
     rng = np.random.default_rng(21)
     weights = rng.standard_normal(batch.num_steps)
     inputs = (spec, policy.parameters(), batch)
     found = policy.episode_scores(batch, weights)
     assert within(found, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
-    assert within(policy.episode_scores(batch), reference.episode_scores, *inputs, dtype=dtype) <= FACTOR
+    assert (
+        within(policy.episode_scores(batch), reference.episode_scores, *inputs, dtype=dtype)
+        <= FACTOR
+    )
     vector = rng.standard_normal(found.shape[1])
     product = policy.fisher_vector_product(batch, vector)
     assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
@@ -75,13 +84,18 @@ def test_fisher_products_of_a_few_steps_are_within_their_running_error_bounds(ba
         terminated=[True, True],
     )
     inputs = (spec, policy.parameters(), batch)
-    vector = np.random.default_rng(1).standard_normal(sum(value.size for value in policy.parameters().values()))
+    vector = np.random.default_rng(1).standard_normal(
+        sum(value.size for value in policy.parameters().values())
+    )
     product = policy.fisher_vector_product(batch, vector)
-    assert within(product, reference.fisher_vector_product, *inputs, vector, dtype="float64") <= FACTOR
+    assert (
+        within(product, reference.fisher_vector_product, *inputs, vector, dtype="float64") <= FACTOR
+    )
 
 
 @pytest.mark.parametrize(
-    ("head", "dtype"), [*((head, "float64") for head in HEADS), ("categorical", "float32"), ("per-state", "float32")]
+    ("head", "dtype"),
+    [*((head, "float64") for head in HEADS), ("categorical", "float32"), ("per-state", "float32")],
 )
 def test_many_steps_are_what_a_few_are(backend, head, dtype):
     """Longer than any block that a backend may work in, with episodes that begin and end inside one and some that cross it."""
@@ -102,8 +116,12 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     final = policy.evaluate(one_step_each, ("final_value",))["final_value"]
     following = policy.evaluate(batch, ("value",))["value"]
     cut = np.setdiff1d(np.arange(batch.num_steps), batch.episode_ends)
-    np.testing.assert_allclose(final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
-    estimator = suited(ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head])
+    np.testing.assert_allclose(
+        final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps
+    )
+    estimator = suited(
+        ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head]
+    )
     signals = pg.signals(policy, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     assert gradient_row(policy, estimator, batch, signals, gradient.numpy()).agrees
@@ -112,12 +130,18 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_fisher_product_is_symmetric_and_sees_no_padding(backend, head):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=22)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=22
+    )
     rng = np.random.default_rng(22)
     left, right = rng.standard_normal((2, policy.episode_scores(batch).shape[1]))
     product = policy.fisher_vector_product(batch, right)
-    assert left @ product == pytest.approx(right @ policy.fisher_vector_product(batch, left), rel=1e-12)
-    np.testing.assert_allclose(policy.fisher_vector_product(batch.pad(40), right), product, rtol=1e-12, atol=1e-15)
+    assert left @ product == pytest.approx(
+        right @ policy.fisher_vector_product(batch, left), rel=1e-12
+    )
+    np.testing.assert_allclose(
+        policy.fisher_vector_product(batch.pad(40), right), product, rtol=1e-12, atol=1e-15
+    )
     names = list(policy.spec.parameter_shapes)
     owner = np.repeat(names, [policy.parameters()[name].size for name in names])
     of_critic = np.array([name.startswith("critic") for name in owner])
@@ -150,7 +174,9 @@ def test_final_values_are_the_critics_of_the_final_observations(backend, network
 @pytest.mark.parametrize("head", HEADS)
 def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
     head_ = HEADS[head]
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["relu"], head_, "none"), backend, "float64", seed=24)
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["relu"], head_, "none"), backend, "float64", seed=24
+    )
     described = policy.evaluate(batch, ("distribution",))["distribution"]
     assert described.shape == (batch.num_steps, head_.width)
     reference_ = batch.extras["reference"]
@@ -163,7 +189,9 @@ def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
     names = [name for name in formulas if name in head_.quantities]
     found = policy.evaluate(batch, tuple(names))
     for name in names:
-        np.testing.assert_allclose(found[name], formulas[name](), rtol=1e-12, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], formulas[name](), rtol=1e-12, atol=1e-13, err_msg=name
+        )
 
 
 def test_metrics_are_means_over_the_real_steps(backend):
@@ -174,7 +202,9 @@ def test_metrics_are_means_over_the_real_steps(backend):
         estimator = ESTIMATORS[name]
         signals = pg.signals(policy, estimator, batch)
         padded = batch.pad(37)
-        gradient = pg.gradient(policy, estimator, padded, signals=pg.signals(policy, estimator, padded))
+        gradient = pg.gradient(
+            policy, estimator, padded, signals=pg.signals(policy, estimator, padded)
+        )
         found = gradient.metrics
         expected = {"entropy": quantities["entropy"].mean()} if "entropy" in found else {}
         if "value_loss" in found:
@@ -187,17 +217,23 @@ def test_metrics_are_means_over_the_real_steps(backend):
             expected["effective_sample_size"] = ratio.sum() ** 2 / (ratio**2).sum()
             expected |= {"ratio_min": ratio.min(), "ratio_max": ratio.max()}
             advantage = estimator.finalise({"advantage": signals["advantage"]}, None)["advantage"]
-            clipped = np.where(advantage >= 0, ratio > 1.2, ratio < 0.8) if name == "ppo" else np.zeros(1)
+            clipped = (
+                np.where(advantage >= 0, ratio > 1.2, ratio < 0.8) if name == "ppo" else np.zeros(1)
+            )
             expected["clip_fraction"] = clipped.mean()
         if "kl" in found:
             expected["kl"] = quantities["kl"].mean()
         expected["loss"] = pg.gradient(policy, estimator, batch, signals=signals).loss
-        expected["gradient_norm"] = np.sqrt(sum((value**2).sum() for value in gradient.numpy().values()))
+        expected["gradient_norm"] = np.sqrt(
+            sum((value**2).sum() for value in gradient.numpy().values())
+        )
         assert found == pytest.approx(expected, rel=1e-10), name
     assert 0 < pg.gradient(policy, ESTIMATORS["ppo"], batch).metrics["clip_fraction"] < 1
 
 
-@pytest.mark.parametrize("name", ["reinforce", "full return", "value baseline", "td", "n-step", "gae", "ppo", "ppo kl"])
+@pytest.mark.parametrize(
+    "name", ["reinforce", "full return", "value baseline", "td", "n-step", "gae", "ppo", "ppo kl"]
+)
 @pytest.mark.parametrize("head", ["hot", "per-state"])
 def test_one_step_is_a_batch_too(backend, head, name):
     spec = pg.PolicySpec(NETWORKS["sigmoid"], HEADS[head], "shared")
@@ -222,27 +258,55 @@ def test_one_step_is_a_batch_too(backend, head, name):
         ("float32", 1e-25),
     ],
 )
-def test_the_norm_is_that_of_all_parameters_even_where_its_square_has_no_float(backend, dtype, scale):
+def test_the_norm_is_that_of_all_parameters_even_where_its_square_has_no_float(
+    backend, dtype, scale
+):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "none")
     policy, batch = make_case(spec, backend, dtype, seed=28)
-    fields = ("observations", "actions", "episode_lengths", "terminated", "final_observations", "action_mask")
-    scaled = pg.Batch(**{name: getattr(batch, name) for name in fields}, rewards=scale * batch.rewards)
+    fields = (
+        "observations",
+        "actions",
+        "episode_lengths",
+        "terminated",
+        "final_observations",
+        "action_mask",
+    )
+    scaled = pg.Batch(
+        **{name: getattr(batch, name) for name in fields}, rewards=scale * batch.rewards
+    )
     gradient = pg.gradient(policy, ESTIMATORS["reinforce"], scaled)
-    exact = np.sqrt(sum((value.astype(np.longdouble) ** 2).sum() for value in gradient.numpy().values()))
-    assert gradient.norm() == pytest.approx(float(exact), rel=32 * float(np.finfo(dtype).eps), abs=0.0)
+    exact = np.sqrt(
+        sum((value.astype(np.longdouble) ** 2).sum() for value in gradient.numpy().values())
+    )
+    assert gradient.norm() == pytest.approx(
+        float(exact), rel=32 * float(np.finfo(dtype).eps), abs=0.0
+    )
     assert gradient.norm() > 1e-3 * scale
     before = policy.parameters()
     pg.optimizer("sgd", learning_rate=1.0, max_grad_norm=0.5 * scale).step(policy, gradient)
-    moved = [value.astype(np.longdouble) - before[name] for name, value in policy.parameters().items()]
+    moved = [
+        value.astype(np.longdouble) - before[name] for name, value in policy.parameters().items()
+    ]
     if scale >= 1.0:  # else the step vanishes beside the parameters
         length = float(np.sqrt(sum((value**2).sum() for value in moved)))
         assert length == pytest.approx(min(float(exact), 0.5 * scale), rel=1e-5)
 
 
 def test_the_norm_of_nothing_is_zero(backend):
-    policy, batch = make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "none"), backend, "float64", seed=29)
-    fields = ("observations", "actions", "episode_lengths", "terminated", "final_observations", "action_mask")
-    nothing = pg.Batch(**{name: getattr(batch, name) for name in fields}, rewards=np.zeros(batch.num_steps))
+    policy, batch = make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "none"), backend, "float64", seed=29
+    )
+    fields = (
+        "observations",
+        "actions",
+        "episode_lengths",
+        "terminated",
+        "final_observations",
+        "action_mask",
+    )
+    nothing = pg.Batch(
+        **{name: getattr(batch, name) for name in fields}, rewards=np.zeros(batch.num_steps)
+    )
     assert pg.gradient(policy, ESTIMATORS["reinforce"], nothing).norm() == 0.0
 
 

@@ -8,9 +8,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError
-from pgcore.signals import optimal_baseline, returns
+from pgcore.returns.discounted import optimal_baseline, returns
 
-SPEC = pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate")
+SPEC = pg.PolicySpec(
+    network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate"
+)
 
 
 @pytest.fixture
@@ -59,7 +61,10 @@ def test_signals_and_batch_are_sliced_alike(batch, normalise, dtype):
     every = pg.gradient(policy, est, batch.steps(range(40)), signals=signals.steps(range(40)))
     assert every.loss == pytest.approx(whole.loss, rel=1e-6)
     parts = [[*range(first, 40, 4)] for first in range(4)]
-    gradients = [pg.gradient(policy, est, batch.steps(part), signals=signals.steps(part)).numpy() for part in parts]
+    gradients = [
+        pg.gradient(policy, est, batch.steps(part), signals=signals.steps(part)).numpy()
+        for part in parts
+    ]
     tolerance = 1e-12 if dtype == "float64" else 1e-4
     for name, value in whole.numpy().items():
         np.testing.assert_allclose(every.numpy()[name], value, rtol=tolerance, atol=tolerance / 10)
@@ -70,7 +75,11 @@ def test_signals_and_batch_are_sliced_alike(batch, normalise, dtype):
 
 def test_padding_does_not_change_a_gradient(batch):
     policy = pg.policy(SPEC, seed=1, dtype="float64")
-    for est in (pg.estimator("ppo"), pg.estimator("reinforce", baseline="leave_one_out"), pg.estimator("actor_critic")):
+    for est in (
+        pg.estimator("ppo"),
+        pg.estimator("reinforce", baseline="leave_one_out"),
+        pg.estimator("actor_critic"),
+    ):
         plain, padded = (pg.gradient(policy, est, each) for each in (batch, batch.pad(64)))
         assert padded.loss == pytest.approx(plain.loss, rel=1e-12)
         for name, value in plain.numpy().items():
@@ -81,7 +90,8 @@ def test_signals_for_another_number_of_steps_are_refused(batch):
     policy, est = pg.policy(SPEC), pg.estimator("ppo")
     signals = pg.signals(policy, est, batch)
     with pytest.raises(
-        EstimatorError, match="gradient: expected signals for 3 steps, got them for 40; slice batch and signals alike"
+        EstimatorError,
+        match="gradient: expected signals for 3 steps, got them for 40; slice batch and signals alike",
     ):
         pg.gradient(policy, est, batch.steps([0, 1, 2]), signals=signals)
 
@@ -105,7 +115,8 @@ def test_a_score_estimator_weighs_the_scores_of_episodes(batch):
     est = pg.estimator("reinforce", baseline="optimal_per_component", gamma=0.9)
     gradient = pg.gradient(policy, est, three)
     g, u = (
-        policy.episode_scores(three, weights) for weights in (None, returns(three.rewards, three.episode_lengths, 0.9))
+        policy.episode_scores(three, weights)
+        for weights in (None, returns(three.rewards, three.episode_lengths, 0.9))
     )
     direct = -np.mean(u - optimal_baseline(g, u, per_component=True) * g, axis=0)
     flat = np.concatenate([value.ravel() for value in gradient.numpy().values()])
@@ -123,7 +134,8 @@ def test_the_backend_is_the_one_named_else_the_environments_else_numpy(monkeypat
     assert pg.backend("numpy").name == "numpy"
     for use in (pg.backend, lambda: pg.policy(SPEC)):
         with pytest.raises(
-            UnknownNameError, match="expected a known name, got 'nunpy'; did you mean 'numpy'\\? known: "
+            UnknownNameError,
+            match="expected a known name, got 'nunpy'; did you mean 'numpy'\\? known: ",
         ):
             use()
     monkeypatch.setenv("PGCORE_BACKEND", "numpy")
@@ -137,7 +149,10 @@ def test_the_backend_is_the_one_named_else_the_environments_else_numpy(monkeypat
             lambda: pg.estimator("pppo"),
             "estimator: expected a known name, got 'pppo'; did you mean 'ppo' or .*known: a2c, actor_critic, ",
         ),
-        (lambda: pg.optimizer("adm"), "optimizer: expected a known name, got 'adm'; did you mean 'adam"),
+        (
+            lambda: pg.optimizer("adm"),
+            "optimizer: expected a known name, got 'adm'; did you mean 'adam",
+        ),
         (
             lambda: pg.estimator("ppo", clipp=0.1),
             "ppo hyper-parameter: expected a known name, got 'clipp'; did you mean 'clip'",
@@ -146,7 +161,10 @@ def test_the_backend_is_the_one_named_else_the_environments_else_numpy(monkeypat
             lambda: pg.optimizer("adam", learning_rat=1),
             "adam hyper-parameter: .*; did you mean 'learning_rate'\\? known: beta1, ",
         ),
-        (lambda: pg.policy(SPEC, backend="numpi"), "backend: expected a known name, got 'numpi'; did you mean 'numpy'"),
+        (
+            lambda: pg.policy(SPEC, backend="numpi"),
+            "backend: expected a known name, got 'numpi'; did you mean 'numpy'",
+        ),
     ],
 )
 def test_unknown_names_are_answered_with_near_and_known_ones(make, words):
@@ -157,7 +175,7 @@ def test_unknown_names_are_answered_with_near_and_known_ones(make, words):
 def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
     from dataclasses import dataclass
 
-    from pgcore.registry import registry
+    from pgcore.registry.registry import registry
 
     @dataclass(frozen=True)
     class Needy:
@@ -167,7 +185,8 @@ def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
 
     monkeypatch.setattr(type(registry()), "load", lambda *_: Needy)
     with pytest.raises(
-        EstimatorError, match=r"needy: expected values for width, got \[\] \(.*missing.*\); give the missing"
+        EstimatorError,
+        match=r"needy: expected values for width, got \[\] \(.*missing.*\); give the missing",
     ):
         pg.estimator("needy")
     with pytest.raises(OptimizerError, match="needy: expected values for width"):
@@ -182,7 +201,10 @@ def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
             {"dtype": "float16"},
             "numpy.policy dtype: expected 'float32' or 'float64', got 'float16'; choose one of the two",
         ),
-        ({"device": "cuda"}, "numpy.policy device: expected 'cpu', got 'cuda'; choose a backend that has this device"),
+        (
+            {"device": "cuda"},
+            "numpy.policy device: expected 'cpu', got 'cuda'; choose a backend that has this device",
+        ),
         ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
     ],
 )
@@ -193,7 +215,8 @@ def test_a_policy_that_the_backend_cannot_build_is_refused(fields, words):
 
 def test_a_backend_without_modules_adopts_none():
     with pytest.raises(
-        SpecError, match=r"numpy\.adopt: expected a backend with modules of its own, got numpy; build a"
+        SpecError,
+        match=r"numpy\.adopt: expected a backend with modules of its own, got numpy; build a",
     ):
         pg.backend("numpy").adopt(object(), pg.Categorical(2))
 
@@ -210,7 +233,9 @@ def test_one_seed_gives_one_policy_and_one_stream():
 
 @pytest.mark.parametrize("seed", [-1, 0.5, True, "0", None])
 def test_a_generators_seed_is_an_integer_of_at_least_zero(seed):
-    with pytest.raises(SpecError, match="generator: expected a seed that is an integer of at least 0, got "):
+    with pytest.raises(
+        SpecError, match="generator: expected a seed that is an integer of at least 0, got "
+    ):
         pg.generator(seed)
 
 
@@ -218,7 +243,11 @@ def test_an_unknown_name_survives_the_way_back_from_another_process():
     with pytest.raises(UnknownNameError) as caught:
         pg.estimator("pppo")
     error = pickle.loads(pickle.dumps(caught.value))
-    assert (type(error), str(error), error.known) == (UnknownNameError, str(caught.value), caught.value.known)
+    assert (type(error), str(error), error.known) == (
+        UnknownNameError,
+        str(caught.value),
+        caught.value.known,
+    )
 
 
 def test_the_package_lists_its_public_names():

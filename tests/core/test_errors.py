@@ -5,7 +5,11 @@ import pytest
 from pgcore import errors
 from pgcore.errors import PgcoreError, UnknownNameError
 
-ERRORS = [value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, PgcoreError)]
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if inspect.isclass(value) and issubclass(value, PgcoreError)
+]
 
 
 @pytest.mark.parametrize("error", [error for error in ERRORS if error is not PgcoreError])
@@ -24,13 +28,21 @@ def test_all_lists_every_error():
 
 def test_an_unknown_name_lists_near_and_known_names():
     error = UnknownNameError("pgcore.estimator", "poo", ["ppo", "reinforce"])
-    assert str(error) == "pgcore.estimator: expected a known name, got 'poo'; did you mean 'ppo'? known: ppo, reinforce"
+    assert (
+        str(error)
+        == "pgcore.estimator: expected a known name, got 'poo'; did you mean 'ppo'? known: ppo, reinforce"
+    )
     assert (error.name, error.known) == ("poo", ("ppo", "reinforce"))
 
 
 def test_an_unknown_name_far_from_all_gets_no_guess():
-    assert str(UnknownNameError("x", "zzz", ["b", "a"])) == "x: expected a known name, got 'zzz'; known: a, b"
+    assert (
+        str(UnknownNameError("x", "zzz", ["b", "a"]))
+        == "x: expected a known name, got 'zzz'; known: a, b"
+    )
 
 
 def test_an_unknown_name_among_none_says_so_and_ends_with_the_note():
-    assert str(UnknownNameError("x", "y", [], "one is broken")).endswith("known: none are registered; one is broken")
+    assert str(UnknownNameError("x", "y", [], "one is broken")).endswith(
+        "known: none are registered; one is broken"
+    )

@@ -14,17 +14,27 @@ PACKAGES = (
     "pgcore_estimators",
     "pgcore_train",
 )
-FRAMEWORKS = {"torch", "tensorflow", "jax", "keras", "gymnasium", "matplotlib", "sympy", "scipy", "ray"}
+FRAMEWORKS = {
+    "torch",
+    "tensorflow",
+    "jax",
+    "keras",
+    "gymnasium",
+    "matplotlib",
+    "sympy",
+    "scipy",
+    "ray",
+}
 
 
-REPORT = (
-    "import sys, atexit; before = set(sys.modules); atexit.register(lambda: print('\\n', *set(sys.modules) - before)); "
-)
+REPORT = "import sys, atexit; before = set(sys.modules); atexit.register(lambda: print('\\n', *set(sys.modules) - before)); "
 
 
 def loaded_by(statement):
     """Return the top-level modules that a statement loads in a new process."""
-    done = subprocess.run([sys.executable, "-c", REPORT + statement], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT + statement], capture_output=True, text=True, check=True
+    )
     return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import pgcore as pg
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import PgcoreError
-from pgcore.estimator import Reduction
-from pgcore.signals import (
+from pgcore.interfaces.estimator import Reduction
+from pgcore.returns.discounted import (
     discounted_sum,
     discounts,
     gae,
@@ -63,7 +63,9 @@ def batch_fields(draw):
     actions = draw(hnp.arrays(np.int64, steps, elements=st.integers(0, 3)))
     mask = draw(hnp.arrays(np.bool_, (steps, 4)))
     mask[np.arange(steps), actions] = True
-    weights = draw(hnp.arrays(np.float64, count, elements=st.sampled_from([0.0, 1.0])).filter(np.any))
+    weights = draw(
+        hnp.arrays(np.float64, count, elements=st.sampled_from([0.0, 1.0])).filter(np.any)
+    )
     fields = {
         "observations": draw(hnp.arrays(dtype, (steps, *shape), elements=elements)),
         "actions": actions,
@@ -75,7 +77,9 @@ def batch_fields(draw):
         "action_mask": mask,
         "step_weights": weights.repeat(episodes),
         "extras": {
-            "reference": draw(hnp.arrays(np.float64, (steps, 2), elements=st.one_of(numbers, st.just(-math.inf))))
+            "reference": draw(
+                hnp.arrays(np.float64, (steps, 2), elements=st.one_of(numbers, st.just(-math.inf)))
+            )
         },
     }
     for name in OPTIONAL:
@@ -91,7 +95,9 @@ def arrays_of(batch):
     """Return the batch's arrays by name, without those that it does not have."""
     names = (*PER_STEP, "episode_lengths", "terminated", "final_observations")
     found = {name: getattr(batch, name) for name in names}
-    return {name: value for name, value in (found | dict(batch.extras)).items() if value is not None}
+    return {
+        name: value for name, value in (found | dict(batch.extras)).items() if value is not None
+    }
 
 
 def assert_same(left, right):
@@ -113,7 +119,10 @@ anything = st.one_of(
     st.floats(),
     st.text(max_size=3),
     st.lists(
-        st.one_of(st.integers(-3, 3), st.floats(), st.none(), st.lists(st.integers(0, 2), max_size=3)), max_size=6
+        st.one_of(
+            st.integers(-3, 3), st.floats(), st.none(), st.lists(st.integers(0, 2), max_size=3)
+        ),
+        max_size=6,
     ),
     hnp.arrays(
         st.one_of(hnp.scalar_dtypes(), st.just(np.dtype(object)), st.just(np.dtype(np.longdouble))),
@@ -128,7 +137,9 @@ def test_whatever_a_batch_is_made_of_it_is_made_or_a_pgcore_error_comes_out(data
     fields = data.draw(batch_fields())
     for name in data.draw(
         st.lists(
-            st.sampled_from([*PER_STEP, "episode_lengths", "terminated", "final_observations"]), min_size=1, max_size=2
+            st.sampled_from([*PER_STEP, "episode_lengths", "terminated", "final_observations"]),
+            min_size=1,
+            max_size=2,
         )
     ):
         fields[name] = data.draw(anything)
@@ -148,7 +159,9 @@ def test_whatever_a_batch_is_made_of_it_is_made_or_a_pgcore_error_comes_out(data
 def test_one_bad_number_anywhere_is_found_and_its_step_named(data):
     fields = data.draw(batch_fields())
     candidates = [
-        name for name in ("observations", "rewards", "log_probs") if name in fields and fields[name].dtype.kind == "f"
+        name
+        for name in ("observations", "rewards", "log_probs")
+        if name in fields and fields[name].dtype.kind == "f"
     ]
     name = data.draw(st.sampled_from(candidates))
     array = fields[name]
@@ -157,7 +170,8 @@ def test_one_bad_number_anywhere_is_found_and_its_step_named(data):
     array.flat[place] = bad = data.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
     step = place // (array.size // len(array))
     with pytest.raises(
-        PgcoreError, match=rf"Batch\.{name}: .* got {'NaN' if math.isnan(bad) else 'infinity'} at step {step};"
+        PgcoreError,
+        match=rf"Batch\.{name}: .* got {'NaN' if math.isnan(bad) else 'infinity'} at step {step};",
     ):
         Batch(**fields)
 
@@ -198,13 +212,19 @@ def test_taking_apart_what_was_put_together_gives_the_parts(data):
 @given(st.data())
 def test_steps_of_steps_are_the_steps_of_the_chosen_index(data):
     batch = data.draw(batches)
-    outer = np.array(data.draw(st.lists(st.integers(0, batch.num_steps - 1), min_size=1, max_size=8)))
+    outer = np.array(
+        data.draw(st.lists(st.integers(0, batch.num_steps - 1), min_size=1, max_size=8))
+    )
     inner = np.array(data.draw(st.lists(st.integers(0, len(outer) - 1), min_size=1, max_size=8)))
     direct, nested = batch.steps(outer[inner]), batch.steps(outer).steps(inner)
     found, expected = arrays_of(nested), arrays_of(direct)
     if batch.final_observations is not None or batch.terminated.all():
-        np.testing.assert_array_equal(nested.next_observations, batch.next_observations[outer[inner]])
-        np.testing.assert_array_equal(direct.final_observations, batch.next_observations[outer[inner]])
+        np.testing.assert_array_equal(
+            nested.next_observations, batch.next_observations[outer[inner]]
+        )
+        np.testing.assert_array_equal(
+            direct.final_observations, batch.next_observations[outer[inner]]
+        )
     else:  # without what followed, steps that did not terminate cannot say what did
         assert "final_observations" not in expected
         found.pop("final_observations", None)
@@ -275,7 +295,9 @@ def test_mangled_bytes_load_or_raise_a_pgcore_error(data):
             content = bytearray(path.read_bytes())
             for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
                 content[place] = data.draw(st.integers(0, 255))
-            content = content[: data.draw(st.sampled_from([len(content), len(content) - 1, len(content) // 2]))]
+            content = content[
+                : data.draw(st.sampled_from([len(content), len(content) - 1, len(content) // 2]))
+            ]
         path.write_bytes(content)
         loaded = only_pgcore_errors(lambda: Batch.load(path))
         assert loaded is None or loaded.num_steps >= 1
@@ -284,20 +306,31 @@ def test_mangled_bytes_load_or_raise_a_pgcore_error(data):
 # Specs
 
 json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just(10**400)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just(10**400)
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 counts = st.integers(1, 5)
 networks = st.one_of(
     counts.map(pg.Table),
     counts.map(pg.Linear),
-    st.builds(pg.MLP, counts, st.lists(counts, min_size=1, max_size=3), st.sampled_from(["tanh", "relu", "sigmoid"])),
+    st.builds(
+        pg.MLP,
+        counts,
+        st.lists(counts, min_size=1, max_size=3),
+        st.sampled_from(["tanh", "relu", "sigmoid"]),
+    ),
 )
 positives = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 heads = st.one_of(
     st.builds(pg.Categorical, counts, positives),
-    st.builds(pg.DiagonalGaussian, counts, st.sampled_from(["fixed", "shared", "per-state"]), positives),
+    st.builds(
+        pg.DiagonalGaussian, counts, st.sampled_from(["fixed", "shared", "per-state"]), positives
+    ),
 )
 
 
@@ -342,7 +375,12 @@ def test_json_with_any_part_replaced_is_a_spec_or_a_pgcore_error(spec, data):
 
 
 odd = st.one_of(
-    json_values, st.complex_numbers(), st.fractions(), st.decimals(), hnp.arrays(np.float64, 2), st.builds(object)
+    json_values,
+    st.complex_numbers(),
+    st.fractions(),
+    st.decimals(),
+    hnp.arrays(np.float64, 2),
+    st.builds(object),
 )
 
 
@@ -430,20 +468,30 @@ def test_n_steps_beyond_the_episode_are_the_bootstrapped_return(trajectory, gamm
 def test_gae_goes_from_td_errors_to_return_minus_value(trajectory, gamma):
     r_t, v_t, final, episodes = trajectory
     v_tp1 = next_values(v_t, episodes, final)
-    np.testing.assert_array_equal(gae(r_t, v_t, v_tp1, episodes, gamma, 0.0), td_errors(r_t, v_t, v_tp1, gamma))
-    assert_close(gae(r_t, v_t, v_tp1, episodes, gamma, 1.0), returns(r_t, episodes, gamma, final) - v_t)
+    np.testing.assert_array_equal(
+        gae(r_t, v_t, v_tp1, episodes, gamma, 0.0), td_errors(r_t, v_t, v_tp1, gamma)
+    )
+    assert_close(
+        gae(r_t, v_t, v_tp1, episodes, gamma, 1.0), returns(r_t, episodes, gamma, final) - v_t
+    )
     one_step = n_step_returns(r_t, v_t, v_tp1, episodes, gamma, 1)
     assert_close(one_step - v_t, td_errors(r_t, v_t, v_tp1, gamma))
 
 
 @given(trajectories(), unit)
-def test_a_cut_episode_is_a_terminated_one_with_the_final_value_as_its_last_reward(trajectory, gamma):
+def test_a_cut_episode_is_a_terminated_one_with_the_final_value_as_its_last_reward(
+    trajectory, gamma
+):
     r_t, _, final, episodes = trajectory
     ends = episodes.cumsum() - 1
     with_reward = r_t.copy()
     with_reward[ends] += gamma * final
-    np.testing.assert_array_equal(returns(r_t, episodes, gamma, final), returns(with_reward, episodes, gamma))
-    np.testing.assert_array_equal(returns(r_t, episodes, gamma, np.zeros(len(episodes))), returns(r_t, episodes, gamma))
+    np.testing.assert_array_equal(
+        returns(r_t, episodes, gamma, final), returns(with_reward, episodes, gamma)
+    )
+    np.testing.assert_array_equal(
+        returns(r_t, episodes, gamma, np.zeros(len(episodes))), returns(r_t, episodes, gamma)
+    )
 
 
 @given(trajectories(), unit, numbers)

@@ -19,7 +19,9 @@ def test_a_skip_is_a_failure_where_the_backend_is_required(tmp_path, source, req
     (tmp_path / "test_one.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     variables = {**os.environ, "PGCORE_REQUIRE_BACKENDS": required}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=variables, cwd=tmp_path, check=False
+    )
     assert ("1 skipped" in done.stdout) == passes, done.stdout
     assert ("PGCORE_REQUIRE_BACKENDS: " in done.stdout) != passes
     assert (done.returncode in (0, 5)) == passes

@@ -9,24 +9,28 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
-from pgcore.derive import derive
 from pgcore.errors import EstimatorError
-from pgcore.estimator import Estimator
-from pgcore.host import HostNamespace
-from pgcore.registry import registry
-from pgcore.symbolic.choices import branches, settled, tree_or_term
-from pgcore.symbolic.functions import EpisodeMean, EpisodeSum
-from pgcore.symbolic.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
-from pgcore.symbolic.xp import SymbolicNamespace
-from pgcore.testing.derived import differences, points, tie_points
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.estimator import Estimator
+from pgcore.registry.registry import registry
+from pgcore.xp.numpy import HostNamespace
+from pgcore_check.proofs import variants
+from pgcore_derive.choices import branches, settled, tree_or_term
+from pgcore_derive.derivation import derive
+from pgcore_derive.differences import differences, points, tie_points
+from pgcore_derive.functions import EpisodeMean, EpisodeSum
+from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
+from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
 
 # Beside the kit's variants, which join by themselves: the ends of ranges, and options together.
 MORE = {
     "ppo wide clip": pg.estimator("ppo", clip=1.5, value_coefficient=2.0),
-    "ppo kl value clip": pg.estimator("ppo", objective="kl", value_clip=0.5, entropy_coefficient=0.25),
-    "ppo clip as numpy's": pg.estimator("ppo", clip=np.float64(0.25), value_coefficient=np.float32(0.75)),
+    "ppo kl value clip": pg.estimator(
+        "ppo", objective="kl", value_clip=0.5, entropy_coefficient=0.25
+    ),
+    "ppo clip as numpy's": pg.estimator(
+        "ppo", clip=np.float64(0.25), value_coefficient=np.float32(0.75)
+    ),
     "grpo both bounds": pg.estimator("grpo", clip_low=0.25, clip_high=0.5, kl_coefficient=0.75),
     "gspo both bounds": pg.estimator("gspo", clip_low=0.25, clip_high=0.5),
     "cispo both bounds": pg.estimator("cispo", clip_low=0.25, clip_high=0.5),
@@ -56,7 +60,9 @@ def estimator(request):
 def test_every_registered_estimator_is_tried():
     written = {found.name for found in ESTIMATORS.values()}
     derived = {
-        found.name for found in variants("estimators").values() if type(found).cotangents is Estimator.cotangents
+        found.name
+        for found in variants("estimators").values()
+        if type(found).cotangents is Estimator.cotangents
     }
     assert written | derived == set(registry().names("estimators"))
 
@@ -70,7 +76,11 @@ def test_cotangents_are_the_surrogates_derivatives(estimator):
 def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monkeypatch):
     derivation = derive(estimator)
     for name, found in hand_written(estimator, derivation, monkeypatch).items():
-        assert equal(found, derivation.expressions[name]), (name, found, derivation.expressions[name])
+        assert equal(found, derivation.expressions[name]), (
+            name,
+            found,
+            derivation.expressions[name],
+        )
 
 
 def equal(found, expected):
@@ -131,7 +141,9 @@ def wrong_sign(found, **named):
 
 def clipped_at_the_bound(found, **named):
     log_ratio, advantage = named["log_prob"] - named["old_log_prob"], named["advantage"]
-    at_bound = np.where(advantage >= 0, log_ratio == math.log1p(0.25), log_ratio == math.log1p(-0.25))
+    at_bound = np.where(
+        advantage >= 0, log_ratio == math.log1p(0.25), log_ratio == math.log1p(-0.25)
+    )
     return found | {"log_prob": np.where(at_bound, 0.0, found["log_prob"])}
 
 
@@ -184,7 +196,9 @@ def test_a_planted_bug_is_found_symbolically(bug, quantity, monkeypatch):
     Wrong.cotangents = lambda self, **named: bug(PPO.cotangents(self, **named), **named)
     wrong = Wrong(clip=0.25, value_clip=0.5)
     found = hand_written(wrong, derive(wrong), monkeypatch)
-    differing = {name for name, value in found.items() if not equal(value, derive(wrong).expressions[name])}
+    differing = {
+        name for name, value in found.items() if not equal(value, derive(wrong).expressions[name])
+    }
     assert differing == {quantity}
 
 
@@ -192,7 +206,10 @@ def test_ties_of_every_choice_are_among_the_points():
     derivation = derive(PPO(clip=0.25, value_clip=0.5))
     met = set()
     for given in tie_points(derivation, np.random.default_rng(0)):
-        log_ratio, moved = given["log_prob"] - given["old_log_prob"], given["value"] - given["old_value"]
+        log_ratio, moved = (
+            given["log_prob"] - given["old_log_prob"],
+            given["value"] - given["old_value"],
+        )
         error, clipped = (
             given["value"] - given["return_"],
             given["old_value"] + np.clip(moved, -0.5, 0.5) - given["return_"],
@@ -219,7 +236,9 @@ def test_ppo_at_ratio_one_has_the_policy_gradients_cotangent():
     np.testing.assert_array_equal(found["log_prob"], plain["log_prob"])
 
 
-@pytest.mark.parametrize(("kl", "factor"), [(0.016, 2.0), (0.0149, 1.0), (0.0067, 1.0), (0.0066, 0.5)])
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(0.016, 2.0), (0.0149, 1.0), (0.0067, 1.0), (0.0066, 0.5)]
+)
 def test_the_penalty_coefficient_follows_the_kl(kl, factor):
     estimator = pg.estimator("ppo", objective="kl", kl_coefficient=0.5, kl_target=0.01)
     assert vars(estimator.adapted({"kl": kl}))["kl_coefficient"] == 0.5 * factor

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore import host
+from pgcore.xp import numpy as host
 
 STATES, ACTIONS = 3, 2
 
@@ -44,7 +44,9 @@ def trajectories(pi, horizon, *, ends=lambda state: False, terminated=True):
     def walk(path, probability):
         states, actions, rewards, state = path
         if len(actions) == horizon or (actions and ends(state)):
-            yield Trajectory(states, actions, rewards, probability, state, terminated or len(actions) < horizon)
+            yield Trajectory(
+                states, actions, rewards, probability, state, terminated or len(actions) < horizon
+            )
             return
         for action in range(ACTIONS):
             for chance, following in transition(state, action):
@@ -58,9 +60,13 @@ def trajectories(pi, horizon, *, ends=lambda state: False, terminated=True):
 def make_policy(logits, values=None, temperature=1.0):
     critic = "none" if values is None else "separate"
     policy = pg.policy(
-        pg.PolicySpec(pg.Table(len(logits)), pg.Categorical(logits.shape[1], temperature), critic), dtype="float64"
+        pg.PolicySpec(pg.Table(len(logits)), pg.Categorical(logits.shape[1], temperature), critic),
+        dtype="float64",
     )
-    policy.load({"network.table": logits} | ({} if values is None else {"critic.table": np.reshape(values, (-1, 1))}))
+    policy.load(
+        {"network.table": logits}
+        | ({} if values is None else {"critic.table": np.reshape(values, (-1, 1))})
+    )
     return policy
 
 
@@ -86,7 +92,10 @@ def expected_gradient(policy, estimator, ways, episodes=1):
     total = np.zeros(policy.parameters()["network.table"].shape)
     for chosen in itertools.product(ways, repeat=episodes):
         probability = math.prod(each.probability for each in chosen)
-        total += probability * pg.gradient(policy, estimator, make_batch(chosen)).numpy()["network.table"]
+        total += (
+            probability
+            * pg.gradient(policy, estimator, make_batch(chosen)).numpy()["network.table"]
+        )
     return total
 
 
@@ -97,7 +106,9 @@ def true_gradient(logits, horizon, gamma=1.0, temperature=1.0, **how):
         moved = logits.astype(complex)
         moved[index] += 1e-20j
         ways = trajectories(softmax(moved, temperature), horizon, **how)
-        value = sum(way.probability * sum(gamma**t * r for t, r in enumerate(way.rewards)) for way in ways)
+        value = sum(
+            way.probability * sum(gamma**t * r for t, r in enumerate(way.rewards)) for way in ways
+        )
         found[index] = -value.imag / 1e-20
     return found
 
@@ -119,7 +130,12 @@ def test_b4_the_enumeration_is_complete():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"reward_to_go": False}, {"reward_to_go": True}, {"baseline": "constant", "baseline_value": 0.7}]
+    "fields",
+    [
+        {"reward_to_go": False},
+        {"reward_to_go": True},
+        {"baseline": "constant", "baseline_value": 0.7},
+    ],
 )
 def test_b5_b6_b7_reinforce_is_unbiased(fields):
     policy = make_policy(LOGITS, temperature=0.8)
@@ -139,9 +155,14 @@ def test_b6_reward_to_go_can_raise_the_variance():
         ways.append(Trajectory((0, 1), (first, second), (-pay, pay), 0.25, 2, True))
 
     def variance(estimator):
-        gradients = [pg.gradient(policy, estimator, make_batch([way])).numpy()["network.table"].ravel() for way in ways]
+        gradients = [
+            pg.gradient(policy, estimator, make_batch([way])).numpy()["network.table"].ravel()
+            for way in ways
+        ]
         mean = np.mean(gradients, axis=0)
-        return float(np.mean([(gradient - mean) @ (gradient - mean) for gradient in gradients])), mean
+        return float(
+            np.mean([(gradient - mean) @ (gradient - mean) for gradient in gradients])
+        ), mean
 
     full, full_mean = variance(pg.estimator("reinforce", gamma=1.0, reward_to_go=False))
     causal, causal_mean = variance(pg.estimator("reinforce", gamma=1.0, reward_to_go=True))
@@ -178,13 +199,17 @@ def test_b7_discounted_reward_to_go_shrinks_by_no_single_factor(discount_state):
 
     exact = true_gradient(LOGITS, 2, gamma=0.6)
     close(expected(baseline="mean", reward_to_go=False), 0.5 * exact)
-    close(expected(baseline="leave_one_out", reward_to_go=True), plain := expected(reward_to_go=True))
+    close(
+        expected(baseline="leave_one_out", reward_to_go=True), plain := expected(reward_to_go=True)
+    )
     shrunk = expected(baseline="mean", reward_to_go=True)
     factor = float((shrunk * plain).sum() / (plain * plain).sum())
     assert bias(shrunk, factor * plain) > 0.01
 
 
-@pytest.mark.parametrize(("episodes", "factor"), [(2, 0.5), (4, 0.75), (16, 0.9375), (64, 0.984375)])
+@pytest.mark.parametrize(
+    ("episodes", "factor"), [(2, 0.5), (4, 0.75), (16, 0.9375), (64, 0.984375)]
+)
 def test_b7_the_factor_is_one_minus_one_over_n(episodes, factor):
     # On a two-armed bandit a batch is described by how often the better arm came up, so that even 2^64 batches can be summed.
     logits = np.array([[0.6, -0.2]])
@@ -222,7 +247,10 @@ def test_b8_on_a_two_armed_bandit_the_optimal_baseline_is_the_swapped_mean():
     # Rewards 1 and 0, p the probability of the better arm: E[g^2 R] / E[g^2] = 1 - p, and no variance is left.
     logits = np.array([[math.log(0.8), math.log(0.2)]])
     policy = make_policy(logits)
-    ways = [Trajectory((0,), (0,), (1.0,), 0.8, 0, True), Trajectory((0,), (1,), (0.0,), 0.2, 0, True)]
+    ways = [
+        Trajectory((0,), (0,), (1.0,), 0.8, 0, True),
+        Trajectory((0,), (1,), (0.0,), 0.2, 0, True),
+    ]
     scores = {way.actions[0]: policy.episode_scores(make_batch([way]))[0] for way in ways}
     squares = np.array([way.probability * scores[way.actions[0]] ** 2 for way in ways])
     swapped = (squares * np.array([way.rewards for way in ways])).sum(axis=0) / squares.sum(axis=0)
@@ -230,11 +258,15 @@ def test_b8_on_a_two_armed_bandit_the_optimal_baseline_is_the_swapped_mean():
 
     def variance(value):
         estimator = pg.estimator("reinforce", gamma=1.0, baseline="constant", baseline_value=value)
-        gradients = [pg.gradient(policy, estimator, make_batch([way])).numpy()["network.table"][0] for way in ways]
+        gradients = [
+            pg.gradient(policy, estimator, make_batch([way])).numpy()["network.table"][0]
+            for way in ways
+        ]
         mean = np.array([way.probability for way in ways]) @ np.array(gradients)
         assert np.allclose(mean, [-0.16, 0.16], rtol=1e-14)  # unbiased with any constant
         return sum(
-            way.probability * (gradient[0] - mean[0]) ** 2 for way, gradient in zip(ways, gradients, strict=True)
+            way.probability * (gradient[0] - mean[0]) ** 2
+            for way, gradient in zip(ways, gradients, strict=True)
         )
 
     none, mean, optimal = variance(0.0), variance(0.8), variance(0.2)
@@ -255,7 +287,9 @@ def test_discounting_the_state_gives_the_gradient_of_the_discounted_return():
     policy, ways = make_policy(LOGITS), list(trajectories(softmax(LOGITS), 3))
     exact = true_gradient(LOGITS, 3, gamma=0.7)
     for fields in ({"discount_state": True}, {"reward_to_go": False}):
-        close(expected_gradient(policy, pg.estimator("reinforce", gamma=0.7, **fields), ways), exact)
+        close(
+            expected_gradient(policy, pg.estimator("reinforce", gamma=0.7, **fields), ways), exact
+        )
     assert bias(expected_gradient(policy, pg.estimator("reinforce", gamma=0.7), ways), exact) > 0.01
 
 
@@ -264,7 +298,9 @@ def test_dividing_by_the_number_of_steps_is_biased_where_lengths_vary():
     ways = list(trajectories(softmax(LOGITS), 3, ends=lambda state: state == 2))
     exact = true_gradient(LOGITS, 3, ends=lambda state: state == 2)
     by_episode = expected_gradient(policy, pg.estimator("reinforce", gamma=1.0), ways)
-    by_step = expected_gradient(policy, pg.estimator("reinforce", gamma=1.0, reduction="step"), ways)
+    by_step = expected_gradient(
+        policy, pg.estimator("reinforce", gamma=1.0, reduction="step"), ways
+    )
     close(by_episode, exact)
     mean_length = sum(way.probability * len(way.states) for way in ways)
     assert bias(mean_length * by_step, exact) > 0.01  # no single factor mends it
@@ -273,9 +309,14 @@ def test_dividing_by_the_number_of_steps_is_biased_where_lengths_vary():
 def indexed(ways):
     """Return the trajectories with the time in the state, so that a table can hold a value for every time."""
     ways = list(ways)
-    shifted = [tuple(t * STATES + state for t, state in enumerate((*way.states, way.final_state))) for way in ways]
+    shifted = [
+        tuple(t * STATES + state for t, state in enumerate((*way.states, way.final_state)))
+        for way in ways
+    ]
     return [
-        Trajectory(states[:-1], way.actions, way.rewards, way.probability, states[-1], way.terminated)
+        Trajectory(
+            states[:-1], way.actions, way.rewards, way.probability, states[-1], way.terminated
+        )
         for way, states in zip(ways, shifted, strict=True)
     ]
 
@@ -287,7 +328,10 @@ def exact_values(pi, horizon):
         for state in range(STATES):
             values[t, state] = sum(
                 pi[state, action]
-                * (reward(state, action) + sum(p * values[t + 1, s] for p, s in transition(state, action)))
+                * (
+                    reward(state, action)
+                    + sum(p * values[t + 1, s] for p, s in transition(state, action))
+                )
                 for action in range(ACTIONS)
             )
     return values.ravel()
@@ -298,11 +342,15 @@ def test_gae_is_unbiased_with_exact_values_and_else_only_at_lambda_one(gae_lambd
     horizon, pi = 3, softmax(LOGITS)
     ways = indexed(trajectories(pi, horizon))
     logits, values = np.tile(LOGITS, (horizon + 1, 1)), exact_values(pi, horizon)
-    estimator = pg.estimator("actor_critic", gamma=1.0, gae_lambda=gae_lambda, reduction="trajectory")
+    estimator = pg.estimator(
+        "actor_critic", gamma=1.0, gae_lambda=gae_lambda, reduction="trajectory"
+    )
     # With a table row for every time, the true gradient is REINFORCE's expectation, which is proven unbiased above.
     exact = expected_gradient(make_policy(logits), pg.estimator("reinforce", gamma=1.0), ways)
     close(expected_gradient(make_policy(logits, values), estimator, ways), exact)
-    wrong = expected_gradient(make_policy(logits, values + np.linspace(-1.0, 1.0, len(values))), estimator, ways)
+    wrong = expected_gradient(
+        make_policy(logits, values + np.linspace(-1.0, 1.0, len(values))), estimator, ways
+    )
     if gae_lambda == 1.0:
         close(wrong, exact)
     else:
@@ -316,14 +364,18 @@ def test_a_time_limit_taken_for_an_end_is_biased():
     cut = indexed(trajectories(pi, 2, terminated=False))
     logits = np.tile(LOGITS, (horizon + 1, 1))
     whole = expected_gradient(
-        make_policy(logits), pg.estimator("reinforce", gamma=1.0), indexed(trajectories(pi, horizon))
+        make_policy(logits),
+        pg.estimator("reinforce", gamma=1.0),
+        indexed(trajectories(pi, horizon)),
     )
     first_two = slice(0, 2 * STATES)
     estimator = pg.estimator("reinforce", gamma=1.0, baseline="value", value_coefficient=0.0)
     policy = make_policy(logits, values)
     close(expected_gradient(policy, estimator, cut)[first_two], whole[first_two])
     ended = [
-        Trajectory(way.states, way.actions, way.rewards, way.probability, way.final_state, terminated=True)
+        Trajectory(
+            way.states, way.actions, way.rewards, way.probability, way.final_state, terminated=True
+        )
         for way in cut
     ]
     assert bias(expected_gradient(policy, estimator, ended)[first_two], whole[first_two]) > 0.02
@@ -346,7 +398,9 @@ def test_episodes_do_not_see_each_other():
     for name in ("reinforce", "actor_critic", "ppo"):
         estimator = pg.estimator(name, **({"normalise": "none"} if name == "ppo" else {}))
         together = pg.signals(policy, estimator, make_batch(ways))["advantage"]
-        alone = np.concatenate([pg.signals(policy, estimator, make_batch([way]))["advantage"] for way in ways])
+        alone = np.concatenate(
+            [pg.signals(policy, estimator, make_batch([way]))["advantage"] for way in ways]
+        )
         np.testing.assert_allclose(together, alone, rtol=1e-15)
         counts[name] += 1
     assert len(counts) == 3
@@ -357,7 +411,10 @@ def test_expected_score_is_zero_at_every_state():
     for state in range(STATES):
         pi = np.exp(policy.spec.head.distribution(host.host, LOGITS[[state]], {}, None))[0]
         expected = sum(
-            pi[action] * policy.episode_scores(make_batch([Trajectory((state,), (action,), (0.0,), 1.0, 0, True)]))[0]
+            pi[action]
+            * policy.episode_scores(
+                make_batch([Trajectory((state,), (action,), (0.0,), 1.0, 0, True)])
+            )[0]
             for action in range(ACTIONS)
         )
         np.testing.assert_allclose(expected, np.zeros(STATES * ACTIONS), atol=1e-16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pgcore.registry import registry
+from pgcore.registry.registry import registry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "formulas.md").read_text()
@@ -13,7 +13,9 @@ LINKS = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE))
 
 
 def test_every_linked_test_exists():
-    missing = [f"{path}::{name}" for path, name in LINKS if f"def {name}(" not in (ROOT / path).read_text()]
+    missing = [
+        f"{path}::{name}" for path, name in LINKS if f"def {name}(" not in (ROOT / path).read_text()
+    ]
     assert LINKS
     assert missing == []
 
@@ -35,5 +37,9 @@ def test_every_registered_estimator_has_a_line():
 
 
 def test_every_row_has_a_line():
-    rows = {f"{note}{n}" for note, count in {"A": 6, "B": 15, "D": 3, "E": 2}.items() for n in range(1, count + 1)}
+    rows = {
+        f"{note}{n}"
+        for note, count in {"A": 6, "B": 15, "D": 3, "E": 2}.items()
+        for n in range(1, count + 1)
+    }
     assert {row for row in rows if f"| {row} |" not in PAGE} == set()

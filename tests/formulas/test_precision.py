@@ -36,13 +36,18 @@ def gradient(spec, parameters, action, *, entropy):
 def test_score_of_a_softmax_has_every_digit(case, action):
     logits, tau = CASES[case]
     spec = pg.PolicySpec(pg.Table(1), pg.Categorical(3, temperature=tau))
-    found = -gradient(spec, {"network.table": np.array([logits])}, action, entropy=False)["network.table"][0]
+    found = -gradient(spec, {"network.table": np.array([logits])}, action, entropy=False)[
+        "network.table"
+    ][0]
     with mpmath.workdps(60 + int((max(logits) - min(logits)) / tau / 2.3)):
         weights = [mpmath.exp(mpmath.mpf(w) / mpmath.mpf(tau)) for w in logits]
         pi = [weight / mpmath.fsum(weights) for weight in weights]
         exact = [((1 if k == action else 0) - pi[k]) / mpmath.mpf(tau) for k in range(3)]
         relative = [
-            abs((mpmath.mpf(float(found[k])) - exact[k]) / exact[k]) if abs(exact[k]) > 1e-290 else 0 for k in range(3)
+            abs((mpmath.mpf(float(found[k])) - exact[k]) / exact[k])
+            if abs(exact[k]) > 1e-290
+            else 0
+            for k in range(3)
         ]
     # z = w / tau is rounded before the exponential, so an error of |z| u / 2 in each of two exponents is inherent.
     allowed = 2.0**-53 * (16 + 2 * max(abs(w) for w in logits) / tau)
@@ -53,7 +58,9 @@ def test_score_of_a_softmax_has_every_digit(case, action):
 def test_entropy_gradient_of_a_softmax(case):
     logits, tau = CASES[case]
     spec = pg.PolicySpec(pg.Table(1), pg.Categorical(3, temperature=tau))
-    found = -gradient(spec, {"network.table": np.array([logits])}, 0, entropy=True)["network.table"][0]
+    found = -gradient(spec, {"network.table": np.array([logits])}, 0, entropy=True)[
+        "network.table"
+    ][0]
     with mpmath.workdps(60):
         weights = [mpmath.exp(mpmath.mpf(w) / mpmath.mpf(tau)) for w in logits]
         pi = [weight / mpmath.fsum(weights) for weight in weights]
@@ -100,10 +107,21 @@ def test_network_gradient_is_the_complex_step(activation):
     policy = pg.policy(spec, dtype="float64")
     policy.load(parameters)
     batch = pg.Batch(
-        observations=observations, actions=actions, rewards=[0, 0, 0, 0, 0, 1.0], episode_lengths=[6], terminated=[True]
+        observations=observations,
+        actions=actions,
+        rewards=[0, 0, 0, 0, 0, 1.0],
+        episode_lengths=[6],
+        terminated=[True],
     )
     found = pg.gradient(policy, pg.estimator("reinforce", gamma=1.0), batch).numpy()
     for _ in range(3):
         direction = {name: rng.standard_normal(value.shape) for name, value in parameters.items()}
-        slope = loss({name: value + 1e-20j * direction[name] for name, value in parameters.items()}).imag / 1e-20
-        assert sum(float((found[name] * direction[name]).sum()) for name in found) == pytest.approx(slope, rel=1e-13)
+        slope = (
+            loss(
+                {name: value + 1e-20j * direction[name] for name, value in parameters.items()}
+            ).imag
+            / 1e-20
+        )
+        assert sum(float((found[name] * direction[name]).sum()) for name in found) == pytest.approx(
+            slope, rel=1e-13
+        )

@@ -27,14 +27,20 @@ class Of(pg.Estimator):
     @property
     def claims(self):
         discrete_only = self.quantity == "log_probs"
-        return pg.Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=discrete_only)
+        return pg.Claims(
+            unbiased=False, off_policy="limited", needs_critic=False, discrete_only=discrete_only
+        )
 
     def uses(self, name):
         return name == self.quantity
 
     def signals(self, batch, evaluate):
         found = {"ones": np.ones(batch.num_steps)}
-        return found | ({"reference": batch.extras["reference"]} if "kl" in self.quantity else {}) | dict(batch.extras)
+        return (
+            found
+            | ({"reference": batch.extras["reference"]} if "kl" in self.quantity else {})
+            | dict(batch.extras)
+        )
 
     def surrogate(
         self,
@@ -107,7 +113,9 @@ def gradient_of(estimator, spec, parameters, observation, action, **extras):
 def table(quantity, action=1, **extras):
     spec = pg.PolicySpec(pg.Table(2), pg.Categorical(3, temperature=float(TAU)))
     rows = np.array([[0.0, 0.0, 0.0], [float(w) for w in LOGITS]])
-    return gradient_of(Of(quantity), spec, {"network.table": rows}, 1, action, **extras)["network.table"]
+    return gradient_of(Of(quantity), spec, {"network.table": rows}, 1, action, **extras)[
+        "network.table"
+    ]
 
 
 def softmax(w, tau: Any = TAU):
@@ -140,7 +148,9 @@ def test_a1_a2_score_of_the_softmax_policy(action):
 
 def test_a3_there_is_no_simplification_for_small_temperatures():
     spec = pg.PolicySpec(pg.Table(1), pg.Categorical(2, temperature=0.01))
-    found = gradient_of(Of("log_prob"), spec, {"network.table": [[1.0, 0.8]]}, 0, 1)["network.table"]
+    found = gradient_of(Of("log_prob"), spec, {"network.table": [[1.0, 0.8]]}, 0, 1)[
+        "network.table"
+    ]
     with mpmath.workdps(60):
 
         def both(tau):
@@ -150,7 +160,9 @@ def test_a3_there_is_no_simplification_for_small_temperatures():
         true, notes = both(mpmath.mpf("0.01"))
         assert found[0, 1] == pytest.approx(float(true), rel=1e-15)
         assert float(true) == pytest.approx(100.0, rel=1e-8)
-        assert float(notes) == pytest.approx(-2.0611536e-9, rel=1e-7)  # -exp(-20): w_b is 0.2 below the best
+        assert float(notes) == pytest.approx(
+            -2.0611536e-9, rel=1e-7
+        )  # -exp(-20): w_b is 0.2 below the best
         # At no temperature is it the score, divided by tau or not: it is negative where the score is positive.
         for tau in ("0.001", "0.01", "0.1", "1", "10"):
             true, notes = both(mpmath.mpf(tau))
@@ -164,12 +176,20 @@ def test_a4_entropy_and_hessian_of_the_softmax_policy():
     closed = [-(pi[k] / TAU) * (sp.log(pi[k]) + entropy) for k in range(3)]
     assert max(abs(numbers([sp.diff(entropy, W[k]) - closed[k] for k in range(3)], AT))) < 1e-30
     # The Hessian of log pi is minus the Fisher information, the same for every action; the backend's products are its columns.
-    hessian = np.array([numbers([sp.diff(sp.log(pi[0]), left, right) for right in W], AT) for left in W])
+    hessian = np.array(
+        [numbers([sp.diff(sp.log(pi[0]), left, right) for right in W], AT) for left in W]
+    )
     spec = pg.PolicySpec(pg.Table(1), pg.Categorical(3, temperature=float(TAU)))
     policy = pg.policy(spec, dtype="float64")
     policy.load({"network.table": np.array([[float(w) for w in LOGITS]])})
-    batch = pg.Batch(observations=[0], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True])
-    close(np.array([policy.fisher_vector_product(batch, column) for column in np.eye(3)]), -hessian, 1e-15)
+    batch = pg.Batch(
+        observations=[0], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True]
+    )
+    close(
+        np.array([policy.fisher_vector_product(batch, column) for column in np.eye(3)]),
+        -hessian,
+        1e-15,
+    )
 
 
 def test_a4_temperature_derivative_of_the_score_function():
@@ -187,7 +207,9 @@ def test_b12_kl_of_softmax_policies_in_both_arguments():
     kl = sum(old * sp.log(old / new) for old, new in zip(OLD, pi, strict=True))
     close(table("kl", reference=reference)[1], numbers([sp.diff(kl, w) for w in W], AT))
     reverse = sum(new * sp.log(new / old) for old, new in zip(OLD, pi, strict=True))
-    close(table("reverse_kl", reference=reference)[1], numbers([sp.diff(reverse, w) for w in W], AT))
+    close(
+        table("reverse_kl", reference=reference)[1], numbers([sp.diff(reverse, w) for w in W], AT)
+    )
 
 
 MU, LOG_STD, A = sp.symbols("mu log_std a", real=True)
@@ -204,11 +226,19 @@ def gaussian(kind, quantity, **extras):
     mean, log_std = float(POINT[MU]), float(POINT[LOG_STD])
     spec = pg.PolicySpec(pg.Linear(1), GAUSSIANS[kind])
     if kind == "shared":
-        parameters: dict[str, Any] = {"network.0.weight": [[0.0]], "network.0.bias": [mean], "head.log_std": [log_std]}
+        parameters: dict[str, Any] = {
+            "network.0.weight": [[0.0]],
+            "network.0.bias": [mean],
+            "head.log_std": [log_std],
+        }
     else:
         parameters = {"network.0.weight": [[0.0, 0.0]], "network.0.bias": [mean, log_std]}
     found = gradient_of(Of(quantity), spec, parameters, [1.0], [float(POINT[A])], **extras)
-    return np.append(found["network.0.bias"], found["head.log_std"]) if kind == "shared" else found["network.0.bias"]
+    return (
+        np.append(found["network.0.bias"], found["head.log_std"])
+        if kind == "shared"
+        else found["network.0.bias"]
+    )
 
 
 @pytest.mark.parametrize("kind", GAUSSIANS)
@@ -237,8 +267,18 @@ def test_e1_derivative_in_the_standard_deviation_itself(kind):
 def test_a5_entropy_and_kl_of_gaussian_policies(kind):
     mu0, log0 = sp.Rational(-1, 5), sp.Rational(1, 10)
     entropy = LOG_STD + (1 + sp.log(2 * sp.pi)) / 2
-    kl = LOG_STD - log0 + (sp.exp(2 * log0) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * LOG_STD)) - sp.Rational(1, 2)
-    reverse = log0 - LOG_STD + (sp.exp(2 * LOG_STD) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * log0)) - sp.Rational(1, 2)
+    kl = (
+        LOG_STD
+        - log0
+        + (sp.exp(2 * log0) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * LOG_STD))
+        - sp.Rational(1, 2)
+    )
+    reverse = (
+        log0
+        - LOG_STD
+        + (sp.exp(2 * LOG_STD) + (mu0 - MU) ** 2) / (2 * sp.exp(2 * log0))
+        - sp.Rational(1, 2)
+    )
     for quantity, expression in (("entropy", entropy), ("kl", kl), ("reverse_kl", reverse)):
         extras = {} if quantity == "entropy" else {"reference": [float(mu0), float(log0)]}
         expected = numbers([sp.diff(expression, symbol) for symbol in (MU, LOG_STD)], POINT)
@@ -253,17 +293,33 @@ def test_a5_fisher_information_is_one_over_variance_and_two():
     assert [sp.simplify(each) for each in fisher] == [sp.exp(-2 * LOG_STD), 2]
     # The backend's products with the mean's bias and with the log standard deviation, at the observation 0, are its columns.
     policy = pg.policy(pg.PolicySpec(pg.Linear(1), GAUSSIANS["shared"]), dtype="float64")
-    own = {"network.0.weight": [[0.0]], "network.0.bias": [float(POINT[MU])], "head.log_std": [float(POINT[LOG_STD])]}
+    own = {
+        "network.0.weight": [[0.0]],
+        "network.0.bias": [float(POINT[MU])],
+        "head.log_std": [float(POINT[LOG_STD])],
+    }
     policy.load({name: np.array(value) for name, value in own.items()})
-    batch = pg.Batch(observations=[[0.0]], actions=[[1.25]], rewards=[0.0], episode_lengths=[1], terminated=[True])
+    batch = pg.Batch(
+        observations=[[0.0]],
+        actions=[[1.25]],
+        rewards=[0.0],
+        episode_lengths=[1],
+        terminated=[True],
+    )
     columns = np.array([policy.fisher_vector_product(batch, column) for column in np.eye(3)])
     close(columns, np.diag([0.0, *numbers(fisher, POINT)]))
 
 
 WEIGHTS = {
-    "network.0.weight": [[sp.Rational(1, 2), sp.Rational(-3, 4)], [sp.Rational(2, 5), sp.Rational(1, 3)]],
+    "network.0.weight": [
+        [sp.Rational(1, 2), sp.Rational(-3, 4)],
+        [sp.Rational(2, 5), sp.Rational(1, 3)],
+    ],
     "network.0.bias": [sp.Rational(1, 10), sp.Rational(-1, 5)],
-    "network.1.weight": [[sp.Rational(7, 10), sp.Rational(-2, 5)], [sp.Rational(1, 4), sp.Rational(9, 10)]],
+    "network.1.weight": [
+        [sp.Rational(7, 10), sp.Rational(-2, 5)],
+        [sp.Rational(1, 4), sp.Rational(9, 10)],
+    ],
     "network.1.bias": [sp.Rational(-1, 10), sp.Rational(3, 10)],
 }
 ACTIVATIONS = {
@@ -273,16 +329,22 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("target", [(1, 0), (sp.Rational(3, 4), sp.Rational(7, 4))], ids=["one-hot", "sum 2.5"])
+@pytest.mark.parametrize(
+    "target", [(1, 0), (sp.Rational(3, 4), sp.Rational(7, 4))], ids=["one-hot", "sum 2.5"]
+)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a6_network_with_softmax_output(activation, target):
     x = [sp.Rational(4, 5), sp.Rational(-1, 2)]
     symbols = {
-        name: np.array(sp.symbols(f"{name.replace('.', '_')}_0:{np.size(value)}")).reshape(np.shape(value))
+        name: np.array(sp.symbols(f"{name.replace('.', '_')}_0:{np.size(value)}")).reshape(
+            np.shape(value)
+        )
         for name, value in WEIGHTS.items()
     }
     values = {
-        s: v for name in WEIGHTS for s, v in zip(symbols[name].ravel(), np.array(WEIGHTS[name]).ravel(), strict=True)
+        s: v
+        for name in WEIGHTS
+        for s, v in zip(symbols[name].ravel(), np.array(WEIGHTS[name]).ravel(), strict=True)
     }
 
     def layer(number, inputs):
@@ -294,8 +356,15 @@ def test_a6_network_with_softmax_output(activation, target):
     spec = pg.PolicySpec(pg.MLP(2, (2,), activation), pg.Categorical(2))
     parameters = {name: np.array(value, np.float64) for name, value in WEIGHTS.items()}
     found = gradient_of(
-        CrossEntropy(), spec, parameters, [float(each) for each in x], 0, target=[float(y) for y in target]
+        CrossEntropy(),
+        spec,
+        parameters,
+        [float(each) for each in x],
+        0,
+        target=[float(y) for y in target],
     )
     for name, own in symbols.items():
-        expected = np.array([float(sp.N(sp.diff(loss, s).subs(values), 30)) for s in own.ravel()]).reshape(own.shape)
+        expected = np.array(
+            [float(sp.N(sp.diff(loss, s).subs(values), 30)) for s in own.ravel()]
+        ).reshape(own.shape)
         np.testing.assert_allclose(found[name], expected, rtol=1e-14, atol=1e-16, err_msg=name)

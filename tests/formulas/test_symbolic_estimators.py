@@ -22,9 +22,19 @@ PI = [[x / sum(pair) for x in pair] for pair in ODDS]
 WAYS = list(itertools.product(range(2), repeat=2))
 VALUE = sum(PI[0][a] * PI[1 + a][b] * (FIRST[a] + SECOND[a][b]) for a, b in WAYS)
 
-POINT = dict(zip(itertools.chain(*ODDS), map(sp.Rational, ("1/2", "4/3", "2", "3/4", "1", "5/2")), strict=True))
+POINT = dict(
+    zip(
+        itertools.chain(*ODDS),
+        map(sp.Rational, ("1/2", "4/3", "2", "3/4", "1", "5/2")),
+        strict=True,
+    )
+)
 POINT |= dict(
-    zip([*FIRST, *SECOND[0], *SECOND[1]], map(sp.Rational, ("1", "-1/2", "3/4", "2", "-1", "1/4")), strict=True)
+    zip(
+        [*FIRST, *SECOND[0], *SECOND[1]],
+        map(sp.Rational, ("1", "-1/2", "3/4", "2", "-1", "1/4")),
+        strict=True,
+    )
 )
 
 
@@ -36,7 +46,10 @@ def by_logit(expression):
 def score(state, action):
     return np.array(
         [
-            [x * sp.diff(sp.log(PI[state][action]), x) if s == state else sp.Integer(0) for x in pair]
+            [
+                x * sp.diff(sp.log(PI[state][action]), x) if s == state else sp.Integer(0)
+                for x in pair
+            ]
             for s, pair in enumerate(ODDS)
         ]
     )
@@ -55,13 +68,17 @@ def episode_score(way):
 
 
 def identical(left, right):
-    return all(sp.simplify(a - b) == 0 for a, b in zip(np.ravel(left), np.ravel(right), strict=True))
+    return all(
+        sp.simplify(a - b) == 0 for a, b in zip(np.ravel(left), np.ravel(right), strict=True)
+    )
 
 
 def backend_expectation(episodes, **fields):
     """Return the exact expectation of the backend's gradient at POINT, [state][action], over all batches of that many episodes."""
     policy = pg.policy(pg.PolicySpec(pg.Table(3), pg.Categorical(2)), dtype="float64")
-    policy.load({"network.table": np.log(np.array([[float(POINT[x]) for x in pair] for pair in ODDS]))})
+    policy.load(
+        {"network.table": np.log(np.array([[float(POINT[x]) for x in pair] for pair in ODDS]))}
+    )
     estimator = pg.estimator("reinforce", gamma=fields.pop("gamma", 1.0), **fields)
     total = np.zeros((3, 2))
     for chosen in itertools.product(WAYS, repeat=episodes):
@@ -85,19 +102,26 @@ def at_point(expressions):
 def test_b5_expected_score_times_full_return_is_the_gradient():
     expected = sum(probability(way) * episode_score(way) * sum(rewards(way)) for way in WAYS)
     assert identical(expected, by_logit(VALUE))
-    np.testing.assert_allclose(backend_expectation(1, reward_to_go=False), -at_point(by_logit(VALUE)), atol=1e-15)
+    np.testing.assert_allclose(
+        backend_expectation(1, reward_to_go=False), -at_point(by_logit(VALUE)), atol=1e-15
+    )
 
 
 def test_b6_earlier_rewards_drop_out_of_the_expectation():
     causal = sum(
-        probability(way) * (score(0, way[0]) * sum(rewards(way)) + score(1 + way[0], way[1]) * rewards(way)[1])
+        probability(way)
+        * (score(0, way[0]) * sum(rewards(way)) + score(1 + way[0], way[1]) * rewards(way)[1])
         for way in WAYS
     )
     assert identical(causal, by_logit(VALUE))
-    np.testing.assert_allclose(backend_expectation(1, reward_to_go=True), -at_point(by_logit(VALUE)), atol=1e-15)
+    np.testing.assert_allclose(
+        backend_expectation(1, reward_to_go=True), -at_point(by_logit(VALUE)), atol=1e-15
+    )
 
 
-@pytest.mark.parametrize(("baseline", "factor"), [("mean", sp.Rational(1, 2)), ("leave_one_out", sp.Integer(1))])
+@pytest.mark.parametrize(
+    ("baseline", "factor"), [("mean", sp.Rational(1, 2)), ("leave_one_out", sp.Integer(1))]
+)
 def test_b7_a_mean_with_the_own_episode_shrinks_the_gradient(baseline, factor):
     def term(own, other):
         returns = [sum(rewards(way)) for way in (own, other)]
@@ -121,25 +145,33 @@ def test_b8_the_optimal_baseline_is_where_the_variance_is_flat():
     b = sp.Symbol("b", real=True)
     for state, action in ((0, 0), (2, 1)):
         g = {way: episode_score(way)[state, action] for way in WAYS}
-        second_moment = sum(probability(way) * (g[way] * (sum(rewards(way)) - b)) ** 2 for way in WAYS)
+        second_moment = sum(
+            probability(way) * (g[way] * (sum(rewards(way)) - b)) ** 2 for way in WAYS
+        )
         best = sum(probability(way) * g[way] ** 2 * sum(rewards(way)) for way in WAYS) / sum(
             probability(way) * g[way] ** 2 for way in WAYS
         )
         assert sp.simplify(sp.diff(second_moment, b).subs(b, best)) == 0
         assert sp.diff(second_moment, b, 2).subs(POINT) > 0
     for baseline in ("optimal", "optimal_per_component"):
-        np.testing.assert_allclose(backend_expectation(2, baseline=baseline), -at_point(by_logit(VALUE)), atol=1e-15)
+        np.testing.assert_allclose(
+            backend_expectation(2, baseline=baseline), -at_point(by_logit(VALUE)), atol=1e-15
+        )
 
 
 def test_e2_the_steps_own_reward_leaves_out_what_the_first_action_led_to():
     alone = sum(
-        probability(way) * (score(0, way[0]) * rewards(way)[0] + score(1 + way[0], way[1]) * rewards(way)[1])
+        probability(way)
+        * (score(0, way[0]) * rewards(way)[0] + score(1 + way[0], way[1]) * rewards(way)[1])
         for way in WAYS
     )
     gap = np.array(by_logit(VALUE)) - alone
     later = [sum(PI[1 + a][b] * SECOND[a][b] for b in range(2)) for a in range(2)]
     # What is missing is the first action's effect on the second reward, and nothing else.
-    assert identical(gap[0], [PI[0][a] * (later[a] - PI[0][0] * later[0] - PI[0][1] * later[1]) for a in range(2)])
+    assert identical(
+        gap[0],
+        [PI[0][a] * (later[a] - PI[0][0] * later[0] - PI[0][1] * later[1]) for a in range(2)],
+    )
     assert identical(gap[1:], np.zeros((2, 2), int))
     np.testing.assert_allclose(backend_expectation(1, gamma=0.0), -at_point(alone), atol=1e-15)
     assert np.abs(at_point(gap)).max() > 0.1

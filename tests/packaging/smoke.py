@@ -28,7 +28,9 @@ def check_origin(environment):
         "pgcore_train",
     ):
         origin = Path(importlib.import_module(name).__file__ or "")
-        assert origin.is_relative_to(environment), f"{name} comes from {origin}, not from {environment}"
+        assert origin.is_relative_to(environment), (
+            f"{name} comes from {origin}, not from {environment}"
+        )
     for name in ("backends", "plugins", "tests", "benchmarks", "torch", "tensorflow", "jax"):
         assert importlib.util.find_spec(name) is None, f"{name} can be imported"
 
@@ -36,12 +38,21 @@ def check_origin(environment):
 def check_commands(environment):
     """Run the two commands that say what is installed."""
     program = environment / "bin" / "pgcore"
-    listing = json.loads(subprocess.run([program, "list", "--json"], capture_output=True, check=True).stdout)
+    listing = json.loads(
+        subprocess.run([program, "list", "--json"], capture_output=True, check=True).stdout
+    )
     statuses = {row["name"]: row["status"] for row in listing["backends"]}
-    assert statuses == {"numpy": "usable", "torch": "missing", "tensorflow": "missing", "jax": "missing"}
+    assert statuses == {
+        "numpy": "usable",
+        "torch": "missing",
+        "tensorflow": "missing",
+        "jax": "missing",
+    }
     assert {"ppo", "reinforce", "actor_critic"} <= {row["name"] for row in listing["estimators"]}
     assert "train" in {row["name"] for row in listing["commands"]}
-    report = json.loads(subprocess.run([program, "doctor", "--json"], capture_output=True, check=True).stdout)
+    report = json.loads(
+        subprocess.run([program, "doctor", "--json"], capture_output=True, check=True).stdout
+    )
     assert report["problems"] == []
 
 
@@ -49,7 +60,9 @@ def check_gradient():
     """Compute one gradient, take one step, save and load."""
     rng = np.random.default_rng(0)
     spec = pg.PolicySpec(
-        network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate"
+        network=pg.MLP(4, (64, 64), "tanh"),
+        head=pg.Categorical(2, temperature=1.0),
+        critic="separate",
     )
     policy = pg.policy(spec, backend="numpy", seed=0, dtype="float64")
     estimator = pg.estimator("ppo", clip=0.2, entropy_coefficient=0.01)
@@ -77,7 +90,9 @@ def check_gradient():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p.safetensors"
         policy.save(path)
-        assert np.array_equal(pg.load(path, backend="numpy").parameters()["network.0.weight"], after)
+        assert np.array_equal(
+            pg.load(path, backend="numpy").parameters()["network.0.weight"], after
+        )
 
 
 def main():

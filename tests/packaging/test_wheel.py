@@ -22,7 +22,9 @@ PACKAGES = {
 
 def run(*command, **options):
     """Run a command and return its output; its whole output is the failure's message."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -46,13 +48,23 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     top = {name.partition("/")[0] for name in wheel.namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
     assert not [
-        name for name in wheel.namelist() if not name.endswith((".py", "py.typed")) and ".dist-info/" not in name
+        name
+        for name in wheel.namelist()
+        if not name.endswith((".py", "py.typed")) and ".dist-info/" not in name
     ]
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel):
-    folders = [ROOT / "pgcore", *(ROOT / "backends").glob("pgcore_*"), *(ROOT / "plugins").glob("pgcore_*")]
-    modules = {path.relative_to(folder.parent).as_posix() for folder in folders for path in folder.rglob("*.py")}
+    folders = [
+        ROOT / "pgcore",
+        *(ROOT / "backends").glob("pgcore_*"),
+        *(ROOT / "plugins").glob("pgcore_*"),
+    ]
+    modules = {
+        path.relative_to(folder.parent).as_posix()
+        for folder in folders
+        for path in folder.rglob("*.py")
+    }
     assert modules <= set(wheel.namelist())
 
 
@@ -79,7 +91,11 @@ def test_the_wheel_declares_its_entry_points(wheel):
 def test_the_wheel_carries_the_licence_and_asks_for_no_framework(wheel):
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = wheel.read(name).decode()
-    base = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    base = [
+        line
+        for line in metadata.splitlines()
+        if line.startswith("Requires-Dist:") and "extra ==" not in line
+    ]
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
     assert any("numpy" in line for line in base)
     assert not [
@@ -110,7 +126,22 @@ def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--disable-pip-version-check", "--constraint", ROOT / "constraints.txt", path)
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PGCORE", "COV"))}
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--constraint",
+        ROOT / "constraints.txt",
+        path,
+    )
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PGCORE", "COV"))
+    }
     smoke = ROOT / "tests" / "packaging" / "smoke.py"
-    assert "smoke tests passed" in run(python, "-I", smoke, environment, cwd=tmp_path, env=variables)
+    assert "smoke tests passed" in run(
+        python, "-I", smoke, environment, cwd=tmp_path, env=variables
+    )

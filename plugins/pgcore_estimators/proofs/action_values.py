@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import episodes, joined
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import episodes, joined
+from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
 from pgcore_estimators.expected import Expected
 from pgcore_estimators.proofs.kinks import HUBER_KINKS
 from pgcore_estimators.q_learning import QLearning
@@ -36,9 +36,14 @@ class ExpectedForm(EstimatorForm):
             for t in steps:
                 rows[t] = rewards[t]
                 if t + 1 < steps.stop:
-                    rows[t] = rows[t] + self._following(log_pi[t + 1], values[t + 1]) * self.fields.gamma
+                    rows[t] = (
+                        rows[t] + self._following(log_pi[t + 1], values[t + 1]) * self.fields.gamma
+                    )
                 elif not batch.terminated[episode]:
-                    rows[t] = rows[t] + self._following(final_log_pi[episode], after[episode]) * self.fields.gamma
+                    rows[t] = (
+                        rows[t]
+                        + self._following(final_log_pi[episode], after[episode]) * self.fields.gamma
+                    )
         return found | {"target": joined([rows[t] for t in sorted(rows)])}
 
     def terms(self, named: Mapping[str, Number]) -> Number:
@@ -48,14 +53,20 @@ class ExpectedForm(EstimatorForm):
         if "action_value" in named:
             error = named["action_value"] - named["target"]
             total = total + error * error / 2 * self.fields.value_coefficient
-        return total - named["entropy"] * self.fields.entropy_coefficient if "entropy" in named else total
+        return (
+            total - named["entropy"] * self.fields.entropy_coefficient
+            if "entropy" in named
+            else total
+        )
 
     def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
         pi, log_pi = chances(named["log_probs"])
         found = {"log_probs": -(pi * (self._worth(log_pi, named["q"]) - self._alpha))}
         if "action_value" in named:
-            found["action_value"] = (named["action_value"] - named["target"]) * self.fields.value_coefficient
+            found["action_value"] = (
+                named["action_value"] - named["target"]
+            ) * self.fields.value_coefficient
         if "entropy" in named:
             found["entropy"] = named["entropy"] * 0 - self.fields.entropy_coefficient
         return found
@@ -98,7 +109,11 @@ class QLearningForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        current, values, rewards = evaluate("action_values"), evaluate.target("action_values"), lift(batch.rewards)
+        current, values, rewards = (
+            evaluate("action_values"),
+            evaluate.target("action_values"),
+            lift(batch.rewards),
+        )
         if batch.terminated.all():
             first = after = values
         else:
@@ -110,9 +125,15 @@ class QLearningForm(EstimatorForm):
                 rows[t] = rewards[t]
                 possible = range(values.shape[1]) if mask is None else mask[t].nonzero()[0]
                 if t + 1 < steps.stop:
-                    rows[t] = rows[t] + self._best(current[t + 1], values[t + 1], possible) * self.fields.gamma
+                    rows[t] = (
+                        rows[t]
+                        + self._best(current[t + 1], values[t + 1], possible) * self.fields.gamma
+                    )
                 elif not batch.terminated[episode]:
-                    rows[t] = rows[t] + self._best(first[episode], after[episode], possible) * self.fields.gamma
+                    rows[t] = (
+                        rows[t]
+                        + self._best(first[episode], after[episode], possible) * self.fields.gamma
+                    )
         return {"target": joined([rows[t] for t in sorted(rows)])}
 
     def terms(self, named: Mapping[str, Number]) -> Number:
@@ -120,7 +141,9 @@ class QLearningForm(EstimatorForm):
         error, size = self._error(named)
         bound = self.fields.huber
         squared = error * error / 2
-        return squared if bound is None else where(size <= bound, squared, (size - bound / 2) * bound)
+        return (
+            squared if bound is None else where(size <= bound, squared, (size - bound / 2) * bound)
+        )
 
     def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
@@ -161,10 +184,17 @@ def final_rows(batch: Batch, evaluate: LiftedEvaluate) -> tuple[Number, Number]:
 
 
 PROOFS = (
-    Proof(Expected, {"expected": {"gamma": 0.9, "discount_state": True, "entropy_coefficient": 0.03}}, ExpectedForm),
+    Proof(
+        Expected,
+        {"expected": {"gamma": 0.9, "discount_state": True, "entropy_coefficient": 0.03}},
+        ExpectedForm,
+    ),
     Proof(
         QLearning,
-        {"q-learning": {"gamma": 0.9}, "double q-learning": {"gamma": 0.9, "double": True, "huber": 0.8}},
+        {
+            "q-learning": {"gamma": 0.9},
+            "double q-learning": {"gamma": 0.9, "double": True, "huber": 0.8},
+        },
         QLearningForm,
         HUBER_KINKS,
     ),

@@ -7,11 +7,25 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import backwards, episodes, joined, normalised, over_episodes
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import (
+    backwards,
+    episodes,
+    joined,
+    normalised,
+    over_episodes,
+)
+from pgcore_check.reference.estimator_form import (
+    EstimatorForm,
+    Lift,
+    LiftedEvaluate,
+    Number,
+    real_episodes,
+    real_steps,
+    where,
+)
 from pgcore_estimators.group_relative import CISPO, GRPO, GSPO, DrGRPO
 from pgcore_estimators.proofs.kinks import CISPO_KINKS, GSPO_KINKS
 from pgcore_estimators.proofs.off_policy import old
@@ -36,7 +50,9 @@ def groups_of(batch: Batch, group: str) -> Array:
     return batch.extras["group"][batch.episode_starts]
 
 
-def by_group(batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]) -> Number:
+def by_group(
+    batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]
+) -> Number:
     """Return [B] for each step what `function(episode, its group's episodes, [E] sums of rewards)` gives its episode; 0 for padding."""
     totals = joined([rewards[steps.start : steps.stop].sum() for steps in episodes(batch)])
     real = real_episodes(batch)
@@ -48,7 +64,9 @@ def by_group(batch: Batch, group: str, rewards: Number, function: Callable[[int,
     return joined(rows)[batch.episode_of_step]
 
 
-def clipped(named: Mapping[str, Number], log_ratio: Number, low: float, high: float) -> tuple[Number, Number]:
+def clipped(
+    named: Mapping[str, Number], log_ratio: Number, low: float, high: float
+) -> tuple[Number, Number]:
     """Return [B] -min(r A, clip(r) A) and its derivatives in the log ratio."""
     advantage = named["advantage"]
     highest, lowest = math.log1p(high), math.log1p(-low) if low < 1 else -math.inf
@@ -70,7 +88,10 @@ class RLOOForm(EstimatorForm):
 
         return {
             "advantage": by_group(
-                batch, self.fields.group, penalised(batch, evaluate, lift, self.fields.kl_coefficient), relative
+                batch,
+                self.fields.group,
+                penalised(batch, evaluate, lift, self.fields.kl_coefficient),
+                relative,
             )
         }
 
@@ -94,12 +115,16 @@ class GRPOForm(EstimatorForm):
         """Return an episode's advantage."""
         if not self.standardised or len(among) == 1:
             return totals[episode] - totals[among].sum() / len(among)
-        return normalised(totals[among], np.ones(len(among), np.bool_), self.fields.ddof)[among.index(episode)]
+        return normalised(totals[among], np.ones(len(among), np.bool_), self.fields.ddof)[
+            among.index(episode)
+        ]
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         f = self.fields
-        term, slope = clipped(named, named["log_prob"] - named["old_log_prob"], f.clip_low, f.clip_high)
+        term, slope = clipped(
+            named, named["log_prob"] - named["old_log_prob"], f.clip_low, f.clip_high
+        )
         if "reference_log_prob" not in named:
             return term, slope
         gap = named["reference_log_prob"] - named["log_prob"]
@@ -119,7 +144,9 @@ class GSPOForm(GRPOForm):
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`: all of an episode's terms move alike, by 1 / T with each log pi."""
         lengths = over_episodes(named["log_prob"] * 0 + 1, named["episode"])
-        log_ratio = over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]) / lengths
+        log_ratio = (
+            over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]) / lengths
+        )
         term, slope = clipped(named, log_ratio, self.fields.clip_low, self.fields.clip_high)
         return term, over_episodes(slope, named["episode"]) / lengths
 
@@ -137,13 +164,17 @@ class CISPOForm(GRPOForm):
             return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
 
         return found | {
-            "advantage": found["advantage"] * by_group(batch, self.fields.group, lift(batch.rewards), share)
+            "advantage": found["advantage"]
+            * by_group(batch, self.fields.group, lift(batch.rewards), share)
         }
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         f, log_ratio = self.fields, named["log_prob"] - named["old_log_prob"]
-        highest, lowest = math.log1p(f.clip_high), math.log1p(-f.clip_low) if f.clip_low < 1 else -math.inf
+        highest, lowest = (
+            math.log1p(f.clip_high),
+            math.log1p(-f.clip_low) if f.clip_low < 1 else -math.inf,
+        )
         held = where(log_ratio > highest, highest, where(log_ratio < lowest, lowest, log_ratio))
         slope = -(named["advantage"] * np.exp(held))
         return slope * (log_ratio - held + 1), slope
@@ -155,17 +186,24 @@ class ReinforcePPForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         f, rewards = self.fields, penalised(batch, evaluate, lift, self.fields.kl_coefficient)
-        to_come = backwards(batch, np.zeros(batch.num_episodes), lambda t, rest: rewards[t] + rest * f.gamma)
+        to_come = backwards(
+            batch, np.zeros(batch.num_episodes), lambda t, rest: rewards[t] + rest * f.gamma
+        )
         if f.baseline == "group":
             to_come = to_come - by_group(
-                batch, f.group, lift(batch.rewards), lambda _, among, totals: totals[among].sum() / len(among)
+                batch,
+                f.group,
+                lift(batch.rewards),
+                lambda _, among, totals: totals[among].sum() / len(among),
             )
         advantage = normalised(to_come, real_steps(batch), f.ddof)
         return {"advantage": advantage, "old_log_prob": old(batch, evaluate, lift)}
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        return clipped(named, named["log_prob"] - named["old_log_prob"], self.fields.clip, self.fields.clip)
+        return clipped(
+            named, named["log_prob"] - named["old_log_prob"], self.fields.clip, self.fields.clip
+        )
 
 
 EXTRAS = {
@@ -179,7 +217,9 @@ PROOFS = (
     Proof(GRPO, {"grpo": {"kl_coefficient": 0.3}}, GRPOForm, extras=EXTRAS),
     Proof(DrGRPO, {"dr grpo": {"clip_high": 0.3}}, DrGRPOForm, extras=EXTRAS),
     Proof(GSPO, {"gspo": {"clip_low": 0.2, "clip_high": 0.3}}, GSPOForm, GSPO_KINKS, extras=EXTRAS),
-    Proof(CISPO, {"cispo": {"clip_low": 0.1, "clip_high": 0.2}}, CISPOForm, CISPO_KINKS, extras=EXTRAS),
+    Proof(
+        CISPO, {"cispo": {"clip_low": 0.1, "clip_high": 0.2}}, CISPOForm, CISPO_KINKS, extras=EXTRAS
+    ),
     Proof(
         ReinforcePP,
         {

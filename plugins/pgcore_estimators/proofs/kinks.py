@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from pgcore.api import gradient
-from pgcore.arrays import Array
-from pgcore.estimator import Estimator
+from pgcore.data.spec import PolicySpec, Table
 from pgcore.heads import Categorical, EpsilonGreedy
-from pgcore.spec import PolicySpec, Table
-from pgcore.testing.kinks import constants, one_step, row
-from pgcore.testing.proof import Build, Kink
+from pgcore.interfaces.estimator import Estimator
+from pgcore.validation.arrays import Array
+from pgcore_check.cases.kinks import constants, one_step, row
+from pgcore_check.proof import Build, Kink
 from pgcore_estimators.awr import AWR
 from pgcore_estimators.group_relative import CISPO, GSPO
 from pgcore_estimators.ppo import PPO
@@ -34,7 +34,9 @@ AWR_AT, AWR_PAST = AWR(max_weight=math.exp(0.75)), AWR(max_weight=1.5)
 COIN = PolicySpec(Table(1), Categorical(2), "separate")
 
 
-def ratio_at(plain: Estimator, log_ratio: float, advantage: float) -> Callable[[Build], dict[str, Array]]:
+def ratio_at(
+    plain: Estimator, log_ratio: float, advantage: float
+) -> Callable[[Build], dict[str, Array]]:
     """Return a clipped estimator's gradient in the logits of a fair coin, action 0, at a log ratio and an advantage."""
 
     def compute(build: Build) -> dict[str, Array]:
@@ -50,18 +52,24 @@ def ratio_at(plain: Estimator, log_ratio: float, advantage: float) -> Callable[[
     return compute
 
 
-def ppo_at(log_ratio: float, advantage: float, plain: Estimator = CLIPPED) -> Callable[[Build], dict[str, Array]]:
+def ppo_at(
+    log_ratio: float, advantage: float, plain: Estimator = CLIPPED
+) -> Callable[[Build], dict[str, Array]]:
     """Return PPO's gradient; see `ratio_at`."""
     return ratio_at(plain, log_ratio, advantage)
 
 
-def value_clip_at(value: float, old_value: float, return_: float) -> Callable[[Build], dict[str, Array]]:
+def value_clip_at(
+    value: float, old_value: float, return_: float
+) -> Callable[[Build], dict[str, Array]]:
     """Return the clipped value loss's gradient in V, with clip 0.5 and coefficient 1."""
 
     def compute(build: Build) -> dict[str, Array]:
         made = build(COIN)
         made.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[value]])})
-        signals = constants(made, 0.0, return_=return_, old_log_prob=-math.log(2.0), old_value=old_value)
+        signals = constants(
+            made, 0.0, return_=return_, old_log_prob=-math.log(2.0), old_value=old_value
+        )
         return gradient(made, CLIPPED, one_step(0), signals=signals).numpy()
 
     return compute
@@ -79,14 +87,18 @@ def huber_at(error: float) -> Callable[[Build], dict[str, Array]]:
     return compute
 
 
-def capped_at(plain: Estimator, log_ratio: float, reward: float) -> Callable[[Build], dict[str, Array]]:
+def capped_at(
+    plain: Estimator, log_ratio: float, reward: float
+) -> Callable[[Build], dict[str, Array]]:
     """Return the gradient of an estimator whose signals are limited: a fair coin, V = 0.25, one terminal step, at a log ratio."""
 
     def compute(build: Build) -> dict[str, Array]:
         made = build(COIN)
         made.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[0.25]])})
         now = made.evaluate(one_step(0), ("log_prob",))["log_prob"]
-        return gradient(made, plain, one_step(0, reward=reward, log_prob=now[0] - log_ratio)).numpy()
+        return gradient(
+            made, plain, one_step(0, reward=reward, log_prob=now[0] - log_ratio)
+        ).numpy()
 
     return compute
 
@@ -98,7 +110,15 @@ def coin(half: float) -> dict[str, Array]:
 
 def ppo_kink(name: str, log_ratio: float, advantage: float, expected: dict[str, Array]) -> Kink:
     """Return a kink of PPO's clip."""
-    return Kink(f"ppo {name}", "ppo", "ppo", "categorical", ppo_at(log_ratio, advantage), expected, everywhere=True)
+    return Kink(
+        f"ppo {name}",
+        "ppo",
+        "ppo",
+        "categorical",
+        ppo_at(log_ratio, advantage),
+        expected,
+        everywhere=True,
+    )
 
 
 def value_kink(name: str, value: float, return_: float, expected: float) -> Kink:
@@ -176,7 +196,13 @@ GSPO_KINKS = (
 HUBER_KINKS = (
     *(
         Kink(
-            f"huber, {name}", "huber", "q_learning", "epsilon_greedy", huber_at(error), row(held, 0.0), everywhere=True
+            f"huber, {name}",
+            "huber",
+            "q_learning",
+            "epsilon_greedy",
+            huber_at(error),
+            row(held, 0.0),
+            everywhere=True,
         )
         for name, error, held in (
             ("error at the bound", 0.5, 0.5),
@@ -202,7 +228,19 @@ VTRACE_KINKS = (
 )
 AWR_KINKS = (
     Kink(
-        "awr weight at its cap", "awr", "awr", "categorical", capped_at(AWR_AT, 0.0, 1.0), coin(-0.5 * math.exp(0.75))
+        "awr weight at its cap",
+        "awr",
+        "awr",
+        "categorical",
+        capped_at(AWR_AT, 0.0, 1.0),
+        coin(-0.5 * math.exp(0.75)),
     ),
-    Kink("awr weight past its cap", "awr", "awr", "categorical", capped_at(AWR_PAST, 0.0, 1e4), coin(-0.75)),
+    Kink(
+        "awr weight past its cap",
+        "awr",
+        "awr",
+        "categorical",
+        capped_at(AWR_PAST, 0.0, 1e4),
+        coin(-0.75),
+    ),
 )

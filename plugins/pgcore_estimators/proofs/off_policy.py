@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import (
+from pgcore.data.batch import Batch
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import (
     backwards,
     episodes,
     final_values,
@@ -19,10 +20,22 @@ from pgcore.testing.episode_sums import (
     over_episodes,
     state_values,
 )
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_episodes, real_steps, where
-from pgcore.testing.proof import Proof
+from pgcore_check.reference.estimator_form import (
+    EstimatorForm,
+    Lift,
+    LiftedEvaluate,
+    Number,
+    real_episodes,
+    real_steps,
+    where,
+)
 from pgcore_estimators.awr import AWR
-from pgcore_estimators.importance_sampling import AveragedRatio, PerDecisionIS, TrajectoryIS, WeightedIS
+from pgcore_estimators.importance_sampling import (
+    AveragedRatio,
+    PerDecisionIS,
+    TrajectoryIS,
+    WeightedIS,
+)
 from pgcore_estimators.proofs.kinks import AWR_KINKS, VTRACE_KINKS
 from pgcore_estimators.vtrace import VTrace
 
@@ -46,7 +59,11 @@ class TrajectoryISForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         rewards = lift(batch.rewards)
-        to_go = backwards(batch, np.zeros(batch.num_episodes), lambda t, rest: rewards[t] + rest * self.fields.gamma)
+        to_go = backwards(
+            batch,
+            np.zeros(batch.num_episodes),
+            lambda t, rest: rewards[t] + rest * self.fields.gamma,
+        )
         whole = to_go[batch.episode_starts][batch.episode_of_step]
         return {"return_": whole, "old_log_prob": old(batch, evaluate, lift)}
 
@@ -72,8 +89,12 @@ class PerDecisionISForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         gamma = self.fields.gamma
-        weighed = np.exp(self.log_weights(batch, log_ratios(batch, evaluate, lift))) * lift(batch.rewards)
-        to_come = backwards(batch, np.zeros(batch.num_episodes), lambda t, rest: weighed[t] + rest * gamma)
+        weighed = np.exp(self.log_weights(batch, log_ratios(batch, evaluate, lift))) * lift(
+            batch.rewards
+        )
+        to_come = backwards(
+            batch, np.zeros(batch.num_episodes), lambda t, rest: weighed[t] + rest * gamma
+        )
         if self.fields.discount_state:
             for t in range(batch.step_in_episode.max()):
                 to_come = where(batch.step_in_episode > t, to_come * gamma, to_come)
@@ -108,7 +129,10 @@ class VTraceForm(EstimatorForm):
         f, rewards = self.fields, lift(batch.rewards)
         values, after = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         ratio = np.exp(log_ratios(batch, evaluate, lift))
-        rho, c = where(ratio > f.rho_bar, f.rho_bar, ratio), where(ratio > f.c_bar, f.c_bar, ratio) * f.trace_lambda
+        rho, c = (
+            where(ratio > f.rho_bar, f.rho_bar, ratio),
+            where(ratio > f.c_bar, f.c_bar, ratio) * f.trace_lambda,
+        )
         ahead = next_values(batch, values, after)
         delta = rho * (rewards + ahead * f.gamma - values)
         rows: list[Number] = []
@@ -129,11 +153,25 @@ class AWRForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         f, values = self.fields, state_values(batch, evaluate, lift)
-        advantage = gae(batch, lift(batch.rewards), values, final_values(batch, evaluate, lift), f.gamma, f.gae_lambda)
-        scaled = normalised(advantage, real_steps(batch), f.ddof) if f.normalise == "batch" else advantage
+        advantage = gae(
+            batch,
+            lift(batch.rewards),
+            values,
+            final_values(batch, evaluate, lift),
+            f.gamma,
+            f.gae_lambda,
+        )
+        scaled = (
+            normalised(advantage, real_steps(batch), f.ddof)
+            if f.normalise == "batch"
+            else advantage
+        )
         exponent = scaled / f.temperature
         limit = math.log(f.max_weight)
-        return {"weight": np.exp(where(exponent > limit, limit, exponent)), "return_": advantage + values}
+        return {
+            "weight": np.exp(where(exponent > limit, limit, exponent)),
+            "return_": advantage + values,
+        }
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
@@ -143,7 +181,15 @@ class AWRForm(EstimatorForm):
 PROOFS = (
     Proof(
         VTrace,
-        {"vtrace": {"gamma": 0.9, "rho_bar": 1.1, "c_bar": 0.9, "trace_lambda": 0.9, "entropy_coefficient": 0.01}},
+        {
+            "vtrace": {
+                "gamma": 0.9,
+                "rho_bar": 1.1,
+                "c_bar": 0.9,
+                "trace_lambda": 0.9,
+                "entropy_coefficient": 0.01,
+            }
+        },
         VTraceForm,
         VTRACE_KINKS,
     ),

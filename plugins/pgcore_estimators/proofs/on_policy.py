@@ -12,9 +12,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.arrays import Array
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import (
+from pgcore.data.batch import Batch
+from pgcore.validation.arrays import Array
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import (
     backwards,
     final_values,
     gae,
@@ -24,7 +25,7 @@ from pgcore.testing.episode_sums import (
     safe_ratio,
     state_values,
 )
-from pgcore.testing.estimator_form import (
+from pgcore_check.reference.estimator_form import (
     EstimatorForm,
     Lift,
     LiftedEvaluate,
@@ -33,7 +34,6 @@ from pgcore.testing.estimator_form import (
     real_steps,
     where,
 )
-from pgcore.testing.proof import Proof
 from pgcore_estimators.actor_critic import A2C, ActorCritic
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.proofs.kinks import PPO_KINKS
@@ -53,9 +53,15 @@ class ReinforceForm(EstimatorForm):
             final_values(batch, evaluate, lift) if critic else np.zeros(batch.num_episodes),
         )
         to_go = backwards(batch, following, lambda t, rest: rewards[t] + rest * self.fields.gamma)
-        weighing = to_go if self.fields.reward_to_go else to_go[batch.episode_starts][batch.episode_of_step]
+        weighing = (
+            to_go
+            if self.fields.reward_to_go
+            else to_go[batch.episode_starts][batch.episode_of_step]
+        )
         advantage = weighing - (
-            state_values(batch, evaluate, lift) if critic else self._baseline(batch, weighing, evaluate, lift)
+            state_values(batch, evaluate, lift)
+            if critic
+            else self._baseline(batch, weighing, evaluate, lift)
         )
         if self.fields.normalise == "batch":
             advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
@@ -63,7 +69,12 @@ class ReinforceForm(EstimatorForm):
         return found | ({"return_": to_go} if critic else {})
 
     def combine(
-        self, batch: Batch, evaluate: LiftedEvaluate, signals: Mapping[str, Number], weights: Array, lift: Lift
+        self,
+        batch: Batch,
+        evaluate: LiftedEvaluate,
+        signals: Mapping[str, Number],
+        weights: Array,
+        lift: Lift,
     ) -> Number:
         """See `EstimatorForm.combine`: - sum_e w_e (u_e - b_e g_e), b the others' sum of u g over their sum of g^2."""
         if self.fields.baseline != "optimal_per_component":
@@ -86,7 +97,9 @@ class ReinforceForm(EstimatorForm):
                 powers = where(later, powers * self.fields.gamma, powers)
         return powers
 
-    def _baseline(self, batch: Batch, weighing: Number, evaluate: LiftedEvaluate, lift: Lift) -> Number:
+    def _baseline(
+        self, batch: Batch, weighing: Number, evaluate: LiftedEvaluate, lift: Lift
+    ) -> Number:
         """Return [B], or one number for all steps."""
         kind, real = self.fields.baseline, real_episodes(batch)
         if kind in ("none", "constant", "optimal_per_component"):
@@ -110,7 +123,14 @@ class ActorCriticForm(EstimatorForm):
         """See `EstimatorForm.signals`."""
         values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         if self.fields.advantage == "gae":
-            advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
+            advantage = gae(
+                batch,
+                lift(batch.rewards),
+                values,
+                following,
+                self.fields.gamma,
+                self.fields.gae_lambda,
+            )
             target = advantage + values
         else:
             n = 1 if self.fields.advantage == "td" else self.fields.n_steps
@@ -129,11 +149,15 @@ class PPOForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-        advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
+        advantage = gae(
+            batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda
+        )
         found = {"advantage": advantage, "return_": advantage + values}
         if self.fields.normalise == "batch":
             found["advantage"] = normalised(advantage, real_steps(batch), self.fields.ddof)
-        found["old_log_prob"] = evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
+        found["old_log_prob"] = (
+            evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
+        )
         if self.fields.value_clip is not None:
             found["old_value"] = values
         if self.fields.objective == "kl":
@@ -151,7 +175,11 @@ class PPOForm(EstimatorForm):
 
     def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`: a ratio past the bound that the advantage pushes it towards counts as the bound."""
-        advantage, log_ratio, clip = named["advantage"], named["log_prob"] - named["old_log_prob"], self.fields.clip
+        advantage, log_ratio, clip = (
+            named["advantage"],
+            named["log_prob"] - named["old_log_prob"],
+            self.fields.clip,
+        )
         if self.fields.objective == "kl":
             gain = advantage * np.exp(log_ratio)
             return named["kl"] * self.fields.kl_coefficient - gain, -gain
@@ -178,7 +206,12 @@ PROOFS = (
         Reinforce,
         {
             "reinforce": {"gamma": 0.9},
-            "full return": {"gamma": 0.9, "reward_to_go": False, "baseline": "constant", "baseline_value": 0.3},
+            "full return": {
+                "gamma": 0.9,
+                "reward_to_go": False,
+                "baseline": "constant",
+                "baseline_value": 0.3,
+            },
             "mean baseline": {"gamma": 0.95, "baseline": "mean", "entropy_coefficient": 0.05},
             "leave one out": {"gamma": 0.95, "baseline": "leave_one_out", "discount_state": True},
             "optimal baseline": {"gamma": 0.9, "baseline": "optimal", "reduction": "episode_step"},
@@ -191,7 +224,12 @@ PROOFS = (
         ActorCritic,
         {
             "td": {"advantage": "td", "gamma": 0.9},
-            "n-step": {"advantage": "n_step", "n_steps": 3, "gamma": 0.9, "entropy_coefficient": 0.01},
+            "n-step": {
+                "advantage": "n_step",
+                "n_steps": 3,
+                "gamma": 0.9,
+                "entropy_coefficient": 0.01,
+            },
             "gae": {"gamma": 0.9, "gae_lambda": 0.8, "normalise": "batch"},
         },
         ActorCriticForm,
@@ -201,12 +239,21 @@ PROOFS = (
         {
             "ppo": {"clip": 0.2, "entropy_coefficient": 0.01},
             "ppo value clip": {"clip": 0.3, "value_clip": 0.2, "normalise": "batch"},
-            "ppo kl": {"objective": "kl", "kl_coefficient": 0.7, "normalise": "none", "entropy_coefficient": 0.02},
+            "ppo kl": {
+                "objective": "kl",
+                "kl_coefficient": 0.7,
+                "normalise": "none",
+                "entropy_coefficient": 0.02,
+            },
         },
         PPOForm,
         PPO_KINKS,
         # The behaviour policy, as the distribution that the penalty measures from.
-        extras={"reference": lambda mdp, behaviour: np.repeat(np.log(behaviour)[:, None], mdp.actions, axis=1)},
+        extras={
+            "reference": lambda mdp, behaviour: np.repeat(
+                np.log(behaviour)[:, None], mdp.actions, axis=1
+            )
+        },
     ),
 )
 A2C_PROOF = Proof(A2C, {"a2c": {"gamma": 0.9}}, ActorCriticForm)

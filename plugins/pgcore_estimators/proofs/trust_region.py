@@ -6,10 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pgcore.batch import Batch
-from pgcore.testing.episode_sums import final_values, gae, normalised, state_values
-from pgcore.testing.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, real_steps
-from pgcore.testing.proof import Proof
+from pgcore.data.batch import Batch
+from pgcore_check.proof import Proof
+from pgcore_check.reference.episode_sums import final_values, gae, normalised, state_values
+from pgcore_check.reference.estimator_form import (
+    EstimatorForm,
+    Lift,
+    LiftedEvaluate,
+    Number,
+    real_steps,
+)
 from pgcore_estimators.trpo import TRPO
 
 __all__ = ["PROOFS"]
@@ -21,7 +27,9 @@ class TRPOForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-        advantage = gae(batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda)
+        advantage = gae(
+            batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda
+        )
         old = evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
         found = {"advantage": advantage, "return_": advantage + values, "old_log_prob": old}
         if self.fields.normalise == "batch":

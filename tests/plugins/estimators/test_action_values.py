@@ -7,7 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, ShapeError
-from pgcore.step_signals import Signals
+from pgcore.interfaces.signals import Signals
 
 each_estimator = pytest.mark.parametrize("name", ["expected", "soft_actor"])
 
@@ -22,7 +22,9 @@ def signals(name: str, action_values) -> Signals:
         terminated=[True, True],
         extras={"action_values": action_values},
     )
-    policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(3)), backend="numpy", dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(pg.Linear(2), pg.Categorical(3)), backend="numpy", dtype="float64"
+    )
     return pg.signals(policy, pg.estimator(name, value_coefficient=0.0), batch)
 
 
@@ -35,7 +37,9 @@ def test_they_are_held_constant(name):
 @each_estimator
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_a_width_that_is_not_the_number_of_actions_is_refused(name, width):
-    with pytest.raises(ShapeError, match=rf"extras\['action_values'\]: expected \[B, 3\].*got \[5, {width}\]"):
+    with pytest.raises(
+        ShapeError, match=rf"extras\['action_values'\]: expected \[B, 3\].*got \[5, {width}\]"
+    ):
         signals(name, np.zeros((5, width)))
 
 
@@ -51,14 +55,21 @@ def test_others_than_a_row_of_floats_are_refused(name, given):
 def test_a_target_policy_of_other_actions_is_refused(name, actions):
     """A value of an action that the policy does not have would be the best one."""
     policy, target = (
-        pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(n), "separate", "action"), backend="numpy")
+        pg.policy(
+            pg.PolicySpec(pg.Linear(2), pg.Categorical(n), "separate", "action"), backend="numpy"
+        )
         for n in (3, actions)
     )
     batch = pg.Batch(
-        observations=np.ones((2, 2)), actions=[0, 1], rewards=[1.0, 2.0], episode_lengths=[2], terminated=[True]
+        observations=np.ones((2, 2)),
+        actions=[0, 1],
+        rewards=[1.0, 2.0],
+        episode_lengths=[2],
+        terminated=[True],
     )
     with pytest.raises(
-        EstimatorError, match=rf"signals target: expected .* as many actions as .*n=3.* got .*n={actions}"
+        EstimatorError,
+        match=rf"signals target: expected .* as many actions as .*n=3.* got .*n={actions}",
     ):
         pg.signals(policy, pg.estimator(name), batch, target=target)
 
@@ -76,7 +87,9 @@ def test_targets_of_single_steps_are_those_of_the_episodes_they_come_from(name):
         final_observations=rng.normal(size=(3, 2)),
     )
     spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(3), "separate", "action")
-    policy, target = (pg.policy(spec, backend="numpy", seed=seed, dtype="float64") for seed in (0, 1))
+    policy, target = (
+        pg.policy(spec, backend="numpy", seed=seed, dtype="float64") for seed in (0, 1)
+    )
     estimator, index = pg.estimator(name), [6, 0, 2, 3, 3, 5]
     whole = pg.signals(policy, estimator, batch, target=target).values["target"]
     found = pg.signals(policy, estimator, batch.steps(index), target=target).values["target"]

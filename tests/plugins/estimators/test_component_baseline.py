@@ -7,7 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError
-from pgcore.score_estimator import ScoreEstimator
+from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore_estimators.reinforce import ComponentBaseline, Reinforce
 
 
@@ -39,9 +39,12 @@ def test_a_class_that_cannot_combine_scores_is_refused_that_baseline():
     class Mine(Reinforce):
         """A subclass of somebody's."""
 
-    with pytest.raises(EstimatorError, match=r"Mine\.baseline: expected another than 'optimal_per_component'"):
+    with pytest.raises(
+        EstimatorError, match=r"Mine\.baseline: expected another than 'optimal_per_component'"
+    ):
         Mine(baseline="optimal_per_component")
     with pytest.raises(
-        EstimatorError, match=r"ComponentBaseline\.baseline: expected 'optimal_per_component', got 'mean'"
+        EstimatorError,
+        match=r"ComponentBaseline\.baseline: expected 'optimal_per_component', got 'mean'",
     ):
         dataclasses.replace(ComponentBaseline(), baseline="mean")

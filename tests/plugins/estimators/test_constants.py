@@ -7,11 +7,11 @@ import pytest
 import sympy as sp
 
 import pgcore as pg
-from pgcore.surrogate import Surrogate
-from pgcore.testing import reference
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.differences import complex_step, random_direction
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_check.reference import reference
+from pgcore_check.reference.differences import complex_step, random_direction
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -26,10 +26,14 @@ def slopes(name, head="shared"):
     gradient = pg.gradient(policy, estimator, batch, signals=signals).numpy()
     direction = random_direction(gradient, np.random.default_rng(33))
     parameters = policy.parameters()
-    held = complex_step(spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch, direction)
+    held = complex_step(
+        spec, parameters, Surrogate(policy.spec, estimator, batch, signals), batch, direction
+    )
     size, ends = 1e-6, []
     for sign in (1, -1):
-        policy.load({key: value + sign * size * direction[key] for key, value in parameters.items()})
+        policy.load(
+            {key: value + sign * size * direction[key] for key, value in parameters.items()}
+        )
         moved = Surrogate(policy.spec, estimator, batch, pg.signals(policy, estimator, batch))
         ends.append(reference.loss(spec, policy.parameters(), moved, batch))
     by_gradient = sum(float((gradient[key] * direction[key]).sum()) for key in gradient)
@@ -37,7 +41,8 @@ def slopes(name, head="shared"):
 
 
 @pytest.mark.parametrize(
-    "name", ["value baseline", "td", "n-step", "gae", "ppo", "ppo value clip", "optimal baseline", "trpo"]
+    "name",
+    ["value baseline", "td", "n-step", "gae", "ppo", "ppo value clip", "optimal baseline", "trpo"],
 )
 def test_no_gradient_flows_through_a_signal(name):
     by_gradient, held, moving = slopes(name)
@@ -55,8 +60,17 @@ def test_signals_of_rewards_alone_do_not_move_with_the_policy(name):
 def test_the_old_policys_log_prob_is_a_constant_or_ppo_would_learn_nothing():
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
     policy, batch = make_case(spec, "numpy", "float64", seed=34)
-    fields = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations")
-    bare = pg.Batch(**{name: getattr(batch, name) for name in fields}, action_mask=batch.action_mask)
+    fields = (
+        "observations",
+        "actions",
+        "rewards",
+        "episode_lengths",
+        "terminated",
+        "final_observations",
+    )
+    bare = pg.Batch(
+        **{name: getattr(batch, name) for name in fields}, action_mask=batch.action_mask
+    )
     estimator = pg.estimator("ppo", normalise="none", value_coefficient=0.0)
     found = pg.gradient(policy, estimator, bare).numpy()
     assert np.abs(found["network.0.weight"]).max() > 1e-3
@@ -74,9 +88,13 @@ def test_an_action_that_moves_with_the_mean_takes_the_means_gradient_away():
     sampled = mean + sp.exp(log_std) * noise
     constant = sp.diff(loss, mean).subs(action, sampled)
     assert sp.simplify(constant + ret * noise / sp.exp(log_std)) == 0
-    assert sp.simplify(sp.diff(loss.subs(action, sampled), mean)) == 0  # E2: differentiated through, nothing is left
+    assert (
+        sp.simplify(sp.diff(loss.subs(action, sampled), mean)) == 0
+    )  # E2: differentiated through, nothing is left
     # The backend's is the first of the two.
-    policy = pg.policy(pg.PolicySpec(pg.Linear(1), pg.DiagonalGaussian(1, "shared")), dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(pg.Linear(1), pg.DiagonalGaussian(1, "shared")), dtype="float64"
+    )
     action_ = 0.3 + 1.7 * float(np.exp(-0.4))
     policy.load(
         {

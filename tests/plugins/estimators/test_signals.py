@@ -11,9 +11,9 @@ import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 from pgcore.errors import BatchError
-from pgcore.surrogate import Surrogate
-from pgcore.testing.cases import NETWORKS, make_case
-from pgcore.testing.proofs import variants
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
 
 HEADS = variants("heads")
 
@@ -22,9 +22,13 @@ ESTIMATORS = {
     "full return": pg.estimator("reinforce", gamma=0.9, reward_to_go=False),
     "constant": pg.estimator("reinforce", gamma=0.9, baseline="constant", baseline_value=0.3),
     "mean": pg.estimator("reinforce", gamma=0.9, baseline="mean"),
-    "leave one out": pg.estimator("reinforce", gamma=0.9, baseline="leave_one_out", discount_state=True),
+    "leave one out": pg.estimator(
+        "reinforce", gamma=0.9, baseline="leave_one_out", discount_state=True
+    ),
     "optimal": pg.estimator("reinforce", gamma=0.9, baseline="optimal"),
-    "optimal, discounted": pg.estimator("reinforce", gamma=0.9, baseline="optimal", discount_state=True),
+    "optimal, discounted": pg.estimator(
+        "reinforce", gamma=0.9, baseline="optimal", discount_state=True
+    ),
     "value": pg.estimator("reinforce", gamma=0.9, baseline="value"),
     "normalised": pg.estimator("reinforce", gamma=0.9, normalise="batch", ddof=0),
     "td": pg.estimator("actor_critic", advantage="td", gamma=0.9),
@@ -38,12 +42,26 @@ ESTIMATORS = {
 
 
 def made(head="hot", padding=0):
-    return make_case(pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), "numpy", "float64", 32, padding=padding)
+    return make_case(
+        pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"),
+        "numpy",
+        "float64",
+        32,
+        padding=padding,
+    )
 
 
 def recorded(batch, **changes):
     """Return the batch with other recorded arrays."""
-    names = ("observations", "actions", "rewards", "episode_lengths", "terminated", "final_observations", "log_probs")
+    names = (
+        "observations",
+        "actions",
+        "rewards",
+        "episode_lengths",
+        "terminated",
+        "final_observations",
+        "log_probs",
+    )
     names = (*names, "values", "final_values", "action_mask", "step_weights", "extras")
     return pg.Batch(**{name: getattr(batch, name) for name in names} | changes)
 
@@ -58,13 +76,17 @@ def summed(rewards, gamma, last):
     """Return sum_k gamma^k r_{t+k} + gamma^(T-t) last of every t."""
     steps = len(rewards)
     return [
-        sum(gamma**k * rewards[t + k] for k in range(steps - t)) + gamma ** (steps - t) * last for t in range(steps)
+        sum(gamma**k * rewards[t + k] for k in range(steps - t)) + gamma ** (steps - t) * last
+        for t in range(steps)
     ]
 
 
 def standardised(x, ddof):
     mean = sum(x) / len(x)
-    return [(each - mean) / (np.sqrt(sum((y - mean) ** 2 for y in x) / (len(x) - ddof)) + 1e-8) for each in x]
+    return [
+        (each - mean) / (np.sqrt(sum((y - mean) ** 2 for y in x) / (len(x) - ddof)) + 1e-8)
+        for each in x
+    ]
 
 
 def optimal(policy, batch, estimator, returns, episode):
@@ -74,7 +96,11 @@ def optimal(policy, batch, estimator, returns, episode):
         if other == episode:
             continue
         own = batch.episodes([other])
-        discount = estimator.gamma ** np.arange(steps.stop - steps.start) if estimator.discount_state else 1.0
+        discount = (
+            estimator.gamma ** np.arange(steps.stop - steps.start)
+            if estimator.discount_state
+            else 1.0
+        )
         g = policy.episode_scores(own, discount * np.ones(own.num_steps))[0]
         u = policy.episode_scores(own, discount * np.array(returns[other]))[0]
         above, below = above + u @ g, below + g @ g
@@ -103,7 +129,9 @@ def expected(policy, estimator, batch):
 def expected_of_reinforce(policy, estimator, batch, value, final):
     bootstrapped = estimator.baseline == "value"
     returns = {
-        episode: summed(batch.rewards[steps], estimator.gamma, final[episode] if bootstrapped else 0.0)
+        episode: summed(
+            batch.rewards[steps], estimator.gamma, final[episode] if bootstrapped else 0.0
+        )
         for episode, steps in episodes(batch)
     }
     first = {episode: g_t[0] for episode, g_t in returns.items()}
@@ -120,7 +148,9 @@ def expected_of_reinforce(policy, estimator, batch, value, final):
         }[estimator.baseline]() * np.ones(len(returns[episode]))
         for t, g_t in enumerate(returns[episode]):
             given = g_t if estimator.reward_to_go else first[episode]
-            advantage.append((estimator.gamma**t if estimator.discount_state else 1.0) * (given - baseline[t]))
+            advantage.append(
+                (estimator.gamma**t if estimator.discount_state else 1.0) * (given - baseline[t])
+            )
     target = [g_t for own in returns.values() for g_t in own]
     return {"advantage": advantage} | ({"return_": target} if bootstrapped else {})
 
@@ -134,7 +164,9 @@ def expected_of_critic(policy, estimator, batch, value, final):
         delta = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
         for t in range(length):
             if estimator.name in ("ppo", "trpo") or estimator.advantage == "gae":
-                a = sum((gamma * estimator.gae_lambda) ** k * delta[t + k] for k in range(length - t))
+                a = sum(
+                    (gamma * estimator.gae_lambda) ** k * delta[t + k] for k in range(length - t)
+                )
             else:
                 n = min(1 if estimator.advantage == "td" else estimator.n_steps, length - t)
                 a = sum(gamma**k * r[t + k] for k in range(n)) + gamma**n * v[t + n] - v[t]
@@ -148,14 +180,22 @@ def gap(name, head="hot", padding=0):
     policy, batch = made(head, padding)
     estimator = ESTIMATORS[name]
     if not padding:  # what is not recorded is the current policy's
-        batch = recorded(batch, values=None, log_probs=policy.evaluate(batch, ("log_prob",))["log_prob"])
+        batch = recorded(
+            batch, values=None, log_probs=policy.evaluate(batch, ("log_prob",))["log_prob"]
+        )
     signals = pg.signals(policy, estimator, batch)
     largest = 0.0
     for key, value in expected(policy, estimator, batch).items():
         exact = np.array(value)
-        given, finite = signals[key][: len(exact)], np.isfinite(exact)  # a masked action's log-probability is -inf
+        given, finite = (
+            signals[key][: len(exact)],
+            np.isfinite(exact),
+        )  # a masked action's log-probability is -inf
         assert (np.isfinite(given) == finite).all()
-        largest = max(largest, float(np.abs(given[finite] - exact[finite]).max() / np.abs(exact[finite]).max()))
+        largest = max(
+            largest,
+            float(np.abs(given[finite] - exact[finite]).max() / np.abs(exact[finite]).max()),
+        )
     return largest
 
 
@@ -174,7 +214,9 @@ def joined(original):
     """Let episodes run into each other."""
 
     def run(*arrays):
-        return original(*[np.array([a.sum()]) if getattr(a, "dtype", None) == np.intp else a for a in arrays])
+        return original(
+            *[np.array([a.sum()]) if getattr(a, "dtype", None) == np.intp else a for a in arrays]
+        )
 
     return run
 
@@ -212,11 +254,15 @@ def one_step_more(original):
 
 
 def undiscounted_values(original):
-    return lambda r, v, v_next, lengths, gamma, lambda_: original(r, v, v_next / gamma, lengths, gamma, lambda_)
+    return lambda r, v, v_next, lengths, gamma, lambda_: original(
+        r, v, v_next / gamma, lengths, gamma, lambda_
+    )
 
 
 def lambda_alone(original):
-    return lambda r, v, v_next, lengths, gamma, lambda_: original(r, v, v_next, lengths, gamma, lambda_ / gamma)
+    return lambda r, v, v_next, lengths, gamma, lambda_: original(
+        r, v, v_next, lengths, gamma, lambda_ / gamma
+    )
 
 
 MODULES = {
@@ -237,7 +283,12 @@ MODULES = {
             "returns",
             lambda original: lambda r, lengths, gamma, *_: original(r, lengths, 1.0),
         ),
-        ("full return", "reinforce", "episode_returns", lambda original: lambda g, n: g[n.cumsum() - 1]),
+        (
+            "full return",
+            "reinforce",
+            "episode_returns",
+            lambda original: lambda g, n: g[n.cumsum() - 1],
+        ),
         ("leave one out", "reinforce", "leave_one_out_mean", own_mean),
         ("optimal", "reinforce", "optimal_baseline", own_included),
         ("normalised", "terms", "normalise", other_ddof),
@@ -263,7 +314,8 @@ def test_a_wrong_signal_is_not_the_loops(monkeypatch, name, module, function, pl
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "function"), [("reward-to-go", "reinforce", "returns"), ("gae", "terms", "gae")]
+    ("name", "module", "function"),
+    [("reward-to-go", "reinforce", "returns"), ("gae", "terms", "gae")],
 )
 def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, function):
     planted = joined(getattr(MODULES[module], function))
@@ -273,7 +325,9 @@ def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, 
 
 def test_padding_that_is_averaged_in_is_not_the_loops(monkeypatch):
     original = pgcore_estimators.terms.normalise
-    monkeypatch.setattr(pgcore_estimators.terms, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof))
+    monkeypatch.setattr(
+        pgcore_estimators.terms, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof)
+    )
     assert gap("normalised", padding=9) > 1e-3
 
 
@@ -285,7 +339,9 @@ def test_a_minibatchs_advantages_are_its_own_steps_standardised(ddof, padding):
     plain = pg.estimator("ppo", gamma=0.9, gae_lambda=0.8, normalise="none")
     signals, unnormalised = (pg.signals(policy, each, batch) for each in (estimator, plain))
     index = np.array([3, 17, 4, 0, *range(23, 23 + padding), 9])
-    found = Surrogate(policy.spec, estimator, batch.steps(index), signals.steps(index)).values["advantage"]
+    found = Surrogate(policy.spec, estimator, batch.steps(index), signals.steps(index)).values[
+        "advantage"
+    ]
     real = index < 23
     exact = standardised(list(unnormalised["advantage"][index][real]), ddof)
     np.testing.assert_allclose(found[real], exact, rtol=1e-13, atol=1e-15)
@@ -295,9 +351,12 @@ def test_a_minibatchs_advantages_are_its_own_steps_standardised(ddof, padding):
 def test_without_the_behaviours_log_probs_the_old_policy_is_the_current_one():
     policy, batch = made()
     fields = {
-        name: getattr(batch, name) for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
+        name: getattr(batch, name)
+        for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
     }
-    bare = pg.Batch(**fields, final_observations=batch.final_observations, action_mask=batch.action_mask)
+    bare = pg.Batch(
+        **fields, final_observations=batch.final_observations, action_mask=batch.action_mask
+    )
     signals = pg.signals(policy, ESTIMATORS["ppo kl"], bare)
     evaluated = policy.evaluate(bare, ("log_prob", "distribution"))
     np.testing.assert_array_equal(signals["old_log_prob"], evaluated["log_prob"])
@@ -313,8 +372,19 @@ def test_without_the_behaviours_log_probs_the_old_policy_is_the_current_one():
 def one_step(**fields):
     """Return a critic with V = 1, and one step of an earlier time, when V was 0, whose return is 5."""
     policy = pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2), "separate"), dtype="float64")
-    policy.load({name: np.full(shape, float("critic" in name)) for name, shape in policy.spec.parameter_shapes.items()})
-    step = {"observations": [0], "actions": [0], "rewards": [5.0], "episode_lengths": [1], "terminated": [True]}
+    policy.load(
+        {
+            name: np.full(shape, float("critic" in name))
+            for name, shape in policy.spec.parameter_shapes.items()
+        }
+    )
+    step = {
+        "observations": [0],
+        "actions": [0],
+        "rewards": [5.0],
+        "episode_lengths": [1],
+        "terminated": [True],
+    }
     return policy, pg.Batch(**step, **fields)
 
 
@@ -339,14 +409,17 @@ def test_a_policy_that_has_changed_is_not_taken_for_the_old_one():
     changed[next(name for name in changed if "critic" not in name)][0, 0] += 0.01
     policy.load(changed)
     with pytest.raises(
-        BatchError, match=r"Batch\.values: .*PPO\.value_clip.*at step 0, recorded as -0\.693147\); record"
+        BatchError,
+        match=r"Batch\.values: .*PPO\.value_clip.*at step 0, recorded as -0\.693147\); record",
     ):
         pg.signals(policy, CLIPPED, batch)
     assert pg.signals(policy, CLIPPED, recorded(batch, values=[0.25]))["old_value"] == 0.25
 
 
 READERS = {
-    **{name: pg.estimator(name) for name in ("actor_critic", "a2c", "ppo", "trpo", "awr", "vtrace")},
+    **{
+        name: pg.estimator(name) for name in ("actor_critic", "a2c", "ppo", "trpo", "awr", "vtrace")
+    },
     "reinforce": pg.estimator("reinforce", baseline="value"),
 }
 
@@ -358,7 +431,9 @@ def test_recorded_values_stand_for_the_critics(estimator):
     evaluated = pg.signals(policy, estimator, recorded(batch, values=None))
     both = {"values": said["value"], "final_values": said["final_value"]}
     again = pg.signals(policy, estimator, recorded(batch, **both, final_observations=None))
-    other = pg.signals(policy, estimator, recorded(batch, **both | {"final_values": said["final_value"] + 1}))
+    other = pg.signals(
+        policy, estimator, recorded(batch, **both | {"final_values": said["final_value"] + 1})
+    )
     for name, value in evaluated.values.items():
         np.testing.assert_array_equal(again[name], value)
     assert not np.array_equal(other["return_"], evaluated["return_"])

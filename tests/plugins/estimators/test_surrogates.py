@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.host import host
+from pgcore.xp.numpy import host
 from pgcore_estimators.ppo import PPO
 
 B = 400
@@ -39,7 +39,9 @@ def value_loss(given, clip):
 @pytest.mark.parametrize("clip", [0.2, 0.5, 1.0, 1.5])
 def test_ppo_clips_the_ratio_and_takes_the_smaller(clip, value_clip):
     """Schulman et al. 2017, eq. 7: E[min(r A, clip(r, 1 - eps, 1 + eps) A)], and eq. 9 with signs turned."""
-    estimator = pg.estimator("ppo", clip=clip, value_clip=value_clip, value_coefficient=0.7, entropy_coefficient=0.3)
+    estimator = pg.estimator(
+        "ppo", clip=clip, value_clip=value_clip, value_coefficient=0.7, entropy_coefficient=0.3
+    )
     given = points()
     ratio, advantage = np.exp(given["log_prob"] - given["old_log_prob"]), given["advantage"]
     # A ratio cannot be below 0, so neither can its lower bound.
@@ -58,7 +60,9 @@ def test_ppo_clips_the_ratio_and_takes_the_smaller(clip, value_clip):
 @pytest.mark.parametrize("value_clip", [None, 0.5])
 def test_ppo_penalises_the_divergence(value_clip):
     """Schulman et al. 2017, eq. 8: E[r A - beta KL(old, new)]."""
-    estimator = pg.estimator("ppo", objective="kl", kl_coefficient=0.7, value_clip=value_clip, entropy_coefficient=0.3)
+    estimator = pg.estimator(
+        "ppo", objective="kl", kl_coefficient=0.7, value_clip=value_clip, entropy_coefficient=0.3
+    )
     given = points(1)
     ratio = np.exp(given["log_prob"] - given["old_log_prob"])
     expected = (
@@ -115,7 +119,9 @@ def test_clipped_terms_stay_finite_where_the_ratio_does_not(log_ratio):
         "value": zeros,
         "return_": zeros,
     }
-    assert terms(estimator, given).tolist() == [pytest.approx(-1.2 if log_ratio > 0 else 0.8, rel=1e-15)]
+    assert terms(estimator, given).tolist() == [
+        pytest.approx(-1.2 if log_ratio > 0 else 0.8, rel=1e-15)
+    ]
     assert estimator.cotangents(**given)["log_prob"].tolist() == [0.0]
 
 
@@ -130,7 +136,9 @@ def the_other_bound(original):
 
 
 def the_larger(original):
-    return lambda self, xp, **named: -original(self, xp, **(named | {"advantage": -named["advantage"]}))
+    return lambda self, xp, **named: (
+        -original(self, xp, **(named | {"advantage": -named["advantage"]}))
+    )
 
 
 @pytest.mark.parametrize("plant", [the_other_bound, the_larger])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from pgcore_train.config.config.config import RunConfig, merged
 
-from pgcore_train.config import RunConfig, merged
-from pgcore_train.environments import Environments
+from pgcore_train.rollout.environments import Environments
 from pgcore_train.training import Training
 
 
@@ -50,9 +50,13 @@ class Counting(gymnasium.Env):
 def vector_of():
     """Return a function that makes environments of instances that the test keeps."""
 
-    def make(instances: list[gymnasium.Env], mode: AutoresetMode = AutoresetMode.DISABLED) -> Environments:
+    def make(
+        instances: list[gymnasium.Env], mode: AutoresetMode = AutoresetMode.DISABLED
+    ) -> Environments:
         return Environments(
-            SyncVectorEnv([lambda each=each: each for each in instances], copy=False, autoreset_mode=mode)
+            SyncVectorEnv(
+                [lambda each=each: each for each in instances], copy=False, autoreset_mode=mode
+            )
         )
 
     return make

@@ -10,19 +10,24 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.registry import registry
-from pgcore_train.checkpoint import load_checkpoint
+from pgcore.registry.registry import registry
 from pgcore_train.command import run_command
+from pgcore_train.run.checkpoint import load_checkpoint
 
 REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
 ENTRIES = {entry.provider.name: entry for entry in registry().providers("backends")}
 NAMES = list(dict.fromkeys([*ENTRIES, *REQUIRED]))
-ABSENT = [name for name, entry in ENTRIES.items() if entry.status != "usable" and name not in REQUIRED]
+ABSENT = [
+    name for name, entry in ENTRIES.items() if entry.status != "usable" and name not in REQUIRED
+]
 
 each_other = pytest.mark.parametrize(
     "backend",
     [
-        pytest.param(name, marks=pytest.mark.skip(f"{name}: {ENTRIES[name].reason}") if name in ABSENT else [])
+        pytest.param(
+            name,
+            marks=pytest.mark.skip(f"{name}: {ENTRIES[name].reason}") if name in ABSENT else [],
+        )
         for name in NAMES
         if name != "numpy"
     ],
@@ -95,7 +100,12 @@ REPLAY = (
 @each_other
 @pytest.mark.parametrize(
     ("estimator", "more"),
-    [("ppo", ()), ("actor_critic", ()), ("q_learning", (*REPLAY, "exploration.fraction=1.0")), ("soft_actor", REPLAY)],
+    [
+        ("ppo", ()),
+        ("actor_critic", ()),
+        ("q_learning", (*REPLAY, "exploration.fraction=1.0")),
+        ("soft_actor", REPLAY),
+    ],
 )
 def test_a_run_is_numpys_run(tmp_path, backend, estimator, more, by_numpy):
     folder, expected = by_numpy(estimator, *more)

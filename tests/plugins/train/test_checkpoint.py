@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from pgcore_train.config.config.config import RunConfig, merged
 
 import pgcore as pg
-from pgcore import files
+from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
-from pgcore_train.checkpoint import generator_state, load_checkpoint, restore_generator
-from pgcore_train.config import RunConfig, merged
+from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 
 ADAPTIVE = {"name": "ppo", "objective": "kl", "kl_target": 1e-6}
@@ -15,7 +15,9 @@ BOTH = {"normalise_observations": True, "normalise_rewards": True}
 @pytest.fixture
 def checkpointed(new_training, tmp_path):
     """Return a trained run and its checkpoint's path."""
-    training = new_training("CartPole-v1", estimator=ADAPTIVE, rollout=BOTH, run={"steps": 2048, "seed": 2})
+    training = new_training(
+        "CartPole-v1", estimator=ADAPTIVE, rollout=BOTH, run={"steps": 2048, "seed": 2}
+    )
     training.run(lambda _: None)
     path = tmp_path / "checkpoint.safetensors"
     training.checkpoint().save(path)
@@ -78,7 +80,9 @@ def test_resuming_repeats_itself(checkpointed):
 
 @pytest.mark.parametrize("name", ["none.safetensors", "."])
 def test_a_missing_checkpoint_is_refused(tmp_path, name):
-    with pytest.raises(FileError, match=r"expected a pgcore.checkpoint file, got nothing of that name"):
+    with pytest.raises(
+        FileError, match=r"expected a pgcore.checkpoint file, got nothing of that name"
+    ):
         load_checkpoint(tmp_path / name)
 
 
@@ -98,7 +102,10 @@ def test_a_checkpoint_that_lacks_something_is_refused(checkpointed, tmp_path):
     path = tmp_path / "part.safetensors"
     del metadata["counters"]
     files.write(
-        path, "pgcore.checkpoint", arrays, {name: value for name, value in metadata.items() if name != "format"}
+        path,
+        "pgcore.checkpoint",
+        arrays,
+        {name: value for name, value in metadata.items() if name != "format"},
     )
     with pytest.raises(FileError, match="got one that lacks 'counters'"):
         load_checkpoint(path)
@@ -107,9 +114,17 @@ def test_a_checkpoint_that_lacks_something_is_refused(checkpointed, tmp_path):
 @pytest.mark.parametrize(
     ("layer", "error", "message"),
     [
-        ({"run": {"steps": 2048}}, SpecError, "expected more than the 2048 that the checkpoint has behind it"),
+        (
+            {"run": {"steps": 2048}},
+            SpecError,
+            "expected more than the 2048 that the checkpoint has behind it",
+        ),
         ({"network": {"hidden": [8]}}, ParameterError, "network"),
-        ({"optimizer": {"name": "sgd"}}, OptimizerError, "load the checkpoint of the same optimizer"),
+        (
+            {"optimizer": {"name": "sgd"}},
+            OptimizerError,
+            "load the checkpoint of the same optimizer",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(checkpointed, layer, error, message):
@@ -138,4 +153,6 @@ def test_a_generator_goes_on_from_its_state(drawn):
     rng.integers(0, 10, size=drawn, dtype=np.int32)
     restore_generator(other, generator_state(rng))
     np.testing.assert_array_equal(other.random(20), rng.random(20))
-    np.testing.assert_array_equal(other.integers(0, 99, 3, dtype=np.int32), rng.integers(0, 99, 3, dtype=np.int32))
+    np.testing.assert_array_equal(
+        other.integers(0, 99, 3, dtype=np.int32), rng.integers(0, 99, 3, dtype=np.int32)
+    )

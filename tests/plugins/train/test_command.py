@@ -34,8 +34,15 @@ def test_a_run_leaves_its_results_and_says_where(tmp_path, capsys):
     assert "1,024 steps" in said.out
     assert said.err == ""  # No progress bar where nobody watches.
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["ending"], summary["steps"], len(summary["evaluation_returns"])) == ("steps", 1024, 2)
-    assert f"2 episodes of most probable actions: mean return {summary['evaluation_mean_return']:.3g}" in said.out
+    assert (summary["ending"], summary["steps"], len(summary["evaluation_returns"])) == (
+        "steps",
+        1024,
+        2,
+    )
+    assert (
+        f"2 episodes of most probable actions: mean return {summary['evaluation_mean_return']:.3g}"
+        in said.out
+    )
     policy = pg.load(tmp_path / "policy.safetensors", backend="numpy")
     assert policy.mode(np.zeros((1, 4))).shape == (1,)
 
@@ -59,7 +66,10 @@ def test_settings_come_from_the_file_then_options_then_assignments(tmp_path):
     file.write_text(
         '[environment]\nname = "CartPole-v1"\n[run]\nseed = 1\nsteps = 7\n[rollout]\nenvs = 2\nlength = 4\n'
     )
-    given = {"run": {"backend": "numpy", "out": str(tmp_path / "out"), "seed": 2}, "rollout": {"envs": 4}}
+    given = {
+        "run": {"backend": "numpy", "out": str(tmp_path / "out"), "seed": 2},
+        "rollout": {"envs": 4},
+    }
     run_command(given, ["rollout.envs=8", "run.steps=64"], config=file)
     assert [each["steps"] for each in lines(tmp_path / "out")] == [32, 64]
     assert "seed = 2" in (tmp_path / "out" / "run.toml").read_text()
@@ -74,7 +84,9 @@ def test_a_run_goes_on_in_its_folder(tmp_path):
 def test_a_run_goes_on_in_another_folder(tmp_path):
     run_command(options(tmp_path / "a"), QUICK)
     run_command(
-        {"run": {"steps": 2048, "out": str(tmp_path / "b")}}, [], resume=tmp_path / "a" / "checkpoint.safetensors"
+        {"run": {"steps": 2048, "out": str(tmp_path / "b")}},
+        [],
+        resume=tmp_path / "a" / "checkpoint.safetensors",
     )
     assert [each["steps"] for each in lines(tmp_path / "a")] == [1024]
     assert [each["steps"] for each in lines(tmp_path / "b")] == [2048]
@@ -110,7 +122,9 @@ def test_an_unwritable_folder_is_refused_before_any_step(tmp_path, out, monkeypa
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileError, match=r"expected a pgcore.checkpoint file, got nothing of that name"):
+    with pytest.raises(
+        FileError, match=r"expected a pgcore.checkpoint file, got nothing of that name"
+    ):
         run_command(options(tmp_path), QUICK, resume=tmp_path / "elsewhere")
     assert list(tmp_path.iterdir()) == []
 
@@ -129,8 +143,13 @@ class Failing(CartPoleEnv):
 
 def test_a_run_that_fails_keeps_what_was_learned(tmp_path, register):
     name = register(Failing)
-    with pytest.raises(PgcoreError, match="observations: expected finite numbers, got NaN at step 0"):
-        run_command(options(tmp_path, name), ["rollout.envs=1", "rollout.length=256", "run.evaluation_episodes=0"])
+    with pytest.raises(
+        PgcoreError, match="observations: expected finite numbers, got NaN at step 0"
+    ):
+        run_command(
+            options(tmp_path, name),
+            ["rollout.envs=1", "rollout.length=256", "run.evaluation_episodes=0"],
+        )
     assert [each["steps"] for each in lines(tmp_path)] == [256, 512]
     assert (tmp_path / "learning_curve.png").exists()
     run_command({}, ["run.steps=768"], resume=tmp_path)
@@ -192,7 +211,12 @@ def test_an_interrupted_run_leaves_its_results_and_can_go_on(tmp_path, register,
     assert "interrupted" in said.out
     assert f"pgcore train --resume {tmp_path}" in said.err
     assert [each["steps"] for each in lines(tmp_path)] == [500, 1000]
-    for file in ("checkpoint.safetensors", "policy.safetensors", "learning_curve.png", "summary.json"):
+    for file in (
+        "checkpoint.safetensors",
+        "policy.safetensors",
+        "learning_curve.png",
+        "summary.json",
+    ):
         assert (tmp_path / file).exists()
     run_command({}, ["run.steps=1500"], resume=tmp_path)
     assert [each["steps"] for each in lines(tmp_path)] == [500, 1000, 1500]
@@ -249,8 +273,14 @@ def test_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["CartPool-v1"], "error: environment: expected a known name, got 'CartPool-v1'; did you mean 'CartPole-v1'"),
-        (["CartPole-v1", "--envs", "0"], "error: rollout.envs: expected an integer of at least 1, got 0"),
+        (
+            ["CartPool-v1"],
+            "error: environment: expected a known name, got 'CartPool-v1'; did you mean 'CartPole-v1'",
+        ),
+        (
+            ["CartPole-v1", "--envs", "0"],
+            "error: rollout.envs: expected an integer of at least 1, got 0",
+        ),
         (["CartPole-v1", "--set", "estimator.clip"], "error: --set: expected section.key=value"),
     ],
 )

@@ -1,7 +1,7 @@
 import pytest
+from pgcore_train.config.config.config import RunConfig, merged, read_assignments, read_toml
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
-from pgcore_train.config import RunConfig, merged, read_assignments, read_toml
 
 CARTPOLE = {"environment": {"name": "CartPole-v1"}}
 
@@ -25,7 +25,9 @@ def test_the_backend_is_the_environment_variables(monkeypatch):
 
 
 def test_later_layers_win_key_by_key():
-    layer = merged({"run": {"seed": 1, "steps": 5}}, {"run": {"seed": 2}}, {"estimator": {"clip": 0.1}})
+    layer = merged(
+        {"run": {"seed": 1, "steps": 5}}, {"run": {"seed": 2}}, {"estimator": {"clip": 0.1}}
+    )
     assert layer == {"run": {"seed": 2, "steps": 5}, "estimator": {"clip": 0.1}}
 
 
@@ -50,7 +52,9 @@ def test_assignments_are_toml_values_or_text():
 
 
 def test_none_is_none_where_a_setting_takes_it():
-    assert RunConfig.of(merged(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
+    assert (
+        RunConfig.of(merged(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
+    )
     with pytest.raises(SpecError, match=r"run.steps: expected an integer"):
         RunConfig.of(merged(CARTPOLE, read_assignments(["run.steps=none"])))
 
@@ -79,7 +83,10 @@ def test_malformed_assignments_are_refused(assignment):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("estimatr.clip=1", "section: expected a known name, got 'estimatr'; did you mean 'estimator'"),
+        (
+            "estimatr.clip=1",
+            "section: expected a known name, got 'estimatr'; did you mean 'estimator'",
+        ),
         ("rollout.lenght=1", "rollout setting: .*did you mean 'length'"),
         ("run.sed=1", "run setting: .*did you mean 'seed'"),
         ("replay.capcity=1", "replay setting: .*did you mean 'capacity'"),
@@ -123,7 +130,10 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
         ("target.rate=1.5", r"target.rate: expected a number in \[0, 1\], got 1.5"),
         ("exploration.fraction=2", r"exploration.fraction: expected a number in \[0, 1\], got 2"),
         ("exploration.initial_epsilon=high", "exploration.initial_epsilon"),
-        ("network.type=cnn", "network.type: expected one of 'auto', 'linear', 'mlp', 'table', got 'cnn'"),
+        (
+            "network.type=cnn",
+            "network.type: expected one of 'auto', 'linear', 'mlp', 'table', got 'cnn'",
+        ),
         ("network.critic=two", "network.critic"),
         ("estimator.name=3", "estimator.name: expected a name, got 3"),
         ("environment.start=2024-01-01", "environment.start: expected a name with a string"),
@@ -138,7 +148,8 @@ def test_values_that_cannot_be_taken_are_refused(assignment, message):
 
 def test_a_target_is_copied_or_follows():
     with pytest.raises(
-        SpecError, match=r"target: expected every or rate, got every=5 and rate=0.1; give one of the two"
+        SpecError,
+        match=r"target: expected every or rate, got every=5 and rate=0.1; give one of the two",
     ):
         RunConfig.of(merged(CARTPOLE, {"target": {"every": 5, "rate": 0.1}}))
 
@@ -149,7 +160,8 @@ def test_an_environment_must_be_named():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"[run", "expected TOML"), (b"\xff", "expected TOML"), (b"seed = 1", "expected tables")]
+    ("content", "message"),
+    [(b"[run", "expected TOML"), (b"\xff", "expected TOML"), (b"seed = 1", "expected tables")],
 )
 def test_files_that_are_no_configuration_are_refused(tmp_path, content, message):
     path = tmp_path / "run.toml"

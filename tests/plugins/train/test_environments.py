@@ -5,7 +5,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 from gymnasium.vector import AutoresetMode
 
 from pgcore.errors import UnsupportedEnvironmentError
-from pgcore_train.environments import make_environments
+from pgcore_train.rollout.environments import make_environments
 
 
 class Still(gymnasium.Env):
@@ -38,18 +38,23 @@ def test_an_unknown_name_is_answered_with_near_ones_and_all():
 
 def test_a_name_that_is_none_is_refused():
     with pytest.raises(
-        UnsupportedEnvironmentError, match="expected one that can be made, got: Malformed environment ID"
+        UnsupportedEnvironmentError,
+        match="expected one that can be made, got: Malformed environment ID",
     ):
         make_environments("no name at all", 1)
 
 
 def test_a_module_that_is_not_there_is_refused():
-    with pytest.raises(UnsupportedEnvironmentError, match=r"expected module:name .*'no_such_module:Foo-v0'"):
+    with pytest.raises(
+        UnsupportedEnvironmentError, match=r"expected module:name .*'no_such_module:Foo-v0'"
+    ):
         make_environments("no_such_module:Foo-v0", 1)
 
 
 def test_arguments_that_the_environment_does_not_take_are_refused():
-    with pytest.raises(UnsupportedEnvironmentError, match="expected keyword arguments that it takes, got gravity"):
+    with pytest.raises(
+        UnsupportedEnvironmentError, match="expected keyword arguments that it takes, got gravity"
+    ):
         make_environments("CartPole-v1", 1, {"gravity": 1.0})
 
 
@@ -64,12 +69,19 @@ def test_an_error_of_the_environments_own_is_shown_unchanged(register):
 
 @pytest.mark.parametrize(
     "space",
-    [Dict({"x": FEW}), MultiDiscrete([2, 3]), MultiBinary(3), Box(0.0, 1.0, (2, 2)), Box(0.0, 1.0, ())],
+    [
+        Dict({"x": FEW}),
+        MultiDiscrete([2, 3]),
+        MultiBinary(3),
+        Box(0.0, 1.0, (2, 2)),
+        Box(0.0, 1.0, ()),
+    ],
     ids=str,
 )
 def test_unsupported_observations_are_refused(vector_of, space):
     with pytest.raises(
-        UnsupportedEnvironmentError, match="observation space: expected Discrete or a Box of one dimension, got"
+        UnsupportedEnvironmentError,
+        match="observation space: expected Discrete or a Box of one dimension, got",
     ):
         vector_of([Still(space, FEW)])
 
@@ -104,7 +116,9 @@ def test_made_environments_do_not_reset_by_themselves():
     observations, terminated = environments.reset([0, 1]), np.zeros(2, np.bool_)
     while not terminated.any():
         observations, _, terminated, _ = environments.step(np.ones(2, np.intp))
-    assert abs(observations[terminated][0, 2]) > 0.2  # The pole has fallen: this is the end, and no new beginning.
+    assert (
+        abs(observations[terminated][0, 2]) > 0.2
+    )  # The pole has fallen: this is the end, and no new beginning.
     again = environments.restart(terminated)
     assert abs(again[terminated][0, 2]) < 0.06
     np.testing.assert_array_equal(again[~terminated], observations[~terminated])
@@ -127,7 +141,9 @@ def test_discrete_spaces_are_numbered_from_zero(vector_of):
         (MultiBinary(3), [0, 1, 1], [0, 1, 1]),
     ],
 )
-def test_several_choices_are_handed_on_in_the_terms_of_their_space(vector_of, space, actions, taken):
+def test_several_choices_are_handed_on_in_the_terms_of_their_space(
+    vector_of, space, actions, taken
+):
     instance = Still(Discrete(2), space)
     environments = vector_of([instance])
     environments.reset()
@@ -137,7 +153,9 @@ def test_several_choices_are_handed_on_in_the_terms_of_their_space(vector_of, sp
 
 
 def test_bounded_actions_are_scaled_to_their_space(vector_of):
-    instance = Still(Discrete(2), Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)))
+    instance = Still(
+        Discrete(2), Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32))
+    )
     environments = vector_of([instance])
     environments.reset()
     for actions in ([-1.0, -1.0], [0.5, 0.0], [1.0, 1.0]):

@@ -3,7 +3,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import SpecError
-from pgcore_train.exploration import Exploration
+from pgcore_train.rollout.exploration import Exploration
 
 HEAD = pg.EpsilonGreedy(4, 0.1)
 
@@ -27,7 +27,9 @@ def test_epsilon_falls_linearly_to_the_heads():
 
 
 def test_all_actions_are_equally_likely_at_first():
-    actions, log_probs = Exploration(new_policy(), HEAD, None, 100.0).act(observations(), pg.generator(0))
+    actions, log_probs = Exploration(new_policy(), HEAD, None, 100.0).act(
+        observations(), pg.generator(0)
+    )
     np.testing.assert_allclose(log_probs, np.log(0.25), rtol=1e-12)
     # Each count is binomial with standard deviation 61.
     np.testing.assert_allclose(np.bincount(actions), 5_000, atol=300)
@@ -39,7 +41,9 @@ def test_the_log_probabilities_are_those_of_the_current_epsilon():
     exploration.at(50)
     actions, log_probs = exploration.act(given, pg.generator(0))
     greedy = actions == policy.mode(given)
-    np.testing.assert_allclose(log_probs, np.where(greedy, np.log(1 - 0.35), np.log(0.35 / 3)), rtol=1e-12)
+    np.testing.assert_allclose(
+        log_probs, np.where(greedy, np.log(1 - 0.35), np.log(0.35 / 3)), rtol=1e-12
+    )
     assert np.mean(~greedy) == pytest.approx(0.35, abs=0.02)
 
 
@@ -48,7 +52,9 @@ def test_it_is_the_policy_in_the_end(steps):
     policy, given = new_policy(), observations(500)
     exploration = Exploration(policy, HEAD, None, 100.0)
     exploration.at(steps)
-    for found, wanted in zip(exploration.act(given, pg.generator(1)), policy.act(given, pg.generator(1)), strict=True):
+    for found, wanted in zip(
+        exploration.act(given, pg.generator(1)), policy.act(given, pg.generator(1)), strict=True
+    ):
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
@@ -74,5 +80,7 @@ def test_a_uniform_head_stays_uniform(n):
 
 
 def test_a_first_epsilon_beyond_uniform_is_refused():
-    with pytest.raises(SpecError, match=r"EpsilonGreedy.epsilon: expected at most \(n - 1\) / n = 0.75, got 0.8"):
+    with pytest.raises(
+        SpecError, match=r"EpsilonGreedy.epsilon: expected at most \(n - 1\) / n = 0.75, got 0.8"
+    ):
         Exploration(new_policy(), HEAD, 0.8, 10.0)

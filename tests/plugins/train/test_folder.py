@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pgcore.errors import FileError
-from pgcore_train.folder import RunFolder
+from pgcore_train.run.folder import RunFolder
 
 
 def test_metrics_are_in_the_file_line_by_line(tmp_path):
@@ -11,7 +11,11 @@ def test_metrics_are_in_the_file_line_by_line(tmp_path):
         folder.write_metrics({"update": 1, "loss": 0.5})
         assert folder.metrics.read_text() == '{"update": 1, "loss": 0.5}\n'
         folder.write_metrics({"update": 2, "loss": float("nan"), "kl": float("inf")})
-        assert json.loads(folder.metrics.read_text().splitlines()[1]) == {"update": 2, "loss": None, "kl": None}
+        assert json.loads(folder.metrics.read_text().splitlines()[1]) == {
+            "update": 2,
+            "loss": None,
+            "kl": None,
+        }
     assert folder.config.read_text().endswith("[run]\n")
 
 
@@ -48,7 +52,9 @@ def test_another_programs_files_are_left_alone(tmp_path, name):
 @pytest.mark.parametrize("below", ["file", "file/deeper"])
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match=r"expected a folder to write to, got .*; choose one you can write to"):
+    with pytest.raises(
+        FileError, match=r"expected a folder to write to, got .*; choose one you can write to"
+    ):
         RunFolder(tmp_path / below).open("", keep=False)
 
 

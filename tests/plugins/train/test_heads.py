@@ -76,9 +76,13 @@ def test_each_head_learns(new_training, register, name, estimator):
 
 def test_an_environment_has_its_usual_head_and_another_where_asked(new_training):
     assert isinstance(new_training("Pendulum-v1").policy.spec.head, pg.DiagonalGaussian)
-    asked = new_training("Pendulum-v1", head={"name": "squashed_gaussian", "std": 0.5}).policy.spec.head
+    asked = new_training(
+        "Pendulum-v1", head={"name": "squashed_gaussian", "std": 0.5}
+    ).policy.spec.head
     assert asked == pg.SquashedGaussian(1, std=0.5)
-    greedy = new_training("CartPole-v1", head={"name": "epsilon_greedy"}, estimator={"name": "q_learning"})
+    greedy = new_training(
+        "CartPole-v1", head={"name": "epsilon_greedy"}, estimator={"name": "q_learning"}
+    )
     assert isinstance(greedy.policy.spec.head, pg.EpsilonGreedy)
 
 
@@ -91,7 +95,12 @@ def test_an_environment_has_its_usual_head_and_another_where_asked(new_training)
             SpecError,
             r"head\.name: expected a head for actions Discrete\(2\), such as",
         ),
-        ("Pendulum-v1", "bernoulli", SpecError, r"such as 'diagonal_gaussian', got 'bernoulli'; leave it out"),
+        (
+            "Pendulum-v1",
+            "bernoulli",
+            SpecError,
+            r"such as 'diagonal_gaussian', got 'bernoulli'; leave it out",
+        ),
         ("Pendulum-v1", "squashed", UnknownNameError, "did you mean 'squashed_gaussian'"),
     ],
 )

@@ -2,17 +2,23 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore_train.history import History, readable, window_means
-from pgcore_train.rollouts import Rollout
+from pgcore_train.rollout.rollouts import Rollout
+from pgcore_train.run.history import History, readable, window_means
 
-BATCH = pg.Batch(observations=[[0.0]], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True])
+BATCH = pg.Batch(
+    observations=[[0.0]], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True]
+)
 
 
 def test_rollouts_add_up():
     history = History(steps=100)
     history.add(Rollout(BATCH, 50, np.array([1.0, 2.0]), np.array([10, 40])))
     history.add(Rollout(BATCH, 30, np.array([3.0]), np.array([30])))
-    assert (history.steps, history.returns, history.finished_at) == (180, [1.0, 2.0, 3.0], [110, 140, 180])
+    assert (history.steps, history.returns, history.finished_at) == (
+        180,
+        [1.0, 2.0, 3.0],
+        [110, 140, 180],
+    )
     assert history.mean_return == 2.0
 
 
@@ -23,7 +29,12 @@ def test_the_mean_is_of_the_last_twenty():
 
 @pytest.mark.parametrize(
     ("returns", "goal", "reached"),
-    [([5.0] * 19, 5, False), ([5.0] * 20, 5, True), ([5.0] * 20, 5.01, False), ([5.0] * 20, None, False)],
+    [
+        ([5.0] * 19, 5, False),
+        ([5.0] * 20, 5, True),
+        ([5.0] * 20, 5.01, False),
+        ([5.0] * 20, None, False),
+    ],
 )
 def test_a_goal_is_reached_by_twenty_episodes(returns, goal, reached):
     assert History(returns=returns).reached(goal) is reached
@@ -35,6 +46,8 @@ def test_window_means():
     np.testing.assert_allclose(window_means(returns[:3]), [1.0])
 
 
-@pytest.mark.parametrize(("value", "text"), [(475.25, "475.2"), (-1234.56, "-1,234.6"), (0.8125, "0.812"), (0.0, "0")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(475.25, "475.2"), (-1234.56, "-1,234.6"), (0.8125, "0.812"), (0.0, "0")]
+)
 def test_returns_are_readable(value, text):
     assert readable(value) == text

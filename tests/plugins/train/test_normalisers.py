@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser, RunningMoments
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser, RunningMoments
 
 
 @pytest.mark.parametrize("sizes", [(40,), (1, 39), (13, 1, 26), (1,) * 40])
@@ -56,7 +56,9 @@ def test_rewards_are_divided_by_the_deviation_of_the_discounted_sum():
                 carried[environment] = 0.9 * carried[environment] + rewards[part, environment, t]
                 sums.append(carried[environment])
                 carried[environment] *= not ended[part, environment, t]
-        np.testing.assert_allclose(normaliser(rewards[part], ended[part]), rewards[part] / np.std(sums), rtol=1e-6)
+        np.testing.assert_allclose(
+            normaliser(rewards[part], ended[part]), rewards[part] / np.std(sums), rtol=1e-6
+        )
 
 
 def test_broken_off_episodes_leave_nothing_in_the_next_sum():

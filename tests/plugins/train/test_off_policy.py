@@ -8,11 +8,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from pgcore_train.config.config.config import merged, read_toml
 
 from pgcore.errors import EstimatorError, FileError, SpecError
-from pgcore_train.checkpoint import load_checkpoint
-from pgcore_train.config import merged, read_toml
-from pgcore_train.off_policy import ReplayPlan
+from pgcore_train.learning.replay_plan import ReplayPlan
+from pgcore_train.run.checkpoint import load_checkpoint
 from pgcore_train.training import Ending
 
 
@@ -30,7 +30,13 @@ class Corridor(gymnasium.Env):
         over = self.taken == 4
         # Episodes on the right side end, those on the left are cut, so that both ways of bootstrapping are met.
         right = self.place > 0
-        return self._observe(), float(self.place * (action == 2)), over and right, over and not right, {}
+        return (
+            self._observe(),
+            float(self.place * (action == 2)),
+            over and right,
+            over and not right,
+            {},
+        )
 
     def _observe(self):
         return np.array([self.place, self.taken], np.float32)
@@ -61,7 +67,9 @@ def finished(training, stop_after=None):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("estimator", ["q_learning", "soft_actor"])
 @pytest.mark.parametrize("stop_after", [1, 2, 11])
-def test_a_resumed_run_is_the_uninterrupted_one(new_training, register, tmp_path, estimator, target, stop_after):
+def test_a_resumed_run_is_the_uninterrupted_one(
+    new_training, register, tmp_path, estimator, target, stop_after
+):
     """After one update the ring is empty no more but too short to learn from, after eleven it has wrapped."""
     name = register(Corridor)
     sections = SMALL | {"estimator": {"name": estimator}, "target": TARGETS[target]}
@@ -72,7 +80,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(new_training, register, tmp_path
     path = tmp_path / "checkpoint.safetensors"
     stopped.checkpoint().save(path)
     checkpoint = load_checkpoint(path)
-    again = new_training(name, **{key: value for key, value in checkpoint.config.items() if key != "environment"})
+    again = new_training(
+        name, **{key: value for key, value in checkpoint.config.items() if key != "environment"}
+    )
     again.restore(checkpoint)
     assert found + finished(again) == expected
     assert len(expected) == 20
@@ -107,13 +117,19 @@ def test_each_part_of_the_checkpoint_is_needed_for_that(new_training, register, 
 
 def test_a_checkpoint_without_buffer_or_target_is_refused(new_training, register):
     name = register(Corridor)
-    plain = SMALL | {"estimator": {"name": "q_learning"}, "replay": {"capacity": 0}, "target": {"every": 0}}
+    plain = SMALL | {
+        "estimator": {"name": "q_learning"},
+        "replay": {"capacity": 0},
+        "target": {"every": 0},
+    }
     for given, message in (
         ({"replay": {"capacity": 50}}, "a replay buffer"),
         ({"target": {"every": 5}}, "a target policy"),
     ):
         training, other = new_training(name, **plain), new_training(name, **merged(plain, given))
-        with pytest.raises(FileError, match=f"checkpoint: expected {message}, got none; leave the run's settings"):
+        with pytest.raises(
+            FileError, match=f"checkpoint: expected {message}, got none; leave the run's settings"
+        ):
             other.restore(training.checkpoint())
 
 
@@ -121,8 +137,14 @@ def test_a_checkpoint_of_another_capacity_is_refused(new_training, register):
     name = register(Corridor)
     training = new_training(name, **(SMALL | {"estimator": {"name": "q_learning"}}))
     finished(training)
-    longer = merged(SMALL, {"estimator": {"name": "q_learning"}, "replay": {"capacity": 95}, "run": {"steps": 640}})
-    with pytest.raises(FileError, match=r"expected a replay buffer of capacity 95, got one of another with 90 steps"):
+    longer = merged(
+        SMALL,
+        {"estimator": {"name": "q_learning"}, "replay": {"capacity": 95}, "run": {"steps": 640}},
+    )
+    with pytest.raises(
+        FileError,
+        match=r"expected a replay buffer of capacity 95, got one of another with 90 steps",
+    ):
         new_training(name, **longer).restore(training.checkpoint())
 
 
@@ -137,9 +159,15 @@ def test_a_checkpoint_of_another_capacity_is_refused(new_training, register):
         ({"name": "ppo"}, False, False, False),
     ],
 )
-def test_what_learns_action_values_off_policy_has_all_of_it(new_training, estimator, buffer, target, explores):
+def test_what_learns_action_values_off_policy_has_all_of_it(
+    new_training, estimator, buffer, target, explores
+):
     training = new_training("CartPole-v1", estimator=estimator)
-    assert (training.replay is not None, training.target is not None, training.exploration is not None) == (
+    assert (
+        training.replay is not None,
+        training.target is not None,
+        training.exploration is not None,
+    ) == (
         buffer,
         target,
         explores,
@@ -149,7 +177,9 @@ def test_what_learns_action_values_off_policy_has_all_of_it(new_training, estima
 @pytest.mark.parametrize(("estimator", "rate"), [("q_learning", 2e-3), ("soft_actor", 1e-3)])
 def test_defaults(new_training, estimator, rate):
     training = new_training("CartPole-v1", estimator={"name": estimator})
-    assert training.replay_plan == ReplayPlan(50_000, batch=256, updates=64, start=1000, learning_rate=rate)
+    assert training.replay_plan == ReplayPlan(
+        50_000, batch=256, updates=64, start=1000, learning_rate=rate
+    )
     assert training.optimizer.spec.rate(0) == rate
 
 
@@ -164,7 +194,9 @@ def test_defaults(new_training, estimator, rate):
         ("ppo", {"activation": "relu"}, "relu"),
     ],
 )
-def test_the_activation_is_the_usual_one_or_the_one_asked_for(new_training, estimator, settings, activation):
+def test_the_activation_is_the_usual_one_or_the_one_asked_for(
+    new_training, estimator, settings, activation
+):
     training = new_training("CartPole-v1", estimator={"name": estimator}, network=settings)
     assert training.policy.spec.network.activation == activation
 
@@ -174,7 +206,8 @@ def test_the_settings_in_the_documentation_are_the_usual_ones(new_training, requ
     path = tmp_path / "run.toml"
     path.write_text(re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0])
     usual, written = (
-        new_training("CartPole-v1", estimator={"name": "q_learning"}, **layer) for layer in ({}, read_toml(path))
+        new_training("CartPole-v1", estimator={"name": "q_learning"}, **layer)
+        for layer in ({}, read_toml(path))
     )
     assert written.config != usual.config
     assert written.replay_plan == usual.replay_plan
@@ -255,19 +288,31 @@ def test_expected_has_a_target_where_it_is_asked_for(new_training, register):
             SpecError,
             "training.epochs: expected none with a replay buffer, got 2; set replay.up",
         ),
-        ({"training": {"minibatch": 8}}, SpecError, "training.minibatch: expected none with a replay buffer, got 8"),
+        (
+            {"training": {"minibatch": 8}},
+            SpecError,
+            "training.minibatch: expected none with a replay buffer, got 8",
+        ),
         (
             {"estimator": {"name": "ppo"}, "target": {"every": 3}},
             EstimatorError,
             "target.every: expected none for ppo, which bootstraps no action values, got 3; leave section `target` out",
         ),
-        ({"estimator": {"name": "ppo"}, "target": {"rate": 0.5}}, EstimatorError, "target.rate: expected none for ppo"),
+        (
+            {"estimator": {"name": "ppo"}, "target": {"rate": 0.5}},
+            EstimatorError,
+            "target.rate: expected none for ppo",
+        ),
         (
             {"estimator": {"name": "soft_actor"}, "exploration": {"fraction": 0.5}},
             SpecError,
             r"exploration.fraction: expected none for the head Categorical\(n=2.*, got 0.5",
         ),
-        ({"exploration": {"initial_epsilon": 0.9}}, SpecError, "EpsilonGreedy.epsilon: expected at most"),
+        (
+            {"exploration": {"initial_epsilon": 0.9}},
+            SpecError,
+            "EpsilonGreedy.epsilon: expected at most",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(new_training, sections, error, message):
@@ -276,7 +321,11 @@ def test_what_does_not_fit_is_refused_before_training(new_training, sections, er
 
 
 def test_no_buffer_where_the_capacity_is_0(new_training, register):
-    sections = SMALL | {"estimator": {"name": "q_learning"}, "replay": {"capacity": 0}, "training": {"epochs": 2}}
+    sections = SMALL | {
+        "estimator": {"name": "q_learning"},
+        "replay": {"capacity": 0},
+        "training": {"epochs": 2},
+    }
     training = new_training(register(Corridor), **sections)
     finished(training)
     assert training.replay is None
@@ -285,7 +334,9 @@ def test_no_buffer_where_the_capacity_is_0(new_training, register):
 
 @pytest.mark.parametrize("estimator", ["q_learning", "soft_actor"])
 def test_cartpole_is_learned_from_older_steps(new_training, estimator):
-    training = new_training("CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 12_000})
+    training = new_training(
+        "CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 12_000}
+    )
     finished(training)
     returns = training.history.returns
     assert np.mean(returns[:20]) < 40

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from pgcore_train.history import History
-from pgcore_train.picture import draw
+from pgcore_train.run.history import History
+from pgcore_train.run.picture import draw
 
 pytest.importorskip("matplotlib")
 
@@ -29,15 +29,17 @@ def test_the_picture_shows_episodes_and_goal():
     plain = draw(history, "Somewhere-v0", None)
     assert plain == draw(history, "Somewhere-v0", None)
     assert plain != draw(history, "Somewhere-v0", 3.5)
-    assert plain != draw(History(returns=[1.0, 2.0, 2.5], finished_at=[10, 20, 30]), "Somewhere-v0", None)
+    assert plain != draw(
+        History(returns=[1.0, 2.0, 2.5], finished_at=[10, 20, 30]), "Somewhere-v0", None
+    )
 
 
 def test_drawing_leaves_no_state():
     # In a process of its own: whatever else ran in this one may have imported pyplot.
     program = (
         "import sys\n"
-        "from pgcore_train.history import History\n"
-        "from pgcore_train.picture import draw\n"
+        "from pgcore_train.run.history import History\n"
+        "from pgcore_train.run.picture import draw\n"
         "draw(History(), 'Somewhere-v0', None)\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pgcore_train.progress import ProgressBar, step_text
+from pgcore_train.run.progress import ProgressBar, step_text
 
 
 class Terminal(io.StringIO):
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """Return a list whose one number is the time."""
     now = [0.0]
-    monkeypatch.setattr("pgcore_train.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("pgcore_train.run.progress.time.perf_counter", lambda: now[0])
     return now
 
 

@@ -3,12 +3,14 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, FileError, ShapeError, SpecError
-from pgcore_train.replay import Replay
+from pgcore_train.learning.replay import Replay
 
 FIELDS = ("observations", "actions", "rewards", "terminated", "log_probs", "final_observations")
 
 
-def batch_of(start: int, lengths: tuple[int, ...], terminated: tuple[bool, ...], **changed) -> pg.Batch:
+def batch_of(
+    start: int, lengths: tuple[int, ...], terminated: tuple[bool, ...], **changed
+) -> pg.Batch:
     """Return steps numbered from `start`, each of whose arrays tells its number; a final observation is the last step's number and a half."""
     number = np.arange(start, start + sum(lengths), dtype=np.float64)
     last = number[np.cumsum(lengths) - 1]
@@ -76,7 +78,12 @@ def test_a_sample_is_one_step_episodes_that_know_what_followed():
 
 def test_what_bootstraps_is_what_the_whole_batch_bootstraps():
     """Q-learning's targets of replayed steps are those of the batch that they came from."""
-    policy = pg.policy(pg.PolicySpec(pg.MLP(2, (4,)), pg.EpsilonGreedy(4)), backend="numpy", seed=1, dtype="float64")
+    policy = pg.policy(
+        pg.PolicySpec(pg.MLP(2, (4,)), pg.EpsilonGreedy(4)),
+        backend="numpy",
+        seed=1,
+        dtype="float64",
+    )
     estimator, batch, replay = (
         pg.estimator("q_learning", gamma=0.9),
         batch_of(0, (3, 2, 1), (True, False, True)),
@@ -109,7 +116,9 @@ def test_a_half_empty_ring_gives_only_what_came_in():
 def test_a_sample_is_the_generators():
     replay = Replay(50)
     replay.add(batch_of(0, (50,), (True,)))
-    first, same, other = (replay.sample(20, pg.generator(seed)).rewards.tolist() for seed in (4, 4, 5))
+    first, same, other = (
+        replay.sample(20, pg.generator(seed)).rewards.tolist() for seed in (4, 4, 5)
+    )
     assert first == same != other
 
 
@@ -125,7 +134,14 @@ def test_a_sample_does_not_change_when_the_ring_does():
 def test_states_of_a_table_and_real_actions_keep_their_dtypes():
     replay = Replay(4)
     replay.add(
-        batch_of(0, (3,), (False,), observations=[5, 6, 7], final_observations=[8], actions=np.ones((3, 2)) * 0.25)
+        batch_of(
+            0,
+            (3,),
+            (False,),
+            observations=[5, 6, 7],
+            final_observations=[8],
+            actions=np.ones((3, 2)) * 0.25,
+        )
     )
     batch = replay.sample(30, pg.generator(0))
     assert batch.final_observations is not None
@@ -160,7 +176,10 @@ def test_a_state_is_not_changed_by_later_steps():
 def test_a_full_ring_of_another_capacity_is_refused(capacity):
     replay, other = Replay(7), Replay(capacity)
     replay.add(batch_of(0, (10,), (True,)))
-    with pytest.raises(FileError, match=rf"expected a replay buffer of capacity {capacity}, got one of another with 7"):
+    with pytest.raises(
+        FileError,
+        match=rf"expected a replay buffer of capacity {capacity}, got one of another with 7",
+    ):
         other.load(replay.state())
     assert other.size == 0
 
@@ -173,10 +192,14 @@ def test_a_capacity_is_a_count(capacity):
 
 def test_bad_samples_are_refused():
     replay = Replay(3)
-    with pytest.raises(BatchError, match=r"Replay.sample: expected steps to draw from, got none; add a batch first"):
+    with pytest.raises(
+        BatchError, match=r"Replay.sample: expected steps to draw from, got none; add a batch first"
+    ):
         replay.sample(1, pg.generator(0))
     replay.add(batch_of(0, (3,), (True,)))
-    with pytest.raises(BatchError, match=r"Replay.sample: expected an integer of at least 1, got 0"):
+    with pytest.raises(
+        BatchError, match=r"Replay.sample: expected an integer of at least 1, got 0"
+    ):
         replay.sample(0, pg.generator(0))
 
 
@@ -199,7 +222,11 @@ def test_bad_samples_are_refused():
             ShapeError,
             r"Replay.add: expected observations of shape \[2\] for each step, got \[5\]",
         ),
-        ({"actions": np.ones((3, 2))}, ShapeError, r"expected actions of shape \[\] for each step, got \[2\]"),
+        (
+            {"actions": np.ones((3, 2))},
+            ShapeError,
+            r"expected actions of shape \[\] for each step, got \[2\]",
+        ),
     ],
 )
 def test_batches_that_do_not_fit_are_refused_and_change_nothing(changed, error, message):
@@ -213,10 +240,14 @@ def test_batches_that_do_not_fit_are_refused_and_change_nothing(changed, error, 
 
 
 def test_masks_are_kept_and_what_is_possible_next_comes_along():
-    mask = np.array([[True, True, False, True], [True, True, True, False], [False, True, True, True]])
+    mask = np.array(
+        [[True, True, False, True], [True, True, True, False], [False, True, True, True]]
+    )
     after = np.array([[True, False, True, False]])
     masked = batch_of(0, (2, 1), (True, False), action_mask=mask)
-    told = batch_of(3, (1,), (False,), action_mask=mask[:1], extras={"next_action_mask": after}, actions=[3])
+    told = batch_of(
+        3, (1,), (False,), action_mask=mask[:1], extras={"next_action_mask": after}, actions=[3]
+    )
     replay = Replay(10)
     replay.add(masked)
     replay.add(told)
@@ -230,9 +261,12 @@ def test_masks_are_kept_and_what_is_possible_next_comes_along():
     np.testing.assert_array_equal(drawn.next_action_mask, following[number])
     again = Replay(10)
     again.load(replay.state())
-    np.testing.assert_array_equal(again.sample(200, pg.generator(0)).next_action_mask, following[number])
+    np.testing.assert_array_equal(
+        again.sample(200, pg.generator(0)).next_action_mask, following[number]
+    )
     with pytest.raises(
-        BatchError, match=r"masks in all batches or in none, got none after action_mask and next_action_mask"
+        BatchError,
+        match=r"masks in all batches or in none, got none after action_mask and next_action_mask",
     ):
         again.add(batch_of(4, (1,), (True,)))
 
@@ -242,7 +276,8 @@ def test_numbers_of_another_kind_are_refused_and_what_is_possible_next_is_kept_a
     whole = {"observations": np.ones((1, 2), int), "final_observations": np.ones((1, 2), int)}
     replay.add(batch_of(0, (1,), (True,), **whole))
     with pytest.raises(
-        BatchError, match=r"expected observations in int64, as those before, got float64; keep one dtype"
+        BatchError,
+        match=r"expected observations in int64, as those before, got float64; keep one dtype",
     ):
         replay.add(batch_of(1, (1,), (True,)))
     after = np.array([[True, False, True, True]])

@@ -5,22 +5,30 @@ from gymnasium.spaces import Box
 
 import pgcore as pg
 from pgcore.errors import UnsupportedEnvironmentError
-from pgcore_train.environments import Environments
-from pgcore_train.normalisers import ObservationNormaliser, RewardNormaliser
-from pgcore_train.rollouts import Rollouts
+from pgcore_train.rollout.environments import Environments
+from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollout.rollouts import Rollouts
 
 
 def policy_for(environments: Environments) -> pg.Policy:
     observations, actions = environments.observations, environments.actions
     assert isinstance(observations, Box)
-    head = pg.DiagonalGaussian(actions.shape[0], std=3.0) if isinstance(actions, Box) else pg.Categorical(4)
+    head = (
+        pg.DiagonalGaussian(actions.shape[0], std=3.0)
+        if isinstance(actions, Box)
+        else pg.Categorical(4)
+    )
     spec = pg.PolicySpec(pg.Linear(observations.shape[0]), head)
     return pg.policy(spec, backend="numpy", seed=3, dtype="float64")
 
 
 def rollouts_of(environments: Environments, **normalisers) -> Rollouts:
     return Rollouts(
-        environments, policy_for(environments), pg.generator(5), seeds=list(range(environments.count)), **normalisers
+        environments,
+        policy_for(environments),
+        pg.generator(5),
+        seeds=list(range(environments.count)),
+        **normalisers,
     )
 
 
@@ -76,7 +84,9 @@ def test_steps_of_an_environment_lie_together_and_are_cut_at_ends_and_at_the_las
     # Even episodes terminate, odd ones are truncated, and the rollout cuts the last one of every environment.
     np.testing.assert_array_equal(batch.terminated, [True, False, True, False, False])
     assert batch.final_observations is not None
-    np.testing.assert_array_equal(batch.final_observations[[1, 3, 4]], [[0, 1, 4], [1, 1, 3], [2, 0, 7]])
+    np.testing.assert_array_equal(
+        batch.final_observations[[1, 3, 4]], [[0, 1, 4], [1, 1, 3], [2, 0, 7]]
+    )
     assert [len(instance.log) for instance in instances] == [7, 7, 7]
 
 
@@ -88,7 +98,8 @@ def test_returns_of_finished_episodes_span_rollouts_in_the_order_of_time(countin
         rollout = rollouts.steps(length)
         assert rollout.steps == 3 * length
         found += [
-            (offset + at, pytest.approx(value)) for at, value in zip(rollout.finished_at, rollout.returns, strict=True)
+            (offset + at, pytest.approx(value))
+            for at, value in zip(rollout.finished_at, rollout.returns, strict=True)
         ]
         offset += rollout.steps
     truth = []
@@ -111,7 +122,9 @@ def test_whole_episodes_are_as_many_from_each_environment_and_always_new(countin
     np.testing.assert_array_equal(first.finished_at, [9, 12, 24, 24, 33, 39])
     ended = [index for instance in instances for index in transitions(first.batch, instance.number)]
     logs = [expected(instance.log, instance.number) for instance in instances]
-    assert ended == [each for log, length in zip(logs, (8, 8, 13), strict=True) for each in log[:length]]
+    assert ended == [
+        each for log, length in zip(logs, (8, 8, 13), strict=True) for each in log[:length]
+    ]
     for instance in instances:
         steps = transitions(second.batch, instance.number)
         resets = [index for index, step, *_ in steps if step == 0]
@@ -119,14 +132,16 @@ def test_whole_episodes_are_as_many_from_each_environment_and_always_new(countin
         assert min(resets) > max(index for index, *_ in transitions(first.batch, instance.number))
         assert set(steps) <= set(expected(instance.log, instance.number))
     np.testing.assert_allclose(
-        np.sort(first.returns), np.sort(np.add.reduceat(first.batch.rewards, first.batch.episode_starts))
+        np.sort(first.returns),
+        np.sort(np.add.reduceat(first.batch.rewards, first.batch.episode_starts)),
     )
 
 
 def test_whole_episodes_stop_at_the_limit(counting):
     _, environments = counting
     with pytest.raises(
-        UnsupportedEnvironmentError, match="expected 2 from each of 3 environments within 12 steps, got 0 from one"
+        UnsupportedEnvironmentError,
+        match="expected 2 from each of 3 environments within 12 steps, got 0 from one",
     ):
         rollouts_of(environments).episodes(2, limit=12)
 
@@ -136,7 +151,9 @@ def test_log_probs_are_those_of_the_policy_that_acted(counting):
     policy = policy_for(environments)
     batch = Rollouts(environments, policy, pg.generator(5), seeds=[0, 1, 2]).steps(20).batch
     assert batch.log_probs is not None
-    np.testing.assert_allclose(batch.log_probs, policy.evaluate(batch, ("log_prob",))["log_prob"], rtol=1e-12)
+    np.testing.assert_allclose(
+        batch.log_probs, policy.evaluate(batch, ("log_prob",))["log_prob"], rtol=1e-12
+    )
 
 
 def test_the_policy_sees_normalised_observations_and_the_batch_holds_what_it_saw(counting):
@@ -146,7 +163,9 @@ def test_the_policy_sees_normalised_observations_and_the_batch_holds_what_it_saw
     mean, std = raw.mean(axis=0), raw.std(axis=0)
     batch = rollouts.steps(10).batch
     truth = np.array([(each.number, *each.log[t][:2]) for each in instances for t in range(10, 20)])
-    np.testing.assert_allclose(batch.observations, np.clip((truth - mean) / std, -10, 10), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(
+        batch.observations, np.clip((truth - mean) / std, -10, 10), rtol=1e-6, atol=1e-7
+    )
     assert batch.final_observations is not None
     cut = np.array([(each.number, each.episode, each.step_index) for each in instances])
     last = np.searchsorted(batch.episode_ends, [9, 19, 29])
@@ -154,7 +173,10 @@ def test_the_policy_sees_normalised_observations_and_the_batch_holds_what_it_saw
     for row, is_ended, observation in zip(last, ended, cut, strict=True):
         if not is_ended:
             np.testing.assert_allclose(
-                batch.final_observations[row], np.clip((observation - mean) / std, -10, 10), rtol=1e-6, atol=1e-7
+                batch.final_observations[row],
+                np.clip((observation - mean) / std, -10, 10),
+                rtol=1e-6,
+                atol=1e-7,
             )
     assert not all(ended)
 

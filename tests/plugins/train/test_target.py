@@ -3,17 +3,20 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import ParameterError
-from pgcore_train.off_policy import ReplayPlan
-from pgcore_train.replay import Replay
-from pgcore_train.target import Target
-from pgcore_train.updates import Plan, replay_update, update
+from pgcore_train.learning.replay import Replay
+from pgcore_train.learning.replay_plan import ReplayPlan
+from pgcore_train.learning.target import Target
+from pgcore_train.learning.updates import Plan, replay_update, update
 
 Q = pg.estimator("q_learning")
 
 
 def new_policy(seed: int = 0, hidden: int = 3) -> pg.Policy:
     return pg.policy(
-        pg.PolicySpec(pg.MLP(2, (hidden,)), pg.EpsilonGreedy(3)), backend="numpy", seed=seed, dtype="float64"
+        pg.PolicySpec(pg.MLP(2, (hidden,)), pg.EpsilonGreedy(3)),
+        backend="numpy",
+        seed=seed,
+        dtype="float64",
     )
 
 
@@ -22,7 +25,9 @@ def moved(policy: pg.Policy, by: float) -> None:
 
 
 def same(one: pg.Policy, other: pg.Policy) -> bool:
-    return all(np.array_equal(value, other.parameters()[name]) for name, value in one.parameters().items())
+    return all(
+        np.array_equal(value, other.parameters()[name]) for name, value in one.parameters().items()
+    )
 
 
 def a_batch(steps: int = 12) -> pg.Batch:
@@ -88,7 +93,9 @@ def test_replay_updates_bootstrap_from_the_target_and_refresh_it(every, copies):
     replay, target = Replay(20), Target(new_policy(), every=every)
     replay.add(a_batch())
     optimizer, other = (pg.optimizer("sgd", learning_rate=0.1) for _ in range(2))
-    metrics = replay_update(policy, Q, optimizer, replay, ReplayPlan(20, 5, 6, 1), pg.generator(3), target)
+    metrics = replay_update(
+        policy, Q, optimizer, replay, ReplayPlan(20, 5, 6, 1), pg.generator(3), target
+    )
     rng, found = pg.generator(3), None
     for step in range(1, 7):
         found = pg.gradient(by_hand, Q, replay.sample(5, rng), target=old)
@@ -108,7 +115,9 @@ def test_a_target_makes_a_difference():
         policy, replay = new_policy(), Replay(20)
         replay.add(a_batch())
         plan = ReplayPlan(20, 5, 6, 1)
-        replay_update(policy, Q, pg.optimizer("sgd", learning_rate=0.1), replay, plan, pg.generator(3), target)
+        replay_update(
+            policy, Q, pg.optimizer("sgd", learning_rate=0.1), replay, plan, pg.generator(3), target
+        )
         results.append(policy)
     assert not same(*results)
 
@@ -116,7 +125,9 @@ def test_a_target_makes_a_difference():
 def test_nothing_is_learned_before_the_buffer_holds_enough():
     policy, replay, optimizer = new_policy(), Replay(20), pg.optimizer("sgd", learning_rate=0.1)
     replay.add(a_batch(12))
-    assert replay_update(policy, Q, optimizer, replay, ReplayPlan(20, 5, 6, 13), pg.generator(3)) == {}
+    assert (
+        replay_update(policy, Q, optimizer, replay, ReplayPlan(20, 5, 6, 13), pg.generator(3)) == {}
+    )
     assert same(policy, new_policy())
     assert optimizer.steps_taken == 0
     replay.add(a_batch(1))
@@ -129,12 +140,22 @@ def test_an_update_without_a_buffer_takes_a_target_too(minibatch):
     policy, older = new_policy(), new_policy(4)
     target = Target(new_policy(4), every=100)
     batch = a_batch()
-    update(policy, Q, pg.optimizer("sgd", learning_rate=0.1), batch, Plan(1, minibatch), pg.generator(0), target)
+    update(
+        policy,
+        Q,
+        pg.optimizer("sgd", learning_rate=0.1),
+        batch,
+        Plan(1, minibatch),
+        pg.generator(0),
+        target,
+    )
     other = new_policy()
     constants = pg.signals(other, Q, batch, target=older)
     optimizer = pg.optimizer("sgd", learning_rate=0.1)
     parts = [slice(None)] if minibatch is None else batch.minibatches(minibatch, pg.generator(0))
     for index in parts:
-        optimizer.step(other, pg.gradient(other, Q, batch.steps(index), signals=constants.steps(index)))
+        optimizer.step(
+            other, pg.gradient(other, Q, batch.steps(index), signals=constants.steps(index))
+        )
     for name, value in policy.parameters().items():
         np.testing.assert_allclose(other.parameters()[name], value, rtol=1e-12)

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
+from pgcore_train.config.config.config import read_toml
 
-from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError, UnsupportedEnvironmentError
-from pgcore.estimator import Claims
+from pgcore.data.spec import Linear, Table
+from pgcore.errors import (
+    EstimatorError,
+    OptimizerError,
+    SpecError,
+    UnknownNameError,
+    UnsupportedEnvironmentError,
+)
 from pgcore.hooks import hookimpl
-from pgcore.registry import registry
-from pgcore.spec import Linear, Table
+from pgcore.interfaces.estimator import Claims
+from pgcore.registry.registry import registry
 from pgcore_estimators.actor_critic import ActorCritic
-from pgcore_train.config import read_toml
 from pgcore_train.training import Ending, Training
 
 
@@ -43,7 +49,9 @@ def test_ppo_solves_cartpole(new_training, seed, dtype):
 
 @pytest.mark.parametrize("estimator", ["reinforce", "actor_critic"])
 def test_other_estimators_improve_on_cartpole(new_training, estimator):
-    training = new_training("CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 40_000})
+    training = new_training(
+        "CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 40_000}
+    )
     assert training.run(lambda _: None) is Ending.STEPS
     first, last = first_and_last(training, 20)
     assert first < 40
@@ -52,7 +60,10 @@ def test_other_estimators_improve_on_cartpole(new_training, estimator):
 
 def test_reinforce_takes_whole_episodes_and_steps_once_a_batch(new_training):
     training = new_training(
-        "CartPole-v1", estimator={"name": "reinforce"}, rollout={"envs": 3, "episodes": 2}, run={"steps": 2000}
+        "CartPole-v1",
+        estimator={"name": "reinforce"},
+        rollout={"envs": 3, "episodes": 2},
+        run={"steps": 2000},
     )
     metrics = trained(training)
     assert [each["episodes"] for each in metrics] == [6 * each["update"] for each in metrics]
@@ -70,7 +81,9 @@ def test_a_gaussian_policy_improves_on_pendulum(new_training, request):
 
 
 def test_a_table_learns_a_frozen_lake(new_training):
-    training = new_training("FrozenLake-v1", environment={"is_slippery": False}, run={"seed": 0, "steps": 40_000})
+    training = new_training(
+        "FrozenLake-v1", environment={"is_slippery": False}, run={"seed": 0, "steps": 40_000}
+    )
     assert training.policy.spec.network == Table(16)
     training.run(lambda _: None)
     assert training.evaluate().tolist() == [1.0] * 10
@@ -80,7 +93,9 @@ def test_the_same_seed_gives_the_same_run(new_training):
     runs = []
     for seed in (3, 3, 4):
         training = new_training(
-            "CartPole-v1", run={"seed": seed, "steps": 4000}, rollout={"normalise_observations": True}
+            "CartPole-v1",
+            run={"seed": seed, "steps": 4000},
+            rollout={"normalise_observations": True},
         )
         runs.append([{**each, "seconds": 0} for each in trained(training)])
     assert runs[0] == runs[1]
@@ -89,21 +104,35 @@ def test_the_same_seed_gives_the_same_run(new_training):
 
 def test_metrics_tell_of_every_update(new_training):
     training = new_training(
-        "CartPole-v1", run={"steps": 600}, rollout={"envs": 4, "length": 50}, training={"epochs": 2, "minibatch": 50}
+        "CartPole-v1",
+        run={"steps": 600},
+        rollout={"envs": 4, "length": 50},
+        training={"epochs": 2, "minibatch": 50},
     )
     metrics = trained(training)
     assert [each["update"] for each in metrics] == [1, 2, 3]
     assert [each["steps"] for each in metrics] == [200, 400, 600]
     assert [each["episodes"] for each in metrics] == sorted(each["episodes"] for each in metrics)
     # 3 updates of 2 epochs of 4 minibatches, the rate falling linearly: the last step's is one part in 24 of the first's.
-    assert [each["learning_rate"] for each in metrics] == pytest.approx([1e-3 * (1 - k / 24) for k in (7, 15, 23)])
+    assert [each["learning_rate"] for each in metrics] == pytest.approx(
+        [1e-3 * (1 - k / 24) for k in (7, 15, 23)]
+    )
     for each in metrics:
-        assert {"loss", "value_loss", "approx_kl", "clip_fraction", "mean_return", "seconds"} < each.keys()
+        assert {
+            "loss",
+            "value_loss",
+            "approx_kl",
+            "clip_fraction",
+            "mean_return",
+            "seconds",
+        } < each.keys()
     assert metrics[-1]["mean_return"] == pytest.approx(np.mean(training.history.returns[-20:]))
 
 
 def test_no_mean_return_before_an_episode_finished(new_training):
-    metrics = trained(new_training("Pendulum-v1", run={"steps": 1600}, rollout={"envs": 4, "length": 100}))
+    metrics = trained(
+        new_training("Pendulum-v1", run={"steps": 1600}, rollout={"envs": 4, "length": 100})
+    )
     assert ["mean_return" in each for each in metrics] == [False, True, True, True]
 
 
@@ -127,7 +156,9 @@ def test_loggers_hear_of_every_update_once(new_training):
 
 def test_the_estimator_adapts(new_training):
     training = new_training(
-        "CartPole-v1", estimator={"objective": "kl", "kl_coefficient": 1.0, "kl_target": 1e-6}, run={"steps": 3000}
+        "CartPole-v1",
+        estimator={"objective": "kl", "kl_coefficient": 1.0, "kl_target": 1e-6},
+        run={"steps": 3000},
     )
     trained(training)
     assert training.estimator.kl_coefficient == 8.0
@@ -204,7 +235,9 @@ class Endless(gymnasium.Env):
 
 def test_evaluation_changes_nothing_and_repeats_itself(new_training):
     training = new_training(
-        "CartPole-v1", rollout={"normalise_observations": True}, run={"steps": 1024, "evaluation_episodes": 4}
+        "CartPole-v1",
+        rollout={"normalise_observations": True},
+        run={"steps": 1024, "evaluation_episodes": 4},
     )
     trained(training)
     moments, random = (
@@ -224,7 +257,8 @@ def test_no_evaluation_where_none_is_asked_for(new_training):
 
 
 @pytest.mark.parametrize(
-    ("critic", "estimator"), [("separate", "ppo"), ("none", "reinforce"), ("separate", "actor_critic")]
+    ("critic", "estimator"),
+    [("separate", "ppo"), ("none", "reinforce"), ("separate", "actor_critic")],
 )
 def test_a_critic_where_the_estimator_uses_one(new_training, critic, estimator):
     assert new_training("CartPole-v1", estimator={"name": estimator}).policy.spec.critic == critic
@@ -251,11 +285,19 @@ def test_none_reaches_an_estimators_field(new_training):
     [
         ({"estimator": {"name": "pop"}}, UnknownNameError, "did you mean 'ppo'"),
         ({"estimator": {"clp": 0.1}}, UnknownNameError, "did you mean 'clip'"),
-        ({"estimator": {"clip": "wide"}}, EstimatorError, "PPO.clip: expected a positive number, got 'wide'"),
+        (
+            {"estimator": {"clip": "wide"}},
+            EstimatorError,
+            "PPO.clip: expected a positive number, got 'wide'",
+        ),
         ({"run": {"backend": "nunpy"}}, UnknownNameError, "did you mean 'numpy'"),
         ({"optimizer": {"name": "adan"}}, UnknownNameError, "did you mean 'adam'"),
         ({"optimizer": {"learning_rat": 1}}, UnknownNameError, "did you mean 'learning_rate'"),
-        ({"optimizer": {"learning_rate": 0}}, OptimizerError, "optimizer.learning_rate: expected a positive number"),
+        (
+            {"optimizer": {"learning_rate": 0}},
+            OptimizerError,
+            "optimizer.learning_rate: expected a positive number",
+        ),
         (
             {"optimizer": {"schedule": "square"}},
             OptimizerError,
@@ -266,12 +308,24 @@ def test_none_reaches_an_estimators_field(new_training):
             OptimizerError,
             "expected 'constant' for an estimator",
         ),
-        ({"head": {"log_std": "fixed"}}, UnknownNameError, "categorical field: expected a known name, got 'log_std'"),
+        (
+            {"head": {"log_std": "fixed"}},
+            UnknownNameError,
+            "categorical field: expected a known name, got 'log_std'",
+        ),
         ({"head": {"n": 3}}, UnknownNameError, "got 'n'"),
         ({"head": {"temperature": -1}}, SpecError, "Categorical.temperature"),
-        ({"network": {"type": "table"}}, SpecError, "network.type: expected linear or mlp for observations Box"),
+        (
+            {"network": {"type": "table"}},
+            SpecError,
+            "network.type: expected linear or mlp for observations Box",
+        ),
         ({"network": {"hidden": "wide"}}, SpecError, "MLP.hidden"),
-        ({"network": {"critic": "none"}}, EstimatorError, "expected a policy with log_prob, value, got no value"),
+        (
+            {"network": {"critic": "none"}},
+            EstimatorError,
+            "expected a policy with log_prob, value, got no value",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(new_training, sections, error, message):
@@ -283,7 +337,8 @@ def test_a_table_needs_discrete_observations_and_normalisation_real_ones(new_tra
     with pytest.raises(SpecError, match=r"network.type: expected table for observations Discrete"):
         new_training("FrozenLake-v1", network={"type": "mlp"})
     with pytest.raises(
-        SpecError, match=r"rollout.normalise_observations: expected real observations to normalise, got Discrete"
+        SpecError,
+        match=r"rollout.normalise_observations: expected real observations to normalise, got Discrete",
     ):
         new_training("FrozenLake-v1", rollout={"normalise_observations": True})
 
@@ -298,7 +353,10 @@ class DiscreteOnly(ActorCritic):
 def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_training, monkeypatch):
     monkeypatch.setitem(registry()._loaded, ("estimators", "actor_critic"), DiscreteOnly)
     new_training("CartPole-v1", estimator={"name": "actor_critic"})
-    with pytest.raises(EstimatorError, match=r"DiscreteOnly.* on DiagonalGaussian.*got actions that cannot be listed"):
+    with pytest.raises(
+        EstimatorError,
+        match=r"DiscreteOnly.* on DiagonalGaussian.*got actions that cannot be listed",
+    ):
         new_training("Pendulum-v1", estimator={"name": "actor_critic"})
 
 
@@ -307,12 +365,24 @@ def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_trainin
     [
         ({"estimator": {"name": "ppo"}}, "adam", True),
         ({"estimator": {"name": "trpo"}}, "trpo", False),
-        ({"estimator": {"name": "trpo"}, "optimizer": {"name": "trust_region"}}, "trust_region", False),
-        ({"estimator": {"name": "actor_critic"}, "optimizer": {"name": "natural_gradient"}}, "natural_gradient", True),
+        (
+            {"estimator": {"name": "trpo"}, "optimizer": {"name": "trust_region"}},
+            "trust_region",
+            False,
+        ),
+        (
+            {"estimator": {"name": "actor_critic"}, "optimizer": {"name": "natural_gradient"}},
+            "natural_gradient",
+            True,
+        ),
     ],
 )
-def test_an_estimator_has_its_usual_optimizer_and_another_where_asked(new_training, sections, name, rated):
-    training = new_training("CartPole-v1", run={"steps": 256}, rollout={"envs": 2, "length": 64}, **sections)
+def test_an_estimator_has_its_usual_optimizer_and_another_where_asked(
+    new_training, sections, name, rated
+):
+    training = new_training(
+        "CartPole-v1", run={"steps": 256}, rollout={"envs": 2, "length": 64}, **sections
+    )
     found = []
     training.run(found.append)
     assert training.optimizer.spec.name == training.config.optimizer["name"] == name
@@ -333,7 +403,9 @@ def test_a_resumed_trust_region_goes_on(new_training):
 
 @pytest.mark.parametrize("field", ["learning_rate", "schedule", "max_grad_norm"])
 def test_a_trust_region_without_a_rate_takes_none(new_training, field):
-    with pytest.raises(UnknownNameError, match=rf"trpo hyper-parameter: expected a known name, got '{field}'"):
+    with pytest.raises(
+        UnknownNameError, match=rf"trpo hyper-parameter: expected a known name, got '{field}'"
+    ):
         new_training("CartPole-v1", estimator={"name": "trpo"}, optimizer={field: 0.1})
 
 
@@ -341,5 +413,7 @@ def test_a_trust_region_without_a_rate_takes_none(new_training, field):
 def test_cartpole_is_learned_in_a_trust_region(new_training, estimator):
     optimizer = {"name": {"trpo": "trpo", "actor_critic": "natural_gradient"}[estimator]}
     run = {"steps": 60_000, "stop_at": 475.0}
-    training = new_training("CartPole-v1", run=run, estimator={"name": estimator}, optimizer=optimizer)
+    training = new_training(
+        "CartPole-v1", run=run, estimator={"name": estimator}, optimizer=optimizer
+    )
     assert training.run(lambda metrics: None) is Ending.GOAL

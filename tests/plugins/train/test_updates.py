@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
+from pgcore_train.config.config.settings import TrainingSettings
 
 import pgcore as pg
 from pgcore.errors import BatchError
-from pgcore_train.settings import TrainingSettings
-from pgcore_train.updates import Plan, update
+from pgcore_train.learning.updates import Plan, update
 
 
 @pytest.fixture
@@ -20,7 +20,12 @@ def batch():
 
 
 def new_policy(critic: str = "separate") -> pg.Policy:
-    return pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(3), critic), backend="numpy", seed=0, dtype="float64")
+    return pg.policy(
+        pg.PolicySpec(pg.Linear(2), pg.Categorical(3), critic),
+        backend="numpy",
+        seed=0,
+        dtype="float64",
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,10 @@ def test_several_epochs_are_for_estimators_that_correct_for_them(name, settings,
 
 @pytest.mark.parametrize(
     ("settings", "plan"),
-    [({}, Plan(1, None, whole_batch=True)), ({"epochs": 2, "minibatch": 10}, Plan(2, 10, whole_batch=True))],
+    [
+        ({}, Plan(1, None, whole_batch=True)),
+        ({"epochs": 2, "minibatch": 10}, Plan(2, 10, whole_batch=True)),
+    ],
 )
 def test_an_optimizer_that_wants_the_whole_batch_has_it_once(settings, plan):
     found = Plan.of(TrainingSettings(**settings), pg.estimator("trpo"), whole_batch=True)
@@ -57,7 +65,8 @@ def test_a_trust_regions_report_is_among_the_metrics(batch):
 
 
 @pytest.mark.parametrize(
-    ("plan", "steps"), [(Plan(1, None), 1), (Plan(4, None), 4), (Plan(2, 10), 6), (Plan(2, 16), 4), (Plan(3, 99), 3)]
+    ("plan", "steps"),
+    [(Plan(1, None), 1), (Plan(4, None), 4), (Plan(2, 10), 6), (Plan(2, 16), 4), (Plan(3, 99), 3)],
 )
 def test_optimizer_steps_are_as_many_as_the_plan_says(batch, plan, steps):
     optimizer = pg.optimizer("sgd", learning_rate=0.1)
@@ -69,10 +78,19 @@ def test_one_pass_over_the_whole_batch_is_one_gradient_step(batch):
     estimator = pg.estimator("reinforce")
     one, other = new_policy("none"), new_policy("none")
     gradient = pg.gradient(one, estimator, batch)
-    metrics = update(other, estimator, pg.optimizer("sgd", learning_rate=0.1), batch, Plan(1, None), pg.generator(0))
+    metrics = update(
+        other,
+        estimator,
+        pg.optimizer("sgd", learning_rate=0.1),
+        batch,
+        Plan(1, None),
+        pg.generator(0),
+    )
     assert metrics["loss"] == pytest.approx(gradient.loss)
     for name, value in one.parameters().items():
-        np.testing.assert_allclose(other.parameters()[name], value - 0.1 * gradient.numpy()[name], rtol=1e-12)
+        np.testing.assert_allclose(
+            other.parameters()[name], value - 0.1 * gradient.numpy()[name], rtol=1e-12
+        )
 
 
 def test_minibatches_of_one_epoch_cover_the_batch(batch):
@@ -81,17 +99,37 @@ def test_minibatches_of_one_epoch_cover_the_batch(batch):
     one, other = new_policy(), new_policy()
     before = one.parameters()
     gradient = pg.gradient(one, estimator, batch).numpy()
-    update(other, estimator, pg.optimizer("sgd", learning_rate=1e-8), batch, Plan(1, 10), pg.generator(0))
+    update(
+        other,
+        estimator,
+        pg.optimizer("sgd", learning_rate=1e-8),
+        batch,
+        Plan(1, 10),
+        pg.generator(0),
+    )
     for name, value in other.parameters().items():
-        np.testing.assert_allclose((before[name] - value) / 3e-8, gradient[name], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            (before[name] - value) / 3e-8, gradient[name], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_a_batch_that_lacks_what_the_estimator_needs_is_refused():
     cut = pg.Batch(
-        observations=np.ones((2, 2)), actions=[0, 1], rewards=[1.0, 1.0], episode_lengths=[2], terminated=[False]
+        observations=np.ones((2, 2)),
+        actions=[0, 1],
+        rewards=[1.0, 1.0],
+        episode_lengths=[2],
+        terminated=[False],
     )
     with pytest.raises(BatchError, match=r"Batch.final_observations"):
-        update(new_policy(), pg.estimator("ppo"), pg.optimizer("sgd"), cut, Plan(1, None), pg.generator(0))
+        update(
+            new_policy(),
+            pg.estimator("ppo"),
+            pg.optimizer("sgd"),
+            cut,
+            Plan(1, None),
+            pg.generator(0),
+        )
 
 
 def test_values_are_clipped_around_those_before_the_first_step(batch, monkeypatch):
@@ -102,9 +140,16 @@ def test_values_are_clipped_around_those_before_the_first_step(batch, monkeypatc
         old_values.append(found.surrogate.values["old_value"])
         return found
 
-    monkeypatch.setattr("pgcore_train.updates.gradient", noted)
+    monkeypatch.setattr("pgcore_train.learning.updates.gradient", noted)
     before = policy.evaluate(batch, ("value",))["value"]
     optimizer = pg.optimizer("sgd", learning_rate=0.5)
-    update(policy, pg.estimator("ppo", value_clip=0.2), optimizer, batch, Plan(3, None), pg.generator(0))
+    update(
+        policy,
+        pg.estimator("ppo", value_clip=0.2),
+        optimizer,
+        batch,
+        Plan(3, None),
+        pg.generator(0),
+    )
     assert np.abs(policy.evaluate(batch, ("value",))["value"] - before).max() > 0.1
     np.testing.assert_array_equal(old_values, [before] * 3)

@@ -1,0 +1,67 @@
+"""Values of hyper-parameters and settings as a command line writes them: `--set FIELD=VALUE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pgcore.errors import SpecError
+
+__all__ = ["read_assignments", "read_value", "without_none"]
+
+BOOLEANS = {"true": True, "false": False}
+NONE = "none"
+
+
+def read_assignments(
+    assignments: Iterable[str], *, form: str = "field=value", example: str = "clip=0.1"
+) -> dict[str, Any]:
+    """Return the values of `name=value` assignments by name; later ones win.
+
+    Args:
+        assignments: What followed each `--set`.
+        form: What an assignment looks like, for errors.
+        example: One, for errors.
+
+    Raises:
+        SpecError: an assignment is not of that form.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise SpecError(
+                f"--set: expected {form}, got {assignment!r}; write it as in --set {example}"
+            )
+        values[name.strip()] = read_value(text.strip())
+    return values
+
+
+def read_value(text: str) -> Any:
+    """Return the TOML value of a text, else the boolean or number of Python, else the text itself.
+
+    So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are what they look like.
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    if text.lower() in BOOLEANS:
+        return BOOLEANS[text.lower()]
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with None for "none" where a dataclass takes None: neither TOML nor a command line can say None."""
+    optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
+    return {
+        name: None
+        if isinstance(value, str) and value.lower() == NONE and name in optional
+        else value
+        for name, value in fields.items()
+    }

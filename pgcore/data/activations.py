@@ -1,0 +1,109 @@
+"""Activations: elementwise functions between a network's layers, with their derivatives."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+from pgcore.errors import PgcoreError, SpecError
+from pgcore.registry.registry import load_class, registry
+from pgcore.validation.fields import one_of
+from pgcore.xp.namespace import ArrayNamespace, Native
+
+__all__ = ["Activation", "Relu", "Sigmoid", "Tanh", "activation", "registered_activation"]
+
+
+class Activation(ABC):
+    """An elementwise function; a backend that differentiates by itself needs its value alone.
+
+    A subclass is a frozen dataclass without fields, registered under `name` by the hook
+    `pgcore_activations`; `MLP` takes it by that name.
+
+    Attributes:
+        name: The registered name.
+        gain: Of the orthogonal weights that feed it, at the start of learning.
+    """
+
+    __slots__ = ()
+    name: ClassVar[str]
+    gain: ClassVar[float] = math.sqrt(2.0)
+
+    @abstractmethod
+    def value(self, xp: ArrayNamespace, x: Native) -> Native:
+        """Return the function at `x`, an array of any shape."""
+
+    @abstractmethod
+    def slope(self, xp: ArrayNamespace, x: Native, y: Native) -> Native:
+        """Return the derivative at `x`, for backends that work with closed forms.
+
+        Args:
+            xp: The backend's array functions.
+            x: An array of any shape.
+            y: The function's value at `x`, from which some derivatives are cheaper.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    name: ClassVar[str] = "tanh"
+
+    def value(self, xp: ArrayNamespace, x: Native) -> Native:
+        """See `Activation.value`."""
+        return xp.tanh(x)
+
+    def slope(self, xp: ArrayNamespace, x: Native, y: Native) -> Native:
+        """See `Activation.slope`."""
+        return 1.0 - y * y
+
+
+@dataclass(frozen=True, slots=True)
+class Relu(Activation):
+    """max(x, 0), with derivative 0 at 0."""
+
+    name: ClassVar[str] = "relu"
+
+    def value(self, xp: ArrayNamespace, x: Native) -> Native:
+        """See `Activation.value`."""
+        return xp.relu(x)
+
+    def slope(self, xp: ArrayNamespace, x: Native, y: Native) -> Native:
+        """See `Activation.slope`."""
+        return xp.where(y > 0, xp.full_like(y, 1.0), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    def value(self, xp: ArrayNamespace, x: Native) -> Native:
+        """See `Activation.value`."""
+        return xp.sigmoid(x)
+
+    def slope(self, xp: ArrayNamespace, x: Native, y: Native) -> Native:
+        """See `Activation.slope`."""
+        return y * (1.0 - y)
+
+
+def activation(name: str) -> Activation:
+    """Return the activation that is registered under a name.
+
+    Raises:
+        UnknownNameError: nothing goes by the name.
+        PluginError: its target does not exist, or is no activation.
+    """
+    return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
+
+
+def registered_activation(
+    where: str, value: object, error: type[PgcoreError] = SpecError
+) -> object:
+    """Return the value, or raise unless it names a registered activation; a field's check."""
+    one_of(where, value, registry().names("activations"), error)
+    return value

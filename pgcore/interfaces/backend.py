@@ -1,0 +1,97 @@
+"""Backends: what a framework must offer to take part."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pgcore.data.spec import PolicySpec
+from pgcore.errors import SpecError
+from pgcore.heads import Head
+from pgcore.interfaces.policy import Policy
+
+__all__ = ["Backend", "float_dtype"]
+
+
+class Backend(ABC):
+    """Makes policies out of specs; one instance a process, without state that anyone can see.
+
+    Attributes:
+        name: What the backend is registered as.
+        modes: How it can compute, such as "eager" and "compiled"; the first is what a policy gets where nobody asks.
+    """
+
+    name: ClassVar[str]
+    modes: ClassVar[tuple[str, ...]] = ("eager",)
+
+    @abstractmethod
+    def policy(
+        self,
+        spec: PolicySpec,
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        device: str | None = None,
+        compiled: bool = False,
+    ) -> Policy:
+        """Return a policy with the spec's initial parameters for this seed.
+
+        Args:
+            spec: Network, head and critic.
+            seed: At least 0; the same seed gives the same float64 parameters on every backend.
+            dtype: "float32" or "float64".
+            device: Where the backend has several; None is its default.
+            compiled: Whether to compile what it computes, where the backend can choose.
+
+        Raises:
+            SpecError: dtype, device or compilation is not one of this backend's, or it cannot build the spec.
+        """
+
+    def adopt(
+        self,
+        module: Any,
+        head: Head,
+        critic: Any = None,
+        *,
+        critic_values: str = "state",
+        compiled: bool = False,
+        evaluation_mode: bool = False,
+    ) -> Policy:
+        """Return a policy around the user's own network, which it trains in place.
+
+        Args:
+            module: [B, ...] observations to the head's natural parameters, [B, outputs]; with critic="shared" to a pair of
+                those and values. Floating-point observations come in the parameters' dtype, others as they are.
+            head: The action distribution.
+            critic: None, "shared", or another network from observations to values.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A], Q of every action of a discrete head.
+            compiled: See `policy`.
+            evaluation_mode: Put module and critic in evaluation mode; without it dropout and batch normalisation in training
+                mode are refused, since their outputs are no function of one observation alone. The first batch shows
+                whether other parts of a module are one, and a module that has any that is not is refused there.
+
+        Raises:
+            SpecError: the backend has no modules to adopt, or this module cannot be a policy; says why.
+            ParameterError: a parameter is NaN or infinite; names it.
+        """
+        raise SpecError(
+            f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; build a PolicySpec instead"
+        )
+
+    def check_compiled(self, *, compiled: bool) -> None:
+        """Raise SpecError where compilation is asked of a backend that compiles nothing."""
+        if compiled and "compiled" not in self.modes:
+            raise SpecError(
+                f"{self.name}.policy compiled: expected False, got True; nothing is compiled here, choose a backend that compiles"
+            )
+
+
+def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
+    """Return NumPy's dtype for "float32" or "float64", or raise SpecError."""
+    if dtype not in ("float32", "float64"):
+        raise SpecError(
+            f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two"
+        )
+    return np.dtype(dtype)

@@ -1,0 +1,64 @@
+"""The current policy on the batch at hand, forward only: the source of an estimator's signals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.signals import check_all_finite
+from pgcore.validation.arrays import Array
+
+__all__ = ["Evaluation"]
+
+# These hold -inf for masked actions.
+UNBOUNDED = frozenset(("distribution", "log_probs", "final_log_probs"))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A policy on a batch, as an estimator's `signals` asks it; see `pgcore.interfaces.estimator.Evaluate`.
+
+    Attributes:
+        policy: The current policy.
+        batch: The episodes.
+        target_policy: Gives bootstrapped action values; None is the current policy.
+    """
+
+    policy: Policy
+    batch: Batch
+    target_policy: Policy | None = None
+
+    @property
+    def target(self) -> Evaluation:
+        """See `Evaluate.target`."""
+        if self.target_policy is None:
+            return self
+        head, target = self.policy.spec.head, self.target_policy.spec.head
+        if target.width != head.width:
+            raise EstimatorError(
+                f"signals target: expected a policy of as many actions as {head}, got {target}; pass a copy of the policy"
+            )
+        return Evaluation(self.target_policy, self.batch)
+
+    def __call__(self, *names: str) -> Mapping[str, Array]:
+        """See `Evaluate.__call__`; raise NonFiniteError, naming the parameter at fault or the step, unless all are finite."""
+        evaluated = self.policy.evaluate(self.batch, names)
+        for name, value in evaluated.items():
+            if name not in UNBOUNDED:
+                try:
+                    check_all_finite(
+                        name, value, "episode" if name.startswith("final_") else "step"
+                    )
+                except NonFiniteError:
+                    self.policy.check_finite(name)
+                    raise
+        return evaluated
+
+    def scores(self, step_weights: Array | None = None) -> Array:
+        """See `Evaluate.scores`."""
+        return self.policy.episode_scores(self.batch, step_weights).astype(np.float64)

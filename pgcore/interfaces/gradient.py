@@ -1,0 +1,168 @@
+"""Gradients: the derivatives of one loss, in a backend's own arrays until asked for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
+from pgcore.interfaces.copying import Copied
+from pgcore.interfaces.estimator import QUANTITIES, Estimator
+from pgcore.interfaces.metrics import compute_metrics
+from pgcore.interfaces.parameters import Parameters, flat
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array, first_not_finite, first_row
+
+__all__ = ["Gradient"]
+
+
+class Gradient(Copied, ABC):
+    """The gradient of a loss with respect to one policy's parameters.
+
+    Terms, loss and metrics are computed when asked for: an inner loop never asks.
+
+    Attributes:
+        policy: The policy whose parameters it is taken by.
+        surrogate: What was differentiated.
+    """
+
+    policy: Parameters
+    surrogate: Surrogate
+
+    @abstractmethod
+    def given(self) -> dict[str, Array]:
+        """Return the quantities and signals that the surrogate was given, [B, ...] by name."""
+
+    @abstractmethod
+    def terms(self) -> Array:
+        """Return [B] surrogate_t, of the policy's dtype."""
+
+    @abstractmethod
+    def numpy(self) -> dict[str, Array]:
+        """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
+
+    @abstractmethod
+    def times(self, factor: float) -> Gradient:
+        """Return what `scaled` does, unchecked."""
+
+    @abstractmethod
+    def square(self) -> float:
+        """Return the sum of all squared entries; it may over- or underflow."""
+
+    @property
+    def loss(self) -> float:
+        """sum_t w_t * surrogate_t, in the surrogate's unit.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite; names the step.
+        """
+        weights, terms = self.surrogate.weights, self.terms()
+        with np.errstate(all="ignore"):
+            loss = float(np.dot(weights, terms))
+        if math.isfinite(loss):
+            return loss
+        # A term can overflow where its derivatives, which a step is taken against, do not.
+        real = np.flatnonzero(weights)
+        size = np.abs(terms[real])
+        step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
+        raise NonFiniteError(
+            f"loss of {self.surrogate.estimator.name}: expected a finite number, "
+            f"got {terms[step]} at step {step}; scale the rewards down, or use float64"
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`loss`, and every metric whose keywords are there; padding counts for nothing. See `pgcore.interfaces.metrics`.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite; names the step.
+        """
+        surrogate = self.surrogate
+        with np.errstate(all="ignore"):
+            figures = compute_metrics(
+                surrogate.estimator, self.given(), surrogate.weights, self.terms(), self.norm()
+            )
+            return {"loss": self.loss, **figures}
+
+    def norm(self) -> float:
+        """Return the Euclidean norm over all parameters."""
+        square = self.square()
+        if math.isfinite(square) and square > 1e-30:
+            return math.sqrt(square)
+        # The squares over- or underflowed: take them beside the largest entry.
+        vector = flat(self.numpy())
+        largest = float(np.abs(vector).max())
+        if largest == 0.0:
+            return 0.0
+        scaled = vector.astype(np.float64) / largest
+        return largest * math.sqrt(np.dot(scaled, scaled))
+
+    def scaled(self, factor: float) -> Gradient:
+        """Return the gradient times a number; terms and loss stay, and of the metrics all but the norm.
+
+        Raises:
+            NonFiniteError: the number is NaN or infinite, or an entry overflows.
+        """
+        if not math.isfinite(factor):
+            raise NonFiniteError(
+                f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
+            )
+        found = self.times(factor)
+        if abs(factor) > 1 and not math.isfinite(found.square()):
+            found.check_finite()
+        return found
+
+    def clipped(self, max_norm: float) -> Gradient:
+        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have.
+
+        Raises:
+            OptimizerError: c is not above 0.
+        """
+        if not max_norm > 0:
+            raise OptimizerError(
+                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; a step against the gradient needs one"
+            )
+        norm = self.norm()
+        return self if norm <= max_norm else self.scaled(max_norm / norm)
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError, naming a parameter or else the first quantity and step that are not finite, unless every entry is finite."""
+        overflowed = first_not_finite(self.numpy())
+        if overflowed is None:
+            return
+        where = f"gradient of {self.surrogate.estimator.name}"
+        self.policy.check_finite(where)
+        for name, value in suspects(self.surrogate.estimator, self.given(), self.terms()).items():
+            # Masked actions' log-probabilities are -inf by definition.
+            bad = (
+                np.isnan(value)
+                | ((value == -math.inf) if name != "log_probs" else False)
+                | (value == math.inf)
+            )
+            if bad.any():
+                step = first_row(bad)
+                raise NonFiniteError(
+                    f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
+                    "look at that step's observation, log-probability and advantage"
+                )
+        raise NonFiniteError(
+            f"{where}: expected finite numbers, got an overflow in {overflowed}; the parameters are unchanged, scale the rewards or use float64"
+        )
+
+
+def suspects(estimator: Estimator, given: Mapping[str, Any], terms: Array) -> dict[str, Any]:
+    """Return what can have made a gradient infinite, in the order of computation: quantities, then the terms' derivatives."""
+    found = {name: value for name, value in given.items() if name in QUANTITIES}
+    try:
+        with np.errstate(all="ignore"):
+            cotangents = estimator.cotangents(**given)
+    except (
+        EstimatorError,
+        DependencyError,
+    ):  # without a closed form the terms themselves are all that can be looked at
+        return found | {"surrogate": terms}
+    return found | {f"d surrogate / d {name}": value for name, value in cotangents.items()}

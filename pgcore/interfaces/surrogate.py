@@ -1,0 +1,81 @@
+"""The loss of one batch: policy, estimator, batch and signals, found to fit where they meet."""
+
+from __future__ import annotations
+
+from pgcore.data.batch import Batch
+from pgcore.data.spec import PolicySpec
+from pgcore.data.spec_checks import check_observations
+from pgcore.errors import EstimatorError
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.signals import Signals, check_names, check_reference
+
+__all__ = ["Surrogate", "check_batch"]
+
+
+class Surrogate:
+    """An estimator bound to one batch and its signals: the loss that `Policy.gradient` differentiates.
+
+    Its existence proves that all of them fit policies of its spec, so that nothing after it checks them again.
+
+    Attributes:
+        spec: The architecture of the policies that it is a loss of.
+        estimator: Gives terms, cotangents and metrics.
+        batch: The steps.
+        values: [B, ...] signals by name, finalised.
+        weights: [B] weight of each term in the loss.
+    """
+
+    __slots__ = ("batch", "estimator", "spec", "values", "weights")
+
+    def __init__(
+        self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
+    ) -> None:
+        """Check that they fit, and let the estimator finalise its signals.
+
+        Args:
+            spec: The policy's.
+            estimator: Which loss.
+            batch: Whole episodes, or steps of a batch.
+            signals: Of the batch, in the policy's dtype.
+
+        Raises:
+            EstimatorError: the estimator does not fit the policy, or the signals are another estimator's or another batch's.
+            ShapeError: observations or actions have the wrong shape.
+            BatchError: an action or a state is out of range.
+        """
+        estimator.check_fits(spec)
+        check_batch(spec, batch)
+        if len(signals.weights) != batch.num_steps:
+            raise EstimatorError(
+                f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; "
+                "slice batch and signals alike"
+            )
+        if not estimator.signal_names <= signals.values.keys():
+            check_names(estimator, signals.values)
+        self.spec = spec
+        self.estimator = estimator
+        self.batch = batch
+        self.values = estimator.finalise(
+            signals.values, signals.weights if signals.padded else None
+        )
+        self.weights = signals.weights
+
+
+def check_batch(spec: PolicySpec, batch: Batch) -> None:
+    """Check once for each batch and spec that they fit; later calls and the batch's own minibatches cost nothing.
+
+    Args:
+        spec: The policy's.
+        batch: Any steps.
+
+    Raises:
+        ShapeError: observations or actions have the wrong shape.
+        BatchError: an action or a state is out of range.
+    """
+    if batch.fits(spec):
+        return
+    check_observations("Batch.observations", spec, batch.observations)
+    spec.head.check_actions(batch.actions, batch.action_mask)
+    if "reference" in batch.extras:
+        check_reference("Batch.extras['reference']", batch.extras["reference"], spec.head.width)
+    batch.remember_fit(spec)

@@ -1,0 +1,101 @@
+"""Statistics of groups of episodes, such as several answers to one prompt.
+
+A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode.
+`Batch.concatenate` keeps the groups of different batches apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgcore.data.batch import Batch
+from pgcore.errors import BatchError, NonFiniteError
+
+__all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
+
+Array = NDArray[Any]
+
+# What `group` may be, here and as a field of an estimator.
+GROUPS = ("extra", "all")
+
+
+def group_of_episode(batch: Batch, group: str = "extra") -> Array:
+    """Return [E] integer: the number of each episode's group.
+
+    Args:
+        batch: The episodes.
+        group: "extra" for the numbers in the batch's extra `group`, "all" for one group of all.
+
+    Raises:
+        BatchError: the batch has no such extra; or its numbers are no integers, or change within an
+            episode.
+    """
+    if group == "all":
+        return np.zeros(batch.num_episodes, np.intp)
+    numbers = batch.extras.get("group")
+    if numbers is None:
+        raise BatchError(
+            "Batch.extras['group']: expected [B] integers, one number for episodes that are compared, "
+            "got none; number the groups, or set the estimator's group='all' to compare all episodes"
+        )
+    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        raise BatchError(
+            f"Batch.extras['group']: expected [B] integers, got {numbers.dtype} of shape "
+            f"{list(numbers.shape)}; number the groups"
+        )
+    first = numbers[batch.episode_starts]
+    changed = numbers != first[batch.episode_of_step]
+    if changed.any():
+        step = int(changed.argmax())
+        raise BatchError(
+            f"Batch.extras['group']: expected one number throughout an episode, got another at step {step}; repeat the episode's own"
+        )
+    return first
+
+
+def is_one_group(batch: Batch, group: str = "extra") -> bool:
+    """Whether all episodes, padding included, are one group, told without looking at episodes."""
+    if group == "all":
+        return True
+    numbers = batch.extras.get("group")
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return False
+    return bool((numbers == numbers[0]).all())
+
+
+def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
+    """Return [E] float64: the undiscounted sum of each episode's rewards, or of [B] other ones."""
+    return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
+
+
+def by_group(
+    function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra"
+) -> Array:
+    """Return [E]: a function of one group's entries, applied to each group's; 0 for episodes that are padding.
+
+    Args:
+        function: From [n] entries to [n] results.
+        x: [E] float.
+        batch: Which episodes are in which group.
+        group: See `group_of_episode`.
+
+    Raises:
+        BatchError: see `group_of_episode`; or the function raises it, of a group that is then named.
+        NonFiniteError: the function raises it, of a group that is then named.
+    """
+    if batch.step_weights is None and is_one_group(batch, group):
+        return function(x)
+    numbers = group_of_episode(batch, group)
+    real = batch.episode_weights > 0
+    result = np.zeros_like(x)
+    for number in np.unique(numbers[real]):
+        members = real & (numbers == number)
+        try:
+            result[members] = function(x[members])
+        except (BatchError, NonFiniteError) as error:
+            raise type(error)(f"group {number}: {error}") from error
+    return result

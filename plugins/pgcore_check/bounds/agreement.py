@@ -1,0 +1,64 @@
+"""How far a gradient is from the truth, in units of what honest rounding allows.
+
+The rule, for every component j: |g_j - g*_j| <= c u e_j, with g* the closed form in extended precision, e_j its running error
+bound, u the roundoff of the working precision, and c = 4 against the reference. A fixed relative tolerance would be flaky on
+extreme inputs and blind on mild ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pgcore.validation.arrays import Array
+from pgcore_check.bounds.running_error import Bounded
+
+__all__ = ["FACTOR", "POWER", "TINY", "allowance", "largest", "powered"]
+
+# The rule's c.
+FACTOR = 4.0
+
+# A component has power where 4 u e is at most this share of it: an error of that size would be seen. In float32 u is 6e-8 and e some
+# hundreds of roundings in a network of a few layers, so that a thousandth is as much as can be asked.
+POWER = {"float32": 1e-3, "float64": 1e-6}
+
+# Results below these are compared as absolute: frameworks flush them to 0.
+TINY = {"float32": 1e-30, "float64": 1e-290}
+
+
+def allowance(bound: Any, dtype: np.dtype[Any]) -> Array:
+    """Return u e for a `Bounded` result; 0 for one that no arithmetic went into."""
+    error = bound.error if isinstance(bound, Bounded) else np.zeros(np.shape(bound))
+    return np.longdouble(np.finfo(dtype).eps) / 2 * error
+
+
+def powered(exact: Array, allowed: Array, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return how many components have power, and how many are finite and not 0; see `POWER`."""
+    counted = np.isfinite(exact) & (np.abs(exact) > TINY[dtype.name])
+    size = np.where(counted, np.abs(exact), 0)
+    seen = counted & (FACTOR * allowed <= POWER[dtype.name] * size)
+    return int(np.count_nonzero(seen)), int(np.count_nonzero(counted))
+
+
+def largest(
+    found: Array, exact: Array, allowed: Array, dtype: np.dtype[Any]
+) -> tuple[float, tuple[int, ...]]:
+    """Return the largest |found - exact| / allowed and where it is; infinity for NaN, a wrong shape or a wrong dtype.
+
+    Entries that must be -inf must be exactly that.
+    """
+    if found.shape != exact.shape or found.dtype != dtype:
+        return float("inf"), ()
+    impossible = exact == -np.inf
+    distance = np.abs(
+        np.where(impossible, 0, found).astype(np.longdouble) - np.where(impossible, 0, exact)
+    )
+    wrong = (impossible != (found == -np.inf)) | ~np.isfinite(distance)
+    smallest = np.longdouble(TINY[dtype.name])
+    measured = np.where(wrong | (distance <= smallest), 0, distance) / np.maximum(
+        allowed, smallest / 1e6
+    )
+    ratio = np.where(wrong, np.inf, measured)
+    position = np.unravel_index(int(ratio.argmax()), ratio.shape) if ratio.size else ()
+    return (float(ratio[position]) if ratio.size else 0.0), tuple(int(index) for index in position)

@@ -1,0 +1,57 @@
+"""Registers the command `pgcore check` and the functions of the conformance kit."""
+
+from __future__ import annotations
+
+from pgcore.hooks import Provider, hookimpl
+
+__all__ = ["pgcore_commands", "pgcore_functions", "pgcore_proofs"]
+
+
+@hookimpl
+def pgcore_commands() -> list[Provider]:
+    """Provide the command."""
+    return [
+        Provider(
+            "check",
+            "pgcore_check.command:check_command",
+            "compare every estimator on every backend with the reference, stage by stage",
+        )
+    ]
+
+
+@hookimpl
+def pgcore_functions() -> list[Provider]:
+    """Provide the functions."""
+    return [
+        Provider("check", "pgcore_check.compare:check", "one policy beside the reference"),
+        Provider("compare", "pgcore_check.compare:compare", "backends beside the reference"),
+        Provider(
+            "compare_policies",
+            "pgcore_check.compare:compare_policies",
+            "two policies that should be one, beside each other",
+        ),
+    ]
+
+
+@hookimpl
+def pgcore_proofs() -> list[Provider]:
+    """Provide the proofs of the core's heads."""
+    heads = "pgcore_check.core_proofs"
+    return [
+        Provider(
+            "categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"
+        ),
+        Provider(
+            "diagonal_gaussian",
+            f"{heads}.gaussian:DIAGONAL_GAUSSIAN",
+            "each kind of log std; a tiny one",
+        ),
+        Provider("epsilon_greedy", f"{heads}.discrete:EPSILON_GREEDY", "action values; audits"),
+        Provider("squashed_gaussian", f"{heads}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
+        Provider(
+            "multi_categorical",
+            f"{heads}.discrete:MULTI_CATEGORICAL",
+            "two choices of unequal size",
+        ),
+        Provider("bernoulli", f"{heads}.discrete:BERNOULLI", "two binary actions"),
+    ]

@@ -1,0 +1,99 @@
+"""`pgcore derive`: the closed form of an estimator's cotangents, from its surrogate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from pgcore import api
+from pgcore.cli.assignments import read_assignments, without_none
+from pgcore.interfaces.score_estimator import ScoreEstimator
+from pgcore.registry.registry import registry
+
+if TYPE_CHECKING:
+    from pgcore_derive.derivation import Derivation
+
+__all__ = ["derive_command"]
+
+
+def derive_command(
+    name: Annotated[
+        str, typer.Argument(metavar="ESTIMATOR", help="A registered name, such as ppo.")
+    ],
+    *,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A hyper-parameter, such as clip=0.1; repeatable."
+        ),
+    ] = None,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="Print LaTeX, to paste where amsmath is loaded.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: text and LaTeX of each.")
+    ] = False,
+) -> None:
+    """Differentiate an estimator's surrogate by each quantity of the policy, symbolically, and print the closed forms.
+
+    In text the names are those of the surrogate's keywords; a is any one action. In LaTeX they are the field's: log pi, A, R, V, H.
+    """
+    if as_latex and as_json:
+        raise typer.BadParameter("expected --latex or --json, got both; choose one")
+    derivation = derivation_of(name, assignments or [])
+    write = latex_of if as_latex else json_of if as_json else text_of
+    sys.stdout.write(write(derivation))
+    if isinstance(derivation.estimator, ScoreEstimator):
+        sys.stderr.write(
+            f"note: {name} weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
+        )
+
+
+def derivation_of(name: str, assignments: list[str]) -> Derivation:
+    """Return the derivation of a registered estimator with these `field=value` assignments."""
+    from pgcore_derive.derivation import derive
+
+    cls = cast("type", registry().load("estimators", name))
+    return derive(api.estimator(name, **without_none(cls, read_assignments(assignments))))
+
+
+def text_of(derivation: Derivation) -> str:
+    """Return the surrogate and each derivative in text."""
+    shown = {"surrogate": derivation.surrogate_text} | {
+        f"d surrogate / d {name}": found for name, found in derivation.text.items()
+    }
+    return "".join(f"{what} =\n{indented(found)}\n" for what, found in shown.items())
+
+
+def indented(text: str) -> str:
+    """Return lines four spaces in."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def latex_of(derivation: Derivation) -> str:
+    """Return the surrogate and each derivative as one aligned display."""
+    symbols = derivation.symbols
+    rows = [rf"\ell &= {derivation.surrogate_latex}"]
+    rows += [
+        rf"\frac{{\partial \ell}}{{\partial {symbols[name]}}} &= {found}"
+        for name, found in derivation.latex.items()
+    ]
+    body = " \\\\\n".join(f"  {row}" for row in rows)
+    return f"% {derivation.estimator.name}; \\usepackage{{amsmath}}\n\\begin{{align*}}\n{body}\n\\end{{align*}}\n"
+
+
+def json_of(derivation: Derivation) -> str:
+    """Return everything as JSON."""
+    latex, symbols = derivation.latex, derivation.symbols
+    found = {
+        "estimator": derivation.estimator.name,
+        "surrogate": {"text": derivation.surrogate_text, "latex": derivation.surrogate_latex},
+        "cotangents": {
+            name: {"text": text, "latex": latex[name], "symbol": symbols[name]}
+            for name, text in derivation.text.items()
+        },
+    }
+    return json.dumps(found, indent=1) + "\n"

@@ -1,0 +1,28 @@
+"""Registers the command `pgcore derive` and the function `pgcore.derive`."""
+
+from __future__ import annotations
+
+from pgcore.hooks import Provider, hookimpl
+
+__all__ = ["pgcore_commands", "pgcore_functions"]
+
+
+@hookimpl
+def pgcore_commands() -> list[Provider]:
+    """Provide the command."""
+    return [
+        Provider(
+            "derive",
+            "pgcore_derive.command:derive_command",
+            "differentiate an estimator's surrogate symbolically and print the closed forms",
+        )
+    ]
+
+
+@hookimpl
+def pgcore_functions() -> list[Provider]:
+    """Provide the function, and the class of its result."""
+    return [
+        Provider("derive", "pgcore_derive.derivation:derive", "cotangents from a surrogate"),
+        Provider("Derivation", "pgcore_derive.derivation:Derivation", "the result of `derive`"),
+    ]

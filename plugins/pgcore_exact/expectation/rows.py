@@ -1,0 +1,255 @@
+"""What a policy computes at a state and an action, and its derivatives: all that an estimator can ask on a finite process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pgcore.api import gradient
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import (
+    KLS,
+    QUANTITIES,
+    VALUES_OF_ACTIONS,
+    Claims,
+    Estimator,
+    Evaluate,
+    quantities_of,
+)
+from pgcore.interfaces.parameters import flat
+from pgcore.interfaces.policy import Policy
+from pgcore.validation.arrays import Array, read_only
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore_exact.expectation.needs import extras
+from pgcore_exact.process.mdp import MDP
+from pgcore_exact.process.tabulated import Tabulated, backing, every_action
+
+__all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
+
+
+@dataclass(frozen=True)
+class Probe(Estimator):
+    """The mean of one quantity, or of one action's column of it: its gradient is the quantity's derivative."""
+
+    quantity: str
+    column: int
+    name = "probe"
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=True)
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return name == self.quantity
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        return {"reference": batch.extras["reference"]} if self.quantity in KLS else {}
+
+    def surrogate(
+        self,
+        xp: ArrayNamespace,
+        *,
+        log_prob: Native = None,
+        entropy: Native = None,
+        kl: Native = None,
+        reverse_kl: Native = None,
+        log_probs: Native = None,
+        value: Native = None,
+        action_value: Native = None,
+        action_values: Native = None,
+    ) -> Native:
+        """See `Estimator.surrogate`."""
+        quantities = (
+            log_prob,
+            entropy,
+            kl,
+            reverse_kl,
+            log_probs,
+            value,
+            action_value,
+            action_values,
+        )
+        quantity = next(array for array in quantities if array is not None)
+        return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
+
+    def cotangents(
+        self,
+        *,
+        log_prob: Array | None = None,
+        entropy: Array | None = None,
+        kl: Array | None = None,
+        reverse_kl: Array | None = None,
+        log_probs: Array | None = None,
+        value: Array | None = None,
+        action_value: Array | None = None,
+        action_values: Array | None = None,
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        quantities = (
+            log_prob,
+            entropy,
+            kl,
+            reverse_kl,
+            log_probs,
+            value,
+            action_value,
+            action_values,
+        )
+        quantity = next(array for array in quantities if array is not None)
+        one = np.zeros_like(quantity)
+        one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
+        return {self.quantity: one}
+
+
+class Rows:
+    """What a policy computes at each of the S A rows, and its derivatives, each when it is first asked for.
+
+    Attributes:
+        table: The policy.
+        mdp: The process.
+        batch: The rows as one-step episodes.
+    """
+
+    def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
+        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
+        self.mdp, self.table = mdp, table
+        described = extras(mdp, behaviour)
+        self.extras = {
+            name: read_only(value.reshape(-1, *value.shape[2:]))
+            for name, value in described.items()
+        }
+        self.log_probs = read_only(logarithms(behaviour))
+        self.batch = every_action(mdp, extras=self.extras)
+        self._values: dict[str, Array] = {}
+        self._derivatives: dict[str, Array] = {}
+
+    @cached_property
+    def scores(self) -> Array:
+        """[S A, D] d log_prob / d theta."""
+        return self.table.scores.reshape(-1, self.table.scores.shape[2])
+
+    def value(self, name: str) -> Array:
+        """Return [S A, ...] of a quantity or of "distribution"."""
+        if name not in self._values:
+            if self.table.policy is None and name == "log_prob":
+                self._values[name] = logarithms(self.table.probabilities)
+            else:
+                self._values[name] = backing(self.table, name).evaluate(self.batch, (name,))[name]
+        return self._values[name]
+
+    @property
+    def has_state_values(self) -> bool:
+        """Whether the policy has a critic of states."""
+        policy = self.table.policy
+        return policy is not None and "value" in quantities_of(policy.spec)
+
+    def state_values(self) -> Array:
+        """Return [S] V of every state."""
+        return self.value("value")[:: self.mdp.actions]
+
+    def derivative(self, name: str) -> Array:
+        """Return [S A, D] d quantity / d theta, or [S A, A, D] of one that has a column for each action."""
+        if name == "log_prob":
+            return self.scores
+        if name not in self._derivatives:
+            policy = backing(self.table, name)
+            if policy.spec.head.action_values and name not in VALUES_OF_ACTIONS | {"value"}:
+                # Probabilities are piecewise constant in action values.
+                self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
+                return self._derivatives[name]
+            columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
+            gradients = [
+                [
+                    flat_gradient(policy, Probe(name, column), self.batch.steps([row]))
+                    for column in range(columns)
+                ]
+                for row in range(self.batch.num_steps)
+            ]
+            stacked = np.array(gradients)
+            self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
+        return self._derivatives[name]
+
+
+def logarithms(probabilities: Array) -> Array:
+    """Return [S A] log-probabilities."""
+    with np.errstate(divide="ignore"):
+        return np.log(probabilities).reshape(-1)
+
+
+class Lookup:
+    """What the rows of many batches of the same shape have, each quantity looked up for all when it is first asked for.
+
+    Attributes:
+        rows: What is looked up.
+        steps: [P, B] row numbers.
+        finals: [P, E] states.
+        terminated: [P, E] bool.
+    """
+
+    __slots__ = ("_found", "finals", "rows", "steps", "terminated")
+
+    def __init__(self, rows: Rows, steps: Array, finals: Array, terminated: Array) -> None:
+        """Keep all."""
+        self.rows, self.steps, self.finals, self.terminated = rows, steps, finals, terminated
+        self._found: dict[str, Array | None] = {}
+
+    def __call__(self, name: str) -> Array | None:
+        """Return [P, ...] of a quantity, of "distribution" or of "final_value"; None of what no row has."""
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def _look_up(self, name: str) -> Array | None:
+        if name == "final_value":
+            return read_only(np.where(self.terminated, 0.0, self.rows.state_values()[self.finals]))
+        return (
+            read_only(self.rows.value(name)[self.steps])
+            if name in QUANTITIES or name == "distribution"
+            else None
+        )
+
+
+class RowEvaluate:
+    """See `pgcore.interfaces.estimator.Evaluate`: looks up what the rows of one batch have."""
+
+    __slots__ = ("batch", "index", "lookup")
+
+    def __init__(self, lookup: Lookup, batch: Batch, index: int) -> None:
+        """Keep all; the index is the batch's among the lookup's."""
+        self.lookup, self.batch, self.index = lookup, batch, index
+
+    def __call__(self, *names: str) -> Mapping[str, Array]:
+        """See `Evaluate`."""
+        values: dict[str, Array] = {}
+        for name in names:
+            every = self.lookup(name)
+            if every is not None:
+                values[name] = every[self.index]
+            else:
+                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[
+                    name
+                ]
+        return values
+
+    @property
+    def target(self) -> RowEvaluate:
+        """See `Evaluate.target`: the current policy."""
+        return self
+
+    def scores(self, step_weights: Array | None = None) -> Array:
+        """See `Evaluate.scores`."""
+        scores = self.lookup.rows.scores[self.lookup.steps[self.index]]
+        if step_weights is not None:
+            scores = scores * step_weights[:, None]
+        return np.add.reduceat(scores, self.batch.episode_starts, axis=0)
+
+
+def flat_gradient(policy: Policy, estimator: Estimator, batch: Batch) -> Array:
+    """Return [D] the gradient in canonical parameter order."""
+    return flat(gradient(policy, estimator, batch).numpy())

@@ -1,0 +1,158 @@
+"""The critic's own parameters, and the first-order steps that they take beside a trust region of the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.data.spec import Adopted
+from pgcore.errors import OptimizerError
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.gradient import Gradient
+from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.signals import Signals
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
+
+__all__ = ["CriticOptimizer", "MeanValue", "critic_names"]
+
+
+class CriticOptimizer(BoundOptimizer):
+    """A first-order formula for the critic's parameters alone, in NumPy and the policy's dtype.
+
+    Attributes:
+        policy: Whose critic.
+    """
+
+    def __init__(self, formula: OptimizerSpec, policy: Policy) -> None:
+        """Set the slots to 0."""
+        self.policy = policy
+        self._formula = formula
+        shapes, names = policy.spec.parameter_shapes, critic_names(policy)
+        self._slots = {
+            slot: {name: np.zeros(shapes[name], policy.dtype) for name in names}
+            for slot in formula.slots
+        }
+        self._told_apart = (
+            not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
+        )
+
+    def check(self, batch: Batch) -> None:
+        """Check that the parameters that are named after an adopted critic are the critic's, and no others.
+
+        At every step: on hidden layers of the policy's, a value whose last layer starts from zeros depends on them from the second step on.
+
+        Raises:
+            OptimizerError: the value depends on others as well, or the policy on these.
+        """
+        if self._told_apart:
+            return
+        weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
+        estimator = MeanValue(self.policy.spec.critic_values == "action")
+        mean_value = Surrogate(
+            self.policy.spec, estimator, batch, Signals({}, weights, padded=False)
+        )
+        critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value).numpy()
+        shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
+        own = np.concatenate(
+            [np.full(value.size, float(name in critic)) for name, value in derivatives.items()]
+        )
+        if shared or not critic or self.policy.fisher_vector_product(batch, own).any():
+            raise OptimizerError(
+                f"trust region on {self.policy.spec.network}: expected a critic whose parameters are those named critic. and no others, got "
+                f"{f'a value that depends on {shared[0]}' if shared else 'a policy that depends on some of these'}; adopt two networks that "
+                "share nothing, and name no attribute of the policy's critic"
+            )
+
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """See `BoundOptimizer.step`; the policy's own parameters stay as they are."""
+        derivatives, parameters = gradient.numpy(), self.policy.parameters()
+        changed: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
+        for name in critic_names(self.policy):
+            own = {slot: values[name] for slot, values in self._slots.items()}
+            parameters[name], found = self._formula.update(
+                host, parameters[name], derivatives[name], own, *scalars
+            )
+            for slot, value in found.items():
+                changed[slot][name] = value
+        self.policy.load(parameters)
+        self._slots = changed
+
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """See `BoundOptimizer.slots`."""
+        return {
+            slot: {name: value.copy() for name, value in values.items()}
+            for slot, values in self._slots.items()
+        }
+
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """See `BoundOptimizer.load`."""
+        dtype = self.policy.dtype
+        self._slots = {
+            slot: {name: np.array(slots[slot][name], dtype) for name in own}
+            for slot, own in self._slots.items()
+        }
+
+
+@dataclass(frozen=True)
+class MeanValue(Estimator):
+    """The mean value, whose derivative says which parameters the critic has.
+
+    Attributes:
+        of_actions: Whether the critic values actions; then it is the mean over states of their sum.
+    """
+
+    of_actions: bool = False
+    name: ClassVar[str] = "mean_value"
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return Claims(
+            unbiased=False, off_policy="limited", needs_critic=True, discrete_only=self.of_actions
+        )
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`: none."""
+        return {}
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        return (name == "action_values") == self.of_actions
+
+    def surrogate(
+        self, xp: ArrayNamespace, *, value: Native = None, action_values: Native = None
+    ) -> Native:
+        """See `Estimator.surrogate`."""
+        return value if action_values is None else xp.sum(action_values, 1)
+
+    def cotangents(
+        self, *, value: Array | None = None, action_values: Array | None = None
+    ) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        given = {"value": value, "action_values": action_values}
+        return {name: np.ones_like(found) for name, found in given.items() if found is not None}
+
+
+def critic_names(policy: Policy) -> tuple[str, ...]:
+    """Return the names of the critic's parameters.
+
+    Raises:
+        OptimizerError: the critic shares the policy's hidden layers.
+    """
+    spec = policy.spec
+    if spec.critic == "none":
+        return ()
+    if spec.critic == "shared":
+        raise OptimizerError(
+            "trust region: expected a critic with parameters of its own, or none, got critic='shared', whose loss would move the policy out of the "
+            "region; give the spec critic='separate'"
+        )
+    return tuple(name for name in spec.parameter_shapes if name.startswith("critic."))

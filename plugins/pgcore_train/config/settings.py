@@ -1,0 +1,194 @@
+"""The settings that belong to training itself: one frozen dataclass for each section of a run's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pgcore.errors import PgcoreError, SpecError
+from pgcore.registry.registry import default_backend_name, registry
+from pgcore.validation.fields import (
+    Checked,
+    Count,
+    CountFromZero,
+    Number,
+    UnitInterval,
+    check_fields,
+    choice,
+    one_of,
+    positive,
+    set_field,
+    unit_interval,
+)
+
+__all__ = [
+    "ExplorationSettings",
+    "NetworkSettings",
+    "ReplaySettings",
+    "RolloutSettings",
+    "RunSettings",
+    "TargetSettings",
+    "TrainingSettings",
+]
+
+
+def name(where: str, value: object, error: type[PgcoreError] = SpecError) -> str:
+    """Return the value, or raise unless it is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise error(f"{where}: expected a name, got {value!r}; give one")
+    return value
+
+
+def switch(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
+    """Return the value, or raise in TOML's words unless it is a bool."""
+    if not isinstance(value, bool):
+        raise error(f"{where}: expected true or false, got {value!r}; give one of the two")
+    return value
+
+
+Name = Annotated[str, name]
+Switch = Annotated[bool, switch]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings(Checked):
+    """Section `run`.
+
+    Attributes:
+        backend: A registered name.
+        device: Where the backend has several; None is its default.
+        compiled: Whether the backend compiles what it computes, where it can choose.
+        seed: At least 0; seeds parameters, actions, environments and minibatches.
+        dtype: "float32" or "float64".
+        steps: Environment steps to train for, all environments together; the rollout that reaches them is the last.
+        stop_at: Stop when the mean return of the last 20 finished episodes reaches this; None trains for all steps.
+        out: Folder of the results; None is `runs/` and the environment's name.
+        evaluation_episodes: Episodes to play with the most probable actions after training; 0 plays none.
+    """
+
+    section = "run"
+    backend: Name = field(default_factory=default_backend_name)
+    device: Name | None = None
+    compiled: Switch = False
+    seed: CountFromZero = 0
+    dtype: Annotated[str, choice("float32", "float64")] = "float32"
+    steps: Count = 100_000
+    stop_at: Number | None = None
+    out: Name | None = None
+    evaluation_episodes: CountFromZero = 10
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings(Checked):
+    """Section `network`.
+
+    Attributes:
+        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete observations, else an MLP.
+        hidden: Widths of the hidden layers, where the network has that field.
+        activation: A registered name, where the network has that field, or "auto": relu where action values are learned off policy, else tanh.
+        critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
+    """
+
+    section = "network"
+    type: str = "auto"
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "auto"
+    critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the fields that `PolicySpec` does not check, and make a TOML file's list of widths a tuple."""
+        check_fields(self)
+        one_of("network.type", self.type, ("auto", *registry().names("networks")))
+        if isinstance(self.hidden, list):
+            set_field(self, "hidden", tuple(self.hidden))
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSettings(Checked):
+    """Section `rollout`.
+
+    Attributes:
+        envs: Environments side by side.
+        length: Steps of each environment between two updates; None is 128 where an update goes over its batch several times or
+            takes a trust region's step, else 16.
+        episodes: Whole episodes of each environment between two updates, for estimators that want whole ones, in place of `length`.
+        normalise_observations: Whether to give observations a running mean of 0 and standard deviation of 1.
+        normalise_rewards: Whether to divide rewards by the running standard deviation of the discounted return.
+    """
+
+    section = "rollout"
+    envs: Count = 8
+    length: Count | None = None
+    episodes: Count = 1
+    normalise_observations: Switch = False
+    normalise_rewards: Switch = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings(Checked):
+    """Section `training`.
+
+    Attributes:
+        epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's change since the rollout, else 1; 1 for a trust
+            region.
+        minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch; all of it for a trust region.
+    """
+
+    section = "training"
+    epochs: Count | None = None
+    minibatch: Count | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings(Checked):
+    """Section `replay`: a buffer of older steps to learn from, for estimators that take another policy's steps.
+
+    Attributes:
+        capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that learns action values off policy, else 0.
+        batch: Steps of a batch; None is 256.
+        updates: Optimizer steps after each rollout, each on a batch of its own; None is one for every two steps of the rollout.
+        start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
+    """
+
+    section = "replay"
+    capacity: CountFromZero | None = None
+    batch: Count | None = None
+    updates: Count | None = None
+    start: Count | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSettings(Checked):
+    """Section `target`: a copy of the policy that bootstrapped action values are taken from.
+
+    Attributes:
+        every: Optimizer steps from one copy to the next, 0 for no copy; None is 100 for an estimator that learns action values off policy,
+            unless `rate` is given, else 0.
+        rate: In (0, 1]. How far the copy goes towards the policy after each optimizer step, in place of `every`.
+    """
+
+    section = "target"
+    every: CountFromZero | None = None
+    rate: Annotated[float, unit_interval, positive] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that they say one way to follow the policy."""
+        check_fields(self)
+        if self.every is not None and self.rate is not None:
+            raise SpecError(
+                f"target: expected every or rate, got every={self.every} and rate={self.rate}; give one of the two"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ExplorationSettings(Checked):
+    """Section `exploration`: how much more than its head says an epsilon-greedy policy explores at first.
+
+    Attributes:
+        initial_epsilon: The first probability of an action other than the greedy one; None draws all actions with the same probability.
+        fraction: In [0, 1]. Part of the run's steps in which it falls linearly to `head.epsilon`; None is 0.2, and 0 begins with that.
+    """
+
+    section = "exploration"
+    initial_epsilon: UnitInterval | None = None
+    fraction: UnitInterval | None = None

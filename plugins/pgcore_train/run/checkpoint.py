@@ -1,0 +1,158 @@
+"""Checkpoints: everything that a run needs to go on, in one safetensors file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pgcore.data import files
+from pgcore.errors import FileError
+from pgcore.interfaces.estimator import Estimator
+from pgcore.validation.arrays import Array
+from pgcore_train.config.config.config import Layer
+from pgcore_train.run.history import History
+
+__all__ = ["Checkpoint", "generator_state", "load_checkpoint", "restore_generator"]
+
+FORMAT = "pgcore.checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run's state between two updates. Environments cannot be saved: a resumed run starts new episodes in them.
+
+    Attributes:
+        config: The run's configuration as plain data.
+        policy: Parameters by canonical name.
+        optimizer: What `Optimizer.state` returned.
+        optimizer_steps: How many steps it has taken.
+        estimator: Fields of the estimator that its `adapted` changed.
+        normalisers: State of each normaliser by name.
+        random: State of the random generator, arrays by name.
+        history: Counters and finished episodes.
+        replay: State of the replay buffer; empty where there is none.
+        target: Parameters of the target policy by canonical name; empty where there is none.
+    """
+
+    config: Layer
+    policy: dict[str, Array]
+    optimizer: dict[str, Array]
+    optimizer_steps: int
+    estimator: dict[str, float]
+    normalisers: dict[str, dict[str, Array]]
+    random: dict[str, Array]
+    history: History
+    replay: dict[str, Array] = field(default_factory=dict)
+    target: dict[str, Array] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the checkpoint, whole or not at all.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        history = self.history
+        groups: dict[str, Mapping[str, Array]] = {
+            "policy": self.policy,
+            "optimizer": self.optimizer,
+            "random": self.random,
+            "replay": self.replay,
+            "target": self.target,
+            "episodes": {
+                "returns": np.array(history.returns, np.float64),
+                "finished_at": np.array(history.finished_at, np.int64),
+            },
+            **{f"normaliser.{name}": state for name, state in self.normalisers.items()},
+        }
+        arrays = {
+            f"{group}:{name}": value
+            for group, values in groups.items()
+            for name, value in values.items()
+        }
+        counters = {
+            "updates": history.updates,
+            "steps": history.steps,
+            "seconds": history.seconds,
+            "optimizer_steps": self.optimizer_steps,
+        }
+        texts = {"config": self.config, "counters": counters, "estimator": self.estimator}
+        files.write(
+            path, FORMAT, arrays, {name: json.dumps(value) for name, value in texts.items()}
+        )
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Return the checkpoint of a file, or of a run's folder.
+
+    Raises:
+        FileError: there is none, or the file is not a checkpoint.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= "checkpoint.safetensors"
+    arrays, metadata = files.read(file, FORMAT)
+    groups: dict[str, dict[str, Array]] = {}
+    for name, value in arrays.items():
+        group, _, key = name.partition(":")
+        groups.setdefault(group, {})[key] = value
+    try:
+        counters = json.loads(metadata["counters"])
+        episodes = groups["episodes"]
+        return Checkpoint(
+            config=json.loads(metadata["config"]),
+            policy=groups["policy"],
+            optimizer=groups.get("optimizer", {}),
+            optimizer_steps=counters.pop("optimizer_steps"),
+            estimator=json.loads(metadata["estimator"]),
+            normalisers={
+                name.partition(".")[2]: state
+                for name, state in groups.items()
+                if name.startswith("normaliser.")
+            },
+            random=groups["random"],
+            history=History(
+                **counters,
+                returns=episodes["returns"].tolist(),
+                finished_at=episodes["finished_at"].tolist(),
+            ),
+            replay=groups.get("replay", {}),
+            target=groups.get("target", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{file}: expected a checkpoint that this version wrote, got one that lacks {error}; train anew"
+        ) from error
+
+
+def adapted_fields(configured: Estimator, current: Estimator) -> dict[str, float]:
+    """Return the fields in which an estimator differs from the one that was configured."""
+    before, after = vars(configured), vars(current)
+    names = [each.name for each in dataclasses.fields(configured)]  # pyright: ignore[reportArgumentType]
+    return {name: after[name] for name in names if before[name] != after[name]}
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Array]:
+    """Return the state of a Philox generator as arrays."""
+    state: Any = rng.bit_generator.state
+    rest = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
+    return {**state["state"], "buffer": state["buffer"], "rest": np.array(rest, np.uint64)}
+
+
+def restore_generator(rng: np.random.Generator, arrays: Mapping[str, Array]) -> None:
+    """Make a Philox generator go on from what `generator_state` returned."""
+    state: Any = rng.bit_generator.state
+    position, has_uint32, uinteger = (int(value) for value in arrays["rest"])
+    inner = {"counter": arrays["counter"], "key": arrays["key"]}
+    rng.bit_generator.state = state | {
+        "state": inner,
+        "buffer": arrays["buffer"],
+        "buffer_pos": position,
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }

@@ -1,0 +1,96 @@
+"""The live progress bar."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from pgcore_train.run.history import readable
+
+__all__ = ["ProgressBar"]
+
+# Drawing takes milliseconds, and nobody reads faster than this.
+SECONDS_BETWEEN = 0.1
+
+
+class ProgressBar:
+    """Steps, mean return and steps per second on stderr, where that is a terminal; nothing at all elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        """Prepare a bar of `total` environment steps, of which `done` are from before."""
+        self._total, self._done = total, done
+        self._bar: Any = None
+        self._task: Any = None
+        self._drawn = -float("inf")
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        if not sys.stderr.isatty():
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            "training", total=self._total, completed=self._done, figures=""
+        )
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Draw the bar as it stands and leave it there."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.stop()
+
+    def update(
+        self,
+        steps: int,
+        mean_return: float | None,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Move the bar to that many steps, with a trust region's step where the metrics have one; drawn at most ten times a second."""
+        if self._bar is None:
+            return
+        now = time.perf_counter()
+        rate = (steps - self._done) / max(now - self._started, 1e-9)
+        mean = (
+            "no episode finished" if mean_return is None else f"mean return {readable(mean_return)}"
+        )
+        self._bar.update(
+            self._task,
+            completed=min(steps, self._total),
+            figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}",
+        )
+        if now - self._drawn >= SECONDS_BETWEEN:
+            self._bar.refresh()
+            self._drawn = now
+
+
+def step_text(metrics: Mapping[str, float]) -> str:
+    """Return what a trust region says of its last step; empty for a first-order one."""
+    if "step_kl" not in metrics:
+        return ""
+    if not metrics["step_accepted"]:
+        return "  step refused"
+    return (
+        f"  KL {metrics['step_kl']:.2g}, step {metrics['step_size']:.2g}, CG {metrics['cg_iterations']:.0f}, "
+        f"line search {metrics['line_search_steps']:.0f}"
+    )

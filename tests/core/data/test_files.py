@@ -1,0 +1,140 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pgcore.data import files
+from pgcore.errors import FileError
+
+
+def test_arrays_and_metadata_come_back(tmp_path):
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3).T,
+        "b": np.array([True, False]),
+        "c": np.zeros((0, 2), np.int64),
+    }
+    files.write(tmp_path / "x", "kind", arrays, {"note": "größer"})
+    read, metadata = files.read(str(tmp_path / "x"), "kind")
+    assert metadata == {"format": "kind", "note": "größer"}
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
+    files.replace(tmp_path / "x", b"old" * 1000)
+    files.replace(tmp_path / "x", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"new"}
+
+
+@pytest.mark.parametrize("failing", ["write_bytes", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failing):
+    (tmp_path / "x").write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, failing, fail)
+    with pytest.raises(
+        FileError,
+        match=r"x: expected a place to write to, got No space left on device; choose a folder",
+    ):
+        files.replace(tmp_path / "x", b"new")
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("missing/x", "No such file or directory"),
+        ("file/x", "Not a directory"),
+        ("folder", "Is a directory"),
+        ("n" * 300, "File name too long"),
+        ("null\0byte", "embedded null byte"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, path, reason):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        FileError,
+        match=f"expected a place to write to, got {reason}; choose a folder you can write to",
+    ):
+        files.write(tmp_path / path, "kind", {}, {})
+    assert {found.name for found in tmp_path.iterdir()} == {"file", "folder"}
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_a_path_without_a_name_is_refused(path):
+    with pytest.raises(FileError, match="expected a place to write to, got "):
+        files.write(path, "kind", {}, {})
+
+
+@pytest.mark.parametrize("path", ["missing", ".", "null\0byte"])
+def test_a_file_that_is_not_there_is_named(tmp_path, path):
+    with pytest.raises(
+        FileError, match="expected a kind file, got nothing of that name; check the path"
+    ):
+        files.read(tmp_path / path, "kind")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    files.write(tmp_path / "x", "pgcore.data.batch", {}, {})
+    with pytest.raises(
+        FileError,
+        match=r"expected a pgcore\.policy file, got format 'pgcore\.batch'; pass the file",
+    ):
+        files.read(tmp_path / "x", "pgcore.policy")
+
+
+def test_a_strangers_safetensors_file_is_refused(tmp_path):
+    save_file({"a": np.ones(2)}, tmp_path / "x")
+    with pytest.raises(FileError, match="expected a kind file, got format None"):
+        files.read(tmp_path / "x", "kind")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"PK\x03\x04" * 9, b'{"a": 1}'])
+def test_what_is_not_safetensors_is_refused(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(FileError, match="expected a kind file, got one that is not safetensors"):
+        files.read(tmp_path / "x", "kind")
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    (tmp_path / "x").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    np.save(tmp_path / "y.npy", np.array([Evil(tmp_path / "ran")], object), allow_pickle=True)
+    for name in ("x", "y.npy"):
+        with pytest.raises(FileError, match="not safetensors"):
+            files.read(tmp_path / name, "kind")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 8, 40, 100])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, cut):
+    files.write(tmp_path / "x", "kind", {"a": np.arange(20.0)}, {})
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-cut])
+    with pytest.raises(FileError, match="not safetensors"):
+        files.read(tmp_path / "x", "kind")
+
+
+def test_numbers_that_numpy_does_not_have_are_refused(tmp_path):
+    header = b'{"__metadata__":{"format":"kind"},"a":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "x").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(
+        FileError, match="expected a kind file, got one with numbers that NumPy does not have"
+    ):
+        files.read(tmp_path / "x", "kind")

@@ -1,0 +1,42 @@
+"""The covering design covers what it says, with few cases."""
+
+from __future__ import annotations
+
+from pgcore_check.cases.design import covering, product
+from pgcore_check.conformance import few_of
+from pgcore_check.proofs import variants
+
+HEADS = variants("heads")
+VARIANTS = variants("estimators")
+
+
+def test_every_pair_of_two_things_occurs_in_few_cases():
+    everything, chosen = product(VARIANTS, HEADS), covering(VARIANTS, HEADS)
+    wanted = set().union(*(choice.pairs for choice in everything))
+    assert set().union(*(choice.pairs for choice in chosen)) == wanted
+    pairs = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in everything}
+    assert len(pairs) <= len(chosen) <= 2 * len(pairs)
+    assert {choice.variant for choice in chosen} == set(VARIANTS)
+    assert {choice.head for choice in chosen} == set(HEADS)
+    assert len(everything) > 20 * len(chosen)
+
+
+def test_few_cases_have_every_single_thing():
+    chosen = covering(VARIANTS, HEADS)
+    few = few_of(chosen)
+    names = {variant.name for variant in VARIANTS.values()}
+    assert len(few) <= len(names) + 3
+    assert {level for each in few for level in each.levels} == {
+        level for each in chosen for level in each.levels
+    }
+    assert {each.case.estimator.name for each in few} == names
+
+
+def test_cases_make_sense():
+    for choice in product(VARIANTS, HEADS):
+        assert choice.case.spec.critic != "none" or "value" not in choice.case.estimator.quantities
+
+
+def test_the_design_is_the_same_in_every_run():
+    first, second = covering(VARIANTS, HEADS), covering(VARIANTS, HEADS)
+    assert [choice.case.label for choice in first] == [choice.case.label for choice in second]

@@ -1,0 +1,308 @@
+"""A stranger's estimator and head, with proofs, are tried like the built-in ones; what is broken is one row."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+import pgcore as pg
+from pgcore.registry.registry import registry
+from pgcore_check.conformance import plan, run
+from pgcore_check.proof import Proof
+from pgcore_check.proofs import proofs, reference_of, variants
+from pgcore_estimators.ppo import PPO
+from pgcore_exact.command import subjects, unbuilt
+
+# The three files of an estimator: its module, the plugin's lines, its proof.
+ESTIMATOR = """
+    from dataclasses import dataclass
+    import pgcore as pg
+
+    @dataclass(frozen=True)
+    class Centred(pg.Estimator):
+        "Rewards less a constant."
+        constant: float = 0.0
+        name = "centred"
+
+        @property
+        def claims(self):
+            return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
+
+        def signals(self, batch, evaluate):
+            return {"weight": batch.rewards - self.constant}
+
+        def surrogate(self, xp, *, log_prob, weight):
+            return -log_prob * weight
+
+        def cotangents(self, *, log_prob, weight):
+            return {"log_prob": -weight}
+"""
+ESTIMATOR_PROOF = """
+    from centred import Centred
+    from pgcore_check.reference.estimator_form import EstimatorForm
+    from pgcore_check.proof import Proof
+
+    class CentredForm(EstimatorForm):
+        def signals(self, batch, evaluate, lift):
+            return {"weight": lift(batch.rewards) - self.fields.constant}
+
+        def policy(self, named):
+            return -(named["log_prob"] * named["weight"]), -named["weight"]
+
+    PROOF = Proof(Centred, {"centred": {}, "centred at half": {"constant": 0.5}}, CentredForm)
+"""
+# The four files of a head: its module, the plugin's lines, its NumPy kernel, its proof.
+HEAD = """
+    import math
+    from dataclasses import dataclass
+    import numpy as np
+    from pgcore.heads import Head
+
+    HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+    @dataclass(frozen=True)
+    class Unit(Head):
+        "Normals of standard deviation 1."
+        n: int
+        name = "unit"
+        discrete = False
+
+        @property
+        def outputs(self):
+            return self.n
+
+        @property
+        def width(self):
+            return 2 * self.n
+
+        @property
+        def quantities(self):
+            return frozenset({"log_prob"})
+
+        def distribution(self, xp, outputs, parameters, mask):
+            return xp.concatenate((outputs, xp.full_like(outputs, 0.0)), 1)
+
+        def log_prob(self, xp, distribution, actions):
+            z = actions - distribution[:, : self.n]
+            return -xp.sum(0.5 * z * z, 1) - self.n * HALF_LOG_2PI
+
+        def entropy(self, xp, distribution): ...
+        def kl(self, xp, reference, distribution): ...
+        def sample(self, distribution, rng): ...
+        def mode(self, distribution): ...
+        def check_actions(self, actions, mask): ...
+"""
+KERNEL = """
+    import numpy as np
+    from pgcore_numpy.heads import make_kernel
+    from pgcore_numpy.kernel import Kernel
+    from unit import HALF_LOG_2PI, Unit
+
+    class UnitKernel(Kernel):
+        def __init__(self, head):
+            self.n = head.n
+
+        def forward(self, outputs, parameters, mask):
+            self.mean = outputs
+
+        def quantities(self, names, actions, reference):
+            self.z = actions.T.astype(self.mean.dtype) - self.mean
+            return {"log_prob": -np.add.reduce(0.5 * self.z * self.z) - self.n * HALF_LOG_2PI}
+
+        def backward(self, cotangents):
+            return SLOPE * cotangents["log_prob"] * self.z
+
+        def fisher(self, tangent, weights, direction):
+            return weights * tangent
+
+        def collect(self, gradient, steps): ...
+
+    make_kernel.register(Unit, UnitKernel)
+"""
+HEAD_PROOF = """
+    import numpy as np
+    from pgcore_check.reference.head_form import HeadForm
+    from pgcore_check.proof import Proof
+    from unit import HALF_LOG_2PI, Unit
+
+    class UnitForm(HeadForm):
+        def __init__(self, head, outputs, parameters, actions):
+            self.own, self.n, self.z = {}, head.n, actions - outputs
+
+        def log_prob(self):
+            return -(self.z * self.z / 2).sum(axis=1) - self.n * HALF_LOG_2PI
+
+        def backward(self, cotangents):
+            return self.z * cotangents["log_prob"].reshape(-1, 1)
+
+        def fisher(self, tangent, direction, weights):
+            return tangent * weights.reshape(-1, 1)
+
+        def entropy(self): ...
+        def kl(self, reference): ...
+        def reverse_kl(self, reference): ...
+
+    PROOF = Proof(Unit, {"two units": {"n": 2}}, UnitForm)
+"""
+
+
+def add_estimator(site, proof="centred_proof:PROOF", kinds=("estimators", "proofs")):
+    """Install a distribution with the estimator."""
+    site.module("centred", ESTIMATOR)
+    site.module("centred_proof", ESTIMATOR_PROOF)
+    targets = {"estimators": "centred:Centred", "proofs": proof}
+    hooks = [
+        f"@hookimpl\ndef pgcore_{kind}():\n    return [Provider('centred', '{targets[kind]}', 'a stranger')]\n"
+        for kind in kinds
+    ]
+    site.plugin("centred_plugin", "\n".join(hooks))
+    site.distribution("centred-dist", {"centred": "centred_plugin"})
+    registry.cache_clear()
+
+
+def add_head(site, slope):
+    """Install a distribution with the head, whose kernel has some factor in its derivative."""
+    site.module("unit", HEAD)
+    site.module("unit_kernel", KERNEL.replace("SLOPE", slope))
+    site.module("unit_proof", "    import unit_kernel" + HEAD_PROOF)
+    hooks = [
+        f"@hookimpl\ndef pgcore_{kind}():\n    return [Provider('unit', '{target}', 'a stranger')]\n"
+        for kind, target in (("heads", "unit:Unit"), ("proofs", "unit_proof:PROOF"))
+    ]
+    site.plugin("unit_plugin", "\n".join(hooks))
+    site.distribution("unit-dist", {"unit": "unit_plugin"})
+    registry.cache_clear()
+
+
+def checked(estimators, heads):
+    """Return the plan and the outcomes of a quick check on NumPy."""
+    tried = plan(backends=["numpy"], estimators=estimators, heads=heads, extent="quick")
+    return tried, list(itertools.chain(*run(tried)))
+
+
+def test_a_strangers_estimator_with_a_proof_is_tried_at_each_of_its_variants(site):
+    before = list(variants("estimators"))
+    add_estimator(site)
+    _, outcomes = checked(["centred"], ["categorical"])
+    rows = [outcome for outcome in outcomes if outcome.estimator == "centred"]
+    assert [outcome for outcome in rows if not outcome.agrees] == []
+    assert {outcome.variant for outcome in rows} <= {"centred", "centred at half"}
+    assert rows
+    assert "centred, centred at half" in subjects() or "centred at half" in subjects()
+    # Built-in variants keep their places, and so the numbers of their cases.
+    assert [label for label in variants("estimators") if "centred" not in label] == before
+    assert list(variants("estimators"))[: len(before) - 1] == before[:-1]
+
+
+def test_a_bug_in_a_strangers_estimator_is_found_by_its_proof(site, monkeypatch):
+    add_estimator(site)
+    cls = type(variants("estimators")["centred"])
+    monkeypatch.setattr(
+        cls, "signals", lambda self, batch, evaluate: {"weight": 1.001 * batch.rewards}
+    )
+    _, outcomes = checked(["centred"], ["categorical"])
+    assert {outcome.stage for outcome in outcomes if outcome.estimator == "centred"} == {"signals"}
+
+
+@pytest.mark.parametrize(("slope", "agrees"), [("1.0", True), ("1.001", False)])
+def test_a_strangers_head_with_a_proof_is_tried_with_its_kernel(site, slope, agrees):
+    add_head(site, slope)
+    _, outcomes = checked(["reinforce"], ["unit"])
+    assert outcomes
+    assert {outcome.head for outcome in outcomes} == {"unit"}
+    assert all(outcome.agrees for outcome in outcomes) is agrees
+    assert {outcome.stage for outcome in outcomes} <= ({None} if agrees else {"gradient"})
+
+
+def test_an_estimator_without_a_proof_is_tried_as_it_is_by_default(site):
+    add_estimator(site, kinds=("estimators",))
+    estimator = variants("estimators")["centred"]
+    assert reference_of(type(estimator)) is None
+    assert "centred" in subjects()
+    _, outcomes = checked(["centred"], ["categorical"])
+    assert all(outcome.agrees for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("raise RuntimeError('planted')", "RuntimeError: planted"),
+        ("PROOF = 3", "broken:PROOF: expected Proof objects, got int; see pgcore_check.proof"),
+        ("PROOF = [3]", "broken:PROOF: expected Proof objects, got int; see pgcore_check.proof"),
+        (
+            "from pgcore_check.proof import Proof\nPROOF = Proof(int)",
+            "Proof.of: expected the class of an estimator, head or optimizer, got <class 'int'>; name a class",
+        ),
+        (
+            "from pgcore_check.proof import Proof\nfrom centred import Centred\nPROOF = Proof(Centred, {'ppo': {}})",
+            "broken:PROOF: expected a label of its own, got 'ppo' again; choose another",
+        ),
+        (
+            "from pgcore_check.proof import Proof\nfrom centred import Centred\nPROOF = Proof(Centred, {'a': {'b': 1}})",
+            "TypeError: Centred.__init__() got an unexpected keyword argument 'b'",
+        ),
+    ],
+)
+def test_a_broken_proof_is_one_row_and_stops_nothing(site, source, expected):
+    site.module("broken", source)
+    add_estimator(site, proof="broken:PROOF")
+    tried, outcomes = checked(["centred"], ["categorical"])
+    assert tried.unchecked["proof 'centred'"] == expected
+    assert unbuilt() == {"proof 'centred'": expected}
+    assert {outcome.variant for outcome in outcomes if outcome.estimator == "centred"} == {
+        "centred"
+    }
+
+
+def test_a_broken_plugin_and_an_estimator_that_cannot_be_built_are_rows_too(site):
+    site.plugin("bad_plugin", "raise RuntimeError('planted')")
+    site.distribution("bad-dist", {"bad": "bad_plugin"})
+    site.module(
+        "needy",
+        ESTIMATOR.replace("Centred", "Needy").replace("constant: float = 0.0", "constant: float"),
+    )
+    site.module("absent", "raise OSError('no such library')")
+    site.plugin(
+        "needy_plugin",
+        """
+        @hookimpl
+        def pgcore_estimators():
+            return [Provider(name, f"{name}:Needy", "a stranger") for name in ("needy", "absent")]
+        """,
+    )
+    site.distribution("needy-dist", {"needy": "needy_plugin"})
+    registry.cache_clear()
+    rows = unbuilt()
+    assert rows.keys() == {"plugin 'bad'", "estimator 'needy'", "estimator 'absent'"}
+    assert rows["plugin 'bad'"] == "RuntimeError: planted"
+    assert "constant" in rows["estimator 'needy'"]
+    assert rows["estimator 'absent'"] == "OSError: no such library"
+    unchecked = plan(
+        backends=["numpy"], estimators=None, heads=["categorical"], extent="quick"
+    ).unchecked
+    assert rows.keys() <= unchecked.keys()
+    assert "ppo" in subjects()
+
+
+def test_references_are_of_a_class_and_not_of_a_name():
+    newer = type("Newer", (PPO,), {"finalise": lambda self, signals, padding: signals})
+    assert reference_of(type("Renamed", (PPO,), {"name": "other"})) is reference_of(PPO)
+    assert reference_of(newer) is None
+    assert reference_of(type("Newest", (newer,), {})) is None
+    assert reference_of(pg.Estimator) is None
+    named = type("PPO", (pg.Categorical,), {"entropy": lambda self, xp, distribution: 0.0})
+    assert reference_of(named) is None
+    assert reference_of(type("Sampling", (pg.Categorical,), {"sample": None})) is reference_of(
+        pg.Categorical
+    )
+
+
+def test_every_built_in_estimator_and_head_has_a_proof_with_a_reference():
+    assert proofs().problems == {}
+    for kind in ("estimators", "heads"):
+        assert proofs().unproven(kind) == {}
+        assert all(
+            reference_of(registry().load(kind, name)) is not None for name in registry().names(kind)
+        )
+    assert all(isinstance(proof, Proof) for proof in proofs().all)
