@@ -42,27 +42,27 @@ class ExpectedForm(EstimatorForm):
 
         return signals | {"target": targets(batch, lift, self.fields.gamma, following, final)}
 
-    def terms(self, named: Mapping[str, Number]) -> Number:
+    def terms(self, inputs: Mapping[str, Number]) -> Number:
         """See `EstimatorForm.terms`."""
-        pi, log_pi = chances(named["log_probs"])
-        total = -(pi * self._worth(log_pi, named["q"])).sum(axis=1)
-        if "action_value" in named:
-            error = named["action_value"] - named["target"]
+        pi, log_pi = chances(inputs["log_probs"])
+        total = -(pi * self._worth(log_pi, inputs["q"])).sum(axis=1)
+        if "action_value" in inputs:
+            error = inputs["action_value"] - inputs["target"]
             total = total + error * error / 2 * self.fields.value_coefficient
-        if "entropy" not in named:
+        if "entropy" not in inputs:
             return total
-        return total - named["entropy"] * self.fields.entropy_coefficient
+        return total - inputs["entropy"] * self.fields.entropy_coefficient
 
-    def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
+    def cotangents(self, inputs: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
-        pi, log_pi = chances(named["log_probs"])
+        pi, log_pi = chances(inputs["log_probs"])
         # The product rule of pi (Q - alpha log pi) leaves -alpha pi.
-        cotangents = {"log_probs": -(pi * (self._worth(log_pi, named["q"]) - self._alpha))}
-        if "action_value" in named:
-            error = named["action_value"] - named["target"]
+        cotangents = {"log_probs": -(pi * (self._worth(log_pi, inputs["q"]) - self._alpha))}
+        if "action_value" in inputs:
+            error = inputs["action_value"] - inputs["target"]
             cotangents["action_value"] = error * self.fields.value_coefficient
-        if "entropy" in named:
-            cotangents["entropy"] = named["entropy"] * 0 - self.fields.entropy_coefficient
+        if "entropy" in inputs:
+            cotangents["entropy"] = inputs["entropy"] * 0 - self.fields.entropy_coefficient
         return cotangents
 
     # The entropy's weight, 0 here: `SoftActorForm` changes these three.
@@ -123,9 +123,9 @@ class QLearningForm(EstimatorForm):
 
         return {"target": targets(batch, lift, self.fields.gamma, following, final)}
 
-    def terms(self, named: Mapping[str, Number]) -> Number:
+    def terms(self, inputs: Mapping[str, Number]) -> Number:
         """See `EstimatorForm.terms`."""
-        error, size = self._error(named)
+        error, size = self._error(inputs)
         bound = self.fields.huber
         squared = error * error / 2
         if bound is None:
@@ -133,17 +133,17 @@ class QLearningForm(EstimatorForm):
         # Beyond the bound a straight line, that meets the square with the same slope.
         return where(size <= bound, squared, (size - bound / 2) * bound)
 
-    def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
+    def cotangents(self, inputs: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
-        error, size = self._error(named)
+        error, size = self._error(inputs)
         bound = self.fields.huber
         if bound is None:
             return {"action_value": error}
         limited = where(error > 0, error * 0 + bound, error * 0 - bound)
         return {"action_value": where(size <= bound, error, limited)}
 
-    def _error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        error = named["action_value"] - named["target"]
+    def _error(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        error = inputs["action_value"] - inputs["target"]
         # Not np.abs, which has no derivative by a complex step.
         return error, where(error > 0, error, -error)
 

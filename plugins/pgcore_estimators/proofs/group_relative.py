@@ -110,14 +110,14 @@ class GRPOForm(EstimatorForm):
             among.index(episode)
         ]
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        f, log_ratio = self.fields, named["log_prob"] - named["old_log_prob"]
-        term, slope = clipped_loss(named, log_ratio, f.clip_low, f.clip_high)
-        if "reference_log_prob" not in named:
+        f, log_ratio = self.fields, inputs["log_prob"] - inputs["old_log_prob"]
+        term, slope = clipped_loss(inputs, log_ratio, f.clip_low, f.clip_high)
+        if "reference_log_prob" not in inputs:
             return term, slope
         # With q = pi_ref / pi the penalty is q - log q - 1, its derivative 1 - q.
-        gap = named["reference_log_prob"] - named["log_prob"]
+        gap = inputs["reference_log_prob"] - inputs["log_prob"]
         ratio = np.exp(gap)
         return term + (ratio - gap - 1) * f.kl_coefficient, slope - (ratio - 1) * f.kl_coefficient
 
@@ -131,15 +131,15 @@ class DrGRPOForm(GRPOForm):
 class GSPOForm(GRPOForm):
     """The geometric mean of an episode's ratios, clipped."""
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         # All of an episode's T terms are equal, and depend on each log pi by 1 / T.
-        lengths = over_episodes(named["log_prob"] * 0 + 1, named["episode"])
+        lengths = over_episodes(inputs["log_prob"] * 0 + 1, inputs["episode"])
         log_ratio = (
-            over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]) / lengths
+            over_episodes(inputs["log_prob"] - inputs["old_log_prob"], inputs["episode"]) / lengths
         )
-        term, slope = clipped_loss(named, log_ratio, self.fields.clip_low, self.fields.clip_high)
-        return term, over_episodes(slope, named["episode"]) / lengths
+        term, slope = clipped_loss(inputs, log_ratio, self.fields.clip_low, self.fields.clip_high)
+        return term, over_episodes(slope, inputs["episode"]) / lengths
 
 
 class CISPOForm(GRPOForm):
@@ -157,12 +157,12 @@ class CISPOForm(GRPOForm):
         shares = by_group(batch, self.fields.group, lift(batch.rewards), share)
         return signals | {"advantage": signals["advantage"] * shares}
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        f, log_ratio = self.fields, named["log_prob"] - named["old_log_prob"]
+        f, log_ratio = self.fields, inputs["log_prob"] - inputs["old_log_prob"]
         held = limit(log_ratio, *log_bounds(f.clip_low, f.clip_high))
         # Beyond the bounds a straight line in log pi, of the slope at the bound.
-        slope = -(named["advantage"] * np.exp(held))
+        slope = -(inputs["advantage"] * np.exp(held))
         return slope * (log_ratio - held + 1), slope
 
 
@@ -183,10 +183,10 @@ class ReinforcePPForm(EstimatorForm):
             "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         clip = self.fields.clip
-        return clipped_loss(named, named["log_prob"] - named["old_log_prob"], clip, clip)
+        return clipped_loss(inputs, inputs["log_prob"] - inputs["old_log_prob"], clip, clip)
 
 
 def group_mean(_: int, among: list[int], totals: Number) -> Number:

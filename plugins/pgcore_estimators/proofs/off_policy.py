@@ -62,20 +62,22 @@ class TrajectoryISForm(EstimatorForm):
             "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         # Each of an episode's terms depends on every log pi of it.
-        ratio = np.exp(over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]))
-        term = -(named["return_"] * ratio)
-        return term, over_episodes(term, named["episode"])
+        ratio = np.exp(
+            over_episodes(inputs["log_prob"] - inputs["old_log_prob"], inputs["episode"])
+        )
+        term = -(inputs["return_"] * ratio)
+        return term, over_episodes(term, inputs["episode"])
 
 
 class AveragedRatioForm(TrajectoryISForm):
     """Single steps' ratios times the episode's return."""
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        term = -(named["return_"] * np.exp(named["log_prob"] - named["old_log_prob"]))
+        term = -(inputs["return_"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"]))
         return term, term
 
 
@@ -157,9 +159,9 @@ class AWRForm(EstimatorForm):
             "return_": advantage + values,
         }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        return -(named["log_prob"] * named["weight"]), -named["weight"]
+        return -(inputs["log_prob"] * inputs["weight"]), -inputs["weight"]
 
 
 PROOFS = (

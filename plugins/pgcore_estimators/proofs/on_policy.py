@@ -161,22 +161,22 @@ class PPOForm(EstimatorForm):
         real = np.ones(advantage.shape, np.bool_) if padding is None else padding > 0
         return signals | {"advantage": normalised(advantage, real, self.fields.ddof)}
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        log_ratio, clip = named["log_prob"] - named["old_log_prob"], self.fields.clip
+        log_ratio, clip = inputs["log_prob"] - inputs["old_log_prob"], self.fields.clip
         if self.fields.objective == "clip":
-            return clipped_loss(named, log_ratio, clip, clip)
-        gain = named["advantage"] * np.exp(log_ratio)
-        return named["kl"] * self.fields.kl_coefficient - gain, -gain
+            return clipped_loss(inputs, log_ratio, clip, clip)
+        gain = inputs["advantage"] * np.exp(log_ratio)
+        return inputs["kl"] * self.fields.kl_coefficient - gain, -gain
 
-    def value_error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def value_error(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.value_error`: the larger of the errors of V and of the clipped V."""
-        error, slope = super().value_error(named)
-        value, old, reach = named["value"], named.get("old_value"), self.fields.value_clip
+        error, slope = super().value_error(inputs)
+        value, old, reach = inputs["value"], inputs.get("old_value"), self.fields.value_clip
         if reach is None:
             return error, slope
         # The clipped V is constant; on a tie the slope is the unclipped one's.
-        clipped = where(value > old, old + reach, old - reach) - named["return_"]
+        clipped = where(value > old, old + reach, old - reach) - inputs["return_"]
         free = (np.abs(value - old) <= reach) | (np.abs(error) >= np.abs(clipped))
         return where(free, error, clipped), where(free, slope, 0)
 

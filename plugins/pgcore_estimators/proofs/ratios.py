@@ -34,10 +34,10 @@ def limit(x: Number, low: float, high: float) -> Number:
 
 
 def clipped_loss(
-    named: Mapping[str, Number], log_ratio: Number, low: float, high: float
+    inputs: Mapping[str, Number], log_ratio: Number, low: float, high: float
 ) -> tuple[Number, Number]:
     """Return [B] -min(r A, clip(r, 1 - low, 1 + high) A) and its derivatives in the log ratio."""
-    advantage = named["advantage"]
+    advantage = inputs["advantage"]
     lowest, highest = log_bounds(low, high)
     # A ratio past the bound that the advantage pushes it towards counts as the bound.
     up = advantage >= 0

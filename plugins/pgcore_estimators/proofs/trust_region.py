@@ -28,10 +28,10 @@ class TRPOForm(EstimatorForm):
             "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
         # The ratio is its own derivative in log pi.
-        gain = named["advantage"] * np.exp(named["log_prob"] - named["old_log_prob"])
+        gain = inputs["advantage"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"])
         return -gain, -gain
 
 
