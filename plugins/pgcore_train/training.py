@@ -158,7 +158,7 @@ class Training:
             optimizer_steps=self.optimizer.steps_taken,
             estimator=adapted_fields(self._configured, self.estimator),
             normalisers={
-                name: each.moments.state() for name, each in normalisers.items() if each is not None
+                name: each.state() for name, each in normalisers.items() if each is not None
             },
             random=generator_state(self.rng),
             history=self.history,

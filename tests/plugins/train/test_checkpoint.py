@@ -46,8 +46,8 @@ def test_everything_comes_back(checkpointed):
     assert again.estimator == training.estimator
     assert getattr(again.estimator, "kl_coefficient") == 4.0  # noqa: B009 - only some estimators have one
     for name in ("observations", "rewards"):
-        for key, value in getattr(training, name).moments.state().items():
-            np.testing.assert_array_equal(getattr(again, name).moments.state()[key], value)
+        for key, value in getattr(training, name).state().items():
+            np.testing.assert_array_equal(getattr(again, name).state()[key], value)
     assert again.observations is not None
     row = np.ones((1, 4))
     np.testing.assert_array_equal(again.observations(row), training.observations(row))
