@@ -29,14 +29,12 @@ from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import one_of, positive
 from pgcore_train.config.config import RunConfig, check_known
 from pgcore_train.config.settings import NetworkSettings
-from pgcore_train.learning.replay_plan import learns_off_policy
+from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
-# Quantities of which an estimator learns action values, off policy where its claims allow it.
-ACTION_VALUES = frozenset(("action_value", "action_values"))
-# Probability, our choice: exploration that remains after its fall, where each such step costs return.
+# Probability, our choice, of exploration after its fall: each such step costs return.
 EPSILON = 0.05
 # Gradient norm, loss units per parameter unit; the usual bound of PPO since OpenAI Baselines.
 MAX_GRAD_NORM = 0.5
@@ -201,7 +199,7 @@ def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -
             )
     names = [field.name for field in dataclasses.fields(cast("Any", cls))]
     # The number of actions is the space's to say.
-    check_known(f"{cls.name} field", arguments, [name for name in names if name != "n"])
+    check_known(f"{cls.name} field", arguments, [field for field in names if field != "n"])
     if cls.bounded and isinstance(space, Box) and not space.is_bounded():
         raise SpecError(
             f"head.name: expected an environment with finite action bounds for {cls.name!r}, "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgcore_train.config.config import Layer, RunConfig, merged, read_assignments, read_toml
+from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
 from pgcore_train.report import summarise, write_results
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
@@ -46,7 +46,7 @@ def run_command(
         options,
         read_assignments(assignments),
     ]
-    settings = RunConfig.of(merged(*layers))
+    settings = RunConfig.of(merge(*layers))
     training = Training(settings)
     try:
         return train_into_folder(training, checkpoint, resume)
@@ -87,7 +87,7 @@ def train_into_folder(
 
 def resumed_layer(checkpoint: Checkpoint, resume: Path) -> Layer:
     """Return the checkpoint's settings, with its folder as the place to go on in."""
-    return merged(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
+    return merge(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
 
 
 def folder_of(resume: Path) -> Path:

@@ -4,7 +4,7 @@ import pytest
 import pgcore as pg
 from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
-from pgcore_train.config.config import RunConfig, merged
+from pgcore_train.config.config import RunConfig, merge
 from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 
@@ -27,7 +27,7 @@ def checkpointed(new_training, tmp_path):
 def longer(path, *layers) -> Training:
     """Return a training that goes on from a checkpoint, with settings changed."""
     checkpoint = load_checkpoint(path)
-    training = Training(RunConfig.of(merged(checkpoint.config, {"run": {"steps": 4096}}, *layers)))
+    training = Training(RunConfig.of(merge(checkpoint.config, {"run": {"steps": 4096}}, *layers)))
     training.restore(checkpoint)
     return training
 
