@@ -71,7 +71,7 @@ class Exploration:
         """Set and return the behaviour policy's head after a number of environment steps."""
         left = max(0.0, 1.0 - steps / self._steps) if self._steps else 0.0
         first, last = self._first.epsilon, self._last.epsilon
-        # Rounding must not carry it beyond both, as it may be beyond the largest there is.
+        # Rounding must not carry epsilon above both ends: the first may be the largest there is.
         epsilon = min(last + left * (first - last), max(first, last))
         self._head = EpsilonGreedy(self._last.n, epsilon) if left else self._last
         return self._head

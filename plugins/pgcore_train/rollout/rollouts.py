@@ -80,8 +80,8 @@ class Rollouts:
     def episodes(self, number: int, limit: int) -> Rollout:
         """Return `number` whole episodes of every environment, all started anew, as one group.
 
-        The same number from each, so that short episodes are no likelier than long ones. Steps of an
-        environment beyond its last episode, while others finish, are discarded.
+        The same number from each, so that short episodes are no likelier than long ones. Steps of
+        an environment beyond its last episode, while others finish, are discarded.
 
         Args:
             number: At least 1.

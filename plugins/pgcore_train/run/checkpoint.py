@@ -146,7 +146,7 @@ def adapted_fields(configured: Estimator, current: Estimator) -> dict[str, float
 def generator_state(rng: np.random.Generator) -> dict[str, Array]:
     """Return the state of a Philox generator as arrays."""
     state: Any = rng.bit_generator.state
-    # Three integers beside Philox's arrays; NumPy keeps half-used 64-bit words in them.
+    # Philox's place in its buffer, and the unused half of a 64-bit word.
     scalars = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
     return {**state["state"], "buffer": state["buffer"], "rest": np.array(scalars, np.uint64)}
 

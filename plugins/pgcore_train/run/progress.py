@@ -41,6 +41,7 @@ class ProgressBar:
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
             TextColumn("{task.fields[figures]}"),
             console=Console(stderr=True),
+            # On this thread: one of its own would take the processor from training.
             auto_refresh=False,
         )
         self._bar.start()
@@ -86,7 +87,6 @@ class ProgressBar:
             completed=min(steps, self._total),
             figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}",
         )
-        # `rich` would draw on a thread of its own, which takes the processor from training.
         if now - self._drawn >= SECONDS_BETWEEN:
             self._bar.refresh()
             self._drawn = now

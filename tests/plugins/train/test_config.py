@@ -52,9 +52,7 @@ def test_assignments_are_toml_values_or_text():
 
 
 def test_none_is_none_where_a_setting_takes_it():
-    assert (
-        RunConfig.of(merge(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
-    )
+    assert RunConfig.of(merge(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
     with pytest.raises(SpecError, match=r"run.steps: expected an integer"):
         RunConfig.of(merge(CARTPOLE, read_assignments(["run.steps=none"])))
 
