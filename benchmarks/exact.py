@@ -62,7 +62,9 @@ def timed(name: str, batch: int) -> dict[str, object] | None:
 
 def main() -> None:
     """Time all, and print one line for each and the sums."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Time the exact oracle on 1,296 episodes and on all their pairs."
+    )
     parser.add_argument(
         "--batch", type=int, action="append", choices=LIMITS, help="only this size; repeatable"
     )

@@ -55,8 +55,8 @@ class Environments:
         self.count = vector.num_envs
         self.observations = check_observations(vector.single_observation_space)
         self.actions = check_actions(vector.single_action_space)
-        discrete = isinstance(self.observations, Discrete)
-        self._first_state = int(self.observations.start) if discrete else 0
+        space = self.observations
+        self._first_state = int(space.start) if isinstance(space, Discrete) else 0
 
     def reset(self, seed: Sequence[int] | None = None) -> Array:
         """Start an episode in every environment; return [N, ...] observations.
