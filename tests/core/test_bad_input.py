@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import (
     BatchError,
     EstimatorError,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pgcore.data import files
-from pgcore.batch import Batch
+from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, FileError, ShapeError
 
 PER_STEP = (
