@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -144,4 +144,7 @@ def equal_sides(relation: Expression, arrays: dict[str, Array], count: int) -> A
     """Return [B] bool: whether both sides of a relation are equal at a step, for all actions."""
     sides = compile_expressions({"lhs": relation.lhs, "rhs": relation.rhs})(arrays)
     equal = np.asarray(sides["lhs"] == sides["rhs"])
-    return equal.reshape(len(equal), -1).all(axis=1) if equal.ndim else np.full(count, equal)
+    # Two numbers are equal at every step, or at none.
+    if equal.ndim == 0:
+        return np.full(count, equal)
+    return cast("Array", equal.reshape(len(equal), -1).all(axis=1))

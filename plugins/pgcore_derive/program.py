@@ -104,7 +104,7 @@ class Program:
     """Expressions of named arrays, compiled.
 
     Attributes:
-        source: The NumPy code of a function `values(arrays)`, from arrays by name to arrays by name.
+        source: The NumPy code of a function `values(arrays)`, from and to arrays by name.
     """
 
     def __init__(self, source: str) -> None:
