@@ -150,7 +150,7 @@ def verdicts(
     )
 
 
-def decide(claim: str, stated: bool, figure: str, *, holds: bool) -> Verdict:  # noqa: FBT001
+def decide(claim: str, stated: bool, figure: str, *, holds: bool) -> Verdict:  # noqa: FBT001 - data
     """Return the verdict that a claim is confirmed, or refuted where it does not hold."""
     return Verdict(claim, stated, "confirmed" if holds else "refuted", figure)
 
