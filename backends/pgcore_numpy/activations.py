@@ -8,7 +8,9 @@ import numpy as np
 
 from pgcore.data import activations
 from pgcore.data.activations import Activation
+from pgcore.errors import SpecError
 from pgcore.validation.arrays import Array
+from pgcore_numpy.dispatch import changes
 from pgcore_numpy.xp import xp
 
 __all__ = ["Formula", "InPlace", "Relu", "Sigmoid", "Tanh", "make_activation"]
@@ -110,6 +112,18 @@ BUILT_IN: dict[type[Activation], InPlace] = {
 
 
 def make_activation(function: Activation) -> InPlace:
-    """Return an activation for one layer; the built-in ones keep nothing between calls."""
-    built_in = BUILT_IN.get(type(function))
-    return Formula(function) if built_in is None else built_in
+    """Return an activation for one layer; the built-in ones keep nothing between calls.
+
+    Raises:
+        SpecError: the class inherits its slope, and changes the value that the slope belongs to.
+    """
+    cls = type(function)
+    if cls in BUILT_IN:
+        return BUILT_IN[cls]
+    writer = next(base for base in cls.__mro__ if "slope" in vars(base))
+    if names := changes(cls, writer, ("value",)):
+        raise SpecError(
+            "numpy backend: expected an activation with the slope of its value, got "
+            f"{cls.__name__}, which changes {names}; write `slope` beside `value`"
+        )
+    return Formula(function)

@@ -29,9 +29,11 @@ __all__ = [
 
 
 def check_network(network: object) -> None:
-    """Raise SpecError unless the network is built in or has a closed form."""
+    """Raise SpecError unless the network, and its activation, is built in or has a closed form."""
     if type(network) not in BUILT_IN:
         make_network(network)
+    elif isinstance(network, MLP):
+        make_activation(activation(network.activation))
 
 
 def build_network(
