@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,19 +18,15 @@ from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
+from pgcore_numpy.blocks import BLOCK, blocks, blocks_of, joined
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
-from pgcore_numpy.kernel import Kernel
-from pgcore_numpy.network import Network
-from pgcore_numpy.networks import build_network, check_network
+from pgcore_numpy.networks import check_network
 from pgcore_numpy.optimizers import NumpyOptimizer
-from pgcore_numpy.parameters import NumpyParameters, Views
+from pgcore_numpy.parameters import NumpyParameters
+from pgcore_numpy.workspace import Passes, Workspace
 
 __all__ = ["NumpyPolicy"]
-
-# Steps of one block, such that its activations stay in the second-level cache. Blocks are fixed,
-# and so is the order in which their gradients are added: every run gives the same bits.
-BLOCK = 512
 
 ALL = slice(None)
 # The derivatives in a critic's values where no quantity of the surrogate is a critic's.
@@ -45,65 +40,6 @@ MOST_SIZES = 16
 
 # Blocks of a batch whose forward passes stay in memory between Fisher-vector products.
 MOST_PASSES = 16
-
-
-class Workspace:
-    """Buffers for blocks of one size: the network's, the head's, and one gradient vector."""
-
-    def __init__(self, policy: NumpyPolicy, steps: int, *, with_value: bool) -> None:
-        """Allocate for a number of steps."""
-        self.network: Network = build_network(
-            policy.spec, steps, policy.dtype, with_value=with_value
-        )
-        self.kernel: Kernel = make_kernel(policy.spec.head)
-        self.vector = np.zeros(policy.layout.size, policy.dtype)
-        self.actions: Array = np.empty(0, np.intp)
-        self.gradient: Views = policy.layout.views(self.vector)
-        self.layout = policy.layout
-
-    @cached_property
-    def direction_vector(self) -> Array:
-        """[D] a direction in parameter space; made for the first Fisher-vector product."""
-        return np.zeros_like(self.vector)
-
-    @cached_property
-    def direction(self) -> Views:
-        """The views of `direction_vector`."""
-        return self.layout.views(self.direction_vector)
-
-    @cached_property
-    def actor_places(self) -> list[tuple[slice, Array, Array]]:
-        """Slices of a canonical vector with views into `direction_vector` and `vector`.
-
-        One of each for every parameter that is not the critic's.
-        """
-        along = self.layout.named(self.direction_vector)
-        derivatives = self.layout.named(self.vector)
-        places: list[tuple[slice, Array, Array]] = []
-        for name, place in self.layout.places.items():
-            # A Fisher-vector product is 0 in the critic's parameters.
-            if not name.startswith("critic."):
-                places.append((place, along[name], derivatives[name]))
-        return places
-
-    def collect(self, steps: slice) -> None:
-        """Write all parameters' derivatives to `vector`, summed over some of the block's steps."""
-        self.network.collect(self.gradient, steps)
-        self.kernel.collect(self.gradient.head, steps)
-
-
-class Passes(NamedTuple):
-    """Forward passes that the Fisher-vector products of one solve have in common.
-
-    Attributes:
-        batch: The batch.
-        vector: [D] the parameters.
-        works: A workspace for each block.
-    """
-
-    batch: Batch
-    vector: Array
-    works: list[Workspace]
 
 
 class NumpyPolicy(NumpyParameters, Policy):
@@ -353,34 +289,6 @@ class NumpyPolicy(NumpyParameters, Policy):
                 works.pop(next(iter(works)))
             work = works[steps, with_value] = Workspace(self, steps, with_value=with_value)
         return work
-
-
-def blocks(steps: int) -> Iterator[slice]:
-    """Yield the fixed blocks of a number of steps."""
-    for start in range(0, steps, BLOCK):
-        yield slice(start, min(start + BLOCK, steps))
-
-
-def blocks_of(estimator: Estimator, batch: Batch) -> Iterator[slice]:
-    """Yield the fixed blocks, of whole episodes for an estimator that sees episodes.
-
-    An episode that is longer than a block is a block of its own.
-    """
-    if not estimator.sees_episodes:
-        yield from blocks(batch.num_steps)
-        return
-    start = 0
-    for first, last in zip(batch.episode_starts.tolist(), batch.episode_ends.tolist(), strict=True):
-        # The block ends before the episode that would make it too long.
-        if first > start and last + 1 - start > BLOCK:
-            yield slice(start, first)
-            start = first
-    yield slice(start, batch.num_steps)
-
-
-def joined(parts: list[Array]) -> Array:
-    """Return the blocks' arrays as one."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def missing_cotangents(estimator: Estimator, cotangents: Mapping[str, Array]) -> EstimatorError:
