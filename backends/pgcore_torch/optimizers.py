@@ -32,7 +32,7 @@ class TorchOptimizer(BoundOptimizer):
     @torch.no_grad()
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
-        # A gradient is always this backend's own: `pg.step` has checked it.
+        # A gradient is always this backend's own: `Optimizer.step` has checked it.
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = self.policy.native
         moved, self._slots = self.spec.update(
