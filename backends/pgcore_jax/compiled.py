@@ -20,11 +20,11 @@ from pgcore_jax.xp import xp
 
 __all__ = ["differentiate", "fisher_product", "forward", "log_prob_products", "run", "update"]
 
-# The caches below hash networks, heads and estimators by value: they are frozen data.
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
 
 
+# The caches hash heads, estimators and a spec's networks by value, since they are frozen data.
 @lru_cache(KEPT)
 def forward(network: Network) -> Callable[..., Outputs]:
     """Return the function from parameters and observations to the network's results."""
@@ -58,9 +58,8 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
         leaves, (terms, used) = jax.grad(loss, has_aux=True)(parameters, inputs)
         vector, _ = ravel_pytree(leaves)
         # Few results, since each array that leaves compiled code takes its time.
-        columns = [terms[:, None]]
-        for name in estimator.quantities:
-            columns.append(used[name].reshape(len(terms), -1))
+        values = (terms, *(used[name] for name in estimator.quantities))
+        columns = [value.reshape(len(terms), -1) for value in values]
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jitted(gradient)

@@ -62,7 +62,7 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
         super().rebuild()
-        # An attribute, since its identity is the key of the compiled functions.
+        # The key of the compiled functions; only an adopted network's outputs need checks.
         self.network = self._checked if isinstance(self.adopted, AdoptedNetwork) else self.adopted
         self._differentiate: tuple[Estimator, Any] | None = None
 
