@@ -1,4 +1,4 @@
-"""Compiled functions, one for each network, head and estimator, shared by all their policies."""
+"""Compiled functions of networks, heads and estimators."""
 
 from __future__ import annotations
 

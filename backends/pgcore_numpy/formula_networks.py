@@ -127,7 +127,7 @@ class Stack:
             gradient[f"{self.prefix}.{name}"][...] = value
 
     def tangent(self, parameters: Mapping[str, Array], direction: Mapping[str, Array]) -> Array:
-        """Return [n, outputs]: the outputs' derivative along a direction, by canonical name."""
+        """Return [n, outputs], the derivative along a direction by canonical name."""
         tangent = self.form.tangent(under(self.prefix, parameters), under(self.prefix, direction))
         if self.layer is None:
             return tangent
@@ -137,7 +137,7 @@ class Stack:
 
 
 def affine_of(parameters: Mapping[str, Array], layer: str, x: Array) -> Array:
-    """Return [n, outputs], the affine layer of that canonical name of x [n, inputs]."""
+    """Return [n, outputs] from x [n, inputs] by the layer of a canonical name."""
     return x @ parameters[f"{layer}.weight"] + parameters[f"{layer}.bias"]
 
 

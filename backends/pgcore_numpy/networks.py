@@ -29,7 +29,7 @@ __all__ = [
 
 
 def check_network(network: object) -> None:
-    """Raise SpecError unless the network, and its activation, is built in or has a closed form."""
+    """Raise SpecError unless network and activation have a closed form."""
     if type(network) not in BUILT_IN:
         make_network(network)
     elif isinstance(network, MLP):

@@ -1,4 +1,4 @@
-"""Policies whose gradients are closed forms of estimator, head and network, block by block."""
+"""Policies with closed-form gradients, block by block."""
 
 from __future__ import annotations
 

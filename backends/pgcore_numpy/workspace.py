@@ -19,7 +19,7 @@ __all__ = ["Passes", "Workspace"]
 
 
 class Workspace:
-    """Buffers for blocks of one size: the network's, the head's, and one gradient vector."""
+    """Buffers for blocks of one size: of network and head, and a gradient vector."""
 
     def __init__(self, policy: NumpyParameters, steps: int, *, with_value: bool) -> None:
         """Allocate for a number of steps."""

@@ -153,7 +153,7 @@ def check_model(role: str, model: Any, *, evaluation_mode: bool) -> None:
 
 
 def differs_in_training(keras: Any, layer: Any) -> bool:
-    """Whether a layer draws numbers, or mixes the batch, in training."""
+    """Whether a layer draws numbers or mixes the batch in training."""
     # Keras runs a frozen batch normalisation in evaluation mode everywhere.
     if isinstance(layer, keras.layers.BatchNormalization):
         return layer.trainable

@@ -54,7 +54,7 @@ class PolicyModule(tf.Module):
             }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy, in NumPy, since variables belong to their process."""
+        """Return a copy's state in NumPy, since variables belong to their process."""
         return {"spec": self.spec, "native": in_numpy(self.native), "device": self.device}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class PolicyModule(nn.Module):
         self.head = nn.ParameterDict(head_parameters(spec, dtype, device))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, A] values."""
+        """Return [N, outputs] and a critic's values, [N] or [N, A]."""
         return self.computed(dict(self.named_parameters()), observations)
 
     def computed(
@@ -177,7 +177,7 @@ class FormulaModule(nn.Module):
 def make_module(
     spec: PolicySpec, dtype: torch.dtype, device: torch.device
 ) -> PolicyModule | FormulaModule:
-    """Return a spec's module, uninitialised, of `torch.nn`'s layers for a built-in network."""
+    """Return a spec's uninitialised module, of layers for a built-in network."""
     # A subclass may compute something else, so the type must be the very one.
     return (PolicyModule if type(spec.network) in LAYERED else FormulaModule)(spec, dtype, device)
 
@@ -312,7 +312,7 @@ def same(left: Tensor, right: Tensor) -> bool:
 
 
 def stochastic_layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers that draw numbers, or mix the batch, in training mode."""
+    """Return the layers that draw numbers or mix the batch in training mode."""
     layers: list[nn.Module] = []
     for layer in module.modules():
         # Layers with an optional dropout count where it is on.
