@@ -69,7 +69,7 @@ class Subject:
         moments: Of the estimator on the current policy's episodes.
         batch: N, episodes in a batch.
         table: The current policy's probabilities and scores.
-        actor_mask: [D] bool. The policy's parameters, without the critic's, as in the vectors below.
+        actor_mask: [D] bool. The policy's parameters, without the critic's.
         discount_state: Whether `exact` weighs time t by gamma^t: the nearer one to the expectation.
         exact: The exact gradient.
         mean: The expected gradient.
