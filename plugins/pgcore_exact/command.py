@@ -173,7 +173,7 @@ def unbuilt() -> dict[str, str]:
 def defaults() -> tuple[dict[str, Estimator], dict[str, str]]:
     """Return every registered estimator as it is by default, by name; and why others cannot be built."""
     from pgcore.registry.registry import registry
-    from pgcore_check.proofs import told
+    from pgcore_check.proofs import message_of
 
     built: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
@@ -181,7 +181,7 @@ def defaults() -> tuple[dict[str, Estimator], dict[str, str]]:
         try:
             built[name] = one_subject(name, [])
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything, and the others are audited
-            refused[name] = told(problem)
+            refused[name] = message_of(problem)
     return built, refused
 
 
