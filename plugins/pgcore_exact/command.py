@@ -181,7 +181,7 @@ def unbuilt() -> dict[str, str]:
 def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
     """Return the registered estimators with default settings, and the errors of those that fail."""
     from pgcore.registry.registry import registry
-    from pgcore_check.proofs import told
+    from pgcore_check.proofs import message_of
 
     built: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
@@ -189,7 +189,7 @@ def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
         try:
             built[name] = one_subject(name, [])
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
-            refused[name] = told(problem)
+            refused[name] = message_of(problem)
     return built, refused
 
 

@@ -468,11 +468,11 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "switches: mean for sum",
+        "bernoulli: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
-        "switches",
+        "bernoulli",
     ),
 )
 

@@ -22,7 +22,7 @@ CASES = [
     ("per-state", "sigmoid"),
     ("squashed", "tanh"),
     ("multi", "relu"),
-    ("switches", "linear"),
+    ("bernoulli", "linear"),
 ]
 FIELDS = {
     proof.of.name: options
