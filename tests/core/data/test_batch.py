@@ -183,7 +183,7 @@ def test_a_final_observation_is_not_forced_into_a_narrower_dtype(make_batch):
 
 def test_a_cut_episode_without_a_final_observation_cannot_be_bootstrapped(make_batch):
     batch = make_batch(final_observations=None)
-    words = r"Batch\.final_observations: expected one for every episode that was cut, got none and episode [01] did not terminate; pass"
+    words = r"Batch\.final_observations: expected one for every truncated episode, got none and episode [01] did not terminate; pass"
     for use in (
         batch.check_bootstrap,
         lambda: batch.next_observations,
@@ -555,7 +555,7 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     ):
         Batch.load(tmp_path / "policy")
     files.write(
-        tmp_path / "half", "pgcore.data.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {}
+        tmp_path / "half", "pgcore.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {}
     )
     with pytest.raises(
         FileError,
@@ -566,9 +566,9 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
 
 def test_a_file_of_an_invalid_batch_is_refused(make_batch, tmp_path):
     make_batch().save(tmp_path / "x")
-    arrays, _ = files.read(tmp_path / "x", "pgcore.data.batch")
+    arrays, _ = files.read(tmp_path / "x", "pgcore.batch")
     arrays["rewards"][3] = np.nan
-    files.write(tmp_path / "x", "pgcore.data.batch", arrays, {})
+    files.write(tmp_path / "x", "pgcore.batch", arrays, {})
     with pytest.raises(
         BatchError, match=r"Batch\.rewards: expected finite numbers, got NaN at step 3"
     ):
