@@ -124,7 +124,7 @@ class Head(Checked, ABC):
         Args:
             xp: The backend's array functions.
             distribution: [B, width] distribution parameters.
-            tangent: [B, width] their derivative along a direction; finite for masked actions.
+            tangent: [B, width] their derivative along a direction; any finite value if masked.
 
         Returns:
             [B, width], exactly 0 for masked actions. Only J^T F J counts, J the parameters' own
