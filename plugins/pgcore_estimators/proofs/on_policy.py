@@ -1,6 +1,6 @@
 """REINFORCE, actor-critic and PPO once more: plain loops over episodes and steps, in any number system of NumPy's functions.
 
-Written apart from the estimators and from `pgcore.signals`, and sharing nothing with them. Run on `np.longdouble` a form is the truth
+Written apart from the estimators and from `pgcore.returns`, and sharing nothing with them. Run on `np.longdouble` a form is the truth
 that an estimator is compared with; run on `Bounded` arrays it says how far from the truth an honest result may be. `B` steps in `E`
 episodes, `D` parameters. Rows of padding hold finite numbers that mean nothing.
 """
