@@ -12,7 +12,7 @@ from pgcore.errors import SpecError
 __all__ = ["read_assignments", "read_value", "without_none"]
 
 BOOLEANS = {"true": True, "false": False}
-NONE = "none"
+NONE = "none"  # in any case, as BOOLEANS are
 
 
 def read_assignments(
@@ -44,6 +44,7 @@ def read_value(text: str) -> Any:
 
     So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are a boolean and a number.
     """
+    # TOML first: it has integers, lists and quoted strings.
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

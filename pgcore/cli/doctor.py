@@ -35,6 +35,7 @@ def doctor_command(
 
 def examine() -> dict[str, Any]:
     """Return the report: plain data that JSON can hold."""
+    # The registry is asked once; every part of the report reads the same rows.
     registrations = [entry for kind in KINDS for entry in registry().providers(kind)]
     backend = _default_backend()
     missing: list[dict[str, str]] = []
@@ -164,6 +165,7 @@ def _text_of(report: dict[str, Any]) -> str:
     for plugin in report["quarantined"]:
         lines += ["", f"Quarantined: {_name_of(plugin)}"]
         lines += [f"  {line}" for line in plugin["traceback"].rstrip().splitlines()]
+    # Optional packages come last but for problems, which a user looks for at the end.
     hints = [
         f"  {row['install']} for {row['kind'].removesuffix('s')} {row['name']}"
         for row in report["missing"]

@@ -48,6 +48,7 @@ def _row_of(registration: Registration) -> dict[str, str | None]:
 
 def _print_tables(listing: dict[str, list[Registration]]) -> None:
     """Print one table a kind, or a line for a kind that nothing provides."""
+    # JSON output needs no rich, which is slow to import.
     from rich.console import Console
     from rich.table import Table
 

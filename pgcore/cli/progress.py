@@ -24,6 +24,7 @@ def progress(word: str, total: int, *, started: int = 0) -> Generator[Callable[[
     if not sys.stderr.isatty():
         yield lambda _: None
         return
+    # Imported here, since rich is slow to import and a terminal alone shows the bar.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

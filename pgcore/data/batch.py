@@ -17,7 +17,7 @@ from pgcore.validation.arrays import Array, check_length, owned_booleans, owned_
 
 __all__ = ["Batch", "Index"]
 
-Index = slice | range | list[int] | Array
+Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 # Fields with a row for each step, and those with a row for each episode.
 PER_STEP = (
     "observations",
@@ -163,6 +163,7 @@ class Batch:
     def terminated(self) -> Array:
         """[E] bool. See `Batch`."""
         parent, index = self._source
+        # A step terminates if it is the last one of a terminated episode.
         ends = np.zeros(parent.num_steps, np.bool_)
         ends[parent.episode_ends] = parent.terminated
         return read_only(ends[index])
@@ -181,6 +182,7 @@ class Batch:
         parent, index = self._source
         if parent.values is None or (parent.final_values is None and not parent.terminated.all()):
             return None
+        # A step inside an episode is followed by the next step, whose value was recorded.
         following = np.empty(parent.num_steps)
         following[:-1] = parent.values[1:]
         following[parent.episode_ends] = 0.0 if parent.final_values is None else parent.final_values
@@ -228,6 +230,7 @@ class Batch:
         final = last if self.final_observations is None else self.final_observations
         following = np.empty(self.observations.shape, np.result_type(self.observations, final))
         following[:-1] = self.observations[1:]
+        # The final rows of terminated episodes may hold anything; the last step's are finite.
         terminal = validation.per_row(self.terminated, final)
         following[self.episode_ends] = np.where(terminal, last, final)
         return read_only(following)
@@ -333,6 +336,7 @@ class Batch:
             ) from error
         if numbers.ndim != 1 or len(numbers) == 0:
             raise _index_error("episodes", "episode", numbers.shape)
+        # Each episode's run of step numbers, without a loop over episodes.
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         return numbers, starts + np.arange(len(starts))
@@ -362,6 +366,7 @@ class Batch:
                 f"Batch.minibatches: expected a size of at least 1, got {size}; "
                 "choose a positive size"
             )
+        # One permutation a pass, so that every step is drawn exactly once.
         order = rng.permutation(self.num_steps)
         for start in range(0, self.num_steps, size):
             yield order[start : start + size]
@@ -441,6 +446,7 @@ class Batch:
         arrays = {f"extras.{name}": value for name, value in self.extras.items()}
         for name in (*PER_STEP, *PER_EPISODE):
             value: Array | None = getattr(self, name)
+            # An absent array has no entry, so that `load` leaves it at its default.
             if value is not None:
                 arrays[name] = value
         files.write(path, FORMAT, arrays, {})
@@ -470,6 +476,7 @@ class Batch:
 def _frozen(fields: dict[str, Any]) -> Batch:
     """Return a batch of fields that come from valid ones, read-only and not validated again."""
     for value in fields.values():
+        # An index array makes writable copies; a slice makes read-only views.
         if type(value) is np.ndarray:
             value.flags.writeable = False
     for value in fields["extras"].values():
@@ -499,6 +506,7 @@ def _numbered_apart(groups: Sequence[Array]) -> Array:
     numbers: list[Array] = []
     first = 0
     for group in groups:
+        # Any integers may number groups, so they are ranked before they are shifted.
         distinct, number = np.unique(group, return_inverse=True)
         numbers.append(first + number)
         first += len(distinct)

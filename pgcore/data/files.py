@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.errors import FileError
+from pgcore.validation.arrays import Array
 
 __all__ = ["read", "replace", "write"]
-
-Array = NDArray[Any]
 
 
 def write(
@@ -34,6 +32,7 @@ def write(
     """
     from safetensors.numpy import save
 
+    # Safetensors stores an array's bytes in C order.
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     replace(path, save(contiguous, {"format": kind, **metadata}))
 

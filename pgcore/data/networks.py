@@ -146,6 +146,7 @@ class Table(Network):
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
+        # Zeros: a uniform policy at first, and values of 0.
         return {"table": Parameter((self.states, outputs))}
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
@@ -220,6 +221,7 @@ class MLP(TorsoNetwork):
 
     def torso_parameters(self) -> dict[str, Parameter]:
         """See `TorsoNetwork.torso_parameters`."""
+        # The gain is that of the activation after the layer.
         gain = activation(self.activation).gain
         parameters: dict[str, Parameter] = {}
         for layer, (inputs, width) in enumerate(itertools.pairwise((self.inputs, *self.hidden))):
@@ -247,7 +249,7 @@ class Adopted(Network):
     description: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     name: ClassVar[str] = "adopted"
-    has_torso: ClassVar[bool] = True
+    has_torso: ClassVar[bool] = True  # the user's module decides what its critic shares
 
     def __str__(self) -> str:
         """Return the description alone: there may be hundreds of parameters."""

@@ -108,6 +108,7 @@ class PolicySpec(Checked):
             data: dict[str, Any] = json.loads(text)
             network, head = dict(data["network"]), dict(data["head"])
             network_name, head_name = str(network.pop("name")), str(head.pop("name"))
+            # A spec without critic values has those of states.
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SpecError(
@@ -121,6 +122,7 @@ class PolicySpec(Checked):
             )
         network_type: Any = load_class("networks", network_name, Network)
         head_type: Any = load_class("heads", head_name, Head)
+        # JSON has no tuples, and a spec with lists cannot be hashed.
         fields = {name: _with_tuples(value) for name, value in network.items()}
         try:
             return PolicySpec(network_type(**fields), head_type(**head), critic, values)
@@ -135,6 +137,7 @@ class PolicySpec(Checked):
         """Canonical names and shapes, in canonical order: network, critic, head."""
         if isinstance(self.network, Adopted):
             return dict(self.network.shapes)
+        # The code that makes parameters tells their shapes, so the two cannot disagree.
         arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
         return {name: value.shape for name, value in arrays.items()}
 
@@ -151,6 +154,7 @@ class PolicySpec(Checked):
         Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
         """
         entropy = count_from_zero("seed", seed)
+        # A stream for each weight matrix, so that further ones change none before them.
         streams = iter(range(2**31))
 
         def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:

@@ -135,6 +135,7 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
         saved: The file's spec, JSON.
     """
     reference: dict[str, Any] = json.loads(spec.to_json())
+    # A saved spec without critic values has those of states.
     try:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:

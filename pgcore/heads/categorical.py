@@ -42,5 +42,6 @@ class Categorical(DiscreteHead):
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`."""
+        # The usual temperature needs no division.
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         return xp.log_softmax(logits if mask is None else xp.where(mask, logits, -math.inf), 1)

@@ -60,6 +60,7 @@ class DiagonalGaussian(Head):
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`; a per-state output of 0 means `std`."""
+        # Log standard deviations always take columns, so that the formulas below see one layout.
         mean, log_std = outputs[:, : self.n], math.log(self.std)
         if self.log_std == "per-state":
             return xp.concatenate((mean, outputs[:, self.n :] + log_std), 1)
@@ -70,6 +71,7 @@ class DiagonalGaussian(Head):
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`; a density, so it can be positive."""
         mean, log_std = distribution[:, : self.n], distribution[:, self.n :]
+        # Standardised before it is squared, since std^2 can underflow.
         z = (actions - mean) / xp.exp(log_std)
         return -xp.sum(0.5 * z * z + log_std, 1) - self.n * HALF_LOG_2PI
 

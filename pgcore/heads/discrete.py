@@ -49,6 +49,7 @@ class DiscreteHead(Head):
 
     def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
         """See `Head.kl`; alternatives of probability 0 in the reference add nothing."""
+        # A masked alternative is -inf in both, and their difference would be NaN.
         possible = reference > -math.inf
         log_ratio = finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0)
         return xp.sum(xp.exp(reference) * xp.where(possible, log_ratio, 0.0), 1)
@@ -91,6 +92,7 @@ class DiscreteHead(Head):
             ShapeError: another shape than the head's.
             BatchError: not integers, or one out of range.
         """
+        # Shape, dtype and range in this order: each needs the one before it.
         choices = self.choices
         shape = (len(actions),) if self.enumerable else (len(actions), len(choices))
         if actions.shape != shape:

@@ -19,6 +19,7 @@ __all__ = ["Head"]
 # The most actions that an expectation is summed over: each costs an evaluation of `log_prob`.
 MOST_LISTED = 1024
 
+# What an author can do about a Fisher product that cannot be had; the end of both errors.
 ADVICE = "write `fisher` beside `log_prob`, or declare a `quadrature`"
 
 
@@ -157,6 +158,7 @@ class Head(Checked, ABC):
             SpecError: the actions cannot be listed, or are more than 1,024.
         """
         counts = [len(range(self.width)[choice]) for choice in self.choices]
+        # An enumerable head need not declare its choices.
         if self.enumerable and not counts:
             counts = [self.outputs]
         if not counts or math.prod(counts) > MOST_LISTED:

@@ -18,6 +18,7 @@ __all__ = ["MultiCategorical"]
 
 def _counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return the value as a tuple of ints, or raise unless it is a sequence of counts."""
+    # A string is iterable, but no sequence of counts.
     sequence = isinstance(value, Iterable) and not isinstance(value, str)
     items = tuple(cast("Iterable[Any]", value)) if sequence else ()
     if not items:
@@ -64,6 +65,7 @@ class MultiCategorical(DiscreteHead):
     ) -> Native:
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
+        # Before the softmax, so that masked alternatives take no probability.
         if mask is not None:
             logits = xp.where(mask, logits, -math.inf)
         parts = tuple(xp.log_softmax(logits[:, columns], 1) for columns in self.choices)

@@ -21,7 +21,8 @@ from pgcore.errors import PluginError, UnknownNameError
 
 __all__ = ["GROUP", "KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
-GROUP = "pgcore"
+GROUP = "pgcore"  # of `project.entry-points` in a distribution's metadata
+# The order of `pgcore list`; each kind has the hook `pgcore_<kind>`.
 KINDS = (
     "backends",
     "estimators",
@@ -176,6 +177,7 @@ def _checked_provider(where: str, provider: object) -> hooks.Provider:
         raise PluginError(
             f"{where}: expected a Provider, got {type(provider).__name__}; return [Provider(...)]"
         )
+    # A stranger's code need not have passed a type checker.
     for field in fields(provider):
         value: object = getattr(provider, field.name)
         if field.name == "distributions":

@@ -104,6 +104,7 @@ class Registry:
         Raises:
             UnknownNameError: no such kind.
         """
+        # By distribution too, so that duplicates come in a stable order.
         pairs = sorted(self._pairs(kind), key=lambda pair: (pair[0].name, pair[1].distribution))
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
@@ -156,6 +157,7 @@ class Registry:
         for plugin in self.plugins:
             if plugin.distribution == DISTRIBUTION:
                 reserved |= {provider.name for provider in plugin.providers[kind]}
+        # A stranger's provider with a reserved name gets its distribution's in front.
         pairs: list[tuple[Provider, Plugin]] = []
         for plugin in self.plugins:
             for provider in plugin.providers[kind]:
@@ -168,6 +170,7 @@ class Registry:
     def _unknown(self, kind: str, name: str) -> PgcoreError:
         """Return the error for a name that no plugin has, or that a quarantined one may have."""
         where, refused = kind.removesuffix("s"), self.quarantined
+        # An entry point often has the name of the thing that it provides.
         for plugin in refused:
             if plugin.entry_point == name:
                 return plugin.error(f"{where} {name!r}")
@@ -211,6 +214,7 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
         PluginError: its target does not exist, or is no subclass of the interface.
         DependencyError: the package it requires is not installed or too old.
     """
+    # A class of the wrong kind would fail later, far from the plugin that named it.
     target = registry().load(kind, name)
     if isinstance(target, type) and issubclass(target, base):
         return target
@@ -262,6 +266,7 @@ def version_found(provider: Provider) -> str | None:
     for name in names:
         try:
             versions.append(version(name))
+        # A package that can be imported may lack metadata.
         except (PackageNotFoundError, ValueError):
             continue
     return max(versions, key=Version, default=None)

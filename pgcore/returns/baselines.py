@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.errors import BatchError, NonFiniteError
+from pgcore.validation.arrays import Array
 
 __all__ = ["centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
-
-Array = NDArray[Any]
 
 
 def normalise(
@@ -34,6 +31,7 @@ def normalise(
     Raises:
         NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
+    # Padding would shift mean and std, so the statistics are those of real entries.
     real = None if weights is None else weights > 0
     members = x if real is None else x[real]
     count = len(members)
@@ -106,6 +104,7 @@ def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bo
         numerator = numerator.sum(axis=1, keepdims=True)
         denominator = denominator.sum(axis=1, keepdims=True)
     numerator, denominator = _sum_of_others(numerator), _sum_of_others(denominator)
+    # No score, no baseline: both are 0 then.
     positive = denominator > 0
     return np.where(positive, numerator / np.where(positive, denominator, 1.0), 0.0)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.errors import ShapeError
+from pgcore.validation.arrays import Array
 
 __all__ = [
     "discounted_sum",
@@ -20,8 +19,6 @@ __all__ = [
     "returns",
     "td_errors",
 ]
-
-Array = NDArray[Any]
 
 # Steps from which SciPy's solver is faster, measured. Its import takes 0.2 s, which a short first
 # batch need not pay.
@@ -48,6 +45,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
+        # BLAS band storage: the superdiagonal above a unit diagonal, which is not read.
         band = np.empty((2, len(x_t)), order="F")
         np.negative(coefficient_t[:-1], out=band[0, 1:])
         y = dtbsv(1, band, np.array(x_t, np.float64), diag=1, overwrite_x=1)
@@ -55,6 +53,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         # in all before it, the first step's too.
         if math.isfinite(y[0]):
             return y
+    # A loop over Python's floats, which is faster than one over NumPy's.
     y, coefficients = x_t.tolist(), coefficient_t.tolist()
     for t in range(len(y) - 2, -1, -1):
         if coefficients[t] != 0:

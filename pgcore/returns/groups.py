@@ -7,18 +7,14 @@ A batch numbers its groups in the extra `group`, [B] integers, one number throug
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, NonFiniteError
-from pgcore.validation.arrays import check_rows
+from pgcore.validation.arrays import Array, check_rows
 
 __all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
-
-Array = NDArray[Any]
 
 # The values of `group`, here and as a field of an estimator.
 GROUPS = ("extra", "all")
@@ -96,6 +92,7 @@ def by_group(
         BatchError: see `group_of_episode`; or the function raises it, and the group is named.
         NonFiniteError: the function raises it, and the group is named.
     """
+    # The usual case of one group needs no loop.
     if batch.step_weights is None and is_one_group(batch, group):
         return function(x)
     numbers = group_of_episode(batch, group)

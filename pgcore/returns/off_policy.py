@@ -6,16 +6,13 @@ A log ratio is log pi(a_t given s_t) - log mu(a_t given s_t), nats, with mu the 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.returns.discounted import discounted_sum, last_steps, next_values, td_errors
+from pgcore.validation.arrays import Array
 
 __all__ = ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]
-
-Array = NDArray[Any]
 
 
 def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
@@ -84,6 +81,7 @@ def vtrace(
     """
     ends = last_steps("vtrace", episode_lengths, r_t, v_t, v_tp1, log_ratio_t)
     rho = limited_ratios(log_ratio_t, rho_bar)
+    # A 0 at each episode's last step keeps episodes apart.
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
     target = v_t + discounted_sum(rho * td_errors(r_t, v_t, v_tp1, gamma), coefficient)

@@ -47,6 +47,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
         BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
+    # Booleans, integers and floats; complex numbers, strings and objects have no order.
     if array.dtype.kind not in "biuf":
         raise BatchError(
             f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
@@ -172,7 +173,7 @@ def _owned(where: str, value: ArrayLike) -> Array:
         ) from error
 
 
-def _has_mask(value: object, depth: int = 64) -> bool:
+def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64 dimensions
     """Whether the value is a masked array, or a list with one in it, as deep as NumPy goes."""
     if not isinstance(value, list | tuple):
         return isinstance(value, np.ma.MaskedArray)

@@ -52,6 +52,7 @@ def actions(value: ArrayLike) -> Array:
     array = owned_numbers("Batch.actions", value, (1, 2))
     if array.dtype.kind == "f":
         return read_only(array.astype(np.float64, copy=False))
+    # Larger numbers would wrap around when they become indices.
     most = np.iinfo(np.intp).max
     if array.size and (array.min() < 0 or array.max() > most):
         valid = ((array >= 0) & (array <= most)).reshape(len(array), -1).all(axis=1)
@@ -179,6 +180,7 @@ def final_observations(
             f"{where}: expected shape {list(shape)}, got {list(final.shape)}; "
             "pass one row for each episode"
         )
+    # Rows that are never read may hold anything, NaN included.
     read = np.where(per_row(terminated, final), final.dtype.type(0), final)
     check_finite(where, read, "episode")
     return final
@@ -195,6 +197,7 @@ def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
         return None
     final = float64("final_values", value)
     check_length("Batch.final_values", final, len(terminated), "episode")
+    # The value of a terminal state is 0, whatever was recorded.
     final = read_only(np.where(terminated, 0.0, final))
     check_finite("Batch.final_values", final, "episode")
     return final

@@ -191,6 +191,7 @@ def check_fields(instance: Checked) -> None:
         value = getattr(instance, name)
         if value is None and optional:
             continue
+        # A value that is plain already is not set again.
         checked = check(f"{section}.{name}", value, instance.field_error)
         if checked is not value:
             set_field(instance, name, checked)
@@ -204,6 +205,7 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     the type checker alone, have none. Annotations are evaluated among the class's attributes, so a
     field cannot have the name that its own annotation uses.
     """
+    # Bases first, so that a subclass can declare a field anew.
     annotations: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         try:

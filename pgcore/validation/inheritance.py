@@ -40,6 +40,7 @@ def overrides(cls: type, base: type, methods: Iterable[str]) -> set[str]:
 def _names_read(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
     """Return the methods and all attributes of the classes that their code reads, transitively."""
     attributes = set[str]().union(*map(vars, classes))
+    # A depth-first walk; methods may call one another in a circle.
     todo, seen = list(methods), set[str]()
     while todo:
         name = todo.pop()

@@ -21,6 +21,7 @@ Array = NDArray[Any]
 class HostNamespace:
     """See `pgcore.xp.namespace.ArrayNamespace`; forward values only, so ties need no rule."""
 
+    # NumPy's own functions, which take the same arguments.
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     sqrt = staticmethod(np.sqrt)
@@ -65,6 +66,7 @@ class HostNamespace:
 
     def log_softmax(self, x: Array, axis: int) -> Array:
         """See `ArrayNamespace.log_softmax`."""
+        # The largest entry becomes 0, so that no exponential overflows.
         shifted = x - x.max(axis=axis, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
