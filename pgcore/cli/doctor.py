@@ -74,7 +74,7 @@ def _plugin_row(plugin: Plugin) -> dict[str, Any]:
 
 
 def _default_backend() -> dict[str, str | None]:
-    """Return the default backend, the source of that choice, and why it is not usable, or None."""
+    """Return the default backend, the source of that choice and the reason if it is not usable."""
     name = default_backend_name()
     source = "PGCORE_BACKEND" if os.environ.get("PGCORE_BACKEND") else "pgcore"
     try:

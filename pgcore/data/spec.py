@@ -194,7 +194,7 @@ class PolicySpec(Checked):
         return outputs, affine(xp, critic, SHARED, features)
 
     def _arrays(self, make_weight: MakeWeight) -> dict[str, NDArray[Any]]:
-        """Return every parameter in canonical order, weight matrices by `make_weight(shape, gain)`.
+        """Return every parameter in canonical order; `make_weight(shape, gain)` makes the matrices.
 
         Raises:
             SpecError: they do not fit into memory.

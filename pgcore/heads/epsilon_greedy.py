@@ -73,13 +73,13 @@ class EpsilonGreedy(DiscreteHead):
         """See `Head.distribution`."""
         one = xp.full_like(outputs, 1.0)
         k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
-        best, others = (xp.broadcast_to(x, outputs) for x in _log_probs(xp, self.epsilon, k))
+        best, rival = (xp.broadcast_to(x, outputs) for x in _log_probs(xp, self.epsilon, k))
         greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
         # Derivatives of every order are 0, and a framework that is asked for one finds the outputs.
         # PyTorch 2.13 compiles the derivative of `outputs * outputs` beside that of a gather
         # wrongly, so this is an exponential.
         zero = 0.0 * xp.exp(0.0 * outputs)
-        log_pi = xp.where(greedy, best, others) + zero
+        log_pi = xp.where(greedy, best, rival) + zero
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
 
 

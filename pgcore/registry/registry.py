@@ -109,7 +109,7 @@ class Registry:
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of one kind, sorted, each once.
+        """Return the distinct names of one kind in order.
 
         Raises:
             UnknownNameError: no such kind.
