@@ -40,7 +40,7 @@ class ShapeError(BatchError):
 
 
 class SpecError(PgcoreError, ValueError):
-    """A policy, network, head or schedule was described wrongly."""
+    """A policy, network, head or schedule has a wrong specification."""
 
 
 class EstimatorError(PgcoreError, ValueError):
@@ -56,7 +56,7 @@ class ParameterError(PgcoreError, ValueError):
 
 
 class NonFiniteError(PgcoreError, FloatingPointError):
-    """A quantity or a gradient came out infinite or NaN; no parameter was changed."""
+    """A quantity or a gradient is infinite or NaN; no parameter was changed."""
 
 
 class UnsupportedEnvironmentError(PgcoreError, ValueError):
@@ -64,15 +64,15 @@ class UnsupportedEnvironmentError(PgcoreError, ValueError):
 
 
 class FileError(PgcoreError, OSError):
-    """A file cannot be read or written, or is not what its name says."""
+    """A file cannot be read or written, or has other contents than its name says."""
 
 
 class MDPError(PgcoreError, ValueError):
-    """A finite decision process was described wrongly, or is too large to be enumerated."""
+    """A finite decision process has a wrong specification, or is too large to enumerate."""
 
 
 class PluginError(PgcoreError, RuntimeError):
-    """A plugin is broken, misspells a hook, or takes a name that is already taken."""
+    """A plugin is broken, misspells a hook, or registers a name that another has."""
 
 
 class DependencyError(PgcoreError, ModuleNotFoundError):
@@ -80,21 +80,30 @@ class DependencyError(PgcoreError, ModuleNotFoundError):
 
 
 class UnknownNameError(PgcoreError, LookupError):
-    """A name that nothing registered goes by."""
+    """A name that is not registered."""
 
-    def __init__(self, where: str, name: str, known: Iterable[str], note: str = "") -> None:
-        """Build the message with the near matches first, then every known name, then a note on names that cannot be known."""
+    def __init__(self, where: str, name: str, names: Iterable[str], note: str = "") -> None:
+        """Build the message: the near matches, then every registered name, then the note.
+
+        Args:
+            where: The kind of name, for the beginning of the message.
+            name: The unknown one.
+            names: The registered ones.
+            note: On names that cannot be listed, such as those of quarantined plugins.
+        """
         self.where = where
         self.name = name
-        self.known = tuple(sorted(known))
+        self.names = tuple(sorted(names))
         self.note = note
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        # At most three suggestions, each at least half alike by difflib's ratio.
+        near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        listing = ", ".join(self.known) or "none are registered"
+        listing = ", ".join(self.names) or "none are registered"
         super().__init__(
-            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}"
+            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}"
+            + (note and f"; {note}")
         )
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
-        """Rebuild from the arguments, so that the error survives the way back from another process."""
-        return type(self), (self.where, self.name, self.known, self.note)
+        """Rebuild from the arguments, so that the error survives the way from another process."""
+        return type(self), (self.where, self.name, self.names, self.note)

@@ -142,6 +142,13 @@ def compare(
         SpecError: the backend cannot build the spec.
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(2))
+        >>> pg.compare(spec, pg.estimator("reinforce"), batch, backends=["numpy"]).agrees
+        True
     """
     usable = [
         found.provider.name
@@ -168,11 +175,12 @@ def compare(
 
 
 def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str = "adam") -> Report:
-    """Hold one policy, an adopted one too, to the closed forms, stage by stage; its parameters are as before in the end.
+    """Compare one policy, built or adopted, with closed forms in extended precision, stage by stage.
 
-    What an adopted network says is taken from it, and everything after it compared with the closed forms in extended precision. Its gradient is
-    compared, array by array, with difference quotients along random directions, and the optimizer's steps with its formula on
-    the policy's own gradients.
+    An adopted network's outputs are taken as given, and everything after them is compared with the
+    closed forms. Its gradient is compared, array by array, with difference quotients along random
+    directions, and the optimizer's steps with its formula on the policy's own gradients. The policy's
+    parameters are restored.
 
     Args:
         policy: Built or adopted, on any backend.
@@ -186,6 +194,13 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+        >>> pg.check(policy, pg.estimator("reinforce"), batch).agrees
+        True
     """
     policy.check_fits(estimator)
     policy.check(batch)
@@ -202,11 +217,12 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
 def compare_policies(
     left: Policy, right: Policy, estimator: Estimator, batch: Batch, *, optimizer: str = "adam"
 ) -> Report:
-    """Compare two policies that should be one, such as a network and its port, stage by stage; both are as before in the end.
+    """Compare two policies that should be equal, such as a network and its port, stage by stage.
 
-    Arrays of parameters are paired by what they hold, in whichever order of axes; those that have no one partner are compared entry by
-    entry in order of size. What is allowed is measured: how far each policy's own result moves when its parameters and
-    observations move by a unit in the last place.
+    Arrays of parameters are paired by their entries, in any order of axes. Arrays without a single
+    partner are compared entry by entry in order of size. The tolerance is measured: the change of each
+    policy's result when its parameters and observations move by a unit in the last place. The
+    parameters of both are restored.
 
     Args:
         left: One policy, built or adopted.
@@ -221,6 +237,14 @@ def compare_policies(
         EstimatorError: estimator and a policy do not fit.
         BatchError: the batch does not fit a policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or a gradient is NaN or infinite; names it and the step.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(2))
+        >>> left, right = pg.policy(spec), pg.policy(spec)
+        >>> pg.compare_policies(left, right, pg.estimator("reinforce"), batch).agrees
+        True
     """
     for policy in (left, right):
         policy.check_fits(estimator)
