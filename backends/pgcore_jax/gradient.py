@@ -47,8 +47,8 @@ class JaxGradient(AutodiffGradient):
         """See `AutodiffGradient`."""
         return self._policy.parts(self.vector)
 
-    def told(self) -> tuple[Array, dict[str, Array]]:
-        """See `AutodiffGradient.told`."""
+    def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
+        """See `AutodiffGradient.terms_and_quantities`."""
         columns = np.asarray(self._columns)
         found: dict[str, Array] = {}
         start = 1

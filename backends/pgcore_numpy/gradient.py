@@ -42,8 +42,8 @@ class NumpyGradient(Gradient):
         """See `Copied.rebuild`."""
         self.layout = self._owner.layout
 
-    def given(self) -> dict[str, Array]:
-        """See `Gradient.given`."""
+    def arguments(self) -> dict[str, Array]:
+        """See `Gradient.arguments`."""
         if len(self._blocks) == 1:
             return self._blocks[0]
         return {
@@ -54,7 +54,7 @@ class NumpyGradient(Gradient):
     def terms(self) -> Array:
         """See `Gradient.terms`."""
         with np.errstate(all="ignore"):
-            return self.surrogate.estimator.surrogate(xp, **self.given())
+            return self.surrogate.estimator.surrogate(xp, **self.arguments())
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""

@@ -356,7 +356,7 @@ def stages_forward(
         if truth.overflows:
             return None
         raise
-    yield row_of(label, "quantities", gradient.given(), truth.quantities, truth.dtype)
+    yield row_of(label, "quantities", gradient.arguments(), truth.quantities, truth.dtype)
     if truth.overflows:
         return None
     yield row_of(label, "surrogate", {"term": gradient.terms()}, truth.terms, truth.dtype)

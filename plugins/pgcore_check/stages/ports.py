@@ -165,7 +165,7 @@ def course_of(
     }
     signals = Signals(cast, given.weights.astype(policy.dtype), padded=given.padded)
     gradient = api.gradient(policy, estimator, batch, signals=signals)
-    told = gradient.given()
+    told = gradient.arguments()
     course["quantities"] = {name: told[name][real] for name in estimator.quantities}
     course["surrogate"] = {"term": gradient.terms()[real]}
     course["gradient"] = view(gradient.numpy())

@@ -51,7 +51,7 @@ def test_a_metric_is_there_wherever_its_keywords_are(batch, name, fields, names)
 
 def test_action_values_and_their_targets_are_a_critic_too(batch):
     gradient = gradient_of(new_policy(batch, critic_values="action"), "q_learning", batch)
-    given = gradient.given()
+    given = gradient.arguments()
     error = given["action_value"] - given["target"]
     assert gradient.metrics.keys() == ALWAYS | CRITIC | {"action_value"}
     assert gradient.metrics["value_loss"] == pytest.approx((error * error).mean() / 2, rel=1e-6)
@@ -59,7 +59,7 @@ def test_action_values_and_their_targets_are_a_critic_too(batch):
 
 def test_a_gspo_ratio_is_the_trajectorys(batch):
     gradient = gradient_of(new_policy(batch, "none"), "gspo", batch, group="all")
-    given = gradient.given()
+    given = gradient.arguments()
     gaps = given["log_prob"] - given["old_log_prob"]
     expected = [np.exp(part.mean()) for part in (gaps[:2], gaps[2:])]
     found = gradient.metrics
