@@ -1,4 +1,4 @@
-"""Update formulas of first-order optimizers as frozen data, and the native state that a backend keeps for one."""
+"""Update formulas of first-order optimizers, and the native state that a backend keeps for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.interfaces.copying import Copied
 from pgcore.interfaces.gradient import Gradient
-from pgcore.interfaces.schedules import ConstantSchedule, Schedule
+from pgcore.interfaces.schedules import Schedule
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, Positive, positive
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -21,10 +21,17 @@ __all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
 def rate_or_schedule(
     where: str, value: object, error: type[PgcoreError] = OptimizerError
 ) -> float | Schedule:
-    """Return a schedule as it is and a number as a float, or raise unless it is a number above 0."""
+    """Return a schedule as it is and a number above 0 as a float.
+
+    Args:
+        where: The field, for the message.
+        value: Anything.
+        error: Raised for anything else.
+    """
     return value if isinstance(value, Schedule) else positive(where, value, error)
 
 
+# The type of a field `learning_rate`, which declares this check.
 LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 
@@ -33,14 +40,12 @@ class OptimizerSpec(Checked, ABC):
     """A first-order optimizer's hyper-parameters and its update formula.
 
     Attributes:
-        name: What the optimizer is registered as.
-        slots: Names of the arrays that it keeps for each parameter, all starting at 0.
-        whole_batch: Whether a step is meant to have all of a batch, once, rather than one minibatch of many.
+        name: Its registered name.
+        slots: Names of the arrays kept for each parameter, all starting at 0.
+        whole_batch: See `pgcore.interfaces.optimizer.Rule`.
         learning_rate: A positive number, or a schedule.
-        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
-
-    Raises:
-        OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
+        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c, over all parameters,
+            before the update; None leaves it.
     """
 
     learning_rate: LearningRate = 1e-3
@@ -51,9 +56,9 @@ class OptimizerSpec(Checked, ABC):
     whole_batch: ClassVar[bool] = False
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.
+        """Return the numbers of one step that `update` needs; the learning rate by default.
 
-        They are computed apart, in double precision, so that a backend can compile `update` once for all steps.
+        They are computed apart, in double precision, so that a backend compiles `update` only once.
 
         Args:
             step: Counted from 1, for bias correction.
@@ -77,17 +82,13 @@ class OptimizerSpec(Checked, ABC):
             parameter: Any shape, the policy's dtype.
             gradient: Of the same shape, after clipping.
             slots: By the names in `slots`, of the same shape.
-            scalars: What `scalars` returned, as Python numbers or as native ones.
+            scalars: The result of `scalars`, as Python numbers or native ones.
         """
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0."""
-        schedule = (
-            self.learning_rate
-            if isinstance(self.learning_rate, Schedule)
-            else ConstantSchedule(self.learning_rate)
-        )
-        return schedule(step)
+        rate = self.learning_rate
+        return rate(step) if isinstance(rate, Schedule) else rate
 
 
 class BoundOptimizer(Copied, ABC):
@@ -95,7 +96,12 @@ class BoundOptimizer(Copied, ABC):
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters with the numbers of one step; see `OptimizerSpec.scalars`."""
+        """Update the slots and the policy's parameters.
+
+        Args:
+            gradient: Of the policy.
+            scalars: The numbers of the step; see `OptimizerSpec.scalars`.
+        """
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:

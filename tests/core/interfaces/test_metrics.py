@@ -174,6 +174,7 @@ def test_a_metric_that_cannot_be_one_is_refused_by_name(site, batch, source, mes
 
 
 def test_a_metric_that_two_provide_is_passed_over(site, batch):
-    install(site, "def figure(*, entropy):\n    return -1.0", name="entropy")
-    found = gradient_of(new_policy(batch), "a2c", batch).metrics
-    assert found.keys() == ALWAYS | CRITIC
+    for owner in ("mine", "yours"):
+        install(site, "def figure(*, entropy):\n    return -1.0", name="twin", owner=owner)
+    metrics = gradient_of(new_policy(batch), "a2c", batch).metrics
+    assert metrics.keys() == ALWAYS | CRITIC | {"entropy"}
