@@ -93,12 +93,12 @@ class UnknownNameError(PgcoreError, LookupError):
         """
         self.where = where
         self.name = name
-        self.names = tuple(sorted(names))
+        self.known = tuple(sorted(names))
         self.note = note
         # At most three suggestions, each at least half alike by difflib's ratio.
-        near = difflib.get_close_matches(name, self.names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        listing = ", ".join(self.names) or "none are registered"
+        listing = ", ".join(self.known) or "none are registered"
         super().__init__(
             f"{where}: expected a known name, got {name!r}; {hint}known: {listing}"
             + (note and f"; {note}")
@@ -106,4 +106,4 @@ class UnknownNameError(PgcoreError, LookupError):
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
         """Rebuild from the arguments, so that the error survives the way from another process."""
-        return type(self), (self.where, self.name, self.names, self.note)
+        return type(self), (self.where, self.name, self.known, self.note)

@@ -125,12 +125,7 @@ def refusal(network: str, observations: Any, error: Exception, reason: str = "")
 
 
 def refused_derivative(network: str, error: Exception) -> SpecError:
-    """Return the error for a network whose outputs its framework cannot differentiate.
-
-    Args:
-        network: Its name.
-        error: The framework's.
-    """
+    """Return the error for a network whose outputs its framework cannot differentiate."""
     return SpecError(
         f"{network}: expected outputs that can be differentiated, got {type(error).__name__} "
         f"({first_line(error)}); write to no array in place, and detach none"

@@ -88,10 +88,5 @@ def padded(inputs: Inputs) -> Inputs:
 
 
 def repeat_last(array: Array, times: int) -> Array:
-    """Return the array with its last row repeated.
-
-    Args:
-        array: [N, ...].
-        times: The number of rows to append.
-    """
+    """Return the array with its last row repeated a number of times more."""
     return array if times == 0 else np.concatenate([array, np.repeat(array[-1:], times, axis=0)])

@@ -20,12 +20,7 @@ class AutodiffParameters(Parameters):
 
     @abstractmethod
     def canonical(self, name: str, leaf: Native) -> Array:
-        """Return a parameter or its derivative in canonical shape, as a NumPy array for the caller.
-
-        Args:
-            name: Canonical.
-            leaf: In the framework's own shape.
-        """
+        """Return a parameter or its derivative as a NumPy array in canonical shape, for the caller."""
 
     @abstractmethod
     def to_numpy(self, native: Native) -> Array:

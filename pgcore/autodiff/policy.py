@@ -52,21 +52,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
-        """Return quantities by name, forward only, as NumPy arrays.
-
-        Args:
-            names: Of `QUANTITIES`.
-            inputs: N steps.
-        """
+        """Return quantities by name, forward only, as NumPy arrays."""
 
     @abstractmethod
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[AutodiffGradient, float]:
-        """Return the gradient of sum_t w_t surrogate_t, unchecked, and the sum of its squared entries.
-
-        Args:
-            surrogate: The loss.
-            inputs: Its batch, signals and weights.
-        """
+        """Return the gradient of sum_t w_t surrogate_t, unchecked, and the sum of its squared entries."""
 
     @abstractmethod
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
@@ -238,15 +228,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
 
 def critic_kind(backend: str, critic: Any) -> str:
-    """Return the spec's critic.
-
-    Args:
-        backend: Its name, for the message.
-        critic: The argument of `Backend.adopt`.
-
-    Raises:
-        SpecError: it is another word than "shared".
-    """
+    """Return the spec's critic for that of `Backend.adopt`, or raise SpecError for an unknown word."""
     if critic is None:
         return "none"
     if not isinstance(critic, str):

@@ -94,12 +94,7 @@ class Backend(ABC):
 
 
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
-    """Return NumPy's dtype.
-
-    Args:
-        where: The option, for the message.
-        dtype: "float32" or "float64"; anything else is a SpecError.
-    """
+    """Return NumPy's dtype for "float32" or "float64", or raise SpecError."""
     if dtype not in ("float32", "float64"):
         raise SpecError(
             f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two"

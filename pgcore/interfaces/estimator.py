@@ -52,11 +52,7 @@ class Evaluate(Protocol):
     """The current policy on the batch at hand, forward only, for `signals`."""
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
-        """Return float64 arrays by name.
-
-        Args:
-            names: Any of `QUANTITIES` that the policy has, or of `pgcore.interfaces.policy.EVALUATIONS`.
-        """
+        """Return float64 arrays by name, of the policy's quantities and of `EVALUATIONS`."""
         ...
 
     @property
@@ -78,20 +74,13 @@ class Reduction(Enum):
 
     @staticmethod
     def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
-        """Return the reduction, or the one of that value.
-
-        Args:
-            where: The field, for the message.
-            value: A `Reduction` or its value.
-            error: Raised where there is none.
-        """
+        """Return the reduction, or the one of that value; see `pgcore.validation.fields`."""
         try:
             return Reduction(value)
         except ValueError as unknown:
             choices = ", ".join(repr(member.value) for member in Reduction)
-            raise error(
-                f"{where}: expected one of {choices}, got {value!r}; choose one of them"
-            ) from unknown
+            message = f"{where}: expected one of {choices}, got {value!r}; choose one of them"
+            raise error(message) from unknown
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -191,25 +180,25 @@ class Estimator(Checked, ABC):
 
         Args:
             xp: The backend's array functions.
-            arguments: None; every surrogate's own parameters are keyword-only.
-            keywords: Quantities and signals, [B, ...]. Row t depends on step t alone, or with
-                `episode` on its episode.
+            arguments: None; an estimator's surrogate has keyword-only parameters.
+            keywords: [B, ...] quantities and signals. Row t of the result depends on row t alone, or
+                with `episode` on its episode.
         """
 
     def cotangents(self, *arguments: Any, **keywords: Any) -> Mapping[str, Array]:
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used.
 
-        By default a registered deriver derives it from the surrogate, once; see `pgcore.derive`. A
-        subclass that changes the surrogate, or a method that it calls, and not the cotangents does not
-        inherit them; `cotangents = Parent.cotangents` in it keeps the parent's.
+        By default a registered deriver derives it, once; see `pgcore.derive`. A subclass that changes
+        the surrogate, or a method that it calls, and not the cotangents does not inherit them;
+        `cotangents = Parent.cotangents` in it keeps the parent's.
 
         Args:
             arguments: See `surrogate`.
-            keywords: See `surrogate`.
+            keywords: See `surrogate`; NumPy arrays of any float dtype, as the results.
 
         Returns:
-            Arrays of the quantities' shapes and dtypes, or NumPy arrays of any float dtype. With
-            `episode`, derivatives of the sum of an episode's terms, which have one weight.
+            [B, ...] by quantity. With `episode`, derivatives of the sum of an episode's terms, which
+            have one weight.
 
         Raises:
             EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
@@ -231,11 +220,9 @@ class Estimator(Checked, ABC):
         return signals
 
     def metrics(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """Return figures to log beside the registered metrics, which they replace by name; none by default.
+        """Return figures to log beside the registered metrics, which they replace by name.
 
-        Args:
-            arguments: See `surrogate`.
-            keywords: See `surrogate`; without padding.
+        Takes the keywords of `surrogate`, without padding.
         """
         return {}
 
@@ -270,12 +257,7 @@ class Estimator(Checked, ABC):
         return self
 
     def differentiate(self, policy: Any, surrogate: Any) -> Any:
-        """Return the loss's `pgcore.Gradient`, by default that of the weighted sum of terms.
-
-        Args:
-            policy: The `pgcore.Policy` with the parameters.
-            surrogate: The `pgcore.interfaces.surrogate.Surrogate` of this estimator and a batch.
-        """
+        """Return the loss's `Gradient`; by default `Policy.gradient`, of the weighted sum of terms."""
         return policy.gradient(surrogate)
 
     def check_fits(self, spec: PolicySpec) -> None:

@@ -21,13 +21,7 @@ __all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
 def rate_or_schedule(
     where: str, value: object, error: type[PgcoreError] = OptimizerError
 ) -> float | Schedule:
-    """Return a schedule as it is and a number above 0 as a float.
-
-    Args:
-        where: The field, for the message.
-        value: Anything.
-        error: Raised for anything else.
-    """
+    """Return a schedule as it is and a number above 0 as a float; see `pgcore.validation.fields`."""
     return value if isinstance(value, Schedule) else positive(where, value, error)
 
 
@@ -96,12 +90,7 @@ class BoundOptimizer(Copied, ABC):
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters.
-
-        Args:
-            gradient: Of the policy.
-            scalars: The numbers of the step; see `OptimizerSpec.scalars`.
-        """
+        """Update the slots and the policy's parameters; see `OptimizerSpec.scalars`."""
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:

@@ -73,12 +73,7 @@ def compute_metrics(
 def applicable(
     plugins: Registry, available: frozenset[str]
 ) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
-    """Return name, function and keywords of the usable metrics that have their keywords.
-
-    Args:
-        plugins: The registry.
-        available: The keywords at hand.
-    """
+    """Return name, function and keywords of the usable metrics that have their keywords."""
     metrics: list[tuple[str, Metric, tuple[str, ...]]] = []
     for name, function in usable(plugins):
         keywords = keywords_of(name, function)
@@ -96,15 +91,7 @@ def usable(plugins: Registry) -> Iterator[tuple[str, Metric]]:
 
 
 def keywords_of(name: str, function: Metric) -> dict[str, bool]:
-    """Return a metric's keywords, each with whether it has a default.
-
-    Args:
-        name: Its registered name.
-        function: It.
-
-    Raises:
-        PluginError: it has other parameters, or none.
-    """
+    """Return a metric's keywords, each with whether it has a default, or raise PluginError."""
     parameters = inspect.signature(function).parameters.values()
     if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise PluginError(

@@ -70,28 +70,17 @@ class Policy(Parameters):
 
     @abstractmethod
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
-        """Return quantities of every step by name, forward only, [B, ...] of the policy's dtype.
-
-        Args:
-            names: Of `QUANTITIES`; a KL is from the batch's extra `reference`.
-            batch: The steps, checked.
-        """
+        """Return `evaluate` of quantities alone, unchecked, in the policy's dtype."""
 
     @abstractmethod
     def values_at(self, observations: Array, *, from_outputs: bool) -> Array:
-        """Return [N, K] values of observations.
-
-        Args:
-            observations: [N, ...] as the batch holds them.
-            from_outputs: Take the network's outputs, which are action values, not the critic's.
-        """
+        """Return [N, K] values of [N, ...] observations: the critic's, or the outputs of a Q-network."""
 
     @abstractmethod
     def gradient(self, surrogate: Surrogate) -> Gradient:
         """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
 
-        The parameters do not change, and the result owns its memory. The surrogate is one of this
-        policy's spec, which is not checked again.
+        The result owns its memory. The surrogate is one of this policy's spec, unchecked.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -132,12 +121,7 @@ class Policy(Parameters):
 
     @abstractmethod
     def gradient_from(self, vector: Array, surrogate: Surrogate) -> Gradient:
-        """Return a native gradient with the surrogate's loss and metrics.
-
-        Args:
-            vector: [D] derivatives in canonical order.
-            surrogate: See `gradient`.
-        """
+        """Return a native gradient of [D] derivatives, with the surrogate's loss and metrics."""
 
     @abstractmethod
     def optimizer_state(self, formula: OptimizerSpec) -> BoundOptimizer:
@@ -173,7 +157,7 @@ class Policy(Parameters):
             evaluated[name] = self.at_final(batch, *finals[name])
         if "final_value" in names:
             evaluated["final_value"] = evaluated["final_value"][:, 0]
-        quantities = tuple(name for name in names if name in self.quantities)
+        quantities = tuple(name for name in names if name in quantities_of(self.spec))
         if quantities:
             for name, value in self.quantities_at(quantities, batch).items():
                 evaluated[name] = value.astype(np.float64)
@@ -205,27 +189,18 @@ class Policy(Parameters):
         return actions, self.spec.head.log_prob(host, distribution, actions)
 
     def mode(self, observations: ArrayLike, action_mask: ArrayLike | None = None) -> Array:
-        """Return the most probable action for each observation.
-
-        Args:
-            observations: See `act`.
-            action_mask: See `act`.
-        """
+        """Return the most probable action for each observation; see `act`."""
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
-
-    @property
-    def quantities(self) -> frozenset[str]:
-        """The quantities that this policy can give a surrogate."""
-        return quantities_of(self.spec)
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
         """Raise EstimatorError unless `evaluate` can give every name for this batch; see there."""
         # An evaluation at final observations needs the quantity that it is of.
         finals = {name.removeprefix("final_") for name in EVALUATIONS.keys() & set(names)}
         needed = (set(names) - EVALUATIONS.keys() | finals) - {"distribution"}
-        if not needed <= self.quantities:
+        quantities = quantities_of(self.spec)
+        if not needed <= quantities:
             raise EstimatorError(
-                f"evaluate: expected names among {', '.join(sorted(self.quantities))} and "
+                f"evaluate: expected names among {', '.join(sorted(quantities))} and "
                 f"{', '.join(EVALUATIONS)} for {self.spec.head} with critic={self.spec.critic!r}, "
                 f"got {', '.join(names)}; give the policy what is missing"
             )
@@ -265,12 +240,12 @@ class Policy(Parameters):
     def at_final(
         self, batch: Batch, width: int, function: Callable[[Array, Array | None], Array]
     ) -> Array:
-        """Return [E, width] float64 values of a function at final observations of truncated episodes.
+        """Return [E, width] float64 values at the final observations of truncated episodes, else 0.
 
         Args:
-            batch: The episodes; rows of terminated ones are 0.
-            width: K, the function's number of values.
-            function: [N, ...] observations and their mask, from `Batch.next_action_mask`, to [N, K].
+            batch: The episodes.
+            width: The function's number of values.
+            function: [N, ...] observations and their mask or None to [N, width].
         """
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()

@@ -56,15 +56,7 @@ def surrogate_keywords(surrogate: Callable[..., Any]) -> dict[str, bool]:
 
 
 def check_signature(name: str, surrogate: Callable[..., Any]) -> None:
-    """Check that a surrogate takes self, xp and keywords only, a quantity among them.
-
-    Args:
-        name: The estimator's class, for the message.
-        surrogate: The function.
-
-    Raises:
-        EstimatorError: it does not.
-    """
+    """Raise EstimatorError unless a class's surrogate takes self, xp and keywords, one a quantity."""
     signature = inspect.signature(surrogate)
     parameters = list(signature.parameters.values())
     keywords = surrogate_keywords(surrogate)
@@ -85,16 +77,7 @@ def check_signature(name: str, surrogate: Callable[..., Any]) -> None:
 def check_same_keywords(
     name: str, surrogate: Callable[..., Any], cotangents: Callable[..., Any]
 ) -> None:
-    """Check that cotangents take the surrogate's keywords, or any.
-
-    Args:
-        name: The estimator's class, for the message.
-        surrogate: Its surrogate.
-        cotangents: The closed form beside it.
-
-    Raises:
-        EstimatorError: they do not.
-    """
+    """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
     keywords = surrogate_keywords(surrogate).keys()
     parameters = inspect.signature(cotangents).parameters.values()
     names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -149,23 +149,14 @@ def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
 
 
 def check_reference(where: str, reference: Array, width: int) -> None:
-    """Check a reference policy's distribution parameters; a masked action's may be -inf.
-
-    Args:
-        where: Their name, for the message.
-        reference: [B, width].
-        width: The head's.
-
-    Raises:
-        ShapeError: they have another shape.
-        NonFiniteError: one is NaN or infinity; names the step.
-    """
+    """Raise ShapeError or NonFiniteError unless distribution parameters are [B, width] and defined."""
     if reference.ndim != 2 or reference.shape[1] != width:
         raise ShapeError(
             f"{where}: expected shape [B, {width}], the head's distribution parameters, got "
             f"{list(reference.shape)}; take them from `policy.evaluate(batch, ('distribution',))` "
             "of the reference policy"
         )
+    # A masked action's log-probability is -inf.
     bad = np.isnan(reference) | (reference == np.inf)
     if bad.any():
         raise NonFiniteError(
@@ -175,13 +166,7 @@ def check_reference(where: str, reference: Array, width: int) -> None:
 
 
 def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
-    """Raise NonFiniteError at the first row that is NaN or infinite.
-
-    Args:
-        where: The array's name.
-        value: [N, ...].
-        noun: What a row is, for the message.
-    """
+    """Raise NonFiniteError at the first row of an array that is NaN or infinite; a row is a `noun`."""
     row = row_not_finite(value)
     if row is not None:
         raise NonFiniteError(
