@@ -92,10 +92,7 @@ def pgcore_activations() -> Iterable[Provider]:  # pyright: ignore[reportReturnT
 
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec` or of a `Rule`.
-
-    See `pgcore.interfaces.optimizer.Rule`.
-    """
+    """Provide optimizers; each target is a subclass of `OptimizerSpec` or of another `Rule`."""
 
 
 @hookspec

@@ -1,11 +1,11 @@
-"""Update formulas of first-order optimizers, and the native state that a backend keeps for one."""
+"""Rules of optimizers, such as update formulas, and the native state that a backend keeps for one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.interfaces.copying import Copied
@@ -15,7 +15,7 @@ from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, Positive, positive
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
+__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec", "Rule", "StepReport"]
 
 
 def rate_or_schedule(
@@ -29,14 +29,105 @@ def rate_or_schedule(
 LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 
-@dataclass(frozen=True)
-class OptimizerSpec(Checked, ABC):
-    """A first-order optimizer's hyper-parameters and its update formula.
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """The measurements of a trust region's step.
+
+    Attributes:
+        accepted: Whether the step was taken; a refused one leaves every parameter to the bit.
+        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
+        length: Euclidean length of the step in the policy's parameters.
+        step_size: The factor of the natural gradient, or of the gradient without a metric.
+        improvement: The fall of the surrogate's loss, in its unit.
+        expected: The fall of a linear loss.
+        backtracks: The line search's number of shorter steps.
+        iterations: Of conjugate gradients.
+        residual: Of conjugate gradients, relative to the gradient's norm.
+        converged: Whether the residual is within the tolerance.
+    """
+
+    accepted: bool
+    kl: float
+    length: float
+    step_size: float
+    improvement: float
+    expected: float
+    backtracks: int
+    iterations: int
+    residual: float
+    converged: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures to log, by name."""
+        return {
+            "step_accepted": float(self.accepted),
+            "step_kl": self.kl,
+            "step_size": self.step_size,
+            "step_length": self.length,
+            "step_improvement": self.improvement,
+            "line_search_steps": float(self.backtracks),
+            "cg_iterations": float(self.iterations),
+            "cg_residual": self.residual,
+        }
+
+
+class BoundOptimizer(Copied, ABC):
+    """An optimizer's native state for one policy; made by a backend."""
+
+    @abstractmethod
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """Update the slots and the policy's parameters; see `OptimizerSpec.scalars`."""
+
+    @abstractmethod
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """Return slot name to parameter name to array, which the caller owns."""
+
+    @abstractmethod
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """Replace what `slots` returns."""
+
+
+class Rule(Checked, ABC):
+    """An `Optimizer`'s way to step: an update formula or a trust region.
 
     Attributes:
         name: Its registered name.
-        slots: Names of the arrays kept for each parameter, all starting at 0.
-        whole_batch: See `pgcore.interfaces.optimizer.Rule`.
+        slots: Names of the arrays kept for the parameters in `slot_parameters`, all starting at 0.
+        whole_batch: Whether a step takes all of a batch once, not one minibatch of many.
+    """
+
+    name: ClassVar[str]
+    slots: ClassVar[tuple[str, ...]] = ()
+    whole_batch: ClassVar[bool] = False
+    field_error = OptimizerError
+
+    @abstractmethod
+    def bind(self, policy: Any) -> BoundOptimizer:
+        """Return the state for one policy."""
+
+    @abstractmethod
+    def step(
+        self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int
+    ) -> StepReport | None:
+        """Take a step, and return its report where the rule measures one.
+
+        Args:
+            bound: The result of `bind`.
+            gradient: Of the same policy.
+            steps_taken: The number of earlier steps.
+        """
+
+    def slot_parameters(self, policy: Any) -> tuple[str, ...]:
+        """Return the names of the parameters that have slots: all."""
+        return tuple(policy.spec.parameter_shapes)
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(Rule):
+    """A first-order optimizer's hyper-parameters and its update formula.
+
+    Attributes:
         learning_rate: A positive number, or a schedule.
         max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c, over all parameters,
             before the update; None leaves it.
@@ -44,10 +135,6 @@ class OptimizerSpec(Checked, ABC):
 
     learning_rate: LearningRate = 1e-3
     max_grad_norm: Positive | None = None
-    field_error = OptimizerError
-    name: ClassVar[str]
-    slots: ClassVar[tuple[str, ...]] = ()
-    whole_batch: ClassVar[bool] = False
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """Return the numbers of one step that `update` needs; the learning rate by default.
@@ -84,18 +171,13 @@ class OptimizerSpec(Checked, ABC):
         rate = self.learning_rate
         return rate(step) if isinstance(rate, Schedule) else rate
 
+    def bind(self, policy: Any) -> BoundOptimizer:
+        """See `Rule.bind`: the backend's."""
+        return policy.optimizer_state(self)
 
-class BoundOptimizer(Copied, ABC):
-    """An optimizer's native state for one policy; made by a backend."""
-
-    @abstractmethod
-    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters; see `OptimizerSpec.scalars`."""
-
-    @abstractmethod
-    def slots(self) -> dict[str, dict[str, Array]]:
-        """Return slot name to parameter name to array, which the caller owns."""
-
-    @abstractmethod
-    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
-        """Replace what `slots` returns."""
+    def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> None:
+        """See `Rule.step`; there is no report."""
+        if self.max_grad_norm is not None:
+            gradient = gradient.clipped(self.max_grad_norm)
+        # `scalars` counts steps from 1, a schedule from 0.
+        bound.step(gradient, self.scalars(steps_taken + 1, self.rate(steps_taken)))
