@@ -90,14 +90,10 @@ def policy(
 
 
 def estimator(name: str, **fields: Any) -> Estimator:
-    """Return a registered estimator.
-
-    Args:
-        name: What it is registered as, such as "ppo".
-        fields: Its hyper-parameters.
+    """Return a registered estimator, such as "ppo", with these hyper-parameters.
 
     Raises:
-        UnknownNameError: the name, or a hyper-parameter's, is not registered.
+        UnknownNameError: no estimator, or no hyper-parameter of it, has a name.
         EstimatorError: a hyper-parameter has a value it cannot take.
 
     Example:
@@ -110,12 +106,8 @@ def estimator(name: str, **fields: Any) -> Estimator:
 def optimizer(name: str, **fields: Any) -> Optimizer:
     """Return a registered optimizer; it binds to the first policy it steps.
 
-    Args:
-        name: What it is registered as, such as "adam".
-        fields: Its hyper-parameters.
-
     Raises:
-        UnknownNameError: the name, or a hyper-parameter's, is not registered.
+        UnknownNameError: no optimizer, or no hyper-parameter of it, has a name.
         OptimizerError: a hyper-parameter has a value it cannot take.
 
     Example:
@@ -207,13 +199,12 @@ def load(
         dtype: "float32" or "float64"; None is the dtype it was saved in.
         device: See `policy`.
         compiled: See `policy`.
-        into: The policy to load into, for an adopted network; None makes a new one. The options
-            before it must agree with this policy.
+        into: The policy to load into, such as an adopted network, which the other options must
+            agree with; None makes a new one.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.
-        SpecError: the spec is not valid, not that of `into`, or the backend cannot build it;
-            or an option disagrees with `into`.
+        SpecError: the backend cannot build the spec, or spec or options disagree with `into`.
         ParameterError: its parameters are not the spec's.
 
     Example:

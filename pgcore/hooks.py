@@ -1,4 +1,4 @@
-"""The hooks a plugin implements: the one file that a plugin author reads.
+"""The hooks that a plugin implements; a plugin's author reads this file.
 
 A distribution joins pgcore by naming a module in the entry-point group `pgcore`:
 

@@ -148,7 +148,7 @@ class NumpyPolicy(NumpyParameters, Policy):
             parts.append(self._quantities(names, batch, block, part)[1])
         return {name: joined([part[name] for part in parts]) for name in names}
 
-    def values_at(self, observations: Array, *, from_outputs: bool) -> Array:
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
         parts: list[Array] = []
         for block in blocks(len(observations)):

@@ -46,10 +46,6 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
 
     Returns:
         Actions [B, K] or [B, K, n], and weights [B, K], 0 where an action is impossible.
-
-    Raises:
-        SpecError: the head's actions cannot be listed, and it declares no quadrature.
-        ShapeError: the declared one has the wrong shape, or weights that no expectation has.
     """
     declared = _matching(head, "quadrature") or Head.quadrature.__get__(head)
     actions, weights = (np.asarray(array) for array in declared(distribution))

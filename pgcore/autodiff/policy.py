@@ -56,16 +56,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[AutodiffGradient, float]:
-        """Return the gradient of sum_t w_t surrogate_t, unchecked, and the sum of its squared entries."""
+        """Return the gradient of sum_t w_t surrogate_t, unchecked, and its sum of squared entries."""
 
     @abstractmethod
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
-        """Return [R, D] sum_t rows[r, t] d log pi(a_t given s_t) / d theta, in canonical order.
-
-        Args:
-            inputs: N steps.
-            rows: [R, N] weights.
-        """
+        """Return [R, D] sum_t rows[r, t] d log pi(a_t given s_t) / d theta for [R, N] rows."""
 
     @abstractmethod
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
@@ -90,7 +85,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
         return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
 
-    def values_at(self, observations: Array, *, from_outputs: bool) -> Array:
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
         outputs, values = self._outputs(observations)
         source = outputs if from_outputs else values
@@ -156,16 +151,12 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         return values[:, 0] if column and self.spec.critic_values == "state" else values
 
     def check_outputs(self, outputs: Native, values: Native, steps: int | None) -> None:
-        """Check the shapes and dtypes of an adopted network's outputs and values.
+        """Raise ShapeError or SpecError unless an adopted network's results fit the spec.
 
         Args:
             outputs: The network's result for the head; anything.
             values: The critic's, [N], or [N, A] of an action-value critic; None without a critic.
             steps: N, or None where it is unknown while a graph is built.
-
-        Raises:
-            ShapeError: not one row a step, or not as many columns as the spec has.
-            SpecError: not the parameters' dtype.
         """
         spec = self.spec
         row = "one row of natural parameters"

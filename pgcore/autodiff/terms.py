@@ -59,9 +59,6 @@ def surrogate_terms(
         estimator: The loss.
         outputs: The network's.
         inputs: Actions, mask and signals.
-
-    Raises:
-        EstimatorError: the surrogate returns another shape.
     """
     arguments = quantities(xp, head, estimator.quantities, outputs, inputs)
     signals = {name: inputs.signals[name] for name in estimator.keywords if name not in arguments}

@@ -11,10 +11,9 @@ __all__ = ["Copied"]
 class Copied:
     """An object that pickles and deep-copies to the bit, without its caches.
 
-    `pickle`, `cloudpickle` and `copy.deepcopy` take the attributes as they are. A subclass names those
-    that are caches, views of others or bound to this process, and makes them anew in `rebuild`. Arrays
-    that its framework pickles with another dtype travel as NumPy's: `__getstate__` converts them and
-    `rebuild` converts them back.
+    A subclass names its caches, views of other attributes and anything bound to this process, and makes
+    them anew in `rebuild`. Arrays that its framework pickles with another dtype travel as NumPy's:
+    `__getstate__` converts them and `rebuild` converts them back.
 
     Attributes:
         left_out: Names of the attributes that are not part of a copy.

@@ -74,7 +74,7 @@ class Reduction(Enum):
 
     @staticmethod
     def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
-        """Return the reduction, or the one of that value; see `pgcore.validation.fields`."""
+        """See `pgcore.validation.fields`: the reduction, or the one of that value."""
         try:
             return Reduction(value)
         except ValueError as unknown:
@@ -110,8 +110,7 @@ class Claims(Checked):
             must come from the current policy.
         needs_critic: The policy must have a critic.
         discrete_only: The head must be enumerable: an action is one integer.
-        whole_episodes: Every episode of the batch must be whole; a truncated one counts as if its
-            reward ended there.
+        whole_episodes: Every episode must be whole; a truncated one counts as if its reward ended.
     """
 
     unbiased: bool
@@ -125,8 +124,7 @@ class Claims(Checked):
 class Estimator(Checked, ABC):
     """One estimate of a policy gradient from a batch: a frozen dataclass of hyper-parameters.
 
-    A field declares its check in its annotation, as in `clip: Positive = 0.2`; see
-    `pgcore.validation.fields`.
+    A field declares its check, as in `clip: Positive = 0.2`; see `pgcore.validation.fields`.
 
     A subclass writes `signals` and `surrogate`; `cotangents` are derived unless it writes them. The
     keyword-only parameters of `surrogate` are its needs: names in `QUANTITIES` come from the policy,
@@ -152,7 +150,7 @@ class Estimator(Checked, ABC):
         """Check the surrogate's signature, and drop cotangents of another surrogate."""
         super().__init_subclass__(**kwargs)
         writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
-        # A class that changes the surrogate, or a method that it calls, differs from the inherited closed form.
+        # The inherited closed form is another function's where the surrogate or its methods change.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
         if cls.surrogate is not Estimator.surrogate:
@@ -171,7 +169,7 @@ class Estimator(Checked, ABC):
 
         Args:
             batch: The episodes.
-            evaluate: The current policy; `evaluate("value", "final_value")` runs it forward.
+            evaluate: Runs the current policy forward, as in `evaluate("value", "final_value")`.
         """
 
     @abstractmethod
@@ -220,18 +218,14 @@ class Estimator(Checked, ABC):
         return signals
 
     def metrics(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        """Return figures to log beside the registered metrics, which they replace by name.
-
-        Takes the keywords of `surrogate`, without padding.
-        """
+        """See `surrogate`: of the same keywords, without padding, further figures to log by name."""
         return {}
 
     def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
-        """Return the keywords of metrics beside quantities and signals, [B] by name.
+        """Return further keywords of metrics, [B] by name, from those of `surrogate` without padding.
 
         `log_ratio`: log pi - log mu in nats, where the surrogate takes `old_log_prob`. `clipped`: see
-        `clipped`, where the surrogate takes an `advantage`. `value` and `return_`: of an action-value
-        critic its `action_value` and `target`. Takes the keywords of `surrogate`, without padding.
+        `clipped`, where it takes an `advantage`. `value`, `return_`: `action_value` and `target`.
         """
         inputs: dict[str, Array] = {}
         if {"log_prob", "old_log_prob"} <= keywords.keys():
@@ -257,15 +251,11 @@ class Estimator(Checked, ABC):
         return self
 
     def differentiate(self, policy: Any, surrogate: Any) -> Any:
-        """Return the loss's `Gradient`; by default `Policy.gradient`, of the weighted sum of terms."""
+        """See `Policy.gradient`, the default; an estimator with another kind of gradient overrides it."""
         return policy.gradient(surrogate)
 
     def check_fits(self, spec: PolicySpec) -> None:
-        """Check once for each spec that a policy has every quantity of the surrogate, and gradients.
-
-        Raises:
-            EstimatorError: it does not, or claims contradict the use of quantities.
-        """
+        """Raise EstimatorError unless policies of a spec have the quantities, and gradients in them."""
         if self._fitting is spec:
             return
         check_claims(self)
@@ -306,8 +296,8 @@ class Estimator(Checked, ABC):
     @cached_property
     def signal_names(self) -> frozenset[str]:
         """The signals that the surrogate uses, and `reference` where it uses a KL."""
-        reference = set[str]() if KLS.isdisjoint(self.quantities) else {"reference"}
-        return reference | (frozenset(self.keywords) - QUANTITIES.keys())
+        names = frozenset(self.keywords) - QUANTITIES.keys()
+        return names if KLS.isdisjoint(self.quantities) else names | {"reference"}
 
     @property
     def sees_episodes(self) -> bool:

@@ -47,11 +47,7 @@ class Evaluation:
         return Evaluation(self.target_policy, self.batch)
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
-        """See `Evaluate.__call__`.
-
-        Raises:
-            NonFiniteError: an array is NaN or infinite; names the parameter at fault, or the step.
-        """
+        """See `Evaluate.__call__`; raise NonFiniteError, naming parameter or step, unless finite."""
         evaluated = self.policy.evaluate(self.batch, names)
         for name, value in evaluated.items():
             noun = "episode" if name.startswith("final_") else "step"

@@ -21,7 +21,7 @@ __all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec", "Rule", "StepRepor
 def rate_or_schedule(
     where: str, value: object, error: type[PgcoreError] = OptimizerError
 ) -> float | Schedule:
-    """Return a schedule as it is and a number above 0 as a float; see `pgcore.validation.fields`."""
+    """See `pgcore.validation.fields`: a schedule as it is, a number above 0 as a float."""
     return value if isinstance(value, Schedule) else positive(where, value, error)
 
 
@@ -77,7 +77,7 @@ class BoundOptimizer(Copied, ABC):
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters; see `OptimizerSpec.scalars`."""
+        """See `OptimizerSpec.scalars`: update slots and parameters with the numbers of one step."""
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:

@@ -79,11 +79,7 @@ class Gradient(Copied, ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`.
-
-        Raises:
-            NonFiniteError: the loss is NaN or infinite; names the step.
-        """
+        """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`."""
         with np.errstate(all="ignore"):
             arguments, terms, norm = self.arguments(), self.terms(), self.norm()
             figures = compute_metrics(
@@ -105,11 +101,7 @@ class Gradient(Copied, ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a number; terms and loss stay, and the metrics but the norm.
-
-        Raises:
-            NonFiniteError: the number is NaN or infinite, or an entry overflows.
-        """
+        """Return the gradient times a finite number; terms, loss and metrics but the norm stay."""
         if not math.isfinite(factor):
             raise NonFiniteError(
                 f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
@@ -120,11 +112,7 @@ class Gradient(Copied, ABC):
         return gradient
 
     def clipped(self, max_norm: float) -> Gradient:
-        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have.
-
-        Raises:
-            OptimizerError: c is not above 0.
-        """
+        """Return the gradient g as g * c / max(norm, c), with c > 0 its largest norm."""
         if not max_norm > 0:
             raise OptimizerError(
                 f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; "
@@ -134,11 +122,7 @@ class Gradient(Copied, ABC):
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 
     def check_finite(self) -> None:
-        """Check every entry, and trace one that is not finite to its source.
-
-        Raises:
-            NonFiniteError: names a parameter, or else the first quantity and step that are not finite.
-        """
+        """Raise NonFiniteError, naming a parameter or a quantity and its step, unless all are finite."""
         overflowed = first_not_finite(self.numpy())
         if overflowed is None:
             return

@@ -51,9 +51,6 @@ def compute_metrics(
         weights: [B] weights of the terms; 0 for padding.
         terms: [B] the surrogate's terms.
         gradient_norm: Over all parameters.
-
-    Raises:
-        PluginError: a metric takes other parameters than keywords, or returns no number.
     """
     real = weights > 0
     keywords = {name: value[real] for name, value in arguments.items()}

@@ -45,10 +45,8 @@ class Optimizer:
             A trust region's report; None of a first-order step.
 
         Raises:
-            OptimizerError: optimizer or gradient belong to another policy, or a trust region
-                cannot use the gradient.
-            NonFiniteError: the gradient or a trust region's step is NaN or infinite; the parameters
-                do not change.
+            OptimizerError: optimizer, gradient and policy do not belong together.
+            NonFiniteError: the gradient or the step is NaN or infinite; no parameter changes.
         """
         bound = self._bound_to(policy)
         if gradient.policy is not policy:
@@ -99,11 +97,13 @@ class Optimizer:
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         """Return the state, made at the first step."""
-        if self._bound is None:
-            self._bound, self._policy = self.spec.bind(policy), policy
+        bound: BoundOptimizer | None = self._bound
+        if bound is None:
+            bound = self._bound = self.spec.bind(policy)
+            self._policy = policy
         elif policy is not self._policy:
             raise OptimizerError(
                 "Optimizer.step: expected the policy of its first step, got another; "
                 "make one optimizer for each policy"
             )
-        return self._bound
+        return bound

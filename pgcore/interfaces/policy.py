@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,8 +47,7 @@ EVALUATIONS: dict[str, str] = {
 class Policy(Parameters):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters. Observations have the batch's shape and dtype. A policy
-    pickles and deep-copies to the bit; see `pgcore.interfaces.copying.Copied`.
+    `B` steps, `E` episodes, `D` parameters. Observations have the batch's shape and dtype.
 
     Attributes:
         backend: The registered name of the backend that owns the parameters.
@@ -73,7 +73,7 @@ class Policy(Parameters):
         """Return `evaluate` of quantities alone, unchecked, in the policy's dtype."""
 
     @abstractmethod
-    def values_at(self, observations: Array, *, from_outputs: bool) -> Array:
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """Return [N, K] values of [N, ...] observations: the critic's, or the outputs of a Q-network."""
 
     @abstractmethod
@@ -96,9 +96,6 @@ class Policy(Parameters):
 
         Returns:
             [E, D] of the policy's dtype, columns in canonical parameter order, each array in C order.
-
-        Raises:
-            NonFiniteError: a score is NaN or infinite; names the parameter that is, or the episode.
         """
 
     @abstractmethod
@@ -111,10 +108,6 @@ class Policy(Parameters):
 
         Returns:
             [D] of the policy's dtype; 0 for the critic's own parameters.
-
-        Raises:
-            ShapeError: the vector does not have D entries.
-            NonFiniteError: the product is NaN or infinite.
 
         Source: Kakade 2001, "A natural policy gradient".
         """
@@ -144,19 +137,17 @@ class Policy(Parameters):
         head, evaluated = self.spec.head, dict[str, Array]()
         if "distribution" in names:
             evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        # Each evaluation at final observations: its width, and its function of observations and masks.
-        finals: dict[str, tuple[int, Callable[[Array, Array | None], Array]]] = {
-            "final_value": (1, lambda seen, _: self.values_at(seen, from_outputs=False)),
-            "final_action_values": (
-                head.outputs,
-                lambda seen, _: self.values_at(seen, from_outputs=head.action_values),
-            ),
-            "final_log_probs": (head.width, self.distribution),
-        }
-        for name in filter(finals.__contains__, names):
-            evaluated[name] = self.at_final(batch, *finals[name])
+        # Final observations belong to episodes, and only those of truncated ones are computed from.
         if "final_value" in names:
-            evaluated["final_value"] = evaluated["final_value"][:, 0]
+            values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
+            evaluated["final_value"] = values[:, 0]
+        if "final_action_values" in names:
+            function = partial(self.values_at, from_outputs=head.action_values)
+            evaluated["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda seen, _: function(seen)
+            )
+        if "final_log_probs" in names:
+            evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
         quantities = tuple(name for name in names if name in quantities_of(self.spec))
         if quantities:
             for name, value in self.quantities_at(quantities, batch).items():
@@ -169,7 +160,7 @@ class Policy(Parameters):
         rng: np.random.Generator,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
-        """Draw an action for each observation.
+        """Draw an action for each observation; raise BatchError or NonFiniteError naming a bad step.
 
         Args:
             observations: [B, ...] as the network takes them.
@@ -178,18 +169,13 @@ class Policy(Parameters):
 
         Returns:
             [B] integers or [B, n] float64 actions, and their [B] float64 log-probabilities, nats.
-
-        Raises:
-            BatchError: an observation is NaN or infinite, or every action of a step is masked.
-            ShapeError: the observations or the mask have the wrong shape.
-            NonFiniteError: an observation is so large that the network overflows; names the step.
         """
         distribution = self._checked_distribution(observations, action_mask)
         actions = self.spec.head.sample(distribution, rng)
         return actions, self.spec.head.log_prob(host, distribution, actions)
 
     def mode(self, observations: ArrayLike, action_mask: ArrayLike | None = None) -> Array:
-        """Return the most probable action for each observation; see `act`."""
+        """See `act`: the most probable action for each observation."""
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
@@ -283,7 +269,7 @@ class Policy(Parameters):
         """Return `distribution` of a user's observations, every step of it defined."""
         observed: Any = observations
         # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.
-        if type(observed) is not np.ndarray or cast("Array", observed).dtype.kind not in "biuf":
+        if type(observed) is not np.ndarray or observed.dtype.kind not in "biuf":
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
         check_finite("observations", observed)

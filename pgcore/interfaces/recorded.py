@@ -27,9 +27,6 @@ def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
 
     Returns:
         [B] and [E] float64, reward units; the second is 0 where an episode terminated.
-
-    Raises:
-        BatchError: a truncated episode has neither a final value nor a final observation.
     """
     recorded = {"value": batch.values, "final_value": batch.final_values}
     missing = [name for name, values in recorded.items() if values is None]

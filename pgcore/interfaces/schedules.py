@@ -36,9 +36,6 @@ class Schedule(Checked, ABC):
             initial: Rate at the first step; fills a field `value` too.
             final: Rate at the end of the run.
             steps: Optimizer steps of the run, or None where their number is unknown beforehand.
-
-        Raises:
-            OptimizerError: `steps` is a field and unknown, or the class has other fields to fill.
         """
         arguments = {"value": initial, "initial": initial, "final": final, "steps": steps}
         # A constant calls its only rate `value`.

@@ -41,9 +41,6 @@ class Signals:
 
         Weights are scaled by B / len(index), without padding in either. So the mean over the equal
         parts of a partition is the batch's gradient, and a `STEP` minibatch is a mean over its steps.
-
-        Raises:
-            EstimatorError: a step number is out of range, or the surrogate sees whole episodes.
         """
         if "episode" in self.values:
             raise EstimatorError(
@@ -70,9 +67,6 @@ class Signals:
         Args:
             batch: The one that the signals are of.
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
-
-        Raises:
-            BatchError: a number is out of range, or the index is empty or not one-dimensional.
         """
         numbers, steps = batch.episode_steps(index)
         real = batch.episode_weights
@@ -87,7 +81,7 @@ class Signals:
     def of(
         estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int
     ) -> Signals:
-        """Compute, check and cast an estimator's signals.
+        """Compute, check and cast an estimator's signals; see `pgcore.signals` for the errors.
 
         Args:
             estimator: Whose signals.
@@ -95,11 +89,6 @@ class Signals:
             evaluate: The current policy.
             dtype: The policy's.
             width: The head's, and so that of a `reference`.
-
-        Raises:
-            EstimatorError: a keyword of the surrogate is neither a quantity nor a signal, or a signal
-                has the wrong length.
-            NonFiniteError: a signal is NaN or infinite; names it and the step.
         """
         values: dict[str, Array] = {}
         # An overflow is reported below, by name and step.

@@ -30,18 +30,13 @@ class Surrogate:
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
-        """Check that they fit, and finalise the signals.
+        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors.
 
         Args:
             spec: The policy's.
             estimator: Which loss.
             batch: Whole episodes, or steps of a batch.
             signals: Of the batch, in the policy's dtype.
-
-        Raises:
-            EstimatorError: the estimator does not fit the policy, or the signals are of another
-                estimator or batch.
-            BatchError: see `check_batch`.
         """
         estimator.check_fits(spec)
         check_batch(spec, batch)
