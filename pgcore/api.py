@@ -52,6 +52,7 @@ def backend(name: str | None = None) -> Backend:
         >>> pg.backend("numpy").name
         'numpy'
     """
+    # Backends keep caches, such as compiled functions, so that one instance serves the process.
     name = default_backend_name(name)
     if name not in _backends:
         _backends[name] = cast("type[Backend]", registry().load("backends", name))()
@@ -178,6 +179,7 @@ def gradient(
         >>> pg.optimizer("adam", learning_rate=1e-3).step(policy, gradient)
     """
     if signals is None:
+        # An inner loop passes slices of signals that were computed once.
         signals = _signals(policy, estimator, batch, target=target)
     return estimator.differentiate(policy, Surrogate(policy.spec, estimator, batch, signals))
 
@@ -220,6 +222,7 @@ def load(
         dtype, spec = dtype or saved_dtype, PolicySpec.from_json(saved)
         into = policy(spec, backend=backend, dtype=dtype, device=device, compiled=compiled)
     else:
+        # The policy decides all of this already; an option may only repeat it.
         options = (
             ("backend", backend, into.backend),
             ("dtype", dtype, into.dtype.name),
@@ -256,6 +259,7 @@ def generator(seed: int) -> np.random.Generator:
 
 def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreError]) -> Any:
     """Return a registered dataclass with these fields."""
+    # A dataclass's own error would name its class, and list nothing.
     cls: Any = registry().load(kind, name)
     names = [field.name for field in dataclasses.fields(cls) if field.init]
     for field in fields:

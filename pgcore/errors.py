@@ -83,14 +83,7 @@ class UnknownNameError(PgcoreError, LookupError):
     """A name that is not registered."""
 
     def __init__(self, where: str, name: str, names: Iterable[str], note: str = "") -> None:
-        """Build the message: the near matches, then every registered name, then the note.
-
-        Args:
-            where: The kind of name, for the beginning of the message.
-            name: The unknown one.
-            names: The registered ones.
-            note: On names that cannot be listed, such as those of quarantined plugins.
-        """
+        """Build the message: near matches, then every registered name, then a note on others."""
         self.where = where
         self.name = name
         self.known = tuple(sorted(names))

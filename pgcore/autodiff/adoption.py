@@ -54,17 +54,14 @@ class Probe:
         self._batches_left = BATCHES
 
     def __call__(self, forward: Forward, observations: Array) -> None:
-        """Raise SpecError unless outputs repeat and depend on one observation, as far as a trial tells.
-
-        Args:
-            forward: The network; [N, ...] outputs and values.
-            observations: [N, ...] as the network takes them.
-        """
+        """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
+        # Another mode is another function of the observations.
         mode = self._mode_of()
         if mode != self._mode:
             self._mode, self._repeats, self._batches_left = mode, False, BATCHES
         if not self._batches_left or (self._repeats and len(observations) < 2):
             return
+        # Three more runs of the network: few rows keep them cheap.
         rows = observations[:STEPS]
         with self._preserved():
             conclusive = self._try(forward, rows)

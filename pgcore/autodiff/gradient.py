@@ -32,15 +32,7 @@ class AutodiffGradient(Gradient):
         terms: Native,
         quantities: dict[str, Native],
     ) -> None:
-        """Keep everything native.
-
-        Args:
-            policy: The owner of the parameters.
-            surrogate: The differentiated loss.
-            leaves: See the attribute.
-            terms: [N] surrogate_t, padding included.
-            quantities: [N, ...] by name.
-        """
+        """Keep everything native; terms and quantities are [N, ...], with padding."""
         self.policy = self._owner = policy
         self.surrogate = surrogate
         self.leaves = leaves

@@ -96,6 +96,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         """See `Policy.gradient`."""
         used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
         inputs = self._inputs(surrogate.batch, used, surrogate.weights)
+        # The backend's sum of squares finds what is not finite without a copy to the host.
         gradient, square = self.differentiate(surrogate, inputs)
         if not math.isfinite(square):
             gradient.check_finite()
@@ -109,6 +110,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
+        # Episodes are taken in chunks, which bounds the memory of the weights' matrix.
         self.check(batch)
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
@@ -187,6 +189,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
+        # Integer actions index, and keep their dtype.
         actions, mask = batch.actions, batch.action_mask
         if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)

@@ -84,6 +84,7 @@ class Reduction(Enum):
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
+        # Padding counts neither as a step nor as an episode.
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         if self is Reduction.STEP:
             return real / real.sum()
@@ -256,6 +257,7 @@ class Estimator(Checked, ABC):
 
     def check_fits(self, spec: PolicySpec) -> None:
         """Raise EstimatorError unless policies of a spec have the quantities, and gradients in them."""
+        # Inner loops pass the same spec at each minibatch.
         if self._fitting is spec:
             return
         check_claims(self)
@@ -266,6 +268,7 @@ class Estimator(Checked, ABC):
                 f"are piecewise constant in those and have no gradient, got one of {names}; "
                 "choose one that uses action_value, or a head such as Categorical"
             )
+        # One message for both reasons: the same policy lacks them.
         missing = [name for name in self.quantities if name not in quantities_of(spec)]
         if missing or (self.claims.discrete_only and not spec.head.enumerable):
             lack = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
@@ -278,6 +281,7 @@ class Estimator(Checked, ABC):
     @cached_property
     def _derivation(self) -> Any:
         """The closed form of the cotangents, by the first usable of the registered derivers."""
+        # Where none is usable, loading the first says which package to install.
         derivers = registry().providers("derivers")
         if not derivers:
             raise DependencyError(
@@ -313,6 +317,7 @@ class Estimator(Checked, ABC):
 
 def check_claims(estimator: Estimator) -> None:
     """Raise EstimatorError where claims contradict the surrogate's signature."""
+    # A claim that is too strong is harmless: it only keeps policies away.
     claims = estimator.claims
     for claim, stated, quantities in (
         ("needs_critic", claims.needs_critic, {"value"}),

@@ -133,6 +133,7 @@ class OptimizerSpec(Rule):
             before the update; None leaves it.
     """
 
+    # Adam's default in Kingma and Ba 2015, algorithm 1.
     learning_rate: LearningRate = 1e-3
     max_grad_norm: Positive | None = None
 

@@ -106,6 +106,7 @@ class Gradient(Copied, ABC):
             raise NonFiniteError(
                 f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
             )
+        # A factor of at most 1 cannot overflow, and the square is cheaper than a look at each entry.
         gradient = self.times(factor)
         if abs(factor) > 1 and not math.isfinite(gradient.square()):
             gradient.check_finite()
@@ -126,6 +127,7 @@ class Gradient(Copied, ABC):
         overflowed = first_not_finite(self.numpy())
         if overflowed is None:
             return
+        # Parameters first: one that is NaN makes every quantity NaN.
         where = f"gradient of {self.surrogate.estimator.name}"
         self.policy.check_finite(where)
         for name, value in self._suspects().items():

@@ -52,6 +52,7 @@ def compute_metrics(
         terms: [B] the surrogate's terms.
         gradient_norm: Over all parameters.
     """
+    # Padding has weight 0, and may hold anything.
     real = weights > 0
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)

@@ -54,6 +54,7 @@ class Optimizer:
                 "Optimizer.step: expected a gradient of this policy, got one of another; "
                 "compute it on the policy you step"
             )
+        # A refused step leaves the policy as it was, so that schedules do not advance.
         report = self.spec.step(bound, gradient, self.steps_taken)
         if report is None or report.accepted:
             self.steps_taken += 1
@@ -88,6 +89,7 @@ class Optimizer:
                 f"of the policy{critic}, got {len(state)} arrays that differ; "
                 "load the checkpoint of the same optimizer and policy"
             )
+        # A backend loads one mapping a slot.
         for key, value in state.items():
             slot, name = key.split("/", 1)
             slots[slot][name] = value
@@ -97,10 +99,9 @@ class Optimizer:
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         """Return the state, made at the first step."""
-        bound: BoundOptimizer | None = self._bound
-        if bound is None:
-            bound = self._bound = self.spec.bind(policy)
-            self._policy = policy
+        bound = self._bound or self.spec.bind(policy)
+        if self._bound is None:
+            self._bound, self._policy = bound, policy
         elif policy is not self._policy:
             raise OptimizerError(
                 "Optimizer.step: expected the policy of its first step, got another; "

@@ -148,6 +148,7 @@ class Policy(Parameters):
             )
         if "final_log_probs" in names:
             evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
+        # One call for all of them, so that a backend runs its network once.
         quantities = tuple(name for name in names if name in quantities_of(self.spec))
         if quantities:
             for name, value in self.quantities_at(quantities, batch).items():
@@ -233,6 +234,7 @@ class Policy(Parameters):
             width: The function's number of values.
             function: [N, ...] observations and their mask or None to [N, width].
         """
+        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
         truncated = np.flatnonzero(~batch.terminated)
@@ -254,6 +256,7 @@ class Policy(Parameters):
             ParameterError: a parameter is NaN or infinite; names it, and nothing is written.
             FileError: the file cannot be written.
         """
+        # A file of NaN would be refused at loading, when the good parameters are gone.
         parameters = self.parameters()
         bad = first_not_finite(parameters)
         if bad is not None:

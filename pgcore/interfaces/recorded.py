@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
 from pgcore.validation.arrays import Array
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pgcore.data.batch import Batch
-    from pgcore.interfaces.estimator import Evaluate
 
 __all__ = ["critic_values"]
 

@@ -54,6 +54,7 @@ class Signals:
                 f"Signals.steps: expected step numbers in [0, {len(self.weights)}), "
                 f"got others ({error}); check the index"
             ) from error
+        # Counting is slower than a length, so that it is done with padding alone.
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
         values = {name: value[index] for name, value in self.values.items()}

@@ -30,14 +30,7 @@ class Surrogate:
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
-        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors.
-
-        Args:
-            spec: The policy's.
-            estimator: Which loss.
-            batch: Whole episodes, or steps of a batch.
-            signals: Of the batch, in the policy's dtype.
-        """
+        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors."""
         estimator.check_fits(spec)
         check_batch(spec, batch)
         if len(signals.weights) != batch.num_steps:
