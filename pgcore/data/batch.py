@@ -29,7 +29,7 @@ PER_STEP = (
 )
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
-FORMAT = "pgcore.data.batch"
+FORMAT = "pgcore.batch"
 
 
 class Batch:

@@ -27,8 +27,8 @@ from pgcore.interfaces.optimizer import Optimizer, Rule
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import one_of, positive
-from pgcore_train.config.config.config import RunConfig, check_known
-from pgcore_train.config.config.settings import NetworkSettings
+from pgcore_train.config.config import RunConfig, check_known
+from pgcore_train.config.settings import NetworkSettings
 from pgcore_train.learning.replay_plan import learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgcore_train.config.config.config import Layer, RunConfig, merged, read_assignments, read_toml
+from pgcore_train.config.config import Layer, RunConfig, merged, read_assignments, read_toml
 from pgcore_train.report import summarise, write_results
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder

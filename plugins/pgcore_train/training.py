@@ -17,7 +17,7 @@ from pgcore.errors import FileError, SpecError
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
-from pgcore_train.config.config.config import RunConfig
+from pgcore_train.config.config import RunConfig
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target

@@ -763,7 +763,7 @@ def test_files_that_are_something_else(make_batch, tmp_path):
     whole = (tmp_path / "policy").read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
     for load, kind, wrong in (
-        (Batch.load, "pgcore.data.batch", "policy"),
+        (Batch.load, "pgcore.batch", "policy"),
         (pg.load, "pgcore.policy", "batch"),
     ):
         with refused(FileError, wrong, f"expected a {kind} file", f"got format 'pgcore.{wrong}'"):

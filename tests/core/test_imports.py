@@ -11,7 +11,11 @@ PACKAGES = (
     "pgcore_torch",
     "pgcore_tensorflow",
     "pgcore_jax",
+    "pgcore_check",
+    "pgcore_derive",
     "pgcore_estimators",
+    "pgcore_exact",
+    "pgcore_optimizers",
     "pgcore_train",
 )
 FRAMEWORKS = {

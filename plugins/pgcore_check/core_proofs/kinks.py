@@ -33,7 +33,7 @@ class Score(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""

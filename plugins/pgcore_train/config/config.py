@@ -14,7 +14,7 @@ from typing import Any
 from pgcore.cli.assignments import read_assignments as read_values
 from pgcore.cli.assignments import without_none
 from pgcore.errors import FileError, SpecError, UnknownNameError
-from pgcore_train.config.config.settings import (
+from pgcore_train.config.settings import (
     ExplorationSettings,
     NetworkSettings,
     ReplaySettings,

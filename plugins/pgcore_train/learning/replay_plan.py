@@ -9,8 +9,8 @@ from pgcore.api import policy
 from pgcore.errors import EstimatorError, SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
-from pgcore_train.config.config.config import RunConfig
-from pgcore_train.config.config.settings import ReplaySettings
+from pgcore_train.config.config import RunConfig
+from pgcore_train.config.settings import ReplaySettings
 from pgcore_train.learning.target import Target
 from pgcore_train.rollout.exploration import Exploration
 

@@ -14,7 +14,7 @@ from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer, StepReport
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import Signals
-from pgcore_train.config.config.settings import TrainingSettings
+from pgcore_train.config.settings import TrainingSettings
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.learning.target import Target

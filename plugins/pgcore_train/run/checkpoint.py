@@ -15,7 +15,7 @@ from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.arrays import Array
-from pgcore_train.config.config.config import Layer
+from pgcore_train.config.config import Layer
 from pgcore_train.run.history import History
 
 __all__ = ["Checkpoint", "generator_state", "load_checkpoint", "restore_generator"]

@@ -555,7 +555,7 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     ):
         Batch.load(tmp_path / "policy")
     files.write(
-        tmp_path / "half", "pgcore.data.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {}
+        tmp_path / "half", "pgcore.batch", {"rewards": np.ones(2), "extras": np.ones(2)}, {}
     )
     with pytest.raises(
         FileError,
@@ -566,9 +566,9 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
 
 def test_a_file_of_an_invalid_batch_is_refused(make_batch, tmp_path):
     make_batch().save(tmp_path / "x")
-    arrays, _ = files.read(tmp_path / "x", "pgcore.data.batch")
+    arrays, _ = files.read(tmp_path / "x", "pgcore.batch")
     arrays["rewards"][3] = np.nan
-    files.write(tmp_path / "x", "pgcore.data.batch", arrays, {})
+    files.write(tmp_path / "x", "pgcore.batch", arrays, {})
     with pytest.raises(
         BatchError, match=r"Batch\.rewards: expected finite numbers, got NaN at step 3"
     ):

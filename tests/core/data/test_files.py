@@ -83,7 +83,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path, path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    files.write(tmp_path / "x", "pgcore.data.batch", {}, {})
+    files.write(tmp_path / "x", "pgcore.batch", {}, {})
     with pytest.raises(
         FileError,
         match=r"expected a pgcore\.policy file, got format 'pgcore\.batch'; pass the file",

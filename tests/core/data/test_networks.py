@@ -428,7 +428,8 @@ def test_what_is_registered_is_listed(impl, pgcore):
 def test_a_target_of_another_kind_is_refused(impl):
     text = specs(impl)["states"].to_json().replace('"factored"', '"no network"')
     with pytest.raises(
-        PluginError, match=r"network 'no network': expected a subclass of pgcore\.networks\.Network"
+        PluginError,
+        match=r"network 'no network': expected a subclass of pgcore\.data\.networks\.Network",
     ):
         PolicySpec.from_json(text)
 

@@ -221,7 +221,8 @@ def test_a_metric_that_cannot_be_one_is_refused_by_name(site, batch, source, mes
         _ = gradient.metrics
 
 
-def test_a_metric_that_two_provide_is_passed_over(site, batch):
+def test_a_metric_with_a_built_ins_name_is_prefixed_by_its_distribution(site, batch):
     install(site, "def figure(*, entropy):\n    return -1.0", name="entropy")
-    found = gradient_of(new_policy(batch), "a2c", batch).metrics
-    assert found.keys() == ALWAYS | CRITIC
+    metrics = gradient_of(new_policy(batch), "a2c", batch).metrics
+    assert metrics.keys() == ALWAYS | CRITIC | {"entropy", "mine-dist:entropy"}
+    assert metrics["mine-dist:entropy"] == -1.0

@@ -1,3 +1,4 @@
+import json
 import re
 import sys
 from importlib.metadata import EntryPoint
@@ -68,6 +69,10 @@ def test_the_built_in_plugins_come_through_installed_entry_points():
     found = registry()
     assert {plugin.entry_point for plugin in found.plugins if plugin.distribution == "pgcore"} == {
         "core",
+        "check",
+        "derive",
+        "exact",
+        "optimizers",
         "numpy",
         "torch",
         "tensorflow",
@@ -434,7 +439,24 @@ def test_a_plugin_cannot_take_the_name_of_one_of_pgcores_own_commands(site):
         "@hookimpl\ndef pgcore_commands():\n    return [Provider('list', 'json:loads', '')]",
     )
     site.distribution("list-dist", {"list": "list_plugin"})
-    assert [row.status for row in site.registry().providers("commands")] == ["broken"]
+    rows = site.registry().providers("commands")
+    assert [(row.provider.name, row.status) for row in rows] == [("list-dist:list", "usable")]
+
+
+def test_a_built_in_keeps_its_name_and_the_strangers_is_prefixed_by_its_distribution(site):
+    site.plugin(
+        "mine_plugin",
+        """
+        @hookimpl
+        def pgcore_estimators():
+            return [Provider('ppo', 'json:loads', ''), Provider('free', 'json:loads', '')]
+        """,
+    )
+    site.distribution("mine-dist", {"mine": "mine_plugin"})
+    names = registry().names("estimators")
+    assert {"ppo", "mine-dist:ppo", "free"} <= set(names)
+    assert registry().load("estimators", "mine-dist:ppo") is json.loads
+    assert registry().load("estimators", "ppo").name == "ppo"
 
 
 def test_after_update_reaches_every_plugin(site):

@@ -127,7 +127,8 @@ def test_the_last_coefficient_is_not_read(steps):
 
 def test_a_short_batch_does_not_import_scipy():
     program = (
-        "import sys, numpy as np; from pgcore.signals import *; returns(np.ones(511), np.array([511]), 0.9); print('scipy' in sys.modules);"
+        "import sys, numpy as np; from pgcore.returns.discounted import *; returns(np.ones(511), np.array([511]), 0.9);"
+        "print('scipy' in sys.modules);"
         "returns(np.ones(512), np.array([512]), 0.9); print('scipy' in sys.modules)"
     )
     done = subprocess.run(

@@ -134,18 +134,7 @@ def test_a_closed_form_stays_where_the_surrogate_does():
             return {**super().signals(batch, evaluate), "advantage": batch.rewards}
 
     class OtherForm(PPO):
-        def cotangents(
-            self,
-            *,
-            log_prob,
-            value,
-            old_log_prob,
-            advantage,
-            return_,
-            entropy=None,
-            kl=None,
-            old_value=None,
-        ):
+        def cotangents(self, **named):
             return {}
 
     assert OtherSignals.cotangents is PPO.cotangents
@@ -192,8 +181,16 @@ def test_overrides_see_what_is_called_and_not_what_is_data():
     ) == {"size"}
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
-@pytest.mark.parametrize("cls", [PlainPPO, DualClip, TwoSided, PlainGRPO])
+@pytest.mark.parametrize(
+    ("cls", "backend"),
+    [
+        (DualClip, "numpy"),
+        (PlainPPO, "torch"),
+        (DualClip, "torch"),
+        (TwoSided, "torch"),
+        (PlainGRPO, "torch"),
+    ],
+)
 def test_check_calls_every_backend_right(cls, backend):
     if backend == "torch":
         pytest.importorskip("torch")

@@ -80,8 +80,8 @@ def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(
     pgcore, one_reinforce, monkeypatch
 ):
     # The package is there, and what its metadata says is too little.
-    monkeypatch.setattr("pgcore.registry.is_installed", lambda package: True)
-    monkeypatch.setattr("pgcore.registry.version_found", lambda provider: "0.1.2")
+    monkeypatch.setattr("pgcore.registry.registry.is_installed", lambda package: True)
+    monkeypatch.setattr("pgcore.registry.registry.version_found", lambda provider: "0.1.2")
     status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
     assert (

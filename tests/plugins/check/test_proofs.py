@@ -27,7 +27,7 @@ ESTIMATOR = """
 
         @property
         def claims(self):
-            return pg.Claims(unbiased=False, on_policy=True, needs_critic=False, discrete_only=False)
+            return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
         def signals(self, batch, evaluate):
             return {"weight": batch.rewards - self.constant}

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from pgcore_train.config.config.config import RunConfig, merged
 
+from pgcore_train.config.config import RunConfig, merged
 from pgcore_train.rollout.environments import Environments
 from pgcore_train.training import Training
 

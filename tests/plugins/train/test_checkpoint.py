@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from pgcore_train.config.config.config import RunConfig, merged
 
 import pgcore as pg
 from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
+from pgcore_train.config.config import RunConfig, merged
 from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 

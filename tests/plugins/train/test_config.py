@@ -1,7 +1,7 @@
 import pytest
-from pgcore_train.config.config.config import RunConfig, merged, read_assignments, read_toml
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
+from pgcore_train.config.config import RunConfig, merged, read_assignments, read_toml
 
 CARTPOLE = {"environment": {"name": "CartPole-v1"}}
 

@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from pgcore_train.config.config.config import merged, read_toml
 
 from pgcore.errors import EstimatorError, FileError, SpecError
+from pgcore_train.config.config import merged, read_toml
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.run.checkpoint import load_checkpoint
 from pgcore_train.training import Ending

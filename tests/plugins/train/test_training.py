@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
-from pgcore_train.config.config.config import read_toml
 
 from pgcore.data.spec import Linear, Table
 from pgcore.errors import (
@@ -21,6 +20,7 @@ from pgcore.hooks import hookimpl
 from pgcore.interfaces.estimator import Claims
 from pgcore.registry.registry import registry
 from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_train.config.config import read_toml
 from pgcore_train.training import Ending, Training
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from pgcore_train.config.config.settings import TrainingSettings
 
 import pgcore as pg
 from pgcore.errors import BatchError
+from pgcore_train.config.settings import TrainingSettings
 from pgcore_train.learning.updates import Plan, update
 
 

@@ -417,7 +417,9 @@ def test_what_has_no_form():
         """No kin of the estimator that it is called after."""
 
         name = "reinforce"
-        claims = pg.Claims(unbiased=False, on_policy=False, needs_critic=False, discrete_only=False)
+        claims = pg.Claims(
+            unbiased=False, off_policy="none", needs_critic=False, discrete_only=False
+        )
 
         def signals(self, batch, evaluate):
             return {}
@@ -738,9 +740,7 @@ PLANTED = {
     ),
     "deviation of the group with another ddof": instead(GSPO_, "signals", ddof=0),
     # `planted` changes the function that it is given.
-    "divided by the deviation after all": planted(
-        DR_GRPO, relative=GRPO.relative
-    ),
+    "divided by the deviation after all": planted(DR_GRPO, relative=GRPO.relative),
     "mean of the clipped steps": slope_of(
         GSPO_,
         "log_prob",
