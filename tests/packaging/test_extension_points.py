@@ -185,7 +185,7 @@ def test_an_optimizer_steps_by_its_formula_and_its_proof_is_tried(install, batch
     )
     assert "optimizer 'mine'" not in tried.unchecked
     outcomes = [outcome for part in run(tried) for outcome in part]
-    assert any("sign descent at one" in outcome.label for outcome in outcomes)
+    assert any(outcome.label.endswith("-mine") for outcome in outcomes)
     assert all(outcome.agrees for outcome in outcomes)
 
 
@@ -281,4 +281,6 @@ def test_a_built_in_touches_few_files(section, files):
 def test_the_guide_names_files_that_exist():
     paths = re.findall(r"`((?:pgcore|backends|plugins|tests|docs)/[\w/]+(?:\.\w+)?/?)`", GUIDE)
     assert len(paths) > 30
-    assert sorted({path for path in paths if not (ROOT / path).exists()}) == []
+    # NAME, FAMILY and the like stand for any file's name.
+    patterns = {re.sub(r"[A-Z]{4,}", "*", path).rstrip("/") for path in paths}
+    assert sorted(pattern for pattern in patterns if not list(ROOT.glob(pattern))) == []
