@@ -70,24 +70,27 @@ def is_allowed(name, pattern):
     return any(name.startswith(start) and pattern == word for start, word in ALLOWED)
 
 
+@pytest.fixture(scope="module")
 def findings():
     """Return (file, pattern, surroundings) of all that is home-made, the allowed included."""
-    for path in (*PAGES, *MODULES):
-        name = path.relative_to(ROOT).as_posix()
-        yield from ((name, *finding) for finding in home_made(prose_of(path)))
+    return [
+        (path.relative_to(ROOT).as_posix(), *finding)
+        for path in (*PAGES, *MODULES)
+        for finding in home_made(prose_of(path))
+    ]
 
 
-def test_documentation_and_docstrings_use_the_fields_words():
+def test_documentation_and_docstrings_use_the_fields_words(findings):
     left = [
         f"{name}: ...{around}...; write {WORDS[pattern]}"
-        for name, pattern, around in findings()
+        for name, pattern, around in findings
         if not is_allowed(name, pattern)
     ]
     assert left == [], f"{len(left)} home-made expressions:\n" + "\n".join(left)
 
 
-def test_every_allowance_is_needed():
-    used = {(name, pattern) for name, pattern, _ in findings()}
+def test_every_allowance_is_needed(findings):
+    used = {(name, pattern) for name, pattern, _ in findings}
     unused = [
         (start, word)
         for start, word in ALLOWED
