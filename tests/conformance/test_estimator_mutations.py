@@ -305,7 +305,7 @@ def first_choice_alone(
 
 
 def mean_of_switches(found: dict[str, Any], kernel: Any, *_: Any) -> dict[str, Any]:
-    return {name: value / kernel.switches for name, value in found.items()}
+    return {name: value / kernel.binary_actions for name, value in found.items()}
 
 
 def negative(found: Any, *_: Any) -> Any:

@@ -181,7 +181,7 @@ def transposed_change(original):
         (FisherRegionSpec, "solve", notes_slope),
         (Region, "fisher_product", undamped),
         (Region, "fisher_product", damped_twice),
-        (Region, "tried", transposed_change),
+        (Region, "move_by", transposed_change),
         (trust_region, "critic_names", lambda original: lambda policy: ()),
         (
             trust_regions,
