@@ -64,7 +64,7 @@ TRUST_REGION = """
         def move(self, region, steps_taken):
             for backtracks in range(20):
                 size = 0.5**backtracks
-                kl, fall = region.tried(-size * region.unit)
+                kl, fall = region.move_by(-size * region.unit)
                 if kl <= self.max_kl and fall > 0.0:
                     return region.report(
                         -size * region.unit,

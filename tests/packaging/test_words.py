@@ -33,8 +33,6 @@ ALLOWED = {
     ("plugins/pgcore_estimators/proofs/", r"kinks?"): "proofs make the kit's `Kink`s",
     ("docs/mutations.md", r"kinks?"): "`gradient at a kink` is the name of a stage of the kit",
     ("plugins/pgcore_exact/", r"cut"): "`cut` is a public argument of the oracle",
-    ("pgcore/returns/off_policy.py", r"cut"): "Munos et al. 2016 call it cutting a trace",
-    ("plugins/pgcore_estimators/vtrace.py", r"cut"): "as above",
     ("pgcore/data/networks.py", r"descriptions?"): "`Adopted.description` stands in messages",
     ("pgcore/data/spec_checks.py", r"descriptions?"): "as above",
 }
