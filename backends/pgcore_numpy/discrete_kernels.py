@@ -6,16 +6,22 @@ Arrays are action-major, [actions, n] for a block of n steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from pgcore.heads import Bernoulli, Categorical, EpsilonGreedy, MultiCategorical
+from pgcore.heads import Bernoulli, Categorical, EpsilonGreedy, Head, MultiCategorical
 from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 
-__all__ = ["BernoulliKernel", "CategoricalKernel", "EpsilonGreedyKernel", "MultiCategoricalKernel"]
+__all__ = [
+    "KERNELS",
+    "BernoulliKernel",
+    "CategoricalKernel",
+    "EpsilonGreedyKernel",
+    "MultiCategoricalKernel",
+]
 
 # Quantities of a softmax that multiply probabilities of 0 by their logarithms.
 SAFE = frozenset(("entropy", "kl", "reverse_kl"))
@@ -271,3 +277,12 @@ class EpsilonGreedyKernel(Kernel):
 
     def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
         """See `Kernel.collect`: there are no parameters of its own."""
+
+
+# By head, for `pgcore_numpy.heads`.
+KERNELS: dict[type[Head], Callable[..., Kernel]] = {
+    Bernoulli: BernoulliKernel,
+    Categorical: CategoricalKernel,
+    EpsilonGreedy: EpsilonGreedyKernel,
+    MultiCategorical: MultiCategoricalKernel,
+}

@@ -6,18 +6,18 @@ Arrays are action-major, [actions, n] for a block of n steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from pgcore.heads import DiagonalGaussian
+from pgcore.heads import DiagonalGaussian, Head, SquashedGaussian
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.heads.squashed_gaussian import log_slope
 from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 
-__all__ = ["GaussianKernel", "SquashedGaussianKernel"]
+__all__ = ["KERNELS", "GaussianKernel", "SquashedGaussianKernel"]
 
 
 class GaussianKernel(Kernel):
@@ -129,3 +129,10 @@ class SquashedGaussianKernel(GaussianKernel):
                 log_slope(xp, actions.T.astype(self.mean.dtype))
             )
         return quantities
+
+
+# By head, for `pgcore_numpy.heads`.
+KERNELS: dict[type[Head], Callable[..., Kernel]] = {
+    DiagonalGaussian: GaussianKernel,
+    SquashedGaussian: SquashedGaussianKernel,
+}

@@ -5,22 +5,8 @@ A head of another distribution joins with `make_kernel.register(TheirHead, Their
 
 from __future__ import annotations
 
-from pgcore.heads import (
-    Bernoulli,
-    Categorical,
-    DiagonalGaussian,
-    EpsilonGreedy,
-    MultiCategorical,
-    SquashedGaussian,
-)
-from pgcore_numpy.discrete_kernels import (
-    BernoulliKernel,
-    CategoricalKernel,
-    EpsilonGreedyKernel,
-    MultiCategoricalKernel,
-)
+from pgcore_numpy import discrete_kernels, gaussian_kernels
 from pgcore_numpy.dispatch import ClosedForms
-from pgcore_numpy.gaussian_kernels import GaussianKernel, SquashedGaussianKernel
 from pgcore_numpy.kernel import Kernel
 
 __all__ = ["make_kernel"]
@@ -32,9 +18,7 @@ make_kernel: ClosedForms[Kernel] = ClosedForms(
     "pgcore_numpy.heads.make_kernel",
 )
 
-make_kernel.register(Bernoulli, BernoulliKernel)
-make_kernel.register(Categorical, CategoricalKernel)
-make_kernel.register(DiagonalGaussian, GaussianKernel)
-make_kernel.register(EpsilonGreedy, EpsilonGreedyKernel)
-make_kernel.register(MultiCategorical, MultiCategoricalKernel)
-make_kernel.register(SquashedGaussian, SquashedGaussianKernel)
+# The modules of kernels list the built-in heads; a new one touches its module alone.
+for kernels in (discrete_kernels.KERNELS, gaussian_kernels.KERNELS):
+    for head, kernel in kernels.items():
+        make_kernel.register(head, kernel)

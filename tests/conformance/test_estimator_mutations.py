@@ -414,7 +414,7 @@ WRONG = (
         advantage(td_of_values),
     ),
     WrongForm(
-        "a2c: no bootstrap where an episode is cut", "a2c", "signals", ending(terminated=True)
+        "a2c: no bootstrap where an episode is truncated", "a2c", "signals", ending(terminated=True)
     ),
     WrongForm("awr: weights not limited", "awr", "signals", signals(max_weight=1e9)),
     WrongForm(
@@ -447,7 +447,7 @@ WRONG = (
         terms(differentiated_weight),
     ),
     WrongForm(
-        "reinforce_pp: mean of the rewards kept",
+        "reinforce_pp: mean of the rewards not subtracted",
         "reinforce++",
         "signals",
         advantage(mean_of_rewards),
@@ -467,7 +467,7 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "bernoulli: mean for sum",
+        "binary actions: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
@@ -513,7 +513,7 @@ if __name__ == "__main__":
     before = PAGE.read_text().split(HEADING)[0].rstrip()
     text = [
         "Letters name the rows of [the notes' formulas](formulas.md). B14's root of g^T F g is a step and no estimator:",
-        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
+        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` shows that it leaves the region.",
         "",
         "| wrong form | found at | times the limit |",
         "|---|---|---|",
