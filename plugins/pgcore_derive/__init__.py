@@ -1,4 +1,4 @@
-"""Surrogates as SymPy expressions: traced, differentiated, compiled to NumPy and written out.
+"""Surrogates as SymPy expressions: their tracing and derivatives and NumPy code.
 
 `pgcore.derive` is the entry point.
 """

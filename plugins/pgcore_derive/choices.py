@@ -116,7 +116,7 @@ def first_relation(expression: Expression) -> Expression | None:
 
 
 def open_relations(expression: Expression) -> Iterator[Expression]:
-    """Yield the relations, outside of reductions, that decide choices and hold none themselves."""
+    """Yield the relations outside of reductions that decide choices and hold none themselves."""
     if isinstance(expression, REDUCTIONS):
         return
     # A condition may itself hold a choice: that one is decided first.

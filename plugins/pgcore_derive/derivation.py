@@ -1,4 +1,4 @@
-"""Cotangents from a surrogate: run on symbols, differentiated, written out, compiled to NumPy.
+"""Cotangents from a surrogate: traced and differentiated and compiled to NumPy.
 
 SymPy is imported by `derive`, never before: `pgcore.Derivation` is there without it.
 """

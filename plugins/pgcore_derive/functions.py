@@ -1,4 +1,4 @@
-"""SymPy, and pgcore's own expressions: choices, functions with pgcore's subgradients, reductions.
+"""SymPy and pgcore's own expressions: choices and reductions and functions with subgradients.
 
 A [B] array is an expression of one step. A [B, A] array is an expression of its entry for action a,
 in `RowSymbol`s. The argument of a sum over actions, or over an episode's steps, stands for every

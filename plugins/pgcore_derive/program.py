@@ -220,7 +220,7 @@ class Writer:
         return self.emit(f"{operation}({', '.join(operands)})")
 
     def choice(self, expression: Expression) -> str:
-        """Write a choice; of two values, however often they occur, as one `where`."""
+        """Write a choice; one between two values becomes one `where`."""
         row = is_row(expression)
         values = list(dict.fromkeys(value for value, _ in branches(expression)))
         if len(values) == 2:

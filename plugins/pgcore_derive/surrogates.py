@@ -18,7 +18,7 @@ ROWS = frozenset(name for name, text in QUANTITIES.items() if text.startswith("[
 
 
 def derivatives_of(estimator: Estimator) -> tuple[Trace, Expression, dict[str, Expression]]:
-    """Return the trace of an estimator's surrogate, its term, and the derivatives by quantity.
+    """Return the surrogate's trace, its term and the derivatives by quantity.
 
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.

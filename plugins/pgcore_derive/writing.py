@@ -1,4 +1,4 @@
-"""Derived expressions as text, in the surrogate's own names, and as LaTeX in the field's."""
+"""Derived expressions as text in the surrogate's own names and as LaTeX in the field's."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def has_cases(term: Expression) -> bool:
 
 
 def case_table(tree: Expression) -> str:
-    """Return a decision tree, or an episode's sum of one, as text with a line for each case."""
+    """Return a decision tree or an episode's sum of one as text, with a line for each case."""
     if isinstance(tree, EpisodeSum | EpisodeMean):
         name = "episode_sum" if isinstance(tree, EpisodeSum) else "episode_mean"
         return f"{name} of\n{case_table(tree.args[0])}"

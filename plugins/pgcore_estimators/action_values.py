@@ -9,7 +9,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, ShapeError
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.returns.discounted import next_values
+from pgcore.returns import next_values
 from pgcore.validation.arrays import Array
 from pgcore_estimators.actor_critic import CriticLoss
 

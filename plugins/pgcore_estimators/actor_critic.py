@@ -10,7 +10,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.returns.discounted import n_step_returns
+from pgcore.returns import n_step_returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Count, Number, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native

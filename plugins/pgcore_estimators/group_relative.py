@@ -15,8 +15,14 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate, Reduction
-from pgcore.returns.discounted import centre, normalise
-from pgcore.returns.groups import by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.returns import (
+    by_group,
+    centre,
+    episode_rewards,
+    group_of_episode,
+    is_one_group,
+    normalise,
+)
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive
 from pgcore.xp.namespace import ArrayNamespace, Native

@@ -16,8 +16,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.returns.discounted import episode_returns, returns
-from pgcore.returns.off_policy import cumulative_log_ratios
+from pgcore.returns import cumulative_log_ratios, episode_returns, returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.returns.discounted import gae, normalise
+from pgcore.returns import gae, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native

@@ -13,7 +13,7 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.interfaces.recorded import critic_values
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.returns.discounted import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.actor_critic import ActorCriticLoss

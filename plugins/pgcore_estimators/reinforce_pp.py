@@ -10,8 +10,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.returns.discounted import normalise, returns
-from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.returns import by_group, episode_rewards, normalise, returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native

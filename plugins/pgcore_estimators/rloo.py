@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.returns.discounted import leave_one_out_mean
-from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.returns import by_group, episode_rewards, leave_one_out_mean
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number
 from pgcore.xp.namespace import ArrayNamespace, Native

@@ -11,8 +11,7 @@ from pgcore.data.batch import Batch
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import critic_values
-from pgcore.returns.discounted import gae, next_values, normalise
-from pgcore.returns.groups import GROUPS
+from pgcore.returns import GROUPS, gae, next_values, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import choice
 from pgcore.xp.namespace import Native

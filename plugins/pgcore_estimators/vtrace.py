@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
-from pgcore.returns.off_policy import vtrace
+from pgcore.returns import vtrace
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, PositiveOrInfinite, UnitInterval
 from pgcore_estimators.actor_critic import ActorCriticLoss

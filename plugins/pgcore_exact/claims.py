@@ -59,7 +59,7 @@ class Verdict:
 
 
 class Subject:
-    """An estimator, its expectation, and a behaviour policy: the basis of all verdicts.
+    """An estimator, its expectation and a behaviour policy: the basis of all verdicts.
 
     Attributes:
         estimator: The estimator.
@@ -69,7 +69,7 @@ class Subject:
         moments: Of the estimator on the current policy's episodes.
         batch: N, episodes in a batch.
         table: The current policy's probabilities and scores.
-        actor_mask: [D] bool. The policy's parameters, without the critic's; the vectors are of these.
+        actor_mask: [D] bool. The policy's parameters, without the critic's.
         discount_state: Whether `exact` weighs time t by gamma^t: the nearer one to the expectation.
         exact: The exact gradient.
         mean: The expected gradient.
@@ -181,7 +181,7 @@ def off_policy_verdict(subject: Subject) -> Verdict:
 
 
 def judge_exact(subject: Subject) -> tuple[str, str]:
-    """Return a verdict on an estimator that is unbiased, or consistent, off-policy."""
+    """Return a verdict on an estimator that is unbiased or consistent off-policy."""
     if not (subject.exact.any() or subject.mean.any() or subject.behaviour_mean.any()):
         return "open", "the expected gradient is 0 for either behaviour policy"
     relative = subject.relative(subject.behaviour_mean)
@@ -195,7 +195,7 @@ def judge_exact(subject: Subject) -> tuple[str, str]:
 
 
 def report_limited(subject: Subject) -> tuple[str, str]:
-    """Return no verdict, but both biases, or the critic's shift if the policy's gradient is 0."""
+    """Return both biases without a verdict, or the critic's shift if the policy's gradient is 0."""
     if not (subject.mean.any() or subject.behaviour_mean.any()):
         moved = distance(
             subject.moments.significant_mean, subject.behaviour_moments.significant_mean
@@ -280,7 +280,7 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
 
 
 def whole_episodes_verdict(subject: Subject) -> Verdict:
-    """Judge by the effects of truncation, and of later steps, on the gradient and the signals."""
+    """Judge by the effects of truncation and of later steps on the gradient and the signals."""
     stated, claim = subject.estimator.claims.whole_episodes, "whole_episodes"
     moved = truncation_effect(subject)
     if math.isnan(moved) and (stated or finite_horizon("audit", subject.mdp) == 1):

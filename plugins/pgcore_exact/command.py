@@ -171,7 +171,7 @@ def error_row(label: str, reason: str) -> Row:
 
 
 def unbuilt() -> dict[str, str]:
-    """Return the broken proofs, and the estimators that cannot be built, with the reasons."""
+    """Return the broken proofs and the estimators that cannot be built, with the reasons."""
     from pgcore_check.proofs import proofs
 
     refused = built_estimators()[1]
@@ -181,7 +181,7 @@ def unbuilt() -> dict[str, str]:
 def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
     """Return the registered estimators with default settings, and the errors of those that fail."""
     from pgcore.registry.registry import registry
-    from pgcore_check.proofs import told
+    from pgcore_check.proofs import message_of
 
     built: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
@@ -189,7 +189,7 @@ def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
         try:
             built[name] = one_subject(name, [])
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
-            refused[name] = told(problem)
+            refused[name] = message_of(problem)
     return built, refused
 
 
@@ -202,7 +202,7 @@ def comparable(estimator: Estimator) -> Estimator:
 
 
 def has_field(estimator: Any, name: str) -> bool:
-    """Return whether an estimator, or its class, has a hyper-parameter."""
+    """Return whether an estimator or its class has a hyper-parameter."""
     return any(field.name == name for field in dataclasses.fields(estimator))
 
 
@@ -284,7 +284,7 @@ def report_of(rows: Sequence[Row], process: str) -> str:
 
 
 def table_of(rows: Sequence[Row], process: str) -> str:
-    """Return the table of all estimators, the refuted claims, and the verdict."""
+    """Return the table of all estimators, then the refuted claims and the verdict."""
     from rich.console import Console
     from rich.table import Table
 

@@ -174,7 +174,7 @@ def plot(axes: Any, points: Mapping[str, Point]) -> None:
 
 
 def write_legend(figure: Any, first: Audit, kinds: set[str], absent: Sequence[Row]) -> None:
-    """Write the title, the legend, and the names without a place on the axes.
+    """Write the title, the legend and the names without a place on the axes.
 
     Args:
         figure: The figure.

@@ -18,8 +18,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.interfaces.recorded import critic_values
-from pgcore.returns.discounted import centre, returns
-from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.returns import by_group, centre, episode_rewards, returns
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.planted import first_disagreement
@@ -468,11 +467,11 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "binary actions: mean for sum",
+        "bernoulli: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
-        "switches",
+        "bernoulli",
     ),
 )
 

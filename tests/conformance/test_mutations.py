@@ -21,7 +21,7 @@ from pgcore import api
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.interfaces.estimator import Reduction
 from pgcore.interfaces.gradient import Gradient
-from pgcore.returns.discounted import normalise
+from pgcore.returns import normalise
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.cases.kinks import worst_at

@@ -1,6 +1,6 @@
 """Reference implementations of REINFORCE, actor-critic and PPO: plain loops over episodes.
 
-They share no code with the estimators and `pgcore.signals`, and run in any number system of NumPy's
+They share no code with the estimators and `pgcore.returns`, and run in any number system of NumPy's
 functions: on `np.longdouble` they are the values that an estimator is compared with, on `Bounded`
 arrays its rounding-error bounds. `B` steps in `E` episodes, `D` parameters. Rows of padding hold
 arbitrary finite numbers.

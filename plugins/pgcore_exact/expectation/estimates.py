@@ -210,7 +210,7 @@ class Estimates:
             yield dict(self.estimator.signals(batch, evaluate))
 
     def _are_independent(self, size: int) -> bool:
-        """Return whether batches' signals are their episodes', to every digit, on a sample."""
+        """Return whether batches' signals are bitwise their episodes', on a sample."""
         if size not in self._independent:
             groups = self._groups(sample(len(self.episodes), size))
             self._independent[size] = all(self._has_episode_signals(group) for group in groups)

@@ -51,7 +51,7 @@ def values(mdp: MDP, policy: Policy | Tabulated) -> Array:
 
 
 def action_values(mdp: MDP, policy: Policy | Tabulated) -> Array:
-    """Return Q, [H, S, A] by time or [S, A] without a horizon, reward units. See `values`."""
+    """Return Q in reward units, [H, S, A] by time or [S, A] without a horizon; see `values`."""
     v_t = values(mdp, policy)
     if mdp.horizon is None:
         return _back_up(mdp, v_t)
@@ -84,7 +84,7 @@ def visits(mdp: MDP, policy: Policy | Tabulated, *, gamma: Any = 1) -> Array:
 
 
 def objective(mdp: MDP, policy: Policy | Tabulated) -> Any:
-    """Return J, the expected discounted return of an episode, reward units. See `values`."""
+    """Return J, the expected discounted return of an episode in reward units; see `values`."""
     v_t = values(mdp, policy)
     return mdp.initial @ (v_t if mdp.horizon is None else v_t[0])
 

@@ -76,7 +76,7 @@ def tabulated(policy: Policy | Tabulated, mdp: MDP) -> Tabulated:
 
 
 def softmax_table(probabilities: Any) -> Tabulated:
-    """Return the softmax policy, over a table of logits, with these probabilities.
+    """Return the softmax policy over a table of logits, with these probabilities.
 
     Args:
         probabilities: [S, A], positive, each row summing to 1. The score of the logits is e_a - pi.

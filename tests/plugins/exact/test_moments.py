@@ -340,7 +340,7 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
 def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
     mdp = PROCESS.replaced(horizon=3)
     process, plain = timed(mdp, np.zeros(4 * mdp.states))
-    policy = audit_policy(policies(process)["critic of actions"], 0)
+    policy = audit_policy(policies(process)["action-value critic"], 0)
     exact_values = np.zeros((process.states, process.actions))
     exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(
         -1, mdp.actions

@@ -563,7 +563,7 @@ def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
         ),
         (
             lambda: TRPO(tolerance=math.nan),
-            r"TRPO\.tolerance: expected a finite number of at least 0, got nan",
+            r"TRPO\.tolerance: expected a number in \[0, 1\), got nan",
         ),
         (lambda: TRPO(tolerance=1.0), r"TRPO\.tolerance: expected a number in \[0, 1\), got 1\.0"),
         (
