@@ -467,7 +467,7 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "binary actions: mean for sum",
+        "bernoulli: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
