@@ -1,13 +1,15 @@
-"""One PPO gradient: pgcore on each framework beside the same loss written by an expert in that framework.
+"""One PPO gradient: pgcore on each framework beside an expert's loss in that framework.
 
-Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32; advantages are normalised beforehand. Both sides end with the
-gradient in the framework's own arrays. The expert's inputs are such arrays already; pgcore's is a new `Batch` of NumPy arrays at each
-call, as PPO's inner loop gives it, so its conversion is pgcore's cost.
+Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32; advantages are normalised
+beforehand. Both sides end with the gradient in the framework's own arrays. The expert's inputs are
+such arrays already. pgcore's is a new `Batch` of NumPy arrays at each call, as in PPO's inner loop,
+so its conversion is pgcore's cost.
 
-Both gradients are first checked against the NumPy backend's, in float32 and in float64. Then the two take turns of 20 calls. A turn
-counts as its median; "ratio" is the median of the turns' ratios, and says how many times as long pgcore takes.
+Both gradients are first checked against the NumPy backend's, in float32 and in float64. Then the
+two take turns of 20 calls. A turn counts as its median; "ratio" is the median over turns of
+pgcore's time over the expert's.
 
-Every row has a process of its own, in which process-wide settings ask the framework for one thread.
+Every row has its own process, whose settings ask the framework for one thread.
 
     python benchmarks/backends.py [--backend NAME] [--batch SIZE] [--json FILE] [--profile]
 """
@@ -41,9 +43,9 @@ from pgcore.registry.registry import registry
 CLIP, ENTROPY_COEFFICIENT = 0.2, 0.01
 SIZES = (64, 2048)
 CALLS_PER_TURN = 20
-TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # of the largest entry
+TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # parts of the largest entry
 
-# Backend and mode; which expert, whether it compiles, and what `pg.policy` is asked for beyond its defaults.
+# By backend and mode: the expert, whether it compiles, and options of `pg.policy`.
 MODES: dict[tuple[str, str], tuple[str, bool, dict[str, Any]]] = {
     ("torch", "eager"): ("torch_expert", False, {}),
     ("torch", "compiled"): ("torch_expert", True, {"compiled": True}),
@@ -53,6 +55,7 @@ MODES: dict[tuple[str, str], tuple[str, bool, dict[str, Any]]] = {
     ("jax", "jit"): ("jax_expert", True, {}),
 }
 
+# Environment variables of a row's process: one thread, no accelerator.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -69,7 +72,7 @@ ONE_THREAD = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table, and what its process is asked for."""
+    """One row of the table, and the options of its process."""
 
     backend: str
     mode: str
@@ -79,7 +82,7 @@ class Row:
     profile: bool = False
 
     def in_own_process(self) -> dict[str, Any]:
-        """Return what `measure` returns, from a new process on one thread."""
+        """Return the result of `measure` in a new process on one thread."""
         environment = (
             os.environ | ONE_THREAD | ({"JAX_ENABLE_X64": "1"} if self.dtype == "float64" else {})
         )
@@ -103,7 +106,7 @@ class Case:
     by_expert: Callable[[], Any]
 
     def inputs(self) -> tuple[pg.Batch, pg.Signals]:
-        """Return a batch that pgcore has not seen, with its signals."""
+        """Return a new batch, without anything that pgcore keeps for one, and its signals."""
         everything = np.arange(self.batch.num_steps)
         return self.batch.steps(everything), self.signals.steps(everything)
 
@@ -125,9 +128,10 @@ def make_case(row: Row) -> Case:
             for name, value in on_numpy.parameters().items()
         }
     )
-    who, compiles, options = MODES[row.backend, row.mode]
+    module, compiles, options = MODES[row.backend, row.mode]
     policy = pg.policy(spec, backend=row.backend, seed=0, dtype=row.dtype, **options)
     policy.load(on_numpy.parameters())
+    # Old log-probabilities off by 0.2, so that some ratios are clipped.
     observations = rng.standard_normal((row.size, 4)).astype(row.dtype)
     actions, log_probs = on_numpy.act(observations, pg.generator(0))
     episodes = row.size // 32
@@ -145,7 +149,7 @@ def make_case(row: Row) -> Case:
     signals = pg.signals(on_numpy, estimator, batch)
     data = {name: signals.values[name] for name in ("old_log_prob", "advantage", "return_")}
     data |= {"observations": batch.observations, "actions": batch.actions}
-    expert = importlib.import_module(f"experts.{who}")
+    expert = importlib.import_module(f"experts.{module}")
     return Case(
         policy,
         estimator,
@@ -158,14 +162,14 @@ def make_case(row: Row) -> Case:
 
 
 def check_equal(case: Case) -> dict[str, float]:
-    """Return how far each side is from the NumPy backend, beside the largest entry; raise where that is too far."""
+    """Return each side's distance from the NumPy backend, beside the largest entry, or raise."""
     largest = max(float(np.abs(value).max()) for value in case.reference.values())
-    found = {
+    gradients = {
         "pgcore": case.by_pgcore(*case.inputs()).numpy(),
         "expert": case.expert.to_numpy(case.by_expert()),
     }
     errors: dict[str, float] = {}
-    for side, gradient in found.items():
+    for side, gradient in gradients.items():
         assert gradient.keys() == case.reference.keys(), f"{side}: {sorted(gradient)}"
         for name, value in case.reference.items():
             assert gradient[name].dtype == value.dtype, f"{side}: {name} is {gradient[name].dtype}"
@@ -186,7 +190,7 @@ def check_equal(case: Case) -> dict[str, float]:
 
 
 def turn_of_pgcore(case: Case) -> float:
-    """Return the median seconds of some calls, each with a batch of its own, made off the clock."""
+    """Return the median seconds of some calls, each with a new batch, made off the clock."""
     times: list[float] = []
     for _ in range(CALLS_PER_TURN):
         batch, signals = case.inputs()
@@ -197,7 +201,7 @@ def turn_of_pgcore(case: Case) -> float:
 
 
 def turn_of_expert(case: Case) -> float:
-    """Return the median seconds of some calls, with the same work between them as pgcore's have."""
+    """Return the median seconds of some calls, with the same work in between as pgcore's."""
     times: list[float] = []
     for _ in range(CALLS_PER_TURN):
         case.inputs()
@@ -209,15 +213,17 @@ def turn_of_expert(case: Case) -> float:
 
 def measure(row: Row) -> dict[str, Any]:
     """Return differences and, in seconds, each turn's time, in this process."""
+    # A wrong gradient is not timed.
     case = make_case(row)
     errors = check_equal(case)
+    # Compilation and the first allocations are no part of a call.
     for _ in range(3 if row.turns else 0):
         turn_of_pgcore(case)
         turn_of_expert(case)
     ours: list[float] = []
     theirs: list[float] = []
     for turn in range(row.turns):
-        # Whoever goes first finds the other's data in the caches, so they take turns at that too.
+        # The first finds the other's data in the caches, so they take turns at that too.
         if turn % 2:
             ours.append(turn_of_pgcore(case))
             theirs.append(turn_of_expert(case))
@@ -233,23 +239,23 @@ def measure(row: Row) -> dict[str, Any]:
 
 
 def profile(case: Case, calls: int = 1000) -> list[tuple[str, float, float, float]]:
-    """Return the functions that pgcore's call spends most in: name, calls, own and cumulative microseconds, per call."""
+    """Return the most costly functions of pgcore's call.
+
+    Returns:
+        Rows of name and, per call, number of calls, inner and cumulative microseconds.
+    """
     inputs = [case.inputs() for _ in range(calls)]
     profiler = cProfile.Profile()
     profiler.enable()
     for batch, signals in inputs:
         case.by_pgcore(batch, signals)
     profiler.disable()
-    rows = [
-        (
-            f"{Path(file).name}:{line} {name}" if line else name,
-            count / calls,
-            own * 1e6 / calls,
-            total * 1e6 / calls,
-        )
-        # typeshed does not know `stats`.
-        for (file, line, name), (_, count, own, total, _) in pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
-    ]
+    rows: list[tuple[str, float, float, float]] = []
+    # typeshed does not know `stats`.
+    entries: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    for (file, line, name), (_, count, inner, total, _) in entries.items():
+        label = f"{Path(file).name}:{line} {name}" if line else name
+        rows.append((label, count / calls, inner * 1e6 / calls, total * 1e6 / calls))
     return sorted(rows, key=lambda entry: -entry[2])[:30]
 
 
@@ -272,9 +278,8 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
             )
             continue
         ours, theirs = (statistics.median(result[side]) * 1e6 for side in ("pgcore", "expert"))
-        ratios = [
-            own / their for own, their in zip(result["pgcore"], result["expert"], strict=True)
-        ]
+        pairs = zip(result["pgcore"], result["expert"], strict=True)
+        ratios = [left / right for left, right in pairs]
         low, ratio, high = statistics.quantiles(ratios, n=4)
         table.add_row(
             row.backend,
@@ -301,7 +306,7 @@ def report(results: list[tuple[Row, dict[str, Any]]], console: Console) -> list[
             entries = Table(
                 "function",
                 "calls",
-                "own, us",
+                "inner, us",
                 "cumulative, us",
                 title=f"{row.backend} {row.mode} {row.size}",
             )
@@ -336,17 +341,18 @@ def main() -> None:
 
     console = Console()
     status = {entry.provider.name: entry.status for entry in registry().providers("backends")}
-    chosen = [
+    # Each mode is checked in float64 too, where a wrong formula stands out from rounding.
+    modes = [
         (name, mode)
         for name, mode in MODES
         if name in (arguments.backend or (name,)) and mode in (arguments.mode or (mode,))
     ]
-    for name in dict.fromkeys(name for name, _ in chosen):
+    for name in dict.fromkeys(name for name, _ in modes):
         if status.get(name) != "usable":
             console.print(f"{name}: absent ({status.get(name, 'not registered')})")
     rows = [
         Row(name, mode, size, turns=arguments.turns, profile=arguments.profile)
-        for name, mode in chosen
+        for name, mode in modes
         if status.get(name) == "usable"
         for size in arguments.batch or SIZES
     ]
@@ -354,6 +360,7 @@ def main() -> None:
         Row(name, mode, SIZES[0], "float64")
         for name, mode in dict.fromkeys((r.backend, r.mode) for r in rows)
     ]
+    # One after the other: two rows at once would share caches and turbo.
     results = [
         (row, row.in_own_process())
         for row in track([*checks, *rows], description="checking and timing", console=console)
@@ -368,9 +375,9 @@ def main() -> None:
         if "error" not in result:
             off = ", ".join(f"{side} {error:.1e}" for side, error in result["errors"].items())
             console.print(f"  {row.dtype} {row.backend} {row.mode} {row.size}: {off}")
-    found = report(results[len(checks) :], console)
+    table = report(results[len(checks) :], console)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
     if any("error" in result for _, result in results):
         sys.exit(1)
 

@@ -1,6 +1,7 @@
-"""Processor time of whole `pgcore train CartPole-v1` processes to a mean return of 475, seeds 0 to 4, as in the README.
+"""Processor time of `pgcore train CartPole-v1` to a mean return of 475, as in the README.
 
-Imports, environment, updates, evaluation, picture and checkpoint are all in the figure.
+The figure is of whole processes, seeds 0 to 4: imports, environment, updates, evaluation, picture
+and checkpoint.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def train(seed: int, folder: Path) -> tuple[float, dict[str, float]]:
         "--out",
         str(folder),
     ]
+    # Children's times are added when they end, so the difference is this run's.
     before = os.times()
     subprocess.run([PGCORE, *arguments], check=True, stdout=subprocess.DEVNULL)
     after = os.times()

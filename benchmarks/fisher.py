@@ -1,11 +1,13 @@
-"""One Fisher-vector product: pgcore on NumPy beside its own gradient, and beside PyTorch's double backward written by hand.
+"""One Fisher-vector product: pgcore on NumPy beside its gradient and PyTorch's double backward.
 
-The policy is a 4-64-64-2 tanh network in float32, on one thread. The gradient is that of `reinforce`, without a critic; the product is with
-the Fisher information of the policy. The products of one solve have their forward pass in common, which is kept and so in none of the times
-here. PyTorch differentiates the mean KL from the detached distribution twice, as is usual; its network and observations are tensors already.
+The policy is a 4-64-64-2 tanh network in float32, on one thread. The gradient is that of
+`reinforce`, without a critic; the product is with the Fisher information of the policy. The
+products of one solve share their forward pass, which is in none of the times here. PyTorch
+differentiates the mean KL from the detached distribution twice, as is usual; its network and
+observations are tensors already.
 
-Gradients and products are first checked equal, in float32 and in float64. Then the three take turns of 20 calls. A turn counts as its
-median, and a ratio is the median of the turns' ratios.
+Gradients and products are first checked equal, in float32 and in float64. Then the three take
+turns of 20 calls. A turn counts as its median, and a ratio is the median of the turns' ratios.
 
     python benchmarks/fisher.py [--batch SIZE] [--turns N] [--json FILE]
 """
@@ -32,7 +34,7 @@ import pgcore as pg
 
 SIZES = (64, 1024, 4096)
 CALLS_PER_TURN = 20
-TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # of the largest entry
+TOLERANCES = {"float32": 4e-6, "float64": 1e-12}  # parts of the largest entry
 ESTIMATOR = pg.estimator("reinforce")
 
 Call = Callable[[], Any]
@@ -56,7 +58,7 @@ def make_network(parameters: dict[str, np.ndarray]) -> nn.Sequential:
 def double_backward(
     network: nn.Sequential, observations: torch.Tensor, vector: torch.Tensor
 ) -> Call:
-    """Return the product as people write it: the gradient of (gradient of the mean KL) times the vector."""
+    """Return the usual product: the gradient of (gradient of the mean KL) times the vector."""
     parameters = list(network.parameters())
 
     def product() -> torch.Tensor:
@@ -102,6 +104,7 @@ def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
         terminated=[True] * (size // 32),
         log_probs=log_probs,
     )
+    # Signals and PyTorch's tensors are made off the clock.
     signals = pg.signals(policy, ESTIMATOR, batch)
     parameters = policy.parameters()
     network = make_network(parameters)
@@ -116,20 +119,21 @@ def make_case(size: int, dtype: str) -> tuple[Call, Call, Call]:
     def product() -> np.ndarray:
         return policy.fisher_vector_product(batch, vector)
 
+    # The same sums in PyTorch: the mean over episodes of -log pi times the advantage.
     log_pi = torch.log_softmax(network(tensor), 1)[torch.arange(size), torch.from_numpy(actions)]
     loss = -(log_pi * torch.from_numpy(signals["advantage"].copy())).sum() / batch.num_episodes
     expected = torch.autograd.grad(loss, list(network.parameters()))
     flat = np.concatenate([part.numpy().reshape(-1) for part in expected])
-    found = np.concatenate([value.reshape(-1) for value in gradient().numpy().values()])
-    check_equal("gradient", found, canonical(flat, network), dtype)
+    ours = np.concatenate([value.reshape(-1) for value in gradient().numpy().values()])
+    check_equal("gradient", ours, canonical(flat, network), dtype)
     check_equal("product", product(), canonical(theirs().numpy(), network), dtype)
     return gradient, product, theirs
 
 
-def check_equal(what: str, found: np.ndarray, expected: np.ndarray, dtype: str) -> None:
+def check_equal(name: str, actual: np.ndarray, expected: np.ndarray, dtype: str) -> None:
     """Raise unless two vectors are the same to the dtype's precision."""
-    off = float(np.abs(found - expected).max() / np.abs(expected).max())
-    assert off < TOLERANCES[dtype], f"{what}: off by {off:.2g} of the largest in {dtype}"
+    off = float(np.abs(actual - expected).max() / np.abs(expected).max())
+    assert off < TOLERANCES[dtype], f"{name}: off by {off:.2g} of the largest in {dtype}"
 
 
 def turn(call: Call) -> float:
@@ -144,25 +148,26 @@ def turn(call: Call) -> float:
 
 def measure(size: int, turns: int) -> dict[str, Any]:
     """Return medians in microseconds and the ratios of one batch size."""
+    # For its checks alone.
     make_case(size, "float64")
     calls = make_case(size, "float32")
     for call in calls:
         turn(call)
     times: list[list[float]] = [[], [], []]
     for number in range(turns):
-        # Whoever goes first finds the others' data in the caches, so they take turns at that too.
-        for each in np.roll(np.arange(3), number):
-            times[each].append(turn(calls[each]))
+        # The first finds the others' data in the caches, so they take turns at that too.
+        for index in np.roll(np.arange(3), number):
+            times[index].append(turn(calls[index]))
     gradient, product, theirs = times
 
     def ratio(above: list[float], below: list[float]) -> float:
-        return statistics.median(one / other for one, other in zip(above, below, strict=True))
+        return statistics.median(np.divide(above, below).tolist())
 
     return {
         "batch": size,
         **{
-            f"{name}_us": statistics.median(each) * 1e6
-            for name, each in zip(("gradient", "product", "torch"), times, strict=True)
+            f"{name}_us": statistics.median(record) * 1e6
+            for name, record in zip(("gradient", "product", "torch"), times, strict=True)
         },
         "of_one_gradient": ratio(product, gradient),
         "times_as_fast_as_torch": ratio(theirs, product),
@@ -200,7 +205,7 @@ def main() -> None:
         ]
     for row in rows:
         *whole, share, lead = row.values()
-        table.add_row(*(f"{each:.0f}" for each in whole), f"{share:.2f}", f"{lead:.2f}")
+        table.add_row(*(f"{figure:.0f}" for figure in whole), f"{share:.2f}", f"{lead:.2f}")
     Console().print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,7 +1,8 @@
-"""CartPole-v1 to 475 on every usable backend with one seed in float64: are the learning curves the same numbers?
+"""CartPole-v1 to 475 on every usable backend in float64: are the curves the same numbers?
 
-Compares episodes and returns of every update, says how far they are the same and how far the losses of the updates differ, and with
-`--picture FILE` draws the curves of the first seed over each other.
+Compares episodes and returns of every update, prints for how many updates they are the same and by
+how much the losses differ, and with `--picture FILE` draws the curves of the first seed over each
+other.
 
     python benchmarks/four_curves.py [--seeds 0 1 2] [--picture docs/images/four_curves.svg]
 """
@@ -48,7 +49,7 @@ def train(backend: str, seed: int, folder: Path) -> tuple[float, Metrics]:
         "--stop-at",
         "475",
     ]
-    # Many threads for small products are slower, and no part of what is compared.
+    # Many threads for small products are slower, and no part of the comparison.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [PGCORE, *arguments, "--dtype", "float64", "--out", str(folder)],
@@ -65,10 +66,10 @@ def train(backend: str, seed: int, folder: Path) -> tuple[float, Metrics]:
 
 
 def same_updates(left: Metrics, right: Metrics) -> int:
-    """Return for how many updates both have the same steps, episodes and mean return, to the last digit."""
+    """Return the number of first updates with equal steps, episodes and mean return."""
     names = ("steps", "episodes", "mean_return")
-    for number, (one, other) in enumerate(zip(left, right, strict=False)):
-        if any(one[name] != other[name] for name in names):
+    for number, (first, second) in enumerate(zip(left, right, strict=False)):
+        if any(first[name] != second[name] for name in names):
             return number
     return min(len(left), len(right))
 
@@ -79,6 +80,7 @@ def draw(runs: dict[str, Metrics], path: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    # Ids by a fixed salt and no date: the file changes only with its numbers.
     with mpl.rc_context({"svg.hashsalt": "pgcore", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8.0, 4.2), layout="constrained")
         axes = figure.add_subplot()
@@ -116,7 +118,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--picture", type=Path)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     backends = [
         entry.provider.name
         for entry in registry().providers("backends")
@@ -133,25 +135,25 @@ def main() -> None:
     )
     table = Table(*headings, title="CartPole-v1 to 475, PPO, float64")
     with tempfile.TemporaryDirectory() as folder:
-        for seed in chosen.seeds:
+        for seed in arguments.seeds:
             runs: dict[str, Metrics] = {}
             for backend in track(backends, description=f"seed {seed}"):
                 used, runs[backend] = train(backend, seed, Path(folder) / f"{backend}{seed}")
-                first, own = runs[backends[0]], runs[backend]
-                off = [
-                    abs(one["loss"] - other["loss"]) for one, other in zip(first, own, strict=False)
-                ]
-                same = f"{same_updates(first, own)} of {len(first)}"
+                reference, metrics = runs[backends[0]], runs[backend]
+                # A run on another backend may take longer or end sooner.
+                pairs = zip(reference, metrics, strict=False)
+                off = [abs(first["loss"] - second["loss"]) for first, second in pairs]
+                same = f"{same_updates(reference, metrics)} of {len(reference)}"
                 table.add_row(
                     str(seed),
                     backend,
-                    str(len(own)),
+                    str(len(metrics)),
                     same,
                     f"{off[0]:.1e}, {off[-1]:.1e}",
                     f"{used:.1f}",
                 )
-            if chosen.picture is not None and seed == chosen.seeds[0]:
-                draw(runs, chosen.picture)
+            if arguments.picture is not None and seed == arguments.seeds[0]:
+                draw(runs, arguments.picture)
     Console().print(table)
 
 

@@ -1,9 +1,10 @@
-"""One PPO gradient: pgcore on NumPy beside the same loss written by hand in PyTorch, in one run, on one thread.
+"""One PPO gradient: pgcore on NumPy beside the same loss by hand in PyTorch.
 
-Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks in float32. Gradients are checked equal first. They take turns of 25
-calls, and the ratio of the medians is what counts.
+Both run in one process, on one thread. Policy and critic are 4-64-64-2 and 4-64-64-1 tanh networks
+in float32. Gradients are checked equal first. They take turns of 25 calls; the figure is the ratio
+of the medians.
 
-Run with `make bench`, or `python benchmarks/ppo_gradient.py` where PyTorch is installed.
+Run with `make bench`, or `python benchmarks/ppo_gradient.py` with PyTorch installed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.distributions import Categorical
 import pgcore as pg
 
 CLIP, VALUE_COEFFICIENT, ENTROPY_COEFFICIENT = 0.2, 0.5, 0.01
+# Calls by batch size, some seconds for each.
 ROUNDS = {64: 3000, 256: 2000, 2048: 400}
 
 
@@ -53,7 +55,7 @@ class Agent(nn.Module):
 
 
 def usual_loss(agent: Agent, minibatch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return PPO's loss as usually written: ratio, normalised advantages, clipped surrogate, value loss, entropy bonus."""
+    """Return PPO's loss as usually written, advantages normalised in the minibatch."""
     log_prob, entropy, value = agent.evaluate(minibatch["observations"], minibatch["actions"])
     ratio = (log_prob - minibatch["old_log_prob"]).exp()
     advantage = minibatch["advantage"]
@@ -66,7 +68,7 @@ def usual_loss(agent: Agent, minibatch: dict[str, torch.Tensor]) -> torch.Tensor
 
 
 def make_case(size: int) -> tuple[Callable[[], pg.Gradient], Callable[[], Agent]]:
-    """Return both gradient computations for a minibatch of this size, after checking that they agree."""
+    """Return both gradient computations for a minibatch, after checking that they agree."""
     rng = np.random.default_rng(size)
     spec = pg.PolicySpec(pg.MLP(4, (64, 64), "tanh"), pg.Categorical(2), critic="separate")
     policy = pg.policy(spec, backend="numpy", seed=0, dtype="float32")
@@ -97,6 +99,7 @@ def make_case(size: int) -> tuple[Callable[[], pg.Gradient], Callable[[], Agent]
     index = rng.permutation(steps)[:size]
     minibatch, sliced = batch.steps(index), signals.steps(index)
 
+    # Both start with the same parameters, or there is nothing to compare.
     agent = Agent()
     with torch.no_grad():
         for name, tensor in agent.named_parameters():
@@ -134,9 +137,9 @@ def check_equal(gradient: pg.Gradient, agent: Agent) -> None:
         part, layer, kind = name.split(".")
         assert tensor.grad is not None
         theirs = tensor.grad.numpy()
-        own = ours[f"{'network' if part == 'actor' else 'critic'}.{int(layer) // 2}.{kind}"]
+        mine = ours[f"{'network' if part == 'actor' else 'critic'}.{int(layer) // 2}.{kind}"]
         np.testing.assert_allclose(
-            own,
+            mine,
             theirs.T if kind == "weight" else theirs,
             rtol=1e-4,
             atol=2e-6 * largest,
@@ -147,9 +150,10 @@ def check_equal(gradient: pg.Gradient, agent: Agent) -> None:
 def side_by_side(
     left: Callable[[], object], right: Callable[[], object], rounds: int
 ) -> tuple[float, float]:
-    """Return both medians, in microseconds, over turns of 25 calls each, one right after the other.
+    """Return both medians over turns of 25 calls each, in microseconds.
 
-    A turn is as PPO's inner loop runs them, call after call; its first calls, which find the other's data in the caches, count.
+    The calls of a turn follow each other as in PPO's inner loop. Its first calls, which find the
+    other's data in the caches, count.
     """
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds // 25 + 1):

@@ -1,6 +1,7 @@
-"""How long a process takes to import pgcore, to compute its first gradient, and to list what is registered.
+"""Time of a process that imports pgcore, computes a first gradient, or lists the registry.
 
-Each is the median of several fresh processes, beside an empty Python process and one that imports NumPy.
+Each figure is the median of several fresh processes, beside an empty Python process and one that
+imports NumPy.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+# Processes of each kind, some seconds in all.
 ROUNDS = 15
 
 FIRST_GRADIENT = """
 import numpy as np
 import pgcore as pg
 policy = pg.policy(pg.PolicySpec(network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2)))
-batch = pg.Batch(observations=np.ones((64, 4)), actions=[0] * 64, rewards=[1.0] * 64, episode_lengths=[64], terminated=[True])
+batch = pg.Batch(
+    observations=np.ones((64, 4)),
+    actions=[0] * 64,
+    rewards=[1.0] * 64,
+    episode_lengths=[64],
+    terminated=[True],
+)
 assert pg.gradient(policy, pg.estimator("reinforce"), batch).norm() > 0
 """
+# The first two are the floor that no import of pgcore can go below.
 COMMANDS = {
     "an empty process": [sys.executable, "-c", "pass"],
     "import numpy": [sys.executable, "-c", "import numpy"],
@@ -34,7 +43,7 @@ COMMANDS = {
 
 
 def wall_seconds(command: list[str]) -> float:
-    """Return how long one process takes."""
+    """Return the wall time of one process."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

@@ -1,7 +1,8 @@
 """A small language model learns to copy from reward alone: `python examples/copy_digits.py grpo`.
 
-A prompt is three digits, and so is an answer; its reward is 1 where it is the prompt, and for each right digit a tenth. The model writes
-several answers to each prompt, and a group-relative estimator (rloo, grpo, dr_grpo, gspo, cispo, reinforce_pp) compares them with each other.
+A prompt is three digits, and so is an answer. Its reward is 1 if it equals the prompt, else a tenth
+for each right digit. The model writes several answers to each prompt, and a group-relative
+estimator (rloo, grpo, dr_grpo, gspo, cispo, reinforce_pp) compares them with each other.
 """
 
 import sys
@@ -12,12 +13,13 @@ from torch import nn
 
 import pgcore as pg
 
+# The blank stands for digits of the answer that are still to come.
 DIGITS, BLANK, LENGTH = 10, 10, 3
 PROMPTS, ANSWERS = 32, 24
 
 
 class Model(nn.Module):
-    """The prompt and the answer so far, [B, 6] tokens, to the logits of the next digit; about 6,000 parameters."""
+    """Prompt and answer so far, [B, 6] tokens, to logits of the next digit; 6,000 parameters."""
 
     def __init__(self) -> None:
         """Build the layers."""
@@ -33,16 +35,15 @@ class Model(nn.Module):
 
 
 def answers(policy: pg.Policy, prompts: np.ndarray, rng: np.random.Generator) -> pg.Batch:
-    """Return one answer to each of [E, 3] prompts: episodes of three steps, those to the same prompt a group."""
+    """Return one answer to each of [E, 3] prompts: episodes of three steps, grouped by prompt."""
     episodes = len(prompts)
     context = np.concatenate([prompts, np.full_like(prompts, BLANK)], axis=1)
-    observations, log_probs = (
-        np.empty((episodes, LENGTH, 2 * LENGTH), int),
-        np.empty((episodes, LENGTH)),
-    )
+    observations = np.empty((episodes, LENGTH, 2 * LENGTH), int)
+    log_probs = np.empty((episodes, LENGTH))
     for t in range(LENGTH):
         observations[:, t] = context
         context[:, LENGTH + t], log_probs[:, t] = policy.act(context, rng)
+    # The reward comes with the last digit; the digits before it have 0.
     right = context[:, LENGTH:] == prompts
     rewards = np.zeros((episodes, LENGTH))
     rewards[:, -1] = np.where(right.all(axis=1), 1.0, 0.1 * right.sum(axis=1))
@@ -58,19 +59,16 @@ def answers(policy: pg.Policy, prompts: np.ndarray, rng: np.random.Generator) ->
 
 
 def learn(estimator: str, updates: int, seed: int = 0) -> list[float]:
-    """Train for some updates and return the share of right answers in each."""
+    """Train for some updates; return the share of right answers in each."""
     torch.manual_seed(seed)
     policy = pg.backend("torch").adopt(Model(), head=pg.Categorical(DIGITS))
-    objective, optimizer = (
-        pg.estimator(estimator),
-        pg.optimizer("adam", learning_rate=3e-3, max_grad_norm=1.0),
-    )
+    objective = pg.estimator(estimator)
+    optimizer = pg.optimizer("adam", learning_rate=3e-3, max_grad_norm=1.0)
     rng = pg.generator(seed)
     shares: list[float] = []
     for update in range(1, updates + 1):
-        batch = answers(
-            policy, np.repeat(rng.integers(0, DIGITS, (PROMPTS, LENGTH)), ANSWERS, axis=0), rng
-        )
+        prompts = rng.integers(0, DIGITS, (PROMPTS, LENGTH))
+        batch = answers(policy, np.repeat(prompts, ANSWERS, axis=0), rng)
         signals = pg.signals(policy, objective, batch)
         # An estimator that weighs steps by pi / pi_old can go over a batch more than once.
         for _ in range(2 if "old_log_prob" in objective.keywords else 1):
@@ -85,5 +83,5 @@ def learn(estimator: str, updates: int, seed: int = 0) -> list[float]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # more only get in each other's way where a model is as small as this
+    torch.set_num_threads(1)  # more get in each other's way in so small a model
     learn(sys.argv[1] if len(sys.argv) > 1 else "grpo", updates=600)

@@ -45,15 +45,26 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use: from its module, or from the plugin that provides it."""
     if name in _HOME:
         value: Any = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in _PROVIDED:
-        value = (
-            importlib.import_module("pgcore.registry.registry").registry().load("functions", name)
-        )
+    elif name in _PROVIDED or _is_third_partys(name):
+        value = _registry().load("functions", name)
     else:
         raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
     # The next use of the name is an ordinary attribute's.
     globals()[name] = value
     return value
+
+
+def _registry() -> Any:
+    return importlib.import_module("pgcore.registry.registry").registry()
+
+
+def _is_third_partys(name: str) -> bool:
+    from importlib.util import find_spec
+
+    # `from pgcore import hooks` asks for a submodule here first, which no plugin can provide.
+    if name.startswith("_") or find_spec(f"{__name__}.{name}"):
+        return False
+    return name in _registry().names("functions")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The JAX backend: pure functions, always compiled, differentiated by JAX."""
+"""The JAX backend: pure functions, compiled and differentiated by JAX."""
 
 from __future__ import annotations
 

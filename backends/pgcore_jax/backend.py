@@ -1,4 +1,4 @@
-"""The backend's front door."""
+"""The JAX backend's entry point."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
-from pgcore_jax.parameters import leaf_names, named, settled
+from pgcore_jax.parameters import dtype_of, flatten_tree, with_leaves
 from pgcore_jax.policy import JaxPolicy
 
 __all__ = ["JaxBackend"]
 
 
 class JaxBackend(Backend):
-    """See `Backend`; devices are JAX's platforms, such as "cpu" and "gpu:1", and everything is jitted."""
+    """See `Backend`; devices are JAX's platforms, such as "cpu" and "gpu:1".
+
+    All computations are jitted.
+    """
 
     name: ClassVar[str] = "jax"
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
@@ -38,9 +41,8 @@ class JaxBackend(Backend):
         """See `Backend.policy`."""
         place = usable_device(device)
         numbers = float_dtype("jax.policy dtype", dtype)
-        return JaxPolicy(
-            self.name, spec, numbers, SpecNetwork(spec), spec.initial_parameters(seed), place
-        )
+        parameters = spec.initial_parameters(seed)
+        return JaxPolicy(self.name, spec, numbers, SpecNetwork(spec), parameters, place)
 
     def adopt(
         self,
@@ -54,63 +56,78 @@ class JaxBackend(Backend):
     ) -> JaxPolicy:
         """See `Backend.adopt`.
 
-        A module is a pair `(apply, parameters)`, with `apply(parameters, observations)` a pure function that JAX can trace and the
-        parameters any tree of arrays; a critic is one as well, and shares no array with it. JAX arrays never change: `policy.tree` and
+        A module is a pair `(apply, parameters)`. `apply(parameters, observations)` is a pure
+        function that JAX can trace, the parameters are any tree of arrays. A critic is another
+        pair, and shares no array with the first. JAX arrays never change: `policy.tree` and
         `policy.critic_tree` have the trained ones. A pure function is in evaluation mode already.
         """
         kind = critic_kind("jax", critic)
-        apply, tree = pair("module", module)
+        apply, tree = check_pair("module", module)
         description = name_of(apply)
-        what = f"jax.adopt {description}"
-        PolicySpec(Adopted(description, ()), head, kind, critic_values)  # refuses what is no head
-        names, leaves, structure = leaf_names(tree, "")
-        found = named(what, names, leaves, {})
-        dtype = settled(what, found)
-        second: AdoptedNetwork | None = None
+        where = f"jax.adopt {description}"
+        # The shapes are not known yet; this draft refuses a wrong head or critic.
+        PolicySpec(Adopted(description, ()), head, kind, critic_values)
+        names, leaves, structure = flatten_tree(tree, "")
+        parameters = with_leaves(where, {}, names, leaves)
+        dtype = dtype_of(where, parameters)
+        critic_network: AdoptedNetwork | None = None
         if kind == "separate":
-            critic_apply, critic_tree = pair("critic", critic)
-            critic_names, critic_leaves, critic_structure = leaf_names(critic_tree, "critic.")
-            second = AdoptedNetwork(
+            critic_apply, critic_tree = check_pair("critic", critic)
+            critic_names, critic_leaves, critic_structure = flatten_tree(critic_tree, "critic.")
+            critic_network = AdoptedNetwork(
                 critic_apply, critic_names, critic_structure, None, shared=False
             )
-            found = named(what, critic_names, critic_leaves, found)
-            settled(what, found)
-        own = {f"head.{name}": value for name, value in head.initial_parameters().items()}
-        found = named(what, tuple(own), list(own.values()), found)
-        shapes = tuple((name, np.shape(value)) for name, value in found.items())
-        network = AdoptedNetwork(apply, names, structure, second, shared=kind == "shared")
+            parameters = with_leaves(where, parameters, critic_names, critic_leaves)
+            dtype_of(where, parameters)
+        # The head's parameters come last, as in canonical order.
+        initial = head.initial_parameters()
+        head_names = tuple(f"head.{name}" for name in initial)
+        parameters = with_leaves(where, parameters, head_names, list(initial.values()))
+        shapes = tuple((name, np.shape(value)) for name, value in parameters.items())
+        network = AdoptedNetwork(apply, names, structure, critic_network, shared=kind == "shared")
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
-        policy = JaxPolicy(self.name, spec, dtype, network, found, device_of(leaves[0]))
+        policy = JaxPolicy(self.name, spec, dtype, network, parameters, device_of(leaves[0]))
         policy.probe = Probe(str(spec.network))
         return policy
 
 
 def usable_device(device: str | None) -> Any:
-    """Return JAX's device of a platform, the first unless an index follows, None for its default; raise SpecError where there is none."""
+    """Return JAX's device of a platform, None for its default.
+
+    Args:
+        device: A platform's name, for its first device, or name and index with ":" between.
+
+    Raises:
+        SpecError: JAX has no such device here.
+    """
     if device is None:
         return None
     platform, colon, index = str(device).partition(":")
+    # JAX raises RuntimeError for a platform that it does not have.
     try:
-        known = jax.devices(platform) if platform else []
+        devices = jax.devices(platform) if platform else []
         if not colon or index.isdecimal():
-            return known[int(index or 0)]
+            return devices[int(index or 0)]
         reason = f"{index!r} is no index"
     except (RuntimeError, IndexError) as error:
         reason = str(error).splitlines()[0]
     raise SpecError(
-        f"jax.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', got {device!r} ({reason}); choose 'cpu'"
+        "jax.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', "
+        f"got {device!r} ({reason}); choose 'cpu'"
     )
 
 
-def pair(what: str, given: Any) -> tuple[Any, Any]:
-    """Return `(apply, parameters)`, or raise SpecError where something else was given."""
-    if not isinstance(given, tuple) or len(given) != 2 or not callable(given[0]):
+def check_pair(role: str, module: Any) -> tuple[Any, Any]:
+    """Return `(apply, parameters)`, or raise SpecError for any other object."""
+    if not isinstance(module, tuple) or len(module) != 2 or not callable(module[0]):
         raise SpecError(
-            f"jax.adopt {what}: expected a pair (apply, parameters) with apply(parameters, observations), got {type(given).__name__}; pass both"
+            f"jax.adopt {role}: expected a pair (apply, parameters) with "
+            f"apply(parameters, observations), got {type(module).__name__}; pass both"
         )
-    return given
+    return module
 
 
 def device_of(leaf: Any) -> Any:
-    """Return the device that an array is on, None for JAX's default."""
+    """Return an array's device, None for JAX's default."""
+    # NumPy arrays are on none yet.
     return next(iter(leaf.devices())) if isinstance(leaf, jax.Array) else None

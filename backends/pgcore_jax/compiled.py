@@ -1,4 +1,4 @@
-"""What is compiled: one function for each network, head and estimator, kept for all policies that share them."""
+"""Compiled functions of networks, heads and estimators."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
 
 
+# The caches hash heads, estimators and a spec's networks by value, since they are frozen data.
 @lru_cache(KEPT)
 def forward(network: Network) -> Callable[..., Outputs]:
-    """Return the function from parameters and observations to what the network says."""
+    """Return the function from parameters and observations to the network's results."""
     return jitted(network)
 
 
@@ -42,21 +43,23 @@ def run(network: Network, head: Head, names: tuple[str, ...]) -> Callable[..., P
 
 @lru_cache(KEPT)
 def differentiate(network: Network, head: Head, estimator: Estimator) -> Callable[..., Any]:
-    """Return the function from parameters and inputs to the flat gradient, its sum of squares, and terms and quantities in columns."""
+    """Return the function from parameters and inputs to a gradient.
+
+    Its results are the flat gradient, the sum of its squares, and [N, ...] terms and quantities in
+    columns.
+    """
 
     def loss(parameters: Parameters, inputs: Inputs) -> tuple[jax.Array, Any]:
-        terms, named = surrogate_terms(
-            head, estimator, network(parameters, inputs.observations), inputs
-        )
-        return jnp.sum(inputs.weights * terms), (terms, named)
+        outputs = network(parameters, inputs.observations)
+        terms, used = surrogate_terms(head, estimator, outputs, inputs)
+        return jnp.sum(inputs.weights * terms), (terms, used)
 
     def gradient(parameters: Parameters, inputs: Inputs) -> Any:
-        leaves, (terms, named) = jax.grad(loss, has_aux=True)(parameters, inputs)
+        leaves, (terms, used) = jax.grad(loss, has_aux=True)(parameters, inputs)
         vector, _ = ravel_pytree(leaves)
-        columns = [
-            value.reshape(len(terms), -1)
-            for value in (terms, *(named[name] for name in estimator.quantities))
-        ]
+        # Few results, since each array that leaves compiled code takes its time.
+        values = (terms, *(used[name] for name in estimator.quantities))
+        columns = [value.reshape(len(terms), -1) for value in values]
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jitted(gradient)
@@ -64,14 +67,14 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
 
 @lru_cache(KEPT)
 def log_prob_products(network: Network, head: Head) -> Callable[..., Parameters]:
-    """Return the function from parameters, inputs and [R, N] rows to [R, ...] derivatives of each parameter."""
+    """Return the function from parameters, inputs and [R, N] rows to [R, ...] derivatives."""
 
     def products(parameters: Parameters, inputs: Inputs, rows: jax.Array) -> Parameters:
-        def log_prob(moved: Parameters) -> jax.Array:
-            return quantities(head, ("log_prob",), network(moved, inputs.observations), inputs)[
-                "log_prob"
-            ]
+        def log_prob(at: Parameters) -> jax.Array:
+            outputs = network(at, inputs.observations)
+            return quantities(head, ("log_prob",), outputs, inputs)["log_prob"]
 
+        # One forward pass serves all rows.
         _, pull = jax.vjp(log_prob, parameters)
         return jax.vmap(pull)(rows)[0]
 
@@ -83,21 +86,25 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
     """Return the function from parameters, inputs and a direction to the Fisher-vector product."""
 
     def product(parameters: Parameters, inputs: Inputs, direction: Parameters) -> Parameters:
-        def coordinates(moved: Parameters) -> jax.Array:
-            return fisher_coordinates(head, network(moved, inputs.observations), inputs)
+        def coordinates(at: Parameters) -> jax.Array:
+            return fisher_coordinates(head, network(at, inputs.observations), inputs)
 
-        at, pull = jax.vjp(coordinates, parameters)
-        # J^T u is linear in u, so its derivative in u is J. Forward mode would do, but a `custom_vjp` has none.
-        _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(at))
+        values, pull = jax.vjp(coordinates, parameters)
+        # J^T u is linear in u, so its derivative in u is J. Forward mode would do, but a
+        # `custom_vjp` has none.
+        _, transposed = jax.vjp(lambda u: pull(u)[0], jnp.zeros_like(values))
         (tangent,) = transposed(direction)
-        return pull(fisher_metric(head, at, tangent, inputs))[0]
+        return pull(fisher_metric(head, values, tangent, inputs))[0]
 
     return jitted(product)
 
 
 @lru_cache(KEPT)
 def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
-    """Return the function from parameters, flat gradient, flat slots and scalars to new parameters and slots."""
+    """Return the function of one step to new parameters and slots.
+
+    It takes parameters, the flat gradient, flat slots and the step's scalars.
+    """
 
     def step(
         parameters: Parameters,
@@ -105,6 +112,7 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
         slots: Parameters,
         scalars: tuple[jax.Array, ...],
     ) -> tuple[Parameters, Parameters]:
+        # Elementwise formulas run on one vector instead of an array for each parameter.
         vector, unravel = ravel_pytree(parameters)
         moved, changed = spec.update(xp, vector, gradient, slots, *scalars)
         return unravel(moved), changed

@@ -16,7 +16,7 @@ __all__ = ["JaxGradient"]
 
 
 class JaxGradient(AutodiffGradient):
-    """See `AutodiffGradient`. Few arrays are handed out of compiled code, since each takes its time; they are split when asked for.
+    """See `AutodiffGradient`; flat arrays are split into named ones when they are read.
 
     Attributes:
         vector: [D] in the order of the sorted names.
@@ -39,7 +39,8 @@ class JaxGradient(AutodiffGradient):
         }
 
     def rebuild(self) -> None:
-        """See `Copied.rebuild`; the columns are only ever looked at."""
+        """See `Copied.rebuild`."""
+        # The columns stay NumPy arrays: nothing computes with them.
         self.vector = self._policy.native_array(self.vector)
 
     @property
@@ -50,19 +51,21 @@ class JaxGradient(AutodiffGradient):
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
         """See `AutodiffGradient.terms_and_quantities`."""
         columns = np.asarray(self._columns)
-        found: dict[str, Array] = {}
+        quantities: dict[str, Array] = {}
+        # Column 0 is the terms; a quantity of all actions takes a column for each of them.
         start = 1
         for name in self.surrogate.estimator.quantities:
-            every = name in ("log_probs", "action_values")
-            width = self._policy.spec.head.outputs if every else 1
-            found[name] = columns[:, start : start + width] if every else columns[:, start]
+            listed = name in ("log_probs", "action_values")
+            width = self._policy.spec.head.outputs if listed else 1
+            quantities[name] = columns[:, start : start + width] if listed else columns[:, start]
             start += width
-        return columns[:, 0], found
+        return columns[:, 0], quantities
 
     def numpy(self) -> dict[str, Array]:
-        """See `Gradient.numpy`; split here, where nothing needs compiling for it."""
-        named = self._policy.sorted_layout.named(np.array(self.vector))
-        return {name: named[name] for name in self._policy.names}
+        """See `Gradient.numpy`."""
+        # Split in NumPy, since JAX would compile a function for it.
+        arrays = self._policy.sorted_layout.named(np.array(self.vector))
+        return {name: arrays[name] for name in self._policy.names}
 
     def times(self, factor: float) -> JaxGradient:
         """See `Gradient.times`."""
@@ -76,6 +79,7 @@ class JaxGradient(AutodiffGradient):
 
     def square(self) -> float:
         """See `Gradient.square`."""
+        # An infinite sum is reported by `check_finite`, not by NumPy's warnings.
         vector = np.asarray(self.vector)
         with np.errstate(over="ignore"):
             return float(np.dot(vector, vector))

@@ -1,4 +1,4 @@
-"""Networks as pure functions of parameters and observations: those of a spec, and the user's own.
+"""Networks as pure functions, built from a spec or adopted from the user.
 
 Both kinds are hashable, so that one compiled function serves all policies of the same network.
 """
@@ -29,11 +29,12 @@ class SpecNetwork:
     spec: PolicySpec
 
     def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
-        """Return what the network says of [N, ...] observations."""
+        """Return outputs and values for [N, ...] observations."""
         outputs, values = self.spec.apply(xp, parameters, observations)
+        # One value a step is [N]; action values stay [N, A].
         if values is not None and self.spec.critic_values == "state":
             values = values[:, 0]
-        return Outputs(outputs, values, own_parameters(parameters))
+        return Outputs(outputs, values, head_parameters(parameters))
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class AdoptedNetwork:
 
     Attributes:
         apply: `apply(parameters, observations)`, the user's.
-        names: Of its parameters, in the order of the tree's leaves.
-        tree: What those leaves are put together to.
-        critic: The same for the critic, or None; with a shared critic `apply` returns the values as well.
-        shared: Whether it does.
+        names: Names of its parameters, in the order of the tree's leaves.
+        tree: The structure of the parameters' tree.
+        critic: The critic's function, or None.
+        shared: Whether `apply` returns outputs and values.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -55,35 +56,36 @@ class AdoptedNetwork:
     shared: bool
 
     def __call__(self, parameters: Parameters, observations: jax.Array) -> Outputs:
-        """Return what the functions say of [N, ...] observations; nobody has looked at it yet."""
-        outputs: Any = self.applied(parameters, observations)
+        """Return the functions' results, whose shapes are not checked yet."""
+        outputs: Any = self.call(parameters, observations)
         values: Any = None
         if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
             outputs, values = outputs
         elif self.critic is not None:
-            values = self.critic.applied(parameters, observations)
-        return Outputs(outputs, values, own_parameters(parameters))
+            values = self.critic.call(parameters, observations)
+        return Outputs(outputs, values, head_parameters(parameters))
 
-    def applied(self, parameters: Parameters, observations: jax.Array) -> Any:
-        """Return what the user's function makes of observations, or raise BatchError, naming it, where it fails."""
+    def call(self, parameters: Parameters, observations: jax.Array) -> Any:
+        """Return the user's function's result, or raise BatchError with its name if it fails."""
+        # This package's own errors, and those of memory, say enough already.
         try:
-            return self.apply(self.built(parameters), observations)
+            return self.apply(self.tree_of(parameters), observations)
         except (PgcoreError, MemoryError):
             raise
         except Exception as error:
             raise refusal(f"jax {name_of(self.apply)}", observations, error) from error
 
-    def built(self, parameters: Parameters) -> Any:
-        """Return the parameters as the user's function takes them."""
+    def tree_of(self, parameters: Parameters) -> Any:
+        """Return the parameters in the tree that the user's function takes."""
         return jax.tree_util.tree_unflatten(self.tree, [parameters[name] for name in self.names])
 
 
 def name_of(apply: Callable[..., Any]) -> str:
-    """Return what to call a user's function."""
+    """Return a name for a user's function, or for an object that can be called."""
     return getattr(apply, "__name__", type(apply).__name__)
 
 
-def own_parameters(parameters: Parameters) -> dict[str, jax.Array]:
+def head_parameters(parameters: Parameters) -> dict[str, jax.Array]:
     """Return the head's own parameters, without their prefix."""
     return {
         name.removeprefix("head."): value

@@ -22,6 +22,7 @@ class JaxOptimizer(BoundOptimizer):
 
     def __init__(self, spec: OptimizerSpec, policy: JaxParameters) -> None:
         """Set the slots to 0."""
+        # Slots are flat, in the order of the sorted names.
         self.spec = spec
         self.policy = policy
         self._slots = {slot: policy.native_array(np.zeros(policy.size)) for slot in spec.slots}
@@ -39,6 +40,7 @@ class JaxOptimizer(BoundOptimizer):
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
         vector = cast("JaxGradient", gradient).vector
+        # Arrays, since a Python float would compile anew for each value.
         numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
         with self.policy.precision():
             self.policy.native, self._slots = update(self.spec)(
@@ -47,13 +49,14 @@ class JaxOptimizer(BoundOptimizer):
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        found: dict[str, dict[str, Array]] = {}
-        for slot in self.spec.slots:  # JAX returns dicts in the order of the sorted names
+        slots: dict[str, dict[str, Array]] = {}
+        # JAX returns dicts in the order of the sorted names.
+        for slot in self.spec.slots:
             parts = self.policy.parts(self._slots[slot])
-            found[slot] = {
+            slots[slot] = {
                 name: self.policy.canonical(name, parts[name]) for name in self.policy.names
             }
-        return found
+        return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""

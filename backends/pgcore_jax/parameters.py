@@ -1,4 +1,4 @@
-"""Parameters as JAX arrays, and those of the user's own functions: names of a tree's leaves, and their faults."""
+"""Parameters as JAX arrays, and the leaves of the user's own parameter trees."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from pgcore.errors import ParameterError, SpecError
 from pgcore.interfaces.parameters import Layout
 from pgcore.validation.arrays import Array
 
-__all__ = ["KEPT", "JaxParameters", "jitted", "leaf_names", "named", "settled"]
+__all__ = ["KEPT", "JaxParameters", "dtype_of", "flatten_tree", "jitted", "with_leaves"]
 
 
-# Of each kind; what is dropped is compiled again. A compiled function takes tens of the 65,530 memory mappings that Linux allows a process,
-# and XLA crashes where there are no more.
+# Compiled functions of each kind that stay in memory; any other is compiled again. One takes tens
+# of the 65,530 memory mappings that Linux allows a process, and XLA crashes without a free one.
 KEPT = 32
 
 
 def jitted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function compiled; it is traced with JAX's own rules of promotion, also where the user has stricter ones."""
+    """Return the function compiled, under JAX's default rules of promotion.
 
-    def traced(*given: Any) -> Any:
+    A user may have set stricter ones, which hold for the user's code.
+    """
+
+    def traced(*args: Any) -> Any:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            return function(*given)
+            return function(*args)
 
     return jax.jit(traced)
 
 
 class JaxParameters(AutodiffParameters):
-    """See `AutodiffParameters`. JAX arrays never change, so `native` is another dict after each step.
+    """See `AutodiffParameters`.
 
-    Flat gradients and slots are in the order of the sorted names, as JAX flattens a dict.
+    JAX arrays never change, so `native` is another dict after each step. Flat gradients and slots
+    are in the order of the sorted names, as JAX flattens a dict.
 
     Attributes:
         native: The parameters by canonical name.
-        device: Where they are.
+        device: Their device, None for JAX's default.
     """
 
     left_out: ClassVar[frozenset[str]] = AutodiffParameters.left_out | {"sorted_layout"}
@@ -51,12 +55,14 @@ class JaxParameters(AutodiffParameters):
     device: Any
 
     def __getstate__(self) -> dict[str, Any]:
-        """See `Copied`: JAX reads its own arrays back as float32 by default, and devices do not pickle."""
+        """See `Copied`."""
+        # JAX reads its own arrays back as float32 by default, and devices do not pickle.
         native = {name: np.asarray(value) for name, value in self.native.items()}
         return super().__getstate__() | {"native": native, "device": device_name(self.device)}
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
+        # A new policy has JAX arrays already; a copy has NumPy's and the device's name.
         if isinstance(self.device, str):
             platform, _, index = self.device.partition(":")
             self.device = jax.devices(platform)[int(index)]
@@ -69,7 +75,10 @@ class JaxParameters(AutodiffParameters):
         return Layout(dict(sorted(self.layout.shapes.items())))
 
     def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which JAX computes in the policy's dtype; the process's own setting is left alone."""
+        """Return the context in which JAX computes in the policy's dtype.
+
+        The process's own setting stays as it is.
+        """
         return jax.enable_x64(self.dtype == np.float64)
 
     def native_array(self, value: Any) -> jax.Array:
@@ -88,20 +97,23 @@ class JaxParameters(AutodiffParameters):
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
-        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
-        return {name.removeprefix("head."): np.asarray(value) for name, value in own.items()}
+        arrays: dict[str, Array] = {}
+        for name, value in self.native.items():
+            if name.startswith("head."):
+                arrays[name.removeprefix("head.")] = np.asarray(value)
+        return arrays
 
     def leaves(self, vector: Array) -> dict[str, jax.Array]:
         """See `AutodiffParameters.leaves`."""
         return {name: self.native_array(part) for name, part in self.layout.named(vector).items()}
 
     def parts(self, vector: jax.Array) -> dict[str, jax.Array]:
-        """Return the arrays by name that a flat gradient or slot consists of."""
+        """Return a flat gradient's or slot's arrays by name."""
         with self.precision():
             return split(tuple(self.layout.shapes.items()), self.dtype.name)(vector)
 
     def joined(self, leaves: Mapping[str, jax.Array]) -> jax.Array:
-        """Return the flat gradient or slot that consists of arrays by name."""
+        """Return arrays by name as one flat gradient or slot."""
         with self.precision():
             return ravel_pytree(dict(leaves))[0]
 
@@ -116,11 +128,9 @@ class JaxParameters(AutodiffParameters):
 
 def device_name(device: Any) -> str | None:
     """Return a device's platform and its index there, None for JAX's default."""
-    return (
-        None
-        if device is None
-        else f"{device.platform}:{jax.devices(device.platform).index(device)}"
-    )
+    if device is None:
+        return None
+    return f"{device.platform}:{jax.devices(device.platform).index(device)}"
 
 
 @lru_cache(KEPT)
@@ -128,11 +138,17 @@ def split(
     shapes: tuple[tuple[str, tuple[int, ...]], ...], dtype: str
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """Return the compiled function from a flat gradient or slot to its arrays by name."""
+    # `ravel_pytree` of an example gives the way back.
     return jitted(ravel_pytree({name: np.zeros(shape, dtype) for name, shape in shapes})[1])
 
 
-def leaf_names(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], Any]:
-    """Return the names of a tree's leaves, the leaves, and the tree's structure; a tree that is one array is called "parameters"."""
+def flatten_tree(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], Any]:
+    """Return the names of a tree's leaves, the leaves, and the tree's structure.
+
+    Args:
+        tree: The user's parameters; a single array is called "parameters".
+        prefix: The beginning of all names.
+    """
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = tuple(
         prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "parameters")
@@ -141,40 +157,58 @@ def leaf_names(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], Any]
     return names, [leaf for _, leaf in paths], structure
 
 
-def named(
-    what: str, names: tuple[str, ...], leaves: list[Any], known: Mapping[str, Any]
+def with_leaves(
+    where: str, parameters: Mapping[str, Any], names: tuple[str, ...], leaves: list[Any]
 ) -> dict[str, Any]:
-    """Return the known parameters and the leaves by name, or raise SpecError where two would have one name."""
-    found = dict(known)
+    """Return parameters and leaves by name.
+
+    Args:
+        where: The beginning of errors.
+        parameters: Those before.
+        names: The leaves' names.
+        leaves: Arrays, one for each name.
+
+    Raises:
+        SpecError: two would have one name.
+    """
+    together = dict(parameters)
     for name, leaf in zip(names, leaves, strict=True):
-        if name in found:
+        if name in together:
             raise SpecError(
-                f"{what}: expected {name} to name one parameter, got two; rename the tree's own key"
+                f"{where}: expected {name} to name one parameter, got two; "
+                "rename the tree's own key"
             )
-        found[name] = leaf
-    return found
+        together[name] = leaf
+    return together
 
 
-def settled(what: str, found: Mapping[str, Any]) -> np.dtype[Any]:
+def dtype_of(where: str, parameters: Mapping[str, Any]) -> np.dtype[Any]:
     """Return the dtype of adopted parameters.
+
+    Args:
+        where: The beginning of errors.
+        parameters: The tree's leaves by name.
 
     Raises:
         SpecError: there are none, one is not a float32 or float64 array, or dtypes differ.
         ParameterError: one of them is NaN or infinite.
     """
-    if not found:
+    if not parameters:
         raise SpecError(
-            f"{what}: expected parameters to train, got none; adopt a function that has some"
+            f"{where}: expected parameters to train, got none; adopt a function that has some"
         )
-    first = getattr(next(iter(found.values())), "dtype", None)
-    for name, leaf in found.items():
+    # A leaf may be any object, so that its type stands in for a missing dtype.
+    first = getattr(next(iter(parameters.values())), "dtype", None)
+    for name, leaf in parameters.items():
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if dtype not in (np.float32, np.float64) or dtype != first:
             raise SpecError(
-                f"{what}: expected parameters all float32 or all float64, got {name} {dtype}; convert them, and close over what is not trained"
+                f"{where}: expected parameters all float32 or all float64, got {name} {dtype}; "
+                "convert them, and close over arrays that are not trained"
             )
         if not np.isfinite(np.asarray(leaf)).all():
             raise ParameterError(
-                f"{what}: expected finite parameters, got NaN or infinity in {name}; load a good checkpoint"
+                f"{where}: expected finite parameters, got NaN or infinity in {name}; "
+                "load a good checkpoint"
             )
     return np.dtype(first)

@@ -43,7 +43,16 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         parameters: Mapping[str, Any],
         device: Any,
     ) -> None:
-        """Put the parameters on the device, or leave them where they are."""
+        """Put the parameters on the device.
+
+        Args:
+            backend: The backend's name.
+            spec: The policy's spec.
+            dtype: float32 or float64.
+            network: The function of parameters and observations.
+            parameters: Arrays by canonical name.
+            device: JAX's, None for its default.
+        """
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, True
         self.adopted = network
         self.device = device
@@ -53,21 +62,22 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
         super().rebuild()
+        # The key of the compiled functions; only an adopted network's outputs need checks.
         self.network = self._checked if isinstance(self.adopted, AdoptedNetwork) else self.adopted
         self._differentiate: tuple[Estimator, Any] | None = None
 
     @property
     def tree(self) -> Any:
-        """The adopted network's parameters as its function takes them, as they are now."""
+        """The adopted network's current parameters in the tree of the user's function."""
         assert isinstance(self.adopted, AdoptedNetwork)
-        return self.adopted.built(self.native)
+        return self.adopted.tree_of(self.native)
 
     @property
     def critic_tree(self) -> Any:
-        """The adopted critic's parameters as its function takes them, as they are now."""
+        """The adopted critic's current parameters in the tree of the user's function."""
         assert isinstance(self.adopted, AdoptedNetwork)
         assert self.adopted.critic is not None
-        return self.adopted.critic.built(self.native)
+        return self.adopted.critic.tree_of(self.native)
 
     def optimizer_state(self, formula: OptimizerSpec) -> JaxOptimizer:
         """See `Policy.optimizer_state`."""
@@ -76,51 +86,49 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
         with self.precision():
-            found: Outputs = functions.forward(self.network)(self.native, observations)
-        return np.asarray(found.outputs), None if found.values is None else np.asarray(found.values)
+            result: Outputs = functions.forward(self.network)(self.native, observations)
+        values = None if result.values is None else np.asarray(result.values)
+        return np.asarray(result.outputs), values
 
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
         with self.precision():
-            found = functions.run(self.network, self.spec.head, names)(self.native, inputs)
-        return {name: np.asarray(value) for name, value in found.items()}
+            arrays = functions.run(self.network, self.spec.head, names)(self.native, inputs)
+        return {name: np.asarray(value) for name, value in arrays.items()}
 
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[JaxGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
-        kept = self._differentiate
-        if kept is None or kept[0] is not estimator:
-            kept = self._differentiate = (
-                estimator,
-                functions.differentiate(self.network, self.spec.head, estimator),
-            )
+        latest = self._differentiate
+        # Hashing network, head and estimator takes longer than this comparison.
+        if latest is None or latest[0] is not estimator:
+            function = functions.differentiate(self.network, self.spec.head, estimator)
+            latest = self._differentiate = (estimator, function)
         with self.precision():
-            vector, square, columns = kept[1](self.native, inputs)
+            vector, square, columns = latest[1](self.native, inputs)
         # By way of NumPy, which is faster than JAX's own conversion of a scalar.
         return JaxGradient(self, surrogate, vector, columns), float(np.asarray(square))
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
+        function = functions.log_prob_products(self.network, self.spec.head)
         with self.precision():
-            found = functions.log_prob_products(self.network, self.spec.head)(
-                self.native, inputs, rows
-            )
-        return np.concatenate(
-            [np.asarray(found[name]).reshape(len(rows), -1) for name in self.names], axis=1
-        )
+            products = function(self.native, inputs, rows)
+        # JAX's dict has sorted names, the rows have canonical order.
+        parts = [np.asarray(products[name]).reshape(len(rows), -1) for name in self.names]
+        return np.concatenate(parts, axis=1)
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`."""
         direction = self.leaves(vector)
+        function = functions.fisher_product(self.network, self.spec.head)
         with self.precision():
-            found = functions.fisher_product(self.network, self.spec.head)(
-                self.native, inputs, direction
-            )
-        return np.concatenate([np.asarray(found[name]).reshape(-1) for name in self.names])
+            product = function(self.native, inputs, direction)
+        return np.concatenate([np.asarray(product[name]).reshape(-1) for name in self.names])
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:
-        """Return what an adopted network says, once its shapes are right; run while JAX traces."""
-        found = self.adopted(parameters, observations)
-        found = found._replace(values=self.flat_values(found.values))
-        self.check_outputs(found.outputs, found.values, len(observations))
-        return found
+        """Return an adopted network's results, with checked shapes; run while JAX traces."""
+        result = self.adopted(parameters, observations)
+        result = result._replace(values=self.flat_values(result.values))
+        self.check_outputs(result.outputs, result.values, len(observations))
+        return result

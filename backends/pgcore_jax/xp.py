@@ -1,4 +1,4 @@
-"""The array namespace `xp` over JAX arrays, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over JAX arrays, with `ArrayNamespace`'s subgradients."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ Array = jax.Array
 class JaxNamespace:
     """See `pgcore.xp.namespace.ArrayNamespace`.
 
-    Each function with a non-differentiable point is a choice by `where`, so that none of JAX's own subgradients matters.
+    Each function with a non-differentiable point is a choice by `where`, so that none of JAX's own
+    subgradients matters.
     """
 
+    # Functions that JAX has with the same arguments and derivatives.
     exp = staticmethod(jnp.exp)
     log = staticmethod(jnp.log)
     sqrt = staticmethod(jnp.sqrt)

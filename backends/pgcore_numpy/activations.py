@@ -1,4 +1,4 @@
-"""Activations in place, with their derivatives: NumPy's functions, and the formula of any other."""
+"""Activations in place, with their derivatives."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import numpy as np
 
 from pgcore.data import activations
 from pgcore.data.activations import Activation
+from pgcore.errors import SpecError
 from pgcore.validation.arrays import Array
+from pgcore_numpy.dispatch import changes
 from pgcore_numpy.xp import xp
 
 __all__ = ["Formula", "InPlace", "Relu", "Sigmoid", "Tanh", "make_activation"]
 
 
 class InPlace(Protocol):
-    """An activation of one layer: `apply` first, then any number of `multiply_derivative`."""
+    """An activation of one layer; `apply` first, then any number of `multiply_derivative`."""
 
     def apply(self, h: Array) -> None:
         """Replace [networks, width, n] pre-activations by activations."""
@@ -43,6 +45,7 @@ class Tanh:
     @staticmethod
     def multiply_derivative(d: Array, h: Array, scratch: Array) -> None:
         """See `InPlace.multiply_derivative`."""
+        # From the activations alone, so that no layer keeps its pre-activations.
         np.multiply(h, h, out=scratch)
         np.subtract(1.0, scratch, out=scratch)
         np.multiply(d, scratch, out=d)
@@ -84,7 +87,7 @@ class Sigmoid:
 
 
 class Formula:
-    """Any other activation: its value and its slope as they are written."""
+    """An activation that is not built in, by its class's own value and slope."""
 
     def __init__(self, function: Activation) -> None:
         """Keep the function."""
@@ -98,10 +101,12 @@ class Formula:
 
     def multiply_derivative(self, d: Array, h: Array, scratch: Array) -> None:
         """See `InPlace.multiply_derivative`."""
+        # Without a leading axis the arrays are the first network's.
         before = self.before if h.ndim == self.before.ndim else self.before[0]
         np.multiply(d, self.function.slope(xp, before, h), out=d)
 
 
+# Those that run in place. They have no state, so that one object serves all layers.
 BUILT_IN: dict[type[Activation], InPlace] = {
     activations.Tanh: Tanh,
     activations.Relu: Relu,
@@ -110,6 +115,19 @@ BUILT_IN: dict[type[Activation], InPlace] = {
 
 
 def make_activation(function: Activation) -> InPlace:
-    """Return an activation for one layer; the built-in ones keep nothing between calls."""
-    built_in = BUILT_IN.get(type(function))
-    return Formula(function) if built_in is None else built_in
+    """Return an activation for one layer; the built-in ones keep nothing between calls.
+
+    Raises:
+        SpecError: the class inherits its slope, and changes the value that the slope belongs to.
+    """
+    cls = type(function)
+    if cls in BUILT_IN:
+        return BUILT_IN[cls]
+    # A slope belongs to the value of the class that writes it.
+    writer = next(base for base in cls.__mro__ if "slope" in vars(base))
+    if names := changes(cls, writer, ("value",)):
+        raise SpecError(
+            "numpy backend: expected an activation with the slope of its value, got "
+            f"{cls.__name__}, which changes {names}; write `slope` beside `value`"
+        )
+    return Formula(function)

@@ -1,4 +1,4 @@
-"""The backend's front door."""
+"""The NumPy backend's entry point."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class NumpyBackend(Backend):
         self.check_compiled(compiled=compiled)
         if device not in (None, "cpu"):
             raise SpecError(
-                f"numpy.policy device: expected 'cpu', got {device!r}; choose a backend that has this device"
+                f"numpy.policy device: expected 'cpu', got {device!r}; "
+                "choose a backend that has this device"
             )
         return NumpyPolicy(self.name, spec, float_dtype("numpy.policy dtype", dtype), seed)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import singledispatch
 
-from pgcore.errors import SpecError
 from pgcore.validation.arrays import Array
+from pgcore_numpy.dispatch import ClosedForms
 
 __all__ = ["ClosedForm", "make_network"]
 
@@ -24,7 +23,7 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def forward(self, parameters: Parameters, observations: Array) -> Array:
-        """Return [n, k] and keep what the derivatives need.
+        """Return [n, k] and keep the intermediate results that the derivatives need.
 
         Args:
             parameters: Arrays by name.
@@ -37,31 +36,22 @@ class ClosedForm(ABC):
 
         Args:
             parameters: As `forward` had them.
-            d: [m, k] the loss's derivative in what `forward` returned for these steps.
+            d: [m, k] the loss's derivative in the result of `forward` at these steps.
             steps: Which of the block's steps those are.
         """
 
     @abstractmethod
     def tangent(self, parameters: Parameters, direction: Parameters) -> Array:
-        """Return [n, k]: how what `forward` returned changes along a direction in parameter space.
+        """Return [n, k], the derivative of `forward`'s result along a direction.
 
         Args:
             parameters: As `forward` had them.
-            direction: The direction, an array for each of them.
+            direction: The direction in parameter space, an array for each of them.
         """
 
 
-@singledispatch
-def make_network(network: object) -> ClosedForm:
-    """Return the closed form of a network that is not built in.
-
-    A network that another distribution provides joins with `@make_network.register` on a function
-    that returns its `ClosedForm`.
-
-    Raises:
-        SpecError: no closed form is registered for this kind of network.
-    """
-    raise SpecError(
-        f"numpy backend: expected a network with a closed form, got {network}; register one with "
-        "pgcore_numpy.networks.make_network, or choose a backend that differentiates by itself"
-    )
+# From a network that is not built in to its closed form. A network of another distribution joins
+# with `make_network.register(TheirNetwork, TheirForm)`.
+make_network: ClosedForms[ClosedForm] = ClosedForms(
+    "network", ("forward", "torso"), "pgcore_numpy.networks.make_network"
+)

@@ -1,4 +1,4 @@
-"""Networks of other distributions: closed forms, with output layers and critic around them."""
+"""Networks of other distributions, run by their closed forms."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pgcore_numpy.parameters import Views
 
 __all__ = ["FormulaNetwork"]
 
-# The canonical name of the layer that a critic on a shared torso has for its own.
+# The canonical name of the output layer of a critic on a shared torso.
 SHARED_LAYER = "critic.0"
 
 
 class FormulaNetwork(Network):
-    """Closed forms that were registered, under the output layers that the backend adds."""
+    """Registered closed forms under the output layers that the backend adds."""
 
     def __init__(
         self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
@@ -30,7 +30,7 @@ class FormulaNetwork(Network):
         self.spec, self.dtype = spec, dtype
         self.outputs = self.d_outputs = np.empty((spec.head.outputs, steps), dtype)
         self.values = self.d_values = np.empty((spec.critic_outputs, steps), dtype)
-        # Of a network with a torso a stack is closed form and output layer, else the former alone.
+        # A stack is a closed form, with an output layer on top where the form is a torso's.
         layer = spec.network.output_layer if isinstance(spec.network, TorsoNetwork) else None
         self.actor = Stack(make_network(spec.network), "network", layer)
         self.critic = (
@@ -44,7 +44,7 @@ class FormulaNetwork(Network):
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
-        self.parameters = parameters.named
+        self.parameters = parameters.by_name
         self.outputs = self._columns(self.actor.forward(self.parameters, observations))
         if self.shared:
             self.values = self._columns(
@@ -54,25 +54,26 @@ class FormulaNetwork(Network):
             self.values = self._columns(self.critic.forward(self.parameters, observations))
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
-        """See `Network.backward`; `collect`, which says what steps to sum, goes on from here."""
+        """See `Network.backward`; the derivatives wait for `collect`, which names the steps."""
         self.d_outputs, self.d_values = d_outputs, d_values
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""
         d_features: Array | None = None
+        # A shared torso has derivatives from both output layers.
         if self.shared:
             d = self.d_values[:, steps].T
-            collect_affine(gradient.named, SHARED_LAYER, self.actor.features[steps], d)
+            collect_affine(gradient.by_name, SHARED_LAYER, self.actor.features[steps], d)
             d_features = d @ self.parameters[f"{SHARED_LAYER}.weight"].T
         elif self.critic is not None and self.with_value:
-            self.critic.collect(self.parameters, gradient.named, self.d_values[:, steps].T, steps)
+            self.critic.collect(self.parameters, gradient.by_name, self.d_values[:, steps].T, steps)
         self.actor.collect(
-            self.parameters, gradient.named, self.d_outputs[:, steps].T, steps, d_features
+            self.parameters, gradient.by_name, self.d_outputs[:, steps].T, steps, d_features
         )
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""
-        return self._columns(self.actor.tangent(parameters.named, direction.named))
+        return self._columns(self.actor.tangent(parameters.by_name, direction.by_name))
 
     def _columns(self, rows: Array) -> Array:
         """Return [n, k] as a [k, n] array of the policy's dtype that may be written to."""
@@ -83,7 +84,7 @@ class Stack:
     """One network's closed form and, where that is a torso's, the affine layer above it.
 
     Attributes:
-        features: [n, k] what the closed form's `forward` returned.
+        features: [n, k] the result of the closed form's `forward`.
     """
 
     def __init__(self, form: ClosedForm, prefix: str, layer: str | None) -> None:
@@ -114,8 +115,9 @@ class Stack:
             gradient: Arrays to write to, by canonical name.
             d: [m, outputs] the loss's derivatives in the outputs at these steps.
             steps: Which of the block's steps.
-            d_features: [m, k] what reaches the features from elsewhere, or None.
+            d_features: [m, k] derivatives in the features from a shared critic, or None.
         """
+        # Through the output layer first, then through the network below it.
         if self.layer is not None:
             collect_affine(gradient, self.layer, self.features[steps], d)
             d = d @ parameters[f"{self.layer}.weight"].T
@@ -125,16 +127,17 @@ class Stack:
             gradient[f"{self.prefix}.{name}"][...] = value
 
     def tangent(self, parameters: Mapping[str, Array], direction: Mapping[str, Array]) -> Array:
-        """Return [n, outputs]: the outputs' derivative along a direction, by canonical name."""
-        moved = self.form.tangent(under(self.prefix, parameters), under(self.prefix, direction))
+        """Return [n, outputs], the derivative along a direction by canonical name."""
+        tangent = self.form.tangent(under(self.prefix, parameters), under(self.prefix, direction))
         if self.layer is None:
-            return moved
-        through = moved @ parameters[f"{self.layer}.weight"]
+            return tangent
+        # The product rule: the features change, and so do the output layer's parameters.
+        through = tangent @ parameters[f"{self.layer}.weight"]
         return through + affine_of(direction, self.layer, self.features)
 
 
 def affine_of(parameters: Mapping[str, Array], layer: str, x: Array) -> Array:
-    """Return [n, outputs], the affine layer of that canonical name of x [n, inputs]."""
+    """Return [n, outputs] from x [n, inputs] by the layer of a canonical name."""
     return x @ parameters[f"{layer}.weight"] + parameters[f"{layer}.bias"]
 
 

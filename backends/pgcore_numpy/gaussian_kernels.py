@@ -1,20 +1,23 @@
-"""Closed forms of the heads over real actions; arrays are action-major, [actions, n] for a block of n steps."""
+"""Closed forms of the heads of continuous actions.
+
+Arrays are action-major, [actions, n] for a block of n steps.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from pgcore.heads import DiagonalGaussian
+from pgcore.heads import DiagonalGaussian, Head, SquashedGaussian
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI
 from pgcore.heads.squashed_gaussian import log_slope
 from pgcore.validation.arrays import Array
 from pgcore_numpy.kernel import Kernel, Weights
 from pgcore_numpy.xp import xp
 
-__all__ = ["GaussianKernel", "SquashedGaussianKernel"]
+__all__ = ["KERNELS", "GaussianKernel", "SquashedGaussianKernel"]
 
 
 class GaussianKernel(Kernel):
@@ -29,6 +32,7 @@ class GaussianKernel(Kernel):
         """See `Kernel.forward`."""
         n = self.head.n
         self.mean = outputs[:n]
+        # The log standard deviation is an output, a parameter of the head, or a constant.
         if self.head.log_std == "per-state":
             self.log_std = outputs[n:] + self.start
         elif self.head.log_std == "shared":
@@ -42,21 +46,23 @@ class GaussianKernel(Kernel):
     ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
         n = self.head.n
-        found: dict[str, Array] = {}
+        quantities: dict[str, Array] = {}
+        # Attributes hold the intermediate results that `backward` needs again.
         if "log_prob" in names:
             self.z = (actions.T.astype(self.mean.dtype) - self.mean) / self.std
-            found["log_prob"] = (
+            quantities["log_prob"] = (
                 -np.add.reduce(0.5 * self.z * self.z + self.log_std) - n * HALF_LOG_2PI
             )
         if "entropy" in names:
-            found["entropy"] = np.add.reduce(self.log_std) + n * (0.5 + HALF_LOG_2PI)
+            quantities["entropy"] = np.add.reduce(self.log_std) + n * (0.5 + HALF_LOG_2PI)
+        # KL = log(std / std0) + (ratio^2 + shift^2 - 1) / 2 in each coordinate.
         if "kl" in names:
             assert reference is not None
             mean0, log_std0 = reference.T[:n], reference.T[n:]
             self.shift = (self.mean - mean0) / self.std
             self.ratio = np.exp(log_std0 - self.log_std)
             half = 0.5 * (self.ratio * self.ratio + self.shift * self.shift - 1.0)
-            found["kl"] = np.add.reduce(self.log_std - log_std0 + half)
+            quantities["kl"] = np.add.reduce(self.log_std - log_std0 + half)
         if "reverse_kl" in names:
             assert reference is not None
             mean0, log_std0 = reference.T[:n], reference.T[n:]
@@ -64,17 +70,19 @@ class GaussianKernel(Kernel):
             self.shift0 = (self.mean - mean0) / self.std0
             self.ratio0 = np.exp(self.log_std - log_std0)
             half = 0.5 * (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1.0)
-            found["reverse_kl"] = np.add.reduce(log_std0 - self.log_std + half)
-        return found
+            quantities["reverse_kl"] = np.add.reduce(log_std0 - self.log_std + half)
+        return quantities
 
     def backward(self, cotangents: Weights) -> Array:
         """See `Kernel.backward`."""
         d_mean, d_log_std = np.zeros_like(self.mean), np.zeros_like(self.mean)
+        # d log p = z / std in the mean, z^2 - 1 in the log standard deviation.
         if "log_prob" in cotangents:
             d_mean += cotangents["log_prob"] * (self.z / self.std)
             d_log_std += cotangents["log_prob"] * (self.z * self.z - 1.0)
         if "entropy" in cotangents:
             d_log_std += cotangents["entropy"]
+        # The divergences' derivatives are in the current policy's parameters.
         if "kl" in cotangents:
             d_mean += cotangents["kl"] * (self.shift / self.std)
             d_log_std += cotangents["kl"] * (
@@ -89,10 +97,13 @@ class GaussianKernel(Kernel):
         """See `Kernel.fisher`: diag(1 / std^2, 2) in (mean, log std)."""
         n = self.head.n
         if self.head.log_std == "shared":
-            moved = np.broadcast_to(direction["log_std"][:, None], self.mean.shape)
+            along = np.broadcast_to(direction["log_std"][:, None], self.mean.shape)
+        elif self.head.log_std == "per-state":
+            along = tangent[n:]
         else:
-            moved = tangent[n:] if self.head.log_std == "per-state" else np.zeros_like(self.mean)
-        return self._outputs(weights * (tangent[:n] / self.std / self.std), weights * (2.0 * moved))
+            along = np.zeros_like(self.mean)
+        # Two divisions, since the square of a small std would underflow in float32.
+        return self._outputs(weights * (tangent[:n] / self.std / self.std), weights * (2.0 * along))
 
     def collect(self, gradient: Mapping[str, Array], steps: slice) -> None:
         """See `Kernel.collect`."""
@@ -105,13 +116,23 @@ class GaussianKernel(Kernel):
 
 
 class SquashedGaussianKernel(GaussianKernel):
-    """Normals under a hyperbolic tangent, whose slope is the same for all parameters."""
+    """Normals under a hyperbolic tangent, whose slope depends on no parameter."""
 
     def quantities(
         self, names: Collection[str], actions: Array, reference: Array | None
     ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
-        found = super().quantities(names, actions, reference)
-        if "log_prob" in found:
-            found["log_prob"] -= np.add.reduce(log_slope(xp, actions.T.astype(self.mean.dtype)))
-        return found
+        quantities = super().quantities(names, actions, reference)
+        # The change of variables is a constant: `backward` is the parent's.
+        if "log_prob" in quantities:
+            quantities["log_prob"] -= np.add.reduce(
+                log_slope(xp, actions.T.astype(self.mean.dtype))
+            )
+        return quantities
+
+
+# By head, for `pgcore_numpy.heads`.
+KERNELS: dict[type[Head], Callable[..., Kernel]] = {
+    DiagonalGaussian: GaussianKernel,
+    SquashedGaussian: SquashedGaussianKernel,
+}

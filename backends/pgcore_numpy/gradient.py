@@ -31,7 +31,7 @@ class NumpyGradient(Gradient):
         surrogate: Surrogate,
         blocks: list[dict[str, Array]],
     ) -> None:
-        """Keep the vector, and what the surrogate was given in each block of steps."""
+        """Keep the vector, and the surrogate's arguments in each block of steps."""
         self.policy = self._owner = policy
         self.vector = vector
         self.surrogate = surrogate
@@ -44,15 +44,18 @@ class NumpyGradient(Gradient):
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
+        first = self._blocks[0]
         if len(self._blocks) == 1:
-            return self._blocks[0]
-        return {
-            name: np.concatenate([block[name] for block in self._blocks])
-            for name in self._blocks[0]
-        }
+            return first
+        # Joined only here: a training step never asks.
+        arguments: dict[str, Array] = {}
+        for name in first:
+            arguments[name] = np.concatenate([block[name] for block in self._blocks])
+        return arguments
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
+        # Overflow is reported by `check_finite`, not by NumPy's warnings.
         with np.errstate(all="ignore"):
             return self.surrogate.estimator.surrogate(xp, **self.arguments())
 

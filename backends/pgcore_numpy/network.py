@@ -1,6 +1,6 @@
-"""What a network's arithmetic on a block of steps is: forward, backward and along a direction.
+"""The interface of a network's arithmetic on a block of steps.
 
-Everything is feature-major: a buffer is [features, steps], so that elementwise work runs over contiguous memory and the
+Arrays are feature-major, [features, steps]: elementwise work runs over contiguous memory, and the
 head's sums over actions are sums of whole rows.
 """
 
@@ -18,8 +18,8 @@ class Network(ABC):
     """A network with its buffers for `n` steps, with or without the critic.
 
     Attributes:
-        outputs: [outputs, n] what `forward` computed for the head.
-        values: [critic outputs, n] the critic's values, where there are any.
+        outputs: [outputs, n] the head's inputs, by `forward`.
+        values: [critic outputs, n] the critic's values; no row without a critic.
     """
 
     outputs: Array
@@ -31,15 +31,24 @@ class Network(ABC):
 
     @abstractmethod
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
-        """Carry [outputs, n] and [critic outputs, n] derivatives of the loss back to every layer; call after `forward`.
+        """Carry derivatives of the loss back to every layer; call after `forward`.
 
-        Without the critic `d_values` is not read.
+        Args:
+            parameters: As `forward` had them.
+            d_outputs: [outputs, n] derivatives in the outputs.
+            d_values: [critic outputs, n] derivatives in the values; not read without the critic.
         """
 
     @abstractmethod
     def collect(self, gradient: Views, steps: slice) -> None:
-        """Write the parameters' derivatives, summed over the block or some of its steps; call after `backward`."""
+        """Write the parameters' derivatives, summed over some of the block's steps.
+
+        Call after `backward`.
+        """
 
     @abstractmethod
     def tangent(self, parameters: Views, direction: Views) -> Array:
-        """Return [outputs, n]: the outputs' derivative along a direction in parameter space; call after `forward`."""
+        """Return [outputs, n], the outputs' derivative along a direction in parameter space.
+
+        Call after `forward`.
+        """

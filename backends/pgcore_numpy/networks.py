@@ -1,4 +1,4 @@
-"""Forward and backward passes of the built-in networks, a block of steps at a time, in buffers that are allocated once."""
+"""Forward and backward passes of the built-in networks, in buffers that are allocated once."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ __all__ = [
 
 
 def check_network(network: object) -> None:
-    """Raise SpecError unless the network is built in or has a closed form."""
+    """Raise SpecError unless network and activation have a closed form."""
     if type(network) not in BUILT_IN:
         make_network(network)
+    elif isinstance(network, MLP):
+        make_activation(activation(network.activation))
 
 
 def build_network(
@@ -54,22 +56,24 @@ class DenseNetwork(Network):
     ) -> None:
         """Allocate the buffers; every layer's input ends in a row of ones, which the bias multiplies."""
         network: Any = spec.network
+        # A separate critic is a second network; a shared one is more columns of the output layer.
         self.networks = 2 if with_value and spec.critic == "separate" else 1
         self.combined = with_value and spec.critic == "shared"
         self.with_value = with_value
         self.activations = [make_activation(activation(network.activation)) for _ in network.hidden]
         self.x = np.ones((network.inputs + 1, steps), dtype)
         self.inputs = self.x[:-1]
-        layers = range(len(network.hidden))
+        # `h` are activations, `d` derivatives in the pre-activations, layer by layer.
         self.h = [np.ones((self.networks, width + 1, steps), dtype) for width in network.hidden]
         self.active = [buffer[:, :-1] for buffer in self.h]
         self.d = [np.empty((self.networks, width, steps), dtype) for width in network.hidden]
-        shared = {
+        self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
+        # Layers of one width take turns with one scratch buffer.
+        scratch = {
             width: np.empty((self.networks, width, steps), dtype) for width in set(network.hidden)
         }
-        self.scratch = [shared[width] for width in network.hidden]
-        self.d_transposed = [buffer.swapaxes(1, 2) for buffer in self.d]
-        self.source = [self.x if layer == 0 else self.h[layer - 1] for layer in layers]
+        self.scratch = [scratch[width] for width in network.hidden]
+        self.source = [self.x, *self.h[:-1]] if self.h else []
         self.last = self.h[-1] if self.h else self.x[None]
         outputs, critic = spec.head.outputs, spec.critic_outputs
         self.out = np.empty((outputs + critic * self.combined, steps), dtype)
@@ -85,6 +89,7 @@ class DenseNetwork(Network):
             active = self.active[layer]
             np.matmul(weight[: self.networks].swapaxes(1, 2), self.source[layer], out=active)
             self.activations[layer].apply(active)
+        # One product gives outputs and values of a shared torso.
         if self.combined:
             np.matmul(parameters.combined.T, self.last[0], out=self.out)
             return
@@ -99,13 +104,15 @@ class DenseNetwork(Network):
             self.d_out = np.concatenate((d_outputs, d_values))
         if not self.h:
             return
+        # The last row of a weight is its bias, which carries nothing back.
         last = self.d[-1]
         output = parameters.combined if self.combined else parameters.output
         np.matmul(output[:-1], self.d_out, out=last[0])
         if self.networks == 2:
+            # For one value a step, multiplying with broadcasting is faster than a matrix product.
             product = np.multiply if len(d_values) == 1 else np.matmul
             product(parameters.value[:-1], d_values, out=last[1])
-        for layer in range(len(self.h) - 1, -1, -1):
+        for layer in reversed(range(len(self.h))):
             self.activations[layer].multiply_derivative(
                 self.d[layer], self.active[layer], self.scratch[layer]
             )
@@ -118,6 +125,7 @@ class DenseNetwork(Network):
 
     def collect(self, gradient: Views, steps: slice) -> None:
         """See `Network.collect`."""
+        # Inputs end in a row of ones, so that one product gives weight and bias.
         for layer, target in enumerate(gradient.hidden):
             np.matmul(
                 self.source[layer][..., steps],
@@ -131,25 +139,25 @@ class DenseNetwork(Network):
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""
-        moved: Array | None = None
+        below: Array | None = None
         for layer, along in enumerate(direction.hidden):
             source = self.x if layer == 0 else self.h[layer - 1][0]
             # `backward` comes after, so its buffers are free.
-            changed, scratch = self.d[layer][0], self.scratch[layer][0]
-            np.matmul(along[0].T, source, out=changed)
-            if moved is not None:
-                np.matmul(parameters.hidden[layer][0, :-1].T, moved, out=scratch)
-                np.add(changed, scratch, out=changed)
-            self.activations[layer].multiply_derivative(changed, self.active[layer][0], scratch)
-            moved = changed
+            tangent, scratch = self.d[layer][0], self.scratch[layer][0]
+            np.matmul(along[0].T, source, out=tangent)
+            if below is not None:
+                np.matmul(parameters.hidden[layer][0, :-1].T, below, out=scratch)
+                np.add(tangent, scratch, out=tangent)
+            self.activations[layer].multiply_derivative(tangent, self.active[layer][0], scratch)
+            below = tangent
         result = direction.output.T @ self.last[0]
-        if moved is not None:
-            result += parameters.output[:-1].T @ moved
+        if below is not None:
+            result += parameters.output[:-1].T @ below
         return result
 
 
 class TableNetwork(Network):
-    """One row of outputs a state."""
+    """A table with one row of outputs a state."""
 
     def __init__(
         self, spec: PolicySpec, steps: int, dtype: np.dtype[Any], *, with_value: bool
@@ -185,6 +193,7 @@ class TableNetwork(Network):
 def _sum_by_state(target: Array, states: Array, d: Array) -> None:
     """Write to [S, k] the sums of [k, n] over the steps of each state."""
     rows, columns = target.shape
+    # `bincount` over flat positions is several times faster than `np.add.at`.
     position = (np.arange(columns)[:, None] * rows + states).reshape(-1)
     target[...] = (
         np.bincount(position, weights=d.reshape(-1), minlength=rows * columns)
@@ -193,7 +202,7 @@ def _sum_by_state(target: Array, states: Array, d: Array) -> None:
     )
 
 
-# The networks that have buffers and fused products of their own, each laid out in `parameters.py`.
+# The networks with buffers and fused products; `parameters.py` lays out their parameters.
 BUILT_IN: dict[type[Any], type[Network]] = {
     Table: TableNetwork,
     Linear: DenseNetwork,

@@ -28,17 +28,18 @@ class NumpyOptimizer(BoundOptimizer):
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
+        # In place, since the policy's views share the vector's memory.
         vector = cast("NumpyGradient", gradient).vector
         moved, self._slots = self.spec.update(xp, self.policy.vector, vector, self._slots, *scalars)
         self.policy.vector[...] = moved
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        named = self.policy.layout.named
-        return {
-            slot: {name: view.copy() for name, view in named(vector).items()}
-            for slot, vector in self._slots.items()
-        }
+        slots: dict[str, dict[str, Array]] = {}
+        for slot, vector in self._slots.items():
+            views = self.policy.layout.named(vector)
+            slots[slot] = {name: view.copy() for name, view in views.items()}
+        return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""

@@ -1,7 +1,8 @@
-"""All parameters in one contiguous vector, packed for the arithmetic, and the views that give them their names.
+"""Parameters in one contiguous vector, packed for the arithmetic.
 
-A dense layer's weight and bias are one matrix with the bias as its last row. Policy and critic of the same shape stand side by
-side, so that one matrix product serves both; with a shared torso the value is one more column of the output matrix.
+A dense layer's weight and bias are one matrix with the bias as its last row. Policy and critic of
+the same shape stand side by side, so that one matrix product serves both. With a shared torso the
+value is one more column of the output matrix.
 """
 
 from __future__ import annotations
@@ -25,20 +26,24 @@ __all__ = ["NumpyParameters", "PackedLayout", "Views"]
 # The networks whose parameters are laid out for fused products; all others' lie in canonical order.
 LAID_OUT = (Table, Linear, MLP)
 
+# The views of a network that has no such layout.
 NOTHING = np.empty((0, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Views into one vector. `N` networks side by side: 2 with a separate critic, else 1.
+    """Views into one vector, of `N` networks side by side: 2 with a separate critic, else 1.
 
     Attributes:
         hidden: One [N, inputs + 1, width] matrix a hidden layer, the bias in the last row.
         output: [inputs + 1, outputs] of the policy, or the [states, outputs] table.
-        value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table; no column without a critic.
-        combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a shared torso; else `output`.
+        value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table;
+            no column without a critic.
+        combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a
+            shared torso; else `output`.
         head: The head's own parameters by name.
-        named: Every parameter by canonical name, where the network has a closed form that was registered; the arrays above are then empty.
+        by_name: Every parameter by canonical name for a network with a registered closed form, whose
+            arrays above are empty; else empty.
     """
 
     hidden: list[Array]
@@ -46,14 +51,15 @@ class Views:
     value: Array
     combined: Array
     head: dict[str, Array]
-    named: dict[str, Array] = field(default_factory=dict)
+    by_name: dict[str, Array] = field(default_factory=dict)
 
 
 class PackedLayout(Layout):
-    """The places of a spec's parameters in a vector that is packed for the arithmetic, beside those in canonical order.
+    """The places of a spec's parameters in a packed vector, beside those in canonical order.
 
     Attributes:
-        order: [D] integer. Position in the vector of each parameter, in canonical order: `vector[order]` is canonical.
+        order: [D] integer. Position in the vector of each parameter, in canonical order:
+            `vector[order]` is canonical.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
@@ -67,14 +73,16 @@ class PackedLayout(Layout):
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
         separate, values = int(spec.critic == "separate"), spec.critic_outputs
+        # A subclass may declare other parameters, so the type must be the very one.
         if type(network) not in LAID_OUT:
-            named = {name: take(*shape) for name, shape in self.shapes.items()}
-            return Views([], NOTHING, NOTHING, NOTHING, under("head", named), named)
+            arrays = {name: take(*shape) for name, shape in self.shapes.items()}
+            return Views([], NOTHING, NOTHING, NOTHING, under("head", arrays), arrays)
         if isinstance(network, Table):
             output = take(network.states, outputs)
             return Views([], output, take(network.states, values), output, self._head(take))
         assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
+        # One more row for the bias.
         hidden = [
             take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)
         ]
@@ -90,20 +98,20 @@ class PackedLayout(Layout):
         """Return the views of a packed [D] vector by canonical name, in canonical order."""
         views = self.views(vector)
         if type(self.spec.network) not in LAID_OUT:
-            return views.named
-        found = {f"head.{name}": value for name, value in views.head.items()}
-        for index, (prefix, last) in enumerate(
-            (("network", views.output), ("critic", views.value))
-        ):
+            return views.by_name
+        arrays = {f"head.{name}": value for name, value in views.head.items()}
+        networks = (("network", views.output), ("critic", views.value))
+        for index, (prefix, last) in enumerate(networks):
             if isinstance(self.spec.network, Table):
-                found[f"{prefix}.table"] = last
+                arrays[f"{prefix}.table"] = last
                 continue
             # A critic that shares the torso has only the last layer for its own.
-            own = [layer[index] for layer in views.hidden if index < len(layer)]
-            for number, layer in enumerate([*own, last]):
-                found[f"{prefix}.{number}.weight"] = layer[:-1]
-                found[f"{prefix}.{number}.bias"] = layer[-1]
-        return {name: found[name] for name in self.shapes}
+            hidden = [layer[index] for layer in views.hidden if index < len(layer)]
+            for number, layer in enumerate([*hidden, last]):
+                arrays[f"{prefix}.{number}.weight"] = layer[:-1]
+                arrays[f"{prefix}.{number}.bias"] = layer[-1]
+        # Without a critic its names are of empty views, which the canonical order leaves out.
+        return {name: arrays[name] for name in self.shapes}
 
     def _head(self, take: _Cursor) -> dict[str, Array]:
         return {
@@ -137,7 +145,7 @@ class NumpyParameters(Parameters):
 
 
 class _Cursor:
-    """Cuts one view after the other off a vector."""
+    """Takes one view after the other from a vector."""
 
     def __init__(self, vector: Array) -> None:
         self.vector = vector

@@ -1,4 +1,4 @@
-"""The array namespace that surrogates and optimizer formulas run on here: the core's own, over NumPy."""
+"""The array namespace of surrogates and optimizer formulas: the core's, over NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TensorFlow backend: tf.Module and variables, graphs or XLA, differentiated by TensorFlow."""
+"""The TensorFlow backend: tf.Module, run as graphs and differentiated by TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backend's front door."""
+"""The TensorFlow backend's entry point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pgcore_tensorflow.policy import TensorflowPolicy
 
 __all__ = ["TensorflowBackend"]
 
-# Names of keras.layers; whoever uses no Keras does not import it.
+# The layers of `keras.layers` that draw numbers in training. By name, since a program without a
+# Keras model does not import Keras.
 RANDOM = (
     "Dropout",
     "SpatialDropout1D",
@@ -33,7 +34,10 @@ RANDOM = (
 
 
 class TensorflowBackend(Backend):
-    """See `Backend`; devices are TensorFlow's, such as "cpu" and "gpu:0". Everything is a graph, with `compiled` one that XLA compiles."""
+    """See `Backend`; devices are TensorFlow's, such as "cpu" and "gpu:0".
+
+    All computations are graphs, compiled by XLA with `compiled`.
+    """
 
     name: ClassVar[str] = "tensorflow"
     modes: ClassVar[tuple[str, ...]] = ("graph", "compiled")
@@ -63,77 +67,98 @@ class TensorflowBackend(Backend):
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> TensorflowPolicy:
-        """See `Backend.adopt`; modules are `keras.Model`, on Keras's TensorFlow backend, and built."""
+        """See `Backend.adopt`; modules are built `keras.Model`s on Keras's TensorFlow backend."""
         kind = critic_kind("tensorflow", critic)
-        own_critic = critic if kind == "separate" else None
+        critic_model = critic if kind == "separate" else None
         check_model("module", module, evaluation_mode=evaluation_mode)
-        if own_critic is not None:
-            check_model("critic", own_critic, evaluation_mode=evaluation_mode)
-        PolicySpec(
-            Adopted(f"keras {module.name}", ()), head, kind, critic_values
-        )  # refuses what is no head
-        native = adopted_parameters(f"tensorflow.adopt {module.name}", module, own_critic, head)
+        if critic_model is not None:
+            check_model("critic", critic_model, evaluation_mode=evaluation_mode)
+        description = f"keras {module.name}"
+        # The shapes are not known yet; this draft refuses a wrong head or critic.
+        PolicySpec(Adopted(description, ()), head, kind, critic_values)
+        native = adopted_parameters(f"tensorflow.adopt {module.name}", module, critic_model, head)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
-        spec = PolicySpec(Adopted(f"keras {module.name}", shapes), head, kind, critic_values)
+        spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(next(iter(native.values())).dtype.name)
-        adopted = AdoptedModule(module, own_critic, native, shared=kind == "shared")
+        adopted = AdoptedModule(module, critic_model, native, shared=kind == "shared")
         policy = TensorflowPolicy(self.name, spec, numbers, adopted, None, compiled=compiled)
         policy.probe = Probe(str(spec.network), adopted.preserved)
         return policy
 
 
 def usable_device(device: str | None) -> str | None:
-    """Return the device as TensorFlow names it, None for its default; raise SpecError where there is no such device."""
+    """Return TensorFlow's name of a device, None for its default.
+
+    Raises:
+        SpecError: TensorFlow has no such device here.
+    """
     if device is None:
         return None
-    known = [
-        found.name.removeprefix("/device:").lower() for found in tf.config.list_logical_devices()
-    ]
+    devices = tf.config.list_logical_devices()
+    available = [entry.name.removeprefix("/device:").lower() for entry in devices]
+    # "gpu" is short for the first one.
     name = str(device).lower()
-    wanted = name if ":" in name else f"{name}:0"
-    if wanted not in known:
+    if ":" not in name:
+        name = f"{name}:0"
+    if name not in available:
         raise SpecError(
-            f"tensorflow.policy device: expected one of {', '.join(known)}, got {device!r}; choose one that TensorFlow has here"
+            f"tensorflow.policy device: expected one of {', '.join(available)}, got {device!r}; "
+            "choose one that TensorFlow has here"
         )
-    return f"/device:{wanted.upper()}"
+    return f"/device:{name.upper()}"
 
 
-def check_model(what: str, model: Any, *, evaluation_mode: bool) -> None:
-    """Raise SpecError unless this is a built Keras model on TensorFlow without layers that behave differently in training."""
-    keras = sys.modules.get(
-        "keras"
-    )  # whoever has a Keras model has imported it; nobody else needs it
+def check_model(role: str, model: Any, *, evaluation_mode: bool) -> None:
+    """Refuse an object that is no built Keras model with a policy's outputs.
+
+    Args:
+        role: "module" or "critic", for messages.
+        model: The user's object.
+        evaluation_mode: Whether the model may have layers that differ in training.
+
+    Raises:
+        SpecError: it is no built model on TensorFlow, or a layer's outputs depend on more than one
+            step's observation.
+    """
+    where = f"tensorflow.adopt {role}"
+    # A caller with a Keras model has imported Keras.
+    keras = sys.modules.get("keras")
     if keras is None or not isinstance(model, keras.Model):
         raise SpecError(
-            f"tensorflow.adopt {what}: expected a keras.Model, got {type(model).__name__}; pass a model"
+            f"{where}: expected a keras.Model, got {type(model).__name__}; pass a model"
         )
     if keras.config.backend() != "tensorflow":
         raise SpecError(
-            f"tensorflow.adopt {what}: expected Keras on TensorFlow, got Keras on {keras.config.backend()}, whose variables TensorFlow cannot "
-            "differentiate; set KERAS_BACKEND=tensorflow before Keras is imported, or adopt the model where it is"
+            f"{where}: expected Keras on TensorFlow, got Keras on {keras.config.backend()}, whose "
+            "variables TensorFlow cannot differentiate; set KERAS_BACKEND=tensorflow before Keras "
+            "is imported, or adopt the model where it is"
         )
     if not model.built:
         raise SpecError(
-            f"tensorflow.adopt {what}: expected a model that is built, got {model.name} without weights; call it once, or model.build(shape)"
+            f"{where}: expected a model that is built, got {model.name} without weights; "
+            "call it once, or model.build(shape)"
         )
+    rule = "expected outputs that depend on one observation alone"
     for layer in model._flatten_layers():  # noqa: SLF001 - the only list that sees layers of layers
         if getattr(layer, "stateful", False):
             raise SpecError(
-                f"tensorflow.adopt {what}: expected outputs that depend on one observation alone, got the layer {layer.name}, which keeps a state "
-                "between calls; make it with stateful=False and give it windows of observations"
+                f"{where}: {rule}, got the layer {layer.name}, which keeps a state between calls; "
+                "make it with stateful=False and give it windows of observations"
             )
         if not evaluation_mode and differs_in_training(keras, layer):
             raise SpecError(
-                f"tensorflow.adopt {what}: expected outputs that depend on one observation alone, got the layer {layer.name}, which differs in "
-                "training; pass evaluation_mode=True to run the model with training=False"
+                f"{where}: {rule}, got the layer {layer.name}, which differs in training; "
+                "pass evaluation_mode=True to run the model with training=False"
             )
 
 
 def differs_in_training(keras: Any, layer: Any) -> bool:
-    """Whether a layer's outputs in training are no function of one step's observation alone."""
+    """Whether a layer draws numbers or mixes the batch in training."""
+    # Keras runs a frozen batch normalisation in evaluation mode everywhere.
     if isinstance(layer, keras.layers.BatchNormalization):
-        return layer.trainable  # Keras runs a frozen one in evaluation mode everywhere
+        return layer.trainable
     if isinstance(layer, tuple(getattr(keras.layers, name) for name in RANDOM)):
         return getattr(layer, "rate", 1) > 0
+    # Recurrent and attention layers drop a share of their inputs or states.
     shares = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
     return any(isinstance(share, int | float) and share > 0 for share in shares)

@@ -14,4 +14,5 @@ class TensorflowGradient(AutodiffGradient):
 
     def square(self) -> float:
         """See `Gradient.square`."""
+        # A sum on the device, so that one number is transferred.
         return float(tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()]))

@@ -1,4 +1,4 @@
-"""The heads' and the estimators' formulas, as TensorFlow differentiates them: the core's, on tensors."""
+"""The core's formulas of heads and estimators, on TensorFlow tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pgcore_tensorflow.xp import xp
 
 __all__ = ["fisher_coordinates", "fisher_metric", "quantities", "surrogate_terms"]
 
+# Each takes the namespace first; TensorFlow differentiates the results.
 fisher_coordinates = partial(autodiff_fisher.coordinates, xp)
 fisher_metric = partial(autodiff_fisher.metric, xp)
 quantities = partial(autodiff_terms.quantities, xp)

@@ -1,4 +1,4 @@
-"""Networks as tf.Module and variables: those of a spec, and the user's own."""
+"""Networks as tf.Module, built from a spec or adopted from the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pgcore_tensorflow.xp import xp
 
 __all__ = ["AdoptedModule", "PolicyModule", "reason"]
 
-# How lines begin that say where a failure was.
+# The beginnings of an error's lines that name a place instead of the failure.
 WHERE = (
     "Exception encountered when calling",
     "Graph execution error",
@@ -54,7 +54,7 @@ class PolicyModule(tf.Module):
             }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: variables belong to their process."""
+        """Return a copy's state in NumPy, since variables belong to their process."""
         return {"spec": self.spec, "native": in_numpy(self.native), "device": self.device}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -63,57 +63,60 @@ class PolicyModule(tf.Module):
         self.__init__(state["spec"], state["native"], dtype, state["device"])
 
     def __call__(self, observations: Any) -> Outputs:
-        """Return what the network says of [N, ...] observations."""
+        """Return outputs and values for [N, ...] observations."""
         outputs, values = self.spec.apply(xp, self.native, observations)
+        # One value a step is [N]; action values stay [N, A].
         if values is not None and self.spec.critic_values == "state":
             values = values[:, 0]
         return Outputs(outputs, values, head_parameters(self.native))
 
 
 class AdoptedModule(tf.Module):
-    """The user's own Keras models, with the head's parameters beside them; always in evaluation mode.
+    """The user's own Keras models in evaluation mode, with the head's parameters beside them.
 
     Attributes:
         native: tf.Variable by the models' own names.
     """
 
     def __init__(self, network: Any, critic: Any, native: dict[str, Any], *, shared: bool) -> None:
-        """Keep the models."""
+        """Keep the models.
+
+        Args:
+            network: The user's model.
+            critic: The user's critic, or None.
+            native: See the attributes.
+            shared: Whether the network returns outputs and values.
+        """
         super().__init__(name="adopted")
         self.network = network
         self.critic = critic
+        self.models = [network] if critic is None else [network, critic]
         self.native = native
         self.head = {name: value for name, value in native.items() if name.startswith("head.")}
         self.shared = shared
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy is made of: models by Keras's own way, and which of their variables is which parameter.
+        """Return the state of a copy: the models, and the place of each parameter in them.
 
         Raises:
-            SpecError: network and critic share a variable; Keras copies each model by itself, and two variables would come out.
+            SpecError: network and critic share a variable. Keras copies one model at a time, which
+                would make two variables of it.
         """
-        models = [self.network] if self.critic is None else [self.network, self.critic]
-        places = [
-            {id(variable.value): number for number, variable in enumerate(model.variables)}
-            for model in models
-        ]
-        if len(places) == 2 and (both := places[0].keys() & places[1].keys()):
-            path = self.network.variables[places[0][both.pop()]].path
-            raise SpecError(
-                f"keras {self.network.name}: expected models that share no variable, to copy or pickle their policy, got {path} in network and "
-                "critic; make one model of two outputs of them, and adopt it with critic='shared'"
-            )
+        places: dict[int, tuple[int, int]] = {}
+        # A place is the number of a model and of a variable in it.
+        for number, model in enumerate(self.models):
+            for index, variable in enumerate(model.variables):
+                if places.setdefault(id(variable.value), (number, index))[0] != number:
+                    raise SpecError(
+                        f"keras {self.network.name}: expected models that share no variable, to "
+                        f"copy or pickle their policy, got {variable.path} in network and critic; "
+                        "make one model of two outputs of them, and adopt it with critic='shared'"
+                    )
         trained = {
-            name: next(
-                (number, known[id(value)])
-                for number, known in enumerate(places)
-                if id(value) in known
-            )
-            for name, value in self.native.items()
-            if name not in self.head
+            name: places[id(value)] for name, value in self.native.items() if name not in self.head
         }
         return {
-            "models": models,
+            "models": self.models,
             "shared": self.shared,
             "names": tuple(self.native),
             "trained": trained,
@@ -121,68 +124,74 @@ class AdoptedModule(tf.Module):
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Find the parameters in the models."""
+        """Take the parameters' variables from the models again."""
         models = state["models"]
-        found = {
-            name: models[model].variables[number].value
-            for name, (model, number) in state["trained"].items()
-        }
-        found |= {name: tf.Variable(tf.constant(value)) for name, value in state["head"].items()}
-        native = {name: found[name] for name in state["names"]}
-        self.__init__(
-            models[0], models[1] if len(models) == 2 else None, native, shared=state["shared"]
-        )
+        variables: dict[str, Any] = {}
+        for name, (number, index) in state["trained"].items():
+            variables[name] = models[number].variables[index].value
+        # The head's have no model that would bring them.
+        for name, value in state["head"].items():
+            variables[name] = tf.Variable(tf.constant(value))
+        native = {name: variables[name] for name in state["names"]}
+        critic = models[1] if len(models) == 2 else None
+        self.__init__(models[0], critic, native, shared=state["shared"])
 
     def __call__(self, observations: Any) -> Outputs:
-        """Return what the models say of [N, ...] observations; nobody has looked at it yet."""
+        """Return the models' results, whose shapes are not checked yet."""
         self.check_current()
-        outputs, values = called(self.network, observations), None
+        outputs, values = call(self.network, observations), None
         if self.shared and isinstance(outputs, tuple | list) and len(outputs) == 2:
             outputs, values = outputs
         elif self.critic is not None:
-            values = called(self.critic, observations)
+            values = call(self.critic, observations)
         return Outputs(outputs, values, head_parameters(self.native))
 
     def check_current(self) -> None:
-        """Raise ParameterError unless the models still have the variables that they were adopted with; a graph keeps those it is built of."""
-        models = [self.network] if self.critic is None else [self.network, self.critic]
-        known = {id(variable.value) for model in models for variable in model.variables}
+        """Raise ParameterError unless the models still have the variables of their adoption.
+
+        A graph that is built keeps its variables, so that this runs where one is built.
+        """
+        current = {id(variable.value) for model in self.models for variable in model.variables}
         for name, value in self.native.items():
-            if id(value) not in known and value is not self.head.get(name):
+            if id(value) not in current and value is not self.head.get(name):
                 raise ParameterError(
-                    f"keras {self.network.name}: expected the variables that it was adopted with, got another {name} or none; adopt the model "
-                    "again once its layers are changed"
+                    f"keras {self.network.name}: expected the variables that it was adopted with, "
+                    f"got another {name} or none; "
+                    "adopt the model again once its layers are changed"
                 )
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Put back what running the models changes, and raise SpecError where it is a variable."""
-        models = [self.network] if self.critic is None else [self.network, self.critic]
-        kept = [
-            (variable, variable.numpy())
-            for model in models
-            for variable in model.non_trainable_variables
-        ]
+        """Put back variables that running the models changes.
+
+        Raises:
+            SpecError: one changed that is no state of a random generator.
+        """
+        before: list[tuple[Any, Array]] = []
+        for model in self.models:
+            before += [(variable, variable.numpy()) for variable in model.non_trainable_variables]
         changed: list[str] = []
         try:
             yield
         finally:
-            for variable, old in kept:
-                if not np.array_equal(variable.numpy(), old, equal_nan=old.dtype.kind == "f"):
-                    variable.assign(old)
-                    # Keras draws seeds in evaluation mode too; outputs show whether they are used.
-                    changed += (
-                        [] if variable.path.endswith("seed_generator_state") else [variable.path]
-                    )
+            for variable, old in before:
+                if np.array_equal(variable.numpy(), old, equal_nan=old.dtype.kind == "f"):
+                    continue
+                variable.assign(old)
+                # Keras draws seeds in evaluation mode too; outputs show whether they are used.
+                if not variable.path.endswith("seed_generator_state"):
+                    changed.append(variable.path)
         if changed:
             raise SpecError(
-                f"keras {self.network.name}: expected variables that stay as they are, got one that a call changes, {changed[0]}; let the model "
-                "keep nothing between calls"
+                f"keras {self.network.name}: expected variables that stay as they are, "
+                f"got one that a call changes, {changed[0]}; "
+                "let the model keep nothing between calls"
             )
 
 
-def called(model: Any, observations: Any) -> Any:
-    """Return what a user's model makes of observations, or raise BatchError, naming it, where it fails."""
+def call(model: Any, observations: Any) -> Any:
+    """Return a user's model's result, or raise BatchError with the model's name if it fails."""
+    # This package's own errors, and those of memory, say enough already.
     try:
         return model(observations, training=False)
     except (PgcoreError, MemoryError):
@@ -192,7 +201,7 @@ def called(model: Any, observations: Any) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error that says something: both frameworks begin with where it was, and Keras prints in bold."""
+    """Return the first line of an error that describes the failure, without Keras's bold type."""
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
     return next((line for line in lines if line.strip() and not line.startswith(WHERE)), "")
 

@@ -41,10 +41,12 @@ class TensorflowOptimizer(BoundOptimizer):
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
+        # Slots are NumPy arrays here, of a new optimizer or of a copy.
         spec, policy = self.spec, self.policy
         with policy.placed():
             self._slots = {slot: tf.Variable(value) for slot, value in self._slots.items()}
         shapes = [tf.TensorSpec(value.shape, value.dtype) for value in policy.native.values()]
+        # The number of scalars does not depend on the step or on the schedule.
         count = len(spec.scalars(1, 1.0))
         scalars = [tf.TensorSpec([], policy.dtype)] * count
         self._update = tf.function(self._assign, autograph=False).get_concrete_function(
@@ -60,25 +62,27 @@ class TensorflowOptimizer(BoundOptimizer):
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        found: dict[str, dict[str, Array]] = {}
+        slots: dict[str, dict[str, Array]] = {}
         for slot, vector in self._slots.items():
-            leaves = self.policy.leaves(vector.numpy())
-            found[slot] = {name: self.policy.canonical(name, leaf) for name, leaf in leaves.items()}
-        return found
+            views = self.policy.layout.named(vector.numpy())
+            slots[slot] = {name: view.copy() for name, view in views.items()}
+        return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot, vector in self._slots.items():
-            named = {
+            arrays = {
                 name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names
             }
-            vector.assign(flat_arrays(named))
+            vector.assign(flat_arrays(arrays))
 
     def _assign(self, *tensors: Any) -> None:
+        """Apply the formula: one gradient a parameter, then the scalars."""
         parameters: list[Any] = list(self.policy.native.values())
         leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
-        own = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
-        moved, changed = self.spec.update(xp, flat(parameters), flat(leaves), own, *scalars)
+        slots = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
+        moved, changed = self.spec.update(xp, flat(parameters), flat(leaves), slots, *scalars)
+        # All values are computed before any variable changes.
         for parameter, place in zip(parameters, self.policy.layout.places.values(), strict=True):
             parameter.assign(tf.reshape(moved[place], parameter.shape))
         for slot, vector in changed.items():

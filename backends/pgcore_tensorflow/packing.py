@@ -1,6 +1,6 @@
-"""A batch's arrays as few tensors: each one that a graph is called with takes its time.
+"""A batch's arrays in few tensors, since each argument of a graph takes its time.
 
-Columns of the policy's dtype travel side by side in one [N, K] tensor, the others by themselves.
+Columns of the policy's dtype are side by side in one [N, K] tensor; all other arrays are apart.
 """
 
 from __future__ import annotations
@@ -16,59 +16,69 @@ __all__ = ["Layout", "pack", "unpack"]
 
 
 class Layout(NamedTuple):
-    """What `pack` put where; hashable.
+    """The places of the inputs in `pack`'s arrays; hashable.
 
     Attributes:
         columns: Name, number of dimensions and width of each array in the first tensor.
-        others: Names of the arrays in the other tensors.
+        separate: Names of the arrays in the tensors after it.
     """
 
     columns: tuple[tuple[str, int, int], ...]
-    others: tuple[str, ...]
+    separate: tuple[str, ...]
 
 
 def pack(inputs: Inputs, dtype: np.dtype[Any]) -> tuple[list[Array], Layout]:
-    """Return the inputs in as few arrays as possible, and what is where."""
+    """Return the inputs in few arrays, and their layout.
+
+    Args:
+        inputs: The steps.
+        dtype: The policy's, of the arrays that go side by side.
+    """
     fields = {
         "observations": inputs.observations,
         "actions": inputs.actions,
         "weights": inputs.weights,
-    }
-    fields |= {
         "action_mask": inputs.action_mask,
-        **{f"signals.{name}": value for name, value in inputs.signals.items()},
     }
+    for name, value in inputs.signals.items():
+        fields[f"signals.{name}"] = value
     columns: list[tuple[str, int, int]] = []
     blocks: list[Array] = []
-    others: dict[str, Array] = {}
+    separate: dict[str, Array] = {}
     for name, value in fields.items():
         if value is None:
             continue
+        # Images and integers do not fit beside the columns.
         if value.dtype == dtype and value.ndim <= 2:
             block = value if value.ndim == 2 else value[:, None]
             columns.append((name, value.ndim, block.shape[1]))
             blocks.append(block)
         else:
-            others[name] = value
+            separate[name] = value
     first = [np.concatenate(blocks, axis=1)] if blocks else []
-    return [*first, *others.values()], Layout(tuple(columns), tuple(others))
+    return [*first, *separate.values()], Layout(tuple(columns), tuple(separate))
 
 
 def unpack(tensors: tuple[Any, ...], layout: Layout) -> Inputs:
-    """Return the inputs from the tensors that `pack`'s arrays became."""
+    """Return the inputs from `pack`'s arrays as tensors.
+
+    Args:
+        tensors: One for each array.
+        layout: Their layout.
+    """
     fields: dict[str, Any] = {}
-    rest = list(tensors)
-    if layout.columns:
-        block, start = rest.pop(0), 0
-        for name, dimensions, width in layout.columns:
-            fields[name] = block[:, start] if dimensions == 1 else block[:, start : start + width]
-            start += width
-    fields.update(zip(layout.others, rest, strict=True))
-    signals = {
-        name.removeprefix("signals."): value
-        for name, value in fields.items()
-        if name.startswith("signals.")
-    }
+    start = 0
+    # Columns come back in the order in which `pack` joined them.
+    for name, dimensions, width in layout.columns:
+        block = tensors[0]
+        fields[name] = block[:, start] if dimensions == 1 else block[:, start : start + width]
+        start += width
+    separate = tensors[1:] if layout.columns else tensors
+    fields.update(zip(layout.separate, separate, strict=True))
+    signals: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name.startswith("signals."):
+            signals[name.removeprefix("signals.")] = value
     return Inputs(
         fields["observations"],
         fields.get("actions"),

@@ -1,4 +1,4 @@
-"""A module's variables, and those of adopted Keras models: their names, and their faults."""
+"""Variables by canonical name, of a spec's module or of adopted Keras models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorflowParameters(AutodiffParameters):
 
     Attributes:
         native: The tf.Variables by canonical name.
-        device: Where they are, None for TensorFlow's default.
+        device: The variables' device, None for TensorFlow's default.
     """
 
     native: dict[str, Any]
@@ -45,8 +45,11 @@ class TensorflowParameters(AutodiffParameters):
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
-        own = {name: value for name, value in self.native.items() if name.startswith("head.")}
-        return {name.removeprefix("head."): value.numpy() for name, value in own.items()}
+        arrays: dict[str, Array] = {}
+        for name, value in self.native.items():
+            if name.startswith("head."):
+                arrays[name.removeprefix("head.")] = value.numpy()
+        return arrays
 
     def leaves(self, vector: Array) -> dict[str, Any]:
         """See `AutodiffParameters.leaves`."""
@@ -55,6 +58,7 @@ class TensorflowParameters(AutodiffParameters):
 
     def canonical(self, name: str, leaf: Any) -> Array:
         """See `AutodiffParameters.canonical`."""
+        # A copy: `numpy` may share the tensor's memory.
         return np.array(leaf.numpy())
 
     def to_numpy(self, native: Any) -> Array:
@@ -67,53 +71,70 @@ def flat(arrays: list[Any]) -> Any:
     return tf.concat([tf.reshape(array, [-1]) for array in arrays], 0)
 
 
-def adopted_parameters(what: str, network: Any, critic: Any, head: Head) -> dict[str, Any]:
-    """Return the models' trainable tf.Variables by Keras's paths, the critic's and the head's behind a prefix.
+def adopted_parameters(where: str, network: Any, critic: Any, head: Head) -> dict[str, Any]:
+    """Return the trainable tf.Variables of adopted models by Keras's paths.
 
-    A variable that network and critic share has the network's name.
+    The critic's and the head's have a prefix. A variable that network and critic share has the
+    network's name.
+
+    Args:
+        where: The beginning of errors.
+        network: A built Keras model.
+        critic: Another, or None.
+        head: The head, whose parameters start at their initial values.
 
     Raises:
-        SpecError: two variables would have one name, there are none, or dtypes are not the same for all.
+        SpecError: two variables would have one name, there are none, or dtypes differ.
         ParameterError: one of them is NaN or infinite.
     """
-    found = {
-        own_path(network, variable): variable.value for variable in network.trainable_variables
+    variables = {
+        path_in(network, variable): variable.value for variable in network.trainable_variables
     }
-    if len(found) < len(network.trainable_variables):
+    if len(variables) < len(network.trainable_variables):
         raise SpecError(
-            f"{what}: expected variables of different paths, got two of one; name the layers differently"
+            f"{where}: expected variables of different paths, got two of one; "
+            "name the layers differently"
         )
-    if not found:
+    if not variables:
         raise SpecError(
-            f"{what}: expected a model with variables to train, got none; adopt one that has some"
+            f"{where}: expected a model with variables to train, got none; adopt one that has some"
         )
-    known = {id(value) for value in found.values()}
-    of_critic = [] if critic is None else critic.trainable_variables
-    others = {
-        f"critic.{own_path(critic, v)}": v.value for v in of_critic if id(v.value) not in known
-    }
-    first = next(iter(found.values()))
-    others |= {
-        f"head.{name}": tf.Variable(tf.constant(value, first.dtype))
-        for name, value in head.initial_parameters().items()
-    }
-    for name in (name for name in others if name in found):
+    first = next(iter(variables.values()))
+    # A shared variable is told by its identity, since its names differ.
+    shared = {id(value) for value in variables.values()}
+    prefixed: dict[str, Any] = {}
+    for variable in [] if critic is None else critic.trainable_variables:
+        if id(variable.value) not in shared:
+            prefixed[f"critic.{path_in(critic, variable)}"] = variable.value
+    for name, value in head.initial_parameters().items():
+        prefixed[f"head.{name}"] = tf.Variable(tf.constant(value, first.dtype))
+    if twice := [name for name in prefixed if name in variables]:
         raise SpecError(
-            f"{what}: expected {name} to name one variable, got two; rename the model's own layer"
+            f"{where}: expected {twice[0]} to name one variable, got two; "
+            "rename the model's own layer"
         )
-    found |= others
-    for name, value in found.items():
-        if value.dtype not in (tf.float32, tf.float64) or value.dtype != first.dtype:
-            raise SpecError(
-                f"{what}: expected variables all float32 or all float64, got {name} {value.dtype.name}; build the layers with one dtype"
-            )
-        if not np.isfinite(value.numpy()).all():
-            raise ParameterError(
-                f"{what}: expected finite parameters, got NaN or infinity in {name}; load good weights"
-            )
-    return found
+    variables |= prefixed
+    for name, value in variables.items():
+        check_variable(where, name, value, first.dtype)
+    return variables
 
 
-def own_path(model: Any, variable: Any) -> str:
-    """Return a variable's path without the model's name, which Keras numbers anew in every process."""
+def check_variable(where: str, name: str, value: Any, dtype: tf.DType) -> None:
+    """Raise SpecError or ParameterError unless a variable is finite and of the others' dtype."""
+    if value.dtype not in (tf.float32, tf.float64) or value.dtype != dtype:
+        raise SpecError(
+            f"{where}: expected variables all float32 or all float64, "
+            f"got {name} {value.dtype.name}; build the layers with one dtype"
+        )
+    if not np.isfinite(value.numpy()).all():
+        raise ParameterError(
+            f"{where}: expected finite parameters, got NaN or infinity in {name}; load good weights"
+        )
+
+
+def path_in(model: Any, variable: Any) -> str:
+    """Return a variable's path without the model's name.
+
+    Keras numbers that name anew in every process.
+    """
     return variable.path.removeprefix(f"{model.name}/")

@@ -25,9 +25,10 @@ from pgcore_tensorflow.parameters import TensorflowParameters
 
 __all__ = ["TensorflowPolicy"]
 
+# A parameter that the loss does not depend on has derivative 0.
 ZERO = tf.UnconnectedGradients.ZERO
 
-# Graphs are kept for this many different things to compute, for each of as many sizes as come up: there are two a doubling.
+# Computations whose graphs stay in memory, for every padded size: two a doubling.
 KEPT = 32
 
 
@@ -55,6 +56,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         compiled: bool,
     ) -> None:
         """Keep the module and its variables, as they are."""
+        # Graphs take any number of steps; XLA compiles for one.
         self.backend, self.spec, self.dtype, self.compiled = backend, spec, dtype, compiled
         self.module = module
         self.pads = compiled
@@ -74,22 +76,21 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
 
-        def graph(given: Inputs) -> tuple[Any, Any]:
-            return self._outputs_of(given.observations)[:2]
+        def graph(steps: Inputs) -> tuple[Any, Any]:
+            return self._outputs_of(steps.observations)[:2]
 
-        found = self._run(("forward",), graph, Inputs(observations, None, None, {}, None))
-        return self.to_numpy(found[0]), None if found[1] is None else self.to_numpy(found[1])
+        steps = Inputs(observations, None, None, {}, None)
+        outputs, values = self._run(("forward",), graph, steps)
+        return self.to_numpy(outputs), None if values is None else self.to_numpy(values)
 
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
 
-        def graph(given: Inputs) -> dict[str, Any]:
-            return quantities(self.spec.head, names, self._outputs_of(given.observations), given)
+        def graph(steps: Inputs) -> dict[str, Any]:
+            return quantities(self.spec.head, names, self._outputs_of(steps.observations), steps)
 
-        return {
-            name: self.to_numpy(value)
-            for name, value in self._run(("run", *names), graph, inputs).items()
-        }
+        tensors = self._run(("run", *names), graph, inputs)
+        return {name: self.to_numpy(value) for name, value in tensors.items()}
 
     def differentiate(
         self, surrogate: Surrogate, inputs: Inputs
@@ -97,54 +98,50 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
 
-        def graph(given: Inputs) -> Any:
+        def graph(steps: Inputs) -> Any:
             with tf.GradientTape() as tape:
-                terms, named = surrogate_terms(
-                    self.spec.head, estimator, self._outputs_of(given.observations), given
+                terms, used = surrogate_terms(
+                    self.spec.head, estimator, self._outputs_of(steps.observations), steps
                 )
-                loss = tf.reduce_sum(given.weights * terms)
+                loss = tf.reduce_sum(steps.weights * terms)
             leaves = dense(tape.gradient(loss, self._variables, unconnected_gradients=ZERO))
+            # The sum of squares in the same graph shows whether an entry is NaN or infinite.
             square = tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in leaves])
-            return leaves, square, terms, named
+            return leaves, square, terms, used
 
-        leaves, square, terms, named = self._run(("gradient", estimator), graph, inputs)
-        gradient = TensorflowGradient(
-            self, surrogate, dict(zip(self.names, leaves, strict=True)), terms, named
-        )
-        return gradient, float(square)
+        tensors, square, terms, used = self._run(("gradient", estimator), graph, inputs)
+        leaves = dict(zip(self.names, tensors, strict=True))
+        return TensorflowGradient(self, surrogate, leaves, terms, used), float(square)
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
 
-        def graph(given: Inputs, rows: Any) -> list[Any]:
+        def graph(steps: Inputs, rows: Any) -> list[Any]:
+            # Persistent, since every row asks for a derivative.
             with tf.GradientTape(persistent=True) as tape:
-                found = self._outputs_of(given.observations)
-                log_prob = quantities(self.spec.head, ("log_prob",), found, given)["log_prob"]
+                outputs = self._outputs_of(steps.observations)
+                log_prob = quantities(self.spec.head, ("log_prob",), outputs, steps)["log_prob"]
 
             def product(row: Any) -> list[Any]:
-                return dense(
-                    tape.gradient(
-                        log_prob, self._variables, output_gradients=row, unconnected_gradients=ZERO
-                    )
-                )
+                return dense(tape.gradient(log_prob, self._variables, row, ZERO))
 
             return tf.vectorized_map(product, rows)
 
-        found = self._run(("products",), graph, inputs, rows, xla=False)
-        return np.concatenate(
-            [self.to_numpy(part).reshape(len(rows), -1) for part in found], axis=1
-        )
+        parts = self._run(("products",), graph, inputs, rows, xla=False)
+        columns = [self.to_numpy(part).reshape(len(rows), -1) for part in parts]
+        return np.concatenate(columns, axis=1)
 
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`.
 
-        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more layers have than forward mode.
+        J^T u is linear in u, so its derivative in u is J. Reverse mode twice, since more layers
+        have it than forward mode.
         """
         head = self.spec.head
 
-        def graph(given: Inputs, direction: Any) -> list[Any]:
+        def graph(steps: Inputs, direction: Any) -> list[Any]:
             with tf.GradientTape(persistent=True) as tape:
-                coordinates = fisher_coordinates(head, self._outputs_of(given.observations), given)
+                coordinates = fisher_coordinates(head, self._outputs_of(steps.observations), steps)
 
             def pull(u: Any) -> list[Any]:
                 return dense(tape.gradient(coordinates, self._variables, u, ZERO))
@@ -155,29 +152,30 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
                 pulled = tf.concat([tf.reshape(part, [-1]) for part in pull(u)], 0)
                 along = tf.reduce_sum(pulled * direction)
             tangent = transposed.gradient(along, u, unconnected_gradients=ZERO)
-            return pull(fisher_metric(head, coordinates, tangent, given))
+            return pull(fisher_metric(head, coordinates, tangent, steps))
 
-        found = self._run(("fisher",), graph, inputs, vector, xla=False)
-        return np.concatenate([self.to_numpy(part).reshape(-1) for part in found])
+        parts = self._run(("fisher",), graph, inputs, vector, xla=False)
+        return np.concatenate([self.to_numpy(part).reshape(-1) for part in parts])
 
     def _outputs_of(self, observations: Any) -> Outputs:
-        found = self.module(observations)
+        result = self.module(observations)
+        # A user's model may return any shapes; this runs while the graph is built.
         if isinstance(self.module, AdoptedModule):
-            found = found._replace(values=self.flat_values(found.values))
-            self.check_outputs(found.outputs, found.values, observations.shape[0])
-        return found
+            result = result._replace(values=self.flat_values(result.values))
+            self.check_outputs(result.outputs, result.values, observations.shape[0])
+        return result
 
     def _run(
         self,
-        what: tuple[Any, ...],
+        key: tuple[Any, ...],
         graph: Callable[..., Any],
         inputs: Inputs,
         *more: Array,
         xla: bool = True,
     ) -> Any:
-        """Return what `_call` does; name an adopted model where its graph fails."""
+        """Return the result of `_call`; name an adopted model if its graph fails."""
         try:
-            return self._call(what, graph, inputs, *more, xla=xla)
+            return self._call(key, graph, inputs, *more, xla=xla)
         except tf.errors.InvalidArgumentError as error:
             if not isinstance(self.module, AdoptedModule):
                 raise
@@ -187,16 +185,18 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
 
     def _call(
         self,
-        what: tuple[Any, ...],
+        key: tuple[Any, ...],
         graph: Callable[..., Any],
         inputs: Inputs,
         *more: Array,
         xla: bool = True,
     ) -> Any:
-        """Run a function of tensors as a graph that is kept under `what`; one serves every number of steps, with XLA one size.
+        """Run a function of tensors as a graph, built once for every number of steps.
+
+        With XLA there is one graph for each number of steps.
 
         Args:
-            what: The key, which says all that the function closes over beside the policy.
+            key: The graph's name and all values that the function closes over beside the policy.
             graph: Called with the inputs and `more` as tensors.
             inputs: The steps.
             more: Arrays that are not steps.
@@ -204,43 +204,53 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         """
         arrays, layout = pack(inputs, self.dtype)
         xla = xla and self.compiled
+        # Without XLA the number of steps is left open.
         shapes = tuple((array.shape if xla else array.shape[1:], array.dtype) for array in arrays)
-        graphs, key = self._graphs(what), (layout, shapes, len(more))
+        graphs, signature = self._graphs(key), (layout, shapes, len(more))
         with self.placed():
             tensors = [tf.constant(array) for array in (*arrays, *more)]
-            kept = graphs.get(key)
-            if kept is None:
-                kept = graphs[key] = built(graph, layout, tensors, len(more), xla=xla)
-            return kept(*tensors)
+            function = graphs.get(signature)
+            if function is None:
+                function = build_graph(graph, layout, tensors, len(more), xla=xla)
+                graphs[signature] = function
+            return function(*tensors)
 
 
-def no_graphs(what: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:  # noqa: ARG001 - the cache tells by it
-    """Return where the graphs that compute something are to be kept, by layout and shapes."""
+def no_graphs(key: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:  # noqa: ARG001 - the cache's key
+    """Return an empty store of the graphs of one computation, by layout and shapes."""
     return {}
 
 
-def built(
+def build_graph(
     graph: Callable[..., Any], layout: Layout, tensors: list[Any], more: int, *, xla: bool
 ) -> Callable[..., Any]:
-    """Return a graph for tensors like these, the last `more` of them of any shape."""
+    """Return a graph for tensors like these.
+
+    Args:
+        graph: See `TensorflowPolicy._call`.
+        layout: The inputs' places in the tensors.
+        tensors: Examples of the arguments.
+        more: Number of tensors at the end that are not steps, and may have any shape.
+        xla: Whether to compile with XLA, which fixes the shapes of all others.
+    """
     steps = len(tensors) - more
 
     def whole(*tensors: Any) -> Any:
         return graph(unpack(tensors[:steps], layout), *tensors[steps:])
 
-    def shape(number: int, tensor: Any) -> Any:
+    specs: list[Any] = []
+    for number, tensor in enumerate(tensors):
+        shape: list[Any] = tensor.shape.as_list()
+        # A None leaves the length open.
         if number >= steps:
-            return [None] * len(tensor.shape)
-        return tensor.shape if xla else [None, *tensor.shape[1:]]
-
-    specs = [
-        tf.TensorSpec(shape(number, tensor), tensor.dtype) for number, tensor in enumerate(tensors)
-    ]
-    return tf.function(whole, autograph=False, jit_compile=xla or None).get_concrete_function(
-        *specs
-    )
+            shape = [None] * len(shape)
+        elif not xla:
+            shape = [None, *shape[1:]]
+        specs.append(tf.TensorSpec(shape, tensor.dtype))
+    function = tf.function(whole, autograph=False, jit_compile=xla or None)
+    return function.get_concrete_function(*specs)
 
 
 def dense(derivatives: list[Any]) -> list[Any]:
-    """Return derivatives as tensors: those of a table come as slices."""
+    """Return derivatives as tensors; those of a table come as slices."""
     return [tf.convert_to_tensor(derivative) for derivative in derivatives]

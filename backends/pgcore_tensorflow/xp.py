@@ -1,4 +1,4 @@
-"""The array namespace `xp` over TensorFlow tensors, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over TensorFlow tensors, with `ArrayNamespace`'s subgradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
 class TensorflowNamespace:
     """See `pgcore.xp.namespace.ArrayNamespace`.
 
-    Each function with a non-differentiable point is a choice by `where`: TensorFlow documents no subgradients.
+    Each function with a non-differentiable point is a choice by `where`, since TensorFlow
+    documents no subgradients.
     """
 
+    # Functions that TensorFlow has with the same arguments and derivatives.
     exp = staticmethod(tf.exp)
     log = staticmethod(tf.math.log)
     sqrt = staticmethod(tf.sqrt)
@@ -51,7 +53,8 @@ class TensorflowNamespace:
         return self.where(x < low, low, self.where(x > high, high, x))
 
     def where(self, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """See `ArrayNamespace.where`; a number would be float32 by itself."""
+        """See `ArrayNamespace.where`."""
+        # TensorFlow takes a bare number for float32.
         dtype = x.dtype if tf.is_tensor(x) else y.dtype
         return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
 
@@ -68,7 +71,8 @@ class TensorflowNamespace:
         return tf.gather(x, index, axis=1, batch_dims=1)
 
     def first_largest(self, x: Tensor) -> Tensor:
-        """See `ArrayNamespace.first_largest`; `tf.argmax` is not documented to return the first."""
+        """See `ArrayNamespace.first_largest`."""
+        # `tf.argmax` is not documented to return the first of equals.
         columns = tf.range(tf.shape(x)[1])
         largest = tf.where(x == tf.reduce_max(x, 1, keepdims=True), columns, tf.shape(x)[1])
         return columns == tf.reduce_min(largest, 1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The backend's front door."""
+"""The PyTorch backend's entry point."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pgcore.interfaces.backend import Backend, float_dtype
 from pgcore_torch.networks import (
     BATCH_NORM,
     AdoptedModule,
+    head_parameters,
     make_module,
-    own_parameters,
     stochastic_layers,
 )
 from pgcore_torch.parameters import adopted_parameters, native_parameters
@@ -64,29 +64,28 @@ class TorchBackend(Backend):
         compiled: bool = False,
         evaluation_mode: bool = False,
     ) -> TorchPolicy:
-        """See `Backend.adopt`; modules are `torch.nn.Module`, and tensors that network and critic share are trained once."""
+        """See `Backend.adopt`; modules are `torch.nn.Module`.
+
+        Tensors that network and critic share are trained once.
+        """
         kind = critic_kind("torch", critic)
-        own_critic = critic if kind == "separate" else None
-        for what, given in (("module", module), ("critic", own_critic)):
-            if not isinstance(given, nn.Module) and (what == "module" or given is not None):
-                raise SpecError(
-                    f"torch.adopt {what}: expected a torch.nn.Module, got {type(given).__name__}; pass a module"
-                )
+        critic_module = critic if kind == "separate" else None
+        check_module("module", module)
+        if critic_module is not None:
+            check_module("critic", critic_module)
         description = f"torch {type(module).__name__}"
+        # The shapes are not known yet; this draft refuses a wrong head or critic.
         draft = PolicySpec(Adopted(description, ()), head, kind, critic_values)
         first = next(
             (value for value in module.parameters() if value.requires_grad), torch.empty(0)
         )
-        adopted = AdoptedModule(
-            module,
-            own_critic,
-            own_parameters(draft, first.dtype, first.device),
-            shared=kind == "shared",
-        )
+        head_tensors = head_parameters(draft, first.dtype, first.device)
+        adopted = AdoptedModule(module, critic_module, head_tensors, shared=kind == "shared")
         native = adopted_parameters(adopted)
-        for given in (module, own_critic):
-            if given is not None:
-                settle(given, evaluation_mode=evaluation_mode)
+        # Only a module that is adopted for sure changes its mode.
+        set_mode(module, evaluation_mode=evaluation_mode)
+        if critic_module is not None:
+            set_mode(critic_module, evaluation_mode=evaluation_mode)
         shapes = tuple((name, tuple(value.shape)) for name, value in native.items())
         spec = PolicySpec(Adopted(description, shapes), head, kind, critic_values)
         numbers = np.dtype(str(first.dtype).removeprefix("torch."))
@@ -95,15 +94,26 @@ class TorchBackend(Backend):
         return policy
 
 
+def check_module(role: str, module: object) -> None:
+    """Raise SpecError unless the user's module or critic is a `torch.nn.Module`."""
+    if not isinstance(module, nn.Module):
+        raise SpecError(
+            f"torch.adopt {role}: expected a torch.nn.Module, got {type(module).__name__}; "
+            "pass a module"
+        )
+
+
 def usable_device(device: str | None) -> torch.device:
     """Return PyTorch's device, or raise SpecError where it cannot be used here."""
+    # A device may have a name and yet be absent: allocating on it tells.
     try:
         place = torch.device(device or "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise SpecError(
-            f"torch.policy device: expected a device that PyTorch can use here, got {device!r} ({reason}); choose 'cpu'"
+            "torch.policy device: expected a device that PyTorch can use here, "
+            f"got {device!r} ({reason}); choose 'cpu'"
         ) from error
     if place.type == "meta":
         raise SpecError(
@@ -112,21 +122,33 @@ def usable_device(device: str | None) -> torch.device:
     return place
 
 
-def settle(module: nn.Module, *, evaluation_mode: bool) -> None:
-    """Put a module in evaluation mode where that is wanted, or refuse layers that are in training mode and differ there."""
+def set_mode(module: nn.Module, *, evaluation_mode: bool) -> None:
+    """Put a module in evaluation mode, or check the mode that it is in.
+
+    Args:
+        module: The user's.
+        evaluation_mode: Whether to change its mode.
+
+    Raises:
+        SpecError: a layer's outputs would depend on more than one step's observation.
+    """
+    rule = "expected outputs that depend on one observation alone"
     for layer in stochastic_layers(module):
+        where = f"torch.adopt {type(module).__name__}: {rule}, got {type(layer).__name__}"
         if isinstance(layer, BATCH_NORM) and not layer.track_running_stats:
             raise SpecError(
-                f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} without "
-                "running statistics, which mixes the batch in evaluation mode too; give it track_running_stats=True"
+                f"{where} without running statistics, which mixes the batch in evaluation mode "
+                "too; give it track_running_stats=True"
             )
         if layer.training and not evaluation_mode:
             raise SpecError(
-                f"torch.adopt {type(module).__name__}: expected outputs that depend on one observation alone, got {type(layer).__name__} in training "
-                "mode, whose gradient belongs to no policy; pass evaluation_mode=True, or call .eval() on the module"
+                f"{where} in training mode, whose gradient belongs to no policy; "
+                "pass evaluation_mode=True, or call .eval() on the module"
             )
     if evaluation_mode:
         module.eval()
+        # cuDNN differentiates a recurrent layer in training mode only; without dropout both modes
+        # give the same outputs.
         for layer in module.modules():
             if isinstance(layer, nn.RNNBase) and not layer.dropout:
-                layer.train()  # the same in both modes, and cuDNN differentiates it in this one only
+                layer.train()

@@ -15,5 +15,6 @@ class TorchGradient(AutodiffGradient):
 
     def square(self) -> float:
         """See `Gradient.square`."""
+        # One product over all entries, with one transfer from the device.
         vector = flat(self.leaves)
         return float(torch.dot(vector, vector))

@@ -1,4 +1,4 @@
-"""The heads' and the estimators' formulas, as PyTorch differentiates them: the core's, on tensors."""
+"""The core's formulas of heads and estimators, on PyTorch tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pgcore_torch.xp import xp
 
 __all__ = ["fisher_coordinates", "fisher_metric", "quantities", "surrogate_terms"]
 
+# Each takes the namespace first; PyTorch differentiates the results.
 fisher_coordinates = partial(autodiff_fisher.coordinates, xp)
 fisher_metric = partial(autodiff_fisher.metric, xp)
 quantities = partial(autodiff_terms.quantities, xp)

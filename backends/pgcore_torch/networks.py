@@ -1,4 +1,4 @@
-"""Networks as torch.nn modules: those of a spec, and the user's own."""
+"""Networks as torch.nn modules, built from a spec or adopted from the user."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = [
     "AdoptedModule",
     "FormulaModule",
     "PolicyModule",
+    "head_parameters",
     "make_module",
-    "own_parameters",
     "stochastic_layers",
 ]
 
 # The networks that are layers of `torch.nn`, one after the other.
 LAYERED = (Table, Linear, MLP)
 
-# The layers of the activations that `torch.nn` has, and the functions behind them.
+# The activations that `torch.nn` has layers of, and the functions behind the layers.
 ACTIVATIONS: dict[type[Activation], type[nn.Module]] = {
     Tanh: nn.Tanh,
     Relu: nn.ReLU,
@@ -60,6 +60,7 @@ class PolicyModule(nn.Module):
     def __init__(self, spec: PolicySpec, dtype: torch.dtype, device: torch.device) -> None:
         """Build the layers, uninitialised."""
         super().__init__()
+        # A shared torso is a module of its own, under two output layers.
         network, shared = spec.network, spec.critic == "shared"
         self.torso = nn.Sequential(*hidden_layers(network, dtype, device)) if shared else None
         self.network = whole_network(network, spec.head.outputs, dtype, device, torso=not shared)
@@ -69,45 +70,59 @@ class PolicyModule(nn.Module):
                 network, spec.critic_outputs, dtype, device, torso=not shared
             )
         self.state_values = spec.critic_values == "state"
-        self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
+        self.head = nn.ParameterDict(head_parameters(spec, dtype, device))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, A] values."""
+        """Return [N, outputs] and a critic's values, [N] or [N, A]."""
         return self.computed(dict(self.named_parameters()), observations)
 
     def computed(
         self, parameters: Mapping[str, Tensor], observations: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what `forward` does, with these tensors by the module's own names: layers are not called one by one, which takes longer."""
-        features = (
-            observations
-            if self.torso is None
-            else applied(self.torso, "torso", parameters, observations)
-        )
-        outputs = applied(self.network, "network", parameters, features)
+        """Return the results of `forward` at other parameters.
+
+        Layers are not called one by one, which takes longer.
+
+        Args:
+            parameters: Tensors by the module's own names.
+            observations: [N, ...].
+        """
+        features = observations
+        if self.torso is not None:
+            features = apply_layers(self.torso, "torso", parameters, observations)
+        outputs = apply_layers(self.network, "network", parameters, features)
         if self.critic is None:
             return outputs, None
-        values = applied(self.critic, "critic", parameters, features)
+        values = apply_layers(self.critic, "critic", parameters, features)
         return outputs, values.squeeze(1) if self.state_values else values
 
 
-def applied(network: nn.Module, prefix: str, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return what a table, or layers one after the other, make of x with these parameters."""
+def apply_layers(
+    network: nn.Module, prefix: str, parameters: Mapping[str, Tensor], x: Tensor
+) -> Tensor:
+    """Return a table's rows, or the output of layers one after the other.
+
+    Args:
+        network: The table or the layers.
+        prefix: Of the network's parameters in the module.
+        parameters: Tensors by the module's own names.
+        x: [N, ...] the input.
+    """
     if isinstance(network, nn.Embedding):
         return functional.embedding(x, parameters[f"{prefix}.weight"])
     assert isinstance(network, nn.Sequential)
     for number, layer in enumerate(network):
+        # Activations have no parameters, so that the layer itself may be called.
         if isinstance(layer, nn.Linear):
-            x = functional.linear(
-                x, parameters[f"{prefix}.{number}.weight"], parameters[f"{prefix}.{number}.bias"]
-            )
+            name = f"{prefix}.{number}"
+            x = functional.linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
         else:
             x = FUNCTIONS.get(type(layer), layer)(x)
     return x
 
 
 class Elementwise(nn.Module):
-    """An activation that `torch.nn` has no layer of."""
+    """An activation without a layer in `torch.nn`."""
 
     def __init__(self, function: Activation) -> None:
         """Keep the function."""
@@ -120,10 +135,11 @@ class Elementwise(nn.Module):
 
 
 class FormulaModule(nn.Module):
-    """A spec whose network is run as the formula that it is.
+    """A spec's network, critic and head parameters, computed by the network's formula.
 
     Attributes:
-        weights: Parameters of network and critic in canonical shapes; names have "/" where canonical ones have ".".
+        weights: Parameters of network and critic in canonical shapes. Their names have "/" for
+            the "." of canonical names, which a module's own may not contain.
         head: The head's own parameters.
     """
 
@@ -131,14 +147,13 @@ class FormulaModule(nn.Module):
         """Make the parameters, uninitialised."""
         super().__init__()
         self.spec = spec
-        self.weights = nn.ParameterDict(
-            {
-                name.replace(".", "/"): nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
-                for name, shape in spec.parameter_shapes.items()
-                if not name.startswith("head.")
-            }
-        )
-        self.head = nn.ParameterDict(own_parameters(spec, dtype, device))
+        self.weights = nn.ParameterDict()
+        # The head's are apart, as in every other module of a policy.
+        for name, shape in spec.parameter_shapes.items():
+            if not name.startswith("head."):
+                value = torch.empty(shape, dtype=dtype, device=device)
+                self.weights[name.replace(".", "/")] = nn.Parameter(value)
+        self.head = nn.ParameterDict(head_parameters(spec, dtype, device))
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor | None]:
         """See `PolicyModule.forward`."""
@@ -148,20 +163,21 @@ class FormulaModule(nn.Module):
         self, parameters: Mapping[str, Tensor], observations: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """See `PolicyModule.computed`."""
-        named = {
+        canonical = {
             name.removeprefix("weights.").replace("/", "."): value
             for name, value in parameters.items()
         }
-        outputs, values = self.spec.apply(xp, named, observations)
-        return outputs, values.squeeze(
-            1
-        ) if values is not None and self.spec.critic_values == "state" else values
+        outputs, values = self.spec.apply(xp, canonical, observations)
+        # One value a step is [N]; action values stay [N, A].
+        if values is not None and self.spec.critic_values == "state":
+            values = values.squeeze(1)
+        return outputs, values
 
 
 def make_module(
     spec: PolicySpec, dtype: torch.dtype, device: torch.device
 ) -> PolicyModule | FormulaModule:
-    """Return a spec's module, uninitialised: of `torch.nn`'s layers where those are known to be the network."""
+    """Return a spec's uninitialised module, of layers for a built-in network."""
     # A subclass may compute something else, so the type must be the very one.
     return (PolicyModule if type(spec.network) in LAYERED else FormulaModule)(spec, dtype, device)
 
@@ -170,8 +186,8 @@ class AdoptedModule(nn.Module):
     """The user's own network and critic, with the head's parameters beside them.
 
     Attributes:
-        network: As it was given.
-        critic: As it was given; None without one, or where the network returns the values as well.
+        network: The user's network.
+        critic: The user's critic; None without one, or with a network that returns values too.
         head: The head's own parameters.
     """
 
@@ -183,39 +199,42 @@ class AdoptedModule(nn.Module):
         *,
         shared: bool,
     ) -> None:
-        """Keep the modules."""
+        """Keep the modules.
+
+        Args:
+            network: See the attributes.
+            critic: See the attributes.
+            head: The head's own parameters by name.
+            shared: Whether the network returns outputs and values.
+        """
         super().__init__()
         self.network = network
         self.critic = critic
         self.head = nn.ParameterDict(head)
         self.shared = shared
-        self.stochastic = [
-            *stochastic_layers(network),
-            *([] if critic is None else stochastic_layers(critic)),
-        ]
+        # Listed once, since every call looks at their modes.
+        self.stochastic = stochastic_layers(network)
+        if critic is not None:
+            self.stochastic += stochastic_layers(critic)
 
     def forward(self, observations: Tensor) -> tuple[Any, Any]:
-        """Return what the network and the critic return; nobody has looked at it yet."""
+        """Return the results of network and critic, whose shapes are not checked yet."""
         for layer in self.stochastic:
             if layer.training:
                 raise SpecError(
-                    f"{type(self.network).__name__}: expected {type(layer).__name__} in evaluation mode, as it was when the module was adopted, "
-                    "got training mode; call .eval() on it"
+                    f"{type(self.network).__name__}: expected {type(layer).__name__} in evaluation "
+                    "mode, as it was when the module was adopted, got training mode; "
+                    "call .eval() on it"
                 )
-        # A module may change its input in place: each gets its own.
-        values = None if self.critic is None else called(self.critic, observations.clone())
-        outputs = called(self.network, observations)
+        # A module may change its input in place, so that the critic has a copy.
+        values = None if self.critic is None else call(self.critic, observations.clone())
+        outputs = call(self.network, observations)
         if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
             outputs, values = outputs
-        if (
-            torch.is_grad_enabled()
-            and isinstance(outputs, Tensor)
-            and outputs.is_floating_point()
-            and not outputs.requires_grad
-        ):
+        if torch.is_grad_enabled() and is_detached(outputs):
             raise SpecError(
-                f"{type(self.network).__name__}: expected outputs that carry a gradient, got detached ones; compute them without torch.no_grad() "
-                "and without .detach()"
+                f"{type(self.network).__name__}: expected outputs that carry a gradient, "
+                "got detached ones; compute them without torch.no_grad() and without .detach()"
             )
         return outputs, values
 
@@ -225,10 +244,15 @@ class AdoptedModule(nn.Module):
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Put back buffers and random states that running the modules changes, and raise SpecError where a buffer was one of them."""
-        kept: dict[str, tuple[Tensor, Tensor]] = {
+        """Put back buffers and random states that running the modules changes.
+
+        Raises:
+            SpecError: a buffer changed.
+        """
+        buffers: dict[str, tuple[Tensor, Tensor]] = {
             name: (value, value.detach().clone()) for name, value in self.named_buffers()
         }
+        # The CPU's random state is put back always, a device's where parameters are on it.
         devices = {value.device for value in self.parameters()} - {torch.device("cpu")}
         kind = next((device.type for device in devices), "cuda")
         with torch.random.fork_rng([device.index for device in devices], device_type=kind):
@@ -238,31 +262,38 @@ class AdoptedModule(nn.Module):
             except SpecError as error:
                 refused = error  # a buffer that changes is the reason, where one does
             finally:
-                changed = [
-                    name
-                    for name, (value, old) in kept.items()
-                    if not same(self.get_buffer(name), old)
-                ]
-                for name in changed:
-                    self.put_back(name, *kept[name])
+                changed: list[str] = []
+                for name, (value, old) in buffers.items():
+                    if not same(self.get_buffer(name), old):
+                        changed.append(name)
+                        self.put_back(name, value, old)
         if changed:
             raise SpecError(
-                f"{type(self.network).__name__}: expected buffers that stay as they are, got one that a call changes, {changed[0]}; pass "
-                "evaluation_mode=True, or call .eval() on the module"
+                f"{type(self.network).__name__}: expected buffers that stay as they are, "
+                f"got one that a call changes, {changed[0]}; "
+                "pass evaluation_mode=True, or call .eval() on the module"
             ) from refused
         if refused is not None:
             raise refused
 
     @torch.no_grad()
     def put_back(self, name: str, value: Tensor, old: Tensor) -> None:
-        """Make a buffer the tensor that it was, with the numbers that it had."""
+        """Make a buffer the tensor `value` again, with the numbers of `old`."""
         value.copy_(old)
-        owner, _, own = name.rpartition(".")
-        setattr(self.get_submodule(owner), own, value)
+        owner, _, attribute = name.rpartition(".")
+        setattr(self.get_submodule(owner), attribute, value)
 
 
-def called(module: nn.Module, observations: Tensor) -> Any:
-    """Return what a user's module makes of observations, or raise BatchError, naming it, where it fails."""
+def is_detached(outputs: Any) -> bool:
+    """Whether outputs are floating-point tensors without a gradient."""
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+        return False
+    return not outputs.requires_grad
+
+
+def call(module: nn.Module, observations: Tensor) -> Any:
+    """Return a user's module's result, or raise BatchError with the module's name if it fails."""
+    # This package's own errors, and those of memory, say enough already.
     try:
         return module(observations)
     except (PgcoreError, MemoryError, torch.OutOfMemoryError):
@@ -281,17 +312,18 @@ def same(left: Tensor, right: Tensor) -> bool:
 
 
 def stochastic_layers(module: nn.Module) -> list[nn.Module]:
-    """Return the layers whose outputs in training mode are no function of one step's observation alone."""
-    return [
-        layer
-        for layer in module.modules()
-        if (isinstance(layer, DROPOUT) and layer.p > 0)
-        or isinstance(layer, BATCH_NORM | nn.RReLU)
-        or (isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0)
-    ]
+    """Return the layers that draw numbers or mix the batch in training mode."""
+    layers: list[nn.Module] = []
+    for layer in module.modules():
+        # Layers with an optional dropout count where it is on.
+        drops = isinstance(layer, DROPOUT) and layer.p > 0
+        inside = isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and layer.dropout > 0
+        if drops or inside or isinstance(layer, BATCH_NORM | nn.RReLU):
+            layers.append(layer)
+    return layers
 
 
-def own_parameters(
+def head_parameters(
     spec: PolicySpec, dtype: torch.dtype, device: torch.device
 ) -> dict[str, nn.Parameter]:
     """Return the head's own parameters at their initial values."""
@@ -322,7 +354,15 @@ def activation_layer(name: str) -> nn.Module:
 def whole_network(
     network: Network, outputs: int, dtype: torch.dtype, device: torch.device, *, torso: bool
 ) -> nn.Module:
-    """Return a network with an output layer of its own, and with hidden layers unless they are elsewhere."""
+    """Return a network's module.
+
+    Args:
+        network: A built-in network.
+        outputs: Number of outputs.
+        dtype: Of the parameters.
+        device: Of the parameters.
+        torso: Whether the hidden layers are part of it.
+    """
     if isinstance(network, Table):
         return nn.utils.skip_init(nn.Embedding, network.states, outputs, dtype=dtype, device=device)
     assert isinstance(network, Linear | MLP)
@@ -332,5 +372,5 @@ def whole_network(
 
 
 def linear(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Return an uninitialised linear layer: nothing is drawn from PyTorch's random state."""
+    """Return an uninitialised linear layer, without drawing from PyTorch's random state."""
     return nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=dtype, device=device)

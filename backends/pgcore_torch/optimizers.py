@@ -1,4 +1,4 @@
-"""Optimizer state in flat tensors: one formula for all parameters at once."""
+"""Optimizer state in flat tensors, one formula for all parameters at once."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class TorchOptimizer(BoundOptimizer):
     @torch.no_grad()
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
+        # A gradient is always this backend's own: `Optimizer.step` has checked it.
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = self.policy.native
         moved, self._slots = self.spec.update(
@@ -41,27 +42,27 @@ class TorchOptimizer(BoundOptimizer):
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
-        return {
-            slot: {
-                name: self.policy.canonical(name, part)
-                for name, part in self._parts(vector).items()
-            }
-            for slot, vector in self._slots.items()
-        }
+        slots: dict[str, dict[str, Array]] = {}
+        # Weights are [out, in] in the vectors, and [in, out] in canonical shape.
+        for slot, vector in self._slots.items():
+            parts = self._parts(vector)
+            slots[slot] = {name: self.policy.canonical(name, part) for name, part in parts.items()}
+        return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
         """See `BoundOptimizer.load`."""
         for slot in self._slots:
-            named = {
+            arrays = {
                 name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names
             }
-            self._slots[slot] = flat(self.policy.leaves(flat_arrays(named)))
+            self._slots[slot] = flat(self.policy.leaves(flat_arrays(arrays)))
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the vector's views by canonical name, in PyTorch's own shapes."""
         native = self.policy.native
         parts = torch.split(vector, [value.numel() for value in native.values()])
-        return {
-            name: part.view(value.shape)
-            for (name, value), part in zip(native.items(), parts, strict=True)
-        }
+        # `native` and `flat` have the same order of names.
+        views: dict[str, Tensor] = {}
+        for name, part in zip(native, parts, strict=True):
+            views[name] = part.view(native[name].shape)
+        return views

@@ -1,4 +1,4 @@
-"""A module's parameters: their tensors, and their canonical names and shapes."""
+"""A module's parameters: tensors, canonical names and canonical shapes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class TorchParameters(AutodiffParameters):
     """See `AutodiffParameters`.
 
     Attributes:
-        module: The torch.nn module that the parameters are of.
+        module: The torch.nn module.
         native: The parameters by canonical name.
-        device: Where they are.
+        device: The parameters' device.
     """
 
     module: PolicyModule | FormulaModule | AdoptedModule
@@ -83,104 +83,134 @@ class TorchParameters(AutodiffParameters):
 
 
 def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) -> dict[str, Tensor]:
-    """Return the module's own tensors by canonical name, in canonical order; layers' weights are still PyTorch's [out, in]."""
+    """Return a spec's tensors by canonical name, in canonical order.
+
+    The weights of PyTorch's layers are [out, in].
+    """
+    tensors: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     if isinstance(module, FormulaModule):
-        named: dict[str, Tensor] = {
-            name.replace("/", "."): value for name, value in module.weights.items()
-        }
-        named |= {f"head.{name}": value for name, value in module.head.items()}
-        return {name: named[name] for name in spec.parameter_shapes}
-    found: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+        tensors |= {name.replace("/", "."): value for name, value in module.weights.items()}
+        return {name: tensors[name] for name in spec.parameter_shapes}
+    # The layers of a shared torso go by the network's numbers, not by the critic's.
     torso = [] if module.torso is None else linear_layers(module.torso)
-    for prefix, network, own_torso in (
+    for prefix, network, below in (
         ("network", module.network, torso),
         ("critic", module.critic, []),
     ):
         if network is None:
             continue
         if isinstance(network, nn.Embedding):
-            found[f"{prefix}.table"] = network.weight
-        for number, layer in enumerate([*own_torso, *linear_layers(network)]):
-            found[f"{prefix}.{number}.weight"] = layer.weight
-            found[f"{prefix}.{number}.bias"] = layer.bias
-    return {name: found[name] for name in spec.parameter_shapes}
+            tensors[f"{prefix}.table"] = network.weight
+        for number, layer in enumerate([*below, *linear_layers(network)]):
+            tensors[f"{prefix}.{number}.weight"] = layer.weight
+            tensors[f"{prefix}.{number}.bias"] = layer.bias
+    return {name: tensors[name] for name in spec.parameter_shapes}
 
 
 def adopted_parameters(module: AdoptedModule) -> dict[str, Tensor]:
-    """Return an adopted module's trainable tensors by its own names, the critic's and the head's behind a prefix.
+    """Return an adopted module's trainable tensors by its own names.
 
-    A tensor that network and critic share has the network's name.
+    The critic's and the head's have a prefix. A tensor that network and critic share has the
+    network's name.
 
     Raises:
-        SpecError: two tensors would have one name, there are none, or dtype or device is not the same for all.
+        SpecError: two tensors would have one name, there are none, or dtype or device differs.
         ParameterError: one of them is NaN or infinite.
     """
-    what = f"torch.adopt {type(module.network).__name__}"
-    found: dict[str, Tensor] = {
-        name: value for name, value in module.network.named_parameters() if value.requires_grad
-    }
-    if not found:
+    where = f"torch.adopt {type(module.network).__name__}"
+    tensors = trainable(module.network, "")
+    if not tensors:
         raise SpecError(
-            f"{what}: expected a module with parameters to train, got none; adopt one that has some"
+            f"{where}: expected a module with parameters to train, got none; "
+            "adopt one that has some"
         )
-    others: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+    prefixed: dict[str, Tensor] = {}
     if module.critic is not None:
-        known = {id(value) for value in found.values()}
-        named: dict[str, Tensor] = {
-            f"critic.{name}": value
-            for name, value in module.critic.named_parameters()
-            if value.requires_grad
-        }
-        others = {name: value for name, value in named.items() if id(value) not in known} | others
-    for name in (name for name in others if name in found):
+        # A shared tensor is told by its identity, since its names differ.
+        shared = {id(value) for value in tensors.values()}
+        of_critic = trainable(module.critic, "critic.")
+        prefixed = {name: value for name, value in of_critic.items() if id(value) not in shared}
+    prefixed |= {f"head.{name}": value for name, value in module.head.items()}
+    if twice := [name for name in prefixed if name in tensors]:
         raise SpecError(
-            f"{what}: expected {name} to name one parameter, got two; rename the module's own attribute"
+            f"{where}: expected {twice[0]} to name one parameter, got two; "
+            "rename the module's own attribute"
         )
-    found |= others
-    first = next(iter(found.values()))
-    for name, value in found.items():
-        if nn.parameter.is_lazy(value):
-            raise SpecError(
-                f"{what}: expected parameters that have a shape, got {name} without; call the module once"
-            )
-        if value.dtype not in (torch.float32, torch.float64) or value.dtype != first.dtype:
-            raise SpecError(
-                f"{what}: expected parameters all float32 or all float64, got {name} {value.dtype}; call .float() or .double() on the module"
-            )
-        if value.device != first.device or value.is_meta:
-            raise SpecError(
-                f"{what}: expected parameters on one device that holds numbers, got {name} on {value.device}; move the module with .to()"
-            )
-        if not torch.isfinite(value).all():
-            raise ParameterError(
-                f"{what}: expected finite parameters, got NaN or infinity in {name}; load a good checkpoint"
-            )
-    return found
+    tensors |= prefixed
+    first = next(iter(tensors.values()))
+    for name, value in tensors.items():
+        check_tensor(where, name, value, first)
+    return tensors
+
+
+def trainable(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return a module's trainable tensors by prefixed name."""
+    return {
+        f"{prefix}{name}": value for name, value in module.named_parameters() if value.requires_grad
+    }
+
+
+def check_tensor(where: str, name: str, value: Tensor, first: Tensor) -> None:
+    """Refuse a parameter that cannot be trained beside the first.
+
+    Raises:
+        SpecError: it has no shape yet, or its dtype or device is not the first's.
+        ParameterError: it holds NaN or infinity.
+    """
+    # In this order: each check needs those before it.
+    if nn.parameter.is_lazy(value):
+        raise SpecError(
+            f"{where}: expected parameters that have a shape, got {name} without; "
+            "call the module once"
+        )
+    if value.dtype not in (torch.float32, torch.float64) or value.dtype != first.dtype:
+        raise SpecError(
+            f"{where}: expected parameters all float32 or all float64, got {name} {value.dtype}; "
+            "call .float() or .double() on the module"
+        )
+    if value.device != first.device or value.is_meta:
+        raise SpecError(
+            f"{where}: expected parameters on one device that holds numbers, "
+            f"got {name} on {value.device}; move the module with .to()"
+        )
+    if not torch.isfinite(value).all():
+        raise ParameterError(
+            f"{where}: expected finite parameters, got NaN or infinity in {name}; "
+            "load a good checkpoint"
+        )
 
 
 def check_current(
     module: AdoptedModule, native: dict[str, Tensor], dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Raise ParameterError unless an adopted module still trains the tensors that it was adopted with, as they were."""
-    what = f"torch {type(module.network).__name__}"
-    own: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
+    """Raise ParameterError unless an adopted module still trains the tensors of its adoption.
+
+    Args:
+        module: The module as it is.
+        native: The tensors of its adoption, by name.
+        dtype: Their dtype then.
+        device: Their device then.
+    """
+    where = f"torch {type(module.network).__name__}"
+    # A tensor may have several names, and any of them may be the one of its adoption.
+    current: dict[str, Tensor] = {f"head.{name}": value for name, value in module.head.items()}
     if module.critic is not None:
-        own |= {
-            f"critic.{name}": value
-            for name, value in module.critic.named_parameters(remove_duplicate=False)
-        }
-    own |= dict(module.network.named_parameters(remove_duplicate=False))
+        for name, value in module.critic.named_parameters(remove_duplicate=False):
+            current[f"critic.{name}"] = value
+    current |= dict(module.network.named_parameters(remove_duplicate=False))
     for name, value in native.items():
-        if own.get(name) is not value:
+        if current.get(name) is not value:
             raise ParameterError(
-                f"{what}: expected the parameters that it was adopted with, got {'another' if name in own else 'no'} {name}; adopt the module "
-                "again once its layers are changed"
+                f"{where}: expected the parameters that it was adopted with, "
+                f"got {'another' if name in current else 'no'} {name}; "
+                "adopt the module again once its layers are changed"
             )
         if value.dtype != dtype or value.device != device or not value.requires_grad:
-            found = f"{value.dtype} on {value.device}{'' if value.requires_grad else ', frozen'}"
+            state = f"{value.dtype} on {value.device}{'' if value.requires_grad else ', frozen'}"
             raise ParameterError(
-                f"{what}: expected parameters to train in {dtype} on {device}, as they were adopted, got {name} {found}; change it back, or adopt "
-                "the module again"
+                f"{where}: expected parameters to train in {dtype} on {device}, "
+                f"as they were adopted, got {name} {state}; "
+                "change it back, or adopt the module again"
             )
 
 
@@ -190,7 +220,7 @@ def canonical(name: str, tensor: Tensor, *, verbatim: bool) -> Tensor:
     Args:
         name: Its canonical name.
         tensor: In the module's shape.
-        verbatim: Whether the module's shapes are canonical; a layer of PyTorch's keeps its weight as [out, in].
+        verbatim: Whether the module's shapes are canonical; layers' weights are [out, in].
     """
     return tensor.mT if not verbatim and name.endswith(".weight") else tensor
 
@@ -198,12 +228,19 @@ def canonical(name: str, tensor: Tensor, *, verbatim: bool) -> Tensor:
 def from_canonical(
     vector: Array | Tensor, like: dict[str, Tensor], layout: Layout, *, verbatim: bool
 ) -> dict[str, Tensor]:
-    """Return views of a [D] vector in canonical order, in the module's shapes; see `canonical`."""
+    """Return views of a canonical vector in the module's shapes.
+
+    Args:
+        vector: [D] in canonical order.
+        like: The module's parameters by name, whose order and devices the result has.
+        layout: The places of the parameters in the vector.
+        verbatim: See `canonical`.
+    """
     # A copy, since the vector may be read-only.
     tensor = vector if isinstance(vector, Tensor) else torch.from_numpy(np.array(vector))
-    named = layout.named(tensor)
+    views = layout.named(tensor)
     return {
-        name: canonical(name, named[name], verbatim=verbatim).to(value.device)
+        name: canonical(name, views[name], verbatim=verbatim).to(value.device)
         for name, value in like.items()
     }
 

@@ -31,28 +31,29 @@ __all__ = ["TorchPolicy"]
 Method = TypeVar("Method", bound=Callable[..., Any])
 Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 
-# Compiled functions are kept for this many estimators, for each of as many sizes as come up: there are two a doubling.
+# Estimators whose compiled functions stay in memory, for every padded size: two a doubling.
 KEPT = 32
 
 
 def without_autocast(method: Method) -> Method:
-    """Return a policy's method that computes in the policy's dtype, also where the user casts automatically."""
+    """Return a policy's method that computes in the policy's dtype, under autocast too."""
 
     @wraps(method)
-    def called(policy: TorchPolicy, *given: Any, **named: Any) -> Any:
+    def wrapper(policy: TorchPolicy, *args: Any, **kwargs: Any) -> Any:
         kind = policy.device.type
+        # Entering the context takes time, so it is entered only under autocast.
         if not torch.is_autocast_enabled(kind):
-            return method(policy, *given, **named)
+            return method(policy, *args, **kwargs)
         with torch.autocast(kind, enabled=False):
-            return method(policy, *given, **named)
+            return method(policy, *args, **kwargs)
 
-    return cast("Method", called)
+    return cast("Method", wrapper)
 
 
 class TorchPolicy(TorchParameters, AutodiffPolicy):
     """See `AutodiffPolicy`."""
 
-    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_kept"}
+    left_out: ClassVar[frozenset[str]] = AutodiffPolicy.left_out | {"_functions"}
 
     def __init__(
         self,
@@ -69,18 +70,19 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self.module = module
         self.native = native
         self.pads = compiled
+        # Looked up once, since a gradient at batch 64 takes tenths of a millisecond.
         self.device = next(iter(native.values())).device
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
         self._verbatim = not isinstance(module, PolicyModule)
         self._dtype: torch.dtype = getattr(torch, dtype.name)
-        self._own = dict(module.head.items())
+        self._head = dict(module.head.items())
         self._parameters = dict(module.named_parameters())  # by the module's names
         self.rebuild()
 
     def rebuild(self) -> None:
         """See `Copied.rebuild`."""
-        self._kept = lru_cache(KEPT)(nothing_compiled)
+        self._functions = lru_cache(KEPT)(no_functions)
 
     def optimizer_state(self, formula: OptimizerSpec) -> TorchOptimizer:
         """See `Policy.optimizer_state`."""
@@ -90,45 +92,38 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @torch.no_grad()
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
-        found = self._outputs_of(self._tensor(observations))
-        return self.to_numpy(found.outputs), None if found.values is None else self.to_numpy(
-            found.values
-        )
+        result = self._outputs_of(self._tensor(observations))
+        values = None if result.values is None else self.to_numpy(result.values)
+        return self.to_numpy(result.outputs), values
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
-        return {name: self.to_numpy(value) for name, value in self._own.items()}
+        return {name: self.to_numpy(value) for name, value in self._head.items()}
 
     @without_autocast
     @torch.no_grad()
     def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
         """See `AutodiffPolicy.run`."""
-        return {
-            name: self.to_numpy(value)
-            for name, value in self._quantities(names, self._native(inputs)).items()
-        }
+        tensors = self._quantities(names, self._native(inputs))
+        return {name: self.to_numpy(value) for name, value in tensors.items()}
 
     @without_autocast
     @torch.inference_mode(mode=False)
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
         """See `AutodiffPolicy.differentiate`."""
-        native = self._native(inputs)
-        estimator = surrogate.estimator
+        native, estimator, size = self._native(inputs), surrogate.estimator, len(inputs.weights)
         if self.compiled and not self._adopted:
-            whole = self._kept(estimator).get(len(inputs.weights)) or self._whole(
-                estimator, len(inputs.weights)
-            )
-            leaves, terms, named, square = whole(
-                {name: value.detach() for name, value in self.native.items()}, native
-            )
-            return TorchGradient(self, surrogate, leaves, terms, named), float(square)
-        terms, named = self._terms(estimator, len(inputs.weights))(native)
+            whole = self._functions(estimator).get(size) or self._whole(estimator, size)
+            parameters = {name: value.detach() for name, value in self.native.items()}
+            leaves, terms, quantities_used, square = whole(parameters, native)
+            return TorchGradient(self, surrogate, leaves, terms, quantities_used), float(square)
+        terms, quantities_used = self._terms(estimator, size)(native)
         derivatives = self._derivatives(terms, native.weights)
-        leaves = {
-            name: torch.zeros_like(value) if derivative is None else derivative
-            for (name, value), derivative in zip(self.native.items(), derivatives, strict=True)
-        }
-        gradient = TorchGradient(self, surrogate, leaves, terms, named)
+        leaves: dict[str, Tensor] = {}
+        # A parameter that the loss does not depend on has derivative 0.
+        for (name, value), derivative in zip(self.native.items(), derivatives, strict=True):
+            leaves[name] = torch.zeros_like(value) if derivative is None else derivative
+        gradient = TorchGradient(self, surrogate, leaves, terms, quantities_used)
         return gradient, gradient.square()
 
     @without_autocast
@@ -139,43 +134,50 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         log_prob = self._quantities(("log_prob",), self._native(inputs))["log_prob"]
         weights = self._tensor(rows)
         if not self._adopted:
-            return self._rows(
-                torch.autograd.grad(
-                    log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True
-                ),
-                len(rows),
+            batched = torch.autograd.grad(
+                log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True
             )
-        # Not every operation of somebody's module has a batched derivative.
-        parts = [
-            self._derivatives(log_prob, row, retain_graph=True, materialize_grads=True)
-            for row in weights
-        ]
-        return np.concatenate([self._rows([part[None] for part in each], 1) for each in parts])
+            return self._rows(batched, len(rows))
+        # Not every operation of a user's module has a batched derivative.
+        products: list[Array] = []
+        for row in weights:
+            derivatives = self._derivatives(
+                log_prob, row, retain_graph=True, materialize_grads=True
+            )
+            products.append(self._rows([part[None] for part in derivatives], 1))
+        return np.concatenate(products)
 
     @without_autocast
     @torch.inference_mode(mode=False)
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
         """See `AutodiffPolicy.fisher_product`.
 
-        J^T u is linear in u, so its derivative in u is J: reverse mode twice, which more modules have than forward mode.
+        J^T u is linear in u, so its derivative in u is J. Reverse mode twice, since more modules
+        have it than forward mode.
         """
         self._check_current()
         native, head = self._native(inputs), self.spec.head
-        with sdpa_kernel(SDPBackend.MATH):  # the derivative of fused attention has none itself
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
             outputs = self._outputs_of(native.observations)
         coordinates = fisher_coordinates(head, outputs, native)
         u = torch.zeros_like(coordinates, requires_grad=True)
         pulled = self._derivatives(coordinates, u, create_graph=True, materialize_grads=True)
-        along = torch.dot(
-            flat(dict(zip(self.native, pulled, strict=True))), flat(self.leaves(vector))
-        )
+        transposed = dict(zip(self.native, pulled, strict=True))
+        along = torch.dot(flat(transposed), flat(self.leaves(vector)))
         (tangent,) = self._derivatives(along, by=[u], retain_graph=True)
         cotangent = fisher_metric(head, coordinates.detach(), tangent, native)
         product = self._derivatives(coordinates, cotangent, materialize_grads=True)
         return self._rows([part[None] for part in product], 1)[0]
 
     def _terms(self, estimator: Estimator, size: int) -> Terms:
-        """Return the function from native inputs to terms and quantities, compiled for an adopted module that is."""
+        """Return the function from native inputs to terms and quantities.
+
+        Args:
+            estimator: The estimator.
+            size: Number of steps; with an adopted module in compiled mode there is one function
+                for each.
+        """
 
         def terms(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             return surrogate_terms(
@@ -184,52 +186,55 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
         if not self.compiled:
             return terms
-        compiled = self._kept_as(estimator, size, terms)
+        compiled = self._compile(estimator, size, terms)
 
         def checked(inputs: Inputs) -> tuple[Tensor, dict[str, Tensor]]:
             try:
                 return compiled(inputs)
             except RuntimeError:
-                self._outputs_of(inputs.observations)  # says what is wrong where it is the module
+                # Run eagerly, a module at fault raises an error with its name.
+                self._outputs_of(inputs.observations)
                 raise
 
         return checked
 
     def _whole(self, estimator: Estimator, size: int) -> Callable[..., Any]:
-        """Return the function from parameters and inputs to leaves, terms, quantities and sum of squares, compiled as one.
+        """Return the compiled function of parameters and inputs that gives a whole gradient.
 
-        One graph holds the derivative too, which is faster than compiling the terms and leaving the rest to autograd.
+        Its results are leaves, terms, quantities and the sum of squares. One graph holds the
+        derivative too, which is faster than compiling the terms alone.
         """
         head = self.spec.head
         module = self.module
         assert not isinstance(module, AdoptedModule)
-        canonical_names = {id(value): name for name, value in self.native.items()}
-        own = {name: canonical_names[id(value)] for name, value in self._parameters.items()}
+        # From the module's names to canonical ones, by identity.
+        names = {id(value): name for name, value in self.native.items()}
+        canonical_names = {name: names[id(value)] for name, value in self._parameters.items()}
 
         def loss(parameters: dict[str, Tensor], inputs: Inputs) -> tuple[Tensor, Any]:
-            named = {name: parameters[canonical] for name, canonical in own.items()}
-            outputs, values = module.computed(named, inputs.observations)
-            found = Outputs(
-                outputs, values, {name: parameters[f"head.{name}"] for name in self._own}
+            tensors = {name: parameters[place] for name, place in canonical_names.items()}
+            outputs, values = module.computed(tensors, inputs.observations)
+            head_tensors = {name: parameters[f"head.{name}"] for name in self._head}
+            terms, quantities = surrogate_terms(
+                head, estimator, Outputs(outputs, values, head_tensors), inputs
             )
-            terms, quantities = surrogate_terms(head, estimator, found, inputs)
             return torch.dot(inputs.weights, terms), (terms, quantities)
 
         def whole(parameters: dict[str, Tensor], inputs: Inputs) -> Any:
-            leaves, (terms, named) = torch.func.grad(loss, has_aux=True)(parameters, inputs)
+            leaves, (terms, quantities) = torch.func.grad(loss, has_aux=True)(parameters, inputs)
             square = torch.stack([(leaf * leaf).sum() for leaf in leaves.values()]).sum()
-            return leaves, terms, named, square
+            return leaves, terms, quantities, square
 
-        return self._kept_as(estimator, size, whole)
+        return self._compile(estimator, size, whole)
 
-    def _kept_as(
+    def _compile(
         self, estimator: Estimator, size: int, function: Callable[..., Any]
     ) -> Callable[..., Any]:
         """Return the function compiled, for each estimator and number of steps once."""
-        sizes = self._kept(estimator)
+        sizes = self._functions(estimator)
         if size not in sizes:
             compiled: Any = torch.compile
-            # Each has its own limit of recompilations; the overloads' types do not know that argument yet.
+            # Each size has its own limit of recompilations; the overloads' types lack the argument.
             sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
         return sizes[size]
 
@@ -240,9 +245,16 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         by: list[Tensor] | None = None,
         **options: bool,
     ) -> tuple[Any, ...]:
-        """Return the derivative by each parameter, or by each of some other tensors, None where there is none."""
+        """Return the derivatives of a tensor, None for those that it does not depend on.
+
+        Args:
+            of: The tensor.
+            weights: Its cotangent; None for a scalar.
+            by: The tensors to differentiate by; None for all parameters.
+            options: Further ones of `torch.autograd.grad`.
+        """
         try:
-            found = torch.autograd.grad(
+            derivatives = torch.autograd.grad(
                 of, by or self._tensors, weights, allow_unused=True, **options
             )
         except RuntimeError as error:
@@ -250,26 +262,26 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
                 raise
             self._check_current()
             raise refused_derivative(str(self.spec.network), error) from error
-        if self._adopted and any(
-            part is None for part in found
-        ):  # the module may have other parameters by now
+        # The module may have other parameters by now.
+        if self._adopted and any(part is None for part in derivatives):
             self._check_current()
-        return found
+        return derivatives
 
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
     def _outputs_of(self, observations: Tensor) -> Outputs:
         if not isinstance(self.module, AdoptedModule):
-            return Outputs(*self.module.computed(self._parameters, observations), self._own)
+            return Outputs(*self.module.computed(self._parameters, observations), self._head)
         try:
             outputs, values = self.module(observations)
         except BatchError:
-            self._check_current()  # which may be why it fails
+            # Replaced layers may be the reason, and then say so.
+            self._check_current()
             raise
         values = self.flat_values(values)
         self.check_outputs(outputs, values, len(observations))
-        return Outputs(outputs, values, self._own)
+        return Outputs(outputs, values, self._head)
 
     def _native(self, inputs: Inputs) -> Inputs:
         return Inputs(
@@ -281,19 +293,19 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         )
 
     def _tensor(self, array: Array) -> Tensor:
-        """Return a copy as a tensor: modules may write to their inputs."""
+        """Return a copy as a tensor, since modules may write to their inputs."""
         tensor = torch.from_numpy(np.array(array, order="C"))
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
     def _rows(self, parts: Collection[Tensor | None], rows: int) -> Array:
-        """Return [R, D] in canonical order from [R, ...] derivatives of each parameter, None for 0."""
+        """Return [R, D] in canonical order from [R, ...] derivatives by parameter, None for 0."""
         columns: list[Tensor] = []
         for (name, value), part in zip(self.native.items(), parts, strict=True):
-            found = value.new_zeros(rows, *value.shape) if part is None else part
-            columns.append(canonical(name, found, verbatim=self._verbatim).reshape(rows, -1))
+            stacked = value.new_zeros(rows, *value.shape) if part is None else part
+            columns.append(canonical(name, stacked, verbatim=self._verbatim).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
 
 
-def nothing_compiled(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the cache tells by it
-    """Return where what is compiled for an estimator is to be kept, by number of steps."""
+def no_functions(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the key
+    """Return an empty store of an estimator's compiled functions, by number of steps."""
     return {}

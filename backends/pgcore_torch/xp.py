@@ -1,4 +1,4 @@
-"""The array namespace `xp` over PyTorch tensors, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over PyTorch tensors, with `ArrayNamespace`'s subgradients."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ __all__ = ["TorchNamespace", "xp"]
 class TorchNamespace:
     """See `pgcore.xp.namespace.ArrayNamespace`.
 
-    Each function with a non-differentiable point is a choice by `where`: PyTorch's own subgradients change between versions.
+    Each function with a non-differentiable point is a choice by `where`, since PyTorch's own
+    subgradients change between versions.
     """
 
+    # Functions that PyTorch has with the same arguments and derivatives.
     exp = staticmethod(torch.exp)
     log = staticmethod(torch.log)
     sqrt = staticmethod(torch.sqrt)
@@ -48,7 +50,10 @@ class TorchNamespace:
         return torch.where((x <= y) | (x != x), x, y)  # noqa: PLR0124 - see `maximum`
 
     def clip(self, x: Tensor, low: Any, high: Any) -> Tensor:
-        """See `ArrayNamespace.clip`; the derivative of `torch.clamp` at a bound is 1, 0 or 1/2, by version and type of bound."""
+        """See `ArrayNamespace.clip`.
+
+        The derivative of `torch.clamp` at a bound is 1, 0 or 1/2, by version and type of bound.
+        """
         return torch.where(x < low, low, torch.where(x > high, high, x))
 
     def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PPO's gradient as a good JAX user writes it: `jax.jit(jax.grad(loss))` over a pytree of parameters."""
+"""PPO's gradient as a good JAX user writes it: `jax.jit(jax.grad(loss))` over a pytree."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def make(
         data: observations, actions, old_log_prob, advantage and return_ of each step.
         compiled: Always so here.
     """
+    # Parameters and data are on the device before the clock starts.
     assert compiled
     tree = {part: layers(parameters, part) for part in ("network", "critic")}
     batch = {name: jnp.asarray(value) for name, value in data.items()}
@@ -38,6 +39,7 @@ def make(
 def loss(tree: Tree, batch: dict[str, jax.Array]) -> jax.Array:
     """Return PPO's loss."""
     log_probs = jax.nn.log_softmax(mlp(tree["network"], batch["observations"]))
+    # One log-softmax serves both log-probability and entropy.
     log_prob = jnp.take_along_axis(log_probs, batch["actions"][:, None], axis=1)[:, 0]
     ratio = jnp.exp(log_prob - batch["old_log_prob"])
     advantage = batch["advantage"]
@@ -68,7 +70,7 @@ def to_numpy(result: Tree) -> dict[str, np.ndarray]:
     """Return the gradient by canonical name."""
     return {
         f"{part}.{number}.{kind}": np.asarray(value)
-        for part, found in result.items()
-        for number, layer in enumerate(found)
+        for part, weights in result.items()
+        for number, layer in enumerate(weights)
         for kind, value in zip(("weight", "bias"), layer, strict=True)
     }

@@ -1,4 +1,4 @@
-"""PPO's gradient as a good TensorFlow user writes it: variables, and a `GradientTape` inside one `tf.function`."""
+"""PPO's gradient as a good TensorFlow user writes it: a `GradientTape` inside one `tf.function`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def make(
             VALUE_COEFFICIENT * 0.5 * error**2 - surrogate - ENTROPY_COEFFICIENT * entropy
         )
 
+    # Variables are captured; the batch is an argument, so that a new one is not traced anew.
     @tf.function(jit_compile=compiled)
     def gradient_of_loss(*batch: Tensor) -> Result:
         with tf.GradientTape() as tape:

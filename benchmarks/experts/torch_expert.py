@@ -1,4 +1,4 @@
-"""PPO's gradient as a good PyTorch user writes it: `nn.Sequential`, a lean loss, `torch.autograd.grad`."""
+"""PPO's gradient as a good PyTorch user writes it: a lean loss, `torch.autograd.grad`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def make(
         value_loss = 0.5 * functional.mse_loss(critic(observations).squeeze(1), return_)
         return VALUE_COEFFICIENT * value_loss - surrogate - ENTROPY_COEFFICIENT * entropy
 
+    # The gradient alone: no `.grad` is written, no optimizer in the way.
     computed = torch.compile(loss) if compiled else loss
 
     def gradient() -> Result:
@@ -67,6 +68,7 @@ def mlp(parameters: dict[str, np.ndarray], part: str) -> nn.Sequential:
     for name, weight in parameters.items():
         if name.startswith(part) and name.endswith("weight"):
             layer = nn.Linear(*weight.shape)
+            # PyTorch keeps [out, in].
             layer.weight = nn.Parameter(torch.from_numpy(weight.T.copy()))
             layer.bias = nn.Parameter(
                 torch.from_numpy(parameters[name.replace("weight", "bias")].copy())

@@ -1,4 +1,4 @@
-"""PPO's gradient as few PyTorch users write it: loss and derivative in one graph, `torch.compile(torch.func.grad(loss))`."""
+"""PPO's gradient as few PyTorch users write it: `torch.compile(torch.func.grad(loss))`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ __all__ = ["make", "to_numpy"]
 def make(
     parameters: dict[str, np.ndarray], data: dict[str, np.ndarray], *, compiled: bool
 ) -> Callable[[], Result]:
-    """Return a function that computes the gradient; the tensors are made here. See `torch_expert.make`."""
+    """See `torch_expert.make`; loss and derivative are one graph."""
+    # `torch.func` wants a function of its weights, so there are no modules here.
     assert compiled
     weights = {
         name: torch.from_numpy(value.T.copy() if name.endswith("weight") else value.copy())

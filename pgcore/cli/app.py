@@ -1,4 +1,4 @@
-"""The application: pgcore's own commands, and those of plugins, each imported only when it is asked for."""
+"""The application: pgcore's own commands, and those of plugins, each imported on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["application", "main"]
 
 
 def main() -> None:
-    """Run `pgcore` on the arguments of this process; pgcore's own errors are one line and exit status 2."""
+    """Run `pgcore` on this process's arguments; its own errors are one line and exit status 2."""
     # The application takes no option with a value, so the first word is the command.
     requested = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
@@ -28,7 +28,9 @@ def main() -> None:
 
 
 def application(requested: str | None) -> typer.Typer:
-    """Return the application with the requested command imported and every other plugin's command a name and a summary.
+    """Return the application, with no plugin imported but that of the requested command.
+
+    Every other plugin's command is a name and a summary.
 
     Raises:
         PgcoreError: the requested command is a plugin's and cannot be loaded.
@@ -37,35 +39,29 @@ def application(requested: str | None) -> typer.Typer:
         help="Policy-gradient estimators on every framework.",
         no_args_is_help=True,
         add_completion=False,
-        rich_markup_mode=None,  # Summaries hold brackets, as in [B] and pgcore[torch], that are no markup.
-        pretty_exceptions_enable=False,  # An error that is not pgcore's is shown as Python shows it.
+        rich_markup_mode=None,  # Summaries hold brackets, as in [B] and pgcore[torch].
+        pretty_exceptions_enable=False,  # A foreign error is shown as Python shows it.
     )
     app.command("list")(list_command)
     app.command("doctor")(doctor_command)
-    summaries = {
-        registration.provider.name: registration.provider.summary
-        for registration in registry().providers("commands")
-    }
-    for name in summaries.keys() - set(OWN_COMMANDS):
+    providers = [registration.provider for registration in registry().providers("commands")]
+    for name, summary in {provider.name: provider.summary for provider in providers}.items():
+        if name in OWN_COMMANDS:
+            continue
         if name == requested:
             app.command(name)(cast("Callable[..., Any]", registry().load("commands", name)))
         else:
-            app.command(name, help=summaries[name])(not_requested)
-    if requested not in summaries.keys() | set(OWN_COMMANDS) | {None}:
-        warn_of_quarantine()
+            app.command(name, help=summary)(_not_requested)
+    # An unknown command may be a quarantined plugin's.
+    names = {provider.name for provider in providers}
+    refused = registry().quarantined
+    if refused and requested not in names | set(OWN_COMMANDS) | {None}:
+        listed = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in refused)
+        sys.stderr.write(
+            f"note: commands of quarantined plugins are not known: {listed}; see `pgcore doctor`\n"
+        )
     return app
 
 
-def not_requested() -> None:
+def _not_requested() -> None:
     """Stand for a command in the help, so that showing it imports no plugin's code."""
-
-
-def warn_of_quarantine() -> None:
-    """Say that a command that nobody knows may be a quarantined plugin's."""
-    refused = ", ".join(
-        f"{plugin.entry_point} ({plugin.distribution})" for plugin in registry().quarantined
-    )
-    if refused:
-        sys.stderr.write(
-            f"note: commands of quarantined plugins are not known: {refused}; see `pgcore doctor`\n"
-        )

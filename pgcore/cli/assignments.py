@@ -12,7 +12,7 @@ from pgcore.errors import SpecError
 __all__ = ["read_assignments", "read_value", "without_none"]
 
 BOOLEANS = {"true": True, "false": False}
-NONE = "none"
+NONE = "none"  # in any case, as BOOLEANS are
 
 
 def read_assignments(
@@ -21,8 +21,8 @@ def read_assignments(
     """Return the values of `name=value` assignments by name; later ones win.
 
     Args:
-        assignments: What followed each `--set`.
-        form: What an assignment looks like, for errors.
+        assignments: The text after each `--set`.
+        form: An assignment's form, for errors.
         example: One, for errors.
 
     Raises:
@@ -40,10 +40,11 @@ def read_assignments(
 
 
 def read_value(text: str) -> Any:
-    """Return the TOML value of a text, else the boolean or number of Python, else the text itself.
+    """Return the TOML value of a text, else the boolean or number of Python, else the text.
 
-    So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are what they look like.
+    So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are a boolean and a number.
     """
+    # TOML first: it has integers, lists and quoted strings.
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -57,11 +58,17 @@ def read_value(text: str) -> Any:
 
 
 def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with None for "none" where a dataclass takes None: neither TOML nor a command line can say None."""
+    """Return fields of a dataclass with None for "none" if the field takes None.
+
+    Neither TOML nor a command line has a word for None.
+
+    Args:
+        cls: The dataclass.
+        fields: Values by name.
+    """
     optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
-    return {
-        name: None
-        if isinstance(value, str) and value.lower() == NONE and name in optional
-        else value
-        for name, value in fields.items()
-    }
+    values = dict(fields)
+    for name in optional & values.keys():
+        if isinstance(values[name], str) and values[name].lower() == NONE:
+            values[name] = None
+    return values

@@ -1,4 +1,4 @@
-"""`pgcore list`: what is registered, from which distribution, usable or why not."""
+"""`pgcore list`: everything registered, from which distribution, usable or why not."""
 
 from __future__ import annotations
 
@@ -28,36 +28,27 @@ def list_command(
     """List what is registered, from which distribution, usable or why not; imports no framework."""
     listing = {kind: registry().providers(kind) for kind in kinds or KINDS}
     if as_json:
-        rows = {
-            kind: [row_of(registration) for registration in found]
-            for kind, found in listing.items()
-        }
+        rows = {kind: list(map(_row_of, entries)) for kind, entries in listing.items()}
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
-        print_tables(listing)
+        _print_tables(listing)
     for plugin in registry().quarantined:
-        sys.stderr.write(
-            f"note: {plugin.entry_point} ({plugin.distribution} {plugin.version}) is quarantined; see `pgcore doctor`\n"
-        )
+        source = f"{plugin.entry_point} ({plugin.distribution} {plugin.version})"
+        sys.stderr.write(f"note: {source} is quarantined; see `pgcore doctor`\n")
 
 
-def row_of(registration: Registration) -> dict[str, str | None]:
+def _row_of(registration: Registration) -> dict[str, str | None]:
     """Return a registration as the JSON listing shows it."""
-    return {
-        **{
-            name: value
-            for name, value in asdict(registration.provider).items()
-            if name != "distributions"
-        },
-        "distribution": registration.distribution,
-        "version": registration.version,
-        "status": registration.status,
-        "reason": registration.reason,
-    }
+    row = asdict(registration.provider)
+    del row["distributions"]
+    for name in ("distribution", "version", "status", "reason"):
+        row[name] = getattr(registration, name)
+    return row
 
 
-def print_tables(listing: dict[str, list[Registration]]) -> None:
-    """Print one table a kind, kinds that nothing provides left out."""
+def _print_tables(listing: dict[str, list[Registration]]) -> None:
+    """Print one table a kind, or a line for a kind that nothing provides."""
+    # JSON output needs no rich, which is slow to import.
     from rich.console import Console
     from rich.table import Table
 
@@ -71,10 +62,10 @@ def print_tables(listing: dict[str, list[Registration]]) -> None:
         for heading in ("name", "status", "from", "summary"):
             table.add_column(heading, overflow="fold")
         for registration in registrations:
-            status = registration.status + (
-                f": {registration.reason}" if registration.reason else ""
-            )
+            status, reason = registration.status, registration.reason
             source = f"{registration.distribution} {registration.version}"
-            table.add_row(registration.provider.name, status, source, registration.provider.summary)
+            provider = registration.provider
+            shown = f"{status}: {reason}" if reason else status
+            table.add_row(provider.name, shown, source, provider.summary)
         console.print(table)
         console.print()

@@ -11,22 +11,24 @@ __all__ = ["refuse_no_place"]
 
 
 def refuse_no_place(page: Path, option: str) -> None:
-    """Raise where no file can be written, before anything is run; the option is named in the message."""
+    """Raise BadParameter unless a file can be written.
+
+    Args:
+        page: The file.
+        option: The command's option, for errors.
+    """
     folder = page.absolute().parent
+    rule, got, advice = "a place to write to", "", "choose another"
     try:
         if not folder.is_dir():
-            raise typer.BadParameter(
-                f"{option}: expected a file in a folder that exists, got {page}; make the folder first"
-            )
-        if page.is_dir():
-            raise typer.BadParameter(
-                f"{option}: expected a file, got the folder {page}; add a file name"
-            )
-        with TemporaryFile(
-            dir=folder
-        ):  # Permissions do not tell of a file system that is read-only.
-            pass
+            rule, got = "a file in a folder that exists", str(page)
+            advice = "make the folder first"
+        elif page.is_dir():
+            rule, got, advice = "a file", f"the folder {page}", "add a file name"
+        else:
+            # Permissions do not tell of a file system that is read-only.
+            with TemporaryFile(dir=folder):
+                return
     except OSError as error:
-        raise typer.BadParameter(
-            f"{option}: expected a place to write to, got {error.strerror} for {page}; choose another"
-        ) from error
+        got = f"{error.strerror} for {page}"
+    raise typer.BadParameter(f"{option}: expected {rule}, got {got}; {advice}")

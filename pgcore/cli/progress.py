@@ -11,26 +11,25 @@ __all__ = ["progress"]
 
 @contextmanager
 def progress(word: str, total: int, *, started: int = 0) -> Generator[Callable[[str], None]]:
-    """Give a function that moves the bar on by one and shows a label, where stderr is a terminal; it does nothing elsewhere.
+    """Give a function that moves the bar on by one and shows a label.
+
+    It does nothing unless stderr is a terminal.
 
     Args:
-        word: What is being done, such as "checking".
-        total: Of the parts.
-        started: The parts that are counted before the first call; -1 where a call begins a part rather than ends it.
+        word: The activity, such as "checking".
+        total: Number of parts.
+        started: The parts that are counted before the first call; -1 if a call begins a part rather
+            than ends it.
     """
     if not sys.stderr.isatty():
         yield lambda _: None
         return
+    # Imported here, since rich is slow to import and a terminal alone shows the bar.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn(word),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-    )
+    label = TextColumn("{task.fields[at]}")
+    columns = (TextColumn(word), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), label)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(word, total=total, completed=started, at="")
-        yield lambda label: bar.update(task, advance=1, at=label)
+        yield lambda at: bar.update(task, advance=1, at=at)

@@ -17,27 +17,32 @@ __all__ = ["Activation", "Relu", "Sigmoid", "Tanh", "activation", "registered_ac
 
 
 class Activation(ABC):
-    """An elementwise function; a backend that differentiates by itself needs its value alone.
+    """An elementwise function; a backend that differentiates needs its value alone.
 
     A subclass is a frozen dataclass without fields, registered under `name` by the hook
     `pgcore_activations`; `MLP` takes it by that name.
 
     Attributes:
         name: The registered name.
-        gain: Of the orthogonal weights that feed it, at the start of learning.
+        gain: Of the orthogonal weights of the layer before it, at the start of learning.
     """
 
     __slots__ = ()
     name: ClassVar[str]
-    gain: ClassVar[float] = math.sqrt(2.0)
+    gain: ClassVar[float] = math.sqrt(2.0)  # as in OpenAI Baselines' PPO
 
     @abstractmethod
     def value(self, xp: ArrayNamespace, x: Native) -> Native:
-        """Return the function at `x`, an array of any shape."""
+        """Return the function's value.
+
+        Args:
+            xp: The backend's array functions.
+            x: An array of any shape.
+        """
 
     @abstractmethod
     def slope(self, xp: ArrayNamespace, x: Native, y: Native) -> Native:
-        """Return the derivative at `x`, for backends that work with closed forms.
+        """Return the derivative, for backends that work with closed forms.
 
         Args:
             xp: The backend's array functions.
@@ -95,7 +100,7 @@ def activation(name: str) -> Activation:
     """Return the activation that is registered under a name.
 
     Raises:
-        UnknownNameError: nothing goes by the name.
+        UnknownNameError: no activation has the name.
         PluginError: its target does not exist, or is no activation.
     """
     return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
@@ -104,6 +109,9 @@ def activation(name: str) -> Activation:
 def registered_activation(
     where: str, value: object, error: type[PgcoreError] = SpecError
 ) -> object:
-    """Return the value, or raise unless it names a registered activation; a field's check."""
+    """Return the value, or raise unless it names a registered activation; a field's check.
+
+    See `pgcore.validation.fields.Rule` for the arguments.
+    """
     one_of(where, value, registry().names("activations"), error)
     return value

@@ -1,4 +1,4 @@
-"""Batches: episodes of different lengths in flat arrays, validated once and never changed."""
+"""Batches: episodes of different lengths in flat arrays, validated once and immutable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pgcore.validation.arrays import Array, check_length, owned_booleans, owned_
 
 __all__ = ["Batch", "Index"]
 
-Index = slice | range | list[int] | Array
+Index = slice | range | list[int] | Array  # NumPy's indices of one axis
+# Fields with a row for each step, and those with a row for each episode.
 PER_STEP = (
     "observations",
     "actions",
@@ -29,35 +30,37 @@ PER_STEP = (
 )
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
-FORMAT = "pgcore.batch"
+FORMAT = "pgcore.batch"  # the mark of saved files; other releases read it
 
 
 class Batch:
-    """Steps of whole or cut episodes, one episode after the other.
+    """Steps of whole or truncated episodes, one episode after the other.
 
-    `B` steps in all, `E` episodes. Arrays are read-only: those that anybody can write to are copied, others are kept as they are.
-    One-step episodes are a replay batch: `next_observations` is s_{t+1}. `batch.steps(index)` makes them.
+    `B` steps in all, `E` episodes. Arrays are read-only: writable ones are copied, others shared.
+    One-step episodes are a replay batch: `next_observations` is s_{t+1}. `batch.steps(index)`
+    makes them.
 
     Attributes:
-        observations: [B, ...] number. What the policy saw; [B] integers for a `Table`.
-        actions: [B] integer or [B, n] float64. What it did.
+        observations: [B, ...] number. The policy's inputs; [B] integers for a `Table`.
+        actions: [B] integer or [B, n] float64.
         rewards: [B] float64, environment units.
         episode_lengths: [E] integer. Steps of each episode, at least 1, summing to B.
-        terminated: [E] bool. Whether the episode reached a terminal state. One that did not was cut (truncated); what would
-            have followed is bootstrapped from its final observation.
-        final_observations: [E, ...] number or None. What followed each episode's last step; rows of terminated episodes are not read.
-        log_probs: [B] float64 or None. log pi of the actions under the policy that chose them, nats.
-        values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read them
-            in place of the current critic's; see `pgcore.interfaces.recorded`.
-        final_values: [E] float64 or None. V of what followed each episode's last step, 0 where it
-            terminated whatever was passed. Signals bootstrap from them without final observations.
-        action_mask: [B, A] bool or None. True where an action was possible.
+        terminated: [E] bool. Whether the episode reached a terminal state. Any other was
+            truncated, and is bootstrapped from its final observation.
+        final_observations: [E, ...] number or None. The observation after each episode's last
+            step; rows of terminated episodes are not read.
+        log_probs: [B] float64 or None. log pi of the actions under the behaviour policy, nats.
+        values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read
+            them in place of the current critic's; see `pgcore.interfaces.recorded`.
+        final_values: [E] float64 or None. V of the state after each episode's last step, 0 for
+            terminated episodes. Signals bootstrap from them without final observations.
+        action_mask: [B, A] bool or None. True for possible actions.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
-        extras: Further [B, ...] arrays by name, for signals that an estimator wants, such as `reference`, the [B, width]
-            description of the distribution that `kl` measures from, `next_action_mask`, [B, A] what is possible after each step, `group`,
-            [B] integers, the same for all episodes that group-relative estimators compare (answers to
-            one prompt; see `pgcore.returns.groups`), and `reference_log_probs`, [B] log-probabilities of the
-            actions under the policy that their KL penalty is from.
+        extras: Further [B, ...] arrays by name, for an estimator's signals: `reference`, the
+            [B, width] distribution parameters that `kl` measures from; `next_action_mask`, [B, A]
+            possible actions after each step; `group`, [B] integers, equal for the episodes that
+            group-relative estimators compare (see `pgcore.returns.groups`); and
+            `reference_log_probs`, [B] log-probabilities under the reference policy of a KL penalty.
     """
 
     observations: Array
@@ -68,9 +71,7 @@ class Batch:
     action_mask: Array | None
     step_weights: Array | None
     extras: Mapping[str, Array]
-    _source: tuple[
-        Batch, Index
-    ]  # the batch and the index that `steps` was called with, where it was
+    _source: tuple[Batch, Index]  # of a batch that `steps` made: its parent and its index
     _fits: object = None  # the spec that the batch was last found to fit
 
     def __init__(
@@ -93,35 +94,34 @@ class Batch:
 
         Raises:
             ShapeError: lengths disagree, or an array has the wrong number of dimensions.
-            BatchError: no steps, an episode of no steps, NaN or infinite values, a negative action, a step with every action
-                masked or whose chosen action is masked. The message names the array and the first step or episode.
+            BatchError: no steps, an empty episode, NaN or infinite values, a negative action, a
+                step with every action masked or whose action is masked. The message names the
+                array and the first step or episode.
         """
-        per_step = {
+        per_step: dict[str, Array | None] = {
             "observations": owned_numbers("Batch.observations", observations),
             "actions": validation.actions(actions),
             "rewards": validation.float64("rewards", rewards),
-            "log_probs": None if log_probs is None else validation.float64("log_probs", log_probs),
-            "values": None if values is None else validation.float64("values", values),
-            "action_mask": None
-            if action_mask is None
-            else owned_booleans("Batch.action_mask", action_mask, 2),
-            "step_weights": None
-            if step_weights is None
-            else validation.float64("step_weights", step_weights),
+            "action_mask": None,
         }
+        optional = {"log_probs": log_probs, "values": values, "step_weights": step_weights}
+        for name, value in optional.items():
+            per_step[name] = None if value is None else validation.float64(name, value)
+        if action_mask is not None:
+            per_step["action_mask"] = owned_booleans("Batch.action_mask", action_mask, 2)
+        # Single fields are sound; the rest checks that they agree.
         steps = validation.check_steps(per_step)
         validation.check_masking(per_step["actions"], per_step["action_mask"])
         lengths = validation.episode_lengths(episode_lengths, steps)
         validation.check_step_weights(per_step["step_weights"], lengths)
         ended = owned_booleans("Batch.terminated", terminated, 1)
         check_length("Batch.terminated", ended, len(lengths), "episode")
+        final = validation.final_observations(final_observations, per_step["observations"], ended)
         self.__dict__.update(
             per_step,
             episode_lengths=lengths,
             terminated=ended,
-            final_observations=validation.final_observations(
-                final_observations, per_step["observations"], ended
-            ),
+            final_observations=final,
             final_values=validation.final_values(final_values, ended),
             extras=validation.extra_arrays(extras, steps),
         )
@@ -134,11 +134,12 @@ class Batch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Freeze the arrays again, which `pickle` and `copy` return writable."""
-        self.__dict__.update(_made(state).__dict__)
+        self.__dict__.update(_frozen(state).__dict__)
 
     def __repr__(self) -> str:
         """Return the sizes."""
-        return f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {list(self.observations.shape)})"
+        shape = list(self.observations.shape)
+        return f"Batch({self.num_steps} steps, {self.num_episodes} episodes, observations {shape})"
 
     @property
     def num_steps(self) -> int:
@@ -150,8 +151,8 @@ class Batch:
         """E, padding included."""
         return len(self.episode_lengths)
 
-    # The cached properties below that `__init__` sets are computed only for a batch made by `steps`, and only when asked for:
-    # PPO's inner loop never does.
+    # `__init__` sets the next four itself. A batch that `steps` made computes them on demand:
+    # PPO's inner loop never needs them.
 
     @cached_property
     def episode_lengths(self) -> Array:
@@ -162,6 +163,7 @@ class Batch:
     def terminated(self) -> Array:
         """[E] bool. See `Batch`."""
         parent, index = self._source
+        # A step terminates if it is the last one of a terminated episode.
         ends = np.zeros(parent.num_steps, np.bool_)
         ends[parent.episode_ends] = parent.terminated
         return read_only(ends[index])
@@ -176,10 +178,11 @@ class Batch:
 
     @cached_property
     def final_values(self) -> Array | None:
-        """[E] float64 or None. See `Batch`; inside an episode, the recorded value of the next step."""
+        """[E] float64 or None. See `Batch`; inside an episode, the next step's recorded value."""
         parent, index = self._source
         if parent.values is None or (parent.final_values is None and not parent.terminated.all()):
             return None
+        # A step inside an episode is followed by the next step, whose value was recorded.
         following = np.empty(parent.num_steps)
         following[:-1] = parent.values[1:]
         following[parent.episode_ends] = 0.0 if parent.final_values is None else parent.final_values
@@ -197,15 +200,14 @@ class Batch:
 
     @cached_property
     def episode_of_step(self) -> Array:
-        """[B] integer. The episode each step belongs to."""
+        """[B] integer. The number of each step's episode."""
         return read_only(np.repeat(np.arange(self.num_episodes), self.episode_lengths))
 
     @cached_property
     def step_in_episode(self) -> Array:
         """[B] integer. t, counted from 0 in each episode."""
-        return read_only(
-            np.arange(self.num_steps) - np.repeat(self.episode_starts, self.episode_lengths)
-        )
+        starts = np.repeat(self.episode_starts, self.episode_lengths)
+        return read_only(np.arange(self.num_steps) - starts)
 
     @cached_property
     def episode_weights(self) -> Array:
@@ -216,62 +218,67 @@ class Batch:
 
     @cached_property
     def next_observations(self) -> Array:
-        """[B, ...] number. The observation after each step; after a terminal one, the step's own, which nothing may read.
+        """[B, ...] number. The observation after each step.
+
+        After a terminal step it is the step's own, which must not be read.
 
         Raises:
-            BatchError: an episode was cut and there are no final observations.
+            BatchError: an episode was truncated and there are no final observations.
         """
         self.check_bootstrap()
-        final = (
-            self.observations[self.episode_ends]
-            if self.final_observations is None
-            else self.final_observations
-        )
+        last = self.observations[self.episode_ends]
+        final = last if self.final_observations is None else self.final_observations
         following = np.empty(self.observations.shape, np.result_type(self.observations, final))
         following[:-1] = self.observations[1:]
-        following[self.episode_ends] = np.where(
-            validation.per_row(self.terminated, final), self.observations[self.episode_ends], final
-        )
+        # The final rows of terminated episodes may hold anything; the last step's are finite.
+        terminal = validation.per_row(self.terminated, final)
+        following[self.episode_ends] = np.where(terminal, last, final)
         return read_only(following)
 
     @cached_property
     def next_action_mask(self) -> Array | None:
-        """[B, A] bool or None. What is possible after each step: the extra of that name, or where there is none the next step's mask.
+        """[B, A] bool or None. Possible actions after each step: the extra, else the next mask.
 
-        Without the extra every action is possible after an episode's last step, so a replay batch of masked actions should have it.
+        Without the extra every action is possible after an episode's last step, so a replay batch
+        of masked actions should have it.
         """
-        given = self.extras.get("next_action_mask")
-        if given is not None or self.action_mask is None:
-            return None if given is None else read_only(given != 0)
+        extra = self.extras.get("next_action_mask")
+        if extra is not None:
+            return read_only(extra != 0)
+        if self.action_mask is None:
+            return None
+        # A part of a batch asks the whole one, which has the steps after its own.
         if "_source" in self.__dict__:
             parent, index = self._source
-            following = parent.next_action_mask
-            return None if following is None else read_only(following[index])
+            return _rows(parent.next_action_mask, index)
         following = np.ones_like(self.action_mask)
         following[:-1] = self.action_mask[1:]
         following[self.episode_ends] = True
         return read_only(following)
 
     def check_bootstrap(self) -> None:
-        """Raise BatchError unless every episode that was cut has a final observation to bootstrap from."""
+        """Raise BatchError unless every truncated episode has a final observation."""
         if self.final_observations is None and not self.terminated.all():
             episode = int(np.argmin(self.terminated))
             raise BatchError(
-                f"Batch.final_observations: expected one for every episode that was cut, got none and episode {episode} did not "
-                "terminate; pass the observation that followed its last step"
+                "Batch.final_observations: expected one for every truncated episode, got none and "
+                f"episode {episode} did not terminate; pass the observation after its last step"
             )
 
     def fits(self, spec: object) -> bool:
-        """Whether this batch, or the one that it is a part of, was found to fit this very spec; see `pgcore.interfaces.surrogate.check_batch`."""
+        """Whether this batch, or its parent, was found to fit this very spec object.
+
+        See `pgcore.interfaces.surrogate.check_batch`.
+        """
         return self._fits is spec
 
     def remember_fit(self, spec: object) -> None:
-        """Remember that this batch fits a spec; every part that is taken from it does too."""
+        """Remember that this batch fits a spec; every part of it does too."""
         self.__dict__["_fits"] = spec
 
     @staticmethod
     def trusted(fields: Mapping[str, Any]) -> Batch:
-        """Return a batch of fields and cached properties that are valid and read-only, unchecked.
+        """Return a batch of valid and read-only fields and cached properties, unchecked.
 
         It is for code that makes many batches out of arrays that it made itself.
         """
@@ -280,80 +287,75 @@ class Batch:
         return batch
 
     def steps(self, index: Index) -> Batch:
-        """Return the chosen steps as one-step episodes, without validating them again.
+        """Return steps as one-step episodes, without validating them again.
 
         Args:
             index: Step numbers in [0, B), a slice, or a [B] bool mask.
 
         Raises:
-            BatchError: a step number is out of range, no step is chosen, or the index is not one-dimensional.
+            BatchError: a step number is out of range, the index selects no step, or is not
+                one-dimensional.
         """
-        chosen: dict[str, Any] = {"_source": (self, index), "_fits": self._fits}
         try:
-            for name in PER_STEP:
-                value = self.__dict__[name]
-                chosen[name] = None if value is None else value[index]
-            chosen["extras"] = (
-                {name: value[index] for name, value in self.extras.items()}
-                if self.extras
-                else self.extras
-            )
+            fields = self._step_fields(index)
         except IndexError as error:
             raise BatchError(
-                f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others ({error}); check the index"
+                f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others "
+                f"({error}); check the index"
             ) from error
-        rewards = chosen["rewards"]
+        rewards = fields["rewards"]
         if rewards.ndim != 1 or len(rewards) == 0:
             raise _index_error("steps", "step", rewards.shape)
-        return _made(chosen)
+        fields["_source"] = (self, index)
+        return _frozen(fields)
 
     def episodes(self, index: Index) -> Batch:
-        """Return the chosen episodes, in the order of the index.
+        """Return episodes, in the order of the index.
 
         Args:
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
 
         Raises:
-            BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
+            BatchError: an episode number is out of range, the index selects no episode, or is not
+                one-dimensional.
         """
         numbers, steps = self.episode_steps(index)
-        fields: dict[str, Any] = {
-            name: None if self.__dict__[name] is None else self.__dict__[name][steps]
-            for name in PER_STEP
-        }
-        return _made(
-            fields
-            | {
-                "_fits": self._fits,
-                "episode_lengths": self.episode_lengths[numbers],
-                "terminated": self.terminated[numbers],
-                "final_observations": None
-                if self.final_observations is None
-                else self.final_observations[numbers],
-                "final_values": None if self.final_values is None else self.final_values[numbers],
-                "extras": {name: value[steps] for name, value in self.extras.items()},
-            }
-        )
+        fields = self._step_fields(steps)
+        for name in PER_EPISODE:
+            fields[name] = _rows(getattr(self, name), numbers)
+        return _frozen(fields)
 
     def episode_steps(self, index: Index) -> tuple[Array, Array]:
-        """Return the numbers of the chosen episodes, and those of all their steps; see `episodes`."""
+        """Return the numbers of some episodes, and those of all their steps; see `episodes`."""
         try:
             numbers = np.arange(self.num_episodes)[index]
         except IndexError as error:
             raise BatchError(
-                f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others ({error}); check the index"
+                f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others "
+                f"({error}); check the index"
             ) from error
         if numbers.ndim != 1 or len(numbers) == 0:
             raise _index_error("episodes", "episode", numbers.shape)
+        # Each episode's run of step numbers, without a loop over episodes.
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         return numbers, starts + np.arange(len(starts))
+
+    def _step_fields(self, index: Index) -> dict[str, Any]:
+        """Return the fields with a row for each step, at an index."""
+        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
+        for name in PER_STEP:
+            value = self.__dict__[name]
+            fields[name] = None if value is None else value[index]
+        if self.extras:
+            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+        return fields
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:
         """Yield the step numbers of each minibatch of one pass over the batch, in random order.
 
         Args:
-            size: Steps a minibatch; the last one may be smaller.
+            size: Steps of a minibatch; the last one may be smaller.
             rng: The order's source.
 
         Raises:
@@ -361,16 +363,19 @@ class Batch:
         """
         if size < 1:
             raise BatchError(
-                f"Batch.minibatches: expected a size of at least 1, got {size}; choose a positive size"
+                f"Batch.minibatches: expected a size of at least 1, got {size}; "
+                "choose a positive size"
             )
+        # One permutation a pass, so that every step is drawn exactly once.
         order = rng.permutation(self.num_steps)
         for start in range(0, self.num_steps, size):
             yield order[start : start + size]
 
     def pad(self, num_steps: int) -> Batch:
-        """Return the batch with more steps of weight 0, so that it has `num_steps`; gradients stay the same.
+        """Return the batch with steps of weight 0 added up to `num_steps`; gradients stay the same.
 
-        Each repeats the last step with reward 0, as a terminated episode of one step: in a longer one a product of ratios could overflow.
+        Each repeats the last step with reward 0, as a terminated episode of one step: in a longer
+        one a product of ratios could overflow.
 
         Raises:
             BatchError: num_steps is below the batch's own number.
@@ -378,41 +383,31 @@ class Batch:
         extra = num_steps - self.num_steps
         if extra < 0:
             raise BatchError(
-                f"Batch.pad: expected at least {self.num_steps} steps, got {num_steps}; slice the batch instead"
+                f"Batch.pad: expected at least {self.num_steps} steps, got {num_steps}; "
+                "slice the batch instead"
             )
         if extra == 0:
             return self
-        repeated = np.append(np.arange(self.num_steps), np.full(extra, self.num_steps - 1))
-        fields: dict[str, Any] = {
-            name: None if self.__dict__[name] is None else self.__dict__[name][repeated]
-            for name in PER_STEP
-        }
-        fields["rewards"] = np.append(self.rewards, np.zeros(extra))
+        fields = self._step_fields(np.minimum(np.arange(num_steps), self.num_steps - 1))
+        fields["rewards"][self.num_steps :] = 0.0
         weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
         fields["step_weights"] = np.append(weights, np.zeros(extra))
-        final = self.final_observations
-        return _made(
-            fields
-            | {
-                "_fits": self._fits,
-                "episode_lengths": np.append(self.episode_lengths, np.ones(extra, np.intp)),
-                "terminated": np.append(self.terminated, np.ones(extra, np.bool_)),
-                "final_observations": None
-                if final is None
-                else np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)]),
-                "final_values": None
-                if self.final_values is None
-                else np.append(self.final_values, np.zeros(extra)),
-                "extras": {name: value[repeated] for name, value in self.extras.items()},
-            }
-        )
+        # Rows of terminated episodes are never read, so 0 will do.
+        fields["episode_lengths"] = np.append(self.episode_lengths, np.ones(extra, np.intp))
+        fields["terminated"] = np.append(self.terminated, np.ones(extra, np.bool_))
+        for name in ("final_observations", "final_values"):
+            final: Array | None = getattr(self, name)
+            if final is not None:
+                final = np.concatenate([final, np.zeros((extra, *final.shape[1:]), final.dtype)])
+            fields[name] = final
+        return _frozen(fields)
 
     @staticmethod
     def concatenate(batches: Sequence[Batch]) -> Batch:
         """Return one batch of all the episodes, in order.
 
         Groups stay apart: the extra `group` is numbered anew, from 0, and one number in two batches
-        becomes two groups. So the answers to one prompt belong in one batch, also where several
+        becomes two groups. So the answers to one prompt belong in one batch, even if several
         workers collect batches that are joined.
 
         Raises:
@@ -429,16 +424,18 @@ class Batch:
         names = {frozenset(batch.extras) for batch in batches}
         if len(names) > 1:
             raise BatchError(
-                f"Batch.concatenate: expected the same extras in all, got {sorted(map(sorted, names))}; add the missing ones"
+                "Batch.concatenate: expected the same extras in all, got "
+                f"{sorted(map(sorted, names))}; add the missing ones"
             )
         fields["extras"] = {
             name: _joined(f"extras[{name!r}]", [batch.extras[name] for batch in batches])
             for name in batches[0].extras
         }
+        # `pgcore.returns.groups` refuses groups that are no [B] integers, so they stay as they are.
         groups = [batch.extras[GROUP] for batch in batches if GROUP in batch.extras]
-        if groups and all(_are_numbers(group) for group in groups):
+        if groups and all(group.dtype.kind in "iu" and group.ndim == 1 for group in groups):
             fields["extras"][GROUP] = _numbered_apart(groups)
-        return _made(fields)
+        return _frozen(fields)
 
     def save(self, path: str | Path) -> None:
         """Write the batch to a safetensors file, whole or not at all.
@@ -446,14 +443,13 @@ class Batch:
         Raises:
             FileError: the file cannot be written.
         """
-        arrays = {name: getattr(self, name) for name in (*PER_STEP, *PER_EPISODE)}
-        arrays = {name: value for name, value in arrays.items() if value is not None}
-        files.write(
-            path,
-            FORMAT,
-            arrays | {f"extras.{name}": value for name, value in self.extras.items()},
-            {},
-        )
+        arrays = {f"extras.{name}": value for name, value in self.extras.items()}
+        for name in (*PER_STEP, *PER_EPISODE):
+            value: Array | None = getattr(self, name)
+            # An absent array has no entry, so that `load` leaves it at its default.
+            if value is not None:
+                arrays[name] = value
+        files.write(path, FORMAT, arrays, {})
 
     @staticmethod
     def load(path: str | Path) -> Batch:
@@ -461,49 +457,48 @@ class Batch:
 
         Raises:
             FileError: the file cannot be read, or is not a batch.
-            BatchError: what it holds is not a valid batch.
+            BatchError: its arrays are not a valid batch.
         """
         arrays, _ = files.read(path, FORMAT)
-        extras = {
-            name.removeprefix("extras."): arrays.pop(name)
-            for name in list(arrays)
-            if name.startswith("extras.")
-        }
+        extras: dict[str, Array] = {}
+        for name in list(arrays):
+            if name.startswith("extras."):
+                extras[name.removeprefix("extras.")] = arrays.pop(name)
         try:
             return Batch(**arrays, extras=extras)
         except TypeError as error:
             raise FileError(
-                f"{path}: expected the arrays of a batch, got {sorted(arrays)}; save it again ({error})"
+                f"{path}: expected the arrays of a batch, got {sorted(arrays)}; "
+                f"save it again ({error})"
             ) from error
 
 
-def _made(fields: dict[str, Any]) -> Batch:
-    """Return a batch of fields that come from valid ones, so that nothing is validated twice."""
-    batch = object.__new__(Batch)
+def _frozen(fields: dict[str, Any]) -> Batch:
+    """Return a batch of fields that come from valid ones, read-only and not validated again."""
     for value in fields.values():
+        # An index array makes writable copies; a slice makes read-only views.
         if type(value) is np.ndarray:
             value.flags.writeable = False
-    if fields["extras"]:
-        for value in fields["extras"].values():
-            value.flags.writeable = False
-    batch.__dict__.update(fields)
-    return batch
+    for value in fields["extras"].values():
+        value.flags.writeable = False
+    return Batch.trusted(fields)
 
 
-def _index_error(where: str, noun: str, chosen: tuple[int, ...]) -> BatchError:
-    """Return the error for an index that does not choose a list of steps or episodes."""
-    if chosen == (0,):
+def _rows(array: Array | None, index: Index) -> Array | None:
+    return None if array is None else read_only(array[index])
+
+
+def _index_error(where: str, noun: str, shape: tuple[int, ...]) -> BatchError:
+    """Return the error for an index that does not select a list of steps or episodes."""
+    if shape == (0,):
         return BatchError(
-            f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; check the index"
+            f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; "
+            "check the index"
         )
     return BatchError(
-        f"Batch.{where}: expected a one-dimensional index, got one that chooses shape {list(chosen)}; pass a list of {noun} numbers"
+        f"Batch.{where}: expected a one-dimensional index, got one that chooses shape "
+        f"{list(shape)}; pass a list of {noun} numbers"
     )
-
-
-def _are_numbers(group: Array) -> bool:
-    """Whether groups have numbers at all; `pgcore.returns.groups` refuses others, and names them."""
-    return group.dtype.kind in "iu" and group.ndim == 1
 
 
 def _numbered_apart(groups: Sequence[Array]) -> Array:
@@ -511,6 +506,7 @@ def _numbered_apart(groups: Sequence[Array]) -> Array:
     numbers: list[Array] = []
     first = 0
     for group in groups:
+        # Any integers may number groups, so they are ranked before they are shifted.
         distinct, number = np.unique(group, return_inverse=True)
         numbers.append(first + number)
         first += len(distinct)
@@ -518,16 +514,19 @@ def _numbered_apart(groups: Sequence[Array]) -> Array:
 
 
 def _joined(name: str, values: list[Array | None]) -> Array | None:
+    """Return one field of all batches, or raise unless all of them or none have it."""
     present = [value for value in values if value is not None]
     if not present:
         return None
     if len(present) < len(values):
         raise BatchError(
-            f"Batch.concatenate: expected {name} in all batches or in none, got it in {len(present)} of {len(values)}; add or drop it"
+            f"Batch.concatenate: expected {name} in all batches or in none, got it in "
+            f"{len(present)} of {len(values)}; add or drop it"
         )
-    if len({value.shape[1:] for value in present}) > 1:
-        shapes = sorted({str(list(value.shape[1:])) for value in present})
+    shapes = sorted({str(list(value.shape[1:])) for value in present})
+    if len(shapes) > 1:
         raise ShapeError(
-            f"Batch.concatenate: expected the same shape of {name} in all, got {' and '.join(shapes)}; these do not belong together"
+            f"Batch.concatenate: expected the same shape of {name} in all, got "
+            f"{' and '.join(shapes)}; these do not belong together"
         )
     return np.concatenate(present)

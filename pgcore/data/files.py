@@ -1,4 +1,4 @@
-"""Safetensors files: arrays by name with a format mark, written whole or not at all; no pickle is ever read."""
+"""Safetensors files: arrays by name with a format mark, written whole or not at all, unpickled."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.errors import FileError
+from pgcore.validation.arrays import Array
 
 __all__ = ["read", "replace", "write"]
-
-Array = NDArray[Any]
 
 
 def write(
     path: str | Path, kind: str, arrays: Mapping[str, Array], metadata: Mapping[str, str]
 ) -> None:
-    """Write arrays and metadata to a safetensors file marked as `kind`.
+    """Write arrays and metadata to a safetensors file.
+
+    Args:
+        path: The file.
+        kind: Its format mark.
+        arrays: By name.
+        metadata: Further strings by name.
 
     Raises:
-        FileError: the folder or the file cannot be written; what was there before stays.
+        FileError: the folder or the file cannot be written; its old content stays.
     """
     from safetensors.numpy import save
 
+    # Safetensors stores an array's bytes in C order.
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     replace(path, save(contiguous, {"format": kind, **metadata}))
 
@@ -40,8 +45,9 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
     """
     from safetensors import SafetensorError, safe_open
 
+    expected = f"{path}: expected a {kind} file"
     if not Path(path).is_file():
-        raise FileError(f"{path}: expected a {kind} file, got nothing of that name; check the path")
+        raise FileError(f"{expected}, got nothing of that name; check the path")
     try:
         opened: Any = safe_open(path, framework="numpy")
         with opened as handle:
@@ -49,37 +55,32 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
             names: list[str] = list(handle.keys())
             arrays: dict[str, Array] = {name: handle.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
-        raise FileError(
-            f"{path}: expected a {kind} file, got one that is not safetensors ({error}); write it again"
-        ) from error
-    except (
-        TypeError,
-        AttributeError,
-    ) as error:  # what safetensors raises on dtypes that NumPy does not have
-        raise FileError(
-            f"{path}: expected a {kind} file, got one with numbers that NumPy does not have ({error}); write it again"
-        ) from error
-    if metadata.get("format") != kind:
-        raise FileError(
-            f"{path}: expected a {kind} file, got format {metadata.get('format')!r}; pass the file that was saved as {kind}"
-        )
+        reason = f"that is not safetensors ({error})"
+        raise FileError(f"{expected}, got one {reason}; write it again") from error
+    # Safetensors raises these for dtypes that NumPy does not have.
+    except (TypeError, AttributeError) as error:
+        reason = f"with numbers that NumPy does not have ({error})"
+        raise FileError(f"{expected}, got one {reason}; write it again") from error
+    if (mark := metadata.get("format")) != kind:
+        raise FileError(f"{expected}, got format {mark!r}; pass the file that was saved as {kind}")
     return arrays, metadata
 
 
 def replace(path: str | Path, content: bytes) -> None:
-    """Write the content beside the file first and then put it in the file's place.
+    """Write the content to a temporary file beside `path`, then move that to `path`.
 
     Raises:
-        FileError: the folder or the file cannot be written; what was there before stays.
+        FileError: the folder or the file cannot be written; its old content stays.
     """
     target = Path(path)
-    beside = target.parent / f".{target.name}.{os.getpid()}"
+    # The process's number in the name keeps two writers apart.
+    temporary = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        beside.write_bytes(content)
-        beside.replace(target)
+        temporary.write_bytes(content)
+        temporary.replace(target)
     except (OSError, ValueError) as error:  # ValueError for a path that no file can have
         with contextlib.suppress(OSError, ValueError):
-            beside.unlink()
+            temporary.unlink()
         reason = getattr(error, "strerror", None) or error
         raise FileError(
             f"{path}: expected a place to write to, got {reason}; choose a folder you can write to"

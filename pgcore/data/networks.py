@@ -1,7 +1,7 @@
-"""Networks: maps from observations to a head's outputs, written once against the array namespace.
+"""Networks: maps from observations to a head's outputs, written once against `xp`.
 
-A network is frozen data that goes to JSON. It declares its parameters and computes with them;
-who holds their values, and how its formula is differentiated, is a backend's business.
+A network is frozen data that goes to JSON. It declares its parameters and computes with them; a
+backend holds their values and differentiates the formula.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Parameters = Mapping[str, Native]
 
 
 class Parameter(NamedTuple):
-    """The shape of one array of parameters, and what it holds before anything is learned.
+    """The shape of one array of parameters, and its content at the start of learning.
 
     Attributes:
         shape: Its lengths.
-        gain: Of an orthogonal matrix [in, out]; None where every entry starts at `value`.
+        gain: Of an orthogonal matrix [in, out]; None if every entry starts at `value`.
         value: See `gain`.
     """
 
@@ -50,13 +50,13 @@ class Network(Checked, ABC):
     """A function of observations [B, ...] and parameters to [B, outputs].
 
     A subclass is a frozen dataclass whose fields go to JSON and declare their checks (see
-    `pgcore.validation.fields`), registered under `name` by the hook `pgcore_networks`. Backends that
-    differentiate run `forward` as it is; NumPy needs its derivative too, registered with
+    `pgcore.validation.fields`), registered under `name` by the hook `pgcore_networks`. Backends
+    that differentiate run `forward` as it is; NumPy needs its derivative too, registered with
     `pgcore_numpy.networks.make_network.register`.
 
     Attributes:
         name: The registered name.
-        has_torso: Whether a critic can sit on the network's last hidden layer; see `TorsoNetwork`.
+        has_torso: Whether a critic can sit on the last hidden layer; see `TorsoNetwork`.
     """
 
     __slots__ = ()
@@ -66,11 +66,11 @@ class Network(Checked, ABC):
     @property
     @abstractmethod
     def observation_shape(self) -> tuple[int, ...] | None:
-        """The shape of one observation, () for a state's number; None where none is declared."""
+        """The shape of one observation, () for a state's number; None if none is declared."""
 
     @property
     def num_states(self) -> int | None:
-        """The number of states where an observation is a state's number; None for any other."""
+        """The number of states if an observation is a state's number; None for any other."""
         return None
 
     @abstractmethod
@@ -115,13 +115,12 @@ class TorsoNetwork(Network):
 
     @abstractmethod
     def torso(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
-        """Return [B, width], the last hidden layer; see `Network.forward`."""
+        """See `Network.forward`; returns [B, width], the last hidden layer."""
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
-        return self.torso_parameters() | affine_parameters(
-            self.output_layer, self.width, outputs, gain
-        )
+        output = affine_parameters(self.output_layer, self.width, outputs, gain)
+        return self.torso_parameters() | output
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
         """See `Network.forward`."""
@@ -147,6 +146,7 @@ class Table(Network):
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
+        # Zeros: a uniform policy at first, and values of 0.
         return {"table": Parameter((self.states, outputs))}
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
@@ -180,9 +180,7 @@ class Linear(Network):
         return affine(xp, parameters, "0", observations)
 
 
-def layer_widths(
-    where: str, value: object, error: type[PgcoreError] = SpecError
-) -> tuple[int, ...]:
+def _widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
         raise error(
@@ -202,7 +200,7 @@ class MLP(TorsoNetwork):
     """
 
     inputs: Count
-    hidden: Annotated[tuple[int, ...], layer_widths] = (64, 64)
+    hidden: Annotated[tuple[int, ...], _widths] = (64, 64)
     activation: Annotated[str, registered_activation] = "tanh"
     name: ClassVar[str] = "mlp"
 
@@ -223,17 +221,18 @@ class MLP(TorsoNetwork):
 
     def torso_parameters(self) -> dict[str, Parameter]:
         """See `TorsoNetwork.torso_parameters`."""
+        # The gain is that of the activation after the layer.
         gain = activation(self.activation).gain
         parameters: dict[str, Parameter] = {}
-        for number, (inputs, width) in enumerate(itertools.pairwise((self.inputs, *self.hidden))):
-            parameters |= affine_parameters(str(number), inputs, width, gain)
+        for layer, (inputs, width) in enumerate(itertools.pairwise((self.inputs, *self.hidden))):
+            parameters |= affine_parameters(str(layer), inputs, width, gain)
         return parameters
 
     def torso(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> Native:
         """See `TorsoNetwork.torso`."""
         function, features = activation(self.activation), observations
-        for number in range(len(self.hidden)):
-            features = function.value(xp, affine(xp, parameters, str(number), features))
+        for layer in range(len(self.hidden)):
+            features = function.value(xp, affine(xp, parameters, str(layer), features))
         return features
 
 
@@ -242,7 +241,7 @@ class Adopted(Network):
     """A user's own network; only the backend that adopted it can run it.
 
     Attributes:
-        description: What it is, for messages.
+        description: Its type, for messages.
         shapes: Name and shape of every parameter, in the network's order, the critic's and the
             head's included.
     """
@@ -250,7 +249,7 @@ class Adopted(Network):
     description: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     name: ClassVar[str] = "adopted"
-    has_torso: ClassVar[bool] = True
+    has_torso: ClassVar[bool] = True  # the user's module decides what its critic shares
 
     def __str__(self) -> str:
         """Return the description alone: there may be hundreds of parameters."""
@@ -262,15 +261,17 @@ class Adopted(Network):
         return
 
     def parameters(self, outputs: int, gain: float) -> NoReturn:
-        """Raise SpecError: the network has parameters already."""
+        """See `Network.parameters`; raises SpecError, since the network has its parameters."""
         raise SpecError(
-            f"PolicySpec: expected a network that can be built, got {self}; pass the module to `adopt` instead"
+            f"PolicySpec: expected a network that can be built, got {self}; "
+            "pass the module to `adopt` instead"
         )
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> NoReturn:
-        """Raise SpecError: the formula is the user's, in one framework."""
+        """See `Network.forward`; raises SpecError, since the formula is in one framework."""
         raise SpecError(
-            f"PolicySpec: expected a network with a formula, got {self}; ask the policy that adopted it"
+            f"PolicySpec: expected a network with a formula, got {self}; "
+            "ask the policy that adopted it"
         )
 
 
@@ -279,14 +280,12 @@ def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dic
 
     Args:
         layer: The layer's name.
-        inputs: Numbers that it takes.
-        outputs: Numbers that it gives.
+        inputs: Its number of inputs.
+        outputs: Its number of outputs.
         gain: Of the weight at the start of learning.
     """
-    return {
-        f"{layer}.weight": Parameter((inputs, outputs), gain),
-        f"{layer}.bias": Parameter((outputs,)),
-    }
+    weight, bias = Parameter((inputs, outputs), gain), Parameter((outputs,))
+    return {f"{layer}.weight": weight, f"{layer}.bias": bias}
 
 
 def affine(xp: ArrayNamespace, parameters: Parameters, layer: str, x: Native) -> Native:

@@ -1,4 +1,4 @@
-"""What a policy is: a network, a head and, where wanted, a critic, as plain frozen data that goes to JSON and back."""
+"""A policy's architecture as frozen data that goes to JSON and back: network, head, critic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,118 +25,111 @@ from pgcore.data.networks import (
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.registry.registry import load_class
-from pgcore.validation.fields import one_of
+from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
 
 MakeWeight = Callable[[tuple[int, ...], float], NDArray[Any]]
 
-# The name of the layer that a critic on a shared torso has for its own.
-SHARED = "0"
+SHARED = "0"  # the layer of a critic on a shared torso, which has no other
 
-CRITICS = ("none", "separate", "shared")
-CRITIC_VALUES = ("state", "action")
+# Gains of the output layers' weights, as in OpenAI Baselines' PPO.
+POLICY_GAIN = 0.01
+CRITIC_GAIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class PolicySpec:
+class PolicySpec(Checked):
     """A policy's architecture; parameters are a backend's.
 
     Attributes:
-        network: `Table`, `Linear`, `MLP` or a plugin's `Network`; the head says how many outputs it has.
+        network: `Table`, `Linear`, `MLP` or a plugin's `Network`, with as many outputs as the head
+            needs.
         head: The action distribution.
-        critic: "none", "separate" (a second network of the same shape with its own outputs) or "shared" (more outputs on
-            the policy's last hidden layer).
-        critic_values: "state" (one output, V(s)) or "action" (one output an action of a discrete head, Q(s, .)).
+        critic: "none", "separate" (a second network of the same shape with its own outputs) or
+            "shared" (more outputs on the policy's last hidden layer).
+        critic_values: "state" (one output, V(s)) or "action" (one output an action of a discrete
+            head, Q(s, .)).
 
     Raises:
-        SpecError: a part is of the wrong kind, critic="shared" without hidden layers to share, or critic_values="action" without a critic,
-            with real actions, or with a head whose network gives action values already.
+        SpecError: a part is of the wrong kind, critic="shared" without hidden layers to share, or
+            critic_values="action" without a critic, with continuous actions, or with a head whose
+            network gives action values already.
     """
 
-    network: Network
-    head: Head
-    critic: str = "none"
-    critic_values: str = "state"
+    network: Annotated[Network, instance_of(Network, "MLP(4)")]
+    head: Annotated[Head, instance_of(Head, "Categorical(2)")]
+    critic: Annotated[str, choice("none", "separate", "shared")] = "none"
+    critic_values: Annotated[str, choice("state", "action")] = "state"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(cast("object", self.network), Network):
-            raise SpecError(
-                f"PolicySpec.network: expected a Network such as MLP(4), got {self.network!r}; build one"
-            )
-        if not isinstance(cast("object", self.head), Head):
-            raise SpecError(
-                f"PolicySpec.head: expected a Head such as Categorical(2), got {self.head!r}; build one"
-            )
-        one_of("PolicySpec.critic", self.critic, CRITICS)
+        """Check the fields, and that they go together."""
+        check_fields(self)
         if self.critic == "shared" and not self.network.has_torso:
             raise SpecError(
-                f"PolicySpec.critic: expected 'none' or 'separate' for {type(self.network).__name__}, got 'shared'; "
-                "a shared torso needs hidden layers, so use an MLP"
+                "PolicySpec.critic: expected 'none' or 'separate' for "
+                f"{type(self.network).__name__}, got 'shared'; a shared torso needs hidden layers, "
+                "so use an MLP"
             )
-        one_of("PolicySpec.critic_values", self.critic_values, CRITIC_VALUES)
-        if self.critic_values == "action" and (
-            self.critic == "none" or not self.head.enumerable or self.head.action_values
-        ):
+        plain = self.head.enumerable and not self.head.action_values
+        if self.critic_values == "action" and (self.critic == "none" or not plain):
             raise SpecError(
-                f"PolicySpec.critic_values: expected 'state' for {self.head} with critic={self.critic!r}, got 'action'; it takes a critic, and "
-                "a head of numbered actions whose network gives no action values"
+                f"PolicySpec.critic_values: expected 'state' for {self.head} with "
+                f"critic={self.critic!r}, got 'action'; it takes a critic, and a head of numbered "
+                "actions whose network gives no action values"
             )
 
     @property
     def critic_outputs(self) -> int:
-        """How many numbers the critic gives a state: none without a critic, 1 for V, one an action for Q."""
+        """The critic's outputs: 0 without a critic, 1 for V, one an action for Q."""
         if self.critic == "none":
             return 0
         return self.head.outputs if self.critic_values == "action" else 1
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
-        return json.dumps(
-            {
-                "network": {
-                    "name": self.network.name,
-                    **dataclasses.asdict(cast("Any", self.network)),
-                },
-                "head": {"name": self.head.name, **dataclasses.asdict(cast("Any", self.head))},
-                "critic": self.critic,
-                "critic_values": self.critic_values,
-            }
-        )
+        parts: dict[str, Any] = {}
+        for name, part in (("network", self.network), ("head", self.head)):
+            parts[name] = {"name": part.name, **dataclasses.asdict(cast("Any", part))}
+        return json.dumps(parts | {"critic": self.critic, "critic_values": self.critic_values})
 
     @staticmethod
     def from_json(text: str) -> PolicySpec:
-        """Return the spec that `to_json` wrote; networks and heads are looked up by name in the registry.
+        """Return the spec that `to_json` wrote; the registry finds networks and heads by name.
 
         Raises:
             SpecError: the text is not JSON of that form.
             UnknownNameError: no network or no head of that name is registered.
-            PluginError: what is registered under the name is no network, or no head.
+            PluginError: the name's target is no network, or no head.
         """
+        where = "PolicySpec.from_json"
         try:
             data: dict[str, Any] = json.loads(text)
-            if data["network"]["name"] == Adopted.name:
-                raise SpecError(
-                    "PolicySpec.from_json: expected a network that can be built, got an adopted one; adopt it again and load the file into "
-                    "that policy: pgcore.load(path, into=policy)"
-                )
             network, head = dict(data["network"]), dict(data["head"])
             network_name, head_name = str(network.pop("name")), str(head.pop("name"))
+            # A spec without critic values has those of states.
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SpecError(
-                f"PolicySpec.from_json: expected what to_json writes, got {str(text)[:80]!r} ({error}); write it again"
+                f"{where}: expected what to_json writes, got {str(text)[:80]!r} ({error}); "
+                "write it again"
             ) from error
+        if network_name == Adopted.name:
+            raise SpecError(
+                f"{where}: expected a network that can be built, got an adopted one; adopt it "
+                "again and load the file into that policy: pgcore.load(path, into=policy)"
+            )
         network_type: Any = load_class("networks", network_name, Network)
         head_type: Any = load_class("heads", head_name, Head)
+        # JSON has no tuples, and a spec with lists cannot be hashed.
         fields = {name: _with_tuples(value) for name, value in network.items()}
         try:
             return PolicySpec(network_type(**fields), head_type(**head), critic, values)
         except TypeError as error:
             raise SpecError(
-                f"PolicySpec.from_json: expected the fields of {network_type.__name__} and {head_type.__name__}, got others ({error}); write it again"
+                f"{where}: expected the fields of {network_type.__name__} and "
+                f"{head_type.__name__}, got others ({error}); write it again"
             ) from error
 
     @property
@@ -144,43 +137,40 @@ class PolicySpec:
         """Canonical names and shapes, in canonical order: network, critic, head."""
         if isinstance(self.network, Adopted):
             return dict(self.network.shapes)
-        return {name: value.shape for name, value in self._layers(_zeros).items()}
+        # The code that makes parameters tells their shapes, so the two cannot disagree.
+        arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
+        return {name: value.shape for name, value in arrays.items()}
 
     def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
         """Return the parameters that learning starts from, float64, the same on every backend.
 
-        Weights are orthogonal: their gain is 0.01 in the policy's output layer, 1 in the critic's and
-        the activation's, such as sqrt(2), in hidden layers. Biases and tables are 0. Each array has a
-        random stream of its own, so adding a critic leaves the policy as it was.
+        Weights are orthogonal: their gain is 0.01 in the policy's output layer, 1 in the critic's
+        and the activation's, such as sqrt(2), in hidden layers. Biases and tables are 0. Each array
+        has a random stream of its own, so adding a critic leaves the policy as it was.
 
         Raises:
-            SpecError: the seed is not an integer of at least 0, or the network is adopted and has its own.
+            SpecError: the seed is not an integer of at least 0, or the network is adopted.
 
         Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
         """
-        if (
-            isinstance(seed, bool)
-            or not isinstance(cast("object", seed), int | np.integer)
-            or seed < 0
-        ):
-            raise SpecError(f"seed: expected an integer of at least 0, got {seed!r}; give one")
+        entropy = count_from_zero("seed", seed)
+        # A stream for each weight matrix, so that further ones change none before them.
         streams = iter(range(2**31))
 
         def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
-            rng = np.random.Generator(
-                np.random.Philox(np.random.SeedSequence([int(seed), next(streams)]))
-            )
-            tall = rng.standard_normal((max(shape), min(shape)))
-            q, r = np.linalg.qr(tall)
+            sequence = np.random.SeedSequence([entropy, next(streams)])
+            rng = np.random.Generator(np.random.Philox(sequence))
+            q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+            # The sign makes the decomposition unique, and q uniform over orthogonal matrices.
             q *= np.sign(np.diag(r))
             return np.ascontiguousarray(gain * (q if shape[0] >= shape[1] else q.T))
 
-        return self._layers(orthogonal)
+        return self._arrays(orthogonal)
 
     def apply(
         self, xp: ArrayNamespace, parameters: Mapping[str, Native], observations: Native
     ) -> tuple[Native, Native]:
-        """Return the outputs of network and critic, for backends that differentiate by themselves.
+        """Return the outputs of network and critic, for backends that differentiate.
 
         Args:
             xp: The backend's array functions.
@@ -190,74 +180,70 @@ class PolicySpec:
         Returns:
             [B, outputs] for the head, and [B, critic outputs] or None without a critic.
         """
-        network = self.network
-        actor = under("network", parameters)
+        network, actor = self.network, under("network", parameters)
         if self.critic == "none":
             return network.forward(xp, actor, observations), None
         critic = under("critic", parameters)
         if self.critic == "separate":
-            return network.forward(xp, actor, observations), network.forward(
-                xp, critic, observations
-            )
+            values = network.forward(xp, critic, observations)
+            return network.forward(xp, actor, observations), values
+        # A shared torso is computed once for both output layers.
         assert isinstance(network, TorsoNetwork)
         features = network.torso(xp, actor, observations)
         outputs = affine(xp, actor, network.output_layer, features)
         return outputs, affine(xp, critic, SHARED, features)
 
-    def _layers(self, weight: MakeWeight) -> dict[str, NDArray[Any]]:
-        """Return every parameter in canonical order, weight matrices made by `weight(shape, gain)`.
+    def _arrays(self, make_weight: MakeWeight) -> dict[str, NDArray[Any]]:
+        """Return every parameter in canonical order; `make_weight(shape, gain)` makes the matrices.
 
         Raises:
-            SpecError: they are too large to exist.
+            SpecError: they do not fit into memory.
         """
+        arrays: dict[str, NDArray[Any]] = {}
         try:
-            return self._arrays(weight)
+            for name, (shape, gain, value) in self._declared().items():
+                weight = gain is not None
+                arrays[name] = make_weight(shape, gain) if weight else np.full(shape, value, float)
+            for name, value in self.head.initial_parameters().items():
+                arrays[f"head.{name}"] = value
         except (ValueError, OverflowError, MemoryError) as error:
             raise SpecError(
-                f"PolicySpec: expected sizes that fit into memory, got {self} ({error}); make the network smaller"
+                f"PolicySpec: expected sizes that fit into memory, got {self} ({error}); "
+                "make the network smaller"
             ) from error
-
-    def _arrays(self, weight: MakeWeight) -> dict[str, NDArray[Any]]:
-        parameters: dict[str, NDArray[Any]] = {}
-        for name, (shape, gain, value) in self._declared().items():
-            parameters[name] = (
-                np.full(shape, value, np.float64) if gain is None else weight(shape, gain)
-            )
-        return parameters | {
-            f"head.{name}": value for name, value in self.head.initial_parameters().items()
-        }
+        return arrays
 
     def _declared(self) -> dict[str, Parameter]:
         """Return the parameters of network and critic by canonical name, in canonical order."""
         network = self.network
-        declared = {
-            f"network.{name}": each
-            for name, each in network.parameters(self.head.outputs, 0.01).items()
-        }
+        actor = network.parameters(self.head.outputs, POLICY_GAIN)
         critic: dict[str, Parameter] = {}
         if self.critic == "separate":
-            critic = network.parameters(self.critic_outputs, 1.0)
+            critic = network.parameters(self.critic_outputs, CRITIC_GAIN)
         elif self.critic == "shared":
-            critic = affine_parameters(
-                SHARED, cast("TorsoNetwork", network).width, self.critic_outputs, 1.0
-            )
-        return declared | {f"critic.{name}": each for name, each in critic.items()}
+            width = cast("TorsoNetwork", network).width
+            critic = affine_parameters(SHARED, width, self.critic_outputs, CRITIC_GAIN)
+        declared = {f"network.{name}": parameter for name, parameter in actor.items()}
+        return declared | {f"critic.{name}": parameter for name, parameter in critic.items()}
 
 
 def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
-    """Return the parameters whose names begin with a prefix and a dot, without both."""
-    start = len(prefix) + 1
+    """Return the parameters below a prefix, named without it.
+
+    Args:
+        prefix: Such as "network", without the dot after it.
+        parameters: Native arrays by canonical name.
+    """
+    start = f"{prefix}."
     return {
-        name[start:]: value for name, value in parameters.items() if name.startswith(f"{prefix}.")
+        name.removeprefix(start): value
+        for name, value in parameters.items()
+        if name.startswith(start)
     }
 
 
-def _zeros(shape: tuple[int, ...], _gain: float) -> NDArray[Any]:
-    return np.zeros(shape)
-
-
 def _with_tuples(value: object) -> Any:
-    """Return what JSON reads, with tuples in place of its lists: a spec can be hashed."""
+    """Return a value from JSON with tuples in place of lists, since a spec can be hashed."""
     if isinstance(value, list):
         return tuple(map(_with_tuples, cast("list[object]", value)))
     return value

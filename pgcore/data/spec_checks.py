@@ -1,4 +1,4 @@
-"""Whether data fit a spec: observations, masks and parameters, checked before anything is computed from them."""
+"""Whether data fit a spec: observations, masks and parameters, checked before any computation."""
 
 from __future__ import annotations
 
@@ -11,113 +11,155 @@ from numpy.typing import ArrayLike
 
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
-from pgcore.validation.arrays import Array, owned_booleans, owned_numbers
+from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_numbers
 
 __all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
 
+# Characters of a part of a spec in a message; one that is longer is truncated.
+MOST_CHARACTERS = 120
+
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
-    """Raise ShapeError or BatchError unless the network can take the observations."""
+    """Raise unless the network can take the observations.
+
+    Args:
+        where: The array's name, for errors.
+        spec: The policy's.
+        observations: [B, ...] number.
+
+    Raises:
+        ShapeError: another shape than the network's, or no integers for a table.
+        BatchError: a state's number is out of range.
+    """
     network, shape = spec.network, spec.network.observation_shape
-    if shape is None:  # only the network itself can tell
+    if shape is None:  # an adopted network declares none, and raises its own errors
         return
     states = network.num_states
     if states is None:
-        if observations.shape[1:] != shape or observations.ndim == 0:
+        if observations.ndim == 0 or observations.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))
             raise ShapeError(
-                f"{where}: expected shape [{expected}] for {network}, got {list(observations.shape)}; "
-                "check the network's inputs"
+                f"{where}: expected shape [{expected}] for {network}, "
+                f"got {list(observations.shape)}; check the network's inputs"
             )
         return
+    # A table's observations are states' numbers.
     if observations.ndim != 1 or observations.dtype.kind not in "iu":
         raise ShapeError(
-            f"{where}: expected [B] integers for {network}, got {list(observations.shape)} {observations.dtype}; number the states from 0"
+            f"{where}: expected [B] integers for {network}, got {list(observations.shape)} "
+            f"{observations.dtype}; number the states from 0"
         )
-    outside = (observations < 0) | (observations >= states)
-    if outside.any():
-        step = int(outside.argmax())
-        raise BatchError(
-            f"{where}: expected states in [0, {states}), got {observations[step]} at step {step}; check the table's states"
-        )
+    inside = (observations >= 0) & (observations < states)
+    rule, advice = f"states in [0, {states})", "check the table's states"
+    check_rows(where, rule, inside, observations, advice)
 
 
 def check_mask(
     spec: PolicySpec, action_mask: ArrayLike, steps: int, *, where: str = "action_mask"
 ) -> Array:
-    """Return the mask as a bool array that fits the head, or raise ShapeError or BatchError."""
-    mask = owned_booleans(where, action_mask, 2)
-    if not spec.head.choices:
+    """Return the mask as a bool array that fits the head.
+
+    Args:
+        spec: The policy's.
+        action_mask: [B, width] bool, or 0 and 1.
+        steps: B.
+        where: The array's name, for errors.
+
+    Raises:
+        ShapeError: another shape.
+        BatchError: the head takes no mask, or a step has no possible action.
+    """
+    mask, head = owned_booleans(where, action_mask, 2), spec.head
+    if not head.choices:
         raise BatchError(
-            f"{where}: expected none for {spec.head}, got a mask; only discrete heads can mask actions"
+            f"{where}: expected none for {head}, got a mask; only discrete heads can mask actions"
         )
-    if mask.shape != (steps, spec.head.width):
+    if mask.shape != (steps, head.width):
         raise ShapeError(
-            f"{where}: expected shape [{steps}, {spec.head.width}] for {spec.head}, got {list(mask.shape)}; one column an action"
+            f"{where}: expected shape [{steps}, {head.width}] for {head}, got "
+            f"{list(mask.shape)}; one column an action"
         )
-    for own in spec.head.choices:
-        possible = mask[:, own].any(axis=1)
-        if not possible.all():
-            raise BatchError(
-                f"{where}: expected a possible action at every step, got none at step {int(possible.argmin())}; the episode should have "
-                "ended there"
-            )
+    rule, advice = "a possible action at every step", "the episode should have ended there"
+    for columns in head.choices:
+        check_rows(where, rule, mask[:, columns].any(axis=1), "none", advice)
     return mask
 
 
 def check_parameters(
     spec: PolicySpec, parameters: Mapping[str, ArrayLike], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
-    """Return the parameters in the dtype, or raise ParameterError unless names, shapes and values are the spec's."""
-    wanted = spec.parameter_shapes
-    if set(parameters) != set(wanted):
-        missing, surplus = (
-            sorted(set(wanted) - set(parameters)),
-            sorted(set(parameters) - set(wanted)),
-        )
+    """Return the parameters in a dtype.
+
+    Args:
+        spec: The policy's, which declares names and shapes.
+        parameters: Float arrays by name.
+        dtype: The result's.
+
+    Raises:
+        ParameterError: names, shapes or dtypes are not the spec's, or a number is not finite.
+    """
+    shapes = spec.parameter_shapes
+    if set(parameters) != set(shapes):
+        missing = sorted(set(shapes) - set(parameters))
+        surplus = sorted(set(parameters) - set(shapes))
         raise ParameterError(
-            f"parameters: expected the names {', '.join(wanted)}, got missing {missing}, surplus {surplus}; rename them"
+            f"parameters: expected the names {', '.join(shapes)}, got missing {missing}, "
+            f"surplus {surplus}; rename them"
         )
     arrays: dict[str, Array] = {}
-    for name, shape in wanted.items():
-        array = owned_numbers(f"parameters[{name!r}]", parameters[name])
+    for name, shape in shapes.items():
+        where = f"parameters[{name!r}]"
+        array = owned_numbers(where, parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
             raise ParameterError(
-                f"parameters[{name!r}]: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; check the spec"
+                f"{where}: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; "
+                "check the spec"
             )
+        # A number too large for the dtype becomes infinite, which the next check refuses.
         with np.errstate(over="ignore"):
             arrays[name] = array.astype(dtype, copy=False)
         if not np.isfinite(arrays[name]).all():
             raise ParameterError(
-                f"parameters[{name!r}]: expected finite numbers in {dtype}, got NaN or infinity; load a good checkpoint"
+                f"{where}: expected finite numbers in {dtype}, got NaN or infinity; "
+                "load a good checkpoint"
             )
     return arrays
 
 
 def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
-    """Raise SpecError unless a saved spec (JSON) is this one, apart from the network where that is adopted: only parameters say what it is."""
-    own: dict[str, Any] = json.loads(spec.to_json())
+    """Raise SpecError unless a saved spec equals this one; an adopted network is not compared.
+
+    Args:
+        where: The file, for errors.
+        spec: The spec of the policy that the file is loaded into.
+        saved: The file's spec, JSON.
+    """
+    reference: dict[str, Any] = json.loads(spec.to_json())
+    # A saved spec without critic values has those of states.
     try:
-        found: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
+        loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
         raise SpecError(
-            f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); write the file again"
+            f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); "
+            "write the file again"
         ) from error
-    for part in ("head", "critic", "critic_values", "network"):
-        if found.get(part) != own[part] and not (
-            part == "network" and isinstance(spec.network, Adopted)
-        ):
+    parts = ("head", "critic", "critic_values", "network")
+    # Only its parameters describe an adopted network.
+    for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:
+        if loaded.get(part) != reference[part]:
             raise SpecError(
-                f"{where}: expected the {part} of the policy that it is loaded into, {described(own[part])}, got {described(found.get(part))}; "
+                f"{where}: expected the {part} of the policy that it is loaded into, "
+                f"{_written(reference[part])}, got {_written(loaded.get(part))}; "
                 "load it into a policy of its own spec, or without `into`"
             )
 
 
-def described(part: Any) -> str:
-    """Return a part of a spec in JSON as it is written in Python, short enough for a message; of an adopted network its description."""
+def _written(part: Any) -> str:
+    """Return a part of a spec, from JSON, in Python's notation; truncated for a message."""
     if not isinstance(part, dict):
         return repr(part)
-    fields = cast("dict[str, Any]", part)
-    named = {key: value for key, value in fields.items() if key not in ("name", "shapes")}
-    text = f"{fields.get('name')}({', '.join(f'{key}={value!r}' for key, value in named.items())})"
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    fields = dict(cast("dict[str, Any]", part))
+    name = fields.pop("name", None)
+    fields.pop("shapes", None)  # of an adopted network, which has a description
+    text = f"{name}({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."

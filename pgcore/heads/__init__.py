@@ -1,7 +1,8 @@
-"""Action distributions: what a network's outputs mean, one head a module.
+"""Action distributions: the meaning of a network's outputs, one head a module.
 
-A head is frozen data with forward formulas written once against `xp`. Autograd backends differentiate them; the NumPy backend
-holds their derivatives. Sampling happens here, in float64, so one seed gives the same actions on every backend.
+A head is frozen data with forward formulas written once against `xp`. Autodiff backends
+differentiate them; the NumPy backend holds their derivatives. Sampling happens here, in float64,
+so one seed gives the same actions on every backend.
 """
 
 from __future__ import annotations

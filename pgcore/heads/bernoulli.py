@@ -1,4 +1,4 @@
-"""Independent switches."""
+"""Independent binary actions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["Bernoulli"]
 
 @dataclass(frozen=True, slots=True)
 class Bernoulli(DiscreteHead):
-    """Independent switches, each on with probability sigmoid(w / temperature): a softmax over the logits 0 and w.
+    """Independent binary actions, 1 with probability sigmoid(w / temperature).
 
-    Network outputs are the logits w [B, n]. The [B, 2n] description holds log P(off) of every switch, then log P(on), and so does the
-    mask: column i says whether switch i may be off, column n + i whether it may be on. Actions are [B, n] integers, 1 where on.
+    Network outputs are the logits w [B, n]; each action is a softmax over the logits 0 and w. The
+    distribution parameters [B, 2n] are log P(0) of every action, then log P(1), and the mask has
+    the same columns: i and n + i say whether action i may be 0 and 1. Actions are [B, n] integers.
 
     Attributes:
-        n: Number of switches, at least 1.
+        n: Number of binary actions, at least 1.
         temperature: Divides the logits; positive.
 
     Raises:
@@ -34,38 +35,36 @@ class Bernoulli(DiscreteHead):
 
     @property
     def outputs(self) -> int:
-        """One logit a switch."""
+        """One logit an action."""
         return self.n
 
     @property
     def width(self) -> int:
-        """Two log-probabilities a switch."""
+        """Two log-probabilities an action."""
         return 2 * self.n
 
     @property
     def choices(self) -> tuple[slice, ...]:
-        """See `Head.choices`: off and on, n columns apart."""
+        """See `Head.choices`: 0 and 1, n columns apart."""
         return tuple(slice(i, None, self.n) for i in range(self.n))
 
     def distribution(
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`."""
-        on = outputs if self.temperature == 1.0 else outputs / self.temperature
-        off = xp.full_like(on, 0.0)
+        one = outputs if self.temperature == 1.0 else outputs / self.temperature
+        zero = xp.full_like(one, 0.0)
         if mask is not None:
-            off, on = (
-                xp.where(mask[:, : self.n], off, -math.inf),
-                xp.where(mask[:, self.n :], on, -math.inf),
-            )
-        log_pi = xp.log_softmax(xp.concatenate((off[:, :, None], on[:, :, None]), 2), 2)
+            zero = xp.where(mask[:, : self.n], zero, -math.inf)
+            one = xp.where(mask[:, self.n :], one, -math.inf)
+        # A softmax over pairs is exact for masked actions too, unlike a log-sigmoid.
+        log_pi = xp.log_softmax(xp.concatenate((zero[:, :, None], one[:, :, None]), 2), 2)
         return xp.concatenate((log_pi[:, :, 0], log_pi[:, :, 1]), 1)
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
-        """See `Head.log_prob`: the sum over the switches."""
-        return xp.sum(
-            xp.where(actions > 0, distribution[:, self.n :], distribution[:, : self.n]), 1
-        )
+        """See `Head.log_prob`: the sum over the actions."""
+        zero, one = distribution[:, : self.n], distribution[:, self.n :]
+        return xp.sum(xp.where(actions > 0, one, zero), 1)
 
-    # The score is 1 in the log-probability of each alternative that was taken, as for any discrete head.
+    # The score is 1 in the log-probability of each alternative drawn, as for any discrete head.
     fisher = DiscreteHead.fisher

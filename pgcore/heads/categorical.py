@@ -15,9 +15,10 @@ __all__ = ["Categorical"]
 
 @dataclass(frozen=True, slots=True)
 class Categorical(DiscreteHead):
-    """Softmax over `n` actions with a temperature; network outputs are the logits w, pi = softmax(w / temperature).
+    """Softmax over `n` actions with a temperature.
 
-    The [B, n] description holds log pi, with -inf where an action is masked.
+    Network outputs are the logits w [B, n], pi = softmax(w / temperature). The distribution
+    parameters [B, n] are log pi, -inf for masked actions.
 
     Attributes:
         n: Number of actions, at least 1.
@@ -37,19 +38,10 @@ class Categorical(DiscreteHead):
         """One logit an action."""
         return self.n
 
-    @property
-    def width(self) -> int:
-        """One log-probability an action."""
-        return self.n
-
-    @property
-    def choices(self) -> tuple[slice, ...]:
-        """See `Head.choices`: one."""
-        return (slice(self.n),)
-
     def distribution(
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`."""
+        # The usual temperature needs no division.
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         return xp.log_softmax(logits if mask is None else xp.where(mask, logits, -math.inf), 1)

@@ -1,4 +1,4 @@
-"""Independent normal distributions over real actions."""
+"""Independent normal distributions over continuous actions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["HALF_LOG_2PI", "DiagonalGaussian"]
 
-HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)  # nats, the normal density's constant
 
 
 @dataclass(frozen=True, slots=True)
 class DiagonalGaussian(Head):
     """Independent normal distributions over `n` action dimensions.
 
-    The [B, 2n] description holds the means, then the log standard deviations. Network outputs are the means, followed by the
-    log standard deviations when they are per state.
+    The distribution parameters [B, 2n] are the means, then the log standard deviations. Network
+    outputs are the means, followed by the log standard deviations if they are per state.
 
     Attributes:
         n: Number of action dimensions, at least 1.
-        log_std: "fixed" (the constant log std), "shared" (a learned vector `head.log_std` [n]) or "per-state" (network outputs).
-        std: The constant standard deviation, or the one that learning starts from; positive, action units.
+        log_std: "fixed" (a constant), "shared" (a learned vector `head.log_std` [n]) or
+            "per-state" (network outputs).
+        std: The standard deviation, constant or at the start of learning; positive, action units.
 
     Raises:
         SpecError: n below 1, log_std none of the three, or std not a positive number.
@@ -43,7 +44,7 @@ class DiagonalGaussian(Head):
 
     @property
     def outputs(self) -> int:
-        """One mean a dimension, and one log std where it is per state."""
+        """One mean a dimension, and one log std if it is per state."""
         return 2 * self.n if self.log_std == "per-state" else self.n
 
     @property
@@ -52,24 +53,25 @@ class DiagonalGaussian(Head):
         return 2 * self.n
 
     def initial_parameters(self) -> dict[str, Array]:
-        """Return `log_std` [n] where it is shared, else nothing."""
+        """Return `log_std` [n] if it is shared, else nothing."""
         return {"log_std": np.full(self.n, math.log(self.std))} if self.log_std == "shared" else {}
 
     def distribution(
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
-        """See `Head.distribution`; per-state outputs are offset so that an output of 0 means `std`."""
+        """See `Head.distribution`; a per-state output of 0 means `std`."""
+        # Log standard deviations always take columns, so that the formulas below see one layout.
+        mean, log_std = outputs[:, : self.n], math.log(self.std)
         if self.log_std == "per-state":
-            return xp.concatenate(
-                (outputs[:, : self.n], outputs[:, self.n :] + math.log(self.std)), 1
-            )
+            return xp.concatenate((mean, outputs[:, self.n :] + log_std), 1)
         if self.log_std == "shared":
             return xp.concatenate((outputs, xp.broadcast_to(parameters["log_std"], outputs)), 1)
-        return xp.concatenate((outputs, xp.full_like(outputs, math.log(self.std))), 1)
+        return xp.concatenate((outputs, xp.full_like(outputs, log_std)), 1)
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`; a density, so it can be positive."""
         mean, log_std = distribution[:, : self.n], distribution[:, self.n :]
+        # Standardised before it is squared, since std^2 can underflow.
         z = (actions - mean) / xp.exp(log_std)
         return -xp.sum(0.5 * z * z + log_std, 1) - self.n * HALF_LOG_2PI
 
@@ -81,8 +83,8 @@ class DiagonalGaussian(Head):
         """See `Head.kl`."""
         mean0, log_std0 = reference[:, : self.n], reference[:, self.n :]
         mean, log_std = distribution[:, : self.n], distribution[:, self.n :]
-        std = xp.exp(log_std)
-        z, ratio = (mean0 - mean) / std, xp.exp(log_std0 - log_std)
+        # Ratios before squares: neither standard deviation's square can overflow alone.
+        z, ratio = (mean0 - mean) / xp.exp(log_std), xp.exp(log_std0 - log_std)
         return xp.sum(log_std - log_std0 + 0.5 * (ratio * ratio + z * z - 1.0), 1)
 
     def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
@@ -91,7 +93,7 @@ class DiagonalGaussian(Head):
         return xp.concatenate((tangent[:, : self.n] / std / std, 2.0 * tangent[:, self.n :]), 1)
 
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
-        """Draw mean + std * standard normal."""
+        """See `Head.sample`: mean + std * standard normal."""
         mean, log_std = distribution[:, : self.n], distribution[:, self.n :]
         return mean + np.exp(log_std) * rng.standard_normal(mean.shape)
 
@@ -101,11 +103,13 @@ class DiagonalGaussian(Head):
 
     def check_actions(self, actions: Array, mask: Array | None) -> None:
         """See `Head.check_actions`."""
-        if actions.ndim != 2 or actions.shape[1] != self.n:
+        if actions.shape[1:] != (self.n,):
             raise ShapeError(
-                f"Batch.actions: expected shape [B, {self.n}] for {self}, got {list(actions.shape)}; one column an action dimension"
+                f"Batch.actions: expected shape [B, {self.n}] for {self}, "
+                f"got {list(actions.shape)}; one column an action dimension"
             )
         if mask is not None:
             raise BatchError(
-                f"Batch.action_mask: expected none for {self}, got a mask; only discrete heads can mask actions"
+                f"Batch.action_mask: expected none for {self}, got a mask; "
+                "only discrete heads can mask actions"
             )

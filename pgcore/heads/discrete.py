@@ -1,4 +1,4 @@
-"""What heads over finitely many actions share: a description that holds log-probabilities, and one or more choices."""
+"""Base of heads over finitely many actions, whose distribution parameters are log-probabilities."""
 
 from __future__ import annotations
 
@@ -8,115 +8,130 @@ import numpy as np
 
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, check_rows
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["DiscreteHead", "finite_or_zero"]
 
 
 class DiscreteHead(Head):
-    """A head whose [B, width] description holds log-probabilities, -inf where the mask forbids an alternative.
+    """A head whose distribution parameters [B, width] are log-probabilities, -inf where masked.
 
-    A step is one or more independent `choices`, and an action holds one alternative of each: an integer [B] where the head is enumerable,
-    else integers [B, choices].
+    A step is one or more independent `choices`, and an action holds one alternative of each: an
+    integer [B] if the head is enumerable, else integers [B, choices].
     """
 
     discrete = True
+
+    @property
+    def width(self) -> int:
+        """One log-probability an output."""
+        return self.outputs
+
+    @property
+    def choices(self) -> tuple[slice, ...]:
+        """See `Head.choices`: one of all columns."""
+        return (slice(self.width),)
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`: the sum over the choices."""
         if self.enumerable:
             return xp.take_last(distribution, actions)
-        chosen = [
-            xp.take_last(distribution[:, own], actions[:, k]) for k, own in enumerate(self.choices)
-        ]
-        return sum(chosen[1:], chosen[0])
+        first, *further = (
+            xp.take_last(distribution[:, columns], actions[:, k])
+            for k, columns in enumerate(self.choices)
+        )
+        return sum(further, first)
 
     def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
         """See `Head.entropy`; 0 log 0 is 0."""
         return -xp.sum(xp.exp(distribution) * finite_or_zero(xp, distribution), 1)
 
     def kl(self, xp: ArrayNamespace, reference: Native, distribution: Native) -> Native:
-        """See `Head.kl`; alternatives that the reference never takes add nothing."""
+        """See `Head.kl`; alternatives of probability 0 in the reference add nothing."""
+        # A masked alternative is -inf in both, and their difference would be NaN.
         possible = reference > -math.inf
-        difference = xp.where(
-            possible, finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0), 0.0
-        )
-        return xp.sum(xp.exp(reference) * difference, 1)
+        log_ratio = finite_or_zero(xp, reference) - xp.where(possible, distribution, 0.0)
+        return xp.sum(xp.exp(reference) * xp.where(possible, log_ratio, 0.0), 1)
 
     def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
-        """See `Head.fisher`: diag pi, since the score of an action is 1 in its own log-probability."""
+        """See `Head.fisher`: diag pi, as an action's score is 1 in its own log-probability."""
         return xp.exp(distribution) * xp.where(distribution > -math.inf, tangent, 0.0)
 
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
-        """Draw by inverting the cumulative distribution, one uniform number a step and choice."""
-        return self._action([drawn(distribution[:, own], rng) for own in self.choices])
+        """See `Head.sample`: inverts the cumulative distribution, one uniform number a choice."""
+        return self._action([_drawn(distribution[:, columns], rng) for columns in self.choices])
 
     def mode(self, distribution: Array) -> Array:
         """See `Head.mode`; the first of equally probable alternatives."""
-        return self._action([distribution[:, own].argmax(axis=1) for own in self.choices])
+        return self._action([distribution[:, columns].argmax(axis=1) for columns in self.choices])
+
+    def _action(self, alternatives: list[Array]) -> Array:
+        """Return the actions of one alternative [B] a choice."""
+        return alternatives[0] if self.enumerable else np.stack(alternatives, axis=1)
 
     def check_actions(self, actions: Array, mask: Array | None) -> None:
         """See `Head.check_actions`."""
-        self._check_numbers(actions)
+        columns = self._check_numbers(actions)
         if mask is None:
             return
         if mask.shape[1] != self.width:
             raise ShapeError(
-                f"Batch.action_mask: expected [B, {self.width}] for {self}, got {list(mask.shape)}; one column an action"
+                f"Batch.action_mask: expected [B, {self.width}] for {self}, "
+                f"got {list(mask.shape)}; one column an action"
             )
-        for k, own in enumerate(self.choices):
-            chosen = actions if self.enumerable else actions[:, k]
-            allowed = mask[:, own][np.arange(len(mask)), chosen]
-            if not allowed.all():
-                step = int(allowed.argmin())
-                raise BatchError(
-                    f"Batch.actions: expected actions that the mask allows, got {actions[step]} at step {step}; check the mask"
-                )
+        rule, rows = "actions that the mask allows", np.arange(len(mask))
+        for k, choice in enumerate(self.choices):
+            allowed = mask[:, choice][rows, columns[:, k]]
+            check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
-    def _check_numbers(self, actions: Array) -> None:
-        """Raise ShapeError or BatchError unless every choice has an alternative that exists."""
+    def _check_numbers(self, actions: Array) -> Array:
+        """Return [B, choices] integers, or raise unless every choice has an existing alternative.
+
+        Raises:
+            ShapeError: another shape than the head's.
+            BatchError: not integers, or one out of range.
+        """
+        # Shape, dtype and range in this order: each needs the one before it.
         choices = self.choices
-        columns = actions[:, None] if self.enumerable and actions.ndim == 1 else actions
-        if (
-            columns.ndim != 2
-            or columns.shape[1] != len(choices)
-            or (self.enumerable and actions.ndim != 1)
-        ):
-            shape, what = (
-                ("[B]", "a step")
-                if self.enumerable
-                else (f"[B, {len(choices)}]", "a step and choice")
-            )
+        shape = (len(actions),) if self.enumerable else (len(actions), len(choices))
+        if actions.shape != shape:
+            expected, unit = "[B]", "a step"
+            if not self.enumerable:
+                expected, unit = f"[B, {len(choices)}]", "a step and choice"
             raise ShapeError(
-                f"Batch.actions: expected shape {shape} for {self}, got {list(actions.shape)}; one integer {what}"
+                f"Batch.actions: expected shape {expected} for {self}, "
+                f"got {list(actions.shape)}; one integer {unit}"
             )
         if actions.dtype.kind not in "iu":
             raise BatchError(
-                f"Batch.actions: expected integers for {self}, got {actions.dtype}; use a Gaussian head for real actions"
+                f"Batch.actions: expected integers for {self}, got {actions.dtype}; "
+                "use a Gaussian head for continuous actions"
             )
-        for k, own in enumerate(choices):
-            count = len(range(self.width)[own])
-            outside = (columns[:, k] < 0) | (columns[:, k] >= count)
-            if outside.any():
-                step = int(outside.argmax())
-                raise BatchError(
-                    f"Batch.actions: expected integers in [0, {count}), got {columns[step, k]} at step {step}; check the head's number of actions"
-                )
-
-    def _action(self, chosen: list[Array]) -> Array:
-        """Return the actions of one alternative [B] a choice."""
-        return chosen[0] if self.enumerable else np.stack(chosen, axis=1)
+        columns = actions.reshape(len(actions), -1)
+        for k, choice in enumerate(choices):
+            count, number = len(range(self.width)[choice]), columns[:, k]
+            rule, inside = f"integers in [0, {count})", (number >= 0) & (number < count)
+            check_rows("Batch.actions", rule, inside, number, "check the head's number of actions")
+        return columns
 
 
-def drawn(log_pi: Array, rng: np.random.Generator) -> Array:
+def _drawn(log_pi: Array, rng: np.random.Generator) -> Array:
     """Return [B] columns drawn from [B, k] log-probabilities."""
     cumulative = np.exp(log_pi).cumsum(axis=1)
-    # The last sum need not be exactly 1; scaling the uniform number by it keeps masked last actions out of reach.
+    # The last sum need not be exactly 1; scaling the uniform number by it keeps masked last
+    # actions out of reach.
     threshold = rng.random(len(log_pi)) * cumulative[:, -1]
     return (cumulative <= threshold[:, None]).sum(axis=1)
 
 
 def finite_or_zero(xp: ArrayNamespace, log_probs: Native) -> Native:
-    """Return the log-probabilities with 0 for -inf, so that multiplying by a probability of 0 gives 0 and no NaN gradient."""
+    """Return log-probabilities with 0 for -inf, whose product with a probability of 0 is 0.
+
+    The derivative of that product is 0 too, not NaN.
+
+    Args:
+        xp: The backend's array functions.
+        log_probs: An array of any shape.
+    """
     return xp.where(log_probs > -math.inf, log_probs, 0.0)

@@ -16,22 +16,24 @@ __all__ = ["EpsilonGreedy"]
 
 @dataclass(frozen=True, slots=True)
 class EpsilonGreedy(DiscreteHead):
-    """The action of the largest value with probability 1 - epsilon, each other one with epsilon / (n - 1).
+    """The action of the largest value with probability 1 - epsilon, others with epsilon / (n - 1).
 
-    Network outputs are Q(s, .), which a policy offers as `action_values`. The usual form draws uniformly from all actions with
-    probability e, which is this one with epsilon = e (n - 1) / n; `usual` takes e. Where a mask leaves k actions, n is k, and epsilon is
-    at most (k - 1) / k, which is the uniform distribution. Probabilities are piecewise constant in Q, so their derivative is 0.
+    Network outputs are Q(s, .), which a policy offers as `action_values`. The usual form draws
+    uniformly from all actions with probability e: this one with epsilon = e (n - 1) / n; `usual`
+    takes e. If a mask leaves k actions, n is k, and epsilon at most (k - 1) / k, the uniform
+    distribution. Probabilities are piecewise constant in Q, so their derivative is 0.
 
-    The [B, n] description holds log pi, with -inf where an action is masked.
+    The distribution parameters [B, n] are log pi, -inf for masked actions.
 
     Attributes:
         n: Number of actions, at least 1; with 1 epsilon does nothing.
-        epsilon: In [0, (n - 1) / n], so that no action is likelier than the greedy one; the first of equally good ones is greedy.
+        epsilon: In [0, (n - 1) / n], so that the greedy action is the likeliest; among equal values
+            the first is greedy.
 
     Raises:
         SpecError: n below 1, or epsilon outside its interval.
 
-    Source: Sutton and Barto 2018, sec. 2.2, in the form that never draws the greedy action while exploring.
+    Source: Sutton and Barto 2018, sec. 2.2. Differs: exploring never draws the greedy action.
     """
 
     n: Count
@@ -43,15 +45,21 @@ class EpsilonGreedy(DiscreteHead):
     def __post_init__(self) -> None:
         """Check the fields, and that epsilon leaves the greedy action the likeliest."""
         check_fields(self)
-        if self.n > 1 and self.epsilon > (self.n - 1) / self.n:
+        most = (self.n - 1) / self.n
+        if self.n > 1 and self.epsilon > most:
             raise SpecError(
-                f"EpsilonGreedy.epsilon: expected at most (n - 1) / n = {(self.n - 1) / self.n}, got {self.epsilon}; there all actions are "
-                "equally likely"
+                f"EpsilonGreedy.epsilon: expected at most (n - 1) / n = {most}, "
+                f"got {self.epsilon}; there all actions are equally likely"
             )
 
     @staticmethod
     def usual(n: int, epsilon: float) -> EpsilonGreedy:
-        """Return the head that draws uniformly from all n actions, the greedy one among them, with probability epsilon in [0, 1]."""
+        """Return the head that draws uniformly from all actions with probability epsilon.
+
+        Args:
+            n: Number of actions, at least 1.
+            epsilon: In [0, 1].
+        """
         return EpsilonGreedy(n, unit_interval("EpsilonGreedy.usual epsilon", epsilon) * (n - 1) / n)
 
     @property
@@ -59,38 +67,30 @@ class EpsilonGreedy(DiscreteHead):
         """One value an action."""
         return self.n
 
-    @property
-    def width(self) -> int:
-        """One log-probability an action."""
-        return self.n
-
-    @property
-    def choices(self) -> tuple[slice, ...]:
-        """See `Head.choices`: one."""
-        return (slice(self.n),)
-
     def distribution(
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`."""
         one = xp.full_like(outputs, 1.0)
         k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
-        best, others = chances(xp, self.epsilon, k)
+        best, rival = (xp.broadcast_to(x, outputs) for x in _log_probs(xp, self.epsilon, k))
         greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
-        # Derivatives of every order are 0, and a framework that is asked for one finds the outputs. PyTorch 2.13 compiles the derivative of
-        # `outputs * outputs` beside that of a gather wrongly, so this is an exponential.
+        # Derivatives of every order are 0, and a framework that is asked for one finds the outputs.
+        # PyTorch 2.13 compiles the derivative of `outputs * outputs` beside that of a gather
+        # wrongly, so this is an exponential.
         zero = 0.0 * xp.exp(0.0 * outputs)
-        log_pi = (
-            xp.where(greedy, xp.broadcast_to(best, outputs), xp.broadcast_to(others, outputs))
-            + zero
-        )
+        log_pi = xp.where(greedy, best, rival) + zero
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
 
 
-def chances(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:
-    """Return log pi of the greedy action and of each other one, in the shape of `k`, the number of possible actions as a float."""
+def _log_probs(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:
+    """Return log pi of the greedy action and of any other one, for `k` possible actions, a float.
+
+    Both have the shape of `k`.
+    """
     most = (k - 1.0) / k
     explore = xp.where(most < epsilon, most, epsilon)
+    # Both branches of a choice are differentiated, so neither may divide by 0 or take log 0.
     some = explore > 0.0
-    each = xp.where(some, explore / xp.where(k > 1.0, k - 1.0, 1.0), 1.0)
-    return xp.log(1.0 - explore), xp.where(some, xp.log(each), -math.inf)
+    share = xp.where(some, explore / xp.where(k > 1.0, k - 1.0, 1.0), 1.0)
+    return xp.log(1.0 - explore), xp.where(some, xp.log(share), -math.inf)

@@ -16,33 +16,36 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 __all__ = ["MultiCategorical"]
 
 
-def counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
-    """Return the value as a tuple of ints, or raise unless it is a sequence of counts, at least one."""
+def _counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
+    """Return the value as a tuple of ints, or raise unless it is a sequence of counts."""
+    # A string is iterable, but no sequence of counts.
     sequence = isinstance(value, Iterable) and not isinstance(value, str)
     items = tuple(cast("Iterable[Any]", value)) if sequence else ()
     if not items:
         raise error(
-            f"{where}: expected one count for each choice, got {value!r}; give a sequence such as (3, 2)"
+            f"{where}: expected one count for each choice, got {value!r}; "
+            "give a sequence such as (3, 2)"
         )
     return tuple(count(f"{where}[{k}]", item, error) for k, item in enumerate(items))
 
 
 @dataclass(frozen=True, slots=True)
 class MultiCategorical(DiscreteHead):
-    """Independent choices, the k-th a softmax over n[k] alternatives: log pi(a) = sum_k log softmax(w_k / temperature)_{a_k}.
+    """Independent choices, the k-th a softmax over n[k] alternatives.
 
-    Network outputs are the logits of all choices side by side, [B, sum n]; so are the description, which holds log-probabilities, and
-    the mask. Actions are [B, len(n)] integers, a_k in [0, n[k]). Entropy and KL are the sums over the choices.
+    log pi(a) = sum_k log softmax(w_k / temperature)_{a_k}. Network outputs are the logits of all
+    choices side by side, [B, sum n]; so are the distribution parameters, log-probabilities, and the
+    mask. Actions are [B, len(n)] integers, a_k in [0, n[k]). Entropy and KL are sums over choices.
 
     Attributes:
         n: Number of alternatives of each choice, at least 1 each.
         temperature: Divides the logits; positive.
 
     Raises:
-        SpecError: no choice, one with less than 1 alternative, or temperature not a positive number.
+        SpecError: no choice, one with less than 1 alternative, or temperature not positive.
     """
 
-    n: Annotated[tuple[int, ...], counts]
+    n: Annotated[tuple[int, ...], _counts]
     temperature: Positive = 1.0
     name: ClassVar[str] = "multi_categorical"
 
@@ -52,23 +55,18 @@ class MultiCategorical(DiscreteHead):
         return sum(self.n)
 
     @property
-    def width(self) -> int:
-        """One log-probability an alternative."""
-        return sum(self.n)
-
-    @property
     def choices(self) -> tuple[slice, ...]:
         """See `Head.choices`: side by side."""
-        return tuple(
-            slice(start, stop)
-            for start, stop in itertools.pairwise(itertools.accumulate(self.n, initial=0))
-        )
+        bounds = itertools.accumulate(self.n, initial=0)
+        return tuple(slice(start, stop) for start, stop in itertools.pairwise(bounds))
 
     def distribution(
         self, xp: ArrayNamespace, outputs: Native, parameters: dict[str, Native], mask: Native
     ) -> Native:
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
+        # Before the softmax, so that masked alternatives take no probability.
         if mask is not None:
             logits = xp.where(mask, logits, -math.inf)
-        return xp.concatenate(tuple(xp.log_softmax(logits[:, own], 1) for own in self.choices), 1)
+        parts = tuple(xp.log_softmax(logits[:, columns], 1) for columns in self.choices)
+        return xp.concatenate(parts, 1)

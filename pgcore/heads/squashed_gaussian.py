@@ -15,17 +15,19 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["SquashedGaussian"]
 
-LOG_2 = math.log(2.0)
+LOG_2 = math.log(2.0)  # nats
 
 
 @dataclass(frozen=True, slots=True)
 class SquashedGaussian(DiagonalGaussian):
-    """tanh(u) of independent normals u over `n` dimensions: actions in (-1, 1), which an environment's bounds scale.
+    """tanh(u) of independent normals u over `n` dimensions: actions in (-1, 1).
 
-    A batch holds u, not tanh(u): from an action that rounds to 1 no u can be had back. `environment_actions` squashes, and log-densities
-    are those of tanh(u): sum_i log N(u_i) - log |d tanh(u_i) / du_i|. The last term does not depend on the parameters, so that scores are
-    the normal distribution's, and the KL is that of the two normals, since tanh is one to one. The entropy has no closed form and is
-    not offered; estimators do without, or with a sample's -log_prob.
+    A batch holds u, not tanh(u), which may round to 1 and has no inverse there.
+    `environment_actions` squashes, and log-densities are those of tanh(u):
+    sum_i log N(u_i) - log |d tanh(u_i) / du_i|. The last term does not depend on the parameters, so
+    scores are the normal distribution's. Tanh is one to one, so the KL is that of the two normals.
+    The entropy has no closed form and is not offered; estimators do without, or with a sample's
+    -log_prob.
 
     Attributes:
         n: Number of action dimensions, at least 1.
@@ -48,9 +50,8 @@ class SquashedGaussian(DiagonalGaussian):
 
     def log_prob(self, xp: ArrayNamespace, distribution: Native, actions: Native) -> Native:
         """See `Head.log_prob`; the density of tanh(u) at u = `actions`."""
-        return DiagonalGaussian.log_prob(self, xp, distribution, actions) - xp.sum(
-            log_slope(xp, actions), 1
-        )
+        normal = DiagonalGaussian.log_prob(self, xp, distribution, actions)
+        return normal - xp.sum(log_slope(xp, actions), 1)
 
     # The slope of tanh depends on no parameter.
     fisher = DiagonalGaussian.fisher
@@ -58,7 +59,8 @@ class SquashedGaussian(DiagonalGaussian):
     def entropy(self, xp: ArrayNamespace, distribution: Native) -> Native:
         """Raise EstimatorError: there is no closed form."""
         raise EstimatorError(
-            f"{self}.entropy: expected a head whose entropy has a closed form, got one that has none; leave entropy bonuses out"
+            f"{self}.entropy: expected a head whose entropy has a closed form, "
+            "got one that has none; leave entropy bonuses out"
         )
 
     def environment_actions(self, actions: Array) -> Array:
@@ -67,6 +69,11 @@ class SquashedGaussian(DiagonalGaussian):
 
 
 def log_slope(xp: ArrayNamespace, u: Native) -> Native:
-    """Return log |d tanh(u) / du| = 2 (log 2 - u - softplus(-2 u)), in a form that is even in u and overflows nowhere."""
-    size = xp.abs(u)
+    """Return log |d tanh(u) / du| = 2 (log 2 - u - softplus(-2 u)), without overflow.
+
+    Args:
+        xp: The backend's array functions.
+        u: An array of any shape.
+    """
+    size = xp.abs(u)  # the slope is even in u, and the exponential of -2 |u| cannot overflow
     return 2.0 * (LOG_2 - size - xp.log(1.0 + xp.exp(-2.0 * size)))

@@ -1,4 +1,4 @@
-"""The registry: what plugins provide, by kind and name, and whether it can be used here."""
+"""The registry: everything that plugins provide, by kind and name, and whether it is usable."""
 
 from __future__ import annotations
 

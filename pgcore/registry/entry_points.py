@@ -1,7 +1,7 @@
-"""Entry points of the group `pgcore`: each is read by itself into a plugin, or into a quarantine that says why not.
+"""Entry points of the group `pgcore`, each read alone into a plugin or a quarantine.
 
-pluggy's bulk loader is not used: it drops a second distribution that takes a used name without a word, and one failing
-import aborts the rest.
+pluggy's bulk loader is not used: it silently drops a second distribution that takes a used name,
+and one failing import aborts all others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pgcore.errors import PluginError, UnknownNameError
 
 __all__ = ["GROUP", "KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
-GROUP = "pgcore"
+GROUP = "pgcore"  # of `project.entry-points` in a distribution's metadata
+# The order of `pgcore list`; each kind has the hook `pgcore_<kind>`.
 KINDS = (
     "backends",
     "estimators",
@@ -38,6 +39,7 @@ KINDS = (
     "derivers",
 )
 HOOKS = tuple(name for name in hooks.__all__ if name.startswith("pgcore_"))
+OPTIONAL = ("requires", "extra", "at_least")  # fields of a provider that may be None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class Plugin:
         entry_point: The entry point's name.
         distribution: The distribution that declares it, `unknown` if it has no metadata.
         version: That distribution's version.
-        module: What the entry point names, usually a module.
-        providers: Kind to what the plugin provides of it.
+        module: The entry point's target, usually a module.
+        providers: The plugin's providers by kind.
     """
 
     entry_point: str
@@ -64,10 +66,10 @@ class Quarantine:
     """A plugin that was refused; the others work on.
 
     Attributes:
-        entry_point: The entry point's name.
-        distribution: The distribution that declares it, `unknown` if it has no metadata.
-        version: That distribution's version.
-        traceback: The full traceback of what went wrong.
+        entry_point: See `Plugin`, as for the next two.
+        distribution: See `Plugin`.
+        version: See `Plugin`.
+        traceback: The full traceback of the failure.
     """
 
     entry_point: str
@@ -81,25 +83,26 @@ class Quarantine:
         return self.traceback.rstrip().rpartition("\n")[2]
 
     def error(self, where: str) -> PluginError:
-        """Return an error for whoever asks for this plugin; the full traceback is its note."""
+        """Return the error for a use of this plugin; the full traceback is its note."""
         error = PluginError(
-            f"{where}: expected a working plugin {self.entry_point!r} of {self.distribution} {self.version}, got {self.reason}; "
-            "repair or uninstall it, `pgcore doctor` shows the traceback"
+            f"{where}: expected a working plugin {self.entry_point!r} of {self.distribution} "
+            f"{self.version}, got {self.reason}; repair or uninstall it, `pgcore doctor` shows the "
+            "traceback"
         )
         error.add_note(self.traceback)
         return error
 
 
 def read_entry_point(entry_point: EntryPoint) -> Plugin | Quarantine:
-    """Import one entry point and check its hooks; whatever goes wrong stays with this one plugin."""
+    """Import one entry point and check its hooks; any failure is confined to this plugin."""
     distribution, version = "unknown", "unknown"
     try:
         if entry_point.dist is not None:
             metadata = entry_point.dist.metadata
             distribution, version = str(metadata["Name"]), str(metadata["Version"])
         module = entry_point.load()
-        return Plugin(entry_point.name, distribution, version, module, providers_of(module))
-    # A plugin is a stranger's code, and `sys.exit()` in one must not end everybody's session.
+        return Plugin(entry_point.name, distribution, version, module, _providers_of(module))
+    # A plugin is a stranger's code, and `sys.exit()` in one must not end the user's session.
     except (Exception, SystemExit):  # noqa: BLE001
         return Quarantine(entry_point.name, distribution, version, traceback.format_exc())
 
@@ -111,93 +114,85 @@ def hook_manager() -> pluggy.PluginManager:
     return manager
 
 
-def providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
-    """Return what a plugin provides of each kind, in a manager of its own so that a refused plugin leaves nothing behind.
+def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
+    """Return a plugin's providers of each kind.
 
     Raises:
-        PluginError: a hook is misspelled, has the wrong signature, lacks `@hookimpl`, or returns something else than providers.
+        PluginError: a hook is misspelled, has the wrong signature, lacks `@hookimpl`, or returns
+            something else than providers.
     """
-    manager = hook_manager()
+    manager = hook_manager()  # of its own, so that a refused plugin leaves nothing behind
     try:
         manager.register(module)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        check_spelling(manager, module)
+        # An unknown hook gets the near names; the rest are wrong signatures.
+        for caller in manager.get_hookcallers(module) or ():
+            if not caller.has_spec():
+                raise PluginError(str(UnknownNameError("hook", caller.name, HOOKS))) from error
         raise PluginError(
-            f"plugin: expected hooks as pgcore/hooks.py declares them, got {error}; use the same parameters"
+            f"plugin: expected hooks as pgcore/hooks.py declares them, got {error}; "
+            "use the same parameters"
         ) from error
-    check_decorators(module)
-    return {
-        kind: checked_providers(kind, getattr(manager.hook, f"pgcore_{kind}")()) for kind in KINDS
-    }
+    _check_decorators(module)
+    hook = manager.hook
+    return {kind: _checked_providers(kind, getattr(hook, f"pgcore_{kind}")()) for kind in KINDS}
 
 
-def check_spelling(manager: pluggy.PluginManager, module: object) -> None:
-    """Raise PluginError for an implementation of a hook that pgcore does not have."""
-    for caller in manager.get_hookcallers(module) or ():
-        if not caller.has_spec():
-            raise PluginError(str(UnknownNameError("hook", caller.name, HOOKS)))
-
-
-def check_decorators(module: object) -> None:
-    """Raise PluginError for a function that is named like a hook and would be ignored without a word."""
+def _check_decorators(module: object) -> None:
+    """Raise PluginError for a function with a hook's name that pluggy would silently ignore."""
     for name in HOOKS:
         function = inspect.getattr_static(module, name, None)
-        if (
-            inspect.isfunction(function)
-            and function is not getattr(hooks, name)
-            and not hasattr(function, "pgcore_impl")
-        ):
+        if not inspect.isfunction(function) or hasattr(function, "pgcore_impl"):
+            continue
+        # A plugin may import the specification itself, from `pgcore.hooks`.
+        if function is not getattr(hooks, name):
             raise PluginError(
-                f"hook {name}: expected the decorator @hookimpl, got a plain function; put it above the function"
+                f"hook {name}: expected the decorator @hookimpl, got a plain function; "
+                "put it above the function"
             )
 
 
-def checked_providers(kind: str, results: Iterable[object]) -> tuple[hooks.Provider, ...]:
+def _checked_providers(kind: str, results: Iterable[object]) -> tuple[hooks.Provider, ...]:
     """Return the providers of all implementations of one hook.
 
     Raises:
-        PluginError: something is not a Provider, or one of its fields is not what it must be.
+        PluginError: an item is not a Provider, or one of its fields has the wrong type.
     """
     providers: list[hooks.Provider] = []
     for result in results:
         if not isinstance(result, Iterable):
             raise PluginError(
-                f"hook pgcore_{kind}: expected a list of Provider, got {type(result).__name__}; return [Provider(...)]"
+                f"hook pgcore_{kind}: expected a list of Provider, got {type(result).__name__}; "
+                "return [Provider(...)]"
             )
-        providers += [
-            checked_provider(kind, provider) for provider in cast("Iterable[object]", result)
-        ]
+        items = cast("Iterable[object]", result)
+        providers += [_checked_provider(f"hook pgcore_{kind}", item) for item in items]
     return tuple(providers)
 
 
-def checked_provider(kind: str, provider: object) -> hooks.Provider:
-    """Return the provider if it is one and its fields are strings, else raise PluginError."""
+def _checked_provider(where: str, provider: object) -> hooks.Provider:
+    """Return the provider if it is one and its fields have their types, else raise PluginError."""
     if not isinstance(provider, hooks.Provider):
         raise PluginError(
-            f"hook pgcore_{kind}: expected a Provider, got {type(provider).__name__}; return [Provider(...)]"
+            f"{where}: expected a Provider, got {type(provider).__name__}; return [Provider(...)]"
         )
+    # A stranger's code need not have passed a type checker.
     for field in fields(provider):
         value: object = getattr(provider, field.name)
         if field.name == "distributions":
-            check_distributions(kind, value)
-        elif not isinstance(value, str) and (
-            value is not None or field.name not in ("requires", "extra", "at_least")
-        ):
+            items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
+            valid, rule = all(isinstance(item, str) for item in items), "a tuple of strings"
+        else:
+            optional = value is None and field.name in OPTIONAL
+            valid, rule = isinstance(value, str) or optional, "a string"
+        if not valid:
             raise PluginError(
-                f"hook pgcore_{kind}: expected Provider.{field.name} to be a string, got {value!r}; give its name"
+                f"{where}: expected Provider.{field.name} to be {rule}, got {value!r}; correct it"
             )
     if provider.at_least is not None and not re.fullmatch(r"\d+(\.\d+)*", provider.at_least):
         raise PluginError(
-            f"hook pgcore_{kind}: expected Provider.at_least to be numbers and dots, got {provider.at_least!r}; write such as '2.13'"
+            f"{where}: expected Provider.at_least to be numbers and dots, "
+            f"got {provider.at_least!r}; write such as '2.13'"
         )
     return provider
-
-
-def check_distributions(kind: str, value: object) -> None:
-    """Raise PluginError unless a provider's distributions are a tuple of names."""
-    names = cast("tuple[object, ...]", value) if isinstance(value, tuple) else ()
-    if not isinstance(value, tuple) or not all(isinstance(name, str) for name in names):
-        raise PluginError(
-            f"hook pgcore_{kind}: expected Provider.distributions to be a tuple of strings, got {value!r}; give their names"
-        )

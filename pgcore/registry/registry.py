@@ -1,4 +1,4 @@
-"""The registry: what plugins provide, by kind and name, and whether it can be used here."""
+"""The registry: everything that plugins provide, by kind and name, and whether it is usable."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
 import pluggy
 
-from pgcore.errors import DependencyError, PluginError, UnknownNameError
+from pgcore.errors import DependencyError, PgcoreError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
 from pgcore.registry.entry_points import (
     GROUP,
@@ -38,14 +38,10 @@ __all__ = [
     "version_found",
 ]
 
-# The distribution whose names no other can take.
-DISTRIBUTION = "pgcore"
-
-# Commands of the core itself, which answer however broken the plugins are.
-OWN_COMMANDS = ("doctor", "list")
+DISTRIBUTION = "pgcore"  # the distribution whose names no other can take
+OWN_COMMANDS = ("doctor", "list")  # the core's own, which answer however broken the plugins are
 
 Registered = TypeVar("Registered")
-
 Status = Literal["usable", "missing", "too old", "duplicate", "broken"]
 
 
@@ -55,12 +51,12 @@ class Registration:
 
     Attributes:
         kind: One of `KINDS`.
-        provider: What the plugin says about it.
+        provider: The plugin's declaration.
         distribution: The distribution that provides it.
         version: That distribution's version.
-        status: `usable`; `missing`, when the package it requires is not installed; `too old`, when that is;
-            `duplicate`, when another one has the same kind and name; `broken`, when its target cannot be a target.
-        reason: Why it is not usable and what to do, or None.
+        status: `usable`; `missing` or `too old`, of the package it requires; `duplicate`, if
+            another one has the same kind and name; `broken`, if its target cannot be a target.
+        reason: Why it is not usable and the next thing to do, or None.
     """
 
     kind: str
@@ -72,7 +68,7 @@ class Registration:
 
     @property
     def where(self) -> str:
-        """How errors name it."""
+        """Its name in errors."""
         return f"{self.kind.removesuffix('s')} {self.provider.name!r}"
 
 
@@ -84,16 +80,10 @@ class Registry:
         quarantined: The plugins that were refused.
     """
 
-    def __init__(self, found: Iterable[EntryPoint] | None = None) -> None:
-        """Read the entry points one by one; by default those of every installed distribution.
-
-        Args:
-            found: The entry points to read in place of the installed ones, for tests.
-        """
-        read = [
-            read_entry_point(entry_point)
-            for entry_point in (entry_points(group=GROUP) if found is None else found)
-        ]
+    def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
+        """Read entry points one by one; None reads those of every installed distribution."""
+        declared = entry_points(group=GROUP) if declared is None else declared
+        read = [read_entry_point(entry_point) for entry_point in declared]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
         self._manager = hook_manager()
@@ -114,11 +104,12 @@ class Registry:
         Raises:
             UnknownNameError: no such kind.
         """
+        # By distribution too, so that duplicates come in a stable order.
         pairs = sorted(self._pairs(kind), key=lambda pair: (pair[0].name, pair[1].distribution))
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
     def names(self, kind: str) -> list[str]:
-        """Return the names of one kind, sorted, each once.
+        """Return the distinct names of one kind in order.
 
         Raises:
             UnknownNameError: no such kind.
@@ -126,80 +117,77 @@ class Registry:
         return sorted({provider.name for provider, _ in self._pairs(kind)})
 
     def load(self, kind: str, name: str) -> object:
-        """Import and return what goes by a name.
+        """Import and return the target of a name.
+
+        Args:
+            kind: One of `KINDS`.
+            name: A registered name.
 
         Raises:
-            UnknownNameError: nothing goes by it.
-            PluginError: two plugins provide it, its plugin is quarantined, or its target does not exist.
-            DependencyError: the package it requires is not installed or too old. Any other error of the import is shown unchanged.
+            UnknownNameError: nothing has the name.
+            PluginError: two plugins provide it, its plugin is quarantined, or its target does not
+                exist.
+            DependencyError: the package it requires is not installed or too old. Any other error
+                of the import is shown unchanged.
         """
         if (kind, name) not in self._loaded:
-            self._loaded[kind, name] = import_target(self.find(kind, name))
+            self._loaded[kind, name] = _import_target(self.find(kind, name))
         return self._loaded[kind, name]
 
     def find(self, kind: str, name: str) -> Registration:
-        """Return the one registration of a name, without importing it.
+        """Return the one registration of a name, without importing it; see `load`.
 
         Raises:
-            UnknownNameError: nothing goes by it.
+            UnknownNameError: nothing has the name.
             PluginError: two plugins provide it, or its plugin is quarantined.
         """
-        found = [
-            (provider, plugin) for provider, plugin in self._pairs(kind) if provider.name == name
-        ]
-        if not found:
-            self._refuse_unknown(kind, name)
-        registration = self._registration(kind, *found[0])
-        if registration.status in ("duplicate", "broken"):
-            raise PluginError(f"{registration.where}: {registration.reason}")
-        return registration
+        for provider, plugin in self._pairs(kind):
+            if provider.name == name:
+                registration = self._registration(kind, provider, plugin)
+                if registration.status in ("duplicate", "broken"):
+                    raise PluginError(f"{registration.where}: {registration.reason}")
+                return registration
+        raise self._unknown(kind, name)
 
     def _pairs(self, kind: str) -> list[tuple[Provider, Plugin]]:
+        """Return all providers of a kind, a built-in's name prefixed if a stranger takes it."""
         if kind not in KINDS:
             raise UnknownNameError("registry", kind, KINDS)
-        pairs = [
-            (provider, plugin) for plugin in self.plugins for provider in plugin.providers[kind]
-        ]
-        reserved = {
-            provider.name for provider, plugin in pairs if plugin.distribution == DISTRIBUTION
-        }
-        reserved |= set(OWN_COMMANDS) if kind == "commands" else set()
-        return [(unreserved(provider, plugin, reserved), plugin) for provider, plugin in pairs]
+        reserved = set(OWN_COMMANDS) if kind == "commands" else set[str]()
+        for plugin in self.plugins:
+            if plugin.distribution == DISTRIBUTION:
+                reserved |= {provider.name for provider in plugin.providers[kind]}
+        # A stranger's provider with a reserved name gets its distribution's in front.
+        pairs: list[tuple[Provider, Plugin]] = []
+        for plugin in self.plugins:
+            for provider in plugin.providers[kind]:
+                name = provider.name
+                if plugin.distribution != DISTRIBUTION and name in reserved:
+                    name = f"{plugin.distribution}:{name}"
+                pairs.append((dataclasses.replace(provider, name=name), plugin))
+        return pairs
 
-    def _refuse_unknown(self, kind: str, name: str) -> NoReturn:
-        where = kind.removesuffix("s")
-        for plugin in self.quarantined:
+    def _unknown(self, kind: str, name: str) -> PgcoreError:
+        """Return the error for a name that no plugin has, or that a quarantined one may have."""
+        where, refused = kind.removesuffix("s"), self.quarantined
+        # An entry point often has the name of the thing that it provides.
+        for plugin in refused:
             if plugin.entry_point == name:
-                raise plugin.error(f"{where} {name!r}")
-        refused = ", ".join(
-            f"{plugin.entry_point} ({plugin.distribution})" for plugin in self.quarantined
-        )
-        note = (
-            refused
-            and f"names of quarantined plugins are not known: {refused}, see `pgcore doctor`"
-        )
-        raise UnknownNameError(where, name, self.names(kind), note)
+                return plugin.error(f"{where} {name!r}")
+        listed = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in refused)
+        note = f"names of quarantined plugins are not known: {listed}, see `pgcore doctor`"
+        return UnknownNameError(where, name, self.names(kind), note if refused else "")
 
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:
-        owners = [
-            f"{owner.distribution} {owner.version}"
-            for other, owner in self._pairs(kind)
-            if other.name == provider.name
-        ]
-        status, reason = availability(provider)
+        status, reason = _availability(provider)
+        owners: list[str] = []
+        for rival, owner in self._pairs(kind):
+            if rival.name == provider.name:
+                owners.append(f"{owner.distribution} {owner.version}")
         if len(owners) > 1:
-            status, reason = (
-                "duplicate",
-                f"expected one provider, got {' and '.join(owners)}; uninstall one of them",
-            )
+            status = "duplicate"
+            reason = f"expected one provider, got {' and '.join(owners)}; uninstall one of them"
         return Registration(kind, provider, plugin.distribution, plugin.version, status, reason)
-
-
-def unreserved(provider: Provider, plugin: Plugin, reserved: set[str]) -> Provider:
-    """Return a provider under its own name, or as `distribution:name` where that is a built-in's."""
-    if plugin.distribution == DISTRIBUTION or provider.name not in reserved:
-        return provider
-    return dataclasses.replace(provider, name=f"{plugin.distribution}:{provider.name}")
 
 
 @functools.cache
@@ -214,7 +202,7 @@ def default_backend_name(explicit: str | None = None) -> str:
 
 
 def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]:
-    """Import and return what goes by a name, a subclass of the kind's interface.
+    """Import and return the target of a name, a subclass of the kind's interface.
 
     Args:
         kind: One of `KINDS`.
@@ -222,43 +210,40 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
         base: The interface.
 
     Raises:
-        UnknownNameError: nothing goes by the name.
+        UnknownNameError: nothing has the name.
         PluginError: its target does not exist, or is no subclass of the interface.
         DependencyError: the package it requires is not installed or too old.
     """
+    # A class of the wrong kind would fail later, far from the plugin that named it.
     target = registry().load(kind, name)
     if isinstance(target, type) and issubclass(target, base):
         return target
     raise PluginError(
-        f"{kind.removesuffix('s')} {name!r}: expected a subclass of {base.__module__}.{base.__name__}, "
-        f"got {target!r}; correct the plugin's target"
+        f"{kind.removesuffix('s')} {name!r}: expected a subclass of "
+        f"{base.__module__}.{base.__name__}, got {target!r}; correct the plugin's target"
     )
 
 
-def availability(provider: Provider) -> tuple[Status, str | None]:
-    """Return a provider's status and the reason, without importing what it requires."""
-    module, _, attribute = provider.target.partition(":")
+def _availability(provider: Provider) -> tuple[Status, str | None]:
+    """Return a provider's status and the reason, without importing the package it requires."""
+    target, package = provider.target, provider.requires
+    module, _, attribute = target.partition(":")
     if not module or not attribute:
-        return (
-            "broken",
-            f"expected a target 'module:attribute', got {provider.target!r}; correct the plugin",
-        )
-    if provider.requires is not None and not is_installed(provider.requires):
-        return (
-            "missing",
-            f"expected the package {provider.requires!r}, got none installed; {install_hint(provider)}",
-        )
-    found = None if provider.at_least is None else version_found(provider)
-    if found is not None and is_older(found, provider.at_least or ""):
-        return (
-            "too old",
-            f"expected {provider.requires} {provider.at_least} or later, got {found}; {upgrade_hint(provider)}",
-        )
+        rule = "expected a target 'module:attribute'"
+        return "broken", f"{rule}, got {target!r}; correct the plugin"
+    if package is not None and not is_installed(package):
+        hint = install_hint(provider)
+        return "missing", f"expected the package {package!r}, got none installed; {hint}"
+    # The package comes first: a module of the plugin may be inside it.
+    least = provider.at_least
+    installed = None if least is None else version_found(provider)
+    if least is not None and installed is not None and _is_older(installed, least):
+        wish = f"pgcore[{provider.extra}]" if provider.extra else f"{package}>={least}"
+        hint = f"pip install --upgrade '{wish}'"
+        return "too old", f"expected {package} {least} or later, got {installed}; {hint}"
     if not is_installed(module):
-        return (
-            "broken",
-            f"expected an importable module {module!r}, got none; reinstall its distribution",
-        )
+        rule = f"expected an importable module {module!r}"
+        return "broken", f"{rule}, got none; reinstall its distribution"
     return "usable", None
 
 
@@ -270,9 +255,9 @@ def is_installed(package: str) -> bool:
 
 
 def version_found(provider: Provider) -> str | None:
-    """Return the newest installed version of what a provider requires, by the metadata alone.
+    """Return the newest installed version of a provider's required package, from the metadata.
 
-    None where no distribution of it has metadata.
+    None if no distribution of it has metadata.
     """
     from packaging.version import Version
 
@@ -281,70 +266,53 @@ def version_found(provider: Provider) -> str | None:
     for name in names:
         try:
             versions.append(version(name))
+        # A package that can be imported may lack metadata.
         except (PackageNotFoundError, ValueError):
             continue
     return max(versions, key=Version, default=None)
 
 
-def is_older(installed: str, least: str) -> bool:
+def _is_older(installed: str, least: str) -> bool:
     """Return whether a version's release is before another; 2.13.0rc1+cpu counts as 2.13."""
     from packaging.version import Version
 
     return Version(Version(installed).base_version) < Version(least)
 
 
-def upgrade_hint(provider: Provider) -> str:
-    """Return the command that brings what a provider requires up to date."""
-    wanted = (
-        f"pgcore[{provider.extra}]"
-        if provider.extra
-        else f"{provider.requires}>={provider.at_least}"
-    )
-    return f"pip install --upgrade '{wanted}'"
-
-
 def install_hint(provider: Provider) -> str:
-    """Return the command that installs what a provider requires."""
-    return (
-        f"pip install 'pgcore[{provider.extra}]'"
-        if provider.extra
-        else f"pip install {provider.requires}"
-    )
+    """Return the command that installs the package that a provider requires."""
+    if provider.extra:
+        return f"pip install 'pgcore[{provider.extra}]'"
+    return f"pip install {provider.requires}"
 
 
-def import_target(registration: Registration) -> object:
-    """Import and return a registration's target.
-
-    Raises:
-        DependencyError: the package it requires is not installed or too old. Any other error of the import is shown unchanged.
-        PluginError: the module has no such attribute.
-    """
-    provider = registration.provider
+def _import_target(registration: Registration) -> object:
+    """Import and return a registration's target; see `Registry.load` for the errors."""
+    provider, where = registration.provider, registration.where
     if registration.status == "too old":
-        raise DependencyError(
-            f"{registration.where}: {registration.reason}", name=provider.requires
-        )
+        raise DependencyError(f"{where}: {registration.reason}", name=provider.requires)
     module, _, attribute = provider.target.partition(":")
     try:
-        imported = importlib.import_module(module)
-        return attrgetter(attribute)(imported)
+        return attrgetter(attribute)(importlib.import_module(module))
     except ModuleNotFoundError as error:
-        if provider.requires is None or not is_part(error.name or "", provider.requires):
+        package = provider.requires
+        # A missing module that is neither the package, nor inside it or around it, is a bug.
+        if package is None or not _overlap(error.name or "", package):
             raise
         raise DependencyError(
-            f"{registration.where}: expected the package {provider.requires!r}, got {error}; {install_hint(provider)}",
+            f"{where}: expected the package {package!r}, got {error}; {install_hint(provider)}",
             name=error.name,
         ) from error
     except AttributeError as error:
-        if (
-            module not in sys.modules
-        ):  # The module's own code failed: that is its author's error, not a wrong target.
+        # The module's own code failed: that is its author's error, not a wrong target.
+        if module not in sys.modules:
             raise
         raise PluginError(
-            f"{registration.where}: expected {provider.target!r} of {registration.distribution} to exist, got {error}; correct the plugin"
+            f"{where}: expected {provider.target!r} of {registration.distribution} to exist, "
+            f"got {error}; correct the plugin"
         ) from error
 
 
-def is_part(missing: str, package: str) -> bool:
-    """Return whether a missing module is the package, inside it, or the one that it is inside."""
-    return f"{missing}.".startswith(f"{package}.") or f"{package}.".startswith(f"{missing}.")
+def _overlap(left: str, right: str) -> bool:
+    """Return whether two modules are the same, or one is inside the other."""
+    return f"{left}.".startswith(f"{right}.") or f"{right}.".startswith(f"{left}.")

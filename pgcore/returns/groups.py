@@ -7,19 +7,16 @@ A batch numbers its groups in the extra `group`, [B] integers, one number throug
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, NonFiniteError
+from pgcore.validation.arrays import Array, check_rows
 
 __all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
 
-Array = NDArray[Any]
-
-# What `group` may be, here and as a field of an estimator.
+# The values of `group`, here and as a field of an estimator.
 GROUPS = ("extra", "all")
 
 
@@ -36,57 +33,66 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     """
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
-    numbers = batch.extras.get("group")
+    where, numbers = "Batch.extras['group']", batch.extras.get("group")
     if numbers is None:
         raise BatchError(
-            "Batch.extras['group']: expected [B] integers, one number for episodes that are compared, "
-            "got none; number the groups, or set the estimator's group='all' to compare all episodes"
+            f"{where}: expected [B] integers, one number for episodes that are compared, got none; "
+            "number the groups, or set the estimator's group='all' to compare all episodes"
         )
-    if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+    if not _are_numbers(numbers):
         raise BatchError(
-            f"Batch.extras['group']: expected [B] integers, got {numbers.dtype} of shape "
-            f"{list(numbers.shape)}; number the groups"
+            f"{where}: expected [B] integers, got {numbers.dtype} of shape {list(numbers.shape)}; "
+            "number the groups"
         )
     first = numbers[batch.episode_starts]
-    changed = numbers != first[batch.episode_of_step]
-    if changed.any():
-        step = int(changed.argmax())
-        raise BatchError(
-            f"Batch.extras['group']: expected one number throughout an episode, got another at step {step}; repeat the episode's own"
-        )
+    rule, same = "one number throughout an episode", numbers == first[batch.episode_of_step]
+    check_rows(where, rule, same, "another", "repeat the episode's own")
     return first
 
 
 def is_one_group(batch: Batch, group: str = "extra") -> bool:
-    """Whether all episodes, padding included, are one group, told without looking at episodes."""
+    """Whether all episodes, padding included, are one group; reads the steps' numbers alone.
+
+    Args:
+        batch: The episodes.
+        group: See `group_of_episode`.
+    """
     if group == "all":
         return True
     numbers = batch.extras.get("group")
-    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
-        return False
-    return bool((numbers == numbers[0]).all())
+    return numbers is not None and _are_numbers(numbers) and bool((numbers == numbers[0]).all())
+
+
+def _are_numbers(group: Array) -> bool:
+    return group.dtype.kind in "iu" and group.ndim == 1
 
 
 def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
-    """Return [E] float64: the undiscounted sum of each episode's rewards, or of [B] other ones."""
+    """Return [E] float64: the undiscounted sum of each episode's rewards.
+
+    Args:
+        batch: The episodes.
+        r_t: [B] float64 or None. Rewards in place of the batch's.
+    """
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
 
 
 def by_group(
     function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra"
 ) -> Array:
-    """Return [E]: a function of one group's entries, applied to each group's; 0 for episodes that are padding.
+    """Return [E]: a function of each group's entries; 0 for episodes that are padding.
 
     Args:
-        function: From [n] entries to [n] results.
+        function: From [n] entries of one group to [n] results.
         x: [E] float.
-        batch: Which episodes are in which group.
+        batch: The episodes.
         group: See `group_of_episode`.
 
     Raises:
-        BatchError: see `group_of_episode`; or the function raises it, of a group that is then named.
-        NonFiniteError: the function raises it, of a group that is then named.
+        BatchError: see `group_of_episode`; or the function raises it, and the group is named.
+        NonFiniteError: the function raises it, and the group is named.
     """
+    # The usual case of one group needs no loop.
     if batch.step_weights is None and is_one_group(batch, group):
         return function(x)
     numbers = group_of_episode(batch, group)

@@ -1,32 +1,22 @@
 """Signals for batches from another policy: importance ratios, V-trace and Retrace.
 
-Pure functions of flat float64 arrays, as in `pgcore.signals`; a log ratio is log pi(a_t given s_t) - log mu(a_t given s_t), with mu the
-policy that acted.
+A log ratio is log pi(a_t given s_t) - log mu(a_t given s_t), nats, with mu the behaviour policy.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pgcore.returns.discounted import (
-    check_same_length,
-    discounted_sum,
-    last_steps,
-    next_values,
-    td_errors,
-)
+from pgcore.returns.discounted import discounted_sum, last_steps, next_values, td_errors
+from pgcore.validation.arrays import Array
 
 __all__ = ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]
 
-Array = NDArray[Any]
-
 
 def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
-    """Return [B] float64: the sum of the log ratios from each episode's first step to each step, that one included.
+    """Return [B] float64: the sum of the log ratios from each episode's first step to each step.
 
     Args:
         log_ratio_t: [B] float64, nats.
@@ -35,14 +25,20 @@ def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
     Raises:
         ShapeError: the lengths do not sum to B.
     """
-    ends = last_steps("cumulative_log_ratios", log_ratio_t, episode_lengths)
+    ends = last_steps("cumulative_log_ratios", episode_lengths, log_ratio_t)
+    # The recursion runs backwards in time, so both arrays are reversed.
     goes_on = np.ones(len(log_ratio_t))
     goes_on[ends + 1 - episode_lengths] = 0.0
     return discounted_sum(log_ratio_t[::-1], goes_on[::-1])[::-1]
 
 
 def limited_ratios(log_ratio_t: Array, limit: float) -> Array:
-    """Return [B] min(limit, exp(log ratio)); the exponential cannot overflow. The limit is positive and may be infinite."""
+    """Return [B] min(limit, exp(log ratio)); the exponential cannot overflow.
+
+    Args:
+        log_ratio_t: [B] float64, nats.
+        limit: Positive, may be infinite.
+    """
     return np.exp(np.minimum(log_ratio_t, math.log(limit)))
 
 
@@ -60,18 +56,19 @@ def vtrace(
 ) -> tuple[Array, Array]:
     """Return V-trace targets and policy-gradient advantages.
 
-    With rho = min(rho_bar, ratio) and c = trace_lambda min(c_bar, ratio), the target is V(s_t) plus the sum over k of
-    gamma^k (c_t ... c_{t+k-1}) rho_{t+k} delta_{t+k}, and the advantage is rho_t (r_t + gamma target_{t+1} - V(s_t)).
+    With rho = min(rho_bar, ratio) and c = trace_lambda min(c_bar, ratio), the target is V(s_t) plus
+    the sum over k of gamma^k (c_t ... c_{t+k-1}) rho_{t+k} delta_{t+k}, and the advantage is
+    rho_t (r_t + gamma target_{t+1} - V(s_t)).
 
     Args:
         r_t: [B] float64, environment units.
         v_t: [B] float64. V(s_t).
-        v_tp1: [B] float64. V(s_{t+1}), as `pgcore.signals.next_values` gives it: time limits bootstrap.
+        v_tp1: [B] float64. V(s_{t+1}), as `next_values` gives it: time limits bootstrap.
         log_ratio_t: [B] float64, nats.
         episode_lengths: [E] integer.
         gamma: Discount in [0, 1].
         rho_bar: Limit of the ratios that weigh TD errors; positive, may be infinite.
-        c_bar: Limit of the ratios that traces are cut by; positive, may be infinite.
+        c_bar: Limit of the ratios that shorten traces; positive, may be infinite.
         trace_lambda: In [0, 1]; as in GAE.
 
     Returns:
@@ -82,10 +79,9 @@ def vtrace(
 
     Source: Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561.
     """
-    ends = last_steps("vtrace", r_t, episode_lengths)
-    for other in (v_t, v_tp1, log_ratio_t):
-        check_same_length("vtrace", r_t, other)
+    ends = last_steps("vtrace", episode_lengths, r_t, v_t, v_tp1, log_ratio_t)
     rho = limited_ratios(log_ratio_t, rho_bar)
+    # A 0 at each episode's last step keeps episodes apart.
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
     target = v_t + discounted_sum(rho * td_errors(r_t, v_t, v_tp1, gamma), coefficient)
@@ -102,12 +98,13 @@ def retrace(
     gamma: float,
     trace_lambda: float = 1.0,
 ) -> Array:
-    """Return [B] float64 Retrace targets of Q(s_t, a_t): traces are cut by trace_lambda min(1, ratio) of the step that follows.
+    """Return [B] float64 Retrace targets of Q(s_t, a_t), reward units.
 
     Args:
         r_t: [B] float64, environment units.
         q_t: [B] float64. Q(s_t, a_t).
-        v_tp1: [B] float64. The expectation of Q(s_{t+1}, .) under the current policy, 0 after a terminal step.
+        v_tp1: [B] float64. The current policy's expectation of Q(s_{t+1}, .), 0 after a terminal
+            step.
         log_ratio_t: [B] float64, nats.
         episode_lengths: [E] integer.
         gamma: Discount in [0, 1].
@@ -118,9 +115,8 @@ def retrace(
 
     Source: Munos et al. 2016, eqs. 3 and 4, arXiv:1606.02647.
     """
-    ends = last_steps("retrace", r_t, episode_lengths)
-    for other in (q_t, v_tp1, log_ratio_t):
-        check_same_length("retrace", r_t, other)
+    ends = last_steps("retrace", episode_lengths, r_t, q_t, v_tp1, log_ratio_t)
+    # A trace is shortened by the ratio of the step that follows, min(1, ratio).
     coefficient = np.zeros(len(r_t))
     coefficient[:-1] = gamma * trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
     coefficient[ends] = 0.0

@@ -1,4 +1,4 @@
-"""Checks of arrays, fields and batches, each with an error that says what was expected."""
+"""Checks of arrays, fields and batches, each with an error that states the expectation."""
 
 from __future__ import annotations
 

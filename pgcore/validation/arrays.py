@@ -17,6 +17,7 @@ __all__ = [
     "Array",
     "check_finite",
     "check_length",
+    "check_rows",
     "first_not_finite",
     "first_row",
     "owned_booleans",
@@ -27,34 +28,41 @@ __all__ = [
 
 Array = NDArray[Any]
 
+# The types that can be, or can hold, a masked array; see `_has_mask`.
+NESTED: tuple[type, ...] = (list, tuple, np.ma.MaskedArray)
+
 
 def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()) -> Array:
-    """Return a read-only array of real numbers: the one given where nobody can write to it, else a copy.
+    """Return a read-only array of real numbers: the argument if it is immutable, else a copy.
 
     Numbers wider than float64 are rounded to it, and the bytes are in the machine's order.
 
+    Args:
+        where: The array's name, for errors.
+        value: Anything that NumPy can read.
+        dimensions: Allowed numbers of dimensions; () allows any.
+
     Raises:
-        ShapeError: ragged, or not of one of the numbers of dimensions given.
+        ShapeError: ragged, or another number of dimensions.
         BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
+    # Booleans, integers and floats; complex numbers, strings and objects have no order.
     if array.dtype.kind not in "biuf":
         raise BatchError(
             f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
         )
-    if array.dtype.itemsize > 8 or not array.dtype.isnative:
-        with np.errstate(
-            over="ignore"
-        ):  # what overflows is infinite, and `check_finite` says where
-            array = read_only(
-                array.astype(
-                    np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
-                )
-            )
+    wide = array.dtype.itemsize > 8
+    if wide or not array.dtype.isnative:
+        # A number that overflows becomes infinite, and `check_finite` names its row.
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64 if wide else array.dtype.newbyteorder("="))
+        read_only(array)
     if dimensions and array.ndim not in dimensions:
-        wanted = " or ".join(f"{n}-dimensional" for n in dimensions)
+        allowed = " or ".join(f"{n}-dimensional" for n in dimensions)
         raise ShapeError(
-            f"{where}: expected a {wanted} array, got shape {list(array.shape)}; flatten the episodes into one array of steps"
+            f"{where}: expected a {allowed} array, got shape {list(array.shape)}; "
+            "flatten the episodes into one array of steps"
         )
     return array
 
@@ -62,14 +70,20 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
 def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
     """Return a read-only bool array; 0 and 1 are taken for False and True.
 
+    Args:
+        where: The array's name, for errors.
+        value: Anything that NumPy can read.
+        dimensions: The number of dimensions.
+
     Raises:
-        ShapeError: ragged, or not of that number of dimensions.
+        ShapeError: ragged, or another number of dimensions.
         BatchError: values other than True, False, 0 and 1.
     """
     array = owned_numbers(where, value, (dimensions,))
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
         raise BatchError(
-            f"{where}: expected booleans, got dtype {array.dtype} with other values than 0 and 1; compare first"
+            f"{where}: expected booleans, got dtype {array.dtype} with other values than 0 and 1; "
+            "compare first"
         )
     return read_only(array.astype(np.bool_, copy=False))
 
@@ -81,26 +95,44 @@ def read_only(array: Array) -> Array:
 
 
 def check_length(where: str, array: Array, length: int, noun: str) -> None:
-    """Raise ShapeError unless the array has that many rows."""
+    """Raise ShapeError unless the array has that many rows, one for each `noun`."""
     if len(array) != length:
         raise ShapeError(
-            f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; check how it was gathered"
+            f"{where}: expected {length} rows, one for each {noun}, got shape "
+            f"{list(array.shape)}; check how it was gathered"
         )
 
 
-def check_finite(where: str, array: Array, noun: str = "step") -> None:
-    """Raise BatchError at the first row that holds NaN or infinity."""
-    row = row_not_finite(array)
-    if row is None:
+def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str) -> None:
+    """Raise BatchError at the first step that breaks a rule.
+
+    Args:
+        where: The array's name.
+        rule: The expectation, after "expected".
+        valid: [B] bool. False at a step that breaks the rule.
+        got: [B, ...] the array itself, or words for any step that breaks the rule.
+        advice: The next thing to do.
+    """
+    if valid.all():
         return
-    bad = "NaN" if np.isnan(array[row]).any() else "infinity"
-    raise BatchError(
-        f"{where}: expected finite numbers, got {bad} at {noun} {row}; find where it came from and drop or mend that {noun}"
-    )
+    step = int(valid.argmin())
+    shown = got if isinstance(got, str) else got[step]
+    raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
+
+
+def check_finite(where: str, array: Array, noun: str = "step") -> None:
+    """Raise BatchError at the first row, a `noun`, that holds NaN or infinity."""
+    row = row_not_finite(array)
+    if row is not None:
+        bad = "NaN" if np.isnan(array[row]).any() else "infinity"
+        raise BatchError(
+            f"{where}: expected finite numbers, got {bad} at {noun} {row}; "
+            f"find where it came from and drop or mend that {noun}"
+        )
 
 
 def row_not_finite(array: Array) -> int | None:
-    """Return the number of the first row that holds NaN or infinity, None where all rows are finite."""
+    """Return the number of the first row with NaN or infinity, None if all are finite."""
     if array.dtype.kind != "f":
         return None
     finite = np.isfinite(array)
@@ -112,9 +144,9 @@ def first_row(marks: Array) -> int:
     return int(marks.reshape(len(marks), -1).any(axis=1).argmax())
 
 
-def first_not_finite(named: Mapping[str, Array]) -> str | None:
-    """Return the name of the first array that holds NaN or infinity, None where all are finite."""
-    return next((name for name, value in named.items() if not np.isfinite(value).all()), None)
+def first_not_finite(arrays: Mapping[str, Array]) -> str | None:
+    """Return the name of the first array with NaN or infinity, None if all are finite."""
+    return next((name for name, value in arrays.items() if not np.isfinite(value).all()), None)
 
 
 def _owned(where: str, value: ArrayLike) -> Array:
@@ -126,30 +158,27 @@ def _owned(where: str, value: ArrayLike) -> Array:
             "leave its masked rows out, or fill them with .filled(number)"
         )
     try:
-        # Not every array of another library can be asked for a copy, so it is taken from what `asarray` returns.
+        # Not every library's array can be asked for a copy, so `asarray`'s result is copied.
         return read_only(np.array(np.asarray(value)))
     except ValueError as error:
         raise ShapeError(
-            f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); check the rows' lengths"
+            f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); "
+            "check the rows' lengths"
         ) from error
     except (TypeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BatchError(
-            f"{where}: expected an array that NumPy can read, got {type(value).__name__} ({reason}); convert it first, such as with "
-            ".detach().cpu().numpy() where it has those"
+            f"{where}: expected an array that NumPy can read, got {type(value).__name__} "
+            f"({reason}); convert it first, such as with .detach().cpu().numpy()"
         ) from error
 
 
-# What `_has_mask` looks into, or for.
-NESTED: tuple[type, ...] = (list, tuple, np.ma.MaskedArray)
-
-
-def _has_mask(value: object, depth: int = 64) -> bool:
+def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64 dimensions
     """Whether the value is a masked array, or a list with one in it, as deep as NumPy goes."""
     if not isinstance(value, list | tuple):
         return isinstance(value, np.ma.MaskedArray)
     items = cast("list[object]", value)
-    # Rows of plain numbers are told by their types alone, at the speed of C.
+    # Types alone tell rows of plain numbers, at the speed of C.
     nested = {kind for kind in set(map(type, items)) if issubclass(kind, NESTED)}
     if not nested or depth == 0:
         return False
@@ -157,13 +186,13 @@ def _has_mask(value: object, depth: int = 64) -> bool:
 
 
 def _is_constant(array: Array) -> bool:
-    """Whether nobody can write to the array's memory.
+    """Whether the array's memory cannot be written to.
 
     NumPy or a bytes object owns it then, and no array on the way to the owner is writable.
     A read-only view of another library's memory, such as a tensor's, changes with that memory.
     """
     while not array.flags.writeable:
-        base: Any = array.base  # whatever owns the memory, which NumPy's annotations call an array
+        base: Any = array.base  # the memory's owner, which NumPy's annotations call an array
         if base is None:
             return array.flags.owndata
         if not isinstance(base, np.ndarray):

@@ -1,6 +1,6 @@
 """Checks of single values, and dataclasses whose fields declare the check that they need.
 
-A check takes where the value stands, the value and an error class. It returns the value as a plain
+A check takes the value's place, the value and an error class. It returns the value as a plain
 Python number, so that NumPy scalars are welcome and a spec still goes to JSON, or raises the error.
 A field declares its check in its annotation:
 
@@ -20,8 +20,9 @@ import math
 import types
 import typing
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 
@@ -42,6 +43,7 @@ __all__ = [
     "count_from_zero",
     "decay",
     "flag",
+    "instance_of",
     "non_negative",
     "number",
     "one_of",
@@ -52,106 +54,100 @@ __all__ = [
 ]
 
 Check = Callable[[str, object, type[PgcoreError]], Any]
+T_co = TypeVar("T_co", covariant=True)
 
 
-def count(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
-    """Return the value as an int, or raise unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise error(
-            f"{where}: expected an integer of at least 1, got {_shown(value)}; give a count"
-        )
+def _real(value: object) -> float:
+    """Return a real number as a float: infinity if it is too large for one, NaN for no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _integer(value: object) -> float:
+    """Return an integer as an int, NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return math.nan
     return int(value)
 
 
-def count_from_zero(where: str, value: object, error: type[PgcoreError] = SpecError) -> int:
-    """Return the value as an int, or raise unless it is an integer of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise error(
-            f"{where}: expected an integer of at least 0, got {_shown(value)}; change this value"
-        )
-    return int(value)
+@dataclass(frozen=True)
+class Rule(Generic[T_co]):
+    """A check: `rule(where, value, error)` returns the plain value, or raises the error.
+
+    Attributes:
+        rule: The expectation, after "expected" in the error.
+        valid: Whether a plain value passes; NaN, for no number, fails every comparison.
+        advice: The next thing to do, for the error.
+        plain: From the value to a plain one.
+    """
+
+    rule: str
+    valid: Callable[[Any], bool]
+    advice: str = "change this value"
+    plain: Callable[[object], object] = _real
+
+    def __call__(self, where: str, value: object, error: type[PgcoreError] = SpecError) -> T_co:
+        """Return the plain value, or raise `error`, whose message begins with `where`."""
+        plain = self.plain(value)
+        if not self.valid(plain):
+            raise error(f"{where}: expected {self.rule}, got {_shown(value)}; {self.advice}")
+        return cast("T_co", plain)
+
+
+def _as_it_is(value: object) -> object:
+    return value
+
+
+# Each number check returns an int or a float, whatever type of number it is called with.
+count = Rule[int]("an integer of at least 1", lambda n: n >= 1, "give a count", _integer)
+count_from_zero = Rule[int]("an integer of at least 0", lambda n: n >= 0, plain=_integer)
+non_negative = Rule[float]("a finite number of at least 0", lambda x: 0 <= x < math.inf)
+positive = Rule[float](
+    "a positive number", lambda x: 0 < x < math.inf, "give a finite value above 0"
+)
+positive_or_infinite = Rule[float]("a number above 0 or math.inf", lambda x: x > 0, "give one")
+unit_interval = Rule[float]("a number in [0, 1]", lambda x: 0 <= x <= 1)
+decay = Rule[float]("a number in [0, 1)", lambda x: 0 <= x < 1)
+flag = Rule[bool]("True or False", lambda x: isinstance(x, bool), "choose one of them", _as_it_is)
 
 
 def number(
     where: str, value: object, error: type[PgcoreError] = SpecError, *, least: float = -math.inf
 ) -> float:
-    """Return the value as a float, or raise unless it is a finite number of at least `least`."""
-    plain = _plain(value)
-    if not math.isfinite(plain) or plain < least:
-        bound = "" if least == -math.inf else f" of at least {least:g}"
-        raise error(
-            f"{where}: expected a finite number{bound}, got {_shown(value)}; change this value"
-        )
-    return plain
+    """Return the value as a float, or raise unless it is a finite number of at least `least`.
+
+    Args:
+        where: The value's place, for errors.
+        value: Any object.
+        error: The class to raise.
+        least: The smallest number that passes.
+    """
+    bound = "" if least == -math.inf else f" of at least {least:g}"
+    check = Rule[float](f"a finite number{bound}", lambda x: math.isfinite(x) and x >= least)
+    return check(where, value, error)
 
 
-def non_negative(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
-    """Return the value as a float, or raise unless it is a finite number of at least 0."""
-    return number(where, value, error, least=0.0)
-
-
-def positive(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
-    """Return the value as a float, or raise unless it is a finite number above 0."""
-    plain = _plain(value)
-    if not 0 < plain < math.inf:
-        raise error(
-            f"{where}: expected a positive number, got {_shown(value)}; give a finite value above 0"
-        )
-    return plain
-
-
-def positive_or_infinite(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
-    """Return the value as a float, or raise unless it is a number above 0 or infinity."""
-    plain = _plain(value)
-    if not plain > 0:
-        raise error(
-            f"{where}: expected a number above 0 or math.inf, got {_shown(value)}; give one"
-        )
-    return plain
-
-
-def unit_interval(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
-    """Return the value as a float, or raise unless it is a number in [0, 1]."""
-    plain = _plain(value)
-    if not 0 <= plain <= 1:
-        raise error(f"{where}: expected a number in [0, 1], got {_shown(value)}; change this value")
-    return plain
-
-
-def decay(where: str, value: object, error: type[PgcoreError] = SpecError) -> float:
-    """Return the value as a float, or raise unless it is a number in [0, 1)."""
-    plain = non_negative(where, value, error)
-    if plain >= 1:
-        raise error(f"{where}: expected a number in [0, 1), got {_shown(value)}; change this value")
-    return plain
-
-
-def flag(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
-    """Return the value, or raise unless it is True or False."""
-    if not isinstance(value, bool):
-        raise error(f"{where}: expected True or False, got {_shown(value)}; choose one of them")
-    return value
+def choice(*choices: object) -> Rule[Any]:
+    """Return the check that a value is one of these."""
+    rule = f"one of {', '.join(map(repr, choices))}"
+    return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is)
 
 
 def one_of(
     where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError
 ) -> None:
-    """Raise unless the value is one of the choices."""
-    known = tuple(choices)
-    if value not in known:
-        raise error(
-            f"{where}: expected one of {', '.join(map(repr, known))}, got {_shown(value)}; choose one of them"
-        )
+    """Raise `error`, whose message begins with `where`, unless the value is one of the choices."""
+    choice(*choices)(where, value, error)
 
 
-def choice(*choices: object) -> Check:
-    """Return the check that a value is one of these; see `one_of`."""
-
-    def check(where: str, value: object, error: type[PgcoreError] = SpecError) -> object:
-        one_of(where, value, choices, error)
-        return value
-
-    return check
+def instance_of(cls: type, example: str) -> Rule[Any]:
+    """Return the check that a value is an instance of a class, such as `example`."""
+    rule = f"a {cls.__name__} such as {example}"
+    return Rule(rule, lambda value: isinstance(value, cls), "build one", _as_it_is)
 
 
 Count = Annotated[int, count]
@@ -171,8 +167,8 @@ class Checked:
     A subclass with a rule that joins several fields writes `__post_init__` and calls this one first.
 
     Attributes:
-        field_error: Raised where a field has a value that it cannot take.
-        section: How errors name the dataclass; None is the name of its class.
+        field_error: The class of the error for a value that a field cannot take.
+        section: The dataclass's name in errors; None is the name of its class.
     """
 
     __slots__ = ()
@@ -195,6 +191,7 @@ def check_fields(instance: Checked) -> None:
         value = getattr(instance, name)
         if value is None and optional:
             continue
+        # A value that is plain already is not set again.
         checked = check(f"{section}.{name}", value, instance.field_error)
         if checked is not value:
             set_field(instance, name, checked)
@@ -208,43 +205,28 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     the type checker alone, have none. Annotations are evaluated among the class's attributes, so a
     field cannot have the name that its own annotation uses.
     """
+    # Bases first, so that a subclass can declare a field anew.
     annotations: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         try:
             annotations |= inspect.get_annotations(base, eval_str=True)
-        except Exception:  # noqa: BLE001, S112 (an annotation that nobody evaluates may hold anything)
+        except Exception:  # noqa: BLE001, S112 (an annotation may hold anything)
             continue
     checks: list[tuple[str, Check, bool]] = []
     for field in dataclasses.fields(cls):
         annotation = annotations.get(field.name)
         # `Positive | None` is a union of an annotated type and None.
-        members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-        checks += [
-            (field.name, check, type(None) in members)
-            for member in members
-            for check in getattr(member, "__metadata__", ())
-            if callable(check)
-        ]
+        union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        members = typing.get_args(annotation) if union else (annotation,)
+        for member in members:
+            metadata = filter(callable, getattr(member, "__metadata__", ()))
+            checks += [(field.name, check, type(None) in members) for check in metadata]
     return tuple(checks)
-
-
-def _is_union(annotation: object) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def set_field(instance: object, name: str, value: object) -> None:
     """Set a field of a frozen dataclass from its `__post_init__`."""
     object.__setattr__(instance, name, value)
-
-
-def _plain(value: object) -> float:
-    """Return a real number as a float, infinity where it is too large for one, and NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
 
 
 def _shown(value: object) -> str:

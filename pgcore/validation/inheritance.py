@@ -1,4 +1,4 @@
-"""Which methods a subclass changes, directly or through what they call."""
+"""Which methods a subclass changes, directly or through the code that they call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from types import CodeType, FunctionType
 
 __all__ = ["overrides"]
 
+# The attributes that hold the function of a property, a cached property, a class or static method.
+WRAPPED = ("fget", "func", "__func__")
+
 
 def overrides(cls: type, base: type, methods: Iterable[str]) -> set[str]:
     """Return the names by which a class changes methods of one of its bases.
 
-    A name counts where a class before `base` in the method resolution order defines it, and it is one of the methods or
-    is read by their code, or by the code that they read in turn. Attributes that are data on both sides do not count:
-    they are hyper-parameters. What a method reads by `getattr`, or through a function outside the class, is not seen.
+    A name counts if a class before `base` in the method resolution order defines it, and it is one
+    of the methods or is read by their code, or by the code that they read in turn. Attributes that
+    are data on both sides do not count: they are hyper-parameters. A name that a method reads by
+    `getattr`, or through a function outside the class, is not seen.
 
     Args:
         cls: The subclass, whose order of bases holds.
@@ -23,17 +27,20 @@ def overrides(cls: type, base: type, methods: Iterable[str]) -> set[str]:
     order = cls.__mro__[:-1]  # without `object`
     newer, older = order[: order.index(base)], order[order.index(base) :]
     changed: set[str] = set()
-    for name in read_by(older, methods):
-        usual = [vars(owner)[name] for owner in older if name in vars(owner)]
+    for name in _names_read(older, methods):
+        members = [vars(owner)[name] for owner in older if name in vars(owner)]
         for member in (vars(owner)[name] for owner in newer if name in vars(owner)):
-            differs = not usual or member is not usual[0]
-            if differs and any(code_of(each) is not None for each in (member, *usual)):
+            differs = not members or member is not members[0]
+            # Data that replaces data is a hyper-parameter.
+            if differs and any(map(_code_of, (member, *members))):
                 changed.add(name)
     return changed
 
 
-def read_by(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
-    """Return the methods and every attribute of the classes that their code reads, directly or through one another."""
+def _names_read(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
+    """Return the methods and all attributes of the classes that their code reads, transitively."""
+    attributes = set[str]().union(*map(vars, classes))
+    # A depth-first walk; methods may call one another in a circle.
     todo, seen = list(methods), set[str]()
     while todo:
         name = todo.pop()
@@ -41,28 +48,22 @@ def read_by(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
             continue
         seen.add(name)
         for owner in classes:
-            code = code_of(vars(owner).get(name))
+            code = _code_of(vars(owner).get(name))
             if code is not None:
-                todo += [
-                    word for word in words_of(code) if any(word in vars(each) for each in classes)
-                ]
+                todo += attributes.intersection(_words_of(code))
     return seen
 
 
-def code_of(member: object) -> CodeType | None:
+def _code_of(member: object) -> CodeType | None:
     """Return the code of a method or property, or None for data."""
-    for wrapper in (
-        "fget",
-        "func",
-        "__func__",
-    ):  # of a property, a cached property, a class or static method
+    for wrapper in WRAPPED:
         member = getattr(member, wrapper, member)
     return member.__code__ if isinstance(member, FunctionType) else None
 
 
-def words_of(code: CodeType) -> Iterator[str]:
+def _words_of(code: CodeType) -> Iterator[str]:
     """Yield the names that code reads, those of the functions inside it too."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from words_of(constant)
+            yield from _words_of(constant)

@@ -1,7 +1,11 @@
-"""The array namespace `xp` over NumPy arrays of any float dtype: the core's own sampling and the test kit's reference run on it."""
+"""The array namespace `xp` over NumPy arrays of any float dtype.
+
+The core's sampling and the test kit's reference implementations run on it.
+"""
 
 from __future__ import annotations
 
+import operator
 from typing import Any, cast
 
 import numpy as np
@@ -17,56 +21,52 @@ Array = NDArray[Any]
 class HostNamespace:
     """See `pgcore.xp.namespace.ArrayNamespace`; forward values only, so ties need no rule."""
 
+    # NumPy's own functions, which take the same arguments.
     exp = staticmethod(np.exp)
     log = staticmethod(np.log)
     sqrt = staticmethod(np.sqrt)
     tanh = staticmethod(np.tanh)
-    matmul = staticmethod(np.matmul)
     abs = staticmethod(np.abs)
+    sum = staticmethod(np.add.reduce)
+    matmul = staticmethod(np.matmul)
+    concatenate = staticmethod(np.concatenate)
+    full_like = staticmethod(np.full_like)
+    take_rows = staticmethod(operator.getitem)
 
     def maximum(self, x: Any, y: Any) -> Array:
         """See `ArrayNamespace.maximum`."""
-        return np.maximum(plain(x), plain(y))
+        return np.maximum(_plain(x), _plain(y))
 
     def minimum(self, x: Any, y: Any) -> Array:
         """See `ArrayNamespace.minimum`."""
-        return np.minimum(plain(x), plain(y))
-
-    def clip(self, x: Array, low: Any, high: Any) -> Array:
-        """See `ArrayNamespace.clip`; said as a choice, which every number system of the test kit has."""
-        return self.where(x < low, low, self.where(x > high, high, x))
+        return np.minimum(_plain(x), _plain(y))
 
     def where(self, condition: Any, x: Any, y: Any) -> Array:
         """See `ArrayNamespace.where`."""
-        return cast("Array", np.where(condition, plain(x), plain(y)))
+        return cast("Array", np.where(condition, _plain(x), _plain(y)))
+
+    # Written with `where`, which every number system of the test kit has.
+
+    def clip(self, x: Array, low: Any, high: Any) -> Array:
+        """See `ArrayNamespace.clip`."""
+        return self.where(x < low, low, self.where(x > high, high, x))
+
+    def relu(self, x: Array) -> Array:
+        """See `ArrayNamespace.relu`."""
+        return np.where(x <= 0, 0.0, x)
 
     def sigmoid(self, x: Array) -> Array:
         """See `ArrayNamespace.sigmoid`; the exponential of a number that is never positive."""
         tail = np.exp(-np.abs(x))
         return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
 
-    def relu(self, x: Array) -> Array:
-        """See `ArrayNamespace.relu`; said as a choice, as `clip` is."""
-        return np.where(x <= 0, 0.0, x)
-
-    def sum(self, x: Array, axis: int) -> Array:
-        """See `ArrayNamespace.sum`."""
-        return x.sum(axis=axis)
-
-    def concatenate(self, arrays: tuple[Array, ...], axis: int) -> Array:
-        """See `ArrayNamespace.concatenate`."""
-        return np.concatenate(arrays, axis=axis)
-
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""
         return np.broadcast_to(x, like.shape)
 
-    def full_like(self, x: Array, value: float) -> Array:
-        """See `ArrayNamespace.full_like`."""
-        return np.full_like(x, value)
-
     def log_softmax(self, x: Array, axis: int) -> Array:
         """See `ArrayNamespace.log_softmax`."""
+        # The largest entry becomes 0, so that no exponential overflows.
         shifted = x - x.max(axis=axis, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
@@ -74,30 +74,27 @@ class HostNamespace:
         """See `ArrayNamespace.take_last`."""
         return x[np.arange(len(x)), index]
 
-    def take_rows(self, x: Array, index: Array) -> Array:
-        """See `ArrayNamespace.take_rows`."""
-        return x[index]
-
     def first_largest(self, x: Array) -> Array:
         """See `ArrayNamespace.first_largest`."""
-        found = np.zeros(x.shape, np.bool_)
-        found[np.arange(len(x)), x.argmax(axis=1)] = True
-        return found
+        largest = np.zeros(x.shape, np.bool_)
+        largest[np.arange(len(x)), x.argmax(axis=1)] = True
+        return largest
 
     def episode_sum(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_sum`."""
-        first = episode - episode.min()
-        total = np.zeros(first.max() + 1, x.dtype)
-        np.add.at(total, first, x)
-        return total[first]
+        # Blocks of a batch keep the whole batch's episode numbers, so these need not start at 0.
+        row = episode - episode.min()
+        total = np.zeros(row.max() + 1, x.dtype)
+        np.add.at(total, row, x)
+        return total[row]
 
     def episode_mean(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_mean`."""
         return self.episode_sum(x, episode) / self.episode_sum(np.ones_like(x), episode)
 
 
-def plain(x: Any) -> Any:
-    """Return NumPy's numbers as Python's, which leave an array's dtype as it is; anything else unchanged."""
+def _plain(x: Any) -> Any:
+    """Return a NumPy scalar as Python's, which leaves an array's dtype as it is; else `x`."""
     return cast("Any", x.item()) if isinstance(x, np.generic) else x
 
 

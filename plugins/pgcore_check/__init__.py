@@ -1,7 +1,7 @@
-"""The conformance kit: what built-in and third-party backends, estimators and heads are held to.
+"""The conformance kit for built-in and third-party backends, estimators and heads.
 
-It imports NumPy and the core alone. `reference` states the closed forms once more, plainly; `running_error` says how far from
-it an honest result may be; `cases` and `kinks` are what both are tried on.
+It imports NumPy and the core alone. `reference` holds the reference implementation,
+`bounds.running_error` its rounding-error bounds, `cases` the cases and the helpers for kinks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether backends, and the user's own policies, agree with the reference or with each other, and where one first departs."""
+"""Comparison of backends and policies with the reference or with each other, stage by stage."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
+from pgcore.interfaces.signals import Signals
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
@@ -30,7 +31,8 @@ from pgcore_check.stages.truth import STAGES, Expected, Truth
 __all__ = ["RATE", "STAGES", "Report", "Row", "check", "compare", "compare_policies", "stages"]
 
 
-# Of the optimizer's steps. At a higher rate a hundred steps on one batch can lead a standard deviation to 0.
+# Learning rate of the optimizer's steps. At a higher rate a hundred steps on one batch can drive a
+# standard deviation to 0.
 RATE = 1e-3
 
 
@@ -41,10 +43,12 @@ class Row:
     Attributes:
         backend: Its name, with its mode where that is not the usual one.
         stage: One of `STAGES`.
-        ratio: The largest |found - exact| / (u e) of the stage; infinite for NaN, a wrong shape or a wrong dtype.
-        where: The array it is in, and the entry.
-        limit: What the ratio may be.
-        power: The share of components other than 0 where an error of a millionth (in float32 a thousandth) of the component would be seen.
+        ratio: The stage's largest |result - exact| / (u e); infinite for NaN, a wrong shape or a
+            wrong dtype.
+        where: The array and the entry of the largest ratio.
+        limit: The largest ratio that agrees.
+        power: The share of the nonzero components in which an error of a millionth of the component
+            (in float32 a thousandth) would be seen.
     """
 
     backend: str
@@ -62,10 +66,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `compare` found.
+    """Result of `compare`, `check` or `compare_policies`.
 
     Attributes:
-        rows: By backend, and for each by stage in the order of computation.
+        rows: By backend, and for each backend by stage in the order of computation.
     """
 
     rows: tuple[Row, ...]
@@ -77,38 +81,40 @@ class Report:
 
     @property
     def divergences(self) -> dict[str, Row]:
-        """Each backend's first stage that does not agree, for those that have one."""
-        found: dict[str, Row] = {}
+        """The first stage that disagrees, by backend; empty where all agree."""
+        first_rows: dict[str, Row] = {}
         for row in self.rows:
             if not row.agrees:
-                found.setdefault(row.backend, row)
-        return found
+                first_rows.setdefault(row.backend, row)
+        return first_rows
 
     def __str__(self) -> str:
-        """Return a table of stages by backends, in units of what rounding allows, and the first divergences."""
+        """Return a table of ratios, stages by backends, and each backend's first divergence."""
         backends = list(dict.fromkeys(row.backend for row in self.rows))
-        cells = {(row.stage, row.backend): row for row in self.rows}
+        cells = {(row.stage, row.backend): cell_text(row) for row in self.rows}
         width = max(len(name) for name in (*backends, "disagrees"))
-        lines = [
-            f"{'largest error / (u e)':22}" + "".join(f"  {name:>{width}}" for name in backends)
-        ]
-        told = {row.stage for row in self.rows}
-        for stage in (each for each in ("parameters", *STAGES) if each in told):
-            row = [cells.get((stage, name)) for name in backends]
-            shown = (
-                "" if cell is None else f"{cell.ratio:.2g}{'' if cell.agrees else ' !'}"
-                for cell in row
-            )
-            lines.append(f"{stage:22}" + "".join(f"  {text:>{width}}" for text in shown))
-        for name in backends:
-            first = self.divergences.get(name)
-            verdict = (
-                "agrees"
-                if first is None
-                else f"departs at {first.stage}, in {first.where}: {first.ratio:.3g} times u e, {first.limit:g} allowed"
-            )
-            lines.append(f"{name}: {verdict}")
+        heading = "".join(f"  {name:>{width}}" for name in backends)
+        lines = [f"{'largest error / (u e)':22}{heading}"]
+        # Parameters are a stage of two policies only: a single one is given the reference's.
+        for stage in ("parameters", *STAGES):
+            texts = [cells.get((stage, name), "") for name in backends]
+            if any(texts):
+                lines.append(f"{stage:22}" + "".join(f"  {text:>{width}}" for text in texts))
+        lines += [f"{name}: {verdict(self.divergences.get(name))}" for name in backends]
         return "\n".join(lines)
+
+
+def cell_text(row: Row) -> str:
+    """Return a ratio with two digits, marked where it is above the limit."""
+    return f"{row.ratio:.2g}{'' if row.agrees else ' !'}"
+
+
+def verdict(first: Row | None) -> str:
+    """Return the sentence on a backend's first stage that disagrees, None where all agree."""
+    if first is None:
+        return "agrees"
+    ratio = f"{first.ratio:.3g} times u e, {first.limit:g} allowed"
+    return f"departs at {first.stage}, in {first.where}: {ratio}"
 
 
 def compare(
@@ -150,15 +156,13 @@ def compare(
         >>> pg.compare(spec, pg.estimator("reinforce"), batch, backends=["numpy"]).agrees
         True
     """
-    usable = [
-        found.provider.name
-        for found in registry().providers("backends")
-        if found.status == "usable"
-    ]
+    entries = registry().providers("backends")
+    usable = [entry.provider.name for entry in entries if entry.status == "usable"]
     names = usable if backends is None else backends
     truth: Truth | None = None
     rows: list[Row] = []
     for name in names:
+        # A backend with one mode has nothing to choose, and refuses the other.
         chooses = len(api.backend(name).modes) > 1
         policy = api.policy(
             spec, backend=name, seed=seed, dtype=dtype, compiled=compiled and chooses
@@ -167,6 +171,7 @@ def compare(
             policy.load(parameters)
         policy.check_fits(estimator)
         policy.check(batch)
+        # The reference is computed once: all backends start from the same parameters.
         if truth is None:
             formula = api.optimizer(optimizer, learning_rate=RATE).spec
             truth = Truth(spec, policy.parameters(), estimator, batch, formula)
@@ -175,12 +180,12 @@ def compare(
 
 
 def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str = "adam") -> Report:
-    """Compare one policy, built or adopted, with closed forms in extended precision, stage by stage.
+    """Compare one policy with the reference, stage by stage, and restore its parameters.
 
-    An adopted network's outputs are taken as given, and everything after them is compared with the
-    closed forms. Its gradient is compared, array by array, with difference quotients along random
-    directions, and the optimizer's steps with its formula on the policy's own gradients. The policy's
-    parameters are restored.
+    An adopted network has no closed form. Its outputs are taken as given, with a measured
+    rounding error, and everything after them is recomputed in extended precision. Its gradient is
+    compared, array by array, with difference quotients along random directions, and the
+    optimizer's steps with the optimizer's formula on the policy's gradients.
 
     Args:
         policy: Built or adopted, on any backend.
@@ -190,7 +195,7 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
 
     Raises:
         UnknownNameError: the optimizer is not registered.
-        SpecError: the kit has no closed form of the head, or the network cannot be asked for its outputs.
+        SpecError: the head has no reference implementation, or the network cannot be run alone.
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.
@@ -209,9 +214,8 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         if not isinstance(policy.spec.network, Adopted):
             truth = Truth(policy.spec, policy.parameters(), estimator, batch, formula)
             return Report(tuple(stages(policy, truth, policy.backend)))
-        return Report(
-            tuple(own_stages(policy, OwnTruth(policy, estimator, batch, formula), policy.backend))
-        )
+        own_truth = OwnTruth(policy, estimator, batch, formula)
+        return Report(tuple(own_stages(policy, own_truth, policy.backend)))
 
 
 def compare_policies(
@@ -219,14 +223,14 @@ def compare_policies(
 ) -> Report:
     """Compare two policies that should be equal, such as a network and its port, stage by stage.
 
-    Arrays of parameters are paired by their entries, in any order of axes. Arrays without a single
-    partner are compared entry by entry in order of size. The tolerance is measured: the change of each
-    policy's result when its parameters and observations move by a unit in the last place. The
-    parameters of both are restored.
+    Arrays of parameters are paired by their values, in any order of axes. Arrays without a single
+    partner are compared entry by entry in order of size. The tolerance is measured: the distance
+    that each policy's result moves when its parameters and observations move by a unit in the
+    last place. The parameters of both are restored.
 
     Args:
         left: One policy, built or adopted.
-        right: The other, which the report's rows are of.
+        right: The other, to which the report's rows belong.
         estimator: Which loss.
         batch: Whole episodes, as both take them.
         optimizer: A registered name; of the steps, at `RATE`.
@@ -250,24 +254,24 @@ def compare_policies(
         policy.check_fits(estimator)
         policy.check(batch)
     pairing, dtype = pairing_of(left, right), coarser(left, right)
-    views = ((left, pairing.of_left), (right, pairing.of_right))
-    given = api.signals(left, estimator, batch)
-    norm = api.gradient(left, estimator, batch, signals=given).norm() / 2
+    # Both get the left policy's signals, so that a difference shows at the stage where it arises.
+    signals = api.signals(left, estimator, batch)
+    # Half the gradient's norm, so that clipping always acts.
+    norm = api.gradient(left, estimator, batch, signals=signals).norm() / 2
     formula = api.optimizer(optimizer, learning_rate=RATE, max_grad_norm=norm or None).spec
     label = f"{right.backend} beside {left.backend}"
     with restored(left, right):
-        left_course, right_course = (
-            courses_of(*each, estimator, batch, given, formula) for each in views
-        )
+        left_course = courses_of(left, pairing.of_left, estimator, batch, signals, formula)
+        right_course = courses_of(right, pairing.of_right, estimator, batch, signals, formula)
     return Report(tuple(port_rows(label, left_course, right_course, dtype)))
 
 
 def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
-    """Yield a row for each stage, from a policy of the truth's spec and parameters; the optimizer's steps move it.
+    """Yield a row for each stage of a policy; the optimizer's steps change its parameters.
 
     Args:
-        policy: Any backend's.
-        truth: What it is compared with.
+        policy: Any backend's, with the truth's spec and parameters.
+        truth: The reference.
         label: The rows' `backend`.
     """
     estimator, batch = truth.estimator, truth.batch
@@ -275,83 +279,63 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     if gradient is None:
         return
     yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
-    yield row_of(
-        label,
-        "clipped gradient",
-        gradient.clipped(truth.max_norm).numpy(),
-        truth.clipped,
-        truth.dtype,
-    )
+    clipped = gradient.clipped(truth.max_norm).numpy()
+    yield row_of(label, "clipped gradient", clipped, truth.clipped, truth.dtype)
     if truth.fisher:
         product = truth.split(policy.fisher_vector_product(batch, truth.direction))
         yield row_of(label, "Fisher product", product, truth.fisher, truth.dtype)
     optimizer = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm))
+    # The first step takes the gradient above, a later one a new gradient at the moved parameters.
     for step in range(1, max(truth.reached, default=0) + 1):
         if step > 1:
-            gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+            gradient = api.gradient(policy, estimator, batch, signals=truth.shared_signals)
         optimizer.step(policy, gradient)
         if step in truth.reached:
-            yield row_of(
-                label, steps_label(step), policy.parameters(), truth.after(step), truth.dtype
-            )
+            moved, expected = policy.parameters(), truth.after(step)
+            yield row_of(label, steps_label(step), moved, expected, truth.dtype)
 
 
 def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
-    """Yield a row for each stage of a policy with a network of the user's; the optimizer's steps move it."""
+    """Yield a row for each stage of a policy with an adopted network; see `stages`."""
     estimator, batch = truth.estimator, truth.batch
     gradient = yield from stages_forward(policy, truth, label)
     assert gradient is not None
-    found = gradient.numpy()
-    truth.take(found)
+    arrays = gradient.numpy()
+    truth.take(arrays)
+    # Scores have no loss: their own slopes are measured, and their combination is exact.
     if isinstance(estimator, ScoreEstimator):
         slopes, exact = [*truth.score_slopes()], truth.combined()
     else:
-        slopes, exact = [*truth.slopes(found)], truth.own
-    yield slope_row(
-        label, slopes, row_of(label, "gradient", found, exact, truth.dtype), truth.dtype
-    )
+        slopes, exact = [*truth.slopes(arrays)], truth.head_gradient
+    exact_row = row_of(label, "gradient", arrays, exact, truth.dtype)
+    yield slope_row(label, slopes, exact_row, truth.dtype)
+    # Nothing can be clipped to a norm of 0.
     if truth.max_norm == 0.0:
         return
-    yield row_of(
-        label,
-        "clipped gradient",
-        gradient.clipped(truth.max_norm).numpy(),
-        truth.clipped,
-        truth.dtype,
-    )
-    optimizer, walk = (
-        Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm)),
-        truth.walk(),
-    )
+    clipped = gradient.clipped(truth.max_norm).numpy()
+    yield row_of(label, "clipped gradient", clipped, truth.clipped, truth.dtype)
+    optimizer = Optimizer(dataclasses.replace(truth.optimizer, max_grad_norm=truth.max_norm))
+    walk = truth.walk()
     for step in range(1, max(truth.steps) + 1):
-        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
-        must = walk(gradient.numpy())
+        gradient = api.gradient(policy, estimator, batch, signals=truth.shared_signals)
+        expected = walk(gradient.numpy())
         optimizer.step(policy, gradient)
         if step in truth.steps:
-            yield row_of(label, steps_label(step), policy.parameters(), must, truth.dtype)
+            yield row_of(label, steps_label(step), policy.parameters(), expected, truth.dtype)
 
 
 def stages_forward(
     policy: Policy, truth: Truth, label: str
 ) -> Generator[Row, None, Gradient | None]:
-    """Yield a row for each stage up to the surrogate, and return the gradient, or None where there is none to compare."""
+    """Yield a row for each stage up to the surrogate.
+
+    Returns:
+        The gradient; None where it is beyond the dtype's range and cannot be compared.
+    """
     estimator, batch = truth.estimator, truth.batch
-    own = api.signals(policy, estimator, batch)
-    finalised = truth.surrogate.values
-    found = {**own.values, "weights": own.weights} | {
-        f"{name}, finalised": finalised[name] for name in truth.finalised
-    }
-    must = truth.signals | {f"{name}, finalised": each for name, each in truth.finalised.items()}
-    real = truth.real  # what a signal is where a step is padding means nothing
-    yield row_of(
-        label,
-        "signals",
-        {name: found[name][real] for name in must if name in found},
-        {name: Expected(each.exact[real], each.allowed[real]) for name, each in must.items()},
-        truth.dtype,
-    )
+    yield signals_row(api.signals(policy, estimator, batch), truth, label)
     try:
-        gradient = api.gradient(policy, estimator, batch, signals=truth.given)
+        gradient = api.gradient(policy, estimator, batch, signals=truth.shared_signals)
     except NonFiniteError:
         if truth.overflows:
             return None
@@ -363,24 +347,45 @@ def stages_forward(
     return gradient
 
 
+def signals_row(signals: Signals, truth: Truth, label: str) -> Row:
+    """Return the row of a policy's signals, weights and finalised signals."""
+    arrays = {**signals.values, "weights": signals.weights}
+    expected = dict(truth.signals)
+    for name, values in truth.finalised.items():
+        arrays[f"{name}, finalised"] = truth.surrogate.values[name]
+        expected[f"{name}, finalised"] = values
+    # The signals of padding's steps mean nothing.
+    real = truth.real
+    return row_of(
+        label,
+        "signals",
+        {name: arrays[name][real] for name in expected if name in arrays},
+        {name: Expected(e.exact[real], e.allowed[real]) for name, e in expected.items()},
+        truth.dtype,
+    )
+
+
 def port_rows(
     label: str, left: Sequence[Course], right: Sequence[Course], dtype: np.dtype[Any]
 ) -> Iterator[Row]:
-    """Yield a row for each stage of two courses, each followed by what rounding makes of it; the limit is twice the usual one."""
-    for stage, must in left[0].items():
-        found = {name: value.astype(dtype) for name, value in right[0][stage].items()}
-        allowed = [
-            within_rounding([course[stage] for course in courses], dtype)
-            for courses in (left, right)
-        ]
-        exact = {
-            name: Expected(
-                value.astype(np.longdouble),
-                np.maximum(allowed[0][name], allowed[1][name].max(initial=0)),
-            )
-            for name, value in must.items()
-        }
-        row = row_of(label, stage, found, exact, dtype)
+    """Yield a row for each stage of two policies.
+
+    Args:
+        label: The rows' `backend`.
+        left: The course of one policy, then those of its perturbed inputs.
+        right: The same of the other.
+        dtype: The coarser of the two.
+    """
+    for stage, reference in left[0].items():
+        arrays = {name: value.astype(dtype) for name, value in right[0][stage].items()}
+        left_allowed = within_rounding([course[stage] for course in left], dtype)
+        right_allowed = within_rounding([course[stage] for course in right], dtype)
+        expected: dict[str, Expected] = {}
+        for name, value in reference.items():
+            allowed = np.maximum(left_allowed[name], right_allowed[name].max(initial=0))
+            expected[name] = Expected(value.astype(np.longdouble), allowed)
+        # Neither side is exact, so that each may be off by the usual limit.
+        row = row_of(label, stage, arrays, expected, dtype)
         yield dataclasses.replace(row, limit=2 * FACTOR)
 
 
@@ -392,34 +397,54 @@ def steps_label(step: int) -> str:
 def row_of(
     label: str,
     stage: str,
-    found: Mapping[str, Array],
-    must: Mapping[str, Expected],
+    arrays: Mapping[str, Array],
+    expected: Mapping[str, Expected],
     dtype: np.dtype[Any],
 ) -> Row:
-    """Return the row of a stage whose arrays are known entry by entry."""
-    ratio, where = worst(found, must, dtype)
-    counts = [powered(each.exact, each.allowed, dtype) for each in must.values()]
-    total = sum(count for _, count in counts)
-    return Row(label, stage, ratio, where, FACTOR, sum(seen for seen, _ in counts) / max(total, 1))
+    """Return the row of a stage whose expected arrays are known entry by entry.
+
+    Args:
+        label: The row's `backend`.
+        stage: One of `STAGES`.
+        arrays: The results by name; a missing one is infinitely far.
+        expected: The reference by name.
+        dtype: The working precision.
+    """
+    ratio, where = worst(arrays, expected, dtype)
+    seen, total = 0, 0
+    for reference in expected.values():
+        with_power, nonzero = powered(reference.exact, reference.allowed, dtype)
+        seen, total = seen + with_power, total + nonzero
+    return Row(label, stage, ratio, where, FACTOR, seen / max(total, 1))
 
 
-def slope_row(label: str, slopes: Sequence[Slope], other: Row, dtype: np.dtype[Any]) -> Row:
-    """Return the row of a gradient that is known along directions; `other` is of what is known entry by entry."""
-    largest_one = max(slopes, key=lambda each: each.ratio)
-    seen = [FACTOR * each.allowed <= POWER[dtype.name] * abs(each.found) for each in slopes]
+def slope_row(label: str, slopes: Sequence[Slope], exact_row: Row, dtype: np.dtype[Any]) -> Row:
+    """Return the row of a gradient that is known along directions.
+
+    Args:
+        label: The row's `backend`.
+        slopes: The derivatives along directions, at least one.
+        exact_row: The row of the parameters whose derivatives are known entry by entry.
+        dtype: The working precision.
+    """
+    steepest = max(slopes, key=lambda slope: slope.ratio)
+    seen = [FACTOR * slope.allowed <= POWER[dtype.name] * abs(slope.product) for slope in slopes]
     power = sum(seen) / len(seen)
-    if other.ratio > largest_one.ratio:
-        return dataclasses.replace(other, power=power)
-    return Row(label, "gradient", largest_one.ratio, largest_one.name, FACTOR, power)
+    # The worse of the two is shown.
+    if exact_row.ratio > steepest.ratio:
+        return dataclasses.replace(exact_row, power=power)
+    return Row(label, "gradient", steepest.ratio, steepest.name, FACTOR, power)
 
 
 def worst(
-    found: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]
+    arrays: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]
 ) -> tuple[float, str]:
-    """Return the largest ratio among named arrays, and where it is."""
+    """Return the largest ratio among some arrays, and the array and entry that it belongs to."""
     ratio, where = -1.0, ""
-    for name, each in expected.items():
-        own, position = largest(np.asarray(found.get(name)), each.exact, each.allowed, dtype)
-        if not own <= ratio:
-            ratio, where = own, f"{name}{list(position) if position else ''}"
+    for name, reference in expected.items():
+        array = np.asarray(arrays.get(name))
+        array_ratio, position = largest(array, reference.exact, reference.allowed, dtype)
+        # Written so that NaN counts as larger.
+        if not array_ratio <= ratio:
+            ratio, where = array_ratio, f"{name}{list(position) if position else ''}"
     return max(ratio, 0.0), where

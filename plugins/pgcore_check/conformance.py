@@ -1,4 +1,4 @@
-"""What `pgcore check` runs: every estimator on every backend beside the reference, on random, extreme and kink cases."""
+"""The plan and the run of `pgcore check`: which cases, and their outcomes on every backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ import numpy as np
 
 from pgcore import api
 from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
+from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
+from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
@@ -30,44 +32,48 @@ from pgcore_check.cases.design import DTYPES, Choice, covering, product
 from pgcore_check.compare import RATE
 from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome
 from pgcore_check.proof import Kink
-from pgcore_check.proofs import kinks, proofs, told, variants
+from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
 
 __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
 
-# Another process has its frameworks to import, which takes the time of a few parts.
+# The fewest parts for each process: importing its frameworks takes the time of a few parts.
 PARTS_A_PROCESS = 8
 
-# Of what a process that died wrote to standard error, the message repeats the last ones.
-LINES_TOLD = 5
+# How many of a dead process's last lines on standard error the message repeats.
+LAST_LINES = 5
 
-# Of what is drawn for a case, as many draws are looked at for one with power; their seeds are this far apart.
+# Draws of a case that are tried until one has power, and the distance of their seeds, which is
+# larger than the number of cases.
 DRAWS, STRIDE = 16, 100_000
+
+# The factor between the extremity of one draw and of the next.
 MILDER = 0.85
 
-# Of which things every level must occur with a hundred steps, and with padding.
+# The factors whose every level must occur with a hundred steps, and with padding.
 LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
+# Reasons for which a registered object is not checked.
 NO_PROOF = "no proof"
 OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
-# Steps of padding, where a case has any.
+# Steps of padding that a padded case has.
 PADDING = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case, or a group of kinks, which every backend runs.
+    """A case, or a group of kinks, that every backend runs.
 
     Attributes:
         choice: The case, or None.
         kinks: The group of the kinks, or "".
-        dtype: What the kinks are computed in; a case has its own.
-        all_modes: Whether backends run it in each of their modes, not in the usual one alone.
-        long: Whether a hundred optimizer steps are taken, not ten.
+        dtype: The dtype of kinks; a case has its own.
+        all_modes: Whether backends run it in each of their modes, or in the usual one alone.
+        long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
     """
 
@@ -81,14 +87,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be run.
+    """The work of one `pgcore check`.
 
     Attributes:
-        backends: Names, those that are usable here.
-        absent: Names of backends that are registered but not usable, each with the reason.
-        parts: What they run.
+        backends: Names of the usable backends.
+        absent: Names of the registered backends that are not usable, each with the reason.
+        parts: The cases and groups of kinks.
         extent: One of `EXTENTS`.
-        unchecked: What is registered and not checked, each with the reason.
+        unchecked: Names of registered objects that are not checked, each with the reason.
     """
 
     backends: tuple[str, ...]
@@ -105,81 +111,94 @@ def plan(
     heads: Sequence[str] | None,
     extent: str,
 ) -> Plan:
-    """Return what to run.
+    """Return the cases and groups of kinks to run.
 
     Args:
-        backends: Registered names, which must be usable; None takes all that are.
+        backends: Registered names, which must be usable; None takes all usable ones.
         estimators: Registered names; None takes all.
         heads: Registered names; None takes all that have a proof.
-        extent: One of `EXTENTS`: few cases in which everything occurs, each backend in its usual mode; every pair of
-            two things; or everything.
+        extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
+            every pair of two levels; or every combination.
 
     Raises:
         UnknownNameError: a name is not registered.
         DependencyError: a named backend's framework is not installed.
     """
-    usable, absent = chosen_backends(backends)
-    tried, tried_heads = chosen("estimators", estimators), chosen("heads", heads)
+    usable, absent = usable_backends(backends)
+    tried = selected_variants("estimators", estimators)
+    tried_heads = selected_variants("heads", heads)
     choices = covering(tried, tried_heads) if extent == "standard" else product(tried, tried_heads)
+    # The few cases are all of a quick run; in a longer one they are run in every mode.
     few = few_of(choices)
     if extent == "quick":
         choices, few = few, []
-    long = few_of(
-        [choice for choice in choices if not isinstance(choice.case.estimator, ScoreEstimator)],
-        LONG,
-    )
-    padded = few_of(choices, PADDED)
-    parts = [
-        Part(
-            choice,
-            all_modes=extent == "full" or choice in few,
-            long=choice in long,
-            padded=choice in padded,
-        )
-        for choice in choices
-    ]
-    names = {variant.name for variant in tried.values()}
-    names |= {""} if names else set()  # points of heads alone
-    head_names = {head.name for head in tried_heads.values()}
-    groups: dict[str, list[Kink]] = {}
-    for kink in kinks():
-        if kink.estimator in names and kink.head in head_names:
-            groups.setdefault(kink.group, []).append(kink)
-    for group, members in groups.items():
+    # A hundred steps are too slow for estimators that weigh scores, whose reference takes a pass
+    # through the network for each step of the batch.
+    unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
+    long, padded = few_of(unscored, LONG), few_of(choices, PADDED)
+    parts: list[Part] = []
+    for choice in choices:
+        all_modes = extent == "full" or choice in few
+        part = Part(choice, all_modes=all_modes, long=choice in long, padded=choice in padded)
+        parts.append(part)
+    for group, members in kink_groups(tried, tried_heads).items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
         parts += [Part(kinks=group, dtype=dtype, all_modes=everywhere) for dtype in DTYPES]
     return Plan(usable, absent, tuple(parts), extent, unchecked(estimators, heads))
 
 
-def few_of(choices: Sequence[Choice], things: Collection[str] = ()) -> list[Choice]:
-    """Return few cases in which every level of some things occurs: estimator, head, network, critic, dtype and optimizer, or those named.
+def kink_groups(
+    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head]
+) -> dict[str, list[Kink]]:
+    """Return the kinks of some estimators and heads, by group."""
+    names = {estimator.name for estimator in tried.values()}
+    # Kinks of a head alone name no estimator; they belong to every run that has one.
+    names |= {""} if names else set()
+    head_names = {head.name for head in tried_heads.values()}
+    groups: dict[str, list[Kink]] = {}
+    for kink in kinks():
+        if kink.estimator in names and kink.head in head_names:
+            groups.setdefault(kink.group, []).append(kink)
+    return groups
 
-    Modes that take seconds to compile a case run these alone; of equally good ones the smaller networks, which compile sooner.
+
+def few_of(choices: Sequence[Choice], factors: Collection[str] = ()) -> list[Choice]:
+    """Return few cases that contain every level of some factors, chosen greedily.
+
+    Modes that take seconds to compile a case run these alone.
+
+    Args:
+        choices: The cases to select from.
+        factors: Among estimator, head, network, critic, dtype and optimizer; all where empty.
     """
 
     def levels(choice: Choice) -> set[str]:
-        return {level for level in choice.levels if not things or level.partition(" ")[0] in things}
+        return {
+            level for level in choice.levels if not factors or level.partition(" ")[0] in factors
+        }
 
-    wanted = set[str]().union(*(levels(choice) for choice in choices))
-    size = {
-        name: number for number, name in enumerate(NETWORKS)
-    }  # tables and linear ones come first
-    chosen: list[Choice] = []
-    while wanted:
-        chosen.append(
-            max(choices, key=lambda each: (len(wanted & levels(each)), -size[each.network]))
-        )
-        wanted -= levels(chosen[-1])
-    return chosen
+    # Of equally good cases the smaller network, which compiles sooner: tables and linear ones are
+    # listed first.
+    size = {name: number for number, name in enumerate(NETWORKS)}
+    missing = set[str]().union(*(levels(choice) for choice in choices))
+
+    def gain(choice: Choice) -> tuple[int, int]:
+        return len(missing & levels(choice)), -size[choice.network]
+
+    few: list[Choice] = []
+    while missing:
+        few.append(max(choices, key=gain))
+        missing -= levels(few[-1])
+    return few
 
 
 def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     """Yield the outcomes of each part, in the plan's order; an error is an outcome too.
 
     Args:
-        plan: What to run.
-        processes: How many share the work; 1 stays in this one. Others know the plugins that are installed, not those that this one
-            has registered by hand.
+        plan: The work.
+        processes: The number of processes that share it; 1 stays in this one. Others know the
+            installed plugins, not those that this process has registered.
 
     Raises:
         PgcoreError: one of the processes died.
@@ -199,104 +218,118 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
             try:
                 yield from executor.map(outcomes_of, plan.parts)
             except BrokenProcessPool as error:
-                written = (
-                    log.read_text(errors="replace").splitlines()[-LINES_TOLD:]
-                    if log.exists()
-                    else []
+                written = log.read_text(errors="replace").splitlines() if log.exists() else []
+                message = (
+                    f"check: one of {processes} processes died, for want of memory perhaps; "
+                    "try --processes 1"
                 )
-                raise PgcoreError(
-                    f"check: one of {processes} processes died, for want of memory perhaps; try --processes 1"
-                    + "".join(f"\n  {line}" for line in written)
-                ) from error
+                raise PgcoreError("\n  ".join([message, *written[-LAST_LINES:]])) from error
 
 
 def prepare_process(log: Path) -> None:
-    """Give each process a processor and leave interrupts to the one that shares out the work.
+    """Limit a process to one thread, without interrupts, its standard error in a file.
 
-    What frameworks write to standard error, which is much, goes to a file, not between the lines of the progress bar.
+    The process that shares out the work handles interrupts. Frameworks write much to standard
+    error, which would break up the progress bar.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by what is imported from here on
+    # Frameworks read it when they are imported, which is later.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
 
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
-    """Return the outcome of every backend on one part, in each mode that it is to run in."""
-    tried = {name: loaded(name) for name in plan.backends}
-    backends = [each for each in tried.values() if isinstance(each, Backend)]
-    failed = [unloaded(name, part, why) for name, why in tried.items() if isinstance(why, str)]
-    modes = [
-        (each.name, mode)
-        for each in backends
-        for mode in each.modes[: None if part.all_modes else 1]
-    ]
+    """Return the outcomes of one part, for every backend and each mode that runs it."""
+    results: list[Outcome] = []
+    backends: list[Backend] = []
+    for name in plan.backends:
+        backend = loaded(name)
+        if isinstance(backend, Backend):
+            backends.append(backend)
+        else:
+            results.append(unloaded(name, part, backend))
     if part.choice is None:
-        group = [kink for kink in kinks() if kink.group == part.kinks]
-        usual = {each.name: each.modes[0] for each in backends}
-        return failed + [
-            kink_outcome(Cell(name, mode, "kink"), kink, part.dtype)
-            for name, mode in modes
-            for kink in group
-            if kink.everywhere or mode == usual[name]
-        ]
-    # A policy serves a case's fixtures one after the other, so that what it compiles serves both.
+        return results + kink_outcomes(part, backends)
+    # A policy serves both fixtures of a case, so that it is compiled once.
     policies: dict[tuple[str, str], Policy] = {}
-    found = failed
     for fixture in ("random", "extreme"):
         truth = truth_of(part, fixture, quick=plan.extent == "quick")
-        found += [
-            case_outcome(Cell(*mode, fixture), part.choice, truth, policies) for mode in modes
-        ]
-    return found
+        for backend in backends:
+            for mode in modes_of(part, backend):
+                cell = Cell(backend.name, mode, fixture)
+                results.append(case_outcome(cell, part.choice, truth, policies))
+    return results
+
+
+def kink_outcomes(part: Part, backends: Sequence[Backend]) -> list[Outcome]:
+    """Return the outcomes of a group of kinks, those of one backend and mode together."""
+    group = [kink for kink in kinks() if kink.group == part.kinks]
+    results: list[Outcome] = []
+    for backend in backends:
+        for mode in modes_of(part, backend):
+            usual = mode == backend.modes[0]
+            cell = Cell(backend.name, mode, "kink")
+            members = [kink for kink in group if usual or kink.everywhere]
+            results += [kink_outcome(cell, kink, part.dtype) for kink in members]
+    return results
+
+
+def modes_of(part: Part, backend: Backend) -> Sequence[str]:
+    """Return the modes in which a backend runs a part; the usual one is first."""
+    return backend.modes if part.all_modes else backend.modes[:1]
 
 
 @cache
 def loaded(name: str) -> Backend | str:
-    """Return a backend, or why it cannot be loaded: whatever its framework raises is found out once."""
+    """Return a backend, or the message of the error that loading it raised; tried once."""
     try:
         return api.backend(name)
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        return told(problem)
+        return message_of(problem)
 
 
 def unloaded(name: str, part: Part, why: str) -> Outcome:
     """Return the outcome of a backend that cannot be loaded."""
     if part.choice is None:
         kink = next(kink for kink in kinks() if kink.group == part.kinks)
-        what = (kink.estimator or kink.head, "kinks", kink.head, part.kinks, part.dtype, "kink")
+        subject = kink.estimator or kink.head
+        labels = (subject, "kinks", kink.head, part.kinks, part.dtype, "kink")
     else:
-        case = part.choice.case
-        what = (
-            case.estimator.name,
-            part.choice.variant,
-            case.spec.head.name,
-            case.label,
-            case.dtype,
-            "random",
-        )
-    return Outcome(name, "not loaded", *what, np.inf, np.inf, FACTOR, None, "", why, 0.0)
+        case, variant = part.choice.case, part.choice.variant
+        head = case.spec.head.name
+        labels = (case.estimator.name, variant, head, case.label, case.dtype, "random")
+    return Outcome(name, "not loaded", *labels, np.inf, np.inf, FACTOR, None, "", why, 0.0)
 
 
-def chosen_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the usable backends, and the others with their reasons; raise where one that is named is not usable."""
-    found = {entry.provider.name: entry for entry in registry().providers("backends")}
+def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names of usable backends, and the reason of each that is not usable.
+
+    Args:
+        names: Registered names, which must be usable; None takes all usable ones.
+
+    Raises:
+        UnknownNameError: a name is not registered.
+        DependencyError: a named backend is not usable.
+    """
+    entries = {entry.provider.name: entry for entry in registry().providers("backends")}
     for name in names or ():
-        if name not in found:
-            raise UnknownNameError("backends", name, found)
-        if found[name].status != "usable":
-            raise DependencyError(f"{found[name].where}: {found[name].reason}")
-    usable = [
-        name
-        for name, entry in found.items()
-        if entry.status == "usable" and (names is None or name in names)
-    ]
-    absent = {name: entry.reason or "" for name, entry in found.items() if entry.status != "usable"}
+        if name not in entries:
+            raise UnknownNameError("backends", name, entries)
+        if entries[name].status != "usable":
+            raise DependencyError(f"{entries[name].where}: {entries[name].reason}")
+    usable: list[str] = []
+    absent: dict[str, str] = {}
+    for name, entry in entries.items():
+        if entry.status != "usable":
+            absent[name] = entry.reason or ""
+        elif names is None or name in names:
+            usable.append(name)
     return tuple(usable), absent
 
 
-def chosen(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
-    """Return what is tried of the estimators or heads of some names, by label; None takes all."""
+def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the variants of the estimators or heads of some names, by label; None takes all."""
     registered = registry().names(kind)
     for name in names or ():
         if name not in registered:
@@ -309,17 +342,18 @@ def chosen(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
-    """Return the proofs that are broken, and what is registered and not tried, each with the reason."""
+    """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    named = {"estimators": estimators, "heads": heads, "optimizers": None}
-    untried = {"estimators": proofs().defaults[1], "heads": proofs().unproven("heads")}
-    untried["optimizers"] = proofs().unproven("optimizers")
-    for kind, names in named.items():
-        for name, why in untried[kind].items():
+    untried = [
+        ("estimator", estimators, proofs().defaults[1]),
+        ("head", heads, proofs().unproven("heads")),
+        ("optimizer", None, proofs().unproven("optimizers")),
+    ]
+    for kind, names, classes in untried:
+        for name, why in classes.items():
+            # A class was loaded and has no proof; a string is the error of loading it.
             if names is None or name in names:
-                reasons[f"{kind.removesuffix('s')} {name!r}"] = (
-                    why if isinstance(why, str) else NO_PROOF
-                )
+                reasons[f"{kind} {name!r}"] = why if isinstance(why, str) else NO_PROOF
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
         if not isinstance(rule, OptimizerSpec):
@@ -328,22 +362,26 @@ def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> 
 
 
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
-    """Return what all backends are compared with on a case: of the first draws of its numbers, one that can tell an error from rounding.
+    """Return the reference of a case, for the first draw that can tell an error from rounding.
 
-    Extreme draws get milder as they go on.
+    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken.
+
+    Args:
+        part: A part with a case.
+        fixture: "random" or "extreme".
+        quick: Whether one optimizer step is enough.
     """
     assert part.choice is not None
     case, steps = part.choice.case, steps_of(part, fixture, quick=quick)
     optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
     truth: Truth | None = None
     for draw in range(DRAWS):
-        drawn = dataclasses.replace(
-            case, seed=case.seed + draw * STRIDE, extremity=max(EXTREME * MILDER**draw, 1.0)
-        )
-        policy, batch = drawn.make(
-            "numpy", padding=PADDING if part.padded else 0, extreme=fixture == "extreme"
-        )
+        extremity = max(EXTREME * MILDER**draw, 1.0)
+        drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
+        padding = PADDING if part.padded else 0
+        policy, batch = drawn.make("numpy", padding=padding, extreme=fixture == "extreme")
         truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+        # Else its outcome would be blind; see `Outcome.blind`.
         if truth.power > 0 and truth.nearest >= DISTANCE:
             break
     assert truth is not None
@@ -351,7 +389,8 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
 
 
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:
-    """Return after how many of the optimizer's steps to look; away from well-scaled points they amplify rounding beyond any use."""
+    """Return the numbers of optimizer steps after which parameters are compared."""
+    # From extreme points the steps amplify rounding beyond any use.
     if fixture == "extreme":
         return ()
     return (1,) if quick else (1, 10, 100) if part.long else (1, 10)

@@ -1,4 +1,4 @@
-"""One backend, in one mode, on one case or kink: how far it is from the reference, and where it first departs."""
+"""Outcomes of one backend, in one mode, on one case or kink."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_at
 from pgcore_check.compare import Row, stages
 from pgcore_check.proof import Kink
-from pgcore_check.proofs import told
+from pgcore_check.proofs import message_of
 from pgcore_check.stages.truth import Truth
 
 __all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome"]
 
-# How far from a kink every choice must be, in units of roundoff.
+# The least distance of a branch's choice from its kink, in units of roundoff: nearer ones may go
+# either way by rounding. It equals the 1,000 u of `pgcore_check.bounds.running_error.ERROR_SHARE`.
 DISTANCE = 1000.0
 
 
@@ -40,15 +41,18 @@ class Outcome:
         label: Of the whole case.
         dtype: "float32" or "float64".
         fixture: "random", "extreme" or "kink".
-        ratio: Worst error in units of what rounding allows, u e: of the gradient, or of the first stage that disagrees.
-        largest: The same over all stages that were reached.
-        limit: What the ratio may be.
+        ratio: The largest error of the gradient, or of the first stage that disagrees, in units of
+            the rounding-error bound u e.
+        largest: The largest error of all stages that were reached, in the same units.
+        limit: The largest ratio that agrees.
         stage: The first stage that disagrees, or None.
-        where: The array and the entry that the ratio is of.
-        error: The message where something was raised, or None.
-        seconds: It took.
-        power: The share of the gradient's components other than 0 in which an error of a millionth (in float32 a thousandth) would be seen.
-        nearest: How far the nearest choice between two branches is from its kink, in units of roundoff.
+        where: The array and the entry of the ratio.
+        error: The message of an exception, or None.
+        seconds: Duration.
+        power: The share of the gradient's nonzero components in which an error of a millionth (in
+            float32 a thousandth) would be seen.
+        nearest: The distance of the nearest choice between two branches from its kink, in units of
+            roundoff.
     """
 
     backend: str
@@ -76,7 +80,10 @@ class Outcome:
 
     @property
     def blind(self) -> bool:
-        """Whether agreement means little: no component of the gradient has power, or rounding may choose another branch."""
+        """Whether agreement means little.
+
+        Either no component of the gradient has power, or rounding may choose another branch.
+        """
         return self.agrees and (self.power == 0 or self.nearest < DISTANCE)
 
 
@@ -92,18 +99,29 @@ class Cell:
 def case_outcome(
     cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]
 ) -> Outcome:
-    """Run a case on a backend, with the policy that it had before or a new one that is kept."""
+    """Return the outcome of a case on a backend.
+
+    Args:
+        cell: The backend, mode and fixture.
+        choice: The case.
+        truth: The case's reference.
+        policies: By backend and mode, the policies that earlier fixtures built; a new one is added.
+    """
     start = time.perf_counter()
     case = choice.case
     rows: list[Row] = []
     error: str | None = None
     try:
-        policy = policies.get((cell.backend, cell.mode)) or built(cell, case.spec, case.dtype)
+        policy = policies.get((cell.backend, cell.mode)) or build_policy(
+            cell, case.spec, case.dtype
+        )
         policies[cell.backend, cell.mode] = policy
         policy.load(truth.parameters)
-        rows.extend(stages(policy, truth, cell.backend))  # where one raises, those before it stay
-    except Exception as problem:  # noqa: BLE001 - whatever a framework raises is this cell's outcome, and the others go on
-        error = told(problem)
+        # Extended row by row: where a stage raises, the rows before it stay.
+        rows.extend(stages(policy, truth, cell.backend))
+    except Exception as problem:  # noqa: BLE001 - any framework's error is this cell's outcome
+        error = message_of(problem)
+    # The row that is shown: the first divergence, else the gradient, else the last one reached.
     diverged = next((row for row in rows if not row.agrees), None)
     last = rows[-1] if rows else Row(cell.backend, "", np.inf, "")
     shown = diverged or next((row for row in rows if row.stage == "gradient"), last)
@@ -129,34 +147,27 @@ def case_outcome(
 
 
 def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
-    """Compute the gradient at a kink and compare it with the one that the conventions give."""
+    """Return the outcome of a kink: the gradient beside the one that the conventions give."""
     start = time.perf_counter()
     error = None
     try:
-        ratio, where = worst_at(kink, partial(kept, cell, dtype=dtype), np.dtype(dtype))
+        ratio, where = worst_at(kink, partial(shared_policy, cell, dtype=dtype), np.dtype(dtype))
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        ratio, where, error = np.inf, "", told(problem)
+        ratio, where, error = np.inf, "", message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
-    what = (
-        cell.backend,
-        cell.mode,
-        kink.estimator or kink.head,
-        "kinks",
-        kink.head,
-        kink.name,
-        dtype,
-        "kink",
-    )
-    return Outcome(*what, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
+    subject = kink.estimator or kink.head
+    labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
+    return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
 
 
+# A group's kinks share one architecture, so that one policy for each backend and mode is enough.
 @lru_cache(maxsize=16)
-def kept(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
-    """Return a policy that kinks share, so that what it compiles serves several; each loads all of its parameters."""
-    return built(cell, spec, dtype)
+def shared_policy(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
+    """Return a policy that kinks share, compiled once; each kink loads all of its parameters."""
+    return build_policy(cell, spec, dtype)
 
 
-def built(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
+def build_policy(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
     """Return a policy on the cell's backend, in its mode."""
     return api.policy(
         spec,
@@ -174,8 +185,15 @@ def blindness(outcome: Outcome) -> str:
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome to look at first: errors, then what is not finite, then the largest share of the limit."""
-    return max(outcomes, key=lambda each: (not each.agrees, each.error is not None, share(each)))
+    """Return the outcome to look at first.
+
+    Errors come first, then ratios that are not finite, then the largest share of the limit.
+    """
+
+    def severity(outcome: Outcome) -> tuple[bool, bool, float]:
+        return not outcome.agrees, outcome.error is not None, share(outcome)
+
+    return max(outcomes, key=severity)
 
 
 def share(outcome: Outcome) -> float:
@@ -184,14 +202,14 @@ def share(outcome: Outcome) -> float:
 
 
 def shown(outcome: Outcome) -> str:
-    """Return a ratio with two digits, or why there is none."""
+    """Return a ratio with two digits, or a word where there is no number."""
     if outcome.error is not None:
         return "error"
     return f"{float(f'{outcome.ratio:.2g}'):g}" if math.isfinite(outcome.ratio) else "not finite"
 
 
-def description(outcome: Outcome) -> str:
-    """Return a ratio, and whose it is."""
+def summary(outcome: Outcome) -> str:
+    """Return a ratio with its backend, mode, case and array."""
     where = "" if outcome.error is not None else f", {outcome.where.removesuffix('[]')}"
     return f"{shown(outcome)} ({outcome.backend} {outcome.mode}, {outcome.label}{where})"
 
@@ -200,7 +218,7 @@ def reason(outcome: Outcome) -> str:
     """Return why an outcome disagrees, on one line."""
     if outcome.error is not None:
         return " ".join(outcome.error.split()) or "an error without a message"
-    ratio = f"{outcome.ratio:.3g} times what rounding allows, {outcome.limit:g} is the limit"
+    ratio = f"{outcome.ratio:.3g} times the rounding-error bound, the limit is {outcome.limit:g}"
     far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
     # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
     where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")

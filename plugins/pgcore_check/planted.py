@@ -1,4 +1,4 @@
-"""What the kit makes of a policy with a bug in it: the first stage that disagrees."""
+"""The first stage at which the kit finds a planted bug."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ __all__ = ["first_disagreement"]
 def first_disagreement(
     estimator: Estimator, spec: PolicySpec, backend: str = "numpy", *, seed: int = 60
 ) -> tuple[str | None, float]:
-    """Return the first stage that disagrees with the reference, or None, and its ratio; else the largest ratio of all.
+    """Return the first stage that disagrees with the reference and its ratio.
 
     Args:
-        estimator: A variant of one with a proof, perhaps of a subclass with a bug; the reference takes its fields alone.
-        spec: The policy's; of its head the same holds.
+        estimator: A variant of one with a proof, perhaps of a subclass with a bug; the reference
+            reads its fields alone.
+        spec: The policy's spec; its head may be of a subclass too.
         backend: A registered name.
-        seed: Of the case, which is in float64.
+        seed: Seed of the case, which is in float64.
+
+    Returns:
+        The stage, or None where all agree, and its ratio, or the largest of all.
     """
+    # Without this a subclass that overrides a formula would have no reference implementation.
     hold_to_parent(type(estimator))
     hold_to_parent(type(spec.head))
-    given, batch = make_case(spec, "numpy", "float64", seed)
-    truth = Truth(spec, given.parameters(), estimator, batch, first_formula(), (1, 10))
-    made = policy(spec, backend=backend, dtype="float64")
-    made.load(truth.parameters)
-    rows = list(stages(made, truth, backend))
+    correct, batch = make_case(spec, "numpy", "float64", seed)
+    truth = Truth(spec, correct.parameters(), estimator, batch, first_formula(), (1, 10))
+    suspect = policy(spec, backend=backend, dtype="float64")
+    suspect.load(truth.parameters)
+    rows = list(stages(suspect, truth, backend))
     first = next((row for row in rows if not row.agrees), None)
     worst = first or max(rows, key=lambda row: row.ratio)
     return first and first.stage, worst.ratio

@@ -9,7 +9,7 @@ __all__ = ["pgcore_commands", "pgcore_functions", "pgcore_proofs"]
 
 @hookimpl
 def pgcore_commands() -> list[Provider]:
-    """Provide the command."""
+    """Provide the command `check`."""
     return [
         Provider(
             "check",
@@ -21,14 +21,14 @@ def pgcore_commands() -> list[Provider]:
 
 @hookimpl
 def pgcore_functions() -> list[Provider]:
-    """Provide the functions."""
+    """Provide `pg.check`, `pg.compare` and `pg.compare_policies`."""
     return [
-        Provider("check", "pgcore_check.compare:check", "one policy beside the reference"),
-        Provider("compare", "pgcore_check.compare:compare", "backends beside the reference"),
+        Provider("check", "pgcore_check.compare:check", "compare one policy with the reference"),
+        Provider("compare", "pgcore_check.compare:compare", "compare backends with the reference"),
         Provider(
             "compare_policies",
             "pgcore_check.compare:compare_policies",
-            "two policies that should be one, beside each other",
+            "compare two policies that should be equal",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""What a plugin gives the kit to prove one of its estimators, heads or optimizers with: the hook `pgcore_proofs`."""
+"""The objects of the hook `pgcore_proofs`: proofs of estimators, heads and optimizers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ class Process(Protocol):
 
     @property
     def states(self) -> int:
-        """How many states there are."""
+        """The number of states."""
         ...
 
     @property
     def actions(self) -> int:
-        """How many actions there are."""
+        """The number of actions."""
         ...
 
 
 @dataclass(frozen=True)
 class Kink:
-    """A point where a derivative has two sides, or an extreme one, and what the gradient must be there.
+    """A non-differentiable or extreme point, with the gradient that the conventions give there.
 
     Attributes:
         name: Short, for a test's name.
-        group: Points of a group have one architecture and one estimator, so that what is compiled for one serves all.
-        estimator: The registered name of the estimator it is about, "" where it is about the head alone.
-        head: The registered name of the head it is about.
-        compute: `compute(build)` returns the gradient by canonical parameter name; `build(spec)` makes a policy.
-        expected: The parameters it settles, by name.
-        atol: What float64's rounding may add where the plain formula cancels; else only what is flushed to 0.
-        everywhere: Whether backends differ enough in how they compute it to look in each of their modes.
+        group: Points of a group have one architecture and one estimator, so that one compilation
+            serves all.
+        estimator: The registered name of the point's estimator; "" for a point of the head alone.
+        head: The registered name of the point's head.
+        compute: `compute(build)` returns the gradient by canonical parameter name; `build(spec)`
+            makes a policy.
+        expected: The gradient's arrays by parameter name; a parameter that is not among them is
+            not compared.
+        atol: The rounding error that float64 may add where the plain formula cancels; 0 allows
+            results flushed to 0 alone.
+        everywhere: Whether each mode of a backend is compared, since backends differ in how they
+            compute the point.
     """
 
     name: str
@@ -56,17 +61,21 @@ class Kink:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """What one estimator, head or optimizer is tried on and held to.
+    """Options, reference implementation and kinks of one estimator, head or optimizer.
 
     Attributes:
         of: Its class.
-        variants: Options to try, by a label that no other variant has. The label of an optimizer's first is its name.
-        reference: The reference implementation, a subclass of `pgcore_check.reference.estimator_form.EstimatorForm` or of
-            `pgcore_check.reference.head_form.HeadForm`. It holds for this class, and for a subclass that changes no formula of it.
+        variants: Options to try, by a label that no other variant has. The label of an optimizer's
+            first is its name.
+        reference: The reference implementation, a subclass of
+            `pgcore_check.reference.estimator_form.EstimatorForm` or of
+            `pgcore_check.reference.head_form.HeadForm`. It holds for this class, and for a subclass
+            that changes no formula of it.
         kinks: Non-differentiable and extreme points.
-        policies: Architectures that estimators are audited with, by label, made for a process; the first that suits is taken.
-        extras: [S, A, ...] extras that a batch carries in an audit, by name, from the process and the behaviour policy's
-            [S, A] probabilities.
+        policies: Architectures for the audit of estimators, by label, made for a process; the first
+            that suits an estimator is used.
+        extras: [S, A, ...] extras that a batch carries in an audit, by name, from the process and
+            the behaviour policy's [S, A] probabilities.
     """
 
     of: type[Any]

@@ -1,4 +1,4 @@
-"""All proofs that are registered: what the kit tries, and the reference implementation of each class."""
+"""The registered proofs: the variants that the kit tries and the reference implementations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ __all__ = [
     "first_formula",
     "hold_to_parent",
     "kinks",
+    "message_of",
     "proofs",
     "reference_of",
-    "told",
     "variants",
 ]
 
-# By kind, the base classes and the methods that a reference implementation stands for.
+# By kind, the base classes and the methods that a reference implementation replaces. A subclass
+# that overrides one of them has other formulas, and needs another reference implementation.
 FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
     "estimators": ((Estimator,), ("signals", "surrogate", "finalise", "differentiate", "combine")),
     "heads": (
@@ -42,34 +43,35 @@ class Proofs:
     """The proofs of a registry, pgcore's own first.
 
     Attributes:
-        all: Those that are usable.
-        problems: Why others are not, and why plugins are quarantined, by where.
-        variants: What the proofs say to try, by kind and label.
+        all: The usable proofs.
+        problems: The errors of broken proofs and quarantined plugins, by proof or plugin.
+        variants: Objects built from the proofs' options, by kind and label.
         references: Reference implementations by the class that they were written for.
     """
 
     def __init__(self, source: Registry) -> None:
-        """Load every proof; whatever goes wrong with one stays with it."""
+        """Load every proof; a broken one is a problem, and the others are loaded."""
         self.source = source
         self.all: list[Proof] = []
         self.variants: dict[str, dict[str, Any]] = {kind: {} for kind in FORMULAS}
         self.problems = {
             f"plugin {plugin.entry_point!r}": plugin.reason for plugin in source.quarantined
         }
-        # An installed plugin moves no case of the built-ins.
+        # Built-ins first: a case's seed is its number, so that an installed plugin moves none.
         plugins = sorted(source.plugins, key=lambda plugin: plugin.distribution != "pgcore")
-        for provider in (provider for plugin in plugins for provider in plugin.providers["proofs"]):
-            try:
-                self._add(provider)
-            except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything, and the others are tried
-                self.problems[f"proof {provider.name!r}"] = told(problem)
+        for plugin in plugins:
+            for provider in plugin.providers["proofs"]:
+                try:
+                    self._add(provider)
+                except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
+                    self.problems[f"proof {provider.name!r}"] = message_of(problem)
         self.references = {
             proof.of: proof.reference for proof in self.all if proof.reference is not None
         }
 
     @cached_property
     def defaults(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The estimators without a variant, by name, as they are by default; and why others cannot be built so."""
+        """The unproven estimators with default options, by name, and the errors of the others."""
         built: dict[str, Any] = {}
         refused: dict[str, str] = {}
         for name, cls in self.unproven("estimators").items():
@@ -79,45 +81,49 @@ class Proofs:
             try:
                 built[name] = cls()
             except Exception as problem:  # noqa: BLE001 - see above
-                refused[name] = told(problem)
+                refused[name] = message_of(problem)
         return built, refused
 
     def unproven(self, kind: str) -> dict[str, Any]:
-        """Return what is registered and has no variant, by name: its class, or why it cannot be loaded."""
+        """Return the registered classes without a variant, by name, or the error of loading one."""
         proven: set[type[Any]] = {type(variant) for variant in self.variants[kind].values()}
         classes: dict[str, Any] = {}
         for name in self.source.names(kind):
             try:
                 classes[name] = self.source.load(kind, name)
             except Exception as problem:  # noqa: BLE001 - see above
-                classes[name] = told(problem)
+                classes[name] = message_of(problem)
         return {name: cls for name, cls in classes.items() if cls not in proven}
 
     def reference(self, cls: type[Any]) -> type[Any] | None:
         """Return the reference implementation of a class; see `Proof.reference`."""
         base = next((base for base in cls.__mro__ if base in self.references), None)
+        # A subclass with another formula is not what the implementation was written for.
         if base is None or (base is not cls and overrides(cls, base, FORMULAS[kind_of(base)][1])):
             return None
         return self.references[base]
 
     def _add(self, provider: Provider) -> None:
-        """Load what one provider gives: all of it, or nothing."""
+        """Load all proofs of one provider, or none."""
         target = self.source.load("proofs", provider.name)
         proofs: list[Any] = [*target] if isinstance(target, list | tuple) else [target]
         added: list[tuple[str, str, Any]] = []
         for proof in proofs:
             if not isinstance(proof, Proof):
                 raise PluginError(
-                    f"{provider.target}: expected Proof objects, got {type(proof).__name__}; see pgcore_check.proof"
+                    f"{provider.target}: expected Proof objects, got {type(proof).__name__}; "
+                    "see pgcore_check.proof"
                 )
             kind = kind_of(proof.of)
             added += [
                 (kind, label, proof.of(**options)) for label, options in proof.variants.items()
             ]
+        # Labels are checked before any is added, so that a refused proof leaves no trace.
         for kind, label, _ in added:
             if label in self.variants[kind]:
                 raise PluginError(
-                    f"{provider.target}: expected a label of its own, got {label!r} again; choose another"
+                    f"{provider.target}: expected a label of its own, got {label!r} again; "
+                    "choose another"
                 )
         for kind, label, variant in added:
             self.variants[kind][label] = variant
@@ -136,7 +142,7 @@ def proofs() -> Proofs:
 
 
 def variants(kind: str) -> dict[str, Any]:
-    """Return what is tried of the kind estimators, heads or optimizers, by label."""
+    """Return the estimators, heads or optimizers that the kit tries, by label."""
     tried = dict(proofs().variants[kind])
     if kind == "estimators":
         tried |= proofs().defaults[0]
@@ -145,7 +151,7 @@ def variants(kind: str) -> dict[str, Any]:
 
 
 def first_formula() -> OptimizerSpec:
-    """Return the first optimizer with an update formula, for stages that read none or any."""
+    """Return the first optimizer with an update formula, for stages that accept any."""
     rules = variants("optimizers").values()
     return next(rule for rule in rules if isinstance(rule, OptimizerSpec))
 
@@ -156,12 +162,15 @@ def kinks() -> tuple[Kink, ...]:
 
 
 def reference_of(cls: type[Any]) -> type[Any] | None:
-    """Return the reference implementation that a class is held to, None where there is none; see `Proof.reference`."""
+    """Return a class's reference implementation, None without one; see `Proof.reference`."""
     return proofs().reference(cls)
 
 
 def hold_to_parent(cls: type[Any]) -> None:
-    """Hold a class to the reference implementation of its nearest base that has one: what changes is a planted bug."""
+    """Compare a class with the reference implementation of its nearest base that has one.
+
+    Any formula that the class changes is then a planted bug.
+    """
     references = proofs().references
     references.setdefault(cls, next(references[base] for base in cls.__mro__ if base in references))
 
@@ -176,11 +185,12 @@ def kind_of(cls: object) -> str:
         if isinstance(cls, type) and issubclass(cls, bases):
             return kind
     raise PluginError(
-        f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; name a class"
+        f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; "
+        "name a class"
     )
 
 
-def told(problem: Exception) -> str:
+def message_of(problem: Exception) -> str:
     """Return an error's message, with its type where it is not pgcore's."""
     return (
         str(problem) if isinstance(problem, PgcoreError) else f"{type(problem).__name__}: {problem}"

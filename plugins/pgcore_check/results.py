@@ -1,4 +1,4 @@
-"""Single results of a policy beside the reference, where the signals are the caller's: the rows that `compare` makes of them."""
+"""Comparisons of single results with the reference, for signals that the caller chooses."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def gradient_row(
     """Compare a gradient with the reference.
 
     Args:
-        policy: Whose parameters, spec and dtype are used.
+        policy: The policy, for its parameters, spec and dtype.
         estimator: Which loss.
         batch: The steps.
-        signals: What the backend was given.
+        signals: The signals that the backend was given.
         gradient: By canonical parameter name.
     """
-    # The optimizer is of later stages, which nobody asks for here.
+    # Any optimizer will do: only later stages read it.
     truth = Truth(policy.spec, policy.parameters(), estimator, batch, first_formula())
-    truth.given = signals
+    truth.shared_signals = signals
     return row_of(policy.backend, "gradient", gradient, truth.gradient, truth.dtype)
 
 
@@ -47,12 +47,9 @@ def loss_row(
     policy: Policy, estimator: Estimator, batch: Batch, signals: Signals, loss: float
 ) -> Row:
     """Compare a loss with the reference; see `gradient_row`."""
-    inputs = (
-        policy.spec,
-        policy.parameters(),
-        Surrogate(policy.spec, estimator, batch, signals),
-        batch,
-    )
+    surrogate = Surrogate(policy.spec, estimator, batch, signals)
+    inputs = (policy.spec, policy.parameters(), surrogate, batch)
+    # One run of the formula gives the exact value, another its rounding-error bound.
     bound = reference.loss(*inputs, lift=bounded_in(policy.dtype))
     expected = Expected(np.asarray(reference.loss(*inputs)), allowance(bound, policy.dtype))
     scalar = np.asarray(loss).astype(policy.dtype)
@@ -62,12 +59,17 @@ def loss_row(
 def quantity_ratios(
     policy: Policy, batch: Batch, quantities: Mapping[str, Array]
 ) -> dict[str, float]:
-    """Return by name the largest error of what `Policy.evaluate` returned, in units of what rounding allows.
+    """Return by name the largest error of quantities, in units of the rounding-error bound.
 
-    Masked actions' log-probabilities must be -inf where they are exactly that.
+    Log-probabilities of masked actions must be -inf exactly.
+
+    Args:
+        policy: The policy, for its parameters, spec and dtype.
+        batch: The steps, with the extra "reference" where a KL is among the quantities.
+        quantities: Results of `Policy.evaluate`, by name.
     """
-    described = batch.extras.get("reference")
-    anchor = None if described is None else described.astype(policy.dtype)
+    recorded = batch.extras.get("reference")
+    anchor = None if recorded is None else recorded.astype(policy.dtype)
     inputs = (policy.spec, policy.parameters(), batch, list(quantities), anchor)
     bounds = reference.quantities(*inputs, lift=bounded_in(policy.dtype))
     ratios: dict[str, float] = {}

@@ -7,14 +7,17 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgcore_check.conformance import Plan
-from pgcore_check.outcomes import Outcome, blindness, description, reason, shown, worst
+from pgcore_check.outcomes import Outcome, blindness, reason, shown, summary, worst
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["json_of", "text_of", "unchecked_lines"]
 
-# Disagreements that are shown one by one; the JSON and the page have all.
+# The number of disagreements that are listed; the JSON and the page list all.
 SHOWN = 20
 
 # The mode of a backend that cannot be loaded.
@@ -22,17 +25,22 @@ NOT_LOADED = "not loaded"
 
 
 def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
-    """Return everything as JSON, null for what is not finite."""
+    """Return the JSON report, with null for infinity and NaN.
+
+    Args:
+        outcomes: All outcomes of the run.
+        plan: The plan that was run.
+        seconds: The run's duration.
+    """
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
         row = asdict(outcome) | {"agrees": outcome.agrees, "blind": outcome.blind}
-        rows.append(
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in row.items()
-            }
-        )
-    found = {
+        for key, value in row.items():
+            # JSON has no infinity and no NaN.
+            if isinstance(value, float) and not math.isfinite(value):
+                row[key] = None
+        rows.append(row)
+    report = {
         "agrees": bool(rows) and all(row["agrees"] for row in rows),
         "seconds": seconds,
         "backends": list(plan.backends),
@@ -40,86 +48,110 @@ def json_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
         "unchecked": plan.unchecked,
         "outcomes": rows,
     }
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
 
 def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
-    """Return the table and what there is to say about it."""
+    """Return the table of estimators by backends, and the remarks below it; see `json_of`."""
     from rich.console import Console
-    from rich.table import Table
 
-    columns = list(dict.fromkeys((outcome.backend, outcome.mode) for outcome in outcomes))
-    cells: dict[tuple[str, str, str, str], list[Outcome]] = {}
-    for each in outcomes:
-        cells.setdefault((each.estimator, each.variant, each.backend, each.mode), []).append(each)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("estimator")
-    for backend, mode in columns:
-        table.add_column(f"{backend}\n{mode}", justify="right")
-    variants = dict.fromkeys((outcome.estimator, outcome.variant) for outcome in outcomes)
-    for estimator in dict.fromkeys(estimator for estimator, _ in variants):
-        table.add_row(estimator)
-        for variant in (variant for owner, variant in variants if owner == estimator):
-            row = (cell_text(cells.get((estimator, variant, *column), [])) for column in columns)
-            table.add_row(f"  {variant}", *row)
-    # A terminal wraps what is too wide; a file has no width.
+    # A terminal wraps wide lines; a file has no width.
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
         if outcomes:
             console.print(
-                "largest error of a gradient, in units of what rounding allows; 4 is the limit, ! where a case disagrees at any stage, "
-                "~ where rounding could hide any error\n"
+                "largest error of a gradient, in units of the rounding-error bound (limit 4); "
+                "! where a case disagrees at any stage, ~ where rounding could hide any error\n"
             )
-            console.print(table)
+            console.print(table_of(outcomes))
             console.print()
     return capture.get() + "".join(f"{line}\n" for line in remarks(outcomes, plan, seconds))
 
 
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    """Return the table: a row for each variant, below its estimator, a column for each mode."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("estimator")
+    columns = list(dict.fromkeys((outcome.backend, outcome.mode) for outcome in outcomes))
+    for backend, mode in columns:
+        table.add_column(f"{backend}\n{mode}", justify="right")
+    # Grouped before the rows are written: outcomes come case by case, not variant by variant.
+    cells: dict[tuple[str, str, str, str], list[Outcome]] = {}
+    variants: dict[str, dict[str, None]] = {}
+    for outcome in outcomes:
+        key = (outcome.estimator, outcome.variant, outcome.backend, outcome.mode)
+        cells.setdefault(key, []).append(outcome)
+        variants.setdefault(outcome.estimator, {})[outcome.variant] = None
+    for estimator, labels in variants.items():
+        table.add_row(estimator)
+        for label in labels:
+            row = (cell_text(cells.get((estimator, label, *column), [])) for column in columns)
+            table.add_row(f"  {label}", *row)
+    return table
+
+
 def cell_text(outcomes: Sequence[Outcome]) -> str:
-    """Return the worst ratio of some outcomes, marked where one disagrees or is blind; nothing where there are none."""
+    """Return the worst ratio of some outcomes, marked where one disagrees or is blind."""
     if not outcomes:
         return "-"
     failed = sum(not outcome.agrees for outcome in outcomes)
     blind = sum(outcome.blind for outcome in outcomes)
-    found = shown(worst(outcomes))
+    ratio = shown(worst(outcomes))
     if failed:
-        return f"! {failed}/{len(outcomes)}: {found}"
+        return f"! {failed}/{len(outcomes)}: {ratio}"
     if blind == len(outcomes):
         return "~ blind"
-    return f"~ {blind}/{len(outcomes)}: {found}" if blind else found
+    return f"~ {blind}/{len(outcomes)}: {ratio}" if blind else ratio
 
 
 def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator[str]:
-    """Yield the disagreements, what is absent, and the verdict."""
+    """Yield the disagreements, the blind cases, the absent backends and the verdict."""
     failed = [outcome for outcome in outcomes if not outcome.agrees]
-    lost = {outcome.backend: outcome for outcome in failed if outcome.mode == NOT_LOADED}
-    for name, outcome in lost.items():
+    # A backend that cannot be loaded fails every case for one reason, which is printed once.
+    not_loaded = {outcome.backend: outcome for outcome in failed if outcome.mode == NOT_LOADED}
+    for name, outcome in not_loaded.items():
         yield f"{name}: {reason(outcome)}"
-    lines = [outcome for outcome in failed if outcome.mode != NOT_LOADED]
-    for outcome in lines[:SHOWN]:
-        yield f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {reason(outcome)}"
-    if len(lines) > SHOWN:
-        yield f"... and {len(lines) - SHOWN} more; --json has all of them"
+    departed = [outcome for outcome in failed if outcome.mode != NOT_LOADED]
+    for outcome in departed[:SHOWN]:
+        yield f"{place_of(outcome)}: {reason(outcome)}"
+    if len(departed) > SHOWN:
+        yield f"... and {len(departed) - SHOWN} more; --json has all of them"
     for outcome in [outcome for outcome in outcomes if outcome.blind][:SHOWN]:
-        yield f"blind: {outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}: {blindness(outcome)}"
+        yield f"blind: {place_of(outcome)}: {blindness(outcome)}"
     for name, why in plan.absent.items():
         yield f"absent: {name} ({why})"
     yield from unchecked_lines(plan)
+    yield verdict(outcomes, seconds)
+
+
+def place_of(outcome: Outcome) -> str:
+    """Return the backend, mode, case and fixture of an outcome."""
+    return f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}"
+
+
+def verdict(outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Return the last line: the counts, the worst outcome and the duration."""
     if not outcomes:
-        yield "nothing to check: no backend, estimator or head is left"
-        return
+        return "nothing to check: no backend, estimator or head is left"
+    failed = sum(not outcome.agrees for outcome in outcomes)
     blind = sum(outcome.blind for outcome in outcomes)
-    agree = (
-        f"{len(outcomes) - blind} agree and {blind} are blind"
-        if blind
-        else f"all {len(outcomes)} agree"
-    )
-    verdict = f"{len(failed)} of {len(outcomes)} disagree" if failed else agree
-    largest = max((each.largest for each in outcomes if math.isfinite(each.largest)), default=0.0)
-    yield f"{verdict}; worst {description(worst(outcomes))}; largest at any stage {largest:.2g}; {seconds:.0f} s"
+    if failed:
+        counts = f"{failed} of {len(outcomes)} disagree"
+    elif blind:
+        counts = f"{len(outcomes) - blind} agree and {blind} are blind"
+    else:
+        counts = f"all {len(outcomes)} agree"
+    finite = (outcome.largest for outcome in outcomes if math.isfinite(outcome.largest))
+    largest = f"largest at any stage {max(finite, default=0.0):.2g}"
+    return f"{counts}; worst {summary(worst(outcomes))}; {largest}; {seconds:.0f} s"
 
 
 def unchecked_lines(plan: Plan) -> Iterator[str]:
-    """Yield what is registered and not checked, one line a reason."""
-    for why in dict.fromkeys(plan.unchecked.values()):
-        yield f"not checked: {', '.join(name for name, own in plan.unchecked.items() if own == why)} ({why})"
+    """Yield a line for each reason, with the registered names that were not checked for it."""
+    names: dict[str, list[str]] = {}
+    for name, why in plan.unchecked.items():
+        names.setdefault(why, []).append(name)
+    for why, unchecked in names.items():
+        yield f"not checked: {', '.join(unchecked)} ({why})"

@@ -1,4 +1,7 @@
-"""Surrogates as SymPy expressions: traced, differentiated, compiled to NumPy and written out; `pgcore.derive` is the way in."""
+"""Surrogates as SymPy expressions: their tracing and derivatives and NumPy code.
+
+`pgcore.derive` is the entry point.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -37,23 +38,27 @@ def derive_command(
         bool, typer.Option("--json", help="Print JSON: text and LaTeX of each.")
     ] = False,
 ) -> None:
-    """Differentiate an estimator's surrogate by each quantity of the policy, symbolically, and print the closed forms.
+    """Differentiate an estimator's surrogate symbolically and print the closed forms.
 
-    In text the names are those of the surrogate's keywords; a is any one action. In LaTeX they are the field's: log pi, A, R, V, H.
+    There is one for each quantity of the policy. In text the names are those of the surrogate's
+    keywords; a is any one action. In LaTeX they are the field's: log pi, A, R, V, H.
     """
     if as_latex and as_json:
         raise typer.BadParameter("expected --latex or --json, got both; choose one")
     derivation = derivation_of(name, assignments or [])
     write = latex_of if as_latex else json_of if as_json else text_of
     sys.stdout.write(write(derivation))
+    # The closed form is not all of such an estimator's gradient.
     if isinstance(derivation.estimator, ScoreEstimator):
         sys.stderr.write(
-            f"note: {name} weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
+            f"note: {name} weighs scores under these hyper-parameters; "
+            "its gradient is the result of `combine`\n"
         )
 
 
 def derivation_of(name: str, assignments: list[str]) -> Derivation:
     """Return the derivation of a registered estimator with these `field=value` assignments."""
+    # The import loads SymPy, which bad options need not wait for.
     from pgcore_derive.derivation import derive
 
     cls = cast("type", registry().load("estimators", name))
@@ -62,38 +67,35 @@ def derivation_of(name: str, assignments: list[str]) -> Derivation:
 
 def text_of(derivation: Derivation) -> str:
     """Return the surrogate and each derivative in text."""
-    shown = {"surrogate": derivation.surrogate_text} | {
-        f"d surrogate / d {name}": found for name, found in derivation.text.items()
-    }
-    return "".join(f"{what} =\n{indented(found)}\n" for what, found in shown.items())
-
-
-def indented(text: str) -> str:
-    """Return lines four spaces in."""
-    return "".join(f"    {line}\n" for line in text.splitlines())
+    sections = {"surrogate": derivation.surrogate_text}
+    for name, text in derivation.text.items():
+        sections[f"d surrogate / d {name}"] = text
+    return "".join(
+        f"{title} =\n{textwrap.indent(text, '    ')}\n\n" for title, text in sections.items()
+    )
 
 
 def latex_of(derivation: Derivation) -> str:
     """Return the surrogate and each derivative as one aligned display."""
     symbols = derivation.symbols
     rows = [rf"\ell &= {derivation.surrogate_latex}"]
-    rows += [
-        rf"\frac{{\partial \ell}}{{\partial {symbols[name]}}} &= {found}"
-        for name, found in derivation.latex.items()
-    ]
-    body = " \\\\\n".join(f"  {row}" for row in rows)
-    return f"% {derivation.estimator.name}; \\usepackage{{amsmath}}\n\\begin{{align*}}\n{body}\n\\end{{align*}}\n"
+    for name, latex in derivation.latex.items():
+        rows.append(rf"\frac{{\partial \ell}}{{\partial {symbols[name]}}} &= {latex}")
+    # The comment tells a reader of the paste which package it needs.
+    head = f"% {derivation.estimator.name}; \\usepackage{{amsmath}}\n\\begin{{align*}}\n"
+    return head + " \\\\\n".join(f"  {row}" for row in rows) + "\n\\end{align*}\n"
 
 
 def json_of(derivation: Derivation) -> str:
-    """Return everything as JSON."""
+    """Return all texts, formulas and symbols as JSON."""
     latex, symbols = derivation.latex, derivation.symbols
-    found = {
+    cotangents = {
+        name: {"text": text, "latex": latex[name], "symbol": symbols[name]}
+        for name, text in derivation.text.items()
+    }
+    document = {
         "estimator": derivation.estimator.name,
         "surrogate": {"text": derivation.surrogate_text, "latex": derivation.surrogate_latex},
-        "cotangents": {
-            name: {"text": text, "latex": latex[name], "symbol": symbols[name]}
-            for name, text in derivation.text.items()
-        },
+        "cotangents": cotangents,
     }
-    return json.dumps(found, indent=1) + "\n"
+    return json.dumps(document, indent=1) + "\n"

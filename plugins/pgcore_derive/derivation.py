@@ -1,6 +1,6 @@
-"""Cotangents from a surrogate: run on symbols, differentiated by SymPy, written out, compiled to NumPy.
+"""Cotangents from a surrogate: traced and differentiated and compiled to NumPy.
 
-SymPy is imported when something is derived, never before.
+SymPy is imported by `derive`, never before: `pgcore.Derivation` is there without it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Derivation", "derive"]
 
-KEPT = 256
+# Derivations in the cache of equal estimators: more than one script has estimators.
+CACHE_SIZE = 256
 
 
 class Derivation:
     """The closed form of an estimator's cotangents.
 
     Attributes:
-        estimator: What was derived.
+        estimator: The estimator.
         terms: The surrogate, a SymPy expression of one step.
-        expressions: d surrogate_t / d quantity_t by quantity; for a [B, A] quantity the entry of one action.
-        rows: The quantities and signals that are [B, A].
+        expressions: d surrogate_t / d quantity_t by quantity; of a [B, A] quantity one action's.
+        rows: The quantities and signals of shape [B, A].
         indices: The signals that are actions.
         flags: The signals that are conditions.
     """
@@ -40,11 +41,8 @@ class Derivation:
 
         self.estimator = estimator
         trace, self.terms, self.expressions = derivatives_of(estimator)
-        self.rows, self.indices, self.flags = (
-            trace.rows,
-            frozenset(trace.indices),
-            frozenset(trace.flags),
-        )
+        self.rows = trace.rows
+        self.indices, self.flags = frozenset(trace.indices), frozenset(trace.flags)
         self._program: Program | None = None
 
     @property
@@ -52,14 +50,14 @@ class Derivation:
         """Each expression as lines of text, in the surrogate's own names."""
         from pgcore_derive.writing import text_of
 
-        return {name: text_of(found) for name, found in self.expressions.items()}
+        return {name: text_of(expression) for name, expression in self.expressions.items()}
 
     @property
     def latex(self) -> dict[str, str]:
-        """Each expression in LaTeX, for a formula; `cases` and the like are amsmath's."""
+        """Each expression in LaTeX; its environment `cases` is amsmath's."""
         from pgcore_derive.writing import latex_of
 
-        return {name: latex_of(found) for name, found in self.expressions.items()}
+        return {name: latex_of(expression) for name, expression in self.expressions.items()}
 
     @property
     def surrogate_text(self) -> str:
@@ -82,7 +80,7 @@ class Derivation:
 
         return {name: symbol_latex(name, row=name in self.rows) for name in self.expressions}
 
-    def cotangents(self, **named: Array) -> dict[str, Array]:
+    def cotangents(self, **arrays: Array) -> dict[str, Array]:
         """Return the cotangents' values; see `Estimator.cotangents`, whose keywords it takes.
 
         Raises:
@@ -90,28 +88,25 @@ class Derivation:
         """
         if self._program is None:
             self._program = self._compile()
-        with np.errstate(
-            all="ignore"
-        ):  # what overflows in a branch that is not taken is no concern
-            found = self._program(named)
-        return {name: shaped(value, named[name]) for name, value in found.items()}
+        # An overflow in a branch that is not taken does no harm.
+        with np.errstate(all="ignore"):
+            values = self._program(arrays)
+        return {name: match_shape(value, arrays[name]) for name, value in values.items()}
 
     def _compile(self) -> Program:
-        from pgcore_derive.program import compiled
+        from pgcore_derive.program import compile_expressions
 
         try:
-            return compiled(self.expressions, self.rows)
+            return compile_expressions(self.expressions, self.rows)
         except LookupError as error:
             raise EstimatorError(
-                f"{self.estimator.name}.surrogate: expected operations that NumPy can run step by step, got {error.args[0]}; "
-                "write `cotangents`, or choose a backend that differentiates by itself"
+                f"{self.estimator.name}.surrogate: expected operations that NumPy can run step by "
+                f"step, got {error.args[0]}; write `cotangents`, or choose a backend with autodiff"
             ) from error
 
 
 def derive(estimator: Estimator) -> Derivation:
-    """Return the closed form of an estimator's cotangents, derived from its surrogate by SymPy.
-
-    Equal estimators share one.
+    """Return the closed form of an estimator's cotangents; equal estimators share one.
 
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.
@@ -121,26 +116,26 @@ def derive(estimator: Estimator) -> Derivation:
         >>> pg.derive(pg.estimator("reinforce")).text
         {'log_prob': '-advantage'}
     """
+    # A field may not be hashable, such as an array.
     try:
         hash(estimator)
-    except TypeError:  # a field that cannot be hashed
+    except TypeError:
         return Derivation(estimator)
-    return _kept(estimator)
+    return _derive_cached(estimator)
 
 
-_kept = lru_cache(KEPT)(Derivation)
+_derive_cached = lru_cache(CACHE_SIZE)(Derivation)
 
 
-def shaped(value: Any, like: Any) -> Any:
-    """Return a cotangent in its quantity's shape and dtype; one value for all steps is repeated."""
+def match_shape(value: Any, like: Any) -> Any:
+    """Return a cotangent in the shape and dtype of its quantity; repeat one value for all steps."""
     if isinstance(value, float | int):
         return np.full_like(like, value)
-    if len(value.shape) < len(like.shape):  # the same for all actions
+    # One value for all actions; `where` broadcasts the test kit's numbers too.
+    if len(value.shape) < len(like.shape):
         column = value.reshape(-1, 1)
-        return shaped(np.where(np.ones(like.shape, bool), column, column), like)
+        return match_shape(np.where(np.ones(like.shape, bool), column, column), like)
     # The test kit's numbers have no dtype.
-    return (
-        value
-        if not hasattr(like, "dtype") or value.dtype == like.dtype
-        else value.astype(like.dtype)
-    )
+    if not hasattr(like, "dtype") or value.dtype == like.dtype:
+        return value
+    return value.astype(like.dtype)

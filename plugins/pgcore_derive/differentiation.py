@@ -1,56 +1,62 @@
-"""Derivatives of a surrogate's term: SymPy's where no reduction is in the way, and the chain rule through reductions."""
+"""Derivatives of a surrogate's term: SymPy's `diff`, and the chain rule through reductions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pgcore_derive.choices import settled
+from pgcore_derive.choices import hoist_choices
 from pgcore_derive.functions import (
     REDUCTIONS,
     EpisodeMean,
     EpisodeSum,
+    Expression,
     RowSum,
     RowSymbol,
     is_row,
     symbol,
+    sympy,
 )
-from pgcore_derive.library import Expression, sympy
 
-__all__ = ["derivatives", "reductions", "simplified"]
+__all__ = ["derivatives", "reductions", "simplify"]
 
 
 def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Expression]:
     """Return d term_t / d symbol_t for each symbol; of a `RowSymbol`, for the entry of action a.
 
-    Where an episode's sum is in the term, every step of the episode takes part: what is returned is the derivative of the sum of the
-    episode's terms.
+    Where the term holds an episode's sum, every step of the episode takes part. The result is then
+    the derivative of the sum of the episode's terms.
     """
-    placeholders = {
-        found: symbol(f"_{index}", RowSymbol if is_row(found) else sympy.Symbol)
-        for index, found in enumerate(dict.fromkeys(reductions(term)))
-    }
-    found_at = {placeholder: found for found, placeholder in placeholders.items()}
-    # What a reduction's argument depends on comes before it, so adjoints are complete when they are taken from the end.
+    # Reverse mode: a placeholder for each reduction cuts the term into parts without reductions.
+    placeholders: dict[Expression, Expression] = {}
+    for index, reduction in enumerate(dict.fromkeys(reductions(term))):
+        kind = RowSymbol if is_row(reduction) else sympy.Symbol
+        placeholders[reduction] = symbol(f"_{index}", kind)
+    reduction_of = {placeholder: reduction for reduction, placeholder in placeholders.items()}
     adjoints: dict[Expression, Expression] = {}
 
     def derivative(s: Expression) -> Expression:
         parts = [term.xreplace(placeholders).diff(s)]
         for placeholder, adjoint in adjoints.items():
-            parts.append(through(found_at[placeholder], placeholders, adjoint, s))
+            parts.append(pull_back(reduction_of[placeholder], placeholders, adjoint, s))
         return sympy.Add(*parts)
 
-    for placeholder in reversed(found_at):
+    # The reductions in an argument come before it, so that from the end each adjoint is complete.
+    for placeholder in reversed(reduction_of):
         adjoints[placeholder] = derivative(placeholder)
-    return [simplified(derivative(s).xreplace(found_at)) for s in symbols]
+    return [simplify(derivative(s).xreplace(reduction_of)) for s in symbols]
 
 
-def simplified(expression: Expression) -> Expression:
-    """Return an equal expression that reads well: choices at the top, no brackets that cancel, and 1 for 1.0, which drops out of products."""
-    expression = settled(expression.replace(has_open_power, powers_joined)).replace(
-        is_sum, without_brackets
-    )
-    whole = [each for each in expression.atoms(sympy.Float) if float(each).is_integer()]
-    return expression.xreplace({each: sympy.Integer(int(each)) for each in whole})
+def simplify(expression: Expression) -> Expression:
+    """Return an equal expression that reads well: choices at the top, no redundant brackets."""
+    joined = expression.replace(has_open_power, join_powers)
+    expanded = hoist_choices(joined).replace(is_sum, expand_sum)
+    # 1.0 stays in a product, 1 drops out of it.
+    integers = {
+        number: sympy.Integer(int(number))
+        for number in expanded.atoms(sympy.Float)
+        if float(number).is_integer()
+    }
+    return expanded.xreplace(integers)
 
 
 def is_sum(expression: Expression) -> bool:
@@ -60,35 +66,42 @@ def is_sum(expression: Expression) -> bool:
 
 def has_open_power(expression: Expression) -> bool:
     """Return whether an expression is a product with a power whose exponent is not a number."""
-    return expression.is_Mul and any(
-        part.is_Pow and not isinstance(part, sympy.exp) and not part.exp.is_number
-        for part in expression.args
-    )
+    if not expression.is_Mul:
+        return False
+    powers = (part for part in expression.args if part.is_Pow and not isinstance(part, sympy.exp))
+    return any(not power.exp.is_number for power in powers)
 
 
-def powers_joined(product: Expression) -> Expression:
+def join_powers(product: Expression) -> Expression:
     """Return a product with x^(n - 1) for x^n / x, which has no value at 0."""
     return sympy.powsimp(product, combine="exp")
 
 
-def without_brackets(total: Expression) -> Expression:
-    """Return a sum without the brackets in it where that makes it shorter."""
-    opened = sympy.Add(*(sympy.expand_mul(term, deep=False) for term in total.args))
-    return opened if opened.count_ops() < total.count_ops() else total
+def expand_sum(total: Expression) -> Expression:
+    """Return a sum with its terms multiplied out, or the sum itself if that is shorter."""
+    expanded = sympy.Add(*(sympy.expand_mul(term, deep=False) for term in total.args))
+    return expanded if expanded.count_ops() < total.count_ops() else total
 
 
-def through(
+def pull_back(
     reduction: Expression,
     placeholders: dict[Expression, Expression],
     adjoint: Expression,
     s: Expression,
 ) -> Expression:
-    """Return what of a reduction's adjoint reaches a symbol in its argument."""
+    """Return the part of a reduction's adjoint that reaches one symbol of its argument.
+
+    Args:
+        reduction: The reduction.
+        placeholders: The symbol that stands for each reduction, inner ones too.
+        adjoint: d term / d reduction.
+        s: The symbol.
+    """
     slope = reduction.args[0].xreplace(placeholders).diff(s)
     if slope == 0:
         return slope
     flow = reduction.cotangent(adjoint) * slope
-    # A symbol that all actions share gets what all of them pass on.
+    # A symbol that all actions share receives the sum over the actions.
     return flow if isinstance(reduction, EpisodeSum | EpisodeMean) or is_row(s) else RowSum(flow)
 
 

@@ -1,14 +1,16 @@
-"""The expressions that surrogates are made of beyond SymPy's own: choices, functions with pgcore's subgradients, reductions.
+"""SymPy and pgcore's own expressions: choices and reductions and functions with subgradients.
 
-A [B] array is an expression of one step; a [B, A] array is one of its entry for action a, in `RowSymbol`s. What sums over actions or over
-an episode's steps is an expression whose argument stands for every action, or every step, at once.
+A [B] array is an expression of one step. A [B, A] array is an expression of its entry for action a,
+in `RowSymbol`s. The argument of a sum over actions, or over an episode's steps, stands for every
+action, or every step, at once.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
-from pgcore_derive.library import Expression, sympy
+from pgcore.errors import DependencyError
 
 __all__ = [
     "ELEMENTWISE",
@@ -17,6 +19,7 @@ __all__ = [
     "Choose",
     "EpisodeMean",
     "EpisodeSum",
+    "Expression",
     "IsAction",
     "LogSumExp",
     "OfAction",
@@ -28,7 +31,33 @@ __all__ = [
     "sigmoid",
     "sign",
     "symbol",
+    "sympy",
 ]
+
+# A SymPy expression, relation or symbol. SymPy ships no types, so it is typed here once for all.
+Expression = Any
+
+
+def load_sympy() -> Any:
+    """Import and return SymPy.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    try:
+        return import_module("sympy")
+    except ModuleNotFoundError as error:
+        # A module that SymPy itself lacks is another problem.
+        if error.name != "sympy":
+            raise
+        raise DependencyError(
+            "derive: expected the package 'sympy', got none installed; "
+            "pip install 'pgcore[derive]', or write `cotangents`",
+            name="sympy",
+        ) from error
+
+
+sympy: Any = load_sympy()
 
 
 class RowSymbol(sympy.Symbol):
@@ -38,10 +67,12 @@ class RowSymbol(sympy.Symbol):
 
 
 def symbol(name: str, kind: Any = sympy.Symbol) -> Expression:
-    """Return the symbol of a quantity or signal; it may be infinite, as a masked action's log-probability is."""
+    """Return the symbol of a quantity or signal, a real number or infinite."""
+    # A masked action's log-probability is minus infinity.
     return kind(name, extended_real=True)
 
 
+# A, the number of actions.
 NUM_ACTIONS = sympy.Symbol("num_actions", positive=True, integer=True)
 
 
@@ -54,6 +85,7 @@ class Choose(sympy.Expr):
     def __new__(cls, condition: Expression, x: Expression, y: Expression) -> Expression:
         """Return the choice, or the branch that is always taken."""
         x, y = sympy.sympify(x), sympy.sympify(y)
+        # A choice that is no choice would hide its branch from SymPy's simplifications.
         if condition == sympy.true or x == y:
             return x
         if condition == sympy.false:
@@ -66,7 +98,7 @@ class Choose(sympy.Expr):
 
 
 class Real(sympy.Function):
-    """A function of real numbers with real values, which SymPy is to leave as it is."""
+    """A real function of real numbers, without SymPy's own simplifications."""
 
     is_extended_real = True
 
@@ -76,7 +108,7 @@ class sign(Real):  # noqa: N801 - functions are written in lower case
 
     @classmethod
     def eval(cls, x: Expression) -> Expression | None:
-        """Return a number's."""
+        """Return the value at a number."""
         return sympy.sign(x) if x.is_number else None
 
 
@@ -85,7 +117,7 @@ class magnitude(Real):  # noqa: N801
 
     @classmethod
     def eval(cls, x: Expression) -> Expression | None:
-        """Return a number's."""
+        """Return the value at a number."""
         return sympy.Abs(x) if x.is_number else None
 
     def fdiff(self, _argindex: int = 1) -> Expression:
@@ -94,7 +126,7 @@ class magnitude(Real):  # noqa: N801
 
 
 class sigmoid(Real):  # noqa: N801
-    """1 / (1 + e to the -x)."""
+    """1 / (1 + exp(-x))."""
 
     def fdiff(self, _argindex: int = 1) -> Expression:
         """Return the derivative."""
@@ -102,7 +134,8 @@ class sigmoid(Real):  # noqa: N801
         return y * (1 - y)
 
 
-# The elementwise functions of `xp`: a new one is a line here, one in `program.OPERATIONS`, and where SymPy has none a class above.
+# The elementwise functions of `xp`. A new one is a line here, a line in `program.OPERATIONS`, and
+# where SymPy has none a class above.
 ELEMENTWISE: dict[str, Any] = {
     "abs": magnitude,
     "exp": sympy.exp,
@@ -114,9 +147,10 @@ ELEMENTWISE: dict[str, Any] = {
 
 
 class IsAction(Real):
-    """1 for the action of that index, 0 for the others."""
+    """1 for the action of that index, 0 for all others."""
 
-    is_number = False  # not even of a fixed index
+    # It depends on the action, also where the index is a number.
+    is_number = False
 
 
 class RowSum(Real):
@@ -124,20 +158,25 @@ class RowSum(Real):
 
     @classmethod
     def eval(cls, row: Expression) -> Expression | None:
-        """Take out the factors that are the same for all actions; a single action's entry is that entry."""
+        """Take out the factors that all actions share; one action's entry needs no sum."""
         if not is_row(row):
             return NUM_ACTIONS * row
-        factors = sympy.Mul.make_args(row)
-        outside = [factor for factor in factors if not is_row(factor)]
-        inside = [factor for factor in factors if is_row(factor)]
-        chosen = next((factor for factor in inside if isinstance(factor, IsAction)), None)
-        if chosen is not None:
-            inside.remove(chosen)
-            return sympy.Mul(*outside, OfAction(sympy.Mul(*inside), chosen.args[0]))
+        outside, inside = list[Expression](), list[Expression]()
+        for factor in sympy.Mul.make_args(row):
+            (inside if is_row(factor) else outside).append(factor)
+        indicator = next((factor for factor in inside if isinstance(factor, IsAction)), None)
+        # sum_a [a = index] x_a is x at the index.
+        if indicator is not None:
+            inside.remove(indicator)
+            return sympy.Mul(*outside, OfAction(sympy.Mul(*inside), indicator.args[0]))
         return sympy.Mul(*outside, cls(sympy.Mul(*inside))) if outside else None
 
     def cotangent(self, adjoint: Expression) -> Expression:
-        """Return what reaches each entry of the argument."""
+        """Return the adjoint of each entry of the argument.
+
+        Args:
+            adjoint: d term / d (this expression), one value a step.
+        """
         return adjoint
 
 
@@ -146,11 +185,11 @@ class LogSumExp(Real):
 
     @classmethod
     def eval(cls, row: Expression) -> Expression | None:
-        """Return that of a row whose entries are all the same."""
+        """Return the value for a row of equal entries."""
         return None if is_row(row) else row + sympy.log(NUM_ACTIONS)
 
     def cotangent(self, adjoint: Expression) -> Expression:
-        """See `RowSum.cotangent`."""
+        """See `RowSum.cotangent`: the adjoint times the softmax."""
         return adjoint * sympy.exp(self.args[0] - self)
 
 
@@ -159,7 +198,7 @@ class OfAction(Real):
 
     @classmethod
     def eval(cls, row: Expression, _index: Expression) -> Expression | None:
-        """Return what has no entries as it is."""
+        """Return an expression without entries unchanged."""
         return None if is_row(row) else row
 
     def cotangent(self, adjoint: Expression) -> Expression:
@@ -168,24 +207,24 @@ class OfAction(Real):
 
 
 class EpisodeSum(Real):
-    """The sum over the episode that a step is in; the second argument numbers each step's episode."""
+    """The sum over a step's episode; the second argument is the episode's number."""
 
     @classmethod
     def eval(cls, term: Expression, episode: Expression) -> Expression | None:
-        """Take out a constant, which leaves the episode's length."""
+        """Take out a constant: its factor is the episode's length."""
         return None if term == 1 or not is_constant(term) else term * cls(sympy.Integer(1), episode)
 
     def cotangent(self, adjoint: Expression) -> Expression:
-        """See `RowSum.cotangent`; the loss weighs all steps of an episode alike."""
+        """See `RowSum.cotangent`: the loss weighs all steps of an episode alike."""
         return EpisodeSum(adjoint, self.args[1])
 
 
 class EpisodeMean(Real):
-    """The mean over the episode that a step is in."""
+    """The mean over a step's episode."""
 
     @classmethod
     def eval(cls, term: Expression, _episode: Expression) -> Expression | None:
-        """Return a constant as it is."""
+        """Return a constant unchanged."""
         return term if is_constant(term) else None
 
     def cotangent(self, adjoint: Expression) -> Expression:
@@ -193,11 +232,12 @@ class EpisodeMean(Real):
         return EpisodeMean(adjoint, self.args[1])
 
 
+# The chain rule passes through these by their `cotangent`, not by SymPy's `diff`.
 REDUCTIONS = (RowSum, LogSumExp, OfAction, EpisodeSum, EpisodeMean)
 
 
 def is_constant(expression: Expression) -> bool:
-    """Return whether an expression is the same at every step, whatever the data."""
+    """Return whether an expression has the same value at every step, for any data."""
     return not expression.free_symbols - {NUM_ACTIONS}
 
 
@@ -205,6 +245,7 @@ def is_row(expression: Expression) -> bool:
     """Return whether an expression has one value for each action."""
     if isinstance(expression, RowSymbol | IsAction):
         return True
+    # A reduction over actions has one value a step, though its argument is a row.
     return not isinstance(expression, RowSum | LogSumExp | OfAction) and any(
         map(is_row, expression.args)
     )

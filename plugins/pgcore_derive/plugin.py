@@ -9,7 +9,7 @@ __all__ = ["pgcore_commands", "pgcore_functions"]
 
 @hookimpl
 def pgcore_commands() -> list[Provider]:
-    """Provide the command."""
+    """Provide `pgcore derive`."""
     return [
         Provider(
             "derive",

@@ -1,4 +1,4 @@
-"""Expressions as NumPy code: one operation a line, each shared by all expressions that need it."""
+"""Expressions as NumPy code: one operation a line, shared by all expressions that use it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pgcore_derive.functions import (
     Choose,
     EpisodeMean,
     EpisodeSum,
+    Expression,
     IsAction,
     LogSumExp,
     OfAction,
@@ -24,10 +25,10 @@ from pgcore_derive.functions import (
     magnitude,
     sigmoid,
     sign,
+    sympy,
 )
-from pgcore_derive.library import Expression, sympy
 
-__all__ = ["OPERATIONS", "Program", "compiled"]
+__all__ = ["OPERATIONS", "Program", "compile_expressions"]
 
 # NumPy arrays of any float dtype, and the test kit's numbers.
 Number = Any
@@ -40,6 +41,7 @@ def row_sum(x: Number) -> Number:
 
 def log_sum_exp(x: Number) -> Number:
     """Return [B] log sum_a exp(x_a)."""
+    # Without the largest entry exp would overflow.
     largest = x.max(axis=1, keepdims=True)
     return np.log(np.exp(x - largest).sum(axis=1)) + largest[:, 0]
 
@@ -51,18 +53,18 @@ def of_action(x: Number, index: Any) -> Number:
 
 def is_action(like: Number, index: Any) -> Number:
     """Return [B, A] 1.0 at each step's index, else 0.0."""
-    chosen = np.zeros(like.shape)
-    chosen[np.arange(like.shape[0]), index] = 1.0
-    return chosen
+    indicator = np.zeros(like.shape)
+    indicator[np.arange(like.shape[0]), index] = 1.0
+    return indicator
 
 
 def as_column(x: Number) -> Number:
-    """Return [B] numbers as [B, 1], to go with [B, A]."""
+    """Return [B] numbers as [B, 1], to broadcast against [B, A]."""
     return x.reshape(-1, 1)
 
 
 def steps_in_episode(episode: Any) -> Number:
-    """Return [B] how many steps each step's episode has, float64."""
+    """Return [B] the number of steps of each step's episode, float64."""
     return host.episode_sum(np.ones(episode.shape), episode)
 
 
@@ -71,7 +73,7 @@ def num_actions(like: Number) -> int:
     return like.shape[1]
 
 
-# What an expression's function is in NumPy; names of `np`, of `host` or of this module.
+# The NumPy function of each of SymPy's and ours: a name of `np`, of `host` or of this module.
 OPERATIONS: dict[Any, str] = {
     Choose: "np.where",
     EpisodeMean: "host.episode_mean",
@@ -81,7 +83,7 @@ OPERATIONS: dict[Any, str] = {
     magnitude: "np.abs",
     sigmoid: "host.sigmoid",
     sign: "np.sign",
-    sympy.Abs: "np.abs",  # what SymPy makes of sqrt(x * x)
+    sympy.Abs: "np.abs",  # SymPy's value of sqrt(x * x)
     sympy.And: "np.logical_and",
     sympy.Eq: "np.equal",
     sympy.Ge: "np.greater_equal",
@@ -102,36 +104,36 @@ class Program:
     """Expressions of named arrays, compiled.
 
     Attributes:
-        source: The NumPy code of a function `values(named)`, which takes and returns arrays by name.
+        source: The NumPy code of a function `values(arrays)`, from and to arrays by name.
     """
 
     def __init__(self, source: str) -> None:
         """Compile the code."""
         self.source = source
-        self._names: dict[str, Any] = {each.__name__: each for each in HELPERS} | {
-            "np": np,
-            "host": host,
-        }
-        exec(source, self._names)  # noqa: S102 - `compiled` wrote it, of the operations above and of keywords
+        self._globals: dict[str, Any] = {helper.__name__: helper for helper in HELPERS}
+        self._globals |= {"np": np, "host": host}
+        # `compile_expressions` wrote the code, of the operations above and of keywords.
+        exec(source, self._globals)  # noqa: S102
 
-    def __call__(self, named: Mapping[str, Number]) -> dict[str, Number]:
-        """Return the expressions' values by name; what is the same for all steps may be a number."""
-        return self._names["values"](named)
+    def __call__(self, arrays: Mapping[str, Number]) -> dict[str, Number]:
+        """Return the expressions' values by name; a value that all steps share may be a number."""
+        return self._globals["values"](arrays)
 
     def __reduce__(self) -> tuple[type[Program], tuple[str]]:
-        """Compile again in the process that this goes to."""
+        """Return the source, to compile again in another process."""
         return type(self), (self.source,)
 
 
+# The functions that compiled code calls by name.
 HELPERS = (row_sum, log_sum_exp, of_action, is_action, as_column, steps_in_episode, num_actions)
 
 
-def compiled(expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> Program:
+def compile_expressions(expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> Program:
     """Return the program of expressions by name.
 
     Args:
-        expressions: What the program computes.
-        rows: The keywords that are [B, A]; any of them tells the number of actions where no expression holds one.
+        expressions: The expressions that the program computes.
+        rows: The keywords of shape [B, A]. One of them tells A where no expression holds a row.
 
     Raises:
         LookupError: an expression has a function without a NumPy operation; names it.
@@ -143,39 +145,42 @@ class Writer:
     """Writes a program, an operation a line."""
 
     def __init__(self, expressions: Mapping[str, Expression], rows: Iterable[str] = ()) -> None:
-        """Write the lines that read the arrays, and then all others; see `compiled`."""
+        """Write the lines that read the arrays, then the operations; see `compile_expressions`."""
         self.rows = sorted(rows)
-        free = set[Any]().union(*(found.free_symbols for found in expressions.values())) - {
-            NUM_ACTIONS
-        }
-        symbols: list[Any] = sorted(free, key=str)
-        self.lines: dict[str, str] = {}  # the name of each operation's result
-        self.known: dict[Any, str] = {each: self.do(f"named[{each.name!r}]") for each in symbols}
-        self.row = next((self.known[each] for each in symbols if isinstance(each, RowSymbol)), None)
-        self.outputs = {name: self.of(found) for name, found in expressions.items()}
+        # The variable of each operation's result, and of each expression's value.
+        self.lines: dict[str, str] = {}
+        self.variables: dict[Any, str] = {}
+        self.row: str | None = None
+        free = set[Any]().union(*(expression.free_symbols for expression in expressions.values()))
+        # Sorted, so that equal expressions give equal code.
+        for symbol in sorted(free - {NUM_ACTIONS}, key=str):
+            self.variables[symbol] = self.emit(f"arrays[{symbol.name!r}]")
+            if self.row is None and isinstance(symbol, RowSymbol):
+                self.row = self.variables[symbol]
+        self.outputs = {name: self.value(expression) for name, expression in expressions.items()}
 
     def program(self) -> Program:
-        """Return what was written."""
+        """Return the program of the lines."""
         lines = [f"    {name} = {line}" for line, name in self.lines.items()]
         result = ", ".join(f"{name!r}: {value}" for name, value in self.outputs.items())
-        return Program("\n".join(["def values(named):", *lines, f"    return {{{result}}}", ""]))
+        return Program("\n".join(["def values(arrays):", *lines, f"    return {{{result}}}", ""]))
 
-    def do(self, line: str) -> str:
-        """Return the name of an operation's result, written down at most once."""
+    def emit(self, line: str) -> str:
+        """Return the variable of an operation's result; equal operations share one."""
         return self.lines.setdefault(line, f"x{len(self.lines)}")
 
-    def of(self, expression: Expression) -> str:
-        """Return the name of an expression's value, or a number."""
-        if expression not in self.known:
-            self.known[expression] = self.written(expression)
-        return self.known[expression]
+    def value(self, expression: Expression) -> str:
+        """Return the variable of an expression's value, or a number."""
+        if expression not in self.variables:
+            self.variables[expression] = self.write(expression)
+        return self.variables[expression]
 
-    def written(self, expression: Expression) -> str:
-        """Write an expression and return its name."""
+    def write(self, expression: Expression) -> str:
+        """Write an expression and return its variable."""
         if expression == NUM_ACTIONS:
-            return self.do(f"num_actions({self.any_row()})")
+            return self.emit(f"num_actions({self.any_row()})")
         if expression.is_number:
-            return constant(expression)
+            return literal(expression)
         if expression.is_Add:
             return self.sum(expression)
         if expression.is_Mul:
@@ -184,83 +189,92 @@ class Writer:
             return self.power(expression)
         if isinstance(expression, Choose):
             return self.choice(expression)
-        return (
-            self.entry(expression)
-            if isinstance(expression, IsAction | OfAction)
-            else self.function(expression)
-        )
+        if isinstance(expression, IsAction | OfAction):
+            return self.entry(expression)
+        return self.function(expression)
 
     def entry(self, expression: Expression) -> str:
-        """Write what has an index, which comes last."""
+        """Write an expression with an action's index, its last argument."""
         index = expression.args[-1]
-        place = str(int(index)) if index.is_Integer else self.of(index)
+        place = str(int(index)) if index.is_Integer else self.value(index)
         if isinstance(expression, IsAction):
-            return self.do(f"is_action({self.any_row()}, {place})")
-        return self.do(f"of_action({self.of(expression.args[0])}, {place})")
+            return self.emit(f"is_action({self.any_row()}, {place})")
+        return self.emit(f"of_action({self.value(expression.args[0])}, {place})")
 
     def function(self, expression: Expression) -> str:
-        """Write a function of other expressions, or a condition."""
+        """Write a function of expressions, or a condition.
+
+        Raises:
+            LookupError: it has no NumPy operation.
+        """
         if expression.func not in OPERATIONS:
             raise LookupError(type(expression).__name__)
+        # A sum of ones has no array to sum.
         if isinstance(expression, EpisodeSum) and is_constant(expression.args[0]):
-            return self.do(f"steps_in_episode({self.of(expression.args[1])})")
+            return self.emit(f"steps_in_episode({self.value(expression.args[1])})")
         operation, row = OPERATIONS[expression.func], is_row(expression)
         operands = [self.operand(part, row=row) for part in expression.args]
+        # These have any number of operands, NumPy's two.
         if isinstance(expression, sympy.And | sympy.Or):
             return self.chain(f"{operation}({{}}, {{}})", operands)
-        return self.do(f"{operation}({', '.join(operands)})")
+        return self.emit(f"{operation}({', '.join(operands)})")
 
     def choice(self, expression: Expression) -> str:
-        """Write a choice; of two values, however often they occur, with one choice of conditions."""
+        """Write a choice; one between two values becomes one `where`."""
         row = is_row(expression)
         values = list(dict.fromkeys(value for value, _ in branches(expression)))
         if len(values) == 2:
             condition = self.condition(expression, values[0], row=row)
             operands = [condition, *(self.operand(value, row=row) for value in values)]
-            return self.do(f"np.where({', '.join(operands)})")
+            return self.emit(f"np.where({', '.join(operands)})")
         return self.function(expression)
 
-    def condition(self, tree: Expression, wanted: Expression, *, row: bool) -> str:
-        """Write where a decision tree has a value."""
+    def condition(self, tree: Expression, value: Expression, *, row: bool) -> str:
+        """Write the condition under which a decision tree has a value.
+
+        Args:
+            tree: The decision tree.
+            value: One of its leaves.
+            row: Whether the result is [B, A].
+        """
         if not isinstance(tree, Choose):
-            return str(tree == wanted)
+            return str(tree == value)
         relation = self.operand(tree.args[0], row=row)
-        x, y = (self.condition(branch, wanted, row=row) for branch in tree.args[1:])
+        x, y = (self.condition(branch, value, row=row) for branch in tree.args[1:])
+        # (relation and x) or (not relation and y), without the operations that change nothing.
         if (x, y) == ("True", "False"):
             return relation
         if (x, y) == ("False", "True"):
-            return self.do(f"~{relation}")
+            return self.emit(f"~{relation}")
         if x == "True":
-            return self.do(f"{relation} | {y}")
+            return self.emit(f"{relation} | {y}")
         if y == "False":
-            return self.do(f"{relation} & {x}")
+            return self.emit(f"{relation} & {x}")
         if x == "False":
-            return self.do(f"~{relation} & {y}")
-        return (
-            self.do(f"~{relation} | {x}")
-            if y == "True"
-            else self.do(f"np.where({relation}, {x}, {y})")
-        )
+            return self.emit(f"~{relation} & {y}")
+        if y == "True":
+            return self.emit(f"~{relation} | {x}")
+        return self.emit(f"np.where({relation}, {x}, {y})")
 
     def sum(self, expression: Expression) -> str:
-        """Add what has a positive coefficient, then subtract the rest."""
+        """Add the terms with a positive coefficient, then subtract those with a negative one."""
         row, added, subtracted = is_row(expression), list[str](), list[str]()
         for term in expression.args:
             coefficient, factors = term.as_coeff_mul()
             negative = bool(coefficient.is_extended_negative)
-            value = self.product(
-                -coefficient if negative else coefficient, factors, row=is_row(term)
-            )
-            (subtracted if negative else added).append(self.widened(value, term, row=row))
-        first = self.chain("{} + {}", added) if added else self.do(f"-{subtracted.pop(0)}")
+            size = -coefficient if negative else coefficient
+            value = self.product(size, factors, row=is_row(term))
+            (subtracted if negative else added).append(self.widen(value, term, row=row))
+        first = self.chain("{} + {}", added) if added else self.emit(f"-{subtracted.pop(0)}")
         return self.chain("{} - {}", [first, *subtracted])
 
     def product(self, coefficient: Expression, factors: Iterable[Expression], *, row: bool) -> str:
-        """Multiply, and divide at the end."""
+        """Multiply the factors, and divide at the end."""
         above, below = list[Expression](), list[Expression]()
         for factor in factors:
             divides = factor.is_Pow and factor.exp.is_number and factor.exp.is_negative
             (below if divides else above).append(1 / factor if divides else factor)
+        # 2/3 x becomes 2 * x / 3: it rounds once less than 0.666 * x.
         size = abs(coefficient)
         if size.is_Rational and size.q != 1:
             size, below = sympy.Integer(size.p), [sympy.Integer(size.q), *below]
@@ -268,49 +282,50 @@ class Writer:
             above.insert(0, size)
         value = self.chain("{} * {}", [self.operand(factor, row=row) for factor in above])
         value = self.chain("{} / {}", [value, *(self.operand(factor, row=row) for factor in below)])
-        return self.do(f"-{value}") if coefficient.is_extended_negative else value
+        return self.emit(f"-{value}") if coefficient.is_extended_negative else value
 
     def power(self, expression: Expression) -> str:
-        """Write a power: products, roots and quotients where they do."""
+        """Write a power: as product, root or quotient if one of them suffices."""
         base, exponent = expression.args
         row = is_row(expression)
         if exponent.is_number and exponent.is_negative:
             return self.product(sympy.Integer(1), [expression], row=row)
         operand = self.operand(base, row=row)
         if exponent == sympy.S.Half:
-            return self.do(f"np.sqrt({operand})")
+            return self.emit(f"np.sqrt({operand})")
+        # Products are faster than `np.power`, and the test kit's numbers have them.
         if exponent.is_Integer and exponent <= 4:
             return self.chain("{} * {}", [operand] * int(exponent))
-        return self.do(f"np.power({operand}, {self.operand(exponent, row=row)})")
+        return self.emit(f"np.power({operand}, {self.operand(exponent, row=row)})")
 
     def chain(self, operation: str, operands: list[str]) -> str:
         """Write an operation of two operands from left to right."""
-        first, *others = operands
-        for other in others:
-            first = self.do(operation.format(first, other))
-        return first
+        result, *remaining = operands
+        for operand in remaining:
+            result = self.emit(operation.format(result, operand))
+        return result
 
     def operand(self, expression: Expression, *, row: bool) -> str:
-        """Return an operand of a row, or of what is one number a step."""
-        return self.widened(self.of(expression), expression, row=row)
+        """Return an operand of a [B, A] or a [B] result."""
+        return self.widen(self.value(expression), expression, row=row)
 
-    def widened(self, value: str, expression: Expression, *, row: bool) -> str:
-        """Return a value as it goes with a row, if it is to."""
+    def widen(self, value: str, expression: Expression, *, row: bool) -> str:
+        """Return a [B] value as [B, 1] where the result is a row, and all else unchanged."""
         if row and not is_row(expression) and expression.free_symbols - {NUM_ACTIONS}:
-            return self.do(f"as_column({value})")
+            return self.emit(f"as_column({value})")
         return value
 
     def any_row(self) -> str:
-        """Return an array that has as many columns as there are actions."""
+        """Return the variable of an array with one column for each action."""
         if self.row is not None:
             return self.row
         if not self.rows:
             raise LookupError("a number of actions that no array tells")
-        return self.do(f"named[{self.rows[0]!r}]")
+        return self.emit(f"arrays[{self.rows[0]!r}]")
 
 
-def constant(number: Expression) -> str:
-    """Return a number in Python; raise LookupError where it is none, as 1/0 and the root of -1."""
+def literal(number: Expression) -> str:
+    """Return a number in Python; raise LookupError for 1/0, the root of -1 and their like."""
     if number.is_extended_real is not True:
         raise LookupError(str(number))
     value = float(number)

@@ -1,4 +1,4 @@
-"""What a surrogate is run on to see what it computes: arrays that remember their expression."""
+"""Arrays without values that remember their expression: the inputs of a traced surrogate."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pgcore.errors import EstimatorError
-from pgcore_derive.functions import OfAction, RowSymbol, symbol
-from pgcore_derive.library import Expression, sympy
+from pgcore_derive.functions import Expression, OfAction, RowSymbol, symbol, sympy
 
 __all__ = ["NeedsRows", "Rank", "Trace", "Traced", "TracedCondition"]
 
 
-def over(x: Any, y: Any) -> Any:
+def divide(x: Any, y: Any) -> Any:
     """Return a quotient."""
     return x / y
 
 
-def to_the(x: Any, y: Any) -> Any:
+def power(x: Any, y: Any) -> Any:
     """Return a power."""
     return x**y
 
@@ -37,11 +36,11 @@ class Rank(Enum):
     ROW = "[B, A]"
 
 
-class NeedsRows(Exception):  # noqa: N818 - no error: a surrogate shows by how it uses a signal what shape that has
-    """Signals that were taken for [B] are used as [B, A]."""
+class NeedsRows(Exception):  # noqa: N818 - no error: the use of a signal shows its shape
+    """Signals that were assumed to be [B] are used as [B, A]."""
 
     def __init__(self, names: frozenset[str]) -> None:
-        """Keep the names."""
+        """Name the signals."""
         super().__init__(*names)
         self.names = names
 
@@ -50,36 +49,44 @@ class Trace:
     """One run of a surrogate on symbols.
 
     Attributes:
-        where: How errors name the surrogate.
-        rows: The keywords that are [B, A].
-        signals: The keywords whose shape only their use tells.
+        where: The surrogate's name in errors.
+        rows: The keywords of shape [B, A].
+        signals: The keywords whose shape only their use shows.
         indices: The signals that were used as indices.
         flags: The signals that were used as conditions.
     """
 
     def __init__(self, where: str, rows: frozenset[str], signals: frozenset[str]) -> None:
-        """Keep all."""
+        """Begin without indices and flags."""
         self.where, self.rows, self.signals = where, rows, signals
         self.indices: set[str] = set()
         self.flags: set[str] = set()
 
-    def given(self, name: str) -> Traced:
-        """Return a quantity or signal."""
+    def input(self, name: str) -> Traced:
+        """Return the traced array of a quantity or signal."""
         row = name in self.rows
         expression = symbol(name, RowSymbol) if row else symbol(name)
         return Traced(self, expression, Rank.ROW if row else Rank.STEP, frozenset([name]), name)
 
     def refuse(self, operation: str, advice: str = "", cause: Exception | None = None) -> NoReturn:
-        """Raise the error for an operation that cannot be differentiated."""
+        """Raise the error for an operation that cannot be differentiated.
+
+        Args:
+            operation: The operation, as the message names it.
+            advice: A remedy, ending in ", ", or nothing.
+            cause: The error behind this one, if any.
+        """
         raise EstimatorError(
-            f"{self.where}: expected operations that can be differentiated symbolically, got {operation}; {advice}or write `cotangents`"
+            f"{self.where}: expected operations that can be differentiated symbolically, "
+            f"got {operation}; {advice}or write `cotangents`"
         ) from cause
 
     def rank(self, *arrays: Traced | TracedCondition) -> Rank:
-        """Return the shape that arrays have together; raise where they do not go together."""
+        """Return the common shape of arrays; raise where they have none."""
         ranks = {array.rank for array in arrays}
         if len(ranks) < 2 or Rank.STEP not in ranks:
             return Rank.ROW if Rank.ROW in ranks else arrays[0].rank
+        # [B] beside [B, A] or [B, 1]: a signal assumed to be [B] may in truth be [B, A].
         names = frozenset[str]().union(
             *(array.names for array in arrays if array.rank is Rank.STEP)
         )
@@ -88,7 +95,7 @@ class Trace:
         )
 
     def as_rows(self, names: frozenset[str], operation: str) -> NoReturn:
-        """Start again with these signals as [B, A]; raise where they are no signals of unknown shape."""
+        """Restart with these signals as [B, A]; raise unless all are signals of unknown shape."""
         if names and names <= self.signals - self.rows:
             raise NeedsRows(names)
         self.refuse(
@@ -97,10 +104,11 @@ class Trace:
         )
 
     def number(self, value: object) -> Expression | None:
-        """Return a Python or NumPy number as SymPy's, or None for anything else; whole floats are integers."""
+        """Return a Python or NumPy number as SymPy's, or None for anything else."""
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
             return None
         plain = float(value)
+        # SymPy's own conversion keeps 2.0 a float, which stays in front of products.
         if math.isnan(plain):
             self.refuse("NaN", "use finite numbers, ")
         if math.isinf(plain):
@@ -108,7 +116,7 @@ class Trace:
         return sympy.Integer(int(plain)) if plain.is_integer() else sympy.Float(plain)
 
     def array(self, value: object, like: Traced | TracedCondition) -> Traced:
-        """Return a number as an array of no shape of its own, and a traced array as it is."""
+        """Return a number as an array of the shape of `like`, and a traced array unchanged."""
         if isinstance(value, Traced):
             return value
         if isinstance(value, TracedCondition):
@@ -120,7 +128,7 @@ class Trace:
 
 
 class Node:
-    """What arrays and conditions refuse alike, each with what to do instead."""
+    """The operations that arrays and conditions both refuse, each with its remedy."""
 
     trace: Trace
     rank: Rank
@@ -128,7 +136,7 @@ class Node:
     expression: Expression
 
     def __bool__(self) -> bool:  # noqa: PLE0304 - it never returns
-        """Refuse: what is chosen would depend on the data."""
+        """Refuse: the branch would depend on the data."""
         self.trace.refuse(
             f"a Python `if`, `and`, `or`, `min` or `max` over {self}", "choose with xp.where, "
         )
@@ -153,7 +161,7 @@ class Node:
         """Refuse: an expression does not change."""
         self.trace.refuse(f"an assignment to entries of {self}", "choose with xp.where, ")
 
-    def __array__(self, *arguments: object, **named: object) -> NoReturn:
+    def __array__(self, *arguments: object, **options: object) -> NoReturn:
         """Refuse: there are no numbers yet."""
         self.trace.refuse(f"a conversion of {self} to a NumPy array", "use the functions of xp, ")
 
@@ -174,15 +182,21 @@ class Node:
     __repr__ = __str__
 
 
-def binary(
+def binary_method(
     operation: Callable[[Any, Any], Any], *, swapped: bool = False
 ) -> Callable[[Any, Any], Any]:
-    """Return the method for an arithmetic operator or a comparison."""
+    """Return the method for an arithmetic operator or a comparison.
 
-    def method(self: Traced, other: object) -> Any:
-        right = self.trace.array(other, self)
+    Args:
+        operation: The operator's function.
+        swapped: Whether the array is the right operand.
+    """
+
+    def method(self: Traced, operand: object) -> Any:
+        right = self.trace.array(operand, self)
         rank = self.trace.rank(self, right)
         first, second = (right, self) if swapped else (self, right)
+        # Python's operators on SymPy's objects compare structure, so comparisons have a table.
         kind = TracedCondition if operation in COMPARISONS else Traced
         result = COMPARISONS.get(operation, operation)(first.expression, second.expression)
         return kind(self.trace, result, rank, self.names | right.names)
@@ -190,23 +204,28 @@ def binary(
     return method
 
 
-def in_place(operation: Callable[[Any, Any], Any], sign: str) -> Callable[[Any, Any], Any]:
-    """Return the method for an augmented assignment: a new array, except where it would change what the surrogate was given."""
+def in_place_method(operation: Callable[[Any, Any], Any], sign: str) -> Callable[[Any, Any], Any]:
+    """Return the method for an augmented assignment, which gives a new array.
 
-    def method(self: Traced, other: object) -> Any:
-        if self.given is not None:
-            self.trace.refuse(
-                f"{self.given} {sign}=", f"write {self.given} = {self.given} {sign} ..., "
-            )
-        return operation(self, other)
+    Args:
+        operation: The operator's function.
+        sign: The operator, for errors.
+    """
+
+    def method(self: Traced, operand: object) -> Any:
+        name = self.keyword
+        # On a framework's arrays it would overwrite the surrogate's input.
+        if name is not None:
+            self.trace.refuse(f"{name} {sign}=", f"write {name} = {name} {sign} ..., ")
+        return operation(self, operand)
 
     return method
 
 
-def refused(sign: str) -> Callable[..., NoReturn]:
-    """Return the method for an operator that has no derivative, or is not every framework's."""
+def refused_method(sign: str) -> Callable[..., NoReturn]:
+    """Return the method for an operator without a derivative, or not in every framework."""
 
-    def method(self: Node, *_others: object) -> NoReturn:
+    def method(self: Node, *_operands: object) -> NoReturn:
         self.trace.refuse(f"`{sign}` of {self}", "use the functions of xp, ")
 
     return method
@@ -220,13 +239,13 @@ COMPARISONS: dict[Any, Any] = {
     operator.gt: sympy.Gt,
     operator.ge: sympy.Ge,
 }
-# What NumPy's own scalars call when they stand on the left.
+# The functions that NumPy's own scalars call when they are the left operand.
 UFUNCS: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "subtract": operator.sub,
     "multiply": operator.mul,
-    "divide": over,
-    "power": to_the,
+    "divide": divide,
+    "power": power,
     "equal": operator.eq,
     "not_equal": operator.ne,
     "less": operator.lt,
@@ -237,7 +256,7 @@ UFUNCS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Traced(Node):
-    """An array of which only the shape and the expression are known."""
+    """An array without values: a shape and an expression."""
 
     def __init__(
         self,
@@ -245,40 +264,55 @@ class Traced(Node):
         expression: Expression,
         rank: Rank,
         names: frozenset[str],
-        given: str | None = None,
+        keyword: str | None = None,
     ) -> None:
-        """Keep all; `names` are the keywords that its shape comes from, `given` the keyword that it is."""
-        self.trace, self.expression, self.rank, self.names, self.given = (
-            trace,
-            expression,
-            rank,
-            names,
-            given,
-        )
+        """Set the array's parts.
 
-    __add__, __radd__ = binary(operator.add), binary(operator.add, swapped=True)
-    __sub__, __rsub__ = binary(operator.sub), binary(operator.sub, swapped=True)
-    __mul__, __rmul__ = binary(operator.mul), binary(operator.mul, swapped=True)
-    __truediv__, __rtruediv__ = binary(over), binary(over, swapped=True)
-    __pow__, __rpow__ = binary(to_the), binary(to_the, swapped=True)
-    __lt__, __le__ = binary(operator.lt), binary(operator.le)
-    __gt__, __ge__ = binary(operator.gt), binary(operator.ge)
-    __iadd__, __isub__ = in_place(operator.add, "+"), in_place(operator.sub, "-")
-    __imul__, __itruediv__ = in_place(operator.mul, "*"), in_place(over, "/")
-    __floordiv__, __rfloordiv__, __ifloordiv__ = refused("//"), refused("//"), refused("//=")
-    __mod__, __rmod__, __imod__ = refused("%"), refused("%"), refused("%=")
-    __matmul__, __rmatmul__ = refused("@"), refused("@")
-    __round__, __abs__ = refused("round"), refused("abs")
-    __and__, __or__, __invert__, __ipow__ = refused("&"), refused("|"), refused("~"), refused("**=")
+        Args:
+            trace: The run that it belongs to.
+            expression: Its entry at one step, and for one action.
+            rank: Its shape.
+            names: The keywords that determine its shape.
+            keyword: The surrogate's keyword, for an input.
+        """
+        self.trace, self.expression, self.rank = trace, expression, rank
+        self.names, self.keyword = names, keyword
+
+    # The operators that every framework's arrays have, and that `Node` does not refuse for all.
+
+    __add__, __radd__ = binary_method(operator.add), binary_method(operator.add, swapped=True)
+    __sub__, __rsub__ = binary_method(operator.sub), binary_method(operator.sub, swapped=True)
+    __mul__, __rmul__ = binary_method(operator.mul), binary_method(operator.mul, swapped=True)
+    __truediv__, __rtruediv__ = binary_method(divide), binary_method(divide, swapped=True)
+    __pow__, __rpow__ = binary_method(power), binary_method(power, swapped=True)
+    __lt__, __le__ = binary_method(operator.lt), binary_method(operator.le)
+    __gt__, __ge__ = binary_method(operator.gt), binary_method(operator.ge)
+    __iadd__, __isub__ = in_place_method(operator.add, "+"), in_place_method(operator.sub, "-")
+    __imul__, __itruediv__ = in_place_method(operator.mul, "*"), in_place_method(divide, "/")
+    __floordiv__, __rfloordiv__, __ifloordiv__ = (
+        refused_method("//"),
+        refused_method("//"),
+        refused_method("//="),
+    )
+    __mod__, __rmod__, __imod__ = refused_method("%"), refused_method("%"), refused_method("%=")
+    __matmul__, __rmatmul__ = refused_method("@"), refused_method("@")
+    __round__, __abs__ = refused_method("round"), refused_method("abs")
+    __and__, __or__, __invert__, __ipow__ = (
+        refused_method("&"),
+        refused_method("|"),
+        refused_method("~"),
+        refused_method("**="),
+    )
+    # Equality gives a condition, so there is no hash.
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
-    def __eq__(self, other: object) -> Any:
-        """Compare, as arrays do."""
-        return binary(operator.eq)(self, other)
+    def __eq__(self, operand: object) -> Any:
+        """Return the elementwise comparison."""
+        return binary_method(operator.eq)(self, operand)
 
-    def __ne__(self, other: object) -> Any:
-        """Compare, as arrays do."""
-        return binary(operator.ne)(self, other)
+    def __ne__(self, operand: object) -> Any:
+        """Return the elementwise comparison."""
+        return binary_method(operator.ne)(self, operand)
 
     def __neg__(self) -> Traced:
         """Return minus the array."""
@@ -288,9 +322,9 @@ class Traced(Node):
         """Return the array."""
         return self
 
-    def __array_ufunc__(self, function: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:
-        """Refuse NumPy's functions; a NumPy number on the left of an operator is welcome."""
-        if named.get("out") is not None:
+    def __array_ufunc__(self, function: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Refuse NumPy's functions, but for an operator with a NumPy number on the left."""
+        if options.get("out") is not None:
             self.trace.refuse(f"np.{function.__name__} with out=", "make a new array, ")
         if method != "__call__" or function.__name__ not in UFUNCS or isinstance(inputs[0], Traced):
             self.trace.refuse(
@@ -300,6 +334,7 @@ class Traced(Node):
 
     def __getitem__(self, index: object) -> Traced:
         """Add an axis, or take the entry of one action."""
+        # x[:, None], x[..., None] and x[:, 2]; all else would mix steps.
         match index:
             case (slice() | EllipsisType(), None) if (
                 index[0] in (ALL, ...) and self.rank is Rank.STEP
@@ -313,6 +348,7 @@ class Traced(Node):
                 return self.trace.refuse(f"the index {index} of {self}", "use xp.take_last, ")
 
 
+# The index `:`.
 ALL = slice(None)
 
 
@@ -322,41 +358,41 @@ class TracedCondition(Node):
     def __init__(
         self, trace: Trace, expression: Expression, rank: Rank, names: frozenset[str]
     ) -> None:
-        """Keep all."""
-        self.trace, self.expression, self.rank, self.names = (
-            trace,
-            sympy.sympify(expression),
-            rank,
-            names,
-        )
+        """Set the condition's parts; see `Traced`."""
+        self.trace, self.rank, self.names = trace, rank, names
+        # A relation of two numbers is Python's bool.
+        self.expression = sympy.sympify(expression)
 
-    def _number(self, *_others: object) -> NoReturn:
+    def _refuse_number(self, *_operands: object) -> NoReturn:
         self.trace.refuse("a comparison used as a number", "choose with xp.where, ")
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = _number
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __neg__ = (
+        _refuse_number
+    )
 
-    def __and__(self, other: object) -> TracedCondition:
-        """Return where both hold."""
-        return self._with(other, sympy.And)
+    def __and__(self, operand: object) -> TracedCondition:
+        """Return the condition that both hold."""
+        return self._combine(operand, sympy.And)
 
-    def __or__(self, other: object) -> TracedCondition:
-        """Return where one of them holds."""
-        return self._with(other, sympy.Or)
+    def __or__(self, operand: object) -> TracedCondition:
+        """Return the condition that one of them holds."""
+        return self._combine(operand, sympy.Or)
 
     def __invert__(self) -> TracedCondition:
-        """Return where it does not hold."""
+        """Return the opposite condition."""
         return TracedCondition(self.trace, sympy.Not(self.expression), self.rank, self.names)
 
-    def _with(self, other: object, operation: Callable[..., Any]) -> TracedCondition:
-        if isinstance(other, Traced):
-            self.trace.flags |= other.names
-            other = other != 0
-        if not isinstance(other, TracedCondition):
+    def _combine(self, operand: object, operation: Callable[..., Any]) -> TracedCondition:
+        # An array beside a condition is a signal of flags.
+        if isinstance(operand, Traced):
+            self.trace.flags |= operand.names
+            operand = operand != 0
+        if not isinstance(operand, TracedCondition):
             sign = "&" if operation is sympy.And else "|"
             self.trace.refuse(
-                f"`{sign}` of {self} and {type(other).__name__}", "combine comparisons of arrays, "
+                f"`{sign}` of {self} and {type(operand).__name__}",
+                "combine comparisons of arrays, ",
             )
-        rank = self.trace.rank(self, other)
-        return TracedCondition(
-            self.trace, operation(self.expression, other.expression), rank, self.names | other.names
-        )
+        rank, names = self.trace.rank(self, operand), self.names | operand.names
+        expression = operation(self.expression, operand.expression)
+        return TracedCondition(self.trace, expression, rank, names)

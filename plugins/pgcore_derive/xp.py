@@ -1,4 +1,4 @@
-"""The array namespace `xp` over traced arrays, with the subgradients that `pgcore.xp.namespace.ArrayNamespace` gives."""
+"""The array namespace `xp` over traced arrays, with `ArrayNamespace`'s subgradients."""
 
 from __future__ import annotations
 
@@ -27,47 +27,41 @@ class SymbolicNamespace:
         self.trace = trace
 
     def __getattr__(self, name: str) -> Callable[[Any], Traced]:
-        """Return an elementwise function; raise where there is none of that name."""
+        """Return an elementwise function; raise if the name is unknown."""
         if name not in ELEMENTWISE:
-            known = sorted(
-                [
-                    *ELEMENTWISE,
-                    *(name for name in vars(SymbolicNamespace) if not name.startswith("_")),
-                ]
-            )
-            self.trace.refuse(f"xp.{name}", f"use {', '.join(known)}, ")
+            methods = [method for method in vars(SymbolicNamespace) if not method.startswith("_")]
+            self.trace.refuse(f"xp.{name}", f"use {', '.join(sorted([*ELEMENTWISE, *methods]))}, ")
 
         def function(x: Traced) -> Traced:
-            return Traced(
-                self.trace, ELEMENTWISE[name](self._traced(name, x).expression), x.rank, x.names
-            )
+            expression = ELEMENTWISE[name](self._traced(name, x).expression)
+            return Traced(self.trace, expression, x.rank, x.names)
 
         return function
 
     def maximum(self, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.maximum`."""
-        return self.where(
-            self._traced("maximum", x, y) >= y if isinstance(x, Traced) else y <= x, x, y
-        )
+        # A number on the left has no traced comparison, so the right operand compares. A tie is x.
+        first = self._traced("maximum", x, y)
+        return self.where(first >= y if isinstance(x, Traced) else y <= x, x, y)
 
     def minimum(self, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.minimum`."""
-        return self.where(
-            self._traced("minimum", x, y) <= y if isinstance(x, Traced) else y >= x, x, y
-        )
+        first = self._traced("minimum", x, y)
+        return self.where(first <= y if isinstance(x, Traced) else y >= x, x, y)
 
     def clip(self, x: Traced, low: Any, high: Any) -> Traced:
-        """See `ArrayNamespace.clip`."""
+        """See `ArrayNamespace.clip`; the derivative at a bound is 1."""
         self._traced("clip", x)
         return self.where(x < low, low, self.where(x > high, high, x))
 
     def relu(self, x: Traced) -> Traced:
-        """See `ArrayNamespace.relu`."""
+        """See `ArrayNamespace.relu`; the derivative at 0 is 0."""
         self._traced("relu", x)
         return self.where(x > 0, x, 0.0)
 
     def where(self, condition: Any, x: Any, y: Any) -> Traced:
         """See `ArrayNamespace.where`."""
+        # An array as condition is a signal of flags.
         if isinstance(condition, Traced):
             self.trace.flags |= condition.names
             condition = condition != 0
@@ -77,17 +71,14 @@ class SymbolicNamespace:
                 "compare arrays, or choose with a Python `if`, ",
             )
         a, b = self.trace.array(x, condition), self.trace.array(y, condition)
-        chosen = Choose(condition.expression, a.expression, b.expression)
-        return Traced(
-            self.trace,
-            chosen,
-            self.trace.rank(condition, a, b),
-            condition.names | a.names | b.names,
-        )
+        choice = Choose(condition.expression, a.expression, b.expression)
+        rank, names = self.trace.rank(condition, a, b), condition.names | a.names | b.names
+        return Traced(self.trace, choice, rank, names)
 
     def sum(self, x: Traced, axis: int) -> Traced:
         """See `ArrayNamespace.sum`."""
         self._actions_axis("sum", x, axis)
+        # The sum over an axis of length 1 is the entry.
         total = x.expression if x.rank is Rank.COLUMN else RowSum(x.expression)
         return Traced(self.trace, total, Rank.STEP, x.names)
 
@@ -100,9 +91,8 @@ class SymbolicNamespace:
         """See `ArrayNamespace.take_last`."""
         self._actions_axis("take_last", x, 1)
         self.trace.indices |= index.names
-        return Traced(
-            self.trace, OfAction(x.expression, index.expression), Rank.STEP, x.names | index.names
-        )
+        entry = OfAction(x.expression, index.expression)
+        return Traced(self.trace, entry, Rank.STEP, x.names | index.names)
 
     def broadcast_to(self, x: Traced, like: Traced) -> Traced:
         """See `ArrayNamespace.broadcast_to`."""
@@ -122,10 +112,9 @@ class SymbolicNamespace:
         return self._over_episode(EpisodeMean, x, episode)
 
     def _over_episode(self, function: Any, x: Traced, episode: Traced) -> Traced:
-        if (
-            self._traced("episode_sum", x).rank is not Rank.STEP
-            or self._traced("episode_sum", episode).given != "episode"
-        ):
+        # The compiled sum is over runs of equal episode numbers, which only this signal has.
+        is_step = self._traced("episode_sum", x).rank is Rank.STEP
+        if not is_step or self._traced("episode_sum", episode).keyword != "episode":
             self.trace.refuse(
                 f"a sum over episodes of {x} by {episode}",
                 "pass an array of shape [B] and the signal `episode`, ",
@@ -133,8 +122,8 @@ class SymbolicNamespace:
         return Traced(self.trace, function(x.expression, episode.expression), x.rank, x.names)
 
     def concatenate(self, arrays: object, axis: int) -> NoReturn:
-        """Refuse: an array of another number of actions has no entry for each of them."""
-        self.trace.refuse("xp.concatenate", "sum the parts by themselves, ")
+        """Refuse: a concatenated row has more entries than there are actions."""
+        self.trace.refuse("xp.concatenate", "sum the parts separately, ")
 
     def matmul(self, x: object, y: object) -> NoReturn:
         """Refuse: a product of matrices is a network's, not a step's."""
@@ -145,20 +134,20 @@ class SymbolicNamespace:
         self.trace.refuse("xp.take_rows", "leave it to the network, ")
 
     def first_largest(self, x: object) -> NoReturn:
-        """Refuse: which entry is the largest is not differentiated, and belongs into the signals."""
+        """Refuse: the index of the largest entry has no derivative; `signals` may hold it."""
         self.trace.refuse("xp.first_largest", "choose in `signals`, ")
 
     def _traced(self, name: str, *arrays: object) -> Traced:
-        """Return the first of the arrays that is one."""
+        """Return the first traced array; raise if there is none."""
         for array in arrays:
             if isinstance(array, Traced):
                 return array
-        return self.trace.refuse(
-            f"xp.{name} of {', '.join(type(array).__name__ for array in arrays)}", "pass arrays, "
-        )
+        kinds = ", ".join(type(array).__name__ for array in arrays)
+        return self.trace.refuse(f"xp.{name} of {kinds}", "pass arrays, ")
 
     def _actions_axis(self, name: str, x: Traced, axis: int) -> None:
         """Raise unless the axis is that of the actions."""
+        # A signal that was assumed to be [B] may in truth be [B, A].
         if self._traced(name, x).rank is Rank.STEP and axis == 1:
             self.trace.as_rows(x.names, f" in xp.{name}")
         if axis not in (1, -1) or x.rank is Rank.STEP:

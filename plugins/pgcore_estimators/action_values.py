@@ -1,74 +1,86 @@
-"""What estimators over action values share: Q held constant, what follows each step, and the critic's loss."""
+"""Signals and losses of estimators over action values: constant Q, the next step's Q, the critic."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, ShapeError
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.returns.discounted import next_values
+from pgcore.returns import next_values
 from pgcore.validation.arrays import Array
-from pgcore.xp.namespace import Native
+from pgcore_estimators.actor_critic import CriticLoss
 
-__all__ = ["constant_action_values", "critic_loss", "next_log_probs", "next_q", "over_actions"]
+__all__ = [
+    "ActionCriticLoss",
+    "constant_action_values",
+    "expect_over_actions",
+    "next_log_probs",
+    "next_q",
+]
+
+
+class ActionCriticLoss(CriticLoss):
+    """The loss c_v (Q(s_t, a_t) - y)^2 / 2 - c_e H of an action-value critic; see `CriticLoss`."""
+
+    critic_quantity: ClassVar[str] = "action_value"
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`."""
+        # Without a critic to train, the policy needs no action values if the batch holds them.
+        return (self.entropy_coefficient if name == "entropy" else self.value_coefficient) != 0
 
 
 def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, or where it has none the policy's own.
+    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, by default the policy's.
 
     Raises:
         BatchError: the extra has not two dimensions, or no floats.
         ShapeError: it has not a column for each action.
     """
-    given = batch.extras.get("action_values")
-    if given is None:
+    q = batch.extras.get("action_values")
+    if q is None:
         return evaluate("action_values")["action_values"]
-    if given.ndim != 2 or given.dtype.kind != "f":
+    if q.ndim != 2 or q.dtype.kind != "f":
         raise BatchError(
-            f"Batch.extras['action_values']: expected floats [B, A], Q of every action, got {given.dtype} {list(given.shape)}; give them all"
+            "Batch.extras['action_values']: expected floats [B, A], Q of every action, got "
+            f"{q.dtype} {list(q.shape)}; add a row of floats for each step"
         )
+    # The batch does not know A; the policy's own distribution does.
     actions = evaluate("log_probs")["log_probs"].shape[1]
-    if given.shape[1] != actions:
+    if q.shape[1] != actions:
         raise ShapeError(
-            f"Batch.extras['action_values']: expected [B, {actions}], Q of every action of the policy, got {list(given.shape)}; "
-            "give each action its column"
+            f"Batch.extras['action_values']: expected [B, {actions}], Q of every action of the "
+            f"policy, got {list(q.shape)}; give each action its column"
         )
-    return given
+    return q
 
 
 def next_q(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] Q(s_{t+1}, .) by one policy: the next step's, and after an episode's last step its final observation's, 0 at an end."""
-    return following(batch, evaluate, "action_values")
+    """Return [B, A] Q(s_{t+1}, .) by one policy; 0 after a terminal step."""
+    return next_quantity(batch, evaluate, "action_values")
 
 
 def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] log pi(. given s_{t+1}), of the actions that are possible there; see `Batch.next_action_mask`."""
-    return following(batch, evaluate, "log_probs")
+    """Return [B, A] log pi(. given s_{t+1}), nats; -inf where `Batch.next_action_mask` forbids."""
+    return next_quantity(batch, evaluate, "log_probs")
 
 
-def over_actions(log_probs: Array, values: Array) -> Array:
-    """Return [B] sum_a pi_a values_a; an action of probability 0 adds nothing."""
-    return np.where(log_probs > -np.inf, np.exp(log_probs) * values, 0.0).sum(axis=1)
-
-
-def critic_loss(coefficient: float, action_value: Native, target: Native) -> Any:
-    """Return coefficient (Q(s_t, a_t) - y)^2 / 2, or 0 without an action value."""
-    if action_value is None:
-        return 0.0
-    error = action_value - target
-    return coefficient * 0.5 * error * error
-
-
-def following(batch: Batch, evaluate: Evaluate, name: str) -> Array:
-    """Return [B, A] `next_values` of each column of a quantity; of one-step episodes, as a replay buffer gives them, just the final ones."""
+def next_quantity(batch: Batch, evaluate: Evaluate, name: str) -> Array:
+    """Return [B, A] `next_values` of each column of a quantity."""
     final = f"final_{name}"
+    # A replay buffer's one-step episodes have final observations alone: one forward pass is saved.
     if batch.num_episodes == batch.num_steps:
         return evaluate(final)[final]
-    found = evaluate(name, final)
-    columns = zip(found[name].T, found[final].T, strict=True)
-    return np.stack(
-        [next_values(now, batch.episode_lengths, last) for now, last in columns], axis=1
-    )
+    quantities = evaluate(name, final)
+    columns = []
+    for q_t, q_final in zip(quantities[name].T, quantities[final].T, strict=True):
+        columns.append(next_values(q_t, batch.episode_lengths, q_final))
+    return np.stack(columns, axis=1)
+
+
+def expect_over_actions(log_probs: Array, values: Array) -> Array:
+    """Return [B] sum_a pi_a values_a from [B, A]; an action of probability 0 adds nothing."""
+    return np.where(log_probs > -np.inf, np.exp(log_probs) * values, 0.0).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Actor-critic: advantages from a learned value function, and the losses that its relatives build on."""
+"""Actor-critic: advantages from a learned value function, and the losses built on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
-from pgcore.returns.discounted import n_step_returns
+from pgcore.returns import n_step_returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Count, Number, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -18,7 +18,7 @@ from pgcore_estimators.terms import (
     Ddof,
     Normalisation,
     gae_and_returns,
-    normalised,
+    normalise_advantages,
     state_values,
 )
 
@@ -26,15 +26,17 @@ __all__ = ["A2C", "ActorCritic", "ActorCriticLoss", "CriticLoss"]
 
 
 class CriticLoss(Estimator):
-    """What losses of a policy and its critic share: c_v (V - R)^2 / 2 - c_e H, beside the derivatives.
+    """The value loss and entropy bonus of a policy with a critic: c_v (V - R)^2 / 2 - c_e H.
 
-    It has no fields, so that a subclass declares them in the order that its users know.
+    It has no fields: a subclass declares them in the order of its own documentation.
 
     Attributes:
+        critic_quantity: The quantity V that the value loss differentiates.
         value_coefficient: c_v.
         entropy_coefficient: c_e; 0 leaves the entropy out.
     """
 
+    critic_quantity: ClassVar[str] = "value"
     value_coefficient: float
     entropy_coefficient: float = 0.0
 
@@ -45,10 +47,13 @@ class CriticLoss(Estimator):
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
+        # Without a bonus, the policy's entropy need not be evaluated.
         return name != "entropy" or self.entropy_coefficient != 0
 
-    def bonus(self, value: Native = None, return_: Native = None, entropy: Native = None) -> Any:
-        """Return c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
+    def auxiliary_terms(
+        self, value: Native = None, return_: Native = None, entropy: Native = None
+    ) -> Any:
+        """Return [B] c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
         term: Any = 0.0
         if value is not None:
             error = value - return_
@@ -57,20 +62,22 @@ class CriticLoss(Estimator):
             term = term - self.entropy_coefficient * entropy
         return term
 
-    def bonus_cotangents(
+    def auxiliary_cotangents(
         self, value: Array | None = None, return_: Array | None = None, entropy: Array | None = None
     ) -> dict[str, Array]:
-        """Return the derivatives of `bonus` in value and entropy."""
+        """Return the derivatives of `auxiliary_terms` by quantity, [B] each."""
         cotangents: dict[str, Array] = {}
         if value is not None:
-            cotangents["value"] = self.value_coefficient * (value - return_)
+            cotangents[self.critic_quantity] = self.value_coefficient * (value - return_)
         if entropy is not None:
             cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
         return cotangents
 
 
 class ActorCriticLoss(CriticLoss):
-    """-log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`."""
+    """The loss -log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`."""
+
+    # `value` and `entropy` have defaults: an estimator without a critic or a bonus leaves them out.
 
     def surrogate(
         self,
@@ -83,7 +90,7 @@ class ActorCriticLoss(CriticLoss):
         return_: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return -log_prob * advantage + self.bonus(value, return_, entropy)
+        return -log_prob * advantage + self.auxiliary_terms(value, return_, entropy)
 
     def cotangents(
         self,
@@ -95,20 +102,22 @@ class ActorCriticLoss(CriticLoss):
         return_: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | self.bonus_cotangents(value, return_, entropy)
+        return {"log_prob": -advantage} | self.auxiliary_cotangents(value, return_, entropy)
 
 
 @dataclass(frozen=True)
 class ActorCritic(ActorCriticLoss):
-    """Advantage actor-critic: mean over steps of -log pi A, plus value loss, less entropy bonus.
+    """Advantage actor-critic: A from the critic, held constant.
+
+    loss = mean over steps of -log pi(a_t given s_t) A_t + c_v (V(s_t) - R_t)^2 / 2 - c_e H_t
 
     Attributes:
         advantage: "gae", "td" (one-step TD error) or "n_step".
         n_steps: Rewards in an n-step return.
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
-        value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
-        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        value_coefficient: c_v, of the loss of V to R, the advantage plus the old value.
+        entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
         normalise: "none", or "batch" to give advantages mean 0 and standard deviation 1.
         ddof: Of that standard deviation.
         reduction: How steps become a loss.
@@ -118,7 +127,7 @@ class ActorCritic(ActorCriticLoss):
     """
 
     advantage: Annotated[str, choice("gae", "td", "n_step")] = "gae"
-    n_steps: Count = 5
+    n_steps: Count = 5  # t_max of Mnih et al. 2016
     gamma: UnitInterval = 0.99
     gae_lambda: UnitInterval = 0.95
     value_coefficient: Number = 0.5
@@ -139,21 +148,25 @@ class ActorCritic(ActorCriticLoss):
             a_t, g_t = gae_and_returns(batch, evaluate, self.gamma, self.gae_lambda)
         else:
             v_t, v_tp1 = state_values(batch, evaluate)
+            # The TD error is the one-step return less V, so one recursion serves both.
             n_steps = 1 if self.advantage == "td" else self.n_steps
             g_t = n_step_returns(
                 batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps
             )
             a_t = g_t - v_t
-        return {"advantage": normalised(batch, a_t, self.normalise, self.ddof), "return_": g_t}
+        # The target keeps reward units: it is made of the advantage before normalisation.
+        advantage = normalise_advantages(batch, a_t, self.normalise, self.ddof)
+        return {"advantage": advantage, "return_": g_t}
 
 
 @dataclass(frozen=True)
 class A2C(ActorCritic):
-    """A2C, the synchronous form of A3C: bootstrapped returns to the rollout's end, and an entropy bonus.
+    """A2C, the synchronous A3C: bootstrapped returns to the rollout's end and an entropy bonus.
 
-    Fields are those of `ActorCritic`; a rollout of n steps makes them n-step returns.
+    The loss and the fields are those of `ActorCritic`; a rollout of n steps makes n-step returns.
     """
 
+    # At lambda 1, GAE is the bootstrapped return less V; 0.01 is the paper's entropy coefficient.
     gae_lambda: UnitInterval = 1.0
     entropy_coefficient: Number = 0.01
     name: ClassVar[str] = "a2c"

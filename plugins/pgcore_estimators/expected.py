@@ -1,4 +1,4 @@
-"""The all-action policy gradient: the expectation over actions is taken exactly, so the action drawn adds no noise."""
+"""The all-action policy gradient: an exact expectation over actions, without sampling noise."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ from typing import ClassVar
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (
+    ActionCriticLoss,
     constant_action_values,
-    critic_loss,
+    expect_over_actions,
     next_log_probs,
     next_q,
-    over_actions,
 )
 
 __all__ = ["Expected"]
 
 
 @dataclass(frozen=True)
-class Expected(Estimator):
-    """All-action policy gradient: sum over a trajectory's steps of -sum_a pi(a given s_t) Q(s_t, a), Q constant, mean over trajectories.
+class Expected(ActionCriticLoss):
+    """All-action policy gradient, with Q held constant and expected Sarsa for the critic.
 
-    Q is the batch's extra `action_values` [B, A], or where it has none the policy's own.
+    loss = mean over trajectories of sum_t -sum_a pi(a given s_t) Q(s_t, a)
+           + c_v (Q(s_t, a_t) - y_t)^2 / 2 - c_e H_t
+    y_t = r_t + gamma sum_a pi(a given s_{t+1}) Q'(s_{t+1}, a), constant, Q' the target policy's
+
+    Q is the batch's extra `action_values` [B, A], by default the policy's.
 
     Attributes:
         gamma: Discount in [0, 1].
-        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return does.
-        value_coefficient: Of (Q(s_t, a_t) - y)^2 / 2, y = r + gamma sum_a pi(a given s_{t+1}) Q'(s_{t+1}, a) with the target policy's Q';
-            0 leaves it out, and a policy without action values will do if the batch gives them.
-        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return.
+        value_coefficient: c_v, of the critic's loss. 0 leaves it out: the policy then needs no
+            action values if the batch has them.
+        entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
         reduction: How steps become a loss.
 
     Raises:
@@ -56,22 +60,19 @@ class Expected(Estimator):
 
     @property
     def claims(self) -> Claims:
-        """See `Estimator.claims`; states come from the current policy, and a Q that is not exact biases."""
+        """See `Estimator.claims`; states come from the current policy, and an inexact Q biases."""
         return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=True)
 
-    def uses(self, name: str) -> bool:
-        """See `Estimator.uses`."""
-        return (self.entropy_coefficient if name == "entropy" else self.value_coefficient) != 0
-
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`: `q`, and where action values are learned their `target`."""
+        """See `Estimator.signals`: `q`, and the critic's `target` unless its coefficient is 0."""
         q = constant_action_values(batch, evaluate)
         if self.discount_state:
             q = q * (self.gamma**batch.step_in_episode)[:, None]
         if self.value_coefficient == 0:
             return {"q": q}
-        following = over_actions(next_log_probs(batch, evaluate), next_q(batch, evaluate.target))
-        return {"q": q, "target": batch.rewards + self.gamma * following}
+        # The next action is the current policy's, its value the target policy's.
+        v_tp1 = expect_over_actions(next_log_probs(batch, evaluate), next_q(batch, evaluate.target))
+        return {"q": q, "target": batch.rewards + self.gamma * v_tp1}
 
     def surrogate(
         self,
@@ -84,10 +85,8 @@ class Expected(Estimator):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -sum_a pi_a Q_a + c_v (Q(s_t, a_t) - y)^2 / 2 - c_e H."""
-        terms = -xp.sum(xp.exp(log_probs) * q, 1) + critic_loss(
-            self.value_coefficient, action_value, target
-        )
-        return terms if entropy is None else terms - self.entropy_coefficient * entropy
+        actor = -xp.sum(xp.exp(log_probs) * q, 1)
+        return actor + self.auxiliary_terms(action_value, target, entropy)
 
     def cotangents(
         self,
@@ -99,9 +98,6 @@ class Expected(Estimator):
         entropy: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        found: dict[str, Array] = {"log_probs": -np.exp(log_probs) * q}
-        if action_value is not None:
-            found["action_value"] = self.value_coefficient * (action_value - target)
-        if entropy is not None:
-            found["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
-        return found
+        # d pi_a / d log pi_a is pi_a; the head's derivative keeps the probabilities' sum at 1.
+        actor = {"log_probs": -np.exp(log_probs) * q}
+        return actor | self.auxiliary_cotangents(action_value, target, entropy)

@@ -9,111 +9,70 @@ from pgcore_estimators.metrics import METRICS
 
 __all__ = ["pgcore_estimators", "pgcore_metrics", "pgcore_proofs"]
 
+# Name, module:class in this package, and a summary for `pgcore list`.
+ESTIMATORS = (
+    # On-policy, with a critic or without.
+    (
+        "reinforce",
+        "reinforce:Reinforce",
+        "score function times return, with any of seven baselines",
+    ),
+    ("actor_critic", "actor_critic:ActorCritic", "n-step, TD(0) or GAE advantages from a critic"),
+    ("ppo", "ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"),
+    ("trpo", "trpo:TRPO", "ratio times advantage, unclipped; for the optimizer of the same name"),
+    ("a2c", "actor_critic:A2C", "actor-critic with bootstrapped returns and an entropy bonus"),
+    # Another policy's episodes.
+    ("vtrace", "vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"),
+    ("awr", "awr:AWR", "regression on actions, weighted by exponentiated advantages"),
+    (
+        "trajectory_is",
+        "importance_sampling:TrajectoryIS",
+        "returns weighted by whole episodes' ratios",
+    ),
+    ("pdis", "importance_sampling:PerDecisionIS", "rewards weighted by the ratios up to them"),
+    ("wis", "importance_sampling:WeightedIS", "self-normalised ratios of whole episodes, biased"),
+    (
+        "averaged_ratio",
+        "importance_sampling:AveragedRatio",
+        "mean ratio of single steps times the return, biased",
+    ),
+    # Groups of answers to one prompt.
+    ("rloo", "rloo:RLOO", "group rewards less the mean of the others, unbiased"),
+    ("grpo", "group_relative:GRPO", "standardised group rewards, clipped ratios"),
+    ("dr_grpo", "group_relative:DrGRPO", "GRPO without dividing by deviation or by length"),
+    ("gspo", "group_relative:GSPO", "group rewards, ratios of whole trajectories clipped"),
+    ("cispo", "group_relative:CISPO", "group rewards, clipped ratios held constant"),
+    (
+        "reinforce_pp",
+        "reinforce_pp:ReinforcePP",
+        "clipped ratios, returns normalised over the batch",
+    ),
+    # Action values.
+    ("expected", "expected:Expected", "all-action policy gradient over action values"),
+    (
+        "q_learning",
+        "q_learning:QLearning",
+        "error to the best next action's value, plain or double",
+    ),
+    ("soft_actor", "soft_actor:SoftActor", "entropy-regularised actor over action values"),
+)
+# One a family of estimators.
+PROOFS = (
+    ("on_policy", "on_policy:PROOFS", "reinforce, actor_critic, ppo"),
+    ("trust_region", "trust_region:PROOFS", "trpo"),
+    ("a2c", "on_policy:A2C_PROOF", "a2c"),
+    ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
+    ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
+    ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
+)
+
 
 @hookimpl
 def pgcore_estimators() -> list[Provider]:
     """Provide the estimators."""
     return [
-        Provider(
-            "reinforce",
-            "pgcore_estimators.reinforce:Reinforce",
-            "score function times return, with any of seven baselines",
-        ),
-        Provider(
-            "actor_critic",
-            "pgcore_estimators.actor_critic:ActorCritic",
-            "n-step, TD(0) or GAE advantages from a critic",
-        ),
-        Provider(
-            "ppo",
-            "pgcore_estimators.ppo:PPO",
-            "clipped surrogate or adaptive KL penalty, value loss, entropy bonus",
-        ),
-        Provider(
-            "trpo",
-            "pgcore_estimators.trpo:TRPO",
-            "ratio times advantage, unclipped; for the optimizer of the same name",
-        ),
-        Provider(
-            "a2c",
-            "pgcore_estimators.actor_critic:A2C",
-            "actor-critic with bootstrapped returns and an entropy bonus",
-        ),
-        Provider(
-            "vtrace",
-            "pgcore_estimators.vtrace:VTrace",
-            "actor-critic on another policy's episodes, as in IMPALA",
-        ),
-        Provider(
-            "awr",
-            "pgcore_estimators.awr:AWR",
-            "regression on actions, weighed by exponentiated advantages",
-        ),
-        Provider(
-            "trajectory_is",
-            "pgcore_estimators.importance_sampling:TrajectoryIS",
-            "returns weighed by whole episodes' ratios",
-        ),
-        Provider(
-            "pdis",
-            "pgcore_estimators.importance_sampling:PerDecisionIS",
-            "rewards weighed by the ratios that led to them",
-        ),
-        Provider(
-            "wis",
-            "pgcore_estimators.importance_sampling:WeightedIS",
-            "self-normalised ratios of whole episodes, biased",
-        ),
-        Provider(
-            "averaged_ratio",
-            "pgcore_estimators.importance_sampling:AveragedRatio",
-            "mean ratio of single steps times the return, biased",
-        ),
-        Provider(
-            "rloo",
-            "pgcore_estimators.rloo:RLOO",
-            "group rewards less the mean of the others, unbiased",
-        ),
-        Provider(
-            "grpo",
-            "pgcore_estimators.group_relative:GRPO",
-            "standardised group rewards, clipped ratios",
-        ),
-        Provider(
-            "dr_grpo",
-            "pgcore_estimators.group_relative:DrGRPO",
-            "GRPO without dividing by deviation or by length",
-        ),
-        Provider(
-            "gspo",
-            "pgcore_estimators.group_relative:GSPO",
-            "group rewards, ratios of whole trajectories clipped",
-        ),
-        Provider(
-            "cispo",
-            "pgcore_estimators.group_relative:CISPO",
-            "group rewards, clipped ratios held constant",
-        ),
-        Provider(
-            "reinforce_pp",
-            "pgcore_estimators.reinforce_pp:ReinforcePP",
-            "clipped ratios, rewards to come normalised over the batch",
-        ),
-        Provider(
-            "expected",
-            "pgcore_estimators.expected:Expected",
-            "all-action policy gradient over action values",
-        ),
-        Provider(
-            "q_learning",
-            "pgcore_estimators.q_learning:QLearning",
-            "error to the best next action's value, plain or double",
-        ),
-        Provider(
-            "soft_actor",
-            "pgcore_estimators.soft_actor:SoftActor",
-            "entropy-regularised actor over action values",
-        ),
+        Provider(name, f"pgcore_estimators.{target}", summary)
+        for name, target, summary in ESTIMATORS
     ]
 
 
@@ -132,19 +91,8 @@ def pgcore_metrics() -> list[Provider]:
 
 @hookimpl
 def pgcore_proofs() -> list[Provider]:
-    """Provide the proofs of the estimators, one a family."""
-    proofs = "pgcore_estimators.proofs"
+    """Provide the estimators' proofs."""
     return [
-        Provider("on_policy", f"{proofs}.on_policy:PROOFS", "reinforce, actor_critic, ppo"),
-        Provider("trust_region", f"{proofs}.trust_region:PROOFS", "trpo"),
-        Provider("a2c", f"{proofs}.on_policy:A2C_PROOF", "a2c"),
-        Provider("off_policy", f"{proofs}.off_policy:PROOFS", "vtrace, awr, importance sampling"),
-        Provider(
-            "group_relative",
-            f"{proofs}.group_relative:PROOFS",
-            "rloo, grpo and its kin, reinforce_pp",
-        ),
-        Provider(
-            "action_values", f"{proofs}.action_values:PROOFS", "expected, q_learning, soft_actor"
-        ),
+        Provider(name, f"pgcore_estimators.proofs.{target}", summary)
+        for name, target, summary in PROOFS
     ]

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation: a clipped surrogate, or a KL penalty with an adaptive coefficient."""
+"""Proximal policy optimisation: a clipped surrogate, or an adaptive KL penalty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.returns.discounted import gae, normalise
+from pgcore.returns import gae, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -32,26 +32,29 @@ __all__ = ["PPO"]
 
 @dataclass(frozen=True)
 class PPO(CriticLoss):
-    """PPO with GAE advantages, value loss and entropy bonus; mean over steps.
+    """PPO with GAE advantages A; r = pi(a_t given s_t) / pi_old(a_t given s_t).
 
-    With r = pi / pi_old, the clipped objective's loss is -min(r A, clip(r, 1 - clip, 1 + clip) A), and the penalty's is
-    -r A + kl_coefficient KL(old, current). A ratio exactly at a bound counts as unclipped, and the clipped branch is chosen from the
-    log ratio, before any exponential is taken.
+    loss = mean over steps of L_t + c_v (V(s_t) - R_t)^2 / 2 - c_e H_t
+    L_t = -min(r A, clip(r, 1 - clip, 1 + clip) A)      objective "clip"
+    L_t = -r A + beta KL(pi_old, pi)                    objective "kl"
+
+    A ratio exactly at a bound counts as unclipped. The clipped branch is chosen from the log
+    ratio, before any exponential is taken.
 
     Attributes:
         objective: "clip" or "kl".
         clip: Of the ratio; positive.
-        kl_coefficient: Weight of the penalty; `adapted` doubles it where the mean KL exceeds 1.5 kl_target and halves it below
-            kl_target / 1.5.
+        kl_coefficient: beta, of the penalty; `adapted` doubles it when the mean KL exceeds
+            1.5 kl_target and halves it below kl_target / 1.5.
         kl_target: Mean KL an update should have, nats; None keeps the coefficient as it is.
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
-        value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
-        value_clip: Clip V to within this of the old value, and take the larger loss; None does not. Old
-            values are the batch's recorded `values`. Without them the current critic's are, so signals
-            must be computed once, before the first optimizer step; it is an error where the batch's
-            log-probabilities show that the policy has changed since.
-        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        value_coefficient: c_v, of the loss of V to R, the advantage plus the old value.
+        value_clip: Clip V to within this of the old value, and take the larger loss; None does not.
+            Old values are the batch's recorded `values`, else the current critic's. Without
+            recorded ones, compute signals once, before the first optimizer step; it is an error
+            where the batch's log-probabilities show that the policy has changed since.
+        entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
         normalise: Give advantages mean 0 and standard deviation 1: "none", "batch" or "minibatch".
         ddof: Of that standard deviation.
 
@@ -59,6 +62,7 @@ class PPO(CriticLoss):
         EstimatorError: a field has a value it cannot take.
     """
 
+    # Schulman et al. 2017, sec. 6.1 and table 3: clip 0.2, gamma 0.99, lambda 0.95.
     objective: Annotated[str, choice("clip", "kl")] = "clip"
     clip: Positive = 0.2
     kl_coefficient: Number = 1.0
@@ -85,30 +89,31 @@ class PPO(CriticLoss):
         }[name]
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
+        """See `Estimator.signals`; the old policy is the batch's, by default the current one."""
+        # Around the current critic's values nothing would be clipped, and no error would be seen.
         if self.uses("old_value"):
             check_old_values(batch, evaluate, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
-        found = {
+        signals = {
             "advantage": a_t,
             "return_": a_t + v_t,
             "old_log_prob": old_log_probs(batch, evaluate),
         }
         if self.normalise == "batch":
-            found["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
+            signals["advantage"] = normalise(a_t, batch.step_weights, ddof=self.ddof)
         if self.uses("old_value"):
-            found["old_value"] = v_t
+            signals["old_value"] = v_t
+        # The KL penalty needs the old policy's distribution parameters, not one log-probability.
         if self.uses("kl"):
-            found["reference"] = (
-                batch.extras["reference"]
-                if "reference" in batch.extras
-                else evaluate("distribution")["distribution"]
-            )
-        return found
+            reference = batch.extras.get("reference")
+            if reference is None:
+                reference = evaluate("distribution")["distribution"]
+            signals["reference"] = reference
+        return signals
 
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
-        """See `Estimator.finalise`."""
+        """See `Estimator.finalise`: minibatch normalisation of the advantages."""
         if self.normalise != "minibatch":
             return signals
         return signals | {"advantage": normalise(signals["advantage"], padding, ddof=self.ddof)}
@@ -126,16 +131,18 @@ class PPO(CriticLoss):
         kl: Native = None,
         old_value: Native = None,
     ) -> Native:
-        """See `Estimator.surrogate`."""
+        """See `Estimator.surrogate`: L_t + c_v (V - R)^2 / 2 - c_e H."""
         log_ratio = log_prob - old_log_prob
         if self.objective == "kl":
             policy = self.kl_coefficient * kl - advantage * xp.exp(log_ratio)
         else:
             policy = -clipped_gain(xp, log_ratio, advantage, self._bounds)
         if self.value_clip is None:
-            return policy + self.bonus(value, return_, entropy)
+            return policy + self.auxiliary_terms(value, return_, entropy)
+        # The larger of two squares is the square of the error that is larger in magnitude.
         error = self._worse_error(xp, value, old_value, return_)
-        return policy + self.value_coefficient * 0.5 * error * error + self.bonus(entropy=entropy)
+        value_loss = self.value_coefficient * 0.5 * error * error
+        return policy + value_loss + self.auxiliary_terms(entropy=entropy)
 
     def cotangents(
         self,
@@ -151,29 +158,31 @@ class PPO(CriticLoss):
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
         log_ratio = log_prob - old_log_prob
-        found = self.bonus_cotangents(value, return_, entropy)
+        cotangents = self.auxiliary_cotangents(value, return_, entropy)
         if kl is not None:
-            found["log_prob"] = -advantage * np.exp(log_ratio)
-            found["kl"] = np.full_like(kl, self.kl_coefficient)
+            cotangents["log_prob"] = -advantage * np.exp(log_ratio)
+            cotangents["kl"] = np.full_like(kl, self.kl_coefficient)
         else:
-            found["log_prob"] = -clipped_gain_slope(log_ratio, advantage, self._bounds)
+            cotangents["log_prob"] = -clipped_gain_slope(log_ratio, advantage, self._bounds)
+        # A clipped value is constant in V; at its bound and on a tie the unclipped V takes the slope.
         if old_value is not None:
             error = value - return_
             inside = np.abs(value - old_value) <= self.value_clip
             unclipped = inside | (
                 np.abs(error) >= np.abs(self._worse_error(np, value, old_value, return_))
             )
-            found["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
-        return found
+            cotangents["value"] = np.where(unclipped, self.value_coefficient * error, 0.0)
+        return cotangents
 
     def clipped(self, log_ratio: Array, advantage: Array) -> Array:
         """See `Estimator.clipped`: nowhere with the penalty."""
         return is_clipped(log_ratio, advantage, self._bounds) & (self.objective == "clip")
 
     def adapted(self, metrics: Mapping[str, float]) -> PPO:
-        """See `Estimator.adapted`: the penalty's coefficient follows the KL that the update had."""
+        """See `Estimator.adapted`: the penalty's coefficient follows the update's mean KL."""
         if self.objective != "kl" or self.kl_target is None:
             return self
+        # The factors 1.5 and 2 are those of Schulman et al. 2017, sec. 4.
         if metrics["kl"] > 1.5 * self.kl_target:
             return dataclasses.replace(self, kl_coefficient=self.kl_coefficient * 2.0)
         if metrics["kl"] < self.kl_target / 1.5:
@@ -187,6 +196,7 @@ class PPO(CriticLoss):
     def _worse_error(self, xp: Any, value: Native, old_value: Native, return_: Native) -> Native:
         """Return V - R, or the clipped V's, whichever is larger in magnitude; V - R on a tie."""
         moved = value - old_value
+        # A choice, not a clip: its derivative at the bound is the same in every framework.
         limited = xp.where(moved > 0, old_value + self.value_clip, old_value - self.value_clip)
         error = value - return_
         clipped_error = xp.where(xp.abs(moved) <= self.value_clip, value, limited) - return_

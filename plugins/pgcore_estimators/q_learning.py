@@ -1,4 +1,4 @@
-"""Q-learning: the squared error of action values to a bootstrapped target that is held constant."""
+"""Q-learning: the squared error of action values to a constant bootstrapped target."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ __all__ = ["QLearning"]
 
 @dataclass(frozen=True)
 class QLearning(Estimator):
-    """Q-learning: mean over steps of (Q(s_t, a_t) - y)^2 / 2, y = r_t + gamma max_a Q'(s_{t+1}, a) held constant.
+    """Q-learning, with the target y held constant.
 
-    Q' is the target policy's (`pg.signals(..., target=policy)`), or the current one's where none is given. Nothing is bootstrapped from a
-    terminal state. A replay batch is one of one-step episodes; with masked actions its extra `next_action_mask` says what is possible next.
+    loss = mean over steps of (Q(s_t, a_t) - y_t)^2 / 2
+    y_t = r_t + gamma max_a Q'(s_{t+1}, a), without the second term after a terminal step
+
+    Q' is the target policy's (`pg.signals(..., target=policy)`), by default the current one's. A
+    replay batch is one of one-step episodes; with masked actions its extra `next_action_mask`
+    lists the possible next actions.
 
     Attributes:
         gamma: Discount in [0, 1].
         double: Choose the next action by the current Q, and value it by the target's.
-        huber: Beyond this error the loss grows linearly, so that its slope is at most this; None squares every error.
+        huber: Beyond this error the loss grows linearly with this slope; None squares every error.
         reduction: How steps become a loss.
 
     Raises:
@@ -53,18 +57,18 @@ class QLearning(Estimator):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `target`."""
-        following, possible = next_q(batch, evaluate.target), batch.next_action_mask
-        choosing = next_q(batch, evaluate) if self.double else following
-        chosen = (choosing if possible is None else np.where(possible, choosing, -np.inf)).argmax(
-            axis=1
-        )
-        return {
-            "target": batch.rewards + self.gamma * following[np.arange(batch.num_steps), chosen]
-        }
+        q_tp1 = next_q(batch, evaluate.target)
+        # Choosing and valuing an action by one noisy Q overestimates its value.
+        selector = next_q(batch, evaluate) if self.double else q_tp1
+        if batch.next_action_mask is not None:
+            selector = np.where(batch.next_action_mask, selector, -np.inf)
+        a_tp1 = selector.argmax(axis=1)
+        return {"target": batch.rewards + self.gamma * q_tp1[np.arange(batch.num_steps), a_tp1]}
 
     def surrogate(self, xp: ArrayNamespace, *, action_value: Native, target: Native) -> Native:
-        """See `Estimator.surrogate`: e^2 / 2, or c (e - c / 2) with c the error e limited to the Huber bound."""
+        """See `Estimator.surrogate`: c (e - c / 2), with c the error e limited to the Huber bound."""
         error = action_value - target
+        # Without a bound c is e, and the term e^2 / 2.
         limited = error if self.huber is None else xp.clip(error, -self.huber, self.huber)
         return limited * (error - 0.5 * limited)
 

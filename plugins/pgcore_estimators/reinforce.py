@@ -13,14 +13,15 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.interfaces.recorded import critic_values
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.returns.discounted import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.actor_critic import ActorCriticLoss
-from pgcore_estimators.terms import Ddof, Normalisation, normalised
+from pgcore_estimators.terms import Ddof, Normalisation, normalise_advantages
 
 __all__ = ["ComponentBaseline", "Reinforce"]
 
+# The one baseline that no surrogate can express: it differs from parameter to parameter.
 PER_COMPONENT = "optimal_per_component"
 BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", PER_COMPONENT, "value")
 Baseline = Annotated[str, choice(*BASELINES)]
@@ -28,22 +29,31 @@ Baseline = Annotated[str, choice(*BASELINES)]
 
 @dataclass(frozen=True)
 class Reinforce(ActorCriticLoss):
-    """REINFORCE: sum over a trajectory's steps of log pi times (return - baseline), mean over trajectories.
+    """REINFORCE, with the return G and the baseline b held constant.
+
+    loss = mean over trajectories of sum_t -log pi(a_t given s_t) (G_t - b_t)
+           + c_v (V(s_t) - G_t)^2 / 2 - c_e H_t
+    G_t = sum_{k >= t} gamma^(k - t) r_k, or G_0 at every step without `reward_to_go`
 
     Attributes:
         gamma: Discount in [0, 1].
-        reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality); False weighs every step with the
-            whole episode's return.
-        baseline: What is subtracted from the return. "none"; "constant" (`baseline_value`); "mean" over the batch's episodes, the
-            own one included, which shrinks the gradient, at gamma 1 or with the whole episode's return by exactly 1 - 1/N;
-            "leave_one_out", the mean of the others, unbiased; "optimal", the scalar E[|g|^2 R] / E[|g|^2] of the others;
-            "optimal_per_component", the same for each parameter by itself; "value", the critic's V(s_t).
+        reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality);
+            False weighs every step with the whole episode's return.
+        baseline: b, one of
+            "none";
+            "constant": `baseline_value`;
+            "mean": of the batch's episodes, this one included; it shrinks the gradient, at gamma 1
+            or with the whole episode's return by exactly 1 - 1/N;
+            "leave_one_out": the mean over the other episodes, unbiased;
+            "optimal": the scalar E[|g|^2 R] / E[|g|^2] over the other episodes, g their scores;
+            "optimal_per_component": the same for each parameter separately;
+            "value": the critic's V(s_t).
         baseline_value: The constant, reward units.
-        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return does; with the whole
-            episode's return it changes nothing, for that discounts from the start already.
-        value_coefficient: Of (V - R)^2 / 2, with baseline "value".
-        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
-        normalise: "none", or "batch" to give advantages mean 0 and standard deviation 1, which is biased.
+        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return;
+            without effect on the whole episode's return, which discounts from the start already.
+        value_coefficient: c_v, with baseline "value".
+        entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
+        normalise: "none", or "batch" to give advantages mean 0 and standard deviation 1, biased.
         ddof: Of that standard deviation.
         reduction: How steps become a loss.
 
@@ -68,33 +78,36 @@ class Reinforce(ActorCriticLoss):
         "Kool, van Hoof and Welling 2019 (leave-one-out)",
     )
 
-    def __new__(cls, *values: Any, **named: Any) -> Self:
-        """Return an instance of the subclass where the baseline is one for each parameter."""
-        hyper_parameters = (
-            dict(zip((field.name for field in fields(cls)), values, strict=False)) | named
-        )
-        by_component = cls is Reinforce and hyper_parameters.get("baseline") == PER_COMPONENT
+    def __new__(cls, *values: Any, **options: Any) -> Self:
+        """Return a `ComponentBaseline` if the baseline is one for each parameter."""
+        # Before __init__ the fields are not set: the baseline is looked up among the arguments.
+        names = [field.name for field in fields(cls)]
+        arguments = dict(zip(names, values, strict=False)) | options
+        by_component = cls is Reinforce and arguments.get("baseline") == PER_COMPONENT
         return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
 
     def __post_init__(self) -> None:
-        """Check the fields, and that the baseline goes with them."""
+        """Check the fields, and the baseline's combination with the others."""
         super().__post_init__()
-        if self.baseline == PER_COMPONENT and not isinstance(self, ScoreEstimator):
+        if self.baseline != PER_COMPONENT:
+            return
+        if not isinstance(self, ScoreEstimator):
             raise EstimatorError(
-                f"{type(self).__name__}.baseline: expected another than {PER_COMPONENT!r}, which a ScoreEstimator combines, got it; "
-                "derive from ComponentBaseline"
+                f"{type(self).__name__}.baseline: expected a baseline of the surrogate, got "
+                f"{PER_COMPONENT!r}, which a ScoreEstimator combines; derive from ComponentBaseline"
             )
-        if self.baseline == PER_COMPONENT and (
-            self.entropy_coefficient != 0 or self.normalise != "none"
-        ):
+        # Scores are of log pi alone: nothing else of the loss can be combined from them.
+        if self.entropy_coefficient != 0 or self.normalise != "none":
             raise EstimatorError(
-                "Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with 'optimal_per_component', got others; "
+                f"Reinforce.baseline: expected entropy_coefficient=0 and normalise='none' with "
+                f"{PER_COMPONENT!r}, got {self.entropy_coefficient} and {self.normalise!r}; "
                 "this baseline weighs scores alone, so choose 'optimal' to combine it"
             )
 
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
+        # The mean over the batch depends on the step's own action, so it is no valid baseline.
         plain = (
             self.normalise == "none"
             and self.entropy_coefficient == 0
@@ -110,10 +123,13 @@ class Reinforce(ActorCriticLoss):
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
-        return self.baseline == "value" if name in ("value", "return_") else super().uses(name)
+        if name in ("value", "return_"):
+            return self.baseline == "value"
+        return super().uses(name)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
+        # With a critic, time limits bootstrap; the target is the return to go in either case.
         if self.baseline == "value":
             v_t, final = critic_values(batch, evaluate)
             target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
@@ -123,29 +139,31 @@ class Reinforce(ActorCriticLoss):
         return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
 
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
+        """Return [B] G, reward units."""
         g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
-        return (
-            g_t
-            if self.reward_to_go
-            else episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
-        )
+        if self.reward_to_go:
+            return g_t
+        return episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
 
     def _advantage(self, batch: Batch, g_t: Array, baseline: Array | float) -> Array:
-        advantage = normalised(batch, g_t - baseline, self.normalise, self.ddof)
+        advantage = normalise_advantages(batch, g_t - baseline, self.normalise, self.ddof)
         discount = self._discount(batch)
         return advantage if discount is None else discount * advantage
 
     def _discount(self, batch: Batch) -> Array | None:
-        return (
-            self.gamma**batch.step_in_episode if self.discount_state and self.reward_to_go else None
-        )
+        """Return [B] gamma^t, or None for ones."""
+        # The whole episode's return is discounted from the start, its steps need no further factor.
+        if not (self.discount_state and self.reward_to_go):
+            return None
+        return self.gamma**batch.step_in_episode
 
     def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
-        """Return one number for all steps, or [B]."""
+        """Return the baseline, one number for all steps or [B], reward units."""
         if self.baseline == "constant":
             return self.baseline_value
         if self.baseline in ("none", PER_COMPONENT):
             return 0
+        # Padding is no episode of its own and would bias a mean.
         real = batch.episode_weights > 0
         episode_return = episode_returns(g_t, batch.episode_lengths)
         by_episode = np.zeros(batch.num_episodes, g_t.dtype)
@@ -154,38 +172,41 @@ class Reinforce(ActorCriticLoss):
         elif self.baseline == "leave_one_out":
             by_episode[real] = leave_one_out_mean(episode_return[real])
         else:
+            # Of each episode: g sums the scores, u the scores times the return.
             discount = self._discount(batch)
-            g, u = (
-                evaluate.scores(discount)[real],
-                evaluate.scores(g_t if discount is None else discount * g_t)[real],
-            )
+            g = evaluate.scores(discount)[real]
+            u = evaluate.scores(g_t if discount is None else discount * g_t)[real]
             by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
         return by_episode[batch.episode_of_step]
 
 
 @dataclass(frozen=True)
 class ComponentBaseline(ScoreEstimator, Reinforce):
-    """REINFORCE with baseline "optimal_per_component": each parameter's own, so it is made of scores; see `Reinforce`."""
+    """REINFORCE with one optimal baseline for each parameter, combined from scores.
+
+    gradient = -sum_e w_e (u_e - b_e g_e), with g_e the sum of episode e's scores, u_e that of its
+    scores times returns, and b_e = E[u g] / E[g^2] over the other episodes; see `Reinforce`.
+    """
 
     baseline: Baseline = PER_COMPONENT
     section = "Reinforce"
 
     def __post_init__(self) -> None:
-        """Check the fields, and that the baseline is the one that this class is for."""
+        """Check the fields and the baseline, which cannot be another."""
         super().__post_init__()
         if self.baseline != PER_COMPONENT:
             raise EstimatorError(
-                f"ComponentBaseline.baseline: expected {PER_COMPONENT!r}, got {self.baseline!r}; make a Reinforce"
+                f"ComponentBaseline.baseline: expected {PER_COMPONENT!r}, got {self.baseline!r}; "
+                "make a Reinforce"
             )
 
     def combine(
         self, batch: Batch, evaluate: Evaluate, signals: Mapping[str, Array], weights: Array
     ) -> Array:
-        """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e), the baseline b_e estimated for each parameter from the other episodes."""
+        """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e)."""
         real = batch.episode_weights > 0
-        g, u = (
-            evaluate.scores(self._discount(batch))[real],
-            evaluate.scores(signals["advantage"])[real],
-        )
+        g = evaluate.scores(self._discount(batch))[real]
+        # The signal is the discounted return itself: this baseline is subtracted here alone.
+        u = evaluate.scores(signals["advantage"])[real]
         b = optimal_baseline(g, u, per_component=True)
         return -(weights[batch.episode_starts][real] @ (u - b * g))

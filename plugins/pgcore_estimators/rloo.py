@@ -8,8 +8,7 @@ from typing import ClassVar
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.returns.discounted import leave_one_out_mean
-from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.returns import by_group, episode_rewards, leave_one_out_mean
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -20,13 +19,16 @@ __all__ = ["RLOO"]
 
 @dataclass(frozen=True)
 class RLOO(Estimator):
-    """REINFORCE leave-one-out: sum over an episode's steps of -log pi times (R - mean of the others), mean over episodes.
+    """REINFORCE leave-one-out, with R an episode's undiscounted reward.
 
-    R is the episode's undiscounted reward; the others are those of its group (`pgcore.returns.groups`), at least one.
+    loss = mean over episodes of sum_t -log pi(a_t given s_t) A
+    A = R - mean of R over the group's other episodes, of which there is at least one
+
+    For groups see `pgcore.returns.groups`.
 
     Attributes:
-        kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action, with pi_ref's log-probabilities in the
-            extra `reference_log_probs`. 0 leaves it out.
+        kl_coefficient: beta; each reward is lowered by beta (log mu - log pi_ref) of its action,
+            with pi_ref's log-probabilities in the extra `reference_log_probs`. 0 leaves it out.
         group: Which episodes are compared: "extra" for those with one number in the batch's extra
             `group`, "all" for all of them.
 
@@ -46,6 +48,7 @@ class RLOO(Estimator):
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
+        # The penalty's gradient is not that of the rewards' expectation alone.
         return Claims(
             unbiased=self.kl_coefficient == 0,
             off_policy="none",
@@ -55,7 +58,7 @@ class RLOO(Estimator):
         )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`."""
+        """See `Estimator.signals`: `advantage`, one number for all steps of an episode."""
         rewards = episode_rewards(batch, penalised_rewards(batch, evaluate, self.kl_coefficient))
         advantage = by_group(
             lambda members: members - leave_one_out_mean(members), rewards, batch, self.group
@@ -63,7 +66,7 @@ class RLOO(Estimator):
         return {"advantage": advantage[batch.episode_of_step]}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:
-        """See `Estimator.surrogate`."""
+        """See `Estimator.surrogate`: -log pi A."""
         return -log_prob * advantage
 
     def cotangents(self, *, log_prob: Array, advantage: Array) -> Mapping[str, Array]:

@@ -10,34 +10,40 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.heads.discrete import finite_or_zero
-from pgcore.interfaces.estimator import AnyReduction, Claims, Estimator, Evaluate, Reduction
+from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import NonNegative, Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
 from pgcore_estimators.action_values import (
+    ActionCriticLoss,
     constant_action_values,
-    critic_loss,
+    expect_over_actions,
     next_log_probs,
     next_q,
-    over_actions,
 )
 
 __all__ = ["SoftActor"]
 
 
 @dataclass(frozen=True)
-class SoftActor(Estimator):
-    """Soft actor: mean over steps of J = -sum_a pi_a (Q_a - alpha log pi_a), Q constant.
+class SoftActor(ActionCriticLoss):
+    """Soft actor-critic of discrete actions, with Q held constant in the actor's loss J.
 
-    With a softmax of temperature tau, dJ/dw_k = pi_k (alpha log pi_k - Q_k - J) / tau; the least J is -alpha logsumexp(Q / alpha).
-    Q is the batch's extra `action_values` [B, A], or where it has none the policy's own.
+    loss = mean over steps of J_t + c_v (Q(s_t, a_t) - y_t)^2 / 2
+    J_t = -sum_a pi_a (Q(s_t, a) - alpha log pi_a)
+    y_t = r_t + gamma sum_a pi_a (Q'(s_{t+1}, a) - alpha log pi_a) at s_{t+1}, constant,
+    Q' the target policy's
+
+    With a softmax of temperature tau, dJ/dw_k = pi_k (alpha log pi_k - Q_k - J) / tau; the least J
+    is -alpha logsumexp(Q / alpha). Q is the batch's extra `action_values` [B, A], by default the
+    policy's.
 
     Attributes:
         alpha: Of the entropy, reward units; at least 0.
-        gamma: Discount in [0, 1] of what is bootstrapped.
-        value_coefficient: Of (Q(s_t, a_t) - y)^2 / 2, y = r + gamma sum_a pi_a (Q'_a - alpha log pi_a) at s_{t+1} with the target policy's
-            Q'; 0 leaves it out, and a policy without action values will do if the batch gives them.
+        gamma: Discount in [0, 1] of the bootstrapped value.
+        value_coefficient: c_v, of the critic's loss. 0 leaves it out: the policy then needs no
+            action values if the batch has them.
         reduction: How steps become a loss.
 
     Raises:
@@ -59,20 +65,16 @@ class SoftActor(Estimator):
         """See `Estimator.claims`; any policy's states and actions will do."""
         return Claims(unbiased=False, off_policy="limited", needs_critic=False, discrete_only=True)
 
-    def uses(self, name: str) -> bool:
-        """See `Estimator.uses`."""
-        return self.value_coefficient != 0
-
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`: `q`, and where action values are learned their `target`."""
+        """See `Estimator.signals`: `q`, and the critic's `target` unless its coefficient is 0."""
         q = constant_action_values(batch, evaluate)
         if self.value_coefficient == 0:
             return {"q": q}
-        log_probs, following = next_log_probs(batch, evaluate), next_q(batch, evaluate.target)
-        soft = over_actions(log_probs, following - self.alpha * finite_or_zero(host, log_probs))
-        goes_on = np.ones(batch.num_steps)
-        goes_on[batch.episode_ends] = ~batch.terminated
-        return {"q": q, "target": batch.rewards + self.gamma * goes_on * soft}
+        log_probs, q_tp1 = next_log_probs(batch, evaluate), next_q(batch, evaluate.target)
+        # After a terminal step Q' and log pi are both 0, so no value is bootstrapped there.
+        soft_q = q_tp1 - self.alpha * finite_or_zero(host, log_probs)
+        v_tp1 = expect_over_actions(log_probs, soft_q)
+        return {"q": q, "target": batch.rewards + self.gamma * v_tp1}
 
     def surrogate(
         self,
@@ -83,9 +85,9 @@ class SoftActor(Estimator):
         action_value: Native = None,
         target: Native = None,
     ) -> Native:
-        """See `Estimator.surrogate`: sum_a pi_a (alpha log pi_a - Q_a) + c_v (Q(s_t, a_t) - y)^2 / 2."""
+        """See `Estimator.surrogate`: J + c_v (Q(s_t, a_t) - y)^2 / 2."""
         j = xp.sum(xp.exp(log_probs) * (self.alpha * finite_or_zero(xp, log_probs) - q), 1)
-        return j + critic_loss(self.value_coefficient, action_value, target)
+        return j + self.auxiliary_terms(action_value, target)
 
     def cotangents(
         self,
@@ -95,9 +97,8 @@ class SoftActor(Estimator):
         action_value: Array | None = None,
         target: Array | None = None,
     ) -> Mapping[str, Array]:
-        """See `Estimator.cotangents`; the softmax cancels the alpha that stands alone."""
+        """See `Estimator.cotangents`."""
+        # The product rule leaves an alpha, which a softmax cancels: the probabilities sum to 1.
         soft = self.alpha * finite_or_zero(host, log_probs) - q
-        found: dict[str, Array] = {"log_probs": np.exp(log_probs) * (soft + self.alpha)}
-        if action_value is not None:
-            found["action_value"] = self.value_coefficient * (action_value - target)
-        return found
+        actor = {"log_probs": np.exp(log_probs) * (soft + self.alpha)}
+        return actor | self.auxiliary_cotangents(action_value, target)

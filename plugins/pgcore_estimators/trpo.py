@@ -1,4 +1,4 @@
-"""Trust region policy optimisation's surrogate: the ratio times the advantage, unclipped."""
+"""The surrogate of trust region policy optimisation: the ratio times the advantage, unclipped."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
-from pgcore_estimators.terms import Ddof, Normalisation, gae_and_returns, normalised, old_log_probs
+from pgcore_estimators.terms import (
+    Ddof,
+    Normalisation,
+    gae_and_returns,
+    normalise_advantages,
+    old_log_probs,
+)
 
 __all__ = ["TRPO"]
 
 
 @dataclass(frozen=True)
 class TRPO(CriticLoss):
-    """-r A with r = pi / pi_old and GAE advantages, plus value loss, less entropy bonus; mean over steps.
+    """TRPO's surrogate with GAE advantages A; r = pi(a_t given s_t) / pi_old(a_t given s_t).
 
-    Nothing in it holds the policy near the old one: the optimizer does, `trpo` by default. At r = 1 its gradient is that of
-    `actor_critic`, so with `natural_gradient` either is the natural policy gradient.
+    loss = mean over steps of -r A + c_v (V(s_t) - R_t)^2 / 2 - c_e H_t
+
+    The optimizer keeps the policy near the old one, `trpo` by default; the loss does not. At
+    r = 1 its gradient is that of `actor_critic`: with the optimizer `natural_gradient` either is
+    the natural policy gradient.
 
     Attributes:
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
-        value_coefficient: Of (V - R)^2 / 2, with R the advantage plus the old value.
-        entropy_coefficient: Of the entropy bonus; 0 leaves it out.
+        value_coefficient: c_v, of the loss of V to R, the advantage plus the old value.
+        entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
         normalise: "batch" to give advantages mean 0 and standard deviation 1, or "none".
         ddof: Of that standard deviation.
 
@@ -42,6 +51,7 @@ class TRPO(CriticLoss):
     gae_lambda: UnitInterval = 0.95
     value_coefficient: Number = 0.5
     entropy_coefficient: Number = 0.0
+    # On by default: the entropy bonus then weighs alike in every unit of reward.
     normalise: Normalisation = "batch"
     ddof: Ddof = 1
     name: ClassVar[str] = "trpo"
@@ -52,10 +62,10 @@ class TRPO(CriticLoss):
     )
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`; the old policy is the batch's, or where it says nothing the current one."""
+        """See `Estimator.signals`; the old policy is the batch's, by default the current one."""
         a_t, g_t = gae_and_returns(batch, evaluate, self.gamma, self.gae_lambda)
         return {
-            "advantage": normalised(batch, a_t, self.normalise, self.ddof),
+            "advantage": normalise_advantages(batch, a_t, self.normalise, self.ddof),
             "return_": g_t,
             "old_log_prob": old_log_probs(batch, evaluate),
         }
@@ -72,7 +82,8 @@ class TRPO(CriticLoss):
         entropy: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -r A + c_v (V - R)^2 / 2 - c_e H."""
-        return self.bonus(value, return_, entropy) - advantage * xp.exp(log_prob - old_log_prob)
+        ratio = xp.exp(log_prob - old_log_prob)
+        return self.auxiliary_terms(value, return_, entropy) - advantage * ratio
 
     def cotangents(
         self,
@@ -85,5 +96,6 @@ class TRPO(CriticLoss):
         entropy: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
+        # d exp(log ratio) / d log pi is the ratio again.
         slope = -advantage * np.exp(log_prob - old_log_prob)
-        return {"log_prob": slope} | self.bonus_cotangents(value, return_, entropy)
+        return {"log_prob": slope} | self.auxiliary_cotangents(value, return_, entropy)

@@ -1,4 +1,4 @@
-"""The exact oracle: gradients, biases and variances on small finite processes, computed and never sampled."""
+"""The exact oracle: gradients and biases and variances on finite processes, without sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an estimator what it claims to be? Exact bias and variance on one process, and a verdict on each claim."""
+"""An audit: an estimator's exact bias and variance on one process, and a verdict on each claim."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from pgcore_exact.claims import Subject, Verdict, probe_batch, try_once, verdict
 from pgcore_exact.expectation.moments import moments
 from pgcore_exact.expectation.needs import audit_policy, first_fitting, policies
 from pgcore_exact.process.dynamics import visits
-from pgcore_exact.process.mdp import MDP, limit, random
+from pgcore_exact.process.mdp import MDP, finite_horizon, random
 
 __all__ = ["Audit", "Row", "audit", "audit_process"]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """An estimator on one process, exactly. Figures are of the policy's own parameters; a critic's are left out.
+    """An estimator's exact figures on one process, of the policy's parameters without a critic's.
 
     Attributes:
-        estimator: What was audited.
-        policy: Which of `pgcore_exact.expectation.needs.policies` it ran with.
+        estimator: The estimator.
+        policy: Label of its policy among `pgcore_exact.expectation.needs.policies`.
         batch: N, episodes in a batch.
-        coupled: Whether a batch's episodes are mixed: then all batches were run, and otherwise all single episodes.
-        runs: On how many of them the estimator ran.
+        coupled: Whether a batch's episodes are mixed. All batches were run then, otherwise all
+            single episodes.
+        runs: Number of batches, or episodes, that the estimator ran on.
         length: Expected length of an episode, steps.
-        discount_state: Whether the exact gradient weighs time t by gamma^t: of the two, the one that the estimator is nearer to.
+        discount_state: Whether the exact gradient weighs time t by gamma^t: the nearer one of both.
         exact: Norm of the exact gradient, reward units.
-        bias: Norm of the expected gradient less the exact one.
+        bias: Norm of the expected gradient less the exact one, reward units.
         relative: `bias` over `exact`.
-        rescaled: The same with the expected gradient times `length` where the loss is a mean over steps, as its user's
-            learning rate would; `relative` elsewhere.
+        rescaled: The same with the expected gradient times `length` where the loss is a mean over
+            steps, as its user's learning rate would do; `relative` elsewhere.
         cosine: Between expected and exact gradient; NaN where one of them is 0.
-        scale: The multiple of the exact gradient that is nearest to the expected one.
-        variance: Trace of the covariance of one batch's gradient.
+        scale: The factor of the exact gradient in its least-squares fit to the expected one.
+        variance: Trace of the covariance of one batch's gradient, reward units squared.
         verdicts: One for each claim.
-        seconds: It took.
+        seconds: Duration of the audit.
     """
 
     estimator: Estimator
@@ -68,18 +69,18 @@ class Audit:
 
     @property
     def factor(self) -> float:
-        """What the gradient of a mean over steps is smaller by: `length`; 1 for a sum over an episode's steps."""
+        """The factor from a mean over steps to a sum over an episode; 1 for a sum."""
         return scale_of(self.estimator, self.length)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One estimator of a table: its audit, or why there is none.
+    """One estimator of a table: its audit, or the reason for its absence.
 
     Attributes:
-        label: How the table names it.
-        audit: None where it failed.
-        error: Why it failed, on one line.
+        label: The estimator's name in the table.
+        audit: The audit; None where it failed.
+        error: The reason, on one line.
     """
 
     label: str
@@ -88,51 +89,52 @@ class Row:
 
     @property
     def refuted(self) -> bool:
-        """Whether a claim is refuted, or nothing could be told."""
+        """Whether a claim is refuted, or the audit failed."""
         return self.audit is None or self.audit.refuted
 
 
 def audit_process(
     states: int = 4, actions: int = 2, horizon: int = 3, seed: int = 0, *, terminals: int = 1
 ) -> MDP:
-    """Return the process that audits use unless told otherwise: random, and with episodes of different lengths."""
+    """Return the default process of audits: random, with episodes of different lengths."""
     return random(states, actions, horizon, seed, terminals=terminals)
 
 
 def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed: int = 0) -> Audit:
-    """Return an estimator's exact bias and variance on a process, and a verdict on each of its claims.
+    """Return an estimator's exact bias and variance on a process, and a verdict on each claim.
 
-    The policy is a table of random logits, with random values where the estimator needs a critic: a claim must hold for any. Where
-    the estimator has a field `gamma`, that is the objective's; otherwise the process's own is.
+    The policy is a table of random logits, with random values where the estimator needs a critic: a
+    claim must hold for any policy. The objective's gamma is the estimator's field `gamma` if it has
+    one, otherwise the process's.
 
     Args:
-        estimator: What to audit.
+        estimator: The estimator.
         mdp: With a horizon; None takes `audit_process()`.
         batch: N, episodes in a batch.
         seed: Of the policies.
 
     Raises:
-        EstimatorError: claims contradict the surrogate's signature, or no policy of a proof suits the estimator.
-        MDPError: the process is too large, or has no horizon; or the batch is not a count.
-        BatchError: the estimator needs more episodes than a batch has, or extras that no proof gives.
+        EstimatorError: claims contradict the surrogate's signature, or no policy of a proof suits.
+        MDPError: the process is too large or has no horizon, or the batch is not a count.
+        BatchError: the estimator needs more episodes than a batch has, or unknown extras.
     """
     start = time.perf_counter()
     count("audit batch", batch, MDPError)
     check_claims(estimator)
     process = audit_process() if mdp is None else mdp
-    limit("audit", process)
+    finite_horizon("audit", process)
     process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
+    # The first policy that the estimator runs on, and a second one as behaviour policy.
     specs = policies(process)
     runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
     fitting = first_fitting(estimator, specs, runs)
-    policy = audit_policy(specs[fitting], seed)
+    policy, behaviour = (audit_policy(specs[fitting], seed + shift) for shift in (0, 1))
     expected = moments(process, policy, estimator, batch=batch)
-    subject = Subject(
-        estimator, process, policy, audit_policy(specs[fitting], seed + 1), expected, batch
-    )
-    mean, exact = subject.mean, subject.exact
+    subject = Subject(estimator, process, policy, behaviour, expected, batch)
+    mean, exact, mask = subject.mean, subject.exact, subject.actor_mask
     length = float(visits(process, policy).sum())
-    norms = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
+    mean_norm, exact_norm = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
+    inner = float(mean @ exact)
     return Audit(
         estimator=estimator,
         policy=fitting,
@@ -141,20 +143,25 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         runs=expected.runs,
         length=length,
         discount_state=subject.discount_state,
-        exact=norms[1],
+        exact=exact_norm,
         bias=float(np.linalg.norm(mean - exact)),
         relative=subject.relative(mean),
         rescaled=subject.relative(scale_of(estimator, length) * mean),
-        cosine=float(mean @ exact) / (norms[0] * norms[1]) if min(norms) > 0 else float("nan"),
-        scale=float(mean @ exact) / norms[1] ** 2 if norms[1] > 0 else float("nan"),
-        variance=float(np.trace(expected.covariance[np.ix_(subject.own, subject.own)])),
+        cosine=inner / (mean_norm * exact_norm) if min(mean_norm, exact_norm) > 0 else np.nan,
+        scale=inner / exact_norm**2 if exact_norm > 0 else np.nan,
+        variance=float(np.trace(expected.covariance[np.ix_(mask, mask)])),
         verdicts=verdicts(subject, runs, specs),
         seconds=time.perf_counter() - start,
     )
 
 
 def scale_of(estimator: Estimator, length: float) -> float:
-    """Return what a gradient is to be multiplied by; a mean over steps of what is the episode's at each of them is none, and unbiased."""
-    return (
-        1.0 if estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased else length
-    )
+    """Return the factor from the estimator's reduction to a sum over an episode's steps.
+
+    Args:
+        estimator: The estimator.
+        length: Expected length of an episode, steps.
+    """
+    # An unbiased mean over steps has terms of whole episodes, so it is not scaled.
+    summed = estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased
+    return 1.0 if summed else length

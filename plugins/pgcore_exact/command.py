@@ -1,4 +1,4 @@
-"""`pgcore audit`: how biased and how noisy is an estimator, exactly, and is it what it claims to be?"""
+"""`pgcore audit`: the exact bias and variance of an estimator, and verdicts on its claims."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from pgcore.errors import PgcoreError
 
 if TYPE_CHECKING:
     from pgcore.interfaces.estimator import Estimator
-    from pgcore_exact.audit import Row
+    from pgcore_exact.audit import Audit, Row
+    from pgcore_exact.process.mdp import MDP
 
 __all__ = ["audit_command", "subjects"]
 
-# How a verdict stands in the table of all estimators, after what is claimed.
+# The mark of a verdict after the claim, in the table of all estimators.
 MARKS = {"confirmed": "", "refuted": " !", "open": " ?", "reported": " -"}
 
 
@@ -63,10 +64,11 @@ def audit_command(
         ),
     ] = None,
 ) -> None:
-    """Compute an estimator's exact bias and variance, and confirm or refute its claims; exit status 1 when one is refuted.
+    """Compute an estimator's exact bias and variance, and confirm or refute its claims.
 
-    The estimator runs on every episode of a small random process, and where it mixes episodes on every batch of them: nothing is sampled.
-    The discount is 1 unless `--set gamma=...` says otherwise; then the objective is discounted too.
+    The exit status is 1 when a claim is refuted. The estimator runs on every episode of a small
+    random process, and where it mixes episodes on every batch of them: nothing is sampled. The
+    discount is 1 unless `--set gamma=...` changes it; the objective is then discounted too.
     """
     if every == (estimator is not None):
         raise typer.BadParameter(
@@ -76,6 +78,7 @@ def audit_command(
         raise typer.BadParameter(
             "--set: expected it with one estimator, got --all; name the estimator"
         )
+    # An audit of all takes a minute: refuse a bad picture before it.
     if picture is not None:
         check_picture(picture, every=every)
     from pgcore_exact.audit import audit_process
@@ -83,21 +86,20 @@ def audit_command(
     mdp = audit_process(states, actions, horizon, seed)
     if time_in_state:
         mdp = mdp.with_time()
-    chosen = subjects() if every else {str(estimator): one_subject(str(estimator), settings or [])}
-    rows = [unaudited(where, why) for where, why in unbuilt().items()] if every else []
-    with progress("auditing", len(chosen), started=-1) as advance:
-        for label, subject in chosen.items():
+    name = str(estimator)
+    audited = subjects() if every else {name: one_subject(name, settings or [])}
+    rows = [error_row(label, reason) for label, reason in unbuilt().items()] if every else []
+    with progress("auditing", len(audited), started=-1) as advance:
+        for label, subject in audited.items():
             advance(label)
-            rows.append(audited(label, subject, mdp, batch, seed, forgiving=every))
-    process = f"random process of {states} states (1 terminal), {actions} actions, horizon {horizon}, seed {seed}"
-    process += ", time in the state" if time_in_state else ""
-    sys.stdout.write(
-        json_of(rows, process)
-        if as_json
-        else table_of(rows, process)
-        if every
-        else report_of(rows[0], process)
+            rows.append(audit_row(label, subject, mdp, batch, seed, forgiving=every))
+    process = (
+        f"random process of {states} states (1 terminal), {actions} actions, "
+        f"horizon {horizon}, seed {seed}{', time in the state' if time_in_state else ''}"
     )
+    write = json_of if as_json else table_of if every else report_of
+    sys.stdout.write(write(rows, process))
+    # The figures are out before a picture can fail.
     sys.stdout.flush()
     if picture is not None:
         from pgcore.data.files import replace
@@ -109,16 +111,17 @@ def audit_command(
 
 
 def check_picture(picture: Path, *, every: bool) -> None:
-    """Raise where no picture can be drawn, before anything is run."""
+    """Raise if no picture can be drawn at this path."""
     if not every:
         raise typer.BadParameter(
-            "--picture: expected --all, got one estimator; a single point is no picture"
+            "--picture: expected --all, got one estimator; draw more than a single point"
         )
     if picture.suffix.lower() not in (".png", ".svg"):
         raise typer.BadParameter(
             f"--picture: expected a name that ends in .png or .svg, got {picture}; rename it"
         )
     refuse_no_place(picture, "--picture")
+    # matplotlib takes long to import, so it is looked for only.
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
@@ -128,79 +131,94 @@ def check_picture(picture: Path, *, every: bool) -> None:
 
 
 def one_subject(name: str, settings: Sequence[str]) -> Estimator:
-    """Return the estimator with its settings, and a discount of 1 unless they say otherwise."""
+    """Return the estimator with its settings, and a discount of 1 unless they set another."""
     from pgcore.api import estimator
     from pgcore.cli.assignments import read_assignments, without_none
     from pgcore.registry.registry import registry
 
     cls = cast("Any", registry().load("estimators", name))
     fields = without_none(cls, read_assignments(settings))
-    known = [field.name for field in dataclasses.fields(cls)]
-    return estimator(name, **(({"gamma": 1.0} if "gamma" in known else {}) | fields))
+    defaults = {"gamma": 1.0} if has_field(cls, "gamma") else {}
+    return estimator(name, **(defaults | fields))
 
 
 def subjects() -> dict[str, Estimator]:
-    """Return every registered estimator by default and the kit's variants, at discount 1 and without entropy bonuses, by label."""
+    """Return every registered estimator and the kit's variants by label; see `comparable`."""
     from pgcore_check.proofs import variants
 
     subjects: dict[str, Estimator] = {}
-    tried = variants("estimators")
-    for name, default in defaults()[0].items():
-        subjects[name] = plain(default)
-        for label, variant in tried.items():
-            if variant.name == name and plain(variant) not in subjects.values():
-                longer = f"{name}, {'variant' if label == name else label}"
-                subjects[label if name in label and label not in subjects else longer] = plain(
-                    variant
-                )
+    candidates = variants("estimators")
+    for name, default in built_estimators()[0].items():
+        subjects[name] = comparable(default)
+        for label, candidate in candidates.items():
+            if candidate.name != name:
+                continue
+            # Without its bonus a variant may equal one before it.
+            variant = comparable(candidate)
+            if variant in subjects.values():
+                continue
+            unique = name in label and label not in subjects
+            longer = f"{name}, {'variant' if label == name else label}"
+            subjects[label if unique else longer] = variant
     return subjects
 
 
-def unaudited(label: str, why: str) -> Row:
-    """Return the row of an estimator that there is no audit of, or of a proof that is broken."""
+def error_row(label: str, reason: str) -> Row:
+    """Return the row of an estimator without an audit, or of a broken proof."""
     from pgcore_exact.audit import Row
 
-    return Row(label, None, " ".join(why.split()))
+    return Row(label, None, " ".join(reason.split()))
 
 
 def unbuilt() -> dict[str, str]:
-    """Return the proofs that are broken and the estimators that cannot be built by default, each with the reason."""
+    """Return the broken proofs and the estimators that cannot be built, with the reasons."""
     from pgcore_check.proofs import proofs
 
-    return proofs().problems | {f"estimator {name!r}": why for name, why in defaults()[1].items()}
+    refused = built_estimators()[1]
+    return proofs().problems | {f"estimator {name!r}": why for name, why in refused.items()}
 
 
-def defaults() -> tuple[dict[str, Estimator], dict[str, str]]:
-    """Return every registered estimator as it is by default, by name; and why others cannot be built."""
+def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
+    """Return the registered estimators with default settings, and the errors of those that fail."""
     from pgcore.registry.registry import registry
-    from pgcore_check.proofs import told
+    from pgcore_check.proofs import message_of
 
     built: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
     for name in registry().names("estimators"):
         try:
             built[name] = one_subject(name, [])
-        except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything, and the others are audited
-            refused[name] = told(problem)
+        except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
+            refused[name] = message_of(problem)
     return built, refused
 
 
-def plain(estimator: Estimator) -> Estimator:
-    """Return the estimator with discount 1 and no entropy bonus, where it has these: what is compared has one objective."""
-    wanted = {"gamma": 1.0, "entropy_coefficient": 0.0}
-    fields = cast(
-        "Any", estimator
-    )  # every estimator is a dataclass, which its base class cannot say
-    names = {field.name for field in dataclasses.fields(fields)}
-    return dataclasses.replace(
-        fields, **{name: value for name, value in wanted.items() if name in names}
-    )
+def comparable(estimator: Estimator) -> Estimator:
+    """Return the estimator with discount 1 and no entropy bonus, so that all have one objective."""
+    common = {"gamma": 1.0, "entropy_coefficient": 0.0}
+    changes = {name: value for name, value in common.items() if has_field(estimator, name)}
+    # Every estimator is a dataclass, which the type of its base class does not show.
+    return dataclasses.replace(cast("Any", estimator), **changes)
 
 
-def audited(
-    label: str, subject: Estimator, mdp: Any, batch: int, seed: int, *, forgiving: bool
+def has_field(estimator: Any, name: str) -> bool:
+    """Return whether an estimator or its class has a hyper-parameter."""
+    return any(field.name == name for field in dataclasses.fields(estimator))
+
+
+def audit_row(
+    label: str, subject: Estimator, mdp: MDP, batch: int, seed: int, *, forgiving: bool
 ) -> Row:
-    """Return one row; where there are others, what stops an audit is told in the row."""
+    """Return the row of one estimator's audit.
+
+    Args:
+        label: Its name in the table.
+        subject: The estimator.
+        mdp: The process.
+        batch: N, episodes in a batch.
+        seed: Of the policies.
+        forgiving: Whether an error becomes the row; otherwise it is raised.
+    """
     from pgcore_exact.audit import Row, audit
 
     try:
@@ -208,49 +226,43 @@ def audited(
     except PgcoreError as error:
         if not forgiving:
             raise
-        told = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        return unaudited(label, told)
+        return error_row(label, "; ".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 def json_of(rows: Sequence[Row], process: str) -> str:
-    """Return everything as JSON, null for what is not finite."""
-    found: list[dict[str, Any]] = []
+    """Return all rows as JSON, with null for NaN and infinity."""
+    audits: list[dict[str, Any]] = []
     for row in rows:
-        figures: dict[str, Any] = {}
-        if row.audit is not None:
-            names = [
-                field.name
-                for field in dataclasses.fields(row.audit)
-                if field.name not in ("estimator", "verdicts")
-            ]
-            figures = {name: getattr(row.audit, name) for name in names}
-            figures = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in figures.items()
-            }
-            figures |= {
-                "estimator": repr(row.audit.estimator),
-                "verdicts": [dataclasses.asdict(each) for each in row.audit.verdicts],
-            }
-        found.append({"label": row.label, "refuted": row.refuted, "error": row.error, **figures})
-    return json.dumps({"process": process, "audits": found}, indent=1, allow_nan=False) + "\n"
+        figures = {} if row.audit is None else figures_of(row.audit)
+        audits.append({"label": row.label, "refuted": row.refuted, "error": row.error, **figures})
+    return json.dumps({"process": process, "audits": audits}, indent=1, allow_nan=False) + "\n"
 
 
-def report_of(row: Row, process: str) -> str:
-    """Return what there is to say of one estimator."""
-    audit = row.audit
+def figures_of(audit: Audit) -> dict[str, Any]:
+    """Return an audit's fields as JSON has them."""
+    figures: dict[str, Any] = {}
+    for field in dataclasses.fields(audit):
+        value = getattr(audit, field.name)
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        figures[field.name] = None if infinite else value
+    verdicts = [dataclasses.asdict(verdict) for verdict in audit.verdicts]
+    return figures | {"estimator": repr(audit.estimator), "verdicts": verdicts}
+
+
+def report_of(rows: Sequence[Row], process: str) -> str:
+    """Return the report on a single estimator, the first row."""
+    audit = rows[0].audit
     assert audit is not None
-    episodes = f"batches of {audit.batch} episodes" if audit.batch > 1 else "single episodes"
-    how = (
-        f"on all {audit.runs:,} {episodes}"
-        if audit.coupled or audit.batch == 1
-        else f"on all {audit.runs:,} episodes, of which batches of {audit.batch} are means"
-    )
-    state = (
-        ""
-        if getattr(audit.estimator, "gamma", 1.0) == 1.0
-        else f", the state {'' if audit.discount_state else 'not '}discounted"
-    )
+    # Without coupling the batches' moments follow from the episodes'.
+    how = f"on all {audit.runs:,} episodes, of which batches of {audit.batch} are means"
+    if audit.batch == 1:
+        how = f"on all {audit.runs:,} single episodes"
+    elif audit.coupled:
+        how = f"on all {audit.runs:,} batches of {audit.batch} episodes"
+    state = ""
+    if getattr(audit.estimator, "gamma", 1.0) != 1.0:
+        state = f", the state {'' if audit.discount_state else 'not '}discounted"
+    scale = f"{audit.scale:.6g} times as long"
     lines = [
         f"{audit.estimator}",
         f"{process}; policy: {audit.policy}",
@@ -258,60 +270,46 @@ def report_of(row: Row, process: str) -> str:
         "",
         f"exact gradient      norm {audit.exact:.6g}{state}",
         f"bias                norm {audit.bias:.6g}, relative {audit.relative:.3g}",
-        f"expected gradient   cosine {audit.cosine:.6f} with the exact one, {audit.scale:.6g} times as long along it",
+        f"expected gradient   cosine {audit.cosine:.6f} with the exact one, {scale} along it",
         f"total variance      {audit.variance:.6g}",
         "",
     ]
     width = max(len(verdict.claim) for verdict in audit.verdicts)
-    lines += [
-        f"{verdict.claim:<{width}}  {word(verdict.stated):<7}  {verdict.verdict:<9}  {verdict.figure}"
-        for verdict in audit.verdicts
-    ]
+    for verdict in audit.verdicts:
+        claim = f"{verdict.claim:<{width}}  {word(verdict.stated):<7}"
+        lines.append(f"{claim}  {verdict.verdict:<9}  {verdict.figure}")
     if any(verdict.verdict == "open" for verdict in audit.verdicts):
         lines += ["", "open: this process does not tell; another may"]
     return "\n".join(lines) + "\n"
 
 
 def table_of(rows: Sequence[Row], process: str) -> str:
-    """Return the table of all estimators, what is refuted, and the verdict."""
+    """Return the table of all estimators, then the refuted claims and the verdict."""
     from rich.console import Console
     from rich.table import Table
 
-    audits = [row.audit for row in rows if row.audit is not None]
-    reference = next(
-        (row.audit.variance for row in rows if row.audit is not None and row.label == "reinforce"),
-        math.nan,
-    )
+    audits = {row.label: row.audit for row in rows if row.audit is not None}
+    reference = audits["reinforce"].variance if "reinforce" in audits else math.nan
     table = Table(box=None, pad_edge=False)
     table.add_column("estimator")
-    claims = [verdict.claim for verdict in audits[0].verdicts] if audits else []
-    for heading in (
-        "relative\nbias",
-        "cosine",
-        "scale",
-        "variance",
-        "relative to\nreinforce",
-        *(claim.replace("_", "\n") for claim in claims),
-    ):
+    headings = ["relative\nbias", "cosine", "scale", "variance", "relative to\nreinforce"]
+    if audits:
+        first = next(iter(audits.values()))
+        headings += [verdict.claim.replace("_", "\n") for verdict in first.verdicts]
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         if row.audit is None:
             table.add_row(row.label, "error")
             continue
         audit = row.audit
+        # Rounding shows as 0.
         bias = "0" if audit.relative < 1e-12 else f"{audit.relative:.3g}"
-        figures = (
-            bias,
-            f"{audit.cosine:.4f}",
-            f"{audit.scale:.3g}",
-            f"{audit.variance:.3g}",
-            f"{audit.variance / reference:.3g}",
-        )
-        table.add_row(
-            row.label,
-            *figures,
-            *(word(verdict.stated) + MARKS[verdict.verdict] for verdict in audit.verdicts),
-        )
+        ratio = audit.variance / reference
+        figures = (f"{audit.scale:.3g}", f"{audit.variance:.3g}", f"{ratio:.3g}")
+        words = (word(verdict.stated) + MARKS[verdict.verdict] for verdict in audit.verdicts)
+        table.add_row(row.label, bias, f"{audit.cosine:.4f}", *figures, *words)
+    # A file gets whole lines, whatever the terminal's width.
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
         console.print(f"{process}\n")
@@ -323,21 +321,22 @@ def table_of(rows: Sequence[Row], process: str) -> str:
 def remarks(rows: Sequence[Row]) -> list[str]:
     """Return the refuted claims and the verdict, one a line."""
     lines: list[str] = []
+    counts, seconds = Counter[str](), 0.0
     for row in rows:
         if row.audit is None:
             lines.append(f"{row.label}: {row.error}")
             continue
-        lines += [
-            f"{row.label}: {verdict.claim}={verdict.stated} is refuted: {verdict.figure}"
-            for verdict in row.audit.verdicts
-            if verdict.verdict == "refuted"
-        ]
-    audits = [row.audit for row in rows if row.audit is not None]
-    counts = Counter(verdict.verdict for audit in audits for verdict in audit.verdicts)
+        seconds += row.audit.seconds
+        for verdict in row.audit.verdicts:
+            counts[verdict.verdict] += 1
+            if verdict.verdict == "refuted":
+                claim = f"{verdict.claim}={verdict.stated}"
+                lines.append(f"{row.label}: {claim} is refuted: {verdict.figure}")
     bad = f"{len(lines)} refuted (!) or not to be audited" if lines else "none refuted"
     lines.append(
-        f"{counts.total()} claims of {len(rows)} estimators: {bad}, {counts['open']} open (? this process does not tell), "
-        f"{counts['reported']} reported (- judged by nothing); {sum(audit.seconds for audit in audits):.0f} s"
+        f"{counts.total()} claims of {len(rows)} estimators: {bad}, "
+        f"{counts['open']} open (? this process does not tell), "
+        f"{counts['reported']} reported (- judged by nothing); {seconds:.0f} s"
     )
     return lines
 

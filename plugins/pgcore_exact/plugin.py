@@ -9,7 +9,7 @@ __all__ = ["pgcore_commands"]
 
 @hookimpl
 def pgcore_commands() -> list[Provider]:
-    """Provide the command."""
+    """Provide `pgcore audit`."""
     return [
         Provider(
             "audit",

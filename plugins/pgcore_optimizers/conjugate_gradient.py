@@ -1,4 +1,4 @@
-"""Conjugate gradients: A x = b for a symmetric positive definite A that is known by its products with vectors alone."""
+"""Conjugate gradients: A x = b for a symmetric positive definite A, from its products alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pgcore.validation.arrays import Array
 
 __all__ = ["Solution", "conjugate_gradient"]
 
-# A residual that is this much smaller than b is rounding alone. Going on would change no digit of x, and in the end divide one underflow by another.
+# Relative to b, no unit: a smaller residual is rounding alone. Further products would change no
+# digit of x, and in the end divide one underflow by another.
 ROUNDOFF = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What conjugate gradients found.
+    """The result of conjugate gradients.
 
     Attributes:
         vector: [P] float64. x.
-        iterations: Products with A that it took.
-        residual: |b - A x| / |b|, as the recursion has it; 0 where b is 0.
-        converged: Whether that is within the tolerance, or is rounding alone.
+        iterations: Products with A.
+        residual: |b - A x| / |b|, by the recursion; 0 where b is 0.
+        converged: Whether the residual is within the tolerance, or is rounding alone.
     """
 
     vector: Array
@@ -39,14 +40,15 @@ def conjugate_gradient(
 ) -> Solution:
     """Solve A x = b in float64, from x = 0.
 
-    Each residual is made orthogonal to those before it, as it would be without rounding. Left to the recursion, rounding errors grow
-    until two backends' products that agree to 1e-16 give solutions that agree to 1e-8.
+    Each residual is made orthogonal to those before it, as it would be without rounding. Under the
+    recursion alone rounding errors grow: two backends' products that agree to 1e-16 give solutions
+    that agree to 1e-8.
 
     Args:
         product: Returns [P] A v for a [P] v.
         target: [P] float. b.
-        iterations: At most so many products; as many vectors of P numbers are kept.
-        tolerance: Stop once |b - A x| <= tolerance |b|; below float64's roundoff it is that.
+        iterations: The largest number of products; as many vectors of P numbers are stored.
+        tolerance: Stop once |b - A x| <= tolerance |b|; at least float64's roundoff.
 
     Raises:
         OptimizerError: p^T A p is not above 0 for a search direction p.
@@ -58,27 +60,32 @@ def conjugate_gradient(
     x, r = np.zeros(len(target)), np.array(target, np.float64)
     first = square = float(r @ r)
     p, count = r.copy(), 0
-    seen = np.zeros((min(iterations, len(r)), len(r)))
+    # Unit residuals, one a row. There are no more than P directions to be orthogonal to.
+    residuals = np.zeros((min(iterations, len(r)), len(r)))
     while count < iterations and math.sqrt(square) > tolerance * math.sqrt(first):
         a_p = product(p)
         count += 1
         if not np.isfinite(a_p).all():
             raise NonFiniteError(
-                f"conjugate_gradient: expected finite products, got NaN or infinity at iteration {count}; the parameters are unchanged, "
-                "look at the observations and at the policy's outputs"
+                "conjugate_gradient: expected finite products, got NaN or infinity at iteration "
+                f"{count}; the parameters are unchanged, look at the observations and at the "
+                "policy's outputs"
             )
+        # At a curvature of 0 or less no step length minimises the quadratic along p.
         curvature = float(p @ a_p)
         if not curvature > 0.0:
             raise OptimizerError(
-                f"conjugate_gradient: expected p^T A p above 0, got {curvature:.3g} at iteration {count}; the parameters are unchanged, "
-                "raise damping: a Fisher matrix is singular where a softmax or an unused parameter leaves a direction free"
+                f"conjugate_gradient: expected p^T A p above 0, got {curvature:.3g} at iteration "
+                f"{count}; the parameters are unchanged, raise damping: a Fisher matrix is singular "
+                "where a softmax or an unused parameter leaves a direction free"
             )
-        if count <= len(seen):
-            seen[count - 1] = r / math.sqrt(square)
+        if count <= len(residuals):
+            residuals[count - 1] = r / math.sqrt(square)
         x += square / curvature * p
         r -= square / curvature * a_p
-        for _ in range(2):  # once leaves what cancels, twice is enough
-            r -= (seen[:count] @ r) @ seen[:count]
+        # One projection leaves the rounding of its own cancellation; a second one removes it.
+        for _ in range(2):
+            r -= (residuals[:count] @ r) @ residuals[:count]
         before, square = square, float(r @ r)
         p = r + square / before * p
     residual = math.sqrt(square / first) if first else 0.0

@@ -1,4 +1,4 @@
-"""The critic's own parameters, and the first-order steps that they take beside a trust region of the policy's."""
+"""First-order steps of the critic's parameters, beside a trust region of the policy's."""
 
 from __future__ import annotations
 
@@ -28,11 +28,16 @@ class CriticOptimizer(BoundOptimizer):
     """A first-order formula for the critic's parameters alone, in NumPy and the policy's dtype.
 
     Attributes:
-        policy: Whose critic.
+        policy: The policy with the critic.
     """
 
     def __init__(self, formula: OptimizerSpec, policy: Policy) -> None:
-        """Set the slots to 0."""
+        """Set the slots to 0.
+
+        Args:
+            formula: The update of one parameter.
+            policy: The policy with the critic.
+        """
         self.policy = policy
         self._formula = formula
         shapes, names = policy.spec.parameter_shapes, critic_names(policy)
@@ -40,20 +45,26 @@ class CriticOptimizer(BoundOptimizer):
             slot: {name: np.zeros(shapes[name], policy.dtype) for name in names}
             for slot in formula.slots
         }
-        self._told_apart = (
+        # Of a built-in network the names are right by construction; an adopted one has its own.
+        self._names_hold = (
             not isinstance(policy.spec.network, Adopted) or policy.spec.critic == "none"
         )
 
     def check(self, batch: Batch) -> None:
-        """Check that the parameters that are named after an adopted critic are the critic's, and no others.
+        """Check that an adopted critic depends on the parameters named critic., the policy on none.
 
-        At every step: on hidden layers of the policy's, a value whose last layer starts from zeros depends on them from the second step on.
+        At every step: a value whose last layer starts from zeros depends on shared hidden layers
+        from the second step on.
+
+        Args:
+            batch: The episodes whose observations the dependence is measured on.
 
         Raises:
-            OptimizerError: the value depends on others as well, or the policy on these.
+            OptimizerError: the value depends on other parameters as well, or the policy on these.
         """
-        if self._told_apart:
+        if self._names_hold:
             return
+        # The derivative of the mean value is 0 in every parameter that the critic does not have.
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
         estimator = MeanValue(self.policy.spec.critic_values == "action")
         mean_value = Surrogate(
@@ -61,29 +72,36 @@ class CriticOptimizer(BoundOptimizer):
         )
         critic, derivatives = critic_names(self.policy), self.policy.gradient(mean_value).numpy()
         shared = [name for name, value in derivatives.items() if name not in critic and value.any()]
-        own = np.concatenate(
+        # The Fisher matrix times the critic's directions is 0 unless the policy depends on them.
+        direction = np.concatenate(
             [np.full(value.size, float(name in critic)) for name, value in derivatives.items()]
         )
-        if shared or not critic or self.policy.fisher_vector_product(batch, own).any():
+        if shared or not critic or self.policy.fisher_vector_product(batch, direction).any():
+            dependence = (
+                f"a value that depends on {shared[0]}"
+                if shared
+                else "a policy that depends on some of these"
+            )
             raise OptimizerError(
-                f"trust region on {self.policy.spec.network}: expected a critic whose parameters are those named critic. and no others, got "
-                f"{f'a value that depends on {shared[0]}' if shared else 'a policy that depends on some of these'}; adopt two networks that "
+                f"trust region on {self.policy.spec.network}: expected a critic whose parameters "
+                f"are those named critic. and no others, got {dependence}; adopt two networks that "
                 "share nothing, and name no attribute of the policy's critic"
             )
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`; the policy's own parameters stay as they are."""
         derivatives, parameters = gradient.numpy(), self.policy.parameters()
-        changed: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
+        updated: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
         for name in critic_names(self.policy):
-            own = {slot: values[name] for slot, values in self._slots.items()}
-            parameters[name], found = self._formula.update(
-                host, parameters[name], derivatives[name], own, *scalars
+            slots = {slot: values[name] for slot, values in self._slots.items()}
+            parameters[name], new_slots = self._formula.update(
+                host, parameters[name], derivatives[name], slots, *scalars
             )
-            for slot, value in found.items():
-                changed[slot][name] = value
+            for slot, value in new_slots.items():
+                updated[slot][name] = value
+        # The slots follow the parameters: an error in loading leaves both as they were.
         self.policy.load(parameters)
-        self._slots = changed
+        self._slots = updated
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
@@ -96,17 +114,17 @@ class CriticOptimizer(BoundOptimizer):
         """See `BoundOptimizer.load`."""
         dtype = self.policy.dtype
         self._slots = {
-            slot: {name: np.array(slots[slot][name], dtype) for name in own}
-            for slot, own in self._slots.items()
+            slot: {name: np.array(slots[slot][name], dtype) for name in values}
+            for slot, values in self._slots.items()
         }
 
 
 @dataclass(frozen=True)
 class MeanValue(Estimator):
-    """The mean value, whose derivative says which parameters the critic has.
+    """The mean value, whose derivative is 0 in all but the critic's parameters.
 
     Attributes:
-        of_actions: Whether the critic values actions; then it is the mean over states of their sum.
+        of_actions: Whether the critic values actions; the mean over states is then of their sum.
     """
 
     of_actions: bool = False
@@ -137,8 +155,9 @@ class MeanValue(Estimator):
         self, *, value: Array | None = None, action_values: Array | None = None
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        given = {"value": value, "action_values": action_values}
-        return {name: np.ones_like(found) for name, found in given.items() if found is not None}
+        if action_values is not None:
+            return {"action_values": np.ones_like(action_values)}
+        return {"value": np.ones_like(value)}
 
 
 def critic_names(policy: Policy) -> tuple[str, ...]:
@@ -152,7 +171,8 @@ def critic_names(policy: Policy) -> tuple[str, ...]:
         return ()
     if spec.critic == "shared":
         raise OptimizerError(
-            "trust region: expected a critic with parameters of its own, or none, got critic='shared', whose loss would move the policy out of the "
-            "region; give the spec critic='separate'"
+            "trust region: expected a critic with parameters of its own, or none, got "
+            "critic='shared', whose loss would move the policy out of the region; give the spec "
+            "critic='separate'"
         )
     return tuple(name for name in spec.parameter_shapes if name.startswith("critic."))

@@ -1,4 +1,4 @@
-"""The built-in optimizers, with the conventions that hold on every backend; see docs/conventions.md."""
+"""First-order optimizers, with one set of conventions on every backend; see docs/conventions.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 
 @dataclass(frozen=True)
 class SGD(OptimizerSpec):
-    """Stochastic gradient descent, with momentum where asked: the buffer holds g, so a change of rate acts at once.
+    """Stochastic gradient descent, with optional momentum.
+
+    m <- momentum m + g
+    parameter <- parameter - rate m, or with Nesterov parameter - rate (g + momentum m)
+
+    The buffer m holds no learning rate, so a change of rate acts at once.
 
     Attributes:
         momentum: In [0, 1).
@@ -29,7 +34,7 @@ class SGD(OptimizerSpec):
     slots = ("momentum",)
 
     def __post_init__(self) -> None:
-        """Check the fields, and that Nesterov's step has momentum."""
+        """Check the fields, and Nesterov's need of momentum."""
         super().__post_init__()
         if self.nesterov and self.momentum == 0.0:
             raise OptimizerError(
@@ -55,6 +60,9 @@ class SGD(OptimizerSpec):
 class Adam(OptimizerSpec):
     """Adam: epsilon outside the root, after bias correction.
 
+    m <- beta1 m + (1 - beta1) g,  v <- beta2 v + (1 - beta2) g^2
+    parameter <- parameter - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
     Attributes:
         beta1: Decay of the first moment, in [0, 1).
         beta2: Decay of the second moment, in [0, 1).
@@ -63,6 +71,7 @@ class Adam(OptimizerSpec):
     Source: Kingma and Ba 2015, algorithm 1, arXiv:1412.6980.
     """
 
+    # Kingma and Ba 2015, algorithm 1.
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Positive = 1e-8
@@ -70,7 +79,8 @@ class Adam(OptimizerSpec):
     slots = ("first_moment", "second_moment")
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """See `OptimizerSpec.scalars`: the rate over the first moment's bias, and the root of the second moment's."""
+        """See `OptimizerSpec.scalars`: rate / (1 - beta1^t) and sqrt(1 - beta2^t)."""
+        # In Python floats, once a step: in float32 1 - beta2 loses digits at the first steps.
         return learning_rate / (1.0 - self.beta1**step), math.sqrt(1.0 - self.beta2**step)
 
     def update(
@@ -82,6 +92,7 @@ class Adam(OptimizerSpec):
         *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
+        # sqrt(v / c) = sqrt(v) / sqrt(c): the corrections are scalars outside the arrays.
         rate, correction = scalars
         first = self.beta1 * slots["first_moment"] + (1.0 - self.beta1) * gradient
         second = self.beta2 * slots["second_moment"] + (1.0 - self.beta2) * gradient * gradient
@@ -91,7 +102,7 @@ class Adam(OptimizerSpec):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: the parameter is first multiplied by 1 - learning_rate * weight_decay.
+    """Adam with decoupled weight decay: a parameter is first scaled by 1 - rate weight_decay.
 
     Attributes:
         weight_decay: At least 0; 0 by default, since frameworks' defaults differ.
@@ -103,7 +114,7 @@ class AdamW(Adam):
     name = "adamw"
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """See `OptimizerSpec.scalars`: Adam's, and what is kept of a parameter."""
+        """See `OptimizerSpec.scalars`: Adam's, and the factor of a parameter."""
         return *super().scalars(step, learning_rate), 1.0 - learning_rate * self.weight_decay
 
     def update(
@@ -115,18 +126,23 @@ class AdamW(Adam):
         *scalars: Native,
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
-        *others, kept = scalars
-        return super().update(xp, parameter * kept, gradient, slots, *others)
+        # Before Adam's step, as in the paper: the decay does not enter the moments.
+        *adam_scalars, factor = scalars
+        return super().update(xp, parameter * factor, gradient, slots, *adam_scalars)
 
 
 @dataclass(frozen=True)
 class RMSprop(OptimizerSpec):
-    """RMSprop.
+    """RMSprop, with optional momentum.
+
+    v <- decay v + (1 - decay) g^2
+    m <- momentum m + g / (sqrt(v) + eps)
+    parameter <- parameter - rate m
 
     Attributes:
         decay: Of the second moment, in [0, 1).
         eps: Positive; added to the root, or under it with `eps_inside`.
-        eps_inside: The other convention, TensorFlow's.
+        eps_inside: sqrt(v + eps), TensorFlow's convention.
         momentum: In [0, 1); the buffer holds g / root.
 
     Source: Tieleman and Hinton 2012, lecture 6.5.
@@ -149,6 +165,7 @@ class RMSprop(OptimizerSpec):
     ) -> tuple[Native, dict[str, Native]]:
         """See `OptimizerSpec.update`."""
         (learning_rate,) = scalars
+        # Frameworks disagree on the place of epsilon, by orders of magnitude where g is small.
         second = self.decay * slots["second_moment"] + (1.0 - self.decay) * gradient * gradient
         root = xp.sqrt(second + self.eps) if self.eps_inside else xp.sqrt(second) + self.eps
         momentum = self.momentum * slots["momentum"] + gradient / root

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pgcore.errors import OptimizerError
 from pgcore.interfaces.formula import LearningRate
 from pgcore.interfaces.optimizer import StepReport
-from pgcore.interfaces.schedules import ConstantSchedule, Schedule
+from pgcore.interfaces.schedules import Schedule
 from pgcore.validation.fields import Count, Decay, NonNegative, Positive, decay, positive
 from pgcore_optimizers.conjugate_gradient import Solution, conjugate_gradient
 from pgcore_optimizers.trust_region import Region, TrustRegionSpec
@@ -23,16 +23,21 @@ class FisherRegionSpec(TrustRegionSpec):
 
     Attributes:
         damping: Added to F's diagonal, which is singular for a softmax's logits; at least 0.
-        tolerance: Conjugate gradients stop at a residual of this times the gradient's norm; in [0, 1).
-        iterations: And after so many Fisher-vector products, converged or not; the report says which.
+        tolerance: Conjugate gradients stop at a residual of this times the gradient's norm;
+            in [0, 1).
+        iterations: The largest number of Fisher-vector products; the report holds `converged`.
     """
 
+    # Damping 0.1 and 10 iterations are those of Schulman et al. 2015's published code.
     damping: NonNegative = 0.1
     tolerance: Decay = 1e-10
     iterations: Count = 10
 
     def solve(self, region: Region) -> tuple[Solution, float]:
-        """Return x = (F + damping I)^-1 g / |g|, and its slope g^T x / |g|.
+        """Return [P] x = (F + damping I)^-1 g / |g|, and its slope g^T x / |g|.
+
+        Args:
+            region: The policy and its gradient g.
 
         Raises:
             OptimizerError: the curvature along a search direction is not above 0.
@@ -44,23 +49,29 @@ class FisherRegionSpec(TrustRegionSpec):
             iterations=self.iterations,
             tolerance=self.tolerance,
         )
+        # Steps are scaled by the inverse of the slope's root, so a slope of 0 or infinity has none.
         slope = float(region.unit @ solution.vector)
         if not 0.0 < slope < math.inf:
             raise OptimizerError(
-                f"{self.name}: expected g^T F^-1 g above 0, got {slope:.3g} for a gradient of length 1; the parameters are unchanged, raise damping"
+                f"{self.name}: expected g^T F^-1 g above 0, got {slope:.3g} for a gradient of "
+                "length 1; the parameters are unchanged, raise damping"
             )
         return solution, slope
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalGradient(FisherRegionSpec):
-    """Natural gradient: theta - rate F^-1 g, without a line search. On `actor_critic` or `reinforce` it is what papers call NPG.
+    """Natural policy gradient (NPG): theta <- theta - rate F^-1 g, without a line search.
+
+    NPG in papers is this step on the gradient of `actor_critic` or `reinforce`.
 
     Attributes:
-        learning_rate: The rate, or a schedule; where `max_kl` is given the largest that the rate may be.
-        max_kl: Lower the rate to sqrt(2 max_kl / g^T F^-1 g), at which the mean KL is this to second order, nats; None never does.
+        learning_rate: The rate, or a schedule; with `max_kl` an upper limit of the rate.
+        max_kl: Lower the rate to sqrt(2 max_kl / g^T F^-1 g), at which the mean KL is this to
+            second order, nats; None never does.
 
-    Source: Kakade 2001, "A natural policy gradient"; the bound on the rate is Wu et al. 2017, sec. 3.4, arXiv:1708.05144.
+    Source: Kakade 2001, "A natural policy gradient"; the bound on the rate is Wu et al. 2017,
+    sec. 3.4, arXiv:1708.05144.
     """
 
     learning_rate: LearningRate = 1.0
@@ -68,14 +79,15 @@ class NaturalGradient(FisherRegionSpec):
     name: ClassVar[str] = "natural_gradient"
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of step number `step`, counted from 0, before `max_kl` lowers it."""
-        schedule = self.learning_rate
-        return (schedule if isinstance(schedule, Schedule) else ConstantSchedule(schedule))(step)
+        """Return the learning rate of step number `step`, from 0, before `max_kl` lowers it."""
+        rate = self.learning_rate
+        return rate(step) if isinstance(rate, Schedule) else rate
 
     def move(self, region: Region, steps_taken: int) -> StepReport:
         """See `TrustRegionSpec.move`."""
         solution, slope = self.solve(region)
         rate = self.rate(steps_taken)
+        # To second order the KL of a step of length a along F^-1 g is a^2 g^T F^-1 g / 2.
         if self.max_kl is not None:
             rate = min(rate, math.sqrt(2.0 * self.max_kl / slope) / region.norm)
         change = -rate * region.norm * solution.vector
@@ -89,20 +101,24 @@ class NaturalGradient(FisherRegionSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class TRPO(FisherRegionSpec):
-    """Trust region policy optimisation: the longest natural-gradient step within the region, then a backtracking line search.
+    """Trust region policy optimisation: the longest natural-gradient step, then a line search.
 
-    The first step tried is sqrt(2 max_kl / g^T F^-1 g) F^-1 g. A step is accepted where the mean KL is at most `max_kl` and the loss
-    fell, by at least `acceptance` times what its slope promises. Where none is, every parameter stays what it was, to the bit.
+    theta <- theta - shrinkage^j sqrt(2 max_kl / g^T F^-1 g) F^-1 g, for the first j accepted
+
+    A step is accepted if the mean KL is at most `max_kl` and the loss falls, by at least
+    `acceptance` times the linear prediction. If none is, every parameter keeps its bits.
 
     Attributes:
         max_kl: Mean KL(before, after) over the batch, nats.
-        backtracks: How often the step may be shortened; at least 1.
-        shrinkage: By which factor each time, in (0, 1).
+        backtracks: The largest j; at least 1.
+        shrinkage: Factor of the step's length at each backtrack, in (0, 1).
         acceptance: In [0, 1).
 
-    Source: Schulman et al. 2015, app. C, arXiv:1502.05477. Differs: F is damped, as in the authors' code.
+    Source: Schulman et al. 2015, app. C, arXiv:1502.05477. Differs: F is damped, as in the authors'
+    code.
     """
 
+    # KL bound of Schulman et al. 2015, table 2; the line search is that of their published code.
     max_kl: Positive = 0.01
     backtracks: Count = 10
     shrinkage: Annotated[float, decay, positive] = 0.5
@@ -113,6 +129,7 @@ class TRPO(FisherRegionSpec):
         """See `TrustRegionSpec.move`."""
         solution, slope = self.solve(region)
         longest = math.sqrt(2.0 * self.max_kl / slope)
+        # Lengths are of the unit gradient's solution: g^T F^-1 g is |g|^2 times the slope.
         for backtracks in range(self.backtracks + 1):
             scale = longest * self.shrinkage**backtracks
             report = region.report(
@@ -122,20 +139,19 @@ class TRPO(FisherRegionSpec):
                 backtracks=backtracks,
                 solution=solution,
             )
-            improves = (
-                report.improvement > 0.0 and report.improvement >= self.acceptance * report.expected
-            )
-            if report.kl <= self.max_kl and improves:
+            # An overflow gives a NaN or infinite report, which no comparison accepts.
+            enough = report.improvement >= self.acceptance * report.expected
+            if report.kl <= self.max_kl and report.improvement > 0.0 and enough:
                 return report
         return region.refused(backtracks=self.backtracks, solution=solution)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EuclideanTrustRegion(TrustRegionSpec):
-    """Gradient descent seen as a trust region: the policy's parameters move by sqrt(eps) g / |g|, whatever the gradient's size.
+    """Gradient descent of one length: theta <- theta - sqrt(eps) g / |g|.
 
     Attributes:
-        eps: The squared length of a step, in the parameters' own unit.
+        eps: The squared length of a step, in the parameters' unit squared.
     """
 
     eps: Positive = 0.01

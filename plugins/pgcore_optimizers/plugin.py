@@ -8,42 +8,36 @@ __all__ = ["pgcore_functions", "pgcore_optimizers", "pgcore_proofs", "pgcore_sch
 
 SCHEDULES = "pgcore_optimizers.schedules"
 
+# Name, module:class in this package, and a summary for `pgcore list`.
+OPTIMIZERS = (
+    ("sgd", "first_order:SGD", "gradient descent, momentum, Nesterov"),
+    ("adam", "first_order:Adam", "Adam, epsilon outside the root after bias correction"),
+    ("adamw", "first_order:AdamW", "Adam with decoupled weight decay"),
+    ("rmsprop", "first_order:RMSprop", "RMSprop, epsilon outside or inside the root"),
+    (
+        "natural_gradient",
+        "natural_gradient:NaturalGradient",
+        "conjugate gradients on Fisher-vector products, damped",
+    ),
+    (
+        "trpo",
+        "natural_gradient:TRPO",
+        "the longest natural-gradient step in a KL ball, line search",
+    ),
+    (
+        "trust_region",
+        "natural_gradient:EuclideanTrustRegion",
+        "steps of one Euclidean length",
+    ),
+)
+
 
 @hookimpl
 def pgcore_optimizers() -> list[Provider]:
     """Provide the optimizers."""
     return [
-        Provider(
-            "sgd", "pgcore_optimizers.first_order:SGD", "gradient descent, momentum, Nesterov"
-        ),
-        Provider(
-            "adam",
-            "pgcore_optimizers.first_order:Adam",
-            "Adam, epsilon outside the root after bias correction",
-        ),
-        Provider(
-            "adamw", "pgcore_optimizers.first_order:AdamW", "Adam with decoupled weight decay"
-        ),
-        Provider(
-            "rmsprop",
-            "pgcore_optimizers.first_order:RMSprop",
-            "RMSprop, epsilon outside or inside the root",
-        ),
-        Provider(
-            "natural_gradient",
-            "pgcore_optimizers.natural_gradient:NaturalGradient",
-            "conjugate gradients on Fisher-vector products, damped",
-        ),
-        Provider(
-            "trpo",
-            "pgcore_optimizers.natural_gradient:TRPO",
-            "the longest natural-gradient step in a KL ball, line search",
-        ),
-        Provider(
-            "trust_region",
-            "pgcore_optimizers.natural_gradient:EuclideanTrustRegion",
-            "steps of one Euclidean length",
-        ),
+        Provider(name, f"pgcore_optimizers.{target}", summary)
+        for name, target, summary in OPTIMIZERS
     ]
 
 
@@ -69,7 +63,5 @@ def pgcore_functions() -> list[Provider]:
 
 @hookimpl
 def pgcore_proofs() -> list[Provider]:
-    """Provide their proofs."""
-    return [
-        Provider("optimizers", "pgcore_optimizers.proofs:PROOFS", "options of each optimizer"),
-    ]
+    """Provide the optimizers' proofs."""
+    return [Provider("optimizers", "pgcore_optimizers.proofs:PROOFS", "options of each optimizer")]

@@ -1,4 +1,4 @@
-"""Options to try each of the core's optimizers with."""
+"""Proofs of the built-in optimizers: the options to try them with."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pgcore_optimizers.natural_gradient import TRPO, EuclideanTrustRegion, Natur
 
 __all__ = ["PROOFS"]
 
-# A first-order formula is its own reference, in extended precision. Trust regions have none: they are made of gradients
-# and Fisher products, which are checked.
+# A first-order formula is its own reference, in extended precision. Trust regions have none: their
+# parts, gradients and Fisher products, are checked.
 PROOFS = (
     Proof(Adam, {"adam": {}, "adam clipped": {"max_grad_norm": 0.5}}),
     Proof(SGD, {"sgd": {}, "sgd nesterov": {"momentum": 0.9, "nesterov": True}}),

@@ -1,10 +1,12 @@
-"""Trust regions: steps of a policy that are measured on the batch they come from, and taken back where they are refused.
+"""Trust regions: steps measured on the batch of their gradient, and undone if refused.
 
-The policy's own parameters are one [P] vector in canonical order. Everything here is NumPy in float64, so a step is the same on every
-backend up to rounding: gradients, Fisher-vector products, distributions and surrogate terms alone are a backend's. Parameters are
-rounded to the policy's dtype once, as they are loaded.
+The policy's parameters, the critic's left out, are one [P] vector in canonical order. Arithmetic is
+NumPy's in float64, so a step is the same on every backend up to rounding: gradients, Fisher-vector
+products, distributions and surrogate terms alone are a backend's. Parameters are rounded to the
+policy's dtype once, on loading.
 
-The Fisher information of the critic's parameters is 0, so no trust region moves them: Adam does, after a step that was taken.
+The Fisher information of the critic's parameters is 0, so no trust region moves them: Adam does,
+after each accepted step.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from pgcore_optimizers.first_order import Adam
 
 __all__ = ["Region", "TrustRegionSpec"]
 
-NOTHING = Solution(np.empty(0), 0, 0.0, converged=True)
+# The solution of a step that solves no linear system.
+NO_SOLUTION = Solution(np.empty(0), 0, 0.0, converged=True)
 
 
 class Region:
@@ -42,7 +45,11 @@ class Region:
     """
 
     def __init__(self, policy: Policy, gradient: Gradient) -> None:
-        """Keep what a step is measured against.
+        """Evaluate the policy before the step.
+
+        Args:
+            policy: The policy to move.
+            gradient: Of a loss on one batch, which may be older than the policy's parameters.
 
         Raises:
             OptimizerError: the policy has no parameters beside those that are the critic's by name.
@@ -51,51 +58,62 @@ class Region:
         batch = gradient.surrogate.batch
         self.policy, self.gradient, self.batch = policy, gradient, batch
         self._before = policy.parameters()
-        named = gradient.numpy()
+        derivatives = gradient.numpy()
         critic = critic_names(policy)
         self._names = [name for name in self._before if name not in critic]
         if not self._names:
             raise OptimizerError(
-                f"trust region on {policy.spec.network}: expected parameters of the policy's own, got none whose name does not begin with critic., "
-                "which are the critic's; give the policy's another name"
+                f"trust region on {policy.spec.network}: expected parameters of the policy's own, "
+                "got none whose name does not begin with critic., which are the critic's; give the "
+                "policy's another name"
             )
         self._layout = Layout({name: self._before[name].shape for name in self._names})
-        self._own = np.concatenate(
-            [np.full(value.size, name not in critic) for name, value in named.items()]
+        # [D] bool: the entries of the policy's [P] among all parameters, the critic's included.
+        self._of_policy = np.concatenate(
+            [np.full(value.size, name not in critic) for name, value in derivatives.items()]
         )
-        own = flat({name: named[name] for name in self._names}).astype(np.float64)
-        largest = float(np.abs(own).max())
+        g = flat({name: derivatives[name] for name in self._names}).astype(np.float64)
+        largest = float(np.abs(g).max())
         if not np.isfinite(largest):
             raise NonFiniteError(
-                "Optimizer.step: expected a finite gradient, got NaN or infinity; the parameters are unchanged, look at what it was scaled with"
+                "Optimizer.step: expected a finite gradient, got NaN or infinity; the parameters "
+                "are unchanged, look at the factor that scaled it"
             )
-        scaled = own / largest if largest else own
+        # Scaled before it is squared, so that no norm underflows or overflows.
+        scaled = g / largest if largest else g
         length = float(np.linalg.norm(scaled))
         self.norm = largest * length
-        self.unit = scaled / length if length else own
+        self.unit = scaled / length if length else g
         self._distribution = policy.distribution(batch.observations, batch.action_mask)
-        # Of the policy as it is: the gradient may be older, and what earlier steps on it gained is not this one's.
+        # Of the policy before this step: the gains of earlier steps on an older gradient are theirs.
         self._terms = policy.gradient(gradient.surrogate).terms().astype(np.float64)
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         self._shares = real / real.sum()
 
     def fisher_product(self, vector: Array, damping: float) -> Array:
-        """Return [P] (F + damping I) v for a [P] v, float64."""
-        whole = np.zeros(len(self._own))
-        whole[self._own] = vector
-        product = self.policy.fisher_vector_product(self.batch, whole)[self._own]
+        """Return [P] (F + damping I) v, float64.
+
+        Args:
+            vector: [P] float64, v.
+            damping: At least 0.
+        """
+        # Policies multiply vectors over all parameters; the critic's entries are 0 in and out.
+        whole = np.zeros(len(self._of_policy))
+        whole[self._of_policy] = vector
+        product = self.policy.fisher_vector_product(self.batch, whole)[self._of_policy]
         return product.astype(np.float64) + damping * vector
 
-    def tried(self, change: Array) -> tuple[float, float]:
-        """Move the policy to its parameters plus a [P] change; return the mean KL, and by how much the loss fell.
+    def move_by(self, change: Array) -> tuple[float, float]:
+        """Move the policy by a [P] change; return the mean KL, nats, and the fall of the loss.
 
-        Both are infinite or NaN where the policy overflows there.
+        Both are infinite or NaN if the policy overflows there.
         """
         changes = self._layout.named(change)
-        moved = self._before | {name: self._before[name] + value for name, value in changes.items()}
+        after = self._before | {name: self._before[name] + value for name, value in changes.items()}
         try:
+            # A step too long may overflow: the numbers that come back are the report of that.
             with np.errstate(all="ignore"):
-                self.policy.load(moved)
+                self.policy.load(after)
                 now = self.policy.distribution(self.batch.observations, self.batch.action_mask)
                 kl = float(self._shares @ self.policy.spec.head.kl(host, self._distribution, now))
                 terms = self.policy.gradient(self.gradient.surrogate).terms()
@@ -110,10 +128,18 @@ class Region:
         expected: float,
         step_size: float,
         backtracks: int = 0,
-        solution: Solution = NOTHING,
+        solution: Solution = NO_SOLUTION,
     ) -> StepReport:
-        """Try a [P] change and return what it comes to, as if it were accepted."""
-        kl, improvement = self.tried(change)
+        """Move the policy by a change and return its report, as of an accepted step.
+
+        Args:
+            change: [P] float64, added to the parameters before the step.
+            expected: The linear prediction of the loss's fall.
+            step_size: The learning rate that the change amounts to.
+            backtracks: Shorter steps so far.
+            solution: Of the linear system behind the change.
+        """
+        kl, improvement = self.move_by(change)
         return StepReport(
             accepted=True,
             kl=kl,
@@ -127,8 +153,8 @@ class Region:
             converged=solution.converged,
         )
 
-    def refused(self, *, backtracks: int = 0, solution: Solution = NOTHING) -> StepReport:
-        """Put every parameter back and return the report of no step."""
+    def refused(self, *, backtracks: int = 0, solution: Solution = NO_SOLUTION) -> StepReport:
+        """Restore every parameter and return the report of no step."""
         self.restore()
         return StepReport(
             accepted=False,
@@ -144,7 +170,7 @@ class Region:
         )
 
     def restore(self) -> None:
-        """Put every parameter back, to the bit."""
+        """Restore every parameter, to the bit."""
         self.policy.load(self._before)
 
 
@@ -153,8 +179,8 @@ class TrustRegionSpec(Rule):
     """A trust region's hyper-parameters; a subclass writes `move`.
 
     Attributes:
-        critic_learning_rate: Of the Adam steps that the critic takes after each accepted step of the policy.
-        critic_steps: How many, each on the whole batch.
+        critic_learning_rate: Of the critic's Adam steps after each accepted step of the policy.
+        critic_steps: Their number, each on the whole batch.
 
     Raises:
         OptimizerError: a field has a value it cannot take.
@@ -167,9 +193,13 @@ class TrustRegionSpec(Rule):
 
     @abstractmethod
     def move(self, region: Region, steps_taken: int) -> StepReport:
-        """Try changes until one is accepted and in place, or none is; `region` says what each comes to.
+        """Move the policy within the region, or return `region.refused()`.
 
-        The gradient is not 0. Whatever this raises, every parameter is put back.
+        On an error the caller restores every parameter.
+
+        Args:
+            region: The policy and a gradient that is not 0; `region.report` tries a change.
+            steps_taken: Steps before this one, for schedules.
         """
 
     def bind(self, policy: Policy) -> CriticOptimizer:
@@ -185,10 +215,11 @@ class TrustRegionSpec(Rule):
         return critic_names(policy)
 
     def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> StepReport:
-        """See `Rule.step`; on an error, too, every parameter and slot is what it was."""
+        """See `Rule.step`; on an error every parameter and slot is restored."""
         critic = cast("CriticOptimizer", bound)
-        region, kept = Region(critic.policy, gradient), critic.slots()
+        region, slots = Region(critic.policy, gradient), critic.slots()
         critic.check(region.batch)
+        # A gradient of 0 has no direction, and the critic learns with accepted steps only.
         if region.norm == 0.0:
             return region.refused()
         try:
@@ -196,26 +227,27 @@ class TrustRegionSpec(Rule):
             if report.accepted:
                 check_taken(report)
                 self._fit(critic, gradient, steps_taken)
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no half-taken step
             region.restore()
-            critic.load(kept)
+            critic.load(slots)
             raise
         return report
 
     def _fit(self, critic: CriticOptimizer, gradient: Gradient, steps_taken: int) -> None:
-        """Let the critic take its steps; the policy's parameters stay where they are."""
+        """Take the critic's steps; the policy's parameters stay as they are."""
         if not critic_names(critic.policy):
             return
         formula = Adam(self.critic_learning_rate)
+        # Adam's bias correction counts the critic's steps, over all steps of the policy.
         for step in range(steps_taken * self.critic_steps, (steps_taken + 1) * self.critic_steps):
-            found = critic.policy.gradient(gradient.surrogate)
-            critic.step(found, formula.scalars(step + 1, self.critic_learning_rate))
+            scalars = formula.scalars(step + 1, self.critic_learning_rate)
+            critic.step(critic.policy.gradient(gradient.surrogate), scalars)
 
 
 def check_taken(report: StepReport) -> None:
-    """Raise NonFiniteError where a step that nothing else looked at made the policy overflow."""
+    """Raise NonFiniteError if an accepted step made the policy overflow."""
     if not (np.isfinite(report.kl) and np.isfinite(report.improvement)):
         raise NonFiniteError(
-            f"Optimizer.step: expected a policy without NaN or infinity after a step of length {report.length:.3g}, got one with; the parameters "
-            "are unchanged, take a smaller step"
+            "Optimizer.step: expected a policy without NaN or infinity after a step of length "
+            f"{report.length:.3g}, got one with; the parameters are unchanged, take a smaller step"
         )

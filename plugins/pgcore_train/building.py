@@ -1,4 +1,4 @@
-"""What a configuration and an environment's spaces make: estimator, policy spec, optimizer."""
+"""Builders: estimator, optimizer and policy spec of a configuration and an environment's spaces."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import one_of, positive
 from pgcore_train.config.config import RunConfig, check_known
 from pgcore_train.config.settings import NetworkSettings
-from pgcore_train.learning.replay_plan import learns_off_policy
+from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 
 __all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
 
-ACTION_VALUES = frozenset(("action_value", "action_values"))
-# Where nobody says: it is what is left when exploration has fallen, and every action that is not greedy costs return.
+# Probability, our choice, of exploration after its fall: each such step costs return.
 EPSILON = 0.05
-# `pgcore train` reads these keys of section `optimizer` itself.
+# Gradient norm, loss units per parameter unit; the usual bound of PPO since OpenAI Baselines.
+MAX_GRAD_NORM = 0.5
+# Keys of section `optimizer` that are no fields of a rated optimizer or mean more here.
 RATE_KEYS = ("learning_rate", "schedule", "final_learning_rate")
 
 
 def make_estimator(config: RunConfig) -> Estimator:
-    """Return the estimator that section `estimator` describes.
+    """Return the estimator of section `estimator`.
 
     Raises:
         UnknownNameError: no estimator of that name, or it has no such hyper-parameter.
@@ -50,67 +51,82 @@ def make_estimator(config: RunConfig) -> Estimator:
     """
     fields = dict(config.estimator)
     name = fields.pop("name")
-    return estimator(name, **without_none(dataclass_of("estimators", name), fields))
+    return estimator(name, **without_none(load_dataclass("estimators", name), fields))
 
 
 def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSpec | Rule]:
-    """Return the class of the optimizer that section `optimizer` names, or else of the estimator's usual one.
+    """Return the class of section `optimizer`, the estimator's usual one without a name there.
 
     Raises:
         UnknownNameError: no optimizer of that name.
     """
-    return cast(
-        "type[OptimizerSpec | Rule]",
-        dataclass_of("optimizers", config.optimizer.get("name", estimator.usual_optimizer)),
-    )
+    name = config.optimizer.get("name", estimator.usual_optimizer)
+    return cast("type[OptimizerSpec | Rule]", load_dataclass("optimizers", name))
 
 
 def make_optimizer(
     config: RunConfig, cls: type[OptimizerSpec | Rule], steps: int | None, learning_rate: float
 ) -> Optimizer:
-    """Return the optimizer that section `optimizer` describes.
+    """Return the optimizer of section `optimizer`.
 
-    Where it has a learning rate the section also takes `schedule`, a registered name such as "constant",
-    "linear" or "cosine", and `final_learning_rate`, which the rate goes to in the course of the run.
+    For an optimizer with a learning rate the section also takes `schedule`, a registered name such
+    as "constant", "linear" or "cosine", and `final_learning_rate`, the rate at the run's end.
 
     Args:
         config: The run's.
-        cls: What `optimizer_class` returned.
-        steps: How many optimizer steps the run takes; None where that is not known, which only a constant rate can do with.
-        learning_rate: Where the section has none and the optimizer is a first-order one.
+        cls: From `optimizer_class`.
+        steps: Optimizer steps of the run; None if unknown, which needs a constant rate.
+        learning_rate: Default rate, except for an optimizer of whole batches, which has its own.
 
     Raises:
         UnknownNameError: the optimizer has no such hyper-parameter.
-        OptimizerError: a value cannot be taken, or the rate is to change over a run whose length is not known.
+        OptimizerError: a value cannot be taken, or the rate changes over a run of unknown length.
     """
     fields = {key: value for key, value in config.optimizer.items() if key != "name"}
-    own = {field.name: field for field in dataclasses.fields(cast("Any", cls))}
-    rated = "learning_rate" in own
-    check_known(f"{cls.name} hyper-parameter", fields, own.keys() | set(RATE_KEYS if rated else ()))
+    declared = {field.name: field for field in dataclasses.fields(cast("Any", cls))}
+    rated = "learning_rate" in declared
+    check_known(
+        f"{cls.name} hyper-parameter", fields, declared.keys() | set(RATE_KEYS if rated else ())
+    )
+
+    # The two keys that describe a schedule become the one field that the optimizer has.
     if rated:
-        rate = fields.pop(
-            "learning_rate", own["learning_rate"].default if cls.whole_batch else learning_rate
-        )
-        schedule = fields.pop("schedule", "constant" if steps is None else "linear")
+        default = declared["learning_rate"].default if cls.whole_batch else learning_rate
         fields["learning_rate"] = make_rate(
-            schedule, rate, fields.pop("final_learning_rate", 0.0), steps
+            fields.pop("schedule", "constant" if steps is None else "linear"),
+            fields.pop("learning_rate", default),
+            fields.pop("final_learning_rate", 0.0),
+            steps,
         )
-    if "max_grad_norm" in own:
-        fields.setdefault("max_grad_norm", 0.5)
+    if "max_grad_norm" in declared:
+        fields.setdefault("max_grad_norm", MAX_GRAD_NORM)
     return optimizer(cls.name, **without_none(cls, fields))
 
 
 def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> float | Schedule:
-    """Return a learning rate or its schedule; see `make_optimizer`."""
+    """Return a learning rate or its schedule; see `make_optimizer`.
+
+    Args:
+        schedule: A registered name.
+        rate: At the first step.
+        final: After the last step.
+        steps: Optimizer steps in between, or None.
+    """
     one_of("optimizer.schedule", schedule, registry().names("schedules"), OptimizerError)
     positive("optimizer.learning_rate", rate, OptimizerError)
+    # A plain number, so that a checkpoint and `repr` show the rate alone.
     if schedule == ConstantSchedule.name:
         return rate
     return load_class("schedules", schedule, Schedule).over(initial=rate, final=final, steps=steps)
 
 
 def make_spec(environments: Environments, config: RunConfig, estimator: Estimator) -> PolicySpec:
-    """Return the policy that the spaces, the configuration and the estimator ask for.
+    """Return the policy spec for spaces, configuration and estimator.
+
+    Args:
+        environments: Their spaces decide network and head.
+        config: Sections `network` and `head` override the usual choices.
+        estimator: Its quantities and claims decide whether there is a critic.
 
     Raises:
         SpecError: the network does not take the observations, or a value cannot be taken.
@@ -119,15 +135,16 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
     head = make_head(environments.actions, config.head, estimator)
     if isinstance(head, EpsilonGreedy) and "epsilon" not in config.head:
         head = dataclasses.replace(head, epsilon=EPSILON)
+
+    # A head of action values is its own critic; other heads have one of actions beside them.
     of_actions = not head.action_values and not ACTION_VALUES.isdisjoint(estimator.quantities)
     critic = config.network.critic
     if critic == "auto":
-        wanted = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
-        critic = "separate" if wanted else "none"
+        needed = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
+        critic = "separate" if needed else "none"
     network = make_network(environments.observations, config.network, estimator)
-    return PolicySpec(
-        network, head, critic, "action" if of_actions and critic != "none" else "state"
-    )
+    critic_of = "action" if of_actions and critic != "none" else "state"
+    return PolicySpec(network, head, critic, critic_of)
 
 
 def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Estimator) -> Network:
@@ -138,58 +155,72 @@ def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Es
         name = Table.name if discrete else MLP.name
     cls = load_class("networks", name, Network)
     names = [field.name for field in dataclasses.fields(cast("Any", cls))]
+    # A network of states looks up a row for each; the others multiply real inputs.
     if ("states" in names) != discrete:
         raise SpecError(
-            f"network.type: expected {'table' if discrete else 'linear or mlp'} for observations {space}, got {settings.type!r}; "
-            "leave it out to have the one that fits"
+            f"network.type: expected {'table' if discrete else 'linear or mlp'} for observations "
+            f"{space}, got {settings.type!r}; leave it out to have the one that fits"
         )
     activation = settings.activation
     if activation == "auto":
         activation = "relu" if learns_off_policy(estimator) else "tanh"
+
+    # A registered network of a third party takes those of the usual fields that it declares.
     size = {"states": int(space.n)} if isinstance(space, Discrete) else {"inputs": space.shape[0]}
     fields = {**size, "hidden": settings.hidden, "activation": activation}
+    arguments = {field: value for field, value in fields.items() if field in names}
     try:
-        return cast("Any", cls)(
-            **{field: value for field, value in fields.items() if field in names}
-        )
+        return cast("Any", cls)(**arguments)
     except TypeError as error:
         raise SpecError(
-            f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with the fields "
-            f"{', '.join(names)} ({error}); choose another"
+            f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with "
+            f"the fields {', '.join(names)} ({error}); choose another"
         ) from error
 
 
 def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -> Head:
-    """Return the head that the section names, or else the usual one for a space of actions; see `make_spec`."""
+    """Return the head for a space of actions, the usual one without a name; see `make_spec`.
+
+    Args:
+        space: Of one environment's actions.
+        fields: Section `head`: maybe `name`, and fields of that head.
+        estimator: Decides the usual head.
+    """
     usual, size = usual_head(space, estimator)
     cls = usual
-    given = dict(fields)
-    if (name := given.pop("name", None)) is not None:
-        cls = cast("type[Head]", dataclass_of("heads", name))
+    arguments = dict(fields)
+    if (name := arguments.pop("name", None)) is not None:
+        cls = cast("type[Head]", load_dataclass("heads", name))
+        # Heads of the same kind of actions may replace each other, such as two Gaussians.
         if (cls.discrete, cls.enumerable) != (usual.discrete, usual.enumerable):
             raise SpecError(
-                f"head.name: expected a head for actions {space}, such as {usual.name!r}, got {name!r}; leave it out to have the usual one"
+                f"head.name: expected a head for actions {space}, such as {usual.name!r}, "
+                f"got {name!r}; leave it out to have the usual one"
             )
-    own = [field.name for field in dataclasses.fields(cast("Any", cls))]
-    check_known(f"{cls.name} field", given, [field for field in own if field != "n"])
+    names = [field.name for field in dataclasses.fields(cast("Any", cls))]
+    # The number of actions is the space's to say.
+    check_known(f"{cls.name} field", arguments, [field for field in names if field != "n"])
     if cls.bounded and isinstance(space, Box) and not space.is_bounded():
         raise SpecError(
-            f"head.name: expected an environment with finite action bounds for {cls.name!r}, got {space}; choose 'diagonal_gaussian'"
+            f"head.name: expected an environment with finite action bounds for {cls.name!r}, "
+            f"got {space}; choose 'diagonal_gaussian'"
         )
-    return cast("Any", cls)(size, **given)
+    return cast("Any", cls)(size, **arguments)
 
 
 def usual_head(space: Actions, estimator: Estimator) -> tuple[type[Head], int | tuple[int, ...]]:
-    """Return the class of the head for a space of actions, an epsilon-greedy one where all that is learned are action values, and its size."""
+    """Return the class and size of the usual head for a space of actions.
+
+    An estimator of action values alone has an epsilon-greedy head for discrete actions.
+    """
     if isinstance(space, Discrete):
-        return EpsilonGreedy if ACTION_VALUES.issuperset(
-            estimator.quantities
-        ) else Categorical, int(space.n)
+        values_alone = ACTION_VALUES.issuperset(estimator.quantities)
+        return (EpsilonGreedy if values_alone else Categorical), int(space.n)
     if isinstance(space, MultiDiscrete):
         return MultiCategorical, tuple(space.nvec.tolist())
-    return DiagonalGaussian if isinstance(space, Box) else Bernoulli, space.shape[0]
+    return (DiagonalGaussian if isinstance(space, Box) else Bernoulli), space.shape[0]
 
 
-def dataclass_of(kind: str, name: str) -> type:
-    """Return what is registered under a name."""
+def load_dataclass(kind: str, name: str) -> type:
+    """Return the registered class of a kind and name."""
     return cast("type", registry().load(kind, name))

@@ -1,4 +1,4 @@
-"""`pgcore train`; what is heavy is imported once the arguments are understood."""
+"""The command `pgcore train`; heavy imports wait until the arguments are read."""
 
 from __future__ import annotations
 
@@ -83,8 +83,10 @@ def train(
 
     Settings come from --config, then the options, then --set; later ones win.
     """
+    # `pgcore --help` and a mistyped option need neither NumPy nor Gymnasium.
     from pgcore_train.command import run_command
 
+    # The options by section and key of a configuration file; all others come through --set.
     options: dict[str, dict[str, Any]] = {
         "environment": {"name": environment},
         "estimator": {"name": estimator},
@@ -103,9 +105,9 @@ def train(
             "normalise_rewards": normalise_rewards,
         },
     }
-    given = {
-        section: {key: value for key, value in values.items() if value is not None}
-        for section, values in options.items()
-    }
-    status = run_command(given, assignments or [], config=config, resume=resume)
+    # An absent option must not override the file or the checkpoint.
+    layer: dict[str, dict[str, Any]] = {}
+    for section, values in options.items():
+        layer[section] = {key: value for key, value in values.items() if value is not None}
+    status = run_command(layer, assignments or [], config=config, resume=resume)
     raise typer.Exit(status)

@@ -1,4 +1,4 @@
-"""What `pgcore train` does with its arguments."""
+"""The body of `pgcore train`: from arguments to results and an exit status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pgcore_train.config.config import Layer, RunConfig, merged, read_assignments, read_toml
+from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
 from pgcore_train.report import summarise, write_results
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
@@ -17,6 +17,7 @@ from pgcore_train.training import Ending, Training
 
 __all__ = ["run_command"]
 
+# Exit statuses; 130 is a shell's for a process that SIGINT ended.
 STATUS = {Ending.GOAL: 0, Ending.STEPS: 0, Ending.INTERRUPT: 130}
 GOAL_MISSED = 1
 
@@ -28,25 +29,26 @@ def run_command(
     config: Path | None = None,
     resume: Path | None = None,
 ) -> int:
-    """Train as asked, leave the results in the run's folder, print a summary and return the exit status.
+    """Train, write results into the run's folder and print a summary; return the exit status.
 
     Args:
-        options: The settings that command-line options gave.
+        options: Settings of command-line options.
         assignments: `section.key=value` each.
         config: A TOML file, or None.
         resume: A checkpoint or a run's folder, or None.
 
     Raises:
-        PgcoreError: something asked for cannot be; no training has begun, except where an environment or an update failed.
+        PgcoreError: a setting cannot be taken, before training; or an environment or an update
+            failed, during it.
     """
     checkpoint = None if resume is None else load_checkpoint(resume)
-    layers = [
-        {} if checkpoint is None or resume is None else resumed_layer(checkpoint, resume),
-        {} if config is None else read_toml(config),
-        options,
-        read_assignments(assignments),
-    ]
-    settings = RunConfig.of(merged(*layers))
+    # Later layers win.
+    layers = [options, read_assignments(assignments)]
+    if config is not None:
+        layers.insert(0, read_toml(config))
+    if checkpoint is not None and resume is not None:
+        layers.insert(0, resumed_layer(checkpoint, resume))
+    settings = RunConfig.of(merge(*layers))
     training = Training(settings)
     try:
         return train_into_folder(training, checkpoint, resume)
@@ -57,13 +59,13 @@ def run_command(
 def train_into_folder(
     training: Training, checkpoint: Checkpoint | None, resume: Path | None
 ) -> int:
-    """Train and leave the results; see `run_command`."""
+    """Train and write the results; see `run_command`."""
     if checkpoint is not None:
         training.restore(checkpoint)
     run = training.config.run
-    folder = RunFolder(
-        run.out or f"runs/{training.config.environment['name'].replace('/', '-').replace(':', '-')}"
-    )
+    environment = training.config.environment["name"]
+    folder = RunFolder(run.out or f"runs/{environment.replace('/', '-').replace(':', '-')}")
+    # A resumed run in its own folder adds to the metrics; anywhere else it starts new ones.
     keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
     with folder.open(training.config.to_toml(), keep=keep):
         try:
@@ -75,8 +77,9 @@ def train_into_folder(
 
                 ending = training.run(after_update)
         finally:
-            # Also when an environment or an update failed: what was learned until then is worth keeping.
+            # Also when an environment or an update failed: the policy up to then is worth keeping.
             no_picture = write_results(training, folder)
+    # Someone who interrupts does not want to wait for an evaluation.
     evaluation = np.empty(0) if ending is Ending.INTERRUPT else training.evaluate()
     sys.stdout.write(summarise(training, folder, ending, evaluation, no_picture))
     if ending is Ending.INTERRUPT:
@@ -86,8 +89,8 @@ def train_into_folder(
 
 
 def resumed_layer(checkpoint: Checkpoint, resume: Path) -> Layer:
-    """Return the checkpoint's settings, with its folder as the place to go on in."""
-    return merged(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
+    """Return the checkpoint's settings, with its folder as that of the results."""
+    return merge(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
 
 
 def folder_of(resume: Path) -> Path:

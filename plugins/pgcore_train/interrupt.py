@@ -13,9 +13,10 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """While entered, SIGINT raises KeyboardInterrupt at once outside `deferred`, and inside it at its end.
+    """A context in which SIGINT raises KeyboardInterrupt at once, or at the end of `deferred`.
 
-    A second SIGINT in the same deferred stretch raises at once. Off the main thread, where no signal arrives, it does nothing.
+    A second SIGINT in the same deferred block raises at once. Off the main thread, where no signal
+    arrives, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -27,20 +28,21 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         """Install the handler."""
+        # `signal.signal` raises on any other thread.
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
             self._installed = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Put the handler back that was there before."""
+        """Restore the previous handler."""
         if self._installed:
             signal.signal(signal.SIGINT, self._previous)
             self._installed = False
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Hold an interrupt back until the end of the block; where the block raises, its own error goes first."""
+        """Hold an interrupt back until the end of the block; the block's own error goes first."""
         self._deferring, self._pending = True, False
         try:
             yield
@@ -50,6 +52,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        # The second one is for a block that hangs.
         if self._deferring and not self._pending:
             self._pending = True
             return

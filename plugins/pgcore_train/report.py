@@ -1,4 +1,4 @@
-"""What a run leaves behind and tells: its files, and a short summary."""
+"""The results of a run: its files, and a short summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     training.checkpoint().save(folder.checkpoint)
     training.policy.save(folder.policy)
     run = training.config.run
-    title = f"{training.config.environment['name']}: {training.config.estimator['name']} on {run.backend}, seed {run.seed}"
+    environment, estimator = training.config.environment["name"], training.config.estimator["name"]
+    title = f"{environment}: {estimator} on {run.backend}, seed {run.seed}"
+    # The picture is an extra: without matplotlib a run is complete all the same.
     try:
         picture = draw(training.history, title, run.stop_at)
     except ModuleNotFoundError as error:
@@ -41,12 +43,13 @@ def summarise(
 
     Args:
         training: The run.
-        folder: Where its results are.
+        folder: Of its results.
         ending: Why it stopped.
         evaluation: Returns of the evaluation episodes, environment units.
         no_picture: Why there is no picture, or None.
     """
     history, run = training.history, training.config.run
+    # For programs: every figure at full precision, None for a mean of nothing.
     figures = {
         "ending": ending.value,
         "updates": history.updates,
@@ -58,6 +61,7 @@ def summarise(
         "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
     }
     files.replace(folder.summary, (json.dumps(figures, indent=2) + "\n").encode())
+    # For people: empty rows are left out.
     rows = {
         "training": ending_text(ending, history, run.stop_at),
         "effort": effort_text(history),
@@ -70,12 +74,12 @@ def summarise(
 
 
 def ending_text(ending: Ending, history: History, goal: float | None) -> str:
-    """Return why training stopped, and the mean return it stopped at."""
-    mean = (
-        "no episode finished"
-        if history.mean_return is None
-        else f"mean return of the last {min(WINDOW, history.episodes)} episodes {readable(history.mean_return)}"
-    )
+    """Return why training stopped, and its last mean return."""
+    if history.mean_return is None:
+        mean = "no episode finished"
+    else:
+        window = min(WINDOW, history.episodes)
+        mean = f"mean return of the last {window} episodes {readable(history.mean_return)}"
     if ending is Ending.INTERRUPT:
         return f"interrupted; {mean}"
     if goal is None:
@@ -86,12 +90,16 @@ def ending_text(ending: Ending, history: History, goal: float | None) -> str:
 def effort_text(history: History) -> str:
     """Return steps, episodes, updates and speed."""
     rate = history.steps / history.seconds if history.seconds else 0.0
-    return f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
+    return (
+        f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates "
+        f"in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
+    )
 
 
 def evaluation_text(returns: Array) -> str:
-    """Return mean and range of the evaluation episodes; empty where there were none."""
+    """Return mean and range of [E] returns of evaluation episodes; empty for none."""
     if not len(returns):
         return ""
     span = f"from {readable(returns.min())} to {readable(returns.max())}"
-    return f"{len(returns)} episodes of most probable actions: mean return {readable(returns.mean())}, {span}"
+    mean = f"mean return {readable(returns.mean())}"
+    return f"{len(returns)} episodes of most probable actions: {mean}, {span}"

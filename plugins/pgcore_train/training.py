@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -24,7 +25,11 @@ from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make
 from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
-from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
+from pgcore_train.rollout.normalisers import (
+    Normaliser,
+    ObservationNormaliser,
+    RewardNormaliser,
+)
 from pgcore_train.rollout.rollouts import Rollout, Rollouts
 from pgcore_train.run.checkpoint import (
     Checkpoint,
@@ -36,11 +41,13 @@ from pgcore_train.run.history import History
 
 __all__ = ["Ending", "Training"]
 
-# Streams of environment seeds.
+# Streams of environment seeds, so that evaluation plays no training episode again.
 TRAINING, EVALUATION = 0, 1
 
-# Steps of an evaluation episode at most, or as many as training had, so that an environment without an end does not go on for ever.
+# Environment steps, our choice: bounds an evaluation episode in an environment without an end.
 LONGEST_EVALUATION = 10_000
+# Per step, for the reward normaliser under an estimator without a discount; Gymnasium's default.
+DEFAULT_GAMMA = 0.99
 
 
 class Ending(Enum):
@@ -52,23 +59,23 @@ class Ending(Enum):
 
 
 class Training:
-    """One run: environments, policy, estimator and optimizer, and what they have been through.
+    """One run: environments, policy, estimator and optimizer with their history.
 
     Attributes:
-        config: The run's configuration, the optimizer named.
-        policy: What is trained.
+        config: The run's configuration, with the optimizer's name filled in.
+        policy: The policy in training.
         estimator: The current one; it may adapt after an update.
         history: Counters and finished episodes.
         replay: The replay buffer, or None.
         target: The target policy, or None.
-        exploration: What plays in the policy's place, or None.
+        exploration: The behaviour policy in the policy's place, or None.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        """Build everything that the configuration describes; nothing is played yet.
+        """Build the parts of a run; no episode starts yet.
 
         Raises:
-            PgcoreError: the configuration, the environment, the estimator and the backend do not fit together.
+            PgcoreError: configuration, environment, estimator and backend do not fit together.
         """
         run = config.run
         self.history = History()
@@ -84,10 +91,13 @@ class Training:
             device=run.device,
             compiled=run.compiled,
         )
+        # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
         rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
+
+        # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
         self.length = config.rollout.length or self.plan.rollout_length
         self.replay_plan = ReplayPlan.of(
@@ -96,6 +106,8 @@ class Training:
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)
+
+        # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
         steps = None if self.whole_episodes else self._optimizer_steps()
         self.optimizer = make_optimizer(
             config, rule, steps, (self.replay_plan or self.plan).learning_rate
@@ -106,20 +118,23 @@ class Training:
         """Train until the goal is reached, all steps are taken or the user interrupts.
 
         Args:
-            after_update: Given each update's metrics: `update`, `steps`, `episodes`, `mean_return` from the first finished
-                episode on, `epsilon` where exploration falls, then from the first optimizer step on `loss`, the estimator's own figures, a trust
-                region's of its step and `learning_rate` where the optimizer has one, and `seconds`.
+            after_update: Called with each update's metrics: `update`, `steps`, `episodes`,
+                `mean_return` from the first finished episode on, `epsilon` under exploration, and
+                `seconds`. From the first optimizer step on also `loss`, the estimator's metrics,
+                the optimizer's `StepReport` and `learning_rate`, as far as there are any.
 
         Raises:
-            PgcoreError: an environment or an update gave something that cannot be learned from; the policy is that of the
+            PgcoreError: data or gradients are unfit to learn from; the policy is that of the
                 update before.
         """
+        # A resumed run's clock continues where its checkpoint stopped.
         started = time.perf_counter() - self.history.seconds
         with one_blas_thread(), Interrupt() as interrupt:
             try:
                 rollouts = self._start()
                 while self.history.steps < self.config.run.steps:
                     rollout = self._collect(rollouts)
+                    # Ctrl-C waits for the update's end: no step is half done, no metric is lost.
                     with interrupt.deferred():
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
@@ -133,10 +148,11 @@ class Training:
         return Ending.STEPS
 
     def evaluate(self) -> Array:
-        """Return the returns of the run's evaluation episodes, float64, environment units; none where it asks for none."""
+        """Return [E] float64 returns of E evaluation episodes, environment units; E may be 0."""
         episodes = self.config.run.evaluation_episodes
         if episodes == 0:
             return np.empty(0)
+        # Environments of its own: those of training stay in the middle of their episodes.
         environments = make_environments(*environment_of(self.config, episodes))
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
         seeds = self._seeds(EVALUATION, episodes)
@@ -149,8 +165,7 @@ class Training:
             environments.close()
 
     def checkpoint(self) -> Checkpoint:
-        """Return what `restore` goes on from."""
-        normalisers = {"observations": self.observations, "rewards": self.rewards}
+        """Return the state that `restore` continues from."""
         return Checkpoint(
             config=self.config.layer(),
             policy=self.policy.parameters(),
@@ -158,7 +173,7 @@ class Training:
             optimizer_steps=self.optimizer.steps_taken,
             estimator=adapted_fields(self._configured, self.estimator),
             normalisers={
-                name: each.moments.state() for name, each in normalisers.items() if each is not None
+                name: normaliser.state() for name, normaliser in self._normalisers().items()
             },
             random=generator_state(self.rng),
             history=self.history,
@@ -167,43 +182,44 @@ class Training:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
             ParameterError: its policy is not of this configuration's shape.
             OptimizerError: its optimizer is not this configuration's.
-            FileError: it lacks a normaliser, a replay buffer or a target policy that this configuration has.
-            SpecError: it has all the steps already that this configuration asks for.
+            FileError: it lacks a normaliser, replay buffer or target policy of this configuration.
+            SpecError: it already has all the steps of this configuration.
         """
         if checkpoint.history.steps >= self.config.run.steps:
             raise SpecError(
-                f"run.steps: expected more than the {checkpoint.history.steps} that the checkpoint has behind it, got {self.config.run.steps}; "
-                "raise --steps"
+                f"run.steps: expected more than the {checkpoint.history.steps} that the checkpoint "
+                f"has behind it, got {self.config.run.steps}; raise --steps"
             )
         self.policy.load(checkpoint.policy)
         self.optimizer.load(self.policy, checkpoint.optimizer, checkpoint.optimizer_steps)
+        # Another estimator may continue the run, but has no use for the first one's adapted fields.
         if checkpoint.config["estimator"]["name"] == self.config.estimator["name"]:
-            self.estimator = dataclasses.replace(self.estimator, **checkpoint.estimator)  # pyright: ignore[reportArgumentType]
-        for name, normaliser in {
-            "observations": self.observations,
-            "rewards": self.rewards,
-        }.items():
-            if normaliser is not None:
-                if name not in checkpoint.normalisers:
-                    raise FileError(
-                        f"checkpoint: expected statistics of {name}, got none; leave --normalise-{name} as it was"
-                    )
-                normaliser.load(checkpoint.normalisers[name])
-        for what, owner, state in (
+            estimator: Any = self.estimator
+            self.estimator = dataclasses.replace(estimator, **checkpoint.estimator)
+        for name, normaliser in self._normalisers().items():
+            if name not in checkpoint.normalisers:
+                raise FileError(
+                    f"checkpoint: expected statistics of {name}, got none; "
+                    f"leave --normalise-{name} as it was"
+                )
+            normaliser.load(checkpoint.normalisers[name])
+        # A part that the checkpoint has and this run lacks is dropped; the reverse is an error.
+        for part, owner, state in (
             ("a replay buffer", self.replay, checkpoint.replay),
             ("a target policy", self.target, checkpoint.target),
         ):
-            if owner is not None:
-                if not state:
-                    raise FileError(
-                        f"checkpoint: expected {what}, got none; leave the run's settings as they were"
-                    )
-                owner.load(state)
+            if owner is None:
+                continue
+            if not state:
+                raise FileError(
+                    f"checkpoint: expected {part}, got none; leave the run's settings as they were"
+                )
+            owner.load(state)
         restore_generator(self.rng, checkpoint.random)
         self.history = checkpoint.history
 
@@ -225,15 +241,16 @@ class Training:
 
     def _collect(self, rollouts: Rollouts) -> Rollout:
         if self.exploration is not None:
+            # Before the rollout, so that all of it is played with one epsilon.
             self.exploration.at(self.history.steps)
         if self.whole_episodes:
             return rollouts.episodes(self.config.rollout.episodes, self.config.run.steps)
         return rollouts.steps(self.length)
 
     def _update(self, rollout: Rollout) -> dict[str, float]:
-        """Update the policy and return the metrics, `seconds` left out."""
-        found = self._improve(rollout)
-        self.estimator = self.estimator.adapted(found)
+        """Update the policy and return the metrics except `seconds`."""
+        learned = self._improve(rollout)
+        self.estimator = self.estimator.adapted(learned)
         self.history.add(rollout)
         self.history.updates += 1
         metrics: dict[str, float] = {
@@ -245,35 +262,23 @@ class Training:
             metrics["mean_return"] = mean
         if self.exploration is not None:
             metrics["epsilon"] = self.exploration.epsilon
-        if found and hasattr(self.optimizer.spec, "rate"):
-            found["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
-        return metrics | found
+        # The rate of the step just taken; a replay buffer that is still filling took none.
+        if learned and hasattr(self.optimizer.spec, "rate"):
+            learned["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
+        return metrics | learned
 
     def _improve(self, rollout: Rollout) -> dict[str, float]:
-        """Learn from a rollout, or from the buffer that it goes into; return the update's figures, none where it has to wait."""
+        """Learn from a rollout, or from the buffer behind it; return the update's metrics."""
+        learner = (self.policy, self.estimator, self.optimizer)
         if self.replay is None or self.replay_plan is None:
-            return update(
-                self.policy,
-                self.estimator,
-                self.optimizer,
-                rollout.batch,
-                self.plan,
-                self.rng,
-                self.target,
-            )
+            return update(*learner, rollout.batch, self.plan, self.rng, self.target)
         self.replay.add(rollout.batch)
-        return replay_update(
-            self.policy,
-            self.estimator,
-            self.optimizer,
-            self.replay,
-            self.replay_plan,
-            self.rng,
-            self.target,
-        )
+        return replay_update(*learner, self.replay, self.replay_plan, self.rng, self.target)
 
     def _optimizer_steps(self) -> int:
+        """Return the optimizer steps of the whole run, over which the learning rate falls."""
         batch = self.length * self.environments.count
+        # The rollout that reaches `run.steps` is played to its end.
         rollouts = math.ceil(self.config.run.steps / batch)
         if self.replay_plan is not None:
             return self.replay_plan.optimizer_steps(rollouts, batch)
@@ -281,29 +286,39 @@ class Training:
 
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
         settings, space = self.config.rollout, self.environments.observations
-        if settings.normalise_observations and not isinstance(space, Box):
-            raise SpecError(
-                f"rollout.normalise_observations: expected real observations to normalise, got {space}; leave it off"
-            )
-        width = space.shape[0] if isinstance(space, Box) else 0
-        observations = ObservationNormaliser(width) if settings.normalise_observations else None
-        gamma = getattr(self.estimator, "gamma", 0.99)
-        return observations, RewardNormaliser(
-            self.environments.count, gamma
-        ) if settings.normalise_rewards else None
+        observations = rewards = None
+        if settings.normalise_observations:
+            if not isinstance(space, Box):
+                raise SpecError(
+                    "rollout.normalise_observations: expected real observations to normalise, "
+                    f"got {space}; leave it off"
+                )
+            observations = ObservationNormaliser(space.shape[0])
+        if settings.normalise_rewards:
+            gamma = getattr(self.estimator, "gamma", DEFAULT_GAMMA)
+            rewards = RewardNormaliser(self.environments.count, gamma)
+        return observations, rewards
+
+    def _normalisers(self) -> dict[str, Normaliser]:
+        """Return the normalisers of this run by their names in a checkpoint."""
+        normalisers = {"observations": self.observations, "rewards": self.rewards}
+        return {name: item for name, item in normalisers.items() if item is not None}
 
     def _seeds(self, stream: int, count: int) -> list[int]:
-        """Return seeds for environments; a resumed run's differ from those it began with."""
+        """Return seeds for environments; a resumed run's differ from those of its beginning."""
         sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
         return [int(seed) for seed in sequence.generate_state(count)]
 
 
 def one_blas_thread() -> threadpool_limits:
-    """Return a context with one BLAS thread: the matrices are small, and threads that wait for each other cost more than they bring."""
+    """Return a context with one BLAS thread.
+
+    The matrices are small: threads that wait for each other cost more than they bring.
+    """
     return threadpool_limits(limits=1, user_api="blas")
 
 
 def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
-    """Return what `make_environments` takes."""
+    """Return the arguments of `make_environments`."""
     arguments = dict(config.environment)
     return arguments.pop("name"), count, arguments

@@ -213,7 +213,7 @@ def test_values_of_a_critic_of_its_own_may_be_a_column_and_nothing_wider(make_ba
         ((mlp, tree(dtype=np.float16)), r"all float32 or all float64, got first\.bias float16"),
         ((mlp, jax.tree.map(functools.partial(jnp.asarray, dtype=jnp.bfloat16), tree())), r"got first\.bias bfloat16"),
         ((mlp, tree() | {"second": tree(dtype=np.float32)["second"]}), r"or all float64, got second\.bias float32"),
-        ((mlp, tree() | {"rate": 0.1}), r"got rate float; convert them, and close over what is not trained"),
+        ((mlp, tree() | {"rate": 0.1}), r"got rate float; convert them, and close over arrays that are not trained"),
         ((mlp, tree() | {"steps": np.zeros((), int)}), r"got steps int64; convert them, and close over"),
         ((mlp, tree() | {"zkey": jax.random.key(0)}), r"got zkey key<fry>; convert them"),
         ((mlp, {"a": {"b": LINEAR}, "a.b": LINEAR}), r"expected a\.b to name one parameter, got two; rename"),

@@ -185,12 +185,12 @@ spec.loader.exec_module(module)
 def test_what_torch_has_compiled_is_left_out(copier):
     pytest.importorskip("torch")
     policy: Any = pg.policy(SPEC, backend="torch", compiled=True)
-    policy._kept(ESTIMATOR)[8] = lambda *arguments: (
+    policy._functions(ESTIMATOR)[8] = lambda *arguments: (
         arguments
     )  # in place of a compiled function, which takes its time
     copied = COPIERS[copier](policy)
     assert copied.compiled
-    assert copied._kept(ESTIMATOR) == {}
+    assert copied._functions(ESTIMATOR) == {}
 
 
 def module_of_two():

@@ -172,7 +172,7 @@ def test_a_head_of_continuous_actions_with_neither_is_refused(framework):
 
 @frameworks
 @pytest.mark.parametrize(
-    ("listed", "name"), [(Listed(3, 0.7), "categorical"), (Joint(2, 1.6), "switches")]
+    ("listed", "name"), [(Listed(3, 0.7), "categorical"), (Joint(2, 1.6), "bernoulli")]
 )
 def test_a_sum_over_actions_is_the_closed_form(framework, listed, name):
     pytest.importorskip(f"pgcore_{framework}.backend")

@@ -53,7 +53,7 @@ SPECS = {
     "linear": pg.PolicySpec(NETWORKS["linear"], HEADS["hot"], "separate"),
     "squashed": pg.PolicySpec(NETWORKS["tanh"], HEADS["squashed"], "shared"),
     "choices": pg.PolicySpec(NETWORKS["relu"], HEADS["multi"], "separate"),
-    "switches": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["switches"], "none"),
+    "switches": pg.PolicySpec(NETWORKS["sigmoid"], HEADS["bernoulli"], "none"),
     "action values": pg.PolicySpec(NETWORKS["tanh"], HEADS["epsilon greedy"], "none"),
     "critic of actions": pg.PolicySpec(
         NETWORKS["tanh"], HEADS["categorical"], "separate", "action"

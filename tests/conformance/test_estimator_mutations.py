@@ -18,8 +18,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.interfaces.recorded import critic_values
-from pgcore.returns.discounted import centre, returns
-from pgcore.returns.groups import by_group, episode_rewards
+from pgcore.returns import by_group, centre, episode_rewards, returns
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.planted import first_disagreement
@@ -305,7 +304,7 @@ def first_choice_alone(
 
 
 def mean_of_switches(found: dict[str, Any], kernel: Any, *_: Any) -> dict[str, Any]:
-    return {name: value / kernel.switches for name, value in found.items()}
+    return {name: value / kernel.binary_actions for name, value in found.items()}
 
 
 def negative(found: Any, *_: Any) -> Any:
@@ -415,7 +414,7 @@ WRONG = (
         advantage(td_of_values),
     ),
     WrongForm(
-        "a2c: no bootstrap where an episode is cut", "a2c", "signals", ending(terminated=True)
+        "a2c: no bootstrap where an episode is truncated", "a2c", "signals", ending(terminated=True)
     ),
     WrongForm("awr: weights not limited", "awr", "signals", signals(max_weight=1e9)),
     WrongForm(
@@ -448,7 +447,7 @@ WRONG = (
         terms(differentiated_weight),
     ),
     WrongForm(
-        "reinforce_pp: mean of the rewards kept",
+        "reinforce_pp: mean of the rewards not subtracted",
         "reinforce++",
         "signals",
         advantage(mean_of_rewards),
@@ -468,11 +467,11 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "switches: mean for sum",
+        "binary actions: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
-        "switches",
+        "bernoulli",
     ),
 )
 
@@ -514,7 +513,7 @@ if __name__ == "__main__":
     before = PAGE.read_text().split(HEADING)[0].rstrip()
     text = [
         "Letters name the rows of [the notes' formulas](formulas.md). B14's root of g^T F g is a step and no estimator:",
-        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` sees it leave the region.",
+        "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` shows that it leaves the region.",
         "",
         "| wrong form | found at | times the limit |",
         "|---|---|---|",

@@ -21,7 +21,7 @@ from pgcore import api
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.interfaces.estimator import Reduction
 from pgcore.interfaces.gradient import Gradient
-from pgcore.returns.discounted import normalise
+from pgcore.returns import normalise
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.cases.kinks import worst_at
@@ -693,9 +693,9 @@ def table() -> str:
     lines = [
         "# Planted bugs",
         "",
-        "Each was planted by itself, and what `pgcore check` runs must find it, at the stage where it was planted; the last column says how",
-        "far beyond what the rule allows the first stage that disagrees is. `tests/conformance/test_mutations.py` plants them in every run of",
-        "the tests, and wrote this page.",
+        "Each bug was planted alone, and the stages of `pgcore check` must find it at the stage where it was planted. The last",
+        "column is the error of the first stage that disagrees, as a multiple of the limit. `tests/conformance/test_mutations.py`",
+        "plants the bugs in every run of the tests, and wrote this page.",
         "",
         "| bug | planted in | found at | times the limit |",
         "|---|---|---|---|",

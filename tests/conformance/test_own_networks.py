@@ -10,7 +10,7 @@ from pgcore.errors import EstimatorError, ParameterError, SpecError, UnknownName
 from pgcore.interfaces.gradient import Gradient
 from pgcore_check.cases.cases import make_case
 from pgcore_check.compare import STAGES
-from pgcore_check.proofs import proofs, variants
+from pgcore_check.proofs import hold_to_parent, proofs, variants
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_optimizers.first_order import Adam
 
@@ -359,6 +359,7 @@ GAE = pg.estimator("actor_critic", gamma=0.9, gae_lambda=0.8)
     ],
 )
 def test_a_bug_on_a_keras_model_is_found_at_its_stage(model, monkeypatch, stage, plant, estimator):
+    hold_to_parent(type(estimator))
     if plant is not None:
         plant(monkeypatch)
     before = model.parameters()

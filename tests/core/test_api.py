@@ -8,7 +8,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError, OptimizerError, SpecError, UnknownNameError
-from pgcore.returns.discounted import optimal_baseline, returns
+from pgcore.returns import optimal_baseline, returns
 
 SPEC = pg.PolicySpec(
     network=pg.MLP(4, (64, 64), "tanh"), head=pg.Categorical(2, temperature=1.0), critic="separate"

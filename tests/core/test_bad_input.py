@@ -551,7 +551,7 @@ def test_a_cut_episode_cannot_be_bootstrapped_from_nothing(make_batch):
     with refused(
         BatchError,
         "Batch.final_observations",
-        "every episode that was cut",
+        "every truncated episode",
         "episode 1 did not terminate",
     ):
         pg.gradient(policy(critic="separate"), pg.estimator("actor_critic"), batch)

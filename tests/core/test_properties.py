@@ -19,7 +19,7 @@ import pgcore as pg
 from pgcore.data.batch import Batch
 from pgcore.errors import PgcoreError
 from pgcore.interfaces.estimator import Reduction
-from pgcore.returns.discounted import (
+from pgcore.returns import (
     discounted_sum,
     discounts,
     gae,

@@ -14,7 +14,7 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.registry.registry import registry
 from pgcore.xp.numpy import HostNamespace
 from pgcore_check.proofs import variants
-from pgcore_derive.choices import branches, settled, tree_or_term
+from pgcore_derive.choices import branches, hoist_choices, tree_or_term
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import differences, points, tie_points
 from pgcore_derive.functions import EpisodeMean, EpisodeSum
@@ -88,7 +88,7 @@ def equal(found, expected):
     factor, total = found.as_coeff_Mul()
     if isinstance(total, EpisodeSum | EpisodeMean) and isinstance(expected, type(total)):
         return equal(factor * total.args[0], expected.args[0])
-    difference = tree_or_term(settled(found) - expected)
+    difference = tree_or_term(hoist_choices(found) - expected)
     return all(vanishes(value, path) for value, path in branches(difference))
 
 
@@ -128,7 +128,7 @@ def hand_written(estimator, derivation, monkeypatch):
     monkeypatch.setattr(Node, "__array_function__", any_function)
     monkeypatch.setattr(Traced, "__array_ufunc__", ufunc)
     with sp.core.parameters.distribute(False):
-        found = estimator.cotangents(**{name: trace.given(name) for name in estimator.keywords})
+        found = estimator.cotangents(**{name: trace.input(name) for name in estimator.keywords})
     return {name: value.expression for name, value in found.items()}
 
 

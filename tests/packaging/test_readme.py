@@ -11,11 +11,15 @@ ROOT = Path(__file__).parents[2]
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert "network.0.weight" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "network.0.weight" in printed
+    # One policy beside the reference, and a policy beside its copy.
+    assert printed.count("agree") == 2
+    assert "departs" not in printed
     assert (tmp_path / "policy.safetensors").is_file()
 
 

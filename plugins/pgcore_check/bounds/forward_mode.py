@@ -1,8 +1,8 @@
-"""Derivatives of a formula along many directions at once, in any number system of the test kit.
+"""Derivatives of a formula along many directions at once, in any number system of the kit.
 
 A `Dual` carries, with each value, its derivatives along `D` directions. A network's formula runs on
-it as on any backend's arrays, so that the derivative of a network that the kit has never seen
-follows from the formula alone, and from neither a backend nor its hand-written closed form.
+it as on any backend's arrays. Derivatives of a network that the kit has never seen thus follow from
+the formula alone, without a backend or a hand-written closed form.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ def aligned(*numbers: Any) -> tuple[Number, ...]:
     rank = max(0 if np.isscalar(number) else len(number.shape) for number in numbers)
     slopes: list[Number] = []
     for number in numbers:
+        # The axis of directions stays first: axes of 1 are inserted behind it.
         if isinstance(number, Dual):
             count, *shape = number.slopes.shape
             slopes.append(number.slopes.reshape(count, *(1,) * (rank - len(shape)), *shape))
@@ -150,10 +151,10 @@ def aligned(*numbers: Any) -> tuple[Number, ...]:
 
 
 class ForwardMode:
-    """See `pgcore.xp.namespace.ArrayNamespace`: the functions that a network's formula is made of."""
+    """See `pgcore.xp.namespace.ArrayNamespace`: the functions in networks' formulas."""
 
     def __getattr__(self, name: str) -> Any:
-        """Raise TypeError for a function that has no derivative here yet."""
+        """Raise TypeError for a function without a derivative here."""
         raise TypeError(
             f"forward_mode: expected a function of networks, got xp.{name}; add its derivative"
         )
@@ -188,10 +189,12 @@ class ForwardMode:
 
     def abs(self, x: Dual) -> Dual:
         """See `ArrayNamespace.abs`."""
+        # The derivative at 0 is 0, as `docs/conventions.md` says.
         return self.where(x > 0, x, self.where(x < 0, -x, 0.0))
 
     def maximum(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.maximum`."""
+        # Equal numbers take the first one's derivative, in `minimum` too.
         return self.where(value_of(x) >= value_of(y), x, y)
 
     def minimum(self, x: Dual, y: Dual) -> Dual:
@@ -214,7 +217,7 @@ class ForwardMode:
     def concatenate(self, arrays: tuple[Dual, ...], axis: int) -> Dual:
         """See `ArrayNamespace.concatenate`."""
         count = max(array.slopes.shape[0] for array in arrays)
-        # An array that no direction changes has one row of slopes, which is all of them.
+        # An array that no direction changes has one row of slopes, repeated for all directions.
         spread = [array.slopes[np.arange(count) % array.slopes.shape[0]] for array in arrays]
         place = axis % len(arrays[0].shape)
         value = np.concatenate([array.value for array in arrays], place)

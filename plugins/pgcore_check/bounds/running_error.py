@@ -1,7 +1,8 @@
-"""Arithmetic that carries, with each value, a bound on the rounding error that an honest evaluation can have.
+"""Arithmetic that carries a bound on the rounding error with each value.
 
-A `Bounded` array holds values in extended precision and an error `e`, in units of the working precision's roundoff u: a
-computation of the same formula in working precision is within u * e of the value, to first order. The rules, v a result:
+A `Bounded` array holds values in extended precision and an error `e`, in units of the working
+precision's roundoff u. A correct evaluation of the same formula in working precision is within
+u * e of the value, to first order. The rules, v a result:
 
     + and -         e_a + e_b + |v|
     *               |a| e_b + |b| e_a + |v|
@@ -13,9 +14,11 @@ computation of the same formula in working precision is within u * e of the valu
     tanh            (1 - v^2) e + 8 |v|
     sqrt            e / (2 v) + |v|
 
-A product, quotient or exponential may also underflow, and frameworks flush what is subnormal to 0: each adds `floor`, the smallest
-normal number in units of u. The n in sums and products covers any order of summation. Comparisons, maxima and choices take no
-error: a point within rounding of a kink has no power, and belongs to `kinks`. How near one came to another choice can be recorded.
+A product, quotient or exponential may also underflow, and frameworks flush subnormal results to 0:
+each adds `floor`, the smallest normal number in units of u. The n in sums and products covers any
+order of summation. Comparisons, maxima and choices add no error: a point within rounding of a kink
+has no power, and belongs to `kinks`. The distance of a comparison from its other outcome can be
+recorded.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from pgcore.validation.arrays import Array
 
 __all__ = ["Bounded", "bounded", "bounded_in", "choices"]
 
-# 4 u e is 1,000 u of this share of e.
+# The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
+# limit of agreement.
 ERROR_SHARE = 4e-3
 
 _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
@@ -41,16 +45,17 @@ _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
 
 @contextmanager
 def choices() -> Generator[list[float]]:
-    """Give a list to which each comparison of bounded arrays adds how far the nearest of its entries was from the other outcome.
+    """Give a list to which each comparison adds the distance of its nearest entry from a kink.
 
-    The distance is relative to the numbers compared. Where their bounds are far larger, as beside 0, it is relative to `ERROR_SHARE` of these:
-    1,000 u from a kink is then as far as the rule lets rounding lead. Numbers that are exact are at no
-    kink, nor are those that are equal to the last digit of extended precision, which a formula makes so, such as padding's.
+    The distance is relative to the numbers compared. Where their bounds are far larger, as beside
+    0, it is relative to `ERROR_SHARE` of the bounds: 1,000 u from a kink is then as far as the rule
+    lets rounding lead. Two kinds of numbers are at no kink: exact ones, and those that are equal to
+    the last digit of extended precision, which a formula makes equal, such as padding's.
     """
-    found: list[float] = []
-    token = _choices.set(found)
+    distances: list[float] = []
+    token = _choices.set(distances)
     try:
-        yield found
+        yield distances
     finally:
         _choices.reset(token)
 
@@ -61,7 +66,8 @@ class Bounded:
     Attributes:
         value: Values, `np.longdouble`.
         error: Bounds of the same shape, in units of roundoff.
-        floor: What underflow can add, in units of roundoff; 0 takes the range of exponents for unlimited.
+        floor: The error of an underflow, in units of roundoff; 0 stands for an unlimited range of
+            exponents.
     """
 
     # Keeps NumPy from taking a Bounded apart when it is the right operand.
@@ -91,45 +97,42 @@ class Bounded:
         """Negation is exact."""
         return Bounded(-self.value, self.error, self.floor)
 
-    def __add__(self, other: Any) -> Bounded:
+    def __add__(self, addend: Any) -> Bounded:
         """See the rules."""
-        b = bounded(other)
+        b = bounded(addend)
         value = self.value + b.value
         return Bounded(value, self.error + b.error + np.abs(value), max(self.floor, b.floor))
 
-    def __sub__(self, other: Any) -> Bounded:
+    def __sub__(self, subtrahend: Any) -> Bounded:
         """See the rules."""
-        return self + -bounded(other)
+        return self + -bounded(subtrahend)
 
-    def __mul__(self, other: Any) -> Bounded:
+    def __mul__(self, factor: Any) -> Bounded:
         """See the rules."""
-        b = bounded(other)
+        b = bounded(factor)
         value = self.value * b.value
         floor = max(self.floor, b.floor)
-        return Bounded(
-            value,
-            np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value) + floor,
-            floor,
-        )
+        error = np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value)
+        return Bounded(value, error + floor, floor)
 
-    def __truediv__(self, other: Any) -> Bounded:
+    def __truediv__(self, divisor: Any) -> Bounded:
         """See the rules."""
-        b = bounded(other)
+        b = bounded(divisor)
         value = self.value / b.value
         floor = max(self.floor, b.floor)
         error = (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value)
         return Bounded(value, error + floor, floor)
 
-    def __matmul__(self, other: Any) -> Bounded:
+    def __matmul__(self, right: Any) -> Bounded:
         """See the rules."""
-        a, b = self, bounded(other)
+        a, b = self, bounded(right)
         size_a, size_b = np.abs(a.value), np.abs(b.value)
         count, floor = a.value.shape[-1], max(a.floor, b.floor)
         error = size_a @ b.error + a.error @ size_b + count * (size_a @ size_b + floor)
         return Bounded(a.value @ b.value, error, floor)
 
     def __pow__(self, exponent: Any) -> Bounded:
-        """Return a power as the product that it is."""
+        """Return a power of at least 1, computed as a product."""
         if not isinstance(exponent, int) or exponent < 1:
             raise TypeError(
                 f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule"
@@ -139,45 +142,43 @@ class Bounded:
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def __rsub__(self, other: Any) -> Bounded:
+    def __rsub__(self, minuend: Any) -> Bounded:
         """See the rules."""
-        return bounded(other) - self
+        return bounded(minuend) - self
 
-    def __rtruediv__(self, other: Any) -> Bounded:
+    def __rtruediv__(self, dividend: Any) -> Bounded:
         """See the rules."""
-        return bounded(other) / self
+        return bounded(dividend) / self
 
-    def __gt__(self, other: Any) -> Array:
+    def __gt__(self, right: Any) -> Array:
         """Compare values."""
-        return self.value > self._compared(other)
+        return self.value > self._compared(right)
 
-    def __ge__(self, other: Any) -> Array:
+    def __ge__(self, right: Any) -> Array:
         """Compare values."""
-        return self.value >= self._compared(other)
+        return self.value >= self._compared(right)
 
-    def __lt__(self, other: Any) -> Array:
+    def __lt__(self, right: Any) -> Array:
         """Compare values."""
-        return self.value < self._compared(other)
+        return self.value < self._compared(right)
 
-    def __le__(self, other: Any) -> Array:
+    def __le__(self, right: Any) -> Array:
         """Compare values."""
-        return self.value <= self._compared(other)
+        return self.value <= self._compared(right)
 
-    def _compared(self, other: Any) -> Array:
-        """Return the other's values, and record how near the comparison was; see `choices`."""
-        b, record = bounded(other), _choices.get()
-        if record is not None:
-            with np.errstate(invalid="ignore"):  # no choice beside infinity is near
-                apart, error = (
-                    np.abs(self.value - b.value),
-                    np.maximum(self.error, b.error) * ERROR_SHARE,
-                )
-            size = np.maximum(np.maximum(np.abs(self.value), np.abs(b.value)), error)
-            counted = (error > 0) & (apart > 0) & np.isfinite(size)
-            near = np.where(
-                counted, np.where(counted, apart, 0) / np.where(counted, size, 1), np.inf
-            )
-            record.append(float(near.min(initial=np.inf)))
+    def _compared(self, right: Any) -> Array:
+        """Return the operand's values, and record the distance of the comparison; see `choices`."""
+        b, record = bounded(right), _choices.get()
+        if record is None:
+            return b.value
+        # No choice beside infinity is near: infinity less infinity is not counted.
+        with np.errstate(invalid="ignore"):
+            apart = np.abs(self.value - b.value)
+            error = np.maximum(self.error, b.error) * ERROR_SHARE
+        size = np.maximum(np.maximum(np.abs(self.value), np.abs(b.value)), error)
+        counted = (error > 0) & (apart > 0) & np.isfinite(size)
+        near = np.where(counted, apart, np.inf) / np.where(counted, size, 1)
+        record.append(float(near.min(initial=np.inf)))
         return b.value
 
     def sum(self, axis: int | None = None) -> Bounded:
@@ -191,10 +192,11 @@ class Bounded:
         return Bounded(self.value.reshape(*shape), self.error.reshape(*shape), self.floor)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **_: Any) -> Any:
-        """Let NumPy's elementary functions and operators work on mixtures of arrays and bounded arrays."""
+        """Apply NumPy's elementary functions and operators to arrays and bounded arrays."""
         if method != "__call__" or ufunc.__name__ not in UFUNCS:
             raise TypeError(
-                f"Bounded: expected one of {', '.join(UFUNCS)}, got {ufunc.__name__}.{method}; add its error rule"
+                f"Bounded: expected one of {', '.join(UFUNCS)}, "
+                f"got {ufunc.__name__}.{method}; add its error rule"
             )
         return UFUNCS[ufunc.__name__](*inputs)
 
@@ -205,10 +207,11 @@ class Bounded:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Let `np.where` and `np.concatenate` and the like work on mixtures of arrays and bounded arrays."""
+        """Apply the functions of `FUNCTIONS` to arrays and bounded arrays."""
         if function.__name__ not in FUNCTIONS:
             raise TypeError(
-                f"Bounded: expected one of {', '.join(FUNCTIONS)}, got {function.__name__}; add its error rule"
+                f"Bounded: expected one of {', '.join(FUNCTIONS)}, "
+                f"got {function.__name__}; add its error rule"
             )
         return FUNCTIONS[function.__name__](*args, **kwargs)
 
@@ -216,18 +219,18 @@ class Bounded:
 def bounded(value: Any) -> Bounded:
     """Return the value as a bounded array.
 
-    Arrays and integers are inputs, and exact. A single float is a formula's constant, which is rounded to the working precision.
+    Arrays and integers are inputs, and exact. A single float is a formula's constant, which is
+    rounded to the working precision.
     """
     if isinstance(value, Bounded):
         return value
     exact = np.asarray(value, np.longdouble)
-    return Bounded(
-        exact, np.abs(exact) if isinstance(value, float | np.floating) else np.zeros_like(exact)
-    )
+    constant = isinstance(value, float | np.floating)
+    return Bounded(exact, np.abs(exact) if constant else np.zeros_like(exact))
 
 
 def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
-    """Return a function from input arrays to bounded arrays whose floor is that of a working precision."""
+    """Return a function from input arrays to bounded arrays with the floor of a dtype."""
     limits = np.finfo(dtype)
     floor = float(limits.tiny) / (float(limits.eps) / 2)
 
@@ -242,9 +245,8 @@ def _exp(x: Bounded) -> Bounded:
     value = np.exp(x.value)
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
     exact = x.value == -np.inf
-    return Bounded(
-        value, np.where(exact, 0, value * np.where(exact, 0, x.error + 8) + x.floor), x.floor
-    )
+    error = value * np.where(exact, 0, x.error + 8) + x.floor
+    return Bounded(value, np.where(exact, 0, error), x.floor)
 
 
 def _log(x: Bounded) -> Bounded:
@@ -259,7 +261,8 @@ def _tanh(x: Bounded) -> Bounded:
 
 def _sqrt(x: Bounded) -> Bounded:
     value = np.sqrt(x.value)
-    # The root of what should be 0 and is e u is at most sqrt(e / u) in units of u; no u is less than 2^-54.
+    # A number that should be 0 and is e u has a root of at most sqrt(e / u) in units of u; no u is
+    # less than 2^-54.
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(value > 0, x.error / (2 * value), np.sqrt(x.error) * 2.0**27)
     return Bounded(value, error + value, x.floor)
@@ -312,6 +315,7 @@ def _minimum(x: Any, y: Any) -> Bounded:
     return _where(bounded(x) <= y, x, y)
 
 
+# The error rule of each NumPy function, by its name; operators go to the methods above.
 UFUNCS: dict[str, Callable[..., Any]] = {
     "exp": _exp,
     "log": _log,
@@ -331,6 +335,8 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "less": _operator("__lt__"),
     "less_equal": _operator("__le__"),
 }
+
+# The same for NumPy's functions that are no universal ones.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "where": _where,
     "concatenate": _concatenate,

@@ -1,7 +1,7 @@
-"""Cases to try a backend on: random but well scaled, seeded, with everything in them that a test is otherwise blind to.
+"""Cases for a backend: random, seeded, and well scaled unless made extreme.
 
-Temperatures are not 1, episodes have several steps and different lengths, some are cut and some terminate, ratios are not 1, and where
-the head is discrete some actions are masked.
+They avoid the values that hide errors. Temperatures and ratios are not 1, episodes have different
+lengths, some are truncated and some terminate, and discrete heads have masked actions.
 """
 
 from __future__ import annotations
@@ -34,8 +34,15 @@ NETWORKS: dict[str, Network] = {
     "sigmoid": MLP(4, (5, 5), "sigmoid"),
 }
 
-# How much larger than usual an extreme case's parameters are; its rewards are as much larger cubed.
+# The factor on an extreme case's parameters; rewards are scaled by its cube.
 EXTREME = 6.0
+
+# Standard deviation of the parameters beside their initial values, for well-scaled cases.
+SPREAD = 0.5
+
+# Standard deviation of the recorded log-probabilities and values beside the policy's: the change
+# since an older policy or critic recorded them.
+RECORDED = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,12 @@ class Case:
     """A policy, an estimator and a batch that fit each other.
 
     Attributes:
-        label: What is in it, for a test's name.
+        label: The names of its parts, for a test's name.
         spec: The architecture.
         estimator: With non-trivial hyper-parameters.
         dtype: "float32" or "float64".
-        seed: Of everything random in it.
-        extremity: How much larger than usual its parameters are where it is made extreme.
+        seed: Seed of all its random numbers.
+        extremity: The factor on its parameters when it is made extreme.
     """
 
     label: str
@@ -61,53 +68,47 @@ class Case:
     def make(
         self, backend: str, steps: int = 23, padding: int = 0, *, extreme: bool = False
     ) -> tuple[Policy, Batch]:
-        """Return a policy on a backend and the batch; the same numbers on every backend."""
+        """Return a policy on a backend and the batch; the same numbers on every backend.
+
+        See `make_case`; `extreme` scales by the case's extremity.
+        """
         scale = self.extremity if extreme else 1.0
         return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, scale=scale)
 
 
 def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
-    """Yield every estimator with every head and dtype; networks and critics take turns, so that every pair of two things occurs.
+    """Yield every estimator with every head and dtype, without estimators that weigh scores.
 
-    Estimators whose gradient is made from scores are left out.
+    Networks and critics take turns, so that every pair of two levels occurs.
     """
     networks, heads = list(NETWORKS), list(variants("heads").items())
     estimators = [
-        (label, each)
-        for label, each in variants("estimators").items()
-        if not isinstance(each, ScoreEstimator)
+        (label, estimator)
+        for label, estimator in variants("estimators").items()
+        if not isinstance(estimator, ScoreEstimator)
     ]
-    for seed, indices in enumerate(
-        itertools.product(range(len(estimators)), range(len(heads)), range(len(dtypes)))
-    ):
-        (label, estimator), (head_label, head), dtype = (
-            estimators[indices[0]],
-            heads[indices[1]],
-            dtypes[indices[2]],
-        )
-        network = networks[(indices[0] + indices[1] + 2 * indices[2]) % len(networks)]
-        shared = (indices[0] + 2 * indices[1] + indices[2]) % 2 == 1 and NETWORKS[network].has_torso
+    options = itertools.product(range(len(estimators)), range(len(heads)), range(len(dtypes)))
+    for seed, (i, j, k) in enumerate(options):
+        (label, estimator), (head_label, head), dtype = estimators[i], heads[j], dtypes[k]
+        # Different strides, so that networks and critics do not repeat together.
+        network = networks[(i + j + 2 * k) % len(networks)]
+        shared = (i + 2 * j + k) % 2 == 1 and NETWORKS[network].has_torso
         valued = (
             "action_value" in estimator.quantities and head.enumerable and not head.action_values
         )
-        spec = PolicySpec(
-            NETWORKS[network],
-            head,
-            "shared" if shared else "separate",
-            "action" if valued else "state",
-        )
+        critic, values = "shared" if shared else "separate", "action" if valued else "state"
+        spec = PolicySpec(NETWORKS[network], head, critic, values)
         if fits(estimator, spec):
-            yield Case(
-                f"{label}-{head_label}-{network}-{spec.critic}-{dtype}",
-                spec,
-                estimator,
-                dtype,
-                seed,
-            )
+            case_label = f"{label}-{head_label}-{network}-{spec.critic}-{dtype}"
+            yield Case(case_label, spec, estimator, dtype, seed)
 
 
 def fits(estimator: Estimator, spec: PolicySpec) -> bool:
-    """Return whether a policy of this spec has what the estimator uses, and whether any of it depends on the parameters."""
+    """Return whether a policy of this spec has the quantities that the estimator uses.
+
+    With a head of action values one of them must be such a value: no other quantity depends on the
+    parameters.
+    """
     if estimator.claims.discrete_only and not spec.head.enumerable:
         return False
     if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
@@ -132,7 +133,7 @@ def make_case(
     *,
     scale: float = 1.0,
 ) -> tuple[Policy, Batch]:
-    """Return a policy with random parameters, and a batch of its own steps seen from a policy a little away.
+    """Return a policy with random parameters, and a batch recorded by a slightly different one.
 
     Args:
         spec: The architecture.
@@ -141,85 +142,76 @@ def make_case(
         seed: At least 0.
         steps: B, at least 9.
         padding: Steps of weight 0 to add.
-        scale: How much larger parameters are than well-scaled ones, and rewards cubed: saturated distributions, tiny and huge standard deviations.
+        scale: The factor on well-scaled parameters, its cube that on rewards. A large one saturates
+            distributions, and makes standard deviations tiny and huge.
     """
     rng = np.random.default_rng(seed)
-    made = policy(spec, backend=backend, seed=seed, dtype=dtype)
-    made.load(
-        {
-            name: value + 0.5 * scale * rng.standard_normal(value.shape)
-            for name, value in spec.initial_parameters(seed).items()
-        }
-    )
+    current = policy(spec, backend=backend, seed=seed, dtype=dtype)
+    parameters: dict[str, Array] = {}
+    for name, value in spec.initial_parameters(seed).items():
+        parameters[name] = value + SPREAD * scale * rng.standard_normal(value.shape)
+    current.load(parameters)
+    # Five episodes: of one and of two steps, terminated and truncated, in two groups.
+    lengths = np.array([steps - 7 - (steps - 7) // 2, 4, (steps - 7) // 2, 1, 2])
+    observations = random_observations(spec, steps, rng)
+    final = random_observations(spec, len(lengths), rng)
+    mask, actions, anchor = random_actions(spec.head, steps, rng)
+    # A plain batch, for the policy's log-probabilities and values.
+    fields: dict[str, Any] = {
+        "observations": observations,
+        "actions": actions,
+        "rewards": scale**3 * rng.standard_normal(steps),
+        "episode_lengths": lengths,
+        "terminated": [True, False, False, True, False],
+        "final_observations": final,
+        "action_mask": mask,
+    }
+    plain = Batch(**fields, extras={"reference": anchor})
+    recorded = current.evaluate(plain, ("log_prob", *quantities_of(spec) & {"value"}))
+    log_probs = recorded["log_prob"] + RECORDED * rng.standard_normal(steps)
+    extras = dict(plain.extras)
+    extras["reference_log_probs"] = log_probs + RECORDED * rng.standard_normal(steps)
+    extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
+    values = None
+    # Values of another critic, so that a clipped value loss is clipped somewhere.
+    if "value" in recorded:
+        values = recorded["value"] + RECORDED * rng.standard_normal(steps)
+    batch = Batch(**fields, log_probs=log_probs, values=values, extras=extras)
+    return current, batch.pad(steps + padding)
+
+
+def random_observations(spec: PolicySpec, count: int, rng: np.random.Generator) -> Array:
+    """Return [count] states or [count, *shape] observations that the spec's network takes."""
     states, shape = spec.network.num_states, spec.network.observation_shape
     assert shape is not None
-    lengths = np.array([steps - 7 - (steps - 7) // 2, 4, (steps - 7) // 2, 1, 2])
     if states is not None:
-        observations, final = (rng.integers(0, states, number) for number in (steps, len(lengths)))
-    else:
-        observations, final = (
-            rng.standard_normal((number, *shape)) for number in (steps, len(lengths))
-        )
-    mask, actions, described = random_actions(spec.head, steps, rng)
-    plain = Batch(
-        observations=observations,
-        actions=actions,
-        rewards=scale**3 * rng.standard_normal(steps),
-        episode_lengths=lengths,
-        terminated=[True, False, False, True, False],
-        final_observations=final,
-        action_mask=mask,
-        extras={"reference": described},
-    )
-    recorded = made.evaluate(plain, ("log_prob", *quantities_of(spec) & {"value"}))
-    log_probs = recorded["log_prob"] + 0.3 * rng.standard_normal(steps)
-    extras = dict(plain.extras)
-    extras["reference_log_probs"] = log_probs + 0.3 * rng.standard_normal(steps)
-    extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
-    fields = {
-        name: getattr(plain, name)
-        for name in ("observations", "actions", "rewards", "episode_lengths", "terminated")
-    }
-    values = None
-    if "value" in recorded:  # of another critic, so that a clipped value loss is clipped somewhere
-        values = recorded["value"] + 0.3 * rng.standard_normal(steps)
-    batch = Batch(
-        **fields,
-        final_observations=final,
-        action_mask=mask,
-        log_probs=log_probs,
-        values=values,
-        extras=extras,
-    )
-    return made, batch.pad(steps + padding)
+        return rng.integers(0, states, count)
+    return rng.standard_normal((count, *shape))
 
 
 def random_actions(
     head: Head, steps: int, rng: np.random.Generator
 ) -> tuple[Array | None, Array, Array]:
-    """Return a mask where the head is discrete, actions that it allows, and [B, width] descriptions of another policy."""
+    """Return a mask, actions that it allows, and another policy's distributions.
+
+    Returns:
+        [B, width] bool for a discrete head, else None; [B, ...] actions; [B, width] distribution
+        parameters.
+    """
     if not head.discrete:
         actions = rng.standard_normal((steps, head.width // 2))
-        return (
-            None,
-            actions,
-            np.concatenate(
-                [rng.standard_normal(actions.shape), 0.3 * rng.standard_normal(actions.shape)],
-                axis=1,
-            ),
-        )
+        mean = rng.standard_normal(actions.shape)
+        log_std = 0.3 * rng.standard_normal(actions.shape)
+        return None, actions, np.concatenate([mean, log_std], axis=1)
     mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
-    chosen: list[Array] = []
-    for own in head.choices:
-        count = len(range(head.width)[own])
-        possible = rng.random((steps, count)) < (
-            0.7 if count > 2 else 0.9
-        )  # of two, both should mostly be possible
+    indices: list[Array] = []
+    for columns in head.choices:
+        count = len(range(head.width)[columns])
+        # Of two actions both should mostly be possible, and one always is.
+        possible = rng.random((steps, count)) < (0.7 if count > 2 else 0.9)
         possible[np.arange(steps), rng.integers(0, count, steps)] = True
-        chosen.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
+        indices.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
         logits = np.where(possible, rng.standard_normal(possible.shape), -np.inf)
-        mask[:, own], log_probs[:, own] = (
-            possible,
-            logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
-        )
-    return mask, chosen[0] if head.enumerable else np.stack(chosen, axis=1), log_probs
+        mask[:, columns] = possible
+        log_probs[:, columns] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return mask, indices[0] if head.enumerable else np.stack(indices, axis=1), log_probs

@@ -1,9 +1,9 @@
-"""Which cases to try: every estimator with every head, and every pair of two of the other things in as few cases as will do."""
+"""The design of the cases: every estimator with every head, and every pair of two levels."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,20 +16,21 @@ from pgcore_check.proofs import proofs
 
 __all__ = ["DTYPES", "Choice", "covering", "optimizers", "product"]
 
+# A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One case, and the optimizer that takes its steps.
+    """One case, and the optimizer of its steps.
 
     Attributes:
         variant: The label of the estimator.
         head: The label of the head.
         network: The label of the network.
         optimizer: A registered name.
-        case: What they make.
+        case: The case with these parts.
     """
 
     variant: str
@@ -40,7 +41,7 @@ class Choice:
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
-        """What is chosen, thing by thing."""
+        """The level of each factor: the factor's name, a space, and the level's name."""
         spec, dtype = self.case.spec, self.case.dtype
         critic = spec.critic if spec.critic_values == "state" else f"{spec.critic} action"
         return (
@@ -54,7 +55,7 @@ class Choice:
 
     @cached_property
     def pairs(self) -> set[tuple[str, str]]:
-        """Every pair of two of them; and estimator and head each with their hyper-parameters, once."""
+        """Every pair of two levels, and the labels of estimator and head, which occur once."""
         return {
             *itertools.combinations(self.levels, 2),
             ("estimator", self.variant),
@@ -63,61 +64,58 @@ class Choice:
 
 
 def optimizers() -> tuple[str, ...]:
-    """Return the names of the first-order optimizers that have a proof; each takes its steps as it is by default."""
+    """Return the names of the first-order optimizers with a proof; cases use default options."""
     return tuple(proof.of.name for proof in proofs().all if issubclass(proof.of, OptimizerSpec))
 
 
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
-    """Return every case that makes sense."""
+    """Return every case whose parts fit each other."""
+    choices: list[Choice] = []
     options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, optimizers())
-    return [
-        choice
-        for seed, option in enumerate(options)
-        for choice in made(estimators, heads, seed, *option)
-    ]
+    for seed, (variant, head, network, critic, dtype, optimizer) in enumerate(options):
+        spec = spec_of(heads[head], network, critic)
+        if spec is None or not fits(estimators[variant], spec):
+            continue
+        label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
+        case = Case(label, spec, estimators[variant], dtype, seed)
+        choices.append(Choice(variant, head, network, optimizer, case))
+    return choices
 
 
 def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
-    """Return cases in which every pair of two things occurs, chosen greedily: each adds as many new pairs as it can."""
+    """Return cases that contain every pair of two levels, chosen greedily by their new pairs."""
     everything = product(estimators, heads)
-    wanted = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
+    missing = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
     groups: dict[tuple[str, str], list[Choice]] = {}
     for choice in everything:
-        groups.setdefault((choice.case.estimator.name, choice.case.spec.head.name), []).append(
-            choice
-        )
-    chosen: list[Choice] = []
-    for group in groups.values():
-        best = max(group, key=lambda choice: len(choice.pairs & wanted))
-        chosen.append(best)
-        wanted -= best.pairs
-    while wanted:
-        best = max(everything, key=lambda choice: len(choice.pairs & wanted))
-        chosen.append(best)
-        wanted -= best.pairs
-    return chosen
+        group = (choice.case.estimator.name, choice.case.spec.head.name)
+        groups.setdefault(group, []).append(choice)
+
+    def gain(choice: Choice) -> int:
+        return len(choice.pairs & missing)
+
+    # First a case for each estimator with each head, then cases for the pairs that are left.
+    selection: list[Choice] = []
+    for choices in groups.values():
+        selection.append(max(choices, key=gain))
+        missing -= selection[-1].pairs
+    while missing:
+        selection.append(max(everything, key=gain))
+        missing -= selection[-1].pairs
+    return selection
 
 
-def made(  # noqa: PLR0917 - one argument a thing
-    estimators: Mapping[str, Estimator],
-    heads: Mapping[str, Head],
-    seed: int,
-    variant: str,
-    head: str,
-    network: str,
-    critic: str,
-    dtype: str,
-    optimizer: str,
-) -> Iterable[Choice]:
-    """Yield the case, unless its parts do not fit each other."""
-    estimator = estimators[variant]
+def spec_of(head: Head, network: str, critic: str) -> PolicySpec | None:
+    """Return the spec of some parts, None where they do not fit.
+
+    Args:
+        head: The head.
+        network: A name in `NETWORKS`.
+        critic: One of `CRITICS`.
+    """
     kind, _, values = critic.partition(" ")
     if kind == "shared" and not NETWORKS[network].has_torso:
-        return
-    if values and (heads[head].action_values or not heads[head].enumerable):
-        return
-    spec = PolicySpec(NETWORKS[network], heads[head], kind, values or "state")
-    if not fits(estimator, spec):
-        return
-    label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
-    yield Choice(variant, head, network, optimizer, Case(label, spec, estimator, dtype, seed))
+        return None
+    if values and (head.action_values or not head.enumerable):
+        return None
+    return PolicySpec(NETWORKS[network], head, kind, values or "state")

@@ -1,6 +1,7 @@
-"""Non-differentiable and extreme points, where frameworks disagree: how far a gradient is from the conventions' there.
+"""Errors at non-differentiable and extreme points, where frameworks disagree, and parts of them.
 
-Each is a policy with one state or a linear map, one or two steps, and the exact derivative worked out by hand; see `Kink`.
+Each point is a policy with one state or a linear map, one or two steps, and an exact derivative
+that was derived by hand; see `Kink`.
 """
 
 from __future__ import annotations
@@ -18,35 +19,44 @@ from pgcore_check.proof import Build, Kink
 
 __all__ = ["allowance_at", "constants", "logits", "one_step", "row", "worst_at"]
 
-# Of float64 gradients at kinks: some twenty roundings.
+# Relative error of float64 gradients at kinks: some twenty roundings.
 RTOL = 4e-15
 
 
 def allowance_at(kink: Kink, name: str, dtype: np.dtype[Any]) -> Array:
-    """Return how far each entry of a parameter's gradient may be from the one expected, in a dtype."""
+    """Return the error bound of each entry of a parameter's gradient, in a dtype."""
+    # A kink states its bounds for float64, whose eps is 2^-52.
     coarser = float(np.finfo(dtype).eps) / 2.0**-52
     return (RTOL * np.abs(kink.expected[name]) + kink.atol) * coarser + TINY[dtype.name]
 
 
 def worst_at(kink: Kink, build: Build, dtype: np.dtype[Any]) -> tuple[float, str]:
-    """Return the largest error at a kink, in quarters of what is allowed, and the entry that it is in."""
-    found = kink.compute(build)
+    """Return the largest error at a kink, in quarters of its bound, and the entry."""
+    gradient = kink.compute(build)
     ratio, where = -1.0, ""
     for name, expected in kink.expected.items():
+        # In quarters, so that the limit is 4 as it is for cases.
         allowed = allowance_at(kink, name, dtype) / FACTOR
-        own, position = largest(found[name], expected.astype(np.longdouble), allowed, dtype)
-        if not own <= ratio:
-            ratio, where = own, f"{name}{list(position)}"
+        exact = expected.astype(np.longdouble)
+        array_ratio, position = largest(gradient[name], exact, allowed, dtype)
+        if not array_ratio <= ratio:
+            ratio, where = array_ratio, f"{name}{list(position)}"
     return ratio, where
 
 
-def constants(made: Policy, advantage: float, **others: float) -> Signals:
-    """Return the signals of one step."""
+def constants(policy: Policy, advantage: float, **signals: float) -> Signals:
+    """Return the signals of one step, with a policy's dtype and a weight of 1.
+
+    Args:
+        policy: The policy, for its dtype.
+        advantage: The signal "advantage".
+        signals: Other signals by name.
+    """
     values = {
-        name: np.array([value], made.dtype)
-        for name, value in {"advantage": advantage, **others}.items()
+        name: np.array([value], policy.dtype)
+        for name, value in {"advantage": advantage, **signals}.items()
     }
-    return Signals(values, np.ones(1, made.dtype), padded=False)
+    return Signals(values, np.ones(1, policy.dtype), padded=False)
 
 
 def one_step(
@@ -57,7 +67,15 @@ def one_step(
     reward: float = 0.0,
     log_prob: float | None = None,
 ) -> Batch:
-    """Return a batch of one step."""
+    """Return a batch of one step, which terminates.
+
+    Args:
+        action: An index, or [n] floats.
+        observation: A state, or [O] floats.
+        mask: [A] bool, or None where every action is possible.
+        reward: Environment units.
+        log_prob: The old log-probability.
+    """
     return Batch(
         observations=[observation],
         actions=[action],

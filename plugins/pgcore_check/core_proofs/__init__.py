@@ -1,4 +1,4 @@
-"""Proofs of the core's heads: reference implementations, options to try, non-differentiable points."""
+"""Proofs of the core's heads: reference implementations, options to try, and kinks."""
 
 from __future__ import annotations
 

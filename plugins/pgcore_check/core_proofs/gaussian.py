@@ -1,4 +1,4 @@
-"""The closed forms of heads over real actions, plainly."""
+"""Reference implementations of the heads over continuous actions, and their proofs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ class GaussianForm(HeadForm):
         self.head, n = head, head.n
         self.own: dict[str, Number] = {}
         self.mean = outputs[:, :n]
+        # The logarithm of the standard deviation is an output, a parameter or a constant.
         start = np.log(np.longdouble(head.std))
         if head.log_std == "per-state":
             self.log_std = outputs[:, n:] + start
+        elif head.log_std == "shared":
+            self.log_std = self.mean * 0 + parameters["head.log_std"]
         else:
-            self.log_std = self.mean * 0 + (
-                parameters["head.log_std"] if head.log_std == "shared" else start
-            )
+            self.log_std = self.mean * 0 + start
         self.std = np.exp(self.log_std)
         self.z = (actions - self.mean) / self.std
 
@@ -59,9 +60,8 @@ class GaussianForm(HeadForm):
         mean0, log_std0 = reference[:, :n], reference[:, n:]
         self.shift = (self.mean - mean0) / self.std
         self.ratio = np.exp(log_std0 - self.log_std)
-        return (
-            self.log_std - log_std0 + (self.ratio * self.ratio + self.shift * self.shift - 1) / 2
-        ).sum(axis=1)
+        squares = self.ratio * self.ratio + self.shift * self.shift
+        return (self.log_std - log_std0 + (squares - 1) / 2).sum(axis=1)
 
     def reverse_kl(self, reference: Number) -> Number:
         """See `HeadForm.reverse_kl`."""
@@ -69,14 +69,12 @@ class GaussianForm(HeadForm):
         self.std0 = np.exp(log_std0)
         self.shift0 = (self.mean - mean0) / self.std0
         self.ratio0 = np.exp(self.log_std - log_std0)
-        return (
-            log_std0
-            - self.log_std
-            + (self.ratio0 * self.ratio0 + self.shift0 * self.shift0 - 1) / 2
-        ).sum(axis=1)
+        squares = self.ratio0 * self.ratio0 + self.shift0 * self.shift0
+        return (log_std0 - self.log_std + (squares - 1) / 2).sum(axis=1)
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
+        # Derivatives of each quantity in (mean, log std), times its cotangent.
         d_mean, d_log_std = self.mean * 0, self.mean * 0
         if "log_prob" in cotangents:
             column = cotangents["log_prob"].reshape(-1, 1)
@@ -87,9 +85,8 @@ class GaussianForm(HeadForm):
         if "kl" in cotangents:
             column = cotangents["kl"].reshape(-1, 1)
             d_mean = d_mean + column * (self.shift / self.std)
-            d_log_std = d_log_std + column * (
-                1 - (self.ratio * self.ratio + self.shift * self.shift)
-            )
+            squares = self.ratio * self.ratio + self.shift * self.shift
+            d_log_std = d_log_std + column * (1 - squares)
         if "reverse_kl" in cotangents:
             column = cotangents["reverse_kl"].reshape(-1, 1)
             d_mean = d_mean + column * (self.shift0 / self.std0)
@@ -98,15 +95,12 @@ class GaussianForm(HeadForm):
 
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
         """See `HeadForm.fisher`: diag(1 / std^2, 2) in (mean, log std)."""
-        n, column = self.head.n, weights.reshape(-1, 1)
-        moved = (
-            self.mean * 0 + direction["head.log_std"]
-            if self.head.log_std == "shared"
-            else tangent[:, n:]
-        )
+        n, column, shared = self.head.n, weights.reshape(-1, 1), self.head.log_std == "shared"
+        moved = self.mean * 0 + direction["head.log_std"] if shared else tangent[:, n:]
         return self._outputs(column * (tangent[:, :n] / self.std / self.std), column * (moved * 2))
 
     def _outputs(self, d_mean: Number, d_log_std: Number) -> Number:
+        """Return the derivatives in the outputs, and keep those in the head's parameter."""
         if self.head.log_std == "per-state":
             return np.concatenate((d_mean, d_log_std), axis=1)
         if self.head.log_std == "shared":
@@ -115,7 +109,10 @@ class GaussianForm(HeadForm):
 
 
 class SquashedGaussianForm(GaussianForm):
-    """tanh of normals: log |d tanh / du| = 2 (log 2 - |u| - log(1 + exp(-2 |u|))) is taken off the log-density."""
+    """tanh of independent normals u.
+
+    The log-density is the normal's less log |d tanh / du| = 2 (log 2 - |u| - log(1 + exp(-2 |u|))).
+    """
 
     def __init__(
         self,

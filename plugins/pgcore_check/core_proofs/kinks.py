@@ -1,4 +1,4 @@
-"""Non-differentiable and extreme points of the core's heads, in losses that use little but the head."""
+"""Non-differentiable and extreme points of the core's heads, in losses that use little else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["CATEGORICAL_KINKS", "GAUSSIAN_KINKS", "SQUASHED_KINKS"]
 
 @dataclass(frozen=True)
 class Score(Estimator):
-    """-log pi A, less an entropy bonus; or -r A with the ratio r to an old policy."""
+    """Minus log pi A, less an entropy bonus; or minus r A, with the ratio r to an old policy."""
 
     entropy_coefficient: float = 0.0
     ratio: bool = False
@@ -40,7 +40,7 @@ class Score(Estimator):
         return self.ratio if name == "old_log_prob" else self.entropy_coefficient != 0
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`; each point gives its own."""
+        """See `Estimator.signals`; the points replace them."""
         return {"advantage": batch.rewards, "old_log_prob": evaluate("log_prob")["log_prob"]}
 
     def surrogate(
@@ -72,6 +72,7 @@ class Score(Estimator):
         return {"log_prob": slope, **bonus}
 
 
+# One hidden unit, whose input is 0 for the observation 1.
 RELU = PolicySpec(MLP(1, (1,), "relu"), Categorical(2))
 RELU_AT_0 = {
     "network.0.weight": np.array([[1.0]]),
@@ -84,28 +85,33 @@ COLD = Categorical(2, temperature=0.01)
 SQUASHED = PolicySpec(Linear(1), SquashedGaussian(1, "shared"), "separate")
 # The logarithm of a standard deviation near 1e-4 that both dtypes hold exactly.
 SMALL = -9.25
+# The unlikely action's probability at logits 1 and 0 and temperature 0.01.
 SATURATED = math.exp(-100.0) / (1.0 + math.exp(-100.0))
+# The entropy of the probabilities 3/4 and 1/4, in nats.
+ENTROPY = 0.5623351446188083
 
 
 def squashed_at(u: float, log_std: float) -> Callable[[Build], dict[str, Array]]:
-    """Return the gradient at log ratio 0.1 and advantage 1 for a squashed Gaussian of mean 0, at an action far out."""
+    """Return the gradient of -r A for a squashed Gaussian at an extreme action.
+
+    The log ratio is 0.1, the advantage 1, the mean 0, and the action tanh(u).
+    """
     old = squashed_log_prob(u, log_std) - 0.1
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(SQUASHED)
-        made.load(
-            {name: np.zeros(shape) for name, shape in SQUASHED.parameter_shapes.items()}
-            | {"head.log_std": np.array([log_std])}
-        )
-        signals = constants(made, 1.0, old_log_prob=old)
-        return gradient(made, Score(ratio=True), one_step([u], [1.0]), signals=signals).numpy()
+        policy = build(SQUASHED)
+        parameters = {name: np.zeros(shape) for name, shape in SQUASHED.parameter_shapes.items()}
+        policy.load(parameters | {"head.log_std": np.array([log_std])})
+        signals = constants(policy, 1.0, old_log_prob=old)
+        return gradient(policy, Score(ratio=True), one_step([u], [1.0]), signals=signals).numpy()
 
     return compute
 
 
 def squashed_log_prob(u: float, log_std: float) -> float:
-    """Return log pi of tanh(u): log N(u; 0, std) less log |d tanh / du| = 2 (log 2 - |u|), which far out is exact."""
+    """Return log pi of tanh(u): log N(u; 0, std) less log |d tanh / du|."""
     normal = -0.5 * (u / math.exp(log_std)) ** 2 - log_std - 0.5 * math.log(2.0 * math.pi)
+    # Exact for large |u|, since 1 + exp(-2 |u|) is 1 in float64.
     return normal - 2.0 * (math.log(2.0) - abs(u))
 
 
@@ -121,15 +127,16 @@ def squashed_row(u: float, log_std: float) -> dict[str, Array]:
 def score_of(
     spec: PolicySpec, parameters: dict[str, Array], batch: Batch, entropy: float | None = None
 ) -> Callable[[Build], dict[str, Array]]:
-    """Return -d log pi / d parameters, or with an entropy coefficient the entropy bonus's gradient alone."""
+    """Return -d log pi / d parameters.
+
+    With an entropy coefficient the advantage is 0, and the gradient that of the bonus alone.
+    """
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(spec)
-        made.load(parameters)
-        plain = Score(entropy or 0.0)
-        return gradient(
-            made, plain, batch, signals=constants(made, 1.0 if entropy is None else 0.0)
-        ).numpy()
+        policy = build(spec)
+        policy.load(parameters)
+        signals = constants(policy, 1.0 if entropy is None else 0.0)
+        return gradient(policy, Score(entropy or 0.0), batch, signals=signals).numpy()
 
     return compute
 
@@ -138,16 +145,17 @@ def score_kink(
     name: str,
     compute: Callable[[Build], dict[str, Array]],
     expected: dict[str, Array],
-    **others: Any,
+    **options: Any,
 ) -> Kink:
-    """Return a kink of a categorical head's scores."""
-    return Kink(name, name, "", "categorical", compute, expected, **others)
+    """Return a kink of a categorical head's scores; `options` are fields of `Kink`."""
+    return Kink(name, name, "", "categorical", compute, expected, **options)
 
 
 def far_out(u: float, log_std: float) -> Kink:
-    """Return an extreme of the squashed Gaussian; the ratio takes the rounding of a log-probability of this size."""
+    """Return an extreme point of the squashed Gaussian."""
     expected = squashed_row(u, log_std)
     largest = max(float(np.abs(value).max()) for value in expected.values())
+    # The ratio's relative error is the rounding error of a log-probability of this size.
     rounding = 4.0 * largest * (abs(squashed_log_prob(u, log_std)) + 2.0 * abs(u)) * 2.0**-52
     name = f"squashed, u = {u:g}"
     return Kink(
@@ -157,7 +165,7 @@ def far_out(u: float, log_std: float) -> Kink:
 
 SQUASHED_KINKS = (far_out(20.0, 0.0), far_out(-400.0, 3.0))
 CATEGORICAL_KINKS = (
-    # The unit's input is 0: no gradient reaches the first layer, while the second layer's bias has its usual one.
+    # The unit's input is 0: the first layer gets no gradient, the second one's bias its usual one.
     score_kink(
         "relu at 0",
         score_of(RELU, RELU_AT_0, one_step(0, [1.0])),
@@ -168,7 +176,7 @@ CATEGORICAL_KINKS = (
         },
         everywhere=True,
     ),
-    # The notes' simplification for small temperatures gives 0 here; the true score of the unlikely action is 100.
+    # A simplification for small temperatures gives 0 here; the unlikely action's score is 100.
     score_kink(
         "temperature 0.01, unlikely action",
         score_of(PolicySpec(Table(1), COLD), logits(1.0, 0.0), one_step(1)),
@@ -197,13 +205,8 @@ CATEGORICAL_KINKS = (
             one_step(0, 0, [True, False, True]),
             entropy=1.0,
         ),
-        row(
-            *(
-                0.75 * (math.log(0.75) + 0.5623351446188083),
-                0.0,
-                0.25 * (math.log(0.25) + 0.5623351446188083),
-            )
-        ),
+        # pi (log pi + entropy), 0 for the masked action.
+        row(0.75 * (math.log(0.75) + ENTROPY), 0.0, 0.25 * (math.log(0.25) + ENTROPY)),
     ),
 )
 GAUSSIAN_KINKS = (

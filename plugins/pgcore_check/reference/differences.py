@@ -1,4 +1,4 @@
-"""Derivatives without any formula for them: differences and complex steps of the loss, in extended precision."""
+"""Derivatives by differences and complex steps of the loss, in extended precision."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def directional_derivative(
 ) -> float:
     """Return the loss's derivative along a direction, by central differences.
 
-    Two step sizes and Richardson's extrapolation leave an error of order step^4; in 80-bit arithmetic rounding adds 1e-13, so that
-    about 12 digits are right on well-scaled cases away from kinks.
+    Two step sizes and Richardson's extrapolation leave an error of order step^4. Rounding in 80-bit
+    arithmetic adds 1e-13, so that about 12 digits are right on well-scaled cases away from kinks.
 
     Args:
         spec: The architecture.
@@ -42,21 +42,17 @@ def directional_derivative(
         step: The larger step size.
     """
 
-    def slope(size: float) -> np.longdouble:
-        ends = [
-            reference.loss(
-                spec,
-                {
-                    name: reference.extended(value) + sign * size * direction[name]
-                    for name, value in parameters.items()
-                },
-                surrogate,
-                batch,
-            )
-            for sign in (1, -1)
-        ]
-        return (ends[0] - ends[1]) / (2 * np.longdouble(size))
+    def loss_at(distance: float) -> np.longdouble:
+        moved = {
+            name: reference.extended(value) + distance * direction[name]
+            for name, value in parameters.items()
+        }
+        return reference.loss(spec, moved, surrogate, batch)
 
+    def slope(size: float) -> np.longdouble:
+        return (loss_at(size) - loss_at(-size)) / (2 * np.longdouble(size))
+
+    # Richardson's extrapolation: the errors of order step^2 cancel.
     return float((4 * slope(step / 2) - slope(step)) / 3)
 
 
@@ -68,10 +64,11 @@ def complex_step(
     direction: Mapping[str, Array],
     step: float = 1e-20,
 ) -> np.longdouble:
-    """Return the loss's derivative along a direction as Im loss(theta + i h v) / h, right to the last digits of 80-bit arithmetic.
+    """Return the loss's derivative along a direction v as Im loss(theta + i h v) / h.
 
-    Nothing is subtracted, so nothing cancels. Comparisons and magnitudes may choose between branches, but must not be part of the
-    result: an `abs` or a norm in the loss is not analytic, and `directional_derivative` takes its place.
+    Nothing is subtracted, so nothing cancels: it is right to the last digits of 80-bit arithmetic.
+    Comparisons and magnitudes may choose between branches, but must not be part of the result. An
+    `abs` or a norm in the loss is not analytic; use `directional_derivative` there.
 
     Args:
         spec: The architecture.
@@ -79,7 +76,7 @@ def complex_step(
         surrogate: The estimator with its signals and weights, held constant.
         batch: The steps.
         direction: By canonical name.
-        step: h; its square must vanish beside 1, and it must not underflow on its way through the loss.
+        step: h; its square must vanish beside 1, and it must not underflow within the loss.
     """
 
     def complex_(array: Array) -> Array:

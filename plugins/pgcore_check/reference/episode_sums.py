@@ -1,4 +1,4 @@
-"""What estimators compute from whole episodes, in plain loops and in any number system that NumPy's functions work on.
+"""Sums over whole episodes, in plain loops and in any number system of NumPy's functions.
 
 `B` steps in `E` episodes. Rows of padding hold finite numbers that mean nothing.
 """
@@ -42,21 +42,22 @@ def joined(rows: list[Number]) -> Number:
 
 
 def safe_ratio(numerator: Number, denominator: Number) -> Number:
-    """Return the quotient, 0 where the denominator is."""
-    some = denominator > 0
-    return where(some, numerator / where(some, denominator, 1), 0)
+    """Return the quotient, 0 for a denominator of 0."""
+    positive = denominator > 0
+    return where(positive, numerator / where(positive, denominator, 1), 0)
 
 
 def state_values(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
-    """Return [B] V(s_t), the batch's where it has recorded it."""
+    """Return [B] V(s_t), the batch's recorded values if it has them."""
     return evaluate("value") if batch.values is None else lift(batch.values)
 
 
 def final_values(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
-    """Return [E] the value of what followed each episode's last step: 0 where the episode terminated."""
+    """Return [E] the value after each episode's last step; 0 for a terminated episode."""
     ended = batch.terminated
     if batch.final_values is not None:
         return where(ended, 0, lift(batch.final_values))
+    # A batch whose episodes all terminated need not hold final observations.
     return np.zeros(len(ended)) if ended.all() else where(ended, 0, evaluate("final_value"))
 
 
@@ -71,7 +72,7 @@ def backwards(batch: Batch, last: Number, step: Callable[[int, Number], Number])
 
 
 def next_values(batch: Batch, values: Number, following: Number) -> Number:
-    """Return [B] V(s_{t+1}) from [B] V(s_t) and what followed each episode's last step."""
+    """Return [B] V(s_{t+1}) from [B] V(s_t) and the [E] values after each episode's last step."""
     rows = [values[t] for t in range(1, batch.num_steps)] + [following[-1]]
     for episode, steps in enumerate(episodes(batch)):
         rows[steps[-1]] = following[episode]
@@ -86,17 +87,31 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> Number:
-    """Return [B] the sum of (gamma lambda)^k (r_{t+k} + gamma V_{t+k+1} - V_{t+k}) to the episode's end."""
+    """Return [B] sums of (gamma lambda)^k delta_{t+k} to the episode's end.
+
+    delta_t = r_t + gamma V_{t+1} - V_t.
+
+    Args:
+        batch: The episodes.
+        rewards: [B] reward units.
+        values: [B] V(s_t).
+        following: [E] the value after each episode's last step.
+        gamma: The discount.
+        gae_lambda: lambda.
+    """
     delta = rewards + next_values(batch, values, following) * gamma - values
     return backwards(
-        batch, np.zeros(batch.num_episodes), lambda t, rest: delta[t] + rest * gae_lambda * gamma
+        batch, np.zeros(batch.num_episodes), lambda t, later: delta[t] + later * gae_lambda * gamma
     )
 
 
 def n_step(
     batch: Batch, rewards: Number, values: Number, following: Number, gamma: float, n: int
 ) -> Number:
-    """Return [B] r_t + ... + gamma^{m-1} r_{t+m-1} + gamma^m V_{t+m}, m the less of n and the steps left."""
+    """Return [B] r_t + ... + gamma^{m-1} r_{t+m-1} + gamma^m V_{t+m}; see `gae`.
+
+    m is the less of n and the number of steps left.
+    """
     ahead = next_values(batch, values, following)
     rows: list[Number] = []
     for steps in episodes(batch):
@@ -110,18 +125,26 @@ def n_step(
 
 
 def normalised(x: Number, real: Array, ddof: int) -> Number:
-    """Return [B] (x - mean) / (std + 1e-8) over real steps and 0 at others; equal steps give 0, a single one stays as it is."""
-    own, count = x[real], int(real.sum())
+    """Return [B] (x - mean) / (std + 1e-8) over real steps, 0 for padding.
+
+    Equal steps give 0; a single one stays as it is.
+
+    Args:
+        x: [B] numbers.
+        real: [B] bool. Whether a step is no padding.
+        ddof: Subtracted from the count in the variance.
+    """
+    rows, count = x[real], int(real.sum())
     if count <= 1:
         return where(real, x, 0)
-    if not ((own > own[0]) | (own < own[0])).any():
+    if not ((rows > rows[0]) | (rows < rows[0])).any():
         return x * 0
-    mean = own.sum() / count
-    variance = ((own - mean) * (own - mean)).sum() / (count - ddof)
-    # The number systems have no root.
+    mean = rows.sum() / count
+    variance = ((rows - mean) * (rows - mean)).sum() / (count - ddof)
+    # Not every number system has a root.
     return where(real, (x - mean) / (np.exp(np.log(variance) / 2) + 1e-8), 0)
 
 
 def over_episodes(x: Number, episode: Array) -> Number:
-    """Return [B] for each step the sum of x over the steps of its episode; `episode` [B] numbers them."""
-    return joined([x[np.flatnonzero(episode == own)].sum() for own in episode])
+    """Return [B] the sum of x over each step's episode; `episode` [B] numbers the episodes."""
+    return joined([x[np.flatnonzero(episode == number)].sum() for number in episode])

@@ -1,4 +1,4 @@
-"""A reference implementation of an estimator: its definition, in any number system that NumPy's functions work on.
+"""The base of estimators' reference implementations, in any number system of NumPy's functions.
 
 `B` steps in `E` episodes, `D` parameters. Rows of padding hold finite numbers that mean nothing.
 """
@@ -35,10 +35,17 @@ where: Callable[..., Number] = np.where  # its own types know NumPy's arrays alo
 
 
 class LiftedEvaluate(Protocol):
-    """The current policy on the batch at hand, in the number system at hand; see `pgcore.interfaces.estimator.Evaluate`."""
+    """The current policy on a batch, in a number system.
+
+    See `pgcore.interfaces.estimator.Evaluate`.
+    """
 
     def __call__(self, name: str) -> Number:
-        """Return a quantity: [B]; [E, ...] for what starts with "final_", not read where an episode terminated; [B, width] for "distribution"."""
+        """Return a quantity by name.
+
+        Shapes are [B]; [E, ...] for names that start with "final_", whose rows of terminated
+        episodes are not read; and [B, width] for "distribution".
+        """
         ...
 
     @property
@@ -47,7 +54,7 @@ class LiftedEvaluate(Protocol):
         ...
 
     def scores(self, step_weights: Number) -> Number:
-        """Return [E, D] per-episode scores, steps weighed by [B] numbers, which are cast to the policy's dtype first."""
+        """Return [E, D] per-episode scores, weighed by [B] numbers cast to the policy's dtype."""
         ...
 
 
@@ -55,9 +62,9 @@ class EstimatorForm(ABC):
     """One estimator's definition.
 
     Attributes:
-        fields: The estimator, asked for its hyper-parameters alone.
-        earlier: The signals that an epoch's later gradients see as an earlier policy or critic left them. The kit moves them,
-            or a bound on the change since would never be active.
+        fields: The estimator, for its hyper-parameters alone.
+        earlier: The signals of an earlier policy or critic, which an epoch's later gradients see
+            unchanged. The kit adds noise to them, or clipping would never be active.
     """
 
     earlier: ClassVar[tuple[str, ...]] = ()
@@ -77,7 +84,7 @@ class EstimatorForm(ABC):
         """
 
     def finalise(self, signals: dict[str, Number], padding: Array | None) -> dict[str, Number]:
-        """Return the signals as the surrogate is given them; see `Estimator.finalise`."""
+        """Return the signals that the surrogate gets; see `Estimator.finalise`."""
         return signals
 
     def weights(self, batch: Batch, lift: Lift) -> Number:
@@ -85,45 +92,46 @@ class EstimatorForm(ABC):
         real, kind = lift(where(real_steps(batch), 1.0, 0.0)), self.fields.reduction.value
         if kind == "step":
             return real / int(real_steps(batch).sum())
+        # Episodes count alike, as sums over their steps or as means.
         share = real / len(real_episodes(batch))
-        return (
-            share / lift(batch.episode_lengths[batch.episode_of_step])
-            if kind == "episode_step"
-            else share
-        )
+        if kind == "episode_step":
+            return share / lift(batch.episode_lengths[batch.episode_of_step])
+        return share
 
-    def terms(self, named: Mapping[str, Number]) -> Number:
-        """Return [B] terms of the loss from quantities and signals: the policy's, plus c_v error^2 / 2, less c_e H."""
-        total, _ = self.policy(named)
-        if "value" in named:
-            error, _ = self.value_error(named)
+    def terms(self, inputs: Mapping[str, Number], /) -> Number:
+        """Return [B] terms of the loss: the policy's, plus c_v error^2 / 2, less c_e H.
+
+        Args:
+            inputs: Quantities and signals by name, as the surrogate gets them.
+        """
+        total, _ = self.policy(inputs)
+        if "value" in inputs:
+            error, _ = self.value_error(inputs)
             total = total + error * error / 2 * self.fields.value_coefficient
-        return (
-            total - named["entropy"] * self.fields.entropy_coefficient
-            if "entropy" in named
-            else total
-        )
+        if "entropy" in inputs:
+            total = total - inputs["entropy"] * self.fields.entropy_coefficient
+        return total
 
-    def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
-        """Return [B] d term_t / d quantity_t for every quantity among `named`."""
-        _, slope = self.policy(named)
-        found = {"log_prob": slope}
-        if "value" in named:
-            error, slope = self.value_error(named)
-            found["value"] = error * slope * self.fields.value_coefficient
-        if "entropy" in named:
-            found["entropy"] = named["entropy"] * 0 - self.fields.entropy_coefficient
-        if "kl" in named:
-            found["kl"] = named["kl"] * 0 + self.fields.kl_coefficient
-        return found
+    def cotangents(self, inputs: Mapping[str, Number], /) -> dict[str, Number]:
+        """Return [B] d term_t / d quantity_t for every quantity in `inputs`; see `terms`."""
+        _, slope = self.policy(inputs)
+        derivatives = {"log_prob": slope}
+        if "value" in inputs:
+            error, slope = self.value_error(inputs)
+            derivatives["value"] = error * slope * self.fields.value_coefficient
+        if "entropy" in inputs:
+            derivatives["entropy"] = inputs["entropy"] * 0 - self.fields.entropy_coefficient
+        if "kl" in inputs:
+            derivatives["kl"] = inputs["kl"] * 0 + self.fields.kl_coefficient
+        return derivatives
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """Return [B] the policy's part of the terms, and its derivatives in log pi."""
-        return -(named["log_prob"] * named["advantage"]), -named["advantage"]
+    def policy(self, inputs: Mapping[str, Number], /) -> tuple[Number, Number]:
+        """Return [B] the policy's part of the terms, and its derivatives in log pi; see `terms`."""
+        return -(inputs["log_prob"] * inputs["advantage"]), -inputs["advantage"]
 
-    def value_error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """Return [B] the critic's error that is squared, and its derivatives in the value."""
-        return named["value"] - named["return_"], 1
+    def value_error(self, inputs: Mapping[str, Number], /) -> tuple[Number, Number]:
+        """Return [B] the critic's error before squaring, and its derivatives in the value."""
+        return inputs["value"] - inputs["return_"], 1
 
     def combine(
         self,
@@ -133,24 +141,32 @@ class EstimatorForm(ABC):
         weights: Array,
         lift: Lift,
     ) -> Number:
-        """Return [D] the loss's gradient of an estimator that weighs scores; signals and [B] weights are those it is given.
+        """Return [D] the loss's gradient of an estimator that weighs scores.
+
+        Args:
+            batch: The episodes.
+            evaluate: The current policy.
+            signals: By name, as the estimator gets them.
+            weights: [B] weights of the steps.
+            lift: From NumPy arrays to the number system of the result.
 
         Raises:
             EstimatorError: the estimator's gradient is that of its surrogate.
         """
         raise EstimatorError(
-            f"combine: expected an estimator that weighs scores, got {self.fields}; differentiate its surrogate"
+            f"combine: expected an estimator that weighs scores, got {self.fields}; "
+            "differentiate its surrogate"
         )
 
 
 def estimator_form(estimator: Estimator) -> EstimatorForm | None:
-    """Return the reference implementation at an estimator's hyper-parameters; None where its class has none."""
+    """Return the reference implementation of an estimator, None where its class has none."""
     form = reference_of(type(estimator))
     return None if form is None else form(estimator)
 
 
 def real_steps(batch: Batch) -> Array:
-    """Return [B] whether a step is no padding."""
+    """Return [B] bool, False for padding."""
     return batch.episode_weights[batch.episode_of_step] > 0
 
 

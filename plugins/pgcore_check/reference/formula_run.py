@@ -1,7 +1,7 @@
-"""The reference's pass through a network that it has no plain form of: the network's own formula.
+"""The reference's pass through a network without a plain implementation: the network's formula.
 
-The formula is what a network is. Its derivatives are taken in forward mode, in the number system at
-hand, so that a backend's way back, and a closed form that its author wrote, are held to it.
+The formula defines the network. Its derivatives are computed in forward mode, in any number system,
+so that a backend's backward pass, or an author's closed form, can be compared with them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Number = Any  # an array of whichever number system `lift` lifts into
 
 
 class FormulaRun:
-    """One pass through the network and the critic, and back; see `pgcore_check.reference.reference`.
+    """One pass through the network and the critic, and back.
+
+    See `pgcore_check.reference.reference`.
 
     Attributes:
         outputs: [B, outputs] of the network.
@@ -51,19 +53,26 @@ class FormulaRun:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         # One direction for each entry of each parameter.
         unit = np.eye(int(starts[-1]), dtype=np.longdouble)
+        places = {
+            name: slice(starts[i], starts[i] + size)
+            for i, (name, size) in enumerate(zip(self.names, sizes, strict=True))
+        }
         directions = {
-            name: unit[:, start : start + size].reshape(-1, *shapes[name])
-            for name, start, size in zip(self.names, starts.tolist(), sizes, strict=False)
+            name: unit[:, place].reshape(-1, *shapes[name]) for name, place in places.items()
         }
         outputs, values = self._moved(directions)
         total = summed(outputs, d_outputs, len(unit))
         if d_column is not None:
             total = total + summed(values, d_column, len(unit))
-        derivatives = {f"head.{name}": value for name, value in head.items()}
-        for name, start, size in zip(self.names, starts.tolist(), sizes, strict=False):
-            derivatives[name] = total[start : start + size].reshape(*shapes[name])
-        zeros = {name: np.zeros(shape, np.longdouble) for name, shape in shapes.items()}
-        return zeros | derivatives
+        # Parameters that take no part, such as the head's in a loss of values, have derivative 0.
+        derivatives: dict[str, Number] = {
+            name: np.zeros(shape, np.longdouble) for name, shape in shapes.items()
+        }
+        for name, value in head.items():
+            derivatives[f"head.{name}"] = value
+        for name, place in places.items():
+            derivatives[name] = total[place].reshape(*shapes[name])
+        return derivatives
 
     def tangent(self, direction: Mapping[str, Number]) -> Number:
         """Return [B, outputs]: the outputs' derivative along a direction in parameter space."""
@@ -81,5 +90,5 @@ class FormulaRun:
 def summed(result: Dual, weights: Number, directions: int) -> Number:
     """Return [D] sums of a result's derivatives, weighed by [B, k]."""
     products = (result.slopes * weights).reshape(result.slopes.shape[0], -1).sum(axis=1)
-    # A result that no parameter reaches has one row of slopes, which is all of them.
+    # A result that no parameter reaches has one row of slopes, repeated for all directions.
     return products if products.shape[0] == directions else products[np.zeros(directions, np.intp)]

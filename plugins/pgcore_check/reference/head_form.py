@@ -1,6 +1,7 @@
-"""A reference implementation of a head: quantities, their derivatives and Fisher information, row by row.
+"""The base of heads' reference implementations: quantities, derivatives and Fisher information.
 
-It is made from one pass's network outputs, [B, outputs] in whichever number system; see `pgcore_check.reference.reference`.
+It is built from the [B, outputs] network outputs of one pass, in any number system; see
+`pgcore_check.reference.reference`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ Lift = Callable[[Array], Number]
 class HeadForm(ABC):
     """One head's closed forms at a batch's steps.
 
-    It is called with head, outputs, actions and mask where actions are discrete; else with head, outputs, parameters by
-    canonical name, and lifted actions.
+    It is called with head, outputs, actions and mask where actions are discrete; else with head,
+    outputs, parameters by canonical name, and lifted actions.
 
     Attributes:
-        own: Derivatives of the head's own parameters by name, after `backward` or `fisher`.
+        own: Derivatives in the head's parameters by name, after `backward` or `fisher`.
     """
 
     own: dict[str, Number]
@@ -45,7 +46,7 @@ class HeadForm(ABC):
 
     @abstractmethod
     def kl(self, reference: Number) -> Number:
-        """Return [B] KL(reference, current) for a [B, width] description of the reference."""
+        """Return [B] KL(reference, current) for [B, width] distribution parameters."""
 
     @abstractmethod
     def reverse_kl(self, reference: Number) -> Number:
@@ -53,7 +54,12 @@ class HeadForm(ABC):
 
     @abstractmethod
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
-        """Return [B, outputs] derivatives of a loss from its derivatives in the quantities, which were computed before."""
+        """Return [B, outputs] derivatives of a loss.
+
+        Args:
+            cotangents: [B, ...] derivatives of the loss in quantities, by name. A KL's method was
+                called before.
+        """
 
     @abstractmethod
     def fisher(self, tangent: Number, direction: Mapping[str, Number], weights: Number) -> Number:
@@ -61,7 +67,7 @@ class HeadForm(ABC):
 
         Args:
             tangent: [B, outputs] v, the outputs' derivative along a direction in parameter space.
-            direction: That direction, by canonical parameter name.
+            direction: The direction by canonical parameter name.
             weights: [B] w.
         """
 
@@ -76,6 +82,14 @@ def head_form(
 ) -> Any:
     """Return the reference implementation of a spec's head at some outputs.
 
+    Args:
+        spec: The architecture.
+        outputs: [B, outputs] of the network.
+        parameters: By canonical name, in the number system of the outputs.
+        batch: The steps.
+        dtype: The policy's dtype, to which actions are cast.
+        lift: From NumPy arrays to the number system of the outputs.
+
     Raises:
         SpecError: the head's class has none.
     """
@@ -83,7 +97,8 @@ def head_form(
     form = reference_of(type(head))
     if form is None:
         raise SpecError(
-            f"reference: expected a head with a reference implementation, got {head}; give one in a Proof, by the hook pgcore_proofs"
+            f"reference: expected a head with a reference implementation, got {head}; "
+            "give one in a Proof, by the hook pgcore_proofs"
         )
     if head.discrete:
         return form(head, outputs, batch.actions, batch.action_mask)

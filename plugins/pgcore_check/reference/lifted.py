@@ -1,4 +1,4 @@
-"""The reference as the policy that an estimator's plain form asks, in any number system."""
+"""The reference in the role of a policy, for estimators' reference implementations."""
 
 from __future__ import annotations
 
@@ -33,14 +33,11 @@ class Lifted:
     def __call__(self, name: str) -> Number:
         """See `LiftedEvaluate.__call__`."""
         if name.startswith("final_"):
-            return self._quantity(
-                name.removeprefix("final_"),
-                final_steps(self.batch, masked=name == "final_log_probs"),
-            )
+            batch = final_steps(self.batch, masked=name == "final_log_probs")
+            return self._quantity(name.removeprefix("final_"), batch)
         if name == "distribution":
-            assert (
-                self.spec.head.enumerable
-            )  # such heads describe their distributions by log-probabilities
+            # The distribution parameters of such heads are their log-probabilities.
+            assert self.spec.head.enumerable
             name = "log_probs"
         return self._quantity(name, self.batch)
 
@@ -50,13 +47,13 @@ class Lifted:
         return self
 
     def scores(self, step_weights: Number) -> Number:
-        """See `LiftedEvaluate.scores`: single steps' scores, weighed in the number system at hand."""
+        """See `LiftedEvaluate.scores`; single steps' scores are weighed in the number system."""
         weighed = self.single_scores() * rounded(step_weights).reshape(-1, 1)
-        rows = [
-            np.flatnonzero(self.batch.episode_of_step == episode)
-            for episode in range(self.batch.num_episodes)
-        ]
-        return np.concatenate([weighed[row].sum(axis=0).reshape(1, -1) for row in rows])
+        sums: list[Number] = []
+        for episode in range(self.batch.num_episodes):
+            rows = np.flatnonzero(self.batch.episode_of_step == episode)
+            sums.append(weighed[rows].sum(axis=0).reshape(1, -1))
+        return np.concatenate(sums)
 
     def single_scores(self) -> Number:
         """Return [B, D] scores of single steps."""
@@ -65,17 +62,22 @@ class Lifted:
         )
 
     def _quantity(self, name: str, batch: Batch) -> Number:
-        return reference.quantities(self.spec, self.parameters, batch, (name,), lift=self.lift)[
-            name
-        ]
+        inputs = (self.spec, self.parameters, batch, (name,))
+        return reference.quantities(*inputs, lift=self.lift)[name]
 
 
 def final_steps(batch: Batch, *, masked: bool) -> Batch:
-    """Return a batch of one-step episodes whose observations are the final ones, with what is possible there where that matters."""
+    """Return a batch of one-step episodes with the final observations.
+
+    Args:
+        batch: The episodes, with final observations.
+        masked: Whether the action mask after each episode matters.
+    """
     assert batch.final_observations is not None
     episodes = batch.num_episodes
     following = batch.next_action_mask if masked else None
     mask = None if following is None else following[batch.episode_ends]
+    # Any possible action will do: quantities of final steps do not depend on it.
     return Batch(
         observations=batch.final_observations,
         actions=batch.actions[:episodes] if mask is None else mask.argmax(axis=1),

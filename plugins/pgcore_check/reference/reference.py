@@ -1,8 +1,8 @@
-"""The closed forms once more: plain, row by row, in any number system that NumPy's functions work on.
+"""The reference implementation: plain closed forms in any number system of NumPy's functions.
 
-Written apart from the fast NumPy backend and sharing nothing with it. Arrays are row-major [B, ...], weights and biases are separate,
-and nothing is reused or fused. Run on `np.longdouble` it is the truth that backends are compared with; run on `Bounded` arrays it says how far from
-the truth an honest result may be.
+It shares nothing with the fast NumPy backend. Arrays are row-major [B, ...], weights and biases are
+separate, and nothing is reused or fused. Backends are compared with its run on `np.longdouble`; its
+run on `Bounded` arrays gives the rounding-error bound of a correct result.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "terms",
 ]
 
-# The activations of `_Run`, by name.
+# Names of the activations that `_Run` implements.
 ACTIVATIONS = ("tanh", "relu", "sigmoid")
 
 Number = Any  # an array of whichever number system `lift` lifts into
@@ -60,44 +60,52 @@ def gradient(
 ) -> dict[str, Number]:
     """Return the gradient of sum_t w_t surrogate_t by canonical parameter name.
 
-    Derivatives are those of the estimator's reference implementation, or where it has none those of its own surrogate.
+    Derivatives are those of the estimator's reference implementation; without one they are derived
+    from its surrogate.
 
     Args:
         spec: The architecture.
         parameters: In the policy's dtype; taken as exact.
-        surrogate: The estimator with its signals and weights, as a backend is given them; taken as exact.
+        surrogate: The estimator with the signals and weights that a backend gets; taken as exact.
         batch: The steps.
-        lift: From NumPy arrays to the number system to compute in.
+        lift: From NumPy arrays to the number system of the result.
     """
-    run, head, named = _forward(spec, parameters, surrogate, batch, lift)
-    cotangents = step_cotangents(surrogate, named, lift)
-    return run.backward(
-        head.backward(cotangents), critic_cotangents(spec, cotangents, batch), head.own
-    )
+    run, head, inputs = _forward(spec, parameters, surrogate, batch, lift)
+    cotangents = step_cotangents(surrogate, inputs, lift)
+    d_outputs = head.backward(cotangents)
+    return run.backward(d_outputs, critic_cotangents(spec, cotangents, batch), head.own)
 
 
 def step_cotangents(
-    surrogate: Surrogate, named: Mapping[str, Number], lift: Lift
+    surrogate: Surrogate, inputs: Mapping[str, Number], lift: Lift
 ) -> dict[str, Number]:
-    """Return [B, ...] derivatives of the loss in each quantity, from what the surrogate is given."""
+    """Return [B, ...] derivatives of the loss in each quantity.
+
+    Args:
+        surrogate: The estimator with its signals and weights.
+        inputs: The surrogate's quantities and signals by name.
+        lift: From NumPy arrays to the number system of the inputs.
+    """
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
-    slopes = slopes_of(surrogate.estimator, named) if form is None else form.cotangents(named)
-    return {
-        name: value
-        * (weights.reshape(-1, 1) if name in ("log_probs", "action_values") else weights)
-        for name, value in slopes.items()
-    }
+    slopes = slopes_of(surrogate.estimator, inputs) if form is None else form.cotangents(inputs)
+    cotangents: dict[str, Number] = {}
+    for name, value in slopes.items():
+        # These two hold a number for each action.
+        per_action = name in ("log_probs", "action_values")
+        cotangents[name] = value * (weights.reshape(-1, 1) if per_action else weights)
+    return cotangents
 
 
-def slopes_of(estimator: Estimator, named: Mapping[str, Number]) -> Mapping[str, Number]:
-    """Return [B, ...] d surrogate_t / d quantity_t of an estimator without a reference implementation.
+def slopes_of(estimator: Estimator, inputs: Mapping[str, Number]) -> Mapping[str, Number]:
+    """Return [B, ...] d surrogate_t / d quantity_t without a reference implementation.
 
-    They are derived from its surrogate; its own cotangents are taken where nothing can be derived.
+    They are derived from the estimator's surrogate. Only where that fails are the estimator's own
+    cotangents used.
     """
     try:
-        return Estimator.cotangents(estimator, **named)
+        return Estimator.cotangents(estimator, **inputs)
     except (DependencyError, EstimatorError):
-        return estimator.cotangents(**named)
+        return estimator.cotangents(**inputs)
 
 
 def loss(
@@ -108,8 +116,8 @@ def loss(
     lift: Lift = extended,
 ) -> Number:
     """Return sum_t w_t surrogate_t, forward only; see `gradient`."""
-    found, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
-    return (lift(surrogate.weights) * found).sum()
+    terms_of_steps, _ = surrogate_terms(spec, parameters, surrogate, batch, lift)
+    return (lift(surrogate.weights) * terms_of_steps).sum()
 
 
 def surrogate_terms(
@@ -119,15 +127,16 @@ def surrogate_terms(
     batch: Batch,
     lift: Lift = extended,
 ) -> tuple[Number, dict[str, Number]]:
-    """Return [B] surrogate_t and the quantities that it was given, by name, forward only; see `gradient`."""
-    _, _, named = _forward(spec, parameters, surrogate, batch, lift)
-    return terms(surrogate, named), {name: named[name] for name in surrogate.estimator.quantities}
+    """Return [B] surrogate_t and its quantities by name, forward only; see `gradient`."""
+    _, _, inputs = _forward(spec, parameters, surrogate, batch, lift)
+    names = surrogate.estimator.quantities
+    return terms(surrogate, inputs), {name: inputs[name] for name in names}
 
 
-def terms(surrogate: Surrogate, named: Mapping[str, Number]) -> Number:
-    """Return [B] surrogate_t from what the surrogate is given."""
+def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
+    """Return [B] surrogate_t from the surrogate's quantities and signals by name."""
     form = estimator_form(surrogate.estimator)
-    return surrogate.estimator.surrogate(host, **named) if form is None else form.terms(named)
+    return surrogate.estimator.surrogate(host, **inputs) if form is None else form.terms(inputs)
 
 
 def quantities(
@@ -144,14 +153,15 @@ def quantities(
         spec: The architecture.
         parameters: In the policy's dtype; taken as exact.
         batch: The steps.
-        names: Of quantities.
-        reference: [B, width] description of the distributions that `kl` measures from, in the policy's dtype.
-        lift: From NumPy arrays to the number system to compute in.
+        names: Names of quantities.
+        reference: [B, width] distribution parameters of the reference policy, from which KLs are
+            measured, in the policy's dtype.
+        lift: From NumPy arrays to the number system of the result.
     """
     dtype = next(iter(parameters.values())).dtype
     run, head = _pass(spec, parameters, batch, dtype, lift)
-    described = None if reference is None else lift(reference)
-    return named_quantities(spec, names, head, run.outputs, run.values, described)
+    anchor = None if reference is None else lift(reference)
+    return named_quantities(spec, names, head, run.outputs, run.values, anchor)
 
 
 def episode_scores(
@@ -161,16 +171,27 @@ def episode_scores(
     step_weights: Array | None = None,
     lift: Lift = extended,
 ) -> Number:
-    """Return [E, D] sums over each episode's steps of c_t d log pi(a_t given s_t) / d theta; see `Policy.episode_scores`."""
+    """Return [E, D] sums of c_t d log pi(a_t given s_t) / d theta over each episode's steps.
+
+    See `Policy.episode_scores`.
+
+    Args:
+        spec: The architecture.
+        parameters: In the policy's dtype; taken as exact.
+        batch: The episodes.
+        step_weights: [B] c_t, or None for 1.
+        lift: From NumPy arrays to the number system of the result.
+    """
     dtype = next(iter(parameters.values())).dtype
     c_t = np.ones(batch.num_steps, dtype) if step_weights is None else step_weights.astype(dtype)
-    rows: list[Number] = []
+    scores: list[Number] = []
+    # One pass for each episode: slow, and with nothing to get wrong.
     for episode in range(batch.num_episodes):
-        own = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
+        steps = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
         run, head = _pass(spec, parameters, batch.episodes([episode]), dtype, lift)
-        found = run.backward(head.backward({"log_prob": lift(c_t[own])}), None, head.own)
-        rows.append(flat(found).reshape(1, -1))
-    return np.concatenate(rows)
+        score = run.backward(head.backward({"log_prob": lift(c_t[steps])}), None, head.own)
+        scores.append(flat(score).reshape(1, -1))
+    return np.concatenate(scores)
 
 
 def fisher_vector_product(
@@ -180,7 +201,17 @@ def fisher_vector_product(
     vector: Array,
     lift: Lift = extended,
 ) -> Number:
-    """Return [D] F v: outputs moved along v, weighed by the head's Fisher information, carried back; see `Policy`."""
+    """Return [D] J^T F J v: F the head's Fisher information, J the outputs' Jacobian.
+
+    See `Policy.fisher_vector_product`.
+
+    Args:
+        spec: The architecture.
+        parameters: In the policy's dtype; taken as exact.
+        batch: The steps, with the weights of padding.
+        vector: [D] v, in canonical order.
+        lift: From NumPy arrays to the number system of the result.
+    """
     dtype = next(iter(parameters.values())).dtype
     direction: dict[str, Number] = {}
     start = 0
@@ -191,9 +222,8 @@ def fisher_vector_product(
     real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
     run, head = _pass(spec, parameters, batch, dtype, lift)
     weights = lift((real / real.sum()).astype(dtype))
-    return flat(
-        run.backward(head.fisher(run.tangent(direction), direction, weights), None, head.own)
-    )
+    d_outputs = head.fisher(run.tangent(direction), direction, weights)
+    return flat(run.backward(d_outputs, None, head.own))
 
 
 def _forward(
@@ -203,7 +233,7 @@ def _forward(
     batch: Batch,
     lift: Lift,
 ) -> tuple[_Run | FormulaRun, Any, dict[str, Number]]:
-    """Return the pass through the network, the head, and what the surrogate is given."""
+    """Return the pass through the network, the head, and the surrogate's inputs."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
     return run, head, surrogate_inputs(spec, surrogate, head, run.outputs, run.values, lift)
 
@@ -211,19 +241,26 @@ def _forward(
 def surrogate_inputs(
     spec: PolicySpec, surrogate: Surrogate, head: Any, outputs: Number, values: Number, lift: Lift
 ) -> dict[str, Number]:
-    """Return the quantities and signals that a surrogate is given, from the head's form and what the network says."""
+    """Return a surrogate's quantities and signals by name.
+
+    Args:
+        spec: The architecture.
+        surrogate: The estimator with its signals and weights.
+        head: The head's reference implementation at the outputs.
+        outputs: [B, outputs] of the network.
+        values: [B, k] of the critic, or None.
+        lift: From NumPy arrays to the number system of the outputs.
+    """
+    estimator = surrogate.estimator
     reference = surrogate.values.get("reference")
-    described = None if reference is None else lift(reference)
-    named = named_quantities(spec, surrogate.estimator.quantities, head, outputs, values, described)
-    signals = {
-        name: surrogate.values[name]
-        for name in surrogate.estimator.keywords
-        if name not in QUANTITIES
-    }
-    # Integers, such as the numbers of episodes, are no numbers to compute with.
-    return named | {
-        name: lift(value) if value.dtype.kind == "f" else value for name, value in signals.items()
-    }
+    anchor = None if reference is None else lift(reference)
+    inputs = named_quantities(spec, estimator.quantities, head, outputs, values, anchor)
+    for name in estimator.keywords:
+        if name not in QUANTITIES:
+            signal = surrogate.values[name]
+            # Integers, such as the numbers of episodes, are no numbers to compute with.
+            inputs[name] = lift(signal) if signal.dtype.kind == "f" else signal
+    return inputs
 
 
 def _pass(
@@ -235,6 +272,7 @@ def _pass(
 ) -> tuple[_Run | FormulaRun, Any]:
     """Return the pass through the network and the head; `dtype` is the policy's."""
     lifted = {name: lift(value) for name, value in parameters.items()}
+    # States are indices; other observations are numbers, cast as a policy casts them.
     states = spec.network.num_states is not None
     observations = batch.observations if states else lift(batch.observations.astype(dtype))
     run = (_Run if has_plain_form(spec) else FormulaRun)(spec, lifted, observations)
@@ -249,37 +287,53 @@ def named_quantities(
     values: Number,
     reference: Number,
 ) -> dict[str, Number]:
-    """Return quantities by name, from the head's form, [B, outputs] and [B, k] values."""
-    found: dict[str, Number] = {}
+    """Return quantities by name.
+
+    Args:
+        spec: The architecture.
+        names: Names of quantities.
+        head: The head's reference implementation at the outputs.
+        outputs: [B, outputs] of the network.
+        values: [B, k] of the critic, or None.
+        reference: [B, width] lifted distribution parameters for KLs, or None.
+    """
+    # Action values are the network's outputs, or the critic's.
+    action_values = outputs if spec.head.action_values else values
+    quantities: dict[str, Number] = {}
     for name in names:
-        q = outputs if spec.head.action_values else values
         if name == "value":
-            found[name] = values[:, 0]
+            quantities[name] = values[:, 0]
         elif name == "action_values":
-            found[name] = q
+            quantities[name] = action_values
         elif name == "action_value":
-            found[name] = q[np.arange(len(head.actions)), head.actions]
+            quantities[name] = action_values[np.arange(len(head.actions)), head.actions]
         elif name in KLS:
-            found[name] = getattr(head, name)(reference)
+            quantities[name] = getattr(head, name)(reference)
         else:
-            found[name] = getattr(head, name)()
-    return found
+            quantities[name] = getattr(head, name)()
+    return quantities
 
 
 def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch: Batch) -> Number:
-    """Return [B, k] derivatives of the critic's outputs, None where it takes no part."""
+    """Return [B, k] derivatives in the critic's outputs, None for a loss without the critic.
+
+    Args:
+        spec: The architecture.
+        cotangents: [B, ...] derivatives in the quantities, by name.
+        batch: The steps.
+    """
     if spec.head.action_values or spec.critic_values == "state":
         return cotangents["value"].reshape(-1, 1) if "value" in cotangents else None
-    d = cotangents.get("action_values")
+    d_values = cotangents.get("action_values")
     if "action_value" in cotangents:
-        chosen = np.equal(np.arange(spec.critic_outputs), batch.actions[:, None])
-        own = chosen * cotangents["action_value"].reshape(-1, 1)
-        d = own if d is None else d + own
-    return d
+        one_hot = np.equal(np.arange(spec.critic_outputs), batch.actions[:, None])
+        d_taken = one_hot * cotangents["action_value"].reshape(-1, 1)
+        d_values = d_taken if d_values is None else d_values + d_taken
+    return d_values
 
 
 def has_plain_form(spec: PolicySpec) -> bool:
-    """Whether the network and its activation are among those written out below; any other is run as its own formula."""
+    """Whether `_Run` implements the network and its activation; others run as their formula."""
     network = spec.network
     return (
         type(network) in (Table, Linear, MLP)
@@ -294,7 +348,8 @@ class _Run:
         self, spec: PolicySpec, parameters: dict[str, Number], observations: Number
     ) -> None:
         self.spec, self.parameters, self.observations = spec, parameters, observations
-        self.inputs: dict[str, Number] = {}  # of each layer, by its prefix
+        # [B, fan-in] inputs of each layer, by its prefix, for the backward pass.
+        self.inputs: dict[str, Number] = {}
         self.values: Number = None
         if isinstance(spec.network, Table):
             self.outputs = parameters["network.table"][observations]
@@ -310,47 +365,50 @@ class _Run:
 
     @property
     def depth(self) -> int:
-        """How many hidden layers there are."""
+        """The number of hidden layers."""
         return len(self.spec.network.hidden) if isinstance(self.spec.network, MLP) else 0
 
     def backward(
         self, d_outputs: Number, d_column: Number, head: dict[str, Number]
     ) -> dict[str, Number]:
-        """Return the derivatives of all parameters from those of the outputs and the values."""
-        found = {f"head.{name}": value for name, value in head.items()}
+        """Return the derivatives of all parameters; see `FormulaRun.backward`."""
+        derivatives = {f"head.{name}": value for name, value in head.items()}
         if isinstance(self.spec.network, Table):
-            visits = np.equal(
-                np.arange(self.spec.network.states)[:, None], self.observations
-            ).astype(np.longdouble)
-            found["network.table"] = visits @ d_outputs
+            # [states, B] 1 where a step is in a state.
+            states = np.arange(self.spec.network.states)[:, None]
+            visits = np.equal(states, self.observations).astype(np.longdouble)
+            derivatives["network.table"] = visits @ d_outputs
             if d_column is not None:
-                found["critic.table"] = visits @ d_column
+                derivatives["critic.table"] = visits @ d_column
         else:
-            d_hidden = self._layer_backward(f"network.{self.depth}", d_outputs, found)
+            d_hidden = self._layer_backward(f"network.{self.depth}", d_outputs, derivatives)
+            # A shared torso gets both losses' derivatives, a separate critic has its own torso.
             if d_column is not None and self.spec.critic == "shared":
-                d_hidden = d_hidden + self._layer_backward("critic.0", d_column, found)
-            self._hidden_backward("network", d_hidden, found)
+                d_hidden = d_hidden + self._layer_backward("critic.0", d_column, derivatives)
+            self._hidden_backward("network", d_hidden, derivatives)
             if d_column is not None and self.spec.critic == "separate":
-                self._hidden_backward(
-                    "critic", self._layer_backward(f"critic.{self.depth}", d_column, found), found
-                )
+                d_hidden = self._layer_backward(f"critic.{self.depth}", d_column, derivatives)
+                self._hidden_backward("critic", d_hidden, derivatives)
+        # Parameters that take no part have derivatives of 0.
         shapes = self.spec.parameter_shapes
         return {
-            name: found.get(name, np.zeros(shape, np.longdouble)) for name, shape in shapes.items()
+            name: derivatives.get(name, np.zeros(shape, np.longdouble))
+            for name, shape in shapes.items()
         }
 
     def tangent(self, direction: Mapping[str, Number]) -> Number:
         """Return [B, outputs]: the outputs' derivative along a direction in parameter space."""
         if isinstance(self.spec.network, Table):
             return direction["network.table"][self.observations]
-        moved: Number = None
+        tangent: Number = None
         for layer in range(self.depth + 1):
             h, name = self.inputs[f"network.{layer}"], f"network.{layer}"
-            changed = h @ direction[f"{name}.weight"] + direction[f"{name}.bias"]
-            if moved is not None:
-                changed = changed + (self._slope(h) * moved) @ self.parameters[f"{name}.weight"]
-            moved = changed
-        return moved
+            d_layer = h @ direction[f"{name}.weight"] + direction[f"{name}.bias"]
+            # The first layer's inputs are the observations, which do not move.
+            if tangent is not None:
+                d_layer = d_layer + (self._slope(h) * tangent) @ self.parameters[f"{name}.weight"]
+            tangent = d_layer
+        return tangent
 
     def _hidden(self, prefix: str) -> Number:
         h = self.observations
@@ -362,16 +420,17 @@ class _Run:
         self.inputs[name] = h
         return h @ self.parameters[f"{name}.weight"] + self.parameters[f"{name}.bias"]
 
-    def _layer_backward(self, name: str, d: Number, found: dict[str, Number]) -> Number:
-        """Note the layer's own derivatives and return those of its inputs."""
-        found[f"{name}.weight"] = self.inputs[name].T @ d
-        found[f"{name}.bias"] = d.sum(axis=0)
+    def _layer_backward(self, name: str, d: Number, derivatives: dict[str, Number]) -> Number:
+        """Record the layer's parameter derivatives and return those of its inputs."""
+        derivatives[f"{name}.weight"] = self.inputs[name].T @ d
+        derivatives[f"{name}.bias"] = d.sum(axis=0)
         return d @ self.parameters[f"{name}.weight"].T
 
-    def _hidden_backward(self, prefix: str, d: Number, found: dict[str, Number]) -> None:
+    def _hidden_backward(self, prefix: str, d: Number, derivatives: dict[str, Number]) -> None:
         for layer in range(self.depth - 1, -1, -1):
-            activations = self.inputs[f"{prefix}.{layer + 1}"]
-            d = self._layer_backward(f"{prefix}.{layer}", d * self._slope(activations), found)
+            # A layer's activations are the next one's inputs.
+            d = d * self._slope(self.inputs[f"{prefix}.{layer + 1}"])
+            d = self._layer_backward(f"{prefix}.{layer}", d, derivatives)
 
     def _activation(self, x: Number) -> Number:
         activation = self.spec.network.activation if isinstance(self.spec.network, MLP) else ""

@@ -1,4 +1,7 @@
-"""Two policies that should be one: a network and its port to another framework, each with its own names for the same parameters."""
+"""The courses of two policies that should be equal, such as a network and its port.
+
+Each policy has its own names for the same parameters.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +25,27 @@ from pgcore_check.bounds.rounding import nudged_batch, nudged_parameters, spread
 
 __all__ = ["Course", "Pairing", "coarser", "courses_of", "pairing_of", "within_rounding"]
 
-# After how many of the optimizer's steps to look.
+# The numbers of optimizer steps after which parameters are compared.
 STEPS = (1, 10)
 
-# What is left of the parameters once arrays were paired.
-REST = "entries of all other arrays, in order of size"
+# The name under which the entries of unpaired arrays are compared.
+UNPAIRED = "entries of all other arrays, in order of size"
 
-# By stage, arrays by name.
+# A policy's results on one batch: by stage, arrays by name.
 Course = dict[str, dict[str, Array]]
+
+# From arrays by a policy's names to the arrays that are compared.
 View = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Which array of parameters of one policy is which of the other.
+    """The pairs of equal arrays of two policies' parameters.
 
     Attributes:
         axes: By the left name, the right name and the order of its axes.
-        left: Names that have no partner.
-        right: The same of the other policy.
+        left: Names of the left policy that have no partner.
+        right: Names of the right policy that have no partner.
     """
 
     axes: dict[str, tuple[str, tuple[int, ...]]]
@@ -48,67 +53,66 @@ class Pairing:
     right: tuple[str, ...]
 
     def of_left(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the left policy's arrays as they are compared."""
-        return {name: arrays[name] for name in self.axes} | rest(arrays, self.left)
+        """Return the left policy's arrays in the order of comparison."""
+        return {name: arrays[name] for name in self.axes} | unpaired_entries(arrays, self.left)
 
     def of_right(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Return the right policy's arrays by the left names."""
-        found = {name: arrays[other].transpose(axes) for name, (other, axes) in self.axes.items()}
-        return found | rest(arrays, self.right)
+        paired = {name: arrays[right].transpose(axes) for name, (right, axes) in self.axes.items()}
+        return paired | unpaired_entries(arrays, self.right)
 
 
-def rest(arrays: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
-    """Return all entries of some arrays by their size, which no order of axes, rows or arrays changes."""
-    return (
-        {REST: np.sort(np.concatenate([arrays[name].reshape(-1) for name in names]))}
-        if names
-        else {}
-    )
+def unpaired_entries(arrays: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    """Return all entries of some arrays, sorted; no order of axes, rows or arrays changes them."""
+    if not names:
+        return {}
+    return {UNPAIRED: np.sort(np.concatenate([arrays[name].reshape(-1) for name in names]))}
 
 
 def pairing_of(left: Policy, right: Policy) -> Pairing:
-    """Pair the arrays of two policies by what they hold: the same numbers, for some order of the axes.
+    """Pair the arrays of two policies that hold the same numbers in some order of the axes.
 
     Raises:
         ParameterError: they have different numbers of parameters.
     """
-    own, other = left.parameters(), right.parameters()
-    sizes = [sum(value.size for value in arrays.values()) for arrays in (own, other)]
+    lefts, rights = left.parameters(), right.parameters()
+    sizes = [sum(value.size for value in arrays.values()) for arrays in (lefts, rights)]
     if sizes[0] != sizes[1]:
         raise ParameterError(
-            f"compare_policies: expected two policies of as many parameters, got {sizes[0]} and {sizes[1]}; compare a network with its port"
+            "compare_policies: expected two policies of as many parameters, "
+            f"got {sizes[0]} and {sizes[1]}; compare a network with its port"
         )
-    coarse = coarser(left, right)
-    found = {
-        name: [
-            match
-            for each, given in other.items()
-            for match in matches(each, given.astype(coarse), value.astype(coarse))
-        ]
-        for name, value in own.items()
-    }
-    taken = [partner for partners in found.values() for partner in {each for each, _ in partners}]
-    # Biases that are all 0 are equal to each other, and an identity to its transpose: which is whose, or which way, nobody can say.
-    axes = {
-        name: partners[0]
-        for name, partners in found.items()
-        if len(partners) == 1 and taken.count(partners[0][0]) == 1
-    }
-    used = {each for each, _ in axes.values()}
+    dtype = coarser(left, right)
+    partners: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    # How many left arrays each right array equals.
+    suitors = dict.fromkeys(rights, 0)
+    for name, value in lefts.items():
+        partners[name] = []
+        for partner, array in rights.items():
+            orders = [*matching_orders(array.astype(dtype), value.astype(dtype))]
+            partners[name] += [(partner, order) for order in orders]
+            suitors[partner] += bool(orders)
+    # Biases that are all 0 are equal to each other, and an identity to its transpose: such arrays,
+    # or their orders, cannot be told apart, and stay unpaired.
+    axes: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, candidates in partners.items():
+        if len(candidates) == 1 and suitors[candidates[0][0]] == 1:
+            axes[name] = candidates[0]
+    paired = {partner for partner, _ in axes.values()}
     return Pairing(
         axes,
-        tuple(name for name in own if name not in axes),
-        tuple(name for name in other if name not in used),
+        tuple(name for name in lefts if name not in axes),
+        tuple(name for name in rights if name not in paired),
     )
 
 
-def matches(name: str, given: Array, wanted: Array) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the name with each order of axes in which an array is the one wanted."""
-    if given.ndim != wanted.ndim or given.size != wanted.size:
+def matching_orders(array: Array, reference: Array) -> Iterator[tuple[int, ...]]:
+    """Yield each order of axes in which an array equals the reference."""
+    if array.ndim != reference.ndim or array.size != reference.size:
         return
-    for axes in itertools.permutations(range(given.ndim)):
-        if np.array_equal(given.transpose(axes), wanted):
-            yield name, axes
+    for axes in itertools.permutations(range(array.ndim)):
+        if np.array_equal(array.transpose(axes), reference):
+            yield axes
 
 
 def coarser(left: Policy, right: Policy) -> np.dtype[Any]:
@@ -121,25 +125,28 @@ def courses_of(
     view: View,
     estimator: Estimator,
     batch: Batch,
-    given: Signals,
+    signals: Signals,
     optimizer: OptimizerSpec,
 ) -> list[Course]:
-    """Return what a policy makes of a batch, and again wherever rounding may lead. Moves its parameters.
+    """Return a policy's course on a batch, then those of its perturbed inputs.
+
+    The policy's parameters are changed.
 
     Args:
         policy: At the parameters to start from.
-        view: From arrays in its own names to those that are compared.
+        view: From arrays by the policy's names to those that are compared.
         estimator: Which loss.
         batch: Whole episodes.
-        given: The signals that all stages after the first are given, whoever computed them.
-        optimizer: Of the steps, with the norm to clip to.
+        signals: The signals of all stages after the first, computed by either policy.
+        optimizer: The formula of the steps, with the norm to clip to.
     """
-    starts = nudged_parameters(policy)  # of the parameters as they are now
-    courses = [course_of(policy, view, estimator, batch, given, optimizer)]
+    # Before the first course, whose steps move the parameters.
+    starts = nudged_parameters(policy)
+    courses = [course_of(policy, view, estimator, batch, signals, optimizer)]
     for number, parameters in enumerate(starts):
         policy.load(parameters)
         moved = nudged_batch(batch, policy.dtype, number)
-        courses.append(course_of(policy, view, estimator, moved, given, optimizer))
+        courses.append(course_of(policy, view, estimator, moved, signals, optimizer))
     return courses
 
 
@@ -148,25 +155,26 @@ def course_of(
     view: View,
     estimator: Estimator,
     batch: Batch,
-    given: Signals,
+    signals: Signals,
     optimizer: OptimizerSpec,
 ) -> Course:
-    """Return what a policy makes of a batch, by stage; see `courses_of`."""
+    """Return a policy's results on a batch, by stage; see `courses_of`."""
     real = batch.episode_weights[batch.episode_of_step] > 0
     course: Course = {"parameters": view(policy.parameters())}
-    own = api.signals(policy, estimator, batch)
+    computed = api.signals(policy, estimator, batch)
     # Integers, such as the numbers of episodes, are the batch's.
     course["signals"] = {
-        name: value[real] for name, value in own.values.items() if value.dtype.kind == "f"
+        name: value[real] for name, value in computed.values.items() if value.dtype.kind == "f"
     }
+    # The other policy may have computed the shared signals, in the other dtype.
     cast = {
         name: value.astype(policy.dtype) if value.dtype.kind == "f" else value
-        for name, value in given.values.items()
+        for name, value in signals.values.items()
     }
-    signals = Signals(cast, given.weights.astype(policy.dtype), padded=given.padded)
-    gradient = api.gradient(policy, estimator, batch, signals=signals)
-    told = gradient.arguments()
-    course["quantities"] = {name: told[name][real] for name in estimator.quantities}
+    shared = Signals(cast, signals.weights.astype(policy.dtype), padded=signals.padded)
+    gradient = api.gradient(policy, estimator, batch, signals=shared)
+    quantities = gradient.arguments()
+    course["quantities"] = {name: quantities[name][real] for name in estimator.quantities}
     course["surrogate"] = {"term": gradient.terms()[real]}
     course["gradient"] = view(gradient.numpy())
     if optimizer.max_grad_norm is None:
@@ -175,7 +183,7 @@ def course_of(
     stepper = Optimizer(optimizer)
     for step in range(1, max(STEPS) + 1):
         if step > 1:
-            gradient = api.gradient(policy, estimator, batch, signals=signals)
+            gradient = api.gradient(policy, estimator, batch, signals=shared)
         stepper.step(policy, gradient)
         if step in STEPS:
             course[f"{step} step{'s' if step > 1 else ''}"] = view(policy.parameters())
@@ -185,9 +193,14 @@ def course_of(
 def within_rounding(
     courses: Sequence[Mapping[str, Array]], dtype: np.dtype[Any]
 ) -> dict[str, Array]:
-    """Return, by name, what rounding may make of each entry of the first, the others being where it led."""
-    exact, *others = courses
+    """Return by name the rounding error of each entry, measured by perturbed inputs.
+
+    Args:
+        courses: The arrays of one stage, then those of each perturbation.
+        dtype: The working precision.
+    """
+    exact, *perturbed = courses
     return {
-        name: spread(value, [other[name] for other in others], dtype)
+        name: spread(value, [course[name] for course in perturbed], dtype)
         for name, value in exact.items()
     }

@@ -1,6 +1,7 @@
-"""What every backend is compared with on one case, stage by stage, computed once for all of them.
+"""The reference of one case, stage by stage, computed once for all backends.
 
-A stage is given what the stage before it should have been, not what a backend made of it, so a difference shows where it arises.
+A stage gets the exact result of the stage before it, not a backend's, so that a difference shows
+where it arises.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pgcore_check.reference.lifted import Lifted, rounded
 
 __all__ = ["STAGES", "Expected", "Truth"]
 
-# In the order of computation. Steps are those of the optimizer, each on a new gradient of the same batch.
+# In the order of computation. Each optimizer step takes a new gradient of the same batch.
 STAGES = (
     "signals",
     "quantities",
@@ -44,23 +45,24 @@ STAGES = (
     "100 steps",
 )
 
-# How often the way of the parameters is gone once more with every rounding as large as it may be.
+# Perturbed walks of the parameters, with every rounding as large as its bound.
 PERTURBED = 3
 
-# Standard deviation of what policy and critic have moved by since the signals of `EstimatorForm.earlier`.
+# Standard deviation of the noise on the signals of `EstimatorForm.earlier`, in the signal's units:
+# the change of policy and critic since an epoch began.
 MOVED = 0.3
 
-# Of an optimizer's update, as many as the longest formula has.
+# Rounded operations in an optimizer's update; the longest formula has as many.
 OPERATIONS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What one array must be.
+    """The reference of one array.
 
     Attributes:
-        exact: Its values in extended precision.
-        allowed: u e for each.
+        exact: Values in extended precision.
+        allowed: The rounding-error bound u e of each entry, in the values' units.
     """
 
     exact: Array
@@ -72,13 +74,14 @@ class Truth:
 
     Attributes:
         spec: The architecture.
-        parameters: In the dtype that is compared, by canonical name.
+        parameters: By canonical name, in the dtype that is compared.
         estimator: Which loss.
         batch: The steps.
         optimizer: The formula of the steps.
         dtype: NumPy's float32 or float64.
-        steps: After how many optimizer steps to look.
-        max_norm: What gradients are clipped to: half the first one's norm, so that every clipping shows.
+        steps: The numbers of optimizer steps after which parameters are compared.
+        max_norm: The norm to which gradients are clipped: half that of the first, so that clipping
+            always acts.
     """
 
     def __init__(
@@ -90,80 +93,82 @@ class Truth:
         optimizer: OptimizerSpec,
         steps: tuple[int, ...] = (1, 10, 100),
     ) -> None:
-        """Keep all; nothing is computed before it is asked for."""
-        self.spec, self.parameters, self.estimator, self.batch = (
-            spec,
-            dict(parameters),
-            estimator,
-            batch,
-        )
+        """Keep all; each stage is computed when it is first read."""
+        self.spec, self.parameters = spec, dict(parameters)
+        self.estimator, self.batch = estimator, batch
         self.optimizer, self.steps = optimizer, steps
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
 
     @cached_property
-    def given(self) -> Signals:
-        """The signals that all stages after the first are given: the exact ones, rounded; the estimator's own where no form says more."""
+    def shared_signals(self) -> Signals:
+        """The signals that all stages after the first get: the exact ones, rounded.
+
+        An estimator without a reference implementation gets those it computes.
+        """
         if self._form is None:
-            return self._own_signals()
+            return self._computed_signals()
         values = {
             name: expected.exact.astype(self.dtype) for name, expected in self.signals.items()
         }
         weights = values.pop("weights")
-        for name in (name for name in self._form.earlier if name in values):
-            moved = MOVED * np.random.default_rng(0).standard_normal(values[name].shape)
-            values[name] += moved.astype(self.dtype)
+        # Without noise every ratio would be 1 and no clipping would act.
+        for name in self._form.earlier:
+            if name in values:
+                noise = MOVED * np.random.default_rng(0).standard_normal(values[name].shape)
+                values[name] += noise.astype(self.dtype)
         if self.estimator.sees_episodes:
             values["episode"] = self.batch.episode_of_step
         return Signals(values, weights, padded=self.batch.step_weights is not None)
 
     @cached_property
     def surrogate(self) -> Surrogate:
-        """What is differentiated."""
-        return Surrogate(self.spec, self.estimator, self.batch, self.given)
+        """The surrogate at the shared signals."""
+        return Surrogate(self.spec, self.estimator, self.batch, self.shared_signals)
 
     @cached_property
     def signals(self) -> dict[str, Expected]:
-        """Signals and weights by name; empty for an estimator that the kit has no form of. Padding's rows mean nothing."""
+        """Signals and weights by name; empty without a reference implementation.
+
+        Rows of padding mean nothing.
+        """
+        if self._form is None:
+            return {}
         with self._choosing():
-            exact, bound = (
-                {} if self._form is None else self._signals(lift) for lift in self._lifts
-            )
+            exact, bound = (self._signals(lift) for lift in self._lifts)
         return self._expected(exact, bound)
 
     @property
     def real(self) -> Array:
-        """[B] bool. Which steps are no padding."""
+        """[B] bool. Whether a step is no padding."""
         return self.batch.episode_weights[self.batch.episode_of_step] > 0
 
     @cached_property
     def finalised(self) -> dict[str, Expected]:
-        """The given signals as the surrogate is to see them."""
+        """The shared signals that the estimator finalises, by name."""
         if self._form is None:
             return {}
-        padding = self.given.weights if self.given.padded else None
+        signals = self.shared_signals
+        # The signals that `finalise` leaves alone are the same objects.
+        values = self.surrogate.values
+        changed = [name for name in values if values[name] is not signals.values[name]]
+        padding = signals.weights if signals.padded else None
+        sides: list[dict[str, Any]] = []
         with self._choosing():
-            found = [
-                self._form.finalise(
-                    {name: lift(value) for name, value in self.given.values.items()}, padding
-                )
-                for lift in self._lifts
-            ]
-        changed = [
-            name
-            for name, value in self.surrogate.values.items()
-            if value is not self.given.values[name]
-        ]
-        return self._expected(*({name: rounded(each[name]) for name in changed} for each in found))
+            for lift in self._lifts:
+                lifted = {name: lift(value) for name, value in signals.values.items()}
+                finalised = self._form.finalise(lifted, padding)
+                sides.append({name: rounded(finalised[name]) for name in changed})
+        return self._expected(*sides)
 
     @cached_property
     def quantities(self) -> dict[str, Expected]:
-        """The quantities that the surrogate is given, by name."""
-        return self._expected(*(named for _, named in self._terms))
+        """The quantities that the surrogate reads, by name."""
+        return self._expected(*(quantities for _, quantities in self._terms))
 
     @cached_property
     def terms(self) -> dict[str, Expected]:
-        """The surrogate's terms."""
+        """The surrogate's terms under the name "term"."""
         return self._expected(*({"term": terms} for terms, _ in self._terms))
 
     @cached_property
@@ -173,7 +178,10 @@ class Truth:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether the gradient is beyond the dtype's range: a ratio of extreme policies can be, and then there is nothing to compare."""
+        """Whether the gradient is beyond the dtype's range, as a ratio of extreme policies can be.
+
+        Then there is nothing to compare.
+        """
         with np.errstate(over="ignore"):
             return not all(
                 np.isfinite(expected.exact.astype(self.dtype)).all()
@@ -182,15 +190,25 @@ class Truth:
 
     @cached_property
     def power(self) -> float:
-        """The share of the gradient's components that have power, of those that are not 0; see `pgcore_check.bounds.agreement.POWER`."""
+        """The share of the gradient's nonzero components that have power.
+
+        See `pgcore_check.bounds.agreement.POWER`.
+        """
         if self.overflows:
             return 0.0
-        counts = [powered(each.exact, each.allowed, self.dtype) for each in self.gradient.values()]
-        return sum(seen for seen, _ in counts) / max(sum(count for _, count in counts), 1)
+        seen, total = 0, 0
+        for expected in self.gradient.values():
+            with_power, nonzero = powered(expected.exact, expected.allowed, self.dtype)
+            seen, total = seen + with_power, total + nonzero
+        return seen / max(total, 1)
 
     @cached_property
     def nearest(self) -> float:
-        """How far the nearest choice of a formula is from its kink, in units of roundoff; see `pgcore_check.bounds.running_error.choices`."""
+        """The distance of a formula's nearest choice from its kink, in units of roundoff.
+
+        See `pgcore_check.bounds.running_error.choices`.
+        """
+        # Read for their side effect: these stages record the choices.
         _ = self.signals, self.finalised, self.gradient
         return float(self._nearest / (np.finfo(self.dtype).eps / 2))
 
@@ -205,22 +223,17 @@ class Truth:
 
     @cached_property
     def direction(self) -> Array:
-        """[D] what the Fisher information is multiplied by: a vector of the dtype's numbers, in canonical order."""
+        """[D] a random vector to multiply by the Fisher information, in canonical order."""
         size = sum(value.size for value in self.parameters.values())
         return np.random.default_rng(1).standard_normal(size).astype(self.dtype)
 
     @cached_property
     def fisher(self) -> dict[str, Expected]:
-        """The Fisher-vector product by canonical parameter name; empty where it is beyond the dtype's range."""
+        """The Fisher-vector product by parameter name; empty if beyond the dtype's range."""
+        inputs = (self.spec, self.parameters, self.batch, self.direction)
         with np.errstate(over="ignore", invalid="ignore"):
-            exact, bound = (
-                self.split(
-                    reference.fisher_vector_product(
-                        self.spec, self.parameters, self.batch, self.direction, lift
-                    )
-                )
-                for lift in self._lifts
-            )
+            products = (reference.fisher_vector_product(*inputs, lift) for lift in self._lifts)
+            exact, bound = (self.split(product) for product in products)
             if not all(np.isfinite(value.astype(self.dtype)).all() for value in exact.values()):
                 return {}
         return self._expected(exact, bound)
@@ -233,26 +246,22 @@ class Truth:
     @cached_property
     def reached(self) -> tuple[int, ...]:
         """Those of `steps` that the reference can take within the dtype's range."""
-        return (
-            tuple(step for step in self.steps if all(step in walk for walk in self._walks))
-            if self.steps
-            else ()
-        )
+        return tuple(step for step in self.steps if all(step in walk for walk in self._walks))
 
     def after(self, steps: int) -> dict[str, Expected]:
-        """Return the parameters after some optimizer steps, each on the gradient of the same surrogate where the last one led.
+        """Return the parameters after some optimizer steps, each with a new gradient.
 
-        What is allowed is as far as other ways lead on which every rounding is as large as the bound says, of a sign drawn for each entry.
+        The tolerance is the largest distance of the perturbed walks, on which every rounding is as
+        large as its bound and has a random sign for each entry.
         """
-        exact, *others = self._walks
-        found: dict[str, Expected] = {}
+        exact, *perturbed = self._walks
+        expected: dict[str, Expected] = {}
         for name, value in exact[steps].items():
-            off = max(np.abs(other[steps][name] - value).max() for other in others)
-            # Three ways can by chance all end nearby; one step's own rounding is the least that is allowed.
-            found[name] = Expected(
-                value, np.maximum(off, self._rounding(value, self.parameters[name]))
-            )
-        return found
+            off = max(np.abs(walk[steps][name] - value).max() for walk in perturbed)
+            # Three walks can by chance all end nearby: one step's rounding is always allowed.
+            least = self._rounding(value, self.parameters[name])
+            expected[name] = Expected(value, np.maximum(off, least))
+        return expected
 
     def split(self, vector: Any) -> dict[str, Any]:
         """Return arrays by name from a [D] vector in canonical order."""
@@ -264,7 +273,7 @@ class Truth:
 
     @contextmanager
     def _choosing(self) -> Generator[None]:
-        """Note how near to a kink the bounded arithmetic comes."""
+        """Record the nearest distance from a kink that the bounded arithmetic compares."""
         with choices() as near:
             yield
         self._nearest = min([self._nearest, *near])
@@ -277,24 +286,23 @@ class Truth:
     def _form(self) -> Any:
         return estimator_form(self.estimator)
 
-    def _own_signals(self) -> Signals:
-        """Return what an estimator without a form says."""
+    def _computed_signals(self) -> Signals:
+        """Return the signals that an estimator without a reference implementation computes."""
         from pgcore.api import policy, signals
 
-        made = policy(self.spec, backend="numpy", dtype=self.dtype.name)
-        made.load(self.parameters)
-        return signals(made, self.estimator, self.batch)
+        numpy_policy = policy(self.spec, backend="numpy", dtype=self.dtype.name)
+        numpy_policy.load(self.parameters)
+        return signals(numpy_policy, self.estimator, self.batch)
 
     def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
-        """Return the policy that the estimator's form asks."""
+        """Return the policy that the estimator's reference implementation evaluates."""
         return Lifted(self.spec, parameters, self.batch, lift)
 
     def _signals(self, lift: Any) -> dict[str, Any]:
         lifted = self._lifted(self.parameters, lift)
-        found = self._form.signals(self.batch, lifted, lift) | {
-            "weights": self._form.weights(self.batch, lift)
-        }
-        return {name: rounded(value) for name, value in found.items()}
+        arrays = dict(self._form.signals(self.batch, lifted, lift))
+        arrays["weights"] = self._form.weights(self.batch, lift)
+        return {name: rounded(value) for name, value in arrays.items()}
 
     @cached_property
     def _terms(self) -> list[Any]:
@@ -315,38 +323,38 @@ class Truth:
         if self._form is None or not isinstance(self.estimator, ScoreEstimator):
             with np.errstate(over="ignore", invalid="ignore"):  # see `overflows`
                 return reference.gradient(self.spec, parameters, self.surrogate, self.batch, lift)
-        signals = {name: lift(value) for name, value in self.given.values.items()}
-        lifted = self._lifted(parameters, lift)
-        return self.split(self._form.combine(self.batch, lifted, signals, self.given.weights, lift))
+        # Estimators that weigh scores have no loss to differentiate.
+        signals = {name: lift(value) for name, value in self.shared_signals.values.items()}
+        lifted, weights = self._lifted(parameters, lift), self.shared_signals.weights
+        return self.split(self._form.combine(self.batch, lifted, signals, weights, lift))
 
     @cached_property
     def _walks(self) -> list[dict[int, dict[str, Array]]]:
-        """The parameters after the steps that are looked at: exactly, and then perturbed."""
+        """The exact walk of the parameters, then the perturbed ones, by number of steps."""
         rng = np.random.default_rng(0)
         return [self._walk(None), *(self._walk(rng) for _ in range(PERTURBED))]
 
     def _walk(self, rng: np.random.Generator | None) -> dict[int, dict[str, Array]]:
-        found: dict[int, dict[str, Array]] = {}
-        parameters = {name: reference.extended(value) for name, value in self.parameters.items()}
-        slots = {
-            name: dict.fromkeys(self.optimizer.slots, value * 0)
-            for name, value in parameters.items()
-        }
-        # Equal steps round alike, so a way keeps its signs: errors that grow with the number of steps are honest.
-        signs = {
-            name: 0.0 if rng is None else rng.choice((-1.0, 1.0), value.shape)
-            for name, value in parameters.items()
-        }
-
+        """Return the parameters after the steps that are compared; `rng` draws signs of errors."""
+        visited: dict[int, dict[str, Array]] = {}
+        parameters: dict[str, Array] = {}
+        slots: dict[str, Any] = {}
+        # Equal steps round alike, so that a walk keeps its signs and its errors grow with the steps.
+        signs: dict[str, Any] = {}
+        for name, value in self.parameters.items():
+            parameters[name] = reference.extended(value)
+            slots[name] = dict.fromkeys(self.optimizer.slots, parameters[name] * 0)
+            signs[name] = 0.0 if rng is None else rng.choice((-1.0, 1.0), value.shape)
         for step in range(1, max(self.steps) + 1):
             exact = self._gradient(parameters, reference.extended)
+            # Minimising an unclipped ratio can run away.
             if not _norm(exact) < np.sqrt(np.finfo(self.dtype).max):
-                break  # minimising an unclipped ratio can run away
+                break
             gradient = {
                 name: value + signs[name] * self.gradient[name].allowed
                 for name, value in exact.items()
             }
-            # Where every ratio is clipped the gradient is 0.
+            # The gradient is 0 where every ratio is clipped: the norm cannot be divided by.
             factor = self.max_norm / max(_norm(gradient), self.max_norm)
             scalars = self.optimizer.scalars(step, self.optimizer.rate(step - 1))
             for name, value in parameters.items():
@@ -355,18 +363,19 @@ class Truth:
                 )
                 parameters[name] = moved + signs[name] * self._rounding(moved, value)
             if step in self.steps:
-                found[step] = dict(parameters)
-        return found
+                visited[step] = dict(parameters)
+        return visited
 
     def _rounding(self, moved: Array, start: Array) -> Array:
-        """Return what rounding can add in one step: of the parameter once, of the step in each of the formula's operations."""
-        return (
-            np.finfo(self.dtype).eps
-            / np.longdouble(2)
-            * (np.abs(moved) + OPERATIONS * np.abs(moved - start))
-        )
+        """Return the rounding-error bound of one step, in the parameter's units.
+
+        The parameter is rounded once, the step in each of the formula's operations.
+        """
+        unit = np.finfo(self.dtype).eps / np.longdouble(2)
+        return unit * (np.abs(moved) + OPERATIONS * np.abs(moved - start))
 
     def _expected(self, exact: Mapping[str, Any], bound: Mapping[str, Any]) -> dict[str, Expected]:
+        """Return exact values with their bounds, by name."""
         return {
             name: Expected(np.asarray(exact[name]), allowance(bound[name], self.dtype))
             for name in exact
@@ -374,6 +383,6 @@ class Truth:
 
 
 def _norm(gradient: Mapping[str, Any]) -> Any:
-    """Return the Euclidean norm, in whichever number system."""
+    """Return the Euclidean norm, in the number system of the arrays."""
     square: Any = sum((value * value).sum() for value in gradient.values())
     return np.sqrt(square)

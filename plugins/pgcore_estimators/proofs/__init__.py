@@ -1,4 +1,4 @@
-"""Proofs of the built-in estimators: reference implementations, options to try, non-differentiable points."""
+"""Proofs of the built-in estimators: reference implementations, options, kinks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The estimators over action values once more: written apart from the estimators, and sharing nothing with them."""
+"""Reference implementations of estimators over action values, which share no code with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from pgcore_check.proof import Proof
 from pgcore_check.reference.episode_sums import episodes, joined
 from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
 from pgcore_estimators.expected import Expected
+from pgcore_estimators.proofs.advantages import state_discounts
 from pgcore_estimators.proofs.kinks import HUBER_KINKS
 from pgcore_estimators.q_learning import QLearning
 from pgcore_estimators.soft_actor import SoftActor
@@ -24,53 +25,47 @@ class ExpectedForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        given = batch.extras.get("action_values")
-        q = evaluate("action_values") if given is None else lift(given)
-        found = {"q": q * self._discount(batch, lift)}
+        extra = batch.extras.get("action_values")
+        q = evaluate("action_values") if extra is None else lift(extra)
+        signals = {"q": q * self._discount(batch, lift)}
         if self.fields.value_coefficient == 0:
-            return found
+            return signals
+        # The next action is the current policy's, its value the target policy's.
         values, log_pi = evaluate.target("action_values"), evaluate("log_probs")
-        after, final_log_pi = final_rows(batch, evaluate)
-        rewards, rows = lift(batch.rewards), dict[int, Number]()
-        for episode, steps in enumerate(episodes(batch)):
-            for t in steps:
-                rows[t] = rewards[t]
-                if t + 1 < steps.stop:
-                    rows[t] = (
-                        rows[t] + self._following(log_pi[t + 1], values[t + 1]) * self.fields.gamma
-                    )
-                elif not batch.terminated[episode]:
-                    rows[t] = (
-                        rows[t]
-                        + self._following(final_log_pi[episode], after[episode]) * self.fields.gamma
-                    )
-        return found | {"target": joined([rows[t] for t in sorted(rows)])}
+        final_values, final_log_pi = final_rows(batch, evaluate)
 
-    def terms(self, named: Mapping[str, Number]) -> Number:
+        def following(t: int) -> Number:
+            return self._following(log_pi[t], values[t])
+
+        def final(episode: int) -> Number:
+            return self._following(final_log_pi[episode], final_values[episode])
+
+        return signals | {"target": targets(batch, lift, self.fields.gamma, following, final)}
+
+    def terms(self, inputs: Mapping[str, Number]) -> Number:
         """See `EstimatorForm.terms`."""
-        pi, log_pi = chances(named["log_probs"])
-        total = -(pi * self._worth(log_pi, named["q"])).sum(axis=1)
-        if "action_value" in named:
-            error = named["action_value"] - named["target"]
+        pi, log_pi = chances(inputs["log_probs"])
+        total = -(pi * self._worth(log_pi, inputs["q"])).sum(axis=1)
+        if "action_value" in inputs:
+            error = inputs["action_value"] - inputs["target"]
             total = total + error * error / 2 * self.fields.value_coefficient
-        return (
-            total - named["entropy"] * self.fields.entropy_coefficient
-            if "entropy" in named
-            else total
-        )
+        if "entropy" not in inputs:
+            return total
+        return total - inputs["entropy"] * self.fields.entropy_coefficient
 
-    def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
+    def cotangents(self, inputs: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
-        pi, log_pi = chances(named["log_probs"])
-        found = {"log_probs": -(pi * (self._worth(log_pi, named["q"]) - self._alpha))}
-        if "action_value" in named:
-            found["action_value"] = (
-                named["action_value"] - named["target"]
-            ) * self.fields.value_coefficient
-        if "entropy" in named:
-            found["entropy"] = named["entropy"] * 0 - self.fields.entropy_coefficient
-        return found
+        pi, log_pi = chances(inputs["log_probs"])
+        # The product rule of pi (Q - alpha log pi) leaves -alpha pi.
+        cotangents = {"log_probs": -(pi * (self._worth(log_pi, inputs["q"]) - self._alpha))}
+        if "action_value" in inputs:
+            error = inputs["action_value"] - inputs["target"]
+            cotangents["action_value"] = error * self.fields.value_coefficient
+        if "entropy" in inputs:
+            cotangents["entropy"] = inputs["entropy"] * 0 - self.fields.entropy_coefficient
+        return cotangents
 
+    # The entropy's weight, 0 here: `SoftActorForm` changes these three.
     @property
     def _alpha(self) -> float:
         return 0.0
@@ -83,15 +78,14 @@ class ExpectedForm(EstimatorForm):
         return (pi * self._worth(log_pi, q)).sum()
 
     def _discount(self, batch: Batch, lift: Lift) -> Number:
-        powers = lift(np.ones(batch.num_steps))
-        if self.fields.discount_state:
-            for t in range(batch.step_in_episode.max()):
-                powers = where(batch.step_in_episode > t, powers * self.fields.gamma, powers)
-        return powers.reshape(-1, 1)
+        """Return [B, 1]."""
+        if not self.fields.discount_state:
+            return lift(np.ones((batch.num_steps, 1)))
+        return state_discounts(batch, self.fields.gamma, lift).reshape(-1, 1)
 
 
 class SoftActorForm(ExpectedForm):
-    """The same with alpha log pi taken off every value."""
+    """`ExpectedForm` of the values Q - alpha log pi."""
 
     @property
     def _alpha(self) -> float:
@@ -109,80 +103,104 @@ class QLearningForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        current, values, rewards = (
-            evaluate("action_values"),
-            evaluate.target("action_values"),
-            lift(batch.rewards),
-        )
-        if batch.terminated.all():
-            first = after = values
-        else:
-            first, after = evaluate("final_action_values"), evaluate.target("final_action_values")
-        rows: dict[int, Number] = {}
+        current, values = evaluate("action_values"), evaluate.target("action_values")
+        # Final rows are not read if every episode terminated, and then cannot be evaluated.
+        ended = batch.terminated.all()
+        final_current = current if ended else evaluate("final_action_values")
+        final_values = values if ended else evaluate.target("final_action_values")
         mask = batch.next_action_mask
-        for episode, steps in enumerate(episodes(batch)):
-            for t in steps:
-                rows[t] = rewards[t]
-                possible = range(values.shape[1]) if mask is None else mask[t].nonzero()[0]
-                if t + 1 < steps.stop:
-                    rows[t] = (
-                        rows[t]
-                        + self._best(current[t + 1], values[t + 1], possible) * self.fields.gamma
-                    )
-                elif not batch.terminated[episode]:
-                    rows[t] = (
-                        rows[t]
-                        + self._best(first[episode], after[episode], possible) * self.fields.gamma
-                    )
-        return {"target": joined([rows[t] for t in sorted(rows)])}
 
-    def terms(self, named: Mapping[str, Number]) -> Number:
+        # The mask of step t is of the actions possible at t + 1.
+        def possible(t: int) -> range | Array:
+            return range(values.shape[1]) if mask is None else mask[t].nonzero()[0]
+
+        def following(t: int) -> Number:
+            return self._best(current[t], values[t], possible(t - 1))
+
+        def final(episode: int) -> Number:
+            last = int(batch.episode_ends[episode])
+            return self._best(final_current[episode], final_values[episode], possible(last))
+
+        return {"target": targets(batch, lift, self.fields.gamma, following, final)}
+
+    def terms(self, inputs: Mapping[str, Number]) -> Number:
         """See `EstimatorForm.terms`."""
-        error, size = self._error(named)
+        error, size = self._error(inputs)
         bound = self.fields.huber
         squared = error * error / 2
-        return (
-            squared if bound is None else where(size <= bound, squared, (size - bound / 2) * bound)
-        )
+        if bound is None:
+            return squared
+        # Beyond the bound a straight line, that meets the square with the same slope.
+        return where(size <= bound, squared, (size - bound / 2) * bound)
 
-    def cotangents(self, named: Mapping[str, Number]) -> dict[str, Number]:
+    def cotangents(self, inputs: Mapping[str, Number]) -> dict[str, Number]:
         """See `EstimatorForm.cotangents`."""
-        error, size = self._error(named)
+        error, size = self._error(inputs)
         bound = self.fields.huber
-        limited = (
-            error
-            if bound is None
-            else where(size <= bound, error, where(error > 0, error * 0 + bound, error * 0 - bound))
-        )
-        return {"action_value": limited}
+        if bound is None:
+            return {"action_value": error}
+        limited = where(error > 0, error * 0 + bound, error * 0 - bound)
+        return {"action_value": where(size <= bound, error, limited)}
 
-    def _error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        error = named["action_value"] - named["target"]
-        return error, where(error > 0, error, -error)  # which a complex step passes
+    def _error(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        error = inputs["action_value"] - inputs["target"]
+        # Not np.abs, which has no derivative by a complex step.
+        return error, where(error > 0, error, -error)
 
     def _best(self, current: Number, values: Number, possible: range | Array) -> Number:
-        choosing = current if self.fields.double else values
+        selector = current if self.fields.double else values
         best = possible[0]
         for action in possible:
-            if choosing[action] > choosing[best]:
+            if selector[action] > selector[best]:
                 best = action
         return values[best]
 
 
+def targets(
+    batch: Batch,
+    lift: Lift,
+    gamma: float,
+    following: Callable[[int], Number],
+    final: Callable[[int], Number],
+) -> Number:
+    """Return [B] r_t + gamma V(s_{t+1}), without the second term after a terminal step.
+
+    Args:
+        batch: The episodes.
+        lift: From NumPy arrays to the number system at hand.
+        gamma: Discount.
+        following: V at the observation of a step.
+        final: V at an episode's final observation.
+    """
+    rewards = lift(batch.rewards)
+    rows: list[Number] = []
+    for episode, steps in enumerate(episodes(batch)):
+        # Every step but the last is followed by another of the batch.
+        rows.extend(rewards[t] + following(t + 1) * gamma for t in steps[:-1])
+        last = rewards[steps[-1]]
+        rows.append(last if batch.terminated[episode] else last + final(episode) * gamma)
+    return joined(rows)
+
+
 def chances(log_probs: Number) -> tuple[Number, Number]:
-    """Return pi and log pi, both 0 where an action is impossible."""
+    """Return pi and log pi, both 0 for an impossible action."""
+    # Impossible actions have log pi = -inf, which times 0 is NaN.
     possible = log_probs > -np.inf
     log_pi = where(possible, log_probs, 0)
     return where(possible, np.exp(log_pi), 0), log_pi
 
 
 def final_rows(batch: Batch, evaluate: LiftedEvaluate) -> tuple[Number, Number]:
-    """Return [E, A] target's Q and log pi at the final observations; neither is read where an episode terminated."""
+    """Return [E, A] the target policy's Q and log pi at the final observations.
+
+    Rows of terminated episodes are not read.
+    """
     if batch.terminated.all():
         return evaluate("action_values"), evaluate("log_probs")
     return evaluate.target("final_action_values"), evaluate("final_log_probs")
 
 
+# Every field away from the value that leaves its term out.
 PROOFS = (
     Proof(
         Expected,

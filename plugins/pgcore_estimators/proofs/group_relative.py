@@ -1,8 +1,7 @@
-"""The group-relative estimators once more: written apart from the estimators, and sharing nothing with them."""
+"""Reference implementations of the group-relative estimators, which share no code with them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -24,11 +23,10 @@ from pgcore_check.reference.estimator_form import (
     Number,
     real_episodes,
     real_steps,
-    where,
 )
 from pgcore_estimators.group_relative import CISPO, GRPO, GSPO, DrGRPO
 from pgcore_estimators.proofs.kinks import CISPO_KINKS, GSPO_KINKS
-from pgcore_estimators.proofs.off_policy import old
+from pgcore_estimators.proofs.ratios import clipped_loss, limit, log_bounds, old_log_probs
 from pgcore_estimators.reinforce_pp import ReinforcePP
 from pgcore_estimators.rloo import RLOO
 
@@ -40,11 +38,12 @@ def penalised(batch: Batch, evaluate: LiftedEvaluate, lift: Lift, beta: float) -
     rewards = lift(batch.rewards)
     if beta == 0:
         return rewards
-    return rewards - (old(batch, evaluate, lift) - lift(batch.extras["reference_log_probs"])) * beta
+    reference = lift(batch.extras["reference_log_probs"])
+    return rewards - (old_log_probs(batch, evaluate, lift) - reference) * beta
 
 
 def groups_of(batch: Batch, group: str) -> Array:
-    """Return [E] the number of each episode's group: the extra's, or for "all" the same."""
+    """Return [E] integer, the number of each episode's group."""
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
     return batch.extras["group"][batch.episode_starts]
@@ -53,47 +52,37 @@ def groups_of(batch: Batch, group: str) -> Array:
 def by_group(
     batch: Batch, group: str, rewards: Number, function: Callable[[int, list[int], Number], Number]
 ) -> Number:
-    """Return [B] for each step what `function(episode, its group's episodes, [E] sums of rewards)` gives its episode; 0 for padding."""
+    """Return [B] for each step a number of its episode; 0 for padding.
+
+    Args:
+        batch: The episodes.
+        group: "extra" or "all"; see `groups_of`.
+        rewards: [B].
+        function: Of an episode, the list of its group's episodes and [E] sums of rewards.
+    """
     totals = joined([rewards[steps.start : steps.stop].sum() for steps in episodes(batch)])
     real = real_episodes(batch)
     numbers = groups_of(batch, group)
     rows: list[Number] = []
     for episode in range(batch.num_episodes):
-        among = [other for other in real if numbers[other] == numbers[episode]]
+        # Padding is in no group, so that it changes no mean.
+        among = [i for i in real if numbers[i] == numbers[episode]]
         rows.append(function(episode, among, totals) if episode in real else totals[episode] * 0)
     return joined(rows)[batch.episode_of_step]
 
 
-def clipped(
-    named: Mapping[str, Number], log_ratio: Number, low: float, high: float
-) -> tuple[Number, Number]:
-    """Return [B] -min(r A, clip(r) A) and its derivatives in the log ratio."""
-    advantage = named["advantage"]
-    highest, lowest = math.log1p(high), math.log1p(-low) if low < 1 else -math.inf
-    up = advantage >= 0
-    past = (up & (log_ratio > highest)) | (~up & (log_ratio < lowest))
-    gain = advantage * np.exp(where(past, where(up, highest, lowest), log_ratio))
-    return -gain, -where(past, 0, gain)
-
-
 class RLOOForm(EstimatorForm):
-    """An episode's reward less the mean of the others of its group."""
+    """An episode's reward less the mean over the group's other episodes."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
 
         def relative(episode: int, among: list[int], totals: Number) -> Number:
-            others = [other for other in among if other != episode]
-            return totals[episode] - totals[others].sum() / len(others)
+            peers = [i for i in among if i != episode]
+            return totals[episode] - totals[peers].sum() / len(peers)
 
-        return {
-            "advantage": by_group(
-                batch,
-                self.fields.group,
-                penalised(batch, evaluate, lift, self.fields.kl_coefficient),
-                relative,
-            )
-        }
+        rewards = penalised(batch, evaluate, lift, self.fields.kl_coefficient)
+        return {"advantage": by_group(batch, self.fields.group, rewards, relative)}
 
 
 class GRPOForm(EstimatorForm):
@@ -103,31 +92,32 @@ class GRPOForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        found = {
+        signals = {
             "advantage": by_group(batch, self.fields.group, lift(batch.rewards), self.relative),
-            "old_log_prob": old(batch, evaluate, lift),
+            "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
+        # GSPO and CISPO have no penalty.
         if getattr(self.fields, "kl_coefficient", 0) != 0:
-            found["reference_log_prob"] = lift(batch.extras["reference_log_probs"])
-        return found
+            signals["reference_log_prob"] = lift(batch.extras["reference_log_probs"])
+        return signals
 
     def relative(self, episode: int, among: list[int], totals: Number) -> Number:
         """Return an episode's advantage."""
+        # The only episode of a group has no deviation; less its mean it is 0.
         if not self.standardised or len(among) == 1:
             return totals[episode] - totals[among].sum() / len(among)
         return normalised(totals[among], np.ones(len(among), np.bool_), self.fields.ddof)[
             among.index(episode)
         ]
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        f = self.fields
-        term, slope = clipped(
-            named, named["log_prob"] - named["old_log_prob"], f.clip_low, f.clip_high
-        )
-        if "reference_log_prob" not in named:
+        f, log_ratio = self.fields, inputs["log_prob"] - inputs["old_log_prob"]
+        term, slope = clipped_loss(inputs, log_ratio, f.clip_low, f.clip_high)
+        if "reference_log_prob" not in inputs:
             return term, slope
-        gap = named["reference_log_prob"] - named["log_prob"]
+        # With q = pi_ref / pi the penalty is q - log q - 1, its derivative 1 - q.
+        gap = inputs["reference_log_prob"] - inputs["log_prob"]
         ratio = np.exp(gap)
         return term + (ratio - gap - 1) * f.kl_coefficient, slope - (ratio - 1) * f.kl_coefficient
 
@@ -141,69 +131,67 @@ class DrGRPOForm(GRPOForm):
 class GSPOForm(GRPOForm):
     """The geometric mean of an episode's ratios, clipped."""
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """See `EstimatorForm.policy`: all of an episode's terms move alike, by 1 / T with each log pi."""
-        lengths = over_episodes(named["log_prob"] * 0 + 1, named["episode"])
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        """See `EstimatorForm.policy`."""
+        # All of an episode's T terms are equal, and depend on each log pi by 1 / T.
+        lengths = over_episodes(inputs["log_prob"] * 0 + 1, inputs["episode"])
         log_ratio = (
-            over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]) / lengths
+            over_episodes(inputs["log_prob"] - inputs["old_log_prob"], inputs["episode"]) / lengths
         )
-        term, slope = clipped(named, log_ratio, self.fields.clip_low, self.fields.clip_high)
-        return term, over_episodes(slope, named["episode"]) / lengths
+        term, slope = clipped_loss(inputs, log_ratio, self.fields.clip_low, self.fields.clip_high)
+        return term, over_episodes(slope, inputs["episode"]) / lengths
 
 
 class CISPOForm(GRPOForm):
-    """The integral of the clipped ratio over log pi, and every group as much as another."""
+    """The integral of the clipped ratio over log pi, mean over groups."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
-        """See `EstimatorForm.signals`: w_t = 1 / B becomes 1 / (groups x steps of the step's group)."""
-        found = super().signals(batch, evaluate, lift)
+        """See `EstimatorForm.signals`: weights 1 / B become 1 / (groups x steps of the group)."""
+        signals = super().signals(batch, evaluate, lift)
         lengths, real = batch.episode_lengths, real_episodes(batch)
         groups = len(set(groups_of(batch, self.fields.group)[real].tolist()))
 
         def share(_: int, among: list[int], totals: Number) -> Number:
             return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
 
-        return found | {
-            "advantage": found["advantage"]
-            * by_group(batch, self.fields.group, lift(batch.rewards), share)
-        }
+        shares = by_group(batch, self.fields.group, lift(batch.rewards), share)
+        return signals | {"advantage": signals["advantage"] * shares}
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        f, log_ratio = self.fields, named["log_prob"] - named["old_log_prob"]
-        highest, lowest = (
-            math.log1p(f.clip_high),
-            math.log1p(-f.clip_low) if f.clip_low < 1 else -math.inf,
-        )
-        held = where(log_ratio > highest, highest, where(log_ratio < lowest, lowest, log_ratio))
-        slope = -(named["advantage"] * np.exp(held))
+        f, log_ratio = self.fields, inputs["log_prob"] - inputs["old_log_prob"]
+        held = limit(log_ratio, *log_bounds(f.clip_low, f.clip_high))
+        # Beyond the bounds a straight line in log pi, of the slope at the bound.
+        slope = -(inputs["advantage"] * np.exp(held))
         return slope * (log_ratio - held + 1), slope
 
 
 class ReinforcePPForm(EstimatorForm):
-    """Rewards to come, normalised over the batch, and single steps' ratios clipped."""
+    """Returns normalised over the batch, and single steps' ratios clipped."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         f, rewards = self.fields, penalised(batch, evaluate, lift, self.fields.kl_coefficient)
-        to_come = backwards(
-            batch, np.zeros(batch.num_episodes), lambda t, rest: rewards[t] + rest * f.gamma
+        g_t = backwards(
+            batch, np.zeros(batch.num_episodes), lambda t, g_tp1: rewards[t] + g_tp1 * f.gamma
         )
+        # The baseline is of rewards without the penalty.
         if f.baseline == "group":
-            to_come = to_come - by_group(
-                batch,
-                f.group,
-                lift(batch.rewards),
-                lambda _, among, totals: totals[among].sum() / len(among),
-            )
-        advantage = normalised(to_come, real_steps(batch), f.ddof)
-        return {"advantage": advantage, "old_log_prob": old(batch, evaluate, lift)}
+            g_t = g_t - by_group(batch, f.group, lift(batch.rewards), group_mean)
+        return {
+            "advantage": normalised(g_t, real_steps(batch), f.ddof),
+            "old_log_prob": old_log_probs(batch, evaluate, lift),
+        }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        return clipped(
-            named, named["log_prob"] - named["old_log_prob"], self.fields.clip, self.fields.clip
-        )
+        clip = self.fields.clip
+        return clipped_loss(inputs, inputs["log_prob"] - inputs["old_log_prob"], clip, clip)
+
+
+def group_mean(_: int, among: list[int], totals: Number) -> Number:
+    """Return the mean reward of a group's episodes."""
+    return totals[among].sum() / len(among)
 
 
 EXTRAS = {

@@ -22,7 +22,7 @@ from pgcore_estimators.vtrace import VTrace
 
 __all__ = ["AWR_KINKS", "CISPO_KINKS", "GSPO_KINKS", "HUBER_KINKS", "PPO_KINKS", "VTRACE_KINKS"]
 
-# A log ratio that log 1/2 can be moved by and back without rounding, so that the ratio is exactly at the bound.
+# Nats. log 1/2 plus and minus this log ratio does not round, so a ratio can be exactly at the bound.
 BOUND = 0.1875
 CLIPPED = PPO(clip=math.expm1(BOUND), value_clip=0.5, value_coefficient=1.0, normalise="none")
 CLIPPED_LOW = PPO(clip=-math.expm1(-BOUND), value_clip=0.5, value_coefficient=1.0, normalise="none")
@@ -37,17 +37,24 @@ COIN = PolicySpec(Table(1), Categorical(2), "separate")
 def ratio_at(
     plain: Estimator, log_ratio: float, advantage: float
 ) -> Callable[[Build], dict[str, Array]]:
-    """Return a clipped estimator's gradient in the logits of a fair coin, action 0, at a log ratio and an advantage."""
+    """Return a clipped estimator's gradient in the logits of a fair coin, action 0.
+
+    Args:
+        plain: The estimator, at its bounds.
+        log_ratio: log pi - log mu, nats.
+        advantage: Of the one step.
+    """
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(COIN)
-        made.load({"network.table": np.zeros((1, 2)), "critic.table": np.zeros((1, 1))})
+        policy = build(COIN)
+        policy.load({"network.table": np.zeros((1, 2)), "critic.table": np.zeros((1, 1))})
         batch = one_step(0)
-        old = made.evaluate(batch, ("log_prob",))["log_prob"][0] - log_ratio
-        signals = constants(made, advantage, return_=0.0, old_log_prob=old, old_value=0.0)
+        # From the policy's own log pi, so that no rounding moves the ratio off its bound.
+        old = policy.evaluate(batch, ("log_prob",))["log_prob"][0] - log_ratio
+        signals = constants(policy, advantage, return_=0.0, old_log_prob=old, old_value=0.0)
         if plain.sees_episodes:
             signals.values["episode"] = batch.episode_of_step
-        return gradient(made, plain, batch, signals=signals).numpy()
+        return gradient(policy, plain, batch, signals=signals).numpy()
 
     return compute
 
@@ -65,24 +72,25 @@ def value_clip_at(
     """Return the clipped value loss's gradient in V, with clip 0.5 and coefficient 1."""
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(COIN)
-        made.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[value]])})
+        policy = build(COIN)
+        policy.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[value]])})
+        # Advantage 0 and ratio 1: the value loss alone has a gradient.
         signals = constants(
-            made, 0.0, return_=return_, old_log_prob=-math.log(2.0), old_value=old_value
+            policy, 0.0, return_=return_, old_log_prob=-math.log(2.0), old_value=old_value
         )
-        return gradient(made, CLIPPED, one_step(0), signals=signals).numpy()
+        return gradient(policy, CLIPPED, one_step(0), signals=signals).numpy()
 
     return compute
 
 
 def huber_at(error: float) -> Callable[[Build], dict[str, Array]]:
-    """Return Q-learning's gradient in two action values, action 0, at an error, with Huber bound 0.5."""
+    """Return Q-learning's gradient in two action values, action 0, with Huber bound 0.5."""
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(PolicySpec(Table(1), EpsilonGreedy(2, epsilon=0.2)))
-        made.load({"network.table": np.array([[1.0, 0.0]])})
-        signals = constants(made, 0.0, target=1.0 - error)
-        return gradient(made, HUBER, one_step(0), signals=signals).numpy()
+        policy = build(PolicySpec(Table(1), EpsilonGreedy(2, epsilon=0.2)))
+        policy.load({"network.table": np.array([[1.0, 0.0]])})
+        signals = constants(policy, 0.0, target=1.0 - error)
+        return gradient(policy, HUBER, one_step(0), signals=signals).numpy()
 
     return compute
 
@@ -90,21 +98,27 @@ def huber_at(error: float) -> Callable[[Build], dict[str, Array]]:
 def capped_at(
     plain: Estimator, log_ratio: float, reward: float
 ) -> Callable[[Build], dict[str, Array]]:
-    """Return the gradient of an estimator whose signals are limited: a fair coin, V = 0.25, one terminal step, at a log ratio."""
+    """Return the gradient of an estimator with limited signals, on one terminal step.
+
+    Args:
+        plain: The estimator; the policy is a fair coin with V = 0.25.
+        log_ratio: log pi - log mu, nats.
+        reward: Of the step.
+    """
 
     def compute(build: Build) -> dict[str, Array]:
-        made = build(COIN)
-        made.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[0.25]])})
-        now = made.evaluate(one_step(0), ("log_prob",))["log_prob"]
-        return gradient(
-            made, plain, one_step(0, reward=reward, log_prob=now[0] - log_ratio)
-        ).numpy()
+        policy = build(COIN)
+        policy.load({"network.table": np.zeros((1, 2)), "critic.table": np.array([[0.25]])})
+        # Signals come from the batch here, since the limit is theirs and not the surrogate's.
+        now = policy.evaluate(one_step(0), ("log_prob",))["log_prob"]
+        batch = one_step(0, reward=reward, log_prob=now[0] - log_ratio)
+        return gradient(policy, plain, batch).numpy()
 
     return compute
 
 
 def coin(half: float) -> dict[str, Array]:
-    """Return the expected derivatives of a fair coin's logits: `half` in that of the action, as much less in the other."""
+    """Return the expected derivatives of a fair coin's logits, of the action and the other."""
     return row(half, -half)
 
 
@@ -123,9 +137,15 @@ def ppo_kink(name: str, log_ratio: float, advantage: float, expected: dict[str, 
 
 def value_kink(name: str, value: float, return_: float, expected: float) -> Kink:
     """Return a kink of PPO's value clip, the old value being 0."""
-    found = {"critic.table": np.array([[expected]])}
-    compute = value_clip_at(value, 0.0, return_)
-    return Kink(f"value clip, {name}", "ppo", "ppo", "categorical", compute, found, everywhere=True)
+    return Kink(
+        f"value clip, {name}",
+        "ppo",
+        "ppo",
+        "categorical",
+        value_clip_at(value, 0.0, return_),
+        {"critic.table": np.array([[expected]])},
+        everywhere=True,
+    )
 
 
 PPO_KINKS = (
@@ -147,7 +167,8 @@ PPO_KINKS = (
         coin(0.5 * math.exp(-BOUND)),
         everywhere=True,
     ),
-    # V = 1, old 0: clipped to 0.5. R = 0.75 is as far from both, and the unclipped V takes the gradient.
+    # V = 1, old 0: clipped to 0.5. R = 0.75 is as far from both, and the unclipped V takes the
+    # gradient.
     value_kink("tie", 1.0, 0.75, 0.25),
     value_kink("clipped loss larger", 1.0, 2.0, 0.0),
     value_kink("unclipped loss larger", 1.0, 0.0, 1.0),
@@ -173,6 +194,7 @@ CISPO_KINKS = (
         )
     ),
 )
+# One step is its own trajectory, so the bounds act as PPO's do.
 GSPO_KINKS = (
     *(
         Kink(
@@ -192,7 +214,7 @@ GSPO_KINKS = (
         )
     ),
 )
-# The error, held at the bound; the action that was not taken has none.
+# The error, limited to the bound; the action not taken has none.
 HUBER_KINKS = (
     *(
         Kink(
@@ -212,7 +234,8 @@ HUBER_KINKS = (
         )
     ),
 )
-# rho = min(1, r) weighs reward - V = 3/4, in the advantage and in the critic's target V + 3/4, whose loss has coefficient 1/2.
+# rho = min(1, r) weighs reward - V = 3/4, in the advantage and in the critic's target V + 3/4,
+# whose loss has coefficient 1/2.
 VTRACE_KINKS = (
     *(
         Kink(
@@ -226,6 +249,7 @@ VTRACE_KINKS = (
         for name, log_ratio in (("ratio at its cap", 0.0), ("log ratio 1000", 1000.0))
     ),
 )
+# The weight exp(3/4) at the cap and 1.5 past it, times the score (1/2, -1/2).
 AWR_KINKS = (
     Kink(
         "awr weight at its cap",

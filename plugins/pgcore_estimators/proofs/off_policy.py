@@ -1,4 +1,4 @@
-"""The off-policy estimators once more: written apart from the estimators, and sharing nothing with them."""
+"""Reference implementations of the off-policy estimators, which share no code with them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from pgcore_check.reference.episode_sums import (
     backwards,
     episodes,
     final_values,
-    gae,
     joined,
     next_values,
-    normalised,
     over_episodes,
     state_values,
 )
@@ -26,7 +24,6 @@ from pgcore_check.reference.estimator_form import (
     LiftedEvaluate,
     Number,
     real_episodes,
-    real_steps,
     where,
 )
 from pgcore_estimators.awr import AWR
@@ -36,21 +33,16 @@ from pgcore_estimators.importance_sampling import (
     TrajectoryIS,
     WeightedIS,
 )
+from pgcore_estimators.proofs.advantages import (
+    critic_advantages,
+    normalise_batch,
+    state_discounts,
+)
 from pgcore_estimators.proofs.kinks import AWR_KINKS, VTRACE_KINKS
+from pgcore_estimators.proofs.ratios import log_ratios, old_log_probs
 from pgcore_estimators.vtrace import VTrace
 
-__all__ = ["PROOFS", "old"]
-
-
-def log_ratios(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
-    """Return [B] log pi(a_t) - log mu(a_t)."""
-    now = evaluate("log_prob")
-    return now - (now if batch.log_probs is None else lift(batch.log_probs))
-
-
-def old(batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> Number:
-    """Return [B] log mu(a_t)."""
-    return evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
+__all__ = ["PROOFS"]
 
 
 class TrajectoryISForm(EstimatorForm):
@@ -62,46 +54,51 @@ class TrajectoryISForm(EstimatorForm):
         to_go = backwards(
             batch,
             np.zeros(batch.num_episodes),
-            lambda t, rest: rewards[t] + rest * self.fields.gamma,
+            lambda t, g_tp1: rewards[t] + g_tp1 * self.fields.gamma,
         )
-        whole = to_go[batch.episode_starts][batch.episode_of_step]
-        return {"return_": whole, "old_log_prob": old(batch, evaluate, lift)}
+        # The episode's return is that of its first step.
+        return {
+            "return_": to_go[batch.episode_starts][batch.episode_of_step],
+            "old_log_prob": old_log_probs(batch, evaluate, lift),
+        }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """See `EstimatorForm.policy`: each of an episode's terms moves with every log pi of it."""
-        ratio = np.exp(over_episodes(named["log_prob"] - named["old_log_prob"], named["episode"]))
-        term = -(named["return_"] * ratio)
-        return term, over_episodes(term, named["episode"])
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        """See `EstimatorForm.policy`."""
+        # Each of an episode's terms depends on every log pi of it.
+        ratio = np.exp(
+            over_episodes(inputs["log_prob"] - inputs["old_log_prob"], inputs["episode"])
+        )
+        term = -(inputs["return_"] * ratio)
+        return term, over_episodes(term, inputs["episode"])
 
 
 class AveragedRatioForm(TrajectoryISForm):
     """Single steps' ratios times the episode's return."""
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        term = -(named["return_"] * np.exp(named["log_prob"] - named["old_log_prob"]))
+        term = -(inputs["return_"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"]))
         return term, term
 
 
 class PerDecisionISForm(EstimatorForm):
-    """Scores times the rewards to come, each reward weighed."""
+    """Scores times the return of weighted rewards."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         gamma = self.fields.gamma
-        weighed = np.exp(self.log_weights(batch, log_ratios(batch, evaluate, lift))) * lift(
-            batch.rewards
-        )
-        to_come = backwards(
-            batch, np.zeros(batch.num_episodes), lambda t, rest: weighed[t] + rest * gamma
+        log_weights = self.log_weights(batch, log_ratios(batch, evaluate, lift))
+        rewards = np.exp(log_weights) * lift(batch.rewards)
+        to_go = backwards(
+            batch, np.zeros(batch.num_episodes), lambda t, g_tp1: rewards[t] + g_tp1 * gamma
         )
         if self.fields.discount_state:
-            for t in range(batch.step_in_episode.max()):
-                to_come = where(batch.step_in_episode > t, to_come * gamma, to_come)
-        return {"advantage": to_come}
+            to_go = to_go * state_discounts(batch, gamma, lift)
+        return {"advantage": to_go}
 
     def log_weights(self, batch: Batch, log_ratio: Number) -> Number:
-        """Return [B] the logarithm of what each reward is weighed by."""
+        """Return [B] the logarithm of each reward's weight."""
+        # One sum a step, where the estimator takes a cumulative sum.
         rows: list[Number] = []
         for steps in episodes(batch):
             for t in steps:
@@ -117,6 +114,7 @@ class WeightedISForm(PerDecisionISForm):
         """See `PerDecisionISForm.log_weights`."""
         whole = joined([log_ratio[steps.start : steps.stop].sum() for steps in episodes(batch)])
         real = real_episodes(batch)
+        # Without the estimator's factoring out: the kit's ratios do not overflow.
         mean = np.exp(whole[real]).sum() / len(real)
         return (whole - np.log(mean))[batch.episode_of_step]
 
@@ -129,12 +127,11 @@ class VTraceForm(EstimatorForm):
         f, rewards = self.fields, lift(batch.rewards)
         values, after = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         ratio = np.exp(log_ratios(batch, evaluate, lift))
-        rho, c = (
-            where(ratio > f.rho_bar, f.rho_bar, ratio),
-            where(ratio > f.c_bar, f.c_bar, ratio) * f.trace_lambda,
-        )
+        rho = where(ratio > f.rho_bar, f.rho_bar, ratio)
+        c = where(ratio > f.c_bar, f.c_bar, ratio) * f.trace_lambda
         ahead = next_values(batch, values, after)
         delta = rho * (rewards + ahead * f.gamma - values)
+        # The trace is gamma^(k - t) times the product of c from t to k - 1.
         rows: list[Number] = []
         for steps in episodes(batch):
             for t in steps:
@@ -148,40 +145,30 @@ class VTraceForm(EstimatorForm):
 
 
 class AWRForm(EstimatorForm):
-    """Log-likelihood weighed by exponentiated advantages."""
+    """Log-likelihood weighted by exponentiated advantages."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        f, values = self.fields, state_values(batch, evaluate, lift)
-        advantage = gae(
-            batch,
-            lift(batch.rewards),
-            values,
-            final_values(batch, evaluate, lift),
-            f.gamma,
-            f.gae_lambda,
-        )
-        scaled = (
-            normalised(advantage, real_steps(batch), f.ddof)
-            if f.normalise == "batch"
-            else advantage
-        )
-        exponent = scaled / f.temperature
-        limit = math.log(f.max_weight)
+        f = self.fields
+        advantage, values = critic_advantages(batch, evaluate, lift, f)
+        exponent = normalise_batch(advantage, batch, f) / f.temperature
+        largest = math.log(f.max_weight)
+        # The target is of the advantage as it was before normalisation.
         return {
-            "weight": np.exp(where(exponent > limit, limit, exponent)),
+            "weight": np.exp(where(exponent > largest, largest, exponent)),
             "return_": advantage + values,
         }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        return -(named["log_prob"] * named["weight"]), -named["weight"]
+        return -(inputs["log_prob"] * inputs["weight"]), -inputs["weight"]
 
 
 PROOFS = (
     Proof(
         VTrace,
         {
+            # Limits on either side of 1, so that each is reached by some ratios only.
             "vtrace": {
                 "gamma": 0.9,
                 "rho_bar": 1.1,
@@ -198,6 +185,7 @@ PROOFS = (
     Proof(
         PerDecisionIS,
         {
+            # Both ratios, states discounted or not.
             "per-decision is": {"gamma": 0.9, "discount_state": True},
             "reward-to-go is": {"gamma": 0.9, "ratio": "trajectory"},
         },

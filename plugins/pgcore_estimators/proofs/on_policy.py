@@ -1,13 +1,13 @@
-"""REINFORCE, actor-critic and PPO once more: plain loops over episodes and steps, in any number system of NumPy's functions.
+"""Reference implementations of REINFORCE, actor-critic and PPO: plain loops over episodes.
 
-Written apart from the estimators and from `pgcore.signals`, and sharing nothing with them. Run on `np.longdouble` a form is the truth
-that an estimator is compared with; run on `Bounded` arrays it says how far from the truth an honest result may be. `B` steps in `E`
-episodes, `D` parameters. Rows of padding hold finite numbers that mean nothing.
+They share no code with the estimators and `pgcore.returns`, and run in any number system of NumPy's
+functions: on `np.longdouble` they are the values that an estimator is compared with, on `Bounded`
+arrays its rounding-error bounds. `B` steps in `E` episodes, `D` parameters. Rows of padding hold
+arbitrary finite numbers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +18,6 @@ from pgcore_check.proof import Proof
 from pgcore_check.reference.episode_sums import (
     backwards,
     final_values,
-    gae,
     joined,
     n_step,
     normalised,
@@ -31,12 +30,17 @@ from pgcore_check.reference.estimator_form import (
     LiftedEvaluate,
     Number,
     real_episodes,
-    real_steps,
     where,
 )
 from pgcore_estimators.actor_critic import A2C, ActorCritic
 from pgcore_estimators.ppo import PPO
+from pgcore_estimators.proofs.advantages import (
+    critic_advantages,
+    normalise_batch,
+    state_discounts,
+)
 from pgcore_estimators.proofs.kinks import PPO_KINKS
+from pgcore_estimators.proofs.ratios import clipped_loss, old_log_probs
 from pgcore_estimators.reinforce import ComponentBaseline, Reinforce
 
 __all__ = ["A2C_PROOF", "PROOFS"]
@@ -46,27 +50,22 @@ class ReinforceForm(EstimatorForm):
     """Returns less a baseline."""
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
-        """See `EstimatorForm.signals`; without a critic nothing follows an episode that was cut."""
-        critic = self.fields.baseline == "value"
-        rewards, following = (
-            lift(batch.rewards),
-            final_values(batch, evaluate, lift) if critic else np.zeros(batch.num_episodes),
-        )
-        to_go = backwards(batch, following, lambda t, rest: rewards[t] + rest * self.fields.gamma)
-        weighing = (
-            to_go
-            if self.fields.reward_to_go
-            else to_go[batch.episode_starts][batch.episode_of_step]
-        )
-        advantage = weighing - (
+        """See `EstimatorForm.signals`; without a critic no truncated episode is bootstrapped."""
+        critic, rewards = self.fields.baseline == "value", lift(batch.rewards)
+        final = final_values(batch, evaluate, lift) if critic else np.zeros(batch.num_episodes)
+        to_go = backwards(batch, final, lambda t, g_tp1: rewards[t] + g_tp1 * self.fields.gamma)
+        g_t = to_go
+        if not self.fields.reward_to_go:
+            g_t = to_go[batch.episode_starts][batch.episode_of_step]
+        baseline = (
             state_values(batch, evaluate, lift)
             if critic
-            else self._baseline(batch, weighing, evaluate, lift)
+            else self._baseline(batch, g_t, evaluate, lift)
         )
-        if self.fields.normalise == "batch":
-            advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
-        found = {"advantage": advantage * self._discount(batch, lift)}
-        return found | ({"return_": to_go} if critic else {})
+        # Normalisation precedes the discount, which would else be normalised too.
+        advantage = normalise_batch(g_t - baseline, batch, self.fields)
+        signals = {"advantage": advantage * self._discount(batch, lift)}
+        return signals | ({"return_": to_go} if critic else {})
 
     def combine(
         self,
@@ -76,42 +75,42 @@ class ReinforceForm(EstimatorForm):
         weights: Array,
         lift: Lift,
     ) -> Number:
-        """See `EstimatorForm.combine`: - sum_e w_e (u_e - b_e g_e), b the others' sum of u g over their sum of g^2."""
+        """See `EstimatorForm.combine`: -sum_e w_e (u_e - b_e g_e), b_e a ratio of two sums.
+
+        The sums are of u g and of g^2, over the other episodes.
+        """
         if self.fields.baseline != "optimal_per_component":
             return super().combine(batch, evaluate, signals, weights, lift)
         g, u = evaluate.scores(self._discount(batch, lift)), evaluate.scores(signals["advantage"])
         w = lift(weights[batch.episode_starts])
         parts: list[Number] = []
+        # One baseline for each parameter: the sums run over episodes alone.
         for episode in real_episodes(batch):
-            others = [other for other in real_episodes(batch) if other != episode]
-            b = safe_ratio((u[others] * g[others]).sum(axis=0), (g[others] * g[others]).sum(axis=0))
+            peers = [i for i in real_episodes(batch) if i != episode]
+            b = safe_ratio((u[peers] * g[peers]).sum(axis=0), (g[peers] * g[peers]).sum(axis=0))
             parts.append(((u[episode] - b * g[episode]) * w[episode]).reshape(1, -1))
         return -np.concatenate(parts).sum(axis=0)
 
     def _discount(self, batch: Batch, lift: Lift) -> Number:
-        """Return [B] gamma^t where states are discounted and returns are not from the start already, else 1."""
-        powers = lift(np.ones(batch.num_steps))
+        """Return [B] gamma^t with `discount_state` and the return to go, else 1."""
         if self.fields.discount_state and self.fields.reward_to_go:
-            for t in range(batch.step_in_episode.max()):
-                later = batch.step_in_episode > t
-                powers = where(later, powers * self.fields.gamma, powers)
-        return powers
+            return state_discounts(batch, self.fields.gamma, lift)
+        return lift(np.ones(batch.num_steps))
 
-    def _baseline(
-        self, batch: Batch, weighing: Number, evaluate: LiftedEvaluate, lift: Lift
-    ) -> Number:
+    def _baseline(self, batch: Batch, g_t: Number, evaluate: LiftedEvaluate, lift: Lift) -> Number:
         """Return [B], or one number for all steps."""
         kind, real = self.fields.baseline, real_episodes(batch)
         if kind in ("none", "constant", "optimal_per_component"):
             return self.fields.baseline_value if kind == "constant" else 0
-        top, bottom = weighing[batch.episode_starts], lift(np.ones(batch.num_episodes))
+        # A mean is a weighted mean too, of weight 1; the optimal baseline weighs by g^2.
+        top, bottom = g_t[batch.episode_starts], lift(np.ones(batch.num_episodes))
         if kind == "optimal":
             discount = self._discount(batch, lift)
-            g, u = evaluate.scores(discount), evaluate.scores(weighing * discount)
+            g, u = evaluate.scores(discount), evaluate.scores(g_t * discount)
             top, bottom = (u * g).sum(axis=1), (g * g).sum(axis=1)
         rows: list[Number] = []
         for episode in range(batch.num_episodes):
-            among = [other for other in real if other != episode or kind == "mean"]
+            among = real if kind == "mean" else [i for i in real if i != episode]
             rows.append(safe_ratio(top[among].sum(), bottom[among].sum()))
         return joined(rows)[batch.episode_of_step]
 
@@ -121,24 +120,16 @@ class ActorCriticForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
         if self.fields.advantage == "gae":
-            advantage = gae(
-                batch,
-                lift(batch.rewards),
-                values,
-                following,
-                self.fields.gamma,
-                self.fields.gae_lambda,
-            )
+            advantage, values = critic_advantages(batch, evaluate, lift, self.fields)
             target = advantage + values
         else:
+            values, final = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
+            # The TD error is the one-step return less V.
             n = 1 if self.fields.advantage == "td" else self.fields.n_steps
-            target = n_step(batch, lift(batch.rewards), values, following, self.fields.gamma, n)
+            target = n_step(batch, lift(batch.rewards), values, final, self.fields.gamma, n)
             advantage = target - values
-        if self.fields.normalise == "batch":
-            advantage = normalised(advantage, real_steps(batch), self.fields.ddof)
-        return {"advantage": advantage, "return_": target}
+        return {"advantage": normalise_batch(advantage, batch, self.fields), "return_": target}
 
 
 class PPOForm(EstimatorForm):
@@ -148,59 +139,49 @@ class PPOForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-        advantage = gae(
-            batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda
-        )
-        found = {"advantage": advantage, "return_": advantage + values}
-        if self.fields.normalise == "batch":
-            found["advantage"] = normalised(advantage, real_steps(batch), self.fields.ddof)
-        found["old_log_prob"] = (
-            evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
-        )
+        advantage, values = critic_advantages(batch, evaluate, lift, self.fields)
+        signals = {
+            "advantage": normalise_batch(advantage, batch, self.fields),
+            "return_": advantage + values,
+            "old_log_prob": old_log_probs(batch, evaluate, lift),
+        }
         if self.fields.value_clip is not None:
-            found["old_value"] = values
+            signals["old_value"] = values
+        # The penalty measures from the old policy's distribution, by default the current one's.
         if self.fields.objective == "kl":
-            given = batch.extras.get("reference")
-            found["reference"] = evaluate("distribution") if given is None else lift(given)
-        return found
+            extra = batch.extras.get("reference")
+            signals["reference"] = evaluate("distribution") if extra is None else lift(extra)
+        return signals
 
     def finalise(self, signals: dict[str, Number], padding: Array | None) -> dict[str, Number]:
-        """See `EstimatorForm.finalise`: over the real steps at hand."""
+        """See `EstimatorForm.finalise`: normalised over the real steps of the minibatch."""
         if self.fields.normalise != "minibatch":
             return signals
         advantage = signals["advantage"]
         real = np.ones(advantage.shape, np.bool_) if padding is None else padding > 0
         return signals | {"advantage": normalised(advantage, real, self.fields.ddof)}
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """See `EstimatorForm.policy`: a ratio past the bound that the advantage pushes it towards counts as the bound."""
-        advantage, log_ratio, clip = (
-            named["advantage"],
-            named["log_prob"] - named["old_log_prob"],
-            self.fields.clip,
-        )
-        if self.fields.objective == "kl":
-            gain = advantage * np.exp(log_ratio)
-            return named["kl"] * self.fields.kl_coefficient - gain, -gain
-        up = advantage >= 0
-        highest, lowest = math.log1p(clip), math.log1p(-clip) if clip < 1 else -math.inf
-        past = (up & (log_ratio > highest)) | (~up & (log_ratio < lowest))
-        gain = advantage * np.exp(where(past, where(up, highest, lowest), log_ratio))
-        return -gain, -where(past, 0, gain)
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        """See `EstimatorForm.policy`."""
+        log_ratio, clip = inputs["log_prob"] - inputs["old_log_prob"], self.fields.clip
+        if self.fields.objective == "clip":
+            return clipped_loss(inputs, log_ratio, clip, clip)
+        gain = inputs["advantage"] * np.exp(log_ratio)
+        return inputs["kl"] * self.fields.kl_coefficient - gain, -gain
 
-    def value_error(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
-        """See `EstimatorForm.value_error`: that of the value held near the old one, where held it is further from the target."""
-        error, slope = super().value_error(named)
-        value, old, reach = named["value"], named.get("old_value"), self.fields.value_clip
+    def value_error(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
+        """See `EstimatorForm.value_error`: the larger of the errors of V and of the clipped V."""
+        error, slope = super().value_error(inputs)
+        value, old, reach = inputs["value"], inputs.get("old_value"), self.fields.value_clip
         if reach is None:
             return error, slope
-        higher = value > old
-        held = where(higher, old + reach, old - reach) - named["return_"]
-        free = (np.abs(value - old) <= reach) | (np.abs(error) >= np.abs(held))
-        return where(free, error, held), where(free, slope, 0)
+        # The clipped V is constant; on a tie the slope is the unclipped one's.
+        clipped = where(value > old, old + reach, old - reach) - inputs["return_"]
+        free = (np.abs(value - old) <= reach) | (np.abs(error) >= np.abs(clipped))
+        return where(free, error, clipped), where(free, slope, 0)
 
 
+# One option for each branch of the signals; the kit crosses them with heads, networks and padding.
 PROOFS = (
     Proof(
         Reinforce,
@@ -223,6 +204,7 @@ PROOFS = (
     Proof(
         ActorCritic,
         {
+            # The three advantages, one of them normalised.
             "td": {"advantage": "td", "gamma": 0.9},
             "n-step": {
                 "advantage": "n_step",
@@ -237,6 +219,7 @@ PROOFS = (
     Proof(
         PPO,
         {
+            # Both objectives, all three normalisations.
             "ppo": {"clip": 0.2, "entropy_coefficient": 0.01},
             "ppo value clip": {"clip": 0.3, "value_clip": 0.2, "normalise": "batch"},
             "ppo kl": {
@@ -248,7 +231,7 @@ PROOFS = (
         },
         PPOForm,
         PPO_KINKS,
-        # The behaviour policy, as the distribution that the penalty measures from.
+        # The behaviour policy's distribution parameters, which the penalty measures from.
         extras={
             "reference": lambda mdp, behaviour: np.repeat(
                 np.log(behaviour)[:, None], mdp.actions, axis=1
@@ -256,4 +239,5 @@ PROOFS = (
         },
     ),
 )
+# A2C shares the implementation with its parent: what differs are defaults.
 A2C_PROOF = Proof(A2C, {"a2c": {"gamma": 0.9}}, ActorCriticForm)

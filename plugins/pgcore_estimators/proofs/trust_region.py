@@ -1,4 +1,4 @@
-"""The estimator that a trust region is stepped with, once more: written apart from the estimators, and sharing nothing with them."""
+"""The reference implementation of TRPO's surrogate, which shares no code with the estimator."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore_check.proof import Proof
-from pgcore_check.reference.episode_sums import final_values, gae, normalised, state_values
-from pgcore_check.reference.estimator_form import (
-    EstimatorForm,
-    Lift,
-    LiftedEvaluate,
-    Number,
-    real_steps,
-)
+from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number
+from pgcore_estimators.proofs.advantages import critic_advantages, normalise_batch
+from pgcore_estimators.proofs.ratios import old_log_probs
 from pgcore_estimators.trpo import TRPO
 
 __all__ = ["PROOFS"]
@@ -26,19 +21,17 @@ class TRPOForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        values, following = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-        advantage = gae(
-            batch, lift(batch.rewards), values, following, self.fields.gamma, self.fields.gae_lambda
-        )
-        old = evaluate("log_prob") if batch.log_probs is None else lift(batch.log_probs)
-        found = {"advantage": advantage, "return_": advantage + values, "old_log_prob": old}
-        if self.fields.normalise == "batch":
-            found["advantage"] = normalised(advantage, real_steps(batch), self.fields.ddof)
-        return found
+        advantage, values = critic_advantages(batch, evaluate, lift, self.fields)
+        return {
+            "advantage": normalise_batch(advantage, batch, self.fields),
+            "return_": advantage + values,
+            "old_log_prob": old_log_probs(batch, evaluate, lift),
+        }
 
-    def policy(self, named: Mapping[str, Number]) -> tuple[Number, Number]:
+    def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        gain = named["advantage"] * np.exp(named["log_prob"] - named["old_log_prob"])
+        # The ratio is its own derivative in log pi.
+        gain = inputs["advantage"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"])
         return -gain, -gain
 
 
@@ -47,6 +40,7 @@ PROOFS = (
         TRPO,
         {
             "trpo": {"gamma": 0.9, "gae_lambda": 0.8},
+            # Every part of the loss in one option: the entropy bonus beside the value loss.
             "trpo plain": {"gamma": 0.9, "normalise": "none", "entropy_coefficient": 0.03},
         },
         TRPOForm,

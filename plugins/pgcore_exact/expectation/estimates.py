@@ -1,10 +1,13 @@
-"""An estimator's gradient on every batch of a finite process: the estimator runs, on batches that share their arrays.
+"""An estimator's gradient on every batch of a finite process, on batches that share their arrays.
 
-A step of such a process is one of S A rows, a state and an action, and everything that a policy computes at a step depends on its row
-alone. So quantities, and their derivatives in the parameters, are computed once a row with the policy itself; the estimator's
-`signals`, `finalise` and `combine` run on every batch, or its `signals` on every episode where a batch's others do not change them; its
-`cotangents` on many batches' steps at once; and the chain rule is a product with the rows' derivatives. On a sample of batches the result is
-compared with `pgcore.gradient`; an estimator for which the two differ, or that cannot be run this way, is run through `pgcore.gradient` on all.
+A step of such a process is one of S A rows, a state and an action. All quantities of a step depend
+on its row alone, so that they and their derivatives are computed once a row, by the policy itself.
+Of the estimator, `signals`, `finalise` and `combine` run on every batch; `signals` on every episode
+instead where a batch's further episodes do not change them. Its `cotangents` run on many batches'
+steps at once, and the chain rule is a product with the rows' derivatives.
+
+On a sample of batches the result is compared with `pgcore.gradient`. Where the two differ, or the
+estimator cannot run this way, `pgcore.gradient` runs on all batches.
 """
 
 from __future__ import annotations
@@ -30,25 +33,27 @@ from pgcore_exact.process.tabulated import Tabulated, backing
 
 __all__ = ["Estimates"]
 
-# Batches whose steps are handled at once.
+# Batches whose steps are computed at once, which bounds the memory.
 CHUNK = 8192
+# Batches of a sample.
 SAMPLE = 24
 
-# The shortcut and `pgcore.gradient` round differently.
+# Relative difference of the shortcut from `pgcore.gradient` by rounding.
 ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Batches whose episodes have the same lengths, in the same order: `P` batches of `L` steps and `N` episodes.
+    """Batches of equal episode lengths, in the same order: `P` batches, `L` steps, `N` episodes.
 
     Attributes:
-        numbers: [P] which batches.
-        shared: What `Batch` knows of lengths, the same for all.
-        fields: [P, ...] what differs.
+        numbers: [P] numbers of the batches.
+        shared: The fields of `Batch` that all share: lengths and their like.
+        fields: [P, ...] all other fields.
+        extras: [P, L, ...] extras by name.
         places: [P, L] step numbers among all episodes' steps.
         steps: [P, L] row numbers.
-        finals: [P, N] states.
+        finals: [P, N] final states.
     """
 
     numbers: Array
@@ -61,14 +66,14 @@ class Group:
 
     def batches(self) -> Iterator[Batch]:
         """Yield each batch."""
-        fields = zip(*self.fields.values(), strict=True)
-        for values, extras in zip(fields, zip(*self.extras.values(), strict=True), strict=True):
-            by_name = dict(zip(self.extras, extras, strict=True))
-            columns = dict(zip(self.fields, values, strict=True))
-            yield Batch.trusted(self.shared | columns | {"extras": by_name})
+        for index in range(len(self.numbers)):
+            fields: dict[str, Any] = {name: value[index] for name, value in self.fields.items()}
+            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+            # The batches were never given by a user, and checking would take most of the time.
+            yield Batch.trusted(self.shared | fields)
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
-        """Yield each batch with what evaluates it."""
+        """Yield each batch with its evaluation."""
         lookup = Lookup(rows, self.steps, self.finals, self.fields["terminated"])
         for index, batch in enumerate(self.batches()):
             yield batch, RowEvaluate(lookup, batch, index)
@@ -78,30 +83,42 @@ class Estimates:
     """An estimator on a process.
 
     Attributes:
-        estimator: What is run.
-        rows: The policy that it is run with.
-        episodes: What batches are made of.
+        estimator: The estimator.
+        rows: The policy's quantities at every row.
+        episodes: All episodes, the members of batches.
     """
 
     def __init__(
         self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array
     ) -> None:
-        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
+        """Prepare the rows.
+
+        Args:
+            mdp: The process.
+            table: The current policy.
+            estimator: The estimator.
+            episodes: All episodes of the process.
+            behaviour: [S, A] float64. The behaviour policy's probabilities.
+        """
         self.estimator, self.episodes = estimator, episodes
         self.rows = Rows(mdp, table, behaviour)
-        self._shortcuts: dict[int, bool] = {}
-        self._aparts: dict[int, bool] = {}
+        # By N: whether the shortcut agrees, and whether episodes' signals are independent.
+        self._agrees: dict[int, bool] = {}
+        self._independent: dict[int, bool] = {}
 
     def gradients(self, members: Array) -> Array:
-        """Return [P, D] gradients of the loss on batches of [P, N] episode numbers, in canonical parameter order.
+        """Return [P, D] gradients of the loss, in canonical parameter order.
+
+        Args:
+            members: [P, N] episode numbers of the batches.
 
         Raises:
-            PgcoreError: what the estimator raises.
+            PgcoreError: the estimator's own error.
         """
         return self._by_rows(members) if self.shortcut(members.shape[1]) else self.direct(members)
 
     def direct(self, members: Array) -> Array:
-        """Return what `gradients` does, by `pgcore.gradient` on one batch after the other."""
+        """Return the same as `gradients`, by `pgcore.gradient` on one batch after the other."""
         policy = backing(self.rows.table, self.estimator.name)
         gradients = np.empty((len(members), self.rows.scores.shape[1]))
         for group in self._groups(members):
@@ -110,18 +127,19 @@ class Estimates:
         return gradients
 
     def shortcut(self, size: int) -> bool:
-        """Whether the chain rule by rows gives what `pgcore.gradient` does, on a sample of batches of that many episodes."""
+        """Return whether the chain rule agrees with `pgcore.gradient` on a sample of batches."""
         if self.rows.table.policy is None:
             return True
-        if size not in self._shortcuts:
-            self._shortcuts[size] = self._holds(sample(len(self.episodes), size))
-        return self._shortcuts[size]
+        if size not in self._agrees:
+            self._agrees[size] = self._compare(sample(len(self.episodes), size))
+        return self._agrees[size]
 
-    def _holds(self, members: Array) -> bool:
+    def _compare(self, members: Array) -> bool:
+        # An error that is the estimator's own shows again without the shortcut.
         try:
             expected, quick = self.direct(members), self._by_rows(members)
         except (PgcoreError, AttributeError, TypeError, KeyError, IndexError, ValueError):
-            return False  # what it lacks shows when it is run as it is
+            return False
         scale = np.abs(expected).max(initial=0.0)
         return bool(np.abs(quick - expected).max(initial=0.0) <= ROUNDING * scale)
 
@@ -138,33 +156,37 @@ class Estimates:
         weights = self.estimator.reduction.weights(first)
         with np.errstate(all="ignore"):
             if isinstance(estimator, ScoreEstimator):
-                return self._combined(group, estimator, weights)
-            collected: list[dict[str, Array]] = []
-            sees_episodes = estimator.sees_episodes
-            for signals in self._signals(group):
-                if sees_episodes:  # each batch's episodes are its own
-                    signals["episode"] = first.episode_of_step + len(collected) * first.num_episodes
-                if not collected:
-                    check_names(estimator, signals)
-                collected.append(estimator.finalise(signals, None))
-            steps = group.steps.reshape(-1)
-            arguments = {
-                name: np.concatenate([signals[name] for signals in collected])
-                for name in estimator.signal_names
-            }
-            arguments = {name: arguments[name] for name in estimator.keywords if name in arguments}
-            arguments |= {name: rows.value(name)[steps] for name in estimator.quantities}
+                return self._combine(group, estimator, weights)
+            collected = self._finalised(group, first)
+            # All batches' steps at once; `signal_names` may hold more than the keywords.
+            arguments: dict[str, Array] = {}
+            for name in estimator.keywords:
+                if name in estimator.signal_names:
+                    arguments[name] = np.concatenate([signals[name] for signals in collected])
+                elif name in estimator.quantities:
+                    arguments[name] = rows.value(name)[group.steps.reshape(-1)]
             cotangents = estimator.cotangents(**arguments)
-        parts = [
-            self._contracted(
-                np.asarray(cotangents[name]), weights, group.steps, rows.derivative(name)
-            )
-            for name in estimator.quantities
-        ]
-        return np.sum(parts, axis=0)
+        gradients = np.zeros((len(group.numbers), rows.scores.shape[1]))
+        for name in estimator.quantities:
+            cotangent, derivative = np.asarray(cotangents[name]), rows.derivative(name)
+            gradients += self._contract(cotangent, weights, group.steps, derivative)
+        return gradients
 
-    def _combined(self, group: Group, estimator: ScoreEstimator, weights: Array) -> Array:
-        """Return [P, D] gradients that the estimator makes from scores."""
+    def _finalised(self, group: Group, first: Batch) -> list[dict[str, Array]]:
+        """Return each batch's finalised signals; `first` is the group's first batch."""
+        estimator = self.estimator
+        collected: list[dict[str, Array]] = []
+        for signals in self._signals(group):
+            # In one call, each batch's episodes need numbers of their own.
+            if estimator.sees_episodes:
+                signals["episode"] = first.episode_of_step + len(collected) * first.num_episodes
+            if not collected:
+                check_names(estimator, signals)
+            collected.append(estimator.finalise(signals, None))
+        return collected
+
+    def _combine(self, group: Group, estimator: ScoreEstimator, weights: Array) -> Array:
+        """Return [P, D] gradients of an estimator that combines scores."""
         gradients: list[Array] = []
         for batch, evaluate in group.evaluated(self.rows):
             signals = estimator.signals(batch, evaluate)
@@ -173,13 +195,13 @@ class Estimates:
         return np.array(gradients)
 
     def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
-        """Yield each batch's signals: put together from the episodes' own, where that is the same."""
+        """Yield each batch's signals, gathered from the episodes' where those are independent."""
         size = group.finals.shape[1]
-        if size == 1 or not self._apart(size):
+        if size == 1 or not self._are_independent(size):
             yield from self._run_signals(group)
             return
-        assert self._alone is not None
-        gathered = {name: value[group.places] for name, value in self._alone.items()}
+        assert self._episode_signals is not None
+        gathered = {name: value[group.places] for name, value in self._episode_signals.items()}
         for index in range(len(group.numbers)):
             yield {name: value[index] for name, value in gathered.items()}
 
@@ -187,48 +209,63 @@ class Estimates:
         for batch, evaluate in group.evaluated(self.rows):
             yield dict(self.estimator.signals(batch, evaluate))
 
-    def _apart(self, size: int) -> bool:
-        """Whether a batch's signals are its episodes' own, to every digit, on a sample of batches of that size."""
-        if size not in self._aparts:
-            alone = self._alone
-            self._aparts[size] = alone is not None and all(
-                np.array_equal(value, alone[name][places])
-                for group in self._groups(sample(len(self.episodes), size))
-                for places, signals in zip(group.places, self._run_signals(group), strict=True)
-                for name, value in signals.items()
-            )
-        return self._aparts[size]
+    def _are_independent(self, size: int) -> bool:
+        """Return whether batches' signals are bitwise their episodes', on a sample."""
+        if size not in self._independent:
+            groups = self._groups(sample(len(self.episodes), size))
+            self._independent[size] = all(self._has_episode_signals(group) for group in groups)
+        return self._independent[size]
+
+    def _has_episode_signals(self, group: Group) -> bool:
+        alone = self._episode_signals
+        if alone is None:
+            return False
+        for places, signals in zip(group.places, self._run_signals(group), strict=True):
+            for name, value in signals.items():
+                if not np.array_equal(value, alone[name][places]):
+                    return False
+        return True
 
     @cached_property
-    def _alone(self) -> dict[str, Array] | None:
-        """The signals of every episode by itself, one after the other; None where there are none."""
-        every = cast("Array", np.arange(len(self.episodes)))[:, None]
+    def _episode_signals(self) -> dict[str, Array] | None:
+        """The signals of every single episode, concatenated; None if single episodes fail."""
+        singles = cast("Array", np.arange(len(self.episodes)))[:, None]
         by_number: dict[int, dict[str, Array]] = {}
+        # A leave-one-out baseline, for example, needs two episodes.
         try:
-            for group in self._groups(every):
+            for group in self._groups(singles):
                 by_number.update(zip(group.numbers.tolist(), self._run_signals(group), strict=True))
         except (PgcoreError, TypeError, AttributeError):
-            return None  # it needs others, or rounds
-        return {
-            name: np.concatenate([by_number[number][name] for number in range(len(every))])
-            for name in by_number[0]
-        }
+            return None
+        signals: dict[str, Array] = {}
+        for name in by_number[0]:
+            signals[name] = np.concatenate(
+                [by_number[index][name] for index in range(len(singles))]
+            )
+        return signals
 
-    def _contracted(
-        self, cotangent: Array, weights: Array, steps: Array, derivative: Array
-    ) -> Array:
-        """Return [P, D]: sum over a batch's steps of weight, cotangent and the derivative at the step's row."""
+    def _contract(self, cotangent: Array, weights: Array, steps: Array, derivative: Array) -> Array:
+        """Return [P, D], the sum over a batch's steps of weight, cotangent and derivative.
+
+        Args:
+            cotangent: [P L] or [P L, A].
+            weights: [L] of the reduction.
+            steps: [P, L] row numbers.
+            derivative: [S A, D] or [S A, A, D].
+        """
         batches, length = steps.shape
+        # Weights are summed by row first: there are fewer rows than steps.
         weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
-        which = cast("Array", np.arange(batches)[:, None])
-        np.add.at(totals, (which, steps), weighted)
+        batch = cast("Array", np.arange(batches)[:, None])
+        np.add.at(totals, (batch, steps), weighted)
         return totals.reshape(batches, -1) @ derivative.reshape(-1, derivative.shape[-1])
 
     def _groups(self, members: Array) -> Iterator[Group]:
-        """Yield the batches, those of the same lengths together, in chunks."""
+        """Yield the batches in chunks of equal lengths."""
         lengths = self.episodes.lengths[members]
         distinct, kind = np.unique(lengths, axis=0, return_inverse=True)
+        # NumPy's versions differ in the inverse's shape.
         kind = kind.reshape(-1)
         order = np.argsort(kind, kind="stable")
         bounds = np.searchsorted(kind[order], np.arange(len(distinct) + 1))
@@ -240,14 +277,16 @@ class Estimates:
     def _group(self, members: Array, numbers: Array) -> Group:
         episodes, mdp = self.episodes, self.rows.mdp
         lengths = episodes.lengths[members[0]]
-        parts = [
-            cast("Array", episodes.starts[members[:, [n]]] + np.arange(length))
-            for n, length in enumerate(lengths.tolist())
-        ]
+        # [P, L]: the steps of a batch's episodes, one after the other.
+        parts: list[Array] = []
+        for column, length in enumerate(lengths.tolist()):
+            firsts = episodes.starts[members[:, [column]]]
+            parts.append(cast("Array", firsts + np.arange(length)))
         steps: Array = np.concatenate(parts, axis=1)
         states, actions = episodes.states[steps], episodes.actions[steps]
         rows, finals = states * mdp.actions + actions, episodes.final_states[members]
         starts = lengths.cumsum() - lengths
+        # The fields that `Batch` derives from the lengths.
         shared: dict[str, Any] = {
             "action_mask": None,
             "step_weights": None,
@@ -267,7 +306,7 @@ class Estimates:
             "terminated": episodes.terminated[members],
             "final_observations": mdp.seen[finals],
         }
-        # The recorded values are the policy's own critic's, also on a behaviour policy's episodes.
+        # The recorded values are the current critic's, also on a behaviour policy's episodes.
         if self.rows.has_state_values:
             fields["values"] = self.rows.state_values()[states]
         else:
@@ -280,7 +319,12 @@ class Estimates:
 
 
 def sample(episodes: int, size: int) -> Array:
-    """Return [n, N] a few batches of episode numbers, the same ones every time."""
+    """Return [n, N] a few batches of episode numbers, always the same.
+
+    Args:
+        episodes: Number of episodes.
+        size: N, episodes in a batch.
+    """
     rng = np.random.Generator(np.random.Philox(7))
     if size == 1:
         return np.unique(np.linspace(0, episodes - 1, SAMPLE).astype(np.intp))[:, None]

@@ -1,4 +1,4 @@
-"""Exact expectation and covariance of an estimator: the estimator runs on every batch that can happen."""
+"""Exact expectation and covariance of an estimator, run on every possible batch."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pgcore_exact.process.episodes import all_episodes, all_tuples
 from pgcore_exact.process.mdp import MDP
 from pgcore_exact.process.tabulated import Tabulated, tabulated
 
-__all__ = ["NOTHING", "Moments", "couples", "moments", "root_mean_square"]
+__all__ = ["CANCELLATION", "Moments", "couples", "moments", "root_mean_square"]
 
-# What an expectation that is 0 comes to, beside the gradients that cancel in it: rounding.
-NOTHING = 1e-12
+# Size of an expectation that is 0, relative to the gradients that cancel in it: rounding.
+CANCELLATION = 1e-12
 
-# Far above rounding, far below what any coupling does.
+# Relative difference of gradients: far above rounding, far below the effect of any coupling.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What an estimator does on average, and how far it strays.
+    """The mean and the covariance of an estimator's gradient.
 
     Attributes:
-        mean: [D] expected gradient of the loss, in canonical parameter order.
-        covariance: [D, D] of the gradient of one batch.
+        mean: [D] expected gradient of the loss, in canonical parameter order, reward units.
+        covariance: [D, D] of the gradient of one batch, reward units squared.
         batch: N, episodes in a batch.
-        coupled: Whether the gradient of a batch is something else than the mean of its episodes' own.
-        runs: On how many batches the estimator ran.
+        coupled: Whether a batch's gradient is not the mean of its episodes' gradients.
+        runs: Number of batches that the estimator ran on.
     """
 
     mean: Array
@@ -49,14 +49,19 @@ class Moments:
         return float(np.trace(self.covariance))
 
     @property
-    def seen(self) -> Array:
-        """[D] the mean, or 0 where it is no more than what rounding leaves of gradients that cancel."""
+    def significant_mean(self) -> Array:
+        """[D] the mean, or 0 where it is no longer than the rounding of gradients that cancel."""
         size = float(np.linalg.norm(self.mean))
-        return self.mean * (size > NOTHING * root_mean_square(self.mean, self.covariance))
+        return self.mean * (size > CANCELLATION * root_mean_square(self.mean, self.covariance))
 
 
 def root_mean_square(mean: Array, covariance: Array) -> float:
-    """Return the root of E |g|^2, float64."""
+    """Return the root of E |g|^2, float64.
+
+    Args:
+        mean: [D] E g.
+        covariance: [D, D] of g.
+    """
     return float(np.sqrt(max(float(mean @ mean + np.trace(covariance)), 0.0)))
 
 
@@ -67,28 +72,26 @@ def moments(
     *,
     batch: int = 1,
     behaviour: Policy | Tabulated | None = None,
-    told: Policy | Tabulated | None = None,
     cut: int | None = None,
 ) -> Moments:
-    """Return the exact expectation and covariance of `pgcore.gradient` over all batches of some episodes.
+    """Return the exact expectation and covariance of `pgcore.gradient` over all batches.
 
-    Where an estimator treats every episode by itself, which is seen on a sample of batches, all single episodes are enough; otherwise
-    every combination of N episodes is run.
+    If an estimator treats the episodes of a batch separately, all single episodes are enough. This
+    is tested on a sample of batches. Otherwise every combination of N episodes is run.
 
     Args:
-        mdp: A process with a horizon, or with a cut.
+        mdp: A process with a horizon, unless `cut` is given.
         policy: Current policy: NumPy's in float64 for full precision, or a `softmax_table`.
         estimator: Any; it runs as in `pgcore.gradient`.
         batch: N, episodes in a batch.
-        behaviour: The policy that acts; None is the current one.
-        told: The policy whose log-probabilities the batch carries; None is the one that acts.
-        cut: Stop watching each episode after this many steps; see `all_episodes`.
+        behaviour: Behaviour policy; None is the current policy.
+        cut: Truncate each episode after this many steps; see `all_episodes`.
 
     Raises:
-        MDPError: there are too many episodes or batches; says how many, and what would do.
+        MDPError: there are too many episodes or batches; gives their number and a remedy.
         EstimatorError: estimator and policy do not fit.
-        BatchError: the estimator needs more episodes than a batch has, or something that the batch lacks.
-        NonFiniteError: the estimator gives NaN or infinity for a batch that can happen.
+        BatchError: the estimator needs more episodes, or a field that the batch lacks.
+        NonFiniteError: the estimator gives NaN or infinity for a possible batch.
     """
     size = count("moments batch", batch, MDPError)
     table = tabulated(policy, mdp)
@@ -96,18 +99,18 @@ def moments(
         table.policy.check_fits(estimator)
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
-    carried = acting if told is None else tabulated(told, mdp).probabilities
-    estimates = Estimates(mdp, table, estimator, episodes, carried)
+    estimates = Estimates(mdp, table, estimator, episodes, acting)
     coupled = size > 1 and couples(estimates, size)
-    drawn = size if coupled else 1
-    members, weights = all_tuples(episodes, drawn, ordered=coupled and minds_order(estimates, size))
+    ordered = coupled and depends_on_order(estimates, size)
+    members, weights = all_tuples(episodes, size if coupled else 1, ordered=ordered)
     gradients = estimates.gradients(members)
     bad = row_not_finite(gradients)
     if bad is not None:
         raise NonFiniteError(
-            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for episodes {members[bad].tolist()}; "
-            "look at what the estimator does with those"
+            f"moments of {estimator.name}: expected finite gradients, got NaN or infinity for "
+            f"episodes {members[bad].tolist()}; run the estimator on those"
         )
+    # The batch mean of independent episodes has their covariance over N.
     mean = weights @ gradients
     centred = gradients - mean
     covariance = centred.T @ (weights[:, None] * centred)
@@ -115,18 +118,29 @@ def moments(
 
 
 def couples(estimates: Estimates, size: int) -> bool:
-    """Whether an estimator's gradient on batches of that size is something else than the mean of the episodes' own, beyond rounding."""
+    """Return whether a batch's gradient is not the mean of its episodes', beyond rounding.
+
+    Args:
+        estimates: The estimator on a process.
+        size: N, episodes in a batch.
+    """
     members = sample(len(estimates.episodes), size)
     try:
         alone = estimates.gradients(members.reshape(-1, 1)).reshape(len(members), size, -1)
     except PgcoreError:
-        estimates.gradients(members)  # where these fail too, it is for another reason
-        return True  # it needs others to leave one out, or to compare with
+        # A leave-one-out baseline needs two episodes. If batches fail too, the error is another.
+        estimates.gradients(members)
+        return True
     return _differ(estimates.gradients(members), alone.mean(axis=1))
 
 
-def minds_order(estimates: Estimates, size: int) -> bool:
-    """Whether an estimator's gradient is another, beyond rounding, where a batch's episodes come in reverse or in a random order."""
+def depends_on_order(estimates: Estimates, size: int) -> bool:
+    """Return whether the gradient depends on the order of a batch's episodes, beyond rounding.
+
+    Args:
+        estimates: The estimator on a process.
+        size: N, episodes in a batch.
+    """
     members = sample(len(estimates.episodes), size)
     rng = np.random.Generator(np.random.Philox(8))
     orders = members[:, ::-1], rng.permuted(members, axis=1)
@@ -135,6 +149,6 @@ def minds_order(estimates: Estimates, size: int) -> bool:
 
 
 def _differ(left: Array, right: Array) -> bool:
-    return not np.abs(left - right).max() <= ROUNDING * max(
-        np.abs(right).max(), np.finfo(np.float64).tiny
-    )
+    # NaN differs, hence the negation.
+    size = max(np.abs(right).max(), np.finfo(np.float64).tiny)
+    return not np.abs(left - right).max() <= ROUNDING * size

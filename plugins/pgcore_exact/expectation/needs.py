@@ -1,4 +1,4 @@
-"""What estimators are given when they are audited, by their proofs: policies to try, and the batch's extras."""
+"""The inputs of an audit that the proofs name: policies to try, and the batch's extras."""
 
 from __future__ import annotations
 
@@ -19,50 +19,67 @@ __all__ = ["audit_policy", "extras", "first_fitting", "policies"]
 
 
 def policies(mdp: MDP) -> dict[str, PolicySpec]:
-    """Return the architectures that an estimator is tried on, by label, in this order; the first on which it runs is audited."""
+    """Return the architectures to try an estimator on, by label, in the order of trial."""
     return {label: make(mdp) for proof in proofs().all for label, make in proof.policies.items()}
 
 
 def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
-    """Return [S, A, ...] of every extra that a proof names; behaviour is the behaviour policy's [S, A] float64 probabilities."""
+    """Return [S, A, ...] of every extra that a proof names.
+
+    Args:
+        mdp: The process.
+        behaviour: [S, A] float64. The behaviour policy's probabilities.
+    """
+    arrays: dict[str, Array] = {}
+    # A reference policy may give an action probability 0.
     with np.errstate(divide="ignore"):
-        return {
-            name: make(mdp, behaviour)
-            for proof in proofs().all
-            for name, make in proof.extras.items()
-        }
+        for proof in proofs().all:
+            for name, make in proof.extras.items():
+                arrays[name] = make(mdp, behaviour)
+    return arrays
 
 
 def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
-    """Return a NumPy policy in float64 with normal random parameters, its critic's among them."""
+    """Return a NumPy policy in float64 with normal random parameters, its critic's too.
+
+    Args:
+        spec: The architecture.
+        seed: Of the parameters.
+        scale: Standard deviation of a parameter.
+    """
     policy = make_policy(spec, backend="numpy", dtype="float64")
     rng = np.random.Generator(np.random.Philox(seed))
-    policy.load(
-        {name: scale * rng.standard_normal(shape) for name, shape in spec.parameter_shapes.items()}
-    )
+    shapes = spec.parameter_shapes
+    policy.load({name: scale * rng.standard_normal(shape) for name, shape in shapes.items()})
     return policy
 
 
 def first_fitting(
     estimator: Estimator, specs: dict[str, PolicySpec], runs: Callable[[PolicySpec], None]
 ) -> str:
-    """Return the name of the first spec that the estimator runs on.
+    """Return the label of the first spec that the estimator runs on.
+
+    Args:
+        estimator: The estimator.
+        specs: Architectures by label, in the order of trial.
+        runs: Computes one gradient on a spec, or raises the estimator's error.
 
     Raises:
-        PgcoreError: none; what the batch lacked or else the policies, with where to add what is missing.
+        PgcoreError: it runs on none. Of all errors the one on the batch, if any, with a remedy.
     """
     error: PgcoreError | None = None
     for name, spec in specs.items():
         try:
             runs(spec)
         except PgcoreError as problem:
-            # A policy that does not fit says less than a batch that lacks something.
+            # An error on the batch tells more than one on the policy.
             if error is None or isinstance(error, EstimatorError):
                 error = problem
         else:
             return name
     assert error is not None
     error.add_note(
-        f"{estimator.name} can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
+        f"{estimator.name} can be audited once a Proof gives policies or extras that suit it; "
+        "see the hook pgcore_proofs"
     )
     raise error

@@ -1,10 +1,11 @@
-"""What a policy computes at a state and an action, and its derivatives: all that an estimator can ask on a finite process."""
+"""A policy's quantities at every state and action of a finite process, and their derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
 @dataclass(frozen=True)
 class Probe(Estimator):
-    """The mean of one quantity, or of one action's column of it: its gradient is the quantity's derivative."""
+    """The mean of one quantity, or of one of its columns: its gradient is the derivative."""
 
     quantity: str
     column: int
@@ -65,17 +66,9 @@ class Probe(Estimator):
         action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        quantities = (
-            log_prob,
-            entropy,
-            kl,
-            reverse_kl,
-            log_probs,
-            value,
-            action_value,
-            action_values,
+        quantity = first_present(
+            log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values
         )
-        quantity = next(array for array in quantities if array is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
     def cotangents(
@@ -91,24 +84,21 @@ class Probe(Estimator):
         action_values: Array | None = None,
     ) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        quantities = (
-            log_prob,
-            entropy,
-            kl,
-            reverse_kl,
-            log_probs,
-            value,
-            action_value,
-            action_values,
+        quantity = first_present(
+            log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values
         )
-        quantity = next(array for array in quantities if array is not None)
         one = np.zeros_like(quantity)
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
         return {self.quantity: one}
 
 
+def first_present(*arrays: Native) -> Any:
+    """Return the array that is not None: the one quantity that the probe uses."""
+    return next(array for array in arrays if array is not None)
+
+
 class Rows:
-    """What a policy computes at each of the S A rows, and its derivatives, each when it is first asked for.
+    """A policy's quantities and their derivatives at each of the S A rows, computed on first use.
 
     Attributes:
         table: The policy.
@@ -117,13 +107,11 @@ class Rows:
     """
 
     def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
-        """Keep all; behaviour is [S, A] float64, the behaviour policy's probabilities."""
+        """Prepare the rows; behaviour is [S, A] float64, the behaviour policy's probabilities."""
         self.mdp, self.table = mdp, table
-        described = extras(mdp, behaviour)
-        self.extras = {
-            name: read_only(value.reshape(-1, *value.shape[2:]))
-            for name, value in described.items()
-        }
+        self.extras: dict[str, Array] = {}
+        for name, value in extras(mdp, behaviour).items():
+            self.extras[name] = read_only(value.reshape(-1, *value.shape[2:]))
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)
         self._values: dict[str, Array] = {}
@@ -136,6 +124,7 @@ class Rows:
 
     def value(self, name: str) -> Array:
         """Return [S A, ...] of a quantity or of "distribution"."""
+        # A table without a policy has its log-probabilities alone.
         if name not in self._values:
             if self.table.policy is None and name == "log_prob":
                 self._values[name] = logarithms(self.table.probabilities)
@@ -145,7 +134,7 @@ class Rows:
 
     @property
     def has_state_values(self) -> bool:
-        """Whether the policy has a critic of states."""
+        """Whether the policy has a state-value critic."""
         policy = self.table.policy
         return policy is not None and "value" in quantities_of(policy.spec)
 
@@ -154,87 +143,84 @@ class Rows:
         return self.value("value")[:: self.mdp.actions]
 
     def derivative(self, name: str) -> Array:
-        """Return [S A, D] d quantity / d theta, or [S A, A, D] of one that has a column for each action."""
+        """Return [S A, D] d quantity / d theta, or [S A, A, D] of a quantity of all actions."""
         if name == "log_prob":
             return self.scores
         if name not in self._derivatives:
-            policy = backing(self.table, name)
-            if policy.spec.head.action_values and name not in VALUES_OF_ACTIONS | {"value"}:
-                # Probabilities are piecewise constant in action values.
-                self._derivatives[name] = np.zeros((*self.value(name).shape, self.scores.shape[1]))
-                return self._derivatives[name]
-            columns = self.value(name).shape[1] if self.value(name).ndim == 2 else 1
-            gradients = [
-                [
-                    flat_gradient(policy, Probe(name, column), self.batch.steps([row]))
-                    for column in range(columns)
-                ]
-                for row in range(self.batch.num_steps)
-            ]
-            stacked = np.array(gradients)
-            self._derivatives[name] = stacked if self.value(name).ndim == 2 else stacked[:, 0]
+            self._derivatives[name] = self._differentiate(name)
         return self._derivatives[name]
+
+    def _differentiate(self, name: str) -> Array:
+        policy, value = backing(self.table, name), self.value(name)
+        parameters = self.scores.shape[1]
+        # Probabilities are piecewise constant in action values.
+        if policy.spec.head.action_values and name not in VALUES_OF_ACTIONS | {"value"}:
+            return np.zeros((*value.shape, parameters))
+        columns = value.shape[1] if value.ndim == 2 else 1
+        derivative = np.empty((len(value), columns, parameters))
+        for row, column in np.ndindex(len(value), columns):
+            step = self.batch.steps([row])
+            derivative[row, column] = flat_gradient(policy, Probe(name, column), step)
+        return derivative if value.ndim == 2 else derivative[:, 0]
 
 
 def logarithms(probabilities: Array) -> Array:
-    """Return [S A] log-probabilities."""
+    """Return [S A] log-probabilities, -inf for 0."""
     with np.errstate(divide="ignore"):
         return np.log(probabilities).reshape(-1)
 
 
 class Lookup:
-    """What the rows of many batches of the same shape have, each quantity looked up for all when it is first asked for.
+    """The rows' quantities for many batches of one shape, looked up on first use.
 
     Attributes:
-        rows: What is looked up.
+        rows: The rows' quantities.
         steps: [P, B] row numbers.
-        finals: [P, E] states.
+        finals: [P, E] final states.
         terminated: [P, E] bool.
     """
 
-    __slots__ = ("_found", "finals", "rows", "steps", "terminated")
+    __slots__ = ("_arrays", "finals", "rows", "steps", "terminated")
 
     def __init__(self, rows: Rows, steps: Array, finals: Array, terminated: Array) -> None:
-        """Keep all."""
+        """Begin without any quantity."""
         self.rows, self.steps, self.finals, self.terminated = rows, steps, finals, terminated
-        self._found: dict[str, Array | None] = {}
+        self._arrays: dict[str, Array | None] = {}
 
     def __call__(self, name: str) -> Array | None:
-        """Return [P, ...] of a quantity, of "distribution" or of "final_value"; None of what no row has."""
-        if name not in self._found:
-            self._found[name] = self._look_up(name)
-        return self._found[name]
+        """Return [P, ...] of a quantity, "distribution" or "final_value"; None of all else."""
+        if name not in self._arrays:
+            self._arrays[name] = self._look_up(name)
+        return self._arrays[name]
 
     def _look_up(self, name: str) -> Array | None:
         if name == "final_value":
             return read_only(np.where(self.terminated, 0.0, self.rows.state_values()[self.finals]))
-        return (
-            read_only(self.rows.value(name)[self.steps])
-            if name in QUANTITIES or name == "distribution"
-            else None
-        )
+        if name in QUANTITIES or name == "distribution":
+            return read_only(self.rows.value(name)[self.steps])
+        return None
 
 
 class RowEvaluate:
-    """See `pgcore.interfaces.estimator.Evaluate`: looks up what the rows of one batch have."""
+    """See `pgcore.interfaces.estimator.Evaluate`: looks up the rows of one batch."""
 
     __slots__ = ("batch", "index", "lookup")
 
     def __init__(self, lookup: Lookup, batch: Batch, index: int) -> None:
-        """Keep all; the index is the batch's among the lookup's."""
+        """Select one batch by its index among the lookup's."""
         self.lookup, self.batch, self.index = lookup, batch, index
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """See `Evaluate`."""
         values: dict[str, Array] = {}
         for name in names:
-            every = self.lookup(name)
-            if every is not None:
-                values[name] = every[self.index]
+            arrays = self.lookup(name)
+            if arrays is not None:
+                values[name] = arrays[self.index]
+            # A quantity that depends on more than the row, such as the next step's value.
             else:
-                values[name] = backing(self.lookup.rows.table, name).evaluate(self.batch, (name,))[
-                    name
-                ]
+                policy = backing(self.lookup.rows.table, name)
+                values[name] = policy.evaluate(self.batch, (name,))[name]
         return values
 
     @property

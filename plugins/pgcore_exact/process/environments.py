@@ -16,21 +16,23 @@ __all__ = ["from_gymnasium"]
 # By state and action, (probability, next state, reward, terminated) of every outcome.
 Outcomes = Mapping[int, Mapping[int, Sequence[tuple[float, int, float, bool]]]]
 
-# A state as an outcome leads to it: its number, whether that ends the episode, and which of the rewards that the way there can have.
+# A state, by the outcome that leads to it: number, end of the episode, index of the reward.
 Copy = tuple[int, bool, int]
 
 
 def from_gymnasium(
     name: str, *, horizon: int | None = None, gamma: float = 1.0, **options: Any
 ) -> MDP:
-    """Return a Gymnasium environment as a process, read from its transition table, such as that of FrozenLake-v1 or CliffWalking-v1.
+    """Return a Gymnasium environment as a process, read from its transition table.
 
-    States keep their numbers. One that ends episodes on some ways and not on others, or that one action can lead to with different rewards,
-    has copies behind them, which look the same: `observations` has the number of the state that each is.
+    FrozenLake-v1 and CliffWalking-v1 have one. States keep their numbers. A state has several
+    copies, with numbers behind those, if only some outcomes end the episode in it, or if one
+    action leads to it with different rewards. Copies look the same: `observations` holds the
+    state's number.
 
     Args:
-        name: The environment's.
-        horizon: Largest number of steps; None takes the environment's own time limit, where it has one.
+        name: The environment's name.
+        horizon: Largest number of steps; None takes the environment's time limit, if any.
         gamma: Discount in [0, 1].
         options: For `gymnasium.make`, such as `is_slippery=False`.
 
@@ -46,16 +48,18 @@ def from_gymnasium(
     environment.close()
     if table is None or initial is None:
         raise MDPError(
-            f"from_gymnasium: expected an environment with the tables `P` and `initial_state_distrib`, got {name}; "
-            "choose one such as FrozenLake-v1, or write the arrays down"
+            "from_gymnasium: expected an environment with the tables `P` and "
+            f"`initial_state_distrib`, got {name}; choose one such as FrozenLake-v1, "
+            "or write the arrays down"
         )
+    # A copy's row has the outcomes of its state.
     start = np.asarray(initial, np.float64)
-    numbers = numbered(table, np.flatnonzero(start > 0).tolist())
+    numbers = number_copies(table, np.flatnonzero(start > 0).tolist())
     size, actions = len(numbers), len(table[0])
     transition, reward = np.zeros((size, actions, size)), np.zeros((size, actions, size))
     for (state, ended, _), number in numbers.items():
         for action in range(actions) if not ended else ():
-            for copy, probability, paid in led_to(table[state][action]):
+            for copy, probability, paid in successors(table[state][action]):
                 transition[number, action, numbers[copy]] += probability
                 reward[number, action, numbers[copy]] = paid
     order = sorted(numbers, key=lambda copy: numbers[copy])
@@ -70,10 +74,11 @@ def from_gymnasium(
     )
 
 
-def led_to(
+def successors(
     outcomes: Iterable[tuple[float, int, float, bool]],
 ) -> Iterator[tuple[Copy, float, float]]:
-    """Yield the copy that each outcome of an action leads to, with its probability and reward."""
+    """Yield the next copy, the probability and the reward of each outcome of an action."""
+    # Rewards by state and end, in the order of the outcomes: the index tells the copy.
     rewards: dict[tuple[int, bool], list[float]] = {}
     for probability, following, reward, terminated in outcomes:
         if probability > 0:
@@ -84,23 +89,35 @@ def led_to(
             yield (*key, payments.index(reward)), probability, reward
 
 
-def numbered(table: Outcomes, starts: Sequence[int]) -> dict[Copy, int]:
-    """Return the number of every copy: the state's own for the first that is found, and new ones for others."""
+def number_copies(table: Outcomes, starts: Sequence[int]) -> dict[Copy, int]:
+    """Return the number of every copy: the state's for its first copy, new ones after that.
+
+    Args:
+        table: The environment's outcomes.
+        starts: States in which episodes start.
+    """
     copies: dict[Copy, None] = {}
     walk(table, starts, copies)
-    # States that no way leads to go on, as if episodes started there.
+    # States that no outcome leads to, as if episodes started there.
     reached = {state for state, _, _ in copies}
     walk(table, [state for state in range(len(table)) if state not in reached], copies)
     numbers: dict[Copy, int] = {}
     used, spare = set[int](), itertools.count(len(table))
-    for copy in sorted(copies):  # those that go on first
+    # Sorted, copies that do not end the episode come first.
+    for copy in sorted(copies):
         numbers[copy] = next(spare) if copy[0] in used else copy[0]
         used.add(copy[0])
     return numbers
 
 
 def walk(table: Outcomes, starts: Iterable[int], copies: dict[Copy, None]) -> None:
-    """Add every copy that can be reached from the states, these among them."""
+    """Add the states, and every copy that can be reached from them.
+
+    Args:
+        table: The environment's outcomes.
+        starts: States to begin with.
+        copies: The set to add to, as keys.
+    """
     waiting: list[Copy] = [(state, False, 0) for state in starts]
     while waiting:
         copy = waiting.pop()
@@ -109,6 +126,5 @@ def walk(table: Outcomes, starts: Iterable[int], copies: dict[Copy, None]) -> No
         copies[copy] = None
         state, ended, _ = copy
         if not ended:
-            waiting += [
-                further for action in table[state] for further, _, _ in led_to(table[state][action])
-            ]
+            for outcomes in table[state].values():
+                waiting += [following for following, _, _ in successors(outcomes)]

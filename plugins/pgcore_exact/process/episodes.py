@@ -1,4 +1,4 @@
-"""Every episode of a finite process and its probability; those that nothing can tell apart are one."""
+"""Every episode of a finite process with its probability; identical episodes are one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pgcore_exact.process.mdp import MDP
 
 __all__ = ["MOST_EPISODES", "MOST_TUPLES", "Episodes", "all_episodes", "all_tuples"]
 
-# What a minute or so is enough for, and memory too.
+# Episodes and batches that fit into memory, and into about a minute.
 MOST_EPISODES = 50_000
 MOST_TUPLES = 2_000_000
 
-# Nobody wants to know more exactly, and longer episodes are never fewer.
+# A larger count of episodes is not given in full; it never falls with the length.
 BEYOND = 10**100
 
 
@@ -34,8 +34,8 @@ class Episodes:
         actions: [B] integer.
         rewards: [B] float64.
         lengths: [E] integer.
-        terminated: [E] bool. Over, at a terminal state or at the horizon; False where it was cut before.
-        final_states: [E] integer. What followed; read only where an episode was cut.
+        terminated: [E] bool. Ended, in a terminal state or at the horizon; False where truncated.
+        final_states: [E] integer. The next state; read only where an episode was truncated.
         probabilities: [E]. They sum to 1.
     """
 
@@ -57,13 +57,14 @@ class Episodes:
         return len(self.lengths)
 
 
-# The steps of an episode so far (state, action, reward), how probable it is, and the state after them, None where it is over.
-Way = tuple[tuple[tuple[int, int, float], ...], float, int | None]
+# The steps (state, action, reward) of an episode up to now, their probability, and the next state,
+# None if the episode has ended.
+Prefix = tuple[tuple[tuple[int, int, float], ...], float, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a step can lead to; `state` is None where the episode is then over."""
+    """One result of a step; `state` is None if the episode then ends."""
 
     probability: float
     reward: float
@@ -71,106 +72,116 @@ class Outcome:
 
 
 def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> Episodes:
-    """Return every episode that can happen, and how probable it is.
+    """Return every possible episode with its probability.
 
     Args:
         mdp: The process.
-        probabilities: [S, A] of the policy that acts.
-        cut: Stop watching after this many steps: an episode that then is not over counts as cut, and its final state is kept.
+        probabilities: [S, A] of the behaviour policy.
+        cut: Truncate after this many steps; None truncates none.
 
     Raises:
-        MDPError: neither a horizon nor a cut, or a cut below 1; an episode can start in a terminal state; or there are too many
-            episodes: says how many, and which horizon would do.
+        MDPError: neither a horizon nor `cut`, or `cut` below 1; an episode can start in a terminal
+            state; or there are too many episodes: gives their number, and a horizon that fits.
     """
     steps = mdp.horizon if cut is None else count("all_episodes cut", cut, MDPError)
     if steps is None:
         raise MDPError(
-            "all_episodes: expected a finite horizon, got none; use mdp.replaced(horizon=...) or cut"
+            "all_episodes: expected a finite horizon, got none; "
+            "use mdp.replaced(horizon=...) or cut"
         )
     if (mdp.initial[mdp.ends] > 0).any():
         raise MDPError(
-            "all_episodes: expected episodes that start in living states, got a terminal one; change `initial`"
+            "all_episodes: expected episodes that start in states that are not terminal, got a "
+            "terminal one; change `initial`"
         )
     over = mdp.horizon is not None and mdp.horizon <= steps
     steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
     _check_count(mdp, probabilities, steps, over=over)
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    rows: list[Way] = []
-    # A stack, for episodes may be longer than Python calls go deep.
-    waiting: list[Way] = [
-        ((), mdp.initial[state], int(state)) for state in np.flatnonzero(mdp.initial > 0)[::-1]
-    ]
+    rows: list[Prefix] = []
+    # A stack: episodes may be longer than Python's limit on recursion.
+    starts = [(state, p) for state, p in enumerate(mdp.initial.tolist()) if p > 0]
+    waiting: list[Prefix] = [((), p, state) for state, p in reversed(starts)]
     while waiting:
-        way = waiting.pop()
-        path, probability, state = way
+        prefix = waiting.pop()
+        path, probability, state = prefix
         if state is None or len(path) == steps:
-            rows.append(way)
+            rows.append(prefix)
             continue
         outcomes = (last if len(path) == steps - 1 else going)[state]
-        further = [
-            ((*path, (state, action, outcome.reward)), acting * outcome.probability, outcome.state)
-            for action in range(mdp.actions)
-            if (acting := probability * probabilities[state, action]) > 0
-            for outcome in outcomes[action]
-        ]
-        waiting += reversed(further)
-    flat = list(itertools.chain.from_iterable(path for path, _, _ in rows))
+        longer: list[Prefix] = []
+        for action in range(mdp.actions):
+            joint = probability * probabilities[state, action]
+            for outcome in outcomes[action] if joint > 0 else ():
+                step = (state, action, outcome.reward)
+                longer.append(((*path, step), joint * outcome.probability, outcome.state))
+        # Reversed, so that the stack yields them in order.
+        waiting += reversed(longer)
+    return _stacked(rows)
+
+
+def _stacked(rows: list[Prefix]) -> Episodes:
+    paths, chances, finals = zip(*rows, strict=True)
+    states, actions, rewards = zip(*itertools.chain.from_iterable(paths), strict=True)
     return Episodes(
-        np.array([step[0] for step in flat], np.intp),
-        np.array([step[1] for step in flat], np.intp),
-        np.array([step[2] for step in flat], np.float64),
-        np.array([len(path) for path, _, _ in rows], np.intp),
-        np.array([final is None for _, _, final in rows]),
-        np.array([0 if final is None else final for _, _, final in rows], np.intp),
-        np.array([probability for _, probability, _ in rows], np.float64),
+        np.array(states, np.intp),
+        np.array(actions, np.intp),
+        np.array(rewards, np.float64),
+        np.array([len(path) for path in paths], np.intp),
+        np.array([final is None for final in finals]),
+        np.array([0 if final is None else final for final in finals], np.intp),
+        np.array(chances, np.float64),
     )
 
 
 def all_tuples(episodes: Episodes, size: int, *, ordered: bool = False) -> tuple[Array, Array]:
-    """Return every batch of some episodes, and how probable it is.
+    """Return every batch of some episodes with its probability.
 
     Args:
-        episodes: What batches are drawn from, independently.
+        episodes: The episodes that batches are drawn from, independently.
         size: N, episodes in a batch.
-        ordered: Tell apart batches that differ in the order of their episodes alone; otherwise they are one, with their sum.
+        ordered: Whether batches that differ in order alone are distinct; otherwise they are one,
+            with the sum of their probabilities.
 
     Returns:
         [P, N] integer episode numbers, and [P] probabilities.
 
     Raises:
-        MDPError: there are too many: says how many, and what would do.
+        MDPError: there are too many: gives their number and a remedy.
     """
     number = len(episodes)
-    total = _batches(number, size, ordered=ordered)
+    total = _count_batches(number, size, ordered=ordered)
     if total > MOST_TUPLES:
-        fitting = next(
-            (n for n in range(1, size) if _batches(number, n + 1, ordered=ordered) > MOST_TUPLES), 1
-        )
+        fitting = 1
+        while _count_batches(number, fitting + 1, ordered=ordered) <= MOST_TUPLES:
+            fitting += 1
+        fewer = _fitting_episodes(size, ordered=ordered)
         raise MDPError(
-            f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, got {shown(total)} from {number:,} episodes; "
-            f"use batches of {fitting}, or a process with at most {_fitting_episodes(size, ordered=ordered):,} episodes, such as one with a "
-            "shorter horizon"
+            f"exact: expected at most {MOST_TUPLES:,} batches of {size} episodes, "
+            f"got {format_count(total)} from {number:,} episodes; use batches of {fitting}, "
+            f"or a process with at most {fewer:,} episodes, such as one with a shorter horizon"
         )
     ways = (
         itertools.product(range(number), repeat=size)
         if ordered
         else itertools.combinations_with_replacement(range(number), size)
     )
-    members = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size).reshape(
-        total, size
-    )
+    # `fromiter` needs no list of two million tuples.
+    flat = np.fromiter(itertools.chain.from_iterable(ways), np.intp, total * size)
+    members = flat.reshape(total, size)
     weights = np.multiply.reduce(episodes.probabilities[members], axis=1)
-    return members, weights if ordered else weights * _orders(members)
+    return members, weights if ordered else weights * _count_orders(members)
 
 
-def shown(number: int) -> str:
-    """Return a count in full, or its size where nobody would read that."""
+def format_count(number: int) -> str:
+    """Return a count in full, or its power of ten from 10^15 on."""
     return f"{number:,}" if number < 10**15 else f"about 10^{math.floor(math.log10(number))}"
 
 
-def _orders(members: Array) -> Array:
-    """Return [P]: in how many orders the sorted rows can come, N! over the factorials of how often each number occurs."""
+def _count_orders(members: Array) -> Array:
+    """Return [P] the number of orders of each sorted row: N! over its numbers' factorials."""
     size = members.shape[1]
+    # The product of 1, 2, ... along each run of equal numbers.
     divisor, run = np.ones(len(members), np.int64), np.ones(len(members), np.int64)
     for column in range(1, size):
         run = np.where(members[:, column] == members[:, column - 1], run + 1, 1)
@@ -178,35 +189,47 @@ def _orders(members: Array) -> Array:
     return math.factorial(size) // divisor
 
 
-def _batches(count: int, size: int, *, ordered: bool) -> int:
-    """Return how many batches of some episodes there are."""
+def _count_batches(count: int, size: int, *, ordered: bool) -> int:
+    """Return the number of batches of some episodes.
+
+    Args:
+        count: Number of episodes.
+        size: N, episodes in a batch.
+        ordered: See `all_tuples`.
+    """
     return count**size if ordered else math.comb(count + size - 1, size)
 
 
 def _fitting_episodes(size: int, *, ordered: bool) -> int:
-    """Return the largest number of episodes whose batches are few enough."""
+    """Return the largest number of episodes whose batches fit; see `_count_batches`."""
+    # Bisection.
     low, high = 1, MOST_TUPLES
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high)
-            if _batches(middle, size, ordered=ordered) <= MOST_TUPLES
-            else (low, middle - 1)
-        )
+        if _count_batches(middle, size, ordered=ordered) <= MOST_TUPLES:
+            low = middle
+        else:
+            high = middle - 1
     return low
 
 
 def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
-    """Return what each action in each state can lead to; endings of the same reward are one."""
+    """Return the outcomes of each action in each state; endings of equal reward are one.
+
+    Args:
+        mdp: The process.
+        over: Whether the step is the last one before the horizon, so that each outcome ends.
+    """
     return [
-        [list(_merged(mdp, state, action, over=over)) for action in range(mdp.actions)]
+        [list(_merge_outcomes(mdp, state, action, over=over)) for action in range(mdp.actions)]
         for state in range(mdp.states)
     ]
 
 
-def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
+def _merge_outcomes(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcome]:
     merged: dict[tuple[float, int | None], float] = {}
     for following in np.flatnonzero(mdp.transition[state, action] > 0):
+        # The state in which an episode ends is never seen.
         ended = over or bool(mdp.ends[following])
         key = (mdp.next_rewards[state, action, following], None if ended else int(following))
         merged[key] = merged.get(key, 0) + mdp.transition[state, action, following]
@@ -215,30 +238,37 @@ def _merged(mdp: MDP, state: int, action: int, *, over: bool) -> Iterator[Outcom
 
 
 def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> None:
-    """Raise MDPError where there are too many episodes; counts them without listing any."""
+    """Raise MDPError if there are too many episodes.
+
+    Args:
+        mdp: The process.
+        probabilities: [S, A] of the behaviour policy.
+        steps: Largest number of steps.
+        over: Whether the episodes end after it.
+    """
+    # Counting needs no list: the episodes from a state are the sum over its next states.
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
     possible = probabilities > 0
     ways = [0] * mdp.states
     fitting = total = 0
     for length in range(1, steps + 1):
         here = last if length == 1 else going
-        ways = [
-            sum(
-                1 if length == 1 or outcome.state is None else ways[outcome.state]
-                for action in range(mdp.actions)
-                if possible[state, action]
-                for outcome in here[state][action]
-            )
-            for state in range(mdp.states)
-        ]
-        total = sum(ways[state] for state in range(mdp.states) if mdp.initial[state] > 0)
+        longer = [0] * mdp.states
+        for state, action in np.argwhere(possible).tolist():
+            for outcome in here[state][action]:
+                following = None if length == 1 else outcome.state
+                longer[state] += 1 if following is None else ways[following]
+        ways = longer
+        total = sum(ways[state] for state in np.flatnonzero(mdp.initial > 0))
         if total <= MOST_EPISODES:
             fitting = length
         if total > BEYOND:
             break
+    # Where the horizon does not fit, the longest one that does is the advice.
     if steps != fitting:
         advice = f"a horizon of {fitting} would do" if fitting else "use fewer states or actions"
-        got = "more than 10^100" if total > BEYOND else shown(total)
+        got = "more than 10^100" if total > BEYOND else format_count(total)
         raise MDPError(
-            f"all_episodes: expected at most {MOST_EPISODES:,} episodes, got {got} of up to {steps} steps; {advice}"
+            f"all_episodes: expected at most {MOST_EPISODES:,} episodes, "
+            f"got {got} of up to {steps} steps; {advice}"
         )

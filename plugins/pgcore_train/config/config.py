@@ -24,11 +24,12 @@ from pgcore_train.config.settings import (
     TrainingSettings,
 )
 
-__all__ = ["SECTIONS", "Layer", "RunConfig", "merged", "read_assignments", "read_toml"]
+__all__ = ["SECTIONS", "Layer", "RunConfig", "merge", "read_assignments", "read_toml"]
 
-# Section to key to value: one source of settings, before anything is checked.
+# Section to key to value, unchecked: one source of settings.
 Layer = dict[str, dict[str, Any]]
 
+# Sections whose keys are fixed: the fields of a class.
 CLOSED = {
     "run": RunSettings,
     "network": NetworkSettings,
@@ -38,21 +39,22 @@ CLOSED = {
     "target": TargetSettings,
     "exploration": ExplorationSettings,
 }
-# Each of these takes a name and whatever the thing of that name takes; who builds it checks the rest.
+# Sections with a name and the fields of the class of that name, and their default names.
+# `pgcore_train.building` checks those fields.
 OPEN = {"environment": None, "estimator": "ppo", "optimizer": None, "head": None}
 SECTIONS = (*OPEN, *CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides a run; two equal ones give equal results on one machine.
+    """All settings of a run: two equal ones give equal results on one machine.
 
     Attributes:
         environment: Its Gymnasium name under `name`, and keyword arguments for it.
         estimator: Its name under `name`, and hyper-parameters.
-        optimizer: Its name under `name`, else it is the estimator's usual one, and hyper-parameters; see
-            `pgcore_train.building.make_optimizer`.
-        head: Fields of the head that the action space asks for, or of the one under `name`.
+        optimizer: Its name under `name`, by default the estimator's usual one, and
+            hyper-parameters; see `pgcore_train.building.make_optimizer`.
+        head: Fields of the action space's usual head, or of the one under `name`.
         run: See `RunSettings`.
         network: See `NetworkSettings`.
         rollout: See `RolloutSettings`.
@@ -76,60 +78,58 @@ class RunConfig:
 
     @staticmethod
     def of(layer: Layer) -> RunConfig:
-        """Return the configuration that a layer describes, with defaults for what it leaves out.
+        """Return the configuration of a layer, with defaults for absent settings.
 
         Raises:
             UnknownNameError: a section or a key of a closed section is not known.
             SpecError: a value cannot be taken, or no environment is named.
         """
         check_known("section", layer, SECTIONS)
+        # Closed sections know their keys, so a misspelt one is found here.
         sections: dict[str, Any] = {}
         for name, settings in CLOSED.items():
-            given = layer.get(name, {})
-            check_known(
-                f"{name} setting", given, [field.name for field in dataclasses.fields(settings)]
-            )
-            sections[name] = settings(**without_none(settings, given))
+            values = layer.get(name, {})
+            fields = [field.name for field in dataclasses.fields(settings)]
+            check_known(f"{name} setting", values, fields)
+            sections[name] = settings(**without_none(settings, values))
         for name, default in OPEN.items():
-            sections[name] = {**({"name": default} if default else {}), **layer.get(name, {})}
+            sections[name] = {"name": default} if default else {}
+            sections[name] |= layer.get(name, {})
             check_plain(name, sections[name])
+
+        # An environment has no default, and the optimizer's depends on the estimator.
         for name in ("environment", "estimator", "optimizer"):
-            if not isinstance(sections[name].get("name", "" if name == "optimizer" else None), str):
+            value = sections[name].get("name", "" if name == "optimizer" else None)
+            if not isinstance(value, str):
                 raise SpecError(
-                    f"{name}.name: expected a name, got {sections[name].get('name')!r}; give one on the command line or in the file"
+                    f"{name}.name: expected a name, got {value!r}; "
+                    "give one on the command line or in the file"
                 )
         return RunConfig(**sections)
 
     def layer(self) -> Layer:
-        """Return the sections as plain data; `of` makes the same configuration of it."""
-        return {
-            name: values
-            for name, values in json.loads(json.dumps(dataclasses.asdict(self))).items()
-            if values
-        }
+        """Return the sections as plain data, from which `of` makes the same configuration."""
+        # JSON makes lists of tuples, so that a layer from a checkpoint equals this one.
+        sections = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {name: values for name, values in sections.items() if values}
 
     def to_toml(self) -> str:
-        """Return the configuration as a TOML document; what is None is left out, as TOML has no such value."""
+        """Return the configuration as a TOML document, without settings that are None."""
         lines: list[str] = []
         for section, settings in self.layer().items():
-            given = {key: value for key, value in settings.items() if value is not None}
-            # JSON's strings, finite numbers, booleans and lists of them are TOML's too.
-            lines += [
-                "",
-                f"[{section}]",
-                *(
-                    f"{key} = {json.dumps(value, ensure_ascii=False)}"
-                    for key, value in given.items()
-                ),
-            ]
+            lines += ["", f"[{section}]"]
+            for key, value in settings.items():
+                # TOML has no null. JSON's strings, finite numbers, booleans and lists are TOML's.
+                if value is not None:
+                    lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
         return "\n".join(lines[1:]) + "\n"
 
 
 def read_toml(path: str | Path) -> Layer:
-    """Return the settings of a TOML file, a table for each section.
+    """Return the settings of a TOML file with a table for each section.
 
     Raises:
-        FileError: the file cannot be read, is not TOML, or has something other than tables at its top.
+        FileError: the file cannot be read, is not TOML, or has a value outside of any table.
     """
     try:
         with Path(path).open("rb") as handle:
@@ -142,10 +142,12 @@ def read_toml(path: str | Path) -> Layer:
         raise FileError(
             f"{path}: expected TOML, got something else ({error}); correct the file"
         ) from error
+    # A key above the first table would otherwise be taken for a section.
     for name, value in data.items():
         if not isinstance(value, dict):
             raise FileError(
-                f"{path}: expected tables such as [run] and [estimator], got {name!r} outside of any; move it into its section"
+                f"{path}: expected tables such as [run] and [estimator], got {name!r} outside of "
+                "any; move it into its section"
             )
     return data
 
@@ -157,6 +159,7 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
         SpecError: an assignment is not of that form.
         UnknownNameError: a section is not known.
     """
+    # Both appear in the messages of `pgcore.cli.assignments` too.
     form, example = "section.key=value", "estimator.clip=0.1"
     layer: Layer = {}
     for name, value in read_values(assignments, form=form, example=example).items():
@@ -170,8 +173,8 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
     return layer
 
 
-def merged(*layers: Layer) -> Layer:
-    """Return one layer; later ones win."""
+def merge(*layers: Layer) -> Layer:
+    """Return one layer of all their settings; later ones win."""
     result: Layer = {}
     for layer in layers:
         for section, values in layer.items():
@@ -180,24 +183,25 @@ def merged(*layers: Layer) -> Layer:
 
 
 def check_plain(section: str, values: Mapping[str, Any]) -> None:
-    """Raise SpecError unless keys are names and values are what both JSON and TOML can hold, so that a run can be written down."""
+    """Raise SpecError unless keys are identifiers and values exist in both JSON and TOML."""
     for key, value in values.items():
         items = value if isinstance(value, list | tuple) else [value]
-        if not key.isidentifier() or not all(
-            item is None or isinstance(item, str | int | float) for item in items
-        ):
+        plain = all(isinstance(item, str | int | float | None) for item in items)
+        if not key.isidentifier() or not plain:
             raise SpecError(
-                f"{section}.{key}: expected a name with a string, number, boolean or list of these, got {value!r}; change this value"
+                f"{section}.{key}: expected a name with a string, number, boolean or list of "
+                f"these, got {value!r}; change this value"
             )
+        # JSON's NaN and Infinity are Python's invention; another reader would refuse the file.
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
             raise SpecError(
                 f"{section}.{key}: expected finite numbers, got {value!r}; change this value"
             )
 
 
-def check_known(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raise UnknownNameError, with the near matches, at the first name that is not known."""
-    choices = tuple(known)
+def check_known(where: str, names: Iterable[str], choices: Iterable[str]) -> None:
+    """Raise UnknownNameError with the near matches at the first name outside the choices."""
+    valid = tuple(choices)
     for name in names:
-        if name not in choices:
-            raise UnknownNameError(where, name, choices)
+        if name not in valid:
+            raise UnknownNameError(where, name, valid)

@@ -1,4 +1,4 @@
-"""The settings that belong to training itself: one frozen dataclass for each section of a run's configuration."""
+"""The settings of training itself: one frozen dataclass for each closed section."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def name(where: str, value: object, error: type[PgcoreError] = SpecError) -> str
     return value
 
 
-def switch(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
-    """Return the value, or raise in TOML's words unless it is a bool."""
+def toml_flag(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
+    """Return the value, or raise in TOML's spelling unless it is a bool."""
     if not isinstance(value, bool):
         raise error(f"{where}: expected true or false, got {value!r}; give one of the two")
     return value
 
 
+# Fields with a check of this module; the others are those of `pgcore.validation.fields`.
 Name = Annotated[str, name]
-Switch = Annotated[bool, switch]
+TomlFlag = Annotated[bool, toml_flag]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +57,25 @@ class RunSettings(Checked):
 
     Attributes:
         backend: A registered name.
-        device: Where the backend has several; None is its default.
-        compiled: Whether the backend compiles what it computes, where it can choose.
+        device: For a backend with several; None is its default.
+        compiled: Whether the backend compiles its computations, if it can choose.
         seed: At least 0; seeds parameters, actions, environments and minibatches.
         dtype: "float32" or "float64".
-        steps: Environment steps to train for, all environments together; the rollout that reaches them is the last.
-        stop_at: Stop when the mean return of the last 20 finished episodes reaches this; None trains for all steps.
+        steps: Environment steps of training, all environments together; the rollout that reaches
+            them is the last.
+        stop_at: Mean return of the last 20 finished episodes at which to stop, environment units;
+            None trains for all steps.
         out: Folder of the results; None is `runs/` and the environment's name.
-        evaluation_episodes: Episodes to play with the most probable actions after training; 0 plays none.
+        evaluation_episodes: Episodes with the most probable actions after training; 0 plays none.
     """
 
     section = "run"
     backend: Name = field(default_factory=default_backend_name)
     device: Name | None = None
-    compiled: Switch = False
+    compiled: TomlFlag = False
     seed: CountFromZero = 0
     dtype: Annotated[str, choice("float32", "float64")] = "float32"
+    # How long to train, and where the results go.
     steps: Count = 100_000
     stop_at: Number | None = None
     out: Name | None = None
@@ -83,10 +87,13 @@ class NetworkSettings(Checked):
     """Section `network`.
 
     Attributes:
-        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete observations, else an MLP.
-        hidden: Widths of the hidden layers, where the network has that field.
-        activation: A registered name, where the network has that field, or "auto": relu where action values are learned off policy, else tanh.
-        critic: "none", "separate", "shared", or "auto": separate where the estimator uses values, else none.
+        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete
+            observations, else an MLP.
+        hidden: Widths of the hidden layers, for a network with that field.
+        activation: A registered name, for a network with that field, or "auto": relu if action
+            values are learned off policy, else tanh.
+        critic: "none", "separate", "shared", or "auto": separate for an estimator with values,
+            else none.
     """
 
     section = "network"
@@ -96,9 +103,11 @@ class NetworkSettings(Checked):
     critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
 
     def __post_init__(self) -> None:
-        """Check the fields that `PolicySpec` does not check, and make a TOML file's list of widths a tuple."""
+        """Check the fields that `PolicySpec` does not check, and make a list of widths a tuple."""
         check_fields(self)
+        # Not a declared field: networks may be registered after this module is imported.
         one_of("network.type", self.type, ("auto", *registry().names("networks")))
+        # TOML has lists alone.
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
 
@@ -109,19 +118,21 @@ class RolloutSettings(Checked):
 
     Attributes:
         envs: Environments side by side.
-        length: Steps of each environment between two updates; None is 128 where an update goes over its batch several times or
-            takes a trust region's step, else 16.
-        episodes: Whole episodes of each environment between two updates, for estimators that want whole ones, in place of `length`.
-        normalise_observations: Whether to give observations a running mean of 0 and standard deviation of 1.
-        normalise_rewards: Whether to divide rewards by the running standard deviation of the discounted return.
+        length: Steps of each environment between two updates; None is 128 for several epochs or an
+            optimizer of whole batches, else 16.
+        episodes: Whole episodes of each environment between two updates, in place of `length`, for
+            estimators that need whole ones.
+        normalise_observations: Whether observations get a running mean of 0 and deviation of 1.
+        normalise_rewards: Whether rewards are divided by the running standard deviation of the
+            discounted return.
     """
 
     section = "rollout"
     envs: Count = 8
     length: Count | None = None
     episodes: Count = 1
-    normalise_observations: Switch = False
-    normalise_rewards: Switch = False
+    normalise_observations: TomlFlag = False
+    normalise_rewards: TomlFlag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +140,33 @@ class TrainingSettings(Checked):
     """Section `training`.
 
     Attributes:
-        epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's change since the rollout, else 1; 1 for a trust
-            region.
-        minibatch: Steps of a minibatch; None is 128 where there are several epochs, else the whole batch; all of it for a trust region.
+        epochs: Passes over each batch; None is 10 for an estimator that corrects for the policy's
+            change since the rollout, else 1, and 1 for an optimizer of whole batches.
+        minibatch: Steps of a minibatch; None is 128 for several epochs, else the whole batch, and
+            all of it for an optimizer of whole batches.
     """
 
     section = "training"
+    # The usual values depend on estimator and optimizer; see `pgcore_train.learning.updates.Plan`.
     epochs: Count | None = None
     minibatch: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings(Checked):
-    """Section `replay`: a buffer of older steps to learn from, for estimators that take another policy's steps.
+    """Section `replay`: a buffer of older steps, for estimators that learn off policy.
 
     Attributes:
-        capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that learns action values off policy, else 0.
+        capacity: Steps that the buffer holds, 0 for none; None is 50,000 for an estimator that
+            learns action values off policy, else 0.
         batch: Steps of a batch; None is 256.
-        updates: Optimizer steps after each rollout, each on a batch of its own; None is one for every two steps of the rollout.
-        start: Steps that the buffer must hold before the first update; None is 1,000, or the capacity if that is less.
+        updates: Optimizer steps after each rollout, each on another batch; None is one for every
+            two steps of the rollout.
+        start: Steps in the buffer before the first update; None is 1,000, at most the capacity.
     """
 
     section = "replay"
+    # The usual values depend on the estimator; see `pgcore_train.learning.replay_plan`.
     capacity: CountFromZero | None = None
     batch: Count | None = None
     updates: Count | None = None
@@ -159,12 +175,13 @@ class ReplaySettings(Checked):
 
 @dataclass(frozen=True, slots=True)
 class TargetSettings(Checked):
-    """Section `target`: a copy of the policy that bootstrapped action values are taken from.
+    """Section `target`: a copy of the policy, the source of bootstrapped action values.
 
     Attributes:
-        every: Optimizer steps from one copy to the next, 0 for no copy; None is 100 for an estimator that learns action values off policy,
-            unless `rate` is given, else 0.
-        rate: In (0, 1]. How far the copy goes towards the policy after each optimizer step, in place of `every`.
+        every: Optimizer steps from one copy to the next, 0 for no copy; None is 100 for an
+            estimator that learns action values off policy, unless `rate` is set, else 0.
+        rate: In (0, 1]. Part of the way that the copy moves towards the policy after each optimizer
+            step, in place of `every`.
     """
 
     section = "target"
@@ -172,21 +189,25 @@ class TargetSettings(Checked):
     rate: Annotated[float, unit_interval, positive] | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields, and that they say one way to follow the policy."""
+        """Check the fields, and that at most one of them is set."""
         check_fields(self)
+        # Two ways to follow the policy: one of them would silently win.
         if self.every is not None and self.rate is not None:
             raise SpecError(
-                f"target: expected every or rate, got every={self.every} and rate={self.rate}; give one of the two"
+                f"target: expected every or rate, got every={self.every} and rate={self.rate}; "
+                "give one of the two"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ExplorationSettings(Checked):
-    """Section `exploration`: how much more than its head says an epsilon-greedy policy explores at first.
+    """Section `exploration`: the greater exploration of an epsilon-greedy policy at first.
 
     Attributes:
-        initial_epsilon: The first probability of an action other than the greedy one; None draws all actions with the same probability.
-        fraction: In [0, 1]. Part of the run's steps in which it falls linearly to `head.epsilon`; None is 0.2, and 0 begins with that.
+        initial_epsilon: First probability of an action other than the greedy one; None draws all
+            actions with the same probability.
+        fraction: In [0, 1]. Part of the run's steps in which epsilon falls linearly to
+            `head.epsilon`; None is 0.2, and 0 starts there.
     """
 
     section = "exploration"

@@ -14,19 +14,21 @@ from pgcore.validation.fields import count
 
 __all__ = ["Replay"]
 
+# Names of arrays in a checkpoint beside those of a batch's fields.
 POSITION = "position"
 NEXT_MASK = "next_action_mask"
+# Arrays that some environments lack.
 MASKS = frozenset(("action_mask", NEXT_MASK))
 
 
 class Replay:
-    """A ring of transitions; when it is full a new step takes the oldest one's place.
+    """A ring of transitions: in a full one a new step replaces the oldest.
 
-    Its arrays are made when the first steps come, which say how wide they are.
+    The first batch decides the widths of its arrays.
 
     Attributes:
-        capacity: Steps it holds at most.
-        size: Steps it holds.
+        capacity: Largest number of steps.
+        size: Number of steps in it.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -37,57 +39,42 @@ class Replay:
         """
         self.capacity = count("Replay.capacity", capacity)
         self.size = 0
-        self._position = 0  # where the next step goes
+        self._position = 0  # the next step's place
         self._rings: dict[str, Array] = {}
 
     def add(self, batch: Batch) -> None:
-        """Take in a batch's steps, in their order; of more than the capacity the last ones stay.
+        """Take in a batch's steps, in their order; beyond the capacity the last ones stay.
 
         Raises:
-            BatchError: the batch has no log_probs, masks actions where those before did not, or has an episode that was cut and no final
-                observations.
-            ShapeError: its rows are not as wide as those that came before.
+            BatchError: the batch has no log_probs, masks actions unlike those before, or has a
+                truncated episode without final observations.
+            ShapeError: its rows are not as wide as earlier ones.
         """
         if batch.log_probs is None:
             raise BatchError(
                 "Replay.add: expected log_probs, got none; pass what `Policy.act` returned"
             )
-        terminated = np.zeros(batch.num_steps, np.bool_)
-        terminated[batch.episode_ends] = batch.terminated
-        rows = {
-            "observations": batch.observations,
-            "actions": batch.actions,
-            "rewards": batch.rewards,
-            "next_observations": batch.next_observations,
-            "terminated": terminated,
-            "log_probs": batch.log_probs,
-        }
-        masks = {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
-        rows |= {name: mask for name, mask in masks.items() if mask is not None}
+        rows = transitions(batch)
         if not self._rings:
-            self._rings = {
-                name: np.zeros((self.capacity, *given.shape[1:]), given.dtype)
-                for name, given in rows.items()
-            }
+            self._rings = {name: self._ring(values) for name, values in rows.items()}
         self._check_widths(rows)
-        kept = min(batch.num_steps, self.capacity)
-        # Where each step goes is counted over all steps, so that the ring is the same however they are split into batches.
-        places = (
-            self._position + np.arange(batch.num_steps - kept, batch.num_steps)
-        ) % self.capacity
-        for name, given in rows.items():
-            self._rings[name][places] = given[-kept:]
+
+        # Places are counted over all steps: the ring is the same for every split into batches.
+        stay = min(batch.num_steps, self.capacity)
+        numbers = self._position + np.arange(batch.num_steps - stay, batch.num_steps)
+        for name, values in rows.items():
+            self._rings[name][numbers % self.capacity] = values[-stay:]
         self._position = (self._position + batch.num_steps) % self.capacity
         self.size = min(self.size + batch.num_steps, self.capacity)
 
     def sample(self, steps: int, rng: np.random.Generator) -> Batch:
         """Return steps drawn uniformly with replacement, as episodes of one step each.
 
-        A step that did not end in a terminal state is bootstrapped from the observation that followed it.
+        A step that did not end in a terminal state is bootstrapped from the next observation.
 
         Args:
             steps: At least 1.
-            rng: Where the choice comes from.
+            rng: Source of the choice.
 
         Raises:
             BatchError: the buffer is empty, or steps is below 1.
@@ -97,6 +84,7 @@ class Replay:
             raise BatchError(
                 "Replay.sample: expected steps to draw from, got none; add a batch first"
             )
+        # Read-only, so that the batch takes the arrays without another copy.
         drawn = rng.integers(0, self.size, steps)
         rows: dict[str, Any] = {name: read_only(ring[drawn]) for name, ring in self._rings.items()}
         extras = {NEXT_MASK: rows.pop(NEXT_MASK)} if NEXT_MASK in rows else {}
@@ -108,52 +96,76 @@ class Replay:
         )
 
     def state(self) -> dict[str, Array]:
-        """Return the arrays that `load` takes: the rows that are filled, and where the next step goes."""
+        """Return the arrays that `load` takes: the filled rows, and the next step's place."""
         return {
             POSITION: np.array([self._position]),
             **{name: ring[: self.size].copy() for name, ring in self._rings.items()},
         }
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """Go on from what `state` returned.
+        """Continue from a state that `state` returned.
 
         Raises:
             FileError: the state is of another capacity.
         """
         position, size = int(state[POSITION][0]), len(state["rewards"]) if "rewards" in state else 0
-        # A ring that is not full goes on at its end; one that is full has as many rows as its capacity.
+        # A ring that is not full continues at its end; a full one has `capacity` rows.
         if size > self.capacity or (size < self.capacity and position != size):
             raise FileError(
-                f"checkpoint: expected a replay buffer of capacity {self.capacity}, got one of another with {size} steps; "
-                "leave replay.capacity as it was"
+                f"checkpoint: expected a replay buffer of capacity {self.capacity}, got one of "
+                f"another with {size} steps; leave replay.capacity as it was"
             )
-        self._rings = {
-            name: np.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
-            for name, rows in state.items()
-            if name != POSITION
-        }
-        for name, ring in self._rings.items():
-            ring[:size] = state[name]
+        self._rings = {}
+        for name, rows in state.items():
+            if name != POSITION:
+                self._rings[name] = self._ring(rows)
+                self._rings[name][:size] = rows
         self._position, self.size = position, size
+
+    def _ring(self, rows: Array) -> Array:
+        """Return zeros for `capacity` rows of this kind."""
+        return np.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
 
     def _check_widths(self, rows: Mapping[str, Array]) -> None:
         if rows.keys() != self._rings.keys():
-            now, before = (
-                " and ".join(sorted(MASKS & names.keys())) or "none"
-                for names in (rows, self._rings)
-            )
             raise BatchError(
-                f"Replay.add: expected action masks in all batches or in none, got {now} after {before}; mask with True where all are possible"
+                "Replay.add: expected action masks in all batches or in none, got "
+                f"{mask_names(rows)} after {mask_names(self._rings)}; "
+                "mask with True where all are possible"
             )
-        for name, given in rows.items():
+        for name, values in rows.items():
             ring = self._rings[name]
-            wanted = ring.shape[1:]
-            if given.shape[1:] != wanted:
+            if values.shape[1:] != ring.shape[1:]:
                 raise ShapeError(
-                    f"Replay.add: expected {name} of shape {list(wanted)} for each step, got {list(given.shape[1:])}; "
-                    "keep one buffer for each environment"
+                    f"Replay.add: expected {name} of shape {list(ring.shape[1:])} for each step, "
+                    f"got {list(values.shape[1:])}; keep one buffer for each environment"
                 )
-            if not np.can_cast(given.dtype, ring.dtype, "same_kind"):
+            # Assignment would truncate floats to a ring of integers in silence.
+            if not np.can_cast(values.dtype, ring.dtype, "same_kind"):
                 raise BatchError(
-                    f"Replay.add: expected {name} in {ring.dtype}, as those before, got {given.dtype}; keep one dtype"
+                    f"Replay.add: expected {name} in {ring.dtype}, as those before, "
+                    f"got {values.dtype}; keep one dtype"
                 )
+
+
+def transitions(batch: Batch) -> dict[str, Array]:
+    """Return a batch's [B, ...] transitions by the names of a ring's arrays."""
+    assert batch.log_probs is not None
+    # The batch has one flag an episode, a transition needs its own.
+    terminated = np.zeros(batch.num_steps, np.bool_)
+    terminated[batch.episode_ends] = batch.terminated
+    rows = {
+        "observations": batch.observations,
+        "actions": batch.actions,
+        "rewards": batch.rewards,
+        "next_observations": batch.next_observations,
+        "terminated": terminated,
+        "log_probs": batch.log_probs,
+    }
+    masks = {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
+    return rows | {name: mask for name, mask in masks.items() if mask is not None}
+
+
+def mask_names(rows: Mapping[str, Array]) -> str:
+    """Return the names of the action masks among arrays, for an error."""
+    return " and ".join(sorted(MASKS & rows.keys())) or "none"

@@ -1,4 +1,4 @@
-"""What learning from other steps than the current policy's takes: replay buffer, target policy and exploration, where they are wanted."""
+"""Plans for learning off policy: replay buffer, target policy and exploration."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from pgcore_train.config.settings import ReplaySettings
 from pgcore_train.learning.target import Target
 from pgcore_train.rollout.exploration import Exploration
 
-__all__ = ["ReplayPlan", "make_exploration", "make_target"]
+__all__ = ["ACTION_VALUES", "ReplayPlan", "learns_off_policy", "make_exploration", "make_target"]
 
+# Quantities of which an estimator learns action values.
 ACTION_VALUES = frozenset(("action_value", "action_values"))
 
+# Steps, our choice: sized for tasks of some 100,000 steps, where DQN's million never fills.
 CAPACITY, BATCH, START = 50_000, 256, 1_000
+# Optimizer steps, our choice for the same tasks.
 TARGET_EVERY = 100
+# Part of a run's steps, our choice: the fall of epsilon.
 EXPLORING = 0.2
+# Per step, our choice: lower if a policy learns beside the action values.
+VALUES_RATE, POLICY_RATE = 2e-3, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,70 +37,93 @@ class ReplayPlan:
         capacity: Steps of the buffer.
         batch: Steps of a batch.
         updates: Optimizer steps after each rollout.
-        start: Steps that the buffer must hold before the first of them.
-        learning_rate: The rate to start from where nobody says: lower where a policy learns beside the action values.
+        start: Steps in the buffer before the first of them.
+        learning_rate: Default rate at the start; lower if a policy learns beside action values.
     """
 
     capacity: int
     batch: int
     updates: int
     start: int
-    learning_rate: float = 1e-3
+    learning_rate: float = POLICY_RATE
 
     @staticmethod
     def of(config: RunConfig, estimator: Estimator, rollout: int) -> ReplayPlan | None:
-        """Return the plan of section `replay`, or None where there is no buffer.
+        """Return the plan of section `replay`, or None without a buffer.
 
         Args:
             config: The run's.
-            estimator: What learns.
+            estimator: The learner.
             rollout: Environment steps of a rollout, all environments together.
 
         Raises:
             EstimatorError: the estimator does not learn from such steps.
-            SpecError: settings that do nothing with or without a buffer, or a start beyond the capacity.
+            SpecError: a setting has no effect with or without a buffer, or a start is beyond the
+                capacity.
         """
-        given = config.replay
-        capacity = given.capacity
+        settings = config.replay
+        capacity = settings.capacity
         if capacity is None:
             capacity = CAPACITY if learns_off_policy(estimator) else 0
         if capacity == 0:
-            refuse_useless(given)
+            refuse_useless(settings)
             return None
-        if why := unfit(estimator):
-            raise EstimatorError(
-                f"replay.capacity: expected 0 for {config.estimator['name']}, which {why}, got {capacity}; "
-                "leave section `replay` out, or choose an estimator such as q_learning"
-            )
-        for name in ("epochs", "minibatch"):
-            if getattr(config.training, name) is not None:
-                raise SpecError(
-                    f"training.{name}: expected none with a replay buffer, got {getattr(config.training, name)}; "
-                    "set replay.updates and replay.batch"
-                )
-        start = min(START, capacity) if given.start is None else given.start
+        check_replay(config, estimator, capacity)
+
+        # A small buffer is full before the usual start.
+        start = min(START, capacity) if settings.start is None else settings.start
         if start > capacity:
             raise SpecError(
-                f"replay.start: expected at most replay.capacity = {capacity}, got {start}; learning would never start"
+                f"replay.start: expected at most replay.capacity = {capacity}, got {start}; "
+                "learning would never start"
             )
-        rate = 2e-3 if ACTION_VALUES.issuperset(estimator.quantities) else 1e-3
         return ReplayPlan(
-            capacity, given.batch or BATCH, given.updates or max(1, rollout // 2), start, rate
+            capacity,
+            settings.batch or BATCH,
+            settings.updates or max(1, rollout // 2),
+            start,
+            VALUES_RATE if ACTION_VALUES.issuperset(estimator.quantities) else POLICY_RATE,
         )
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:
-        """Return how many optimizer steps that many rollouts of so many steps each come to, at least 1."""
+        """Return the optimizer steps of a run, at least 1.
+
+        Args:
+            rollouts: Number of rollouts.
+            rollout: Environment steps of one rollout.
+        """
+        # The rollout that fills the buffer up to `start` is the first with an update.
         waiting = max(0, -(-self.start // rollout) - 1)
         return max(1, rollouts - waiting) * self.updates
 
 
+def check_replay(config: RunConfig, estimator: Estimator, capacity: int) -> None:
+    """Raise unless an estimator learns from a replay buffer; see `ReplayPlan.of`."""
+    if reason := unfitness(estimator):
+        raise EstimatorError(
+            f"replay.capacity: expected 0 for {config.estimator['name']}, which {reason}, "
+            f"got {capacity}; leave section `replay` out, or choose an estimator such as q_learning"
+        )
+    # These belong to updates on the rollout itself, of which there are none.
+    for name in ("epochs", "minibatch"):
+        value = getattr(config.training, name)
+        if value is not None:
+            raise SpecError(
+                f"training.{name}: expected none with a replay buffer, got {value}; "
+                "set replay.updates and replay.batch"
+            )
+
+
 def learns_off_policy(estimator: Estimator) -> bool:
-    """Return whether an estimator learns action values from any policy's single steps, which wants a replay buffer and a target policy."""
-    return not unfit(estimator) and not ACTION_VALUES.isdisjoint(estimator.quantities)
+    """Return whether an estimator learns action values from single steps of any policy.
+
+    Such an estimator has a replay buffer and a target policy by default.
+    """
+    return not unfitness(estimator) and not ACTION_VALUES.isdisjoint(estimator.quantities)
 
 
-def unfit(estimator: Estimator) -> str:
-    """Return why an estimator cannot learn from single steps of older policies; empty where it can."""
+def unfitness(estimator: Estimator) -> str:
+    """Return why an estimator cannot learn from single steps of older policies; empty if it can."""
     if estimator.claims.off_policy == "none":
         return "learns from the current policy's steps alone"
     if estimator.claims.whole_episodes or estimator.sees_episodes:
@@ -102,35 +131,44 @@ def unfit(estimator: Estimator) -> str:
     return ""
 
 
-def refuse_useless(given: ReplaySettings) -> None:
-    """Raise SpecError where settings of a buffer are given that nobody asked for."""
-    if given.capacity is not None:
+def refuse_useless(settings: ReplaySettings) -> None:
+    """Raise SpecError for settings of a buffer that the run does not have."""
+    # An explicit capacity of 0 takes the buffer out of a file that configures it.
+    if settings.capacity is not None:
         return
     for name in ("batch", "updates", "start"):
-        if getattr(given, name) is not None:
+        value = getattr(settings, name)
+        if value is not None:
             raise SpecError(
-                f"replay.{name}: expected none without a replay buffer, got {getattr(given, name)}; set replay.capacity too"
+                f"replay.{name}: expected none without a replay buffer, got {value}; "
+                "set replay.capacity too"
             )
 
 
 def make_target(config: RunConfig, estimator: Estimator, current: Policy) -> Target | None:
-    """Return the target policy that section `target` describes, the current policy's equal; None where there is none.
+    """Return the target policy of section `target`, equal to the current policy, or None.
+
+    Args:
+        config: The run's.
+        estimator: The learner.
+        current: The policy in training.
 
     Raises:
-        EstimatorError: one is asked for, and the estimator bootstraps no action values.
+        EstimatorError: there is to be a target, and the estimator bootstraps no action values.
     """
-    given, run = config.target, config.run
-    every = given.every
-    if every is None and given.rate is None:
+    settings, run = config.target, config.run
+    every = settings.every
+    if every is None and settings.rate is None:
         every = TARGET_EVERY if learns_off_policy(estimator) else 0
     if every == 0:
         return None
     if ACTION_VALUES.isdisjoint(estimator.quantities):
-        name, value = ("rate", given.rate) if every is None else ("every", every)
+        name, value = ("rate", settings.rate) if every is None else ("every", every)
         raise EstimatorError(
-            f"target.{name}: expected none for {config.estimator['name']}, which bootstraps no action values, got {value}; "
-            "leave section `target` out"
+            f"target.{name}: expected none for {config.estimator['name']}, which bootstraps no "
+            f"action values, got {value}; leave section `target` out"
         )
+    # Of the same backend and device, so that its values round as the policy's do.
     copy = policy(
         current.spec,
         backend=run.backend,
@@ -140,22 +178,29 @@ def make_target(config: RunConfig, estimator: Estimator, current: Policy) -> Tar
         compiled=run.compiled,
     )
     copy.load(current.parameters())
-    return Target(copy, every=every, rate=given.rate)
+    return Target(copy, every=every, rate=settings.rate)
 
 
 def make_exploration(config: RunConfig, current: Policy) -> Exploration | None:
-    """Return the exploration that section `exploration` describes; None for a head that is not epsilon-greedy, which explores by itself.
+    """Return the exploration of section `exploration`; None unless the head is epsilon-greedy.
+
+    Args:
+        config: The run's.
+        current: The policy in training.
 
     Raises:
-        SpecError: it is asked for with another head, or its first epsilon cannot be taken.
+        SpecError: the section is set for another head, or its first epsilon cannot be taken.
     """
-    head, given = current.spec.head, config.exploration
+    head, settings = current.spec.head, config.exploration
     if isinstance(head, EpsilonGreedy):
-        fraction = EXPLORING if given.fraction is None else given.fraction
-        return Exploration(current, head, given.initial_epsilon, fraction * config.run.steps)
+        fraction = EXPLORING if settings.fraction is None else settings.fraction
+        return Exploration(current, head, settings.initial_epsilon, fraction * config.run.steps)
+    # Other heads explore through their own spread.
     for name in ("initial_epsilon", "fraction"):
-        if getattr(given, name) is not None:
+        value = getattr(settings, name)
+        if value is not None:
             raise SpecError(
-                f"exploration.{name}: expected none for the head {head}, got {getattr(given, name)}; only an epsilon-greedy head has it"
+                f"exploration.{name}: expected none for the head {head}, got {value}; "
+                "only an epsilon-greedy head has it"
             )
     return None

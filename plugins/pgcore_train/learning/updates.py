@@ -21,8 +21,12 @@ from pgcore_train.learning.target import Target
 
 __all__ = ["Plan", "replay_update", "update"]
 
-EPOCHS = 10
-MINIBATCH = 128
+# Passes and steps, PPO's usual choices on small tasks (Stable-Baselines3: 10 passes of 64).
+EPOCHS, MINIBATCH = 10, 128
+# Steps of each environment for an update: few if each is used once for a small step.
+LONG_ROLLOUT, SHORT_ROLLOUT = 128, 16
+# Learning rates, our choice: higher if a batch gets one step.
+RATE_OF_MANY, RATE_OF_ONE = 1e-3, 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class Plan:
     Attributes:
         epochs: Passes.
         minibatch: Steps of a minibatch, or None for the whole batch at once.
-        whole_batch: Whether the optimizer means a step to have all of a batch; see `pgcore.interfaces.optimizer.Rule`.
+        whole_batch: `pgcore.interfaces.optimizer.Rule.whole_batch` of the run's optimizer.
     """
 
     epochs: int
@@ -41,10 +45,14 @@ class Plan:
 
     @staticmethod
     def of(settings: TrainingSettings, estimator: Estimator, *, whole_batch: bool = False) -> Plan:
-        """Return the settings' plan, or where they leave it open the usual one.
+        """Return the settings' plan, completed with the usual values.
 
-        That is several passes where the estimator weighs steps by pi / pi_old, but one over the whole batch where the optimizer wants that.
+        Args:
+            settings: Section `training`.
+            estimator: Several passes are usual if it weighs steps by pi / pi_old.
+            whole_batch: Whether one pass over the whole batch is usual instead.
         """
+        # Without the weights a second pass would follow the gradient of an older policy.
         corrects = "old_log_prob" in estimator.keywords and not whole_batch
         epochs = settings.epochs or (EPOCHS if corrects else 1)
         minibatch = MINIBATCH if epochs > 1 and not whole_batch else None
@@ -52,16 +60,16 @@ class Plan:
 
     @property
     def rollout_length(self) -> int:
-        """Steps of each environment to collect for an update where nobody says: few where each is used once for a small step."""
-        return 128 if self.epochs > 1 or self.whole_batch else 16
+        """Usual steps of each environment to collect for an update."""
+        return LONG_ROLLOUT if self.epochs > 1 or self.whole_batch else SHORT_ROLLOUT
 
     @property
     def learning_rate(self) -> float:
-        """The rate to start from where nobody says: higher where a batch gets one step."""
-        return 1e-3 if self.epochs > 1 else 3e-3
+        """Usual rate at the start."""
+        return RATE_OF_MANY if self.epochs > 1 else RATE_OF_ONE
 
     def optimizer_steps(self, batch: int) -> int:
-        """Return how many optimizer steps an update on a batch of that many steps takes."""
+        """Return the optimizer steps of an update on a batch of that many steps."""
         return self.epochs * (1 if self.minibatch is None else -(-batch // self.minibatch))
 
 
@@ -74,14 +82,23 @@ def update(
     rng: np.random.Generator,
     target: Target | None = None,
 ) -> dict[str, float]:
-    """Improve the policy on a batch and return the last gradient's metrics, and those of the last step where it has any.
+    """Improve the policy on a batch; return the metrics of the last gradient and its step.
 
-    A target policy gives the batch's constants and then follows each step.
+    Args:
+        policy: Changed in place.
+        estimator: Gives signals and gradients.
+        optimizer: Of this policy.
+        batch: A rollout.
+        plan: Passes and minibatches.
+        rng: Source of the order of minibatches.
+        target: Gives bootstrapped values and follows each step, or None.
 
     Raises:
-        BatchError: the batch lacks what the estimator needs.
-        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are those before that step.
+        BatchError: the batch lacks a field that the estimator needs.
+        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are
+            those before that step.
     """
+    # Once for all passes: advantages and old log-probabilities are the behaviour policy's.
     constants = signals(policy, estimator, batch, target=None if target is None else target.policy)
     last: Gradient | None = None
     report: StepReport | None = None
@@ -90,8 +107,8 @@ def update(
             last = gradient(policy, estimator, batch, signals=constants)
             report = step(policy, optimizer, last, target)
             continue
-        for part, own in minibatches(estimator, batch, constants, plan.minibatch, rng):
-            last = gradient(policy, estimator, part, signals=own)
+        for part, values in minibatches(estimator, batch, constants, plan.minibatch, rng):
+            last = gradient(policy, estimator, part, signals=values)
             report = step(policy, optimizer, last, target)
     assert last is not None
     return last.metrics | ({} if report is None else report.metrics)
@@ -106,16 +123,17 @@ def replay_update(
     rng: np.random.Generator,
     target: Target | None = None,
 ) -> dict[str, float]:
-    """Improve the policy on batches from a replay buffer and return what `update` returns; nothing before the buffer holds enough.
+    """Improve the policy on batches of a replay buffer; see `update`.
 
-    Raises:
-        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are those before that step.
+    Returns:
+        As `update`; empty before the buffer holds `plan.start` steps.
     """
     if replay.size < plan.start:
         return {}
     last: Gradient | None = None
     report: StepReport | None = None
     for _ in range(plan.updates):
+        # Signals of each batch anew: they bootstrap from the policy or target of this moment.
         batch = replay.sample(plan.batch, rng)
         last = gradient(policy, estimator, batch, target=None if target is None else target.policy)
         report = step(policy, optimizer, last, target)
@@ -124,10 +142,10 @@ def replay_update(
 
 
 def step(
-    policy: Policy, optimizer: Optimizer, given: Gradient, target: Target | None
+    policy: Policy, optimizer: Optimizer, direction: Gradient, target: Target | None
 ) -> StepReport | None:
-    """Take an optimizer step, which the target policy follows."""
-    report = optimizer.step(policy, given)
+    """Take an optimizer step, followed by the target policy."""
+    report = optimizer.step(policy, direction)
     if target is not None:
         target.follow(policy, optimizer.steps_taken)
     return report
@@ -136,11 +154,15 @@ def step(
 def minibatches(
     estimator: Estimator, batch: Batch, constants: Signals, size: int, rng: np.random.Generator
 ) -> Iterator[tuple[Batch, Signals]]:
-    """Yield the parts of one pass in random order: single steps, or whole episodes of about as many for an estimator that sees them."""
+    """Yield the parts of one pass in random order, `size` steps each.
+
+    For an estimator that sees episodes these are whole episodes of about as many steps.
+    """
     if not estimator.sees_episodes:
         for index in batch.minibatches(size, rng):
             yield batch.steps(index), constants.steps(index)
         return
+    # A part begins with the episode whose last step reaches another multiple of `size`.
     order = rng.permutation(batch.num_episodes)
     full = batch.episode_lengths[order].cumsum() // size
     for index in np.split(order, np.flatnonzero(np.diff(full)) + 1):

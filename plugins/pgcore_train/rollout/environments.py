@@ -1,4 +1,4 @@
-"""Gymnasium environments side by side, and the networks and heads that their spaces ask for."""
+"""Gymnasium environments side by side, with checked spaces."""
 
 from __future__ import annotations
 
@@ -17,63 +17,74 @@ from pgcore.validation.arrays import Array
 __all__ = ["Actions", "Environments", "make_environments"]
 
 Step = tuple[Array, Array, Array, Array]
-# What heads there are for.
+# The spaces of actions that the built-in heads cover.
 Actions = Box | Discrete | MultiBinary | MultiDiscrete
 
 
 class Environments:
-    """`N` environments that step together and are reset only when told to.
+    """`N` environments that step together and are reset by the caller alone.
 
-    Gymnasium's own autoreset is off. NEXT_STEP makes the step after an end a reset, which is no data; SAME_STEP hands out the
-    last observation by reference after the reset, and an environment that reuses its buffer has overwritten it by then.
+    Gymnasium's autoreset is off. NEXT_STEP makes the step after an end a reset, which is no data.
+    SAME_STEP hands out the last observation by reference after the reset, and an environment that
+    reuses its buffer has overwritten it by then.
 
-    Discrete observations and actions are numbered from 0 here, whatever their space says, and real actions are clipped to
-    their space on the way in, or scaled to it from (-1, 1). Observations are views of a buffer that the next call overwrites.
+    Discrete observations and actions count from 0 here, whatever the space's first number.
+    Continuous actions are clipped to their space on the way in, or scaled to it from (-1, 1).
+    Observations are views of a buffer that the next call overwrites.
 
     Attributes:
         count: N.
-        observations: The space of one environment's observations, `Box` of one dimension or `Discrete`.
-        actions: The space of one environment's actions: `Discrete`, or a `Box`, `MultiDiscrete` or `MultiBinary` of one dimension.
+        observations: Space of one environment's observations, `Discrete` or `Box` of one dimension.
+        actions: Space of one environment's actions: `Discrete`, or a `Box`, `MultiDiscrete` or
+            `MultiBinary` of one dimension.
     """
 
     def __init__(self, vector: SyncVectorEnv) -> None:
-        """Take over a vector of environments that was made with `AutoresetMode.DISABLED`.
+        """Take over a vector of environments with `AutoresetMode.DISABLED`.
 
         Raises:
-            UnsupportedEnvironmentError: the vector resets by itself, or a space has no network or no head here.
+            UnsupportedEnvironmentError: the vector has another mode, or a space has no network or
+                no head here.
         """
         if vector.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
             raise UnsupportedEnvironmentError(
-                f"Environments: expected AutoresetMode.DISABLED, got {vector.metadata['autoreset_mode']}; make the vector with that mode"
+                "Environments: expected AutoresetMode.DISABLED, got "
+                f"{vector.metadata['autoreset_mode']}; make the vector with that mode"
             )
         self._vector = vector
         self.count = vector.num_envs
         self.observations = check_observations(vector.single_observation_space)
         self.actions = check_actions(vector.single_action_space)
-        self._first_state = (
-            int(self.observations.start) if isinstance(self.observations, Discrete) else 0
-        )
+        space = self.observations
+        self._first_state = int(space.start) if isinstance(space, Discrete) else 0
 
     def reset(self, seed: Sequence[int] | None = None) -> Array:
         """Start an episode in every environment; return [N, ...] observations.
 
         Args:
-            seed: N seeds, or None to go on with the random numbers there are.
+            seed: N seeds, or None to continue the random numbers of before.
         """
         observations, _ = self._vector.reset(seed=None if seed is None else list(seed))
         return self._observed(observations)
 
     def restart(self, ended: Array) -> Array:
-        """Start an episode where the [N] bool mask says so, one environment at least; return all [N, ...] observations."""
+        """Start an episode in some environments; return all [N, ...] observations.
+
+        Args:
+            ended: [N] bool. True for at least one environment to start.
+        """
         observations, _ = self._vector.reset(options={"reset_mask": ended})
         return self._observed(observations)
 
     def step(self, actions: Array, *, bounded: bool = False) -> Step:
-        """Take a step everywhere; return observations, rewards, terminated and truncated, [N, ...] each.
+        """Take one step in every environment.
 
         Args:
-            actions: [N] or [N, n] integers, or [N, n] real numbers.
-            bounded: Real actions lie in [-1, 1], and are scaled to the space's bounds.
+            actions: [N] or [N, n] integers, or [N, n] continuous actions.
+            bounded: Whether continuous actions lie in [-1, 1], to be scaled to the space's bounds.
+
+        Returns:
+            Observations, rewards, terminated and truncated, [N, ...] each.
         """
         space = self.actions
         if isinstance(space, Discrete):
@@ -81,6 +92,7 @@ class Environments:
         elif isinstance(space, Box):
             if bounded:
                 actions = space.low + 0.5 * (actions + 1.0) * (space.high - space.low)
+            # A Gaussian's tails leave the space; its log-probability stays the unclipped action's.
             native = np.clip(actions, space.low, space.high).astype(space.dtype)
         else:
             first = space.start if isinstance(space, MultiDiscrete) else 0
@@ -107,22 +119,25 @@ def make_environments(
         arguments: Keyword arguments for each environment.
 
     Raises:
-        UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces are not supported.
+        UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces
+            are not supported.
     """
-    given = dict(arguments or {})
+    keywords = dict(arguments or {})
     try:
+        # One process: the policy's batch is the parallel part. No copies: `Rollouts` makes them.
         vector = gymnasium.make_vec(
             name,
             count,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED, "copy": False},
             disable_env_checker=True,
-            **given,
+            **keywords,
         )
     except gymnasium.error.UnregisteredEnv as error:
         raise UnsupportedEnvironmentError(
             f"environment: expected a known name, got {name!r}; {suggestion(name)}"
         ) from error
+    # Gymnasium's other errors explain themselves.
     except gymnasium.error.Error as error:
         raise UnsupportedEnvironmentError(
             f"environment {name!r}: expected one that can be made, got: {error}"
@@ -131,13 +146,16 @@ def make_environments(
         if ":" not in name:
             raise
         raise UnsupportedEnvironmentError(
-            f"environment: expected module:name with a module that can be imported, got {name!r} ({error})"
+            "environment: expected module:name with a module that can be imported, "
+            f"got {name!r} ({error})"
         ) from error
     except TypeError as error:
-        if not given:
+        # Without arguments the mistake is inside the environment, where its author needs the trace.
+        if not keywords:
             raise
         raise UnsupportedEnvironmentError(
-            f"environment {name!r}: expected keyword arguments that it takes, got {', '.join(given)} ({error}); correct section `environment`"
+            f"environment {name!r}: expected keyword arguments that it takes, "
+            f"got {', '.join(keywords)} ({error}); correct section `environment`"
         ) from error
     assert isinstance(vector, SyncVectorEnv)
     return Environments(vector)
@@ -145,22 +163,22 @@ def make_environments(
 
 def suggestion(name: str) -> str:
     """Return the registered names near to a name, then all of them."""
-    known = sorted(gymnasium.registry)
-    folded = {each.casefold(): each for each in known}
-    near = [
-        folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-    ]
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+    names = sorted(gymnasium.registry)
+    # Case is the commonest mistake: Cartpole for CartPole.
+    folded = {entry.casefold(): entry for entry in names}
+    matches = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    near = " or ".join(repr(folded[match]) for match in matches)
+    hint = f"did you mean {near}? " if near else ""
+    return f"{hint}known: {', '.join(names)}"
 
 
 def check_observations(space: Space[Any]) -> Box | Discrete:
-    """Return the space, or raise UnsupportedEnvironmentError unless a network takes its elements."""
+    """Return the space, or raise UnsupportedEnvironmentError unless a network takes it."""
     if isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) == 1):
         return space
     raise UnsupportedEnvironmentError(
-        f"observation space: expected Discrete or a Box of one dimension, got {space}; register the environment wrapped in "
-        "gymnasium.wrappers.FlattenObservation"
+        f"observation space: expected Discrete or a Box of one dimension, got {space}; "
+        "register the environment wrapped in gymnasium.wrappers.FlattenObservation"
     )
 
 
@@ -168,10 +186,12 @@ def check_actions(space: Space[Any]) -> Actions:
     """Return the space, or raise UnsupportedEnvironmentError unless a head covers it."""
     if isinstance(space, Discrete):
         return space
-    numbers = not isinstance(space, Box) or space.dtype.kind == "f"
-    if isinstance(space, Box | MultiBinary | MultiDiscrete) and len(space.shape) == 1 and numbers:
+    # A Box of integers has no head: a density is no probability of a number.
+    fits = not isinstance(space, Box) or space.dtype.kind == "f"
+    if isinstance(space, Box | MultiBinary | MultiDiscrete) and len(space.shape) == 1 and fits:
         return space
     raise UnsupportedEnvironmentError(
-        f"action space: expected Discrete, or MultiDiscrete, MultiBinary or a Box of real numbers of one dimension, got {space}; register "
-        "the environment wrapped in a gymnasium.ActionWrapper that offers one of them"
+        "action space: expected Discrete, or MultiDiscrete, MultiBinary or a Box of real numbers "
+        f"of one dimension, got {space}; "
+        "register the environment wrapped in a gymnasium.ActionWrapper that offers one of them"
     )

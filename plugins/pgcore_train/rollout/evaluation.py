@@ -21,14 +21,17 @@ def evaluate(
     normalise: Callable[[Array], Array] | None = None,
     limit: int,
 ) -> Array:
-    """Play one episode in each environment and return their [N] float64 undiscounted returns, environment units.
+    """Play one episode in each environment and return their undiscounted returns.
 
     Args:
         policy: Plays the mode of its action distribution; not changed.
         environments: `N` of them.
         seeds: One for each.
-        normalise: What observations go through on their way to the policy; its statistics are not changed.
-        limit: Steps of an episode to play at most; one that goes on counts with what it has by then.
+        normalise: Applied to observations before the policy, with fixed statistics; or None.
+        limit: Largest number of steps; a longer episode counts with its return so far.
+
+    Returns:
+        [N] float64, environment units.
     """
     observations, head = environments.reset(seeds), policy.spec.head
     returns, playing = np.zeros(environments.count), np.ones(environments.count, np.bool_)
@@ -36,10 +39,11 @@ def evaluate(
         if not playing.any():
             break
         seen = observations if normalise is None else normalise(observations)
-        given = head.environment_actions(policy.mode(seen))
+        actions = head.environment_actions(policy.mode(seen))
         observations, rewards, terminated, truncated = environments.step(
-            given, bounded=head.bounded
+            actions, bounded=head.bounded
         )
+        # An environment that is done plays on beside the others, and no longer counts.
         returns += np.where(playing, rewards, 0.0)
         ended = terminated | truncated
         playing &= ~ended

@@ -1,4 +1,4 @@
-"""Exploration: an epsilon-greedy policy that plays at random at first and by and by as its head says."""
+"""Exploration: an epsilon-greedy behaviour policy whose epsilon falls to its head's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Actor", "Exploration"]
 
 
 class Actor(Protocol):
-    """What plays a rollout: a policy, or one that explores more."""
+    """A behaviour policy: the policy in training, or one that explores more."""
 
     @property
     def spec(self) -> PolicySpec:
-        """The policy's architecture, whose head says what its actions mean."""
+        """The policy's architecture, with the head that its actions are for."""
         ...
 
     def act(self, observations: Array, rng: np.random.Generator, /) -> tuple[Array, Array]:
@@ -29,12 +29,12 @@ class Actor(Protocol):
 
 
 class Exploration:
-    """Plays an epsilon-greedy policy with an epsilon that falls linearly to its head's own, and stays there.
+    """An epsilon-greedy behaviour policy: epsilon falls linearly to its head's, and stays there.
 
-    The head is part of the policy and does not change, so what is saved and evaluated is the policy at the end of the fall.
+    The policy and its head do not change, so a saved or evaluated policy is the one after the fall.
 
     Attributes:
-        epsilon: The current one, as `EpsilonGreedy` counts it: the probability of an action other than the greedy one.
+        epsilon: The current probability of an action other than the greedy one.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Exploration:
         """Start with the first epsilon.
 
         Args:
-            policy: Whose greedy actions are played, with its current parameters.
+            policy: Gives the greedy actions, by its current parameters.
             head: The policy's.
             initial: First epsilon; None draws all actions with the same probability.
             steps: Environment steps until epsilon is the head's; 0 starts with that.
@@ -52,6 +52,7 @@ class Exploration:
             SpecError: `EpsilonGreedy` cannot take the first epsilon.
         """
         self._policy, self._last, self._steps = policy, head, steps
+        # The largest epsilon there is: all actions are equally probable.
         uniform = (head.n - 1) / head.n
         self._first = EpsilonGreedy(head.n, uniform if initial is None else initial)
         self._head = self.at(0)
@@ -67,10 +68,10 @@ class Exploration:
         return self._head.epsilon
 
     def at(self, steps: int) -> EpsilonGreedy:
-        """Set and return the head that plays after a number of environment steps."""
+        """Set and return the behaviour policy's head after a number of environment steps."""
         left = max(0.0, 1.0 - steps / self._steps) if self._steps else 0.0
         first, last = self._first.epsilon, self._last.epsilon
-        # Rounding must not carry it beyond both, where there may be no such head.
+        # Rounding must not carry epsilon above both ends: the first may be the largest there is.
         epsilon = min(last + left * (first - last), max(first, last))
         self._head = EpsilonGreedy(self._last.n, epsilon) if left else self._last
         return self._head
@@ -79,6 +80,7 @@ class Exploration:
         """See `Policy.act`; the log-probabilities are those under the current epsilon."""
         greedy = self._policy.mode(observations)
         values = (np.arange(self._head.n) == greedy[:, None]).astype(np.float64)
+        # One for the greedy action and 0 for the others is an action value with that very mode.
         distribution = self._head.distribution(host, values, {}, None)
         actions = self._head.sample(distribution, rng)
         return actions, self._head.log_prob(host, distribution, actions)

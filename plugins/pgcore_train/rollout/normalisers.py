@@ -5,71 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from gymnasium.wrappers.utils import RunningMeanStd
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["ObservationNormaliser", "RewardNormaliser", "RunningMoments"]
+__all__ = ["Normaliser", "ObservationNormaliser", "RewardNormaliser"]
 
-# Normalised values are clipped to this, as Baselines and its successors do.
+# Bound of normalised values, in standard deviations, as in OpenAI Baselines and its successors.
 LIMIT = 10.0
+# Added to a variance, in squared input units, so that a constant input divides by no zero.
 EPS = 1e-8
 
 
-class RunningMoments:
-    """Mean and variance of everything seen so far, merged a batch at a time.
+class Normaliser:
+    """Running mean and biased variance of [n, K] rows, which a checkpoint can hold.
 
     Attributes:
-        count: Rows seen.
-        mean: [K] float64, 0 before the first row.
-        squares: [K] float64. Sum of squared deviations from the mean.
-
-    Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+        moments: Gymnasium's, [K] float64. Mean 0 and variance 1 before the first row.
     """
 
     def __init__(self, width: int) -> None:
-        """Start from nothing seen."""
-        self.count = 0
-        self.mean = np.zeros(width)
-        self.squares = np.zeros(width)
+        """Start without rows, `width` columns wide."""
+        # Gymnasium counts 1e-4 of a row beforehand, which would leave its mark on small variances.
+        self.moments = RunningMeanStd(epsilon=0, shape=(width,))
 
-    @property
-    def variance(self) -> Array:
-        """[K] float64. Biased variance; 1 before the first row, so that dividing by its root changes nothing."""
-        return self.squares / self.count if self.count else np.ones_like(self.squares)
-
-    def update(self, rows: Array) -> None:
+    def take(self, rows: Array) -> None:
         """Take in [n, K] numbers, n at least 1."""
-        count, mean = len(rows), rows.mean(axis=0, dtype=np.float64)
-        total = self.count + count
-        difference = mean - self.mean
-        self.squares += ((rows - mean) ** 2).sum(axis=0) + difference * difference * (
-            self.count * count / total
-        )
-        self.mean += difference * (count / total)
-        self.count = total
+        # Gymnasium would average float32 rows in float32.
+        self.moments.update(rows.astype(np.float64, copy=False))
 
     def state(self) -> dict[str, Array]:
-        """Return the arrays that `load` takes."""
-        return {"count": np.array([self.count]), "mean": self.mean, "squares": self.squares}
+        """Return the arrays that `load` takes, copies of the current ones."""
+        moments = self.moments
+        return {
+            "count": np.array([moments.count]),
+            "mean": moments.mean.copy(),
+            # The file's format asks for the sum of squares; the variance makes the way back exact.
+            "squares": moments.var * moments.count,
+            "variance": moments.var.copy(),
+        }
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """Go on from what `state` returned."""
-        self.count, self.mean, self.squares = (
-            int(state["count"][0]),
-            state["mean"].copy(),
-            state["squares"].copy(),
-        )
+        """Continue from a state that `state` returned; `variance` may be missing."""
+        count = int(state["count"][0])
+        variance = state["variance"] if "variance" in state else state["squares"] / max(count, 1)
+        self.moments.count, self.moments.mean = count, state["mean"].copy()
+        # Without rows the sum of squares is 0, and the variance still 1.
+        self.moments.var = variance.copy() if count else np.ones_like(variance)
 
 
-class ObservationNormaliser:
-    """Gives observations a mean of 0 and a standard deviation of 1, by what was seen before the current rollout.
+class ObservationNormaliser(Normaliser):
+    """Gives observations mean 0 and standard deviation 1, by the steps before the current rollout.
 
-    The statistics stand still during a rollout, so that all its steps see the same observations in the same way.
+    The statistics stand still during a rollout, so that all its steps are normalised alike.
     """
 
     def __init__(self, width: int) -> None:
-        """Start from nothing seen: the first rollout's observations stay as they are."""
-        self.moments = RunningMoments(width)
+        """Start without rows: the first rollout's observations stay as they are."""
+        super().__init__(width)
         self._settle()
 
     def __call__(self, observations: Array) -> Array:
@@ -78,33 +71,33 @@ class ObservationNormaliser:
 
     def update(self, observations: Array) -> None:
         """Take in the [B, O] raw observations of a rollout."""
-        self.moments.update(observations)
+        self.take(observations)
         self._settle()
 
     def load(self, state: Mapping[str, Array]) -> None:
-        """See `RunningMoments.load`."""
-        self.moments.load(state)
+        """See `Normaliser.load`."""
+        super().load(state)
         self._settle()
 
     def _settle(self) -> None:
-        self._mean = self.moments.mean.copy()
-        self._scale = 1.0 / np.sqrt(self.moments.variance + EPS)
+        self._mean = self.moments.mean
+        self._scale = 1.0 / np.sqrt(self.moments.var + EPS)
 
 
-class RewardNormaliser:
-    """Divides rewards by the running standard deviation of the discounted sum of past rewards; the mean is left alone.
+class RewardNormaliser(Normaliser):
+    """Divides rewards by the running standard deviation of the discounted sum of past rewards.
 
-    A rollout's rewards are taken in first and then all divided by one number.
+    The mean is left alone. A rollout's rewards are taken in first, then all divided by one number.
     """
 
     def __init__(self, envs: int, gamma: float) -> None:
-        """Start from nothing seen.
+        """Start without rewards.
 
         Args:
             envs: N.
             gamma: Discount in [0, 1].
         """
-        self.moments = RunningMoments(1)
+        super().__init__(1)
         self._gamma = gamma
         self._sums = np.zeros(envs)
 
@@ -112,20 +105,17 @@ class RewardNormaliser:
         """Return [N, T] rewards of one rollout, scaled and clipped to +-10.
 
         Args:
-            rewards: [N, T] float64, in the order of time, going on where the last call ended.
+            rewards: [N, T] float64, in the order of time, following the last call's.
             ended: [N, T] bool. Whether an episode ended at the step.
         """
         sums = np.empty_like(rewards)
         for t in range(rewards.shape[1]):
             self._sums = self._gamma * self._sums + rewards[:, t]
             sums[:, t] = self._sums
+            # The sum includes the last step's reward before the next episode starts from 0.
             self._sums[ended[:, t]] = 0.0
-        self.moments.update(sums.reshape(-1, 1))
-        return np.clip(rewards / np.sqrt(self.moments.variance[0] + EPS), -LIMIT, LIMIT)
-
-    def load(self, state: Mapping[str, Array]) -> None:
-        """See `RunningMoments.load`."""
-        self.moments.load(state)
+        self.take(sums.reshape(-1, 1))
+        return np.clip(rewards / np.sqrt(self.moments.var[0] + EPS), -LIMIT, LIMIT)
 
     def restart(self) -> None:
         """Forget the sums of episodes that were broken off."""

@@ -1,4 +1,4 @@
-"""Rollouts: what a policy does in the environments, as batches."""
+"""Rollouts: a policy's steps in the environments, as batches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ __all__ = ["Rollout", "Rollouts"]
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One batch and what is worth reporting of it; `F` episodes finished.
+    """One batch, with the `F` episodes that finished in it.
 
     Attributes:
-        batch: Each environment's steps in the order of time, one environment after the other. Episodes that the rollout's
-            end cut off are not terminated, and go on in the next rollout.
-        steps: Environment steps taken, the discarded ones of whole-episode rollouts included.
-        returns: [F] float64. Undiscounted returns of the episodes that finished, in the order of time, environment units.
-        finished_at: [F] integer. Environment steps taken when each of them had finished.
+        batch: Each environment's steps in the order of time, one environment after the other.
+            Episodes at the rollout's end are truncated there, and continue in the next rollout.
+        steps: Environment steps, the discarded ones of whole-episode rollouts included.
+        returns: [F] float64. Undiscounted returns of the finished episodes in the order of time,
+            environment units.
+        finished_at: [F] integer. Environment steps of the rollout at each one's end.
     """
 
     batch: Batch
@@ -35,7 +36,7 @@ class Rollout:
 
 
 class Rollouts:
-    """Plays a policy in environments that go on from one rollout to the next.
+    """Plays a policy in environments that continue from one rollout to the next.
 
     Attributes:
         observations: Normalises observations, or None.
@@ -57,7 +58,7 @@ class Rollouts:
         Args:
             environments: `N` of them.
             policy: Chooses the actions with its current parameters.
-            rng: Where actions come from.
+            rng: Source of the actions.
             seeds: One for each environment.
             observations: Normalises observations.
             rewards: Normalises rewards.
@@ -66,49 +67,53 @@ class Rollouts:
         self._environments, self._policy, self._rng = environments, policy, rng
         self._current = environments.reset(seeds)
         self._fresh = True
+        # Undiscounted returns so far of the episodes that the last rollout truncated.
         self._carried = np.zeros(environments.count)
 
     def steps(self, length: int) -> Rollout:
-        """Return the next `length` steps of every environment, episodes cut where the rollout ends."""
+        """Return the next `length` steps of every environment, the last episodes truncated."""
         trace = _Trace(self._environments.count)
         for _ in range(length):
             self._step(trace)
         return self._rollout(trace, np.full(self._environments.count, length))
 
     def episodes(self, number: int, limit: int) -> Rollout:
-        """Return `number` whole episodes of every environment, all started anew; they are one group.
+        """Return `number` whole episodes of every environment, all started anew, as one group.
 
-        The same number from each, so that short episodes are no likelier to be in than long ones; what an environment plays
-        on while others finish is left out.
+        The same number from each, so that short episodes are no likelier than long ones. Steps of
+        an environment beyond its last episode, while others finish, are discarded.
 
         Args:
             number: At least 1.
-            limit: Environment steps to take at most, all environments together.
+            limit: Largest number of environment steps, all environments together.
 
         Raises:
             UnsupportedEnvironmentError: the limit was reached.
         """
+        count = self._environments.count
         if not self._fresh:
-            self._current = self._environments.reset()
-            self._carried[:] = 0.0
-            if self.rewards is not None:
-                self.rewards.restart()
-        trace = _Trace(self._environments.count)
-        kept, finished = (
-            np.zeros(self._environments.count, np.intp),
-            np.zeros(self._environments.count, np.intp),
-        )
-        while not kept.all():
+            self._restart()
+        trace = _Trace(count)
+        lengths, finished = np.zeros(count, np.intp), np.zeros(count, np.intp)
+        while not lengths.all():
             if trace.steps >= limit:
                 raise UnsupportedEnvironmentError(
-                    f"whole episodes: expected {number} from each of {self._environments.count} environments within {limit} steps, got "
-                    f"{int(finished.min())} from one; give the environment a time limit, or choose an estimator that takes cut episodes"
+                    f"whole episodes: expected {number} from each of {count} environments within "
+                    f"{limit} steps, got {int(finished.min())} from one; give the environment a "
+                    "time limit, or choose an estimator that takes truncated episodes"
                 )
             ended = self._step(trace)
             finished += ended
-            kept[ended & (finished == number)] = len(trace.rewards)
-        # All start alike, so that every one of them may be compared with every other.
-        return self._rollout(trace, kept, group=np.zeros(kept.sum(), np.intp))
+            lengths[ended & (finished == number)] = len(trace.rewards)
+        # All start alike, so any two of them may be compared.
+        return self._rollout(trace, lengths, group=np.zeros(lengths.sum(), np.intp))
+
+    def _restart(self) -> None:
+        """Start an episode in every environment and forget the unfinished ones."""
+        self._current = self._environments.reset()
+        self._carried[:] = 0.0
+        if self.rewards is not None:
+            self.rewards.restart()
 
     def _step(self, trace: _Trace) -> Array:
         """Take one step in every environment; return [N] whether its episode ended."""
@@ -116,76 +121,88 @@ class Rollouts:
         seen = self._current if self.observations is None else self.observations(self._current)
         actions, log_probs = self._policy.act(seen, self._rng)
         trace.before(self._current, seen, actions, log_probs)
+
+        # The batch has the head's own actions, the environment those of its space.
         head = self._policy.spec.head
-        given = head.environment_actions(actions)
         following, rewards, terminated, truncated = self._environments.step(
-            given, bounded=head.bounded
+            head.environment_actions(actions), bounded=head.bounded
         )
         ended = terminated | truncated
         trace.after(rewards, terminated, ended)
         if ended.any():
+            # The next observation is overwritten by the restart, and is needed to bootstrap.
             for environment in np.flatnonzero(ended):
                 trace.finals[environment].append(following[environment].copy())
             following = self._environments.restart(ended)
         self._current = following
         return ended
 
-    def _rollout(self, trace: _Trace, kept: Array, **extras: Array) -> Rollout:
-        """Return the batch of each environment's first `kept` steps, at least 1, with extras of these."""
-        taken = _Selection(kept, len(trace.rewards))
+    def _rollout(self, trace: _Trace, lengths: Array, **extras: Array) -> Rollout:
+        """Return the rollout of each environment's first steps.
+
+        Args:
+            trace: T steps of N environments.
+            lengths: [N] integer in [1, T].
+            extras: [B] values of those steps.
+        """
+        select = _Selection(lengths, len(trace.rewards))
         rewards, ended = np.stack(trace.rewards, axis=1), np.stack(trace.ended, axis=1)
         scaled = rewards if self.rewards is None else self.rewards(rewards, ended)
-        ended = taken(ended)
-        last = kept.cumsum() - 1
+
+        # An episode ends where the environment says so, and at each environment's last step.
+        ended = select(ended)
+        last = lengths.cumsum() - 1
         boundary = ended.copy()
         boundary[last] = True
         ends = np.flatnonzero(boundary)
-        final = self._finals(trace, taken, ended, last)
+        final = self._finals(trace, lengths, ended, last)
         batch = Batch(
-            observations=taken(np.stack(trace.seen, axis=1)),
-            actions=taken(np.stack(trace.actions, axis=1)),
-            rewards=taken(scaled),
+            observations=select(np.stack(trace.seen, axis=1)),
+            actions=select(np.stack(trace.actions, axis=1)),
+            rewards=select(scaled),
             episode_lengths=np.diff(ends, prepend=-1),
-            terminated=taken(np.stack(trace.terminated, axis=1))[ends],
+            terminated=select(np.stack(trace.terminated, axis=1))[ends],
             final_observations=final if self.observations is None else self.observations(final),
-            log_probs=taken(np.stack(trace.log_probs, axis=1)),
+            log_probs=select(np.stack(trace.log_probs, axis=1)),
             extras=extras,
         )
+        # After the batch, so that its last observations are normalised as its first ones.
         if self.observations is not None:
-            self.observations.update(taken(np.stack(trace.raw, axis=1)))
-        returns = self._returns(taken(rewards), ends, last, ended)
-        whole = ended[ends]
-        at = (ends - np.repeat(last - kept + 1, np.diff(np.searchsorted(ends, last), prepend=-1)))[
-            whole
-        ]
-        order = np.argsort(at, kind="stable")
-        return Rollout(
-            batch, trace.steps, returns[whole][order], (at[order] + 1) * self._environments.count
-        )
+            self.observations.update(select(np.stack(trace.raw, axis=1)))
 
-    def _finals(self, trace: _Trace, taken: _Selection, ended: Array, last: Array) -> Array:
-        """Return [E, ...] raw observations: what followed each episode's last step, environment by environment."""
+        # Episodes are reported in the order of time, not environment by environment.
+        returns = self._returns(select(rewards), ends, last, ended)
+        whole = ended[ends]
+        per_environment = np.diff(np.searchsorted(ends, last), prepend=-1)
+        at = (ends - np.repeat(last - lengths + 1, per_environment))[whole]
+        order = np.argsort(at, kind="stable")
+        finished_at = (at[order] + 1) * self._environments.count
+        return Rollout(batch, trace.steps, returns[whole][order], finished_at)
+
+    def _finals(self, trace: _Trace, lengths: Array, ended: Array, last: Array) -> Array:
+        """Return [E, ...] raw observations after each episode's last step.
+
+        Args:
+            trace: All steps.
+            lengths: [N] integer, steps of each environment.
+            ended: [B] bool, of those steps.
+            last: [N] integer, index in [0, B) of each environment's last step.
+        """
         finals: list[Array] = []
-        for environment, own in enumerate(trace.finals):
-            finals += own[
-                : int(
-                    np.count_nonzero(
-                        ended[
-                            last[environment] - taken.kept[environment] + 1 : last[environment] + 1
-                        ]
-                    )
-                )
-            ]
-            if not ended[last[environment]]:
+        for environment, observations in enumerate(trace.finals):
+            end = last[environment]
+            episodes = np.count_nonzero(ended[end - lengths[environment] + 1 : end + 1])
+            # Later ones belong to discarded steps.
+            finals += observations[: int(episodes)]
+            if not ended[end]:
                 finals.append(self._current[environment].copy())
         return np.stack(finals)
 
     def _returns(self, rewards: Array, ends: Array, last: Array, ended: Array) -> Array:
-        """Return [E] sums of rewards, with what earlier rollouts carried over; carry on what did not end."""
+        """Return [E] returns, earlier rollouts' part included; carry on those of open episodes."""
         returns = np.add.reduceat(rewards, np.append(0, ends[:-1] + 1))
-        final = np.searchsorted(
-            ends, last
-        )  # each environment's last episode; the next one is the next environment's first
+        # Each environment's last episode; the one after it is the next environment's first.
+        final = np.searchsorted(ends, last)
         returns[np.append(0, final[:-1] + 1)] += self._carried
         self._carried = np.where(ended[last], 0.0, returns[final])
         return returns
@@ -194,10 +211,11 @@ class Rollouts:
 class _Selection:
     """Each environment's first steps of a trace, one environment after the other."""
 
-    def __init__(self, kept: Array, length: int) -> None:
-        """Keep how many of the `length` steps each environment is to have, [N]."""
-        self.kept = kept
-        self._mask = None if (kept == length).all() else np.arange(length) < kept[:, None]
+    def __init__(self, lengths: Array, length: int) -> None:
+        """Select the first `lengths`, [N], of `length` steps."""
+        # Without a mask no copy is needed, as in every rollout that is not of whole episodes.
+        whole = (lengths == length).all()
+        self._mask = None if whole else np.arange(length) < lengths[:, None]
 
     def __call__(self, array: Array) -> Array:
         """Return [B, ...], read-only, of [N, T, ...]; the array is given up."""
@@ -207,10 +225,11 @@ class _Selection:
 
 
 class _Trace:
-    """What happened, step by step: lists over time of [N, ...] arrays."""
+    """The steps of a rollout: lists over time of [N, ...] arrays."""
 
     def __init__(self, envs: int) -> None:
-        """Start with nothing."""
+        """Start without steps."""
+        # Raw observations are noted only if the policy sees others.
         self.raw: list[Array] = []
         self.seen: list[Array] = []
         self.actions: list[Array] = []
@@ -218,15 +237,16 @@ class _Trace:
         self.rewards: list[Array] = []
         self.terminated: list[Array] = []
         self.ended: list[Array] = []
+        # By environment: the observation after each of its episodes.
         self.finals: list[list[Array]] = [[] for _ in range(envs)]
 
     @property
     def steps(self) -> int:
-        """Environment steps taken."""
+        """Environment steps in it."""
         return len(self.rewards) * len(self.finals)
 
     def before(self, raw: Array, seen: Array, actions: Array, log_probs: Array) -> None:
-        """Note what was observed and done; `raw` is a view that is about to be overwritten."""
+        """Note observations and actions; `raw` is a view that is about to be overwritten."""
         if seen is raw:
             seen = raw.copy()
         else:
@@ -236,7 +256,7 @@ class _Trace:
         self.log_probs.append(log_probs)
 
     def after(self, rewards: Array, terminated: Array, ended: Array) -> None:
-        """Note what came of it."""
+        """Note the outcome, [N] each."""
         self.rewards.append(rewards)
         self.terminated.append(terminated)
         self.ended.append(ended)

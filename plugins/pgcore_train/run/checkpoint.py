@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, in one safetensors file."""
+"""Checkpoints: the state of a run in one safetensors file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ from pgcore_train.run.history import History
 
 __all__ = ["Checkpoint", "generator_state", "load_checkpoint", "restore_generator"]
 
+# Marks the file in its metadata, so that a saved policy is no checkpoint by mistake.
 FORMAT = "pgcore.checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A run's state between two updates. Environments cannot be saved: a resumed run starts new episodes in them.
+    """A run's state between two updates.
+
+    Environments cannot be saved: a resumed run starts new episodes in them.
 
     Attributes:
         config: The run's configuration as plain data.
         policy: Parameters by canonical name.
-        optimizer: What `Optimizer.state` returned.
-        optimizer_steps: How many steps it has taken.
+        optimizer: From `Optimizer.state`.
+        optimizer_steps: Number of its steps.
         estimator: Fields of the estimator that its `adapted` changed.
         normalisers: State of each normaliser by name.
         random: State of the random generator, arrays by name.
         history: Counters and finished episodes.
-        replay: State of the replay buffer; empty where there is none.
-        target: Parameters of the target policy by canonical name; empty where there is none.
+        replay: State of the replay buffer; empty for none.
+        target: Parameters of the target policy by canonical name; empty for none.
     """
 
     config: Layer
@@ -70,11 +73,10 @@ class Checkpoint:
             },
             **{f"normaliser.{name}": state for name, state in self.normalisers.items()},
         }
-        arrays = {
-            f"{group}:{name}": value
-            for group, values in groups.items()
-            for name, value in values.items()
-        }
+        # A safetensors file is flat: groups become prefixes.
+        arrays: dict[str, Array] = {}
+        for group, values in groups.items():
+            arrays |= {f"{group}:{name}": value for name, value in values.items()}
         counters = {
             "updates": history.updates,
             "steps": history.steps,
@@ -96,11 +98,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     file = Path(path)
     if file.is_dir():
         file /= "checkpoint.safetensors"
+    # An empty group has no prefix in the file, hence `get` below.
     arrays, metadata = files.read(file, FORMAT)
     groups: dict[str, dict[str, Array]] = {}
     for name, value in arrays.items():
         group, _, key = name.partition(":")
         groups.setdefault(group, {})[key] = value
+    normalisers: dict[str, dict[str, Array]] = {}
+    for group, state in groups.items():
+        if group.startswith("normaliser."):
+            normalisers[group.partition(".")[2]] = state
+    # The metadata says `FORMAT`, so a part that lacks or does not parse is another version's.
     try:
         counters = json.loads(metadata["counters"])
         episodes = groups["episodes"]
@@ -110,11 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             optimizer=groups.get("optimizer", {}),
             optimizer_steps=counters.pop("optimizer_steps"),
             estimator=json.loads(metadata["estimator"]),
-            normalisers={
-                name.partition(".")[2]: state
-                for name, state in groups.items()
-                if name.startswith("normaliser.")
-            },
+            normalisers=normalisers,
             random=groups["random"],
             history=History(
                 **counters,
@@ -126,26 +130,29 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(
-            f"{file}: expected a checkpoint that this version wrote, got one that lacks {error}; train anew"
+            f"{file}: expected a checkpoint that this version wrote, got one that lacks {error}; "
+            "train anew"
         ) from error
 
 
 def adapted_fields(configured: Estimator, current: Estimator) -> dict[str, float]:
-    """Return the fields in which an estimator differs from the one that was configured."""
+    """Return the current estimator's fields that differ from the configured one's."""
     before, after = vars(configured), vars(current)
-    names = [each.name for each in dataclasses.fields(configured)]  # pyright: ignore[reportArgumentType]
+    instance: Any = configured
+    names = [field.name for field in dataclasses.fields(instance)]
     return {name: after[name] for name in names if before[name] != after[name]}
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Array]:
     """Return the state of a Philox generator as arrays."""
     state: Any = rng.bit_generator.state
-    rest = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
-    return {**state["state"], "buffer": state["buffer"], "rest": np.array(rest, np.uint64)}
+    # Philox's place in its buffer, and the unused half of a 64-bit word.
+    scalars = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
+    return {**state["state"], "buffer": state["buffer"], "rest": np.array(scalars, np.uint64)}
 
 
 def restore_generator(rng: np.random.Generator, arrays: Mapping[str, Array]) -> None:
-    """Make a Philox generator go on from what `generator_state` returned."""
+    """Continue a Philox generator from a state that `generator_state` returned."""
     state: Any = rng.bit_generator.state
     position, has_uint32, uinteger = (int(value) for value in arrays["rest"])
     inner = {"counter": arrays["counter"], "key": arrays["key"]}

@@ -14,17 +14,18 @@ from pgcore.errors import FileError
 
 __all__ = ["RunFolder"]
 
+# First line of `run.toml`: the proof that a folder is a run's and its files may be replaced.
 MARK = "# Written by pgcore train."
 
 
 class RunFolder:
-    """Where a run's results go.
+    """The folder of a run's results.
 
     Attributes:
         config: `run.toml`; `pgcore train --config` repeats the run with it.
         metrics: `metrics.jsonl`, one JSON object a line for each update.
-        checkpoint: `checkpoint.safetensors`, what `pgcore train --resume` goes on from.
-        policy: `policy.safetensors`, what `pgcore.load` takes.
+        checkpoint: `checkpoint.safetensors`; `pgcore train --resume` continues from it.
+        policy: `policy.safetensors`; `pgcore.load` reads it.
         picture: `learning_curve.png`.
         summary: `summary.json`.
     """
@@ -45,14 +46,17 @@ class RunFolder:
 
         Args:
             config: The configuration as TOML.
-            keep: Go on with the metrics that are there, as a resumed run does; else an earlier run's results are removed.
+            keep: Whether to add to the metrics, as a resumed run does, or to remove an earlier
+                run's results.
 
         Raises:
-            FileError: the folder cannot be made or written to, or holds files of these names that are not a pgcore run's.
+            FileError: the folder cannot be made or written to, or holds another program's files of
+                these names.
         """
         try:
             self._check_ours()
             self.path.mkdir(parents=True, exist_ok=True)
+            # The first file to write, so that a read-only folder fails before training.
             files.replace(self.config, f"{MARK}\n\n{config}".encode())
             if not keep:
                 for file in self._results:
@@ -62,7 +66,8 @@ class RunFolder:
             raise
         except OSError as error:
             raise FileError(
-                f"{self.path}: expected a folder to write to, got {error.strerror}; choose one you can write to"
+                f"{self.path}: expected a folder to write to, got {error.strerror}; "
+                "choose one you can write to"
             ) from error
         return self
 
@@ -82,8 +87,9 @@ class RunFolder:
             self._handle = None
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Add a line, which is in the file when this returns; JSON has no NaN or infinity, so these become null."""
+        """Add a line, which is in the file when this returns; NaN and infinity become null."""
         assert self._handle is not None
+        # JSON has no such numbers, and other readers refuse Python's spelling of them.
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._handle.write(json.dumps(line) + "\n")
         self._handle.flush()
@@ -93,11 +99,12 @@ class RunFolder:
         return self.metrics, self.checkpoint, self.policy, self.picture, self.summary
 
     def _check_ours(self) -> None:
-        """Raise FileError where a file that is to be replaced is not a pgcore run's."""
-        found = [file.name for file in (self.config, *self._results) if file.exists()]
-        if not found:
+        """Raise FileError if a file to be replaced is not a pgcore run's."""
+        present = [file.name for file in (self.config, *self._results) if file.exists()]
+        if not present:
             return
         if not self.config.is_file() or not self.config.read_bytes().startswith(MARK.encode()):
             raise FileError(
-                f"{self.path}: expected a new folder or one of a pgcore run, got another program's {found[0]}; choose another"
+                f"{self.path}: expected a new folder or one of a pgcore run, "
+                f"got another program's {present[0]}; choose another"
             )

@@ -1,4 +1,4 @@
-"""What a run has been through so far: counters and finished episodes."""
+"""The history of a run: counters and finished episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgcore_train.rollout.rollouts import Rollout
 
 __all__ = ["WINDOW", "History", "readable", "window_means"]
 
-# Episodes that a mean return is over.
+# Episodes in a mean return, our choice: few enough to follow learning, enough to steady it.
 WINDOW = 20
 
 
@@ -20,11 +20,12 @@ class History:
     """Counters and finished episodes of a run, resumed ones included.
 
     Attributes:
-        updates: Updates made.
-        steps: Environment steps taken, all environments together.
-        seconds: Wall-clock time spent.
-        returns: Undiscounted return of every finished episode, in the order of time, environment units.
-        finished_at: `steps` when each of them had finished.
+        updates: Number of updates.
+        steps: Environment steps, all environments together.
+        seconds: Wall-clock time.
+        returns: Undiscounted return of every finished episode in the order of time, environment
+            units.
+        finished_at: `steps` at the end of each of them.
     """
 
     updates: int = 0
@@ -35,35 +36,37 @@ class History:
 
     def add(self, rollout: Rollout) -> None:
         """Take in a rollout."""
+        # Before `steps` grows: the rollout counts its own steps from 0.
         self.returns += rollout.returns.tolist()
         self.finished_at += (self.steps + rollout.finished_at).tolist()
         self.steps += rollout.steps
 
     @property
     def episodes(self) -> int:
-        """How many episodes finished."""
+        """Number of finished episodes."""
         return len(self.returns)
 
     @property
     def mean_return(self) -> float | None:
-        """Mean return of the last 20 finished episodes, or of all where fewer finished; None before the first."""
+        """Mean return of the last 20 finished episodes, of all if fewer; None before the first."""
         return float(np.mean(self.returns[-WINDOW:])) if self.returns else None
 
     def reached(self, goal: float | None) -> bool:
-        """Return whether there is a goal and the mean return of the last 20 episodes, no fewer, is at least that."""
+        """Return whether the mean return of the last 20 episodes, no fewer, is at least a goal."""
         mean = self.mean_return
-        return (
-            goal is not None and mean is not None and len(self.returns) >= WINDOW and mean >= goal
-        )
+        if goal is None or mean is None or len(self.returns) < WINDOW:
+            return False
+        return mean >= goal
 
 
 def readable(value: float) -> str:
-    """Return a return as people like to read it: a few digits that matter."""
+    """Return an episode's return as text with three or four significant digits."""
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def window_means(returns: Array) -> Array:
-    """Return [F - 19] means of each 20 successive ones of [F] returns, or of all where there are fewer."""
+    """Return [F - 19] means of 20 successive ones of [F] returns, or the mean of fewer."""
     width = min(WINDOW, len(returns))
+    # By differences of sums: linear in F, whatever the width.
     sums = np.concatenate([[0.0], np.cumsum(returns)])
     return (sums[width:] - sums[:-width]) / width

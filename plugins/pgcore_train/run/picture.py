@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
+# Colours for episodes, their mean, the goal and the grid; told apart in print and by most eyes.
 DOTS, LINE, GOAL, GRID = "#9ecae1", "#08519c", "#d94801", "#e5e5e5"
 
 
 def draw(history: History, title: str, goal: float | None) -> bytes:
-    """Return a PNG of each episode's return and the running mean of 20 against environment steps.
+    """Return a PNG of episodes' returns and their running mean against environment steps.
 
     Args:
-        history: What to draw; no episodes give empty axes.
+        history: Its episodes are drawn; none give empty axes.
         title: Above the picture.
         goal: A return to mark, or None.
 
@@ -67,6 +68,7 @@ def _plot_returns(axes: Axes, history: History) -> None:
 def _dress(axes: Axes, title: str) -> None:
     from matplotlib.ticker import FuncFormatter
 
+    # The largest steps reach millions, which the separators make readable.
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")

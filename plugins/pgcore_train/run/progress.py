@@ -12,15 +12,15 @@ from pgcore_train.run.history import readable
 
 __all__ = ["ProgressBar"]
 
-# Drawing takes milliseconds, and nobody reads faster than this.
+# Seconds between two drawings, our choice: one takes milliseconds, and no eye follows faster.
 SECONDS_BETWEEN = 0.1
 
 
 class ProgressBar:
-    """Steps, mean return and steps per second on stderr, where that is a terminal; nothing at all elsewhere."""
+    """Steps, mean return and steps per second on stderr; nothing unless that is a terminal."""
 
     def __init__(self, total: int, done: int) -> None:
-        """Prepare a bar of `total` environment steps, of which `done` are from before."""
+        """Prepare a bar of `total` environment steps, `done` of them by an earlier run."""
         self._total, self._done = total, done
         self._bar: Any = None
         self._task: Any = None
@@ -31,6 +31,7 @@ class ProgressBar:
         """Show the bar."""
         if not sys.stderr.isatty():
             return self
+        # Not at the top: most runs in scripts have no terminal.
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -40,6 +41,7 @@ class ProgressBar:
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
             TextColumn("{task.fields[figures]}"),
             console=Console(stderr=True),
+            # On this thread: one of its own would take the processor from training.
             auto_refresh=False,
         )
         self._bar.start()
@@ -66,14 +68,20 @@ class ProgressBar:
         mean_return: float | None,
         metrics: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Move the bar to that many steps, with a trust region's step where the metrics have one; drawn at most ten times a second."""
+        """Move the bar; it is drawn at most ten times a second.
+
+        Args:
+            steps: Environment steps so far.
+            mean_return: Environment units, or None.
+            metrics: Of the update; those of an optimizer's `StepReport` are shown.
+        """
         if self._bar is None:
             return
         now = time.perf_counter()
         rate = (steps - self._done) / max(now - self._started, 1e-9)
-        mean = (
-            "no episode finished" if mean_return is None else f"mean return {readable(mean_return)}"
-        )
+        mean = "no episode finished"
+        if mean_return is not None:
+            mean = f"mean return {readable(mean_return)}"
         self._bar.update(
             self._task,
             completed=min(steps, self._total),
@@ -85,12 +93,12 @@ class ProgressBar:
 
 
 def step_text(metrics: Mapping[str, float]) -> str:
-    """Return what a trust region says of its last step; empty for a first-order one."""
+    """Return a text of the last step's `StepReport` among metrics; empty without one."""
     if "step_kl" not in metrics:
         return ""
     if not metrics["step_accepted"]:
         return "  step refused"
     return (
-        f"  KL {metrics['step_kl']:.2g}, step {metrics['step_size']:.2g}, CG {metrics['cg_iterations']:.0f}, "
-        f"line search {metrics['line_search_steps']:.0f}"
+        f"  KL {metrics['step_kl']:.2g}, step {metrics['step_size']:.2g}, "
+        f"CG {metrics['cg_iterations']:.0f}, line search {metrics['line_search_steps']:.0f}"
     )

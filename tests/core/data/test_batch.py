@@ -183,7 +183,7 @@ def test_a_final_observation_is_not_forced_into_a_narrower_dtype(make_batch):
 
 def test_a_cut_episode_without_a_final_observation_cannot_be_bootstrapped(make_batch):
     batch = make_batch(final_observations=None)
-    words = r"Batch\.final_observations: expected one for every episode that was cut, got none and episode [01] did not terminate; pass"
+    words = r"Batch\.final_observations: expected one for every truncated episode, got none and episode [01] did not terminate; pass"
     for use in (
         batch.check_bootstrap,
         lambda: batch.next_observations,

@@ -295,7 +295,7 @@ def test_frameworks_differentiate_the_formula(forms, backend):
     pytest.importorskip(f"pgcore_{backend}")
     for number, name in enumerate(("shared torso", "states", "softsign")):
         policy, truth = truth_of(specs(forms)[name], backend, number)
-        gradient = pg.gradient(policy, truth.estimator, truth.batch, signals=truth.given)
+        gradient = pg.gradient(policy, truth.estimator, truth.batch, signals=truth.shared_signals)
         row = row_of(backend, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
         assert row.agrees, (name, row)
 

@@ -9,7 +9,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError
-from pgcore.returns.groups import by_group, episode_rewards, group_of_episode
+from pgcore.returns import by_group, episode_rewards, group_of_episode
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
 

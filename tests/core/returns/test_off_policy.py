@@ -10,8 +10,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import EstimatorError, ShapeError
-from pgcore.returns.discounted import gae
-from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
+from pgcore.returns import cumulative_log_ratios, gae, limited_ratios, retrace, vtrace
 
 LENGTHS = np.array([3, 1, 4])
 ENDS = LENGTHS.cumsum() - 1

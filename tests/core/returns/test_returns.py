@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from pgcore.errors import BatchError, ShapeError
-from pgcore.returns.discounted import (
-    SOLVER_FROM,
+from pgcore.returns import (
     centre,
     discounted_sum,
     discounts,
@@ -20,6 +19,7 @@ from pgcore.returns.discounted import (
     returns,
     td_errors,
 )
+from pgcore.returns.discounted import SOLVER_FROM
 
 RNG = np.random.default_rng(8)
 LENGTHS = np.array([3, 1, 5, 2])
@@ -127,7 +127,7 @@ def test_the_last_coefficient_is_not_read(steps):
 
 def test_a_short_batch_does_not_import_scipy():
     program = (
-        "import sys, numpy as np; from pgcore.returns.discounted import *; returns(np.ones(511), np.array([511]), 0.9);"
+        "import sys, numpy as np; from pgcore.returns import *; returns(np.ones(511), np.array([511]), 0.9);"
         "print('scipy' in sys.modules);"
         "returns(np.ones(512), np.array([512]), 0.9); print('scipy' in sys.modules)"
     )

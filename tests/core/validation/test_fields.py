@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 import pytest
@@ -122,7 +122,8 @@ class Narrower(Settings):
 
 
 def test_declared_fields_hold_plain_numbers():
-    settings = Settings(np.float32(0.5), np.int64(2), 1, "b", [])
+    values: dict[str, Any] = {"rate": np.float32(0.5), "size": np.int64(2), "target": 1}
+    settings = Settings(**values, kind="b", free=[])
     assert settings == Settings(0.5, 2, 1.0, "b", [])
     assert [type(value) for value in (settings.rate, settings.size, settings.target)] == [
         float,
@@ -148,13 +149,13 @@ def test_a_field_that_declares_a_check_refuses_other_values(fields, message):
 
 def test_a_subclass_checks_inherited_fields_too_under_its_own_name_and_error():
     with pytest.raises(EstimatorError, match=r"section\.extra: expected True or False, got 1"):
-        Narrower(1.0, extra=1)
+        Narrower(1.0, extra=cast("bool", 1))
     with pytest.raises(EstimatorError, match=r"section\.rate: expected a positive number"):
         Narrower(0.0)
 
 
 def test_annotations_that_only_a_type_checker_can_evaluate_declare_nothing():
-    loose = dataclass(frozen=True)(
+    loose: Any = dataclass(frozen=True)(
         type("Loose", (Checked,), {"__annotations__": {"x": "Nowhere"}, "__module__": __name__})
     )
     assert loose(-1).x == -1

@@ -297,7 +297,7 @@ def test_each_disagreement_is_one_line_and_only_the_first_are_shown(sample, noth
     lines = [line.removeprefix(place) for line in text.splitlines() if line.startswith(place)]
     assert len(lines) == 20
     assert lines[:3] == [
-        "departs at gradient, hidden.0.weight[3, 7]: 812 times what rounding allows, 4 is the limit",
+        "departs at gradient, hidden.0.weight[3, 7]: 812 times the rounding-error bound, the limit is 4",
         "departs at surrogate, value: not finite, or of a wrong shape or dtype",
         "planted failure",
     ]

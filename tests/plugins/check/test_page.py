@@ -91,7 +91,8 @@ def test_a_disagreement_is_shown_with_its_stage():
     page = Page(check_page([outcome(), bad, broken], {}, 1.0))
     assert "2 of 3 cases disagree" in page.text
     assert (
-        "departs at gradient, network.0.weight[0, 1]: 1e+06 times what rounding allows" in page.text
+        "departs at gradient, network.0.weight[0, 1]: 1e+06 times the rounding-error bound"
+        in page.text
     )
     assert "expected numbers, got NaN" in page.text
     assert page.classes.count("bad") == 2  # A cell in either map.

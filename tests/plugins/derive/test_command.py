@@ -127,7 +127,7 @@ def test_an_estimator_that_weighs_scores_is_noted(pgcore):
     assert (status, out.splitlines()[1]) == (0, "    -advantage*log_prob")
     assert (
         err
-        == "note: reinforce weighs scores under these hyper-parameters; its gradient is what `combine` returns\n"
+        == "note: reinforce weighs scores under these hyper-parameters; its gradient is the result of `combine`\n"
     )
 
 

@@ -24,7 +24,7 @@ from pgcore_check.results import gradient_row
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import points
 from pgcore_derive.functions import ELEMENTWISE
-from pgcore_derive.program import compiled
+from pgcore_derive.program import compile_expressions
 from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
 
@@ -234,7 +234,8 @@ def test_every_function_is_compiled_and_written(name):
         def surrogate(self, xp, *, log_prob):
             return log_prob * getattr(xp, name)(log_prob)
 
-    function = getattr(np, name)
+    plain = {"sigmoid": lambda x: 1 / (1 + np.exp(-x))}  # NumPy has none
+    function = plain.get(name) or getattr(np, name)
     at, size = np.array([0.25, 0.5, 1.5], np.longdouble), np.longdouble(1e-6)
     expected = function(at) + at * (function(at + size) - function(at - size)) / (2 * size)
     np.testing.assert_allclose(Function().cotangents(log_prob=at)["log_prob"], expected, rtol=1e-10)
@@ -676,7 +677,7 @@ def test_a_number_of_actions_is_counted():
     np.testing.assert_array_equal(found["value"], [3.0, 3.0])
     np.testing.assert_array_equal(found["log_probs"], np.zeros((2, 3)))
     with pytest.raises(LookupError, match="a number of actions that no array tells"):
-        compiled(derive(Counting()).expressions)
+        compile_expressions(derive(Counting()).expressions)
 
 
 def test_a_power_with_a_signal_as_exponent_has_a_slope_at_0():
@@ -966,7 +967,7 @@ def test_the_command_says_what_to_install():
 
 
 def test_importing_imports_no_sympy():
-    script = "import sys, pgcore, pgcore_derive.derivation, pgcore.cli; pgcore.estimator('ppo'); print('sympy' in sys.modules)"
+    script = "import sys, pgcore, pgcore_derive.command, pgcore.cli; pgcore.Derivation; pgcore.estimator('ppo'); print('sympy' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

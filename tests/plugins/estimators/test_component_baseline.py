@@ -40,7 +40,7 @@ def test_a_class_that_cannot_combine_scores_is_refused_that_baseline():
         """A subclass of somebody's."""
 
     with pytest.raises(
-        EstimatorError, match=r"Mine\.baseline: expected another than 'optimal_per_component'"
+        EstimatorError, match=r"Mine\.baseline: expected a baseline of the surrogate"
     ):
         Mine(baseline="optimal_per_component")
     with pytest.raises(

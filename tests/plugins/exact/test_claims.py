@@ -15,7 +15,7 @@ from pgcore_check.proof import Proof
 from pgcore_check.proofs import proofs, variants
 from pgcore_estimators.importance_sampling import WeightedIS
 from pgcore_estimators.reinforce import Reinforce
-from pgcore_exact.claims import reclaimed
+from pgcore_exact.claims import with_claims
 from pgcore_exact.command import subjects
 from pgcore_exact.off_policy import behaviours
 
@@ -109,19 +109,23 @@ VALUE = pg.estimator("reinforce", gamma=1.0, baseline="value")
         (Weighted(gamma=1.0), {"off_policy": "none"}, "move the mean by"),
         (Peeking(gamma=1.0), {"needs_critic": False}, "without a critic: expected names among"),
         (PLAIN, {"needs_critic": True}, "runs without a critic"),
-        (PLAIN, {"discrete_only": True}, "runs on real actions"),
-        (VALUE, {"whole_episodes": True}, "taking cut episodes for ended ones moves the gradient"),
-        (PLAIN, {"whole_episodes": False}, "what follows a step moves its signals"),
+        (PLAIN, {"discrete_only": True}, "runs on continuous actions"),
+        (
+            VALUE,
+            {"whole_episodes": True},
+            "taking truncated episodes for ended ones moves the gradient",
+        ),
+        (PLAIN, {"whole_episodes": False}, "later steps move a step's signals by"),
     ],
 )
 def test_a_wrong_claim_is_refuted(estimator, wrong, told):
     (claim,) = wrong
-    verdict = verdict_on(reclaimed(estimator, **wrong), claim)
+    verdict = verdict_on(with_claims(estimator, **wrong), claim)
     assert verdict.verdict == "refuted"
     assert verdict.stated == wrong[claim]
     assert told in verdict.figure
     opposite = {True: False, False: True, "exact": "none", "none": "exact"}[wrong[claim]]
-    assert verdict_on(reclaimed(estimator, **{claim: opposite}), claim).verdict == "confirmed"
+    assert verdict_on(with_claims(estimator, **{claim: opposite}), claim).verdict == "confirmed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +179,7 @@ def test_a_ratio_of_means_is_right_on_a_whole_population(batch):
     ("form", "over_single_steps"), [("plain", True), ("limited", False), ("mean", True)]
 )
 def test_a_correction_of_first_steps_alone_is_exact_over_single_steps_only(form, over_single_steps):
-    claiming = reclaimed(FirstOnly(gamma=1.0, form=form), off_policy="exact", unbiased=False)
+    claiming = with_claims(FirstOnly(gamma=1.0, form=form), off_policy="exact", unbiased=False)
     single = verdict_on(claiming, "off_policy", exact.audit_process(actions=3, horizon=1))
     assert single.verdict == ("confirmed" if over_single_steps else "refuted")
     assert (
@@ -189,10 +193,11 @@ def test_a_clip_takes_the_limit_away():
     single = exact.audit_process(horizon=1)
     wide, clipped = pg.estimator("dr_grpo", clip_low=1.0, clip_high=1e6), pg.estimator("dr_grpo")
     assert (
-        verdict_on(reclaimed(wide, off_policy="exact"), "off_policy", single).verdict == "confirmed"
+        verdict_on(with_claims(wide, off_policy="exact"), "off_policy", single).verdict
+        == "confirmed"
     )
     assert (
-        verdict_on(reclaimed(clipped, off_policy="exact"), "off_policy", single).verdict
+        verdict_on(with_claims(clipped, off_policy="exact"), "off_policy", single).verdict
         == "refuted"
     )
 
@@ -211,7 +216,7 @@ def test_a_clip_takes_the_limit_away():
     ],
 )
 def test_a_biased_estimator_is_not_exact_with_other_episodes(name):
-    claiming = reclaimed(SUBJECTS[name], off_policy="exact")
+    claiming = with_claims(SUBJECTS[name], off_policy="exact")
     assert verdict_on(claiming, "off_policy").verdict == "refuted"
 
 
@@ -227,7 +232,7 @@ def test_a_population_is_as_long_as_fits(monkeypatch):
 
 
 def test_limited_corrections_are_reported_with_both_figures_and_judged_by_nothing():
-    audit = exact.audit(reclaimed(PLAIN, off_policy="limited"), PROCESS)
+    audit = exact.audit(with_claims(PLAIN, off_policy="limited"), PROCESS)
     verdict = next(verdict for verdict in audit.verdicts if verdict.claim == "off_policy")
     assert (verdict.stated, verdict.verdict) == ("limited", "reported")
     figures = re.fullmatch(
@@ -277,18 +282,18 @@ def test_claims_that_contradict_the_signature_are_errors():
         EstimatorError,
         match=r"reinforce.claims: expected needs_critic=True for a surrogate that uses value, got False",
     ):
-        exact.audit(reclaimed(VALUE, needs_critic=False), PROCESS)
+        exact.audit(with_claims(VALUE, needs_critic=False), PROCESS)
     with pytest.raises(
         EstimatorError,
         match=r"expected discrete_only=True for a surrogate that uses log_probs, got False",
     ):
-        exact.audit(reclaimed(AllActions(), discrete_only=False), PROCESS)
+        exact.audit(with_claims(AllActions(), discrete_only=False), PROCESS)
 
 
 def test_a_discrete_surrogate_is_confirmed_to_be_one():
     verdict = verdict_on(AllActions(), "discrete_only")
     assert (verdict.verdict, verdict.stated) == ("confirmed", True)
-    assert "on real actions: expected" in verdict.figure
+    assert "on continuous actions: expected" in verdict.figure
 
 
 def test_a_claimed_bias_that_is_not_there_stays_open():
@@ -303,7 +308,7 @@ def test_a_claimed_bias_that_is_not_there_stays_open():
     [
         # Over single steps the states are the same whoever acts, and a ratio is all that the actions need.
         (pg.estimator("expected", gamma=1.0), exact.audit_process(5, 4, 1, 6), 2),
-        (reclaimed(Weighted(gamma=1.0), off_policy="none"), exact.audit_process(horizon=1), 2),
+        (with_claims(Weighted(gamma=1.0), off_policy="none"), exact.audit_process(horizon=1), 2),
         # A batch of two steps has advantages of 1 and -1 over the root of 2, but for what keeps 0 from being divided by.
         (pg.estimator("trpo", gamma=1.0), exact.audit_process(6, 2, 2, 4), 1),
     ],
@@ -384,14 +389,16 @@ def test_gradients_that_cancel_are_no_bias_of_what_rounding_leaves(actions, paid
         verdict_on(pg.estimator("reinforce", gamma=1.0, reduction="step"), "unbiased", same).verdict
         == "open"
     )
-    bonus = reclaimed(pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), unbiased=True)
+    bonus = with_claims(
+        pg.estimator("reinforce", gamma=1.0, entropy_coefficient=0.1), unbiased=True
+    )
     assert verdict_on(bonus, "unbiased", same).verdict == "refuted"
 
 
 def test_where_all_gradients_are_0_there_is_no_telling_a_bias():
     idle = PROCESS.replaced(reward=np.zeros((4, 2)))
     for stated in (True, False):
-        verdict = verdict_on(reclaimed(PLAIN, unbiased=stated), "unbiased", idle)
+        verdict = verdict_on(with_claims(PLAIN, unbiased=stated), "unbiased", idle)
         assert verdict.verdict == "open"
         assert verdict.figure == "all gradients are 0, and so is the exact one"
 
@@ -411,9 +418,11 @@ def test_where_there_is_nothing_to_learn_a_bias_has_no_size():
 def test_where_no_episode_can_be_cut_it_is_open_whether_they_must_be_whole(stated):
     single = exact.audit_process(horizon=1)
     for estimator in (PLAIN, VALUE):
-        verdict = verdict_on(reclaimed(estimator, whole_episodes=stated), "whole_episodes", single)
+        verdict = verdict_on(
+            with_claims(estimator, whole_episodes=stated), "whole_episodes", single
+        )
         assert verdict.verdict == "open"
-        assert "no episode can be cut" in verdict.figure
+        assert "no episode can be truncated" in verdict.figure
 
 
 def test_where_every_gradient_is_0_it_is_open_whether_episodes_must_be_whole():

@@ -17,7 +17,7 @@ from pgcore.errors import MDPError
 from pgcore_exact import command
 from pgcore_exact import picture as audit_picture
 from pgcore_exact.audit import Row
-from pgcore_exact.claims import reclaimed
+from pgcore_exact.claims import with_claims
 
 SMALL = ("--horizon", "2", "--states", "3")
 
@@ -40,8 +40,8 @@ def one_wrong(monkeypatch):
     mean = pg.estimator("reinforce", gamma=1.0, baseline="mean")
     value = pg.estimator("reinforce", gamma=1.0, baseline="value")
     chosen = {
-        "wrong": reclaimed(mean, unbiased=True),
-        "contradictory": reclaimed(value, needs_critic=False),
+        "wrong": with_claims(mean, unbiased=True),
+        "contradictory": with_claims(value, needs_critic=False),
     }
     monkeypatch.setattr(command, "subjects", lambda: chosen)
 
@@ -250,8 +250,8 @@ def test_what_has_no_place_in_the_picture_is_named(three):
         Row("broken", None, "a reason"),
     ]
     told = "without a place here: idle (the policy's gradient is always 0), lost (no finite relative bias), broken (not to be audited)"
-    assert audit_picture.absent(others) == told
-    assert audit_picture.absent([]) is None
+    assert audit_picture.list_absent(others) == told
+    assert audit_picture.list_absent([]) is None
     drawn = audit_picture.draw([*rows, *others], "svg").decode()
     assert "without a place here: idle (" in drawn
     assert "episodes of the current policy" in drawn
@@ -291,8 +291,8 @@ def test_no_label_or_line_to_one_covers_another_dot_or_label(monkeypatch):
         line = np.linspace(dots[label], texts[label], 50)[6:]
         for other in points.keys() - {label}:
             assert not box.overlaps(boxes[other])
-            assert not audit_picture.holds(box, dots[other][None])
-            assert not audit_picture.holds(boxes[other], line)
+            assert not audit_picture.contains_any(box, dots[other][None])
+            assert not audit_picture.contains_any(boxes[other], line)
     assert [placed[label][:2] for label in ("far", "farther")] == [
         (audit_picture.BESIDE, 0),
         (-audit_picture.BESIDE, 0),
@@ -306,7 +306,7 @@ def test_points_that_fall_together_share_a_label():
         "c": (1e-16, 2.0, "x"),
         "d": (3e-15, 2.0, "x"),
     }
-    assert list(audit_picture.merged(points)) == ["a = b", "c = d"]
+    assert list(audit_picture.merge_points(points)) == ["a = b", "c = d"]
 
 
 def test_every_registered_estimator_is_in_the_table_once():

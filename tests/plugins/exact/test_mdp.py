@@ -317,5 +317,5 @@ def test_a_single_episode_may_be_of_thousands_of_steps():
 
 def test_episodes_that_start_at_an_end_are_refused():
     mdp = exact.random(3, 2, 2, 0).replaced(terminal=np.array([True, False, False]))
-    with pytest.raises(MDPError, match="living states"):
+    with pytest.raises(MDPError, match="states that are not terminal"):
         exact.all_episodes(mdp, np.full((3, 2), 0.5))

@@ -39,7 +39,7 @@ def policy_on(mdp, critic=None, seed=0):
 
 def relative_bias(mdp, policy, estimator, **how):
     """Return |E g - g*| / |g*| over the policy's own parameters."""
-    own, target = tabulated(policy, mdp).own, exact.gradient(mdp, policy)
+    own, target = tabulated(policy, mdp).actor_mask, exact.gradient(mdp, policy)
     return np.linalg.norm(
         (exact.moments(mdp, policy, estimator, **how).mean - target)[own]
     ) / np.linalg.norm(target)
@@ -321,7 +321,7 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
         acting = timed(mdp, critic, seed=1)[1]
         table = tabulated(policy, process)
         mean = exact.moments(process, policy, estimator, behaviour=acting).mean
-        return process, table, acting, mean[table.own], mean[~table.own]
+        return process, table, acting, mean[table.actor_mask], mean[~table.actor_mask]
 
     process, table, acting, mean, critic = expected(right.ravel())
     np.testing.assert_allclose(critic, 0.0, atol=1e-15)
@@ -331,7 +331,7 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
         -1, mdp.actions
     )
     seen = exact.visits(process, acting).sum(axis=0)
-    wanted = -np.tensordot(seen[:, None] * gain, table.scores, 2)[table.own]
+    wanted = -np.tensordot(seen[:, None] * gain, table.scores, 2)[table.actor_mask]
     np.testing.assert_allclose(mean, wanted, rtol=0, atol=1e-14)
     own = exact.values(mdp, policy_on(mdp))
     assert np.abs(expected(own.ravel())[4]).max() > 0.01
@@ -340,7 +340,7 @@ def test_vtrace_stands_still_at_the_value_of_a_policy_between_the_two(rho_bar, c
 def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
     mdp = PROCESS.replaced(horizon=3)
     process, plain = timed(mdp, np.zeros(4 * mdp.states))
-    policy = audit_policy(policies(process)["critic of actions"], 0)
+    policy = audit_policy(policies(process)["action-value critic"], 0)
     exact_values = np.zeros((process.states, process.actions))
     exact_values[: 3 * mdp.states] = exact.action_values(mdp, policy_on(mdp)).reshape(
         -1, mdp.actions
@@ -349,7 +349,7 @@ def test_all_actions_with_their_exact_values_are_unbiased_and_much_less_noisy():
     expected, reinforce = pg.estimator("expected", gamma=1.0), pg.estimator("reinforce", gamma=1.0)
     policy.load(right)
     assert relative_bias(process, policy, expected) < 1e-14
-    own = tabulated(policy, process).own
+    own = tabulated(policy, process).actor_mask
     variances = [
         np.trace(exact.moments(process, policy, each).covariance[np.ix_(own, own)])
         for each in (expected, reinforce)

@@ -197,7 +197,7 @@ def test_the_rate_is_a_number_or_a_schedule_of_steps():
         ),
         (
             lambda: SGD(momentum=-0.1),
-            r"SGD\.momentum: expected a finite number of at least 0, got -0\.1",
+            r"SGD\.momentum: expected a number in \[0, 1\), got -0\.1",
         ),
         (
             lambda: SGD(nesterov=True),

@@ -181,7 +181,7 @@ def transposed_change(original):
         (FisherRegionSpec, "solve", notes_slope),
         (Region, "fisher_product", undamped),
         (Region, "fisher_product", damped_twice),
-        (Region, "tried", transposed_change),
+        (Region, "move_by", transposed_change),
         (trust_region, "critic_names", lambda original: lambda policy: ()),
         (
             trust_regions,
@@ -563,7 +563,7 @@ def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
         ),
         (
             lambda: TRPO(tolerance=math.nan),
-            r"TRPO\.tolerance: expected a finite number of at least 0, got nan",
+            r"TRPO\.tolerance: expected a number in \[0, 1\), got nan",
         ),
         (lambda: TRPO(tolerance=1.0), r"TRPO\.tolerance: expected a number in \[0, 1\), got 1\.0"),
         (

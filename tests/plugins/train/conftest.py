@@ -6,7 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from pgcore_train.config.config import RunConfig, merged
+from pgcore_train.config.config import RunConfig, merge
 from pgcore_train.rollout.environments import Environments
 from pgcore_train.training import Training
 
@@ -91,7 +91,7 @@ def new_training():
     made = []
 
     def make(name: str, **sections) -> Training:
-        layer = merged({"environment": {"name": name}, "run": {"backend": "numpy"}}, sections)
+        layer = merge({"environment": {"name": name}, "run": {"backend": "numpy"}}, sections)
         made.append(Training(RunConfig.of(layer)))
         return made[-1]
 

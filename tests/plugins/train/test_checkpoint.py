@@ -4,7 +4,7 @@ import pytest
 import pgcore as pg
 from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
-from pgcore_train.config.config import RunConfig, merged
+from pgcore_train.config.config import RunConfig, merge
 from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 
@@ -27,7 +27,7 @@ def checkpointed(new_training, tmp_path):
 def longer(path, *layers) -> Training:
     """Return a training that goes on from a checkpoint, with settings changed."""
     checkpoint = load_checkpoint(path)
-    training = Training(RunConfig.of(merged(checkpoint.config, {"run": {"steps": 4096}}, *layers)))
+    training = Training(RunConfig.of(merge(checkpoint.config, {"run": {"steps": 4096}}, *layers)))
     training.restore(checkpoint)
     return training
 
@@ -46,8 +46,8 @@ def test_everything_comes_back(checkpointed):
     assert again.estimator == training.estimator
     assert getattr(again.estimator, "kl_coefficient") == 4.0  # noqa: B009 - only some estimators have one
     for name in ("observations", "rewards"):
-        for key, value in getattr(training, name).moments.state().items():
-            np.testing.assert_array_equal(getattr(again, name).moments.state()[key], value)
+        for key, value in getattr(training, name).state().items():
+            np.testing.assert_array_equal(getattr(again, name).state()[key], value)
     assert again.observations is not None
     row = np.ones((1, 4))
     np.testing.assert_array_equal(again.observations(row), training.observations(row))

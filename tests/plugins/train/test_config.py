@@ -1,7 +1,7 @@
 import pytest
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
-from pgcore_train.config.config import RunConfig, merged, read_assignments, read_toml
+from pgcore_train.config.config import RunConfig, merge, read_assignments, read_toml
 
 CARTPOLE = {"environment": {"name": "CartPole-v1"}}
 
@@ -25,7 +25,7 @@ def test_the_backend_is_the_environment_variables(monkeypatch):
 
 
 def test_later_layers_win_key_by_key():
-    layer = merged(
+    layer = merge(
         {"run": {"seed": 1, "steps": 5}}, {"run": {"seed": 2}}, {"estimator": {"clip": 0.1}}
     )
     assert layer == {"run": {"seed": 2, "steps": 5}, "estimator": {"clip": 0.1}}
@@ -48,15 +48,13 @@ def test_assignments_are_toml_values_or_text():
         "run": {"steps": 200_000},
         "rollout": {"normalise_rewards": True},
     }
-    assert RunConfig.of(merged(CARTPOLE, layer)).network.hidden == (32, 16)
+    assert RunConfig.of(merge(CARTPOLE, layer)).network.hidden == (32, 16)
 
 
 def test_none_is_none_where_a_setting_takes_it():
-    assert (
-        RunConfig.of(merged(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
-    )
+    assert RunConfig.of(merge(CARTPOLE, read_assignments(["run.stop_at=none"]))).run.stop_at is None
     with pytest.raises(SpecError, match=r"run.steps: expected an integer"):
-        RunConfig.of(merged(CARTPOLE, read_assignments(["run.steps=none"])))
+        RunConfig.of(merge(CARTPOLE, read_assignments(["run.steps=none"])))
 
 
 def test_a_run_can_be_written_down_and_read_back(tmp_path):
@@ -67,7 +65,7 @@ def test_a_run_can_be_written_down_and_read_back(tmp_path):
         "network.hidden=[8]",
         "head.temperature=2",
     ]
-    config = RunConfig.of(merged(CARTPOLE, read_assignments(assignments)))
+    config = RunConfig.of(merge(CARTPOLE, read_assignments(assignments)))
     path = tmp_path / "run.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
     assert RunConfig.of(read_toml(path)) == config
@@ -98,7 +96,7 @@ def test_malformed_assignments_are_refused(assignment):
 )
 def test_unknown_settings_are_answered_with_near_ones(assignment, message):
     with pytest.raises(UnknownNameError, match=message):
-        RunConfig.of(merged(CARTPOLE, read_assignments([assignment])))
+        RunConfig.of(merge(CARTPOLE, read_assignments([assignment])))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,7 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
 )
 def test_values_that_cannot_be_taken_are_refused(assignment, message):
     with pytest.raises(SpecError, match=message):
-        RunConfig.of(merged(CARTPOLE, read_assignments([assignment])))
+        RunConfig.of(merge(CARTPOLE, read_assignments([assignment])))
 
 
 def test_a_target_is_copied_or_follows():
@@ -151,7 +149,7 @@ def test_a_target_is_copied_or_follows():
         SpecError,
         match=r"target: expected every or rate, got every=5 and rate=0.1; give one of the two",
     ):
-        RunConfig.of(merged(CARTPOLE, {"target": {"every": 5, "rate": 0.1}}))
+        RunConfig.of(merge(CARTPOLE, {"target": {"every": 5, "rate": 0.1}}))
 
 
 def test_an_environment_must_be_named():

@@ -1,31 +1,47 @@
 import numpy as np
 import pytest
 
-from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser, RunningMoments
+from pgcore_train.rollout.normalisers import Normaliser, ObservationNormaliser, RewardNormaliser
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [(40,), (1, 39), (13, 1, 26), (1,) * 40])
-def test_moments_are_those_of_everything_seen(sizes):
+def test_moments_are_those_of_everything_seen(sizes, dtype):
     rows = 1e4 + np.random.default_rng(0).normal(size=(40, 3)) * [0.1, 1.0, 10.0]
-    moments = RunningMoments(3)
+    rows = rows.astype(dtype)
+    normaliser = Normaliser(3)
     for part in np.split(rows, np.cumsum(sizes)[:-1]):
-        moments.update(part)
-    assert moments.count == 40
-    np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-14)
-    np.testing.assert_allclose(moments.variance, rows.var(axis=0), rtol=1e-9)
+        normaliser.take(part)
+    exact = rows.astype(np.float64)
+    assert normaliser.moments.count == 40
+    assert normaliser.moments.var.dtype == np.float64
+    np.testing.assert_allclose(normaliser.moments.mean, exact.mean(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(normaliser.moments.var, exact.var(axis=0), rtol=1e-9)
 
 
 def test_moments_go_on_from_their_state():
     rows = np.random.default_rng(1).normal(size=(30, 2))
-    whole, first, second = RunningMoments(2), RunningMoments(2), RunningMoments(2)
-    whole.update(rows[:10])
-    first.update(rows[:10])
+    whole, first, second = Normaliser(2), Normaliser(2), Normaliser(2)
+    whole.take(rows[:10])
+    first.take(rows[:10])
     second.load(first.state())
-    first.update(rows[10:] + 5.0)  # What was loaded must not follow what it was loaded from.
-    for moments in (whole, second):
-        moments.update(rows[10:])
-    np.testing.assert_array_equal(second.mean, whole.mean)
-    np.testing.assert_array_equal(second.squares, whole.squares)
+    first.take(rows[10:] + 5.0)  # What was loaded must not follow what it was loaded from.
+    for normaliser in (whole, second):
+        normaliser.take(rows[10:])
+    np.testing.assert_array_equal(second.moments.mean, whole.moments.mean)
+    np.testing.assert_array_equal(second.moments.var, whole.moments.var)
+
+
+def test_a_state_of_sums_of_squares_alone_loads():
+    rows = np.random.default_rng(2).normal(3.0, 5.0, size=(20, 2))
+    normaliser = ObservationNormaliser(2)
+    squares = ((rows - rows.mean(axis=0)) ** 2).sum(axis=0)
+    normaliser.load({"count": np.array([20]), "mean": rows.mean(axis=0), "squares": squares})
+    np.testing.assert_allclose(normaliser.moments.var, rows.var(axis=0), rtol=1e-14)
+    np.testing.assert_allclose(normaliser(rows).std(axis=0), 1.0, rtol=1e-8)
+    empty = {"count": np.array([0]), "mean": np.zeros(2), "squares": np.zeros(2)}
+    normaliser.load(empty)
+    np.testing.assert_allclose(normaliser(rows / 9), rows / 9)
 
 
 def test_observations_come_out_with_mean_zero_and_deviation_one():
@@ -66,5 +82,5 @@ def test_broken_off_episodes_leave_nothing_in_the_next_sum():
     normaliser, fresh = RewardNormaliser(1, 1.0), RewardNormaliser(1, 1.0)
     normaliser(rewards, ended)
     normaliser.restart()
-    fresh.moments.load(normaliser.moments.state())
+    fresh.load(normaliser.state())
     np.testing.assert_array_equal(normaliser(rewards, ended), fresh(rewards, ended))

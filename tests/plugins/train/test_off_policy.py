@@ -10,7 +10,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from pgcore.errors import EstimatorError, FileError, SpecError
-from pgcore_train.config.config import merged, read_toml
+from pgcore_train.config.config import merge, read_toml
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.run.checkpoint import load_checkpoint
 from pgcore_train.training import Ending
@@ -126,7 +126,7 @@ def test_a_checkpoint_without_buffer_or_target_is_refused(new_training, register
         ({"replay": {"capacity": 50}}, "a replay buffer"),
         ({"target": {"every": 5}}, "a target policy"),
     ):
-        training, other = new_training(name, **plain), new_training(name, **merged(plain, given))
+        training, other = new_training(name, **plain), new_training(name, **merge(plain, given))
         with pytest.raises(
             FileError, match=f"checkpoint: expected {message}, got none; leave the run's settings"
         ):
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_another_capacity_is_refused(new_training, register):
     name = register(Corridor)
     training = new_training(name, **(SMALL | {"estimator": {"name": "q_learning"}}))
     finished(training)
-    longer = merged(
+    longer = merge(
         SMALL,
         {"estimator": {"name": "q_learning"}, "replay": {"capacity": 95}, "run": {"steps": 640}},
     )

@@ -215,7 +215,7 @@ def test_bad_samples_are_refused():
         (
             {"final_observations": None},
             BatchError,
-            r"Batch.final_observations: expected one for every episode that was cut",
+            r"Batch.final_observations: expected one for every truncated episode",
         ),
         (
             {"observations": np.ones((3, 5)), "final_observations": np.ones((1, 5))},

@@ -241,14 +241,14 @@ def test_evaluation_changes_nothing_and_repeats_itself(new_training):
     )
     trained(training)
     moments, random = (
-        training.observations.moments.state(),
+        training.observations.state(),
         training.rng.bit_generator.state["state"]["counter"].tolist(),
     )
     first = training.evaluate()
     assert first.tolist() == training.evaluate().tolist()
     assert len(set(first.tolist())) > 1
     assert training.rng.bit_generator.state["state"]["counter"].tolist() == random
-    for name, value in training.observations.moments.state().items():
+    for name, value in training.observations.state().items():
         np.testing.assert_array_equal(value, moments[name])
 
 
