@@ -155,9 +155,9 @@ class Estimator(Checked, ABC):
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
         if cls.surrogate is not Estimator.surrogate:
-            check_signature(cls.__name__, cls.surrogate)
+            check_signature(cls)
             if cls.cotangents is not Estimator.cotangents:
-                check_same_keywords(cls.__name__, cls.surrogate, cls.cotangents)
+                check_same_keywords(cls)
 
     @property
     @abstractmethod
@@ -311,7 +311,7 @@ class Estimator(Checked, ABC):
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate gets under these hyper-parameters."""
-        keywords = surrogate_keywords(type(self).surrogate).items()
+        keywords = surrogate_keywords(type(self)).items()
         return tuple(name for name, optional in keywords if not optional or self.uses(name))
 
 

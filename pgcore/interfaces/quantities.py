@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -49,17 +48,17 @@ def quantities_of(spec: PolicySpec) -> frozenset[str]:
 
 
 @lru_cache
-def surrogate_keywords(surrogate: Callable[..., Any]) -> dict[str, bool]:
-    """Return a surrogate's keyword names, each with whether it has a default."""
-    parameters = inspect.signature(surrogate).parameters.values()
+def surrogate_keywords(cls: Any) -> dict[str, bool]:
+    """Return the keyword names of a class's surrogate, each with whether it has a default."""
+    parameters = inspect.signature(cls.surrogate).parameters.values()
     return {p.name: p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_signature(name: str, surrogate: Callable[..., Any]) -> None:
+def check_signature(cls: Any) -> None:
     """Raise EstimatorError unless a class's surrogate takes self, xp and keywords, one a quantity."""
-    signature = inspect.signature(surrogate)
+    name, signature = cls.__name__, inspect.signature(cls.surrogate)
     parameters = list(signature.parameters.values())
-    keywords = surrogate_keywords(surrogate)
+    keywords = surrogate_keywords(cls)
     positional = [p for p in parameters[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(positional) < 2 or len(keywords) != len(parameters) - 2:
         raise EstimatorError(
@@ -74,16 +73,14 @@ def check_signature(name: str, surrogate: Callable[..., Any]) -> None:
         )
 
 
-def check_same_keywords(
-    name: str, surrogate: Callable[..., Any], cotangents: Callable[..., Any]
-) -> None:
+def check_same_keywords(cls: Any) -> None:
     """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
-    keywords = surrogate_keywords(surrogate).keys()
-    parameters = inspect.signature(cotangents).parameters.values()
+    keywords = surrogate_keywords(cls).keys()
+    parameters = inspect.signature(cls.cotangents).parameters.values()
     names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     if names - keywords or (keywords - names and not takes_any):
         raise EstimatorError(
-            f"{name}.cotangents: expected the keywords of surrogate, got a difference in "
+            f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in "
             f"{', '.join(sorted(names ^ keywords))}; use the same names"
         )
