@@ -1,7 +1,6 @@
-"""pgcore: one definition of a policy-gradient estimator, every framework, provably the same gradient.
+"""One definition of a policy-gradient estimator, every framework, provably the same gradient.
 
-Each name below is imported when it is first used, so that `import pgcore` and `pgcore list` take no longer than they must. Their types are
-in `__init__.pyi`.
+Each name is imported on first use, which keeps `import pgcore` and `pgcore list` fast; `__init__.pyi` has the types.
 """
 
 from __future__ import annotations
@@ -11,48 +10,32 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+_HEADS = (
+    "Bernoulli Categorical DiagonalGaussian EpsilonGreedy Head MultiCategorical SquashedGaussian"
+)
 _NAMES_BY_MODULE = {
-    "pgcore.api": (
-        "backend",
-        "estimator",
-        "generator",
-        "gradient",
-        "load",
-        "optimizer",
-        "policy",
-        "signals",
-    ),
-    "pgcore.interfaces.backend": ("Backend",),
-    "pgcore.data.batch": ("Batch",),
-    "pgcore.errors": ("PgcoreError",),
-    "pgcore.interfaces.estimator": ("Claims", "Estimator", "Reduction"),
-    "pgcore.interfaces.formula": ("OptimizerSpec",),
-    "pgcore.interfaces.gradient": ("Gradient",),
-    "pgcore.heads": (
-        "Bernoulli",
-        "Categorical",
-        "DiagonalGaussian",
-        "EpsilonGreedy",
-        "Head",
-        "MultiCategorical",
-        "SquashedGaussian",
-    ),
-    "pgcore.data.networks": ("MLP", "Linear", "Table"),
-    "pgcore.interfaces.optimizer": ("Optimizer",),
-    "pgcore.interfaces.policy": ("Policy",),
-    "pgcore.interfaces.schedules": (
-        "ConstantSchedule",
-        "CosineSchedule",
-        "LinearSchedule",
-        "Schedule",
-    ),
-    "pgcore.data.spec": ("PolicySpec",),
-    "pgcore.interfaces.signals": ("Signals",),
+    "pgcore.api": "backend estimator generator gradient load optimizer policy signals",
+    "pgcore.data.batch": "Batch",
+    "pgcore.data.networks": "MLP Linear Table",
+    "pgcore.data.spec": "PolicySpec",
+    "pgcore.errors": "PgcoreError",
+    "pgcore.heads": _HEADS,
+    "pgcore.interfaces.backend": "Backend",
+    "pgcore.interfaces.estimator": "Claims Estimator Reduction",
+    "pgcore.interfaces.formula": "OptimizerSpec",
+    "pgcore.interfaces.gradient": "Gradient",
+    "pgcore.interfaces.optimizer": "Optimizer",
+    "pgcore.interfaces.policy": "Policy",
+    "pgcore.interfaces.schedules": "ConstantSchedule Schedule",
+    "pgcore.interfaces.signals": "Signals",
 }
-_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
 # Names of plugins, through the hook `pgcore_functions`.
-_PROVIDED = ("Derivation", "check", "compare", "compare_policies", "derive")
+_PROVIDED = (
+    *("CosineSchedule", "Derivation", "LinearSchedule"),
+    *("check", "compare", "compare_policies", "derive"),
+)
 
 # `__init__.pyi` lists and types them.
 __all__ = [*_HOME, *_PROVIDED]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
@@ -66,6 +49,7 @@ def __getattr__(name: str) -> Any:
         value = _registry().load("functions", name)
     else:
         raise AttributeError(f"module 'pgcore' has no attribute {name!r}")
+    # The next use of the name is an ordinary attribute's.
     globals()[name] = value
     return value
 

@@ -18,10 +18,11 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
-from pgcore.interfaces.schedules import ConstantSchedule, CosineSchedule, LinearSchedule, Schedule
+from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
+from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
 
 __all__ = [
     "MLP",

@@ -1,4 +1,7 @@
-"""What a user calls: pick a backend, build a policy, compute a gradient, take a step."""
+"""The functions that a user calls: choose a backend, build a policy, compute a gradient, take a step.
+
+The examples in the docstrings run with `import numpy as np` and `import pgcore as pg`.
+"""
 
 from __future__ import annotations
 
@@ -34,20 +37,26 @@ __all__ = [
     "signals",
 ]
 
+# One instance a process of each backend in use.
 _backends: dict[str, Backend] = {}
 
 
 def backend(name: str | None = None) -> Backend:
-    """Return a backend: the one named, else the one that PGCORE_BACKEND names, else numpy.
+    """Return a backend by name; None takes the one in PGCORE_BACKEND, or else numpy.
 
     Raises:
         UnknownNameError: no backend of that name is registered.
         DependencyError: its framework is not installed; says which extra to install.
+
+    Example:
+        >>> pg.backend("numpy").name
+        'numpy'
     """
-    chosen = default_backend_name(name)
-    if chosen not in _backends:
-        _backends[chosen] = cast("type[Backend]", registry().load("backends", chosen))()
-    return _backends[chosen]
+    # Backends keep caches, such as compiled functions, so that one instance serves the process.
+    name = default_backend_name(name)
+    if name not in _backends:
+        _backends[name] = cast("type[Backend]", registry().load("backends", name))()
+    return _backends[name]
 
 
 def policy(
@@ -66,32 +75,45 @@ def policy(
         backend: A registered name; see `pgcore.backend`.
         seed: At least 0; the same seed gives the same parameters on every backend.
         dtype: "float32" or "float64".
-        device: Where the backend has several.
-        compiled: Whether to compile what it computes, where the backend can choose.
+        device: One of the backend's devices; None is its default.
+        compiled: Compile the policy's computations, on a backend that can choose.
 
     Raises:
         UnknownNameError: no backend of that name is registered.
         SpecError: the backend cannot build this spec, seed, dtype or device, or cannot compile.
+
+    Example:
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(4), pg.Categorical(2)), seed=1)
+        >>> policy.parameters()["network.0.weight"].shape
+        (4, 2)
     """
     return _backend(backend).policy(spec, seed=seed, dtype=dtype, device=device, compiled=compiled)
 
 
 def estimator(name: str, **fields: Any) -> Estimator:
-    """Return a registered estimator with these hyper-parameters.
+    """Return a registered estimator, such as "ppo", with these hyper-parameters.
 
     Raises:
-        UnknownNameError: no estimator of that name is registered, or it has no hyper-parameter of a name given.
+        UnknownNameError: no estimator, or no hyper-parameter of it, has a name.
         EstimatorError: a hyper-parameter has a value it cannot take.
+
+    Example:
+        >>> pg.estimator("ppo", clip=0.1).quantities
+        ('log_prob', 'value')
     """
     return _build("estimators", name, fields, EstimatorError)
 
 
 def optimizer(name: str, **fields: Any) -> Optimizer:
-    """Return a registered optimizer with these hyper-parameters; it binds to the first policy it steps.
+    """Return a registered optimizer; it binds to the first policy it steps.
 
     Raises:
-        UnknownNameError: no optimizer of that name is registered, or it has no hyper-parameter of a name given.
+        UnknownNameError: no optimizer, or no hyper-parameter of it, has a name.
         OptimizerError: a hyper-parameter has a value it cannot take.
+
+    Example:
+        >>> pg.optimizer("sgd", learning_rate=0.5).steps_taken
+        0
     """
     return Optimizer(_build("optimizers", name, fields, OptimizerError))
 
@@ -99,7 +121,7 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
 def signals(
     policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None
 ) -> Signals:
-    """Return the estimator's constants for a whole batch: returns, advantages, targets, reduction weights.
+    """Return the estimator's constants for a whole batch, such as advantages and reduction weights.
 
     Slice them with the batch: `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`.
 
@@ -107,19 +129,24 @@ def signals(
         policy: The current policy.
         estimator: Whose constants.
         batch: The episodes; a replay batch is one of one-step episodes.
-        target: What estimators with bootstrapped action values take those from, such as a copy that is refreshed now and then;
-            None takes the current policy.
+        target: The source of bootstrapped action values, such as an older copy; None is the current policy.
 
     Raises:
-        EstimatorError: estimator and policy do not fit, or the target policy has another number of actions.
+        EstimatorError: estimator and policy do not fit, or the target has another number of actions.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal is NaN or infinite; names it and the step.
+
+    Example:
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> pg.signals(policy, pg.estimator("reinforce", gamma=0.5), batch)["advantage"].tolist()
+        [2.0, 2.0]
     """
     estimator.check_fits(policy.spec)
     check_batch(policy.spec, batch)
-    return Signals.of(
-        estimator, batch, Evaluation(policy, batch, target), policy.dtype, policy.spec.head.width
-    )
+    evaluate = Evaluation(policy, batch, target)
+    return Signals.of(estimator, batch, evaluate, policy.dtype, policy.spec.head.width)
 
 
 def gradient(
@@ -136,15 +163,23 @@ def gradient(
         policy: Differentiated with respect to its parameters; not changed.
         estimator: Which loss.
         batch: Whole episodes, or steps of a batch with its signals.
-        signals: What `signals` returned for this batch, or its `steps`; None computes them here.
-        target: See `signals`; not read where signals are given.
+        signals: The result of `signals` for this batch, or its `steps`; None computes them.
+        target: See `signals`; not read where signals are passed.
 
     Raises:
         EstimatorError: estimator and policy do not fit, or signals and batch differ in length.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a signal, a quantity or the gradient is NaN or infinite; names it and the step.
+
+    Example:
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> gradient = pg.gradient(policy, pg.estimator("reinforce"), batch)
+        >>> pg.optimizer("adam", learning_rate=1e-3).step(policy, gradient)
     """
     if signals is None:
+        # An inner loop passes slices of signals that were computed once.
         signals = _signals(policy, estimator, batch, target=target)
     return estimator.differentiate(policy, Surrogate(policy.spec, estimator, batch, signals))
 
@@ -163,44 +198,57 @@ def load(
     Args:
         path: The safetensors file.
         backend: A registered name; see `pgcore.backend`.
-        dtype: "float32" or "float64"; None takes the one it was saved with.
-        device: Where the backend has several.
-        compiled: Whether to compile what it computes, where the backend can choose.
-        into: Load into this policy, as an adopted network must be; None makes a new one. What it is already cannot be asked for otherwise.
+        dtype: "float32" or "float64"; None is the dtype it was saved in.
+        device: See `policy`.
+        compiled: See `policy`.
+        into: The policy to load into, such as an adopted network, which the other options must
+            agree with; None makes a new one.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.
-        SpecError: its spec is not valid, is not that of `into`, or the backend cannot build it; or `into` is not what else is asked for.
+        SpecError: the backend cannot build the spec, or spec or options disagree with `into`.
         ParameterError: its parameters are not the spec's.
+
+    Example:
+        >>> import tempfile
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     policy.save(f"{folder}/policy.safetensors")
+        ...     pg.load(f"{folder}/policy.safetensors").spec == policy.spec
+        True
     """
     saved, parameters, saved_dtype = read_policy(path)
     if into is None:
-        spec = PolicySpec.from_json(saved)
-        into = policy(
-            spec, backend=backend, dtype=dtype or saved_dtype, device=device, compiled=compiled
-        )
+        dtype, spec = dtype or saved_dtype, PolicySpec.from_json(saved)
+        into = policy(spec, backend=backend, dtype=dtype, device=device, compiled=compiled)
     else:
-        asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
-        had = {
-            "backend": into.backend,
-            "dtype": into.dtype.name,
-            "device": "its own",
-            "compiled": into.compiled,
-        }
-        for name in (name for name, value in asked.items() if value not in (None, had[name])):
-            raise SpecError(
-                f"load {name}: expected that of the policy to load into, {had[name]!r}, got {asked[name]!r}; leave it out, or leave out `into`"
-            )
+        # The policy decides all of this already; an option may only repeat it.
+        options = (
+            ("backend", backend, into.backend),
+            ("dtype", dtype, into.dtype.name),
+            ("device", device, "its own"),
+            ("compiled", compiled or None, into.compiled),
+        )
+        for name, asked, present in options:
+            if asked not in (None, present):
+                raise SpecError(
+                    f"load {name}: expected that of the policy to load into, {present!r}, "
+                    f"got {asked!r}; leave it out, or leave out `into`"
+                )
         check_saved(str(path), into.spec, saved)
     into.load(parameters)
     return into
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Return the random generator that sampling uses: NumPy's Philox, the same stream on every machine.
+    """Return the random generator that sampling uses: NumPy's Philox, one stream on every machine.
 
     Raises:
         SpecError: the seed is not an integer of at least 0.
+
+    Example:
+        >>> pg.generator(0).integers(0, 100, 3).tolist()
+        [13, 1, 93]
     """
     if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
         raise SpecError(
@@ -210,16 +258,19 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreError]) -> Any:
+    """Return a registered dataclass with these fields."""
+    # A dataclass's own error would name its class, and list nothing.
     cls: Any = registry().load(kind, name)
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
     for field in fields:
-        if field not in known:
-            raise UnknownNameError(f"{name} hyper-parameter", field, known)
+        if field not in names:
+            raise UnknownNameError(f"{name} hyper-parameter", field, names)
     try:
         return cls(**fields)
     except TypeError as problem:
         raise error(
-            f"{name}: expected values for {', '.join(known)}, got {sorted(fields)} ({problem}); give the missing ones"
+            f"{name}: expected values for {', '.join(names)}, got {sorted(fields)} ({problem}); "
+            "give the missing ones"
         ) from problem
 
 

@@ -40,7 +40,7 @@ class ShapeError(BatchError):
 
 
 class SpecError(PgcoreError, ValueError):
-    """A policy, network, head or schedule was described wrongly."""
+    """A policy, network, head or schedule has a wrong specification."""
 
 
 class EstimatorError(PgcoreError, ValueError):
@@ -56,7 +56,7 @@ class ParameterError(PgcoreError, ValueError):
 
 
 class NonFiniteError(PgcoreError, FloatingPointError):
-    """A quantity or a gradient came out infinite or NaN; no parameter was changed."""
+    """A quantity or a gradient is infinite or NaN; no parameter was changed."""
 
 
 class UnsupportedEnvironmentError(PgcoreError, ValueError):
@@ -64,15 +64,15 @@ class UnsupportedEnvironmentError(PgcoreError, ValueError):
 
 
 class FileError(PgcoreError, OSError):
-    """A file cannot be read or written, or is not what its name says."""
+    """A file cannot be read or written, or has other contents than its name says."""
 
 
 class MDPError(PgcoreError, ValueError):
-    """A finite decision process was described wrongly, or is too large to be enumerated."""
+    """A finite decision process has a wrong specification, or is too large to enumerate."""
 
 
 class PluginError(PgcoreError, RuntimeError):
-    """A plugin is broken, misspells a hook, or takes a name that is already taken."""
+    """A plugin is broken, misspells a hook, or registers a name that another has."""
 
 
 class DependencyError(PgcoreError, ModuleNotFoundError):
@@ -80,21 +80,23 @@ class DependencyError(PgcoreError, ModuleNotFoundError):
 
 
 class UnknownNameError(PgcoreError, LookupError):
-    """A name that nothing registered goes by."""
+    """A name that is not registered."""
 
-    def __init__(self, where: str, name: str, known: Iterable[str], note: str = "") -> None:
-        """Build the message with the near matches first, then every known name, then a note on names that cannot be known."""
+    def __init__(self, where: str, name: str, names: Iterable[str], note: str = "") -> None:
+        """Build the message: near matches, then every registered name, then a note on others."""
         self.where = where
         self.name = name
-        self.known = tuple(sorted(known))
+        self.known = tuple(sorted(names))
         self.note = note
+        # At most three suggestions, each at least half alike by difflib's ratio.
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         listing = ", ".join(self.known) or "none are registered"
         super().__init__(
-            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}{note and f'; {note}'}"
+            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}"
+            + (note and f"; {note}")
         )
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
-        """Rebuild from the arguments, so that the error survives the way back from another process."""
+        """Rebuild from the arguments, so that the error survives the way from another process."""
         return type(self), (self.where, self.name, self.known, self.note)

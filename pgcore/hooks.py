@@ -1,12 +1,12 @@
-"""The hooks a plugin implements: the one file that a plugin author reads.
+"""The hooks that a plugin implements; a plugin's author reads this file.
 
 A distribution joins pgcore by naming a module in the entry-point group `pgcore`:
 
     [project.entry-points.pgcore]
     mine = "my_package.plugin"
 
-That module imports `hookimpl` and `Provider` from here and nothing heavy, and implements any of the hooks below.
-Listing what is registered imports such modules only; a provider's `target` is imported when somebody asks for it.
+That module imports `hookimpl` and `Provider` from here and nothing heavy, and implements any of the
+hooks below. `pgcore list` imports such modules only; a provider's `target` is imported on first use.
 """
 
 from __future__ import annotations
@@ -35,22 +35,25 @@ __all__ = [
     "pgcore_schedules",
 ]
 
+# pluggy matches specifications and implementations by this project name.
 hookspec = pluggy.HookspecMarker("pgcore")
 hookimpl = pluggy.HookimplMarker("pgcore")
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What a plugin says about one thing it provides.
+    """A plugin's entry for one object that it provides.
 
     Attributes:
-        name: What users type: `pg.backend("numpy")`, `pg.estimator("ppo")`.
+        name: The word that users type, as in `pg.backend("numpy")` and `pg.estimator("ppo")`.
         target: `"module:attribute"`, imported on first use.
         summary: One line for `pgcore list`.
-        requires: The importable package that the target needs beyond its own distribution's, or None.
-        extra: The extra of pgcore that installs `requires` (`"torch"` gives `pip install 'pgcore[torch]'`), or None.
-        at_least: The least version of `requires` that the target works with, such as `"2.13"`, or None.
-        distributions: Names that `requires` is distributed under, where they are not its own alone; versions are theirs.
+        requires: The importable package that the target needs beside its own distribution's, or None.
+        extra: The extra of pgcore that installs `requires`, or None; `"torch"` gives
+            `pip install 'pgcore[torch]'`.
+        at_least: The least version of `requires` that works, such as `"2.13"`, or None.
+        distributions: Names under which `requires` is distributed, if others than its own; their
+            versions count.
     """
 
     name: str
@@ -89,7 +92,7 @@ def pgcore_activations() -> Iterable[Provider]:  # pyright: ignore[reportReturnT
 
 @hookspec
 def pgcore_optimizers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide optimizers; each target is a subclass of `pgcore.OptimizerSpec`, or of `pgcore_optimizers.trust_region.TrustRegionSpec`."""
+    """Provide optimizers; each target is a subclass of `OptimizerSpec` or of another `Rule`."""
 
 
 @hookspec
@@ -99,12 +102,18 @@ def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide metrics; each target is a function of keyword-only parameters that returns a float; see `pgcore.interfaces.metrics`."""
+    """Provide metrics; each target is a function from keyword-only parameters to a float.
+
+    See `pgcore.interfaces.metrics`.
+    """
 
 
 @hookspec
 def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide what estimators, heads and optimizers are tried on; each target is a `pgcore_check.proof.Proof`, or several."""
+    """Provide test material of estimators, heads and optimizers for `pgcore check`.
+
+    Each target is a `pgcore_check.proof.Proof`, or several.
+    """
 
 
 @hookspec
@@ -114,14 +123,15 @@ def pgcore_executors() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_commands() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide subcommands of `pgcore`; each target is a function that typer can turn into a command."""
+    """Provide subcommands of `pgcore`; each target is a function that typer makes a command of."""
 
 
 @hookspec
 def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide derivers; each target is a function from an estimator to its closed form, an object with `cotangents`.
+    """Provide derivers; each target is a function from an estimator to its closed form.
 
-    An estimator without `cotangents` takes the first usable deriver by name.
+    That is an object with `cotangents`. An estimator without `cotangents` takes the first usable
+    deriver by name.
     """
 
 
@@ -132,8 +142,8 @@ def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_after_update(metrics: Mapping[str, float]) -> None:
-    """Called after each training update (never per step) with that update's metrics, for loggers.
+    """Take the metrics of a training update, for loggers; called after each one, never per step.
 
     Args:
-        metrics: Name to value of one update, as in the metrics file: `update`, `steps`, `mean_return`, `loss`, ...
+        metrics: Name to value, as in the metrics file: `update`, `steps`, `mean_return`, `loss`, ...
     """

@@ -1,53 +1,36 @@
-"""Registers the built-in heads, networks, activations, schedules, metrics and deriver."""
+"""Registers the built-in heads, networks, activations, constant schedule and deriver."""
 
 from __future__ import annotations
 
-import inspect
-
 from pgcore.hooks import Provider, hookimpl
-from pgcore.interfaces.metrics import METRICS
 
 __all__ = [
     "pgcore_activations",
     "pgcore_derivers",
     "pgcore_heads",
-    "pgcore_metrics",
     "pgcore_networks",
     "pgcore_schedules",
 ]
+
+# Name, class and summary of each built-in head, for `pgcore list heads`.
+HEADS = (
+    ("categorical", "Categorical", "softmax over n actions with a temperature and masks"),
+    (
+        "diagonal_gaussian",
+        "DiagonalGaussian",
+        "independent normals; log std fixed, shared or per state",
+    ),
+    ("epsilon_greedy", "EpsilonGreedy", "the action of the largest value, or a random one"),
+    ("squashed_gaussian", "SquashedGaussian", "tanh of independent normals: actions within bounds"),
+    ("multi_categorical", "MultiCategorical", "several softmax choices at once, with masks"),
+    ("bernoulli", "Bernoulli", "independent binary actions, with masks"),
+)
 
 
 @hookimpl
 def pgcore_heads() -> list[Provider]:
     """Provide the core's heads."""
-    return [
-        Provider(
-            "categorical",
-            "pgcore.heads:Categorical",
-            "softmax over n actions with a temperature and masks",
-        ),
-        Provider(
-            "diagonal_gaussian",
-            "pgcore.heads:DiagonalGaussian",
-            "independent normals; log std fixed, shared or per state",
-        ),
-        Provider(
-            "epsilon_greedy",
-            "pgcore.heads:EpsilonGreedy",
-            "the action of the largest value, and now and then another",
-        ),
-        Provider(
-            "squashed_gaussian",
-            "pgcore.heads:SquashedGaussian",
-            "tanh of independent normals: actions within bounds",
-        ),
-        Provider(
-            "multi_categorical",
-            "pgcore.heads:MultiCategorical",
-            "several softmax choices at once, with masks",
-        ),
-        Provider("bernoulli", "pgcore.heads:Bernoulli", "independent switches, with masks"),
-    ]
+    return [Provider(name, f"pgcore.heads:{cls}", summary) for name, cls, summary in HEADS]
 
 
 @hookimpl
@@ -72,48 +55,13 @@ def pgcore_activations() -> list[Provider]:
 
 @hookimpl
 def pgcore_schedules() -> list[Provider]:
-    """Provide the core's learning-rate schedules."""
-    return [
-        Provider(
-            "constant",
-            "pgcore.interfaces.schedules:ConstantSchedule",
-            "the same rate at every step",
-        ),
-        Provider(
-            "linear",
-            "pgcore.interfaces.schedules:LinearSchedule",
-            "a straight line from one rate to another",
-        ),
-        Provider(
-            "cosine",
-            "pgcore.interfaces.schedules:CosineSchedule",
-            "half a cosine from one rate to another",
-        ),
-    ]
+    """Provide the schedule that a plain number as a learning rate stands for."""
+    constant = "pgcore.interfaces.schedules:ConstantSchedule"
+    return [Provider("constant", constant, "the same rate at every step")]
 
 
 @hookimpl
 def pgcore_derivers() -> list[Provider]:
     """Provide derivation by SymPy."""
-    return [
-        Provider(
-            "sympy",
-            "pgcore_derive.derivation:derive",
-            "cotangents from a surrogate, by SymPy",
-            "sympy",
-            "derive",
-        )
-    ]
-
-
-@hookimpl
-def pgcore_metrics() -> list[Provider]:
-    """Provide the core's metrics, each with the first line of its docstring."""
-    return [
-        Provider(
-            name,
-            f"pgcore.interfaces.metrics:{name}",
-            (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."),
-        )
-        for name, function in METRICS.items()
-    ]
+    derive = "pgcore_derive.derivation:derive"
+    return [Provider("sympy", derive, "cotangents from a surrogate, by SymPy", "sympy", "derive")]

@@ -48,8 +48,8 @@ class JaxGradient(AutodiffGradient):
         """See `AutodiffGradient`."""
         return self._policy.parts(self.vector)
 
-    def told(self) -> tuple[Array, dict[str, Array]]:
-        """See `AutodiffGradient.told`."""
+    def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
+        """See `AutodiffGradient.terms_and_quantities`."""
         columns = np.asarray(self._columns)
         quantities: dict[str, Array] = {}
         # Column 0 is the terms; a quantity of all actions takes a column for each of them.

@@ -42,8 +42,8 @@ class NumpyGradient(Gradient):
         """See `Copied.rebuild`."""
         self.layout = self._owner.layout
 
-    def given(self) -> dict[str, Array]:
-        """See `Gradient.given`."""
+    def arguments(self) -> dict[str, Array]:
+        """See `Gradient.arguments`."""
         first = self._blocks[0]
         if len(self._blocks) == 1:
             return first
@@ -57,7 +57,7 @@ class NumpyGradient(Gradient):
         """See `Gradient.terms`."""
         # Overflow is reported by `check_finite`, not by NumPy's warnings.
         with np.errstate(all="ignore"):
-            return self.surrogate.estimator.surrogate(xp, **self.given())
+            return self.surrogate.estimator.surrogate(xp, **self.arguments())
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""

@@ -93,14 +93,14 @@ class NumpyPolicy(NumpyParameters, Policy):
             parts.append(self._quantities(names, batch, block, part)[1])
         return {name: joined([part[name] for part in parts]) for name in names}
 
-    def values_at(self, observations: Array, *, own: bool) -> Array:
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
         parts: list[Array] = []
         for block in blocks(len(observations)):
-            network = self._workspace(block.stop - block.start, with_value=not own).network
+            network = self._workspace(block.stop - block.start, with_value=not from_outputs).network
             network.forward(self.views, observations[block])
             # A copy, since the next block of this size overwrites the buffers.
-            parts.append((network.outputs if own else network.values).T.copy())
+            parts.append((network.outputs if from_outputs else network.values).T.copy())
         return joined(parts)
 
     def gradient(self, surrogate: Surrogate) -> NumpyGradient:

@@ -1,4 +1,4 @@
-"""Fisher information of the action distribution, for backends that differentiate by themselves.
+"""Fisher information of the action distribution, for backends whose framework differentiates.
 
 F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the step's metric:
 
@@ -24,10 +24,10 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["coordinates", "has_closed_form", "metric", "quadrature"]
 
-# Signals under which a step's K actions and their weights travel.
+# Signal names of a step's K actions and their weights.
 ACTIONS, WEIGHTS = "quadrature_actions", "quadrature_weights"
 
-# How far the sum of a quadrature's weights may be from 1: a coarse rule's error, not rounding.
+# Largest distance of the sum of a quadrature's weights from 1: a coarse rule's error, not rounding.
 SUM_TOLERANCE = 1e-3
 
 
@@ -37,7 +37,7 @@ def has_closed_form(head: Head) -> bool:
 
 
 def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[str, Array]:
-    """Return what the Fisher information is summed over, by signal name.
+    """Return the actions that the Fisher information is summed over and their weights, by signal name.
 
     Args:
         head: One without a closed form.
@@ -46,27 +46,21 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
 
     Returns:
         Actions [B, K] or [B, K, n], and weights [B, K], 0 where an action is impossible.
-
-    Raises:
-        SpecError: the head's actions cannot be listed, and it declares no quadrature.
-        ShapeError: the declared one has the wrong shape, or weights that no expectation has.
     """
     declared = _matching(head, "quadrature") or Head.quadrature.__get__(head)
     actions, weights = (np.asarray(array) for array in declared(distribution))
-    if (
-        weights.ndim != 2
-        or actions.ndim < 2
-        or not actions.shape[:2] == weights.shape == (len(distribution), weights.shape[1])
-    ):
+    if weights.ndim != 2 or actions.shape[:2] != weights.shape or len(weights) != len(distribution):
         raise ShapeError(
-            f"{head}.quadrature: expected actions [B, K, ...] and weights [B, K] for B = {len(distribution)}, got "
-            f"{list(actions.shape)} and {list(weights.shape)}; return K actions a step"
+            f"{head}.quadrature: expected actions [B, K, ...] and weights [B, K] for "
+            f"B = {len(distribution)}, got {list(actions.shape)} and {list(weights.shape)}; "
+            "return K actions a step"
         )
     total = weights.sum(axis=1)
     if not ((weights >= 0).all() and (np.abs(total - 1) <= SUM_TOLERANCE).all()):
         raise ShapeError(
-            f"{head}.quadrature: expected weights of at least 0 that add up to 1 at each step, got a least one of "
-            f"{weights.min():.3g} and sums from {total.min():.3g} to {total.max():.3g}; weigh by probability"
+            f"{head}.quadrature: expected weights of at least 0 that add up to 1 at each step, got a "
+            f"least one of {weights.min():.3g} and sums from {total.min():.3g} to {total.max():.3g}; "
+            "weigh by probability"
         )
     # An impossible action has no finite score, so the heaviest one stands in for it, at weight 0.
     heaviest = np.take_along_axis(actions, _like(weights.argmax(axis=1)[:, None], actions), 1)
@@ -78,11 +72,11 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
 
 
 def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs) -> Native:
-    """Return the coordinates that J is the Jacobian of; [N, width], or [K N] one action after the other.
+    """Return the coordinates with Jacobian J: [N, width], or [K N] one action after the other.
 
     Args:
         xp: The backend's namespace.
-        head: Whose Fisher information is asked for.
+        head: The action distribution.
         outputs: The network's, which are differentiated, and the head's own parameters.
         inputs: Its signals are those of `quadrature`; none for a head with a closed form.
     """
@@ -90,9 +84,8 @@ def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs
     if ACTIONS not in inputs.signals:
         return distribution
     columns = _columns(inputs.signals[ACTIONS])
-    return head.log_prob(
-        xp, xp.concatenate((distribution,) * len(columns), 0), xp.concatenate(columns, 0)
-    )
+    repeated = xp.concatenate((distribution,) * len(columns), 0)
+    return head.log_prob(xp, repeated, xp.concatenate(columns, 0))
 
 
 def metric(xp: ArrayNamespace, head: Head, at: Native, tangent: Native, inputs: Inputs) -> Native:
@@ -100,7 +93,7 @@ def metric(xp: ArrayNamespace, head: Head, at: Native, tangent: Native, inputs: 
 
     Args:
         xp: The backend's namespace.
-        head: Whose Fisher information is asked for.
+        head: The action distribution.
         at: See `coordinates`; held constant.
         tangent: J v, in their shape.
         inputs: See `coordinates`; its weights are w.
@@ -109,12 +102,13 @@ def metric(xp: ArrayNamespace, head: Head, at: Native, tangent: Native, inputs: 
         return inputs.weights[:, None] * head.fisher(xp, at, tangent)
     columns = _columns(inputs.signals[WEIGHTS])
     probability = xp.concatenate(columns, 0)
-    moved = xp.where(probability > 0.0, tangent, 0.0)
-    return xp.concatenate((inputs.weights,) * len(columns), 0) * probability * moved
+    # The stand-in of an impossible action has a tangent, which may not be finite.
+    possible = xp.where(probability > 0.0, tangent, 0.0)
+    return xp.concatenate((inputs.weights,) * len(columns), 0) * probability * possible
 
 
 def _matching(head: Head, name: str) -> Callable[..., Any] | None:
-    """Return the head's method, or None where it is missing or was written for another class's `log_prob`."""
+    """Return the head's method, or None where it is missing or belongs to another class's `log_prob`."""
     cls = type(head)
     writer = next(base for base in cls.__mro__ if name in base.__dict__)
     # A mixin without a `log_prob` speaks for the class that takes it in.
@@ -128,5 +122,5 @@ def _columns(array: Native) -> tuple[Native, ...]:
 
 
 def _like(array: Array, actions: Array) -> Array:
-    """Return a [B, K] array with trailing axes of length 1, as many as the actions have dimensions."""
+    """Return a [B, K] array with trailing axes of length 1, for each dimension of an action."""
     return array.reshape(*array.shape, *(1,) * (actions.ndim - 2))

@@ -30,40 +30,41 @@ class AutodiffGradient(Gradient):
         surrogate: Surrogate,
         leaves: dict[str, Native],
         terms: Native,
-        named: dict[str, Native],
+        quantities: dict[str, Native],
     ) -> None:
-        """Keep everything native."""
+        """Keep everything native; terms and quantities are [N, ...], with padding."""
         self.policy = self._owner = policy
         self.surrogate = surrogate
         self.leaves = leaves
         self._terms = terms
-        self._named = named
+        self._quantities = quantities
 
-    def given(self) -> dict[str, Array]:
-        """See `Gradient.given`."""
-        quantities = self.told()[1]
-        signals, keywords = self.surrogate.values, self.surrogate.estimator.keywords
-        steps = len(self.surrogate.weights)
-        return {
-            name: quantities[name][:steps] if name in quantities else signals[name]
-            for name in keywords
-        }
+    def arguments(self) -> dict[str, Array]:
+        """See `Gradient.arguments`."""
+        quantities = self.terms_and_quantities()[1]
+        signals, steps = self.surrogate.values, len(self.surrogate.weights)
+        arguments: dict[str, Array] = {}
+        for name in self.surrogate.estimator.keywords:
+            arguments[name] = quantities[name][:steps] if name in quantities else signals[name]
+        return arguments
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
-        return self.told()[0][: len(self.surrogate.weights)]
+        return self.terms_and_quantities()[0][: len(self.surrogate.weights)]
 
-    def told(self) -> tuple[Array, dict[str, Array]]:
-        """Return the terms and the quantities as NumPy arrays, padding included."""
-        if isinstance(self._terms, np.ndarray):  # a copy's
-            return cast("Array", self._terms), self._named
+    def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
+        """Return the terms, and the quantities by name, as NumPy arrays with padding."""
+        # A copy holds NumPy arrays already.
+        if isinstance(self._terms, np.ndarray):
+            return cast("Array", self._terms), self._quantities
         to_numpy = self._owner.to_numpy
-        return to_numpy(self._terms), {name: to_numpy(value) for name, value in self._named.items()}
+        quantities = {name: to_numpy(value) for name, value in self._quantities.items()}
+        return to_numpy(self._terms), quantities
 
     def __getstate__(self) -> dict[str, Any]:
-        """See `Copied`; terms and quantities are only ever looked at, so that a copy has NumPy's."""
-        terms, named = self.told()
-        return super().__getstate__() | {"_terms": terms, "_named": named}
+        """See `Copied`; a copy has NumPy's terms and quantities, which are only read."""
+        terms, quantities = self.terms_and_quantities()
+        return super().__getstate__() | {"_terms": terms, "_quantities": quantities}
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
@@ -76,4 +77,4 @@ class AutodiffGradient(Gradient):
 
     def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:
         """Return the gradient with other derivatives; terms, loss and metrics stay."""
-        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._named)
+        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._quantities)

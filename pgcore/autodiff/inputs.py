@@ -1,4 +1,4 @@
-"""The arrays that a policy computes from and the network's outputs, padded to a few sizes where shapes are compiled."""
+"""A policy's input arrays and its network's outputs, padded to a few sizes for compiled code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pgcore.xp.namespace import Native
 
 __all__ = ["Inputs", "Outputs", "episode_chunks", "padded", "padded_size", "repeat_last"]
 
-# Scores are computed for at most this many episodes and about this many steps at a time.
+# Scores are computed for at most this many episodes and about this many steps at a time, so that the
+# [episodes, steps] matrix of weights stays small.
 EPISODES, STEPS = 64, 1024
 
 
 class Inputs(NamedTuple):
-    """What a policy computes from, NumPy or native, `N` steps: those of a batch and, where shapes are compiled, padding.
+    """A policy's inputs, NumPy or native: `N` steps of a batch and, for compiled code, of padding.
 
     Attributes:
         observations: [N, ...] as the network takes them.
@@ -35,11 +36,11 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a network says of `N` steps.
+    """A network's outputs at `N` steps.
 
     Attributes:
         outputs: [N, outputs] the head's natural parameters.
-        values: [N] the critic's values, [N, A] where it values actions, or None.
+        values: [N] the critic's values, [N, A] of an action-value critic, or None.
         head: The head's own parameters by name.
     """
 
@@ -49,7 +50,7 @@ class Outputs(NamedTuple):
 
 
 def episode_chunks(lengths: Array) -> Iterator[slice]:
-    """Yield slices of episodes, each of at most `EPISODES`, and of at most `STEPS` steps unless one alone has more."""
+    """Yield slices of at most `EPISODES` episodes, and of at most `STEPS` steps unless one has more."""
     start = steps = 0
     for episode, length in enumerate(lengths.tolist()):
         if episode > start and (episode - start == EPISODES or steps + length > STEPS):
@@ -60,7 +61,7 @@ def episode_chunks(lengths: Array) -> Iterator[slice]:
 
 
 def padded_size(steps: int) -> int:
-    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `steps`: two sizes for each doubling."""
+    """Return the least of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `steps`: two a doubling."""
     power = 1 << (steps - 1).bit_length()
     return power * 3 // 4 if steps <= power * 3 // 4 and power >= 4 else power
 
@@ -71,21 +72,21 @@ def padded(inputs: Inputs) -> Inputs:
     extra = padded_size(steps) - steps
     if extra == 0:
         return inputs
+    signals = {name: repeat_last(value, extra) for name, value in inputs.signals.items()}
+    # Each step of padding is an episode of its own: a product of many ratios could overflow, which
+    # weight 0 does not undo.
+    if "episode" in signals:
+        episode = inputs.signals["episode"]
+        signals["episode"] = np.append(episode, episode[-1] + 1 + np.arange(extra))
     return Inputs(
         repeat_last(inputs.observations, extra),
         repeat_last(inputs.actions, extra),
         None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
-        # Each step of padding is an episode of its own: a product of many ratios could overflow, and weight 0 would not take that away.
-        {
-            name: np.append(value, value[-1] + 1 + np.arange(extra))
-            if name == "episode"
-            else repeat_last(value, extra)
-            for name, value in inputs.signals.items()
-        },
+        signals,
         np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),
     )
 
 
 def repeat_last(array: Array, times: int) -> Array:
-    """Return the array with its last row repeated."""
+    """Return the array with its last row repeated a number of times more."""
     return array if times == 0 else np.concatenate([array, np.repeat(array[-1:], times, axis=0)])

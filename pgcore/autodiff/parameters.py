@@ -1,4 +1,4 @@
-"""Parameters of a framework that differentiates: its own arrays, and their way to NumPy and back."""
+"""A framework's own parameters, and their conversion to NumPy and back."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["AutodiffParameters"]
 
 
 class AutodiffParameters(Parameters):
-    """See `Parameters`; a backend writes the methods that are abstract here."""
+    """See `Parameters`; a backend writes the abstract methods."""
 
     @abstractmethod
     def leaves(self, vector: Array) -> dict[str, Native]:
-        """Return native arrays by canonical name, in the framework's own shapes, from a [D] vector in canonical order."""
+        """Return a [D] vector in canonical order as native arrays by name, in the framework's shapes."""
 
     @abstractmethod
     def canonical(self, name: str, leaf: Native) -> Array:
-        """Return a parameter, or its derivative, as a NumPy array in canonical shape that the caller owns."""
+        """Return a parameter or its derivative as a NumPy array in canonical shape, for the caller."""
 
     @abstractmethod
     def to_numpy(self, native: Native) -> Array:
-        """Return a native array as NumPy's, which nobody writes to."""
+        """Return a native array as NumPy's, for reading alone."""

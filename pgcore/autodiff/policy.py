@@ -1,7 +1,7 @@
-"""What backends that differentiate by themselves share: a batch in, the surrogate's terms through `xp`, arrays out.
+"""Policies of backends whose framework differentiates.
 
-A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework; `pgcore.autodiff.terms` holds the function
-that it differentiates.
+A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework;
+`pgcore.autodiff.terms` holds the function that it differentiates.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = ["AutodiffPolicy", "critic_kind"]
 
 
 class AutodiffPolicy(AutodiffParameters, Policy):
-    """A policy whose framework differentiates; a backend writes the methods that are abstract here.
+    """See `Policy`; a backend writes the abstract methods.
 
     Attributes:
         pads: Whether steps are padded to a few sizes, so that compiled code is reused.
-        probe: What tries an adopted network out; None for any other.
+        probe: The trial of an adopted network; None for any other.
     """
 
     pads: bool
@@ -44,7 +44,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, A] values, as NumPy arrays of the policy's dtype."""
+        """Return [N, outputs] and, with a critic, [N] or [N, A] values, NumPy's of the policy's dtype."""
 
     @abstractmethod
     def head_parameters(self) -> dict[str, Array]:
@@ -56,46 +56,47 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[AutodiffGradient, float]:
-        """Return the gradient of sum_t w_t surrogate_t, unchecked, and the sum of its squared entries."""
+        """Return the gradient of sum_t w_t surrogate_t, unchecked, and its sum of squared entries."""
 
     @abstractmethod
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
-        """Return [R, D] sum_t rows[r, t] d log pi(a_t given s_t) / d theta for [R, N] rows, columns in canonical order."""
+        """Return [R, D] sum_t rows[r, t] d log pi(a_t given s_t) / d theta for [R, N] rows."""
 
     @abstractmethod
     def fisher_product(self, inputs: Inputs, vector: Array) -> Array:
-        """Return [D] sum_t w_t F_t v for the inputs' weights and a [D] vector, both in canonical order.
+        """Return [D] sum_t w_t F_t v: J^T times `autodiff_fisher.metric` of J v.
 
-        J^T times `autodiff_fisher.metric` of J v, with J the Jacobian of `autodiff_fisher.coordinates`.
+        Args:
+            inputs: N steps, w their weights; J is the Jacobian of `autodiff_fisher.coordinates`.
+            vector: [D] v in canonical order, as the result.
         """
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
         outputs = self._outputs(observations)[0]
-        own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
-        return self.spec.head.distribution(host, outputs.astype(np.float64), own, action_mask)
+        head = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
+        return self.spec.head.distribution(host, outputs.astype(np.float64), head, action_mask)
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """See `Policy.quantities_at`."""
-        signals = (
-            {}
-            if KLS.isdisjoint(names)
-            else {"reference": batch.extras["reference"].astype(self.dtype)}
-        )
+        signals: dict[str, Array] = {}
+        if not KLS.isdisjoint(names):
+            signals["reference"] = batch.extras["reference"].astype(self.dtype)
         inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
         return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
 
-    def values_at(self, observations: Array, *, own: bool) -> Array:
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
         outputs, values = self._outputs(observations)
-        column = outputs if own else values
-        assert column is not None
-        return column.reshape(len(observations), -1)
+        source = outputs if from_outputs else values
+        assert source is not None
+        return source.reshape(len(observations), -1)
 
     def gradient(self, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient`."""
         used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
         inputs = self._inputs(surrogate.batch, used, surrogate.weights)
+        # The backend's sum of squares finds what is not finite without a copy to the host.
         gradient, square = self.differentiate(surrogate, inputs)
         if not math.isfinite(square):
             gradient.check_finite()
@@ -109,27 +110,21 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
+        # Episodes are taken in chunks, which bounds the memory of the weights' matrix.
         self.check(batch)
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
         for episodes in episode_chunks(batch.episode_lengths):
-            steps = slice(
-                batch.episode_starts[episodes.start], batch.episode_ends[episodes.stop - 1] + 1
-            )
+            first, last = episodes.start, episodes.stop - 1
+            steps = slice(batch.episode_starts[first], batch.episode_ends[last] + 1)
             part = batch.steps(steps)
             inputs = self._inputs(part, {}, np.zeros(part.num_steps, self.dtype))
-            count = (
-                padded_size(episodes.stop - episodes.start)
-                if self.pads
-                else episodes.stop - episodes.start
-            )
-            rows = np.zeros((count, len(inputs.weights)), self.dtype)
-            rows[batch.episode_of_step[steps] - episodes.start, np.arange(part.num_steps)] = (
-                weights[steps]
-            )
-            scores[episodes] = self.log_prob_products(inputs, rows)[
-                : episodes.stop - episodes.start
-            ]
+            # Row e holds the weights of episode e's steps; rows of padding stay 0.
+            count = last + 1 - first
+            rows = np.zeros((padded_size(count) if self.pads else count, len(inputs.weights)))
+            rows[batch.episode_of_step[steps] - first, np.arange(part.num_steps)] = weights[steps]
+            products = self.log_prob_products(inputs, rows.astype(self.dtype))
+            scores[episodes] = products[:count]
         self.check_scores(scores)
         return scores
 
@@ -138,10 +133,12 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         self.check(batch)
         if np.shape(vector) != (self.size,):
             raise ShapeError(
-                f"fisher_vector_product: expected [{self.size}], the parameters, got {list(np.shape(vector))}; flatten in canonical order"
+                f"fisher_vector_product: expected [{self.size}], the parameters, got "
+                f"{list(np.shape(vector))}; flatten in canonical order"
             )
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         head, points = self.spec.head, dict[str, Array]()
+        # Without a closed form the metric is a sum over actions, which travel as signals.
         if not autodiff_fisher.has_closed_form(head):
             distribution = self.distribution(batch.observations, batch.action_mask)
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
@@ -156,88 +153,88 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         return values[:, 0] if column and self.spec.critic_values == "state" else values
 
     def check_outputs(self, outputs: Native, values: Native, steps: int | None) -> None:
-        """Raise ShapeError or SpecError unless an adopted network's outputs and values have one row a step, the head's width, its dtype.
+        """Raise ShapeError or SpecError unless an adopted network's results fit the spec.
 
         Args:
-            outputs: What the network returned for the head; anything.
-            values: [N] what it returned for the critic, [N, A] where that values actions, or None.
-            steps: N, or None where it is not known while a graph is built.
+            outputs: The network's result for the head; anything.
+            values: The critic's, [N], or [N, A] of an action-value critic; None without a critic.
+            steps: N, or None where it is unknown while a graph is built.
         """
-        head = self.spec.head
-        rows = "one row of natural parameters"
-        claimed: list[tuple[str, str, Any, list[int | None]]] = [
-            ("outputs", rows, outputs, [steps, head.outputs])
-        ]
-        if self.spec.critic != "none" and self.spec.critic_values == "action":
-            claimed.append(
-                ("values", "one value an action", values, [steps, self.spec.critic_outputs])
+        spec = self.spec
+        row = "one row of natural parameters"
+        self._check_output("outputs", row, outputs, [steps, spec.head.outputs])
+        if spec.critic != "none" and spec.critic_values == "action":
+            shape = [steps, spec.critic_outputs]
+            self._check_output("values", "one value an action", values, shape)
+        elif spec.critic != "none":
+            self._check_output("values", "one value", values, [steps])
+
+    def _check_output(self, name: str, row: str, value: Native, expected: list[int | None]) -> None:
+        """Check one of the arrays; see `check_outputs`."""
+        shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
+        if (
+            shape is None
+            or len(shape) != len(expected)
+            or not all(map(same_length, shape, expected))
+        ):
+            raise ShapeError(
+                f"{self.spec.network}: expected {name} of shape {expected} for {self.spec.head}, got "
+                f"{type(value).__name__ if shape is None else shape}; return {row} a step"
             )
-        elif self.spec.critic != "none":
-            claimed.append(("values", "one value", values, [steps]))
-        for what, advice, value, wanted in claimed:
-            shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
-            if (
-                shape is None
-                or len(shape) != len(wanted)
-                or not all(map(same_length, shape, wanted))
-            ):
-                got = type(value).__name__ if shape is None else shape
-                raise ShapeError(
-                    f"{self.spec.network}: expected {what} of shape {wanted} for {head}, got {got}; "
-                    f"return {advice} a step"
-                )
-            if self.dtype.name not in str(value.dtype):
-                raise SpecError(
-                    f"{self.spec.network}: expected {what} in {self.dtype}, as its parameters are, got {value.dtype}; compute in one dtype"
-                )
+        if self.dtype.name not in str(value.dtype):
+            raise SpecError(
+                f"{self.spec.network}: expected {name} in {self.dtype}, as its parameters are, "
+                f"got {value.dtype}; compute in one dtype"
+            )
 
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
-        """Return what is computed from, in the policy's dtype, padded where shapes are compiled."""
+        """Return a policy's inputs in its dtype, padded for compiled code."""
+        # Integer actions index, and keep their dtype.
         actions, mask = batch.actions, batch.action_mask
         if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)
-        inputs = Inputs(
-            self._observations(batch.observations), actions, mask, dict(signals), weights
-        )
+        observations = self._observations(batch.observations)
+        inputs = Inputs(observations, actions, mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs
 
     def _observations(self, observations: Array) -> Array:
-        """Return observations in the dtype that the network takes; integers are an adopted network's own business."""
+        """Return observations in the network's dtype; an adopted network takes integers as they are."""
         network = self.spec.network
+        # Frameworks index with int64 alone.
         if network.num_states is not None:
-            return observations.astype(np.int64, copy=False)  # frameworks index with no others
-        whole = isinstance(network, Adopted) and observations.dtype.kind != "f"
-        given = observations if whole else observations.astype(self.dtype, copy=False)
+            return observations.astype(np.int64, copy=False)
+        if not isinstance(network, Adopted) or observations.dtype.kind == "f":
+            observations = observations.astype(self.dtype, copy=False)
         if self.probe is not None:
-            self.probe(self._forward, given)
-        return given
+            self.probe(self._forward, observations)
+        return observations
 
     def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward` of observations as the batch holds them."""
         return self._forward(self._observations(observations))
 
-    def _forward(self, given: Array) -> tuple[Array, Array | None]:
-        """Return `forward`, with observations padded where shapes are compiled."""
-        steps = len(given)
-        outputs, values = self.forward(
-            repeat_last(given, padded_size(steps) - steps) if self.pads else given
-        )
+    def _forward(self, observations: Array) -> tuple[Array, Array | None]:
+        """Return `forward`, with observations padded for compiled code."""
+        steps = len(observations)
+        extra = padded_size(steps) - steps if self.pads else 0
+        outputs, values = self.forward(repeat_last(observations, extra))
         return outputs[:steps], None if values is None else values[:steps]
 
 
 def critic_kind(backend: str, critic: Any) -> str:
-    """Return the spec's critic for what `Backend.adopt` was given, or raise SpecError where it is another word than "shared"."""
+    """Return the spec's critic for that of `Backend.adopt`, or raise SpecError for an unknown word."""
     if critic is None:
         return "none"
     if not isinstance(critic, str):
         return "separate"
     if critic != "shared":
         raise SpecError(
-            f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, got {critic!r}; pass the critic itself"
+            f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, "
+            f"got {critic!r}; pass the critic itself"
         )
     return critic
 
 
-def same_length(found: Any, wanted: int | None) -> bool:
-    """Whether two lengths are the same, as far as both are known."""
-    return found is None or wanted is None or found == wanted
+def same_length(actual: Any, expected: int | None) -> bool:
+    """Whether two lengths are the same, or one is unknown."""
+    return actual is None or expected is None or actual == expected

@@ -1,6 +1,6 @@
-"""The function that is differentiated: a head's and an estimator's formulas, one after the other, through `xp`.
+"""The differentiated function: a head's formulas, then an estimator's, through `xp`.
 
-The order is the one in which NumPy's closed forms are carried back.
+NumPy's closed forms are carried back in the opposite order.
 """
 
 from __future__ import annotations
@@ -17,37 +17,55 @@ __all__ = ["quantities", "surrogate_terms"]
 
 
 def quantities(
-    xp: ArrayNamespace, head: Head, names: Collection[str], found: Outputs, inputs: Inputs
+    xp: ArrayNamespace, head: Head, names: Collection[str], outputs: Outputs, inputs: Inputs
 ) -> dict[str, Native]:
-    """Return the named quantities, native; see `pgcore.interfaces.estimator.QUANTITIES`."""
-    distribution = head.distribution(xp, found.outputs, found.head, inputs.action_mask)
-    named: dict[str, Native] = {}
+    """Return quantities by name, native.
+
+    Args:
+        xp: The backend's namespace.
+        head: The action distribution.
+        names: Of `pgcore.interfaces.estimator.QUANTITIES`.
+        outputs: The network's.
+        inputs: Actions and mask; its signal `reference` for a KL.
+    """
+    distribution = head.distribution(xp, outputs.outputs, outputs.head, inputs.action_mask)
+    values: dict[str, Native] = {}
     for name in names:
         if name == "log_prob":
-            named[name] = head.log_prob(xp, distribution, inputs.actions)
+            values[name] = head.log_prob(xp, distribution, inputs.actions)
         elif name == "entropy":
-            named[name] = head.entropy(xp, distribution)
+            values[name] = head.entropy(xp, distribution)
         elif name == "kl":
-            named[name] = head.kl(xp, inputs.signals["reference"], distribution)
+            values[name] = head.kl(xp, inputs.signals["reference"], distribution)
         elif name == "reverse_kl":
-            named[name] = head.kl(xp, distribution, inputs.signals["reference"])
+            values[name] = head.kl(xp, distribution, inputs.signals["reference"])
         elif name in ("action_value", "action_values"):
-            q = found.outputs if head.action_values else found.values
-            named[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
+            # A head over action values has the network's outputs for them, any other the critic's.
+            q = outputs.outputs if head.action_values else outputs.values
+            values[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
         else:
-            named[name] = distribution if name == "log_probs" else found.values
-    return named
+            values[name] = distribution if name == "log_probs" else outputs.values
+    return values
 
 
 def surrogate_terms(
-    xp: ArrayNamespace, head: Head, estimator: Estimator, found: Outputs, inputs: Inputs
+    xp: ArrayNamespace, head: Head, estimator: Estimator, outputs: Outputs, inputs: Inputs
 ) -> tuple[Native, dict[str, Native]]:
-    """Return [N] surrogate_t, and the quantities that it was given, by name."""
-    named = quantities(xp, head, estimator.quantities, found, inputs)
-    signals = {name: inputs.signals[name] for name in estimator.keywords if name not in named}
-    terms = estimator.surrogate(xp, **named, **signals)
+    """Return [N] surrogate_t, and its quantities by name.
+
+    Args:
+        xp: The backend's namespace.
+        head: The action distribution.
+        estimator: The loss.
+        outputs: The network's.
+        inputs: Actions, mask and signals.
+    """
+    arguments = quantities(xp, head, estimator.quantities, outputs, inputs)
+    signals = {name: inputs.signals[name] for name in estimator.keywords if name not in arguments}
+    terms = estimator.surrogate(xp, **arguments, **signals)
     if len(terms.shape) != 1:
         raise EstimatorError(
-            f"{estimator.name}.surrogate: expected one term a step, shape [B], got {list(terms.shape)}; sum over steps is the reduction's"
+            f"{estimator.name}.surrogate: expected one term a step, shape [B], got "
+            f"{list(terms.shape)}; sum over steps is the reduction's"
         )
-    return terms, named
+    return terms, arguments

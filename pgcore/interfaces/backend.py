@@ -1,4 +1,4 @@
-"""Backends: what a framework must offer to take part."""
+"""Backends: the interface of a framework to pgcore."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Backend", "float_dtype"]
 
 
 class Backend(ABC):
-    """Makes policies out of specs; one instance a process, without state that anyone can see.
+    """Makes policies out of specs; one instance a process, without visible state.
 
     Attributes:
-        name: What the backend is registered as.
-        modes: How it can compute, such as "eager" and "compiled"; the first is what a policy gets where nobody asks.
+        name: Its registered name.
+        modes: Its ways to compute, such as "eager" and "compiled"; the first is the default.
     """
 
     name: ClassVar[str]
@@ -42,11 +42,12 @@ class Backend(ABC):
             spec: Network, head and critic.
             seed: At least 0; the same seed gives the same float64 parameters on every backend.
             dtype: "float32" or "float64".
-            device: Where the backend has several; None is its default.
-            compiled: Whether to compile what it computes, where the backend can choose.
+            device: One of the backend's devices; None is its default.
+            compiled: Compile the policy's computations, on a backend that can choose.
 
         Raises:
-            SpecError: dtype, device or compilation is not one of this backend's, or it cannot build the spec.
+            SpecError: the backend does not have the dtype, device or compilation, or cannot build
+                the spec.
         """
 
     def adopt(
@@ -62,29 +63,33 @@ class Backend(ABC):
         """Return a policy around the user's own network, which it trains in place.
 
         Args:
-            module: [B, ...] observations to the head's natural parameters, [B, outputs]; with critic="shared" to a pair of
-                those and values. Floating-point observations come in the parameters' dtype, others as they are.
+            module: [B, ...] observations to the head's natural parameters, [B, outputs]; with
+                critic="shared" to a pair of those and values. Floating-point observations come in the
+                parameters' dtype, others as they are.
             head: The action distribution.
             critic: None, "shared", or another network from observations to values.
-            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A], Q of every action of a discrete head.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] action values of a
+                discrete head.
             compiled: See `policy`.
-            evaluation_mode: Put module and critic in evaluation mode; without it dropout and batch normalisation in training
-                mode are refused, since their outputs are no function of one observation alone. The first batch shows
-                whether other parts of a module are one, and a module that has any that is not is refused there.
+            evaluation_mode: Put module and critic in evaluation mode. Without it dropout and batch
+                normalisation in training mode are refused, since their outputs are no function of one
+                observation alone. Other modules of that kind are refused at the first batch.
 
         Raises:
             SpecError: the backend has no modules to adopt, or this module cannot be a policy; says why.
             ParameterError: a parameter is NaN or infinite; names it.
         """
         raise SpecError(
-            f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; build a PolicySpec instead"
+            f"{self.name}.adopt: expected a backend with modules of its own, got {self.name}; "
+            "build a PolicySpec instead"
         )
 
     def check_compiled(self, *, compiled: bool) -> None:
-        """Raise SpecError where compilation is asked of a backend that compiles nothing."""
+        """Raise SpecError for compilation on a backend that compiles nothing."""
         if compiled and "compiled" not in self.modes:
             raise SpecError(
-                f"{self.name}.policy compiled: expected False, got True; nothing is compiled here, choose a backend that compiles"
+                f"{self.name}.policy compiled: expected False, got True; "
+                "nothing is compiled here, choose a backend that compiles"
             )
 
 

@@ -1,4 +1,4 @@
-"""Pickling and deep copies: what is left out and made anew, in one place for policies, gradients and optimizers."""
+"""Pickling and deep copies of policies, gradients and optimizers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Copied"]
 
 
 class Copied:
-    """An object that pickles and deep-copies to the bit, without what it keeps for speed.
+    """An object that pickles and deep-copies to the bit, without its caches.
 
-    `pickle`, `cloudpickle` and `copy.deepcopy` take the attributes as they are. A subclass names those that are caches, views
-    of others or bound to this process, and makes them anew in `rebuild`. Arrays that its framework pickles with another dtype
-    travel as NumPy's: `__getstate__` converts them and `rebuild` converts them back.
+    A subclass names its caches, views of other attributes and anything bound to this process, and makes
+    them anew in `rebuild`. Arrays that its framework pickles with another dtype travel as NumPy's:
+    `__getstate__` converts them and `rebuild` converts them back.
 
     Attributes:
         left_out: Names of the attributes that are not part of a copy.
@@ -22,13 +22,13 @@ class Copied:
     left_out: ClassVar[frozenset[str]] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes that a copy is made of, by name."""
+        """Return the attributes of a copy, by name."""
         return {name: value for name, value in vars(self).items() if name not in self.left_out}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take the attributes over, and make anew what was left out."""
+        """Take the attributes over, and make the others anew."""
         vars(self).update(state)
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Make the attributes in `left_out` of the others; nothing by default."""
+        """Make the attributes in `left_out` from the others; nothing by default."""

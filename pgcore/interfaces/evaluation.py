@@ -15,13 +15,13 @@ from pgcore.validation.arrays import Array
 
 __all__ = ["Evaluation"]
 
-# These hold -inf for masked actions.
+# Evaluations that hold -inf for masked actions.
 UNBOUNDED = frozenset(("distribution", "log_probs", "final_log_probs"))
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A policy on a batch, as an estimator's `signals` asks it; see `pgcore.interfaces.estimator.Evaluate`.
+    """A policy on a batch; see `pgcore.interfaces.estimator.Evaluate`.
 
     Attributes:
         policy: The current policy.
@@ -41,22 +41,23 @@ class Evaluation:
         head, target = self.policy.spec.head, self.target_policy.spec.head
         if target.width != head.width:
             raise EstimatorError(
-                f"signals target: expected a policy of as many actions as {head}, got {target}; pass a copy of the policy"
+                f"signals target: expected a policy of as many actions as {head}, got {target}; "
+                "pass a copy of the policy"
             )
         return Evaluation(self.target_policy, self.batch)
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
-        """See `Evaluate.__call__`; raise NonFiniteError, naming the parameter at fault or the step, unless all are finite."""
+        """See `Evaluate.__call__`; raise NonFiniteError, naming parameter or step, unless finite."""
         evaluated = self.policy.evaluate(self.batch, names)
         for name, value in evaluated.items():
-            if name not in UNBOUNDED:
-                try:
-                    check_all_finite(
-                        name, value, "episode" if name.startswith("final_") else "step"
-                    )
-                except NonFiniteError:
-                    self.policy.check_finite(name)
-                    raise
+            noun = "episode" if name.startswith("final_") else "step"
+            try:
+                if name not in UNBOUNDED:
+                    check_all_finite(name, value, noun)
+            except NonFiniteError:
+                # A parameter that is not finite explains every step.
+                self.policy.check_finite(name)
+                raise
         return evaluated
 
     def scores(self, step_weights: Array | None = None) -> Array:

@@ -1,59 +1,146 @@
-"""Update formulas of first-order optimizers as frozen data, and the native state that a backend keeps for one."""
+"""Rules of optimizers, such as update formulas, and the native state that a backend keeps for one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.interfaces.copying import Copied
 from pgcore.interfaces.gradient import Gradient
-from pgcore.interfaces.schedules import ConstantSchedule, Schedule
+from pgcore.interfaces.schedules import Schedule
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, Positive, positive
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec"]
+__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec", "Rule", "StepReport"]
 
 
 def rate_or_schedule(
     where: str, value: object, error: type[PgcoreError] = OptimizerError
 ) -> float | Schedule:
-    """Return a schedule as it is and a number as a float, or raise unless it is a number above 0."""
+    """See `pgcore.validation.fields`: a schedule as it is, a number above 0 as a float."""
     return value if isinstance(value, Schedule) else positive(where, value, error)
 
 
+# The type of a field `learning_rate`, which declares this check.
 LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 
-@dataclass(frozen=True)
-class OptimizerSpec(Checked, ABC):
-    """A first-order optimizer's hyper-parameters and its update formula.
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """The measurements of a trust region's step.
 
     Attributes:
-        name: What the optimizer is registered as.
-        slots: Names of the arrays that it keeps for each parameter, all starting at 0.
-        whole_batch: Whether a step is meant to have all of a batch, once, rather than one minibatch of many.
-        learning_rate: A positive number, or a schedule.
-        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c first, over all parameters; None leaves it.
-
-    Raises:
-        OptimizerError: the rate is neither a schedule nor a number above 0, or the norm is not above 0.
+        accepted: Whether the step was taken; a refused one leaves every parameter to the bit.
+        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
+        length: Euclidean length of the step in the policy's parameters.
+        step_size: The factor of the natural gradient, or of the gradient without a metric.
+        improvement: The fall of the surrogate's loss, in its unit.
+        expected: The fall of a linear loss.
+        backtracks: The line search's number of shorter steps.
+        iterations: Of conjugate gradients.
+        residual: Of conjugate gradients, relative to the gradient's norm.
+        converged: Whether the residual is within the tolerance.
     """
 
-    learning_rate: LearningRate = 1e-3
-    max_grad_norm: Positive | None = None
-    field_error = OptimizerError
+    accepted: bool
+    kl: float
+    length: float
+    step_size: float
+    improvement: float
+    expected: float
+    backtracks: int
+    iterations: int
+    residual: float
+    converged: bool
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures to log, by name."""
+        return {
+            "step_accepted": float(self.accepted),
+            "step_kl": self.kl,
+            "step_size": self.step_size,
+            "step_length": self.length,
+            "step_improvement": self.improvement,
+            "line_search_steps": float(self.backtracks),
+            "cg_iterations": float(self.iterations),
+            "cg_residual": self.residual,
+        }
+
+
+class BoundOptimizer(Copied, ABC):
+    """An optimizer's native state for one policy; made by a backend."""
+
+    @abstractmethod
+    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
+        """See `OptimizerSpec.scalars`: update slots and parameters with the numbers of one step."""
+
+    @abstractmethod
+    def slots(self) -> dict[str, dict[str, Array]]:
+        """Return slot name to parameter name to array, which the caller owns."""
+
+    @abstractmethod
+    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
+        """Replace what `slots` returns."""
+
+
+class Rule(Checked, ABC):
+    """An `Optimizer`'s way to step: an update formula or a trust region.
+
+    Attributes:
+        name: Its registered name.
+        slots: Names of the arrays kept for the parameters in `slot_parameters`, all starting at 0.
+        whole_batch: Whether a step takes all of a batch once, not one minibatch of many.
+    """
+
     name: ClassVar[str]
     slots: ClassVar[tuple[str, ...]] = ()
     whole_batch: ClassVar[bool] = False
+    field_error = OptimizerError
+
+    @abstractmethod
+    def bind(self, policy: Any) -> BoundOptimizer:
+        """Return the state for one policy."""
+
+    @abstractmethod
+    def step(
+        self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int
+    ) -> StepReport | None:
+        """Take a step, and return its report where the rule measures one.
+
+        Args:
+            bound: The result of `bind`.
+            gradient: Of the same policy.
+            steps_taken: The number of earlier steps.
+        """
+
+    def slot_parameters(self, policy: Any) -> tuple[str, ...]:
+        """Return the names of the parameters that have slots: all."""
+        return tuple(policy.spec.parameter_shapes)
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(Rule):
+    """A first-order optimizer's hyper-parameters and its update formula.
+
+    Attributes:
+        learning_rate: A positive number, or a schedule.
+        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c, over all parameters,
+            before the update; None leaves it.
+    """
+
+    # Adam's default in Kingma and Ba 2015, algorithm 1.
+    learning_rate: LearningRate = 1e-3
+    max_grad_norm: Positive | None = None
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """Return the numbers of one step that `update` needs: the learning rate, unless a formula has others.
+        """Return the numbers of one step that `update` needs; the learning rate by default.
 
-        They are computed apart, in double precision, so that a backend can compile `update` once for all steps.
+        They are computed apart, in double precision, so that a backend compiles `update` only once.
 
         Args:
             step: Counted from 1, for bias correction.
@@ -77,30 +164,21 @@ class OptimizerSpec(Checked, ABC):
             parameter: Any shape, the policy's dtype.
             gradient: Of the same shape, after clipping.
             slots: By the names in `slots`, of the same shape.
-            scalars: What `scalars` returned, as Python numbers or as native ones.
+            scalars: The result of `scalars`, as Python numbers or native ones.
         """
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0."""
-        schedule = (
-            self.learning_rate
-            if isinstance(self.learning_rate, Schedule)
-            else ConstantSchedule(self.learning_rate)
-        )
-        return schedule(step)
+        rate = self.learning_rate
+        return rate(step) if isinstance(rate, Schedule) else rate
 
+    def bind(self, policy: Any) -> BoundOptimizer:
+        """See `Rule.bind`: the backend's."""
+        return policy.optimizer_state(self)
 
-class BoundOptimizer(Copied, ABC):
-    """An optimizer's native state for one policy; made by a backend."""
-
-    @abstractmethod
-    def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update the slots and the policy's parameters with the numbers of one step; see `OptimizerSpec.scalars`."""
-
-    @abstractmethod
-    def slots(self) -> dict[str, dict[str, Array]]:
-        """Return slot name to parameter name to array, which the caller owns."""
-
-    @abstractmethod
-    def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
-        """Replace what `slots` returns."""
+    def step(self, bound: BoundOptimizer, gradient: Gradient, steps_taken: int) -> None:
+        """See `Rule.step`; there is no report."""
+        if self.max_grad_norm is not None:
+            gradient = gradient.clipped(self.max_grad_norm)
+        # `scalars` counts steps from 1, a schedule from 0.
+        bound.step(gradient, self.scalars(steps_taken + 1, self.rate(steps_taken)))

@@ -1,4 +1,4 @@
-"""Gradients: the derivatives of one loss, in a backend's own arrays until asked for."""
+"""Gradients: the derivatives of one loss, in a backend's own arrays until they are read."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from pgcore.validation.arrays import Array, first_not_finite, first_row
 
 __all__ = ["Gradient"]
 
+# Below it a float32 square has lost digits to underflow: float32's least normal number is 1.2e-38.
+LEAST_SQUARE = 1e-30
+
 
 class Gradient(Copied, ABC):
     """The gradient of a loss with respect to one policy's parameters.
 
-    Terms, loss and metrics are computed when asked for: an inner loop never asks.
+    Terms, loss and metrics are computed on demand: an inner loop never reads them.
 
     Attributes:
-        policy: The policy whose parameters it is taken by.
-        surrogate: What was differentiated.
+        policy: The policy with the parameters.
+        surrogate: The differentiated loss.
     """
 
     policy: Parameters
     surrogate: Surrogate
 
     @abstractmethod
-    def given(self) -> dict[str, Array]:
-        """Return the quantities and signals that the surrogate was given, [B, ...] by name."""
+    def arguments(self) -> dict[str, Array]:
+        """Return the surrogate's quantities and signals, [B, ...] by name."""
 
     @abstractmethod
     def terms(self) -> Array:
@@ -43,11 +46,11 @@ class Gradient(Copied, ABC):
 
     @abstractmethod
     def numpy(self) -> dict[str, Array]:
-        """Return d loss / d parameter by canonical name, as NumPy arrays of the policy's dtype that the caller owns."""
+        """Return d loss / d parameter by canonical name, of the policy's dtype; the caller owns it."""
 
     @abstractmethod
     def times(self, factor: float) -> Gradient:
-        """Return what `scaled` does, unchecked."""
+        """Return the result of `scaled`, unchecked."""
 
     @abstractmethod
     def square(self) -> float:
@@ -65,7 +68,7 @@ class Gradient(Copied, ABC):
             loss = float(np.dot(weights, terms))
         if math.isfinite(loss):
             return loss
-        # A term can overflow where its derivatives, which a step is taken against, do not.
+        # A term can overflow although its derivatives, which a step is taken against, do not.
         real = np.flatnonzero(weights)
         size = np.abs(terms[real])
         step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
@@ -76,24 +79,20 @@ class Gradient(Copied, ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss`, and every metric whose keywords are there; padding counts for nothing. See `pgcore.interfaces.metrics`.
-
-        Raises:
-            NonFiniteError: the loss is NaN or infinite; names the step.
-        """
-        surrogate = self.surrogate
+        """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`."""
         with np.errstate(all="ignore"):
+            arguments, terms, norm = self.arguments(), self.terms(), self.norm()
             figures = compute_metrics(
-                surrogate.estimator, self.given(), surrogate.weights, self.terms(), self.norm()
+                self.surrogate.estimator, arguments, self.surrogate.weights, terms, norm
             )
             return {"loss": self.loss, **figures}
 
     def norm(self) -> float:
         """Return the Euclidean norm over all parameters."""
         square = self.square()
-        if math.isfinite(square) and square > 1e-30:
+        if math.isfinite(square) and square > LEAST_SQUARE:
             return math.sqrt(square)
-        # The squares over- or underflowed: take them beside the largest entry.
+        # The squares over- or underflowed: divide by the largest entry first.
         vector = flat(self.numpy())
         largest = float(np.abs(vector).max())
         if largest == 0.0:
@@ -102,67 +101,61 @@ class Gradient(Copied, ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a number; terms and loss stay, and of the metrics all but the norm.
-
-        Raises:
-            NonFiniteError: the number is NaN or infinite, or an entry overflows.
-        """
+        """Return the gradient times a finite number; terms, loss and metrics but the norm stay."""
         if not math.isfinite(factor):
             raise NonFiniteError(
                 f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
             )
-        found = self.times(factor)
-        if abs(factor) > 1 and not math.isfinite(found.square()):
-            found.check_finite()
-        return found
+        # A factor of at most 1 cannot overflow, and the square is cheaper than a look at each entry.
+        gradient = self.times(factor)
+        if abs(factor) > 1 and not math.isfinite(gradient.square()):
+            gradient.check_finite()
+        return gradient
 
     def clipped(self, max_norm: float) -> Gradient:
-        """Return the gradient g as g * c / max(norm, c), with c the largest norm that it may have.
-
-        Raises:
-            OptimizerError: c is not above 0.
-        """
+        """Return the gradient g as g * c / max(norm, c), with c > 0 its largest norm."""
         if not max_norm > 0:
             raise OptimizerError(
-                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; a step against the gradient needs one"
+                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; "
+                "a step against the gradient needs one"
             )
         norm = self.norm()
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 
     def check_finite(self) -> None:
-        """Raise NonFiniteError, naming a parameter or else the first quantity and step that are not finite, unless every entry is finite."""
+        """Raise NonFiniteError, naming a parameter or a quantity and its step, unless all are finite."""
         overflowed = first_not_finite(self.numpy())
         if overflowed is None:
             return
+        # Parameters first: one that is NaN makes every quantity NaN.
         where = f"gradient of {self.surrogate.estimator.name}"
         self.policy.check_finite(where)
-        for name, value in suspects(self.surrogate.estimator, self.given(), self.terms()).items():
+        for name, value in self._suspects().items():
             # Masked actions' log-probabilities are -inf by definition.
-            bad = (
-                np.isnan(value)
-                | ((value == -math.inf) if name != "log_probs" else False)
-                | (value == math.inf)
-            )
+            bad = np.isnan(value) | (value == np.inf)
+            if name != "log_probs":
+                bad |= value == -np.inf
             if bad.any():
                 step = first_row(bad)
                 raise NonFiniteError(
-                    f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; the parameters are unchanged, "
-                    "look at that step's observation, log-probability and advantage"
+                    f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; "
+                    "the parameters are unchanged, look at that step's observation, "
+                    "log-probability and advantage"
                 )
         raise NonFiniteError(
-            f"{where}: expected finite numbers, got an overflow in {overflowed}; the parameters are unchanged, scale the rewards or use float64"
+            f"{where}: expected finite numbers, got an overflow in {overflowed}; "
+            "the parameters are unchanged, scale the rewards or use float64"
         )
 
-
-def suspects(estimator: Estimator, given: Mapping[str, Any], terms: Array) -> dict[str, Any]:
-    """Return what can have made a gradient infinite, in the order of computation: quantities, then the terms' derivatives."""
-    found = {name: value for name, value in given.items() if name in QUANTITIES}
-    try:
-        with np.errstate(all="ignore"):
-            cotangents = estimator.cotangents(**given)
-    except (
-        EstimatorError,
-        DependencyError,
-    ):  # without a closed form the terms themselves are all that can be looked at
-        return found | {"surrogate": terms}
-    return found | {f"d surrogate / d {name}": value for name, value in cotangents.items()}
+    def _suspects(self) -> Mapping[str, Any]:
+        """Return the possible sources of an infinite entry, in the order of computation."""
+        estimator: Estimator = self.surrogate.estimator
+        arguments = self.arguments()
+        quantities = {name: value for name, value in arguments.items() if name in QUANTITIES}
+        try:
+            with np.errstate(all="ignore"):
+                cotangents = estimator.cotangents(**arguments)
+        except (EstimatorError, DependencyError):
+            # Without a closed form the terms stand in for their derivatives.
+            return quantities | {"surrogate": self.terms()}
+        return quantities | {f"d surrogate / d {name}": value for name, value in cotangents.items()}

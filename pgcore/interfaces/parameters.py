@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -19,40 +18,39 @@ from pgcore.validation.arrays import Array, first_not_finite
 
 __all__ = ["Layout", "Parameters", "flat"]
 
-# Ends every message about parameters that are not finite: only a good checkpoint brings them back.
+# The end of messages about parameters that are not finite: a good checkpoint alone brings them back.
 LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
 
 
 class Layout:
-    """The places of named arrays in one flat vector: one after the other in canonical order, each in C order.
+    """The places of named arrays in one flat vector, in canonical order, each in C order.
 
     Attributes:
-        shapes: Of the arrays by name, in canonical order.
-        places: The slice of a vector in canonical order that each array takes, by name.
+        shapes: Of the arrays by name.
+        places: The slice of each array, by name.
         size: D, the length of the vector.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Lay the arrays out."""
         self.shapes = dict(shapes)
-        ends = list(itertools.accumulate(map(math.prod, self.shapes.values()), initial=0))
-        self.places = dict(
-            zip(self.shapes, itertools.starmap(slice, itertools.pairwise(ends)), strict=True)
-        )
-        self.size = ends[-1]
+        self.places: dict[str, slice] = {}
+        self.size = 0
+        for name, shape in self.shapes.items():
+            start, self.size = self.size, self.size + math.prod(shape)
+            self.places[name] = slice(start, self.size)
 
     def named(self, vector: Any) -> dict[str, Any]:
         """Return the arrays of a [D] vector by name, as views where its type has views."""
-        return {
-            name: vector[place].reshape(self.shapes[name]) for name, place in self.places.items()
-        }
+        shapes = self.shapes
+        return {name: vector[place].reshape(shapes[name]) for name, place in self.places.items()}
 
 
 class Parameters(Copied, ABC):
-    """What a policy is made of and what a gradient is taken by: `D` numbers in arrays that have canonical names.
+    """A policy's `D` numbers, in arrays with canonical names; gradients are taken by them.
 
     Attributes:
-        spec: The architecture, which gives the arrays their names, their order and their shapes.
+        spec: The architecture, with the arrays' names, order and shapes.
         dtype: NumPy's float32 or float64.
     """
 
@@ -77,18 +75,18 @@ class Parameters(Copied, ABC):
 
     @abstractmethod
     def parameters(self) -> dict[str, Array]:
-        """Return every parameter by canonical name, as arrays of the policy's dtype that the caller owns."""
+        """Return every parameter by canonical name, of the policy's dtype; the caller owns the arrays."""
 
     @abstractmethod
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """Replace every parameter; on an error none is changed.
 
         Raises:
-            ParameterError: names, shapes or values are not those that the spec asks for.
+            ParameterError: names, shapes or values are not the spec's.
         """
 
     def check_finite(self, where: str) -> None:
-        """Raise NonFiniteError, naming the parameter, unless all are finite: the first question where a result is not."""
+        """Raise NonFiniteError, naming the parameter, unless all are finite."""
         bad = first_not_finite(self.parameters())
         if bad is not None:
             raise NonFiniteError(
@@ -97,5 +95,5 @@ class Parameters(Copied, ABC):
 
 
 def flat(named: Mapping[str, Any]) -> Any:
-    """Return all entries of NumPy arrays, or of arrays that work with NumPy's functions, in one vector in the order of the mapping."""
+    """Return all entries in one vector, in the mapping's order; arrays are NumPy's or work with it."""
     return np.concatenate([value.reshape(-1) for value in named.values()])

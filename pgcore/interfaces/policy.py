@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,28 +32,28 @@ from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
 
+# The format's name in the files of `Policy.save`.
 FORMAT = "pgcore.policy"
 
-# What `Policy.evaluate` offers beyond `QUANTITIES`.
+# Names for `Policy.evaluate` beside `QUANTITIES`; those of final observations are 0 where an episode terminated.
 EVALUATIONS: dict[str, str] = {
-    "distribution": "[B, width] description of pi(. given s_t), as the head defines it",
-    "final_value": "[E] V of each episode's final observation; 0 where the episode terminated",
-    "final_action_values": "[E, A] Q of each episode's final observation and every action; 0 where the episode terminated",
-    "final_log_probs": "[E, A] log pi of every action that is possible at each episode's final observation; 0 where the episode terminated",
+    "distribution": "[B, width] distribution parameters of pi(. given s_t), as the head defines them",
+    "final_value": "[E] V of each episode's final observation",
+    "final_action_values": "[E, A] Q of each episode's final observation and every action",
+    "final_log_probs": "[E, A] log pi of every possible action at each episode's final observation",
 }
 
 
 class Policy(Parameters):
     """A policy, and its critic where it has one.
 
-    `B` steps, `E` episodes, `D` parameters in all. Observations are given as the batch holds them. A policy pickles and
-    deep-copies to the bit; see `pgcore.interfaces.copying.Copied`.
+    `B` steps, `E` episodes, `D` parameters. Observations have the batch's shape and dtype.
 
     Attributes:
         backend: The registered name of the backend that owns the parameters.
         spec: The architecture.
         dtype: NumPy's float32 or float64, of parameters and gradients.
-        compiled: Whether the backend compiles what it computes.
+        compiled: Whether the backend compiles its computations.
     """
 
     backend: str
@@ -60,54 +61,26 @@ class Policy(Parameters):
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
-        """Return [B, width] float64: the head's description of pi at each observation."""
-
-    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
-        """Run forward only and return float64 NumPy arrays by name.
+        """Return [B, width] float64 distribution parameters of pi.
 
         Args:
-            batch: The steps; checked as `check` does.
-            names: Any of `QUANTITIES` that the policy has, and of `EVALUATIONS`; a KL is from the batch's extra `reference`.
-
-        Raises:
-            EstimatorError: the policy does not have a quantity, or the batch has no `reference` for `kl`.
-            BatchError: `final_value` is asked for, an episode was cut and there are no final observations.
+            observations: [B, ...] as the batch holds them.
+            action_mask: [B, A] bool or None. True where an action is possible.
         """
-        self.check_evaluations(names, batch)
-        self.check(batch)
-        head, evaluated = self.spec.head, dict[str, Array]()
-        if "distribution" in names:
-            evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        # Final observations belong to episodes, and only those of truncated ones are computed from.
-        if "final_value" in names:
-            evaluated["final_value"] = self.at_final(
-                batch, 1, lambda seen, _: self.values_at(seen, own=False)
-            )[:, 0]
-        if "final_action_values" in names:
-            evaluated["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda seen, _: self.values_at(seen, own=head.action_values)
-            )
-        if "final_log_probs" in names:
-            evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
-        quantities = tuple(name for name in names if name in self.quantities)
-        if quantities:
-            named = self.quantities_at(quantities, batch)
-            evaluated |= {name: value.astype(np.float64) for name, value in named.items()}
-        return evaluated
 
     @abstractmethod
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
-        """Return quantities of every step by name, forward only, [B, ...] of the policy's dtype; a KL is from the extra `reference`."""
+        """Return `evaluate` of quantities alone, unchecked, in the policy's dtype."""
 
     @abstractmethod
-    def values_at(self, observations: Array, *, own: bool) -> Array:
-        """Return [n, k] values of observations: the critic's, or with `own` the network's outputs, which are action values."""
+    def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
+        """Return [N, K] values of [N, ...] observations: the critic's, or the outputs of a Q-network."""
 
     @abstractmethod
     def gradient(self, surrogate: Surrogate) -> Gradient:
         """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
 
-        The parameters are not changed, and the result owns its memory. The surrogate is one of this policy's spec.
+        The result owns its memory. The surrogate is one of this policy's spec, unchecked.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -122,37 +95,65 @@ class Policy(Parameters):
             step_weights: [B] float or None. c_t; None weighs every step 1.
 
         Returns:
-            [E, D] of the policy's dtype. Columns are in canonical parameter order, each array in C order.
-
-        Raises:
-            NonFiniteError: a score is NaN or infinite; names the parameter that is, or the episode.
+            [E, D] of the policy's dtype, columns in canonical parameter order, each array in C order.
         """
 
     @abstractmethod
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
-        """Return F v, where F = E_t E_{a ~ pi(. given s_t)}[score score^T], the mean over the batch's real steps.
+        """Return F v with F = E_t E_{a ~ pi(. given s_t)}[score score^T], the mean over real steps.
 
         Args:
-            batch: Whose observations and masks are used; actions and rewards are not.
+            batch: Its observations and masks; actions and rewards are not read.
             vector: [D] float in canonical parameter order.
 
         Returns:
             [D] of the policy's dtype; 0 for the critic's own parameters.
-
-        Raises:
-            ShapeError: the vector does not have D entries.
-            NonFiniteError: the product is NaN or infinite.
 
         Source: Kakade 2001, "A natural policy gradient".
         """
 
     @abstractmethod
     def gradient_from(self, vector: Array, surrogate: Surrogate) -> Gradient:
-        """Return a native gradient from a [D] vector in canonical order; loss and metrics are the surrogate's."""
+        """Return a native gradient of [D] derivatives, with the surrogate's loss and metrics."""
 
     @abstractmethod
     def optimizer_state(self, formula: OptimizerSpec) -> BoundOptimizer:
-        """Return the native state of an optimizer that takes its steps on this policy by a formula."""
+        """Return the native state of an optimizer that steps this policy by a formula."""
+
+    def evaluate(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Array]:
+        """Run forward only and return float64 NumPy arrays by name.
+
+        Args:
+            batch: The steps; checked as `check` does.
+            names: Any of `EVALUATIONS`, and of `QUANTITIES` that the policy has; a KL is from the
+                batch's extra `reference`.
+
+        Raises:
+            EstimatorError: the policy does not have a quantity, or the batch no `reference` for a KL.
+            BatchError: a truncated episode has no final observation, and a name needs it.
+        """
+        self.check_evaluations(names, batch)
+        self.check(batch)
+        head, evaluated = self.spec.head, dict[str, Array]()
+        if "distribution" in names:
+            evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
+        # Final observations belong to episodes, and only those of truncated ones are computed from.
+        if "final_value" in names:
+            values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
+            evaluated["final_value"] = values[:, 0]
+        if "final_action_values" in names:
+            function = partial(self.values_at, from_outputs=head.action_values)
+            evaluated["final_action_values"] = self.at_final(
+                batch, head.outputs, lambda seen, _: function(seen)
+            )
+        if "final_log_probs" in names:
+            evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
+        # One call for all of them, so that a backend runs its network once.
+        quantities = tuple(name for name in names if name in quantities_of(self.spec))
+        if quantities:
+            for name, value in self.quantities_at(quantities, batch).items():
+                evaluated[name] = value.astype(np.float64)
+        return evaluated
 
     def act(
         self,
@@ -160,63 +161,48 @@ class Policy(Parameters):
         rng: np.random.Generator,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
-        """Draw an action for each observation.
+        """Draw an action for each observation; raise BatchError or NonFiniteError naming a bad step.
 
         Args:
             observations: [B, ...] as the network takes them.
-            rng: Where the randomness comes from; `pgcore.generator(seed)` makes one.
+            rng: The source of randomness; `pgcore.generator(seed)` makes one.
             action_mask: [B, A] bool or None. True where an action is possible.
 
         Returns:
             [B] integers or [B, n] float64 actions, and their [B] float64 log-probabilities, nats.
-
-        Raises:
-            BatchError: an observation is NaN or infinite, or every action of a step is masked.
-            ShapeError: the observations or the mask have the wrong shape.
-            NonFiniteError: an observation is so large that the network overflows; names the step.
         """
         distribution = self._checked_distribution(observations, action_mask)
         actions = self.spec.head.sample(distribution, rng)
         return actions, self.spec.head.log_prob(host, distribution, actions)
 
     def mode(self, observations: ArrayLike, action_mask: ArrayLike | None = None) -> Array:
-        """Return the most probable action for each observation; see `act`."""
+        """See `act`: the most probable action for each observation."""
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
-        """Raise EstimatorError unless `evaluate` can give every name for this batch."""
-        # What is evaluated at final observations is a quantity as well.
-        wanted = [
-            name.removeprefix("final_") if name in EVALUATIONS else name
-            for name in names
-            if name != "distribution"
-        ]
-        if not self.quantities.issuperset(wanted):
+        """Raise EstimatorError unless `evaluate` can give every name for this batch; see there."""
+        # An evaluation at final observations needs the quantity that it is of.
+        finals = {name.removeprefix("final_") for name in EVALUATIONS.keys() & set(names)}
+        needed = (set(names) - EVALUATIONS.keys() | finals) - {"distribution"}
+        quantities = quantities_of(self.spec)
+        if not needed <= quantities:
             raise EstimatorError(
-                f"evaluate: expected names among {', '.join(sorted(self.quantities))} and {', '.join(EVALUATIONS)} for {self.spec.head} "
-                f"with critic={self.spec.critic!r}, got {', '.join(names)}; give the policy what is missing"
+                f"evaluate: expected names among {', '.join(sorted(quantities))} and "
+                f"{', '.join(EVALUATIONS)} for {self.spec.head} with critic={self.spec.critic!r}, "
+                f"got {', '.join(names)}; give the policy what is missing"
             )
         if not KLS.isdisjoint(names) and "reference" not in batch.extras:
             raise EstimatorError(
-                "evaluate: expected a batch with the extra 'reference' for a KL, got none; add the reference's description"
+                "evaluate: expected a batch with the extra 'reference' for a KL, got none; "
+                "add the reference's distribution parameters"
             )
 
-    @property
-    def quantities(self) -> frozenset[str]:
-        """The quantities that this policy can give a surrogate."""
-        return quantities_of(self.spec)
-
     def check_fits(self, estimator: Estimator) -> None:
-        """Raise EstimatorError unless this policy has every quantity that the estimator uses; see `Estimator.check_fits`."""
+        """See `Estimator.check_fits`."""
         estimator.check_fits(self.spec)
 
     def check(self, batch: Batch) -> None:
-        """Check once for each batch and spec that they fit; see `pgcore.interfaces.surrogate.check_batch`.
-
-        Raises:
-            ShapeError: observations or actions have the wrong shape.
-            BatchError: an action or a state is out of range.
-        """
+        """See `pgcore.interfaces.surrogate.check_batch`."""
         check_batch(self.spec, batch)
 
     def check_scores(self, scores: Array) -> None:
@@ -225,41 +211,42 @@ class Policy(Parameters):
         if episode is not None:
             self.check_finite("episode_scores")
             raise NonFiniteError(
-                f"episode_scores: expected finite numbers, got NaN or infinity in episode {episode}; scale its observations down or use "
-                "float64"
+                "episode_scores: expected finite numbers, got NaN or infinity in episode "
+                f"{episode}; scale its observations down or use float64"
             )
 
     def check_product(self, product: Array) -> None:
-        """Raise NonFiniteError, naming a parameter where it is its fault, unless a [D] Fisher product is finite."""
+        """Raise NonFiniteError, naming a parameter at fault, unless a [D] Fisher product is finite."""
         if not np.isfinite(product).all():
             self.check_finite("fisher_vector_product")
             raise NonFiniteError(
-                "fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters are unchanged, scale the observations or the "
-                "vector down, or use float64"
+                "fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters "
+                "are unchanged, scale the observations or the vector down, or use float64"
             )
 
     def at_final(
-        self, batch: Batch, width: int, found: Callable[[Array, Array | None], Array]
+        self, batch: Batch, width: int, function: Callable[[Array, Array | None], Array]
     ) -> Array:
-        """Return [E, width] float64: `found` at the final observations of the episodes that were cut, 0 for those that terminated.
+        """Return [E, width] float64 values at the final observations of truncated episodes, else 0.
 
-        `found` is given the mask of the actions that are possible there too, or None; see `Batch.next_action_mask`.
+        Args:
+            batch: The episodes.
+            width: The function's number of values.
+            function: [N, ...] observations and their mask or None to [N, width].
         """
+        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
-        cut = np.flatnonzero(~batch.terminated)
-        if batch.final_observations is not None and len(cut):
-            observations = batch.final_observations[cut]
+        truncated = np.flatnonzero(~batch.terminated)
+        if batch.final_observations is not None and len(truncated):
+            observations = batch.final_observations[truncated]
             check_observations("Batch.final_observations", self.spec, observations)
             mask = batch.next_action_mask
             if mask is not None:
-                mask = check_mask(
-                    self.spec,
-                    mask[batch.episode_ends[cut]],
-                    len(cut),
-                    where="next_action_mask of cut episodes",
-                )
-            rows[cut] = found(observations, mask)
+                mask = mask[batch.episode_ends[truncated]]
+                where = "next_action_mask of truncated episodes"
+                mask = check_mask(self.spec, mask, len(truncated), where=where)
+            rows[truncated] = function(observations, mask)
         return rows
 
     def save(self, path: str | Path) -> None:
@@ -269,34 +256,37 @@ class Policy(Parameters):
             ParameterError: a parameter is NaN or infinite; names it, and nothing is written.
             FileError: the file cannot be written.
         """
+        # A file of NaN would be refused at loading, when the good parameters are gone.
         parameters = self.parameters()
         bad = first_not_finite(parameters)
         if bad is not None:
             raise ParameterError(
-                f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
+                f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; "
+                f"{LOAD_ANOTHER}"
             )
         write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
 
     def _checked_distribution(
         self, observations: ArrayLike, action_mask: ArrayLike | None
     ) -> Array:
-        given: Any = observations
-        # Of a subclass, such as a masked array, a plain copy is made or none at all.
-        if type(given) is np.ndarray and cast("Array", given).dtype.kind in "biuf":
-            observed = cast("Array", given)
-        else:
+        """Return `distribution` of a user's observations, every step of it defined."""
+        observed: Any = observations
+        # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.
+        if type(observed) is not np.ndarray or observed.dtype.kind not in "biuf":
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
         check_finite("observations", observed)
         mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
-        with np.errstate(all="ignore"):  # what overflows is found below, and named by its step
+        # An overflow is reported below, by its step.
+        with np.errstate(all="ignore"):
             distribution = self.distribution(observed, mask)
-        undefined = np.isnan(distribution)  # masked actions' log-probabilities are -inf
+        # Masked actions' log-probabilities are -inf, so NaN alone is an error.
+        undefined = np.isnan(distribution)
         if undefined.any():
             self.check_finite("act")
-            step = first_row(undefined)
             raise NonFiniteError(
-                f"act: expected a distribution at every step, got NaN at step {step}; scale that step's observation down or use float64"
+                f"act: expected a distribution at every step, got NaN at step {first_row(undefined)}; "
+                "scale that step's observation down or use float64"
             )
         return distribution
 

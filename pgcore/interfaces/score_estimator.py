@@ -1,4 +1,4 @@
-"""Estimators whose gradient is made of episodes' scores, not of a surrogate's derivative."""
+"""Estimators with a gradient from episodes' scores, not from a surrogate's derivative."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ScoreEstimator"]
 
 
 class ScoreEstimator(Estimator):
-    """An estimator that weighs the scores of whole episodes, such as with a baseline for each parameter.
+    """An estimator that weighs the scores of whole episodes, as a baseline for each parameter does.
 
-    A subclass writes `combine`. Its surrogate still gives loss and metrics. Minibatches are of episodes.
+    A subclass writes `combine`. Its surrogate gives loss and metrics. Minibatches are of episodes.
     """
 
     @property
@@ -28,7 +28,7 @@ class ScoreEstimator(Estimator):
         return True
 
     def differentiate(self, policy: Policy, surrogate: Surrogate) -> Gradient:
-        """See `Estimator.differentiate`: the gradient that `combine` makes."""
+        """See `Estimator.differentiate`: the result of `combine`."""
         evaluate = Evaluation(policy, surrogate.batch)
         vector = self.combine(surrogate.batch, evaluate, surrogate.values, surrogate.weights)
         return policy.gradient_from(vector, surrogate)
@@ -42,6 +42,6 @@ class ScoreEstimator(Estimator):
         Args:
             batch: The episodes.
             evaluate: Gives the `scores` to combine.
-            signals: Those that `signals` returned, finalised.
+            signals: The result of `signals`, finalised.
             weights: [B] the reduction's weights.
         """

@@ -16,7 +16,7 @@ __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
 
 
 class Signals:
-    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights; sliced with the batch.
+    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights.
 
     Attributes:
         values: [B, ...] arrays by name.
@@ -27,7 +27,7 @@ class Signals:
     __slots__ = ("padded", "values", "weights")
 
     def __init__(self, values: dict[str, Array], weights: Array, *, padded: bool) -> None:
-        """Keep the arrays as they are."""
+        """Keep the arrays as they are; see the attributes."""
         self.values = values
         self.weights = weights
         self.padded = padded
@@ -37,49 +37,43 @@ class Signals:
         return self.values[name]
 
     def steps(self, index: Index) -> Signals:
-        """Return the signals of the chosen steps; see `Batch.steps`.
+        """Return the signals of some steps; see `Batch.steps`.
 
-        Weights are scaled by B / len(index), padding left out of both, so that the mean over the equal parts of a partition is the
-        whole batch's gradient, and a `STEP` minibatch is a mean over its own steps.
-
-        Raises:
-            EstimatorError: a step number is out of range, or the surrogate sees whole episodes.
+        Weights are scaled by B / len(index), without padding in either. So the mean over the equal
+        parts of a partition is the batch's gradient, and a `STEP` minibatch is a mean over its steps.
         """
         if "episode" in self.values:
             raise EstimatorError(
-                "Signals.steps: expected the signals of a surrogate that sees single steps, got those of one that sees whole episodes; "
-                "slice with Batch.episodes and Signals.episodes"
+                "Signals.steps: expected the signals of a surrogate that sees single steps, got those "
+                "of one that sees whole episodes; slice with Batch.episodes and Signals.episodes"
             )
         try:
             weights = self.weights[index]
         except IndexError as error:
             raise EstimatorError(
-                f"Signals.steps: expected step numbers in [0, {len(self.weights)}), got others ({error}); check the index"
+                f"Signals.steps: expected step numbers in [0, {len(self.weights)}), "
+                f"got others ({error}); check the index"
             ) from error
+        # Counting is slower than a length, so that it is done with padding alone.
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
-        return Signals(
-            {name: value[index] for name, value in self.values.items()},
-            weights * scale,
-            padded=self.padded,
-        )
+        values = {name: value[index] for name, value in self.values.items()}
+        return Signals(values, weights * scale, padded=self.padded)
 
     def episodes(self, batch: Batch, index: Index) -> Signals:
-        """Return the signals of the chosen episodes, for `batch.episodes(index)`.
+        """Return the signals of some episodes, for `batch.episodes(index)`.
 
-        Weights are scaled by E / len(index), padding left out of both; see `steps`.
+        Weights are scaled by E / len(index), without padding in either; see `steps`.
 
         Args:
             batch: The one that the signals are of.
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
-
-        Raises:
-            BatchError: an episode number is out of range, no episode is chosen, or the index is not one-dimensional.
         """
         numbers, steps = batch.episode_steps(index)
         real = batch.episode_weights
         scale = np.count_nonzero(real) / max(np.count_nonzero(real[numbers]), 1)
         values = {name: value[steps] for name, value in self.values.items()}
+        # Episodes of the part are numbered anew, from 0.
         if "episode" in values:
             values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
         return Signals(values, self.weights[steps] * scale, padded=self.padded)
@@ -88,79 +82,84 @@ class Signals:
     def of(
         estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int
     ) -> Signals:
-        """Compute, check and cast an estimator's signals; `width` is that of the head, and so of a `reference`.
+        """Compute, check and cast an estimator's signals; see `pgcore.signals` for the errors.
 
-        Raises:
-            EstimatorError: a keyword of the surrogate is neither a quantity nor a signal, or a signal has the wrong length.
-            NonFiniteError: a signal is NaN or infinite; names it and the step.
+        Args:
+            estimator: Whose signals.
+            batch: The episodes.
+            evaluate: The current policy.
+            dtype: The policy's.
+            width: The head's, and so that of a `reference`.
         """
-        with np.errstate(all="ignore"):  # what overflows is reported below, by name and step
-            computed = {
-                name: np.asarray(value)
-                for name, value in estimator.signals(batch, evaluate).items()
-            }
+        values: dict[str, Array] = {}
+        # An overflow is reported below, by name and step.
+        with np.errstate(all="ignore"):
+            computed = dict(estimator.signals(batch, evaluate))
         if estimator.sees_episodes:
             computed["episode"] = batch.episode_of_step
         check_names(estimator, computed)
-        values: dict[str, Array] = {}
         for name, value in computed.items():
-            if value.ndim == 0 or len(value) != batch.num_steps:
-                raise EstimatorError(
-                    f"{estimator.name}.signals[{name!r}]: expected {batch.num_steps} rows, one for each step, got shape {list(value.shape)}; "
-                    "return one row for each step"
-                )
-            with np.errstate(over="ignore"):
-                values[name] = (
-                    value.astype(dtype, copy=False)
-                    if value.dtype.kind == "f" or name == "reference"
-                    else value
-                )
-            if name == "reference":  # where an action is masked it holds -inf
-                check_reference(f"{estimator.name}.signals['reference']", value, width)
+            where = f"{estimator.name}.signals[{name!r}]"
+            array = np.asarray(value, np.float64 if name == "reference" else None)
+            values[name] = cast_signal(where, array, batch.num_steps, dtype)
+            if name == "reference":
+                check_reference(where, array, width)
             else:
-                check_all_finite(f"{estimator.name}.signals[{name!r}]", values[name])
-        return Signals(
-            values,
-            estimator.reduction.weights(batch).astype(dtype),
-            padded=batch.step_weights is not None,
+                check_all_finite(where, values[name])
+        weights = estimator.reduction.weights(batch).astype(dtype)
+        return Signals(values, weights, padded=batch.step_weights is not None)
+
+
+def cast_signal(where: str, value: Array, steps: int, dtype: np.dtype[Any]) -> Array:
+    """Return a signal, floats in the policy's dtype; raise EstimatorError unless it has a row a step."""
+    if value.ndim == 0 or len(value) != steps:
+        raise EstimatorError(
+            f"{where}: expected {steps} rows, one for each step, got shape {list(value.shape)}; "
+            "return one row for each step"
         )
+    with np.errstate(over="ignore"):
+        return value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
 
 
 def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
     """Raise EstimatorError unless every keyword of the surrogate is a quantity or a signal."""
-    missing = [
-        name for name in estimator.keywords if name not in QUANTITIES and name not in signals
-    ]
+    available = QUANTITIES.keys() | signals.keys()
+    missing = [name for name in estimator.keywords if name not in available]
     if missing:
         raise EstimatorError(
-            f"{estimator.name}.surrogate: expected keywords that are quantities ({', '.join(QUANTITIES)}) or signals "
-            f"({', '.join(sorted(signals)) or 'none'}), got {', '.join(missing)}; return the missing signals or rename the keywords"
+            f"{estimator.name}.surrogate: expected keywords that are quantities "
+            f"({', '.join(QUANTITIES)}) or signals ({', '.join(sorted(signals)) or 'none'}), "
+            f"got {', '.join(missing)}; return the missing signals or rename the keywords"
         )
     if not KLS.isdisjoint(estimator.quantities) and "reference" not in signals:
         raise EstimatorError(
-            f"{estimator.name}.signals: expected `reference`, which a KL measures from, got none; return it as a signal"
+            f"{estimator.name}.signals: expected `reference`, which a KL measures from, got none; "
+            "return it as a signal"
         )
 
 
 def check_reference(where: str, reference: Array, width: int) -> None:
-    """Raise ShapeError unless a reference distribution's description has the head's width."""
+    """Raise ShapeError or NonFiniteError unless distribution parameters are [B, width] and defined."""
     if reference.ndim != 2 or reference.shape[1] != width:
         raise ShapeError(
-            f"{where}: expected shape [B, {width}], the head's description of a distribution, got {list(reference.shape)}; "
-            "take it from `policy.evaluate(batch, ('distribution',))` of the reference policy"
+            f"{where}: expected shape [B, {width}], the head's distribution parameters, got "
+            f"{list(reference.shape)}; take them from `policy.evaluate(batch, ('distribution',))` "
+            "of the reference policy"
         )
+    # A masked action's log-probability is -inf.
     bad = np.isnan(reference) | (reference == np.inf)
     if bad.any():
-        step = first_row(bad)
         raise NonFiniteError(
-            f"{where}: expected a distribution at every step, got NaN or infinity at step {step}; mend that step"
+            f"{where}: expected a distribution at every step, got NaN or infinity at step "
+            f"{first_row(bad)}; mend that step"
         )
 
 
 def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
-    """Raise NonFiniteError at the first row that is NaN or infinite."""
+    """Raise NonFiniteError at the first row of an array that is NaN or infinite; a row is a `noun`."""
     row = row_not_finite(value)
     if row is not None:
         raise NonFiniteError(
-            f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; look at that {noun}'s observations, rewards and values"
+            f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; "
+            f"look at that {noun}'s observations, rewards and values"
         )

@@ -1,4 +1,4 @@
-"""The loss of one batch: policy, estimator, batch and signals, found to fit where they meet."""
+"""The loss of one batch: policy, estimator, batch and signals, checked where they meet."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Surrogate", "check_batch"]
 class Surrogate:
     """An estimator bound to one batch and its signals: the loss that `Policy.gradient` differentiates.
 
-    Its existence proves that all of them fit policies of its spec, so that nothing after it checks them again.
+    Its existence proves that they fit policies of its spec, so that nothing checks them again.
 
     Attributes:
-        spec: The architecture of the policies that it is a loss of.
+        spec: The architecture of its policies.
         estimator: Gives terms, cotangents and metrics.
         batch: The steps.
         values: [B, ...] signals by name, finalised.
@@ -30,39 +30,27 @@ class Surrogate:
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
-        """Check that they fit, and let the estimator finalise its signals.
-
-        Args:
-            spec: The policy's.
-            estimator: Which loss.
-            batch: Whole episodes, or steps of a batch.
-            signals: Of the batch, in the policy's dtype.
-
-        Raises:
-            EstimatorError: the estimator does not fit the policy, or the signals are another estimator's or another batch's.
-            ShapeError: observations or actions have the wrong shape.
-            BatchError: an action or a state is out of range.
-        """
+        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors."""
         estimator.check_fits(spec)
         check_batch(spec, batch)
         if len(signals.weights) != batch.num_steps:
             raise EstimatorError(
-                f"gradient: expected signals for {batch.num_steps} steps, got them for {len(signals.weights)}; "
-                "slice batch and signals alike"
+                f"gradient: expected signals for {batch.num_steps} steps, got them for "
+                f"{len(signals.weights)}; slice batch and signals alike"
             )
+        # The names were checked where the signals were computed, unless for another estimator.
         if not estimator.signal_names <= signals.values.keys():
             check_names(estimator, signals.values)
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
-        self.values = estimator.finalise(
-            signals.values, signals.weights if signals.padded else None
-        )
+        padding = signals.weights if signals.padded else None
+        self.values = estimator.finalise(signals.values, padding)
         self.weights = signals.weights
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
-    """Check once for each batch and spec that they fit; later calls and the batch's own minibatches cost nothing.
+    """Check once for each batch and spec that they fit; the batch's own minibatches fit too.
 
     Args:
         spec: The policy's.

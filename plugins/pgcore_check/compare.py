@@ -148,6 +148,13 @@ def compare(
         SpecError: the backend cannot build the spec.
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(2))
+        >>> pg.compare(spec, pg.estimator("reinforce"), batch, backends=["numpy"]).agrees
+        True
     """
     entries = registry().providers("backends")
     usable = [entry.provider.name for entry in entries if entry.status == "usable"]
@@ -192,6 +199,13 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+        >>> pg.check(policy, pg.estimator("reinforce"), batch).agrees
+        True
     """
     policy.check_fits(estimator)
     policy.check(batch)
@@ -227,6 +241,14 @@ def compare_policies(
         EstimatorError: estimator and a policy do not fit.
         BatchError: the batch does not fit a policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or a gradient is NaN or infinite; names it and the step.
+
+    Example:
+        >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                  episode_lengths=[2], terminated=[True])
+        >>> spec = pg.PolicySpec(pg.Linear(2), pg.Categorical(2))
+        >>> left, right = pg.policy(spec), pg.policy(spec)
+        >>> pg.compare_policies(left, right, pg.estimator("reinforce"), batch).agrees
+        True
     """
     for policy in (left, right):
         policy.check_fits(estimator)
@@ -318,7 +340,7 @@ def stages_forward(
         if truth.overflows:
             return None
         raise
-    yield row_of(label, "quantities", gradient.given(), truth.quantities, truth.dtype)
+    yield row_of(label, "quantities", gradient.arguments(), truth.quantities, truth.dtype)
     if truth.overflows:
         return None
     yield row_of(label, "surrogate", {"term": gradient.terms()}, truth.terms, truth.dtype)

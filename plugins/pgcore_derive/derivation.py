@@ -111,6 +111,10 @@ def derive(estimator: Estimator) -> Derivation:
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.
         DependencyError: SymPy is not installed.
+
+    Example:
+        >>> pg.derive(pg.estimator("reinforce")).text
+        {'log_prob': '-advantage'}
     """
     # A field may not be hashable, such as an array.
     try:

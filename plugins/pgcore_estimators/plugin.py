@@ -1,10 +1,13 @@
-"""Registers the built-in estimators."""
+"""Registers the built-in estimators and metrics."""
 
 from __future__ import annotations
 
-from pgcore.hooks import Provider, hookimpl
+import inspect
 
-__all__ = ["pgcore_estimators", "pgcore_proofs"]
+from pgcore.hooks import Provider, hookimpl
+from pgcore_estimators.metrics import METRICS
+
+__all__ = ["pgcore_estimators", "pgcore_metrics", "pgcore_proofs"]
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 ESTIMATORS = (
@@ -70,6 +73,19 @@ def pgcore_estimators() -> list[Provider]:
     return [
         Provider(name, f"pgcore_estimators.{target}", summary)
         for name, target, summary in ESTIMATORS
+    ]
+
+
+@hookimpl
+def pgcore_metrics() -> list[Provider]:
+    """Provide the metrics, each with the first line of its docstring."""
+    return [
+        Provider(
+            name,
+            f"pgcore_estimators.metrics:{name}",
+            (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."),
+        )
+        for name, function in METRICS.items()
     ]
 
 

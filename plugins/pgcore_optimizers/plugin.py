@@ -1,10 +1,12 @@
-"""Registers the built-in optimizers."""
+"""Registers the built-in optimizers and the schedules that change a rate."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_optimizers", "pgcore_proofs"]
+__all__ = ["pgcore_functions", "pgcore_optimizers", "pgcore_proofs", "pgcore_schedules"]
+
+SCHEDULES = "pgcore_optimizers.schedules"
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 OPTIMIZERS = (
@@ -36,6 +38,26 @@ def pgcore_optimizers() -> list[Provider]:
     return [
         Provider(name, f"pgcore_optimizers.{target}", summary)
         for name, target, summary in OPTIMIZERS
+    ]
+
+
+@hookimpl
+def pgcore_schedules() -> list[Provider]:
+    """Provide the schedules, for `pgcore train` to name them."""
+    return [
+        Provider(
+            "linear", f"{SCHEDULES}:LinearSchedule", "a straight line from one rate to another"
+        ),
+        Provider("cosine", f"{SCHEDULES}:CosineSchedule", "half a cosine from one rate to another"),
+    ]
+
+
+@hookimpl
+def pgcore_functions() -> list[Provider]:
+    """Provide the schedules' classes."""
+    return [
+        Provider(name, f"{SCHEDULES}:{name}", "a learning-rate schedule")
+        for name in ("CosineSchedule", "LinearSchedule")
     ]
 
 

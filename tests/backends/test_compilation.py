@@ -111,7 +111,7 @@ def test_sixty_sizes_of_a_batch_need_few_traces(backend, mode, counting):
     for size in sizes():
         part, own = batch.steps(slice(0, size)), signals.steps(slice(0, size))
         gradient = pg.gradient(policy, estimator, part, signals=own)
-        assert gradient.given()["log_prob"].shape == gradient.terms().shape == (size,)
+        assert gradient.arguments()["log_prob"].shape == gradient.terms().shape == (size,)
     needed = len({padded_size(size) for size in sizes()})
     assert len(traces) == (needed if policy.pads else 1)
     assert needed <= BOUND == len({padded_size(size) for size in range(1, MOST_STEPS + 1)})
@@ -245,11 +245,11 @@ def check_beside_numpy(policy, estimator, batch, signals, gradient):
     tolerance = 1e-12 if policy.dtype == np.float64 else 1e-4
     assert gradient.terms().shape == (batch.num_steps,)
     np.testing.assert_allclose(gradient.terms(), plain.terms(), rtol=tolerance, atol=tolerance)
-    assert gradient.given().keys() == plain.given().keys()
-    for name, value in plain.given().items():
-        assert gradient.given()[name].shape == value.shape, name
+    assert gradient.arguments().keys() == plain.arguments().keys()
+    for name, value in plain.arguments().items():
+        assert gradient.arguments()[name].shape == value.shape, name
         np.testing.assert_allclose(
-            gradient.given()[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+            gradient.arguments()[name], value, rtol=tolerance, atol=tolerance, err_msg=name
         )
     assert gradient.metrics == pytest.approx(plain.metrics, rel=10 * tolerance, abs=10 * tolerance)
     assert gradient.metrics["loss"] == gradient.loss

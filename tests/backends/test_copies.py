@@ -76,7 +76,7 @@ def contents(policy, optimizer, gradient):
     """Return all that a policy, its optimizer and a gradient hold, to the bit."""
     arrays = policy.parameters() | optimizer.state(policy)
     arrays |= {f"gradient of {name}": value for name, value in gradient.numpy().items()}
-    arrays |= {f"given {name}": value for name, value in gradient.given().items()} | {
+    arrays |= {f"given {name}": value for name, value in gradient.arguments().items()} | {
         "terms": gradient.terms()
     }
     return bits(arrays), gradient.metrics, optimizer.steps_taken

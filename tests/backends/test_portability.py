@@ -14,11 +14,11 @@ import pytest
 import pgcore as pg
 from pgcore.data import files
 from pgcore.errors import NonFiniteError, ParameterError, SpecError
-from pgcore.interfaces.schedules import LinearSchedule
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
+from pgcore_optimizers.schedules import LinearSchedule
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")

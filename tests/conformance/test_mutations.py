@@ -670,7 +670,7 @@ class RegroupedPolicy(NumpyPolicy):
         other.batch = surrogate.batch.steps(order)
         found = super().gradient(other)
         plain = super().gradient(surrogate)
-        return NumpyGradient(self, found.vector, surrogate, [plain.given()])
+        return NumpyGradient(self, found.vector, surrogate, [plain.arguments()])
 
 
 @pytest.mark.parametrize("variant", ["reinforce", "ppo kl", "gae"])

@@ -86,3 +86,21 @@ def test_every_module_lists_what_it_offers(name):
     assert len(module.__all__) == len(set(module.__all__))
     for exported in module.__all__:
         assert hasattr(module, exported), f"{name}.__all__ names {exported!r}, which does not exist"
+
+
+CORE = [
+    found.name
+    for package in ("interfaces", "autodiff")
+    for found in pkgutil.iter_modules(
+        importlib.import_module(f"pgcore.{package}").__path__, f"pgcore.{package}."
+    )
+]
+
+
+def test_every_module_of_the_interfaces_imports_first():
+    # Each in a fresh table of modules: a circle shows only where its modules are imported first.
+    forget = "[sys.modules.pop(n) for n in [*sys.modules] if n.partition('.')[0] == 'pgcore']"
+    lines = ["import importlib, sys"]
+    for name in CORE:
+        lines += [forget, f"importlib.import_module({name!r})"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)

@@ -190,7 +190,7 @@ def test_nothing_possible_next_is_an_error():
     batch = one_step(0, terminated=False, final=1, next_action_mask=[False, False, False])
     with pytest.raises(
         BatchError,
-        match="next_action_mask of cut episodes: expected a possible action at every step",
+        match="next_action_mask of truncated episodes: expected a possible action at every step",
     ):
         pg.signals(policy, pg.estimator("expected"), batch)
 

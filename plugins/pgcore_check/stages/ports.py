@@ -173,7 +173,7 @@ def course_of(
     }
     shared = Signals(cast, signals.weights.astype(policy.dtype), padded=signals.padded)
     gradient = api.gradient(policy, estimator, batch, signals=shared)
-    quantities = gradient.given()
+    quantities = gradient.arguments()
     course["quantities"] = {name: quantities[name][real] for name in estimator.quantities}
     course["surrogate"] = {"term": gradient.terms()[real]}
     course["gradient"] = view(gradient.numpy())

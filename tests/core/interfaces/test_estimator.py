@@ -232,7 +232,7 @@ def test_kl_needs_a_reference(make_batch):
 
 @pytest.mark.parametrize("shape", [(6,), (6, 2), (6, 3, 1)])
 def test_a_reference_has_the_heads_width(make_batch, shape):
-    words = r"tiny\.signals\['reference'\]: expected shape \[B, 3\], the head's description of a distribution, got \[6"
+    words = r"tiny\.signals\['reference'\]: expected shape \[B, 3\], the head's distribution parameters, got \[6"
     with pytest.raises(ShapeError, match=words):
         signals_of(penalised(reference=np.zeros(shape)), make_batch())
 

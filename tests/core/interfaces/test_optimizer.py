@@ -3,8 +3,8 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError, OptimizerError
-from pgcore.interfaces.schedules import LinearSchedule
 from pgcore.xp.numpy import host
+from pgcore_optimizers.schedules import LinearSchedule
 
 SPEC = pg.PolicySpec(pg.Table(4), pg.Categorical(3))
 OTHER = pg.PolicySpec(pg.Table(5), pg.Categorical(3))

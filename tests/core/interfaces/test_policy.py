@@ -14,6 +14,7 @@ from pgcore.errors import (
     ShapeError,
     SpecError,
 )
+from pgcore.interfaces.quantities import quantities_of
 from pgcore.xp.numpy import host
 
 MLP = pg.MLP(3, (5,))
@@ -168,7 +169,7 @@ def test_a_gaussian_head_takes_no_mask():
     ],
 )
 def test_quantities_follow_from_head_and_critic(head, critic, names):
-    assert policy(head, critic=critic).quantities == names
+    assert quantities_of(policy(head, critic=critic).spec) == names
 
 
 def test_an_estimator_that_needs_a_critic_does_not_fit_a_policy_without(batch):

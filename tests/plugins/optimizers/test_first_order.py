@@ -8,9 +8,9 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import OptimizerError
-from pgcore.interfaces.schedules import LinearSchedule
 from pgcore.xp.numpy import host
 from pgcore_optimizers.first_order import SGD, Adam, AdamW, RMSprop
+from pgcore_optimizers.schedules import LinearSchedule
 
 # The references below are written as sums over the whole history, not as the recursions that are under test.
 

@@ -1,0 +1,89 @@
+"""Quantities: the keywords of a surrogate that a policy provides, and the checks of its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from pgcore.data.spec import PolicySpec
+from pgcore.errors import EstimatorError
+
+__all__ = [
+    "KLS",
+    "QUANTITIES",
+    "VALUES_OF_ACTIONS",
+    "check_same_keywords",
+    "check_signature",
+    "quantities_of",
+    "surrogate_keywords",
+]
+
+# Names of a policy's quantities, [B] except where a shape is written.
+QUANTITIES: dict[str, str] = {
+    "log_prob": "log pi(a_t given s_t), nats",
+    "entropy": "entropy of pi(. given s_t), nats",
+    "kl": "KL(reference, current policy) at s_t, nats; from the signal `reference` [B, width]",
+    "reverse_kl": "KL(current policy, reference) at s_t, nats",
+    "log_probs": "[B, A] log pi of every action, heads of numbered actions",
+    "value": "the critic's V(s_t)",
+    "action_value": "Q(s_t, a_t) of a critic or Q-network",
+    "action_values": "[B, A] Q(s_t, .) of a critic or Q-network",
+}
+
+# Quantities that compare with the signal `reference`, which holds distribution parameters.
+KLS = frozenset(("kl", "reverse_kl"))
+
+# Outputs of a head over action values; its probabilities are piecewise constant in them.
+VALUES_OF_ACTIONS = frozenset(("action_value", "action_values"))
+
+
+def quantities_of(spec: PolicySpec) -> frozenset[str]:
+    """Return the quantities that a policy of this spec can give a surrogate."""
+    if spec.critic == "none":
+        return spec.head.quantities
+    return spec.head.quantities | (
+        {"value"} if spec.critic_values == "state" else {"action_value", "action_values"}
+    )
+
+
+@lru_cache
+def surrogate_keywords(surrogate: Callable[..., Any]) -> dict[str, bool]:
+    """Return a surrogate's keyword names, each with whether it has a default."""
+    parameters = inspect.signature(surrogate).parameters.values()
+    return {p.name: p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_signature(name: str, surrogate: Callable[..., Any]) -> None:
+    """Raise EstimatorError unless a class's surrogate takes self, xp and keywords, one a quantity."""
+    signature = inspect.signature(surrogate)
+    parameters = list(signature.parameters.values())
+    keywords = surrogate_keywords(surrogate)
+    positional = [p for p in parameters[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(positional) < 2 or len(keywords) != len(parameters) - 2:
+        raise EstimatorError(
+            f"{name}.surrogate: expected (self, xp, *, names...), got {signature}; "
+            f"quantities are {', '.join(QUANTITIES)}, and every other name is a signal"
+        )
+    if not keywords.keys() & QUANTITIES.keys():
+        raise EstimatorError(
+            f"{name}.surrogate: expected at least one of the quantities {', '.join(QUANTITIES)}, "
+            f"got only signals {', '.join(sorted(keywords))}; "
+            "without a quantity there is nothing to differentiate"
+        )
+
+
+def check_same_keywords(
+    name: str, surrogate: Callable[..., Any], cotangents: Callable[..., Any]
+) -> None:
+    """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
+    keywords = surrogate_keywords(surrogate).keys()
+    parameters = inspect.signature(cotangents).parameters.values()
+    names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if names - keywords or (keywords - names and not takes_any):
+        raise EstimatorError(
+            f"{name}.cotangents: expected the keywords of surrogate, got a difference in "
+            f"{', '.join(sorted(names ^ keywords))}; use the same names"
+        )

@@ -1,0 +1,128 @@
+"""The built-in metrics: figures of one gradient that are worth logging; see `pgcore.interfaces.metrics`.
+
+A new metric is one function with `@metric` in this file: the plugin registers every one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from pgcore.validation.arrays import Array
+
+__all__ = ["METRICS", "metric"]
+
+Metric = Callable[..., float]
+
+# By name, in the order of this file.
+METRICS: dict[str, Metric] = {}
+
+
+def metric(function: Metric) -> Metric:
+    """Make a function of this module a metric under its own name."""
+    METRICS[function.__name__] = function
+    return function
+
+
+# The policy's distributions
+
+
+@metric
+def entropy(*, entropy: Array) -> float:
+    """Mean entropy of pi(. given s_t), nats."""
+    return float(entropy.mean())
+
+
+@metric
+def kl(*, kl: Array) -> float:
+    """Mean KL(reference, current policy), nats, in closed form."""
+    return float(kl.mean())
+
+
+@metric
+def approx_kl(*, log_ratio: Array) -> float:
+    """Mean of r - 1 - log r, nats: KL(behaviour policy, current policy) from its samples, never negative.
+
+    Source: Schulman 2020, "Approximating KL divergence", estimator k3.
+    """
+    return float((np.expm1(log_ratio) - log_ratio).mean())
+
+
+# The ratios r = pi / mu
+
+
+@metric
+def clip_fraction(*, clipped: Array) -> float:
+    """Fraction of steps at which the surrogate is clipped, in [0, 1].
+
+    Source: Schulman et al. 2017, eq. 7, arXiv:1707.06347, whose minimum takes the clipped branch there.
+    """
+    return float(clipped.mean())
+
+
+@metric
+def effective_sample_size(*, log_ratio: Array) -> float:
+    """(sum r)^2 / sum r^2, steps: the number of steps of weight 1 that estimate a mean as well.
+
+    Source: Kish 1965, "Survey sampling", sec. 11.7. Differs: the ratios are scaled by their largest, so that
+    none overflows. At most the number of steps.
+    """
+    ratio = np.exp(log_ratio - log_ratio.max())
+    return float(ratio.sum() ** 2 / (ratio * ratio).sum())
+
+
+@metric
+def ratio_min(*, log_ratio: Array) -> float:
+    """Smallest ratio r = pi / mu, no unit."""
+    return float(np.exp(log_ratio.min()))
+
+
+@metric
+def ratio_max(*, log_ratio: Array) -> float:
+    """Largest ratio r = pi / mu, no unit."""
+    return float(np.exp(log_ratio.max()))
+
+
+# The critic
+
+
+@metric
+def action_value(*, action_value: Array) -> float:
+    """Mean Q(s_t, a_t), reward units."""
+    return float(action_value.mean())
+
+
+@metric
+def value_loss(*, value: Array, return_: Array) -> float:
+    """Mean of (V - R)^2 / 2, squared reward units, for any loss of the surrogate's.
+
+    An action-value critic has Q and its target in the places of V and R.
+    """
+    error = value - return_
+    return float(0.5 * (error * error).mean())
+
+
+@metric
+def explained_variance(*, value: Array, return_: Array) -> float:
+    """1 - Var(R - V) / Var(R), at most 1, no unit; 0 of a constant V, NaN of equal R.
+
+    Source: the coefficient of determination with the mean error taken out, as in OpenAI Baselines' `explained_variance`.
+    """
+    # Rounding may give equal returns a variance above 0.
+    if return_.max() == return_.min():
+        return math.nan
+    return float(1.0 - (return_ - value).var() / return_.var())
+
+
+# The step
+
+
+@metric
+def gradient_norm(*, gradient_norm: float) -> float:
+    """Euclidean norm of the gradient over all parameters, loss units over parameter units.
+
+    Measured before any clipping by an optimizer.
+    """
+    return gradient_norm

@@ -1,0 +1,51 @@
+import pytest
+import typer
+
+import pgcore as pg
+from pgcore.cli.app import application
+
+NAMES = """
+    Backend Batch Bernoulli Categorical Claims ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
+    Estimator Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
+    Reduction Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
+    gradient load optimizer policy signals
+"""
+
+# Arguments in capitals, then options; a command's options are part of what users' scripts hold.
+COMMANDS = {
+    "list": "KINDS --json",
+    "doctor": "--json",
+    "check": "--backends --estimators --heads --quick --full --processes --json --html",
+    "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
+    "derive": "NAME --set --latex --json",
+    "train": """
+        ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes
+        --normalise-observations --no-normalise-observations --normalise-rewards --no-normalise-rewards
+        --out --resume --config --set
+    """,
+}
+
+
+def words_of(command):
+    """Return a command's arguments in capitals and its options."""
+    group = typer.main.get_command(application(command))
+    for parameter in group.commands[command].params:
+        if parameter.param_type_name == "argument":
+            yield parameter.name.upper()
+        else:
+            yield from (*parameter.opts, *parameter.secondary_opts)
+
+
+def test_the_public_names_stay():
+    assert set(pg.__all__) == set(NAMES.split())
+    assert len(pg.__all__) == len(NAMES.split())
+    assert all(getattr(pg, name) is not None for name in NAMES.split())
+
+
+def test_the_commands_stay():
+    assert set(typer.main.get_command(application(None)).commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_of_a_command_stay(command):
+    assert set(words_of(command)) - {"--help"} == set(COMMANDS[command].split())
