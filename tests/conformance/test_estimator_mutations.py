@@ -467,7 +467,7 @@ WRONG = (
         "multi",
     ),
     WrongForm(
-        "bernoulli: mean for sum",
+        "binary actions: mean for sum",
         "ppo",
         "quantities",
         kernel(BernoulliKernel, "quantities", mean_of_switches),
