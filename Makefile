@@ -27,11 +27,12 @@ help:
 train: .venv/.base
 	.venv/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
 
-# What frameworks trace is Python, and measuring coverage makes that several times slower: the core's tests alone are measured.
+# What frameworks trace is Python, and measuring coverage makes that several times slower: the
+# core's tests alone are measured.
 test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
 test: .venv/.test
-	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term tests/core tests/formulas tests/plugins
-	$(RUN) -m pytest -n $(JOBS) tests/conformance tests/backends tests/packaging
+	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term tests/core
+	$(RUN) -m pytest -n $(JOBS) --ignore=tests/core tests
 
 lint: .venv/.lint
 	.venv/bin/ruff check .

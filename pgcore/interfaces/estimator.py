@@ -145,6 +145,8 @@ class Estimator(Checked, ABC):
     usual_optimizer: ClassVar[str] = "adam"
     field_error = EstimatorError
     reduction: AnyReduction = Reduction.STEP
+    # The surrogate's keywords, each with whether it has a default; read where the class is defined.
+    _surrogate_keywords: ClassVar[dict[str, bool]] = {}
     _fitting: PolicySpec | None = None  # the last spec that passed `check_fits`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -156,6 +158,7 @@ class Estimator(Checked, ABC):
             cls.cotangents = Estimator.cotangents
         if cls.surrogate is not Estimator.surrogate:
             check_signature(cls)
+            cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
                 check_same_keywords(cls)
 
@@ -311,7 +314,7 @@ class Estimator(Checked, ABC):
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate gets under these hyper-parameters."""
-        keywords = surrogate_keywords(type(self)).items()
+        keywords = self._surrogate_keywords.items()
         return tuple(name for name, optional in keywords if not optional or self.uses(name))
 
 

@@ -24,7 +24,11 @@ def check_origin(environment):
         "pgcore_torch",
         "pgcore_tensorflow",
         "pgcore_jax",
+        "pgcore_check",
+        "pgcore_derive",
         "pgcore_estimators",
+        "pgcore_exact",
+        "pgcore_optimizers",
         "pgcore_train",
     ):
         origin = Path(importlib.import_module(name).__file__ or "")

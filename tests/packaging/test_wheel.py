@@ -15,7 +15,11 @@ PACKAGES = {
     "pgcore_torch",
     "pgcore_tensorflow",
     "pgcore_jax",
+    "pgcore_check",
+    "pgcore_derive",
     "pgcore_estimators",
+    "pgcore_exact",
+    "pgcore_optimizers",
     "pgcore_train",
 }
 
@@ -50,7 +54,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     assert not [
         name
         for name in wheel.namelist()
-        if not name.endswith((".py", "py.typed")) and ".dist-info/" not in name
+        if not name.endswith((".py", ".pyi", "py.typed")) and ".dist-info/" not in name
     ]
 
 
@@ -79,6 +83,10 @@ def test_the_wheel_declares_its_entry_points(wheel):
     assert dict(declared["console_scripts"]) == {"pgcore": "pgcore.cli:main"}
     assert dict(declared["pgcore"]) == {
         "core": "pgcore.plugin",
+        "check": "pgcore_check.plugin",
+        "derive": "pgcore_derive.plugin",
+        "exact": "pgcore_exact.plugin",
+        "optimizers": "pgcore_optimizers.plugin",
         "numpy": "pgcore_numpy.plugin",
         "torch": "pgcore_torch.plugin",
         "tensorflow": "pgcore_tensorflow.plugin",
