@@ -24,7 +24,7 @@ from pgcore.data.networks import (
 )
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.registry.registry import load_class
+from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
@@ -91,7 +91,8 @@ class PolicySpec(Checked):
         """Return the spec as one line of JSON."""
         parts: dict[str, Any] = {}
         for name, part in (("network", self.network), ("head", self.head)):
-            parts[name] = {"name": part.name, **dataclasses.asdict(cast("Any", part))}
+            fields = dataclasses.asdict(cast("Any", part))
+            parts[name] = {"name": _registered_name(f"{name}s", part), **fields}
         return json.dumps(parts | {"critic": self.critic, "critic_values": self.critic_values})
 
     @staticmethod
@@ -240,6 +241,19 @@ def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
         for name, value in parameters.items()
         if name.startswith(start)
     }
+
+
+def _registered_name(kind: str, part: Network | Head) -> str:
+    """Return the name by which the registry has a part's class."""
+    plugins, cls = registry(), type(part)
+    rows = {row.provider.name: row.status for row in plugins.providers(kind)}
+    same = [name for name in rows if name.rpartition(":")[2] == part.name]
+    # The plain name first: it is the usual one, and no other plugin is imported for it.
+    for name in sorted(same, key=len):
+        if rows[name] == "usable" and plugins.load(kind, name) is cls:
+            return name
+    # Another class's name would be read back as that class; a path is refused when it is read.
+    return f"{cls.__module__}:{cls.__qualname__}" if same else part.name
 
 
 def _with_tuples(value: object) -> Any:

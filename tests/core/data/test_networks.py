@@ -434,6 +434,47 @@ def test_a_target_of_another_kind_is_refused(impl):
         PolicySpec.from_json(text)
 
 
+# Classes with the names of built-in ones: registered, and not.
+NAMESAKES = """
+from dataclasses import dataclass
+import pgcore as pg
+
+@dataclass(frozen=True)
+class Network(pg.MLP):
+    "Named `mlp`, as its parent."
+
+@dataclass(frozen=True)
+class Head(pg.Categorical):
+    "Named `categorical`, as its parent."
+
+@dataclass(frozen=True)
+class Unregistered(pg.Categorical):
+    "Named `categorical` too."
+"""
+
+
+def test_a_name_that_a_built_in_has_is_never_read_as_the_built_in(site):
+    site.module("mine_target", NAMESAKES)
+    site.plugin(
+        "mine_plugin",
+        "@hookimpl\ndef pgcore_networks():\n    return [Provider('mlp', 'mine_target:Network', '')]\n"
+        "@hookimpl\ndef pgcore_heads():\n    return [Provider('categorical', 'mine_target:Head', '')]\n",
+    )
+    site.distribution("mine-dist", {"mine": "mine_plugin"})
+    import mine_target  # pyright: ignore[reportMissingImports]
+
+    spec = PolicySpec(mine_target.Network(3, (4,)), mine_target.Head(2))
+    read = PolicySpec.from_json(spec.to_json())
+    assert read == spec
+    assert (type(read.network), type(read.head)) == (mine_target.Network, mine_target.Head)
+    # A subclass that is not registered has its parent's name, and is refused.
+    text = PolicySpec(pg.MLP(3, (4,)), mine_target.Unregistered(2)).to_json()
+    with pytest.raises(
+        UnknownNameError, match="head: expected a known name, got 'mine_target:Unreg"
+    ):
+        PolicySpec.from_json(text)
+
+
 def test_a_name_that_is_gone_is_not_known(impl):
     text = specs(impl)["softsign"].to_json()
     registry.cache_clear()
