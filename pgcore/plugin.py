@@ -1,4 +1,4 @@
-"""Registers the built-in heads, networks, activations, constant schedule and deriver."""
+"""Registers the built-in heads, networks, activations and the constant schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pgcore.hooks import Provider, hookimpl
 
 __all__ = [
     "pgcore_activations",
-    "pgcore_derivers",
     "pgcore_heads",
     "pgcore_networks",
     "pgcore_schedules",
@@ -58,10 +57,3 @@ def pgcore_schedules() -> list[Provider]:
     """Provide the schedule that a plain number as a learning rate stands for."""
     constant = "pgcore.interfaces.schedules:ConstantSchedule"
     return [Provider("constant", constant, "the same rate at every step")]
-
-
-@hookimpl
-def pgcore_derivers() -> list[Provider]:
-    """Provide derivation by SymPy."""
-    derive = "pgcore_derive.derivation:derive"
-    return [Provider("sympy", derive, "cotangents from a surrogate, by SymPy", "sympy", "derive")]

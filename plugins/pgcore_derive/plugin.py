@@ -1,10 +1,10 @@
-"""Registers the command `pgcore derive` and the function `pgcore.derive`."""
+"""Registers the command `pgcore derive`, the function `pgcore.derive` and the deriver."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_commands", "pgcore_functions"]
+__all__ = ["pgcore_commands", "pgcore_derivers", "pgcore_functions"]
 
 
 @hookimpl
@@ -17,6 +17,13 @@ def pgcore_commands() -> list[Provider]:
             "differentiate an estimator's surrogate symbolically and print the closed forms",
         )
     ]
+
+
+@hookimpl
+def pgcore_derivers() -> list[Provider]:
+    """Provide derivation by SymPy."""
+    derive = "pgcore_derive.derivation:derive"
+    return [Provider("sympy", derive, "cotangents from a surrogate, by SymPy", "sympy", "derive")]
 
 
 @hookimpl
