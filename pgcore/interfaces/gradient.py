@@ -101,7 +101,11 @@ class Gradient(Copied, ABC):
         return largest * math.sqrt(np.dot(scaled, scaled))
 
     def scaled(self, factor: float) -> Gradient:
-        """Return the gradient times a finite number; terms, loss and metrics but the norm stay."""
+        """Return the gradient times a finite number; terms, loss and metrics but the norm stay.
+
+        Raises:
+            NonFiniteError: the factor is not finite, or an entry overflows.
+        """
         if not math.isfinite(factor):
             raise NonFiniteError(
                 f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
@@ -113,7 +117,11 @@ class Gradient(Copied, ABC):
         return gradient
 
     def clipped(self, max_norm: float) -> Gradient:
-        """Return the gradient g as g * c / max(norm, c), with c > 0 its largest norm."""
+        """Return the gradient g as g * c / max(norm, c), with c > 0 its largest norm.
+
+        Raises:
+            OptimizerError: the largest norm is not above 0.
+        """
         if not max_norm > 0:
             raise OptimizerError(
                 f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; "

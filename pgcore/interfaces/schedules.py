@@ -36,6 +36,9 @@ class Schedule(Checked, ABC):
             initial: Rate at the first step; fills a field `value` too.
             final: Rate at the end of the run.
             steps: Optimizer steps of the run, or None where their number is unknown beforehand.
+
+        Raises:
+            OptimizerError: the schedule needs the number of steps, or has other fields.
         """
         arguments = {"value": initial, "initial": initial, "final": final, "steps": steps}
         # A constant calls its only rate `value`.

@@ -41,6 +41,9 @@ class Signals:
 
         Weights are scaled by B / len(index), without padding in either. So the mean over the equal
         parts of a partition is the batch's gradient, and a `STEP` minibatch is a mean over its steps.
+
+        Raises:
+            EstimatorError: the surrogate sees whole episodes, or a step number is out of range.
         """
         if "episode" in self.values:
             raise EstimatorError(
@@ -68,6 +71,9 @@ class Signals:
         Args:
             batch: The one that the signals are of.
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
+
+        Raises:
+            BatchError: see `Batch.episodes`.
         """
         numbers, steps = batch.episode_steps(index)
         real = batch.episode_weights

@@ -889,6 +889,18 @@ def test_signal_steps_out_of_range_are_refused(make_batch):
         signals.steps([10**6])
 
 
+def test_signals_of_whole_episodes_are_not_sliced_by_steps(make_batch):
+    batch = make_batch(extras={"group": np.zeros(6, int)})
+    policy = pg.policy(pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(3)))
+    signals = pg.signals(policy, pg.estimator("gspo"), batch)
+    with pytest.raises(
+        EstimatorError, match=r"Signals\.steps: expected the signals of .* single steps"
+    ):
+        signals.steps([0])
+    with pytest.raises(BatchError, match=r"Batch\.episodes: expected episode numbers in \[0, 2\)"):
+        signals.episodes(batch, [2])
+
+
 def test_a_reference_that_is_not_finite_is_refused_by_its_step(make_batch):
     plain = make_batch()
     reference = np.log(np.full((plain.num_steps, 3), 1 / 3))
