@@ -14,18 +14,19 @@ WRAPPED = ("fget", "func", "__func__")
 def overrides(cls: type, base: type, methods: Iterable[str]) -> set[str]:
     """Return the names by which a class changes methods of one of its bases.
 
-    A name counts if a class before `base` in the method resolution order defines it, and it is one
-    of the methods or is read by their code, or by the code that they read in turn. Attributes that
+    A name counts if a class that `base` does not derive from defines it, and it is one of the
+    methods or is read by their code, or by the code that they read in turn. Attributes that
     are data on both sides do not count: they are hyper-parameters. A name that a method reads by
     `getattr`, or through a function outside the class, is not seen.
 
     Args:
-        cls: The subclass, whose order of bases holds.
+        cls: The subclass.
         base: The class that the methods are judged from.
         methods: Their names.
     """
-    order = cls.__mro__[:-1]  # without `object`
-    newer, older = order[: order.index(base)], order[order.index(base) :]
+    older = base.__mro__[:-1]  # without `object`
+    # With several bases a class that `base` never saw may come between it and its own bases.
+    newer = [owner for owner in cls.__mro__[:-1] if owner not in older]
     changed: set[str] = set()
     for name in _names_read(older, methods):
         members = [vars(owner)[name] for owner in older if name in vars(owner)]

@@ -88,7 +88,20 @@ class FarValue(PPO):
         return 2.0 * (value - return_)
 
 
-NEWER = [PlainPPO, DualClip, TwoSided, PlainGRPO, Grandchild, FarValue]
+@dataclass(frozen=True)
+class Written(PPO):
+    """A closed form of its parent's surrogate."""
+
+    def cotangents(self, **named):
+        return PPO.cotangents(self, **named)
+
+
+@dataclass(frozen=True)
+class Diamond(Written, PlainPPO):
+    """The closed form comes before a surrogate that it was not written for."""
+
+
+NEWER = [PlainPPO, DualClip, TwoSided, PlainGRPO, Grandchild, FarValue, Diamond]
 
 
 def points(estimator, count=60):
