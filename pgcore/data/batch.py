@@ -437,6 +437,21 @@ class Batch:
             fields["extras"][GROUP] = _numbered_apart(groups)
         return _frozen(fields)
 
+    def record(self, values: ArrayLike, final_values: ArrayLike | None = None) -> Batch:
+        """Return the batch with the critic's values of this moment.
+
+        Args:
+            values: [B] float. V(s_t), reward units; see `Batch`.
+            final_values: [E] float or None. V after each episode's last step.
+
+        Raises:
+            ShapeError: there is not one value for each step, or for each episode.
+            BatchError: a value is NaN or infinite.
+        """
+        fields = {name: getattr(self, name) for name in (*PER_STEP, *PER_EPISODE)}
+        fields |= {"values": values, "final_values": final_values}
+        return Batch(**fields, extras=self.extras)
+
     def save(self, path: str | Path) -> None:
         """Write the batch to a safetensors file, whole or not at all.
 

@@ -18,7 +18,7 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.actor_critic import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
-    check_old_values,
+    check_recorded_values,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -50,7 +50,8 @@ class PPO(CriticLoss):
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1].
         value_coefficient: c_v, of the loss of V to R, the advantage plus the old value.
-        value_clip: Clip V to within this of the old value, and take the larger loss; None does not.
+        value_clip: Clip V to within this of the batch's recorded value, and take the larger loss;
+            None does not.
             Old values are the batch's recorded `values`, else the current critic's. Without
             recorded ones, compute signals once, before the first optimizer step; it is an error
             where the batch's log-probabilities show that the policy has changed since.
@@ -92,7 +93,7 @@ class PPO(CriticLoss):
         """See `Estimator.signals`; the old policy is the batch's, by default the current one."""
         # Around the current critic's values nothing would be clipped, and no error would be seen.
         if self.uses("old_value"):
-            check_old_values(batch, evaluate, "PPO.value_clip")
+            check_recorded_values(batch, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
         signals = {

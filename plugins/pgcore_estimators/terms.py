@@ -20,7 +20,7 @@ __all__ = [
     "Ddof",
     "Group",
     "Normalisation",
-    "check_old_values",
+    "check_recorded_values",
     "clipped_gain",
     "clipped_gain_slope",
     "gae_and_returns",
@@ -38,10 +38,6 @@ __all__ = [
 Normalisation = Annotated[str, choice("none", "batch")]
 Ddof = Annotated[int, choice(0, 1)]
 Group = Annotated[str, choice(*GROUPS)]
-
-# Nats by which a log-probability may differ from the recorded one while the policy counts as
-# unchanged. Float32 rounding on another device stays below it; an optimizer step goes beyond.
-UNCHANGED = 1e-3
 
 
 def log_bounds(below: float, above: float) -> tuple[float, float]:
@@ -94,33 +90,23 @@ def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
 
 
-def check_old_values(batch: Batch, evaluate: Evaluate, where: str) -> None:
-    """Check that the current critic may stand for the old one, whose values are clipped around.
+def check_recorded_values(batch: Batch, where: str) -> None:
+    """Check that a batch has the values that a critic's values are clipped around.
 
-    A batch with recorded `values` needs no critic. In any other only the log-probabilities can show
-    that the policy has changed; without these the old policy is the current one by definition.
+    The current critic cannot stand for the old one: in a second epoch every value would be clipped
+    around itself, which is no clipping, and nothing in the batch would show it.
 
     Args:
         batch: The episodes.
-        evaluate: The argument of `Estimator.signals`.
         where: The field that asks for old values, as `PPO.value_clip`.
 
     Raises:
-        BatchError: the policy has changed since the batch was recorded; names the first such step.
+        BatchError: the batch has no recorded values.
     """
-    if batch.values is not None or batch.log_probs is None:
-        return
-    now = evaluate("log_prob")["log_prob"]
-    # Padding may hold any log-probability, so only the real episodes' steps count.
-    real = np.repeat(batch.episode_weights, batch.episode_lengths) > 0
-    changed = real & (np.abs(now - batch.log_probs) > UNCHANGED)
-    if changed.any():
-        step = int(changed.argmax())
+    if batch.values is None:
         raise BatchError(
             f"Batch.values: expected the critic's values at the time, which {where} clips around, "
-            f"got none and a policy that has changed since (log-probability {now[step]:.6g} at step "
-            f"{step}, recorded as {batch.log_probs[step]:.6g}); record values, or compute signals "
-            "once, before the first optimizer step, and slice them"
+            "got none; record them: batch.record(policy.evaluate(batch, ('value',))['value'])"
         )
 
 

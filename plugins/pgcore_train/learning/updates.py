@@ -98,6 +98,10 @@ def update(
         NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are
             those before that step.
     """
+    # The critic of this moment is the old one of every pass.
+    if "value" in estimator.quantities:
+        critic = policy.evaluate(batch, ("value", "final_value"))
+        batch = batch.record(critic["value"], critic["final_value"])
     # Once for all passes: advantages and old log-probabilities are the behaviour policy's.
     constants = signals(policy, estimator, batch, target=None if target is None else target.policy)
     last: Gradient | None = None
