@@ -30,6 +30,8 @@ train: .venv/.base
 # What frameworks trace is Python, and measuring coverage makes that several times slower: the
 # core's tests alone are measured.
 test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
+# A cache of its own: a process that was killed while compiling leaves half a library in the shared one.
+test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/.venv/torchinductor
 test: .venv/.test
 	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term tests/core
 	$(RUN) -m pytest -n $(JOBS) --ignore=tests/core tests

@@ -138,7 +138,7 @@ def test_a_loss_that_is_a_plain_mean(monkeypatch):
     changed(
         monkeypatch,
         NumpyGradient,
-        "given",
+        "arguments",
         lambda named, _: named | {"advantage": named["advantage"] / 4.6},
     )
     assert loss_row(policy, estimator, batch, signals, gradient.loss).ratio > 1e6
