@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.interfaces.optimizer import Optimizer, OptimizerSpec
+from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.interfaces.optimizer import Optimizer
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import NETWORKS, make_case, suited
 from pgcore_check.proofs import variants
