@@ -89,6 +89,7 @@ def test_one_episode_of_one_step(backend):
         episode_lengths=[1],
         terminated=[False],
         final_observations=[[1.0, 0.0, 0.0, -1.0]],
+        values=[0.25],
     )
     for name in ("value baseline", "gae", "ppo value clip"):
         signals = pg.signals(policy, ESTIMATORS[name], batch)
