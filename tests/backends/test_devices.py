@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.errors import ParameterError
 from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
@@ -185,7 +186,7 @@ def test_a_module_on_a_gpu_is_tried_out_and_trained_there():
     assert torch.equal(torch.cuda.get_rng_state(device), before)
     network.cpu()
     with pytest.raises(
-        pg.errors.ParameterError,
+        ParameterError,
         match=rf"on {device}, as they were adopted, got cell.weight_ih_l0 torch.float32 on cpu",
     ):
         pg.gradient(policy, ESTIMATORS["reinforce"], batch)

@@ -135,7 +135,7 @@ def test_a_form_of_an_abstract_class_holds_for_all_that_fill_it_in():
         """Leaves its torso to subclasses."""
 
     member = type("Member", (Family,), {"torso": lambda self, xp, p, x: 2.0 * x})
-    member.__abstractmethods__ = frozenset()
+    member.__abstractmethods__ = frozenset()  # pyright: ignore[reportAttributeAccessIssue]
     make_network.register(Family, ScaledForm)
     assert isinstance(make_network(member()), ScaledForm)
 

@@ -45,7 +45,7 @@ def run(backend, name, head, network, dtype, steps=3, **more):
     policy, batch = make_case(
         pg.PolicySpec(NETWORKS[network], HEADS[head], "separate"), backend, dtype, 73, 40, 5
     )
-    optimizer = pg.optimizer(name, critic_steps=5, **FIELDS[name] | more)
+    optimizer = pg.optimizer(name, critic_steps=5, **FIELDS[name] | more)  # pyright: ignore[reportOperatorIssue]
     found, reports = [], []
     for _ in range(steps):
         reports.append(optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch)))

@@ -254,4 +254,4 @@ def test_the_package_lists_its_public_names():
     assert set(dir(pg)) == set(pg.__all__)
     assert all(getattr(pg, name) is not None for name in pg.__all__)
     with pytest.raises(AttributeError, match="module 'pgcore' has no attribute 'gradients'"):
-        pg.gradients  # noqa: B018
+        pg.gradients  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

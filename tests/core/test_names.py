@@ -29,7 +29,7 @@ COMMANDS = {
 def words_of(command):
     """Return a command's arguments in capitals and its options."""
     group = typer.main.get_command(application(command))
-    for parameter in group.commands[command].params:
+    for parameter in group.commands[command].params:  # pyright: ignore[reportAttributeAccessIssue]
         if parameter.param_type_name == "argument":
             yield parameter.name.upper()
         else:
@@ -43,7 +43,7 @@ def test_the_public_names_stay():
 
 
 def test_the_commands_stay():
-    assert set(typer.main.get_command(application(None)).commands) == set(COMMANDS)
+    assert set(typer.main.get_command(application(None)).commands) == set(COMMANDS)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -42,7 +42,7 @@ def test_a_policys_layout_is_that_of_its_spec():
 def test_parameters_that_are_not_finite_are_named():
     policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
     policy.check_finite("here")
-    dict(policy.layout.named(policy.vector))["network.0.bias"][1] = np.inf
+    dict(policy.layout.named(policy.vector))["network.0.bias"][1] = np.inf  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(
         NonFiniteError, match=r"here: expected finite parameters, got .* in network\.0\.bias; load"
     ):

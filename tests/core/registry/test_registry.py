@@ -456,7 +456,7 @@ def test_a_built_in_keeps_its_name_and_the_strangers_is_prefixed_by_its_distribu
     names = registry().names("estimators")
     assert {"ppo", "mine-dist:ppo", "free"} <= set(names)
     assert registry().load("estimators", "mine-dist:ppo") is json.loads
-    assert registry().load("estimators", "ppo").name == "ppo"
+    assert registry().load("estimators", "ppo").name == "ppo"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_after_update_reaches_every_plugin(site):

@@ -303,6 +303,7 @@ def test_every_built_in_estimator_and_head_has_a_proof_with_a_reference():
     for kind in ("estimators", "heads"):
         assert proofs().unproven(kind) == {}
         assert all(
-            reference_of(registry().load(kind, name)) is not None for name in registry().names(kind)
+            reference_of(registry().load(kind, name)) is not None
+            for name in registry().names(kind)  # pyright: ignore[reportArgumentType]
         )
     assert all(isinstance(proof, Proof) for proof in proofs().all)

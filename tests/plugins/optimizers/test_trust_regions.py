@@ -567,9 +567,9 @@ def test_what_earlier_steps_on_a_gradient_gained_does_not_count():
         ),
         (lambda: TRPO(tolerance=1.0), r"TRPO\.tolerance: expected a number in \[0, 1\), got 1\.0"),
         (
-            lambda: TRPO(iterations=2.5),
+            lambda: TRPO(iterations=2.5),  # pyright: ignore[reportArgumentType]
             r"TRPO\.iterations: expected an integer of at least 1, got 2\.5",
-        ),  # pyright: ignore[reportArgumentType]
+        ),
         (
             lambda: TRPO(critic_steps=0),
             r"TRPO\.critic_steps: expected an integer of at least 1, got 0",

@@ -411,13 +411,13 @@ def test_what_has_no_form():
         """What its parent's signals call is not what the reference implementation stands for."""
 
         def _discount(self, batch):
-            return 0.5 * super()._discount(batch)
+            return 0.5 * super()._discount(batch)  # pyright: ignore[reportOperatorIssue]
 
     class Impostor(pg.Estimator):
         """No kin of the estimator that it is called after."""
 
         name = "reinforce"
-        claims = pg.Claims(
+        claims = pg.Claims(  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
             unbiased=False, off_policy="none", needs_critic=False, discrete_only=False
         )
 
