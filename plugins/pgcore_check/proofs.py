@@ -175,11 +175,13 @@ def reference_of(cls: type[Any]) -> type[Any] | None:
 def hold_to_parent(cls: type[Any]) -> None:
     """Compare a class with the reference implementation of its nearest base that has one.
 
-    Any formula that the class changes is then a planted bug.
+    Any formula that the class changes is then a planted bug. A class that has a reference
+    implementation of its own changes nothing.
     """
     references = proofs().references
     base = next(base for base in cls.__mro__ if base in references)
-    _PLANTED.setdefault(cls, references[base])
+    if base is not cls:
+        _PLANTED[cls] = references[base]
 
 
 def kind_of(cls: object) -> str:
