@@ -127,17 +127,17 @@ def pgcore_commands() -> Iterable[Provider]:  # pyright: ignore[reportReturnType
 
 
 @hookspec
+def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide functions and classes of the namespace `pgcore`, such as `pgcore.check`."""
+
+
+@hookspec
 def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide derivers; each target is a function from an estimator to its closed form.
 
     That is an object with `cotangents`. An estimator without `cotangents` takes the first usable
     deriver by name.
     """
-
-
-@hookspec
-def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide functions and classes of the namespace `pgcore`, such as `pgcore.check`."""
 
 
 @hookspec

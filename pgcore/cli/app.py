@@ -45,7 +45,8 @@ def application(requested: str | None) -> typer.Typer:
     app.command("list")(list_command)
     app.command("doctor")(doctor_command)
     providers = [registration.provider for registration in registry().providers("commands")]
-    for name, summary in {provider.name: provider.summary for provider in providers}.items():
+    summaries = {provider.name: provider.summary for provider in providers}
+    for name, summary in summaries.items():
         if name in OWN_COMMANDS:
             continue
         if name == requested:
@@ -53,13 +54,9 @@ def application(requested: str | None) -> typer.Typer:
         else:
             app.command(name, help=summary)(_not_requested)
     # An unknown command may be a quarantined plugin's.
-    names = {provider.name for provider in providers}
-    refused = registry().quarantined
-    if refused and requested not in names | set(OWN_COMMANDS) | {None}:
-        listed = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in refused)
-        sys.stderr.write(
-            f"note: commands of quarantined plugins are not known: {listed}; see `pgcore doctor`\n"
-        )
+    note = registry().note_on_quarantined("commands")
+    if note and requested not in (*summaries, *OWN_COMMANDS, None):
+        sys.stderr.write(f"note: {note}\n")
     return app
 
 

@@ -7,14 +7,20 @@ import os
 import platform
 import sys
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from typing import Annotated, Any
 
 import typer
 
 from pgcore.errors import PgcoreError
 from pgcore.registry.entry_points import KINDS, Plugin
-from pgcore.registry.registry import Registration, default_backend_name, install_hint, registry
+from pgcore.registry.registry import (
+    Registration,
+    default_backend_name,
+    install_hint,
+    installed_version,
+    registry,
+)
 
 __all__ = ["doctor_command", "examine"]
 
@@ -27,50 +33,52 @@ def doctor_command(
 ) -> None:
     """Report versions, plugins, problems and what to install; exit status 1 on problems."""
     report = examine()
-    text = json.dumps(report, indent=2) + "\n" if as_json else _text_of(report)
-    sys.stdout.write(text)
+    sys.stdout.write((json.dumps(report, indent=2) if as_json else _text_of(report)) + "\n")
     if report["problems"]:
         raise typer.Exit(1)
 
 
 def examine() -> dict[str, Any]:
     """Return the report: plain data that JSON can hold."""
-    # The registry is asked once; every part of the report reads the same rows.
-    registrations = [entry for kind in KINDS for entry in registry().providers(kind)]
-    backend = _default_backend()
-    missing: list[dict[str, str]] = []
-    for entry in registrations:
-        if entry.status == "missing":
-            provider = entry.provider
-            row = {"kind": entry.kind, "name": provider.name, "install": install_hint(provider)}
-            missing.append(row)
+    # The registry and the metadata are read once, so that all parts of the report agree.
+    rows = [row for kind in KINDS for row in registry().providers(kind)]
+    backend, by_extra = _default_backend(), _packages()
+    versions = {"pgcore": installed_version("pgcore")}
+    for packages in by_extra.values():
+        versions |= packages
     return {
         "python": {
             "version": platform.python_version(),
             "executable": sys.executable,
             "platform": platform.platform(),
         },
-        "packages": _packages(),
+        "packages": versions,
         "plugins": [_plugin_row(plugin) for plugin in registry().plugins],
         "quarantined": [asdict(plugin) for plugin in registry().quarantined],
         "default_backend": backend,
-        "missing": missing,
-        "missing_extras": _missing_extras(),
-        "problems": _problems(registrations, backend),
+        "missing": [
+            {"kind": row.kind, "name": row.provider.name, "install": install_hint(row.provider)}
+            for row in rows
+            if row.status == "missing"
+        ],
+        "missing_extras": {
+            extra: f"pip install 'pgcore[{extra}]'"
+            for extra, packages in by_extra.items()
+            if extra and None in packages.values()
+        },
+        "problems": _problems(rows, backend),
     }
 
 
 def _plugin_row(plugin: Plugin) -> dict[str, Any]:
-    provides: dict[str, list[str]] = {}
+    row: dict[str, Any] = {
+        name: getattr(plugin, name) for name in ("entry_point", "distribution", "version")
+    }
+    row["provides"] = provides = {}
     for kind, providers in plugin.providers.items():
         if providers:
             provides[kind] = [provider.name for provider in providers]
-    return {
-        "entry_point": plugin.entry_point,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "provides": provides,
-    }
+    return row
 
 
 def _default_backend() -> dict[str, str | None]:
@@ -84,14 +92,14 @@ def _default_backend() -> dict[str, str | None]:
     return {"name": name, "chosen_by": source, "reason": reason}
 
 
-def _problems(registrations: list[Registration], backend: dict[str, str | None]) -> list[str]:
+def _problems(rows: list[Registration], backend: dict[str, str | None]) -> list[str]:
     """Return the problems, one line each; a package that is merely not installed is none."""
     lines = [
         f"plugin {plugin.entry_point!r} of {plugin.distribution}: {plugin.reason}"
         for plugin in registry().quarantined
     ]
     # Every row of a duplicate has the same line.
-    wrong = [row for row in registrations if row.status in ("too old", "duplicate", "broken")]
+    wrong = [row for row in rows if row.status in ("too old", "duplicate", "broken")]
     lines += dict.fromkeys(f"{row.where}: {row.reason}" for row in wrong)
     if backend["reason"] is not None:
         choice = f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}"
@@ -99,65 +107,35 @@ def _problems(registrations: list[Registration], backend: dict[str, str | None])
     return lines
 
 
-def _packages() -> dict[str, str | None]:
-    """Return the version of pgcore and of each package it can use, None if not installed."""
-    versions: dict[str, str | None] = {"pgcore": _version_of("pgcore")}
-    for extra, names in sorted(_requirements().items()):
-        if extra not in NOT_FOR_USERS:
-            versions |= {name: _version_of(name) for name in names}
-    return versions
-
-
-def _missing_extras() -> dict[str, str]:
-    """Return the command that installs each extra of which a package is missing."""
-    commands: dict[str, str] = {}
-    for extra, names in sorted(_requirements().items()):
-        if extra and extra not in NOT_FOR_USERS and None in map(_version_of, names):
-            commands[extra] = f"pip install 'pgcore[{extra}]'"
-    return commands
-
-
-def _requirements() -> dict[str, list[str]]:
-    """Return the packages that pgcore's metadata asks for, by extra; the base ones under ""."""
+def _packages() -> dict[str, dict[str, str | None]]:
+    """Return by extra, the base one "", the required packages and the versions installed."""
     from packaging.requirements import Requirement
 
     try:
-        extras = ["", *(metadata("pgcore").get_all("Provides-Extra") or [])]
+        extras = set(metadata("pgcore").get_all("Provides-Extra") or [])
     except PackageNotFoundError:
         return {}
-    declared: dict[str, list[str]] = {extra: [] for extra in extras}
-    for line in requires("pgcore") or []:
-        requirement = Requirement(line)
-        if requirement.name == "pgcore":
+    packages: dict[str, dict[str, str | None]] = {"": {}}
+    packages |= {extra: {} for extra in sorted(extras - NOT_FOR_USERS)}
+    for requirement in map(Requirement, requires("pgcore") or []):
+        name, marker = requirement.name, requirement.marker
+        if name == "pgcore":
             continue
         # A base package's marker holds for every extra, so "" stands for them all.
-        marker = requirement.marker
-        asking = [x for x in extras if marker is None or marker.evaluate({"extra": x})]
+        asking = [x for x in packages if marker is None or marker.evaluate({"extra": x})]
         for extra in asking if "" not in asking else [""]:
-            declared[extra].append(requirement.name)
-    return declared
-
-
-def _version_of(name: str) -> str | None:
-    """Return the version of an installed distribution, or None."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+            packages[extra][name] = installed_version(name)
+    return packages
 
 
 def _text_of(report: dict[str, Any]) -> str:
     """Return the report as lines for a terminal."""
     python, backend, problems = report["python"], report["default_backend"], report["problems"]
-    packages = [
-        f"  {name} {number or 'not installed'}" for name, number in report["packages"].items()
-    ]
-    lines = [
-        f"Python {python['version']}, {python['executable']}, {python['platform']}",
-        *("", "Packages", *packages, ""),
-        f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}",
-        *("", "Plugins"),
-    ]
+    lines = [f"Python {python['version']}, {python['executable']}, {python['platform']}"]
+    lines += ["", "Packages"]
+    lines += [f"  {name} {found or 'not installed'}" for name, found in report["packages"].items()]
+    lines += ["", f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}"]
+    lines += ["", "Plugins"]
     for plugin in report["plugins"]:
         kinds = plugin["provides"].items()
         provides = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds)
@@ -173,7 +151,7 @@ def _text_of(report: dict[str, Any]) -> str:
     hints += [f"  {command}" for command in report["missing_extras"].values()]
     lines += ["", "To install, if you want it", *hints] if hints else []
     lines += ["", "Problems" if problems else "No problems found."]
-    return "\n".join([*lines, *(f"  {line}" for line in problems)]) + "\n"
+    return "\n".join(lines + [f"  {line}" for line in problems])
 
 
 def _name_of(plugin: dict[str, Any]) -> str:

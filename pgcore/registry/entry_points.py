@@ -22,24 +22,9 @@ from pgcore.errors import PluginError, UnknownNameError
 __all__ = ["GROUP", "KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
 GROUP = "pgcore"  # of `project.entry-points` in a distribution's metadata
-# The order of `pgcore list`; each kind has the hook `pgcore_<kind>`.
-KINDS = (
-    "backends",
-    "estimators",
-    "heads",
-    "networks",
-    "activations",
-    "optimizers",
-    "schedules",
-    "metrics",
-    "proofs",
-    "executors",
-    "commands",
-    "functions",
-    "derivers",
-)
-HOOKS = tuple(name for name in hooks.__all__ if name.startswith("pgcore_"))
-OPTIONAL = ("requires", "extra", "at_least")  # fields of a provider that may be None
+HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
+# Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
+KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +52,6 @@ class Quarantine:
 
     Attributes:
         entry_point: See `Plugin`, as for the next two.
-        distribution: See `Plugin`.
-        version: See `Plugin`.
         traceback: The full traceback of the failure.
     """
 
@@ -115,12 +98,7 @@ def hook_manager() -> pluggy.PluginManager:
 
 
 def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
-    """Return a plugin's providers of each kind.
-
-    Raises:
-        PluginError: a hook is misspelled, has the wrong signature, lacks `@hookimpl`, or returns
-            something else than providers.
-    """
+    """Return a plugin's providers of each kind; a wrong hook raises PluginError."""
     manager = hook_manager()  # of its own, so that a refused plugin leaves nothing behind
     try:
         manager.register(module)
@@ -135,8 +113,7 @@ def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
             "use the same parameters"
         ) from error
     _check_decorators(module)
-    hook = manager.hook
-    return {kind: _checked_providers(kind, getattr(hook, f"pgcore_{kind}")()) for kind in KINDS}
+    return {kind: _checked_providers(f"pgcore_{kind}", manager.hook) for kind in KINDS}
 
 
 def _check_decorators(module: object) -> None:
@@ -153,46 +130,40 @@ def _check_decorators(module: object) -> None:
             )
 
 
-def _checked_providers(kind: str, results: Iterable[object]) -> tuple[hooks.Provider, ...]:
-    """Return the providers of all implementations of one hook.
-
-    Raises:
-        PluginError: an item is not a Provider, or one of its fields has the wrong type.
-    """
+def _checked_providers(hook: str, relay: pluggy.HookRelay) -> tuple[hooks.Provider, ...]:
+    """Return the providers of all implementations of one hook, or raise PluginError."""
     providers: list[hooks.Provider] = []
-    for result in results:
+    for result in getattr(relay, hook)():
         if not isinstance(result, Iterable):
             raise PluginError(
-                f"hook pgcore_{kind}: expected a list of Provider, got {type(result).__name__}; "
+                f"hook {hook}: expected a list of Provider, got {type(result).__name__}; "
                 "return [Provider(...)]"
             )
-        items = cast("Iterable[object]", result)
-        providers += [_checked_provider(f"hook pgcore_{kind}", item) for item in items]
+        for provider in cast("Iterable[object]", result):
+            if not isinstance(provider, hooks.Provider):
+                raise PluginError(
+                    f"hook {hook}: expected a Provider, got {type(provider).__name__}; "
+                    "return [Provider(...)]"
+                )
+            _check_fields(hook, provider)
+            providers.append(provider)
     return tuple(providers)
 
 
-def _checked_provider(where: str, provider: object) -> hooks.Provider:
-    """Return the provider if it is one and its fields have their types, else raise PluginError."""
-    if not isinstance(provider, hooks.Provider):
-        raise PluginError(
-            f"{where}: expected a Provider, got {type(provider).__name__}; return [Provider(...)]"
-        )
-    # A stranger's code need not have passed a type checker.
+def _check_fields(hook: str, provider: hooks.Provider) -> None:
+    """Raise PluginError for a field of the wrong type: its author need not use a type checker."""
     for field in fields(provider):
         value: object = getattr(provider, field.name)
+        rule, advice = "a string", "correct it"
+        valid = isinstance(value, str) or (value is None and field.default is None)
         if field.name == "distributions":
+            rule = "a tuple of strings"
             items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
-            valid, rule = all(isinstance(item, str) for item in items), "a tuple of strings"
-        else:
-            optional = value is None and field.name in OPTIONAL
-            valid, rule = isinstance(value, str) or optional, "a string"
+            valid = all(isinstance(item, str) for item in items)
+        elif field.name == "at_least" and isinstance(value, str):
+            rule, advice = "numbers and dots", "write such as '2.13'"
+            valid = re.fullmatch(r"\d+(\.\d+)*", value)
         if not valid:
             raise PluginError(
-                f"{where}: expected Provider.{field.name} to be {rule}, got {value!r}; correct it"
+                f"hook {hook}: expected Provider.{field.name} to be {rule}, got {value!r}; {advice}"
             )
-    if provider.at_least is not None and not re.fullmatch(r"\d+(\.\d+)*", provider.at_least):
-        raise PluginError(
-            f"{where}: expected Provider.at_least to be numbers and dots, "
-            f"got {provider.at_least!r}; write such as '2.13'"
-        )
-    return provider

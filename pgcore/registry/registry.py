@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -14,9 +15,7 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Literal, TypeVar
 
-import pluggy
-
-from pgcore.errors import DependencyError, PgcoreError, PluginError, UnknownNameError
+from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
 from pgcore.registry.entry_points import (
     GROUP,
@@ -33,6 +32,7 @@ __all__ = [
     "Registry",
     "default_backend_name",
     "install_hint",
+    "installed_version",
     "load_class",
     "registry",
     "version_found",
@@ -78,6 +78,7 @@ class Registry:
     Attributes:
         plugins: The plugins whose hooks passed.
         quarantined: The plugins that were refused.
+        hook: The hooks of all plugins, for `registry().hook.pgcore_after_update(metrics=...)`.
     """
 
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
@@ -86,17 +87,13 @@ class Registry:
         read = [read_entry_point(entry_point) for entry_point in declared]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
-        self._manager = hook_manager()
+        manager = hook_manager()
         for index, plugin in enumerate(self.plugins):
             # Entry points of two distributions may have one name, or name one module.
-            if not self._manager.is_registered(plugin.module):
-                self._manager.register(plugin.module, f"{index} {plugin.entry_point}")
+            if not manager.is_registered(plugin.module):
+                manager.register(plugin.module, f"{index} {plugin.entry_point}")
+        self.hook = manager.hook
         self._loaded: dict[tuple[str, str], object] = {}
-
-    @property
-    def hook(self) -> pluggy.HookRelay:
-        """The hooks of all plugins, for `registry().hook.pgcore_after_update(metrics=...)`."""
-        return self._manager.hook
 
     def providers(self, kind: str) -> list[Registration]:
         """Return everything of one kind, by name; duplicates have a row each. Imports none of it.
@@ -147,7 +144,18 @@ class Registry:
                 if registration.status in ("duplicate", "broken"):
                     raise PluginError(f"{registration.where}: {registration.reason}")
                 return registration
-        raise self._unknown(kind, name)
+        # An entry point often has the name of the thing that it provides.
+        where = kind.removesuffix("s")
+        for plugin in self.quarantined:
+            if plugin.entry_point == name:
+                raise plugin.error(f"{where} {name!r}")
+        raise UnknownNameError(where, name, self.names(kind), self.note_on_quarantined("names"))
+
+    def note_on_quarantined(self, noun: str) -> str:
+        """Return the sentence that some names, a `noun`, are not known; empty if all are."""
+        plugins = [f"{plugin.entry_point} ({plugin.distribution})" for plugin in self.quarantined]
+        note = f"{noun} of quarantined plugins are not known: {', '.join(plugins)}"
+        return f"{note}; see `pgcore doctor`" if plugins else ""
 
     def _pairs(self, kind: str) -> list[tuple[Provider, Plugin]]:
         """Return all providers of a kind, a built-in's name prefixed if a stranger takes it."""
@@ -167,26 +175,13 @@ class Registry:
                 pairs.append((dataclasses.replace(provider, name=name), plugin))
         return pairs
 
-    def _unknown(self, kind: str, name: str) -> PgcoreError:
-        """Return the error for a name that no plugin has, or that a quarantined one may have."""
-        where, refused = kind.removesuffix("s"), self.quarantined
-        # An entry point often has the name of the thing that it provides.
-        for plugin in refused:
-            if plugin.entry_point == name:
-                return plugin.error(f"{where} {name!r}")
-        listed = ", ".join(f"{plugin.entry_point} ({plugin.distribution})" for plugin in refused)
-        note = f"names of quarantined plugins are not known: {listed}, see `pgcore doctor`"
-        return UnknownNameError(where, name, self.names(kind), note if refused else "")
-
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:
         status, reason = _availability(provider)
-        owners: list[str] = []
-        for rival, owner in self._pairs(kind):
-            if rival.name == provider.name:
-                owners.append(f"{owner.distribution} {owner.version}")
+        owners = [owner for rival, owner in self._pairs(kind) if rival.name == provider.name]
         if len(owners) > 1:
+            rivals = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
             status = "duplicate"
-            reason = f"expected one provider, got {' and '.join(owners)}; uninstall one of them"
+            reason = f"expected one provider, got {rivals}; uninstall one of them"
         return Registration(kind, provider, plugin.distribution, plugin.version, status, reason)
 
 
@@ -226,24 +221,22 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
 
 def _availability(provider: Provider) -> tuple[Status, str | None]:
     """Return a provider's status and the reason, without importing the package it requires."""
-    target, package = provider.target, provider.requires
+    target, package, least = provider.target, provider.requires, provider.at_least
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        rule = "expected a target 'module:attribute'"
-        return "broken", f"{rule}, got {target!r}; correct the plugin"
+        return "broken", f"expected a target 'module:attribute', got {target!r}; correct the plugin"
     if package is not None and not is_installed(package):
         hint = install_hint(provider)
         return "missing", f"expected the package {package!r}, got none installed; {hint}"
-    # The package comes first: a module of the plugin may be inside it.
-    least = provider.at_least
-    installed = None if least is None else version_found(provider)
-    if least is not None and installed is not None and _is_older(installed, least):
+    installed = version_found(provider) if least else None
+    if least and installed and _is_older(installed, least):
         wish = f"pgcore[{provider.extra}]" if provider.extra else f"{package}>={least}"
         hint = f"pip install --upgrade '{wish}'"
         return "too old", f"expected {package} {least} or later, got {installed}; {hint}"
+    # After the package, since a module of the plugin may be inside it.
     if not is_installed(module):
-        rule = f"expected an importable module {module!r}"
-        return "broken", f"{rule}, got none; reinstall its distribution"
+        hint = "reinstall its distribution"
+        return "broken", f"expected an importable module {module!r}, got none; {hint}"
     return "usable", None
 
 
@@ -262,14 +255,7 @@ def version_found(provider: Provider) -> str | None:
     from packaging.version import Version
 
     names = provider.distributions or ((provider.requires or "").partition(".")[0],)
-    versions: list[str] = []
-    for name in names:
-        try:
-            versions.append(version(name))
-        # A package that can be imported may lack metadata.
-        except (PackageNotFoundError, ValueError):
-            continue
-    return max(versions, key=Version, default=None)
+    return max(filter(None, map(installed_version, names)), key=Version, default=None)
 
 
 def _is_older(installed: str, least: str) -> bool:
@@ -277,6 +263,13 @@ def _is_older(installed: str, least: str) -> bool:
     from packaging.version import Version
 
     return Version(Version(installed).base_version) < Version(least)
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of an installed distribution; None without one, or without metadata."""
+    with contextlib.suppress(PackageNotFoundError, ValueError):
+        return version(name)
+    return None
 
 
 def install_hint(provider: Provider) -> str:
@@ -297,7 +290,8 @@ def _import_target(registration: Registration) -> object:
     except ModuleNotFoundError as error:
         package = provider.requires
         # A missing module that is neither the package, nor inside it or around it, is a bug.
-        if package is None or not _overlap(error.name or "", package):
+        missing, within = f"{error.name}.", f"{package}."
+        if package is None or not (missing.startswith(within) or within.startswith(missing)):
             raise
         raise DependencyError(
             f"{where}: expected the package {package!r}, got {error}; {install_hint(provider)}",
@@ -311,8 +305,3 @@ def _import_target(registration: Registration) -> object:
             f"{where}: expected {provider.target!r} of {registration.distribution} to exist, "
             f"got {error}; correct the plugin"
         ) from error
-
-
-def _overlap(left: str, right: str) -> bool:
-    """Return whether two modules are the same, or one is inside the other."""
-    return f"{left}.".startswith(f"{right}.") or f"{right}.".startswith(f"{left}.")
