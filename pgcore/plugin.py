@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = [
-    "pgcore_activations",
-    "pgcore_heads",
-    "pgcore_networks",
-    "pgcore_schedules",
-]
+__all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks", "pgcore_schedules"]
 
 # Name, class and summary of each built-in head, for `pgcore list heads`.
 HEADS = (

@@ -5,8 +5,6 @@ differentiate them; the NumPy backend holds their derivatives. Sampling happens 
 so one seed gives the same actions on every backend.
 """
 
-from __future__ import annotations
-
 from pgcore.heads.bernoulli import Bernoulli
 from pgcore.heads.categorical import Categorical
 from pgcore.heads.diagonal_gaussian import DiagonalGaussian

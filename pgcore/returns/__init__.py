@@ -5,8 +5,6 @@ Returns, advantages, baselines, off-policy corrections, group statistics. Arrays
 episode's numbers depend on another's, except in the baselines that average over episodes.
 """
 
-from __future__ import annotations
-
 from pgcore.returns.baselines import centre, leave_one_out_mean, normalise, optimal_baseline
 from pgcore.returns.discounted import (
     discounted_sum,
@@ -18,13 +16,7 @@ from pgcore.returns.discounted import (
     returns,
     td_errors,
 )
-from pgcore.returns.groups import (
-    GROUPS,
-    by_group,
-    episode_rewards,
-    group_of_episode,
-    is_one_group,
-)
+from pgcore.returns.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
 from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
 
 __all__ = [
