@@ -5,40 +5,15 @@ Returns, advantages, baselines, off-policy corrections, group statistics. Arrays
 episode's numbers depend on another's, except in the baselines that average over episodes.
 """
 
-from pgcore.returns.baselines import centre, leave_one_out_mean, normalise, optimal_baseline
-from pgcore.returns.discounted import (
-    discounted_sum,
-    discounts,
-    episode_returns,
-    gae,
-    n_step_returns,
-    next_values,
-    returns,
-    td_errors,
-)
-from pgcore.returns.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
-from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
+# ruff: noqa: F403 - the modules' own lists name what is exported, and a test compares them.
+from pgcore.returns import baselines, discounted, groups, off_policy
+from pgcore.returns.baselines import *
+from pgcore.returns.discounted import *
+from pgcore.returns.groups import *
+from pgcore.returns.off_policy import *
 
-__all__ = [
-    "GROUPS",
-    "by_group",
-    "centre",
-    "cumulative_log_ratios",
-    "discounted_sum",
-    "discounts",
-    "episode_returns",
-    "episode_rewards",
-    "gae",
-    "group_of_episode",
-    "is_one_group",
-    "leave_one_out_mean",
-    "limited_ratios",
-    "n_step_returns",
-    "next_values",
-    "normalise",
-    "optimal_baseline",
-    "retrace",
-    "returns",
-    "td_errors",
-    "vtrace",
-]
+__all__: list[str] = []
+__all__ += baselines.__all__
+__all__ += discounted.__all__
+__all__ += groups.__all__
+__all__ += off_policy.__all__

@@ -41,23 +41,20 @@ def normalise(
         wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)
         square = float(np.vdot(wide, wide))
         if not math.isfinite(square):
-            raise _no_variance(x if real is None else np.where(real, x, 0.0), noun)
+            # The first entry that is not finite, else the largest.
+            entries = x if real is None else np.where(real, x, 0.0)
+            finite = np.isfinite(entries)
+            row = int(np.abs(entries).argmax() if finite.all() else finite.argmin())
+            raise NonFiniteError(
+                f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; "
+                f"scale the rewards down, or mend that {noun}"
+            )
         members = centred / (math.sqrt(square / (count - ddof)) + eps)
     if real is None:
         return members
     result = np.zeros_like(x)
     result[real] = members
     return result
-
-
-def _no_variance(x: Array, noun: str) -> NonFiniteError:
-    """Return the error that names the first entry that is not finite, else the largest."""
-    finite = np.isfinite(x)
-    row = int(np.abs(x).argmax() if finite.all() else finite.argmin())
-    return NonFiniteError(
-        f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; "
-        f"scale the rewards down, or mend that {noun}"
-    )
 
 
 def centre(x: Array) -> Array:
@@ -73,8 +70,7 @@ def leave_one_out_mean(x: Array) -> Array:
     Raises:
         BatchError: fewer than 2 entries.
     """
-    _check_pair("leave_one_out_mean", x)
-    return _sum_of_others(x) / (len(x) - 1)
+    return _sum_of_others("leave_one_out_mean", x) / (len(x) - 1)
 
 
 def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bool) -> Array:
@@ -98,33 +94,26 @@ def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bo
 
     Source: Greensmith, Bartlett and Baxter 2004, JMLR 5, sec. 4; leave-one-out: Kool et al. 2019.
     """
-    _check_pair("optimal_baseline", scores)
-    numerator, denominator = weighted_scores * scores, scores * scores
+    products = weighted_scores * scores, scores * scores
     if not per_component:
-        numerator = numerator.sum(axis=1, keepdims=True)
-        denominator = denominator.sum(axis=1, keepdims=True)
-    numerator, denominator = _sum_of_others(numerator), _sum_of_others(denominator)
+        products = [product.sum(axis=1, keepdims=True) for product in products]
+    numerator, denominator = (_sum_of_others("optimal_baseline", product) for product in products)
     # No score, no baseline: both are 0 then.
     positive = denominator > 0
     return np.where(positive, numerator / np.where(positive, denominator, 1.0), 0.0)
 
 
-def _sum_of_others(x: Array) -> Array:
-    """Return, for each row, the sum of all other rows."""
-    if len(x) == 2:
-        return x[::-1]
-    # Sums before and after avoid the cancellation of (total - own), which can leave a positive sum
-    # negative.
-    before, after = np.zeros_like(x), np.zeros_like(x)
-    np.cumsum(x[:-1], axis=0, out=before[1:])
-    after[:-1] = np.cumsum(x[:0:-1], axis=0)[::-1]
-    return before + after
-
-
-def _check_pair(where: str, x: Array) -> None:
-    """Raise BatchError unless there are at least two rows, so that one can be left out."""
+def _sum_of_others(where: str, x: Array) -> Array:
+    """Return, for each row, the sum of all other rows; BatchError if there are none."""
     if len(x) < 2:
         raise BatchError(
             f"{where}: expected at least 2 episodes to leave one out, got {len(x)}; "
             "collect more or choose another baseline"
         )
+    if len(x) == 2:
+        return x[::-1]
+    # Unlike total - own, sums before and after cannot leave a positive sum negative by rounding.
+    before, after = np.zeros_like(x), np.zeros_like(x)
+    np.cumsum(x[:-1], axis=0, out=before[1:])
+    after[:-1] = np.cumsum(x[:0:-1], axis=0)[::-1]
+    return before + after
