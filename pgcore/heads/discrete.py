@@ -17,8 +17,8 @@ __all__ = ["DiscreteHead", "finite_or_zero"]
 class DiscreteHead(Head):
     """A head whose distribution parameters [B, width] are log-probabilities, -inf where masked.
 
-    A step is one or more independent `choices`, and an action holds one alternative of each: an
-    integer [B] if the head is enumerable, else integers [B, choices].
+    An action holds one alternative of each of the step's independent `choices`: an integer [B] if
+    the head is enumerable, else integers [B, choices].
     """
 
     discrete = True
@@ -72,7 +72,7 @@ class DiscreteHead(Head):
 
     def check_actions(self, actions: Array, mask: Array | None) -> None:
         """See `Head.check_actions`."""
-        columns = self._check_numbers(actions)
+        columns = self._checked_numbers(actions)
         if mask is None:
             return
         if mask.shape[1] != self.width:
@@ -85,23 +85,16 @@ class DiscreteHead(Head):
             allowed = mask[:, choice][rows, columns[:, k]]
             check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
-    def _check_numbers(self, actions: Array) -> Array:
-        """Return [B, choices] integers, or raise unless every choice has an existing alternative.
-
-        Raises:
-            ShapeError: another shape than the head's.
-            BatchError: not integers, or one out of range.
-        """
+    def _checked_numbers(self, actions: Array) -> Array:
+        """Return [B, choices] integers, or raise unless every choice has an existing alternative."""
         # Shape, dtype and range in this order: each needs the one before it.
         choices = self.choices
         shape = (len(actions),) if self.enumerable else (len(actions), len(choices))
         if actions.shape != shape:
-            expected, unit = "[B]", "a step"
-            if not self.enumerable:
-                expected, unit = f"[B, {len(choices)}]", "a step and choice"
+            rule = "[B]" if self.enumerable else f"[B, {len(choices)}]"
             raise ShapeError(
-                f"Batch.actions: expected shape {expected} for {self}, "
-                f"got {list(actions.shape)}; one integer {unit}"
+                f"Batch.actions: expected shape {rule} for {self}, got {list(actions.shape)}; "
+                "one integer a step and choice"
             )
         if actions.dtype.kind not in "iu":
             raise BatchError(
@@ -119,16 +112,13 @@ class DiscreteHead(Head):
 def _drawn(log_pi: Array, rng: np.random.Generator) -> Array:
     """Return [B] columns drawn from [B, k] log-probabilities."""
     cumulative = np.exp(log_pi).cumsum(axis=1)
-    # The last sum need not be exactly 1; scaling the uniform number by it keeps masked last
-    # actions out of reach.
+    # Scaled by the last sum, which need not be exactly 1, so that no masked last action is drawn.
     threshold = rng.random(len(log_pi)) * cumulative[:, -1]
     return (cumulative <= threshold[:, None]).sum(axis=1)
 
 
 def finite_or_zero(xp: ArrayNamespace, log_probs: Native) -> Native:
-    """Return log-probabilities with 0 for -inf, whose product with a probability of 0 is 0.
-
-    The derivative of that product is 0 too, not NaN.
+    """Return log-probabilities with 0 for -inf, so that 0 log 0 and its derivative are 0, not NaN.
 
     Args:
         xp: The backend's array functions.

@@ -19,7 +19,7 @@ __all__ = ["Head"]
 # The most actions that an expectation is summed over: each costs an evaluation of `log_prob`.
 MOST_LISTED = 1024
 
-# What an author can do about a Fisher product that cannot be had; the end of both errors.
+# The end of both errors about a Fisher product that cannot be had.
 ADVICE = "write `fisher` beside `log_prob`, or declare a `quadrature`"
 
 
@@ -33,10 +33,9 @@ class Head(Checked, ABC):
     Attributes:
         name: The registered name.
         discrete: Whether there are finitely many actions, which masks may restrict.
-        enumerable: Whether an action is one integer in [0, outputs), so that the probabilities of
-            all actions can be listed.
-        action_values: Whether the network's outputs are action values; then probabilities are
-            piecewise constant in them.
+        enumerable: Whether an action is one integer in [0, outputs), so that all can be listed.
+        action_values: Whether the outputs are action values, with probabilities piecewise constant
+            in them.
         bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds.
     """
 
@@ -58,10 +57,7 @@ class Head(Checked, ABC):
 
     @property
     def choices(self) -> tuple[slice, ...]:
-        """The columns, of distribution parameters and mask, of each choice's alternatives.
-
-        None for continuous actions.
-        """
+        """The columns of each choice's alternatives in parameters and mask; () if continuous."""
         return ()
 
     @property
@@ -118,9 +114,8 @@ class Head(Checked, ABC):
     def fisher(self, xp: ArrayNamespace, distribution: Native, tangent: Native) -> Native:
         """Return F tangent, F the Fisher information E[score score^T] in distribution parameters.
 
-        Optional. For a head without it, backends that differentiate sum E[score score^T] over
-        `quadrature`. It belongs to the `log_prob` of its class: a subclass that changes `log_prob`
-        inherits it only by saying so, with `fisher = Parent.fisher`.
+        Optional: without it, backends that differentiate sum E[score score^T] over `quadrature`.
+        A subclass that changes `log_prob` inherits it only by `fisher = Parent.fisher`.
 
         Args:
             xp: The backend's array functions.
@@ -128,9 +123,8 @@ class Head(Checked, ABC):
             tangent: [B, width] their derivative along a direction; any finite value if masked.
 
         Returns:
-            [B, width], exactly 0 for masked actions. Only J^T F J counts, J the parameters' own
-            Jacobian: if they are redundant, as log-probabilities are, any F with the right product
-            will do.
+            [B, width], exactly 0 for masked actions. Where parameters are redundant, as
+            log-probabilities are, any F will do with the right J^T F J, J their own Jacobian.
 
         Raises:
             SpecError: the head has no closed form.
@@ -143,9 +137,8 @@ class Head(Checked, ABC):
         """Return actions and weights that turn a sum into an expectation; NumPy, as `sample` is.
 
         By default every action of a discrete head, weighed by its probability. A head of continuous
-        actions without `fisher` declares its own, for example Gauss-Hermite or Gauss-Laguerre nodes:
-        K points a step, with sum_k w_k f(a_k) = E[f(a)] for any product f of two scores. Like
-        `fisher` it belongs to its class's `log_prob`.
+        actions without `fisher` declares its own, such as K Gauss-Hermite nodes a step, with
+        sum_k w_k f(a_k) = E[f(a)] for any product f of two scores. It is inherited as `fisher` is.
 
         Args:
             distribution: [B, width] float64 distribution parameters.
@@ -170,12 +163,11 @@ class Head(Checked, ABC):
         actions = np.indices(counts).reshape(len(counts), -1).T
         if self.enumerable:
             actions = actions[:, 0]
-        steps, listed = len(distribution), len(actions)
-        every = np.repeat(actions[None], steps, axis=0)
         # One call for all actions of all steps.
-        flat = every.reshape(-1, *actions.shape[1:])
-        log_prob = self.log_prob(host, np.repeat(distribution, listed, axis=0), flat)
-        return every, np.exp(log_prob).reshape(steps, listed)
+        every = np.repeat(actions[None], len(distribution), axis=0)
+        repeated = np.repeat(distribution, len(actions), axis=0)
+        log_prob = self.log_prob(host, repeated, every.reshape(-1, *actions.shape[1:]))
+        return every, np.exp(log_prob).reshape(every.shape[:2])
 
     @abstractmethod
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:

@@ -23,8 +23,7 @@ def _counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> 
     items = tuple(cast("Iterable[Any]", value)) if sequence else ()
     if not items:
         raise error(
-            f"{where}: expected one count for each choice, got {value!r}; "
-            "give a sequence such as (3, 2)"
+            f"{where}: expected one count for each choice, got {value!r}; give a tuple like (3, 2)"
         )
     return tuple(count(f"{where}[{k}]", item, error) for k, item in enumerate(items))
 

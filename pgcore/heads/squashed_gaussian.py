@@ -25,9 +25,8 @@ class SquashedGaussian(DiagonalGaussian):
     A batch holds u, not tanh(u), which may round to 1 and has no inverse there.
     `environment_actions` squashes, and log-densities are those of tanh(u):
     sum_i log N(u_i) - log |d tanh(u_i) / du_i|. The last term does not depend on the parameters, so
-    scores are the normal distribution's. Tanh is one to one, so the KL is that of the two normals.
-    The entropy has no closed form and is not offered; estimators do without, or with a sample's
-    -log_prob.
+    scores are the normal distribution's, as is the KL. The entropy has no closed form and is not
+    offered; estimators do without, or with a sample's -log_prob.
 
     Attributes:
         n: Number of action dimensions, at least 1.
