@@ -28,9 +28,7 @@ def main() -> None:
 
 
 def application(requested: str | None) -> typer.Typer:
-    """Return the application, with no plugin imported but that of the requested command.
-
-    Every other plugin's command is a name and a summary.
+    """Return the application: the requested command, and the names and summaries of the others.
 
     Raises:
         PgcoreError: the requested command is a plugin's and cannot be loaded.

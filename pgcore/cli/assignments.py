@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -44,23 +45,17 @@ def read_value(text: str) -> Any:
 
     So `--set head.log_std=fixed` needs no quotes, and `False` and `.5` are a boolean and a number.
     """
-    # TOML first: it has integers, lists and quoted strings.
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        pass
     if text.lower() in BOOLEANS:
         return BOOLEANS[text.lower()]
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    # TOML before Python: it has integers, lists and quoted strings.
+    for read in (lambda: tomllib.loads(f"value = {text}")["value"], lambda: float(text)):
+        with contextlib.suppress(ValueError):
+            return read()
+    return text
 
 
 def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields of a dataclass with None for "none" if the field takes None.
-
-    Neither TOML nor a command line has a word for None.
+    """Return fields of a dataclass with None for "none", as neither TOML nor a shell has a None.
 
     Args:
         cls: The dataclass.
@@ -69,6 +64,6 @@ def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
     values = dict(fields)
     for name in optional & values.keys():
-        if isinstance(values[name], str) and values[name].lower() == NONE:
+        if str(values[name]).lower() == NONE:
             values[name] = None
     return values

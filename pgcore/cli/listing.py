@@ -61,11 +61,8 @@ def _print_tables(listing: dict[str, list[Registration]]) -> None:
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, expand=False)
         for heading in ("name", "status", "from", "summary"):
             table.add_column(heading, overflow="fold")
-        for registration in registrations:
-            status, reason = registration.status, registration.reason
-            source = f"{registration.distribution} {registration.version}"
-            provider = registration.provider
-            shown = f"{status}: {reason}" if reason else status
-            table.add_row(provider.name, shown, source, provider.summary)
-        console.print(table)
-        console.print()
+        for row in registrations:
+            status = f"{row.status}: {row.reason}" if row.reason else row.status
+            source = f"{row.distribution} {row.version}"
+            table.add_row(row.provider.name, status, source, row.provider.summary)
+        console.print(table, "")

@@ -18,17 +18,15 @@ def refuse_no_place(page: Path, option: str) -> None:
         option: The command's option, for errors.
     """
     folder = page.absolute().parent
-    rule, got, advice = "a place to write to", "", "choose another"
     try:
-        if not folder.is_dir():
-            rule, got = "a file in a folder that exists", str(page)
-            advice = "make the folder first"
-        elif page.is_dir():
-            rule, got, advice = "a file", f"the folder {page}", "add a file name"
+        if page.is_dir():
+            problem = f"a file, got the folder {page}; add a file name"
+        elif not folder.is_dir():
+            problem = f"a file in a folder that exists, got {page}; make the folder first"
         else:
             # Permissions do not tell of a file system that is read-only.
             with TemporaryFile(dir=folder):
                 return
     except OSError as error:
-        got = f"{error.strerror} for {page}"
-    raise typer.BadParameter(f"{option}: expected {rule}, got {got}; {advice}")
+        problem = f"a place to write to, got {error.strerror} for {page}; choose another"
+    raise typer.BadParameter(f"{option}: expected {problem}")

@@ -18,8 +18,7 @@ def progress(word: str, total: int, *, started: int = 0) -> Generator[Callable[[
     Args:
         word: The activity, such as "checking".
         total: Number of parts.
-        started: The parts that are counted before the first call; -1 if a call begins a part rather
-            than ends it.
+        started: Parts counted before the first call; -1 if a call begins a part, not ends it.
     """
     if not sys.stderr.isatty():
         yield lambda _: None

@@ -120,10 +120,9 @@ def _check_decorators(module: object) -> None:
     """Raise PluginError for a function with a hook's name that pluggy would silently ignore."""
     for name in HOOKS:
         function = inspect.getattr_static(module, name, None)
-        if not inspect.isfunction(function) or hasattr(function, "pgcore_impl"):
-            continue
         # A plugin may import the specification itself, from `pgcore.hooks`.
-        if function is not getattr(hooks, name):
+        plain = inspect.isfunction(function) and function is not getattr(hooks, name)
+        if plain and not hasattr(function, "pgcore_impl"):
             raise PluginError(
                 f"hook {name}: expected the decorator @hookimpl, got a plain function; "
                 "put it above the function"

@@ -55,7 +55,7 @@ class Registration:
         distribution: The distribution that provides it.
         version: That distribution's version.
         status: `usable`; `missing` or `too old`, of the package it requires; `duplicate`, if
-            another one has the same kind and name; `broken`, if its target cannot be a target.
+            another has the same kind and name; `broken`, if its target cannot be one.
         reason: Why it is not usable and the next thing to do, or None.
     """
 
@@ -106,11 +106,7 @@ class Registry:
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
     def names(self, kind: str) -> list[str]:
-        """Return the distinct names of one kind in order.
-
-        Raises:
-            UnknownNameError: no such kind.
-        """
+        """Return the distinct names of one kind in order; see `providers` for the error."""
         return sorted({provider.name for provider, _ in self._pairs(kind)})
 
     def load(self, kind: str, name: str) -> object:
@@ -122,22 +118,16 @@ class Registry:
 
         Raises:
             UnknownNameError: nothing has the name.
-            PluginError: two plugins provide it, its plugin is quarantined, or its target does not
-                exist.
-            DependencyError: the package it requires is not installed or too old. Any other error
-                of the import is shown unchanged.
+            PluginError: two plugins provide it, its plugin is quarantined, or it has no target.
+            DependencyError: the package it requires is missing or too old. Any other error of the
+                import is shown unchanged.
         """
         if (kind, name) not in self._loaded:
             self._loaded[kind, name] = _import_target(self.find(kind, name))
         return self._loaded[kind, name]
 
     def find(self, kind: str, name: str) -> Registration:
-        """Return the one registration of a name, without importing it; see `load`.
-
-        Raises:
-            UnknownNameError: nothing has the name.
-            PluginError: two plugins provide it, or its plugin is quarantined.
-        """
+        """Return the one registration of a name, without importing it; see `load` for errors."""
         for provider, plugin in self._pairs(kind):
             if provider.name == name:
                 registration = self._registration(kind, provider, plugin)
@@ -158,21 +148,18 @@ class Registry:
         return f"{note}; see `pgcore doctor`" if plugins else ""
 
     def _pairs(self, kind: str) -> list[tuple[Provider, Plugin]]:
-        """Return all providers of a kind, a built-in's name prefixed if a stranger takes it."""
+        """Return all providers of a kind, a stranger's prefixed if its name is a built-in's."""
         if kind not in KINDS:
             raise UnknownNameError("registry", kind, KINDS)
-        reserved = set(OWN_COMMANDS) if kind == "commands" else set[str]()
-        for plugin in self.plugins:
-            if plugin.distribution == DISTRIBUTION:
-                reserved |= {provider.name for provider in plugin.providers[kind]}
+        pairs = [(entry, plugin) for plugin in self.plugins for entry in plugin.providers[kind]]
+        reserved = {entry.name for entry, plugin in pairs if plugin.distribution == DISTRIBUTION}
+        if kind == "commands":
+            reserved |= set(OWN_COMMANDS)
         # A stranger's provider with a reserved name gets its distribution's in front.
-        pairs: list[tuple[Provider, Plugin]] = []
-        for plugin in self.plugins:
-            for provider in plugin.providers[kind]:
-                name = provider.name
-                if plugin.distribution != DISTRIBUTION and name in reserved:
-                    name = f"{plugin.distribution}:{name}"
-                pairs.append((dataclasses.replace(provider, name=name), plugin))
+        for row, (entry, plugin) in enumerate(pairs):
+            if entry.name in reserved and plugin.distribution != DISTRIBUTION:
+                name = f"{plugin.distribution}:{entry.name}"
+                pairs[row] = dataclasses.replace(entry, name=name), plugin
         return pairs
 
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:
@@ -205,9 +192,8 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
         base: The interface.
 
     Raises:
-        UnknownNameError: nothing has the name.
-        PluginError: its target does not exist, or is no subclass of the interface.
-        DependencyError: the package it requires is not installed or too old.
+        PluginError: its target is no subclass of the interface.
+        PgcoreError: see `Registry.load`.
     """
     # A class of the wrong kind would fail later, far from the plugin that named it.
     target = registry().load(kind, name)
@@ -248,10 +234,7 @@ def is_installed(package: str) -> bool:
 
 
 def version_found(provider: Provider) -> str | None:
-    """Return the newest installed version of a provider's required package, from the metadata.
-
-    None if no distribution of it has metadata.
-    """
+    """Return the newest version of a provider's required package, None without metadata."""
     from packaging.version import Version
 
     names = provider.distributions or ((provider.requires or "").partition(".")[0],)
