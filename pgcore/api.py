@@ -201,8 +201,7 @@ def load(
         dtype: "float32" or "float64"; None is the dtype it was saved in.
         device: See `policy`.
         compiled: See `policy`.
-        into: The policy to load into, such as an adopted network, which the other options must
-            agree with; None makes a new one.
+        into: The policy to load into, with which other options must agree; None makes a new one.
 
     Raises:
         FileError: the file cannot be read, or is not a policy.

@@ -5,8 +5,8 @@ A distribution joins pgcore by naming a module in the entry-point group `pgcore`
     [project.entry-points.pgcore]
     mine = "my_package.plugin"
 
-That module imports `hookimpl` and `Provider` from here and nothing heavy, and implements any of the
-hooks below. `pgcore list` imports such modules only; a provider's `target` is imported on first use.
+That module imports `hookimpl` and `Provider` from here, and nothing heavy, since `pgcore list`
+imports it; a provider's `target` is imported on first use. It implements any of the hooks below.
 """
 
 from __future__ import annotations
@@ -49,11 +49,9 @@ class Provider:
         target: `"module:attribute"`, imported on first use.
         summary: One line for `pgcore list`.
         requires: The importable package that the target needs beside its own distribution's, or None.
-        extra: The extra of pgcore that installs `requires`, or None; `"torch"` gives
-            `pip install 'pgcore[torch]'`.
+        extra: The extra of pgcore that installs `requires`, such as `"torch"`, or None.
         at_least: The least version of `requires` that works, such as `"2.13"`, or None.
-        distributions: Names under which `requires` is distributed, if others than its own; their
-            versions count.
+        distributions: The distributions of `requires` whose versions count, if not its namesake.
     """
 
     name: str
@@ -102,18 +100,12 @@ def pgcore_schedules() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide metrics; each target is a function from keyword-only parameters to a float.
-
-    See `pgcore.interfaces.metrics`.
-    """
+    """Provide metrics; each target is a function as in `pgcore.interfaces.metrics`."""
 
 
 @hookspec
 def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide test material of estimators, heads and optimizers for `pgcore check`.
-
-    Each target is a `pgcore_check.proof.Proof`, or several.
-    """
+    """Provide test material for `pgcore check`; each target is a `Proof` of it, or several."""
 
 
 @hookspec
@@ -135,8 +127,7 @@ def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide derivers; each target is a function from an estimator to its closed form.
 
-    That is an object with `cotangents`. An estimator without `cotangents` takes the first usable
-    deriver by name.
+    An estimator without `cotangents` takes those of the first usable deriver by name.
     """
 
 

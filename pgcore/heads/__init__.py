@@ -1,8 +1,7 @@
 """Action distributions: the meaning of a network's outputs, one head a module.
 
-A head is frozen data with forward formulas written once against `xp`. Autodiff backends
-differentiate them; the NumPy backend holds their derivatives. Sampling happens here, in float64,
-so one seed gives the same actions on every backend.
+A head is frozen data with forward formulas written once against `xp`. Sampling happens here, in
+float64, so that one seed gives the same actions on every backend.
 """
 
 from pgcore.heads.bernoulli import Bernoulli

@@ -86,7 +86,7 @@ class DiscreteHead(Head):
             check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
     def _checked_numbers(self, actions: Array) -> Array:
-        """Return [B, choices] integers, or raise unless every choice has an existing alternative."""
+        """Return [B, choices] integers, or raise if one is not an alternative of its choice."""
         # Shape, dtype and range in this order: each needs the one before it.
         choices = self.choices
         shape = (len(actions),) if self.enumerable else (len(actions), len(choices))

@@ -18,17 +18,14 @@ __all__ = ["EpsilonGreedy"]
 class EpsilonGreedy(DiscreteHead):
     """The action of the largest value with probability 1 - epsilon, others with epsilon / (n - 1).
 
-    Network outputs are Q(s, .), which a policy offers as `action_values`. The usual form draws
-    uniformly from all actions with probability e: this one with epsilon = e (n - 1) / n; `usual`
-    takes e. If a mask leaves k actions, n is k, and epsilon at most (k - 1) / k, the uniform
-    distribution. Probabilities are piecewise constant in Q, so their derivative is 0.
-
-    The distribution parameters [B, n] are log pi, -inf for masked actions.
+    Network outputs are Q(s, .), which a policy offers as `action_values`. The distribution
+    parameters [B, n] are log pi, -inf for masked actions; they are piecewise constant in Q, so
+    their derivative is 0. If a mask leaves k actions, n is k, and epsilon at most (k - 1) / k, the
+    uniform distribution. See `usual` for the form that explores with the greedy action too.
 
     Attributes:
         n: Number of actions, at least 1; with 1 epsilon does nothing.
-        epsilon: In [0, (n - 1) / n], so that the greedy action is the likeliest; among equal values
-            the first is greedy.
+        epsilon: In [0, (n - 1) / n]: the greedy action, the first of the largest, is likeliest.
 
     Raises:
         SpecError: n below 1, or epsilon outside its interval.
@@ -84,10 +81,7 @@ class EpsilonGreedy(DiscreteHead):
 
 
 def _log_probs(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:
-    """Return log pi of the greedy action and of any other one, for `k` possible actions, a float.
-
-    Both have the shape of `k`.
-    """
+    """Return log pi of the greedy action and of any other one, of the shape of `k` actions."""
     most = (k - 1.0) / k
     explore = xp.where(most < epsilon, most, epsilon)
     # Both branches of a choice are differentiated, so neither may divide by 0 or take log 0.

@@ -1,7 +1,6 @@
 """Entry points of the group `pgcore`, each read alone into a plugin or a quarantine.
 
-pluggy's bulk loader is not used: it silently drops a second distribution that takes a used name,
-and one failing import aborts all others.
+pluggy's bulk loader drops a second distribution of a used name, and stops at a failing import.
 """
 
 from __future__ import annotations
@@ -69,8 +68,7 @@ class Quarantine:
         """Return the error for a use of this plugin; the full traceback is its note."""
         error = PluginError(
             f"{where}: expected a working plugin {self.entry_point!r} of {self.distribution} "
-            f"{self.version}, got {self.reason}; repair or uninstall it, `pgcore doctor` shows the "
-            "traceback"
+            f"{self.version}, got {self.reason}; repair or uninstall it, see `pgcore doctor`"
         )
         error.add_note(self.traceback)
         return error

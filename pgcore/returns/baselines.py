@@ -46,8 +46,8 @@ def normalise(
             finite = np.isfinite(entries)
             row = int(np.abs(entries).argmax() if finite.all() else finite.argmin())
             raise NonFiniteError(
-                f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} {row}; "
-                f"scale the rewards down, or mend that {noun}"
+                f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} "
+                f"{row}; scale the rewards down, or mend that {noun}"
             )
         members = centred / (math.sqrt(square / (count - ddof)) + eps)
     if real is None:

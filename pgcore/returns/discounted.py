@@ -20,8 +20,7 @@ __all__ = [
     "td_errors",
 ]
 
-# Steps from which SciPy's solver is faster, measured. Its import takes 0.2 s, which a short first
-# batch need not pay.
+# Steps from which SciPy's solver is faster, measured; its import takes 0.2 s.
 SOLVER_FROM = 512
 
 
@@ -49,8 +48,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
         band = np.empty((2, len(x_t)), order="F")
         np.negative(coefficient_t[:-1], out=band[0, 1:])
         y = dtbsv(1, band, np.array(x_t, np.float64), diag=1, overwrite_x=1)
-        # The solver multiplies by a coefficient of 0 too, so that an infinity in one episode is NaN
-        # in all before it, the first step's too.
+        # An infinity times a coefficient of 0 makes NaN of all before it, the first step's too.
         if math.isfinite(y[0]):
             return y
     # A loop over Python's floats, which is faster than one over NumPy's.

@@ -103,8 +103,7 @@ def retrace(
     Args:
         r_t: [B] float64, environment units.
         q_t: [B] float64. Q(s_t, a_t).
-        v_tp1: [B] float64. The current policy's expectation of Q(s_{t+1}, .), 0 after a terminal
-            step.
+        v_tp1: [B] float64. The current policy's mean of Q(s_{t+1}, .), 0 after a terminal step.
         log_ratio_t: [B] float64, nats.
         episode_lengths: [E] integer.
         gamma: Discount in [0, 1].

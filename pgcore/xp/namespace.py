@@ -42,10 +42,7 @@ class ArrayNamespace(Protocol):
         """Return the absolute value; the derivative at 0 is 0."""
 
     def maximum(self, x: Native, y: Native) -> Native:
-        """Return the larger of two arrays, or of an array and a number.
-
-        On a tie the whole gradient goes to `x`.
-        """
+        """Return the larger of two arrays or numbers; on a tie the whole gradient goes to `x`."""
 
     def minimum(self, x: Native, y: Native) -> Native:
         """Return the smaller; see `maximum`."""

@@ -1,7 +1,4 @@
-"""The array namespace `xp` over NumPy arrays of any float dtype.
-
-The core's sampling and the test kit's reference implementations run on it.
-"""
+"""The array namespace `xp` over NumPy arrays of any float dtype."""
 
 from __future__ import annotations
 
