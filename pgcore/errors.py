@@ -83,20 +83,17 @@ class UnknownNameError(PgcoreError, LookupError):
     """A name that is not registered."""
 
     def __init__(self, where: str, name: str, names: Iterable[str], note: str = "") -> None:
-        """Build the message: near matches, then every registered name, then a note on others."""
-        self.where = where
+        """Keep the arguments, from which another process rebuilds the error."""
         self.name = name
         self.known = tuple(sorted(names))
-        self.note = note
+        super().__init__(where, name, self.known, note)
+
+    def __str__(self) -> str:
+        """Return the message: near matches, then every registered name, then a note on others."""
+        where, _, _, note = self.args
         # At most three suggestions, each at least half alike by difflib's ratio.
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(self.name, self.known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         listing = ", ".join(self.known) or "none are registered"
-        super().__init__(
-            f"{where}: expected a known name, got {name!r}; {hint}known: {listing}"
-            + (note and f"; {note}")
-        )
-
-    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, tuple[str, ...], str]]:
-        """Rebuild from the arguments, so that the error survives the way from another process."""
-        return type(self), (self.where, self.name, self.known, self.note)
+        message = f"{where}: expected a known name, got {self.name!r}; {hint}known: {listing}"
+        return f"{message}; {note}" if note else message

@@ -9,11 +9,7 @@ __all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks", "pgcore_sche
 # Name, class and summary of each built-in head, for `pgcore list heads`.
 HEADS = (
     ("categorical", "Categorical", "softmax over n actions with a temperature and masks"),
-    (
-        "diagonal_gaussian",
-        "DiagonalGaussian",
-        "independent normals; log std fixed, shared or per state",
-    ),
+    ("diagonal_gaussian", "DiagonalGaussian", "independent normals; std fixed, shared or by state"),
     ("epsilon_greedy", "EpsilonGreedy", "the action of the largest value, or a random one"),
     ("squashed_gaussian", "SquashedGaussian", "tanh of independent normals: actions within bounds"),
     ("multi_categorical", "MultiCategorical", "several softmax choices at once, with masks"),

@@ -11,9 +11,7 @@ __all__ = ["progress"]
 
 @contextmanager
 def progress(word: str, total: int, *, started: int = 0) -> Generator[Callable[[str], None]]:
-    """Give a function that moves the bar on by one and shows a label.
-
-    It does nothing unless stderr is a terminal.
+    """Give a function that moves the bar on by one and shows a label, if stderr is a terminal.
 
     Args:
         word: The activity, such as "checking".

@@ -72,25 +72,9 @@ class DiscreteHead(Head):
 
     def check_actions(self, actions: Array, mask: Array | None) -> None:
         """See `Head.check_actions`."""
-        columns = self._checked_numbers(actions)
-        if mask is None:
-            return
-        if mask.shape[1] != self.width:
-            raise ShapeError(
-                f"Batch.action_mask: expected [B, {self.width}] for {self}, "
-                f"got {list(mask.shape)}; one column an action"
-            )
-        rule, rows = "actions that the mask allows", np.arange(len(mask))
-        for k, choice in enumerate(self.choices):
-            allowed = mask[:, choice][rows, columns[:, k]]
-            check_rows("Batch.actions", rule, allowed, actions, "check the mask")
-
-    def _checked_numbers(self, actions: Array) -> Array:
-        """Return [B, choices] integers, or raise if one is not an alternative of its choice."""
         # Shape, dtype and range in this order: each needs the one before it.
-        choices = self.choices
-        shape = (len(actions),) if self.enumerable else (len(actions), len(choices))
-        if actions.shape != shape:
+        steps, choices = len(actions), self.choices
+        if actions.shape != ((steps,) if self.enumerable else (steps, len(choices))):
             rule = "[B]" if self.enumerable else f"[B, {len(choices)}]"
             raise ShapeError(
                 f"Batch.actions: expected shape {rule} for {self}, got {list(actions.shape)}; "
@@ -101,12 +85,21 @@ class DiscreteHead(Head):
                 f"Batch.actions: expected integers for {self}, got {actions.dtype}; "
                 "use a Gaussian head for continuous actions"
             )
-        columns = actions.reshape(len(actions), -1)
-        for k, choice in enumerate(choices):
-            count, number = len(range(self.width)[choice]), columns[:, k]
+        if mask is not None and mask.shape[1] != self.width:
+            raise ShapeError(
+                f"Batch.action_mask: expected [B, {self.width}] for {self}, "
+                f"got {list(mask.shape)}; one column an action"
+            )
+        for number, choice in zip(actions.reshape(steps, -1).T, choices, strict=True):
+            count = len(range(self.width)[choice])
             rule, inside = f"integers in [0, {count})", (number >= 0) & (number < count)
             check_rows("Batch.actions", rule, inside, number, "check the head's number of actions")
-        return columns
+            if mask is not None:
+                rule, allowed = (
+                    "actions that the mask allows",
+                    mask[:, choice][np.arange(steps), number],
+                )
+                check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
 
 def _drawn(log_pi: Array, rng: np.random.Generator) -> Array:

@@ -34,8 +34,7 @@ class Head(Checked, ABC):
         name: The registered name.
         discrete: Whether there are finitely many actions, which masks may restrict.
         enumerable: Whether an action is one integer in [0, outputs), so that all can be listed.
-        action_values: Whether the outputs are action values, with probabilities piecewise constant
-            in them.
+        action_values: Whether the outputs are action values; probabilities then have derivative 0.
         bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds.
     """
 

@@ -28,13 +28,7 @@ class SquashedGaussian(DiagonalGaussian):
     scores are the normal distribution's, as is the KL. The entropy has no closed form and is not
     offered; estimators do without, or with a sample's -log_prob.
 
-    Attributes:
-        n: Number of action dimensions, at least 1.
-        log_std: See `DiagonalGaussian`.
-        std: Standard deviation of u.
-
-    Raises:
-        SpecError: see `DiagonalGaussian`.
+    Attributes and errors are those of `DiagonalGaussian`; `std` is the standard deviation of u.
 
     Source: Haarnoja et al. 2018, arXiv:1812.05905, appendix C.
     """

@@ -18,9 +18,8 @@ import pluggy
 from pgcore import hooks
 from pgcore.errors import PluginError, UnknownNameError
 
-__all__ = ["GROUP", "KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
+__all__ = ["KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
-GROUP = "pgcore"  # of `project.entry-points` in a distribution's metadata
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
 KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
@@ -110,21 +109,16 @@ def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
             f"plugin: expected hooks as pgcore/hooks.py declares them, got {error}; "
             "use the same parameters"
         ) from error
-    _check_decorators(module)
-    return {kind: _checked_providers(f"pgcore_{kind}", manager.hook) for kind in KINDS}
-
-
-def _check_decorators(module: object) -> None:
-    """Raise PluginError for a function with a hook's name that pluggy would silently ignore."""
+    # pluggy ignores a function without the decorator; the specification itself may be imported.
     for name in HOOKS:
         function = inspect.getattr_static(module, name, None)
-        # A plugin may import the specification itself, from `pgcore.hooks`.
-        plain = inspect.isfunction(function) and function is not getattr(hooks, name)
-        if plain and not hasattr(function, "pgcore_impl"):
+        plain = inspect.isfunction(function) and not hasattr(function, "pgcore_impl")
+        if plain and function is not getattr(hooks, name):
             raise PluginError(
                 f"hook {name}: expected the decorator @hookimpl, got a plain function; "
                 "put it above the function"
             )
+    return {kind: _checked_providers(f"pgcore_{kind}", manager.hook) for kind in KINDS}
 
 
 def _checked_providers(hook: str, relay: pluggy.HookRelay) -> tuple[hooks.Provider, ...]:

@@ -17,14 +17,7 @@ from typing import Literal, TypeVar
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
-from pgcore.registry.entry_points import (
-    GROUP,
-    KINDS,
-    Plugin,
-    Quarantine,
-    hook_manager,
-    read_entry_point,
-)
+from pgcore.registry.entry_points import KINDS, Plugin, Quarantine, hook_manager, read_entry_point
 
 __all__ = [
     "OWN_COMMANDS",
@@ -83,7 +76,7 @@ class Registry:
 
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
         """Read entry points one by one; None reads those of every installed distribution."""
-        declared = entry_points(group=GROUP) if declared is None else declared
+        declared = entry_points(group="pgcore") if declared is None else declared
         read = [read_entry_point(entry_point) for entry_point in declared]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))

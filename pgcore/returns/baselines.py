@@ -19,8 +19,7 @@ def normalise(
 
     Args:
         x: [B] float.
-        weights: [B] float or None. Entries of weight 0 (padding) stay out of mean and std, and come
-            back as 0.
+        weights: [B] float or None. Entries of weight 0 (padding) do not count, and come back as 0.
         ddof: std divides by the count minus this; 1 in PyTorch's libraries, 0 in NumPy and JAX.
         eps: Added to the std, outside the root.
         noun: The unit of an entry, for errors.

@@ -25,7 +25,7 @@ SOLVER_FROM = 512
 
 
 def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
-    """Return y with y_t = x_t + coefficient_t * y_{t+1}, and y = x at the last step.
+    """Return [B] float64 y with y_t = x_t + coefficient_t * y_{t+1}, and y = x at the last step.
 
     A coefficient of 0 at each episode's last step keeps episodes apart. This is a unit upper
     bidiagonal system, and is solved as one.
@@ -33,9 +33,6 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     Args:
         x_t: [B] float64.
         coefficient_t: [B] float64; the last is not read.
-
-    Returns:
-        [B] float64, a new array.
 
     Raises:
         ShapeError: the lengths differ.
@@ -74,16 +71,13 @@ def _discounts(ends: Array, factor: float) -> Array:
 def returns(
     r_t: Array, episode_lengths: Array, gamma: float, final_value: Array | None = None
 ) -> Array:
-    """Return the discounted reward-to-go G_t = r_t + gamma G_{t+1} of every step.
+    """Return [B] float64 G_t = r_t + gamma G_{t+1}, each step's discounted reward-to-go.
 
     Args:
         r_t: [B] float64, environment units.
         episode_lengths: [E] integer.
         gamma: Discount in [0, 1].
         final_value: [E] float64 or None. Value of the state after each episode, 0 if terminated.
-
-    Returns:
-        [B] float64, reward units, discounted from the step's own time.
 
     Raises:
         ShapeError: the lengths do not sum to B, or final_value does not have E entries.
@@ -133,7 +127,7 @@ def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
 def n_step_returns(
     r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int
 ) -> Array:
-    """Return r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), shorter at an episode's end.
+    """Return [B] r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), shorter at an end.
 
     Args:
         r_t: [B] float64, environment units.
@@ -142,9 +136,6 @@ def n_step_returns(
         episode_lengths: [E] integer.
         gamma: Discount in [0, 1].
         n: Rewards to sum, at least 1.
-
-    Returns:
-        [B] float64, reward units.
 
     Raises:
         ShapeError: the lengths disagree.

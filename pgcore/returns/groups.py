@@ -1,7 +1,6 @@
 """Statistics of groups of episodes, such as several answers to one prompt.
 
 A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode.
-`Batch.concatenate` keeps the groups of different batches apart.
 """
 
 from __future__ import annotations
