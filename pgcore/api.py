@@ -25,6 +25,7 @@ from pgcore.interfaces.policy import Policy, read_policy
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.registry.registry import default_backend_name, registry
+from pgcore.validation.fields import count_from_zero
 
 __all__ = [
     "backend",
@@ -249,11 +250,7 @@ def generator(seed: int) -> np.random.Generator:
         >>> pg.generator(0).integers(0, 100, 3).tolist()
         [13, 1, 93]
     """
-    if isinstance(seed, bool) or not isinstance(cast("object", seed), int | np.integer) or seed < 0:
-        raise SpecError(
-            f"generator: expected a seed that is an integer of at least 0, got {seed!r}; give one"
-        )
-    return np.random.Generator(np.random.Philox(seed))
+    return np.random.Generator(np.random.Philox(count_from_zero("generator seed", seed)))
 
 
 def _build(kind: str, name: str, fields: Mapping[str, Any], error: type[PgcoreError]) -> Any:

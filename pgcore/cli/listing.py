@@ -21,9 +21,7 @@ def list_command(
         typer.Argument(metavar="[KIND]...", help=f"Any of: {', '.join(KINDS)}; all by default."),
     ] = None,
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: kind to a list of what provides it.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print lists by kind as JSON.")] = False,
 ) -> None:
     """List what is registered, from which distribution, usable or why not; imports no framework."""
     listing = {kind: registry().providers(kind) for kind in kinds or KINDS}
@@ -39,10 +37,9 @@ def list_command(
 
 def _row_of(registration: Registration) -> dict[str, str | None]:
     """Return a registration as the JSON listing shows it."""
-    row = asdict(registration.provider)
-    del row["distributions"]
-    for name in ("distribution", "version", "status", "reason"):
-        row[name] = getattr(registration, name)
+    row = asdict(registration)
+    row = row.pop("provider") | row
+    del row["distributions"], row["kind"]
     return row
 
 

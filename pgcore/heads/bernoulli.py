@@ -24,9 +24,6 @@ class Bernoulli(DiscreteHead):
     Attributes:
         n: Number of binary actions, at least 1.
         temperature: Divides the logits; positive.
-
-    Raises:
-        SpecError: n below 1, or temperature not a positive number.
     """
 
     n: Count

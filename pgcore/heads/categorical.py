@@ -23,9 +23,6 @@ class Categorical(DiscreteHead):
     Attributes:
         n: Number of actions, at least 1.
         temperature: Divides the logits; positive.
-
-    Raises:
-        SpecError: n below 1, or temperature not a positive number.
     """
 
     n: Count

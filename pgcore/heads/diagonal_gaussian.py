@@ -31,9 +31,6 @@ class DiagonalGaussian(Head):
         log_std: "fixed" (a constant), "shared" (a learned vector `head.log_std` [n]) or
             "per-state" (network outputs).
         std: The standard deviation, constant or at the start of learning; positive, action units.
-
-    Raises:
-        SpecError: n below 1, log_std none of the three, or std not a positive number.
     """
 
     n: Count

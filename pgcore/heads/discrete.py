@@ -60,7 +60,13 @@ class DiscreteHead(Head):
 
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
         """See `Head.sample`: inverts the cumulative distribution, one uniform number a choice."""
-        return self._action([_drawn(distribution[:, columns], rng) for columns in self.choices])
+        alternatives: list[Array] = []
+        for columns in self.choices:
+            cumulative = np.exp(distribution[:, columns]).cumsum(axis=1)
+            # Scaled by the last sum, which need not be exactly 1: no masked last action is drawn.
+            threshold = rng.random(len(cumulative)) * cumulative[:, -1]
+            alternatives.append((cumulative <= threshold[:, None]).sum(axis=1))
+        return self._action(alternatives)
 
     def mode(self, distribution: Array) -> Array:
         """See `Head.mode`; the first of equally probable alternatives."""
@@ -100,14 +106,6 @@ class DiscreteHead(Head):
                     mask[:, choice][np.arange(steps), number],
                 )
                 check_rows("Batch.actions", rule, allowed, actions, "check the mask")
-
-
-def _drawn(log_pi: Array, rng: np.random.Generator) -> Array:
-    """Return [B] columns drawn from [B, k] log-probabilities."""
-    cumulative = np.exp(log_pi).cumsum(axis=1)
-    # Scaled by the last sum, which need not be exactly 1, so that no masked last action is drawn.
-    threshold = rng.random(len(log_pi)) * cumulative[:, -1]
-    return (cumulative <= threshold[:, None]).sum(axis=1)
 
 
 def finite_or_zero(xp: ArrayNamespace, log_probs: Native) -> Native:

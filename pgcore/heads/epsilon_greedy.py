@@ -27,9 +27,6 @@ class EpsilonGreedy(DiscreteHead):
         n: Number of actions, at least 1; with 1 epsilon does nothing.
         epsilon: In [0, (n - 1) / n]: the greedy action, the first of the largest, is likeliest.
 
-    Raises:
-        SpecError: n below 1, or epsilon outside its interval.
-
     Source: Sutton and Barto 2018, sec. 2.2. Differs: exploring never draws the greedy action.
     """
 

@@ -27,8 +27,8 @@ class Head(Checked, ABC):
     """A family of action distributions.
 
     Shapes below: `B` steps, `outputs` network outputs, `width` distribution parameters of a step.
-    A subclass is a frozen dataclass whose fields declare their checks (`pgcore.validation.fields`)
-    and go to JSON. It is registered under `name` by the hook `pgcore_heads`.
+    A subclass is a frozen dataclass whose fields go to JSON and declare their checks, which raise
+    SpecError (`pgcore.validation.fields`). The hook `pgcore_heads` registers it under `name`.
 
     Attributes:
         name: The registered name.

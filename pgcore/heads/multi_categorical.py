@@ -37,11 +37,8 @@ class MultiCategorical(DiscreteHead):
     mask. Actions are [B, len(n)] integers, a_k in [0, n[k]). Entropy and KL are sums over choices.
 
     Attributes:
-        n: Number of alternatives of each choice, at least 1 each.
+        n: Number of alternatives of each choice; one choice or more, at least 1 alternative each.
         temperature: Divides the logits; positive.
-
-    Raises:
-        SpecError: no choice, one with less than 1 alternative, or temperature not positive.
     """
 
     n: Annotated[tuple[int, ...], _counts]

@@ -187,17 +187,7 @@ def check_same_length(where: str, left: Array, right: Array) -> None:
 
 
 def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array) -> Array:
-    """Return [E] the index of each episode's last step.
-
-    Args:
-        where: The function that asks, for errors.
-        episode_lengths: [E] integer.
-        x_t: [B] array.
-        further: Further [B] arrays.
-
-    Raises:
-        ShapeError: the lengths do not sum to B, or the arrays disagree on B.
-    """
+    """Return [E] the index of each episode's last step; ShapeError if [B] arrays do not fit."""
     ends = episode_lengths.cumsum() - 1
     if len(ends) == 0 or ends[-1] + 1 != len(x_t):
         raise ShapeError(

@@ -233,9 +233,7 @@ def test_one_seed_gives_one_policy_and_one_stream():
 
 @pytest.mark.parametrize("seed", [-1, 0.5, True, "0", None])
 def test_a_generators_seed_is_an_integer_of_at_least_zero(seed):
-    with pytest.raises(
-        SpecError, match="generator: expected a seed that is an integer of at least 0, got "
-    ):
+    with pytest.raises(SpecError, match="generator seed: expected an integer of at least 0, got "):
         pg.generator(seed)
 
 
