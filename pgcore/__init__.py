@@ -3,8 +3,6 @@
 Each name is imported on first use, which keeps `import pgcore` and `pgcore list` fast; `__init__.pyi` has the types.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -3,8 +3,6 @@
 The examples in the docstrings run with `import numpy as np` and `import pgcore as pg`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The application: pgcore's own commands, and those of plugins, each imported on request."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Base of heads over finitely many actions, whose distribution parameters are log-probabilities."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

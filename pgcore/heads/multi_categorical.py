@@ -1,7 +1,5 @@
 """Several softmax choices at once."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable

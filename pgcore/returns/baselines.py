@@ -1,7 +1,5 @@
 """Baselines and normalisation: advantages relative to other steps or episodes."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

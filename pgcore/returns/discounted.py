@@ -1,7 +1,5 @@
 """Discounted sums along episodes: returns, TD errors, generalised advantages."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -7,8 +7,6 @@ none. NaN in an argument of an elementwise function is NaN in the result, except
 `clip`, which must not be NaN, and for entries that `where` does not select.
 """
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 __all__ = ["ArrayNamespace"]
