@@ -1,7 +1,4 @@
-"""The functions that a user calls: choose a backend, build a policy, compute a gradient, take a step.
-
-The examples in the docstrings run with `import numpy as np` and `import pgcore as pg`.
-"""
+"""The functions that a user calls; examples take `import numpy as np` and `import pgcore as pg`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -221,17 +218,14 @@ def load(
         into = policy(spec, backend=backend, dtype=dtype, device=device, compiled=compiled)
     else:
         # The policy decides all of this already; an option may only repeat it.
-        options = (
-            ("backend", backend, into.backend),
-            ("dtype", dtype, into.dtype.name),
-            ("device", device, "its own"),
-            ("compiled", compiled or None, into.compiled),
-        )
-        for name, asked, present in options:
-            if asked not in (None, present):
+        asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
+        own = {"backend": into.backend, "dtype": into.dtype.name, "compiled": into.compiled}
+        for name, option in asked.items():
+            present = own.get(name, "its own")
+            if option not in (None, present):
                 raise SpecError(
                     f"load {name}: expected that of the policy to load into, {present!r}, "
-                    f"got {asked!r}; leave it out, or leave out `into`"
+                    f"got {option!r}; leave it out, or leave out `into`"
                 )
         check_saved(str(path), into.spec, saved)
     into.load(parameters)

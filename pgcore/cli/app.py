@@ -48,13 +48,10 @@ def application(requested: str | None) -> typer.Typer:
         if name == requested:
             app.command(name)(cast("Callable[..., Any]", registry().load("commands", name)))
         else:
-            app.command(name, help=summary)(_not_requested)
+            # Name and summary alone, so that showing them in the help imports no plugin's code.
+            app.command(name, help=summary)(lambda: None)
     # An unknown command may be a quarantined plugin's.
     note = registry().note_on_quarantined("commands")
     if note and requested not in (*summaries, *OWN_COMMANDS, None):
         sys.stderr.write(f"note: {note}\n")
     return app
-
-
-def _not_requested() -> None:
-    """Stand for a command in the help, so that showing it imports no plugin's code."""

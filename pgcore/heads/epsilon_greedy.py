@@ -1,7 +1,5 @@
 """Epsilon-greedy action distributions over a network's action values."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -47,7 +45,7 @@ class EpsilonGreedy(DiscreteHead):
             )
 
     @staticmethod
-    def usual(n: int, epsilon: float) -> EpsilonGreedy:
+    def usual(n: int, epsilon: float) -> "EpsilonGreedy":
         """Return the head that draws uniformly from all actions with probability epsilon.
 
         Args:
@@ -70,8 +68,7 @@ class EpsilonGreedy(DiscreteHead):
         best, rival = (xp.broadcast_to(x, outputs) for x in _log_probs(xp, self.epsilon, k))
         greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
         # Derivatives of every order are 0, and a framework that is asked for one finds the outputs.
-        # PyTorch 2.13 compiles the derivative of `outputs * outputs` beside that of a gather
-        # wrongly, so this is an exponential.
+        # An exponential, since PyTorch 2.13 miscompiles that of `outputs * outputs` with a gather.
         zero = 0.0 * xp.exp(0.0 * outputs)
         log_pi = xp.where(greedy, best, rival) + zero
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)

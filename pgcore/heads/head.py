@@ -141,8 +141,7 @@ class Head(Checked, ABC):
             distribution: [B, width] float64 distribution parameters.
 
         Returns:
-            [B, K] or [B, K, n] actions, as a batch holds them, and [B, K] float64 weights of at
-            least 0 with sum 1.
+            [B, K] or [B, K, n] actions, and [B, K] float64 weights of at least 0 with sum 1.
 
         Raises:
             SpecError: the actions cannot be listed, or are more than 1,024.

@@ -1,8 +1,7 @@
 """Pure functions of rewards and values, held constant in a gradient.
 
-Returns, advantages, baselines, off-policy corrections, group statistics. Arrays are flat float64,
-`B` steps in `E` episodes one after the other. `_t` is a step's own time, `_tp1` the next. No
-episode's numbers depend on another's, except in the baselines that average over episodes.
+Arrays are flat float64, `B` steps in `E` episodes one after the other. `_t` is a step's own time,
+`_tp1` the next. Episodes do not depend on one another, but in baselines that average over them.
 """
 
 # ruff: noqa: F403 - the modules' own lists name what is exported, and a test compares them.

@@ -35,7 +35,7 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     Raises:
         ShapeError: the lengths differ.
     """
-    check_same_length("discounted_sum", x_t, coefficient_t)
+    _check_same_length("discounted_sum", x_t, coefficient_t)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
@@ -85,7 +85,7 @@ def returns(
     ends = last_steps("returns", episode_lengths, r_t)
     x_t = np.array(r_t, np.float64)
     if final_value is not None:
-        check_same_length("returns", final_value, episode_lengths)
+        _check_same_length("returns", final_value, episode_lengths)
         x_t[ends] += gamma * final_value
     return discounted_sum(x_t, _discounts(ends, gamma))
 
@@ -107,7 +107,7 @@ def next_values(v_t: Array, episode_lengths: Array, final_value: Array) -> Array
         ShapeError: the lengths do not sum to B, or final_value does not have E entries.
     """
     ends = last_steps("next_values", episode_lengths, v_t)
-    check_same_length("next_values", final_value, episode_lengths)
+    _check_same_length("next_values", final_value, episode_lengths)
     v_tp1 = np.empty(len(v_t))
     v_tp1[:-1] = v_t[1:]
     v_tp1[ends] = final_value
@@ -175,7 +175,7 @@ def gae(
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
-def check_same_length(where: str, left: Array, right: Array) -> None:
+def _check_same_length(where: str, left: Array, right: Array) -> None:
     """Raise ShapeError unless both have the same number of rows."""
     if len(left) != len(right):
         raise ShapeError(
@@ -193,5 +193,5 @@ def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array) 
             f"got {int(episode_lengths.sum())}; check both"
         )
     for y_t in further:
-        check_same_length(where, x_t, y_t)
+        _check_same_length(where, x_t, y_t)
     return ends

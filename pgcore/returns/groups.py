@@ -25,8 +25,7 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
         group: "extra" for the numbers in the batch's extra `group`, "all" for one group of all.
 
     Raises:
-        BatchError: the batch has no such extra, or its numbers are no integers or change within an
-            episode.
+        BatchError: no such extra, or its numbers are no integers or change within an episode.
     """
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)

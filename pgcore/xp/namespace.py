@@ -1,10 +1,9 @@
 """The array namespace `xp` that heads and surrogates are written against.
 
-Each backend implements these functions with its framework's operations and with the subgradients
-stated here, so that one formula means the same thing everywhere. Arithmetic operators, comparisons
-and `.shape` are the arrays' own. The dtype of a result is its arrays': numbers beside them have
-none. NaN in an argument of an elementwise function is NaN in the result, except for the bounds of
-`clip`, which must not be NaN, and for entries that `where` does not select.
+Each backend implements these functions with its framework's operations and the subgradients stated
+here. Operators, comparisons and `.shape` are the arrays' own. The dtype of a result is its arrays':
+numbers beside them have none. NaN in an argument of an elementwise function is NaN in the result,
+but for entries that `where` does not select; bounds of `clip` must not be NaN.
 """
 
 from typing import Any, Protocol
