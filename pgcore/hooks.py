@@ -123,10 +123,7 @@ def pgcore_functions() -> Iterable[Provider]:  # pyright: ignore[reportReturnTyp
 
 @hookspec
 def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide derivers; each target is a function from an estimator to its closed form.
-
-    An estimator without `cotangents` takes those of the first usable deriver by name.
-    """
+    """Provide derivers; each target is a function from an estimator to its closed form."""
 
 
 @hookspec

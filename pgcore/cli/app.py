@@ -1,8 +1,7 @@
 """The application: pgcore's own commands, and those of plugins, each imported on request."""
 
 import sys
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import typer
 
@@ -43,10 +42,9 @@ def application(requested: str | None) -> typer.Typer:
     providers = [registration.provider for registration in registry().providers("commands")]
     summaries = {provider.name: provider.summary for provider in providers}
     for name, summary in summaries.items():
-        if name in OWN_COMMANDS:
-            continue
         if name == requested:
-            app.command(name)(cast("Callable[..., Any]", registry().load("commands", name)))
+            command: Any = registry().load("commands", name)
+            app.command(name)(command)
         else:
             # Name and summary alone, so that showing them in the help imports no plugin's code.
             app.command(name, help=summary)(lambda: None)

@@ -60,7 +60,5 @@ class MultiCategorical(DiscreteHead):
         """See `Head.distribution`."""
         logits = outputs if self.temperature == 1.0 else outputs / self.temperature
         # Before the softmax, so that masked alternatives take no probability.
-        if mask is not None:
-            logits = xp.where(mask, logits, -math.inf)
-        parts = tuple(xp.log_softmax(logits[:, columns], 1) for columns in self.choices)
-        return xp.concatenate(parts, 1)
+        masked = logits if mask is None else xp.where(mask, logits, -math.inf)
+        return xp.concatenate(tuple(xp.log_softmax(masked[:, k], 1) for k in self.choices), 1)

@@ -87,17 +87,13 @@ class Registry:
         self._loaded: dict[tuple[str, str], object] = {}
 
     def providers(self, kind: str) -> list[Registration]:
-        """Return everything of one kind, by name; duplicates have a row each. Imports none of it.
-
-        Raises:
-            UnknownNameError: no such kind.
-        """
+        """Return all of one kind by name, duplicates too; imports none. See `load` for errors."""
         # By distribution too, so that duplicates come in a stable order.
         pairs = sorted(self._pairs(kind), key=lambda pair: (pair[0].name, pair[1].distribution))
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
     def names(self, kind: str) -> list[str]:
-        """Return the distinct names of one kind in order; see `providers` for the error."""
+        """Return the distinct names of one kind in order; see `load` for errors."""
         return sorted({provider.name for provider, _ in self._pairs(kind)})
 
     def load(self, kind: str, name: str) -> object:
@@ -108,7 +104,7 @@ class Registry:
             name: A registered name.
 
         Raises:
-            UnknownNameError: nothing has the name.
+            UnknownNameError: there is no such kind, or nothing has the name.
             PluginError: two plugins provide it, its plugin is quarantined, or it has no target.
             DependencyError: the package it requires is missing or too old. Any other error of the
                 import is shown unchanged.
@@ -248,9 +244,8 @@ def installed_version(name: str) -> str | None:
 
 def install_hint(provider: Provider) -> str:
     """Return the command that installs the package that a provider requires."""
-    if provider.extra:
-        return f"pip install 'pgcore[{provider.extra}]'"
-    return f"pip install {provider.requires}"
+    package = f"'pgcore[{provider.extra}]'" if provider.extra else provider.requires
+    return f"pip install {package}"
 
 
 def _import_target(registration: Registration) -> object:

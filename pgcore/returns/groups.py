@@ -30,15 +30,11 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
     where, numbers = "Batch.extras['group']", batch.extras.get("group")
-    if numbers is None:
+    if numbers is None or not _are_numbers(numbers):
+        got = "none" if numbers is None else f"{numbers.dtype} of shape {list(numbers.shape)}"
         raise BatchError(
-            f"{where}: expected [B] integers, one number for episodes that are compared, got none; "
-            "number the groups, or set the estimator's group='all' to compare all episodes"
-        )
-    if not _are_numbers(numbers):
-        raise BatchError(
-            f"{where}: expected [B] integers, got {numbers.dtype} of shape {list(numbers.shape)}; "
-            "number the groups"
+            f"{where}: expected [B] integers, got {got}; number the groups of episodes to compare, "
+            "or set the estimator's group='all' to compare all"
         )
     first = numbers[batch.episode_starts]
     rule, same = "one number throughout an episode", numbers == first[batch.episode_of_step]
