@@ -69,7 +69,7 @@ def _discounts(ends: Array, factor: float) -> Array:
 def returns(
     r_t: Array, episode_lengths: Array, gamma: float, final_value: Array | None = None
 ) -> Array:
-    """Return [B] float64 G_t = r_t + gamma G_{t+1}, each step's discounted reward-to-go.
+    """Return [B] float64 G_t = r_t + gamma G_{t+1}, each step's reward-to-go, reward units.
 
     Args:
         r_t: [B] float64, environment units.
@@ -125,7 +125,9 @@ def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
 def n_step_returns(
     r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int
 ) -> Array:
-    """Return [B] r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), shorter at an end.
+    """Return [B] r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), reward units.
+
+    The sum is shorter at an episode's end.
 
     Args:
         r_t: [B] float64, environment units.

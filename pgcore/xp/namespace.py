@@ -48,7 +48,10 @@ class ArrayNamespace(Protocol):
         """Return x limited to [low, high], numbers or arrays; the derivative at a bound is 1."""
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:
-        """Return x where a bool array is True, else y; one of them may be a number."""
+        """Return x where a bool array is True, else y, one of which may be a number.
+
+        Each takes the gradient of its own entries.
+        """
 
     # The functions from here on have shapes of their own.
 
