@@ -65,20 +65,15 @@ class EpsilonGreedy(DiscreteHead):
         """See `Head.distribution`."""
         one = xp.full_like(outputs, 1.0)
         k = xp.sum(one if mask is None else xp.where(mask, one, 0.0), 1)[:, None]
-        best, rival = (xp.broadcast_to(x, outputs) for x in _log_probs(xp, self.epsilon, k))
+        most = (k - 1.0) / k
+        explore = xp.where(most < self.epsilon, most, self.epsilon)
+        # Both branches of a choice are differentiated, so neither may divide by 0 or take log 0.
+        some = explore > 0.0
+        share = xp.where(some, explore / xp.where(k > 1.0, k - 1.0, 1.0), 1.0)
+        best = xp.broadcast_to(xp.log(1.0 - explore), outputs)
+        rival = xp.broadcast_to(xp.where(some, xp.log(share), -math.inf), outputs)
         greedy = xp.first_largest(outputs if mask is None else xp.where(mask, outputs, -math.inf))
         # Derivatives of every order are 0, and a framework that is asked for one finds the outputs.
         # An exponential, since PyTorch 2.13 miscompiles that of `outputs * outputs` with a gather.
-        zero = 0.0 * xp.exp(0.0 * outputs)
-        log_pi = xp.where(greedy, best, rival) + zero
+        log_pi = xp.where(greedy, best, rival) + 0.0 * xp.exp(0.0 * outputs)
         return log_pi if mask is None else xp.where(mask, log_pi, -math.inf)
-
-
-def _log_probs(xp: ArrayNamespace, epsilon: float, k: Native) -> tuple[Native, Native]:
-    """Return log pi of the greedy action and of any other one, of the shape of `k` actions."""
-    most = (k - 1.0) / k
-    explore = xp.where(most < epsilon, most, epsilon)
-    # Both branches of a choice are differentiated, so neither may divide by 0 or take log 0.
-    some = explore > 0.0
-    share = xp.where(some, explore / xp.where(k > 1.0, k - 1.0, 1.0), 1.0)
-    return xp.log(1.0 - explore), xp.where(some, xp.log(share), -math.inf)

@@ -123,15 +123,12 @@ def _checked_providers(hook: str, relay: pluggy.HookRelay) -> tuple[hooks.Provid
     """Return the providers of all implementations of one hook, or raise PluginError."""
     providers: list[hooks.Provider] = []
     for result in getattr(relay, hook)():
-        if not isinstance(result, Iterable):
-            raise PluginError(
-                f"hook {hook}: expected a list of Provider, got {type(result).__name__}; "
-                "return [Provider(...)]"
-            )
-        for provider in cast("Iterable[object]", result):
-            if not isinstance(provider, hooks.Provider):
+        listed = isinstance(result, Iterable)
+        rule = "a Provider" if listed else "a list of Provider"
+        for provider in cast("Iterable[object]", result if listed else (result,)):
+            if not listed or not isinstance(provider, hooks.Provider):
                 raise PluginError(
-                    f"hook {hook}: expected a Provider, got {type(provider).__name__}; "
+                    f"hook {hook}: expected {rule}, got {type(provider).__name__}; "
                     "return [Provider(...)]"
                 )
             _check_fields(hook, provider)

@@ -45,8 +45,8 @@ class Registration:
         provider: The plugin's declaration.
         distribution: The distribution that provides it.
         version: That distribution's version.
-        status: `usable`; `missing` or `too old`, of the package it requires; `duplicate`, if
-            another has the same kind and name; `broken`, if its target cannot be one.
+        status: `missing` and `too old` are its package; `duplicate` has a rival of its name;
+            `broken` has no possible target.
         reason: Why it is not usable and the next thing to do, or None.
     """
 
@@ -106,8 +106,7 @@ class Registry:
         Raises:
             UnknownNameError: there is no such kind, or nothing has the name.
             PluginError: two plugins provide it, its plugin is quarantined, or it has no target.
-            DependencyError: the package it requires is missing or too old. Any other error of the
-                import is shown unchanged.
+            DependencyError: its package is missing or too old. Other errors of imports go through.
         """
         if (kind, name) not in self._loaded:
             self._loaded[kind, name] = _import_target(self.find(kind, name))

@@ -125,9 +125,7 @@ def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
 def n_step_returns(
     r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int
 ) -> Array:
-    """Return [B] r_t + ... + gamma^{n-1} r_{t+n-1} + gamma^n V(s_{t+n}), reward units.
-
-    The sum is shorter at an episode's end.
+    """Return [B] r_t + ... + gamma^n V(s_{t+n}), reward units; shorter at an episode's end.
 
     Args:
         r_t: [B] float64, environment units.

@@ -48,10 +48,7 @@ class ArrayNamespace(Protocol):
         """Return x limited to [low, high], numbers or arrays; the derivative at a bound is 1."""
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:
-        """Return x where a bool array is True, else y, one of which may be a number.
-
-        Each takes the gradient of its own entries.
-        """
+        """Return x where a bool array is True, else y; one may be a number. Gradients go alike."""
 
     # The functions from here on have shapes of their own.
 
