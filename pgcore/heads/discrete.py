@@ -99,10 +99,8 @@ class DiscreteHead(Head):
             rule, inside = f"integers in [0, {count})", (number >= 0) & (number < count)
             check_rows("Batch.actions", rule, inside, number, "check the head's number of actions")
             if mask is not None:
-                rule, allowed = (
-                    "actions that the mask allows",
-                    mask[:, choice][np.arange(steps), number],
-                )
+                rule = "actions that the mask allows"
+                allowed = mask[:, choice][np.arange(steps), number]
                 check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
 

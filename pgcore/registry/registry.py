@@ -45,8 +45,8 @@ class Registration:
         provider: The plugin's declaration.
         distribution: The distribution that provides it.
         version: That distribution's version.
-        status: `missing` and `too old` are its package; `duplicate` has a rival of its name;
-            `broken` has no possible target.
+        status: `usable`; `missing` or `too old`, of the package it requires; `duplicate`, if
+            another has the same kind and name; `broken`, if its target cannot be one.
         reason: Why it is not usable and the next thing to do, or None.
     """
 
