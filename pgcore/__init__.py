@@ -3,6 +3,8 @@
 Each name is imported on first use, which keeps `import pgcore` and `pgcore list` fast; `__init__.pyi` has the types.
 """
 
+from __future__ import annotations
+
 import importlib
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The functions that a user calls; examples take `import numpy as np` and `import pgcore as pg`."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,6 +4,8 @@ Every one derives from `PgcoreError` and from the builtin a caller would expect,
 `{where}: expected {rule}, got {shape or dtype or name}; {what to do next}`.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
 

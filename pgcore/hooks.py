@@ -9,6 +9,8 @@ That module imports `hookimpl` and `Provider` from here, and nothing heavy, sinc
 imports it; a provider's `target` is imported on first use. It implements any of the hooks below.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

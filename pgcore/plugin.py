@@ -1,5 +1,7 @@
 """Registers the built-in heads, networks, activations and the constant schedule."""
 
+from __future__ import annotations
+
 from pgcore.hooks import Provider, hookimpl
 
 __all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks", "pgcore_schedules"]

@@ -1,5 +1,7 @@
 """The application: pgcore's own commands, and those of plugins, each imported on request."""
 
+from __future__ import annotations
+
 import sys
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Values of hyper-parameters and settings as a command line writes them: `--set FIELD=VALUE`."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import tomllib

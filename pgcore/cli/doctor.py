@@ -1,5 +1,7 @@
 """`pgcore doctor`: versions, plugins, their problems, and the missing packages."""
 
+from __future__ import annotations
+
 import json
 import os
 import platform

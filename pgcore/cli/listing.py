@@ -1,5 +1,7 @@
 """`pgcore list`: everything registered, from which distribution, usable or why not."""
 
+from __future__ import annotations
+
 import json
 import sys
 from dataclasses import asdict

@@ -1,5 +1,7 @@
 """Files that a command is to write, tried before it does its work."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from tempfile import TemporaryFile
 

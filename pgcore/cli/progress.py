@@ -1,5 +1,7 @@
 """A bar on stderr while a command works through many parts."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Softmax distributions over numbered actions."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import ClassVar

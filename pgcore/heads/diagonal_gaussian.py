@@ -1,5 +1,7 @@
 """Independent normal distributions over continuous actions."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

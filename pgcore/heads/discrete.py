@@ -1,5 +1,7 @@
 """Base of heads over finitely many actions, whose distribution parameters are log-probabilities."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The interface of heads: a network's outputs as a distribution of actions."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from typing import ClassVar

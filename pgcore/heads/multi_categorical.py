@@ -1,5 +1,7 @@
 """Several softmax choices at once."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterable

@@ -1,5 +1,7 @@
 """Normal distributions squashed into (-1, 1) by a hyperbolic tangent."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import ClassVar

@@ -3,6 +3,8 @@
 pluggy's bulk loader drops a second distribution of a used name, and stops at a failing import.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 import traceback

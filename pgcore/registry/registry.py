@@ -1,5 +1,7 @@
 """The registry: everything that plugins provide, by kind and name, and whether it is usable."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools

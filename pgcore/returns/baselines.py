@@ -1,5 +1,7 @@
 """Baselines and normalisation: advantages relative to other steps or episodes."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Discounted sums along episodes: returns, TD errors, generalised advantages."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

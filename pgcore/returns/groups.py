@@ -3,6 +3,8 @@
 A batch numbers its groups in the extra `group`, [B] integers, one number throughout an episode.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

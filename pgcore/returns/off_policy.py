@@ -3,6 +3,8 @@
 A log ratio is log pi(a_t given s_t) - log mu(a_t given s_t), nats, with mu the behaviour policy.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -6,6 +6,8 @@ numbers beside them have none. NaN in an argument of an elementwise function is 
 but for entries that `where` does not select; bounds of `clip` must not be NaN.
 """
 
+from __future__ import annotations
+
 from typing import Any, Protocol
 
 __all__ = ["ArrayNamespace"]

@@ -1,5 +1,7 @@
 """The array namespace `xp` over NumPy arrays of any float dtype."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any, cast
 
