@@ -10,17 +10,16 @@ from typing import ClassVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.registry.registry import load_class, registry
-from pgcore.validation.fields import one_of
+from pgcore.validation.fields import choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Activation", "Relu", "Sigmoid", "Tanh", "activation", "registered_activation"]
 
 
 class Activation(ABC):
-    """An elementwise function; a backend that differentiates needs its value alone.
+    """An elementwise function, a frozen dataclass without fields.
 
-    A subclass is a frozen dataclass without fields, registered under `name` by the hook
-    `pgcore_activations`; `MLP` takes it by that name.
+    The hook `pgcore_activations` registers a subclass under `name`, by which `MLP` takes it.
 
     Attributes:
         name: The registered name.
@@ -109,9 +108,5 @@ def activation(name: str) -> Activation:
 def registered_activation(
     where: str, value: object, error: type[PgcoreError] = SpecError
 ) -> object:
-    """Return the value, or raise unless it names a registered activation; a field's check.
-
-    See `pgcore.validation.fields.Rule` for the arguments.
-    """
-    one_of(where, value, registry().names("activations"), error)
-    return value
+    """Return the value, or raise unless it names a registered activation; see `Rule`."""
+    return choice(*registry().names("activations"))(where, value, error)

@@ -124,7 +124,7 @@ class Batch:
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse every change."""
         raise AttributeError(
-            f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one"
+            f"Batch.{name}: expected no assignment, got one; batches are frozen, so make a new one"
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Networks: maps from observations to a head's outputs, written once against `xp`.
 
-A network is frozen data that goes to JSON. It declares its parameters and computes with them; a
-backend holds their values and differentiates the formula.
+A network is frozen data. A backend holds the parameters' values and differentiates the formula.
 """
 
 from __future__ import annotations
@@ -160,16 +159,12 @@ class Linear(Network):
 
     inputs: Count
     name: ClassVar[str] = "linear"
+    hidden: ClassVar[tuple[int, ...]] = ()  # a linear network is the shortest MLP
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """See `Network.observation_shape`."""
         return (self.inputs,)
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """No hidden layers: a linear network is the shortest MLP."""
-        return ()
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
@@ -184,7 +179,7 @@ def _widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> 
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
         raise error(
-            f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for no hidden layers"
+            f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for none"
         )
     return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
@@ -242,8 +237,7 @@ class Adopted(Network):
 
     Attributes:
         description: Its type, for messages.
-        shapes: Name and shape of every parameter, in the network's order, the critic's and the
-            head's included.
+        shapes: Name and shape of every parameter in the network's order, critic and head included.
     """
 
     description: str
@@ -263,38 +257,22 @@ class Adopted(Network):
     def parameters(self, outputs: int, gain: float) -> NoReturn:
         """See `Network.parameters`; raises SpecError, since the network has its parameters."""
         raise SpecError(
-            f"PolicySpec: expected a network that can be built, got {self}; "
-            "pass the module to `adopt` instead"
+            f"PolicySpec: expected a network that can be built, got {self}; pass it to `adopt`"
         )
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> NoReturn:
         """See `Network.forward`; raises SpecError, since the formula is in one framework."""
         raise SpecError(
-            f"PolicySpec: expected a network with a formula, got {self}; "
-            "ask the policy that adopted it"
+            f"PolicySpec: expected a network with a formula, got {self}; ask the policy that has it"
         )
 
 
 def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dict[str, Parameter]:
-    """Return the weight and the bias of an affine layer by name; the bias starts at 0.
-
-    Args:
-        layer: The layer's name.
-        inputs: Its number of inputs.
-        outputs: Its number of outputs.
-        gain: Of the weight at the start of learning.
-    """
+    """Return an affine layer's weight, which starts with the gain, and its bias, 0 at first."""
     weight, bias = Parameter((inputs, outputs), gain), Parameter((outputs,))
     return {f"{layer}.weight": weight, f"{layer}.bias": bias}
 
 
 def affine(xp: ArrayNamespace, parameters: Parameters, layer: str, x: Native) -> Native:
-    """Return [B, outputs], an affine layer of `x`.
-
-    Args:
-        xp: The backend's array functions.
-        parameters: Arrays by name, the layer's among them.
-        layer: The layer's name.
-        x: [B, inputs].
-    """
+    """Return [B, outputs], the affine layer of that name applied to `x`, [B, inputs]."""
     return xp.matmul(x, parameters[f"{layer}.weight"]) + parameters[f"{layer}.bias"]

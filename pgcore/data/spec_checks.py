@@ -9,14 +9,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.data.spec import Adopted, PolicySpec
+from pgcore.data.spec import Adopted, PolicySpec, not_json
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_numbers
 
 __all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
 
-# Characters of a part of a spec in a message; one that is longer is truncated.
-MOST_CHARACTERS = 120
+MOST_CHARACTERS = 120  # of a part of a spec in a message
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
@@ -76,8 +75,8 @@ def check_mask(
         )
     if mask.shape != (steps, head.width):
         raise ShapeError(
-            f"{where}: expected shape [{steps}, {head.width}] for {head}, got "
-            f"{list(mask.shape)}; one column an action"
+            f"{where}: expected shape [{steps}, {head.width}] for {head}, got {list(mask.shape)}; "
+            "one column an action"
         )
     rule, advice = "a possible action at every step", "the episode should have ended there"
     for columns in head.choices:
@@ -111,17 +110,16 @@ def check_parameters(
         where = f"parameters[{name!r}]"
         array = owned_numbers(where, parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
+            got = f"{array.dtype} {list(array.shape)}"
             raise ParameterError(
-                f"{where}: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; "
-                "check the spec"
+                f"{where}: expected float {list(shape)}, got {got}; check the spec"
             )
         # A number too large for the dtype becomes infinite, which the next check refuses.
         with np.errstate(over="ignore"):
             arrays[name] = array.astype(dtype, copy=False)
         if not np.isfinite(arrays[name]).all():
             raise ParameterError(
-                f"{where}: expected finite numbers in {dtype}, got NaN or infinity; "
-                "load a good checkpoint"
+                f"{where}: expected finite numbers in {dtype}, got NaN or infinity; load others"
             )
     return arrays
 
@@ -139,10 +137,7 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
     try:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
-        raise SpecError(
-            f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); "
-            "write the file again"
-        ) from error
+        raise not_json(where, saved, error) from error
     parts = ("head", "critic", "critic_values", "network")
     # Only its parameters describe an adopted network.
     for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:

@@ -47,8 +47,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
         BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
-    # Booleans, integers and floats; complex numbers, strings and objects have no order.
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf":  # complex numbers, strings and objects have no order
         raise BatchError(
             f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
         )
@@ -98,8 +97,8 @@ def check_length(where: str, array: Array, length: int, noun: str) -> None:
     """Raise ShapeError unless the array has that many rows, one for each `noun`."""
     if len(array) != length:
         raise ShapeError(
-            f"{where}: expected {length} rows, one for each {noun}, got shape "
-            f"{list(array.shape)}; check how it was gathered"
+            f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; "
+            "check how it was gathered"
         )
 
 
@@ -113,11 +112,10 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
         got: [B, ...] the array itself, or words for any step that breaks the rule.
         advice: The next thing to do.
     """
-    if valid.all():
-        return
-    step = int(valid.argmin())
-    shown = got if isinstance(got, str) else got[step]
-    raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
+    if not valid.all():
+        step = int(valid.argmin())
+        shown = got if isinstance(got, str) else got[step]
+        raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
 
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
@@ -186,9 +184,8 @@ def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64
 
 
 def _is_constant(array: Array) -> bool:
-    """Whether the array's memory cannot be written to.
+    """Whether NumPy or bytes own the memory, and no array on the way to the owner is writable.
 
-    NumPy or a bytes object owns it then, and no array on the way to the owner is writable.
     A read-only view of another library's memory, such as a tensor's, changes with that memory.
     """
     while not array.flags.writeable:

@@ -100,7 +100,7 @@ def check_step_weights(weights: Array | None, lengths: Array) -> None:
     check_rows(where, "1, or 0 for padding", np.isin(weights, (0.0, 1.0)), weights, advice)
     if not weights.any():
         raise BatchError(
-            f"{where}: expected at least 1 step that is not padding, got none; give one a weight of 1"
+            f"{where}: expected at least 1 step that is not padding, got none; weigh one with 1"
         )
     first = np.repeat(weights[lengths.cumsum() - lengths], lengths)
     rule, advice = "one weight throughout an episode", "make the padding an episode of its own"
@@ -182,7 +182,7 @@ def extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str
         arrays[name] = array = owned_numbers(where, value)
         if array.ndim == 0:
             raise ShapeError(
-                f"{where}: expected one row for each step, got a single number; repeat it {steps} times"
+                f"{where}: expected one row for each step, got a single number; pass {steps}"
             )
         check_length(where, array, steps, "step")
         # Infinity is allowed: a reference holds log-probabilities, -inf for masked actions.

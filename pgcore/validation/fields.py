@@ -69,9 +69,7 @@ def _real(value: object) -> float:
 
 def _integer(value: object) -> float:
     """Return an integer as an int, NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        return math.nan
-    return int(value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else math.nan
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ def _as_it_is(value: object) -> object:
 count = Rule[int]("an integer of at least 1", lambda n: n >= 1, "give a count", _integer)
 count_from_zero = Rule[int]("an integer of at least 0", lambda n: n >= 0, plain=_integer)
 non_negative = Rule[float]("a finite number of at least 0", lambda x: 0 <= x < math.inf)
-positive = Rule[float](
-    "a positive number", lambda x: 0 < x < math.inf, "give a finite value above 0"
-)
+positive = Rule[float]("a positive number", lambda x: 0 < x < math.inf, "give a finite one above 0")
 positive_or_infinite = Rule[float]("a number above 0 or math.inf", lambda x: x > 0, "give one")
 unit_interval = Rule[float]("a number in [0, 1]", lambda x: 0 <= x <= 1)
 decay = Rule[float]("a number in [0, 1)", lambda x: 0 <= x < 1)
@@ -164,7 +160,7 @@ Flag = Annotated[bool, flag]
 class Checked:
     """Base of frozen dataclasses whose fields declare their checks.
 
-    A subclass with a rule that joins several fields writes `__post_init__` and calls this one first.
+    A subclass with a rule that joins fields writes `__post_init__` and calls `check_fields` first.
 
     Attributes:
         field_error: The class of the error for a value that a field cannot take.
@@ -201,9 +197,8 @@ def check_fields(instance: Checked) -> None:
 def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     """Return field name, check and whether None passes, for each field of a dataclass with a check.
 
-    Fields of a class whose annotations cannot be evaluated, as with names that are imported for
-    the type checker alone, have none. Annotations are evaluated among the class's attributes, so a
-    field cannot have the name that its own annotation uses.
+    Fields whose annotations cannot be evaluated, as with names imported for the type checker alone,
+    have none. A field cannot have the name that its own annotation uses.
     """
     # Bases first, so that a subclass can declare a field anew.
     annotations: dict[str, Any] = {}
