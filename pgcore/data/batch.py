@@ -19,15 +19,8 @@ __all__ = ["Batch", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 # Fields with a row for each step, and those with a row for each episode.
-PER_STEP = (
-    "observations",
-    "actions",
-    "rewards",
-    "log_probs",
-    "values",
-    "action_mask",
-    "step_weights",
-)
+OPTIONAL = ("log_probs", "values", "step_weights")  # [B] float64 or None
+PER_STEP = ("observations", "actions", "rewards", "action_mask", *OPTIONAL)
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 ARRAYS = (*PER_STEP, *PER_EPISODE)
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
@@ -244,8 +237,7 @@ class Batch:
         # A part of a batch asks the whole one, which has the steps after its own.
         if "_source" in self.__dict__:
             parent, index = self._source
-            following = cast("Array", parent.next_action_mask)
-            return read_only(following[index])
+            return read_only(cast("Array", parent.next_action_mask)[index])
         following = np.ones_like(self.action_mask)
         following[:-1] = self.action_mask[1:]
         following[self.episode_ends] = True

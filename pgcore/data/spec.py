@@ -234,4 +234,4 @@ def _registered_name(kind: str, part: Network | Head) -> str:
 
 def _with_tuples(value: Any) -> Any:
     """Return a value from JSON with tuples in place of lists, since a spec can be hashed."""
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_with_tuples, cast("list[Any]", value))) if isinstance(value, list) else value

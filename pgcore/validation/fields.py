@@ -19,7 +19,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
@@ -46,7 +46,6 @@ __all__ = [
     "instance_of",
     "non_negative",
     "number",
-    "one_of",
     "positive",
     "positive_or_infinite",
     "set_field",
@@ -69,7 +68,7 @@ def _real(value: object) -> float:
 
 def _integer(value: object) -> float:
     """Return an integer as an int, NaN for anything else."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else math.nan
+    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else math.nan
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,7 @@ def _as_it_is(value: object) -> object:
 # Each number check returns an int or a float, whatever type of number it is called with.
 count = Rule[int]("an integer of at least 1", lambda n: n >= 1, "give a count", _integer)
 count_from_zero = Rule[int]("an integer of at least 0", lambda n: n >= 0, plain=_integer)
+number = Rule[float]("a finite number", math.isfinite)
 non_negative = Rule[float]("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 positive = Rule[float]("a positive number", lambda x: 0 < x < math.inf, "give a finite one above 0")
 positive_or_infinite = Rule[float]("a number above 0 or math.inf", lambda x: x > 0, "give one")
@@ -111,33 +111,10 @@ decay = Rule[float]("a number in [0, 1)", lambda x: 0 <= x < 1)
 flag = Rule[bool]("True or False", lambda x: isinstance(x, bool), "choose one of them", _as_it_is)
 
 
-def number(
-    where: str, value: object, error: type[PgcoreError] = SpecError, *, least: float = -math.inf
-) -> float:
-    """Return the value as a float, or raise unless it is a finite number of at least `least`.
-
-    Args:
-        where: The value's place, for errors.
-        value: Any object.
-        error: The class to raise.
-        least: The smallest number that passes.
-    """
-    bound = "" if least == -math.inf else f" of at least {least:g}"
-    check = Rule[float](f"a finite number{bound}", lambda x: math.isfinite(x) and x >= least)
-    return check(where, value, error)
-
-
 def choice(*choices: object) -> Rule[Any]:
     """Return the check that a value is one of these."""
     rule = f"one of {', '.join(map(repr, choices))}"
     return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is)
-
-
-def one_of(
-    where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError
-) -> None:
-    """Raise `error`, whose message begins with `where`, unless the value is one of the choices."""
-    choice(*choices)(where, value, error)
 
 
 def instance_of(cls: type, example: str) -> Rule[Any]:
@@ -172,25 +149,23 @@ class Checked:
     section: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        """Check every field that declares a check."""
-        check_fields(self)
+        """Replace each field that declares a check by the value that the check returns.
+
+        Raises:
+            PgcoreError: a field has a value that it cannot take; of the class `field_error`.
+        """
+        section = self.section or type(self).__name__
+        for name, check, optional in declared_checks(type(self)):
+            value = getattr(self, name)
+            if value is None and optional:
+                continue
+            # A value that is plain already is not set again.
+            checked = check(f"{section}.{name}", value, self.field_error)
+            if checked is not value:
+                set_field(self, name, checked)
 
 
-def check_fields(instance: Checked) -> None:
-    """Replace each field that declares a check by the value that the check returns.
-
-    Raises:
-        PgcoreError: a field has a value that it cannot take; of the class `field_error`.
-    """
-    section = instance.section or type(instance).__name__
-    for name, check, optional in declared_checks(type(instance)):
-        value = getattr(instance, name)
-        if value is None and optional:
-            continue
-        # A value that is plain already is not set again.
-        checked = check(f"{section}.{name}", value, instance.field_error)
-        if checked is not value:
-            set_field(instance, name, checked)
+check_fields = Checked.__post_init__  # for subclasses, whose slots rule out `super()`
 
 
 @functools.cache
