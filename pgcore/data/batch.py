@@ -12,15 +12,14 @@ from numpy.typing import ArrayLike
 
 from pgcore.data import files
 from pgcore.errors import BatchError, FileError, ShapeError
-from pgcore.validation import batch_fields as validation
-from pgcore.validation.arrays import Array, check_length, owned_booleans, owned_numbers, read_only
+from pgcore.validation.arrays import Array, read_only
+from pgcore.validation.batch_fields import OPTIONAL_REALS, validated
 
 __all__ = ["Batch", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 # Fields with a row for each step, and those with a row for each episode.
-OPTIONAL = ("log_probs", "values", "step_weights")  # [B] float64 or None
-PER_STEP = ("observations", "actions", "rewards", "action_mask", *OPTIONAL)
+PER_STEP = ("observations", "actions", "rewards", "action_mask", *OPTIONAL_REALS)
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 ARRAYS = (*PER_STEP, *PER_EPISODE)
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
@@ -90,29 +89,12 @@ class Batch:
             BatchError: no steps, an empty episode, NaN or infinity, a negative action, or a step
                 with every action or its own masked. It names the array and the first such row.
         """
-        per_step: dict[str, Any] = {
-            "observations": owned_numbers("Batch.observations", observations),
-            "actions": validation.actions(actions),
-            "rewards": validation.float64("rewards", rewards),
-            "action_mask": None,
-        }
-        optional = {"log_probs": log_probs, "values": values, "step_weights": step_weights}
-        for name, value in optional.items():
-            per_step[name] = None if value is None else validation.float64(name, value)
-        if action_mask is not None:
-            per_step["action_mask"] = owned_booleans("Batch.action_mask", action_mask, 2)
-        # Single fields are sound; the rest checks that they agree.
-        steps = validation.check_steps(per_step, per_step["observations"])
-        validation.check_masking(per_step["actions"], per_step["action_mask"])
-        lengths = validation.episode_lengths(episode_lengths, steps)
-        validation.check_step_weights(per_step["step_weights"], lengths)
-        ended = owned_booleans("Batch.terminated", terminated, 1)
-        check_length("Batch.terminated", ended, len(lengths), "episode")
-        final = validation.final_observations(final_observations, per_step["observations"], ended)
-        per_step |= {"episode_lengths": lengths, "terminated": ended, "final_observations": final}
-        final_values = validation.final_values(final_values, ended)
-        extras = validation.extra_arrays(extras, steps)
-        self.__dict__.update(per_step, final_values=final_values, extras=extras)
+        arguments: dict[str, Any] = {"observations": observations, "actions": actions}
+        arguments |= {"rewards": rewards, "action_mask": action_mask, "log_probs": log_probs}
+        arguments |= {"values": values, "step_weights": step_weights, "terminated": terminated}
+        arguments |= {"episode_lengths": episode_lengths, "final_values": final_values}
+        arguments |= {"final_observations": final_observations, "extras": extras}
+        self.__dict__.update(validated(arguments))
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse every change."""

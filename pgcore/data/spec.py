@@ -19,7 +19,7 @@ from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "not_json", "under"]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
 
 MakeWeight = Callable[[tuple[int, ...], float], NDArray[Any]]
 
@@ -100,7 +100,8 @@ class PolicySpec(Checked):
             # A spec without critic values has those of states.
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise not_json(where, text, error) from error
+            got = f"{str(text)[:80]!r} ({error})"
+            raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
         if network_name == Adopted.name:
             raise SpecError(
                 f"{where}: expected a network that can be built, got an adopted one; adopt it "
@@ -211,12 +212,6 @@ def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
     start = f"{prefix}."
     names = [name for name in parameters if name.startswith(start)]
     return {name.removeprefix(start): parameters[name] for name in names}
-
-
-def not_json(where: str, text: object, error: Exception) -> SpecError:
-    """Return the error for a text that is no spec in JSON."""
-    got = f"{str(text)[:80]!r} ({error})"
-    return SpecError(f"{where}: expected what to_json writes, got {got}; write it again")
 
 
 def _registered_name(kind: str, part: Network | Head) -> str:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.data.spec import Adopted, PolicySpec, not_json
+from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_numbers
 
@@ -137,7 +137,10 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
     try:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
-        raise not_json(where, saved, error) from error
+        got = f"{str(saved)[:80]!r} ({error})"
+        raise SpecError(
+            f"{where}: expected what to_json writes, got {got}; save it anew"
+        ) from error
     parts = ("head", "critic", "critic_values", "network")
     # Only its parameters describe an adopted network.
     for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:

@@ -67,17 +67,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
 
 
 def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
-    """Return a read-only bool array; 0 and 1 are taken for False and True.
-
-    Args:
-        where: The array's name, for errors.
-        value: Anything that NumPy can read.
-        dimensions: The number of dimensions.
-
-    Raises:
-        ShapeError: ragged, or another number of dimensions.
-        BatchError: values other than True, False, 0 and 1.
-    """
+    """See `owned_numbers`; returns [...] bool, 0 and 1 taken for False and True, no others."""
     array = owned_numbers(where, value, (dimensions,))
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
         raise BatchError(

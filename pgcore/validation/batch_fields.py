@@ -1,12 +1,9 @@
-"""Validation of a batch's fields: each function returns one field as a batch holds it.
-
-Each raises ShapeError for wrong lengths and numbers of dimensions, BatchError for wrong values.
-"""
+"""Validation of a batch's fields: one by one, then whether they agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,29 +14,50 @@ from pgcore.validation.arrays import (
     check_finite,
     check_length,
     check_rows,
+    owned_booleans,
     owned_numbers,
     read_only,
 )
 
-__all__ = [
-    "actions",
-    "check_masking",
-    "check_step_weights",
-    "check_steps",
-    "episode_lengths",
-    "extra_arrays",
-    "final_observations",
-    "final_values",
-    "float64",
-]
+__all__ = ["OPTIONAL_REALS", "validated"]
+
+OPTIONAL_REALS = ("log_probs", "values", "step_weights")  # [B] float64 or None
 
 
-def float64(name: str, value: ArrayLike) -> Array:
+def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Batch` as the fields that it holds, or raise its errors."""
+    fields: dict[str, Any] = {
+        "observations": owned_numbers("Batch.observations", arguments["observations"]),
+        "actions": _actions(arguments["actions"]),
+        "rewards": _float64("rewards", arguments["rewards"]),
+        "action_mask": None,
+    }
+    for name in OPTIONAL_REALS:
+        value = arguments[name]
+        fields[name] = None if value is None else _float64(name, value)
+    if arguments["action_mask"] is not None:
+        fields["action_mask"] = owned_booleans("Batch.action_mask", arguments["action_mask"], 2)
+    # Single fields are sound; the rest checks that they agree.
+    observations = fields["observations"]
+    _check_steps(fields, observations)
+    _check_masking(fields["actions"], fields["action_mask"])
+    lengths = _episode_lengths(arguments["episode_lengths"], len(observations))
+    _check_step_weights(fields["step_weights"], lengths)
+    ended = owned_booleans("Batch.terminated", arguments["terminated"], 1)
+    check_length("Batch.terminated", ended, len(lengths), "episode")
+    final = _final_observations(arguments["final_observations"], observations, ended)
+    fields |= {"episode_lengths": lengths, "terminated": ended, "final_observations": final}
+    fields["final_values"] = _final_values(arguments["final_values"], ended)
+    fields["extras"] = _extra_arrays(arguments["extras"], len(observations))
+    return fields
+
+
+def _float64(name: str, value: ArrayLike) -> Array:
     """Return [B] or [E] float64."""
     return read_only(owned_numbers(f"Batch.{name}", value, (1,)).astype(np.float64, copy=False))
 
 
-def actions(value: ArrayLike) -> Array:
+def _actions(value: ArrayLike) -> Array:
     """Return [B] or [B, n] actions, integers from 0 on or float64."""
     array = owned_numbers("Batch.actions", value, (1, 2))
     if array.dtype.kind == "f":
@@ -53,8 +71,8 @@ def actions(value: ArrayLike) -> Array:
     return read_only(array.astype(np.intp, copy=False))
 
 
-def check_steps(per_step: Mapping[str, Array | None], observations: Array) -> int:
-    """Return B, the number of rows of every array; at least 1, and all numbers are finite."""
+def _check_steps(per_step: Mapping[str, Array | None], observations: Array) -> None:
+    """Raise unless there are steps, every array has a row for each, and all numbers are finite."""
     if observations.ndim == 0 or len(observations) == 0:
         raise BatchError(
             "Batch.observations: expected at least 1 step, got none; collect some steps first"
@@ -63,16 +81,10 @@ def check_steps(per_step: Mapping[str, Array | None], observations: Array) -> in
         if value is not None:
             check_length(f"Batch.{name}", value, len(observations), "step")
             check_finite(f"Batch.{name}", value)
-    return len(observations)
 
 
-def check_masking(actions: Array, mask: Array | None) -> None:
-    """Raise BatchError at the first step without a possible action, or with a masked one.
-
-    Args:
-        actions: [B] or [B, n], as `actions` returns them.
-        mask: [B, A] bool or None, which passes.
-    """
+def _check_masking(actions: Array, mask: Array | None) -> None:
+    """Raise BatchError at the first step without a possible action, or with a masked one."""
     if mask is None:
         return
     rule = "a possible action at every step"
@@ -87,13 +99,8 @@ def check_masking(actions: Array, mask: Array | None) -> None:
     check_rows("Batch.actions", rule, possible, actions, "check the mask")
 
 
-def check_step_weights(weights: Array | None, lengths: Array) -> None:
-    """Raise BatchError unless weights are 0 or 1, equal within an episode, and not all 0.
-
-    Args:
-        weights: [B] float64 or None, which passes.
-        lengths: [E] integer.
-    """
+def _check_step_weights(weights: Array | None, lengths: Array) -> None:
+    """Raise BatchError unless weights are 0 or 1, equal within an episode, and not all 0."""
     if weights is None:
         return
     where, advice = "Batch.step_weights", "weigh steps in an estimator's signals"
@@ -107,7 +114,7 @@ def check_step_weights(weights: Array | None, lengths: Array) -> None:
     check_rows(where, rule, weights == first, "another", advice)
 
 
-def episode_lengths(value: ArrayLike, steps: int) -> Array:
+def _episode_lengths(value: ArrayLike, steps: int) -> Array:
     """Return [E] integers of at least 1 that sum to the number of steps."""
     where = "Batch.episode_lengths"
     lengths = owned_numbers(where, value, (1,))
@@ -128,16 +135,10 @@ def episode_lengths(value: ArrayLike, steps: int) -> Array:
     return read_only(lengths.astype(np.intp, copy=False))
 
 
-def final_observations(
+def _final_observations(
     value: ArrayLike | None, observations: Array, terminated: Array
 ) -> Array | None:
-    """Return [E, ...] or None, finite for truncated episodes.
-
-    Args:
-        value: [E, ...] numbers or None.
-        observations: [B, ...], whose rows have the shape that these need.
-        terminated: [E] bool. True where the row is never read.
-    """
+    """Return [E, ...] or None, rows like those of observations, finite for truncated episodes."""
     if value is None:
         return None
     where, shape = "Batch.final_observations", (len(terminated), *observations.shape[1:])
@@ -154,11 +155,11 @@ def final_observations(
     return final
 
 
-def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
+def _final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
     """Return [E] float64 or None, 0 for terminated episodes and finite for all."""
     if value is None:
         return None
-    final = float64("final_values", value)
+    final = _float64("final_values", value)
     check_length("Batch.final_values", final, len(terminated), "episode")
     # The value of a terminal state is 0, whatever was recorded.
     final = read_only(np.where(terminated, 0.0, final))
@@ -166,7 +167,7 @@ def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
     return final
 
 
-def extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
+def _extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
     """Return [B, ...] arrays by name, without NaN."""
     if extras is None:
         return {}
@@ -182,7 +183,7 @@ def extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str
         arrays[name] = array = owned_numbers(where, value)
         if array.ndim == 0:
             raise ShapeError(
-                f"{where}: expected one row for each step, got a single number; pass {steps}"
+                f"{where}: expected one row for each step, got a single number; repeat it"
             )
         check_length(where, array, steps, "step")
         # Infinity is allowed: a reference holds log-probabilities, -inf for masked actions.
