@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.registry.registry import load_class, registry
@@ -105,8 +105,6 @@ def activation(name: str) -> Activation:
     return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
 
 
-def registered_activation(
-    where: str, value: object, error: type[PgcoreError] = SpecError
-) -> object:
+def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> Any:
     """Return the value, or raise unless it names a registered activation; see `Rule`."""
     return choice(*registry().names("activations"))(where, value, error)

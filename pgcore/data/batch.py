@@ -37,10 +37,9 @@ class Batch:
         actions: [B] integer or [B, n] float64.
         rewards: [B] float64, environment units.
         episode_lengths: [E] integer. Steps of each episode, at least 1, summing to B.
-        terminated: [E] bool. Whether the episode reached a terminal state. Any other was
-            truncated, and is bootstrapped from its final observation.
+        terminated: [E] bool. Whether the episode reached a terminal state, and was not truncated.
         final_observations: [E, ...] number or None. The observation after each episode's last
-            step; rows of terminated episodes are not read.
+            step, which truncated episodes bootstrap from; other rows are not read.
         log_probs: [B] float64 or None. log pi of the actions under the behaviour policy, nats.
         values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read
             them in place of the current critic's; see `pgcore.interfaces.recorded`.
@@ -208,8 +207,7 @@ class Batch:
     def next_action_mask(self) -> Array | None:
         """[B, A] bool or None. Possible actions after each step: the extra, else the next mask.
 
-        Without the extra every action is possible after an episode's last step, so a replay batch
-        of masked actions should have it.
+        Without the extra every action is possible after an episode's last step.
         """
         extra = self.extras.get("next_action_mask")
         if extra is not None:
@@ -299,12 +297,11 @@ class Batch:
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
+        fields: dict[str, Any] = {"_fits": self._fits}
         for name in PER_STEP:
             value = self.__dict__[name]
             fields[name] = None if value is None else value[index]
-        if self.extras:
-            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+        fields["extras"] = {name: value[index] for name, value in self.extras.items()}
         return fields
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:
@@ -322,9 +319,7 @@ class Batch:
                 f"Batch.minibatches: expected a size of at least 1, got {size}; choose a larger one"
             )
         # One permutation a pass, so that every step is drawn exactly once.
-        order = rng.permutation(self.num_steps)
-        for start in range(0, self.num_steps, size):
-            yield order[start : start + size]
+        yield from np.split(rng.permutation(self.num_steps), range(size, self.num_steps, size))
 
     def pad(self, num_steps: int) -> Batch:
         """Return the batch with steps of weight 0 added up to `num_steps`; gradients stay the same.
@@ -412,13 +407,11 @@ class Batch:
         Raises:
             FileError: the file cannot be written.
         """
-        arrays = {f"extras.{name}": value for name, value in self.extras.items()}
-        for name in ARRAYS:
-            value: Array | None = getattr(self, name)
-            # An absent array has no entry, so that `load` leaves it at its default.
-            if value is not None:
-                arrays[name] = value
-        files.write(path, FORMAT, arrays, {})
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        arrays |= {f"extras.{name}": value for name, value in self.extras.items()}
+        # An absent array has no entry, so that `load` leaves it at its default.
+        present = {name: value for name, value in arrays.items() if value is not None}
+        files.write(path, FORMAT, present, {})
 
     @staticmethod
     def load(path: str | Path) -> Batch:
@@ -464,8 +457,7 @@ def _index_error(noun: str, count: int, reason: IndexError | tuple[int, ...]) ->
 
 def _numbered_apart(groups: Sequence[Array]) -> Array:
     """Return [B] integers of all batches' groups, no number in two batches."""
-    numbers: list[Array] = []
-    first = 0
+    numbers, first = list[Array](), 0
     for group in groups:
         # Any integers may number groups, so they are ranked before they are shifted.
         distinct, number = np.unique(group, return_inverse=True)

@@ -1,7 +1,4 @@
-"""Networks: maps from observations to a head's outputs, written once against `xp`.
-
-A network is frozen data. A backend holds the parameters' values and differentiates the formula.
-"""
+"""Networks: maps from observations to a head's outputs, written once against `xp`."""
 
 from __future__ import annotations
 
@@ -16,17 +13,8 @@ from pgcore.errors import PgcoreError, SpecError
 from pgcore.validation.fields import Checked, Count, count
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = [
-    "MLP",
-    "Adopted",
-    "Linear",
-    "Network",
-    "Parameter",
-    "Table",
-    "TorsoNetwork",
-    "affine",
-    "affine_parameters",
-]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "Table", "TorsoNetwork"]
+__all__ += ["Parameter", "affine", "affine_parameters"]
 
 Parameters = Mapping[str, Native]
 
@@ -46,15 +34,14 @@ class Parameter(NamedTuple):
 
 
 class Network(Checked, ABC):
-    """A function of observations [B, ...] and parameters to [B, outputs].
+    """A function of observations [B, ...] and parameters, which a backend holds, to [B, outputs].
 
     A subclass is a frozen dataclass whose fields go to JSON and declare their checks (see
-    `pgcore.validation.fields`), registered under `name` by the hook `pgcore_networks`. Backends
-    that differentiate run `forward` as it is; NumPy needs its derivative too, registered with
-    `pgcore_numpy.networks.make_network.register`.
+    `pgcore.validation.fields`). Backends that differentiate run `forward` as it is; NumPy needs
+    its derivative too, registered with `pgcore_numpy.networks.make_network.register`.
 
     Attributes:
-        name: The registered name.
+        name: The name by which the hook `pgcore_networks` registers it.
         has_torso: Whether a critic can sit on the last hidden layer; see `TorsoNetwork`.
     """
 
@@ -178,9 +165,7 @@ class Linear(Network):
 def _widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
-        raise error(
-            f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for none"
-        )
+        raise error(f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for ()")
     return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
 
@@ -256,15 +241,13 @@ class Adopted(Network):
 
     def parameters(self, outputs: int, gain: float) -> NoReturn:
         """See `Network.parameters`; raises SpecError, since the network has its parameters."""
-        raise SpecError(
-            f"PolicySpec: expected a network that can be built, got {self}; pass it to `adopt`"
-        )
+        rule = "a network that can be built"
+        raise SpecError(f"PolicySpec: expected {rule}, got {self}; pass it to `adopt`")
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> NoReturn:
         """See `Network.forward`; raises SpecError, since the formula is in one framework."""
-        raise SpecError(
-            f"PolicySpec: expected a network with a formula, got {self}; ask the policy that has it"
-        )
+        rule = "a network with a formula"
+        raise SpecError(f"PolicySpec: expected {rule}, got {self}; ask the policy that has it")
 
 
 def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dict[str, Parameter]:

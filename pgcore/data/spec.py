@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pgcore.data import networks
 from pgcore.data.networks import MLP, Adopted, Linear, Network, Table, TorsoNetwork
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.registry.registry import load_class, registry
+from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
-
-MakeWeight = Callable[[tuple[int, ...], float], NDArray[Any]]
 
 SHARED = "0"  # the layer of a critic on a shared torso, which has no other
 
@@ -65,7 +63,7 @@ class PolicySpec(Checked):
         if self.critic_values == "action" and (self.critic == "none" or not plain):
             raise SpecError(
                 f"PolicySpec.critic_values: expected 'state' for {self.head} with critic="
-                f"{self.critic!r}, got 'action'; use a critic and a head without action values"
+                f"{self.critic!r}, got 'action'; use a critic and a discrete head without values"
             )
 
     @property
@@ -114,9 +112,7 @@ class PolicySpec(Checked):
             return PolicySpec(network_type(**fields), head_type(**head), critic, values)
         except TypeError as error:
             rule = f"the fields of {network_type.__name__} and {head_type.__name__}"
-            raise SpecError(
-                f"{where}: expected {rule}, got others ({error}); save it anew"
-            ) from error
+            raise SpecError(f"{where}: expected {rule}, got others ({error}); save it") from error
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -127,7 +123,7 @@ class PolicySpec(Checked):
         arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
         return {name: value.shape for name, value in arrays.items()}
 
-    def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
+    def initial_parameters(self, seed: int) -> dict[str, Array]:
         """Return the parameters that learning starts from, float64, the same on every backend.
 
         Weights are orthogonal: their gain is 0.01 in the policy's output layer, 1 in the critic's
@@ -142,9 +138,9 @@ class PolicySpec(Checked):
         # A stream for each weight matrix, so that adding a critic leaves the policy as it was.
         streams = iter(range(2**31))
 
-        def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
-            sequence = np.random.SeedSequence([entropy, next(streams)])
-            rng = np.random.Generator(np.random.Philox(sequence))
+        def orthogonal(shape: tuple[int, ...], gain: float) -> Array:
+            seeds = np.random.SeedSequence([entropy, next(streams)])
+            rng = np.random.Generator(np.random.Philox(seeds))
             q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
             # The sign makes the decomposition unique, and q uniform over orthogonal matrices.
             q *= np.sign(np.diag(r))
@@ -178,9 +174,9 @@ class PolicySpec(Checked):
         outputs = networks.affine(xp, actor, network.output_layer, features)
         return outputs, networks.affine(xp, critic, SHARED, features)
 
-    def _arrays(self, make: MakeWeight) -> dict[str, NDArray[Any]]:
+    def _arrays(self, make: Callable[[tuple[int, ...], float], Array]) -> dict[str, Array]:
         """Return every parameter in canonical order; `make(shape, gain)` makes the weights."""
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, Array] = {}
         try:
             for part, parameters in self._declared().items():
                 for name, (shape, gain, value) in parameters.items():

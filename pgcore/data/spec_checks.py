@@ -110,10 +110,8 @@ def check_parameters(
         where = f"parameters[{name!r}]"
         array = owned_numbers(where, parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
-            got = f"{array.dtype} {list(array.shape)}"
-            raise ParameterError(
-                f"{where}: expected float {list(shape)}, got {got}; check the spec"
-            )
+            rule, got = f"float {list(shape)}", f"{array.dtype} {list(array.shape)}"
+            raise ParameterError(f"{where}: expected {rule}, got {got}; check the spec")
         # A number too large for the dtype becomes infinite, which the next check refuses.
         with np.errstate(over="ignore"):
             arrays[name] = array.astype(dtype, copy=False)
@@ -138,9 +136,7 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
         got = f"{str(saved)[:80]!r} ({error})"
-        raise SpecError(
-            f"{where}: expected what to_json writes, got {got}; save it anew"
-        ) from error
+        raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
     parts = ("head", "critic", "critic_values", "network")
     # Only its parameters describe an adopted network.
     for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:

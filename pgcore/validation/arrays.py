@@ -13,18 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = [
-    "Array",
-    "check_finite",
-    "check_length",
-    "check_rows",
-    "first_not_finite",
-    "first_row",
-    "owned_booleans",
-    "owned_numbers",
-    "read_only",
-    "row_not_finite",
-]
+__all__ = ["Array", "owned_booleans", "owned_numbers", "read_only"]
+__all__ += ["check_finite", "check_length", "check_rows"]
+__all__ += ["first_not_finite", "first_row", "row_not_finite"]
 
 Array = NDArray[Any]
 
@@ -110,8 +101,7 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
     """Raise BatchError at the first row, a `noun`, that holds NaN or infinity."""
-    row = row_not_finite(array)
-    if row is not None:
+    if (row := row_not_finite(array)) is not None:
         bad = "NaN" if np.isnan(array[row]).any() else "infinity"
         raise BatchError(
             f"{where}: expected finite numbers, got {bad} at {noun} {row}; "

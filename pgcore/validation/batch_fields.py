@@ -135,18 +135,15 @@ def _episode_lengths(value: ArrayLike, steps: int) -> Array:
     return read_only(lengths.astype(np.intp, copy=False))
 
 
-def _final_observations(
-    value: ArrayLike | None, observations: Array, terminated: Array
-) -> Array | None:
-    """Return [E, ...] or None, rows like those of observations, finite for truncated episodes."""
+def _final_observations(value: ArrayLike | None, like: Array, terminated: Array) -> Array | None:
+    """Return [E, ...] or None, rows of the shape of `like`'s, finite for truncated episodes."""
     if value is None:
         return None
-    where, shape = "Batch.final_observations", (len(terminated), *observations.shape[1:])
+    where, shape = "Batch.final_observations", (len(terminated), *like.shape[1:])
     final = owned_numbers(where, value)
     if final.shape != shape:
         raise ShapeError(
-            f"{where}: expected shape {list(shape)}, got {list(final.shape)}; "
-            "pass one row for each episode"
+            f"{where}: expected shape {list(shape)}, got {list(final.shape)}; pass a row an episode"
         )
     # Rows that are never read may hold anything, NaN included.
     read = final.copy()

@@ -26,31 +26,12 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 
-__all__ = [
-    "Checked",
-    "Count",
-    "CountFromZero",
-    "Decay",
-    "Flag",
-    "NonNegative",
-    "Number",
-    "Positive",
-    "PositiveOrInfinite",
-    "UnitInterval",
-    "check_fields",
-    "choice",
-    "count",
-    "count_from_zero",
-    "decay",
-    "flag",
-    "instance_of",
-    "non_negative",
-    "number",
-    "positive",
-    "positive_or_infinite",
-    "set_field",
-    "unit_interval",
-]
+__all__ = ["Checked", "check_fields", "set_field"]
+# Annotations of fields, and the checks that they stand for.
+__all__ += ["Count", "CountFromZero", "Decay", "Flag", "NonNegative", "Number", "Positive"]
+__all__ += ["PositiveOrInfinite", "UnitInterval"]
+__all__ += ["choice", "count", "count_from_zero", "decay", "flag", "instance_of", "non_negative"]
+__all__ += ["number", "positive", "positive_or_infinite", "unit_interval"]
 
 Check = Callable[[str, object, type[PgcoreError]], Any]
 T_co = TypeVar("T_co", covariant=True)
