@@ -297,11 +297,12 @@ class Batch:
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        fields: dict[str, Any] = {"_fits": self._fits}
+        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
         for name in PER_STEP:
             value = self.__dict__[name]
             fields[name] = None if value is None else value[index]
-        fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+        if self.extras:
+            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
         return fields
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:
@@ -435,10 +436,12 @@ class Batch:
 
 def _frozen(fields: dict[str, Any]) -> Batch:
     """Return a batch of fields that come from valid ones, read-only and not validated again."""
-    for value in (*fields.values(), *fields["extras"].values()):
+    for value in fields.values():
         # An index array makes writable copies; a slice makes read-only views.
         if type(value) is np.ndarray:
             value.flags.writeable = False
+    for value in fields["extras"].values():
+        value.flags.writeable = False
     return Batch.trusted(fields)
 
 

@@ -49,8 +49,7 @@ def check_observations(where: str, spec: PolicySpec, observations: Array) -> Non
             f"{observations.dtype}; number the states from 0"
         )
     inside = (observations >= 0) & (observations < states)
-    rule, advice = f"states in [0, {states})", "check the table's states"
-    check_rows(where, rule, inside, observations, advice)
+    check_rows(where, f"states in [0, {states})", inside, observations, "check the table's states")
 
 
 def check_mask(
@@ -117,7 +116,8 @@ def check_parameters(
             arrays[name] = array.astype(dtype, copy=False)
         if not np.isfinite(arrays[name]).all():
             raise ParameterError(
-                f"{where}: expected finite numbers in {dtype}, got NaN or infinity; load others"
+                f"{where}: expected finite numbers in {dtype}, got NaN or infinity; "
+                "load a good checkpoint"
             )
     return arrays
 

@@ -1,7 +1,4 @@
-"""Arrays coming in from outside: converted, owned, checked, made read-only.
-
-Every check names the array and, where there is one, the first offending step or episode.
-"""
+"""Arrays coming in from outside: converted, owned, checked by step or episode, made read-only."""
 
 from __future__ import annotations
 

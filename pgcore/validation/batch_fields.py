@@ -92,9 +92,8 @@ def _check_masking(actions: Array, mask: Array | None) -> None:
     # The head checks actions of several choices, and refuses a mask of continuous ones.
     if actions.ndim != 1 or actions.dtype.kind == "f":
         return
-    count = mask.shape[1]
-    rule = f"integers in [0, {count}), the mask's width"
-    check_rows("Batch.actions", rule, actions < count, actions, "check both")
+    rule = f"integers in [0, {mask.shape[1]}), the mask's width"
+    check_rows("Batch.actions", rule, actions < mask.shape[1], actions, "check both")
     rule, possible = "actions that the mask allows", mask[np.arange(len(actions)), actions]
     check_rows("Batch.actions", rule, possible, actions, "check the mask")
 
