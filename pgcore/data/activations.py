@@ -6,21 +6,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.registry.registry import load_class, registry
-from pgcore.validation.fields import one_of
+from pgcore.validation.fields import choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Activation", "Relu", "Sigmoid", "Tanh", "activation", "registered_activation"]
 
 
 class Activation(ABC):
-    """An elementwise function; a backend that differentiates needs its value alone.
+    """An elementwise function, a frozen dataclass without fields.
 
-    A subclass is a frozen dataclass without fields, registered under `name` by the hook
-    `pgcore_activations`; `MLP` takes it by that name.
+    The hook `pgcore_activations` registers a subclass under `name`, by which `MLP` takes it.
 
     Attributes:
         name: The registered name.
@@ -106,12 +105,6 @@ def activation(name: str) -> Activation:
     return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
 
 
-def registered_activation(
-    where: str, value: object, error: type[PgcoreError] = SpecError
-) -> object:
-    """Return the value, or raise unless it names a registered activation; a field's check.
-
-    See `pgcore.validation.fields.Rule` for the arguments.
-    """
-    one_of(where, value, registry().names("activations"), error)
-    return value
+def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> Any:
+    """Return the value, or raise unless it names a registered activation; see `Rule`."""
+    return choice(*registry().names("activations"))(where, value, error)

@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.data import files
 from pgcore.errors import BatchError, FileError, ShapeError
-from pgcore.validation import batch_fields as validation
-from pgcore.validation.arrays import Array, check_length, owned_booleans, owned_numbers, read_only
+from pgcore.validation.arrays import Array, read_only
+from pgcore.validation.batch_fields import OPTIONAL_REALS, validated
 
 __all__ = ["Batch", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 # Fields with a row for each step, and those with a row for each episode.
-PER_STEP = (
-    "observations",
-    "actions",
-    "rewards",
-    "log_probs",
-    "values",
-    "action_mask",
-    "step_weights",
-)
+PER_STEP = ("observations", "actions", "rewards", "action_mask", *OPTIONAL_REALS)
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
+ARRAYS = (*PER_STEP, *PER_EPISODE)
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 FORMAT = "pgcore.batch"  # the mark of saved files; other releases read it
 
@@ -37,18 +30,16 @@ class Batch:
     """Steps of whole or truncated episodes, one episode after the other.
 
     `B` steps in all, `E` episodes. Arrays are read-only: writable ones are copied, others shared.
-    One-step episodes are a replay batch: `next_observations` is s_{t+1}. `batch.steps(index)`
-    makes them.
+    One-step episodes, as `steps` makes them, are a replay batch: `next_observations` is s_{t+1}.
 
     Attributes:
         observations: [B, ...] number. The policy's inputs; [B] integers for a `Table`.
         actions: [B] integer or [B, n] float64.
         rewards: [B] float64, environment units.
         episode_lengths: [E] integer. Steps of each episode, at least 1, summing to B.
-        terminated: [E] bool. Whether the episode reached a terminal state. Any other was
-            truncated, and is bootstrapped from its final observation.
+        terminated: [E] bool. Whether the episode reached a terminal state, and was not truncated.
         final_observations: [E, ...] number or None. The observation after each episode's last
-            step; rows of terminated episodes are not read.
+            step, which truncated episodes bootstrap from; other rows are not read.
         log_probs: [B] float64 or None. log pi of the actions under the behaviour policy, nats.
         values: [B] float64 or None. V(s_t) of the critic at the time, reward units. Signals read
             them in place of the current critic's; see `pgcore.interfaces.recorded`.
@@ -94,42 +85,20 @@ class Batch:
 
         Raises:
             ShapeError: lengths disagree, or an array has the wrong number of dimensions.
-            BatchError: no steps, an empty episode, NaN or infinite values, a negative action, a
-                step with every action masked or whose action is masked. The message names the
-                array and the first step or episode.
+            BatchError: no steps, an empty episode, NaN or infinity, a negative action, or a step
+                with every action or its own masked. It names the array and the first such row.
         """
-        per_step: dict[str, Array | None] = {
-            "observations": owned_numbers("Batch.observations", observations),
-            "actions": validation.actions(actions),
-            "rewards": validation.float64("rewards", rewards),
-            "action_mask": None,
-        }
-        optional = {"log_probs": log_probs, "values": values, "step_weights": step_weights}
-        for name, value in optional.items():
-            per_step[name] = None if value is None else validation.float64(name, value)
-        if action_mask is not None:
-            per_step["action_mask"] = owned_booleans("Batch.action_mask", action_mask, 2)
-        # Single fields are sound; the rest checks that they agree.
-        steps = validation.check_steps(per_step)
-        validation.check_masking(per_step["actions"], per_step["action_mask"])
-        lengths = validation.episode_lengths(episode_lengths, steps)
-        validation.check_step_weights(per_step["step_weights"], lengths)
-        ended = owned_booleans("Batch.terminated", terminated, 1)
-        check_length("Batch.terminated", ended, len(lengths), "episode")
-        final = validation.final_observations(final_observations, per_step["observations"], ended)
-        self.__dict__.update(
-            per_step,
-            episode_lengths=lengths,
-            terminated=ended,
-            final_observations=final,
-            final_values=validation.final_values(final_values, ended),
-            extras=validation.extra_arrays(extras, steps),
-        )
+        arguments: dict[str, Any] = {"observations": observations, "actions": actions}
+        arguments |= {"rewards": rewards, "action_mask": action_mask, "log_probs": log_probs}
+        arguments |= {"values": values, "step_weights": step_weights, "terminated": terminated}
+        arguments |= {"episode_lengths": episode_lengths, "final_values": final_values}
+        arguments |= {"final_observations": final_observations, "extras": extras}
+        self.__dict__.update(validated(arguments))
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse every change."""
         raise AttributeError(
-            f"Batch.{name}: expected no assignment, got one; batches never change, so make a new one"
+            f"Batch.{name}: expected no assignment, got one; batches are frozen, so make a new one"
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -206,8 +175,7 @@ class Batch:
     @cached_property
     def step_in_episode(self) -> Array:
         """[B] integer. t, counted from 0 in each episode."""
-        starts = np.repeat(self.episode_starts, self.episode_lengths)
-        return read_only(np.arange(self.num_steps) - starts)
+        return read_only(np.arange(self.num_steps) - self.episode_starts[self.episode_of_step])
 
     @cached_property
     def episode_weights(self) -> Array:
@@ -230,17 +198,16 @@ class Batch:
         final = last if self.final_observations is None else self.final_observations
         following = np.empty(self.observations.shape, np.result_type(self.observations, final))
         following[:-1] = self.observations[1:]
+        following[self.episode_ends] = final
         # The final rows of terminated episodes may hold anything; the last step's are finite.
-        terminal = validation.per_row(self.terminated, final)
-        following[self.episode_ends] = np.where(terminal, last, final)
+        following[self.episode_ends[self.terminated]] = last[self.terminated]
         return read_only(following)
 
     @cached_property
     def next_action_mask(self) -> Array | None:
         """[B, A] bool or None. Possible actions after each step: the extra, else the next mask.
 
-        Without the extra every action is possible after an episode's last step, so a replay batch
-        of masked actions should have it.
+        Without the extra every action is possible after an episode's last step.
         """
         extra = self.extras.get("next_action_mask")
         if extra is not None:
@@ -250,7 +217,7 @@ class Batch:
         # A part of a batch asks the whole one, which has the steps after its own.
         if "_source" in self.__dict__:
             parent, index = self._source
-            return _rows(parent.next_action_mask, index)
+            return read_only(cast("Array", parent.next_action_mask)[index])
         following = np.ones_like(self.action_mask)
         following[:-1] = self.action_mask[1:]
         following[self.episode_ends] = True
@@ -266,10 +233,7 @@ class Batch:
             )
 
     def fits(self, spec: object) -> bool:
-        """Whether this batch, or its parent, was found to fit this very spec object.
-
-        See `pgcore.interfaces.surrogate.check_batch`.
-        """
+        """Whether this batch, or its parent, was found to fit this very spec object."""
         return self._fits is spec
 
     def remember_fit(self, spec: object) -> None:
@@ -278,10 +242,7 @@ class Batch:
 
     @staticmethod
     def trusted(fields: Mapping[str, Any]) -> Batch:
-        """Return a batch of valid and read-only fields and cached properties, unchecked.
-
-        It is for code that makes many batches out of arrays that it made itself.
-        """
+        """Return a batch of valid and read-only fields and cached properties, unchecked."""
         batch = object.__new__(Batch)
         batch.__dict__.update(fields)
         return batch
@@ -293,19 +254,15 @@ class Batch:
             index: Step numbers in [0, B), a slice, or a [B] bool mask.
 
         Raises:
-            BatchError: a step number is out of range, the index selects no step, or is not
-                one-dimensional.
+            BatchError: the index is out of range, selects no step or is not one-dimensional.
         """
         try:
             fields = self._step_fields(index)
         except IndexError as error:
-            raise BatchError(
-                f"Batch.steps: expected step numbers in [0, {self.num_steps}), got others "
-                f"({error}); check the index"
-            ) from error
+            raise _index_error("step", self.num_steps, error) from error
         rewards = fields["rewards"]
         if rewards.ndim != 1 or len(rewards) == 0:
-            raise _index_error("steps", "step", rewards.shape)
+            raise _index_error("step", self.num_steps, rewards.shape)
         fields["_source"] = (self, index)
         return _frozen(fields)
 
@@ -316,13 +273,13 @@ class Batch:
             index: Episode numbers in [0, E), a slice, or a [E] bool mask.
 
         Raises:
-            BatchError: an episode number is out of range, the index selects no episode, or is not
-                one-dimensional.
+            BatchError: the index is out of range, selects no episode or is not one-dimensional.
         """
         numbers, steps = self.episode_steps(index)
         fields = self._step_fields(steps)
         for name in PER_EPISODE:
-            fields[name] = _rows(getattr(self, name), numbers)
+            value: Array | None = getattr(self, name)
+            fields[name] = None if value is None else value[numbers]
         return _frozen(fields)
 
     def episode_steps(self, index: Index) -> tuple[Array, Array]:
@@ -330,12 +287,9 @@ class Batch:
         try:
             numbers = np.arange(self.num_episodes)[index]
         except IndexError as error:
-            raise BatchError(
-                f"Batch.episodes: expected episode numbers in [0, {self.num_episodes}), got others "
-                f"({error}); check the index"
-            ) from error
+            raise _index_error("episode", self.num_episodes, error) from error
         if numbers.ndim != 1 or len(numbers) == 0:
-            raise _index_error("episodes", "episode", numbers.shape)
+            raise _index_error("episode", self.num_episodes, numbers.shape)
         # Each episode's run of step numbers, without a loop over episodes.
         lengths = self.episode_lengths[numbers]
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
@@ -363,13 +317,10 @@ class Batch:
         """
         if size < 1:
             raise BatchError(
-                f"Batch.minibatches: expected a size of at least 1, got {size}; "
-                "choose a positive size"
+                f"Batch.minibatches: expected a size of at least 1, got {size}; choose a larger one"
             )
         # One permutation a pass, so that every step is drawn exactly once.
-        order = rng.permutation(self.num_steps)
-        for start in range(0, self.num_steps, size):
-            yield order[start : start + size]
+        yield from np.split(rng.permutation(self.num_steps), range(size, self.num_steps, size))
 
     def pad(self, num_steps: int) -> Batch:
         """Return the batch with steps of weight 0 added up to `num_steps`; gradients stay the same.
@@ -407,8 +358,7 @@ class Batch:
         """Return one batch of all the episodes, in order.
 
         Groups stay apart: the extra `group` is numbered anew, from 0, and one number in two batches
-        becomes two groups. So the answers to one prompt belong in one batch, even if several
-        workers collect batches that are joined.
+        becomes two groups. So the answers to one prompt belong in one batch.
 
         Raises:
             BatchError: no batches, or they do not all carry the same optional arrays.
@@ -419,7 +369,7 @@ class Batch:
                 "Batch.concatenate: expected at least 1 batch, got none; collect some first"
             )
         fields: dict[str, Any] = {}
-        for name in (*PER_STEP, *PER_EPISODE):
+        for name in ARRAYS:
             fields[name] = _joined(name, [getattr(batch, name) for batch in batches])
         names = {frozenset(batch.extras) for batch in batches}
         if len(names) > 1:
@@ -448,7 +398,7 @@ class Batch:
             ShapeError: there is not one value for each step, or for each episode.
             BatchError: a value is NaN or infinite.
         """
-        fields = {name: getattr(self, name) for name in (*PER_STEP, *PER_EPISODE)}
+        fields = {name: getattr(self, name) for name in ARRAYS}
         fields |= {"values": values, "final_values": final_values}
         return Batch(**fields, extras=self.extras)
 
@@ -458,13 +408,11 @@ class Batch:
         Raises:
             FileError: the file cannot be written.
         """
-        arrays = {f"extras.{name}": value for name, value in self.extras.items()}
-        for name in (*PER_STEP, *PER_EPISODE):
-            value: Array | None = getattr(self, name)
-            # An absent array has no entry, so that `load` leaves it at its default.
-            if value is not None:
-                arrays[name] = value
-        files.write(path, FORMAT, arrays, {})
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in ARRAYS}
+        arrays |= {f"extras.{name}": value for name, value in self.extras.items()}
+        # An absent array has no entry, so that `load` leaves it at its default.
+        present = {name: value for name, value in arrays.items() if value is not None}
+        files.write(path, FORMAT, present, {})
 
     @staticmethod
     def load(path: str | Path) -> Batch:
@@ -475,10 +423,8 @@ class Batch:
             BatchError: its arrays are not a valid batch.
         """
         arrays, _ = files.read(path, FORMAT)
-        extras: dict[str, Array] = {}
-        for name in list(arrays):
-            if name.startswith("extras."):
-                extras[name.removeprefix("extras.")] = arrays.pop(name)
+        names = [name for name in arrays if name.startswith("extras.")]
+        extras = {name.removeprefix("extras."): arrays.pop(name) for name in names}
         try:
             return Batch(**arrays, extras=extras)
         except TypeError as error:
@@ -499,27 +445,22 @@ def _frozen(fields: dict[str, Any]) -> Batch:
     return Batch.trusted(fields)
 
 
-def _rows(array: Array | None, index: Index) -> Array | None:
-    return None if array is None else read_only(array[index])
-
-
-def _index_error(where: str, noun: str, shape: tuple[int, ...]) -> BatchError:
-    """Return the error for an index that does not select a list of steps or episodes."""
-    if shape == (0,):
-        return BatchError(
-            f"Batch.{where}: expected at least 1 {noun}, got an index that chooses none; "
-            "check the index"
-        )
-    return BatchError(
-        f"Batch.{where}: expected a one-dimensional index, got one that chooses shape "
-        f"{list(shape)}; pass a list of {noun} numbers"
-    )
+def _index_error(noun: str, count: int, reason: IndexError | tuple[int, ...]) -> BatchError:
+    """Return the error for an index of steps or episodes: NumPy refuses it, or selects a shape."""
+    advice = "check the index"
+    if isinstance(reason, IndexError):
+        rule, got = f"{noun} numbers in [0, {count})", f"others ({reason})"
+    elif reason == (0,):
+        rule, got = f"at least 1 {noun}", "an index that chooses none"
+    else:
+        rule, got = "a one-dimensional index", f"one that chooses shape {list(reason)}"
+        advice = f"pass a list of {noun} numbers"
+    return BatchError(f"Batch.{noun}s: expected {rule}, got {got}; {advice}")
 
 
 def _numbered_apart(groups: Sequence[Array]) -> Array:
     """Return [B] integers of all batches' groups, no number in two batches."""
-    numbers: list[Array] = []
-    first = 0
+    numbers, first = list[Array](), 0
     for group in groups:
         # Any integers may number groups, so they are ranked before they are shifted.
         distinct, number = np.unique(group, return_inverse=True)

@@ -54,13 +54,11 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
             metadata: dict[str, str] = dict(handle.metadata() or {})
             names: list[str] = list(handle.keys())
             arrays: dict[str, Array] = {name: handle.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        reason = f"that is not safetensors ({error})"
-        raise FileError(f"{expected}, got one {reason}; write it again") from error
-    # Safetensors raises these for dtypes that NumPy does not have.
-    except (TypeError, AttributeError) as error:
-        reason = f"with numbers that NumPy does not have ({error})"
-        raise FileError(f"{expected}, got one {reason}; write it again") from error
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        # The last two are for dtypes that NumPy does not have.
+        foreign = isinstance(error, TypeError | AttributeError)
+        reason = "with numbers that NumPy does not have" if foreign else "that is not safetensors"
+        raise FileError(f"{expected}, got one {reason} ({error}); write it again") from error
     if (mark := metadata.get("format")) != kind:
         raise FileError(f"{expected}, got format {mark!r}; pass the file that was saved as {kind}")
     return arrays, metadata

@@ -1,8 +1,4 @@
-"""Networks: maps from observations to a head's outputs, written once against `xp`.
-
-A network is frozen data that goes to JSON. It declares its parameters and computes with them; a
-backend holds their values and differentiates the formula.
-"""
+"""Networks: maps from observations to a head's outputs, written once against `xp`."""
 
 from __future__ import annotations
 
@@ -17,17 +13,8 @@ from pgcore.errors import PgcoreError, SpecError
 from pgcore.validation.fields import Checked, Count, count
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = [
-    "MLP",
-    "Adopted",
-    "Linear",
-    "Network",
-    "Parameter",
-    "Table",
-    "TorsoNetwork",
-    "affine",
-    "affine_parameters",
-]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "Table", "TorsoNetwork"]
+__all__ += ["Parameter", "affine", "affine_parameters"]
 
 Parameters = Mapping[str, Native]
 
@@ -47,15 +34,14 @@ class Parameter(NamedTuple):
 
 
 class Network(Checked, ABC):
-    """A function of observations [B, ...] and parameters to [B, outputs].
+    """A function of observations [B, ...] and parameters, which a backend holds, to [B, outputs].
 
     A subclass is a frozen dataclass whose fields go to JSON and declare their checks (see
-    `pgcore.validation.fields`), registered under `name` by the hook `pgcore_networks`. Backends
-    that differentiate run `forward` as it is; NumPy needs its derivative too, registered with
-    `pgcore_numpy.networks.make_network.register`.
+    `pgcore.validation.fields`). Backends that differentiate run `forward` as it is; NumPy needs
+    its derivative too, registered with `pgcore_numpy.networks.make_network.register`.
 
     Attributes:
-        name: The registered name.
+        name: The name by which the hook `pgcore_networks` registers it.
         has_torso: Whether a critic can sit on the last hidden layer; see `TorsoNetwork`.
     """
 
@@ -160,16 +146,12 @@ class Linear(Network):
 
     inputs: Count
     name: ClassVar[str] = "linear"
+    hidden: ClassVar[tuple[int, ...]] = ()  # a linear network is the shortest MLP
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """See `Network.observation_shape`."""
         return (self.inputs,)
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """No hidden layers: a linear network is the shortest MLP."""
-        return ()
 
     def parameters(self, outputs: int, gain: float) -> dict[str, Parameter]:
         """See `Network.parameters`."""
@@ -183,9 +165,7 @@ class Linear(Network):
 def _widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
-        raise error(
-            f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for no hidden layers"
-        )
+        raise error(f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for ()")
     return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
 
@@ -242,8 +222,7 @@ class Adopted(Network):
 
     Attributes:
         description: Its type, for messages.
-        shapes: Name and shape of every parameter, in the network's order, the critic's and the
-            head's included.
+        shapes: Name and shape of every parameter in the network's order, critic and head included.
     """
 
     description: str
@@ -262,39 +241,21 @@ class Adopted(Network):
 
     def parameters(self, outputs: int, gain: float) -> NoReturn:
         """See `Network.parameters`; raises SpecError, since the network has its parameters."""
-        raise SpecError(
-            f"PolicySpec: expected a network that can be built, got {self}; "
-            "pass the module to `adopt` instead"
-        )
+        rule = "a network that can be built"
+        raise SpecError(f"PolicySpec: expected {rule}, got {self}; pass it to `adopt`")
 
     def forward(self, xp: ArrayNamespace, parameters: Parameters, observations: Native) -> NoReturn:
         """See `Network.forward`; raises SpecError, since the formula is in one framework."""
-        raise SpecError(
-            f"PolicySpec: expected a network with a formula, got {self}; "
-            "ask the policy that adopted it"
-        )
+        rule = "a network with a formula"
+        raise SpecError(f"PolicySpec: expected {rule}, got {self}; ask the policy that has it")
 
 
 def affine_parameters(layer: str, inputs: int, outputs: int, gain: float) -> dict[str, Parameter]:
-    """Return the weight and the bias of an affine layer by name; the bias starts at 0.
-
-    Args:
-        layer: The layer's name.
-        inputs: Its number of inputs.
-        outputs: Its number of outputs.
-        gain: Of the weight at the start of learning.
-    """
+    """Return an affine layer's weight, which starts with the gain, and its bias, 0 at first."""
     weight, bias = Parameter((inputs, outputs), gain), Parameter((outputs,))
     return {f"{layer}.weight": weight, f"{layer}.bias": bias}
 
 
 def affine(xp: ArrayNamespace, parameters: Parameters, layer: str, x: Native) -> Native:
-    """Return [B, outputs], an affine layer of `x`.
-
-    Args:
-        xp: The backend's array functions.
-        parameters: Arrays by name, the layer's among them.
-        layer: The layer's name.
-        x: [B, inputs].
-    """
+    """Return [B, outputs], the affine layer of that name applied to `x`, [B, inputs]."""
     return xp.matmul(x, parameters[f"{layer}.weight"]) + parameters[f"{layer}.bias"]

@@ -9,28 +9,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pgcore.data.networks import (
-    MLP,
-    Adopted,
-    Linear,
-    Network,
-    Parameter,
-    Table,
-    TorsoNetwork,
-    affine,
-    affine_parameters,
-)
+from pgcore.data import networks
+from pgcore.data.networks import MLP, Adopted, Linear, Network, Table, TorsoNetwork
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.registry.registry import load_class, registry
+from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
-
-MakeWeight = Callable[[tuple[int, ...], float], NDArray[Any]]
 
 SHARED = "0"  # the layer of a critic on a shared torso, which has no other
 
@@ -44,8 +33,7 @@ class PolicySpec(Checked):
     """A policy's architecture; parameters are a backend's.
 
     Attributes:
-        network: `Table`, `Linear`, `MLP` or a plugin's `Network`, with as many outputs as the head
-            needs.
+        network: `Table`, `Linear`, `MLP` or a plugin's `Network`.
         head: The action distribution.
         critic: "none", "separate" (a second network of the same shape with its own outputs) or
             "shared" (more outputs on the policy's last hidden layer).
@@ -53,9 +41,8 @@ class PolicySpec(Checked):
             head, Q(s, .)).
 
     Raises:
-        SpecError: a part is of the wrong kind, critic="shared" without hidden layers to share, or
-            critic_values="action" without a critic, with continuous actions, or with a head whose
-            network gives action values already.
+        SpecError: a part is of the wrong kind, critic="shared" without hidden layers, or
+            critic_values="action" without a critic or with a head that cannot use it.
     """
 
     network: Annotated[Network, instance_of(Network, "MLP(4)")]
@@ -67,17 +54,16 @@ class PolicySpec(Checked):
         """Check the fields, and that they go together."""
         check_fields(self)
         if self.critic == "shared" and not self.network.has_torso:
+            name = type(self.network).__name__
             raise SpecError(
-                "PolicySpec.critic: expected 'none' or 'separate' for "
-                f"{type(self.network).__name__}, got 'shared'; a shared torso needs hidden layers, "
-                "so use an MLP"
+                f"PolicySpec.critic: expected 'none' or 'separate' for {name}, got 'shared'; "
+                "hidden layers are shared, so use an MLP"
             )
         plain = self.head.enumerable and not self.head.action_values
         if self.critic_values == "action" and (self.critic == "none" or not plain):
             raise SpecError(
-                f"PolicySpec.critic_values: expected 'state' for {self.head} with "
-                f"critic={self.critic!r}, got 'action'; it takes a critic, and a head of numbered "
-                "actions whose network gives no action values"
+                f"PolicySpec.critic_values: expected 'state' for {self.head} with critic="
+                f"{self.critic!r}, got 'action'; use a critic and a discrete head without values"
             )
 
     @property
@@ -112,10 +98,8 @@ class PolicySpec(Checked):
             # A spec without critic values has those of states.
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise SpecError(
-                f"{where}: expected what to_json writes, got {str(text)[:80]!r} ({error}); "
-                "write it again"
-            ) from error
+            got = f"{str(text)[:80]!r} ({error})"
+            raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
         if network_name == Adopted.name:
             raise SpecError(
                 f"{where}: expected a network that can be built, got an adopted one; adopt it "
@@ -123,15 +107,12 @@ class PolicySpec(Checked):
             )
         network_type: Any = load_class("networks", network_name, Network)
         head_type: Any = load_class("heads", head_name, Head)
-        # JSON has no tuples, and a spec with lists cannot be hashed.
         fields = {name: _with_tuples(value) for name, value in network.items()}
         try:
             return PolicySpec(network_type(**fields), head_type(**head), critic, values)
         except TypeError as error:
-            raise SpecError(
-                f"{where}: expected the fields of {network_type.__name__} and "
-                f"{head_type.__name__}, got others ({error}); write it again"
-            ) from error
+            rule = f"the fields of {network_type.__name__} and {head_type.__name__}"
+            raise SpecError(f"{where}: expected {rule}, got others ({error}); save it") from error
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -142,12 +123,11 @@ class PolicySpec(Checked):
         arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
         return {name: value.shape for name, value in arrays.items()}
 
-    def initial_parameters(self, seed: int) -> dict[str, NDArray[Any]]:
+    def initial_parameters(self, seed: int) -> dict[str, Array]:
         """Return the parameters that learning starts from, float64, the same on every backend.
 
         Weights are orthogonal: their gain is 0.01 in the policy's output layer, 1 in the critic's
-        and the activation's, such as sqrt(2), in hidden layers. Biases and tables are 0. Each array
-        has a random stream of its own, so adding a critic leaves the policy as it was.
+        and the activation's, such as sqrt(2), in hidden layers. Biases and tables are 0.
 
         Raises:
             SpecError: the seed is not an integer of at least 0, or the network is adopted.
@@ -155,12 +135,12 @@ class PolicySpec(Checked):
         Source: Saxe et al. 2014, arXiv:1312.6120; the gains are those of OpenAI Baselines' PPO.
         """
         entropy = count_from_zero("seed", seed)
-        # A stream for each weight matrix, so that further ones change none before them.
+        # A stream for each weight matrix, so that adding a critic leaves the policy as it was.
         streams = iter(range(2**31))
 
-        def orthogonal(shape: tuple[int, ...], gain: float) -> NDArray[Any]:
-            sequence = np.random.SeedSequence([entropy, next(streams)])
-            rng = np.random.Generator(np.random.Philox(sequence))
+        def orthogonal(shape: tuple[int, ...], gain: float) -> Array:
+            seeds = np.random.SeedSequence([entropy, next(streams)])
+            rng = np.random.Generator(np.random.Philox(seeds))
             q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
             # The sign makes the decomposition unique, and q uniform over orthogonal matrices.
             q *= np.sign(np.diag(r))
@@ -191,20 +171,17 @@ class PolicySpec(Checked):
         # A shared torso is computed once for both output layers.
         assert isinstance(network, TorsoNetwork)
         features = network.torso(xp, actor, observations)
-        outputs = affine(xp, actor, network.output_layer, features)
-        return outputs, affine(xp, critic, SHARED, features)
+        outputs = networks.affine(xp, actor, network.output_layer, features)
+        return outputs, networks.affine(xp, critic, SHARED, features)
 
-    def _arrays(self, make_weight: MakeWeight) -> dict[str, NDArray[Any]]:
-        """Return every parameter in canonical order; `make_weight(shape, gain)` makes the matrices.
-
-        Raises:
-            SpecError: they do not fit into memory.
-        """
-        arrays: dict[str, NDArray[Any]] = {}
+    def _arrays(self, make: Callable[[tuple[int, ...], float], Array]) -> dict[str, Array]:
+        """Return every parameter in canonical order; `make(shape, gain)` makes the weights."""
+        arrays: dict[str, Array] = {}
         try:
-            for name, (shape, gain, value) in self._declared().items():
-                weight = gain is not None
-                arrays[name] = make_weight(shape, gain) if weight else np.full(shape, value, float)
+            for part, parameters in self._declared().items():
+                for name, (shape, gain, value) in parameters.items():
+                    array = np.full(shape, value, float) if gain is None else make(shape, gain)
+                    arrays[f"{part}.{name}"] = array
             for name, value in self.head.initial_parameters().items():
                 arrays[f"head.{name}"] = value
         except (ValueError, OverflowError, MemoryError) as error:
@@ -214,33 +191,23 @@ class PolicySpec(Checked):
             ) from error
         return arrays
 
-    def _declared(self) -> dict[str, Parameter]:
-        """Return the parameters of network and critic by canonical name, in canonical order."""
-        network = self.network
-        actor = network.parameters(self.head.outputs, POLICY_GAIN)
-        critic: dict[str, Parameter] = {}
+    def _declared(self) -> dict[str, dict[str, networks.Parameter]]:
+        """Return the parameters of the network and of the critic by name, in canonical order."""
+        network, outputs = self.network, self.critic_outputs
+        parts = {"network": network.parameters(self.head.outputs, POLICY_GAIN)}
         if self.critic == "separate":
-            critic = network.parameters(self.critic_outputs, CRITIC_GAIN)
+            parts["critic"] = network.parameters(outputs, CRITIC_GAIN)
         elif self.critic == "shared":
             width = cast("TorsoNetwork", network).width
-            critic = affine_parameters(SHARED, width, self.critic_outputs, CRITIC_GAIN)
-        declared = {f"network.{name}": parameter for name, parameter in actor.items()}
-        return declared | {f"critic.{name}": parameter for name, parameter in critic.items()}
+            parts["critic"] = networks.affine_parameters(SHARED, width, outputs, CRITIC_GAIN)
+        return parts
 
 
 def under(prefix: str, parameters: Mapping[str, Native]) -> dict[str, Native]:
-    """Return the parameters below a prefix, named without it.
-
-    Args:
-        prefix: Such as "network", without the dot after it.
-        parameters: Native arrays by canonical name.
-    """
+    """Return the parameters below a prefix such as "network", named without it and its dot."""
     start = f"{prefix}."
-    return {
-        name.removeprefix(start): value
-        for name, value in parameters.items()
-        if name.startswith(start)
-    }
+    names = [name for name in parameters if name.startswith(start)]
+    return {name.removeprefix(start): parameters[name] for name in names}
 
 
 def _registered_name(kind: str, part: Network | Head) -> str:
@@ -256,8 +223,6 @@ def _registered_name(kind: str, part: Network | Head) -> str:
     return f"{cls.__module__}:{cls.__qualname__}" if same else part.name
 
 
-def _with_tuples(value: object) -> Any:
+def _with_tuples(value: Any) -> Any:
     """Return a value from JSON with tuples in place of lists, since a spec can be hashed."""
-    if isinstance(value, list):
-        return tuple(map(_with_tuples, cast("list[object]", value)))
-    return value
+    return tuple(map(_with_tuples, cast("list[Any]", value))) if isinstance(value, list) else value

@@ -15,8 +15,7 @@ from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_nu
 
 __all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
 
-# Characters of a part of a spec in a message; one that is longer is truncated.
-MOST_CHARACTERS = 120
+MOST_CHARACTERS = 120  # of a part of a spec in a message
 
 
 def check_observations(where: str, spec: PolicySpec, observations: Array) -> None:
@@ -50,8 +49,7 @@ def check_observations(where: str, spec: PolicySpec, observations: Array) -> Non
             f"{observations.dtype}; number the states from 0"
         )
     inside = (observations >= 0) & (observations < states)
-    rule, advice = f"states in [0, {states})", "check the table's states"
-    check_rows(where, rule, inside, observations, advice)
+    check_rows(where, f"states in [0, {states})", inside, observations, "check the table's states")
 
 
 def check_mask(
@@ -76,8 +74,8 @@ def check_mask(
         )
     if mask.shape != (steps, head.width):
         raise ShapeError(
-            f"{where}: expected shape [{steps}, {head.width}] for {head}, got "
-            f"{list(mask.shape)}; one column an action"
+            f"{where}: expected shape [{steps}, {head.width}] for {head}, got {list(mask.shape)}; "
+            "one column an action"
         )
     rule, advice = "a possible action at every step", "the episode should have ended there"
     for columns in head.choices:
@@ -111,10 +109,8 @@ def check_parameters(
         where = f"parameters[{name!r}]"
         array = owned_numbers(where, parameters[name])
         if array.shape != shape or array.dtype.kind != "f":
-            raise ParameterError(
-                f"{where}: expected float {list(shape)}, got {array.dtype} {list(array.shape)}; "
-                "check the spec"
-            )
+            rule, got = f"float {list(shape)}", f"{array.dtype} {list(array.shape)}"
+            raise ParameterError(f"{where}: expected {rule}, got {got}; check the spec")
         # A number too large for the dtype becomes infinite, which the next check refuses.
         with np.errstate(over="ignore"):
             arrays[name] = array.astype(dtype, copy=False)
@@ -139,10 +135,8 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
     try:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
-        raise SpecError(
-            f"{where}: expected a spec that to_json wrote, got {str(saved)[:80]!r} ({error}); "
-            "write the file again"
-        ) from error
+        got = f"{str(saved)[:80]!r} ({error})"
+        raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
     parts = ("head", "critic", "critic_values", "network")
     # Only its parameters describe an adopted network.
     for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:

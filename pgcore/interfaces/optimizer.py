@@ -10,7 +10,7 @@ from pgcore.interfaces.formula import BoundOptimizer, Rule, StepReport
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import number
+from pgcore.validation.fields import non_negative
 
 __all__ = ["Optimizer", "Rule", "StepReport"]
 
@@ -95,7 +95,7 @@ class Optimizer:
             slots[slot][name] = value
         self._bound_to(policy).load(slots)
         where = "Optimizer.load steps_taken"
-        self.steps_taken = int(number(where, steps_taken, OptimizerError, least=0))
+        self.steps_taken = int(non_negative(where, steps_taken, OptimizerError))
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         """Return the state, made at the first step."""

@@ -1,7 +1,4 @@
-"""Arrays coming in from outside: converted, owned, checked, made read-only.
-
-Every check names the array and, where there is one, the first offending step or episode.
-"""
+"""Arrays coming in from outside: converted, owned, checked by step or episode, made read-only."""
 
 from __future__ import annotations
 
@@ -13,18 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = [
-    "Array",
-    "check_finite",
-    "check_length",
-    "check_rows",
-    "first_not_finite",
-    "first_row",
-    "owned_booleans",
-    "owned_numbers",
-    "read_only",
-    "row_not_finite",
-]
+__all__ = ["Array", "owned_booleans", "owned_numbers", "read_only"]
+__all__ += ["check_finite", "check_length", "check_rows"]
+__all__ += ["first_not_finite", "first_row", "row_not_finite"]
 
 Array = NDArray[Any]
 
@@ -47,8 +35,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
         BatchError: not real numbers, or a masked array.
     """
     array = _owned(where, value)
-    # Booleans, integers and floats; complex numbers, strings and objects have no order.
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf":  # complex numbers, strings and objects have no order
         raise BatchError(
             f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
         )
@@ -68,17 +55,7 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
 
 
 def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
-    """Return a read-only bool array; 0 and 1 are taken for False and True.
-
-    Args:
-        where: The array's name, for errors.
-        value: Anything that NumPy can read.
-        dimensions: The number of dimensions.
-
-    Raises:
-        ShapeError: ragged, or another number of dimensions.
-        BatchError: values other than True, False, 0 and 1.
-    """
+    """See `owned_numbers`; returns [...] bool, 0 and 1 taken for False and True, no others."""
     array = owned_numbers(where, value, (dimensions,))
     if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
         raise BatchError(
@@ -98,8 +75,8 @@ def check_length(where: str, array: Array, length: int, noun: str) -> None:
     """Raise ShapeError unless the array has that many rows, one for each `noun`."""
     if len(array) != length:
         raise ShapeError(
-            f"{where}: expected {length} rows, one for each {noun}, got shape "
-            f"{list(array.shape)}; check how it was gathered"
+            f"{where}: expected {length} rows, one for each {noun}, got shape {list(array.shape)}; "
+            "check how it was gathered"
         )
 
 
@@ -113,17 +90,15 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
         got: [B, ...] the array itself, or words for any step that breaks the rule.
         advice: The next thing to do.
     """
-    if valid.all():
-        return
-    step = int(valid.argmin())
-    shown = got if isinstance(got, str) else got[step]
-    raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
+    if not valid.all():
+        step = int(valid.argmin())
+        shown = got if isinstance(got, str) else got[step]
+        raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
 
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
     """Raise BatchError at the first row, a `noun`, that holds NaN or infinity."""
-    row = row_not_finite(array)
-    if row is not None:
+    if (row := row_not_finite(array)) is not None:
         bad = "NaN" if np.isnan(array[row]).any() else "infinity"
         raise BatchError(
             f"{where}: expected finite numbers, got {bad} at {noun} {row}; "
@@ -186,9 +161,8 @@ def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64
 
 
 def _is_constant(array: Array) -> bool:
-    """Whether the array's memory cannot be written to.
+    """Whether NumPy or bytes own the memory, and no array on the way to the owner is writable.
 
-    NumPy or a bytes object owns it then, and no array on the way to the owner is writable.
     A read-only view of another library's memory, such as a tensor's, changes with that memory.
     """
     while not array.flags.writeable:

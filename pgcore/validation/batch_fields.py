@@ -1,9 +1,9 @@
-"""Validation of a batch's fields: each function returns one field as a batch holds it."""
+"""Validation of a batch's fields: one by one, then whether they agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,41 +14,51 @@ from pgcore.validation.arrays import (
     check_finite,
     check_length,
     check_rows,
+    owned_booleans,
     owned_numbers,
     read_only,
 )
 
-__all__ = [
-    "actions",
-    "check_masking",
-    "check_step_weights",
-    "check_steps",
-    "episode_lengths",
-    "extra_arrays",
-    "final_observations",
-    "final_values",
-    "float64",
-    "per_row",
-]
+__all__ = ["OPTIONAL_REALS", "validated"]
+
+OPTIONAL_REALS = ("log_probs", "values", "step_weights")  # [B] float64 or None
 
 
-def per_row(flags: Array, like: Array) -> Array:
-    """Return [E] flags in a shape that selects rows of `like`."""
-    return flags.reshape(-1, *([1] * (like.ndim - 1)))
+def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Batch` as the fields that it holds, or raise its errors."""
+    fields: dict[str, Any] = {
+        "observations": owned_numbers("Batch.observations", arguments["observations"]),
+        "actions": _actions(arguments["actions"]),
+        "rewards": _float64("rewards", arguments["rewards"]),
+        "action_mask": None,
+    }
+    for name in OPTIONAL_REALS:
+        value = arguments[name]
+        fields[name] = None if value is None else _float64(name, value)
+    if arguments["action_mask"] is not None:
+        fields["action_mask"] = owned_booleans("Batch.action_mask", arguments["action_mask"], 2)
+    # Single fields are sound; the rest checks that they agree.
+    observations = fields["observations"]
+    _check_steps(fields, observations)
+    _check_masking(fields["actions"], fields["action_mask"])
+    lengths = _episode_lengths(arguments["episode_lengths"], len(observations))
+    _check_step_weights(fields["step_weights"], lengths)
+    ended = owned_booleans("Batch.terminated", arguments["terminated"], 1)
+    check_length("Batch.terminated", ended, len(lengths), "episode")
+    final = _final_observations(arguments["final_observations"], observations, ended)
+    fields |= {"episode_lengths": lengths, "terminated": ended, "final_observations": final}
+    fields["final_values"] = _final_values(arguments["final_values"], ended)
+    fields["extras"] = _extra_arrays(arguments["extras"], len(observations))
+    return fields
 
 
-def float64(name: str, value: ArrayLike) -> Array:
-    """Return [B] float64, or raise ShapeError or BatchError."""
+def _float64(name: str, value: ArrayLike) -> Array:
+    """Return [B] or [E] float64."""
     return read_only(owned_numbers(f"Batch.{name}", value, (1,)).astype(np.float64, copy=False))
 
 
-def actions(value: ArrayLike) -> Array:
-    """Return [B] or [B, n] actions, integers from 0 on or float64.
-
-    Raises:
-        ShapeError: another number of dimensions.
-        BatchError: an integer is negative, or too large for an index.
-    """
+def _actions(value: ArrayLike) -> Array:
+    """Return [B] or [B, n] actions, integers from 0 on or float64."""
     array = owned_numbers("Batch.actions", value, (1, 2))
     if array.dtype.kind == "f":
         return read_only(array.astype(np.float64, copy=False))
@@ -61,80 +71,50 @@ def actions(value: ArrayLike) -> Array:
     return read_only(array.astype(np.intp, copy=False))
 
 
-def check_steps(per_step: dict[str, Array | None]) -> int:
-    """Return B, the number of rows of every array.
-
-    Raises:
-        ShapeError: the arrays disagree on B.
-        BatchError: there is no step, or a number is not finite.
-    """
-    observations = per_step["observations"]
-    assert observations is not None
+def _check_steps(per_step: Mapping[str, Array | None], observations: Array) -> None:
+    """Raise unless there are steps, every array has a row for each, and all numbers are finite."""
     if observations.ndim == 0 or len(observations) == 0:
         raise BatchError(
-            "Batch.observations: expected at least 1 step, got none; "
-            "collect some steps before making a batch"
+            "Batch.observations: expected at least 1 step, got none; collect some steps first"
         )
     for name, value in per_step.items():
         if value is not None:
             check_length(f"Batch.{name}", value, len(observations), "step")
             check_finite(f"Batch.{name}", value)
-    return len(observations)
 
 
-def check_masking(actions: Array | None, mask: Array | None) -> None:
-    """Raise BatchError at the first step without a possible action, or with a masked one.
-
-    Args:
-        actions: [B] or [B, n], as `actions` returns them.
-        mask: [B, A] bool or None, which passes.
-    """
+def _check_masking(actions: Array, mask: Array | None) -> None:
+    """Raise BatchError at the first step without a possible action, or with a masked one."""
     if mask is None:
         return
     rule = "a possible action at every step"
     check_rows("Batch.action_mask", rule, mask.any(axis=1), "none", "drop that step")
     # The head checks actions of several choices, and refuses a mask of continuous ones.
-    if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
+    if actions.ndim != 1 or actions.dtype.kind == "f":
         return
-    count = mask.shape[1]
-    rule = f"integers in [0, {count}), the mask's width"
-    check_rows("Batch.actions", rule, actions < count, actions, "check both")
+    rule = f"integers in [0, {mask.shape[1]}), the mask's width"
+    check_rows("Batch.actions", rule, actions < mask.shape[1], actions, "check both")
     rule, possible = "actions that the mask allows", mask[np.arange(len(actions)), actions]
     check_rows("Batch.actions", rule, possible, actions, "check the mask")
 
 
-def check_step_weights(weights: Array | None, lengths: Array) -> None:
-    """Raise BatchError unless weights are 0 or 1, equal within an episode, and not all 0.
-
-    Args:
-        weights: [B] float64 or None, which passes.
-        lengths: [E] integer.
-    """
+def _check_step_weights(weights: Array | None, lengths: Array) -> None:
+    """Raise BatchError unless weights are 0 or 1, equal within an episode, and not all 0."""
     if weights is None:
         return
-    where = "Batch.step_weights"
-    if not np.isin(weights, (0.0, 1.0)).all():
-        raise BatchError(
-            f"{where}: expected 1, or 0 for padding, got other values; "
-            "weigh steps in an estimator's signals"
-        )
+    where, advice = "Batch.step_weights", "weigh steps in an estimator's signals"
+    check_rows(where, "1, or 0 for padding", np.isin(weights, (0.0, 1.0)), weights, advice)
     if not weights.any():
         raise BatchError(
-            f"{where}: expected at least 1 step that is not padding, got none; "
-            "give some a weight of 1"
+            f"{where}: expected at least 1 step that is not padding, got none; weigh one with 1"
         )
     first = np.repeat(weights[lengths.cumsum() - lengths], lengths)
     rule, advice = "one weight throughout an episode", "make the padding an episode of its own"
     check_rows(where, rule, weights == first, "another", advice)
 
 
-def episode_lengths(value: ArrayLike, steps: int) -> Array:
-    """Return [E] integers of at least 1 that sum to the number of steps.
-
-    Raises:
-        ShapeError: not one-dimensional, or another sum.
-        BatchError: not integers, or an empty episode.
-    """
+def _episode_lengths(value: ArrayLike, steps: int) -> Array:
+    """Return [E] integers of at least 1 that sum to the number of steps."""
     where = "Batch.episode_lengths"
     lengths = owned_numbers(where, value, (1,))
     if lengths.dtype.kind not in "iu":
@@ -144,58 +124,38 @@ def episode_lengths(value: ArrayLike, steps: int) -> Array:
     if len(lengths) == 0 or lengths.min() < 1:
         got = f"0 or less in episode {int(np.argmin(lengths))}" if len(lengths) else "no episodes"
         raise BatchError(
-            f"{where}: expected at least 1 step in every episode, got {got}; "
-            "leave empty episodes out"
+            f"{where}: expected at least 1 step in every episode, got {got}; leave empty ones out"
         )
     # Python's integers, since a sum in the array's dtype could wrap around.
     if (total := sum(lengths.tolist())) != steps:
         raise ShapeError(
-            f"{where}: expected lengths that sum to {steps}, the number of steps, "
-            f"got a sum of {total}; check both"
+            f"{where}: expected lengths that sum to {steps} steps, got a sum of {total}; check both"
         )
     return read_only(lengths.astype(np.intp, copy=False))
 
 
-def final_observations(
-    value: ArrayLike | None, observations: Array | None, terminated: Array
-) -> Array | None:
-    """Return [E, ...] or None.
-
-    Args:
-        value: [E, ...] numbers, finite for truncated episodes, or None.
-        observations: [B, ...], whose rows have the shape that these need.
-        terminated: [E] bool. True where the row is never read.
-
-    Raises:
-        ShapeError: another shape than one row for each episode.
-        BatchError: a row of a truncated episode is not finite.
-    """
+def _final_observations(value: ArrayLike | None, like: Array, terminated: Array) -> Array | None:
+    """Return [E, ...] or None, rows of the shape of `like`'s, finite for truncated episodes."""
     if value is None:
         return None
-    assert observations is not None
-    where, shape = "Batch.final_observations", (len(terminated), *observations.shape[1:])
+    where, shape = "Batch.final_observations", (len(terminated), *like.shape[1:])
     final = owned_numbers(where, value)
     if final.shape != shape:
         raise ShapeError(
-            f"{where}: expected shape {list(shape)}, got {list(final.shape)}; "
-            "pass one row for each episode"
+            f"{where}: expected shape {list(shape)}, got {list(final.shape)}; pass a row an episode"
         )
     # Rows that are never read may hold anything, NaN included.
-    read = np.where(per_row(terminated, final), final.dtype.type(0), final)
+    read = final.copy()
+    read[terminated] = 0
     check_finite(where, read, "episode")
     return final
 
 
-def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
-    """Return [E] float64 or None, 0 for terminated episodes.
-
-    Raises:
-        ShapeError: another shape than [E].
-        BatchError: the value of a truncated episode is not finite.
-    """
+def _final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
+    """Return [E] float64 or None, 0 for terminated episodes and finite for all."""
     if value is None:
         return None
-    final = float64("final_values", value)
+    final = _float64("final_values", value)
     check_length("Batch.final_values", final, len(terminated), "episode")
     # The value of a terminal state is 0, whatever was recorded.
     final = read_only(np.where(terminated, 0.0, final))
@@ -203,13 +163,8 @@ def final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
     return final
 
 
-def extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
-    """Return [B, ...] arrays by name.
-
-    Raises:
-        ShapeError: an array does not have a row for each of the `steps`.
-        BatchError: a name is not a string, or an array holds NaN.
-    """
+def _extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
+    """Return [B, ...] arrays by name, without NaN."""
     if extras is None:
         return {}
     names = list(extras) if isinstance(cast("object", extras), Mapping) else [None]
@@ -218,20 +173,17 @@ def extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str
             f"Batch.extras: expected arrays by name, got {type(extras).__name__} without names; "
             "pass a dict from strings to arrays"
         )
-    return {name: _extra_array(name, value, steps) for name, value in extras.items()}
-
-
-def _extra_array(name: str, value: ArrayLike, steps: int) -> Array:
-    where = f"Batch.extras[{name!r}]"
-    array = owned_numbers(where, value)
-    if array.ndim == 0:
-        raise ShapeError(
-            f"{where}: expected one row for each step, got a single number; "
-            "repeat it for every step"
-        )
-    check_length(where, array, steps, "step")
-    # Infinity is allowed: a reference holds log-probabilities, -inf for masked actions.
-    if array.dtype.kind == "f":
-        valid = ~np.isnan(array.reshape(steps, -1)).any(axis=1)
-        check_rows(where, "numbers", valid, "NaN", "find where it came from")
-    return array
+    arrays: dict[str, Array] = {}
+    for name, value in extras.items():
+        where = f"Batch.extras[{name!r}]"
+        arrays[name] = array = owned_numbers(where, value)
+        if array.ndim == 0:
+            raise ShapeError(
+                f"{where}: expected one row for each step, got a single number; repeat it"
+            )
+        check_length(where, array, steps, "step")
+        # Infinity is allowed: a reference holds log-probabilities, -inf for masked actions.
+        if array.dtype.kind == "f":
+            valid = ~np.isnan(array.reshape(steps, -1)).any(axis=1)
+            check_rows(where, "numbers", valid, "NaN", "find where it came from")
+    return arrays

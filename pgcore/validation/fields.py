@@ -19,39 +19,19 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 
-__all__ = [
-    "Checked",
-    "Count",
-    "CountFromZero",
-    "Decay",
-    "Flag",
-    "NonNegative",
-    "Number",
-    "Positive",
-    "PositiveOrInfinite",
-    "UnitInterval",
-    "check_fields",
-    "choice",
-    "count",
-    "count_from_zero",
-    "decay",
-    "flag",
-    "instance_of",
-    "non_negative",
-    "number",
-    "one_of",
-    "positive",
-    "positive_or_infinite",
-    "set_field",
-    "unit_interval",
-]
+__all__ = ["Checked", "check_fields", "set_field"]
+# Annotations of fields, and the checks that they stand for.
+__all__ += ["Count", "CountFromZero", "Decay", "Flag", "NonNegative", "Number", "Positive"]
+__all__ += ["PositiveOrInfinite", "UnitInterval"]
+__all__ += ["choice", "count", "count_from_zero", "decay", "flag", "instance_of", "non_negative"]
+__all__ += ["number", "positive", "positive_or_infinite", "unit_interval"]
 
 Check = Callable[[str, object, type[PgcoreError]], Any]
 T_co = TypeVar("T_co", covariant=True)
@@ -69,9 +49,7 @@ def _real(value: object) -> float:
 
 def _integer(value: object) -> float:
     """Return an integer as an int, NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        return math.nan
-    return int(value)
+    return int(value) if not isinstance(value, bool) and isinstance(value, Integral) else math.nan
 
 
 @dataclass(frozen=True)
@@ -105,43 +83,19 @@ def _as_it_is(value: object) -> object:
 # Each number check returns an int or a float, whatever type of number it is called with.
 count = Rule[int]("an integer of at least 1", lambda n: n >= 1, "give a count", _integer)
 count_from_zero = Rule[int]("an integer of at least 0", lambda n: n >= 0, plain=_integer)
+number = Rule[float]("a finite number", math.isfinite)
 non_negative = Rule[float]("a finite number of at least 0", lambda x: 0 <= x < math.inf)
-positive = Rule[float](
-    "a positive number", lambda x: 0 < x < math.inf, "give a finite value above 0"
-)
+positive = Rule[float]("a positive number", lambda x: 0 < x < math.inf, "give a finite one above 0")
 positive_or_infinite = Rule[float]("a number above 0 or math.inf", lambda x: x > 0, "give one")
 unit_interval = Rule[float]("a number in [0, 1]", lambda x: 0 <= x <= 1)
 decay = Rule[float]("a number in [0, 1)", lambda x: 0 <= x < 1)
 flag = Rule[bool]("True or False", lambda x: isinstance(x, bool), "choose one of them", _as_it_is)
 
 
-def number(
-    where: str, value: object, error: type[PgcoreError] = SpecError, *, least: float = -math.inf
-) -> float:
-    """Return the value as a float, or raise unless it is a finite number of at least `least`.
-
-    Args:
-        where: The value's place, for errors.
-        value: Any object.
-        error: The class to raise.
-        least: The smallest number that passes.
-    """
-    bound = "" if least == -math.inf else f" of at least {least:g}"
-    check = Rule[float](f"a finite number{bound}", lambda x: math.isfinite(x) and x >= least)
-    return check(where, value, error)
-
-
 def choice(*choices: object) -> Rule[Any]:
     """Return the check that a value is one of these."""
     rule = f"one of {', '.join(map(repr, choices))}"
     return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is)
-
-
-def one_of(
-    where: str, value: object, choices: Iterable[object], error: type[PgcoreError] = SpecError
-) -> None:
-    """Raise `error`, whose message begins with `where`, unless the value is one of the choices."""
-    choice(*choices)(where, value, error)
 
 
 def instance_of(cls: type, example: str) -> Rule[Any]:
@@ -164,7 +118,7 @@ Flag = Annotated[bool, flag]
 class Checked:
     """Base of frozen dataclasses whose fields declare their checks.
 
-    A subclass with a rule that joins several fields writes `__post_init__` and calls this one first.
+    A subclass with a rule that joins fields writes `__post_init__` and calls `check_fields` first.
 
     Attributes:
         field_error: The class of the error for a value that a field cannot take.
@@ -176,34 +130,31 @@ class Checked:
     section: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
-        """Check every field that declares a check."""
-        check_fields(self)
+        """Replace each field that declares a check by the value that the check returns.
+
+        Raises:
+            PgcoreError: a field has a value that it cannot take; of the class `field_error`.
+        """
+        section = self.section or type(self).__name__
+        for name, check, optional in declared_checks(type(self)):
+            value = getattr(self, name)
+            if value is None and optional:
+                continue
+            # A value that is plain already is not set again.
+            checked = check(f"{section}.{name}", value, self.field_error)
+            if checked is not value:
+                set_field(self, name, checked)
 
 
-def check_fields(instance: Checked) -> None:
-    """Replace each field that declares a check by the value that the check returns.
-
-    Raises:
-        PgcoreError: a field has a value that it cannot take; of the class `field_error`.
-    """
-    section = instance.section or type(instance).__name__
-    for name, check, optional in declared_checks(type(instance)):
-        value = getattr(instance, name)
-        if value is None and optional:
-            continue
-        # A value that is plain already is not set again.
-        checked = check(f"{section}.{name}", value, instance.field_error)
-        if checked is not value:
-            set_field(instance, name, checked)
+check_fields = Checked.__post_init__  # for subclasses, whose slots rule out `super()`
 
 
 @functools.cache
 def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     """Return field name, check and whether None passes, for each field of a dataclass with a check.
 
-    Fields of a class whose annotations cannot be evaluated, as with names that are imported for
-    the type checker alone, have none. Annotations are evaluated among the class's attributes, so a
-    field cannot have the name that its own annotation uses.
+    Fields whose annotations cannot be evaluated, as with names imported for the type checker alone,
+    have none. A field cannot have the name that its own annotation uses.
     """
     # Bases first, so that a subclass can declare a field anew.
     annotations: dict[str, Any] = {}

@@ -41,17 +41,15 @@ def overrides(cls: type, base: type, methods: Iterable[str]) -> set[str]:
 def _names_read(classes: tuple[type, ...], methods: Iterable[str]) -> set[str]:
     """Return the methods and all attributes of the classes that their code reads, transitively."""
     attributes = set[str]().union(*map(vars, classes))
-    # A depth-first walk; methods may call one another in a circle.
-    todo, seen = list(methods), set[str]()
+    # Methods may call one another in a circle.
+    todo, seen = set(methods), set[str]()
     while todo:
         name = todo.pop()
-        if name in seen:
-            continue
         seen.add(name)
         for owner in classes:
             code = _code_of(vars(owner).get(name))
             if code is not None:
-                todo += attributes.intersection(_words_of(code))
+                todo |= attributes.intersection(_words_of(code)) - seen
     return seen
 
 

@@ -26,7 +26,7 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.optimizer import Optimizer, Rule
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
-from pgcore.validation.fields import one_of, positive
+from pgcore.validation.fields import choice, positive
 from pgcore_train.config.config import RunConfig, check_known
 from pgcore_train.config.settings import NetworkSettings
 from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
@@ -112,7 +112,7 @@ def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> fl
         final: After the last step.
         steps: Optimizer steps in between, or None.
     """
-    one_of("optimizer.schedule", schedule, registry().names("schedules"), OptimizerError)
+    choice(*registry().names("schedules"))("optimizer.schedule", schedule, OptimizerError)
     positive("optimizer.learning_rate", rate, OptimizerError)
     # A plain number, so that a checkpoint and `repr` show the rate alone.
     if schedule == ConstantSchedule.name:

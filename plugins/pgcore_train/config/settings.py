@@ -15,7 +15,6 @@ from pgcore.validation.fields import (
     UnitInterval,
     check_fields,
     choice,
-    one_of,
     positive,
     set_field,
     unit_interval,
@@ -106,7 +105,7 @@ class NetworkSettings(Checked):
         """Check the fields that `PolicySpec` does not check, and make a list of widths a tuple."""
         check_fields(self)
         # Not a declared field: networks may be registered after this module is imported.
-        one_of("network.type", self.type, ("auto", *registry().names("networks")))
+        choice("auto", *registry().names("networks"))("network.type", self.type)
         # TOML has lists alone.
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
