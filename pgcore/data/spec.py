@@ -99,7 +99,9 @@ class PolicySpec(Checked):
             critic, values = str(data["critic"]), str(data.get("critic_values", "state"))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             got = f"{str(text)[:80]!r} ({error})"
-            raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
+            raise SpecError(
+                f"{where}: expected what to_json writes, got {got}; save again"
+            ) from error
         if network_name == Adopted.name:
             raise SpecError(
                 f"{where}: expected a network that can be built, got an adopted one; adopt it "
@@ -112,7 +114,9 @@ class PolicySpec(Checked):
             return PolicySpec(network_type(**fields), head_type(**head), critic, values)
         except TypeError as error:
             rule = f"the fields of {network_type.__name__} and {head_type.__name__}"
-            raise SpecError(f"{where}: expected {rule}, got others ({error}); save it") from error
+            raise SpecError(
+                f"{where}: expected {rule}, got others ({error}); save again"
+            ) from error
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -136,7 +136,7 @@ def check_saved(where: str, spec: PolicySpec, saved: str) -> None:
         loaded: dict[str, Any] = {"critic_values": "state", **json.loads(saved)}
     except (ValueError, TypeError) as error:
         got = f"{str(saved)[:80]!r} ({error})"
-        raise SpecError(f"{where}: expected what to_json writes, got {got}; save it") from error
+        raise SpecError(f"{where}: expected what to_json writes, got {got}; save again") from error
     parts = ("head", "critic", "critic_values", "network")
     # Only its parameters describe an adopted network.
     for part in parts[:-1] if isinstance(spec.network, Adopted) else parts:
