@@ -18,14 +18,13 @@ from pgcore.interfaces.quantities import (
     KLS,
     QUANTITIES,
     VALUES_OF_ACTIONS,
-    check_same_keywords,
-    check_signature,
+    check_cotangents,
     quantities_of,
     surrogate_keywords,
 )
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Checked, choice, set_field
+from pgcore.validation.fields import Checked, choice, one_of, set_field
 from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
 
@@ -53,16 +52,13 @@ class Evaluate(Protocol):
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """Return float64 arrays by name, of the policy's quantities and of `EVALUATIONS`."""
-        ...
 
     @property
     def target(self) -> Evaluate:
         """The target policy on the same batch, such as an older copy; the current one by default."""
-        ...
 
     def scores(self, step_weights: Array | None = None) -> Array:
         """Return [E, D] per-episode scores; see `Policy.episode_scores`."""
-        ...
 
 
 class Reduction(Enum):
@@ -75,12 +71,9 @@ class Reduction(Enum):
     @staticmethod
     def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
         """See `pgcore.validation.fields`: the reduction, or the one of that value."""
-        try:
-            return Reduction(value)
-        except ValueError as unknown:
-            choices = ", ".join(repr(member.value) for member in Reduction)
-            message = f"{where}: expected one of {choices}, got {value!r}; choose one of them"
-            raise error(message) from unknown
+        plain = value.value if isinstance(value, Reduction) else value
+        one_of(where, plain, (member.value for member in Reduction), error)
+        return Reduction(plain)
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -106,9 +99,8 @@ class Claims(Checked):
         unbiased: Its expected gradient is the exact gradient of the expected return, up to
             `discount_state`, for whole episodes from the current policy.
         off_policy: Its property on another policy's episodes, with that policy's log-probabilities.
-            "exact": the expected gradient is as unbiased as on-policy, or tends to the exact one in
-            large batches. "limited": corrected in part, as by truncated ratios. "none": the batch
-            must come from the current policy.
+            "exact": as unbiased as on-policy, or tends to the exact gradient in large batches.
+            "limited": corrected in part, as by truncated ratios. "none": on-policy batches only.
         needs_critic: The policy must have a critic.
         discrete_only: The head must be enumerable: an action is one integer.
         whole_episodes: Every episode must be whole; a truncated one counts as if its reward ended.
@@ -153,14 +145,13 @@ class Estimator(Checked, ABC):
         """Check the surrogate's signature, and drop cotangents of another surrogate."""
         super().__init_subclass__(**kwargs)
         writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
-        # The inherited closed form is another function's where the surrogate or its methods change.
+        # An inherited closed form belongs to the parent's surrogate.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
         if cls.surrogate is not Estimator.surrogate:
-            check_signature(cls)
             cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
-                check_same_keywords(cls)
+                check_cotangents(cls, cls._surrogate_keywords.keys())
 
     @property
     @abstractmethod
@@ -191,8 +182,8 @@ class Estimator(Checked, ABC):
         """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used.
 
         By default a registered deriver derives it, once; see `pgcore.derive`. A subclass that changes
-        the surrogate, or a method that it calls, and not the cotangents does not inherit them;
-        `cotangents = Parent.cotangents` in it keeps the parent's.
+        the surrogate, or a method that it calls, inherits no cotangents unless it writes
+        `cotangents = Parent.cotangents`.
 
         Args:
             arguments: See `surrogate`.
@@ -228,8 +219,8 @@ class Estimator(Checked, ABC):
     def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
         """Return further keywords of metrics, [B] by name, from those of `surrogate` without padding.
 
-        `log_ratio`: log pi - log mu in nats, where the surrogate takes `old_log_prob`. `clipped`: see
-        `clipped`, where it takes an `advantage`. `value`, `return_`: `action_value` and `target`.
+        `log_ratio` is log pi - log mu in nats; `clipped` is the method's result; `value` and `return_`
+        are `action_value` and `target`. Each needs the keywords that it is computed from.
         """
         inputs: dict[str, Array] = {}
         if {"log_prob", "old_log_prob"} <= keywords.keys():
@@ -284,13 +275,13 @@ class Estimator(Checked, ABC):
     @cached_property
     def _derivation(self) -> Any:
         """The closed form of the cotangents, by the first usable of the registered derivers."""
-        # Where none is usable, loading the first says which package to install.
         derivers = registry().providers("derivers")
         if not derivers:
             raise DependencyError(
                 f"{self.name}.cotangents: expected a registered deriver, got none; "
                 "write `cotangents`, or install one"
             )
+        # Where none is usable, loading the first says which package to install.
         deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])
         derive = registry().load("derivers", deriver.provider.name)
         return cast("Callable[[Estimator], Any]", derive)(self)
@@ -321,13 +312,10 @@ class Estimator(Checked, ABC):
 def check_claims(estimator: Estimator) -> None:
     """Raise EstimatorError where claims contradict the surrogate's signature."""
     # A claim that is too strong is harmless: it only keeps policies away.
-    claims = estimator.claims
-    for claim, stated, quantities in (
-        ("needs_critic", claims.needs_critic, {"value"}),
-        ("discrete_only", claims.discrete_only, {"log_probs"} | VALUES_OF_ACTIONS),
-    ):
+    needs = {"needs_critic": {"value"}, "discrete_only": {"log_probs"} | VALUES_OF_ACTIONS}
+    for claim, quantities in needs.items():
         used = [name for name in estimator.quantities if name in quantities]
-        if used and not stated:
+        if used and not getattr(estimator.claims, claim):
             raise EstimatorError(
                 f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses "
                 f"{', '.join(used)}, got False; claim {claim}=True, or leave that quantity out"
