@@ -125,7 +125,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
             rows[batch.episode_of_step[steps] - first, np.arange(part.num_steps)] = weights[steps]
             products = self.log_prob_products(inputs, rows.astype(self.dtype))
             scores[episodes] = products[:count]
-        self.check_scores(scores)
+        self.check_computed("episode_scores", scores)
         return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
@@ -144,7 +144,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
         inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
-        self.check_product(product)
+        self.check_computed("fisher_vector_product", product)
         return product
 
     def flat_values(self, values: Native) -> Native:

@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.data.spec import PolicySpec
-from pgcore.errors import NonFiniteError
+from pgcore.errors import NonFiniteError, PgcoreError
 from pgcore.interfaces.copying import Copied
 from pgcore.validation.arrays import Array, first_not_finite
 
 __all__ = ["Layout", "Parameters", "flat"]
-
-# The end of messages about parameters that are not finite: a good checkpoint alone brings them back.
-LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
 
 
 class Layout:
@@ -85,12 +82,13 @@ class Parameters(Copied, ABC):
             ParameterError: names, shapes or values are not the spec's.
         """
 
-    def check_finite(self, where: str) -> None:
-        """Raise NonFiniteError, naming the parameter, unless all are finite."""
+    def check_finite(self, where: str, error: type[PgcoreError] = NonFiniteError) -> None:
+        """Raise `error`, naming the parameter, unless all are finite."""
         bad = first_not_finite(self.parameters())
         if bad is not None:
-            raise NonFiniteError(
-                f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
+            raise error(
+                f"{where}: expected finite parameters, got NaN or infinity in {bad}; "
+                "load a good checkpoint, and look for what made it so"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,9 @@ from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.interfaces.estimator import KLS, Estimator, quantities_of
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
-from pgcore.interfaces.parameters import LOAD_ANOTHER, Parameters
+from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import (
-    Array,
-    check_finite,
-    first_not_finite,
-    first_row,
-    owned_numbers,
-    row_not_finite,
-)
+from pgcore.validation.arrays import Array, check_finite, first_row, owned_numbers, row_not_finite
 from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -137,14 +129,14 @@ class Policy(Parameters):
         head, evaluated = self.spec.head, dict[str, Array]()
         if "distribution" in names:
             evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        # Final observations belong to episodes, and only those of truncated ones are computed from.
         if "final_value" in names:
             values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
             evaluated["final_value"] = values[:, 0]
         if "final_action_values" in names:
-            function = partial(self.values_at, from_outputs=head.action_values)
             evaluated["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda seen, _: function(seen)
+                batch,
+                head.outputs,
+                lambda seen, _: self.values_at(seen, from_outputs=head.action_values),
             )
         if "final_log_probs" in names:
             evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
@@ -180,7 +172,7 @@ class Policy(Parameters):
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
-        """Raise EstimatorError unless `evaluate` can give every name for this batch; see there."""
+        """Raise EstimatorError unless `evaluate` can give every name for this batch."""
         # An evaluation at final observations needs the quantity that it is of.
         finals = {name.removeprefix("final_") for name in EVALUATIONS.keys() & set(names)}
         needed = (set(names) - EVALUATIONS.keys() | finals) - {"distribution"}
@@ -205,23 +197,15 @@ class Policy(Parameters):
         """See `pgcore.interfaces.surrogate.check_batch`."""
         check_batch(self.spec, batch)
 
-    def check_scores(self, scores: Array) -> None:
-        """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
-        episode = row_not_finite(scores)
-        if episode is not None:
-            self.check_finite("episode_scores")
+    def check_computed(self, where: str, result: Array) -> None:
+        """Raise NonFiniteError, naming parameter or episode, unless [E, D] scores or [D] are finite."""
+        row = row_not_finite(result)
+        if row is not None:
+            self.check_finite(where)
+            place = f" in episode {row}" if result.ndim > 1 else ""
             raise NonFiniteError(
-                "episode_scores: expected finite numbers, got NaN or infinity in episode "
-                f"{episode}; scale its observations down or use float64"
-            )
-
-    def check_product(self, product: Array) -> None:
-        """Raise NonFiniteError, naming a parameter at fault, unless a [D] Fisher product is finite."""
-        if not np.isfinite(product).all():
-            self.check_finite("fisher_vector_product")
-            raise NonFiniteError(
-                "fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters "
-                "are unchanged, scale the observations or the vector down, or use float64"
+                f"{where}: expected finite numbers, got NaN or infinity{place}; "
+                "scale the observations or the vector down, or use float64"
             )
 
     def at_final(
@@ -234,18 +218,18 @@ class Policy(Parameters):
             width: The function's number of values.
             function: [N, ...] observations and their mask or None to [N, width].
         """
-        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
+        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         truncated = np.flatnonzero(~batch.terminated)
         if batch.final_observations is not None and len(truncated):
             observations = batch.final_observations[truncated]
             check_observations("Batch.final_observations", self.spec, observations)
             mask = batch.next_action_mask
             if mask is not None:
-                mask = mask[batch.episode_ends[truncated]]
                 where = "next_action_mask of truncated episodes"
-                mask = check_mask(self.spec, mask, len(truncated), where=where)
+                masks = mask[batch.episode_ends[truncated]]
+                mask = check_mask(self.spec, masks, len(truncated), where=where)
             rows[truncated] = function(observations, mask)
         return rows
 
@@ -257,14 +241,9 @@ class Policy(Parameters):
             FileError: the file cannot be written.
         """
         # A file of NaN would be refused at loading, when the good parameters are gone.
-        parameters = self.parameters()
-        bad = first_not_finite(parameters)
-        if bad is not None:
-            raise ParameterError(
-                f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; "
-                f"{LOAD_ANOTHER}"
-            )
-        write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+        self.check_finite(str(path), ParameterError)
+        metadata = {"spec": self.spec.to_json(), "dtype": self.dtype.name}
+        write(path, FORMAT, self.parameters(), metadata)
 
     def _checked_distribution(
         self, observations: ArrayLike, action_mask: ArrayLike | None

@@ -249,7 +249,7 @@ def test_scores_and_products_that_overflow_are_refused(backend):
         np.errstate(all="ignore"),
         pytest.raises(
             NonFiniteError,
-            match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters",
+            match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; scale the",
         ),
     ):
         policy.fisher_vector_product(batch, vector)
