@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -73,19 +73,14 @@ def applicable(
 ) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
     """Return name, function and keywords of the usable metrics that have their keywords."""
     metrics: list[tuple[str, Metric, tuple[str, ...]]] = []
-    for name, function in usable(plugins):
-        keywords = keywords_of(name, function)
-        if all(optional or keyword in available for keyword, optional in keywords.items()):
-            metrics.append((name, function, tuple(key for key in keywords if key in available)))
-    return tuple(metrics)
-
-
-def usable(plugins: Registry) -> Iterator[tuple[str, Metric]]:
-    """Yield name and function of the usable metrics."""
     for registration in plugins.providers("metrics"):
         if registration.status == "usable":
             name = registration.provider.name
-            yield name, cast("Metric", plugins.load("metrics", name))
+            function = cast("Metric", plugins.load("metrics", name))
+            keywords = keywords_of(name, function)
+            if all(optional or keyword in available for keyword, optional in keywords.items()):
+                metrics.append((name, function, tuple(key for key in keywords if key in available)))
+    return tuple(metrics)
 
 
 def keywords_of(name: str, function: Metric) -> dict[str, bool]:
@@ -94,8 +89,7 @@ def keywords_of(name: str, function: Metric) -> dict[str, bool]:
     if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise PluginError(
             f"metric {name!r}: expected keyword-only parameters, got {inspect.signature(function)}; "
-            "write (*, names...), each a quantity, a signal or another keyword of "
-            "pgcore.interfaces.metrics"
+            "write (*, names...) with keywords of pgcore.interfaces.metrics"
         )
     return {p.name: p.default is not p.empty for p in parameters}
 
