@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import EstimatorError
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import check_all_finite
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, row_not_finite
 
 __all__ = ["Evaluation"]
 
@@ -50,14 +50,10 @@ class Evaluation:
         """See `Evaluate.__call__`; raise NonFiniteError, naming parameter or step, unless finite."""
         evaluated = self.policy.evaluate(self.batch, names)
         for name, value in evaluated.items():
-            noun = "episode" if name.startswith("final_") else "step"
-            try:
-                if name not in UNBOUNDED:
-                    check_all_finite(name, value, noun)
-            except NonFiniteError:
+            if name not in UNBOUNDED and row_not_finite(value) is not None:
                 # A parameter that is not finite explains every step.
                 self.policy.check_finite(name)
-                raise
+                check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
         return evaluated
 
     def scores(self, step_weights: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.interfaces.copying import Copied
-from pgcore.interfaces.estimator import QUANTITIES, Estimator
+from pgcore.interfaces.estimator import QUANTITIES
 from pgcore.interfaces.metrics import compute_metrics
 from pgcore.interfaces.parameters import Parameters, flat
 from pgcore.interfaces.surrogate import Surrogate
@@ -70,8 +70,7 @@ class Gradient(Copied, ABC):
             return loss
         # A term can overflow although its derivatives, which a step is taken against, do not.
         real = np.flatnonzero(weights)
-        size = np.abs(terms[real])
-        step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
+        step = int(real[np.abs(terms[real]).argmax()])  # NaN counts as the largest
         raise NonFiniteError(
             f"loss of {self.surrogate.estimator.name}: expected a finite number, "
             f"got {terms[step]} at step {step}; scale the rewards down, or use float64"
@@ -80,11 +79,10 @@ class Gradient(Copied, ABC):
     @property
     def metrics(self) -> dict[str, float]:
         """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`."""
+        estimator, weights = self.surrogate.estimator, self.surrogate.weights
         with np.errstate(all="ignore"):
             arguments, terms, norm = self.arguments(), self.terms(), self.norm()
-            figures = compute_metrics(
-                self.surrogate.estimator, arguments, self.surrogate.weights, terms, norm
-            )
+            figures = compute_metrics(estimator, arguments, weights, terms, norm)
             return {"loss": self.loss, **figures}
 
     def norm(self) -> float:
@@ -124,8 +122,7 @@ class Gradient(Copied, ABC):
         """
         if not max_norm > 0:
             raise OptimizerError(
-                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; "
-                "a step against the gradient needs one"
+                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; give one"
             )
         norm = self.norm()
         return self if norm <= max_norm else self.scaled(max_norm / norm)
@@ -140,15 +137,13 @@ class Gradient(Copied, ABC):
         self.policy.check_finite(where)
         for name, value in self._suspects().items():
             # Masked actions' log-probabilities are -inf by definition.
-            bad = np.isnan(value) | (value == np.inf)
-            if name != "log_probs":
-                bad |= value == -np.inf
+            masked = np.isneginf(value) if name == "log_probs" else False
+            bad = ~(np.isfinite(value) | masked)
             if bad.any():
                 step = first_row(bad)
                 raise NonFiniteError(
                     f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; "
-                    "the parameters are unchanged, look at that step's observation, "
-                    "log-probability and advantage"
+                    "the parameters are unchanged, look at that step's observation and advantage"
                 )
         raise NonFiniteError(
             f"{where}: expected finite numbers, got an overflow in {overflowed}; "
@@ -157,12 +152,11 @@ class Gradient(Copied, ABC):
 
     def _suspects(self) -> Mapping[str, Any]:
         """Return the possible sources of an infinite entry, in the order of computation."""
-        estimator: Estimator = self.surrogate.estimator
         arguments = self.arguments()
         quantities = {name: value for name, value in arguments.items() if name in QUANTITIES}
         try:
             with np.errstate(all="ignore"):
-                cotangents = estimator.cotangents(**arguments)
+                cotangents = self.surrogate.estimator.cotangents(**arguments)
         except (EstimatorError, DependencyError):
             # Without a closed form the terms stand in for their derivatives.
             return quantities | {"surrogate": self.terms()}

@@ -78,9 +78,8 @@ class Optimizer:
         Raises:
             OptimizerError: the state is not that of this spec and policy.
         """
-        shapes, names = policy.spec.parameter_shapes, self.spec.slot_parameters(policy)
-        # Each slot has an array of the shape of each of the rule's parameters.
-        slots: dict[str, dict[str, Any]] = {slot: {} for slot in self.spec.slots}
+        slots, names = self.spec.slots, self.spec.slot_parameters(policy)
+        shapes = policy.spec.parameter_shapes
         expected = {f"{slot}/{name}": shapes[name] for slot in slots for name in names}
         if {name: value.shape for name, value in state.items()} != expected:
             critic = "" if len(names) == len(shapes) else "'s critic"
@@ -90,10 +89,10 @@ class Optimizer:
                 "load the checkpoint of the same optimizer and policy"
             )
         # A backend loads one mapping a slot.
-        for key, value in state.items():
-            slot, name = key.split("/", 1)
-            slots[slot][name] = value
-        self._bound_to(policy).load(slots)
+        by_slot: dict[str, dict[str, Array]] = {}
+        for slot in slots:
+            by_slot[slot] = {name: state[f"{slot}/{name}"] for name in names}
+        self._bound_to(policy).load(by_slot)
         where = "Optimizer.load steps_taken"
         self.steps_taken = int(number(where, steps_taken, OptimizerError, least=0))
 
