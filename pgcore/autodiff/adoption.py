@@ -26,8 +26,7 @@ class Probe:
     """A trial of a network on the first observations that it gets.
 
     They are run again, then with half of them replaced, then half alone. One observation shows whether
-    outputs repeat. Whether they depend on one observation alone takes two that differ, and outputs
-    that differ: a network that starts from zeros has equal outputs.
+    outputs repeat. Whether they depend on it alone takes two that differ, and outputs that differ.
     """
 
     def __init__(
@@ -50,8 +49,7 @@ class Probe:
         self._advice = advice and f", {advice}"
         self._mode_of = mode
         self._mode = mode()
-        self._repeats = False
-        self._batches_left = BATCHES
+        self._repeats, self._batches_left = False, BATCHES
 
     def __call__(self, forward: Forward, observations: Array) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
@@ -114,24 +112,21 @@ def refusal(network: str, observations: Any, error: Exception, reason: str = "")
     """
     shape = ", ".join(map(str, ("B", *observations.shape[1:])))
     dtype = getattr(observations.dtype, "name", observations.dtype)
+    reason = reason or str(error).strip().partition("\n")[0]
     return BatchError(
         f"{network}: expected a network that takes observations [{shape}] {dtype}, got "
-        f"{type(error).__name__} ({reason or first_line(error)}); "
+        f"{type(error).__name__} ({reason}); "
         "check the observations' shape and dtype, and the network"
     )
 
 
 def refused_derivative(network: str, error: Exception) -> SpecError:
     """Return the error for a network whose outputs its framework cannot differentiate."""
+    reason = str(error).strip().partition("\n")[0]
     return SpecError(
         f"{network}: expected outputs that can be differentiated, got {type(error).__name__} "
-        f"({first_line(error)}); write to no array in place, and detach none"
+        f"({reason}); write to no array in place, and detach none"
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def parts(results: tuple[Array, Array | None]) -> list[Array]:

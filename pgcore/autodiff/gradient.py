@@ -41,12 +41,10 @@ class AutodiffGradient(Gradient):
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
-        quantities = self.terms_and_quantities()[1]
-        signals, steps = self.surrogate.values, len(self.surrogate.weights)
-        arguments: dict[str, Array] = {}
-        for name in self.surrogate.estimator.keywords:
-            arguments[name] = quantities[name][:steps] if name in quantities else signals[name]
-        return arguments
+        keywords, steps = self.surrogate.estimator.keywords, len(self.surrogate.weights)
+        # Quantities have rows of padding, signals none.
+        available = self.surrogate.values | self.terms_and_quantities()[1]
+        return {name: available[name][:steps] for name in keywords}
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
@@ -68,8 +66,8 @@ class AutodiffGradient(Gradient):
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
-        leaves = self.leaves
-        return {name: self._owner.canonical(name, leaves[name]) for name in self._owner.names}
+        owner = self._owner
+        return {name: owner.canonical(name, self.leaves[name]) for name in owner.names}
 
     def times(self, factor: float) -> AutodiffGradient:
         """See `Gradient.times`."""

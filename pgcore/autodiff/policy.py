@@ -21,7 +21,7 @@ from pgcore.autodiff.parameters import AutodiffParameters
 from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted
 from pgcore.errors import ShapeError, SpecError
-from pgcore.interfaces.estimator import KLS
+from pgcore.interfaces.estimator import KLS, Reduction
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
@@ -136,13 +136,13 @@ class AutodiffPolicy(AutodiffParameters, Policy):
                 f"fisher_vector_product: expected [{self.size}], the parameters, got "
                 f"{list(np.shape(vector))}; flatten in canonical order"
             )
-        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         head, points = self.spec.head, dict[str, Array]()
         # Without a closed form the metric is a sum over actions, which travel as signals.
         if not autodiff_fisher.has_closed_form(head):
             distribution = self.distribution(batch.observations, batch.action_mask)
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
-        inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
+        weights = Reduction.STEP.weights(batch).astype(self.dtype)
+        inputs = self._inputs(batch, points, weights)
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_computed("fisher_vector_product", product)
         return product
@@ -160,23 +160,17 @@ class AutodiffPolicy(AutodiffParameters, Policy):
             values: The critic's, [N], or [N, A] of an action-value critic; None without a critic.
             steps: N, or None where it is unknown while a graph is built.
         """
-        spec = self.spec
-        row = "one row of natural parameters"
-        self._check_output("outputs", row, outputs, [steps, spec.head.outputs])
+        spec, row = self.spec, "one row of natural parameters"
+        self._check_output("outputs", outputs, [steps, spec.head.outputs], row)
         if spec.critic != "none" and spec.critic_values == "action":
-            shape = [steps, spec.critic_outputs]
-            self._check_output("values", "one value an action", values, shape)
+            self._check_output("values", values, [steps, spec.critic_outputs], "one value an action")
         elif spec.critic != "none":
-            self._check_output("values", "one value", values, [steps])
+            self._check_output("values", values, [steps], "one value")
 
-    def _check_output(self, name: str, row: str, value: Native, expected: list[int | None]) -> None:
+    def _check_output(self, name: str, value: Native, expected: list[int | None], row: str) -> None:
         """Check one of the arrays; see `check_outputs`."""
         shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
-        if (
-            shape is None
-            or len(shape) != len(expected)
-            or not all(map(same_length, shape, expected))
-        ):
+        if shape is None or not same_shape(shape, expected):
             raise ShapeError(
                 f"{self.spec.network}: expected {name} of shape {expected} for {self.spec.head}, got "
                 f"{type(value).__name__ if shape is None else shape}; return {row} a step"
@@ -190,11 +184,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
         # Integer actions index, and keep their dtype.
-        actions, mask = batch.actions, batch.action_mask
+        actions = batch.actions
         if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)
         observations = self._observations(batch.observations)
-        inputs = Inputs(observations, actions, mask, dict(signals), weights)
+        inputs = Inputs(observations, actions, batch.action_mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs
 
     def _observations(self, observations: Array) -> Array:
@@ -223,18 +217,17 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
 def critic_kind(backend: str, critic: Any) -> str:
     """Return the spec's critic for that of `Backend.adopt`, or raise SpecError for an unknown word."""
-    if critic is None:
-        return "none"
-    if not isinstance(critic, str):
-        return "separate"
-    if critic != "shared":
+    if isinstance(critic, str) and critic != "shared":
         raise SpecError(
             f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, "
             f"got {critic!r}; pass the critic itself"
         )
-    return critic
+    if critic is None:
+        return "none"
+    return critic if isinstance(critic, str) else "separate"
 
 
-def same_length(actual: Any, expected: int | None) -> bool:
-    """Whether two lengths are the same, or one is unknown."""
-    return actual is None or expected is None or actual == expected
+def same_shape(actual: list[Any], expected: list[int | None]) -> bool:
+    """Whether two shapes are the same where both have known lengths."""
+    pairs = zip(actual, expected, strict=False)
+    return len(actual) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in pairs)

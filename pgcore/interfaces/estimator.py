@@ -151,7 +151,7 @@ class Estimator(Checked, ABC):
         if cls.surrogate is not Estimator.surrogate:
             cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
-                check_cotangents(cls, cls._surrogate_keywords.keys())
+                check_cotangents(cls, cls._surrogate_keywords)
 
     @property
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Set
 from typing import Any
 
 from pgcore.data.spec import PolicySpec
@@ -69,13 +68,13 @@ def surrogate_keywords(cls: Any) -> dict[str, bool]:
     return keywords
 
 
-def check_cotangents(cls: Any, keywords: Set[str]) -> None:
+def check_cotangents(cls: Any, keywords: dict[str, bool]) -> None:
     """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
     parameters = inspect.signature(cls.cotangents).parameters.values()
     names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if names - keywords or (keywords - names and not takes_any):
+    if names - keywords.keys() or (keywords.keys() - names and not takes_any):
         raise EstimatorError(
             f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in "
-            f"{', '.join(sorted(names ^ keywords))}; use the same names"
+            f"{', '.join(sorted(names ^ keywords.keys()))}; use the same names"
         )

@@ -46,7 +46,7 @@ class Signals:
         """
         if "episode" in self.values:
             raise EstimatorError(
-                "Signals.steps: expected the signals of single steps, got those of whole episodes; "
+                "Signals.steps: expected the signals of a loss of single steps, got those of whole episodes; "
                 "slice with Batch.episodes and Signals.episodes"
             )
         try:
