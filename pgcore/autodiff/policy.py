@@ -163,7 +163,9 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         spec, row = self.spec, "one row of natural parameters"
         self._check_output("outputs", outputs, [steps, spec.head.outputs], row)
         if spec.critic != "none" and spec.critic_values == "action":
-            self._check_output("values", values, [steps, spec.critic_outputs], "one value an action")
+            self._check_output(
+                "values", values, [steps, spec.critic_outputs], "one value an action"
+            )
         elif spec.critic != "none":
             self._check_output("values", values, [steps], "one value")
 
@@ -230,4 +232,6 @@ def critic_kind(backend: str, critic: Any) -> str:
 def same_shape(actual: list[Any], expected: list[int | None]) -> bool:
     """Whether two shapes are the same where both have known lengths."""
     pairs = zip(actual, expected, strict=False)
-    return len(actual) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in pairs)
+    return len(actual) == len(expected) and all(
+        None in pair or pair[0] == pair[1] for pair in pairs
+    )

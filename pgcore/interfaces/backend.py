@@ -47,8 +47,7 @@ class Backend(ABC):
             compiled: Compile the policy's computations, on a backend that can choose.
 
         Raises:
-            SpecError: the backend does not have the dtype, device or compilation, or cannot build
-                the spec.
+            SpecError: the backend lacks the dtype, device or compilation, or cannot build the spec.
         """
 
     def adopt(
@@ -69,8 +68,7 @@ class Backend(ABC):
                 parameters' dtype, others as they are.
             head: The action distribution.
             critic: None, "shared", or another network from observations to values.
-            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] action values of a
-                discrete head.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] of a discrete head.
             compiled: See `policy`.
             evaluation_mode: Put module and critic in evaluation mode. Without it dropout and batch
                 normalisation are refused: their outputs are no function of one observation alone.

@@ -77,10 +77,10 @@ class Reduction(Enum):
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
-        # Padding counts neither as a step nor as an episode.
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         if self is Reduction.STEP:
             return real / real.sum()
+        # Padding counts neither as a step nor as an episode.
         weights = real / batch.episode_weights.sum()
         if self is Reduction.EPISODE_STEP:
             weights = weights / batch.episode_lengths[batch.episode_of_step]
@@ -117,13 +117,11 @@ class Claims(Checked):
 class Estimator(Checked, ABC):
     """One estimate of a policy gradient from a batch: a frozen dataclass of hyper-parameters.
 
-    A field declares its check, as in `clip: Positive = 0.2`; see `pgcore.validation.fields`.
-
-    A subclass writes `signals` and `surrogate`; `cotangents` are derived unless it writes them. The
-    keyword-only parameters of `surrogate` are its needs: names in `QUANTITIES` come from the policy,
-    all others from `signals`. A keyword with a default is passed only when `uses` says so. With the
-    keyword `episode`, [B] episode numbers, a surrogate sees whole episodes: its terms may hold
-    `xp.episode_sum` and `xp.episode_mean`, and minibatches are of episodes.
+    A field declares its check, as in `clip: Positive = 0.2`; see `pgcore.validation.fields`. A
+    subclass writes `signals` and `surrogate`; `cotangents` are derived unless it writes them. Of the
+    surrogate's keyword-only parameters, names in `QUANTITIES` come from the policy, all others from
+    `signals`; one with a default is passed only when `uses` says so. With the keyword `episode`, [B]
+    episode numbers, terms may hold `xp.episode_sum` and `xp.episode_mean`.
 
     Attributes:
         name: Its registered name.
@@ -174,8 +172,7 @@ class Estimator(Checked, ABC):
         Args:
             xp: The backend's array functions.
             arguments: None; an estimator's surrogate has keyword-only parameters.
-            keywords: [B, ...] quantities and signals. Row t of the result depends on row t alone, or
-                with `episode` on its episode.
+            keywords: [B, ...] quantities and signals. A term depends on its own row or episode alone.
         """
 
     def cotangents(self, *arguments: Any, **keywords: Any) -> Mapping[str, Array]:
@@ -190,11 +187,10 @@ class Estimator(Checked, ABC):
             keywords: See `surrogate`; NumPy arrays of any float dtype, as the results.
 
         Returns:
-            [B, ...] by quantity. With `episode`, derivatives of the sum of an episode's terms, which
-            have one weight.
+            [B, ...] by quantity; with `episode`, derivatives of the sum of an episode's terms.
 
         Raises:
-            EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
+            EstimatorError: an operation of the surrogate has no symbolic derivative.
             DependencyError: no deriver is installed.
         """
         return self._derivation.cotangents(**keywords)

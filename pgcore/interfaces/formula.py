@@ -42,7 +42,7 @@ class StepReport:
         expected: The fall of a linear loss.
         backtracks: The line search's number of shorter steps.
         iterations: Of conjugate gradients.
-        residual: Of conjugate gradients, relative to the gradient's norm.
+        residual: Theirs, relative to the gradient's norm.
         converged: Whether the residual is within the tolerance.
     """
 
@@ -129,8 +129,7 @@ class OptimizerSpec(Rule):
 
     Attributes:
         learning_rate: A positive number, or a schedule.
-        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c, over all parameters,
-            before the update; None leaves it.
+        max_grad_norm: The c of g * c / max(norm, c) over all parameters; None leaves the gradient.
     """
 
     # Adam's default in Kingma and Ba 2015, algorithm 1.
@@ -138,9 +137,7 @@ class OptimizerSpec(Rule):
     max_grad_norm: Positive | None = None
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """Return the numbers of one step that `update` needs; the learning rate by default.
-
-        They are computed apart, in double precision, so that a backend compiles `update` only once.
+        """Return the double-precision numbers of one step that a compiled `update` gets.
 
         Args:
             step: Counted from 1, for bias correction.

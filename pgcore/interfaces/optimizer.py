@@ -35,14 +35,11 @@ class Optimizer:
         return f"Optimizer({self.spec}, {self.steps_taken} steps taken)"
 
     def step(self, policy: Policy, gradient: Gradient) -> StepReport | None:
-        """Move the policy's parameters against the gradient, in place.
+        """Move the policy's parameters against the gradient in place; return a trust region's report.
 
         Args:
             policy: That of the first step.
             gradient: Of this policy.
-
-        Returns:
-            A trust region's report; None of a first-order step.
 
         Raises:
             OptimizerError: optimizer, gradient and policy do not belong together.

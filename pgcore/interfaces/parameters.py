@@ -20,12 +20,12 @@ __all__ = ["Layout", "Parameters", "flat"]
 
 
 class Layout:
-    """The places of named arrays in one flat vector, in canonical order, each in C order.
+    """The places of named arrays in one flat vector of D entries, each array in C order.
 
     Attributes:
-        shapes: Of the arrays by name.
+        shapes: Of the arrays by name, in canonical order.
         places: The slice of each array, by name.
-        size: D, the length of the vector.
+        size: D.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -37,14 +37,10 @@ EVALUATIONS: dict[str, str] = {
 
 
 class Policy(Parameters):
-    """A policy, and its critic where it has one.
-
-    `B` steps, `E` episodes, `D` parameters. Observations have the batch's shape and dtype.
+    """A policy, and its critic where it has one; `B` steps, `E` episodes, `D` parameters.
 
     Attributes:
         backend: The registered name of the backend that owns the parameters.
-        spec: The architecture.
-        dtype: NumPy's float32 or float64, of parameters and gradients.
         compiled: Whether the backend compiles its computations.
     """
 
@@ -56,7 +52,7 @@ class Policy(Parameters):
         """Return [B, width] float64 distribution parameters of pi.
 
         Args:
-            observations: [B, ...] as the batch holds them.
+            observations: [B, ...] in the batch's shape and dtype.
             action_mask: [B, A] bool or None. True where an action is possible.
         """
 
@@ -70,9 +66,7 @@ class Policy(Parameters):
 
     @abstractmethod
     def gradient(self, surrogate: Surrogate) -> Gradient:
-        """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
-
-        The result owns its memory. The surrogate is one of this policy's spec, unchecked.
+        """Return the gradient of sum_t w_t * surrogate_t, a loss; it owns its memory.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -82,24 +76,22 @@ class Policy(Parameters):
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """Return [E, D] scores: sum over an episode's steps of c_t d log pi(a_t given s_t) / d theta.
 
+        They are of the policy's dtype, in canonical parameter order and C order.
+
         Args:
             batch: The episodes.
             step_weights: [B] float or None. c_t; None weighs every step 1.
-
-        Returns:
-            [E, D] of the policy's dtype, columns in canonical parameter order, each array in C order.
         """
 
     @abstractmethod
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """Return F v with F = E_t E_{a ~ pi(. given s_t)}[score score^T], the mean over real steps.
 
+        The result is [D] of the policy's dtype, 0 for the critic's own parameters.
+
         Args:
             batch: Its observations and masks; actions and rewards are not read.
             vector: [D] float in canonical parameter order.
-
-        Returns:
-            [D] of the policy's dtype; 0 for the critic's own parameters.
 
         Source: Kakade 2001, "A natural policy gradient".
         """

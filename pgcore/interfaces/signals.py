@@ -38,8 +38,8 @@ class Signals:
     def steps(self, index: Index) -> Signals:
         """Return the signals of some steps; see `Batch.steps`.
 
-        Weights are scaled by B / len(index), without padding in either. So the mean over the equal
-        parts of a partition is the batch's gradient, and a `STEP` minibatch is a mean over its steps.
+        Weights are scaled by B / len(index), without padding in either, so that the mean over the
+        equal parts of a partition is the batch's gradient.
 
         Raises:
             EstimatorError: the surrogate sees whole episodes, or a step number is out of range.

@@ -50,11 +50,7 @@ class Surrogate:
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
-    """Check once for each batch and spec that they fit; the batch's own minibatches fit too.
-
-    Args:
-        spec: The policy's.
-        batch: Any steps.
+    """Check once that a batch fits a policy's spec; the batch's own minibatches fit too.
 
     Raises:
         ShapeError: observations or actions have the wrong shape.
