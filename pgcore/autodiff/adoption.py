@@ -75,12 +75,11 @@ class Probe:
         step = first_difference(parts(forward(rows)), reference)
         if step is not None:
             raise SpecError(
-                f"{self._network}: expected the same outputs whenever it is given the same "
-                f"observations, got others at a second call, first at step {step}; "
-                f"let it draw no random numbers and keep nothing between calls{self._advice}"
+                f"{self._network}: expected the same outputs whenever observations are the same, "
+                f"got others at a second call, first at step {step}; "
+                f"draw no random numbers and keep nothing between calls{self._advice}"
             )
-        flat = rows.reshape(len(rows), -1)
-        different = np.flatnonzero((flat != flat[0]).any(axis=1))
+        different = np.flatnonzero((rows != rows[0]).reshape(len(rows), -1).any(axis=1))
         if not len(different):
             return False
         # The second half becomes one observation, which is not what all of it was already.
@@ -137,19 +136,13 @@ def parts(results: tuple[Array, Array | None]) -> list[Array]:
 def first_difference(
     arrays: list[Array], reference: list[Array], power: float = 1 / 2
 ) -> int | None:
-    """Return the first row that differs by more than rounding explains, or None; NaN is passed over.
-
-    Args:
-        arrays: [N, K] each.
-        reference: The same shapes.
-        power: The bound is the dtype's resolution to this power times the largest number.
-    """
+    """Return the first row that differs by more than rounding explains, or None; NaN is passed over."""
     for actual, expected in zip(arrays, reference, strict=True):
         finite = np.isfinite(actual) & np.isfinite(expected)
-        resolution = float(np.finfo(expected.dtype).eps)
-        bound = resolution**power * float(np.abs(expected[finite]).max(initial=0.0))
-        with np.errstate(invalid="ignore"):
-            apart = (finite & (np.abs(actual - expected) > bound)).any(axis=1)
+        # The dtype's resolution to this power, relative to the largest number.
+        resolution = float(np.finfo(expected.dtype).eps) ** power
+        bound = resolution * float(np.abs(expected[finite]).max(initial=0.0))
+        apart = (finite & ~np.isclose(actual, expected, rtol=0, atol=bound)).any(axis=1)
         if apart.any():
             return int(apart.argmax())
     return None

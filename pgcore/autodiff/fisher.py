@@ -5,8 +5,8 @@ F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the
 - a head with a closed form: the distribution parameters, and `Head.fisher`;
 - any other: the log-probabilities of K actions, and their weights in the expectation E[score score^T].
 
-Backends give J v and J^T u. The head's formula is never differentiated twice, so a log-density may have points
-where it is not differentiable.
+Backends give J v and J^T u. The head's formula is never differentiated twice, so that non-differentiable points
+of a log-density do no harm.
 """
 
 from __future__ import annotations

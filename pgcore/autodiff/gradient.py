@@ -16,13 +16,9 @@ __all__ = ["AutodiffGradient"]
 
 
 class AutodiffGradient(Gradient):
-    """See `Gradient`.
+    """See `Gradient`."""
 
-    Attributes:
-        leaves: Native derivatives by canonical name, in the framework's own shapes.
-    """
-
-    leaves: dict[str, Native]
+    leaves: dict[str, Native]  # derivatives by canonical name, in the framework's own shapes
 
     def __init__(
         self,

@@ -32,15 +32,10 @@ __all__ = ["AutodiffPolicy", "critic_kind"]
 
 
 class AutodiffPolicy(AutodiffParameters, Policy):
-    """See `Policy`; a backend writes the abstract methods.
+    """See `Policy`; a backend writes the abstract methods."""
 
-    Attributes:
-        pads: Whether steps are padded to a few sizes, so that compiled code is reused.
-        probe: The trial of an adopted network; None for any other.
-    """
-
-    pads: bool
-    probe: Probe | None = None
+    pads: bool  # whether steps are padded to a few sizes, so that compiled code is reused
+    probe: Probe | None = None  # the trial of an adopted network
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
@@ -73,7 +68,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
-        outputs = self._outputs(observations)[0]
+        outputs, _ = self._forward(self._observations(observations))
         head = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return self.spec.head.distribution(host, outputs.astype(np.float64), head, action_mask)
 
@@ -87,7 +82,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
-        outputs, values = self._outputs(observations)
+        outputs, values = self._forward(self._observations(observations))
         source = outputs if from_outputs else values
         assert source is not None
         return source.reshape(len(observations), -1)
@@ -110,7 +105,6 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
-        # Episodes are taken in chunks, which bounds the memory of the weights' matrix.
         self.check(batch)
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
@@ -204,10 +198,6 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         if self.probe is not None:
             self.probe(self._forward, observations)
         return observations
-
-    def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return `forward` of observations as the batch holds them."""
-        return self._forward(self._observations(observations))
 
     def _forward(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward`, with observations padded for compiled code."""

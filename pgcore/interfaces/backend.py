@@ -17,15 +17,10 @@ __all__ = ["Backend", "float_dtype"]
 
 
 class Backend(ABC):
-    """Makes policies out of specs; one instance a process, without visible state.
+    """Makes policies out of specs; one instance a process, without visible state."""
 
-    Attributes:
-        name: Its registered name.
-        modes: Its ways to compute, such as "eager" and "compiled"; the first is the default.
-    """
-
-    name: ClassVar[str]
-    modes: ClassVar[tuple[str, ...]] = ("eager",)
+    name: ClassVar[str]  # the registered one
+    modes: ClassVar[tuple[str, ...]] = ("eager",)  # such as "compiled" too; the default is first
 
     @abstractmethod
     def policy(

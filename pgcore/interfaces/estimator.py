@@ -255,10 +255,8 @@ class Estimator(Checked, ABC):
         if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
             raise EstimatorError(
                 f"{self} on {spec.head}: expected an estimator of action values, since probabilities "
-                f"are piecewise constant in those and have no gradient, got one of {names}; "
-                "choose one that uses action_value, or a head such as Categorical"
+                f"have no gradient, got one of {names}; choose one that uses action_value"
             )
-        # One message for both reasons: the same policy lacks them.
         missing = [name for name in self.quantities if name not in quantities_of(spec)]
         if missing or (self.claims.discrete_only and not spec.head.enumerable):
             lack = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"

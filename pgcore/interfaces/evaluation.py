@@ -21,17 +21,11 @@ UNBOUNDED = frozenset(("distribution", "log_probs", "final_log_probs"))
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A policy on a batch; see `pgcore.interfaces.estimator.Evaluate`.
-
-    Attributes:
-        policy: The current policy.
-        batch: The episodes.
-        target_policy: Gives bootstrapped action values; None is the current policy.
-    """
+    """The current policy on a batch; see `pgcore.interfaces.estimator.Evaluate`."""
 
     policy: Policy
     batch: Batch
-    target_policy: Policy | None = None
+    target_policy: Policy | None = None  # gives bootstrapped action values; None is `policy`
 
     @property
     def target(self) -> Evaluation:

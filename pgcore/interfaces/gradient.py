@@ -24,17 +24,10 @@ LEAST_SQUARE = 1e-30
 
 
 class Gradient(Copied, ABC):
-    """The gradient of a loss with respect to one policy's parameters.
+    """The gradient of a loss by one policy's parameters; terms, loss and metrics come on demand."""
 
-    Terms, loss and metrics are computed on demand: an inner loop never reads them.
-
-    Attributes:
-        policy: The policy with the parameters.
-        surrogate: The differentiated loss.
-    """
-
-    policy: Parameters
-    surrogate: Surrogate
+    policy: Parameters  # the policy with the parameters
+    surrogate: Surrogate  # the differentiated loss
 
     @abstractmethod
     def arguments(self) -> dict[str, Array]:
@@ -90,13 +83,8 @@ class Gradient(Copied, ABC):
         square = self.square()
         if math.isfinite(square) and square > LEAST_SQUARE:
             return math.sqrt(square)
-        # The squares over- or underflowed: divide by the largest entry first.
-        vector = flat(self.numpy())
-        largest = float(np.abs(vector).max())
-        if largest == 0.0:
-            return 0.0
-        scaled = vector.astype(np.float64) / largest
-        return largest * math.sqrt(np.dot(scaled, scaled))
+        # The squares over- or underflowed, which `hypot` avoids.
+        return math.hypot(*flat(self.numpy()).tolist())
 
     def scaled(self, factor: float) -> Gradient:
         """Return the gradient times a finite number; terms, loss and metrics but the norm stay.

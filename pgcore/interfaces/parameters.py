@@ -20,19 +20,13 @@ __all__ = ["Layout", "Parameters", "flat"]
 
 
 class Layout:
-    """The places of named arrays in one flat vector of D entries, each array in C order.
-
-    Attributes:
-        shapes: Of the arrays by name, in canonical order.
-        places: The slice of each array, by name.
-        size: D.
-    """
+    """The places of named arrays in one flat vector, in canonical order, each in C order."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Lay the arrays out."""
         self.shapes = dict(shapes)
         self.places: dict[str, slice] = {}
-        self.size = 0
+        self.size = 0  # D, the length of the vector
         for name, shape in self.shapes.items():
             start, self.size = self.size, self.size + math.prod(shape)
             self.places[name] = slice(start, self.size)
@@ -44,16 +38,11 @@ class Layout:
 
 
 class Parameters(Copied, ABC):
-    """A policy's `D` numbers, in arrays with canonical names; gradients are taken by them.
-
-    Attributes:
-        spec: The architecture, with the arrays' names, order and shapes.
-        dtype: NumPy's float32 or float64.
-    """
+    """A policy's `D` numbers, in arrays with canonical names; gradients are taken by them."""
 
     left_out: ClassVar[frozenset[str]] = frozenset({"layout", "names", "size"})
-    spec: PolicySpec
-    dtype: np.dtype[Any]
+    spec: PolicySpec  # the architecture, with the arrays' names, order and shapes
+    dtype: np.dtype[Any]  # NumPy's float32 or float64
 
     @cached_property
     def layout(self) -> Layout:

@@ -143,9 +143,8 @@ def check_reference(where: str, reference: Array, width: int) -> None:
     """Raise ShapeError or NonFiniteError unless distribution parameters are [B, width] and defined."""
     if reference.ndim != 2 or reference.shape[1] != width:
         raise ShapeError(
-            f"{where}: expected shape [B, {width}], the head's distribution parameters, got "
-            f"{list(reference.shape)}; take them from `policy.evaluate(batch, ('distribution',))` "
-            "of the reference policy"
+            f"{where}: expected shape [B, {width}], the head's distribution parameters, "
+            f"got {list(reference.shape)}; evaluate 'distribution' of the reference policy"
         )
     # A masked action's log-probability is -inf.
     bad = np.isnan(reference) | (reference == np.inf)
