@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ EVALUATION = "evaluation_mode=True switches off what is for training"
 STEPS, BATCHES = 64, 16
 
 
+@dataclass(eq=False)
 class Probe:
     """A trial of a network on the first observations that it gets.
 
@@ -29,39 +31,27 @@ class Probe:
     outputs repeat. Whether they depend on it alone takes two that differ, and outputs that differ.
     """
 
-    def __init__(
-        self,
-        network: str,
-        preserved: Callable[[], AbstractContextManager[None]] = nullcontext,
-        mode: Callable[[], object] = bool,
-        advice: str = "",
-    ) -> None:
-        """Prepare the trial.
+    network: str  # its name in messages
+    preserved: Callable[[], AbstractContextManager[None]] = nullcontext  # undoes side effects
+    mode: Callable[[], object] = bool  # such as training; another mode means another trial
+    advice: str = ""  # for the end of a message
 
-        Args:
-            network: Its name in messages.
-            preserved: Returns a context that undoes the side effects of running it.
-            mode: Returns its mode, such as training; another mode means another trial.
-            advice: Further advice for the end of a message.
-        """
-        self._network = network
-        self._preserved = preserved
-        self._advice = advice and f", {advice}"
-        self._mode_of = mode
-        self._mode = mode()
+    def __post_init__(self) -> None:
+        """Prepare the trial."""
+        self._mode = self.mode()
         self._repeats, self._batches_left = False, BATCHES
 
     def __call__(self, forward: Forward, observations: Array) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
         # Another mode is another function of the observations.
-        mode = self._mode_of()
+        mode = self.mode()
         if mode != self._mode:
             self._mode, self._repeats, self._batches_left = mode, False, BATCHES
         if not self._batches_left or (self._repeats and len(observations) < 2):
             return
         # Three more runs of the network: few rows keep them cheap.
         rows = observations[:STEPS]
-        with self._preserved():
+        with self.preserved():
             conclusive = self._try(forward, rows)
         self._repeats = True
         if conclusive:
@@ -71,13 +61,14 @@ class Probe:
 
     def _try(self, forward: Forward, rows: Array) -> bool:
         """Return whether the trial was conclusive; raise SpecError where it failed."""
+        advice = self.advice and f", {self.advice}"
         reference = parts(forward(rows))
         step = first_difference(parts(forward(rows)), reference)
         if step is not None:
             raise SpecError(
-                f"{self._network}: expected the same outputs whenever observations are the same, "
+                f"{self.network}: expected the same outputs whenever observations are the same, "
                 f"got others at a second call, first at step {step}; "
-                f"draw no random numbers and keep nothing between calls{self._advice}"
+                f"draw no random numbers and keep nothing between calls{advice}"
             )
         different = np.flatnonzero((rows != rows[0]).reshape(len(rows), -1).any(axis=1))
         if not len(different):
@@ -93,9 +84,9 @@ class Probe:
             step = first_difference(parts(forward(rows[:half])), halves, 1 / 3)
         if step is not None:
             raise SpecError(
-                f"{self._network}: expected outputs that depend on one observation alone, got others "
+                f"{self.network}: expected outputs that depend on one observation alone, got others "
                 f"at step {step} where other steps of the batch changed; "
-                f"normalise over features or by constants{self._advice}"
+                f"normalise over features or by constants{advice}"
             )
         return bool((reference[0] != reference[0][0]).any())
 

@@ -109,16 +109,13 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
         for episodes in episode_chunks(batch.episode_lengths):
-            first, last = episodes.start, episodes.stop - 1
-            steps = slice(batch.episode_starts[first], batch.episode_ends[last] + 1)
-            part = batch.steps(steps)
-            inputs = self._inputs(part, {}, np.zeros(part.num_steps, self.dtype))
+            numbers, steps = batch.episode_steps(episodes)
+            inputs = self._inputs(batch.steps(steps), {}, np.zeros(len(steps), self.dtype))
             # Row e holds the weights of episode e's steps; rows of padding stay 0.
-            count = last + 1 - first
-            rows = np.zeros((padded_size(count) if self.pads else count, len(inputs.weights)))
-            rows[batch.episode_of_step[steps] - first, np.arange(part.num_steps)] = weights[steps]
-            products = self.log_prob_products(inputs, rows.astype(self.dtype))
-            scores[episodes] = products[:count]
+            count = padded_size(len(numbers)) if self.pads else len(numbers)
+            rows = np.zeros((count, len(inputs.weights)), self.dtype)
+            rows[batch.episode_of_step[steps] - numbers[0], np.arange(len(steps))] = weights[steps]
+            scores[episodes] = self.log_prob_products(inputs, rows)[: len(numbers)]
         self.check_computed("episode_scores", scores)
         return scores
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = [
     "KLS",
-    "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
     "AnyReduction",
@@ -44,7 +43,6 @@ __all__ = [
 
 # The claims about another policy's episodes, strongest first.
 OffPolicy = Literal["exact", "limited", "none"]
-OFF_POLICY: tuple[OffPolicy, ...] = ("exact", "limited", "none")
 
 
 class Evaluate(Protocol):
@@ -107,7 +105,7 @@ class Claims(Checked):
     """
 
     unbiased: bool
-    off_policy: Annotated[OffPolicy, choice(*OFF_POLICY)]
+    off_policy: Annotated[OffPolicy, choice(*get_args(OffPolicy))]
     needs_critic: bool
     discrete_only: bool
     whole_episodes: bool = False

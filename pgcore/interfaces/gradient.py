@@ -72,11 +72,9 @@ class Gradient(Copied, ABC):
     @property
     def metrics(self) -> dict[str, float]:
         """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`."""
-        estimator, weights = self.surrogate.estimator, self.surrogate.weights
         with np.errstate(all="ignore"):
             arguments, terms, norm = self.arguments(), self.terms(), self.norm()
-            figures = compute_metrics(estimator, arguments, weights, terms, norm)
-            return {"loss": self.loss, **figures}
+            return {"loss": self.loss} | compute_metrics(self.surrogate, arguments, terms, norm)
 
     def norm(self) -> float:
         """Return the Euclidean norm over all parameters."""

@@ -27,52 +27,53 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.errors import PluginError
-from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import Registry, registry
 from pgcore.validation.arrays import Array
 
 __all__ = ["Metric", "compute_metrics"]
 
 Metric = Callable[..., float]
+Applicable = tuple[str, Metric, tuple[str, ...]]
 
 
 def compute_metrics(
-    estimator: Estimator,
-    arguments: Mapping[str, Array],
-    weights: Array,
-    terms: Array,
-    gradient_norm: float,
+    surrogate: Surrogate, arguments: Mapping[str, Array], terms: Array, norm: float
 ) -> dict[str, float]:
     """Return every registered metric that has its keywords, and the estimator's own, by name.
 
     Args:
-        estimator: Gives `metric_inputs` and `metrics`.
-        arguments: [B, ...] the surrogate's quantities and signals.
-        weights: [B] weights of the terms; 0 for padding.
-        terms: [B] the surrogate's terms.
-        gradient_norm: Over all parameters.
+        surrogate: The loss.
+        arguments: [B, ...] its quantities and signals.
+        terms: [B] its terms.
+        norm: Of the gradient, over all parameters.
     """
+    estimator, weights = surrogate.estimator, surrogate.weights
     # Padding has weight 0, and may hold anything.
     real = weights > 0
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)
-    available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": gradient_norm}
+    available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": norm}
     metrics = applicable(registry(), frozenset(available))
     if not real.any():
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, needs in metrics:
-        figures[name] = number(name, function(**{need: available[need] for need in needs}))
+        value: Any = function(**{need: available[need] for need in needs})
+        if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
+            raise PluginError(
+                f"metric {name!r}: expected one number, got {type(value).__name__} of shape "
+                f"{list(np.shape(value))}; reduce it over the steps"
+            )
+        figures[name] = float(value)
     return figures | estimator.metrics(**keywords)
 
 
 # A process has few estimators, and a training run asks after each update.
 @functools.lru_cache(maxsize=64)
-def applicable(
-    plugins: Registry, available: frozenset[str]
-) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
+def applicable(plugins: Registry, available: frozenset[str]) -> list[Applicable]:
     """Return name, function and keywords of the usable metrics that have their keywords."""
-    metrics: list[tuple[str, Metric, tuple[str, ...]]] = []
+    metrics: list[Applicable] = []
     for registration in plugins.providers("metrics"):
         if registration.status == "usable":
             name = registration.provider.name
@@ -80,7 +81,7 @@ def applicable(
             keywords = keywords_of(name, function)
             if all(optional or keyword in available for keyword, optional in keywords.items()):
                 metrics.append((name, function, tuple(key for key in keywords if key in available)))
-    return tuple(metrics)
+    return metrics
 
 
 def keywords_of(name: str, function: Metric) -> dict[str, bool]:
@@ -92,13 +93,3 @@ def keywords_of(name: str, function: Metric) -> dict[str, bool]:
             "write (*, names...) with keywords of pgcore.interfaces.metrics"
         )
     return {p.name: p.default is not p.empty for p in parameters}
-
-
-def number(name: str, value: Any) -> float:
-    """Return a metric's value as a float; raise PluginError unless it is one number."""
-    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
-        raise PluginError(
-            f"metric {name!r}: expected one number, got {type(value).__name__} of shape "
-            f"{list(np.shape(value))}; reduce it over the steps"
-        )
-    return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,9 @@ class Policy(Parameters):
             values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
             evaluated["final_value"] = values[:, 0]
         if "final_action_values" in names:
-            evaluated["final_action_values"] = self.at_final(
-                batch,
-                head.outputs,
-                lambda seen, _: self.values_at(seen, from_outputs=head.action_values),
-            )
+            q = partial(self.values_at, from_outputs=head.action_values)
+            values = self.at_final(batch, head.outputs, lambda seen, _: q(seen))
+            evaluated["final_action_values"] = values
         if "final_log_probs" in names:
             evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
         # One call for all of them, so that a backend runs its network once.
@@ -237,9 +236,7 @@ class Policy(Parameters):
         metadata = {"spec": self.spec.to_json(), "dtype": self.dtype.name}
         write(path, FORMAT, self.parameters(), metadata)
 
-    def _checked_distribution(
-        self, observations: ArrayLike, action_mask: ArrayLike | None
-    ) -> Array:
+    def _checked_distribution(self, observations: ArrayLike, mask: ArrayLike | None) -> Array:
         """Return `distribution` of a user's observations, every step of it defined."""
         observed: Any = observations
         # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.
@@ -247,7 +244,7 @@ class Policy(Parameters):
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
         check_finite("observations", observed)
-        mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
+        mask = None if mask is None else check_mask(self.spec, mask, len(observed))
         # An overflow is reported below, by its step.
         with np.errstate(all="ignore"):
             distribution = self.distribution(observed, mask)

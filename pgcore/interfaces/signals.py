@@ -18,18 +18,12 @@ __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
 
 @dataclass(slots=True, eq=False, repr=False)
 class Signals:
-    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights.
+    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
-    Attributes:
-        values: [B, ...] arrays by name.
-        weights: [B] weight of each step's term in the loss; 0 for padding.
-        padded: Whether any step is padding.
-    """
-
-    values: dict[str, Array]
-    weights: Array
+    values: dict[str, Array]  # [B, ...] by name
+    weights: Array  # [B] of each step's term in the loss; 0 for padding
     _: KW_ONLY
-    padded: bool
+    padded: bool  # whether any step is padding
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""

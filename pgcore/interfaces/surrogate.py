@@ -16,13 +16,6 @@ class Surrogate:
     """An estimator bound to one batch and its signals: the loss that `Policy.gradient` differentiates.
 
     Its existence proves that they fit policies of its spec, so that nothing checks them again.
-
-    Attributes:
-        spec: The architecture of its policies.
-        estimator: Gives terms, cotangents and metrics.
-        batch: The steps.
-        values: [B, ...] signals by name, finalised.
-        weights: [B] weight of each term in the loss.
     """
 
     __slots__ = ("batch", "estimator", "spec", "values", "weights")
@@ -45,8 +38,8 @@ class Surrogate:
         self.estimator = estimator
         self.batch = batch
         padding = signals.weights if signals.padded else None
-        self.values = estimator.finalise(signals.values, padding)
-        self.weights = signals.weights
+        self.values = estimator.finalise(signals.values, padding)  # [B, ...] by name
+        self.weights = signals.weights  # [B] of each term in the loss
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
