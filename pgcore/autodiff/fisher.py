@@ -65,10 +65,8 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
     # An impossible action has no finite score, so the heaviest one stands in for it, at weight 0.
     heaviest = np.take_along_axis(actions, _like(weights.argmax(axis=1)[:, None], actions), 1)
     actions = np.where(_like(weights > 0, actions), actions, heaviest)
-    return {
-        ACTIONS: actions if head.discrete else actions.astype(dtype),
-        WEIGHTS: weights.astype(dtype),
-    }
+    actions = actions if head.discrete else actions.astype(dtype)
+    return {ACTIONS: actions, WEIGHTS: weights.astype(dtype)}
 
 
 def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs) -> Native:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,25 +16,19 @@ from pgcore.xp.namespace import Native
 __all__ = ["AutodiffGradient"]
 
 
+@dataclass(eq=False, repr=False)
 class AutodiffGradient(Gradient):
-    """See `Gradient`."""
+    """See `Gradient`; terms and quantities are [N, ...], with padding."""
 
+    _owner: AutodiffParameters  # the policy
+    surrogate: Surrogate
     leaves: dict[str, Native]  # derivatives by canonical name, in the framework's own shapes
+    _terms: Native
+    _quantities: dict[str, Native]
 
-    def __init__(
-        self,
-        policy: AutodiffParameters,
-        surrogate: Surrogate,
-        leaves: dict[str, Native],
-        terms: Native,
-        quantities: dict[str, Native],
-    ) -> None:
-        """Keep everything native; terms and quantities are [N, ...], with padding."""
-        self.policy = self._owner = policy
-        self.surrogate = surrogate
-        self.leaves = leaves
-        self._terms = terms
-        self._quantities = quantities
+    def __post_init__(self) -> None:
+        """Name the policy as `Gradient` does."""
+        self.policy = self._owner
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""

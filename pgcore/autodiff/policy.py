@@ -1,8 +1,4 @@
-"""Policies of backends whose framework differentiates.
-
-A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework;
-`pgcore.autodiff.terms` holds the function that it differentiates.
-"""
+"""Policies of backends whose framework differentiates `pgcore.autodiff.terms`."""
 
 from __future__ import annotations
 

@@ -211,10 +211,10 @@ class Estimator(Checked, ABC):
         return {}
 
     def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
-        """Return further keywords of metrics, [B] by name, from those of `surrogate` without padding.
+        """Return further keywords of metrics, [B] by name, where those of `surrogate` suffice.
 
-        `log_ratio` is log pi - log mu in nats; `clipped` is the method's result; `value` and `return_`
-        are `action_value` and `target`. Each needs the keywords that it is computed from.
+        `log_ratio` is log pi - log mu in nats, `clipped` the method's result, `value` and `return_` are
+        `action_value` and `target`.
         """
         inputs: dict[str, Array] = {}
         if {"log_prob", "old_log_prob"} <= keywords.keys():
@@ -240,7 +240,7 @@ class Estimator(Checked, ABC):
         return self
 
     def differentiate(self, policy: Any, surrogate: Any) -> Any:
-        """See `Policy.gradient`, the default; an estimator with another kind of gradient overrides it."""
+        """See `Policy.gradient`, the default."""
         return policy.gradient(surrogate)
 
     def check_fits(self, spec: PolicySpec) -> None:

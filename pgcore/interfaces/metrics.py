@@ -12,8 +12,7 @@ A metric is computed wherever all of its keywords are available:
 | `gradient_norm` | the Euclidean norm over all parameters |
 
 Steps of padding are left out of every array. A metric that is undefined for the steps at hand, such as
-the explained variance of equal returns, is NaN, and so is every metric of padding alone. A run's file
-holds `null` for NaN and infinity, and its names never change.
+the explained variance of equal returns, is NaN, and so is every metric of padding alone.
 """
 
 from __future__ import annotations

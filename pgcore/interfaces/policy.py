@@ -110,8 +110,7 @@ class Policy(Parameters):
 
         Args:
             batch: The steps; checked as `check` does.
-            names: Any of `EVALUATIONS`, and of `QUANTITIES` that the policy has; a KL is from the
-                batch's extra `reference`.
+            names: Of `EVALUATIONS` and `QUANTITIES`; a KL is from the batch's extra `reference`.
 
         Raises:
             EstimatorError: the policy does not have a quantity, or the batch no `reference` for a KL.

@@ -14,8 +14,7 @@ __all__ = ["critic_values"]
 def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     """Return V(s_t) and V of each episode's final observation, for `Estimator.signals`.
 
-    Each comes from the batch's `values` and `final_values` where it has them, else from the current
-    critic. With both recorded no final observations are needed.
+    With both in the batch's `values` and `final_values`, no final observations are needed.
 
     Args:
         batch: The episodes.

@@ -45,7 +45,7 @@ class Schedule(Checked, ABC):
         if steps is None and "steps" in names:
             raise OptimizerError(
                 f"{cls.__name__}: expected 'constant' for an estimator that collects whole episodes, "
-                f"got {cls.name!r}; how many updates such a run has is not known beforehand"
+                f"got {cls.name!r}; the number of updates is not known beforehand"
             )
         try:
             return cls(**{name: value for name, value in arguments.items() if name in names})

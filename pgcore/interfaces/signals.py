@@ -57,9 +57,7 @@ class Signals:
         return Signals(values, weights * scale, padded=self.padded)
 
     def episodes(self, batch: Batch, index: Index) -> Signals:
-        """Return the signals of some episodes, for `batch.episodes(index)`.
-
-        Weights are scaled by E / len(index), without padding in either; see `steps`.
+        """Return the signals for `batch.episodes(index)`, weights scaled by E / len(index) as in `steps`.
 
         Args:
             batch: The one that the signals are of.
