@@ -50,13 +50,16 @@ class Evaluate(Protocol):
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """Return float64 arrays by name, of the policy's quantities and of `EVALUATIONS`."""
+        ...
 
     @property
     def target(self) -> Evaluate:
         """The target policy on the same batch, such as an older copy; the current one by default."""
+        ...
 
     def scores(self, step_weights: Array | None = None) -> Array:
         """Return [E, D] per-episode scores; see `Policy.episode_scores`."""
+        ...
 
 
 class Reduction(Enum):

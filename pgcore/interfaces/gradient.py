@@ -123,8 +123,9 @@ class Gradient(Copied, ABC):
         self.policy.check_finite(where)
         for name, value in self._suspects().items():
             # Masked actions' log-probabilities are -inf by definition.
-            masked = np.isneginf(value) if name == "log_probs" else False
-            bad = ~(np.isfinite(value) | masked)
+            bad: Array = ~np.isfinite(value)
+            if name == "log_probs":
+                bad &= value != -np.inf
             if bad.any():
                 step = first_row(bad)
                 raise NonFiniteError(

@@ -95,11 +95,12 @@ class Optimizer:
 
     def _bound_to(self, policy: Policy) -> BoundOptimizer:
         """Return the state, made at the first step."""
+        bound = self._bound or self.spec.bind(policy)
         if self._bound is None:
-            self._bound, self._policy = self.spec.bind(policy), policy
+            self._bound, self._policy = bound, policy
         elif policy is not self._policy:
             raise OptimizerError(
                 "Optimizer.step: expected the policy of its first step, got another; "
                 "make one optimizer for each policy"
             )
-        return self._bound
+        return bound

@@ -40,8 +40,8 @@ class Signals:
         """
         if "episode" in self.values:
             raise EstimatorError(
-                "Signals.steps: expected the signals of a loss of single steps, got those of whole episodes; "
-                "slice with Batch.episodes and Signals.episodes"
+                "Signals.steps: expected the signals of a loss of single steps, got those of whole "
+                "episodes; slice with Batch.episodes and Signals.episodes"
             )
         try:
             weights = self.weights[index]
