@@ -105,8 +105,7 @@ def refusal(network: str, observations: Any, error: Exception, reason: str = "")
     reason = reason or str(error).strip().partition("\n")[0]
     return BatchError(
         f"{network}: expected a network that takes observations [{shape}] {dtype}, got "
-        f"{type(error).__name__} ({reason}); "
-        "check the observations' shape and dtype, and the network"
+        f"{type(error).__name__} ({reason}); check the observations' shape and dtype, and the network"
     )
 
 

@@ -128,8 +128,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         if not autodiff_fisher.has_closed_form(head):
             distribution = self.distribution(batch.observations, batch.action_mask)
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
-        weights = Reduction.STEP.weights(batch).astype(self.dtype)
-        inputs = self._inputs(batch, points, weights)
+        inputs = self._inputs(batch, points, Reduction.STEP.weights(batch).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_computed("fisher_vector_product", product)
         return product

@@ -123,19 +123,13 @@ class Estimator(Checked, ABC):
     surrogate's keyword-only parameters, names in `QUANTITIES` come from the policy, all others from
     `signals`; one with a default is passed only when `uses` says so. With the keyword `episode`, [B]
     episode numbers, terms may hold `xp.episode_sum` and `xp.episode_mean`.
-
-    Attributes:
-        name: Its registered name.
-        sources: The papers and equations it follows.
-        usual_optimizer: The default of `pgcore train`.
-        reduction: The rule that makes one loss of the terms.
     """
 
-    name: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]] = ()
-    usual_optimizer: ClassVar[str] = "adam"
+    name: ClassVar[str]  # the registered one
+    sources: ClassVar[tuple[str, ...]] = ()  # the papers and equations it follows
+    usual_optimizer: ClassVar[str] = "adam"  # the default of `pgcore train`
     field_error = EstimatorError
-    reduction: AnyReduction = Reduction.STEP
+    reduction: AnyReduction = Reduction.STEP  # the rule that makes one loss of the terms
     # The surrogate's keywords, each with whether it has a default; read where the class is defined.
     _surrogate_keywords: ClassVar[dict[str, bool]] = {}
     _fitting: PolicySpec | None = None  # the last spec that passed `check_fits`
@@ -150,7 +144,7 @@ class Estimator(Checked, ABC):
         if cls.surrogate is not Estimator.surrogate:
             cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
-                check_cotangents(cls, cls._surrogate_keywords)
+                check_cotangents(cls)
 
     @property
     @abstractmethod

@@ -16,17 +16,12 @@ __all__ = ["Optimizer", "Rule", "StepReport"]
 
 
 class Optimizer:
-    """Takes steps with one spec on one policy; binds to the first policy it gets.
-
-    Attributes:
-        spec: The rule with its hyper-parameters, such as an `OptimizerSpec`.
-        steps_taken: The number of steps; one that a trust region refused does not count.
-    """
+    """Takes steps with one spec on one policy; binds to the first policy it gets."""
 
     def __init__(self, spec: Rule) -> None:
-        """Keep the spec; nothing native exists before the first step."""
+        """Keep the spec, such as an `OptimizerSpec`; nothing native exists before the first step."""
         self.spec: Any = spec
-        self.steps_taken = 0
+        self.steps_taken = 0  # one that a trust region refused does not count
         self._policy: Policy | None = None
         self._bound: BoundOptimizer | None = None
 

@@ -38,15 +38,10 @@ EVALUATIONS: dict[str, str] = {
 
 
 class Policy(Parameters):
-    """A policy, and its critic where it has one; `B` steps, `E` episodes, `D` parameters.
+    """A policy, and its critic where it has one; `B` steps, `E` episodes, `D` parameters."""
 
-    Attributes:
-        backend: The registered name of the backend that owns the parameters.
-        compiled: Whether the backend compiles its computations.
-    """
-
-    backend: str
-    compiled: bool = False
+    backend: str  # registered name of the backend that owns the parameters
+    compiled: bool = False  # whether the backend compiles its computations
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:

@@ -68,13 +68,14 @@ def surrogate_keywords(cls: Any) -> dict[str, bool]:
     return keywords
 
 
-def check_cotangents(cls: Any, keywords: dict[str, bool]) -> None:
+def check_cotangents(cls: Any) -> None:
     """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
+    keywords = surrogate_keywords(cls).keys()
     parameters = inspect.signature(cls.cotangents).parameters.values()
     names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if names - keywords.keys() or (keywords.keys() - names and not takes_any):
+    if names - keywords or (keywords - names and not takes_any):
         raise EstimatorError(
             f"{cls.__name__}.cotangents: expected the keywords of surrogate, got a difference in "
-            f"{', '.join(sorted(names ^ keywords.keys()))}; use the same names"
+            f"{', '.join(sorted(names ^ keywords))}; use the same names"
         )
