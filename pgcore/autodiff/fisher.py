@@ -1,12 +1,9 @@
 """Fisher information of the action distribution, for backends whose framework differentiates.
 
-F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the step's metric:
-
-- a head with a closed form: the distribution parameters, and `Head.fisher`;
-- any other: the log-probabilities of K actions, and their weights in the expectation E[score score^T].
-
-Backends give J v and J^T u. The head's formula is never differentiated twice, so that non-differentiable points
-of a log-density do no harm.
+F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the step's metric. A head with a
+closed form gives the distribution parameters and `Head.fisher`; for any other they are the log-probabilities of
+K actions and their weights in E[score score^T]. The head's formula is never differentiated twice, so that
+non-differentiable points of a log-density do no harm.
 """
 
 from __future__ import annotations
@@ -39,13 +36,12 @@ def has_closed_form(head: Head) -> bool:
 def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[str, Array]:
     """Return the actions that the Fisher information is summed over and their weights, by signal name.
 
+    They are [B, K] or [B, K, n], and [B, K] with 0 where an action is impossible.
+
     Args:
         head: One without a closed form.
         distribution: [B, width] float64. Distribution parameters.
         dtype: The policy's, which continuous actions and weights are cast to.
-
-    Returns:
-        Actions [B, K] or [B, K, n], and weights [B, K], 0 where an action is impossible.
     """
     declared = _matching(head, "quadrature") or Head.quadrature.__get__(head)
     actions, weights = (np.asarray(array) for array in declared(distribution))

@@ -171,18 +171,15 @@ class Estimator(Checked, ABC):
         """
 
     def cotangents(self, *arguments: Any, **keywords: Any) -> Mapping[str, Array]:
-        """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used.
+        """Return d surrogate_t / d quantity_t in closed form, [B, ...] for every quantity that is used.
 
         By default a registered deriver derives it, once; see `pgcore.derive`. A subclass that changes
         the surrogate, or a method that it calls, inherits no cotangents unless it writes
-        `cotangents = Parent.cotangents`.
+        `cotangents = Parent.cotangents`. With `episode`, the sum of an episode's terms is derived.
 
         Args:
             arguments: See `surrogate`.
             keywords: See `surrogate`; NumPy arrays of any float dtype, as the results.
-
-        Returns:
-            [B, ...] by quantity; with `episode`, derivatives of the sum of an episode's terms.
 
         Raises:
             EstimatorError: an operation of the surrogate has no symbolic derivative.

@@ -16,6 +16,7 @@ from pgcore.interfaces.metrics import compute_metrics
 from pgcore.interfaces.parameters import Parameters, flat
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array, first_not_finite, first_row
+from pgcore.validation.fields import number, positive_or_infinite
 
 __all__ = ["Gradient"]
 
@@ -90,10 +91,7 @@ class Gradient(Copied, ABC):
         Raises:
             NonFiniteError: the factor is not finite, or an entry overflows.
         """
-        if not math.isfinite(factor):
-            raise NonFiniteError(
-                f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
-            )
+        number("Gradient.scaled factor", factor, NonFiniteError)
         # A factor of at most 1 cannot overflow, and the square is cheaper than a look at each entry.
         gradient = self.times(factor)
         if abs(factor) > 1 and not math.isfinite(gradient.square()):
@@ -106,10 +104,7 @@ class Gradient(Copied, ABC):
         Raises:
             OptimizerError: the largest norm is not above 0.
         """
-        if not max_norm > 0:
-            raise OptimizerError(
-                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; give one"
-            )
+        positive_or_infinite("Gradient.clipped max_norm", max_norm, OptimizerError)
         norm = self.norm()
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 

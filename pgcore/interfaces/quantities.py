@@ -40,17 +40,12 @@ def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
     if spec.critic == "none":
         return spec.head.quantities
-    return spec.head.quantities | (
-        {"value"} if spec.critic_values == "state" else {"action_value", "action_values"}
-    )
+    values = {"value"} if spec.critic_values == "state" else VALUES_OF_ACTIONS
+    return spec.head.quantities | values
 
 
 def surrogate_keywords(cls: Any) -> dict[str, bool]:
-    """Return the keywords of a class's surrogate, each with whether it has a default.
-
-    Raises:
-        EstimatorError: it takes other parameters than self, xp and keywords, or no quantity.
-    """
+    """Return a surrogate's keywords, each with whether it has a default, or raise EstimatorError."""
     name, signature = cls.__name__, inspect.signature(cls.surrogate)
     parameters = list(signature.parameters.values())
     positional = [p for p in parameters[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]

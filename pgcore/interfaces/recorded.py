@@ -12,16 +12,13 @@ __all__ = ["critic_values"]
 
 
 def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
-    """Return V(s_t) and V of each episode's final observation, for `Estimator.signals`.
+    """Return [B] V(s_t) and [E] V of each episode's final observation, float64, in reward units.
 
-    With both in the batch's `values` and `final_values`, no final observations are needed.
+    The second is 0 where an episode terminated. With both recorded no final observations are needed.
 
     Args:
-        batch: The episodes.
+        batch: The episodes; its `values` and `final_values` replace the current critic's.
         evaluate: The argument of `Estimator.signals`.
-
-    Returns:
-        [B] and [E] float64, reward units; the second is 0 where an episode terminated.
     """
     values: dict[str, Any] = {"value": batch.values, "final_value": batch.final_values}
     missing = [name for name, array in values.items() if array is None]

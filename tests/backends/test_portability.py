@@ -392,7 +392,7 @@ def test_a_gradient_is_never_scaled_to_what_is_not_finite(backend, dtype):
     largest = float(np.finfo(dtype).max)
     for factor in (np.nan, np.inf, -np.inf):
         with pytest.raises(
-            NonFiniteError, match=r"Gradient\.scaled: expected a finite factor, got"
+            NonFiniteError, match=r"Gradient\.scaled factor: expected a finite number, got"
         ):
             gradient.scaled(factor)
     with pytest.raises(
