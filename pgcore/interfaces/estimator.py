@@ -94,24 +94,18 @@ AnyReduction = Annotated[Reduction, Reduction.of]
 
 @dataclass(frozen=True, slots=True)
 class Claims(Checked):
-    """An estimator's stated properties; the exact oracle verifies each.
+    """An estimator's stated properties; the exact oracle verifies each."""
 
-    Attributes:
-        unbiased: Its expected gradient is the exact gradient of the expected return, up to
-            `discount_state`, for whole episodes from the current policy.
-        off_policy: Its property on another policy's episodes, with that policy's log-probabilities.
-            "exact": as unbiased as on-policy, or tends to the exact gradient in large batches.
-            "limited": corrected in part, as by truncated ratios. "none": on-policy batches only.
-        needs_critic: The policy must have a critic.
-        discrete_only: The head must be enumerable: an action is one integer.
-        whole_episodes: Every episode must be whole; a truncated one counts as if its reward ended.
-    """
-
+    # Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for
+    # whole episodes from the current policy.
     unbiased: bool
+    # On another policy's episodes, with that policy's log-probabilities. "exact": as unbiased as
+    # on-policy, or tends to the exact gradient in large batches. "limited": corrected in part, as by
+    # truncated ratios. "none": the batch must come from the current policy.
     off_policy: Annotated[OffPolicy, choice(*get_args(OffPolicy))]
-    needs_critic: bool
-    discrete_only: bool
-    whole_episodes: bool = False
+    needs_critic: bool  # the policy must have a critic
+    discrete_only: bool  # the head must be enumerable: an action is one integer
+    whole_episodes: bool = False  # a truncated episode counts as if its reward ended
     field_error = EstimatorError
 
 
@@ -264,8 +258,7 @@ class Estimator(Checked, ABC):
         derivers = registry().providers("derivers")
         if not derivers:
             raise DependencyError(
-                f"{self.name}.cotangents: expected a registered deriver, got none; "
-                "write `cotangents`, or install one"
+                f"{self.name}.cotangents: expected a registered deriver, got none; write or install one"
             )
         # Where none is usable, loading the first says which package to install.
         deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])

@@ -170,8 +170,7 @@ class Policy(Parameters):
             )
         if not KLS.isdisjoint(names) and "reference" not in batch.extras:
             raise EstimatorError(
-                "evaluate: expected a batch with the extra 'reference' for a KL, got none; "
-                "add the reference's distribution parameters"
+                "evaluate: expected a batch with the extra 'reference' for a KL, got none; add it"
             )
 
     def check_fits(self, estimator: Estimator) -> None:
