@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,16 @@ class Probe:
     preserved: Callable[[], AbstractContextManager[None]] = nullcontext  # undoes side effects
     mode: Callable[[], object] = bool  # such as training; another mode means another trial
     advice: str = ""  # for the end of a message
-
-    def __post_init__(self) -> None:
-        """Prepare the trial."""
-        self._mode = self.mode()
-        self._repeats, self._batches_left = False, BATCHES
+    _tried: object = field(default=None, init=False)  # the mode that the next two belong to
+    _repeats: bool = field(default=False, init=False)
+    _batches_left: int = field(default=BATCHES, init=False)
 
     def __call__(self, forward: Forward, observations: Array) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
         # Another mode is another function of the observations.
         mode = self.mode()
-        if mode != self._mode:
-            self._mode, self._repeats, self._batches_left = mode, False, BATCHES
+        if mode != self._tried:
+            self._tried, self._repeats, self._batches_left = mode, False, BATCHES
         if not self._batches_left or (self._repeats and len(observations) < 2):
             return
         # Three more runs of the network: few rows keep them cheap.
@@ -123,9 +121,7 @@ def parts(results: tuple[Array, Array | None]) -> list[Array]:
     return [part.reshape(len(part), -1) for part in results if part is not None]
 
 
-def first_difference(
-    arrays: list[Array], reference: list[Array], power: float = 1 / 2
-) -> int | None:
+def first_difference(arrays: list[Array], reference: list[Array], power: float = 0.5) -> int | None:
     """Return the first row that differs by more than rounding explains, or None; NaN is passed over."""
     for actual, expected in zip(arrays, reference, strict=True):
         finite = np.isfinite(actual) & np.isfinite(expected)

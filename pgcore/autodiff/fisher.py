@@ -59,8 +59,10 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
             "weigh by probability"
         )
     # An impossible action has no finite score, so the heaviest one stands in for it, at weight 0.
-    heaviest = np.take_along_axis(actions, _like(weights.argmax(axis=1)[:, None], actions), 1)
-    actions = np.where(_like(weights > 0, actions), actions, heaviest)
+    axes = tuple(range(2, actions.ndim))
+    heaviest = np.expand_dims(weights.argmax(axis=1)[:, None], axes)
+    stand_in = np.take_along_axis(actions, heaviest, 1)
+    actions = np.where(np.expand_dims(weights > 0, axes), actions, stand_in)
     actions = actions if head.discrete else actions.astype(dtype)
     return {ACTIONS: actions, WEIGHTS: weights.astype(dtype)}
 
@@ -113,8 +115,3 @@ def _matching(head: Head, name: str) -> Callable[..., Any] | None:
 def _columns(array: Native) -> tuple[Native, ...]:
     """Return the K parts of an [N, K, ...] array."""
     return tuple(array[:, k] for k in range(array.shape[1]))
-
-
-def _like(array: Array, actions: Array) -> Array:
-    """Return a [B, K] array with trailing axes of length 1, for each dimension of an action."""
-    return array.reshape(*array.shape, *(1,) * (actions.ndim - 2))

@@ -149,9 +149,8 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         spec, row = self.spec, "one row of natural parameters"
         self._check_output("outputs", outputs, [steps, spec.head.outputs], row)
         if spec.critic != "none" and spec.critic_values == "action":
-            self._check_output(
-                "values", values, [steps, spec.critic_outputs], "one value an action"
-            )
+            shape = [steps, spec.critic_outputs]
+            self._check_output("values", values, shape, "one value an action")
         elif spec.critic != "none":
             self._check_output("values", values, [steps], "one value")
 

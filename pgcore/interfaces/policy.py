@@ -138,15 +138,16 @@ class Policy(Parameters):
         rng: np.random.Generator,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
-        """Draw an action for each observation; raise BatchError or NonFiniteError naming a bad step.
+        """Draw [B] integer or [B, n] float64 actions, with [B] float64 log-probabilities, nats.
 
         Args:
             observations: [B, ...] as the network takes them.
             rng: The source of randomness; `pgcore.generator(seed)` makes one.
             action_mask: [B, A] bool or None. True where an action is possible.
 
-        Returns:
-            [B] integers or [B, n] float64 actions, and their [B] float64 log-probabilities, nats.
+        Raises:
+            BatchError: an observation or a mask does not fit the spec, or is not finite.
+            NonFiniteError: the distribution at a step is NaN; names it.
         """
         distribution = self._checked_distribution(observations, action_mask)
         actions = self.spec.head.sample(distribution, rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,7 @@ class Signals:
 
     values: dict[str, Array]  # [B, ...] by name
     weights: Array  # [B] of each step's term in the loss; 0 for padding
-    _: KW_ONLY
-    padded: bool  # whether any step is padding
+    padded: bool = field(kw_only=True)  # whether any step is padding
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""

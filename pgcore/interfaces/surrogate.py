@@ -43,12 +43,7 @@ class Surrogate:
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
-    """Check once that a batch fits a policy's spec; the batch's own minibatches fit too.
-
-    Raises:
-        ShapeError: observations or actions have the wrong shape.
-        BatchError: an action or a state is out of range.
-    """
+    """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
     if batch.fits(spec):
         return
     check_observations("Batch.observations", spec, batch.observations)
