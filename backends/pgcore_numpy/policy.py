@@ -176,7 +176,7 @@ class NumpyPolicy(NumpyParameters, Policy):
                 work.collect(slice(start, stop))
                 scores[episode] += work.vector
         scores = scores[:, self.layout.order]
-        self.check_scores(scores)
+        self.check_computed("episode_scores", scores)
         return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
@@ -204,7 +204,7 @@ class NumpyPolicy(NumpyParameters, Policy):
             work.collect(ALL)
             for place, _, derivative in work.actor_places:
                 product[place] += derivative.reshape(-1)
-        self.check_product(product)
+        self.check_computed("fisher_vector_product", product)
         return product
 
     def _passes(self, batch: Batch) -> Iterator[Workspace]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,48 +23,33 @@ EVALUATION = "evaluation_mode=True switches off what is for training"
 STEPS, BATCHES = 64, 16
 
 
+@dataclass(eq=False)
 class Probe:
     """A trial of a network on the first observations that it gets.
 
     They are run again, then with half of them replaced, then half alone. One observation shows whether
-    outputs repeat. Whether they depend on one observation alone takes two that differ, and outputs
-    that differ: a network that starts from zeros has equal outputs.
+    outputs repeat. Whether they depend on it alone takes two that differ, and outputs that differ.
     """
 
-    def __init__(
-        self,
-        network: str,
-        preserved: Callable[[], AbstractContextManager[None]] = nullcontext,
-        mode: Callable[[], object] = bool,
-        advice: str = "",
-    ) -> None:
-        """Prepare the trial.
-
-        Args:
-            network: Its name in messages.
-            preserved: Returns a context that undoes the side effects of running it.
-            mode: Returns its mode, such as training; another mode means another trial.
-            advice: Further advice for the end of a message.
-        """
-        self._network = network
-        self._preserved = preserved
-        self._advice = advice and f", {advice}"
-        self._mode_of = mode
-        self._mode = mode()
-        self._repeats = False
-        self._batches_left = BATCHES
+    network: str  # its name in messages
+    preserved: Callable[[], AbstractContextManager[None]] = nullcontext  # undoes side effects
+    mode: Callable[[], object] = bool  # such as training; another mode means another trial
+    advice: str = ""  # for the end of a message
+    _tried: object = field(default=None, init=False)  # the mode that the next two belong to
+    _repeats: bool = field(default=False, init=False)
+    _batches_left: int = field(default=BATCHES, init=False)
 
     def __call__(self, forward: Forward, observations: Array) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
         # Another mode is another function of the observations.
-        mode = self._mode_of()
-        if mode != self._mode:
-            self._mode, self._repeats, self._batches_left = mode, False, BATCHES
+        mode = self.mode()
+        if mode != self._tried:
+            self._tried, self._repeats, self._batches_left = mode, False, BATCHES
         if not self._batches_left or (self._repeats and len(observations) < 2):
             return
         # Three more runs of the network: few rows keep them cheap.
         rows = observations[:STEPS]
-        with self._preserved():
+        with self.preserved():
             conclusive = self._try(forward, rows)
         self._repeats = True
         if conclusive:
@@ -73,16 +59,16 @@ class Probe:
 
     def _try(self, forward: Forward, rows: Array) -> bool:
         """Return whether the trial was conclusive; raise SpecError where it failed."""
+        advice = self.advice and f", {self.advice}"
         reference = parts(forward(rows))
         step = first_difference(parts(forward(rows)), reference)
         if step is not None:
             raise SpecError(
-                f"{self._network}: expected the same outputs whenever it is given the same "
-                f"observations, got others at a second call, first at step {step}; "
-                f"let it draw no random numbers and keep nothing between calls{self._advice}"
+                f"{self.network}: expected the same outputs whenever observations are the same, "
+                f"got others at a second call, first at step {step}; "
+                f"draw no random numbers and keep nothing between calls{advice}"
             )
-        flat = rows.reshape(len(rows), -1)
-        different = np.flatnonzero((flat != flat[0]).any(axis=1))
+        different = np.flatnonzero((rows != rows[0]).reshape(len(rows), -1).any(axis=1))
         if not len(different):
             return False
         # The second half becomes one observation, which is not what all of it was already.
@@ -96,9 +82,9 @@ class Probe:
             step = first_difference(parts(forward(rows[:half])), halves, 1 / 3)
         if step is not None:
             raise SpecError(
-                f"{self._network}: expected outputs that depend on one observation alone, got others "
+                f"{self.network}: expected outputs that depend on one observation alone, got others "
                 f"at step {step} where other steps of the batch changed; "
-                f"normalise over features or by constants{self._advice}"
+                f"normalise over features or by constants{advice}"
             )
         return bool((reference[0] != reference[0][0]).any())
 
@@ -114,24 +100,20 @@ def refusal(network: str, observations: Any, error: Exception, reason: str = "")
     """
     shape = ", ".join(map(str, ("B", *observations.shape[1:])))
     dtype = getattr(observations.dtype, "name", observations.dtype)
+    reason = reason or str(error).strip().partition("\n")[0]
     return BatchError(
         f"{network}: expected a network that takes observations [{shape}] {dtype}, got "
-        f"{type(error).__name__} ({reason or first_line(error)}); "
-        "check the observations' shape and dtype, and the network"
+        f"{type(error).__name__} ({reason}); check the observations' shape and dtype, and the network"
     )
 
 
 def refused_derivative(network: str, error: Exception) -> SpecError:
     """Return the error for a network whose outputs its framework cannot differentiate."""
+    reason = str(error).strip().partition("\n")[0]
     return SpecError(
         f"{network}: expected outputs that can be differentiated, got {type(error).__name__} "
-        f"({first_line(error)}); write to no array in place, and detach none"
+        f"({reason}); write to no array in place, and detach none"
     )
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), "")
 
 
 def parts(results: tuple[Array, Array | None]) -> list[Array]:
@@ -139,22 +121,14 @@ def parts(results: tuple[Array, Array | None]) -> list[Array]:
     return [part.reshape(len(part), -1) for part in results if part is not None]
 
 
-def first_difference(
-    arrays: list[Array], reference: list[Array], power: float = 1 / 2
-) -> int | None:
-    """Return the first row that differs by more than rounding explains, or None; NaN is passed over.
-
-    Args:
-        arrays: [N, K] each.
-        reference: The same shapes.
-        power: The bound is the dtype's resolution to this power times the largest number.
-    """
+def first_difference(arrays: list[Array], reference: list[Array], power: float = 0.5) -> int | None:
+    """Return the first row that differs by more than rounding explains, or None; NaN is passed over."""
     for actual, expected in zip(arrays, reference, strict=True):
         finite = np.isfinite(actual) & np.isfinite(expected)
-        resolution = float(np.finfo(expected.dtype).eps)
-        bound = resolution**power * float(np.abs(expected[finite]).max(initial=0.0))
-        with np.errstate(invalid="ignore"):
-            apart = (finite & (np.abs(actual - expected) > bound)).any(axis=1)
+        # The dtype's resolution to this power, relative to the largest number.
+        resolution = float(np.finfo(expected.dtype).eps) ** power
+        bound = resolution * float(np.abs(expected[finite]).max(initial=0.0))
+        apart = (finite & ~np.isclose(actual, expected, rtol=0, atol=bound)).any(axis=1)
         if apart.any():
             return int(apart.argmax())
     return None

@@ -1,12 +1,9 @@
 """Fisher information of the action distribution, for backends whose framework differentiates.
 
-F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the step's metric:
-
-- a head with a closed form: the distribution parameters, and `Head.fisher`;
-- any other: the log-probabilities of K actions, and their weights in the expectation E[score score^T].
-
-Backends give J v and J^T u. The head's formula is never differentiated twice, so a log-density may have points
-where it is not differentiable.
+F v = J^T M J v. J is the Jacobian of one step's coordinates in theta, and M the step's metric. A head with a
+closed form gives the distribution parameters and `Head.fisher`; for any other they are the log-probabilities of
+K actions and their weights in E[score score^T]. The head's formula is never differentiated twice, so that
+non-differentiable points of a log-density do no harm.
 """
 
 from __future__ import annotations
@@ -39,13 +36,12 @@ def has_closed_form(head: Head) -> bool:
 def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[str, Array]:
     """Return the actions that the Fisher information is summed over and their weights, by signal name.
 
+    They are [B, K] or [B, K, n], and [B, K] with 0 where an action is impossible.
+
     Args:
         head: One without a closed form.
         distribution: [B, width] float64. Distribution parameters.
         dtype: The policy's, which continuous actions and weights are cast to.
-
-    Returns:
-        Actions [B, K] or [B, K, n], and weights [B, K], 0 where an action is impossible.
     """
     declared = _matching(head, "quadrature") or Head.quadrature.__get__(head)
     actions, weights = (np.asarray(array) for array in declared(distribution))
@@ -63,12 +59,12 @@ def quadrature(head: Head, distribution: Array, dtype: np.dtype[Any]) -> dict[st
             "weigh by probability"
         )
     # An impossible action has no finite score, so the heaviest one stands in for it, at weight 0.
-    heaviest = np.take_along_axis(actions, _like(weights.argmax(axis=1)[:, None], actions), 1)
-    actions = np.where(_like(weights > 0, actions), actions, heaviest)
-    return {
-        ACTIONS: actions if head.discrete else actions.astype(dtype),
-        WEIGHTS: weights.astype(dtype),
-    }
+    axes = tuple(range(2, actions.ndim))
+    heaviest = np.expand_dims(weights.argmax(axis=1)[:, None], axes)
+    stand_in = np.take_along_axis(actions, heaviest, 1)
+    actions = np.where(np.expand_dims(weights > 0, axes), actions, stand_in)
+    actions = actions if head.discrete else actions.astype(dtype)
+    return {ACTIONS: actions, WEIGHTS: weights.astype(dtype)}
 
 
 def coordinates(xp: ArrayNamespace, head: Head, outputs: Outputs, inputs: Inputs) -> Native:
@@ -119,8 +115,3 @@ def _matching(head: Head, name: str) -> Callable[..., Any] | None:
 def _columns(array: Native) -> tuple[Native, ...]:
     """Return the K parts of an [N, K, ...] array."""
     return tuple(array[:, k] for k in range(array.shape[1]))
-
-
-def _like(array: Array, actions: Array) -> Array:
-    """Return a [B, K] array with trailing axes of length 1, for each dimension of an action."""
-    return array.reshape(*array.shape, *(1,) * (actions.ndim - 2))

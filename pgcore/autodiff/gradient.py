@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,38 +16,26 @@ from pgcore.xp.namespace import Native
 __all__ = ["AutodiffGradient"]
 
 
+@dataclass(eq=False, repr=False)
 class AutodiffGradient(Gradient):
-    """See `Gradient`.
+    """See `Gradient`; terms and quantities are [N, ...], with padding."""
 
-    Attributes:
-        leaves: Native derivatives by canonical name, in the framework's own shapes.
-    """
+    _owner: AutodiffParameters  # the policy
+    surrogate: Surrogate
+    leaves: dict[str, Native]  # derivatives by canonical name, in the framework's own shapes
+    _terms: Native
+    _quantities: dict[str, Native]
 
-    leaves: dict[str, Native]
-
-    def __init__(
-        self,
-        policy: AutodiffParameters,
-        surrogate: Surrogate,
-        leaves: dict[str, Native],
-        terms: Native,
-        quantities: dict[str, Native],
-    ) -> None:
-        """Keep everything native; terms and quantities are [N, ...], with padding."""
-        self.policy = self._owner = policy
-        self.surrogate = surrogate
-        self.leaves = leaves
-        self._terms = terms
-        self._quantities = quantities
+    def __post_init__(self) -> None:
+        """Name the policy as `Gradient` does."""
+        self.policy = self._owner
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
-        quantities = self.terms_and_quantities()[1]
-        signals, steps = self.surrogate.values, len(self.surrogate.weights)
-        arguments: dict[str, Array] = {}
-        for name in self.surrogate.estimator.keywords:
-            arguments[name] = quantities[name][:steps] if name in quantities else signals[name]
-        return arguments
+        keywords, steps = self.surrogate.estimator.keywords, len(self.surrogate.weights)
+        # Quantities have rows of padding, signals none.
+        available = self.surrogate.values | self.terms_and_quantities()[1]
+        return {name: available[name][:steps] for name in keywords}
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
@@ -68,8 +57,8 @@ class AutodiffGradient(Gradient):
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
-        leaves = self.leaves
-        return {name: self._owner.canonical(name, leaves[name]) for name in self._owner.names}
+        owner = self._owner
+        return {name: owner.canonical(name, self.leaves[name]) for name in owner.names}
 
     def times(self, factor: float) -> AutodiffGradient:
         """See `Gradient.times`."""

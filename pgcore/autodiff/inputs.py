@@ -18,35 +18,21 @@ EPISODES, STEPS = 64, 1024
 
 
 class Inputs(NamedTuple):
-    """A policy's inputs, NumPy or native: `N` steps of a batch and, for compiled code, of padding.
+    """A policy's inputs, NumPy or native: `N` steps of a batch and, for compiled code, of padding."""
 
-    Attributes:
-        observations: [N, ...] as the network takes them.
-        actions: [N] integer, or [N, n] of the policy's dtype.
-        action_mask: [N, A] bool or None.
-        signals: [N, ...] by name.
-        weights: [N] weight of each step's term; 0 for padding.
-    """
-
-    observations: Native
-    actions: Native
-    action_mask: Native
-    signals: dict[str, Native]
-    weights: Native
+    observations: Native  # [N, ...] as the network takes them
+    actions: Native  # [N] integer, or [N, n] of the policy's dtype
+    action_mask: Native  # [N, A] bool or None
+    signals: dict[str, Native]  # [N, ...] by name
+    weights: Native  # [N] weight of each step's term; 0 for padding
 
 
 class Outputs(NamedTuple):
-    """A network's outputs at `N` steps.
+    """A network's outputs at `N` steps."""
 
-    Attributes:
-        outputs: [N, outputs] the head's natural parameters.
-        values: [N] the critic's values, [N, A] of an action-value critic, or None.
-        head: The head's own parameters by name.
-    """
-
-    outputs: Native
-    values: Native
-    head: dict[str, Native]
+    outputs: Native  # [N, outputs] the head's natural parameters
+    values: Native  # [N] the critic's values, [N, A] of an action-value critic, or None
+    head: dict[str, Native]  # the head's own parameters by name
 
 
 def episode_chunks(lengths: Array) -> Iterator[slice]:

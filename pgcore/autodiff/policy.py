@@ -1,8 +1,4 @@
-"""Policies of backends whose framework differentiates.
-
-A backend derives from `AutodiffPolicy` and writes the few methods that touch its framework;
-`pgcore.autodiff.terms` holds the function that it differentiates.
-"""
+"""Policies of backends whose framework differentiates `pgcore.autodiff.terms`."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from pgcore.autodiff.parameters import AutodiffParameters
 from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted
 from pgcore.errors import ShapeError, SpecError
-from pgcore.interfaces.estimator import KLS
+from pgcore.interfaces.estimator import KLS, Reduction
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
@@ -32,15 +28,10 @@ __all__ = ["AutodiffPolicy", "critic_kind"]
 
 
 class AutodiffPolicy(AutodiffParameters, Policy):
-    """See `Policy`; a backend writes the abstract methods.
+    """See `Policy`; a backend writes the abstract methods."""
 
-    Attributes:
-        pads: Whether steps are padded to a few sizes, so that compiled code is reused.
-        probe: The trial of an adopted network; None for any other.
-    """
-
-    pads: bool
-    probe: Probe | None = None
+    pads: bool  # whether steps are padded to a few sizes, so that compiled code is reused
+    probe: Probe | None = None  # the trial of an adopted network
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
@@ -73,7 +64,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
-        outputs = self._outputs(observations)[0]
+        outputs, _ = self._forward(self._observations(observations))
         head = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return self.spec.head.distribution(host, outputs.astype(np.float64), head, action_mask)
 
@@ -87,7 +78,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
-        outputs, values = self._outputs(observations)
+        outputs, values = self._forward(self._observations(observations))
         source = outputs if from_outputs else values
         assert source is not None
         return source.reshape(len(observations), -1)
@@ -110,22 +101,18 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
-        # Episodes are taken in chunks, which bounds the memory of the weights' matrix.
         self.check(batch)
         weights = np.ones(batch.num_steps) if step_weights is None else step_weights
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
         for episodes in episode_chunks(batch.episode_lengths):
-            first, last = episodes.start, episodes.stop - 1
-            steps = slice(batch.episode_starts[first], batch.episode_ends[last] + 1)
-            part = batch.steps(steps)
-            inputs = self._inputs(part, {}, np.zeros(part.num_steps, self.dtype))
+            numbers, steps = batch.episode_steps(episodes)
+            inputs = self._inputs(batch.steps(steps), {}, np.zeros(len(steps), self.dtype))
             # Row e holds the weights of episode e's steps; rows of padding stay 0.
-            count = last + 1 - first
-            rows = np.zeros((padded_size(count) if self.pads else count, len(inputs.weights)))
-            rows[batch.episode_of_step[steps] - first, np.arange(part.num_steps)] = weights[steps]
-            products = self.log_prob_products(inputs, rows.astype(self.dtype))
-            scores[episodes] = products[:count]
-        self.check_scores(scores)
+            count = padded_size(len(numbers)) if self.pads else len(numbers)
+            rows = np.zeros((count, len(inputs.weights)), self.dtype)
+            rows[batch.episode_of_step[steps] - numbers[0], np.arange(len(steps))] = weights[steps]
+            scores[episodes] = self.log_prob_products(inputs, rows)[: len(numbers)]
+        self.check_computed("episode_scores", scores)
         return scores
 
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
@@ -136,15 +123,14 @@ class AutodiffPolicy(AutodiffParameters, Policy):
                 f"fisher_vector_product: expected [{self.size}], the parameters, got "
                 f"{list(np.shape(vector))}; flatten in canonical order"
             )
-        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         head, points = self.spec.head, dict[str, Array]()
         # Without a closed form the metric is a sum over actions, which travel as signals.
         if not autodiff_fisher.has_closed_form(head):
             distribution = self.distribution(batch.observations, batch.action_mask)
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
-        inputs = self._inputs(batch, points, (real / real.sum()).astype(self.dtype))
+        inputs = self._inputs(batch, points, Reduction.STEP.weights(batch).astype(self.dtype))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
-        self.check_product(product)
+        self.check_computed("fisher_vector_product", product)
         return product
 
     def flat_values(self, values: Native) -> Native:
@@ -160,23 +146,18 @@ class AutodiffPolicy(AutodiffParameters, Policy):
             values: The critic's, [N], or [N, A] of an action-value critic; None without a critic.
             steps: N, or None where it is unknown while a graph is built.
         """
-        spec = self.spec
-        row = "one row of natural parameters"
-        self._check_output("outputs", row, outputs, [steps, spec.head.outputs])
+        spec, row = self.spec, "one row of natural parameters"
+        self._check_output("outputs", outputs, [steps, spec.head.outputs], row)
         if spec.critic != "none" and spec.critic_values == "action":
             shape = [steps, spec.critic_outputs]
-            self._check_output("values", "one value an action", values, shape)
+            self._check_output("values", values, shape, "one value an action")
         elif spec.critic != "none":
-            self._check_output("values", "one value", values, [steps])
+            self._check_output("values", values, [steps], "one value")
 
-    def _check_output(self, name: str, row: str, value: Native, expected: list[int | None]) -> None:
+    def _check_output(self, name: str, value: Native, expected: list[int | None], row: str) -> None:
         """Check one of the arrays; see `check_outputs`."""
         shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
-        if (
-            shape is None
-            or len(shape) != len(expected)
-            or not all(map(same_length, shape, expected))
-        ):
+        if shape is None or not same_shape(shape, expected):
             raise ShapeError(
                 f"{self.spec.network}: expected {name} of shape {expected} for {self.spec.head}, got "
                 f"{type(value).__name__ if shape is None else shape}; return {row} a step"
@@ -190,11 +171,11 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
         # Integer actions index, and keep their dtype.
-        actions, mask = batch.actions, batch.action_mask
+        actions = batch.actions
         if actions.dtype.kind == "f" or not self.spec.head.discrete:
             actions = actions.astype(self.dtype, copy=False)
         observations = self._observations(batch.observations)
-        inputs = Inputs(observations, actions, mask, dict(signals), weights)
+        inputs = Inputs(observations, actions, batch.action_mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs
 
     def _observations(self, observations: Array) -> Array:
@@ -209,10 +190,6 @@ class AutodiffPolicy(AutodiffParameters, Policy):
             self.probe(self._forward, observations)
         return observations
 
-    def _outputs(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return `forward` of observations as the batch holds them."""
-        return self._forward(self._observations(observations))
-
     def _forward(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward`, with observations padded for compiled code."""
         steps = len(observations)
@@ -223,18 +200,19 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
 def critic_kind(backend: str, critic: Any) -> str:
     """Return the spec's critic for that of `Backend.adopt`, or raise SpecError for an unknown word."""
-    if critic is None:
-        return "none"
-    if not isinstance(critic, str):
-        return "separate"
-    if critic != "shared":
+    if isinstance(critic, str) and critic != "shared":
         raise SpecError(
             f"{backend}.adopt critic: expected None, 'shared' or a network that returns values, "
             f"got {critic!r}; pass the critic itself"
         )
-    return critic
+    if critic is None:
+        return "none"
+    return critic if isinstance(critic, str) else "separate"
 
 
-def same_length(actual: Any, expected: int | None) -> bool:
-    """Whether two lengths are the same, or one is unknown."""
-    return actual is None or expected is None or actual == expected
+def same_shape(actual: list[Any], expected: list[int | None]) -> bool:
+    """Whether two shapes are the same where both have known lengths."""
+    pairs = zip(actual, expected, strict=False)
+    return len(actual) == len(expected) and all(
+        None in pair or pair[0] == pair[1] for pair in pairs
+    )

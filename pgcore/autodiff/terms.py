@@ -1,7 +1,4 @@
-"""The differentiated function: a head's formulas, then an estimator's, through `xp`.
-
-NumPy's closed forms are carried back in the opposite order.
-"""
+"""The differentiated function: a head's formulas, then an estimator's, through `xp`."""
 
 from __future__ import annotations
 

@@ -11,20 +11,16 @@ from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.policy import Policy
+from pgcore.validation.fields import one_of
 
 __all__ = ["Backend", "float_dtype"]
 
 
 class Backend(ABC):
-    """Makes policies out of specs; one instance a process, without visible state.
+    """Makes policies out of specs; one instance a process, without visible state."""
 
-    Attributes:
-        name: Its registered name.
-        modes: Its ways to compute, such as "eager" and "compiled"; the first is the default.
-    """
-
-    name: ClassVar[str]
-    modes: ClassVar[tuple[str, ...]] = ("eager",)
+    name: ClassVar[str]  # the registered one
+    modes: ClassVar[tuple[str, ...]] = ("eager",)  # such as "compiled" too; the default is first
 
     @abstractmethod
     def policy(
@@ -46,8 +42,7 @@ class Backend(ABC):
             compiled: Compile the policy's computations, on a backend that can choose.
 
         Raises:
-            SpecError: the backend does not have the dtype, device or compilation, or cannot build
-                the spec.
+            SpecError: the backend lacks the dtype, device or compilation, or cannot build the spec.
         """
 
     def adopt(
@@ -64,16 +59,14 @@ class Backend(ABC):
 
         Args:
             module: [B, ...] observations to the head's natural parameters, [B, outputs]; with
-                critic="shared" to a pair of those and values. Floating-point observations come in the
+                critic="shared" to a pair of those and values. Float observations come in the
                 parameters' dtype, others as they are.
             head: The action distribution.
             critic: None, "shared", or another network from observations to values.
-            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] action values of a
-                discrete head.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] of a discrete head.
             compiled: See `policy`.
             evaluation_mode: Put module and critic in evaluation mode. Without it dropout and batch
-                normalisation in training mode are refused, since their outputs are no function of one
-                observation alone. Other modules of that kind are refused at the first batch.
+                normalisation are refused: their outputs are no function of one observation alone.
 
         Raises:
             SpecError: the backend has no modules to adopt, or this module cannot be a policy; says why.
@@ -88,15 +81,11 @@ class Backend(ABC):
         """Raise SpecError for compilation on a backend that compiles nothing."""
         if compiled and "compiled" not in self.modes:
             raise SpecError(
-                f"{self.name}.policy compiled: expected False, got True; "
-                "nothing is compiled here, choose a backend that compiles"
+                f"{self.name}.policy compiled: expected False, got True; nothing is compiled here"
             )
 
 
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
     """Return NumPy's dtype for "float32" or "float64", or raise SpecError."""
-    if dtype not in ("float32", "float64"):
-        raise SpecError(
-            f"{where}: expected 'float32' or 'float64', got {dtype!r}; choose one of the two"
-        )
+    one_of(where, dtype, ("float32", "float64"))
     return np.dtype(dtype)

@@ -11,12 +11,8 @@ __all__ = ["Copied"]
 class Copied:
     """An object that pickles and deep-copies to the bit, without its caches.
 
-    A subclass names its caches, views of other attributes and anything bound to this process, and makes
-    them anew in `rebuild`. Arrays that its framework pickles with another dtype travel as NumPy's:
-    `__getstate__` converts them and `rebuild` converts them back.
-
-    Attributes:
-        left_out: Names of the attributes that are not part of a copy.
+    `left_out` names caches, views and anything bound to this process, which `rebuild` makes anew.
+    Arrays that a framework pickles with another dtype travel as NumPy's: `__getstate__` converts them.
     """
 
     left_out: ClassVar[frozenset[str]] = frozenset()

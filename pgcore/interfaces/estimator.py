@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -18,20 +18,18 @@ from pgcore.interfaces.quantities import (
     KLS,
     QUANTITIES,
     VALUES_OF_ACTIONS,
-    check_same_keywords,
-    check_signature,
+    check_cotangents,
     quantities_of,
     surrogate_keywords,
 )
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Checked, choice, set_field
+from pgcore.validation.fields import Checked, choice, one_of, set_field
 from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = [
     "KLS",
-    "OFF_POLICY",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
     "AnyReduction",
@@ -45,7 +43,6 @@ __all__ = [
 
 # The claims about another policy's episodes, strongest first.
 OffPolicy = Literal["exact", "limited", "none"]
-OFF_POLICY: tuple[OffPolicy, ...] = ("exact", "limited", "none")
 
 
 class Evaluate(Protocol):
@@ -75,19 +72,16 @@ class Reduction(Enum):
     @staticmethod
     def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
         """See `pgcore.validation.fields`: the reduction, or the one of that value."""
-        try:
-            return Reduction(value)
-        except ValueError as unknown:
-            choices = ", ".join(repr(member.value) for member in Reduction)
-            message = f"{where}: expected one of {choices}, got {value!r}; choose one of them"
-            raise error(message) from unknown
+        plain = value.value if isinstance(value, Reduction) else value
+        one_of(where, plain, (member.value for member in Reduction), error)
+        return Reduction(plain)
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
-        # Padding counts neither as a step nor as an episode.
         real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
         if self is Reduction.STEP:
             return real / real.sum()
+        # Padding counts neither as a step nor as an episode.
         weights = real / batch.episode_weights.sum()
         if self is Reduction.EPISODE_STEP:
             weights = weights / batch.episode_lengths[batch.episode_of_step]
@@ -100,51 +94,36 @@ AnyReduction = Annotated[Reduction, Reduction.of]
 
 @dataclass(frozen=True, slots=True)
 class Claims(Checked):
-    """An estimator's stated properties; the exact oracle verifies each.
+    """An estimator's stated properties; the exact oracle verifies each."""
 
-    Attributes:
-        unbiased: Its expected gradient is the exact gradient of the expected return, up to
-            `discount_state`, for whole episodes from the current policy.
-        off_policy: Its property on another policy's episodes, with that policy's log-probabilities.
-            "exact": the expected gradient is as unbiased as on-policy, or tends to the exact one in
-            large batches. "limited": corrected in part, as by truncated ratios. "none": the batch
-            must come from the current policy.
-        needs_critic: The policy must have a critic.
-        discrete_only: The head must be enumerable: an action is one integer.
-        whole_episodes: Every episode must be whole; a truncated one counts as if its reward ended.
-    """
-
+    # Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for
+    # whole episodes from the current policy.
     unbiased: bool
-    off_policy: Annotated[OffPolicy, choice(*OFF_POLICY)]
-    needs_critic: bool
-    discrete_only: bool
-    whole_episodes: bool = False
+    # On another policy's episodes, with that policy's log-probabilities. "exact": as unbiased as
+    # on-policy, or tends to the exact gradient in large batches. "limited": corrected in part, as by
+    # truncated ratios. "none": the batch must come from the current policy.
+    off_policy: Annotated[OffPolicy, choice(*get_args(OffPolicy))]
+    needs_critic: bool  # the policy must have a critic
+    discrete_only: bool  # the head must be enumerable: an action is one integer
+    whole_episodes: bool = False  # a truncated episode counts as if its reward ended
     field_error = EstimatorError
 
 
 class Estimator(Checked, ABC):
     """One estimate of a policy gradient from a batch: a frozen dataclass of hyper-parameters.
 
-    A field declares its check, as in `clip: Positive = 0.2`; see `pgcore.validation.fields`.
-
-    A subclass writes `signals` and `surrogate`; `cotangents` are derived unless it writes them. The
-    keyword-only parameters of `surrogate` are its needs: names in `QUANTITIES` come from the policy,
-    all others from `signals`. A keyword with a default is passed only when `uses` says so. With the
-    keyword `episode`, [B] episode numbers, a surrogate sees whole episodes: its terms may hold
-    `xp.episode_sum` and `xp.episode_mean`, and minibatches are of episodes.
-
-    Attributes:
-        name: Its registered name.
-        sources: The papers and equations it follows.
-        usual_optimizer: The default of `pgcore train`.
-        reduction: The rule that makes one loss of the terms.
+    A field declares its check, as in `clip: Positive = 0.2`; see `pgcore.validation.fields`. A
+    subclass writes `signals` and `surrogate`; `cotangents` are derived unless it writes them. Of the
+    surrogate's keyword-only parameters, names in `QUANTITIES` come from the policy, all others from
+    `signals`; one with a default is passed only when `uses` says so. With the keyword `episode`, [B]
+    episode numbers, terms may hold `xp.episode_sum` and `xp.episode_mean`.
     """
 
-    name: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]] = ()
-    usual_optimizer: ClassVar[str] = "adam"
+    name: ClassVar[str]  # the registered one
+    sources: ClassVar[tuple[str, ...]] = ()  # the papers and equations it follows
+    usual_optimizer: ClassVar[str] = "adam"  # the default of `pgcore train`
     field_error = EstimatorError
-    reduction: AnyReduction = Reduction.STEP
+    reduction: AnyReduction = Reduction.STEP  # the rule that makes one loss of the terms
     # The surrogate's keywords, each with whether it has a default; read where the class is defined.
     _surrogate_keywords: ClassVar[dict[str, bool]] = {}
     _fitting: PolicySpec | None = None  # the last spec that passed `check_fits`
@@ -153,14 +132,13 @@ class Estimator(Checked, ABC):
         """Check the surrogate's signature, and drop cotangents of another surrogate."""
         super().__init_subclass__(**kwargs)
         writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
-        # The inherited closed form is another function's where the surrogate or its methods change.
+        # An inherited closed form belongs to the parent's surrogate.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
         if cls.surrogate is not Estimator.surrogate:
-            check_signature(cls)
             cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
-                check_same_keywords(cls)
+                check_cotangents(cls)
 
     @property
     @abstractmethod
@@ -183,27 +161,22 @@ class Estimator(Checked, ABC):
         Args:
             xp: The backend's array functions.
             arguments: None; an estimator's surrogate has keyword-only parameters.
-            keywords: [B, ...] quantities and signals. Row t of the result depends on row t alone, or
-                with `episode` on its episode.
+            keywords: [B, ...] quantities and signals. A term depends on its own row or episode alone.
         """
 
     def cotangents(self, *arguments: Any, **keywords: Any) -> Mapping[str, Array]:
-        """Return d surrogate_t / d quantity_t in closed form, for every quantity that is used.
+        """Return d surrogate_t / d quantity_t in closed form, [B, ...] for every quantity that is used.
 
         By default a registered deriver derives it, once; see `pgcore.derive`. A subclass that changes
-        the surrogate, or a method that it calls, and not the cotangents does not inherit them;
-        `cotangents = Parent.cotangents` in it keeps the parent's.
+        the surrogate, or a method that it calls, inherits no cotangents unless it writes
+        `cotangents = Parent.cotangents`. With `episode`, the sum of an episode's terms is derived.
 
         Args:
             arguments: See `surrogate`.
             keywords: See `surrogate`; NumPy arrays of any float dtype, as the results.
 
-        Returns:
-            [B, ...] by quantity. With `episode`, derivatives of the sum of an episode's terms, which
-            have one weight.
-
         Raises:
-            EstimatorError: the surrogate cannot be differentiated symbolically; names the operation.
+            EstimatorError: an operation of the surrogate has no symbolic derivative.
             DependencyError: no deriver is installed.
         """
         return self._derivation.cotangents(**keywords)
@@ -226,10 +199,10 @@ class Estimator(Checked, ABC):
         return {}
 
     def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
-        """Return further keywords of metrics, [B] by name, from those of `surrogate` without padding.
+        """Return further keywords of metrics, [B] by name, where those of `surrogate` suffice.
 
-        `log_ratio`: log pi - log mu in nats, where the surrogate takes `old_log_prob`. `clipped`: see
-        `clipped`, where it takes an `advantage`. `value`, `return_`: `action_value` and `target`.
+        `log_ratio` is log pi - log mu in nats, `clipped` the method's result, `value` and `return_` are
+        `action_value` and `target`.
         """
         inputs: dict[str, Array] = {}
         if {"log_prob", "old_log_prob"} <= keywords.keys():
@@ -255,7 +228,7 @@ class Estimator(Checked, ABC):
         return self
 
     def differentiate(self, policy: Any, surrogate: Any) -> Any:
-        """See `Policy.gradient`, the default; an estimator with another kind of gradient overrides it."""
+        """See `Policy.gradient`, the default."""
         return policy.gradient(surrogate)
 
     def check_fits(self, spec: PolicySpec) -> None:
@@ -268,10 +241,8 @@ class Estimator(Checked, ABC):
         if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
             raise EstimatorError(
                 f"{self} on {spec.head}: expected an estimator of action values, since probabilities "
-                f"are piecewise constant in those and have no gradient, got one of {names}; "
-                "choose one that uses action_value, or a head such as Categorical"
+                f"have no gradient, got one of {names}; choose one that uses action_value"
             )
-        # One message for both reasons: the same policy lacks them.
         missing = [name for name in self.quantities if name not in quantities_of(spec)]
         if missing or (self.claims.discrete_only and not spec.head.enumerable):
             lack = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
@@ -284,13 +255,12 @@ class Estimator(Checked, ABC):
     @cached_property
     def _derivation(self) -> Any:
         """The closed form of the cotangents, by the first usable of the registered derivers."""
-        # Where none is usable, loading the first says which package to install.
         derivers = registry().providers("derivers")
         if not derivers:
             raise DependencyError(
-                f"{self.name}.cotangents: expected a registered deriver, got none; "
-                "write `cotangents`, or install one"
+                f"{self.name}.cotangents: expected a registered deriver, got none; write or install one"
             )
+        # Where none is usable, loading the first says which package to install.
         deriver = next((entry for entry in derivers if entry.status == "usable"), derivers[0])
         derive = registry().load("derivers", deriver.provider.name)
         return cast("Callable[[Estimator], Any]", derive)(self)
@@ -321,13 +291,10 @@ class Estimator(Checked, ABC):
 def check_claims(estimator: Estimator) -> None:
     """Raise EstimatorError where claims contradict the surrogate's signature."""
     # A claim that is too strong is harmless: it only keeps policies away.
-    claims = estimator.claims
-    for claim, stated, quantities in (
-        ("needs_critic", claims.needs_critic, {"value"}),
-        ("discrete_only", claims.discrete_only, {"log_probs"} | VALUES_OF_ACTIONS),
-    ):
+    needs = {"needs_critic": {"value"}, "discrete_only": {"log_probs"} | VALUES_OF_ACTIONS}
+    for claim, quantities in needs.items():
         used = [name for name in estimator.quantities if name in quantities]
-        if used and not stated:
+        if used and not getattr(estimator.claims, claim):
             raise EstimatorError(
                 f"{estimator.name}.claims: expected {claim}=True for a surrogate that uses "
                 f"{', '.join(used)}, got False; claim {claim}=True, or leave that quantity out"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import EstimatorError, NonFiniteError
+from pgcore.errors import EstimatorError
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import check_all_finite
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, row_not_finite
 
 __all__ = ["Evaluation"]
 
@@ -21,17 +21,11 @@ UNBOUNDED = frozenset(("distribution", "log_probs", "final_log_probs"))
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A policy on a batch; see `pgcore.interfaces.estimator.Evaluate`.
-
-    Attributes:
-        policy: The current policy.
-        batch: The episodes.
-        target_policy: Gives bootstrapped action values; None is the current policy.
-    """
+    """The current policy on a batch; see `pgcore.interfaces.estimator.Evaluate`."""
 
     policy: Policy
     batch: Batch
-    target_policy: Policy | None = None
+    target_policy: Policy | None = None  # gives bootstrapped action values; None is `policy`
 
     @property
     def target(self) -> Evaluation:
@@ -50,14 +44,10 @@ class Evaluation:
         """See `Evaluate.__call__`; raise NonFiniteError, naming parameter or step, unless finite."""
         evaluated = self.policy.evaluate(self.batch, names)
         for name, value in evaluated.items():
-            noun = "episode" if name.startswith("final_") else "step"
-            try:
-                if name not in UNBOUNDED:
-                    check_all_finite(name, value, noun)
-            except NonFiniteError:
+            if name not in UNBOUNDED and row_not_finite(value) is not None:
                 # A parameter that is not finite explains every step.
                 self.policy.check_finite(name)
-                raise
+                check_all_finite(name, value, "episode" if name.startswith("final_") else "step")
         return evaluated
 
     def scores(self, step_weights: Array | None = None) -> Array:

@@ -31,31 +31,18 @@ LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """The measurements of a trust region's step.
+    """The measurements of a trust region's step; a refused one leaves every parameter to the bit."""
 
-    Attributes:
-        accepted: Whether the step was taken; a refused one leaves every parameter to the bit.
-        kl: Mean KL(policy before, policy after) over the batch's real steps, nats.
-        length: Euclidean length of the step in the policy's parameters.
-        step_size: The factor of the natural gradient, or of the gradient without a metric.
-        improvement: The fall of the surrogate's loss, in its unit.
-        expected: The fall of a linear loss.
-        backtracks: The line search's number of shorter steps.
-        iterations: Of conjugate gradients.
-        residual: Of conjugate gradients, relative to the gradient's norm.
-        converged: Whether the residual is within the tolerance.
-    """
-
-    accepted: bool
-    kl: float
-    length: float
-    step_size: float
-    improvement: float
-    expected: float
-    backtracks: int
-    iterations: int
-    residual: float
-    converged: bool
+    accepted: bool  # whether the step was taken
+    kl: float  # mean KL(policy before, policy after) over the batch's real steps, nats
+    length: float  # Euclidean length of the step in the policy's parameters
+    step_size: float  # factor of the natural gradient, or of the gradient without a metric
+    improvement: float  # fall of the surrogate's loss, in its unit
+    expected: float  # fall of a linear loss
+    backtracks: int  # the line search's number of shorter steps
+    iterations: int  # of conjugate gradients
+    residual: float  # theirs, relative to the gradient's norm
+    converged: bool  # whether the residual is within the tolerance
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -77,7 +64,7 @@ class BoundOptimizer(Copied, ABC):
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """See `OptimizerSpec.scalars`: update slots and parameters with the numbers of one step."""
+        """Update slots and parameters with the numbers of `OptimizerSpec.scalars`."""
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:
@@ -89,17 +76,11 @@ class BoundOptimizer(Copied, ABC):
 
 
 class Rule(Checked, ABC):
-    """An `Optimizer`'s way to step: an update formula or a trust region.
+    """An `Optimizer`'s way to step: an update formula or a trust region."""
 
-    Attributes:
-        name: Its registered name.
-        slots: Names of the arrays kept for the parameters in `slot_parameters`, all starting at 0.
-        whole_batch: Whether a step takes all of a batch once, not one minibatch of many.
-    """
-
-    name: ClassVar[str]
-    slots: ClassVar[tuple[str, ...]] = ()
-    whole_batch: ClassVar[bool] = False
+    name: ClassVar[str]  # the registered one
+    slots: ClassVar[tuple[str, ...]] = ()  # arrays kept for each of `slot_parameters`, 0 at first
+    whole_batch: ClassVar[bool] = False  # whether a step takes a batch once, not by minibatches
     field_error = OptimizerError
 
     @abstractmethod
@@ -125,22 +106,14 @@ class Rule(Checked, ABC):
 
 @dataclass(frozen=True)
 class OptimizerSpec(Rule):
-    """A first-order optimizer's hyper-parameters and its update formula.
+    """A first-order optimizer's hyper-parameters and its update formula."""
 
-    Attributes:
-        learning_rate: A positive number, or a schedule.
-        max_grad_norm: Scale the gradient g to g * c / max(norm, c) with this c, over all parameters,
-            before the update; None leaves it.
-    """
-
-    # Adam's default in Kingma and Ba 2015, algorithm 1.
+    # A positive number, or a schedule. Adam's default in Kingma and Ba 2015, algorithm 1.
     learning_rate: LearningRate = 1e-3
-    max_grad_norm: Positive | None = None
+    max_grad_norm: Positive | None = None  # the c of `Gradient.clipped`; None leaves the gradient
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
-        """Return the numbers of one step that `update` needs; the learning rate by default.
-
-        They are computed apart, in double precision, so that a backend compiles `update` only once.
+        """Return the double-precision numbers of one step that a compiled `update` gets.
 
         Args:
             step: Counted from 1, for bias correction.

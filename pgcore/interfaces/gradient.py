@@ -11,11 +11,12 @@ import numpy as np
 
 from pgcore.errors import DependencyError, EstimatorError, NonFiniteError, OptimizerError
 from pgcore.interfaces.copying import Copied
-from pgcore.interfaces.estimator import QUANTITIES, Estimator
+from pgcore.interfaces.estimator import QUANTITIES
 from pgcore.interfaces.metrics import compute_metrics
 from pgcore.interfaces.parameters import Parameters, flat
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array, first_not_finite, first_row
+from pgcore.validation.fields import number, positive_or_infinite
 
 __all__ = ["Gradient"]
 
@@ -24,17 +25,10 @@ LEAST_SQUARE = 1e-30
 
 
 class Gradient(Copied, ABC):
-    """The gradient of a loss with respect to one policy's parameters.
+    """The gradient of a loss by one policy's parameters; terms, loss and metrics come on demand."""
 
-    Terms, loss and metrics are computed on demand: an inner loop never reads them.
-
-    Attributes:
-        policy: The policy with the parameters.
-        surrogate: The differentiated loss.
-    """
-
-    policy: Parameters
-    surrogate: Surrogate
+    policy: Parameters  # the policy with the parameters
+    surrogate: Surrogate  # the differentiated loss
 
     @abstractmethod
     def arguments(self) -> dict[str, Array]:
@@ -70,8 +64,7 @@ class Gradient(Copied, ABC):
             return loss
         # A term can overflow although its derivatives, which a step is taken against, do not.
         real = np.flatnonzero(weights)
-        size = np.abs(terms[real])
-        step = int(real[size.argmax() if np.isfinite(size).all() else np.isfinite(size).argmin()])
+        step = int(real[np.abs(terms[real]).argmax()])  # NaN counts as the largest
         raise NonFiniteError(
             f"loss of {self.surrogate.estimator.name}: expected a finite number, "
             f"got {terms[step]} at step {step}; scale the rewards down, or use float64"
@@ -82,23 +75,15 @@ class Gradient(Copied, ABC):
         """`loss`, and every metric that has its keywords; see `pgcore.interfaces.metrics`."""
         with np.errstate(all="ignore"):
             arguments, terms, norm = self.arguments(), self.terms(), self.norm()
-            figures = compute_metrics(
-                self.surrogate.estimator, arguments, self.surrogate.weights, terms, norm
-            )
-            return {"loss": self.loss, **figures}
+            return {"loss": self.loss} | compute_metrics(self.surrogate, arguments, terms, norm)
 
     def norm(self) -> float:
         """Return the Euclidean norm over all parameters."""
         square = self.square()
         if math.isfinite(square) and square > LEAST_SQUARE:
             return math.sqrt(square)
-        # The squares over- or underflowed: divide by the largest entry first.
-        vector = flat(self.numpy())
-        largest = float(np.abs(vector).max())
-        if largest == 0.0:
-            return 0.0
-        scaled = vector.astype(np.float64) / largest
-        return largest * math.sqrt(np.dot(scaled, scaled))
+        # The squares over- or underflowed, which `hypot` avoids.
+        return math.hypot(*flat(self.numpy()).tolist())
 
     def scaled(self, factor: float) -> Gradient:
         """Return the gradient times a finite number; terms, loss and metrics but the norm stay.
@@ -106,10 +91,7 @@ class Gradient(Copied, ABC):
         Raises:
             NonFiniteError: the factor is not finite, or an entry overflows.
         """
-        if not math.isfinite(factor):
-            raise NonFiniteError(
-                f"Gradient.scaled: expected a finite factor, got {factor}; find where it came from"
-            )
+        number("Gradient.scaled factor", factor, NonFiniteError)
         # A factor of at most 1 cannot overflow, and the square is cheaper than a look at each entry.
         gradient = self.times(factor)
         if abs(factor) > 1 and not math.isfinite(gradient.square()):
@@ -122,11 +104,7 @@ class Gradient(Copied, ABC):
         Raises:
             OptimizerError: the largest norm is not above 0.
         """
-        if not max_norm > 0:
-            raise OptimizerError(
-                f"Gradient.clipped: expected a largest norm above 0, got {max_norm!r}; "
-                "a step against the gradient needs one"
-            )
+        positive_or_infinite("Gradient.clipped max_norm", max_norm, OptimizerError)
         norm = self.norm()
         return self if norm <= max_norm else self.scaled(max_norm / norm)
 
@@ -140,15 +118,14 @@ class Gradient(Copied, ABC):
         self.policy.check_finite(where)
         for name, value in self._suspects().items():
             # Masked actions' log-probabilities are -inf by definition.
-            bad = np.isnan(value) | (value == np.inf)
-            if name != "log_probs":
-                bad |= value == -np.inf
+            bad: Array = ~np.isfinite(value)
+            if name == "log_probs":
+                bad &= value != -np.inf
             if bad.any():
                 step = first_row(bad)
                 raise NonFiniteError(
                     f"{where}: expected finite numbers, got {name} = {value[step]} at step {step}; "
-                    "the parameters are unchanged, look at that step's observation, "
-                    "log-probability and advantage"
+                    "the parameters are unchanged, look at that step's observation and advantage"
                 )
         raise NonFiniteError(
             f"{where}: expected finite numbers, got an overflow in {overflowed}; "
@@ -157,12 +134,11 @@ class Gradient(Copied, ABC):
 
     def _suspects(self) -> Mapping[str, Any]:
         """Return the possible sources of an infinite entry, in the order of computation."""
-        estimator: Estimator = self.surrogate.estimator
         arguments = self.arguments()
         quantities = {name: value for name, value in arguments.items() if name in QUANTITIES}
         try:
             with np.errstate(all="ignore"):
-                cotangents = estimator.cotangents(**arguments)
+                cotangents = self.surrogate.estimator.cotangents(**arguments)
         except (EstimatorError, DependencyError):
             # Without a closed form the terms stand in for their derivatives.
             return quantities | {"surrogate": self.terms()}

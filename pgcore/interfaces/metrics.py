@@ -12,8 +12,7 @@ A metric is computed wherever all of its keywords are available:
 | `gradient_norm` | the Euclidean norm over all parameters |
 
 Steps of padding are left out of every array. A metric that is undefined for the steps at hand, such as
-the explained variance of equal returns, is NaN, and so is every metric of padding alone. A run's file
-holds `null` for NaN and infinity, and its names never change.
+the explained variance of equal returns, is NaN, and so is every metric of padding alone.
 """
 
 from __future__ import annotations
@@ -21,71 +20,67 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from pgcore.errors import PluginError
-from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import Registry, registry
 from pgcore.validation.arrays import Array
 
 __all__ = ["Metric", "compute_metrics"]
 
 Metric = Callable[..., float]
+Applicable = tuple[str, Metric, tuple[str, ...]]
 
 
 def compute_metrics(
-    estimator: Estimator,
-    arguments: Mapping[str, Array],
-    weights: Array,
-    terms: Array,
-    gradient_norm: float,
+    surrogate: Surrogate, arguments: Mapping[str, Array], terms: Array, norm: float
 ) -> dict[str, float]:
     """Return every registered metric that has its keywords, and the estimator's own, by name.
 
     Args:
-        estimator: Gives `metric_inputs` and `metrics`.
-        arguments: [B, ...] the surrogate's quantities and signals.
-        weights: [B] weights of the terms; 0 for padding.
-        terms: [B] the surrogate's terms.
-        gradient_norm: Over all parameters.
+        surrogate: The loss.
+        arguments: [B, ...] its quantities and signals.
+        terms: [B] its terms.
+        norm: Of the gradient, over all parameters.
     """
+    estimator, weights = surrogate.estimator, surrogate.weights
     # Padding has weight 0, and may hold anything.
     real = weights > 0
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)
-    available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": gradient_norm}
+    available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": norm}
     metrics = applicable(registry(), frozenset(available))
     if not real.any():
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, needs in metrics:
-        figures[name] = number(name, function(**{need: available[need] for need in needs}))
+        value: Any = function(**{need: available[need] for need in needs})
+        if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
+            raise PluginError(
+                f"metric {name!r}: expected one number, got {type(value).__name__} of shape "
+                f"{list(np.shape(value))}; reduce it over the steps"
+            )
+        figures[name] = float(value)
     return figures | estimator.metrics(**keywords)
 
 
 # A process has few estimators, and a training run asks after each update.
 @functools.lru_cache(maxsize=64)
-def applicable(
-    plugins: Registry, available: frozenset[str]
-) -> tuple[tuple[str, Metric, tuple[str, ...]], ...]:
+def applicable(plugins: Registry, available: frozenset[str]) -> list[Applicable]:
     """Return name, function and keywords of the usable metrics that have their keywords."""
-    metrics: list[tuple[str, Metric, tuple[str, ...]]] = []
-    for name, function in usable(plugins):
-        keywords = keywords_of(name, function)
-        if all(optional or keyword in available for keyword, optional in keywords.items()):
-            metrics.append((name, function, tuple(key for key in keywords if key in available)))
-    return tuple(metrics)
-
-
-def usable(plugins: Registry) -> Iterator[tuple[str, Metric]]:
-    """Yield name and function of the usable metrics."""
+    metrics: list[Applicable] = []
     for registration in plugins.providers("metrics"):
         if registration.status == "usable":
             name = registration.provider.name
-            yield name, cast("Metric", plugins.load("metrics", name))
+            function = cast("Metric", plugins.load("metrics", name))
+            keywords = keywords_of(name, function)
+            if all(optional or keyword in available for keyword, optional in keywords.items()):
+                metrics.append((name, function, tuple(key for key in keywords if key in available)))
+    return metrics
 
 
 def keywords_of(name: str, function: Metric) -> dict[str, bool]:
@@ -94,17 +89,6 @@ def keywords_of(name: str, function: Metric) -> dict[str, bool]:
     if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise PluginError(
             f"metric {name!r}: expected keyword-only parameters, got {inspect.signature(function)}; "
-            "write (*, names...), each a quantity, a signal or another keyword of "
-            "pgcore.interfaces.metrics"
+            "write (*, names...) with keywords of pgcore.interfaces.metrics"
         )
     return {p.name: p.default is not p.empty for p in parameters}
-
-
-def number(name: str, value: Any) -> float:
-    """Return a metric's value as a float; raise PluginError unless it is one number."""
-    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
-        raise PluginError(
-            f"metric {name!r}: expected one number, got {type(value).__name__} of shape "
-            f"{list(np.shape(value))}; reduce it over the steps"
-        )
-    return float(value)

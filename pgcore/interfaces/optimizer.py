@@ -16,17 +16,12 @@ __all__ = ["Optimizer", "Rule", "StepReport"]
 
 
 class Optimizer:
-    """Takes steps with one spec on one policy; binds to the first policy it gets.
-
-    Attributes:
-        spec: The rule with its hyper-parameters, such as an `OptimizerSpec`.
-        steps_taken: The number of steps; one that a trust region refused does not count.
-    """
+    """Takes steps with one spec on one policy; binds to the first policy it gets."""
 
     def __init__(self, spec: Rule) -> None:
-        """Keep the spec; nothing native exists before the first step."""
+        """Keep the spec, such as an `OptimizerSpec`; nothing native exists before the first step."""
         self.spec: Any = spec
-        self.steps_taken = 0
+        self.steps_taken = 0  # one that a trust region refused does not count
         self._policy: Policy | None = None
         self._bound: BoundOptimizer | None = None
 
@@ -35,14 +30,11 @@ class Optimizer:
         return f"Optimizer({self.spec}, {self.steps_taken} steps taken)"
 
     def step(self, policy: Policy, gradient: Gradient) -> StepReport | None:
-        """Move the policy's parameters against the gradient, in place.
+        """Move the policy's parameters against the gradient in place; return a trust region's report.
 
         Args:
             policy: That of the first step.
             gradient: Of this policy.
-
-        Returns:
-            A trust region's report; None of a first-order step.
 
         Raises:
             OptimizerError: optimizer, gradient and policy do not belong together.
@@ -78,9 +70,8 @@ class Optimizer:
         Raises:
             OptimizerError: the state is not that of this spec and policy.
         """
-        shapes, names = policy.spec.parameter_shapes, self.spec.slot_parameters(policy)
-        # Each slot has an array of the shape of each of the rule's parameters.
-        slots: dict[str, dict[str, Any]] = {slot: {} for slot in self.spec.slots}
+        slots, names = self.spec.slots, self.spec.slot_parameters(policy)
+        shapes = policy.spec.parameter_shapes
         expected = {f"{slot}/{name}": shapes[name] for slot in slots for name in names}
         if {name: value.shape for name, value in state.items()} != expected:
             critic = "" if len(names) == len(shapes) else "'s critic"
@@ -90,10 +81,10 @@ class Optimizer:
                 "load the checkpoint of the same optimizer and policy"
             )
         # A backend loads one mapping a slot.
-        for key, value in state.items():
-            slot, name = key.split("/", 1)
-            slots[slot][name] = value
-        self._bound_to(policy).load(slots)
+        by_slot: dict[str, dict[str, Array]] = {}
+        for slot in slots:
+            by_slot[slot] = {name: state[f"{slot}/{name}"] for name in names}
+        self._bound_to(policy).load(by_slot)
         where = "Optimizer.load steps_taken"
         self.steps_taken = int(non_negative(where, steps_taken, OptimizerError))
 

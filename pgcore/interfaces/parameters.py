@@ -12,30 +12,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.data.spec import PolicySpec
-from pgcore.errors import NonFiniteError
+from pgcore.errors import NonFiniteError, PgcoreError
 from pgcore.interfaces.copying import Copied
 from pgcore.validation.arrays import Array, first_not_finite
 
 __all__ = ["Layout", "Parameters", "flat"]
 
-# The end of messages about parameters that are not finite: a good checkpoint alone brings them back.
-LOAD_ANOTHER = "load a good checkpoint, and look for what made it so"
-
 
 class Layout:
-    """The places of named arrays in one flat vector, in canonical order, each in C order.
-
-    Attributes:
-        shapes: Of the arrays by name.
-        places: The slice of each array, by name.
-        size: D, the length of the vector.
-    """
+    """The places of named arrays in one flat vector, in canonical order, each in C order."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Lay the arrays out."""
         self.shapes = dict(shapes)
         self.places: dict[str, slice] = {}
-        self.size = 0
+        self.size = 0  # D, the length of the vector
         for name, shape in self.shapes.items():
             start, self.size = self.size, self.size + math.prod(shape)
             self.places[name] = slice(start, self.size)
@@ -47,16 +38,11 @@ class Layout:
 
 
 class Parameters(Copied, ABC):
-    """A policy's `D` numbers, in arrays with canonical names; gradients are taken by them.
-
-    Attributes:
-        spec: The architecture, with the arrays' names, order and shapes.
-        dtype: NumPy's float32 or float64.
-    """
+    """A policy's `D` numbers, in arrays with canonical names; gradients are taken by them."""
 
     left_out: ClassVar[frozenset[str]] = frozenset({"layout", "names", "size"})
-    spec: PolicySpec
-    dtype: np.dtype[Any]
+    spec: PolicySpec  # the architecture, with the arrays' names, order and shapes
+    dtype: np.dtype[Any]  # NumPy's float32 or float64
 
     @cached_property
     def layout(self) -> Layout:
@@ -85,12 +71,13 @@ class Parameters(Copied, ABC):
             ParameterError: names, shapes or values are not the spec's.
         """
 
-    def check_finite(self, where: str) -> None:
-        """Raise NonFiniteError, naming the parameter, unless all are finite."""
+    def check_finite(self, where: str, error: type[PgcoreError] = NonFiniteError) -> None:
+        """Raise `error`, naming the parameter, unless all are finite."""
         bad = first_not_finite(self.parameters())
         if bad is not None:
-            raise NonFiniteError(
-                f"{where}: expected finite parameters, got NaN or infinity in {bad}; {LOAD_ANOTHER}"
+            raise error(
+                f"{where}: expected finite parameters, got NaN or infinity in {bad}; "
+                "load a good checkpoint, and look for what made it so"
             )
 
 

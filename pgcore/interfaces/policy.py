@@ -18,16 +18,9 @@ from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.interfaces.estimator import KLS, Estimator, quantities_of
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
-from pgcore.interfaces.parameters import LOAD_ANOTHER, Parameters
+from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import (
-    Array,
-    check_finite,
-    first_not_finite,
-    first_row,
-    owned_numbers,
-    row_not_finite,
-)
+from pgcore.validation.arrays import Array, check_finite, first_row, owned_numbers, row_not_finite
 from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -45,26 +38,17 @@ EVALUATIONS: dict[str, str] = {
 
 
 class Policy(Parameters):
-    """A policy, and its critic where it has one.
+    """A policy, and its critic where it has one; `B` steps, `E` episodes, `D` parameters."""
 
-    `B` steps, `E` episodes, `D` parameters. Observations have the batch's shape and dtype.
-
-    Attributes:
-        backend: The registered name of the backend that owns the parameters.
-        spec: The architecture.
-        dtype: NumPy's float32 or float64, of parameters and gradients.
-        compiled: Whether the backend compiles its computations.
-    """
-
-    backend: str
-    compiled: bool = False
+    backend: str  # registered name of the backend that owns the parameters
+    compiled: bool = False  # whether the backend compiles its computations
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """Return [B, width] float64 distribution parameters of pi.
 
         Args:
-            observations: [B, ...] as the batch holds them.
+            observations: [B, ...] in the batch's shape and dtype.
             action_mask: [B, A] bool or None. True where an action is possible.
         """
 
@@ -78,9 +62,7 @@ class Policy(Parameters):
 
     @abstractmethod
     def gradient(self, surrogate: Surrogate) -> Gradient:
-        """Return the gradient of sum_t w_t * surrogate_t, a loss: parameters step against it.
-
-        The result owns its memory. The surrogate is one of this policy's spec, unchecked.
+        """Return the gradient of sum_t w_t * surrogate_t, a loss; it owns its memory.
 
         Raises:
             NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the first step.
@@ -90,24 +72,22 @@ class Policy(Parameters):
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """Return [E, D] scores: sum over an episode's steps of c_t d log pi(a_t given s_t) / d theta.
 
+        They are of the policy's dtype, in canonical parameter order and C order.
+
         Args:
             batch: The episodes.
             step_weights: [B] float or None. c_t; None weighs every step 1.
-
-        Returns:
-            [E, D] of the policy's dtype, columns in canonical parameter order, each array in C order.
         """
 
     @abstractmethod
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """Return F v with F = E_t E_{a ~ pi(. given s_t)}[score score^T], the mean over real steps.
 
+        The result is [D] of the policy's dtype, 0 for the critic's own parameters.
+
         Args:
             batch: Its observations and masks; actions and rewards are not read.
             vector: [D] float in canonical parameter order.
-
-        Returns:
-            [D] of the policy's dtype; 0 for the critic's own parameters.
 
         Source: Kakade 2001, "A natural policy gradient".
         """
@@ -125,8 +105,7 @@ class Policy(Parameters):
 
         Args:
             batch: The steps; checked as `check` does.
-            names: Any of `EVALUATIONS`, and of `QUANTITIES` that the policy has; a KL is from the
-                batch's extra `reference`.
+            names: Of `EVALUATIONS` and `QUANTITIES`; a KL is from the batch's extra `reference`.
 
         Raises:
             EstimatorError: the policy does not have a quantity, or the batch no `reference` for a KL.
@@ -137,15 +116,13 @@ class Policy(Parameters):
         head, evaluated = self.spec.head, dict[str, Array]()
         if "distribution" in names:
             evaluated["distribution"] = self.distribution(batch.observations, batch.action_mask)
-        # Final observations belong to episodes, and only those of truncated ones are computed from.
         if "final_value" in names:
             values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
             evaluated["final_value"] = values[:, 0]
         if "final_action_values" in names:
-            function = partial(self.values_at, from_outputs=head.action_values)
-            evaluated["final_action_values"] = self.at_final(
-                batch, head.outputs, lambda seen, _: function(seen)
-            )
+            q = partial(self.values_at, from_outputs=head.action_values)
+            values = self.at_final(batch, head.outputs, lambda seen, _: q(seen))
+            evaluated["final_action_values"] = values
         if "final_log_probs" in names:
             evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
         # One call for all of them, so that a backend runs its network once.
@@ -161,15 +138,16 @@ class Policy(Parameters):
         rng: np.random.Generator,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
-        """Draw an action for each observation; raise BatchError or NonFiniteError naming a bad step.
+        """Draw [B] integer or [B, n] float64 actions, with [B] float64 log-probabilities, nats.
 
         Args:
             observations: [B, ...] as the network takes them.
             rng: The source of randomness; `pgcore.generator(seed)` makes one.
             action_mask: [B, A] bool or None. True where an action is possible.
 
-        Returns:
-            [B] integers or [B, n] float64 actions, and their [B] float64 log-probabilities, nats.
+        Raises:
+            BatchError: an observation or a mask does not fit the spec, or is not finite.
+            NonFiniteError: the distribution at a step is NaN; names it.
         """
         distribution = self._checked_distribution(observations, action_mask)
         actions = self.spec.head.sample(distribution, rng)
@@ -180,7 +158,7 @@ class Policy(Parameters):
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
-        """Raise EstimatorError unless `evaluate` can give every name for this batch; see there."""
+        """Raise EstimatorError unless `evaluate` can give every name for this batch."""
         # An evaluation at final observations needs the quantity that it is of.
         finals = {name.removeprefix("final_") for name in EVALUATIONS.keys() & set(names)}
         needed = (set(names) - EVALUATIONS.keys() | finals) - {"distribution"}
@@ -193,8 +171,7 @@ class Policy(Parameters):
             )
         if not KLS.isdisjoint(names) and "reference" not in batch.extras:
             raise EstimatorError(
-                "evaluate: expected a batch with the extra 'reference' for a KL, got none; "
-                "add the reference's distribution parameters"
+                "evaluate: expected a batch with the extra 'reference' for a KL, got none; add it"
             )
 
     def check_fits(self, estimator: Estimator) -> None:
@@ -205,23 +182,15 @@ class Policy(Parameters):
         """See `pgcore.interfaces.surrogate.check_batch`."""
         check_batch(self.spec, batch)
 
-    def check_scores(self, scores: Array) -> None:
-        """Raise NonFiniteError, naming a parameter or else the episode, unless [E, D] scores are finite."""
-        episode = row_not_finite(scores)
-        if episode is not None:
-            self.check_finite("episode_scores")
+    def check_computed(self, where: str, result: Array) -> None:
+        """Raise NonFiniteError, naming parameter or episode, unless [E, D] scores or [D] are finite."""
+        row = row_not_finite(result)
+        if row is not None:
+            self.check_finite(where)
+            place = f" in episode {row}" if result.ndim > 1 else ""
             raise NonFiniteError(
-                "episode_scores: expected finite numbers, got NaN or infinity in episode "
-                f"{episode}; scale its observations down or use float64"
-            )
-
-    def check_product(self, product: Array) -> None:
-        """Raise NonFiniteError, naming a parameter at fault, unless a [D] Fisher product is finite."""
-        if not np.isfinite(product).all():
-            self.check_finite("fisher_vector_product")
-            raise NonFiniteError(
-                "fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters "
-                "are unchanged, scale the observations or the vector down, or use float64"
+                f"{where}: expected finite numbers, got NaN or infinity{place}; "
+                "scale the observations or the vector down, or use float64"
             )
 
     def at_final(
@@ -234,18 +203,18 @@ class Policy(Parameters):
             width: The function's number of values.
             function: [N, ...] observations and their mask or None to [N, width].
         """
-        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         rows = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
+        # Only truncated episodes are bootstrapped, so the network sees no other rows.
         truncated = np.flatnonzero(~batch.terminated)
         if batch.final_observations is not None and len(truncated):
             observations = batch.final_observations[truncated]
             check_observations("Batch.final_observations", self.spec, observations)
             mask = batch.next_action_mask
             if mask is not None:
-                mask = mask[batch.episode_ends[truncated]]
                 where = "next_action_mask of truncated episodes"
-                mask = check_mask(self.spec, mask, len(truncated), where=where)
+                masks = mask[batch.episode_ends[truncated]]
+                mask = check_mask(self.spec, masks, len(truncated), where=where)
             rows[truncated] = function(observations, mask)
         return rows
 
@@ -257,18 +226,11 @@ class Policy(Parameters):
             FileError: the file cannot be written.
         """
         # A file of NaN would be refused at loading, when the good parameters are gone.
-        parameters = self.parameters()
-        bad = first_not_finite(parameters)
-        if bad is not None:
-            raise ParameterError(
-                f"{path}: expected finite parameters to save, got NaN or infinity in {bad}; "
-                f"{LOAD_ANOTHER}"
-            )
-        write(path, FORMAT, parameters, {"spec": self.spec.to_json(), "dtype": self.dtype.name})
+        self.check_finite(str(path), ParameterError)
+        metadata = {"spec": self.spec.to_json(), "dtype": self.dtype.name}
+        write(path, FORMAT, self.parameters(), metadata)
 
-    def _checked_distribution(
-        self, observations: ArrayLike, action_mask: ArrayLike | None
-    ) -> Array:
+    def _checked_distribution(self, observations: ArrayLike, mask: ArrayLike | None) -> Array:
         """Return `distribution` of a user's observations, every step of it defined."""
         observed: Any = observations
         # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.
@@ -276,7 +238,7 @@ class Policy(Parameters):
             observed = owned_numbers("observations", observations)
         check_observations("observations", self.spec, observed)
         check_finite("observations", observed)
-        mask = None if action_mask is None else check_mask(self.spec, action_mask, len(observed))
+        mask = None if mask is None else check_mask(self.spec, mask, len(observed))
         # An overflow is reported below, by its step.
         with np.errstate(all="ignore"):
             distribution = self.distribution(observed, mask)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
 from typing import Any
 
 from pgcore.data.spec import PolicySpec
@@ -13,8 +12,7 @@ __all__ = [
     "KLS",
     "QUANTITIES",
     "VALUES_OF_ACTIONS",
-    "check_same_keywords",
-    "check_signature",
+    "check_cotangents",
     "quantities_of",
     "surrogate_keywords",
 ]
@@ -42,24 +40,16 @@ def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
     if spec.critic == "none":
         return spec.head.quantities
-    return spec.head.quantities | (
-        {"value"} if spec.critic_values == "state" else {"action_value", "action_values"}
-    )
+    values = {"value"} if spec.critic_values == "state" else VALUES_OF_ACTIONS
+    return spec.head.quantities | values
 
 
-@lru_cache
 def surrogate_keywords(cls: Any) -> dict[str, bool]:
-    """Return the keyword names of a class's surrogate, each with whether it has a default."""
-    parameters = inspect.signature(cls.surrogate).parameters.values()
-    return {p.name: p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def check_signature(cls: Any) -> None:
-    """Raise EstimatorError unless a class's surrogate takes self, xp and keywords, one a quantity."""
+    """Return a surrogate's keywords, each with whether it has a default, or raise EstimatorError."""
     name, signature = cls.__name__, inspect.signature(cls.surrogate)
     parameters = list(signature.parameters.values())
-    keywords = surrogate_keywords(cls)
     positional = [p for p in parameters[:2] if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = {p.name: p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
     if len(positional) < 2 or len(keywords) != len(parameters) - 2:
         raise EstimatorError(
             f"{name}.surrogate: expected (self, xp, *, names...), got {signature}; "
@@ -68,12 +58,12 @@ def check_signature(cls: Any) -> None:
     if not keywords.keys() & QUANTITIES.keys():
         raise EstimatorError(
             f"{name}.surrogate: expected at least one of the quantities {', '.join(QUANTITIES)}, "
-            f"got only signals {', '.join(sorted(keywords))}; "
-            "without a quantity there is nothing to differentiate"
+            f"got only signals {', '.join(sorted(keywords))}; differentiate a quantity"
         )
+    return keywords
 
 
-def check_same_keywords(cls: Any) -> None:
+def check_cotangents(cls: Any) -> None:
     """Raise EstimatorError unless a class's cotangents take the surrogate's keywords, or any."""
     keywords = surrogate_keywords(cls).keys()
     parameters = inspect.signature(cls.cotangents).parameters.values()

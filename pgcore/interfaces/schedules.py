@@ -35,18 +35,17 @@ class Schedule(Checked, ABC):
         Args:
             initial: Rate at the first step; fills a field `value` too.
             final: Rate at the end of the run.
-            steps: Optimizer steps of the run, or None where their number is unknown beforehand.
+            steps: Optimizer steps of the run, None where unknown beforehand.
 
         Raises:
             OptimizerError: the schedule needs the number of steps, or has other fields.
         """
         arguments = {"value": initial, "initial": initial, "final": final, "steps": steps}
-        # A constant calls its only rate `value`.
         names = [field.name for field in dataclasses.fields(cast("Any", cls))]
         if steps is None and "steps" in names:
             raise OptimizerError(
                 f"{cls.__name__}: expected 'constant' for an estimator that collects whole episodes, "
-                f"got {cls.name!r}; how many updates such a run has is not known beforehand"
+                f"got {cls.name!r}; the number of updates is not known beforehand"
             )
         try:
             return cls(**{name: value for name, value in arguments.items() if name in names})

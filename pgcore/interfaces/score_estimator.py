@@ -17,10 +17,7 @@ __all__ = ["ScoreEstimator"]
 
 
 class ScoreEstimator(Estimator):
-    """An estimator that weighs the scores of whole episodes, as a baseline for each parameter does.
-
-    A subclass writes `combine`. Its surrogate gives loss and metrics. Minibatches are of episodes.
-    """
+    """An estimator that combines the scores of whole episodes; its surrogate gives loss and metrics."""
 
     @property
     def sees_episodes(self) -> bool:

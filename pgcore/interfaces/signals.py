@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,22 +16,13 @@ from pgcore.validation.arrays import Array, first_row, row_not_finite
 __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Signals:
-    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights.
+    """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
-    Attributes:
-        values: [B, ...] arrays by name.
-        weights: [B] weight of each step's term in the loss; 0 for padding.
-        padded: Whether any step is padding.
-    """
-
-    __slots__ = ("padded", "values", "weights")
-
-    def __init__(self, values: dict[str, Array], weights: Array, *, padded: bool) -> None:
-        """Keep the arrays as they are; see the attributes."""
-        self.values = values
-        self.weights = weights
-        self.padded = padded
+    values: dict[str, Array]  # [B, ...] by name
+    weights: Array  # [B] of each step's term in the loss; 0 for padding
+    padded: bool = field(kw_only=True)  # whether any step is padding
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
@@ -39,16 +31,16 @@ class Signals:
     def steps(self, index: Index) -> Signals:
         """Return the signals of some steps; see `Batch.steps`.
 
-        Weights are scaled by B / len(index), without padding in either. So the mean over the equal
-        parts of a partition is the batch's gradient, and a `STEP` minibatch is a mean over its steps.
+        Weights are scaled by B / len(index), without padding in either, so that the mean over the
+        equal parts of a partition is the batch's gradient.
 
         Raises:
             EstimatorError: the surrogate sees whole episodes, or a step number is out of range.
         """
         if "episode" in self.values:
             raise EstimatorError(
-                "Signals.steps: expected the signals of a surrogate that sees single steps, got those "
-                "of one that sees whole episodes; slice with Batch.episodes and Signals.episodes"
+                "Signals.steps: expected the signals of a loss of single steps, got those of whole "
+                "episodes; slice with Batch.episodes and Signals.episodes"
             )
         try:
             weights = self.weights[index]
@@ -57,16 +49,14 @@ class Signals:
                 f"Signals.steps: expected step numbers in [0, {len(self.weights)}), "
                 f"got others ({error}); check the index"
             ) from error
-        # Counting is slower than a length, so that it is done with padding alone.
+        # Counting is slower than a length, so it is done with padding alone.
         size = np.count_nonzero if self.padded else len
         scale = size(self.weights) / max(size(weights), 1)
         values = {name: value[index] for name, value in self.values.items()}
         return Signals(values, weights * scale, padded=self.padded)
 
     def episodes(self, batch: Batch, index: Index) -> Signals:
-        """Return the signals of some episodes, for `batch.episodes(index)`.
-
-        Weights are scaled by E / len(index), without padding in either; see `steps`.
+        """Return the signals for `batch.episodes(index)`, weights scaled by E / len(index) as in `steps`.
 
         Args:
             batch: The one that the signals are of.
@@ -97,34 +87,30 @@ class Signals:
             dtype: The policy's.
             width: The head's, and so that of a `reference`.
         """
-        values: dict[str, Array] = {}
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):
             computed = dict(estimator.signals(batch, evaluate))
         if estimator.sees_episodes:
             computed["episode"] = batch.episode_of_step
         check_names(estimator, computed)
+        values: dict[str, Array] = {}
         for name, value in computed.items():
             where = f"{estimator.name}.signals[{name!r}]"
             array = np.asarray(value, np.float64 if name == "reference" else None)
-            values[name] = cast_signal(where, array, batch.num_steps, dtype)
+            if array.ndim == 0 or len(array) != batch.num_steps:
+                raise EstimatorError(
+                    f"{where}: expected {batch.num_steps} rows, one for each step, got shape "
+                    f"{list(array.shape)}; return one row for each step"
+                )
+            with np.errstate(over="ignore"):
+                cast = array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+            values[name] = cast
             if name == "reference":
                 check_reference(where, array, width)
             else:
-                check_all_finite(where, values[name])
+                check_all_finite(where, cast)
         weights = estimator.reduction.weights(batch).astype(dtype)
         return Signals(values, weights, padded=batch.step_weights is not None)
-
-
-def cast_signal(where: str, value: Array, steps: int, dtype: np.dtype[Any]) -> Array:
-    """Return a signal, floats in the policy's dtype; raise EstimatorError unless it has a row a step."""
-    if value.ndim == 0 or len(value) != steps:
-        raise EstimatorError(
-            f"{where}: expected {steps} rows, one for each step, got shape {list(value.shape)}; "
-            "return one row for each step"
-        )
-    with np.errstate(over="ignore"):
-        return value.astype(dtype, copy=False) if value.dtype.kind == "f" else value
 
 
 def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
@@ -148,9 +134,8 @@ def check_reference(where: str, reference: Array, width: int) -> None:
     """Raise ShapeError or NonFiniteError unless distribution parameters are [B, width] and defined."""
     if reference.ndim != 2 or reference.shape[1] != width:
         raise ShapeError(
-            f"{where}: expected shape [B, {width}], the head's distribution parameters, got "
-            f"{list(reference.shape)}; take them from `policy.evaluate(batch, ('distribution',))` "
-            "of the reference policy"
+            f"{where}: expected shape [B, {width}], the head's distribution parameters, "
+            f"got {list(reference.shape)}; evaluate 'distribution' of the reference policy"
         )
     # A masked action's log-probability is -inf.
     bad = np.isnan(reference) | (reference == np.inf)

@@ -16,13 +16,6 @@ class Surrogate:
     """An estimator bound to one batch and its signals: the loss that `Policy.gradient` differentiates.
 
     Its existence proves that they fit policies of its spec, so that nothing checks them again.
-
-    Attributes:
-        spec: The architecture of its policies.
-        estimator: Gives terms, cotangents and metrics.
-        batch: The steps.
-        values: [B, ...] signals by name, finalised.
-        weights: [B] weight of each term in the loss.
     """
 
     __slots__ = ("batch", "estimator", "spec", "values", "weights")
@@ -45,21 +38,12 @@ class Surrogate:
         self.estimator = estimator
         self.batch = batch
         padding = signals.weights if signals.padded else None
-        self.values = estimator.finalise(signals.values, padding)
-        self.weights = signals.weights
+        self.values = estimator.finalise(signals.values, padding)  # [B, ...] by name
+        self.weights = signals.weights  # [B] of each term in the loss
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
-    """Check once for each batch and spec that they fit; the batch's own minibatches fit too.
-
-    Args:
-        spec: The policy's.
-        batch: Any steps.
-
-    Raises:
-        ShapeError: observations or actions have the wrong shape.
-        BatchError: an action or a state is out of range.
-    """
+    """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
     if batch.fits(spec):
         return
     check_observations("Batch.observations", spec, batch.observations)

@@ -249,7 +249,7 @@ def test_scores_and_products_that_overflow_are_refused(backend):
         np.errstate(all="ignore"),
         pytest.raises(
             NonFiniteError,
-            match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; the parameters",
+            match=r"fisher_vector_product: expected finite numbers, got NaN or infinity; scale the",
         ),
     ):
         policy.fisher_vector_product(batch, vector)
@@ -392,7 +392,7 @@ def test_a_gradient_is_never_scaled_to_what_is_not_finite(backend, dtype):
     largest = float(np.finfo(dtype).max)
     for factor in (np.nan, np.inf, -np.inf):
         with pytest.raises(
-            NonFiniteError, match=r"Gradient\.scaled: expected a finite factor, got"
+            NonFiniteError, match=r"Gradient\.scaled factor: expected a finite number, got"
         ):
             gradient.scaled(factor)
     with pytest.raises(

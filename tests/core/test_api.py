@@ -199,7 +199,7 @@ def test_a_hyper_parameter_that_must_be_given_is_named(monkeypatch):
     [
         (
             {"dtype": "float16"},
-            "numpy.policy dtype: expected 'float32' or 'float64', got 'float16'; choose one of the two",
+            "numpy.policy dtype: expected one of 'float32', 'float64', got 'float16'; choose one of them",
         ),
         (
             {"device": "cuda"},

@@ -427,7 +427,7 @@ def test_a_file_that_is_no_policy_is_refused(tmp_path, make_batch):
     [
         ({}, SpecError, r"PolicySpec\.from_json: expected what to_json writes, got ''"),
         ({"spec": "{}"}, SpecError, r"expected what to_json writes, got '\{\}'"),
-        ({"dtype": "float16"}, SpecError, "expected 'float32' or 'float64', got 'float16'"),
+        ({"dtype": "float16"}, SpecError, "expected one of 'float32', 'float64', got 'float16'"),
         (
             {"spec": pg.PolicySpec(pg.Linear(3), pg.Categorical(3)).to_json()},
             ParameterError,

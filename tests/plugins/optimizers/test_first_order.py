@@ -162,7 +162,8 @@ def test_clipping_scales_by_c_over_the_larger_of_norm_and_c(norm, factor):
     assert gradient.clipped(2.0).loss == plain.loss
     for wrong in (0.0, -1.0, math.nan):
         with pytest.raises(
-            OptimizerError, match=r"Gradient\.clipped: expected a largest norm above 0, got"
+            OptimizerError,
+            match=r"Gradient\.clipped max_norm: expected a number above 0 or math\.inf, got",
         ):
             gradient.clipped(wrong)
 
