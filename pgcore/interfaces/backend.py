@@ -11,7 +11,7 @@ from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.policy import Policy
-from pgcore.validation.fields import one_of
+from pgcore.validation.fields import choice
 
 __all__ = ["Backend", "float_dtype"]
 
@@ -87,5 +87,5 @@ class Backend(ABC):
 
 def float_dtype(where: str, dtype: str) -> np.dtype[Any]:
     """Return NumPy's dtype for "float32" or "float64", or raise SpecError."""
-    one_of(where, dtype, ("float32", "float64"))
+    choice("float32", "float64")(where, dtype)
     return np.dtype(dtype)

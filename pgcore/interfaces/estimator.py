@@ -24,7 +24,7 @@ from pgcore.interfaces.quantities import (
 )
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Checked, choice, one_of, set_field
+from pgcore.validation.fields import Checked, choice, set_field
 from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
 
@@ -73,8 +73,7 @@ class Reduction(Enum):
     def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
         """See `pgcore.validation.fields`: the reduction, or the one of that value."""
         plain = value.value if isinstance(value, Reduction) else value
-        one_of(where, plain, (member.value for member in Reduction), error)
-        return Reduction(plain)
+        return Reduction(choice(*(member.value for member in Reduction))(where, plain, error))
 
     def weights(self, batch: Batch) -> Array:
         """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
@@ -94,18 +93,24 @@ AnyReduction = Annotated[Reduction, Reduction.of]
 
 @dataclass(frozen=True, slots=True)
 class Claims(Checked):
-    """An estimator's stated properties; the exact oracle verifies each."""
+    """An estimator's stated properties; the exact oracle verifies each.
 
-    # Its expected gradient is the exact gradient of the expected return, up to `discount_state`, for
-    # whole episodes from the current policy.
+    Attributes:
+        unbiased: Its expected gradient is the exact gradient of the expected return, up to
+            `discount_state`, for whole episodes from the current policy.
+        off_policy: Of another policy's episodes, with that policy's log-probabilities. "exact": as
+            unbiased as on-policy, or tends to the exact gradient in large batches. "limited":
+            corrected in part, as by truncated ratios. "none": needs the current policy's episodes.
+        needs_critic: The policy must have a critic.
+        discrete_only: The head must be enumerable: an action is one integer.
+        whole_episodes: Every episode must be whole; a truncated one counts as if its reward ended.
+    """
+
     unbiased: bool
-    # On another policy's episodes, with that policy's log-probabilities. "exact": as unbiased as
-    # on-policy, or tends to the exact gradient in large batches. "limited": corrected in part, as by
-    # truncated ratios. "none": the batch must come from the current policy.
     off_policy: Annotated[OffPolicy, choice(*get_args(OffPolicy))]
-    needs_critic: bool  # the policy must have a critic
-    discrete_only: bool  # the head must be enumerable: an action is one integer
-    whole_episodes: bool = False  # a truncated episode counts as if its reward ended
+    needs_critic: bool
+    discrete_only: bool
+    whole_episodes: bool = False
     field_error = EstimatorError
 
 
@@ -117,13 +122,19 @@ class Estimator(Checked, ABC):
     surrogate's keyword-only parameters, names in `QUANTITIES` come from the policy, all others from
     `signals`; one with a default is passed only when `uses` says so. With the keyword `episode`, [B]
     episode numbers, terms may hold `xp.episode_sum` and `xp.episode_mean`.
+
+    Attributes:
+        name: Its registered name.
+        sources: The papers and equations it follows.
+        usual_optimizer: The default of `pgcore train`.
+        reduction: The rule that makes one loss of the terms.
     """
 
-    name: ClassVar[str]  # the registered one
-    sources: ClassVar[tuple[str, ...]] = ()  # the papers and equations it follows
-    usual_optimizer: ClassVar[str] = "adam"  # the default of `pgcore train`
+    name: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]] = ()
+    usual_optimizer: ClassVar[str] = "adam"
     field_error = EstimatorError
-    reduction: AnyReduction = Reduction.STEP  # the rule that makes one loss of the terms
+    reduction: AnyReduction = Reduction.STEP
     # The surrogate's keywords, each with whether it has a default; read where the class is defined.
     _surrogate_keywords: ClassVar[dict[str, bool]] = {}
     _fitting: PolicySpec | None = None  # the last spec that passed `check_fits`

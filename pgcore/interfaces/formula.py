@@ -106,11 +106,16 @@ class Rule(Checked, ABC):
 
 @dataclass(frozen=True)
 class OptimizerSpec(Rule):
-    """A first-order optimizer's hyper-parameters and its update formula."""
+    """A first-order optimizer's hyper-parameters and its update formula.
 
-    # A positive number, or a schedule. Adam's default in Kingma and Ba 2015, algorithm 1.
+    Attributes:
+        learning_rate: A positive number, or a schedule.
+        max_grad_norm: The c of `Gradient.clipped`, before the update; None leaves the gradient.
+    """
+
+    # Adam's default in Kingma and Ba 2015, algorithm 1.
     learning_rate: LearningRate = 1e-3
-    max_grad_norm: Positive | None = None  # the c of `Gradient.clipped`; None leaves the gradient
+    max_grad_norm: Positive | None = None
 
     def scalars(self, step: int, learning_rate: float) -> tuple[float, ...]:
         """Return the double-precision numbers of one step that a compiled `update` gets.

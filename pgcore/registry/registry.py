@@ -80,7 +80,7 @@ class Registry:
         read = [read_entry_point(entry_point) for entry_point in declared]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
-        manager = hook_manager()
+        self._manager = manager = hook_manager()
         for index, plugin in enumerate(self.plugins):
             # Entry points of two distributions may have one name, or name one module.
             if not manager.is_registered(plugin.module):
