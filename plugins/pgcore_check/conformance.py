@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
-from pgcore_check.cases.cases import EXTREME, NETWORKS
-from pgcore_check.cases.design import DTYPES, Choice, covering, product
+from pgcore_check.cases.cases import EXTREME
+from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
 from pgcore_check.compare import RATE
 from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome
 from pgcore_check.proof import Kink
@@ -160,36 +160,6 @@ def kink_groups(
         if kink.estimator in names and kink.head in head_names:
             groups.setdefault(kink.group, []).append(kink)
     return groups
-
-
-def few_of(choices: Sequence[Choice], factors: Collection[str] = ()) -> list[Choice]:
-    """Return few cases that contain every level of some factors, chosen greedily.
-
-    Modes that take seconds to compile a case run these alone.
-
-    Args:
-        choices: The cases to select from.
-        factors: Among estimator, head, network, critic, dtype and optimizer; all where empty.
-    """
-
-    def levels(choice: Choice) -> set[str]:
-        return {
-            level for level in choice.levels if not factors or level.partition(" ")[0] in factors
-        }
-
-    # Of equally good cases the smaller network, which compiles sooner: tables and linear ones are
-    # listed first.
-    size = {name: number for number, name in enumerate(NETWORKS)}
-    missing = set[str]().union(*(levels(choice) for choice in choices))
-
-    def gain(choice: Choice) -> tuple[int, int]:
-        return len(missing & levels(choice)), -size[choice.network]
-
-    few: list[Choice] = []
-    while missing:
-        few.append(max(choices, key=gain))
-        missing -= levels(few[-1])
-    return few
 
 
 def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore_check.cases.cases import NETWORKS, Case, fits
 from pgcore_check.proofs import proofs
 
-__all__ = ["DTYPES", "Choice", "covering", "optimizers", "product"]
+__all__ = ["DTYPES", "Choice", "covering", "few_of", "optimizers", "product"]
 
 # A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
@@ -71,37 +72,96 @@ def optimizers() -> tuple[str, ...]:
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
     """Return every case whose parts fit each other."""
     choices: list[Choice] = []
-    options = itertools.product(estimators, heads, NETWORKS, CRITICS, DTYPES, optimizers())
-    for seed, (variant, head, network, critic, dtype, optimizer) in enumerate(options):
-        spec = spec_of(heads[head], network, critic)
-        if spec is None or not fits(estimators[variant], spec):
+    # A case's seed is its number among all combinations, whether their parts fit or not.
+    runs = list(itertools.product(DTYPES, optimizers()))
+    seeds = itertools.count(0, len(runs))
+    specs = {
+        names: spec_of(heads[names[0]], *names[1:])
+        for names in itertools.product(heads, NETWORKS, CRITICS)
+    }
+    for variant, names in itertools.product(estimators, specs):
+        seed, spec, estimator = next(seeds), specs[names], estimators[variant]
+        if spec is None or not fits(estimator, spec):
             continue
-        label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
-        case = Case(label, spec, estimators[variant], dtype, seed)
-        choices.append(Choice(variant, head, network, optimizer, case))
+        head, network, critic = names
+        for number, (dtype, optimizer) in enumerate(runs, seed):
+            label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
+            case = Case(label, spec, estimator, dtype, number)
+            choices.append(Choice(variant, head, network, optimizer, case))
     return choices
 
 
 def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
     """Return cases that contain every pair of two levels, chosen greedily by their new pairs."""
     everything = product(estimators, heads)
-    missing = set[tuple[str, str]]().union(*(choice.pairs for choice in everything))
-    groups: dict[tuple[str, str], list[Choice]] = {}
-    for choice in everything:
+    masks = bit_masks([choice.pairs for choice in everything])
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, choice in enumerate(everything):
         group = (choice.case.estimator.name, choice.case.spec.head.name)
-        groups.setdefault(group, []).append(choice)
-
-    def gain(choice: Choice) -> int:
-        return len(choice.pairs & missing)
-
+        groups.setdefault(group, []).append(number)
     # First a case for each estimator with each head, then cases for the pairs that are left.
-    selection: list[Choice] = []
-    for choices in groups.values():
-        selection.append(max(choices, key=gain))
-        missing -= selection[-1].pairs
-    while missing:
-        selection.append(max(everything, key=gain))
-        missing -= selection[-1].pairs
+    selection: list[int] = []
+    missing = union(masks)
+    for numbers in groups.values():
+        selection += greedy_cover(masks, missing, numbers, most=1)
+        missing &= ~masks[selection[-1]]
+    selection += greedy_cover(masks, missing, range(len(masks)))
+    return [everything[number] for number in selection]
+
+
+def few_of(choices: Sequence[Choice], factors: Collection[str] = ()) -> list[Choice]:
+    """Return few cases that contain every level of some factors, chosen greedily.
+
+    Of equally good cases it is the one with the smaller network, which compiles sooner.
+
+    Args:
+        choices: The cases to select from.
+        factors: Among estimator, head, network, critic, dtype and optimizer; all where empty.
+    """
+    # Tables and linear networks are listed first.
+    size = {name: number for number, name in enumerate(NETWORKS)}
+    numbers = sorted(range(len(choices)), key=lambda number: size[choices[number].network])
+    masks = bit_masks(
+        [
+            [level for level in choice.levels if not factors or level.partition(" ")[0] in factors]
+            for choice in choices
+        ]
+    )
+    return [choices[number] for number in greedy_cover(masks, union(masks), numbers)]
+
+
+def bit_masks(sets: Iterable[Iterable[Hashable]]) -> list[int]:
+    """Return each set as an integer with a bit for each of its members."""
+    bits: dict[Hashable, int] = {}
+    masks: list[int] = []
+    for members in sets:
+        mask = 0
+        for member in members:
+            mask |= bits.setdefault(member, 1 << len(bits))
+        masks.append(mask)
+    return masks
+
+
+def union(masks: Iterable[int]) -> int:
+    """Return the mask with the bits of all."""
+    return functools.reduce(lambda left, right: left | right, masks, 0)
+
+
+def greedy_cover(
+    masks: Sequence[int], missing: int, numbers: Iterable[int], most: int | None = None
+) -> list[int]:
+    """Return the numbers of masks that contain the missing bits, the most new ones first.
+
+    Args:
+        masks: A bit for each member of a set.
+        missing: The bits to contain.
+        numbers: The masks to select from; the first of equally good ones is selected.
+        most: The largest number to select; None is no limit.
+    """
+    selection: list[int] = []
+    while missing and len(selection) != most:
+        selection.append(max(numbers, key=lambda number: (masks[number] & missing).bit_count()))
+        missing &= ~masks[selection[-1]]
     return selection
 
 
