@@ -221,9 +221,9 @@ def load(
     else:
         # The policy decides all of this already; an option may only repeat it.
         asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
-        own = {"backend": into.backend, "dtype": into.dtype.name, "compiled": into.compiled}
+        settings = {"backend": into.backend, "dtype": into.dtype.name, "compiled": into.compiled}
         for name, option in asked.items():
-            present = own.get(name, "its own")
+            present = settings.get(name, "its own")
             if option not in (None, present):
                 raise SpecError(
                     f"load {name}: expected that of the policy to load into, {present!r}, "

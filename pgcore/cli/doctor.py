@@ -133,7 +133,8 @@ def _text_of(report: dict[str, Any]) -> str:
     python, backend, problems = report["python"], report["default_backend"], report["problems"]
     lines = [f"Python {python['version']}, {python['executable']}, {python['platform']}"]
     lines += ["", "Packages"]
-    lines += [f"  {name} {found or 'not installed'}" for name, found in report["packages"].items()]
+    versions = report["packages"].items()
+    lines += [f"  {name} {version or 'not installed'}" for name, version in versions]
     lines += ["", f"Default backend: {backend['name']}, chosen by {backend['chosen_by']}"]
     lines += ["", "Plugins"]
     for plugin in report["plugins"]:

@@ -4,15 +4,22 @@ Arrays are flat float64, `B` steps in `E` episodes one after the other. `_t` is 
 `_tp1` the next. Episodes do not depend on one another, but in baselines that average over them.
 """
 
-# ruff: noqa: F403 - the modules' own lists name what is exported, and a test compares them.
-from pgcore.returns import baselines, discounted, groups, off_policy
-from pgcore.returns.baselines import *
-from pgcore.returns.discounted import *
-from pgcore.returns.groups import *
-from pgcore.returns.off_policy import *
+from pgcore.returns.baselines import centre, leave_one_out_mean, normalise, optimal_baseline
+from pgcore.returns.discounted import (
+    discounted_sum,
+    discounts,
+    episode_returns,
+    gae,
+    n_step_returns,
+    next_values,
+    returns,
+    td_errors,
+)
+from pgcore.returns.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
 
-__all__: list[str] = []
-__all__ += baselines.__all__
-__all__ += discounted.__all__
-__all__ += groups.__all__
-__all__ += off_policy.__all__
+__all__ = ["centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
+__all__ += ["discounted_sum", "discounts", "episode_returns", "gae", "n_step_returns"]
+__all__ += ["next_values", "returns", "td_errors"]
+__all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
+__all__ += ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]
