@@ -47,10 +47,22 @@ class ArrayNamespace(Protocol):
         """Return the smaller; see `maximum`."""
 
     def clip(self, x: Native, low: Native, high: Native) -> Native:
-        """Return x limited to [low, high], numbers or arrays; the derivative at a bound is 1."""
+        """Return x limited to [low, high]; the derivative in x at either bound is 1.
+
+        Args:
+            x: An array of any shape.
+            low: A number or an array.
+            high: See `low`.
+        """
 
     def where(self, condition: Native, x: Native, y: Native) -> Native:
-        """Return x where a bool array is True, else y; one may be a number. Gradients go alike."""
+        """Return x for entries that meet the condition, else y.
+
+        Args:
+            condition: A bool array.
+            x: An array, or a number if `y` is an array; it takes the gradient of its entries.
+            y: See `x`.
+        """
 
     # The functions from here on have shapes of their own.
 
