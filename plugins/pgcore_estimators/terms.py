@@ -60,10 +60,9 @@ def clipped_gain(
     """
     # Only the bound that the advantage pushes towards counts. Limiting the log ratio first keeps
     # the exponential from overflowing on the clipped branch.
-    low, high = bounds
-    below_high = xp.where(log_ratio > high, high, log_ratio)
-    above_low = xp.where(log_ratio < low, low, log_ratio)
-    return advantage * xp.exp(xp.where(advantage >= 0, below_high, above_low))
+    infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
+    low, high = xp.where(gaining, -infinite, bounds[0]), xp.where(gaining, bounds[1], infinite)
+    return advantage * xp.exp(xp.clip(log_ratio, low, high))
 
 
 def clipped_gain_slope(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
