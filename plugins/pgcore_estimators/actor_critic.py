@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -50,27 +50,28 @@ class CriticLoss(Estimator):
         # Without a bonus, the policy's entropy need not be evaluated.
         return name != "entropy" or self.entropy_coefficient != 0
 
-    def auxiliary_terms(
-        self, value: Native = None, return_: Native = None, entropy: Native = None
-    ) -> Any:
-        """Return [B] c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
-        term: Any = 0.0
+    def add_auxiliary_terms(
+        self, terms: Native, value: Native = None, return_: Native = None, entropy: Native = None
+    ) -> Native:
+        """Return [B] terms + c_v (V - R)^2 / 2 - c_e H; a None leaves its part out."""
         if value is not None:
             error = value - return_
-            term = term + self.value_coefficient * 0.5 * error * error
+            terms = terms + self.value_coefficient * 0.5 * error * error
         if entropy is not None:
-            term = term - self.entropy_coefficient * entropy
-        return term
+            terms = terms - self.entropy_coefficient * entropy
+        return terms
 
     def auxiliary_cotangents(
         self, value: Array | None = None, return_: Array | None = None, entropy: Array | None = None
     ) -> dict[str, Array]:
-        """Return the derivatives of `auxiliary_terms` by quantity, [B] each."""
+        """Return the derivatives of `add_auxiliary_terms` by quantity, [B] each."""
         cotangents: dict[str, Array] = {}
         if value is not None:
             cotangents[self.critic_quantity] = self.value_coefficient * (value - return_)
         if entropy is not None:
-            cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
+            # Faster than `full_like`, which is Python.
+            cotangents["entropy"] = bonus = np.empty_like(entropy)
+            bonus.fill(-self.entropy_coefficient)
         return cotangents
 
 
@@ -90,7 +91,7 @@ class ActorCriticLoss(CriticLoss):
         return_: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return -log_prob * advantage + self.auxiliary_terms(value, return_, entropy)
+        return self.add_auxiliary_terms(-log_prob * advantage, value, return_, entropy)
 
     def cotangents(
         self,

@@ -79,7 +79,7 @@ class AWR(CriticLoss):
         return_: Native,
     ) -> Native:
         """See `Estimator.surrogate`: -log pi w + c_v (V - R)^2 / 2."""
-        return -log_prob * weight + self.auxiliary_terms(value, return_)
+        return self.add_auxiliary_terms(-log_prob * weight, value, return_)
 
     def cotangents(
         self, *, log_prob: Array, value: Array, weight: Array, return_: Array

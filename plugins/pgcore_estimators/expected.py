@@ -86,7 +86,7 @@ class Expected(ActionCriticLoss):
     ) -> Native:
         """See `Estimator.surrogate`: -sum_a pi_a Q_a + c_v (Q(s_t, a_t) - y)^2 / 2 - c_e H."""
         actor = -xp.sum(xp.exp(log_probs) * q, 1)
-        return actor + self.auxiliary_terms(action_value, target, entropy)
+        return self.add_auxiliary_terms(actor, action_value, target, entropy)
 
     def cotangents(
         self,

@@ -139,11 +139,11 @@ class PPO(CriticLoss):
         else:
             policy = -clipped_gain(xp, log_ratio, advantage, self._bounds)
         if self.value_clip is None:
-            return policy + self.auxiliary_terms(value, return_, entropy)
+            return self.add_auxiliary_terms(policy, value, return_, entropy)
         # The larger of two squares is the square of the error that is larger in magnitude.
         error = self._worse_error(xp, value, old_value, return_)
         value_loss = self.value_coefficient * 0.5 * error * error
-        return policy + value_loss + self.auxiliary_terms(entropy=entropy)
+        return self.add_auxiliary_terms(policy + value_loss, entropy=entropy)
 
     def cotangents(
         self,

@@ -87,7 +87,7 @@ class SoftActor(ActionCriticLoss):
     ) -> Native:
         """See `Estimator.surrogate`: J + c_v (Q(s_t, a_t) - y)^2 / 2."""
         j = xp.sum(xp.exp(log_probs) * (self.alpha * finite_or_zero(xp, log_probs) - q), 1)
-        return j + self.auxiliary_terms(action_value, target)
+        return self.add_auxiliary_terms(j, action_value, target)
 
     def cotangents(
         self,

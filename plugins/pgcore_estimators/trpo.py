@@ -83,7 +83,7 @@ class TRPO(CriticLoss):
     ) -> Native:
         """See `Estimator.surrogate`: -r A + c_v (V - R)^2 / 2 - c_e H."""
         ratio = xp.exp(log_prob - old_log_prob)
-        return self.auxiliary_terms(value, return_, entropy) - advantage * ratio
+        return self.add_auxiliary_terms(-advantage * ratio, value, return_, entropy)
 
     def cotangents(
         self,
