@@ -69,9 +69,7 @@ class CriticLoss(Estimator):
         if value is not None:
             cotangents[self.critic_quantity] = self.value_coefficient * (value - return_)
         if entropy is not None:
-            # Faster than `full_like`, which is Python.
-            cotangents["entropy"] = bonus = np.empty_like(entropy)
-            bonus.fill(-self.entropy_coefficient)
+            cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
         return cotangents
 
 
