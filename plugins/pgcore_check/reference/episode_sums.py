@@ -147,4 +147,6 @@ def normalised(x: Number, real: Array, ddof: int) -> Number:
 
 def over_episodes(x: Number, episode: Array) -> Number:
     """Return [B] the sum of x over each step's episode; `episode` [B] numbers the episodes."""
-    return joined([x[np.flatnonzero(episode == number)].sum() for number in episode])
+    numbers, row = np.unique(episode, return_inverse=True)
+    sums = joined([x[np.flatnonzero(episode == number)].sum() for number in numbers])
+    return sums[row]
