@@ -1,39 +1,38 @@
-"""The exact oracle: gradients and biases and variances on finite processes, without sampling."""
+"""The exact oracle: gradients and biases and variances on finite processes, without sampling.
+
+Each name is imported on first use: the plugin's entry point is in this package, and every process
+that uses pgcore reads it. `__init__.pyi` has the types.
+"""
 
 from __future__ import annotations
 
-from pgcore_exact.audit import Audit, audit, audit_process
-from pgcore_exact.expectation.moments import Moments, moments
-from pgcore_exact.process.dynamics import (
-    action_values,
-    gradient,
-    objective,
-    time_blind_values,
-    values,
-    visits,
-)
-from pgcore_exact.process.environments import from_gymnasium
-from pgcore_exact.process.episodes import Episodes, all_episodes
-from pgcore_exact.process.mdp import MDP, random
-from pgcore_exact.process.tabulated import Tabulated, softmax_table
+import importlib
+from typing import Any
 
-__all__ = [
-    "MDP",
-    "Audit",
-    "Episodes",
-    "Moments",
-    "Tabulated",
-    "action_values",
-    "all_episodes",
-    "audit",
-    "audit_process",
-    "from_gymnasium",
-    "gradient",
-    "moments",
-    "objective",
-    "random",
-    "softmax_table",
-    "time_blind_values",
-    "values",
-    "visits",
-]
+_NAMES_BY_MODULE = {
+    "pgcore_exact.audits": "Audit audit audit_process",
+    "pgcore_exact.expectation.moments": "Moments moments",
+    "pgcore_exact.process.dynamics": "action_values gradient objective time_blind_values values visits",
+    "pgcore_exact.process.environments": "from_gymnasium",
+    "pgcore_exact.process.episodes": "Episodes all_episodes",
+    "pgcore_exact.process.mdp": "MDP random",
+    "pgcore_exact.process.tabulated": "Tabulated softmax_table",
+}
+_HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
+
+# `__init__.pyi` lists and types them.
+__all__ = [*_HOME]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'pgcore_exact' has no attribute {name!r}")
+    # The next use of the name is an ordinary attribute's.
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

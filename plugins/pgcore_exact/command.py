@@ -19,7 +19,7 @@ from pgcore.errors import PgcoreError
 
 if TYPE_CHECKING:
     from pgcore.interfaces.estimator import Estimator
-    from pgcore_exact.audit import Audit, Row
+    from pgcore_exact.audits import Audit, Row
     from pgcore_exact.process.mdp import MDP
 
 __all__ = ["audit_command", "subjects"]
@@ -81,7 +81,7 @@ def audit_command(
     # An audit of all takes a minute: refuse a bad picture before it.
     if picture is not None:
         check_picture(picture, every=every)
-    from pgcore_exact.audit import audit_process
+    from pgcore_exact.audits import audit_process
 
     mdp = audit_process(states, actions, horizon, seed)
     if time_in_state:
@@ -165,7 +165,7 @@ def subjects() -> dict[str, Estimator]:
 
 def error_row(label: str, reason: str) -> Row:
     """Return the row of an estimator without an audit, or of a broken proof."""
-    from pgcore_exact.audit import Row
+    from pgcore_exact.audits import Row
 
     return Row(label, None, " ".join(reason.split()))
 
@@ -219,7 +219,7 @@ def audit_row(
         seed: Of the policies.
         forgiving: Whether an error becomes the row; otherwise it is raised.
     """
-    from pgcore_exact.audit import Row, audit
+    from pgcore_exact.audits import Row, audit
 
     try:
         return Row(label, audit(subject, mdp, batch=batch, seed=seed))

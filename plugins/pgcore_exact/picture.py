@@ -12,7 +12,7 @@ import numpy as np
 from pgcore.errors import MDPError
 
 if TYPE_CHECKING:
-    from pgcore_exact.audit import Audit, Row
+    from pgcore_exact.audits import Audit, Row
 
 __all__ = ["draw"]
 

@@ -34,12 +34,17 @@ FRAMEWORKS = {
 REPORT = "import sys, atexit; before = set(sys.modules); atexit.register(lambda: print('\\n', *set(sys.modules) - before)); "
 
 
-def loaded_by(statement):
-    """Return the top-level modules that a statement loads in a new process."""
+def modules_loaded_by(statement):
+    """Return the modules that a statement loads in a new process."""
     done = subprocess.run(
         [sys.executable, "-c", REPORT + statement], capture_output=True, text=True, check=True
     )
-    return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def loaded_by(statement):
+    """Return the top-level modules that a statement loads in a new process."""
+    return {name.partition(".")[0] for name in modules_loaded_by(statement)}
 
 
 def third_party(names):
@@ -70,6 +75,17 @@ def test_listing_imports_no_framework(words):
     loaded = loaded_by(f"import pgcore.cli; sys.argv = ['pgcore', *{words}]; pgcore.cli.main()")
     assert "typer" in loaded
     assert not loaded & FRAMEWORKS
+
+
+def test_reading_the_registry_loads_no_more_of_a_package_than_its_plugin_module():
+    loaded = modules_loaded_by("from pgcore.registry.registry import registry; registry()")
+    packages = set(PACKAGES) - {"pgcore"}
+    assert {name for name in loaded if name.partition(".")[0] in packages} == {
+        *packages,
+        *(f"{package}.plugin" for package in packages),
+        # A metric is one function, whose module is the plugin's list; it imports NumPy alone.
+        "pgcore_estimators.metrics",
+    }
 
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])

@@ -16,7 +16,7 @@ from pgcore.cli.progress import progress
 from pgcore.errors import MDPError
 from pgcore_exact import command
 from pgcore_exact import picture as audit_picture
-from pgcore_exact.audit import Row
+from pgcore_exact.audits import Row
 from pgcore_exact.claims import with_claims
 
 SMALL = ("--horizon", "2", "--states", "3")
