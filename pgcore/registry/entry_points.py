@@ -10,7 +10,8 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import EntryPoint
+from functools import lru_cache
+from importlib.metadata import Distribution, EntryPoint
 from typing import cast
 
 import pluggy
@@ -78,13 +79,18 @@ def read_entry_point(entry_point: EntryPoint) -> Plugin | Quarantine:
     distribution, version = "unknown", "unknown"
     try:
         if entry_point.dist is not None:
-            metadata = entry_point.dist.metadata
-            distribution, version = str(metadata["Name"]), str(metadata["Version"])
+            distribution, version = _identity(entry_point.dist)
         module = entry_point.load()
         return Plugin(entry_point.name, distribution, version, module, _providers_of(module))
     # A plugin is a stranger's code, and `sys.exit()` in one must not end the user's session.
     except (Exception, SystemExit):  # noqa: BLE001
         return Quarantine(entry_point.name, distribution, version, traceback.format_exc())
+
+
+@lru_cache
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Return name and version; reading the metadata takes longer than importing a plugin."""
+    return str(distribution.metadata["Name"]), str(distribution.metadata["Version"])
 
 
 def hook_manager() -> pluggy.PluginManager:

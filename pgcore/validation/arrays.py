@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,9 +16,6 @@ __all__ += ["check_finite", "check_length", "check_rows"]
 __all__ += ["first_not_finite", "first_row", "row_not_finite"]
 
 Array = NDArray[Any]
-
-# The types that can be, or can hold, a masked array; see `_has_mask`.
-NESTED: tuple[type, ...] = (list, tuple, np.ma.MaskedArray)
 
 
 def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()) -> Array:
@@ -127,7 +125,8 @@ def first_not_finite(arrays: Mapping[str, Array]) -> str | None:
 def _owned(where: str, value: ArrayLike) -> Array:
     if type(value) is np.ndarray and _is_constant(cast("Array", value)):
         return cast("Array", value)
-    if _has_mask(value):
+    # Importing `numpy.ma` takes as long as pgcore itself; no masked array can exist without it.
+    if "numpy.ma" in sys.modules and _has_mask(value):
         raise BatchError(
             f"{where}: expected an array without a mask, got a masked array; "
             "leave its masked rows out, or fill them with .filled(number)"
@@ -154,7 +153,8 @@ def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64
         return isinstance(value, np.ma.MaskedArray)
     items = cast("list[object]", value)
     # Types alone tell rows of plain numbers, at the speed of C.
-    nested = {kind for kind in set(map(type, items)) if issubclass(kind, NESTED)}
+    rows: tuple[type[Any], ...] = (list, tuple, np.ma.MaskedArray)
+    nested = {kind for kind in set(map(type, items)) if issubclass(kind, rows)}
     if not nested or depth == 0:
         return False
     return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
