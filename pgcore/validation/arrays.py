@@ -154,7 +154,7 @@ def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64
     items = cast("list[object]", value)
     # Types alone tell rows of plain numbers, at the speed of C.
     rows: tuple[type[Any], ...] = (list, tuple, np.ma.MaskedArray)
-    nested = {kind for kind in set(map(type, items)) if issubclass(kind, rows)}
+    nested: set[type] = {kind for kind in set(map(type, items)) if issubclass(kind, rows)}
     if not nested or depth == 0:
         return False
     return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
