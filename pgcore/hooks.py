@@ -25,7 +25,6 @@ __all__ = [
     "pgcore_commands",
     "pgcore_derivers",
     "pgcore_estimators",
-    "pgcore_executors",
     "pgcore_functions",
     "pgcore_heads",
     "pgcore_metrics",
@@ -106,11 +105,6 @@ def pgcore_metrics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
 @hookspec
 def pgcore_proofs() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide test material for `pgcore check`; each target is a `Proof` of it, or several."""
-
-
-@hookspec
-def pgcore_executors() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
-    """Provide executors, which shard a batch over workers."""
 
 
 @hookspec

@@ -25,6 +25,8 @@ HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
 KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
 
+Providers = Mapping[str, tuple[hooks.Provider, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
@@ -42,7 +44,7 @@ class Plugin:
     distribution: str
     version: str
     module: object
-    providers: Mapping[str, tuple[hooks.Provider, ...]]
+    providers: Providers
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +76,20 @@ class Quarantine:
         return error
 
 
-def read_entry_point(entry_point: EntryPoint) -> Plugin | Quarantine:
-    """Import one entry point and check its hooks; any failure is confined to this plugin."""
-    distribution, version = "unknown", "unknown"
+def read_entry_point(entry_point: EntryPoint, manager: pluggy.PluginManager) -> Plugin | Quarantine:
+    """Import an entry point and register its hooks; any failure is confined to this plugin."""
+    distribution, version, module = "unknown", "unknown", None
     try:
         if entry_point.dist is not None:
             distribution, version = _identity(entry_point.dist)
         module = entry_point.load()
-        return Plugin(entry_point.name, distribution, version, module, _providers_of(module))
+        providers = _providers_of(module, manager)
     # A plugin is a stranger's code, and `sys.exit()` in one must not end the user's session.
     except (Exception, SystemExit):  # noqa: BLE001
+        if manager.is_registered(module):
+            manager.unregister(module)
         return Quarantine(entry_point.name, distribution, version, traceback.format_exc())
+    return Plugin(entry_point.name, distribution, version, module, providers)
 
 
 @lru_cache
@@ -100,12 +105,13 @@ def hook_manager() -> pluggy.PluginManager:
     return manager
 
 
-def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
-    """Return a plugin's providers of each kind; a wrong hook raises PluginError."""
-    manager = hook_manager()  # of its own, so that a refused plugin leaves nothing behind
+def _providers_of(module: object, manager: pluggy.PluginManager) -> Providers:
+    """Register a plugin and return its providers of each kind; a wrong hook raises PluginError."""
     try:
-        manager.register(module)
-        manager.check_pending()
+        # Two entry points may name one module.
+        if not manager.is_registered(module):
+            manager.register(module, str(id(module)))
+            manager.check_pending()
     except pluggy.PluginValidationError as error:
         # An unknown hook gets the near names; the rest are wrong signatures.
         for caller in manager.get_hookcallers(module) or ():
@@ -124,13 +130,16 @@ def _providers_of(module: object) -> dict[str, tuple[hooks.Provider, ...]]:
                 f"hook {name}: expected the decorator @hookimpl, got a plain function; "
                 "put it above the function"
             )
-    return {kind: _checked_providers(f"pgcore_{kind}", manager.hook) for kind in KINDS}
+    return {
+        kind: _checked_providers(getattr(manager.hook, f"pgcore_{kind}"), module) for kind in KINDS
+    }
 
 
-def _checked_providers(hook: str, relay: pluggy.HookRelay) -> tuple[hooks.Provider, ...]:
-    """Return the providers of all implementations of one hook, or raise PluginError."""
-    providers: list[hooks.Provider] = []
-    for result in getattr(relay, hook)():
+def _checked_providers(caller: pluggy.HookCaller, module: object) -> tuple[hooks.Provider, ...]:
+    """Return the providers of a plugin's implementations of one hook, or raise PluginError."""
+    hook, providers = caller.name, list[hooks.Provider]()
+    for implementation in caller.get_hookimpls():
+        result = implementation.function() if implementation.plugin is module else ()
         listed = isinstance(result, Iterable)
         rule = "a Provider" if listed else "a list of Provider"
         for provider in cast("Iterable[object]", result if listed else (result,)):

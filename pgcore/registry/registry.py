@@ -77,15 +77,11 @@ class Registry:
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
         """Read entry points one by one; None reads those of every installed distribution."""
         declared = entry_points(group="pgcore") if declared is None else declared
-        read = [read_entry_point(entry_point) for entry_point in declared]
+        self._manager = hook_manager()
+        self.hook = self._manager.hook
+        read = [read_entry_point(entry_point, self._manager) for entry_point in declared]
         self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
-        self._manager = manager = hook_manager()
-        for index, plugin in enumerate(self.plugins):
-            # Entry points of two distributions may have one name, or name one module.
-            if not manager.is_registered(plugin.module):
-                manager.register(plugin.module, f"{index} {plugin.entry_point}")
-        self.hook = manager.hook
         self._loaded: dict[tuple[str, str], object] = {}
 
     def providers(self, kind: str) -> list[Registration]:

@@ -116,6 +116,7 @@ class AveragedRatio(_EpisodeReturn):
     """
 
     name: ClassVar[str] = "averaged_ratio"
+    sources: ClassVar[tuple[str, ...]] = ("docs/formulas.md, row B10",)
 
     @property
     def claims(self) -> Claims:

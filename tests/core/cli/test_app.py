@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from pgcore.registry.entry_points import KINDS
+from pgcore.registry.registry import registry
 
 GREET = """
 @hookimpl
@@ -56,7 +57,7 @@ def test_list_shows_the_kinds_asked_for(pgcore, greet):
 
 
 def test_list_prints_tables_with_the_reason_word_for_word(pgcore, site):
-    source = "@hookimpl\ndef pgcore_executors():\n    return [Provider('far', 'json:loads', 'far away', 'absent_far', 'far')]"
+    source = "@hookimpl\ndef pgcore_schedules():\n    return [Provider('far', 'json:loads', 'far away', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.distribution("far-dist", {"far": "far_plugin"})
     status, out, _ = pgcore("list")
@@ -69,9 +70,10 @@ def test_list_prints_tables_with_the_reason_word_for_word(pgcore, site):
     assert "numpy" in out
 
 
-def test_list_says_when_nothing_is_registered(pgcore):
-    status, out, _ = pgcore("list", "executors")
-    assert (status, out.strip()) == (0, "executors: none are registered")
+def test_list_says_when_nothing_is_registered(pgcore, monkeypatch):
+    monkeypatch.setattr(registry(), "plugins", ())
+    status, out, _ = pgcore("list", "schedules")
+    assert (status, out.strip()) == (0, "schedules: none are registered")
 
 
 def test_list_refuses_an_unknown_kind_on_one_line(pgcore):
@@ -243,12 +245,12 @@ def test_doctor_fails_for_a_default_backend_that_does_not_exist(pgcore, monkeypa
 
 
 def test_doctor_says_what_to_install_and_does_not_fail_for_it(pgcore, site):
-    source = "@hookimpl\ndef pgcore_executors():\n    return [Provider('far', 'json:loads', '', 'absent_far', 'far')]"
+    source = "@hookimpl\ndef pgcore_schedules():\n    return [Provider('far', 'json:loads', '', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.distribution("far-dist", {"far": "far_plugin"})
     status, out, _ = pgcore("doctor")
     assert status == 0
-    assert "  pip install 'pgcore[far]' for executor far\n" in out
+    assert "  pip install 'pgcore[far]' for schedule far\n" in out
 
 
 def test_doctor_reads_extras_from_the_metadata(pgcore, site):
