@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ class JaxOptimizer(BoundOptimizer):
         # Slots are flat, in the order of the sorted names.
         self.spec = spec
         self.policy = policy
+        # Gradients come clipped, so that one compiled formula serves every norm.
+        self._formula = dataclasses.replace(spec, max_grad_norm=None)
         self._slots = {slot: policy.native_array(np.zeros(policy.size)) for slot in spec.slots}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -43,7 +46,7 @@ class JaxOptimizer(BoundOptimizer):
         # Arrays, since a Python float would compile anew for each value.
         numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
         with self.policy.precision():
-            self.policy.native, self._slots = update(self.spec)(
+            self.policy.native, self._slots = update(self._formula)(
                 self.policy.native, vector, self._slots, numbers
             )
 

@@ -81,11 +81,12 @@ def check_command(
         heads=names(heads),
         extent="quick" if quick else "full" if full else "standard",
     )
-    outcomes: list[Outcome] = []
+    by_part: dict[int, list[Outcome]] = {}
     with progress("checking", len(work.parts)) as advance:
-        for part_outcomes in run(work, processes):
-            outcomes += part_outcomes
+        for part, part_outcomes in zip(work.parts, run(work, processes), strict=True):
+            by_part[part.number] = part_outcomes
             advance(part_outcomes[-1].label)
+    outcomes = [outcome for number in sorted(by_part) for outcome in by_part[number]]
     seconds = time.perf_counter() - start
     # Printed first: results of hours are not lost where the page cannot be written.
     report = json_of if as_json else text_of

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,14 +24,13 @@ from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
-from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
 from pgcore_check.compare import RATE
-from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome
+from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome, shared_policy
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
@@ -47,7 +47,7 @@ LAST_LINES = 5
 
 # Draws of a case that are tried until one has power, and the distance of their seeds, which is
 # larger than the number of cases.
-DRAWS, STRIDE = 16, 100_000
+DRAWS, STRIDE = 24, 100_000
 
 # The factor between the extremity of one draw and of the next.
 MILDER = 0.85
@@ -69,6 +69,7 @@ class Part:
     """A case, or a group of kinks, that every backend runs.
 
     Attributes:
+        number: Its place in the report.
         choice: The case, or None.
         kinks: The group of the kinks, or "".
         dtype: The dtype of kinks; a case has its own.
@@ -77,6 +78,7 @@ class Part:
         padded: Whether steps of padding are added.
     """
 
+    number: int
     choice: Choice | None = None
     kinks: str = ""
     dtype: str = "float64"
@@ -92,7 +94,7 @@ class Plan:
     Attributes:
         backends: Names of the usable backends.
         absent: Names of the registered backends that are not usable, each with the reason.
-        parts: The cases and groups of kinks.
+        parts: The cases and groups of kinks, those of one spec one after the other.
         extent: One of `EXTENTS`.
         unchecked: Names of registered objects that are not checked, each with the reason.
     """
@@ -139,12 +141,26 @@ def plan(
     parts: list[Part] = []
     for choice in choices:
         all_modes = extent == "full" or choice in few
-        part = Part(choice, all_modes=all_modes, long=choice in long, padded=choice in padded)
-        parts.append(part)
+        is_long, is_padded = choice in long, choice in padded
+        parts.append(Part(len(parts), choice, all_modes=all_modes, long=is_long, padded=is_padded))
     for group, members in kink_groups(tried, tried_heads).items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
-        parts += [Part(kinks=group, dtype=dtype, all_modes=everywhere) for dtype in DTYPES]
-    return Plan(usable, absent, tuple(parts), extent, unchecked(estimators, heads))
+        for dtype in DTYPES:
+            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=everywhere))
+    return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+
+
+def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return parts with those of one spec one after the other, so that all is compiled once."""
+    bundles: dict[Hashable, list[Part]] = {}
+    for part in parts:
+        bundles.setdefault(bundle_of(part), []).append(part)
+    return tuple(part for bundle in bundles.values() for part in bundle)
+
+
+def bundle_of(part: Part) -> Hashable:
+    """Return the same value for parts whose policies are of one spec."""
+    return part.choice.built if part.choice else part.kinks
 
 
 def kink_groups(
@@ -173,11 +189,14 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     Raises:
         PgcoreError: one of the processes died.
     """
+    # Policies of an earlier run may have compiled what has changed since.
+    shared_policy.cache_clear()
     outcomes_of = partial(outcomes, plan)
     processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)
     if processes <= 1:
         yield from map(outcomes_of, plan.parts)
         return
+    bundles = [tuple(bundle) for _, bundle in itertools.groupby(plan.parts, bundle_of)]
     # Frameworks have threads, with which a process cannot be forked.
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +205,8 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
             processes, context, initializer=prepare_process, initargs=(log,)
         ) as executor:
             try:
-                yield from executor.map(outcomes_of, plan.parts)
+                for bundle in executor.map(partial(bundle_outcomes, plan), bundles):
+                    yield from bundle
             except BrokenProcessPool as error:
                 written = log.read_text(errors="replace").splitlines() if log.exists() else []
                 message = (
@@ -209,6 +229,11 @@ def prepare_process(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
+def bundle_outcomes(plan: Plan, parts: Sequence[Part]) -> list[list[Outcome]]:
+    """Return the outcomes of some parts."""
+    return [outcomes(plan, part) for part in parts]
+
+
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, for every backend and each mode that runs it."""
     results: list[Outcome] = []
@@ -221,14 +246,12 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
             results.append(unloaded(name, part, backend))
     if part.choice is None:
         return results + kink_outcomes(part, backends)
-    # A policy serves both fixtures of a case, so that it is compiled once.
-    policies: dict[tuple[str, str], Policy] = {}
     for fixture in ("random", "extreme"):
         truth = truth_of(part, fixture, quick=plan.extent == "quick")
         for backend in backends:
             for mode in modes_of(part, backend):
                 cell = Cell(backend.name, mode, fixture)
-                results.append(case_outcome(cell, part.choice, truth, policies))
+                results.append(case_outcome(cell, part.choice, truth))
     return results
 
 

@@ -21,7 +21,7 @@ from pgcore_check.proof import Kink
 from pgcore_check.proofs import message_of
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome"]
+__all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome", "shared_policy"]
 
 # The least distance of a branch's choice from its kink, in units of roundoff: nearer ones may go
 # either way by rounding. It equals the 1,000 u of `pgcore_check.bounds.running_error.ERROR_SHARE`.
@@ -96,26 +96,20 @@ class Cell:
     fixture: str
 
 
-def case_outcome(
-    cell: Cell, choice: Choice, truth: Truth, policies: dict[tuple[str, str], Policy]
-) -> Outcome:
+def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
     """Return the outcome of a case on a backend.
 
     Args:
         cell: The backend, mode and fixture.
         choice: The case.
         truth: The case's reference.
-        policies: By backend and mode, the policies that earlier fixtures built; a new one is added.
     """
     start = time.perf_counter()
     case = choice.case
     rows: list[Row] = []
     error: str | None = None
     try:
-        policy = policies.get((cell.backend, cell.mode)) or build_policy(
-            cell, case.spec, case.dtype
-        )
-        policies[cell.backend, cell.mode] = policy
+        policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
         policy.load(truth.parameters)
         # Extended row by row: where a stage raises, the rows before it stay.
         rows.extend(stages(policy, truth, cell.backend))
@@ -151,7 +145,8 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     start = time.perf_counter()
     error = None
     try:
-        ratio, where = worst_at(kink, partial(shared_policy, cell, dtype=dtype), np.dtype(dtype))
+        build = partial(shared_policy, cell.backend, cell.mode, dtype=dtype)
+        ratio, where = worst_at(kink, build, np.dtype(dtype))
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
         ratio, where, error = np.inf, "", message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
@@ -160,21 +155,12 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
 
 
-# A group's kinks share one architecture, so that one policy for each backend and mode is enough.
+# Parts of one spec follow on one another: a policy for each backend and mode is enough.
 @lru_cache(maxsize=16)
-def shared_policy(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
-    """Return a policy that kinks share, compiled once; each kink loads all of its parameters."""
-    return build_policy(cell, spec, dtype)
-
-
-def build_policy(cell: Cell, spec: PolicySpec, dtype: str) -> Policy:
-    """Return a policy on the cell's backend, in its mode."""
-    return api.policy(
-        spec,
-        backend=cell.backend,
-        dtype=dtype,
-        compiled=cell.mode == "compiled" and len(api.backend(cell.backend).modes) > 1,
-    )
+def shared_policy(backend: str, mode: str, spec: PolicySpec, dtype: str) -> Policy:
+    """Return a policy that parts share, compiled once; each loads all of its parameters."""
+    compiled = mode == "compiled" and len(api.backend(backend).modes) > 1
+    return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
 
 
 def blindness(outcome: Outcome) -> str:

@@ -468,7 +468,7 @@ def test_a_failure_on_observations_names_the_module_and_what_it_was_given(make_b
         gradient(policy, make_batch(observations=np.zeros((6, 3), int), final_observations=None))
     with pytest.raises(BatchError, match=words.format(2, "float64")):
         policy.act(np.zeros((1, 2)), pg.generator(0))
-    compiled = adopt(mlp(), compiled=True)
+    compiled = adopt(nn.Sequential(nn.Linear(3, 3, dtype=torch.float64)), compiled=True)
     gradient(compiled, make_batch())
     with pytest.raises(BatchError, match=words.format(3, "int64")):
         gradient(compiled, make_batch(observations=np.zeros((6, 3), int), final_observations=None))

@@ -16,7 +16,7 @@ from pgcore.interfaces.optimizer import Optimizer
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import NETWORKS, make_case, suited
 from pgcore_check.proofs import variants
-from pgcore_check.results import gradient_row
+from pgcore_check.results import gradient_row, loss_row
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -89,8 +89,8 @@ class Leaving(pg.Estimator):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("head", [name for name, head in HEADS.items() if not head.action_values])
 def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtype):
-    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head])
-    policy, batch = make_case(spec, backend, dtype, seed=5, padding=3)
+    spec = pg.PolicySpec(NETWORKS["linear"], HEADS[head])
+    policy, batch = make_case(spec, backend, dtype, seed=5, padding=1)
     signals = pg.signals(policy, Leaving(), batch)
     found = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
     told = gradient_row(policy, Leaving(), batch, signals, found)
@@ -101,29 +101,36 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
     assert not forward.agrees
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_many_steps_give_what_their_parts_add_up_to(backend, head):
+@pytest.mark.parametrize(
+    ("head", "dtype"),
+    [*((head, "float64") for head in HEADS), ("categorical", "float32"), ("per-state", "float32")],
+)
+def test_many_steps_give_what_their_parts_add_up_to(backend, head, dtype):
     spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
-    policy, batch = make_case(spec, backend, "float64", seed=3, steps=1500)
+    policy, batch = make_case(spec, backend, dtype, seed=3, steps=1500)
     estimator = suited(
         ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head]
     )
     signals = pg.signals(policy, estimator, batch)
     whole = pg.gradient(policy, estimator, batch, signals=signals)
     assert gradient_row(policy, estimator, batch, signals, whole.numpy()).agrees
+    assert loss_row(policy, estimator, batch, signals, whole.loss).agrees
     parts = [
         pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
         for index in batch.minibatches(300, pg.generator(0))
     ]
     names = whole.numpy()
-    close({name: np.mean([part.numpy()[name] for part in parts], axis=0) for name in names}, names)
-    assert math.isclose(np.mean([part.loss for part in parts]), whole.loss, rel_tol=1e-12)
+    rtol = 1e-12 if dtype == "float64" else 1e-4
+    means = {name: np.mean([part.numpy()[name] for part in parts], axis=0) for name in names}
+    close(means, names, rtol)
+    assert math.isclose(np.mean([part.loss for part in parts]), whole.loss, rel_tol=rtol)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_padding_changes_nothing(backend, name):
     values = "action" if "action_value" in ESTIMATORS[name].quantities else "state"
-    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", values)
+    # A small network, since nothing but the number of steps differs, for which all is compiled.
+    spec = pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"], "separate", values)
     policy, batch = make_case(spec, backend, "float64", seed=5)
     padded = batch.pad(64)
     plain, with_padding = (pg.gradient(policy, ESTIMATORS[name], each) for each in (batch, padded))
@@ -178,10 +185,9 @@ def test_scores_weighed_by_returns_are_the_reinforce_gradient(backend, head, net
     np.testing.assert_allclose(
         -scores.mean(axis=0), expected, rtol=0, atol=1e-13 * np.abs(expected).max()
     )
-    by_episode = [
-        policy.episode_scores(batch.episodes([episode]))[0] for episode in range(batch.num_episodes)
-    ]
-    np.testing.assert_allclose(policy.episode_scores(batch), by_episode, rtol=1e-12, atol=1e-13)
+    # The first two: every other length is compiled anew.
+    by_episode = [policy.episode_scores(batch.episodes([episode]))[0] for episode in (0, 1)]
+    np.testing.assert_allclose(policy.episode_scores(batch)[:2], by_episode, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(("head", "network"), COMBINATIONS)
@@ -321,7 +327,7 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
 @pytest.mark.parametrize("head", ["categorical", "shared"])
 def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, kind):
     policy, given = make_case(
-        pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=17
+        pg.PolicySpec(NETWORKS["linear"], HEADS[head], "separate"), backend, "float64", seed=17
     )
 
     def as_kind(array):

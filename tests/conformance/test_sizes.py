@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 import pgcore as pg
 from pgcore_check.cases.cases import NETWORKS
-from pgcore_check.proofs import variants
+from pgcore_check.compare import row_of
+from pgcore_check.proofs import first_formula, variants
 from pgcore_check.results import gradient_row
+from pgcore_check.stages.truth import Truth
 
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
@@ -49,14 +52,13 @@ def test_a_strangers_backend_is_held_to_the_same_rule(tmp_path):
     assert "agree; worst" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")],
-)
-def test_a_hundred_thousand_steps(backend, name, dtype):
+LONG = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "shared")
+
+
+@functools.cache
+def truth_of_many_steps(name, dtype):
+    """Return the reference of a hundred thousand steps, which takes longer than a backend."""
     steps, rng = 100_000, np.random.default_rng(70)
-    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "shared")
-    policy = pg.policy(spec, backend=backend, seed=70, dtype=dtype)
     batch = pg.Batch(
         observations=rng.standard_normal((steps, 4)),
         actions=rng.integers(0, 3, steps),
@@ -67,16 +69,27 @@ def test_a_hundred_thousand_steps(backend, name, dtype):
         log_probs=np.log(1 / 3) + 0.3 * rng.standard_normal(steps),
         extras={"group": np.repeat(np.arange(50), 2000)},
     )
-    estimator = ESTIMATORS[name]
+    policy = pg.policy(LONG, backend="numpy", seed=70, dtype=dtype)
+    truth = Truth(LONG, policy.parameters(), ESTIMATORS[name], batch, first_formula())
+    truth.shared_signals = pg.signals(policy, ESTIMATORS[name], batch)
+    return truth
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")],
+)
+def test_a_hundred_thousand_steps(backend, name, dtype):
+    truth = truth_of_many_steps(name, dtype)
+    estimator, batch, shared = ESTIMATORS[name], truth.batch, truth.shared_signals
+    policy = pg.policy(LONG, backend=backend, seed=70, dtype=dtype)
     signals = pg.signals(policy, estimator, batch)
-    found = gradient_row(
-        policy,
-        estimator,
-        batch,
-        signals,
-        pg.gradient(policy, estimator, batch, signals=signals).numpy(),
-    )
-    assert found.agrees, found
+    tolerance = 1e-10 if dtype == "float64" else 1e-3
+    for key, value in signals.values.items():
+        np.testing.assert_allclose(value, shared[key], rtol=tolerance, atol=tolerance, err_msg=key)
+    gradient = pg.gradient(policy, estimator, batch, signals=shared).numpy()
+    row = row_of(backend, "gradient", gradient, truth.gradient, truth.dtype)
+    assert row.agrees, row
 
 
 def test_one_episode_of_one_step(backend):

@@ -14,7 +14,7 @@ from pgcore.errors import NonFiniteError
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR, allowance, largest
 from pgcore_check.bounds.running_error import bounded_in
-from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
 from pgcore_check.reference import reference
 from pgcore_check.results import gradient_row, loss_row, quantity_ratios
@@ -119,19 +119,12 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     np.testing.assert_allclose(
         final[cut], following[cut + 1], rtol=64 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps
     )
-    estimator = suited(
-        ESTIMATORS["q-learning" if HEADS[head].action_values else "ppo kl"], HEADS[head]
-    )
-    signals = pg.signals(policy, estimator, batch)
-    gradient = pg.gradient(policy, estimator, batch, signals=signals)
-    assert gradient_row(policy, estimator, batch, signals, gradient.numpy()).agrees
-    assert loss_row(policy, estimator, batch, signals, gradient.loss).agrees
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_fisher_product_is_symmetric_and_sees_no_padding(backend, head):
     policy, batch = make_case(
-        pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate"), backend, "float64", seed=22
+        pg.PolicySpec(NETWORKS["relu"], HEADS[head], "separate"), backend, "float64", seed=22
     )
     rng = np.random.default_rng(22)
     left, right = rng.standard_normal((2, policy.episode_scores(batch).shape[1]))
@@ -195,7 +188,7 @@ def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
 
 
 def test_metrics_are_means_over_the_real_steps(backend):
-    spec = pg.PolicySpec(NETWORKS["tanh"], HEADS["hot"], "separate")
+    spec = pg.PolicySpec(NETWORKS["linear"], HEADS["hot"], "separate")
     policy, batch = make_case(spec, backend, "float64", seed=25)
     quantities = policy.evaluate(batch, ("log_prob", "value", "entropy", "kl"))
     for name in ("ppo", "ppo kl", "gae", "value baseline"):

@@ -54,6 +54,11 @@ class Choice:
             f"optimizer {self.optimizer}",
         )
 
+    @property
+    def built(self) -> tuple[PolicySpec, str]:
+        """The spec and the dtype, for which backends compile."""
+        return self.case.spec, self.case.dtype
+
     @cached_property
     def pairs(self) -> set[tuple[str, str]]:
         """Every pair of two levels, and the labels of estimator and head, which occur once."""
@@ -92,20 +97,33 @@ def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> l
 
 
 def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
-    """Return cases that contain every pair of two levels, chosen greedily by their new pairs."""
+    """Return cases that contain every pair of two levels, chosen greedily by their new pairs.
+
+    Of equally good cases it is one of a spec that occurs already, whose compiled functions serve
+    both.
+    """
     everything = product(estimators, heads)
     masks = bit_masks([choice.pairs for choice in everything])
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):
         group = (choice.case.estimator.name, choice.case.spec.head.name)
         groups.setdefault(group, []).append(number)
-    # First a case for each estimator with each head, then cases for the pairs that are left.
-    selection: list[int] = []
     missing = union(masks)
-    for numbers in groups.values():
-        selection += greedy_cover(masks, missing, numbers, most=1)
-        missing &= ~masks[selection[-1]]
-    selection += greedy_cover(masks, missing, range(len(masks)))
+    selection: list[int] = []
+    built: set[Hashable] = set()
+
+    def worth(number: int) -> tuple[int, bool]:
+        return (masks[number] & missing).bit_count(), everything[number].built in built
+
+    # First a case for each estimator with each head, then cases for the pairs that are left.
+    unlimited = itertools.repeat(range(len(masks)))
+    for numbers in itertools.chain(groups.values(), unlimited):
+        if not missing:
+            break
+        best = max(numbers, key=worth)
+        selection.append(best)
+        built.add(everything[best].built)
+        missing &= ~masks[best]
     return [everything[number] for number in selection]
 
 
@@ -147,19 +165,16 @@ def union(masks: Iterable[int]) -> int:
     return functools.reduce(lambda left, right: left | right, masks, 0)
 
 
-def greedy_cover(
-    masks: Sequence[int], missing: int, numbers: Iterable[int], most: int | None = None
-) -> list[int]:
+def greedy_cover(masks: Sequence[int], missing: int, numbers: Iterable[int]) -> list[int]:
     """Return the numbers of masks that contain the missing bits, the most new ones first.
 
     Args:
         masks: A bit for each member of a set.
         missing: The bits to contain.
         numbers: The masks to select from; the first of equally good ones is selected.
-        most: The largest number to select; None is no limit.
     """
     selection: list[int] = []
-    while missing and len(selection) != most:
+    while missing:
         selection.append(max(numbers, key=lambda number: (masks[number] & missing).bit_count()))
         missing &= ~masks[selection[-1]]
     return selection
