@@ -62,8 +62,8 @@ class JaxNamespace:
         return jnp.broadcast_to(x, like.shape)
 
     def take_last(self, x: Array, index: Array) -> Array:
-        """See `ArrayNamespace.take_last`."""
-        return jnp.take_along_axis(x, index[:, None], 1)[:, 0]
+        """See `ArrayNamespace.take_last`; a choice compiles in less time than a gather's scatter."""
+        return jnp.sum(jnp.where(jnp.arange(x.shape[1]) == index[:, None], x, 0.0), 1)
 
     def take_rows(self, x: Array, index: Array) -> Array:
         """See `ArrayNamespace.take_rows`."""
