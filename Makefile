@@ -27,14 +27,15 @@ help:
 train: .venv/.base
 	.venv/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
 
+# A worker that is done takes tests from the other: one test runs `pgcore check` and takes minutes.
 # What frameworks trace is Python, and measuring coverage makes that several times slower: the
 # core's tests alone are measured.
 test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
 # A cache of its own: a process that was killed while compiling leaves half a library in the shared one.
 test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/.venv/torchinductor
 test: .venv/.test
-	$(RUN) -m pytest -n $(JOBS) --cov --cov-report=term tests/core
-	$(RUN) -m pytest -n $(JOBS) --ignore=tests/core tests
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term tests/core
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests
 
 lint: .venv/.lint
 	.venv/bin/ruff check .
