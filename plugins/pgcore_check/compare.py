@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore import api
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import NonFiniteError
@@ -49,6 +50,8 @@ class Row:
         limit: The largest ratio that agrees.
         power: The share of the nonzero components in which an error of a millionth of the component
             (in float32 a thousandth) would be seen.
+        values: How the entry differs: the expected value, the actual one, and their relative
+            difference; "" where there are none.
     """
 
     backend: str
@@ -57,6 +60,7 @@ class Row:
     where: str
     limit: float = FACTOR
     power: float = 1.0
+    values: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -114,7 +118,8 @@ def verdict(first: Row | None) -> str:
     if first is None:
         return "agrees"
     ratio = f"{first.ratio:.3g} times u e, {first.limit:g} allowed"
-    return f"departs at {first.stage}, in {first.where}: {ratio}"
+    values = f"{first.values}; " if first.values else ""
+    return f"departs at {first.stage}, in {first.where}: {values}{ratio}"
 
 
 def compare(
@@ -275,6 +280,9 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         label: The rows' `backend`.
     """
     estimator, batch = truth.estimator, truth.batch
+    # A framework's derivatives have no closed forms to be wrong.
+    if not isinstance(policy, AutodiffPolicy):
+        yield from closed_form_rows(policy, truth, label)
     gradient = yield from stages_forward(policy, truth, label)
     if gradient is None:
         return
@@ -293,6 +301,21 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         if step in truth.reached:
             moved, expected = policy.parameters(), truth.after(step)
             yield row_of(label, steps_label(step), moved, expected, truth.dtype)
+
+
+def closed_form_rows(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
+    """Yield a row for the estimator's cotangents and one for the head's own derivatives."""
+    estimator = truth.estimator
+    if truth.cotangents:
+        with np.errstate(all="ignore"):
+            cotangents = estimator.cotangents(**truth.arguments)
+        name = f"{estimator.name}.cotangents"
+        arrays = {f"{name}[{key!r}]": np.asarray(value) for key, value in cotangents.items()}
+        expected = {f"{name}[{key!r}]": value for key, value in truth.cotangents.items()}
+        yield row_of(label, "cotangents", arrays, expected, truth.dtype)
+    if truth.kernel:
+        derivatives = dict(truth.head_case.actual(policy.backend))
+        yield row_of(label, "kernel", derivatives, truth.kernel, truth.dtype)
 
 
 def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
@@ -410,12 +433,16 @@ def row_of(
         expected: The reference by name.
         dtype: The working precision.
     """
-    ratio, where = worst(arrays, expected, dtype)
+    ratio, name, position = worst(arrays, expected, dtype)
     seen, total = 0, 0
     for reference in expected.values():
         with_power, nonzero = powered(reference.exact, reference.allowed, dtype)
         seen, total = seen + with_power, total + nonzero
-    return Row(label, stage, ratio, where, FACTOR, seen / max(total, 1))
+    where = f"{name}{[*position] if position else ''}"
+    values = ""
+    if not ratio <= FACTOR:
+        values = difference(arrays.get(name), expected[name].exact, position)
+    return Row(label, stage, ratio, where, FACTOR, seen / max(total, 1), values)
 
 
 def slope_row(label: str, slopes: Sequence[Slope], exact_row: Row, dtype: np.dtype[Any]) -> Row:
@@ -438,13 +465,40 @@ def slope_row(label: str, slopes: Sequence[Slope], exact_row: Row, dtype: np.dty
 
 def worst(
     arrays: Mapping[str, Array], expected: Mapping[str, Expected], dtype: np.dtype[Any]
-) -> tuple[float, str]:
+) -> tuple[float, str, tuple[int, ...]]:
     """Return the largest ratio among some arrays, and the array and entry that it belongs to."""
-    ratio, where = -1.0, ""
-    for name, reference in expected.items():
-        array = np.asarray(arrays.get(name))
-        array_ratio, position = largest(array, reference.exact, reference.allowed, dtype)
+    ratio, name, position = -1.0, "", ()
+    for array_name, reference in expected.items():
+        array = np.asarray(arrays.get(array_name))
+        array_ratio, entry = largest(array, reference.exact, reference.allowed, dtype)
         # Written so that NaN counts as larger.
         if not array_ratio <= ratio:
-            ratio, where = array_ratio, f"{name}{list(position) if position else ''}"
-    return max(ratio, 0.0), where
+            ratio, name, position = array_ratio, array_name, entry
+    return max(ratio, 0.0), name, position
+
+
+def difference(actual: Array | None, exact: Array, position: tuple[int, ...]) -> str:
+    """Return in words how an array differs from the exact one at an entry.
+
+    Args:
+        actual: The result, or None where there is none.
+        exact: The reference.
+        position: The entry that differs most.
+    """
+    if actual is None:
+        return "expected an array, got none"
+    if actual.shape != exact.shape:
+        return f"expected shape {[*exact.shape]}, got {[*actual.shape]}"
+    if len(position) < exact.ndim:
+        return f"got dtype {actual.dtype}"
+    value, correct = float(actual[position]), float(exact[position])
+    words = f"expected {correct:.6g}, got {value:.6g}"
+    if not (np.isfinite(value) and np.isfinite(correct) and correct):
+        return words
+    relative = abs(value - correct) / abs(correct)
+    counted = np.isfinite(exact) & (exact != 0)
+    factors = actual[counted].astype(float) / exact[counted].astype(float)
+    # A constant factor, such as -1 of a wrong sign, names the mistake.
+    same = factors.size > 1 and np.ptp(factors) <= 1e-6 * np.abs(factors).max()
+    factor = f"; each entry is {factors[0]:.6g} times the expected one" if same else ""
+    return f"{words}, a relative difference of {relative:.2g}{factor}"

@@ -53,6 +53,7 @@ class Outcome:
             float32 a thousandth) would be seen.
         nearest: The distance of the nearest choice between two branches from its kink, in units of
             roundoff.
+        values: How the entry differs; see `pgcore_check.compare.Row`.
     """
 
     backend: str
@@ -72,6 +73,7 @@ class Outcome:
     seconds: float
     power: float = 1.0
     nearest: float = np.inf
+    values: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -137,6 +139,7 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
         time.perf_counter() - start,
         truth.power,
         truth.nearest,
+        shown.values,
     )
 
 
@@ -208,4 +211,5 @@ def reason(outcome: Outcome) -> str:
     far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
     # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
     where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")
-    return f"departs at {outcome.stage}, {where}: {far}"
+    values = f"{outcome.values}; " if outcome.values else ""
+    return f"departs at {outcome.stage}, {where}: {values}{far}"

@@ -7,21 +7,12 @@ It is built from the [B, outputs] network outputs of one pass, in any number sys
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from pgcore.data.batch import Batch
-from pgcore.data.spec import PolicySpec
-from pgcore.errors import SpecError
-from pgcore.validation.arrays import Array
-from pgcore_check.proofs import reference_of
-
-__all__ = ["HeadForm", "head_form"]
+__all__ = ["HeadForm"]
 
 Number = Any  # an array of whichever number system `lift` lifts into
-Lift = Callable[[Array], Number]
 
 
 class HeadForm(ABC):
@@ -70,36 +61,3 @@ class HeadForm(ABC):
             direction: The direction by canonical parameter name.
             weights: [B] w.
         """
-
-
-def head_form(
-    spec: PolicySpec,
-    outputs: Number,
-    parameters: Mapping[str, Number],
-    batch: Batch,
-    dtype: np.dtype[Any],
-    lift: Lift,
-) -> Any:
-    """Return the reference implementation of a spec's head at some outputs.
-
-    Args:
-        spec: The architecture.
-        outputs: [B, outputs] of the network.
-        parameters: By canonical name, in the number system of the outputs.
-        batch: The steps.
-        dtype: The policy's dtype, to which actions are cast.
-        lift: From NumPy arrays to the number system of the outputs.
-
-    Raises:
-        SpecError: the head's class has none.
-    """
-    head = spec.head
-    form = reference_of(type(head))
-    if form is None:
-        raise SpecError(
-            f"reference: expected a head with a reference implementation, got {head}; "
-            "give one in a Proof, by the hook pgcore_proofs"
-        )
-    if head.discrete:
-        return form(head, outputs, batch.actions, batch.action_mask)
-    return form(head, outputs, parameters, lift(batch.actions.astype(dtype)))

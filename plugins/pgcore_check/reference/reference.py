@@ -14,15 +14,14 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.spec import MLP, Linear, PolicySpec, Table
-from pgcore.errors import DependencyError, EstimatorError
-from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator
+from pgcore.interfaces.estimator import KLS, QUANTITIES
 from pgcore.interfaces.parameters import flat
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
-from pgcore.xp.numpy import host
+from pgcore_check.bounds.numbers import numbers
+from pgcore_check.reference.definition import head_form, loss_cotangents
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.formula_run import FormulaRun
-from pgcore_check.reference.head_form import head_form
 
 __all__ = [
     "critic_cotangents",
@@ -32,6 +31,7 @@ __all__ = [
     "gradient",
     "loss",
     "named_quantities",
+    "outputs",
     "quantities",
     "step_cotangents",
     "surrogate_inputs",
@@ -60,8 +60,8 @@ def gradient(
 ) -> dict[str, Number]:
     """Return the gradient of sum_t w_t surrogate_t by canonical parameter name.
 
-    Derivatives are those of the estimator's reference implementation; without one they are derived
-    from its surrogate.
+    Derivatives are those of the estimator's reference implementation; without one, of its surrogate
+    in forward mode.
 
     Args:
         spec: The architecture.
@@ -87,25 +87,14 @@ def step_cotangents(
         lift: From NumPy arrays to the number system of the inputs.
     """
     weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
-    slopes = slopes_of(surrogate.estimator, inputs) if form is None else form.cotangents(inputs)
+    if form is None:
+        return loss_cotangents(surrogate, inputs, weights)
     cotangents: dict[str, Number] = {}
-    for name, value in slopes.items():
+    for name, value in form.cotangents(inputs).items():
         # These two hold a number for each action.
         per_action = name in ("log_probs", "action_values")
         cotangents[name] = value * (weights.reshape(-1, 1) if per_action else weights)
     return cotangents
-
-
-def slopes_of(estimator: Estimator, inputs: Mapping[str, Number]) -> Mapping[str, Number]:
-    """Return [B, ...] d surrogate_t / d quantity_t without a reference implementation.
-
-    They are derived from the estimator's surrogate. Only where that fails are the estimator's own
-    cotangents used.
-    """
-    try:
-        return Estimator.cotangents(estimator, **inputs)
-    except (DependencyError, EstimatorError):
-        return estimator.cotangents(**inputs)
 
 
 def loss(
@@ -136,7 +125,7 @@ def surrogate_terms(
 def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
     """Return [B] surrogate_t from the surrogate's quantities and signals by name."""
     form = estimator_form(surrogate.estimator)
-    return surrogate.estimator.surrogate(host, **inputs) if form is None else form.terms(inputs)
+    return surrogate.estimator.surrogate(numbers, **inputs) if form is None else form.terms(inputs)
 
 
 def quantities(
@@ -236,6 +225,15 @@ def _forward(
     """Return the pass through the network, the head, and the surrogate's inputs."""
     run, head = _pass(spec, parameters, batch, surrogate.weights.dtype, lift)
     return run, head, surrogate_inputs(spec, surrogate, head, run.outputs, run.values, lift)
+
+
+def outputs(
+    spec: PolicySpec, parameters: Mapping[str, Array], batch: Batch, lift: Lift = extended
+) -> Number:
+    """Return [B, outputs] of the network, forward only; see `quantities`."""
+    dtype = next(iter(parameters.values())).dtype
+    run, _ = _pass(spec, parameters, batch, dtype, lift)
+    return run.outputs
 
 
 def surrogate_inputs(

@@ -27,7 +27,7 @@ from pgcore.xp.numpy import host
 from pgcore_check.bounds.rounding import nudged_batch, nudged_parameters, spread
 from pgcore_check.bounds.running_error import Bounded
 from pgcore_check.reference import reference
-from pgcore_check.reference.head_form import head_form
+from pgcore_check.reference.definition import head_form
 from pgcore_check.reference.lifted import Lifted
 from pgcore_check.stages.truth import Expected, Truth
 

@@ -27,13 +27,18 @@ from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import allowance, powered
 from pgcore_check.bounds.running_error import bounded_in, choices
 from pgcore_check.reference import reference
+from pgcore_check.reference.definition import loss_cotangents
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.lifted import Lifted, rounded
+from pgcore_check.stages.kernel import HeadCase
 
 __all__ = ["STAGES", "Expected", "Truth"]
 
-# In the order of computation. Each optimizer step takes a new gradient of the same batch.
+# In the order of computation. Each optimizer step takes a new gradient of the same batch. The first
+# two are of backends with closed forms: an estimator's cotangents, and the head's own derivatives.
 STAGES = (
+    "cotangents",
+    "kernel",
     "signals",
     "quantities",
     "surrogate",
@@ -160,6 +165,51 @@ class Truth:
                 finalised = self._form.finalise(lifted, padding)
                 sides.append({name: rounded(finalised[name]) for name in changed})
         return self._expected(*sides)
+
+    @cached_property
+    def arguments(self) -> dict[str, Array]:
+        """The surrogate's keywords: quantities rounded to the dtype, and the shared signals."""
+        rounded_quantities = {
+            name: expected.exact.astype(self.dtype) for name, expected in self.quantities.items()
+        }
+        values = self.surrogate.values
+        return {
+            name: rounded_quantities.get(name, values.get(name)) for name in self.estimator.keywords
+        }
+
+    @cached_property
+    def cotangents(self) -> dict[str, Expected]:
+        """The derivatives of the terms at `arguments`, by quantity; those of the surrogate itself.
+
+        Empty for estimators without a loss, and where one is beyond the dtype's range.
+        """
+        if isinstance(self.estimator, ScoreEstimator):
+            return {}
+        ones = np.ones(self.batch.num_steps, self.dtype)
+        sides: list[dict[str, Any]] = []
+        with np.errstate(all="ignore"):
+            for lift in self._lifts:
+                inputs = {
+                    name: lift(value) if value.dtype.kind == "f" else value
+                    for name, value in self.arguments.items()
+                }
+                sides.append(loss_cotangents(self.surrogate, inputs, lift(ones)))
+        return self._finite(self._expected(*sides))
+
+    @cached_property
+    def head_case(self) -> HeadCase:
+        """The head's quantities at the network's outputs, rounded to the dtype."""
+        outputs = reference.outputs(self.spec, self.parameters, self.batch).astype(self.dtype)
+        anchor = self.surrogate.values.get("reference")
+        return HeadCase(self.spec, self.estimator, self.batch, self.parameters, outputs, anchor)
+
+    @cached_property
+    def kernel(self) -> dict[str, Expected]:
+        """The derivatives of `head_case`; empty where one is beyond the dtype's range."""
+        with np.errstate(all="ignore"):
+            return self._finite(
+                self._expected(*(self.head_case.expected(lift) for lift in self._lifts))
+            )
 
     @cached_property
     def quantities(self) -> dict[str, Expected]:
@@ -373,6 +423,12 @@ class Truth:
         """
         unit = np.finfo(self.dtype).eps / np.longdouble(2)
         return unit * (np.abs(moved) + OPERATIONS * np.abs(moved - start))
+
+    def _finite(self, expected: dict[str, Expected]) -> dict[str, Expected]:
+        """Return arrays by name; none where one is beyond the dtype's range."""
+        with np.errstate(over="ignore"):
+            within = (np.isfinite(e.exact.astype(self.dtype)) for e in expected.values())
+            return expected if all(part.all() for part in within) else {}
 
     def _expected(self, exact: Mapping[str, Any], bound: Mapping[str, Any]) -> dict[str, Expected]:
         """Return exact values with their bounds, by name."""

@@ -212,7 +212,7 @@ def test_a_strangers_head_with_a_proof_is_tried_with_its_kernel(site, slope, agr
     assert outcomes
     assert {outcome.head for outcome in outcomes} == {"unit"}
     assert all(outcome.agrees for outcome in outcomes) is agrees
-    assert {outcome.stage for outcome in outcomes} <= ({None} if agrees else {"gradient"})
+    assert {outcome.stage for outcome in outcomes} <= ({None} if agrees else {"kernel"})
 
 
 def test_an_estimator_without_a_proof_is_tried_as_it_is_by_default(site):
