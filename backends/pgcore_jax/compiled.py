@@ -114,7 +114,7 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
     ) -> tuple[Parameters, Parameters]:
         # Elementwise formulas run on one vector instead of an array for each parameter.
         vector, unravel = ravel_pytree(parameters)
-        moved, changed = spec.update(xp, vector, gradient, slots, *scalars)
+        moved, changed = spec.updated(xp, vector, gradient, slots, *scalars)
         return unravel(moved), changed
 
     return jitted(step)

@@ -81,7 +81,7 @@ class TensorflowOptimizer(BoundOptimizer):
         parameters: list[Any] = list(self.policy.native.values())
         leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
         slots = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
-        moved, changed = self.spec.update(xp, flat(parameters), flat(leaves), slots, *scalars)
+        moved, changed = self.spec.updated(xp, flat(parameters), flat(leaves), slots, *scalars)
         # All values are computed before any variable changes.
         for parameter, place in zip(parameters, self.policy.layout.places.values(), strict=True):
             parameter.assign(tf.reshape(moved[place], parameter.shape))

@@ -35,7 +35,7 @@ class TorchOptimizer(BoundOptimizer):
         # A gradient is always this backend's own: `Optimizer.step` has checked it.
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = self.policy.native
-        moved, self._slots = self.spec.update(
+        moved, self._slots = self.spec.updated(
             xp, flat(parameters), derivative, self._slots, *scalars
         )
         self.policy.assign(self._parts(moved))

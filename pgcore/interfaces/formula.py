@@ -145,6 +145,18 @@ class OptimizerSpec(Rule):
             scalars: The result of `scalars`, as Python numbers or native ones.
         """
 
+    def updated(
+        self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Any, *scalars: Native
+    ) -> tuple[Native, dict[str, Native]]:
+        """Return the result of `update`, for backends; OptimizerError unless it has every slot."""
+        moved, changed = self.update(xp, parameter, gradient, slots, *scalars)
+        if changed.keys() != slots.keys():
+            raise OptimizerError(
+                f"{self.name}.update: expected the new slots {sorted(slots)}, got "
+                f"{sorted(changed)}; return one for each name in `slots`"
+            )
+        return moved, changed
+
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step`, counted from 0."""
         rate = self.learning_rate

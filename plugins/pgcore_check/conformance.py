@@ -30,7 +30,16 @@ from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
 from pgcore_check.compare import RATE
-from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome, kink_outcome, shared_policy
+from pgcore_check.outcomes import (
+    DISTANCE,
+    PROBE_LABELS,
+    Cell,
+    Outcome,
+    case_outcome,
+    kink_outcome,
+    probe_outcome,
+    shared_policy,
+)
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
@@ -56,8 +65,7 @@ MILDER = 0.85
 LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
-# Reasons for which a registered object is not checked.
-NO_PROOF = "no proof"
+# The reason for which a registered optimizer is not checked.
 OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
 # Steps of padding that a padded case has.
@@ -66,13 +74,13 @@ PADDING = 7
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case, or a group of kinks, that every backend runs.
+    """A case, a group of kinks, or the probes of `xp`, that every backend runs.
 
     Attributes:
         number: Its place in the report.
         choice: The case, or None.
-        kinks: The group of the kinks, or "".
-        dtype: The dtype of kinks; a case has its own.
+        kinks: The group of the kinks, or "" for a case and for the probes.
+        dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
         long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
@@ -94,7 +102,7 @@ class Plan:
     Attributes:
         backends: Names of the usable backends.
         absent: Names of the registered backends that are not usable, each with the reason.
-        parts: The cases and groups of kinks, those of one spec one after the other.
+        parts: The probes, cases and groups of kinks, those of one spec one after the other.
         extent: One of `EXTENTS`.
         unchecked: Names of registered objects that are not checked, each with the reason.
     """
@@ -113,11 +121,11 @@ def plan(
     heads: Sequence[str] | None,
     extent: str,
 ) -> Plan:
-    """Return the cases and groups of kinks to run.
+    """Return the probes, the cases and the groups of kinks to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names; None takes all.
+        estimators: Registered names; None takes all, and the probes of `xp`.
         heads: Registered names; None takes all that have a proof.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
@@ -139,6 +147,10 @@ def plan(
     unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
     long, padded = few_of(unscored, LONG), few_of(choices, PADDED)
     parts: list[Part] = []
+    if estimators is None:
+        parts += [
+            Part(k, dtype=dtype, all_modes=extent != "quick") for k, dtype in enumerate(DTYPES)
+        ]
     for choice in choices:
         all_modes = extent == "full" or choice in few
         is_long, is_padded = choice in long, choice in padded
@@ -244,8 +256,15 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
             backends.append(backend)
         else:
             results.append(unloaded(name, part, backend))
-    if part.choice is None:
+    if part.choice is None and part.kinks:
         return results + kink_outcomes(part, backends)
+    if part.choice is None:
+        cells = (
+            Cell(backend.name, mode, "probe")
+            for backend in backends
+            for mode in modes_of(part, backend)
+        )
+        return results + [probe_outcome(cell, part.dtype) for cell in cells]
     for fixture in ("random", "extreme"):
         truth = truth_of(part, fixture, quick=plan.extent == "quick")
         for backend in backends:
@@ -284,10 +303,12 @@ def loaded(name: str) -> Backend | str:
 
 def unloaded(name: str, part: Part, why: str) -> Outcome:
     """Return the outcome of a backend that cannot be loaded."""
-    if part.choice is None:
+    if part.choice is None and part.kinks:
         kink = next(kink for kink in kinks() if kink.group == part.kinks)
         subject = kink.estimator or kink.head
         labels = (subject, "kinks", kink.head, part.kinks, part.dtype, "kink")
+    elif part.choice is None:
+        labels = (*PROBE_LABELS, part.dtype, "probe")
     else:
         case, variant = part.choice.case, part.choice.variant
         head = case.spec.head.name
@@ -337,16 +358,11 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
 def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    untried = [
-        ("estimator", estimators, proofs().defaults[1]),
-        ("head", heads, proofs().unproven("heads")),
-        ("optimizer", None, proofs().unproven("optimizers")),
-    ]
-    for kind, names, classes in untried:
-        for name, why in classes.items():
-            # A class was loaded and has no proof; a string is the error of loading it.
+    named = {"estimators": estimators, "heads": heads, "optimizers": None}
+    for kind, names in named.items():
+        for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
-                reasons[f"{kind} {name!r}"] = why if isinstance(why, str) else NO_PROOF
+                reasons[f"{kind.removesuffix('s')} {name!r}"] = why
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
         if not isinstance(rule, OptimizerSpec):

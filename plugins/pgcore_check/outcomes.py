@@ -16,16 +16,31 @@ from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_at
+from pgcore_check.cases.probes import PROBES
 from pgcore_check.compare import Row, stages
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import message_of
+from pgcore_check.stages.probing import ESSENTIAL, probe_errors
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["DISTANCE", "Cell", "Outcome", "case_outcome", "kink_outcome", "shared_policy"]
+__all__ = [
+    "DISTANCE",
+    "PROBE_LABELS",
+    "Cell",
+    "Outcome",
+    "case_outcome",
+    "kink_outcome",
+    "probe_outcome",
+    "shared_policy",
+]
 
 # The least distance of a branch's choice from its kink, in units of roundoff: nearer ones may go
 # either way by rounding. It equals the 1,000 u of `pgcore_check.bounds.running_error.ERROR_SHARE`.
 DISTANCE = 1000.0
+
+
+# The estimator, variant, head and label of a probe's outcome.
+PROBE_LABELS = ("xp", "probes", "xp", "xp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +55,7 @@ class Outcome:
         head: Registered name.
         label: Of the whole case.
         dtype: "float32" or "float64".
-        fixture: "random", "extreme" or "kink".
+        fixture: "random", "extreme", "kink" or "probe".
         ratio: The largest error of the gradient, or of the first stage that disagrees, in units of
             the rounding-error bound u e.
         largest: The largest error of all stages that were reached, in the same units.
@@ -156,6 +171,32 @@ def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     subject = kink.estimator or kink.head
     labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
     return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
+
+
+def probe_outcome(cell: Cell, dtype: str) -> Outcome:
+    """Return the outcome of the probes of `xp`: values and derivatives beside hand-worked ones."""
+    start = time.perf_counter()
+    modes = api.backend(cell.backend).modes
+    usual = cell.mode == modes[0]
+    name, ratio, values, error = "", 0.0, "", None
+    try:
+        errors = probe_errors(
+            cell.backend,
+            dtype,
+            compiled=cell.mode == "compiled" and len(modes) > 1,
+            names=(*PROBES,) if usual else ESSENTIAL,
+        )
+        name, (ratio, values) = max(errors.items(), key=lambda item: item[1][0])
+    except Exception as problem:  # noqa: BLE001 - see `case_outcome`
+        ratio, error = np.inf, message_of(problem)
+    agrees = ratio <= FACTOR
+    stage = None if agrees or error else "probe"
+    labels = (cell.backend, cell.mode, *PROBE_LABELS, dtype, "probe")
+    seconds = time.perf_counter() - start
+    described = "" if agrees else values
+    return Outcome(
+        *labels, ratio, ratio, FACTOR, stage, f"xp.{name}", error, seconds, values=described
+    )
 
 
 # Parts of one spec follow on one another: a policy for each backend and mode is enough.

@@ -39,6 +39,9 @@ FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
 }
 
 
+# The remedy for a class that cannot be built without options.
+ADVICE = "give defaults, or a Proof with variants by the hook pgcore_proofs"
+
 # The reference implementations that classes with planted bugs are compared with, in any registry.
 _PLANTED: dict[type[Any], type[Any]] = {}
 
@@ -74,19 +77,20 @@ class Proofs:
         }
 
     @cached_property
-    def defaults(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """The unproven estimators with default options, by name, and the errors of the others."""
-        built: dict[str, Any] = {}
-        refused: dict[str, str] = {}
-        for name, cls in self.unproven("estimators").items():
-            if isinstance(cls, str):
-                refused[name] = cls
-                continue
-            try:
-                built[name] = cls()
-            except Exception as problem:  # noqa: BLE001 - see above
-                refused[name] = message_of(problem)
-        return built, refused
+    def defaults(self) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+        """By kind: the unproven objects with default options by name, and the others' errors."""
+        by_kind: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
+        for kind in FORMULAS:
+            built, refused = by_kind.setdefault(kind, ({}, {}))
+            for name, cls in self.unproven(kind).items():
+                if isinstance(cls, str):
+                    refused[name] = cls
+                    continue
+                try:
+                    built[name] = cls()
+                except Exception as problem:  # noqa: BLE001 - see above
+                    refused[name] = f"{message_of(problem)}; {ADVICE}"
+        return by_kind
 
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return the registered classes without a variant, by name, or the error of loading one."""
@@ -149,9 +153,7 @@ def proofs() -> Proofs:
 
 def variants(kind: str) -> dict[str, Any]:
     """Return the estimators, heads or optimizers that the kit tries, by label."""
-    tried = dict(proofs().variants[kind])
-    if kind == "estimators":
-        tried |= proofs().defaults[0]
+    tried = proofs().variants[kind] | proofs().defaults[kind][0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
     return dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
 

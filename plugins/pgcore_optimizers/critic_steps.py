@@ -94,7 +94,7 @@ class CriticOptimizer(BoundOptimizer):
         updated: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
         for name in critic_names(self.policy):
             slots = {slot: values[name] for slot, values in self._slots.items()}
-            parameters[name], new_slots = self._formula.update(
+            parameters[name], new_slots = self._formula.updated(
                 host, parameters[name], derivatives[name], slots, *scalars
             )
             for slot, value in new_slots.items():

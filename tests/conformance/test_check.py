@@ -6,12 +6,13 @@ import itertools
 from typing import Any
 
 import pgcore as pg
+from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS, Case
 from pgcore_check.cases.design import DTYPES, optimizers, product
 from pgcore_check.compare import STAGES, stages
 from pgcore_check.conformance import plan, run, truth_of
-from pgcore_check.proofs import kinks, proofs, variants
+from pgcore_check.proofs import Proofs, kinks, variants
 from pgcore_check.stages.truth import Truth
 
 HEADS = variants("heads")
@@ -40,8 +41,10 @@ def check_coverage(backend, outcomes):
         assert {(row.mode, row.dtype) for row in outcomes if row.label == name} == {
             (mode, dtype) for mode in modes for dtype in ("float64", "float32")
         }
-    assert {outcome.fixture for outcome in outcomes} == {"random", "extreme", "kink"}
-    assert {outcome.variant for outcome in outcomes} == {*VARIANTS, "kinks"}
+    assert {outcome.fixture for outcome in outcomes} == {"random", "extreme", "kink", "probe"}
+    assert {outcome.variant for outcome in outcomes} == {*VARIANTS, "kinks", "probes"}
+    probes = {(row.mode, row.dtype) for row in outcomes if row.fixture == "probe"}
+    assert probes == set(itertools.product(modes, ("float64", "float32")))
     possible = {
         (choice.case.estimator.name, choice.case.spec.head.name)
         for choice in product(VARIANTS, HEADS)
@@ -98,14 +101,15 @@ def test_a_case_is_drawn_again_until_it_can_tell_an_error_from_rounding(monkeypa
 
 
 def test_what_has_no_proof_is_told(monkeypatch):
-    known = dict(list(HEADS.items())[1:3])
-    monkeypatch.setitem(proofs().variants, "heads", known)
-    monkeypatch.setitem(proofs().variants, "optimizers", {"adam": variants("optimizers")["adam"]})
+    fresh = Proofs(registry())
+    fresh.variants["heads"] = dict(list(HEADS.items())[1:3])
+    fresh.variants["optimizers"] = {"adam": variants("optimizers")["adam"]}
+    monkeypatch.setattr("pgcore_check.proofs.proofs_of", lambda source: fresh)
     found = plan(backends=["numpy"], estimators=None, heads=None, extent="quick").unchecked
-    assert found["head 'bernoulli'"] == "no proof"
-    assert found["optimizer 'sgd'"] == "no proof"
+    assert "missing 1 required" in found["head 'bernoulli'"]
+    assert "a Proof with variants by the hook pgcore_proofs" in found["head 'bernoulli'"]
     assert "head 'categorical'" not in found
-    assert "optimizer 'adam'" not in found
+    assert not {"optimizer 'adam'", "optimizer 'sgd'"} & found.keys()
     assert (
         "head 'bernoulli'"
         not in plan(

@@ -253,9 +253,17 @@ def bounded(value: Any) -> Bounded:
 
     Arrays and integers are inputs, and exact. A single float is a formula's constant, which is
     rounded to the working precision.
+
+    Raises:
+        TypeError: it is a constant of single or half precision, which spoils float64.
     """
     if isinstance(value, Bounded):
         return value
+    if isinstance(value, np.float32 | np.float16):
+        raise TypeError(
+            f"formula: expected constants that are Python's numbers, got {type(value).__name__} "
+            f"{value}; it is rounded before any backend computes in float64"
+        )
     exact = np.asarray(value, np.longdouble)
     constant = isinstance(value, float | np.floating)
     return Bounded(exact, np.abs(exact) if constant else np.zeros_like(exact))

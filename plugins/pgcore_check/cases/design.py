@@ -12,14 +12,18 @@ from pgcore.data.spec import PolicySpec
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
+from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, Case, fits
-from pgcore_check.proofs import proofs
+from pgcore_check.proofs import variants
 
 __all__ = ["DTYPES", "Choice", "covering", "few_of", "optimizers", "product"]
 
 # A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
+
+# The number of optimizers whose cases' seeds follow on one another.
+OPTIMIZERS = 4
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,26 @@ class Choice:
 
 
 def optimizers() -> tuple[str, ...]:
-    """Return the names of the first-order optimizers with a proof; cases use default options."""
-    return tuple(proof.of.name for proof in proofs().all if issubclass(proof.of, OptimizerSpec))
+    """Return the names of the first-order optimizers, built-in ones first; with default options."""
+    rules = variants("optimizers").values()
+    names = dict.fromkeys(rule.name for rule in rules if isinstance(rule, OptimizerSpec))
+    built_in = {
+        entry.provider.name
+        for entry in registry().providers("optimizers")
+        if entry.distribution == "pgcore"
+    }
+    return tuple(sorted(names, key=lambda name: name not in built_in))
 
 
 def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
     """Return every case whose parts fit each other."""
     choices: list[Choice] = []
-    # A case's seed is its number among all combinations, whether their parts fit or not.
-    runs = list(itertools.product(DTYPES, optimizers()))
-    seeds = itertools.count(0, len(runs))
+    # A case's seed is its number among all combinations, whether their parts fit or not. What else
+    # is installed moves no seed: those of a stranger's optimizer come after the others.
+    order = {name: number for number, name in enumerate(optimizers())}
+    runs = list(itertools.product(DTYPES, order))
+    runs.sort(key=lambda run: order[run[1]] // OPTIMIZERS)
+    seeds = itertools.count(0, OPTIMIZERS * len(DTYPES))
     specs = {
         names: spec_of(heads[names[0]], *names[1:])
         for names in itertools.product(heads, NETWORKS, CRITICS)
