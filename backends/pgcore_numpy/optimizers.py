@@ -30,7 +30,9 @@ class NumpyOptimizer(BoundOptimizer):
         """See `BoundOptimizer.step`."""
         # In place, since the policy's views share the vector's memory.
         vector = cast("NumpyGradient", gradient).vector
-        moved, self._slots = self.spec.updated(xp, self.policy.vector, vector, self._slots, *scalars)
+        moved, self._slots = self.spec.updated(
+            xp, self.policy.vector, vector, self._slots, *scalars
+        )
         self.policy.vector[...] = moved
 
     def slots(self) -> dict[str, dict[str, Array]]:

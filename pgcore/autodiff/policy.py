@@ -157,7 +157,9 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _check_output(self, name: str, value: Native, expected: list[int | None], row: str) -> None:
         """Check one of the arrays; see `check_outputs`."""
         shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
-        if shape is None or not same_shape(shape, expected):
+        # A length of None is any length.
+        known = [n and size for size, n in zip(shape or (), expected, strict=False)]
+        if shape is None or len(shape) != len(expected) or known != expected:
             raise ShapeError(
                 f"{self.spec.network}: expected {name} of shape {expected} for {self.spec.head}, got "
                 f"{type(value).__name__ if shape is None else shape}; return {row} a step"
@@ -208,11 +210,3 @@ def critic_kind(backend: str, critic: Any) -> str:
     if critic is None:
         return "none"
     return critic if isinstance(critic, str) else "separate"
-
-
-def same_shape(actual: list[Any], expected: list[int | None]) -> bool:
-    """Whether two shapes are the same where both have known lengths."""
-    pairs = zip(actual, expected, strict=False)
-    return len(actual) == len(expected) and all(
-        None in pair or pair[0] == pair[1] for pair in pairs
-    )

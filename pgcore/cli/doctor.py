@@ -71,14 +71,14 @@ def examine() -> dict[str, Any]:
 
 
 def _plugin_row(plugin: Plugin) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        name: getattr(plugin, name) for name in ("entry_point", "distribution", "version")
+    return {
+        "entry_point": plugin.entry_point,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "provides": {
+            kind: [p.name for p in listed] for kind, listed in plugin.providers.items() if listed
+        },
     }
-    row["provides"] = provides = {}
-    for kind, providers in plugin.providers.items():
-        if providers:
-            provides[kind] = [provider.name for provider in providers]
-    return row
 
 
 def _default_backend() -> dict[str, str | None]:

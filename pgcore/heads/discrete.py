@@ -107,10 +107,5 @@ class DiscreteHead(Head):
 
 
 def finite_or_zero(xp: ArrayNamespace, log_probs: Native) -> Native:
-    """Return log-probabilities with 0 for -inf, so that 0 log 0 and its derivative are 0, not NaN.
-
-    Args:
-        xp: The backend's array functions.
-        log_probs: An array of any shape.
-    """
+    """Return log-probabilities with 0 for -inf, so that 0 log 0 and its derivative are 0, not NaN."""
     return xp.where(log_probs > -math.inf, log_probs, 0.0)

@@ -148,7 +148,7 @@ class OptimizerSpec(Rule):
     def updated(
         self, xp: ArrayNamespace, parameter: Native, gradient: Native, slots: Any, *scalars: Native
     ) -> tuple[Native, dict[str, Native]]:
-        """Return the result of `update`, for backends; OptimizerError unless it has every slot."""
+        """Return `update`'s result, for backends; OptimizerError where a slot is missing or new."""
         moved, changed = self.update(xp, parameter, gradient, slots, *scalars)
         if changed.keys() != slots.keys():
             raise OptimizerError(

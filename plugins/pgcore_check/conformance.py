@@ -148,8 +148,11 @@ def plan(
     long, padded = few_of(unscored, LONG), few_of(choices, PADDED)
     parts: list[Part] = []
     if estimators is None:
+        # A mode that compiles takes its time: one dtype is enough.
+        modes = {DTYPES[-1]: extent != "quick"}
         parts += [
-            Part(k, dtype=dtype, all_modes=extent != "quick") for k, dtype in enumerate(DTYPES)
+            Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
+            for number, dtype in enumerate(DTYPES)
         ]
     for choice in choices:
         all_modes = extent == "full" or choice in few
