@@ -158,8 +158,8 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         """Check one of the arrays; see `check_outputs`."""
         shape: list[Any] | None = list(value.shape) if hasattr(value, "shape") else None
         # A length of None is any length.
-        known = [n and size for size, n in zip(shape or (), expected, strict=False)]
-        if shape is None or len(shape) != len(expected) or known != expected:
+        lengths = [n and size for size, n in zip(shape or (), expected, strict=False)]
+        if shape is None or len(shape) != len(expected) or lengths != expected:
             raise ShapeError(
                 f"{self.spec.network}: expected {name} of shape {expected} for {self.spec.head}, got "
                 f"{type(value).__name__ if shape is None else shape}; return {row} a step"

@@ -361,8 +361,8 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
 def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    named = {"estimators": estimators, "heads": heads, "optimizers": None}
-    for kind, names in named.items():
+    selected = {"estimators": estimators, "heads": heads, "optimizers": None}
+    for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
                 reasons[f"{kind.removesuffix('s')} {name!r}"] = why

@@ -19,6 +19,7 @@ from pgcore.xp.namespace import ArrayNamespace
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.probes import PROBES, of_one, of_row
+from pgcore_check.outcomes import Cell, probe_outcome, reason
 from pgcore_check.stages.probing import Probed, probe_errors, probed
 
 FUNCTIONS = sorted(name for name in vars(ArrayNamespace) if not name.startswith("_"))
@@ -138,6 +139,18 @@ def test_a_wrong_subgradient_is_found(monkeypatch, framework, function):
     assert (
         wrong_probes(sorted(names), framework, "float64", cls=type("Planted", (Probed,), {}))
         == names
+    )
+
+
+@pytest.mark.parametrize("function", ["maximum", "minimum"])
+def test_check_says_which_function_departs_and_how(monkeypatch, function):
+    xp = pytest.importorskip("pgcore_torch.xp").xp
+    monkeypatch.setattr(type(xp), function, staticmethod(halves("torch", function)))
+    outcome = probe_outcome(Cell("torch", "eager", "probe"), "float64")
+    assert (outcome.stage, outcome.fixture) == ("probe", "probe")
+    assert not outcome.agrees
+    assert reason(outcome).startswith(
+        f"departs at probe, xp.{function}: derivative expected (1, 0, 0), got (0.5, 0.5, 0); "
     )
 
 

@@ -176,9 +176,9 @@ class HeadDefinition(HeadForm):
         steps, width = self.outputs.shape
         sizes = [width, *(int(np.prod(value.shape)) for value in self.values.values())]
         unit = np.eye(sum(sizes), dtype=np.longdouble)
-        first, *others = np.split(unit, np.cumsum(sizes)[:-1], axis=1)
+        first, *parts = np.split(unit, np.cumsum(sizes)[:-1], axis=1)
         directions = {"": np.repeat(first[:, None], steps, axis=1)}
-        for (name, value), part in zip(self.values.items(), others, strict=True):
+        for (name, value), part in zip(self.values.items(), parts, strict=True):
             directions[name] = part.reshape(-1, *value.shape)
         return directions
 
