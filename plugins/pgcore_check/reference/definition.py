@@ -97,25 +97,25 @@ class HeadDefinition(HeadForm):
     def log_prob(self) -> Number:
         """See `HeadForm.log_prob`."""
         log_prob = self.head.log_prob(forward_mode, self.distribution, self.actions)
-        return self._known("log_prob", log_prob)
+        return self._keep("log_prob", log_prob)
 
     def log_probs(self) -> Number:
         """Return [B, A] log pi of every action, -inf where masked."""
-        return self._known("log_probs", self.distribution)
+        return self._keep("log_probs", self.distribution)
 
     def entropy(self) -> Number:
         """See `HeadForm.entropy`."""
-        return self._known("entropy", self.head.entropy(forward_mode, self.distribution))
+        return self._keep("entropy", self.head.entropy(forward_mode, self.distribution))
 
     def kl(self, reference: Number) -> Number:
         """See `HeadForm.kl`."""
         kl = self.head.kl(forward_mode, constant(reference), self.distribution)
-        return self._known("kl", kl)
+        return self._keep("kl", kl)
 
     def reverse_kl(self, reference: Number) -> Number:
         """See `HeadForm.reverse_kl`."""
         kl = self.head.kl(forward_mode, self.distribution, constant(reference))
-        return self._known("reverse_kl", kl)
+        return self._keep("reverse_kl", kl)
 
     def backward(self, cotangents: Mapping[str, Number]) -> Number:
         """See `HeadForm.backward`."""
@@ -152,7 +152,7 @@ class HeadDefinition(HeadForm):
             pulled.append((self.head.log_prob(forward_mode, self.distribution, actions), weight))
         return self._backward(pulled)
 
-    def _known(self, name: str, quantity: Dual) -> Number:
+    def _keep(self, name: str, quantity: Dual) -> Number:
         """Keep a quantity for `backward`; return its values."""
         self._quantities[name] = quantity
         return quantity.value
