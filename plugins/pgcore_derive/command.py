@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pgcore import api
 from pgcore.cli.assignments import read_assignments, without_none
+from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 
@@ -41,7 +43,8 @@ def derive_command(
     """Differentiate an estimator's surrogate symbolically and print the closed forms.
 
     There is one for each quantity of the policy. In text the names are those of the surrogate's
-    keywords; a is any one action. In LaTeX they are the field's: log pi, A, R, V, H.
+    keywords; a is any one action. In LaTeX they are the field's: log pi, A, R, V, H. Cotangents that
+    the estimator writes itself are compared with these; the exit status is 1 where one departs.
     """
     if as_latex and as_json:
         raise typer.BadParameter("expected --latex or --json, got both; choose one")
@@ -54,6 +57,11 @@ def derive_command(
             f"note: {name} weighs scores under these hyper-parameters; "
             "its gradient is the result of `combine`\n"
         )
+    errors = [*departures(derivation.estimator)]
+    for line in errors:
+        sys.stderr.write(f"error: {line}\n")
+    if errors:
+        raise typer.Exit(1)
 
 
 def derivation_of(name: str, assignments: list[str]) -> Derivation:
@@ -63,6 +71,20 @@ def derivation_of(name: str, assignments: list[str]) -> Derivation:
 
     cls = cast("type", registry().load("estimators", name))
     return derive(api.estimator(name, **without_none(cls, read_assignments(assignments))))
+
+
+def departures(estimator: Estimator) -> Iterator[str]:
+    """Yield a line for each cotangent that an estimator writes itself and that is not derived."""
+    from pgcore_derive.differences import LIMIT, differences
+
+    if type(estimator).cotangents is Estimator.cotangents:
+        return
+    for quantity, distance in differences(estimator).items():
+        if not distance <= LIMIT:
+            yield (
+                f"{estimator.name}.cotangents[{quantity!r}]: expected the derivative of the "
+                f"surrogate, got one {distance:.3g} away; correct it, or leave cotangents out"
+            )
 
 
 def text_of(derivation: Derivation) -> str:

@@ -13,7 +13,10 @@ from pgcore_derive.derivation import Derivation, derive
 from pgcore_derive.functions import EpisodeMean, EpisodeSum, Expression, is_row, magnitude, sympy
 from pgcore_derive.program import compile_expressions
 
-__all__ = ["differences", "points", "tie_points"]
+__all__ = ["LIMIT", "differences", "points", "tie_points"]
+
+# The largest distance of correct cotangents, ten times float64's resolution.
+LIMIT = 2e-15
 
 # Actions of a random point: more than 2, so that no action is another one's complement.
 NUM_ACTIONS = 3

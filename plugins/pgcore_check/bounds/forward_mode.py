@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.xp.namespace import ArrayNamespace
-from pgcore.xp.numpy import host
+from pgcore_check.bounds.numbers import numbers, over_episodes, plain, spread
 
 __all__ = ["Dual", "constant", "forward_mode"]
 
@@ -33,8 +33,22 @@ class Dual:
     __array_ufunc__ = None
 
     def __init__(self, value: Number, slopes: Number) -> None:
-        """Keep both."""
-        self.value, self.slopes = value, slopes
+        """Keep both; slopes are repeated to the value's shape."""
+        full = (slopes.shape[0], *value.shape)
+        self.value, self.slopes = value, slopes if slopes.shape == full else spread(slopes, full)
+
+    @property
+    def ndim(self) -> int:
+        """The value's number of axes."""
+        return len(self.value.shape)
+
+    def __len__(self) -> int:
+        """Return the length of the value's first axis."""
+        return self.value.shape[0]
+
+    def __abs__(self) -> Dual:
+        """Return the absolute value."""
+        return forward_mode.abs(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,10 +65,11 @@ class Dual:
         value = self.value.reshape(*shape)
         return Dual(value, self.slopes.reshape(self.slopes.shape[0], *value.shape))
 
-    def sum(self, axis: int) -> Dual:
+    def sum(self, axis: int, *, keepdims: bool = False) -> Dual:
         """Return the sum over one axis."""
-        place = axis % len(self.shape)
-        return Dual(self.value.sum(axis=place), self.slopes.sum(axis=place + 1))
+        place = axis % self.ndim
+        value = self.value.sum(axis=place, keepdims=keepdims)
+        return Dual(value, self.slopes.sum(axis=place + 1, keepdims=keepdims))
 
     def __neg__(self) -> Dual:
         """Return the negative."""
@@ -81,12 +96,20 @@ class Dual:
         value = self.value / value_of(divisor)
         return Dual(value, (a - b * value) / value_of(divisor))
 
-    def __pow__(self, power: int) -> Dual:
-        """Return a power of at least 1, a product of as many factors."""
-        product = self
-        for _ in range(power - 1):
-            product = product * self
-        return product
+    def __pow__(self, exponent: Any) -> Dual:
+        """Return the power."""
+        a, b = aligned(self, exponent)
+        power = value_of(exponent)
+        value = self.value**power
+        # A factor of 0 takes no part, whatever the other is.
+        slopes = a * np.where(power == 0, 0, power * self.value ** (power - 1))
+        if isinstance(exponent, Dual):
+            slopes = slopes + b * (value * numbers.log(self.value))
+        return Dual(value, slopes)
+
+    def __rpow__(self, base: Any) -> Dual:
+        """Return the power."""
+        return constant(self.value * 0 + base) ** self
 
     def __matmul__(self, right: Any) -> Dual:
         """Return the matrix product of [B, I] and [I, O]."""
@@ -125,6 +148,16 @@ class Dual:
         """Compare values."""
         return self.value <= value_of(right)
 
+    def __eq__(self, right: object) -> Any:
+        """Compare values, entry by entry."""
+        return self.value == value_of(right)
+
+    def __ne__(self, right: object) -> Any:
+        """Compare values, entry by entry."""
+        return self.value != value_of(right)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - as NumPy's arrays have none
+
 
 def constant(value: Number) -> Dual:
     """Return an array that no direction changes."""
@@ -136,11 +169,11 @@ def value_of(number: Any) -> Number:
     return number.value if isinstance(number, Dual) else number
 
 
-def aligned(*numbers: Any) -> tuple[Number, ...]:
+def aligned(*operands: Any) -> tuple[Number, ...]:
     """Return the derivatives of each, in shapes that broadcast as the values do."""
-    rank = max(0 if np.isscalar(number) else len(number.shape) for number in numbers)
+    rank = max(0 if np.isscalar(operand) else operand.ndim for operand in operands)
     slopes: list[Number] = []
-    for number in numbers:
+    for number in operands:
         # The axis of directions stays first: axes of 1 are inserted behind it.
         if isinstance(number, Dual):
             count, *shape = number.slopes.shape
@@ -151,13 +184,7 @@ def aligned(*numbers: Any) -> tuple[Number, ...]:
 
 
 class ForwardMode:
-    """See `pgcore.xp.namespace.ArrayNamespace`: the functions in networks' formulas."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Raise TypeError for a function without a derivative here."""
-        raise TypeError(
-            f"forward_mode: expected a function of networks, got xp.{name}; add its derivative"
-        )
+    """See `pgcore.xp.namespace.ArrayNamespace`."""
 
     def matmul(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.matmul`."""
@@ -165,41 +192,43 @@ class ForwardMode:
 
     def exp(self, x: Dual) -> Dual:
         """See `ArrayNamespace.exp`."""
-        return chained(x, host.exp(x.value), lambda y: y)
+        return chained(x, numbers.exp(x.value), lambda y: y)
 
     def log(self, x: Dual) -> Dual:
         """See `ArrayNamespace.log`."""
-        return Dual(host.log(x.value), x.slopes / x.value)
+        return Dual(numbers.log(x.value), x.slopes / x.value)
 
     def sqrt(self, x: Dual) -> Dual:
         """See `ArrayNamespace.sqrt`."""
-        return chained(x, host.sqrt(x.value), lambda y: 0.5 / y)
+        return chained(x, numbers.sqrt(x.value), lambda y: 0.5 / y)
 
     def tanh(self, x: Dual) -> Dual:
         """See `ArrayNamespace.tanh`."""
-        return chained(x, host.tanh(x.value), lambda y: 1 - y * y)
+        return chained(x, numbers.tanh(x.value), lambda y: 1 - y * y)
 
     def sigmoid(self, x: Dual) -> Dual:
         """See `ArrayNamespace.sigmoid`."""
-        return chained(x, host.sigmoid(x.value), lambda y: y * (1 - y))
+        return chained(x, numbers.sigmoid(x.value), lambda y: y * (1 - y))
 
     def relu(self, x: Dual) -> Dual:
         """See `ArrayNamespace.relu`."""
-        return self.where(x > 0, x, 0.0)
+        return self.where(x <= 0, 0.0, x)
 
     def abs(self, x: Dual) -> Dual:
         """See `ArrayNamespace.abs`."""
         # The derivative at 0 is 0, as `docs/conventions.md` says.
-        return self.where(x > 0, x, self.where(x < 0, -x, 0.0))
+        return self.where(x < 0, -x, self.where(x == 0, 0.0, x))
 
     def maximum(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.maximum`."""
         # Equal numbers take the first one's derivative, in `minimum` too.
-        return self.where(value_of(x) >= value_of(y), x, y)
+        first = value_of(x) >= value_of(y)
+        return self.where(first | np.isnan(plain(value_of(x))), x, y)
 
     def minimum(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.minimum`."""
-        return self.where(value_of(x) <= value_of(y), x, y)
+        first = value_of(x) <= value_of(y)
+        return self.where(first | np.isnan(plain(value_of(x))), x, y)
 
     def clip(self, x: Dual, low: Any, high: Any) -> Dual:
         """See `ArrayNamespace.clip`."""
@@ -225,11 +254,17 @@ class ForwardMode:
 
     def broadcast_to(self, x: Dual, like: Dual) -> Dual:
         """See `ArrayNamespace.broadcast_to`."""
-        return x + constant(np.zeros(like.shape, np.longdouble))
+        slopes, _ = aligned(x, like)
+        return Dual(numbers.broadcast_to(x.value, like), slopes)
+
+    def log_softmax(self, x: Dual, axis: int) -> Dual:
+        """See `ArrayNamespace.log_softmax`."""
+        shifted = x - plain(x.value).max(axis=axis, keepdims=True)
+        return shifted - self.log(self.exp(shifted).sum(axis, keepdims=True))
 
     def full_like(self, x: Dual, value: float) -> Dual:
         """See `ArrayNamespace.full_like`."""
-        return constant(host.full_like(x.value, value))
+        return constant(numbers.full_like(x.value, value))
 
     def take_rows(self, x: Dual, index: Any) -> Dual:
         """See `ArrayNamespace.take_rows`."""
@@ -237,7 +272,24 @@ class ForwardMode:
 
     def take_last(self, x: Dual, index: Any) -> Dual:
         """See `ArrayNamespace.take_last`."""
-        return x[np.arange(x.shape[0]), index]
+        return x[np.arange(len(x)), index]
+
+    def first_largest(self, x: Dual) -> Any:
+        """See `ArrayNamespace.first_largest`."""
+        return numbers.first_largest(x.value)
+
+    def episode_sum(self, x: Dual, episode: Any) -> Dual:
+        """See `ArrayNamespace.episode_sum`."""
+        # Derivatives along the directions, [D, B]; every step is summed along its own column.
+        slopes = over_episodes(
+            lambda rows: x.slopes[:, rows].sum(axis=1).reshape(-1, 1), episode, axis=1
+        )
+        return Dual(numbers.episode_sum(x.value, episode), slopes)
+
+    def episode_mean(self, x: Dual, episode: Any) -> Dual:
+        """See `ArrayNamespace.episode_mean`."""
+        count = np.bincount(episode - episode.min())[episode - episode.min()]
+        return self.episode_sum(x, episode) / count
 
 
 def chained(x: Dual, y: Number, slope: Callable[[Number], Number]) -> Dual:
@@ -245,4 +297,4 @@ def chained(x: Dual, y: Number, slope: Callable[[Number], Number]) -> Dual:
     return Dual(y, x.slopes * slope(y))
 
 
-forward_mode: ArrayNamespace = ForwardMode()  # pyright: ignore[reportAssignmentType]
+forward_mode: ArrayNamespace = ForwardMode()

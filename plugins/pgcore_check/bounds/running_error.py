@@ -9,6 +9,7 @@ u * e of the value, to first order. The rules, v a result:
     /               (e_a + |v| e_b) / |b| + |v|
     matrix product  |A| e_B + e_A |B| + n |A| |B|
     sum of n        sum e + n sum |x|
+    a to the b      |b v / a| e_a + |v log a| e_b + 8 |v|
     exp             |v| (e + 8)
     log             e / |a| + 8 |v|
     tanh            (1 - v^2) e + 8 |v|
@@ -39,6 +40,9 @@ __all__ = ["Bounded", "bounded", "bounded_in", "choices"]
 # The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
 # limit of agreement.
 ERROR_SHARE = 4e-3
+
+# The largest power that is computed as a product.
+MOST_FACTORS = 16
 
 _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
 
@@ -83,6 +87,19 @@ class Bounded:
     def shape(self) -> tuple[int, ...]:
         """The values' shape."""
         return self.value.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.value.ndim
+
+    def __len__(self) -> int:
+        """Return the length of the first axis."""
+        return len(self.value)
+
+    def __abs__(self) -> Bounded:
+        """The absolute value is exact."""
+        return Bounded(np.abs(self.value), self.error, self.floor)
 
     @property
     def T(self) -> Bounded:  # noqa: N802 - NumPy's name
@@ -132,12 +149,14 @@ class Bounded:
         return Bounded(a.value @ b.value, error, floor)
 
     def __pow__(self, exponent: Any) -> Bounded:
-        """Return a power of at least 1, computed as a product."""
-        if not isinstance(exponent, int) or exponent < 1:
-            raise TypeError(
-                f"Bounded: expected a power of 1, 2, ..., got {exponent!r}; add its error rule"
-            )
-        return reduce(operator.mul, [self] * exponent)
+        """Return a power; that of a small positive integer is computed as a product."""
+        if isinstance(exponent, int) and 1 <= exponent <= MOST_FACTORS:
+            return reduce(operator.mul, [self] * exponent)
+        return _power(self, bounded(exponent))
+
+    def __rpow__(self, base: Any) -> Bounded:
+        """See the rules."""
+        return _power(bounded(base), self)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -166,6 +185,16 @@ class Bounded:
         """Compare values."""
         return self.value <= self._compared(right)
 
+    def __eq__(self, right: object) -> Any:
+        """Compare values, entry by entry."""
+        return self.value == self._compared(right)
+
+    def __ne__(self, right: object) -> Any:
+        """Compare values, entry by entry."""
+        return self.value != self._compared(right)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] - as NumPy's arrays have none
+
     def _compared(self, right: Any) -> Array:
         """Return the operand's values, and record the distance of the comparison; see `choices`."""
         b, record = bounded(right), _choices.get()
@@ -181,11 +210,14 @@ class Bounded:
         record.append(float(near.min(initial=np.inf)))
         return b.value
 
-    def sum(self, axis: int | None = None) -> Bounded:
+    def sum(self, axis: int | None = None, *, keepdims: bool = False) -> Bounded:
         """See the rules."""
         count = self.value.size if axis is None else self.value.shape[axis]
-        error = self.error.sum(axis=axis) + count * np.abs(self.value).sum(axis=axis)
-        return Bounded(self.value.sum(axis=axis), error, self.floor)
+        value, size, error = (
+            array.sum(axis=axis, keepdims=keepdims)
+            for array in (self.value, np.abs(self.value), self.error)
+        )
+        return Bounded(value, error + count * size, self.floor)
 
     def reshape(self, *shape: int) -> Bounded:
         """Return the same numbers in another shape."""
@@ -268,6 +300,17 @@ def _sqrt(x: Bounded) -> Bounded:
     return Bounded(value, error + value, x.floor)
 
 
+def _power(base: Bounded, exponent: Bounded) -> Bounded:
+    a, b = base.value, exponent.value
+    value = a**b
+    # The derivatives are b a^(b - 1) and a^b log a; a factor of 0 takes no part, whatever the other.
+    slope = np.where(b == 0, 0, np.abs(b) * np.abs(a) ** (b - 1))
+    logarithm = np.abs(np.log(np.where(a > 0, a, 1)))
+    floor = max(base.floor, exponent.floor)
+    error = slope * base.error + np.abs(value) * (logarithm * exponent.error + 8)
+    return Bounded(value, error + floor, floor)
+
+
 def _where(condition: Array, x: Any, y: Any) -> Bounded:
     a, b = bounded(x), bounded(y)
     return Bounded(
@@ -284,10 +327,6 @@ def _concatenate(parts: tuple[Any, ...], axis: int = 0) -> Bounded:
         np.concatenate([part.error for part in all_bounded], axis),
         max(part.floor for part in all_bounded),
     )
-
-
-def _abs(x: Bounded) -> Bounded:
-    return Bounded(np.abs(x.value), x.error, x.floor)
 
 
 def _full_like(x: Any, value: float) -> Bounded:
@@ -323,13 +362,16 @@ UFUNCS: dict[str, Callable[..., Any]] = {
     "sqrt": _sqrt,
     "maximum": _maximum,
     "minimum": _minimum,
-    "absolute": _abs,
+    "absolute": operator.abs,
     "negative": operator.neg,
     "add": _operator("__add__"),
     "subtract": _operator("__sub__"),
     "multiply": _operator("__mul__"),
     "divide": _operator("__truediv__"),
     "matmul": _operator("__matmul__"),
+    "power": _operator("__pow__"),
+    "equal": _operator("__eq__"),
+    "not_equal": _operator("__ne__"),
     "greater": _operator("__gt__"),
     "greater_equal": _operator("__ge__"),
     "less": _operator("__lt__"),
