@@ -78,8 +78,8 @@ def over_episodes(number_of: Callable[[Array], Number], episode: Array, axis: in
         axis: The axis of steps in the result.
     """
     episodes, row = np.unique(episode, return_inverse=True)
-    numbers = [number_of(np.flatnonzero(episode == number)) for number in episodes]
-    joined: Number = np.concatenate(numbers, axis)
+    parts = [number_of(np.flatnonzero(episode == number)) for number in episodes]
+    joined: Number = np.concatenate(parts, axis)
     return joined[(slice(None),) * axis + (row,)]
 
 
