@@ -12,7 +12,7 @@ imports it; a provider's `target` is imported on first use. It implements any of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pluggy
 
@@ -39,8 +39,7 @@ hookspec = pluggy.HookspecMarker("pgcore")
 hookimpl = pluggy.HookimplMarker("pgcore")
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(NamedTuple):
     """A plugin's entry for one object that it provides.
 
     Attributes:

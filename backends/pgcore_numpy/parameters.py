@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,8 +30,7 @@ LAID_OUT = (Table, Linear, MLP)
 NOTHING = np.empty((0, 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Views:
+class Views(NamedTuple):
     """Views into one vector, of `N` networks side by side: 2 with a separate critic, else 1.
 
     Attributes:
@@ -51,7 +50,7 @@ class Views:
     value: Array
     combined: Array
     head: dict[str, Array]
-    by_name: dict[str, Array] = field(default_factory=dict)
+    by_name: dict[str, Array]
 
 
 class PackedLayout(Layout):
@@ -79,7 +78,7 @@ class PackedLayout(Layout):
             return Views([], NOTHING, NOTHING, NOTHING, under("head", arrays), arrays)
         if isinstance(network, Table):
             output = take(network.states, outputs)
-            return Views([], output, take(network.states, values), output, self._head(take))
+            return Views([], output, take(network.states, values), output, self._head(take), {})
         assert isinstance(network, Linear | MLP)
         widths = (network.inputs, *network.hidden)
         # One more row for the bias.
@@ -89,10 +88,11 @@ class PackedLayout(Layout):
         if spec.critic == "shared":
             combined = take(widths[-1] + 1, outputs + values)
             return Views(
-                hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take)
+                hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take), {}
             )
         output = take(widths[-1] + 1, outputs)
-        return Views(hidden, output, take(widths[-1] + 1, values), output, self._head(take))
+        value = take(widths[-1] + 1, values)
+        return Views(hidden, output, value, output, self._head(take), {})
 
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a packed [D] vector by canonical name, in canonical order."""

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata, requires
 from typing import Annotated, Any
 
@@ -54,7 +53,7 @@ def examine() -> dict[str, Any]:
         },
         "packages": versions,
         "plugins": [_plugin_row(plugin) for plugin in registry().plugins],
-        "quarantined": [asdict(plugin) for plugin in registry().quarantined],
+        "quarantined": [plugin._asdict() for plugin in registry().quarantined],
         "default_backend": backend,
         "missing": [
             {"kind": row.kind, "name": row.provider.name, "install": install_hint(row.provider)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -37,9 +36,8 @@ def list_command(
 
 def _row_of(registration: Registration) -> dict[str, str | None]:
     """Return a registration as the JSON listing shows it."""
-    row = asdict(registration)
-    row = row.pop("provider") | row
-    del row["distributions"], row["kind"]
+    row = registration.provider._asdict() | registration._asdict()
+    del row["provider"], row["distributions"], row["kind"]
     return row
 
 

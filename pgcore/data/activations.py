@@ -16,8 +16,9 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 __all__ = ["Activation", "Relu", "Sigmoid", "Tanh", "activation", "registered_activation"]
 
 
+@dataclass(frozen=True, slots=True)
 class Activation(ABC):
-    """An elementwise function, a frozen dataclass without fields.
+    """An elementwise function; two of one class are equal.
 
     The hook `pgcore_activations` registers a subclass under `name`, by which `MLP` takes it.
 
@@ -26,7 +27,6 @@ class Activation(ABC):
         gain: Of the orthogonal weights of the layer before it, at the start of learning.
     """
 
-    __slots__ = ()
     name: ClassVar[str]
     gain: ClassVar[float] = math.sqrt(2.0)  # as in OpenAI Baselines' PPO
 
@@ -50,7 +50,6 @@ class Activation(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
 class Tanh(Activation):
     """The hyperbolic tangent."""
 
@@ -65,7 +64,6 @@ class Tanh(Activation):
         return 1.0 - y * y
 
 
-@dataclass(frozen=True, slots=True)
 class Relu(Activation):
     """max(x, 0), with derivative 0 at 0."""
 
@@ -80,7 +78,6 @@ class Relu(Activation):
         return xp.where(y > 0, xp.full_like(y, 1.0), 0.0)
 
 
-@dataclass(frozen=True, slots=True)
 class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 

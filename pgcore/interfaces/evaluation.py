@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,7 @@ __all__ = ["Evaluation"]
 UNBOUNDED = frozenset(("distribution", "log_probs", "final_log_probs"))
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """The current policy on a batch; see `pgcore.interfaces.estimator.Evaluate`."""
 
     policy: Policy

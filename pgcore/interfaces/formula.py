@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pgcore.errors import OptimizerError, PgcoreError
 from pgcore.interfaces.copying import Copied
@@ -29,8 +29,7 @@ def rate_or_schedule(
 LearningRate = Annotated[float | Schedule, rate_or_schedule]
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(NamedTuple):
     """The measurements of a trust region's step; a refused one leaves every parameter to the bit."""
 
     accepted: bool  # whether the step was taken

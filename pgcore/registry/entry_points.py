@@ -9,10 +9,9 @@ import inspect
 import re
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint
-from typing import cast
+from typing import NamedTuple, cast
 
 import pluggy
 
@@ -24,12 +23,12 @@ __all__ = ["KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
 KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
+OPTIONAL = {name for name, default in hooks.Provider._field_defaults.items() if default is None}
 
 Providers = Mapping[str, tuple[hooks.Provider, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Plugin:
+class Plugin(NamedTuple):
     """A plugin that was imported and whose hooks passed.
 
     Attributes:
@@ -47,8 +46,7 @@ class Plugin:
     providers: Providers
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantine:
+class Quarantine(NamedTuple):
     """A plugin that was refused; the others work on.
 
     Attributes:
@@ -95,7 +93,8 @@ def read_entry_point(entry_point: EntryPoint, manager: pluggy.PluginManager) -> 
 @lru_cache
 def _identity(distribution: Distribution) -> tuple[str, str]:
     """Return name and version; reading the metadata takes longer than importing a plugin."""
-    return str(distribution.metadata["Name"]), str(distribution.metadata["Version"])
+    metadata = distribution.metadata
+    return str(metadata["Name"]), str(metadata["Version"])
 
 
 def hook_manager() -> pluggy.PluginManager:
@@ -122,7 +121,7 @@ def _providers_of(module: object, manager: pluggy.PluginManager) -> Providers:
             "use the same parameters"
         ) from error
     # pluggy ignores a function without the decorator; the specification itself may be imported.
-    for name in HOOKS:
+    for name in sorted(set(HOOKS).intersection(dir(module))):
         function = inspect.getattr_static(module, name, None)
         plain = inspect.isfunction(function) and not hasattr(function, "pgcore_impl")
         if plain and function is not getattr(hooks, name):
@@ -140,7 +139,7 @@ def _checked_providers(caller: pluggy.HookCaller, module: object) -> tuple[hooks
     hook, providers = caller.name, list[hooks.Provider]()
     for implementation in caller.get_hookimpls():
         result = implementation.function() if implementation.plugin is module else ()
-        listed = isinstance(result, Iterable)
+        listed = isinstance(result, Iterable) and not isinstance(result, hooks.Provider)
         rule = "a Provider" if listed else "a list of Provider"
         for provider in cast("Iterable[object]", result if listed else (result,)):
             if not listed or not isinstance(provider, hooks.Provider):
@@ -155,18 +154,17 @@ def _checked_providers(caller: pluggy.HookCaller, module: object) -> tuple[hooks
 
 def _check_fields(hook: str, provider: hooks.Provider) -> None:
     """Raise PluginError for a field of the wrong type: its author need not use a type checker."""
-    for field in fields(provider):
-        value: object = getattr(provider, field.name)
+    for name, value in provider._asdict().items():
         rule, advice = "a string", "correct it"
-        valid = isinstance(value, str) or (value is None and field.default is None)
-        if field.name == "distributions":
+        valid = isinstance(value, str) or (value is None and name in OPTIONAL)
+        if name == "distributions":
             rule = "a tuple of strings"
             items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
             valid = all(isinstance(item, str) for item in items)
-        elif field.name == "at_least" and isinstance(value, str):
+        elif name == "at_least" and isinstance(value, str):
             rule, advice = "numbers and dots", "write such as '2.13'"
             valid = re.fullmatch(r"\d+(\.\d+)*", value)
         if not valid:
             raise PluginError(
-                f"hook {hook}: expected Provider.{field.name} to be {rule}, got {value!r}; {advice}"
+                f"hook {hook}: expected Provider.{name} to be {rule}, got {value!r}; {advice}"
             )

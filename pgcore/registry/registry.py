@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from operator import attrgetter
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
@@ -38,8 +36,7 @@ Registered = TypeVar("Registered")
 Status = Literal["usable", "missing", "too old", "duplicate", "broken"]
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """One thing that a plugin provides.
 
     Attributes:
@@ -143,7 +140,7 @@ class Registry:
         for row, (entry, plugin) in enumerate(pairs):
             if entry.name in reserved and plugin.distribution != DISTRIBUTION:
                 name = f"{plugin.distribution}:{entry.name}"
-                pairs[row] = dataclasses.replace(entry, name=name), plugin
+                pairs[row] = entry._replace(name=name), plugin
         return pairs
 
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:

@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -153,19 +154,12 @@ check_fields = Checked.__post_init__  # for subclasses, whose slots rule out `su
 def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     """Return field name, check and whether None passes, for each field of a dataclass with a check.
 
-    Fields whose annotations cannot be evaluated, as with names imported for the type checker alone,
-    have none. A field cannot have the name that its own annotation uses.
+    A field whose annotation cannot be evaluated, as with names imported for the type checker alone,
+    has none. A field cannot have the name that its own annotation uses.
     """
-    # Bases first, so that a subclass can declare a field anew.
-    annotations: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        try:
-            annotations |= inspect.get_annotations(base, eval_str=True)
-        except Exception:  # noqa: BLE001, S112 (an annotation may hold anything)
-            continue
     checks: list[tuple[str, Check, bool]] = []
     for field in dataclasses.fields(cls):
-        annotation = annotations.get(field.name)
+        annotation = _annotation_of(cls, field)
         # `Positive | None` is a union of an annotated type and None.
         union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
         members = typing.get_args(annotation) if union else (annotation,)
@@ -173,6 +167,18 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
             metadata = filter(callable, getattr(member, "__metadata__", ()))
             checks += [(field.name, check, type(None) in members) for check in metadata]
     return tuple(checks)
+
+
+def _annotation_of(cls: type, field: dataclasses.Field[Any]) -> object:
+    """Return a field's annotation, evaluated in the class that declares it; None if it cannot be."""
+    # `inspect.get_annotations` evaluates all of a class, its many class variables too.
+    base = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
+    if not isinstance(field.type, str):
+        return field.type
+    try:
+        return eval(field.type, vars(sys.modules[base.__module__]), dict(vars(base)))  # noqa: S307
+    except Exception:  # noqa: BLE001 (an annotation may hold anything)
+        return None
 
 
 def set_field(instance: object, name: str, value: object) -> None:

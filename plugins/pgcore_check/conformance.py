@@ -51,6 +51,9 @@ EXTENTS = ("quick", "standard", "full")
 # The fewest parts for each process: importing its frameworks takes the time of a few parts.
 PARTS_A_PROCESS = 8
 
+# The most parts of one spec that a process takes at once: the progress bar waits for all of them.
+PARTS_A_BUNDLE = 8
+
 # How many of a dead process's last lines on standard error the message repeats.
 LAST_LINES = 5
 
@@ -211,7 +214,11 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     if processes <= 1:
         yield from map(outcomes_of, plan.parts)
         return
-    bundles = [tuple(bundle) for _, bundle in itertools.groupby(plan.parts, bundle_of)]
+    bundles: list[Sequence[Part]] = []
+    for _, bundle in itertools.groupby(plan.parts, bundle_of):
+        parts = [*bundle]
+        starts = range(0, len(parts), PARTS_A_BUNDLE)
+        bundles += [parts[start : start + PARTS_A_BUNDLE] for start in starts]
     # Frameworks have threads, with which a process cannot be forked.
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from pgcore.errors import BatchError, ShapeError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.returns import next_values
 from pgcore.validation.arrays import Array
-from pgcore_estimators.actor_critic import CriticLoss
+from pgcore_estimators.critic_loss import CriticLoss
 
 __all__ = [
     "ActionCriticLoss",

@@ -14,7 +14,7 @@ from pgcore.interfaces.estimator import Claims, Evaluate
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.actor_critic import CriticLoss
+from pgcore_estimators.critic_loss import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
     Normalisation,

@@ -15,7 +15,7 @@ from pgcore.returns import gae, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.actor_critic import CriticLoss
+from pgcore_estimators.critic_loss import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
     check_recorded_values,

@@ -16,7 +16,7 @@ from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
-from pgcore_estimators.actor_critic import ActorCriticLoss
+from pgcore_estimators.critic_loss import ActorCriticLoss
 from pgcore_estimators.terms import Ddof, Normalisation, normalise_advantages
 
 __all__ = ["ComponentBaseline", "Reinforce"]
@@ -180,7 +180,7 @@ class Reinforce(ActorCriticLoss):
         return by_episode[batch.episode_of_step]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # those of `Reinforce` serve
 class ComponentBaseline(ScoreEstimator, Reinforce):
     """REINFORCE with one optimal baseline for each parameter, combined from scores.
 

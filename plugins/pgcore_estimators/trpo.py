@@ -13,7 +13,7 @@ from pgcore.interfaces.estimator import Evaluate
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.actor_critic import CriticLoss
+from pgcore_estimators.critic_loss import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
     Normalisation,

@@ -11,7 +11,7 @@ from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reductio
 from pgcore.returns import vtrace
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, PositiveOrInfinite, UnitInterval
-from pgcore_estimators.actor_critic import ActorCriticLoss
+from pgcore_estimators.critic_loss import ActorCriticLoss
 from pgcore_estimators.terms import old_log_probs, state_values
 
 __all__ = ["VTrace"]

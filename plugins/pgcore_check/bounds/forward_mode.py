@@ -297,4 +297,4 @@ def chained(x: Dual, y: Number, slope: Callable[[Number], Number]) -> Dual:
     return Dual(y, x.slopes * slope(y))
 
 
-forward_mode: ArrayNamespace = ForwardMode()  # pyright: ignore[reportAssignmentType]
+forward_mode: ArrayNamespace = ForwardMode()

@@ -30,11 +30,11 @@ class Numbers(HostNamespace):
 
     def maximum(self, x: Number, y: Number) -> Number:
         """See `ArrayNamespace.maximum`."""
-        return np.where((x >= y) | np.isnan(plain(x)), x, y)
+        return self.where((x >= y) | np.isnan(plain(x)), x, y)
 
     def minimum(self, x: Number, y: Number) -> Number:
         """See `ArrayNamespace.minimum`."""
-        return np.where((x <= y) | np.isnan(plain(x)), x, y)
+        return self.where((x <= y) | np.isnan(plain(x)), x, y)
 
     def broadcast_to(self, x: Number, like: Number) -> Number:
         """See `ArrayNamespace.broadcast_to`."""
@@ -52,7 +52,8 @@ class Numbers(HostNamespace):
 
     def first_largest(self, x: Number) -> Array:
         """See `ArrayNamespace.first_largest`."""
-        rows, columns = np.arange(x.shape[0]), plain(x).argmax(axis=1)
+        columns: Array = plain(x).argmax(axis=1)
+        rows = np.arange(len(columns))
         largest = np.zeros(x.shape, np.bool_)
         largest[rows, columns] = True
         # Compared for the record of near choices; see `running_error.choices`.
@@ -77,8 +78,8 @@ def over_episodes(number_of: Callable[[Array], Number], episode: Array, axis: in
         axis: The axis of steps in the result.
     """
     episodes, row = np.unique(episode, return_inverse=True)
-    numbers = [number_of(np.flatnonzero(episode == number)) for number in episodes]
-    joined: Number = np.concatenate(numbers, axis)
+    parts = [number_of(np.flatnonzero(episode == number)) for number in episodes]
+    joined: Number = np.concatenate(parts, axis)
     return joined[(slice(None),) * axis + (row,)]
 
 

@@ -24,6 +24,18 @@ class Mine(pg.Estimator):
     def surrogate(self, xp, *, log_prob, advantage):
         return -self.power * xp.exp(log_prob) * advantage
 
+class Written(Mine):
+    name = "written"
+
+    def cotangents(self, *, log_prob, advantage):
+        return {"log_prob": -self.power * np.exp(log_prob) * advantage}
+
+class Sign(Written):
+    name = "sign"
+
+    def cotangents(self, *, log_prob, advantage):
+        return {"log_prob": self.power * np.exp(log_prob) * advantage}
+
 class Refusing(Mine):
     name = "refusing"
 
@@ -38,7 +50,8 @@ def mine(site):
     site.plugin(
         "mine_plugin",
         "@hookimpl\ndef pgcore_estimators():\n"
-        "    return [Provider('mine', 'mine_estimators:Mine', ''), Provider('refusing', 'mine_estimators:Refusing', '')]",
+        "    names = ('Mine', 'Refusing', 'Written', 'Sign')\n"
+        "    return [Provider(name.lower(), f'mine_estimators:{name}', '') for name in names]",
     )
     site.module("mine_estimators", ESTIMATOR)
     site.distribution("mine-dist", {"mine": "mine_plugin"})
@@ -155,3 +168,13 @@ def test_a_wrong_word_is_answered(pgcore, words, told):
     status, out, err = pgcore("derive", *words)
     assert (status, out) == (2, "")
     assert told in err
+
+
+def test_written_cotangents_are_compared_with_the_derived_ones(pgcore, mine):
+    registry.cache_clear()
+    assert pgcore("derive", "written")[::2] == (0, "")
+    status, out, err = pgcore("derive", "sign")
+    assert status == 1
+    assert "d surrogate / d log_prob" in out
+    words = "error: sign.cotangents['log_prob']: expected the derivative of the surrogate, got one "
+    assert err.startswith(words)
