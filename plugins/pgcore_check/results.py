@@ -75,7 +75,7 @@ def quantity_ratios(
     ratios: dict[str, float] = {}
     for name, exact in reference.quantities(*inputs).items():
         expected = {name: Expected(exact, allowance(bounds[name], policy.dtype))}
-        ratios[name], _ = worst(
+        ratios[name], *_ = worst(
             {name: quantities[name].astype(policy.dtype)}, expected, policy.dtype
         )
     return ratios

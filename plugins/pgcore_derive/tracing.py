@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pgcore.errors import EstimatorError
-from pgcore_derive.functions import Expression, OfAction, RowSymbol, symbol, sympy
+from pgcore_derive.functions import Expression, OfAction, RowSymbol, magnitude, symbol, sympy
 
 __all__ = ["NeedsRows", "Rank", "Trace", "Traced", "TracedCondition"]
 
@@ -296,7 +296,7 @@ class Traced(Node):
     )
     __mod__, __rmod__, __imod__ = refused_method("%"), refused_method("%"), refused_method("%=")
     __matmul__, __rmatmul__ = refused_method("@"), refused_method("@")
-    __round__, __abs__ = refused_method("round"), refused_method("abs")
+    __round__ = refused_method("round")
     __and__, __or__, __invert__, __ipow__ = (
         refused_method("&"),
         refused_method("|"),
@@ -317,6 +317,10 @@ class Traced(Node):
     def __neg__(self) -> Traced:
         """Return minus the array."""
         return Traced(self.trace, -self.expression, self.rank, self.names)
+
+    def __abs__(self) -> Traced:
+        """Return the absolute value."""
+        return Traced(self.trace, magnitude(self.expression), self.rank, self.names)
 
     def __pos__(self) -> Traced:
         """Return the array."""

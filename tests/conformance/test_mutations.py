@@ -18,6 +18,7 @@ import pytest
 
 import pgcore as pg
 from pgcore import api
+from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.heads.diagonal_gaussian import HALF_LOG_2PI, DiagonalGaussian
 from pgcore.interfaces.estimator import Reduction
 from pgcore.interfaces.gradient import Gradient
@@ -280,19 +281,19 @@ def transposed(found: dict[str, Any], *_: Any) -> dict[str, Any]:
 
 
 def nan_in_one_entry(found: dict[str, Any], *_: Any) -> dict[str, Any]:
-    found["network.0.weight"][1, 2] = np.nan
+    if "network.0.weight" in found:
+        found["network.0.weight"][1, 2] = np.nan
     return found
 
 
 def entropy_without_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
     original = CategoricalKernel.backward
-    monkeypatch.setattr(
-        CategoricalKernel,
-        "backward",
-        lambda kernel, cotangents: original(
-            kernel, cotangents | {"entropy": cotangents["entropy"] * kernel.temperature}
-        ),
-    )
+
+    def backward(kernel, cotangents):
+        factors = {"entropy": kernel.temperature}
+        return original(kernel, {n: value * factors.get(n, 1) for n, value in cotangents.items()})
+
+    monkeypatch.setattr(CategoricalKernel, "backward", backward)
 
 
 def without_mask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,16 +404,16 @@ MUTATIONS = (
     Mutation(
         "sign of the gradient",
         "numpy: gradient",
-        "gradient",
+        "kernel",
         changing(NumpyPolicy, "gradient", lambda g, *_: g.scaled(-1.0)),
     ),
     Mutation(
-        "1/tau dropped on the entropy alone", "numpy: head", "gradient", entropy_without_temperature
+        "1/tau dropped on the entropy alone", "numpy: head", "kernel", entropy_without_temperature
     ),
     Mutation(
         "1/tau dropped",
         "numpy: head",
-        "gradient",
+        "kernel",
         changing(CategoricalKernel, "backward", lambda d, kernel, _: d * kernel.temperature),
     ),
     Mutation(
@@ -470,7 +471,7 @@ MUTATIONS = (
     Mutation(
         "entropy summed over the batch",
         "estimator: surrogate",
-        "surrogate",
+        "cotangents",
         estimator(WholeBatchEntropy, "ppo"),
         "ppo",
     ),
@@ -537,7 +538,7 @@ MUTATIONS = (
     Mutation(
         "mask ignored",
         "numpy: head",
-        "quantities",
+        "kernel",
         without_mask,
         "ppo value clip",
     ),
@@ -566,7 +567,7 @@ MUTATIONS = (
     Mutation(
         "result of a wrong dtype",
         "numpy: gradient",
-        "gradient",
+        "kernel",
         changing(
             NumpyGradient,
             "numpy",
@@ -646,7 +647,12 @@ def test_a_planted_bug_is_found_at_its_stage(mutation, monkeypatch):
     "mutation", [m for m in MUTATIONS if m.planted.startswith("estimator: s")], ids=lambda m: m.name
 )
 def test_a_planted_estimator_is_found_on_every_backend(mutation, monkeypatch, backend):
-    assert dataclasses.replace(mutation, backend=backend).run(monkeypatch)[0] == mutation.stage
+    # A framework derives its cotangents: there, surrogates are the first to differ.
+    derives = isinstance(
+        pg.policy(pg.PolicySpec(pg.Table(1), pg.Categorical(2)), backend=backend), AutodiffPolicy
+    )
+    stage = "surrogate" if derives and mutation.stage == "cotangents" else mutation.stage
+    assert dataclasses.replace(mutation, backend=backend).run(monkeypatch)[0] == stage
 
 
 class Regrouped(NumpyBackend):
@@ -698,7 +704,7 @@ def table() -> str:
     lines = [
         "# Planted bugs",
         "",
-        "Each bug was planted alone, and the stages of `pgcore check` must find it at the stage where it was planted. The last",
+        "Each bug was planted alone, and `pgcore check` must find it at the first stage that runs the wrong code. The last",
         "column is the error of the first stage that disagrees, as a multiple of the limit. `tests/conformance/test_mutations.py`",
         "plants the bugs in every run of the tests, and wrote this page.",
         "",
@@ -722,7 +728,7 @@ def test_the_page_lists_these_bugs_at_these_stages():
     assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
         [row[0][2:], *row[1:]] for row in rows
     ]
-    assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:7])
+    assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:9])
 
 
 if __name__ == "__main__":

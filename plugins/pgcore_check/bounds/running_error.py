@@ -248,6 +248,10 @@ class Bounded:
         return FUNCTIONS[function.__name__](*args, **kwargs)
 
 
+# The types of constants that spoil float64.
+COARSE: tuple[type, ...] = (np.float16, np.float32)
+
+
 def bounded(value: Any) -> Bounded:
     """Return the value as a bounded array.
 
@@ -259,7 +263,7 @@ def bounded(value: Any) -> Bounded:
     """
     if isinstance(value, Bounded):
         return value
-    if isinstance(value, np.float32 | np.float16):
+    if isinstance(value, COARSE):
         raise TypeError(
             f"formula: expected constants that are Python's numbers, got {type(value).__name__} "
             f"{value}; it is rounded before any backend computes in float64"
@@ -275,7 +279,7 @@ def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
     floor = float(limits.tiny) / (float(limits.eps) / 2)
 
     def lift(array: Array) -> Bounded:
-        plain = bounded(array)
+        plain = bounded(np.asarray(array))
         return Bounded(plain.value, plain.error, floor)
 
     return lift

@@ -7,6 +7,7 @@ with the formula itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -45,7 +46,7 @@ def loss_cotangents(
     # A term depends on its own step alone, so that one direction moves all steps; where it depends
     # on its episode, each step is moved alone.
     moved = np.eye(steps)[:, :, None] if estimator.sees_episodes else np.ones((1, steps, 1))
-    columns = [int(np.prod(inputs[name].shape[1:])) for name in names]
+    columns = [math.prod(inputs[name].shape[1:]) for name in names]
     unit = np.eye(sum(columns), dtype=np.longdouble)
     arguments: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -87,7 +88,7 @@ class HeadDefinition(HeadForm):
         """
         self.head, self.mask = head, mask
         # Continuous actions are numbers to compute with, discrete ones are indices.
-        self.actions = actions if head.discrete else constant(actions)
+        self.actions: Any = actions if head.discrete else constant(actions)
         self.outputs = outputs
         self.values = {name: parameters[f"head.{name}"] for name in head.initial_parameters()}
         self.own: dict[str, Number] = {}
@@ -128,7 +129,7 @@ class HeadDefinition(HeadForm):
             elif name == "action_values" and self.head.action_values:
                 d_outputs = d_outputs + cotangent
             elif name == "action_value" and self.head.action_values:
-                one_hot = np.equal(np.arange(self.head.outputs), self.actions[:, None])
+                one_hot: Array = self.actions[:, None] == np.arange(self.head.outputs)
                 d_outputs = d_outputs + one_hot * cotangent.reshape(-1, 1)
         return d_outputs + self._backward(pulled)
 
@@ -174,7 +175,7 @@ class HeadDefinition(HeadForm):
     def _directions(self) -> dict[str, Array]:
         """Return [D, ...] a direction for each output of a step and each entry of a parameter."""
         steps, width = self.outputs.shape
-        sizes = [width, *(int(np.prod(value.shape)) for value in self.values.values())]
+        sizes = [width, *(math.prod(value.shape) for value in self.values.values())]
         unit = np.eye(sum(sizes), dtype=np.longdouble)
         first, *parts = np.split(unit, np.cumsum(sizes)[:-1], axis=1)
         directions = {"": np.repeat(first[:, None], steps, axis=1)}
@@ -189,14 +190,14 @@ class HeadDefinition(HeadForm):
             pulled: [B, ...] quantities with the loss's derivatives in them.
         """
         steps, width = self.outputs.shape
-        entries = sum(int(np.prod(value.shape)) for value in self.values.values())
+        entries = sum(math.prod(value.shape) for value in self.values.values())
         total: Number = np.zeros((width + entries, steps), np.longdouble)
         for quantity, cotangent in pulled:
             products = quantity.slopes * cotangent
             total = total + (products if products.ndim == 2 else products.sum(axis=2))
         start = width
         for name, value in self.values.items():
-            stop = start + int(np.prod(value.shape))
+            stop = start + math.prod(value.shape)
             self.own[name] = total[start:stop].sum(axis=1).reshape(*value.shape)
             start = stop
         return total[:width].T

@@ -7,6 +7,7 @@ run on `Bounded` arrays gives the rounding-error bound of a correct result.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -124,8 +125,19 @@ def surrogate_terms(
 
 def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
     """Return [B] surrogate_t from the surrogate's quantities and signals by name."""
-    form = estimator_form(surrogate.estimator)
-    return surrogate.estimator.surrogate(numbers, **inputs) if form is None else form.terms(inputs)
+    estimator = surrogate.estimator
+    form = estimator_form(estimator)
+    if form is not None:
+        return form.terms(inputs)
+    # A term depends on its own step or episode alone: each is evaluated without the others.
+    steps = np.arange(len(surrogate.weights))
+    own = np.asarray(inputs["episode"]) if estimator.sees_episodes else steps
+    starts = np.flatnonzero(np.diff(own, prepend=-1))
+    parts: list[Number] = []
+    for start, stop in itertools.pairwise((*starts, len(steps))):
+        rows = {name: value[start:stop] for name, value in inputs.items()}
+        parts.append(estimator.surrogate(numbers, **rows))
+    return np.concatenate(parts)
 
 
 def quantities(

@@ -172,10 +172,8 @@ class Truth:
         rounded_quantities = {
             name: expected.exact.astype(self.dtype) for name, expected in self.quantities.items()
         }
-        values = self.surrogate.values
-        return {
-            name: rounded_quantities.get(name, values.get(name)) for name in self.estimator.keywords
-        }
+        given = self.surrogate.values | rounded_quantities
+        return {name: given[name] for name in self.estimator.keywords if name in given}
 
     @cached_property
     def cotangents(self) -> dict[str, Expected]:
