@@ -32,7 +32,7 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
     where, numbers = "Batch.extras['group']", batch.extras.get("group")
-    if numbers is None or not _are_numbers(numbers):
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
         got = "none" if numbers is None else f"{numbers.dtype} of shape {list(numbers.shape)}"
         raise BatchError(
             f"{where}: expected [B] integers, got {got}; number the groups of episodes to compare, "
@@ -54,11 +54,10 @@ def is_one_group(batch: Batch, group: str = "extra") -> bool:
     if group == "all":
         return True
     numbers = batch.extras.get("group")
-    return numbers is not None and _are_numbers(numbers) and bool((numbers == numbers[0]).all())
-
-
-def _are_numbers(group: Array) -> bool:
-    return group.dtype.kind in "iu" and group.ndim == 1
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return False
+    # Equal integers have equal bytes, which few steps compare sooner.
+    return numbers.tobytes() == numbers[:1].tobytes() * len(numbers)
 
 
 def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
