@@ -65,12 +65,14 @@ class Group:
     finals: Array
 
     def batches(self) -> Iterator[Batch]:
-        """Yield each batch."""
+        """Yield each batch, unchecked: a user gave none, and checks would take most of the time."""
         for index in range(len(self.numbers)):
-            fields: dict[str, Any] = {name: value[index] for name, value in self.fields.items()}
+            batch = Batch.trusted(self.shared)
+            fields: dict[str, Any] = batch.__dict__
+            for name, value in self.fields.items():
+                fields[name] = value[index]
             fields["extras"] = {name: value[index] for name, value in self.extras.items()}
-            # The batches were never given by a user, and checking would take most of the time.
-            yield Batch.trusted(self.shared | fields)
+            yield batch
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
         """Yield each batch with its evaluation."""
@@ -175,10 +177,11 @@ class Estimates:
     def _finalised(self, group: Group, first: Batch) -> list[dict[str, Array]]:
         """Return each batch's finalised signals; `first` is the group's first batch."""
         estimator = self.estimator
+        sees_episodes = estimator.sees_episodes
         collected: list[dict[str, Array]] = []
         for signals in self._signals(group):
             # In one call, each batch's episodes need numbers of their own.
-            if estimator.sees_episodes:
+            if sees_episodes:
                 signals["episode"] = first.episode_of_step + len(collected) * first.num_episodes
             if not collected:
                 check_names(estimator, signals)
