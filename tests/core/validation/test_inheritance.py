@@ -247,4 +247,4 @@ def test_a_wrong_closed_form_of_ones_own_is_found():
         episode_lengths=[3],
         terminated=[True],
     )
-    assert pg.check(policy, Wrong(), batch).divergences["numpy"].stage == "gradient"
+    assert pg.check(policy, Wrong(), batch).divergences["numpy"].stage == "cotangents"
