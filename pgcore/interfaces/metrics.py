@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -58,14 +59,17 @@ def compute_metrics(
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, needs in metrics:
-        value: Any = function(**{need: available[need] for need in needs})
-        if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
-            raise PluginError(
-                f"metric {name!r}: expected one number, got {type(value).__name__} of shape "
-                f"{list(np.shape(value))}; reduce it over the steps"
-            )
-        figures[name] = float(value)
+        try:
+            value = function(**{need: available[need] for need in needs})
+            figures[name] = float(np.asarray(value, np.float64).reshape(()))
+        except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
+            leave_out(name, error)
     return figures | estimator.metrics(**keywords)
+
+
+def leave_out(name: str, error: Exception) -> None:
+    """Warn that a metric is left out: nobody's training ends for a figure."""
+    warnings.warn(f"metric {name!r} is left out: {type(error).__name__}: {error}", stacklevel=3)
 
 
 # A process has few estimators, and a training run asks after each update.
@@ -76,19 +80,23 @@ def applicable(plugins: Registry, available: frozenset[str]) -> list[Applicable]
     for registration in plugins.providers("metrics"):
         if registration.status == "usable":
             name = registration.provider.name
-            function = cast("Metric", plugins.load("metrics", name))
-            keywords = keywords_of(name, function)
+            try:
+                function = cast("Metric", plugins.load("metrics", name))
+                keywords = keywords_of(function)
+            except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
+                leave_out(name, error)
+                continue
             if all(optional or keyword in available for keyword, optional in keywords.items()):
                 metrics.append((name, function, tuple(key for key in keywords if key in available)))
     return metrics
 
 
-def keywords_of(name: str, function: Metric) -> dict[str, bool]:
+def keywords_of(function: Metric) -> dict[str, bool]:
     """Return a metric's keywords, each with whether it has a default, or raise PluginError."""
     parameters = inspect.signature(function).parameters.values()
     if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise PluginError(
-            f"metric {name!r}: expected keyword-only parameters, got {inspect.signature(function)}; "
+            f"expected keyword-only parameters, got {inspect.signature(function)}; "
             "write (*, names...) with keywords of pgcore.interfaces.metrics"
         )
     return {p.name: p.default is not p.empty for p in parameters}

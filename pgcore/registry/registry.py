@@ -260,6 +260,8 @@ def _import_target(registration: Registration) -> object:
             f"{where}: expected the package {package!r}, got {error}; {install_hint(provider)}",
             name=error.name,
         ) from error
+    except SystemExit as error:
+        raise PluginError(f"{where}: its import raised {error!r}; correct the plugin") from error
     except AttributeError as error:
         # The module's own code failed: that is its author's error, not a wrong target.
         if module not in sys.modules:

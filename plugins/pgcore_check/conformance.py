@@ -276,11 +276,13 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
         )
         return results + [probe_outcome(cell, part.dtype) for cell in cells]
     for fixture in ("random", "extreme"):
-        truth = truth_of(part, fixture, quick=plan.extent == "quick")
-        for backend in backends:
-            for mode in modes_of(part, backend):
-                cell = Cell(backend.name, mode, fixture)
-                results.append(case_outcome(cell, part.choice, truth))
+        cells = [Cell(b.name, mode, fixture) for b in backends for mode in modes_of(part, b)]
+        try:
+            truth = truth_of(part, fixture, quick=plan.extent == "quick")
+        except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
+            results += [unjudged(cell, part.choice, message_of(problem)) for cell in cells]
+            continue
+        results += [case_outcome(cell, part.choice, truth) for cell in cells]
     return results
 
 
@@ -324,6 +326,14 @@ def unloaded(name: str, part: Part, why: str) -> Outcome:
         head = case.spec.head.name
         labels = (case.estimator.name, variant, head, case.label, case.dtype, "random")
     return Outcome(name, "not loaded", *labels, np.inf, np.inf, FACTOR, None, "", why, 0.0)
+
+
+def unjudged(cell: Cell, choice: Choice, why: str) -> Outcome:
+    """Return the outcome of a case that has no reference, since its estimator or head fails."""
+    case = choice.case
+    labels = (case.estimator.name, choice.variant, case.spec.head.name, case.label, case.dtype)
+    numbers = (np.inf, np.inf, FACTOR, None, "", why, 0.0)
+    return Outcome(cell.backend, cell.mode, *labels, cell.fixture, *numbers)
 
 
 def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -39,6 +39,9 @@ FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
 }
 
 
+# By kind, the properties that choosing cases reads.
+READ = {"estimators": ("claims", "quantities"), "heads": ("outputs", "width", "quantities")}
+
 # The remedy for a class that cannot be built without options.
 ADVICE = "give defaults, or a Proof with variants by the hook pgcore_proofs"
 
@@ -87,7 +90,11 @@ class Proofs:
                     refused[name] = cls
                     continue
                 try:
-                    built[name] = cls()
+                    made = cls()
+                    # Properties are a stranger's code too, and are read while cases are chosen.
+                    for attribute in READ.get(kind, ()):
+                        getattr(made, attribute)
+                    built[name] = made
                 except Exception as problem:  # noqa: BLE001 - see above
                     refused[name] = f"{message_of(problem)}; {ADVICE}"
         return by_kind

@@ -15,7 +15,6 @@ import typer
 
 from pgcore.cli.places import refuse_no_place
 from pgcore.cli.progress import progress
-from pgcore.errors import PgcoreError
 
 if TYPE_CHECKING:
     from pgcore.interfaces.estimator import Estimator
@@ -219,14 +218,15 @@ def audit_row(
         seed: Of the policies.
         forgiving: Whether an error becomes the row; otherwise it is raised.
     """
+    from pgcore_check.proofs import message_of
     from pgcore_exact.audits import Row, audit
 
     try:
         return Row(label, audit(subject, mdp, batch=batch, seed=seed))
-    except PgcoreError as error:
+    except Exception as error:
         if not forgiving:
             raise
-        return error_row(label, "; ".join([str(error), *getattr(error, "__notes__", ())]))
+        return error_row(label, "; ".join([message_of(error), *getattr(error, "__notes__", ())]))
 
 
 def json_of(rows: Sequence[Row], process: str) -> str:

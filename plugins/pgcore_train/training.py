@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
+from pluggy import HookImpl
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
@@ -79,6 +82,7 @@ class Training:
         """
         run = config.run
         self.history = History()
+        self._set_aside: list[HookImpl] = []
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
@@ -139,7 +143,7 @@ class Training:
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
-                        registry().hook.pgcore_after_update(metrics=metrics)
+                        self._notify(metrics)
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
@@ -274,6 +278,21 @@ class Training:
             return update(*learner, rollout.batch, self.plan, self.rng, self.target)
         self.replay.add(rollout.batch)
         return replay_update(*learner, self.replay, self.replay_plan, self.rng, self.target)
+
+    def _notify(self, metrics: Mapping[str, float]) -> None:
+        """Pass an update's metrics to every logger; one that raises is set aside with a warning."""
+        for implementation in registry().hook.pgcore_after_update.get_hookimpls():
+            if implementation in self._set_aside:
+                continue
+            try:
+                implementation.function(
+                    *[MappingProxyType(metrics) for _ in implementation.argnames]
+                )
+            except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
+                self._set_aside.append(implementation)
+                name = getattr(implementation.plugin, "__name__", implementation.plugin_name)
+                text = f"logger {name} is set aside: {type(error).__name__}: {error}"
+                warnings.warn(text, stacklevel=2)
 
     def _optimizer_steps(self) -> int:
         """Return the optimizer steps of the whole run, over which the learning rate falls."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.spec import MLP, Linear, PolicySpec, Table
+from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import KLS, QUANTITIES
 from pgcore.interfaces.parameters import flat
 from pgcore.interfaces.surrogate import Surrogate
@@ -136,7 +137,13 @@ def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
     parts: list[Number] = []
     for start, stop in itertools.pairwise((*starts, len(steps))):
         rows = {name: value[start:stop] for name, value in inputs.items()}
-        parts.append(estimator.surrogate(numbers, **rows))
+        part: Number = estimator.surrogate(numbers, **rows)
+        if np.shape(part) != (stop - start,):
+            raise EstimatorError(
+                f"{estimator.name}.surrogate: expected one term for each step, [{stop - start}], got "
+                f"shape {[*np.shape(part)]}; reduce over actions alone"
+            )
+        parts.append(part)
     return np.concatenate(parts)
 
 
