@@ -68,7 +68,7 @@ def compute_metrics(
 
 
 def leave_out(name: str, error: Exception) -> None:
-    """Warn that a metric is left out: nobody's training ends for a figure."""
+    """Warn that a metric is left out; a figure ends no training run."""
     warnings.warn(f"metric {name!r} is left out: {type(error).__name__}: {error}", stacklevel=3)
 
 
