@@ -168,6 +168,9 @@ def small_temperature(d: Any, kernel: Any, cotangents: Mapping[str, Any]) -> Any
 
 def tied(found: dict[str, Any], *_: Any) -> dict[str, Any]:
     """Give the two weights of an input the same derivative."""
+    # The stage `kernel` has no layers.
+    if "network.0.weight" not in found:
+        return found
     weight = found["network.0.weight"]
     return found | {
         "network.0.weight": np.repeat(weight.mean(axis=1, keepdims=True), weight.shape[1], axis=1)
@@ -315,19 +318,19 @@ WRONG = (
     WrongForm(
         "A2: cases of the softmax score exchanged",
         "reinforce",
-        "gradient",
+        "kernel",
         kernel(CategoricalKernel, "backward", score_of_the_other_actions),
     ),
     WrongForm(
         "A3: the score simplified for small temperatures",
         "reinforce",
-        "gradient",
+        "kernel",
         kernel(CategoricalKernel, "backward", small_temperature),
     ),
     WrongForm(
         "A5: sign of the Gaussian score",
         "reinforce",
-        "gradient",
+        "kernel",
         kernel(GaussianKernel, "backward", negative),
         "per-state",
     ),
@@ -340,7 +343,7 @@ WRONG = (
     WrongForm(
         "B1: ascends the squared error",
         "q-learning",
-        "gradient",
+        "cotangents",
         overriding(cotangents=upwards),
         "epsilon greedy",
     ),
@@ -371,7 +374,7 @@ WRONG = (
     WrongForm(
         "B10: a step's ratio for the trajectory's",
         "trajectory is",
-        "surrogate",
+        "cotangents",
         terms(every_step_alike),
     ),
     WrongForm(
@@ -383,7 +386,7 @@ WRONG = (
     WrongForm(
         "D1: sign of the entropy",
         "soft actor",
-        "surrogate",
+        "cotangents",
         terms(other_sign_of_the_entropy),
         values="action",
     ),
@@ -402,7 +405,7 @@ WRONG = (
     WrongForm(
         "expected: values weighed by log pi",
         "expected",
-        "surrogate",
+        "cotangents",
         terms(unweighed),
         values="action",
     ),
@@ -420,13 +423,13 @@ WRONG = (
     WrongForm(
         "wis: ratios not normalised", "weighted is", "signals", overriding(signals=not_normalised)
     ),
-    WrongForm("trpo: ratio left out", "trpo", "surrogate", terms(without_ratio)),
+    WrongForm("trpo: ratio left out", "trpo", "cotangents", terms(without_ratio)),
     WrongForm(
         "rloo: own reward among the others", "rloo", "signals", advantage(less_the_groups_mean)
     ),
     WrongForm("grpo: another ddof", "grpo", "signals", signals(ddof=0)),
     WrongForm(
-        "grpo: the first estimate of the divergence", "grpo", "surrogate", terms(first_kl_estimate)
+        "grpo: the first estimate of the divergence", "grpo", "cotangents", terms(first_kl_estimate)
     ),
     WrongForm(
         "dr_grpo: divided by the deviation after all",
@@ -437,13 +440,13 @@ WRONG = (
     WrongForm(
         "gspo: the trajectory's ratio for its geometric mean",
         "gspo",
-        "surrogate",
+        "cotangents",
         terms(summed_ratio),
     ),
     WrongForm(
         "cispo: the clipped weight differentiated",
         "cispo",
-        "surrogate",
+        "cotangents",
         terms(differentiated_weight),
     ),
     WrongForm(

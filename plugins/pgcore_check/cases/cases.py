@@ -22,7 +22,6 @@ from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Estimator, quantities
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.validation.arrays import Array
-from pgcore.xp.numpy import host
 from pgcore_check.proofs import variants
 
 __all__ = ["EXTREME", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
@@ -200,13 +199,10 @@ def random_actions(
         parameters.
     """
     if not head.discrete:
-        parameters = {
-            name: value + RECORDED * rng.standard_normal(value.shape)
-            for name, value in head.initial_parameters().items()
-        }
-        outputs = SPREAD * rng.standard_normal((steps, head.outputs))
-        distribution = head.distribution(host, outputs, parameters, None)
-        return None, head.sample(distribution, rng), distribution
+        actions = rng.standard_normal((steps, head.width // 2))
+        mean = rng.standard_normal(actions.shape)
+        log_std = 0.3 * rng.standard_normal(actions.shape)
+        return None, actions, np.concatenate([mean, log_std], axis=1)
     mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
     indices: list[Array] = []
     for columns in head.choices:
