@@ -138,10 +138,11 @@ def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
     for start, stop in itertools.pairwise((*starts, len(steps))):
         rows = {name: value[start:stop] for name, value in inputs.items()}
         part: Number = estimator.surrogate(numbers, **rows)
-        if np.shape(part) != (stop - start,):
+        shape = getattr(part, "shape", ())
+        if shape != (stop - start,):
             raise EstimatorError(
                 f"{estimator.name}.surrogate: expected one term for each step, [{stop - start}], got "
-                f"shape {[*np.shape(part)]}; reduce over actions alone"
+                f"shape {[*shape]}; reduce over actions alone"
             )
         parts.append(part)
     return np.concatenate(parts)
