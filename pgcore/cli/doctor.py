@@ -70,14 +70,10 @@ def examine() -> dict[str, Any]:
 
 
 def _plugin_row(plugin: Plugin) -> dict[str, Any]:
-    return {
-        "entry_point": plugin.entry_point,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "provides": {
-            kind: [p.name for p in listed] for kind, listed in plugin.providers.items() if listed
-        },
-    }
+    row = plugin._asdict()
+    del row["module"]
+    kinds = row.pop("providers").items()
+    return row | {"provides": {kind: [p.name for p in listed] for kind, listed in kinds if listed}}
 
 
 def _default_backend() -> dict[str, str | None]:

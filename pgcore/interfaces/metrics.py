@@ -60,16 +60,24 @@ def compute_metrics(
     figures: dict[str, float] = {}
     for name, function, needs in metrics:
         try:
-            value = function(**{need: available[need] for need in needs})
-            figures[name] = float(np.asarray(value, np.float64).reshape(()))
+            figures[name] = number_of(function(**{need: available[need] for need in needs}))
         except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
             leave_out(name, error)
     return figures | estimator.metrics(**keywords)
 
 
+def number_of(value: Any) -> float:
+    """Return a metric's value as a float, or raise PluginError."""
+    if np.ndim(value) != 0 or np.asarray(value).dtype.kind not in "biuf":
+        got = f"{type(value).__name__} of shape {list(np.shape(value))}"
+        raise PluginError(f"expected one number, got {got}; reduce it over the steps")
+    return float(value)
+
+
 def leave_out(name: str, error: Exception) -> None:
     """Warn that a metric is left out; a figure ends no training run."""
-    warnings.warn(f"metric {name!r} is left out: {type(error).__name__}: {error}", stacklevel=3)
+    reason = f"metric {name!r} is left out: {type(error).__name__}: {error}"
+    warnings.warn(f"{reason}; correct or uninstall its plugin", stacklevel=3)
 
 
 # A process has few estimators, and a training run asks after each update.

@@ -23,7 +23,6 @@ __all__ = ["KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
 KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
-OPTIONAL = {name for name, default in hooks.Provider._field_defaults.items() if default is None}
 
 Providers = Mapping[str, tuple[hooks.Provider, ...]]
 
@@ -156,7 +155,7 @@ def _check_fields(hook: str, provider: hooks.Provider) -> None:
     """Raise PluginError for a field of the wrong type: its author need not use a type checker."""
     for name, value in provider._asdict().items():
         rule, advice = "a string", "correct it"
-        valid = isinstance(value, str) or (value is None and name in OPTIONAL)
+        valid = isinstance(value, str) or value is provider._field_defaults.get(name, "")
         if name == "distributions":
             rule = "a tuple of strings"
             items = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)

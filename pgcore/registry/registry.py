@@ -261,7 +261,7 @@ def _import_target(registration: Registration) -> object:
             name=error.name,
         ) from error
     except SystemExit as error:
-        raise PluginError(f"{where}: its import raised {error!r}; correct the plugin") from error
+        raise PluginError(f"{where}: expected a module, got {error!r}; correct it") from error
     except AttributeError as error:
         # The module's own code failed: that is its author's error, not a wrong target.
         if module not in sys.modules:

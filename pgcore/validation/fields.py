@@ -170,13 +170,11 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
 
 
 def _annotation_of(cls: type, field: dataclasses.Field[Any]) -> object:
-    """Return a field's annotation, evaluated in the class that declares it; None if it cannot be."""
-    # `inspect.get_annotations` evaluates all of a class, its many class variables too.
+    """Return one annotation alone, evaluated in the class that declares it; None if it cannot be."""
     base = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
-    if not isinstance(field.type, str):
-        return field.type
+    scopes = vars(sys.modules[base.__module__]), dict(vars(base))
     try:
-        return eval(field.type, vars(sys.modules[base.__module__]), dict(vars(base)))  # noqa: S307
+        return eval(field.type, *scopes) if isinstance(field.type, str) else field.type  # noqa: S307
     except Exception:  # noqa: BLE001 (an annotation may hold anything)
         return None
 

@@ -200,7 +200,7 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
 
     Raises:
         UnknownNameError: the optimizer is not registered.
-        SpecError: the head has no reference implementation, or the network cannot be run alone.
+        SpecError: the network cannot be run alone.
         EstimatorError: estimator and policy do not fit.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs.
         NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.

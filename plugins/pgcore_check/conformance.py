@@ -280,7 +280,7 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
         try:
             truth = truth_of(part, fixture, quick=plan.extent == "quick")
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
-            results += [unjudged(cell, part.choice, message_of(problem)) for cell in cells]
+            results += [not_run(cell, part.choice, message_of(problem)) for cell in cells]
             continue
         results += [case_outcome(cell, part.choice, truth) for cell in cells]
     return results
@@ -322,14 +322,12 @@ def unloaded(name: str, part: Part, why: str) -> Outcome:
     elif part.choice is None:
         labels = (*PROBE_LABELS, part.dtype, "probe")
     else:
-        case, variant = part.choice.case, part.choice.variant
-        head = case.spec.head.name
-        labels = (case.estimator.name, variant, head, case.label, case.dtype, "random")
+        return not_run(Cell(name, "not loaded", "random"), part.choice, why)
     return Outcome(name, "not loaded", *labels, np.inf, np.inf, FACTOR, None, "", why, 0.0)
 
 
-def unjudged(cell: Cell, choice: Choice, why: str) -> Outcome:
-    """Return the outcome of a case that has no reference, since its estimator or head fails."""
+def not_run(cell: Cell, choice: Choice, why: str) -> Outcome:
+    """Return the outcome of a case that was not run, with the reason."""
     case = choice.case
     labels = (case.estimator.name, choice.variant, case.spec.head.name, case.label, case.dtype)
     numbers = (np.inf, np.inf, FACTOR, None, "", why, 0.0)

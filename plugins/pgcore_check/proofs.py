@@ -40,7 +40,7 @@ FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
 
 
 # By kind, the properties that choosing cases reads.
-READ = {"estimators": ("claims", "quantities"), "heads": ("outputs", "width", "quantities")}
+PROPERTIES = {"estimators": ("claims", "quantities"), "heads": ("outputs", "width", "quantities")}
 
 # The remedy for a class that cannot be built without options.
 ADVICE = "give defaults, or a Proof with variants by the hook pgcore_proofs"
@@ -92,7 +92,7 @@ class Proofs:
                 try:
                     made = cls()
                     # Properties are a stranger's code too, and are read while cases are chosen.
-                    for attribute in READ.get(kind, ()):
+                    for attribute in PROPERTIES.get(kind, ()):
                         getattr(made, attribute)
                     built[name] = made
                 except Exception as problem:  # noqa: BLE001 - see above

@@ -10,7 +10,7 @@ from pgcore.errors import EstimatorError, ParameterError, UnknownNameError
 from pgcore.interfaces.gradient import Gradient
 from pgcore_check.cases.cases import make_case
 from pgcore_check.compare import STAGES
-from pgcore_check.proofs import hold_to_parent, variants
+from pgcore_check.proofs import hold_to_parent, proofs, variants
 from pgcore_estimators.actor_critic import ActorCritic
 from pgcore_optimizers.first_order import Adam
 
@@ -240,6 +240,17 @@ def test_bad_input_is_refused(convolution):
         pg.check(policy, ESTIMATORS["ppo"], batch, optimizer="adan")
     with pytest.raises(EstimatorError, match="action_value"):
         pg.check(policy, ESTIMATORS["expected"], batch)
+
+
+def test_a_head_without_a_reference_implementation_is_held_to_its_own_formulas(
+    convolution, monkeypatch
+):
+    monkeypatch.setattr(proofs(), "references", {})
+    policy, batch = convolution(), batch_of(images())
+    report = pg.check(policy, ESTIMATORS["gae"], batch)
+    assert report.agrees, str(report)
+    # Agreement means something: an error of a millionth would be seen.
+    assert next(row for row in report.rows if row.stage == "gradient").power > 0.5
 
 
 @pytest.fixture

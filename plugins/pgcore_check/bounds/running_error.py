@@ -266,7 +266,7 @@ def bounded(value: Any) -> Bounded:
     if isinstance(value, COARSE):
         raise TypeError(
             f"formula: expected constants that are Python's numbers, got {type(value).__name__} "
-            f"{value}; it is rounded before any backend computes in float64"
+            f"{value}; write a plain number, which is not rounded before a backend uses it"
         )
     exact = np.asarray(value, np.longdouble)
     constant = isinstance(value, float | np.floating)

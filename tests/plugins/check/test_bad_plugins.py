@@ -99,7 +99,7 @@ THINGS = """
 REASONS = {
     "estimator 'b_required'": "missing 1 required positional argument: 'clip'",
     "estimator 'b_gone'": "RuntimeError: cannot be imported",
-    "estimator 'b_exit'": "its import raised SystemExit(4)",
+    "estimator 'b_exit'": "expected a module, got SystemExit(4)",
     "estimator 'b_claims'": "KeyError: 'no claims'",
     "estimator 'b_number'": "TypeError",
     "head 'b_head'": "abstract",
@@ -190,6 +190,8 @@ def test_a_default_training_run_warns_and_goes_on(pgcore, tmp_path):
     assert "approx_kl" in lines[-1]
     texts = [str(warning.message) for warning in warned]
     # Set aside once, however many updates there are.
-    assert texts.count("logger bad_plugin is set aside: RuntimeError: the disk is full") == 1
+    advice = "correct or uninstall its plugin"
+    text = f"logger bad_plugin is set aside: RuntimeError: the disk is full; {advice}"
+    assert texts.count(text) == 1
     assert any("metric 'b_metric' is left out: ValueError: no figure" in text for text in texts)
     assert any("metric 'b_metric_gone' is left out" in text for text in texts)
