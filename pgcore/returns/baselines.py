@@ -35,9 +35,9 @@ def normalise(
     members = x if real is None else x[real]
     count = len(members)
     if count > max(ddof, 1):
-        centred = centre(members)
+        members = centre(members)
         # Squares of float32 overflow at 2e19; `vdot`, unlike `dot`, overflows without a warning.
-        wide = centred if centred.dtype == np.float64 else centred.astype(np.float64)
+        wide = members if members.dtype == np.float64 else members.astype(np.float64)
         square = float(np.vdot(wide, wide))
         if not math.isfinite(square):
             # The first entry that is not finite, else the largest.
@@ -48,7 +48,7 @@ def normalise(
                 f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} "
                 f"{row}; scale the rewards down, or mend that {noun}"
             )
-        members = centred / (math.sqrt(square / (count - ddof)) + eps)
+        members /= math.sqrt(square / (count - ddof)) + eps
     if real is None:
         return members
     result = np.zeros_like(x)
@@ -60,7 +60,8 @@ def centre(x: Array) -> Array:
     """Return [B] x less its mean, of x's dtype; exactly 0 if all entries are equal."""
     # The mean's rounding would otherwise come out as a spread of equal entries.
     centred = x - x[0]
-    return centred - np.add.reduce(centred) / len(x)
+    # Python sums a few entries sooner.
+    return centred - (sum(centred.tolist()) if len(x) < 8 else np.add.reduce(centred)) / len(x)
 
 
 def leave_one_out_mean(x: Array) -> Array:
@@ -69,7 +70,8 @@ def leave_one_out_mean(x: Array) -> Array:
     Raises:
         BatchError: fewer than 2 entries.
     """
-    return _sum_of_others("leave_one_out_mean", x) / (len(x) - 1)
+    others = _sum_of_others("leave_one_out_mean", x)
+    return others / (len(x) - 1) if len(x) > 2 else others.copy()
 
 
 def optimal_baseline(scores: Array, weighted_scores: Array, *, per_component: bool) -> Array:

@@ -51,12 +51,11 @@ def is_one_group(batch: Batch, group: str = "extra") -> bool:
         batch: The episodes.
         group: See `group_of_episode`.
     """
-    if group == "all":
-        return True
     numbers = batch.extras.get("group")
-    if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
-        return False
-    return numbers.tobytes() == numbers[:1].tobytes() * len(numbers)  # bytes compare fastest
+    if group == "all" or numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+        return group == "all"
+    # One number broadcast to all, else by bytes, which compare fastest.
+    return not numbers.strides[0] or numbers.tobytes() == numbers[:1].tobytes() * len(numbers)
 
 
 def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
@@ -81,10 +80,8 @@ def by_group(
         group: See `group_of_episode`.
 
     Raises:
-        BatchError: see `group_of_episode`; or the function raises it, and the group is named.
-        NonFiniteError: the function raises it, and the group is named.
+        BatchError, NonFiniteError: see `group_of_episode`; the function's own name the group.
     """
-    # The usual case of one group needs no loop.
     if batch.step_weights is None and is_one_group(batch, group):
         return function(x)
     numbers = group_of_episode(batch, group)

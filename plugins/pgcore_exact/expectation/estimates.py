@@ -66,12 +66,14 @@ class Group:
 
     def batches(self) -> Iterator[Batch]:
         """Yield each batch, unchecked: a user gave none, and checks would take most of the time."""
-        for index in range(len(self.numbers)):
+        # Arrays are iterated sooner than indexed; without extras there is no end of empty ones.
+        own, names = zip(*self.fields.values(), strict=True), tuple(self.fields)
+        others = zip(*self.extras.values(), strict=True) if self.extras else itertools.repeat(())
+        for values, extras in zip(own, others, strict=False):
             batch = Batch.trusted(self.shared)
             fields: dict[str, Any] = batch.__dict__
-            for name, value in self.fields.items():
-                fields[name] = value[index]
-            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+            fields.update(zip(names, values, strict=True))
+            fields["extras"] = dict(zip(self.extras, extras, strict=True))
             yield batch
 
     def evaluated(self, rows: Rows) -> Iterator[tuple[Batch, RowEvaluate]]:
@@ -314,11 +316,18 @@ class Estimates:
             fields["values"] = self.rows.state_values()[states]
         else:
             shared["values"] = None
-        extras = {name: value[rows] for name, value in self.rows.extras.items()}
+        extras = {name: looked_up(value, rows) for name, value in self.rows.extras.items()}
         for value in (*shared.values(), *fields.values(), *extras.values()):
             if value is not None:
                 read_only(value)
         return Group(numbers, shared, fields, extras, steps, rows, finals)
+
+
+def looked_up(values: Array, rows: Array) -> Array:
+    """Return [P, L, ...] of [S A, ...]; one value of all rows is not repeated in memory."""
+    if (values == values[0]).all():
+        return np.broadcast_to(values[0], (*rows.shape, *values.shape[1:]))
+    return values[rows]
 
 
 def sample(episodes: int, size: int) -> Array:
