@@ -30,6 +30,9 @@ from pgcore_exact.process.tabulated import Tabulated, backing, every_action
 
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
+# Evaluations at an episode's final state, 0 where it terminated.
+FINAL = ("final_value", "final_action_values", "final_log_probs")
+
 
 @dataclass(frozen=True)
 class Probe(Estimator):
@@ -140,7 +143,11 @@ class Rows:
 
     def state_values(self) -> Array:
         """Return [S] V of every state."""
-        return self.value("value")[:: self.mdp.actions]
+        return self.at_states("value")
+
+    def at_states(self, name: str) -> Array:
+        """Return [S, ...] of a quantity that no action changes."""
+        return self.value(name)[:: self.mdp.actions]
 
     def derivative(self, name: str) -> Array:
         """Return [S A, D] d quantity / d theta, or [S A, A, D] of a quantity of all actions."""
@@ -188,14 +195,16 @@ class Lookup:
         self._arrays: dict[str, Array | None] = {}
 
     def __call__(self, name: str) -> Array | None:
-        """Return [P, ...] of a quantity, "distribution" or "final_value"; None of all else."""
+        """Return [P, ...] of a quantity, "distribution" or one of `FINAL`; None of all else."""
         if name not in self._arrays:
             self._arrays[name] = self._look_up(name)
         return self._arrays[name]
 
     def _look_up(self, name: str) -> Array | None:
-        if name == "final_value":
-            return read_only(np.where(self.terminated, 0.0, self.rows.state_values()[self.finals]))
+        if name in FINAL:
+            values = self.rows.at_states(name.removeprefix("final_"))[self.finals]
+            ended = self.terminated if values.ndim == 2 else self.terminated[:, :, None]
+            return read_only(np.where(ended, 0.0, values))
         if name in QUANTITIES or name == "distribution":
             return read_only(self.rows.value(name)[self.steps])
         return None
