@@ -21,7 +21,7 @@ from pgcore.interfaces.estimator import (
     quantities_of,
 )
 from pgcore.interfaces.parameters import flat
-from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.policy import EVALUATIONS, Policy
 from pgcore.validation.arrays import Array, read_only
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_exact.expectation.needs import extras
@@ -31,7 +31,7 @@ from pgcore_exact.process.tabulated import Tabulated, backing, every_action
 __all__ = ["Lookup", "RowEvaluate", "Rows", "flat_gradient"]
 
 # Evaluations at an episode's final state, 0 where it terminated.
-FINAL = ("final_value", "final_action_values", "final_log_probs")
+FINAL = tuple(name for name in EVALUATIONS if name.startswith("final_"))
 
 
 @dataclass(frozen=True)
