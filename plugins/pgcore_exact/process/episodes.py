@@ -57,11 +57,6 @@ class Episodes:
         return len(self.lengths)
 
 
-# The steps (state, action, reward) of an episode up to now, their probability, and the next state,
-# None if the episode has ended.
-Prefix = tuple[tuple[tuple[int, int, float], ...], float, int | None]
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One result of a step; `state` is None if the episode then ends."""
@@ -96,41 +91,131 @@ def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> E
         )
     over = mdp.horizon is not None and mdp.horizon <= steps
     steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
-    _check_count(mdp, probabilities, steps, over=over)
     going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    rows: list[Prefix] = []
-    # A stack: episodes may be longer than Python's limit on recursion.
-    starts = [(state, p) for state, p in enumerate(mdp.initial.tolist()) if p > 0]
-    waiting: list[Prefix] = [((), p, state) for state, p in reversed(starts)]
-    while waiting:
-        prefix = waiting.pop()
-        path, probability, state = prefix
-        if state is None or len(path) == steps:
-            rows.append(prefix)
-            continue
-        outcomes = (last if len(path) == steps - 1 else going)[state]
-        longer: list[Prefix] = []
-        for action in range(mdp.actions):
-            joint = probability * probabilities[state, action]
-            for outcome in outcomes[action] if joint > 0 else ():
-                step = (state, action, outcome.reward)
-                longer.append(((*path, step), joint * outcome.probability, outcome.state))
-        # Reversed, so that the stack yields them in order.
-        waiting += reversed(longer)
-    return _stacked(rows)
+    _check_count(mdp, probabilities, steps, going, last)
+    before, final = Table.of(going, probabilities), Table.of(last, probabilities)
+    prefixes = Prefixes.starts(mdp)
+    levels: list[Prefixes] = []
+    while len(levels) < steps and not prefixes.ended.all():
+        prefixes = prefixes.longer(final if len(levels) == steps - 1 else before)
+        levels.append(prefixes)
+    return _stacked(levels)
 
 
-def _stacked(rows: list[Prefix]) -> Episodes:
-    paths, chances, finals = zip(*rows, strict=True)
-    states, actions, rewards = zip(*itertools.chain.from_iterable(paths), strict=True)
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The `n` outcomes of all states, one state after the other, and one of an ended episode.
+
+    The number of states, S, stands for the end. An episode that has ended takes the last outcome
+    again and again, which is no step.
+
+    Attributes:
+        first: [S + 1] integer. Each state's first outcome.
+        counts: [S + 1] integer. Each state's number of outcomes.
+        actions: [n] integer.
+        rewards: [n] float64.
+        following: [n] integer. The next state, S at the end.
+        behaviour: [n]. The action's probability.
+        probabilities: [n]. The outcome's, given the action.
+    """
+
+    first: Array
+    counts: Array
+    actions: Array
+    rewards: Array
+    following: Array
+    behaviour: Array
+    probabilities: Array
+
+    @staticmethod
+    def of(outcomes: list[list[list[Outcome]]], probabilities: Array) -> Table:
+        """Return the table of each state's outcomes by action; probabilities are [S, A]."""
+        end = len(outcomes)
+        rows: list[tuple[int, int, float, int, float, float]] = []
+        for state, action in np.argwhere(probabilities > 0).tolist():
+            behaviour = probabilities[state, action]
+            for outcome in outcomes[state][action]:
+                following = end if outcome.state is None else outcome.state
+                rows.append(
+                    (state, action, outcome.reward, following, behaviour, outcome.probability)
+                )
+        columns = zip(*rows, (end, 0, 0.0, end, 1.0, 1.0), strict=True)
+        states, actions, rewards, following, behaviour, chances = map(np.array, columns)
+        counts = np.bincount(states, minlength=end + 1)
+        first = counts.cumsum() - counts
+        return Table(first, counts, actions, rewards, following, behaviour, chances)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """The `n` beginnings of episodes up to some step, in order, ended episodes among them.
+
+    Attributes:
+        parents: [n] integer. Which of the prefixes one step shorter each continues.
+        steps: The last steps' (states, actions, rewards), each [n]; no step where the state is S.
+        lengths: [n] integer. Steps.
+        states: [n] integer. The next state, S where the episode has ended.
+        probabilities: [n].
+        end: S.
+    """
+
+    parents: Array
+    steps: tuple[Array, Array, Array]
+    lengths: Array
+    states: Array
+    probabilities: Array
+    end: int
+
+    @staticmethod
+    def starts(mdp: MDP) -> Prefixes:
+        """Return the prefixes without a step."""
+        states = np.flatnonzero(mdp.initial > 0)
+        none, zeros = (states[:0], states[:0], mdp.initial[:0]), np.zeros(len(states), np.intp)
+        return Prefixes(zeros, none, zeros, states, mdp.initial[states], mdp.states)
+
+    @property
+    def ended(self) -> Array:
+        """[n] bool: the whole episode is there."""
+        return self.states == self.end
+
+    def longer(self, table: Table) -> Prefixes:
+        """Return the prefixes of one more step: each one's outcomes take its place."""
+        counts = table.counts[self.states]
+        parents = np.repeat(np.arange(len(counts)), counts)
+        states = self.states[parents]
+        place = np.arange(len(parents)) - np.repeat(counts.cumsum() - counts, counts)
+        outcomes = table.first[states] + place
+        joint = self.probabilities[parents] * table.behaviour[outcomes]
+        # A probability can underflow.
+        possible = (joint > 0) | (states == self.end)
+        parents, states, outcomes = parents[possible], states[possible], outcomes[possible]
+        return Prefixes(
+            parents,
+            (states, table.actions[outcomes], table.rewards[outcomes]),
+            self.lengths[parents] + (states != self.end),
+            table.following[outcomes],
+            joint[possible] * table.probabilities[outcomes],
+            self.end,
+        )
+
+
+def _stacked(levels: list[Prefixes]) -> Episodes:
+    """Return the last level's episodes; its prefixes' parents lead to their steps."""
+    last = levels[-1]
+    starts = last.lengths.cumsum() - last.lengths
+    total = int(last.lengths.sum())
+    states, actions, rewards = np.empty(total, np.intp), np.empty(total, np.intp), np.empty(total)
+    prefix = np.arange(len(last.lengths))
+    for step in reversed(range(len(levels))):
+        level = levels[step]
+        real = step < last.lengths
+        place, chosen = starts[real] + step, prefix[real]
+        for column, values in zip((states, actions, rewards), level.steps, strict=True):
+            column[place] = values[chosen]
+        prefix = level.parents[prefix]
+    final_states = np.where(last.ended, 0, last.states)
     return Episodes(
-        np.array(states, np.intp),
-        np.array(actions, np.intp),
-        np.array(rewards, np.float64),
-        np.array([len(path) for path in paths], np.intp),
-        np.array([final is None for final in finals]),
-        np.array([0 if final is None else final for final in finals], np.intp),
-        np.array(chances, np.float64),
+        states, actions, rewards, last.lengths, last.ended, final_states, last.probabilities
     )
 
 
@@ -237,17 +322,23 @@ def _merge_outcomes(mdp: MDP, state: int, action: int, *, over: bool) -> Iterato
         yield Outcome(probability, reward, after)
 
 
-def _check_count(mdp: MDP, probabilities: Array, steps: int, *, over: bool) -> None:
+def _check_count(
+    mdp: MDP,
+    probabilities: Array,
+    steps: int,
+    going: list[list[list[Outcome]]],
+    last: list[list[list[Outcome]]],
+) -> None:
     """Raise MDPError if there are too many episodes.
 
     Args:
         mdp: The process.
         probabilities: [S, A] of the behaviour policy.
         steps: Largest number of steps.
-        over: Whether the episodes end after it.
+        going: The outcomes of each action in each state.
+        last: The same of the last step.
     """
     # Counting needs no list: the episodes from a state are the sum over its next states.
-    going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
     possible = probabilities > 0
     ways = [0] * mdp.states
     fitting = total = 0
