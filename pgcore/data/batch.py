@@ -320,7 +320,8 @@ class Batch:
                 f"Batch.minibatches: expected a size of at least 1, got {size}; choose a larger one"
             )
         # One permutation a pass, so that every step is drawn exactly once.
-        yield from np.split(rng.permutation(self.num_steps), range(size, self.num_steps, size))
+        order = rng.permutation(self.num_steps)
+        yield from (order[start : start + size] for start in range(0, self.num_steps, size))
 
     def pad(self, num_steps: int) -> Batch:
         """Return the batch with steps of weight 0 added up to `num_steps`; gradients stay the same.

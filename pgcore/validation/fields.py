@@ -40,7 +40,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 def _real(value: object) -> float:
     """Return a real number as a float: infinity if it is too large for one, NaN for no number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (float, Real)):  # a float is found sooner
         return math.nan
     try:
         return float(value)
