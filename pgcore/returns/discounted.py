@@ -20,8 +20,8 @@ __all__ = [
     "td_errors",
 ]
 
-# Steps from which SciPy's solver is faster, measured; its import takes 0.2 s.
-SOLVER_FROM = 512
+# Steps from which SciPy solves, 0.5 ms sooner; its import takes as long as a thousand loops.
+SOLVER_FROM = 2048
 
 
 def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:

@@ -127,9 +127,9 @@ def test_the_last_coefficient_is_not_read(steps):
 
 def test_a_short_batch_does_not_import_scipy():
     program = (
-        "import sys, numpy as np; from pgcore.returns import *; returns(np.ones(511), np.array([511]), 0.9);"
+        "import sys, numpy as np; from pgcore.returns import *; returns(np.ones(2047), np.array([2047]), 0.9);"
         "print('scipy' in sys.modules);"
-        "returns(np.ones(512), np.array([512]), 0.9); print('scipy' in sys.modules)"
+        "returns(np.ones(2048), np.array([2048]), 0.9); print('scipy' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
