@@ -66,44 +66,12 @@ class Outcome:
     state: int | None
 
 
-def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> Episodes:
-    """Return every possible episode with its probability.
-
-    Args:
-        mdp: The process.
-        probabilities: [S, A] of the behaviour policy.
-        cut: Truncate after this many steps; None truncates none.
-
-    Raises:
-        MDPError: neither a horizon nor `cut`, or `cut` below 1; an episode can start in a terminal
-            state; or there are too many episodes: gives their number, and a horizon that fits.
-    """
-    steps = mdp.horizon if cut is None else count("all_episodes cut", cut, MDPError)
-    if steps is None:
-        raise MDPError(
-            "all_episodes: expected a finite horizon, got none; "
-            "use mdp.replaced(horizon=...) or cut"
-        )
-    if (mdp.initial[mdp.ends] > 0).any():
-        raise MDPError(
-            "all_episodes: expected episodes that start in states that are not terminal, got a "
-            "terminal one; change `initial`"
-        )
-    over = mdp.horizon is not None and mdp.horizon <= steps
-    steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
-    going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
-    _check_count(mdp, probabilities, steps, going, last)
-    before, final = Table.of(going, probabilities), Table.of(last, probabilities)
-    prefixes = Prefixes.starts(mdp)
-    levels: list[Prefixes] = []
-    while len(levels) < steps and not prefixes.ended.all():
-        prefixes = prefixes.longer(final if len(levels) == steps - 1 else before)
-        levels.append(prefixes)
-    return _stacked(levels)
+# The outcomes of each action in each state.
+Outcomes = list[list[list[Outcome]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class OutcomeTable:
     """The `n` outcomes of all states, one state after the other, and one of an ended episode.
 
     The number of states, S, stands for the end. An episode that has ended takes the last outcome
@@ -128,7 +96,7 @@ class Table:
     probabilities: Array
 
     @staticmethod
-    def of(outcomes: list[list[list[Outcome]]], probabilities: Array) -> Table:
+    def of(outcomes: Outcomes, probabilities: Array) -> OutcomeTable:
         """Return the table of each state's outcomes by action; probabilities are [S, A]."""
         end = len(outcomes)
         rows: list[tuple[int, int, float, int, float, float]] = []
@@ -143,7 +111,7 @@ class Table:
         states, actions, rewards, following, behaviour, chances = map(np.array, columns)
         counts = np.bincount(states, minlength=end + 1)
         first = counts.cumsum() - counts
-        return Table(first, counts, actions, rewards, following, behaviour, chances)
+        return OutcomeTable(first, counts, actions, rewards, following, behaviour, chances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +146,7 @@ class Prefixes:
         """[n] bool: the whole episode is there."""
         return self.states == self.end
 
-    def longer(self, table: Table) -> Prefixes:
+    def longer(self, table: OutcomeTable) -> Prefixes:
         """Return the prefixes of one more step: each one's outcomes take its place."""
         counts = table.counts[self.states]
         parents = np.repeat(np.arange(len(counts)), counts)
@@ -197,6 +165,42 @@ class Prefixes:
             joint[possible] * table.probabilities[outcomes],
             self.end,
         )
+
+
+def all_episodes(mdp: MDP, probabilities: Array, *, cut: int | None = None) -> Episodes:
+    """Return every possible episode with its probability.
+
+    Args:
+        mdp: The process.
+        probabilities: [S, A] of the behaviour policy.
+        cut: Truncate after this many steps; None truncates none.
+
+    Raises:
+        MDPError: neither a horizon nor `cut`, or `cut` below 1; an episode can start in a terminal
+            state; or there are too many episodes: gives their number, and a horizon that fits.
+    """
+    steps = mdp.horizon if cut is None else count("all_episodes cut", cut, MDPError)
+    if steps is None:
+        raise MDPError(
+            "all_episodes: expected a finite horizon, got none; "
+            "use mdp.replaced(horizon=...) or cut"
+        )
+    if (mdp.initial[mdp.ends] > 0).any():
+        raise MDPError(
+            "all_episodes: expected episodes that start in states that are not terminal, got a "
+            "terminal one; change `initial`"
+        )
+    over = mdp.horizon is not None and mdp.horizon <= steps
+    steps = min(steps, mdp.horizon) if mdp.horizon is not None else steps
+    going, last = _outcomes(mdp, over=False), _outcomes(mdp, over=over)
+    _check_count(mdp, probabilities, steps, going, last)
+    before, final = (OutcomeTable.of(outcomes, probabilities) for outcomes in (going, last))
+    prefixes = Prefixes.starts(mdp)
+    levels: list[Prefixes] = []
+    while len(levels) < steps and not prefixes.ended.all():
+        prefixes = prefixes.longer(final if len(levels) == steps - 1 else before)
+        levels.append(prefixes)
+    return _stacked(levels)
 
 
 def _stacked(levels: list[Prefixes]) -> Episodes:
@@ -298,7 +302,7 @@ def _fitting_episodes(size: int, *, ordered: bool) -> int:
     return low
 
 
-def _outcomes(mdp: MDP, *, over: bool) -> list[list[list[Outcome]]]:
+def _outcomes(mdp: MDP, *, over: bool) -> Outcomes:
     """Return the outcomes of each action in each state; endings of equal reward are one.
 
     Args:
@@ -326,8 +330,8 @@ def _check_count(
     mdp: MDP,
     probabilities: Array,
     steps: int,
-    going: list[list[list[Outcome]]],
-    last: list[list[list[Outcome]]],
+    going: Outcomes,
+    last: Outcomes,
 ) -> None:
     """Raise MDPError if there are too many episodes.
 
