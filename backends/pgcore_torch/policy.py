@@ -235,7 +235,10 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if size not in sizes:
             compiled: Any = torch.compile
             # Each size has its own limit of recompilations; the overloads' types lack the argument.
-            sizes[size] = compiled(function, dynamic=False, isolate_recompiles=True)
+            # PyTorch's guards have checked each input's shape, so that its code need not assert it.
+            sizes[size] = compiled(
+                function, dynamic=False, isolate_recompiles=True, options={"size_asserts": False}
+            )
         return sizes[size]
 
     def _derivatives(
