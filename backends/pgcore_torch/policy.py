@@ -235,9 +235,11 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if size not in sizes:
             compiled: Any = torch.compile
             # Each size has its own limit of recompilations; the overloads' types lack the argument.
-            # PyTorch's guards have checked each input's shape, so that its code need not assert it.
+            # PyTorch's guards check each input's shape. The compiled code need not assert shapes
+            # again, but for operations of a user's module, whose results may differ from the trace.
+            options = {"size_asserts": self._adopted}
             sizes[size] = compiled(
-                function, dynamic=False, isolate_recompiles=True, options={"size_asserts": False}
+                function, dynamic=False, isolate_recompiles=True, options=options
             )
         return sizes[size]
 

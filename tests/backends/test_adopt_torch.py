@@ -668,6 +668,23 @@ def test_tensors_that_network_and_critic_share_are_trained_once_with_both_gradie
 
 
 @COMPILES
+def test_a_compiled_operation_with_another_layout_than_announced_is_an_error(make_batch):
+    # The gradient would read its result in the announced order, and be wrong without a word.
+    name, schema = "pgcore_tests::by_columns", "(Tensor x) -> Tensor"
+
+    @torch.library.custom_op(name, mutates_args=(), schema=schema)
+    def by_columns(x):
+        return (2 * x).T.contiguous().T
+
+    by_columns.register_fake(torch.empty_like)
+    by_columns.register_autograd(lambda _, cotangent: 2 * cotangent)
+    network = Wrapped(lambda inner, observations: by_columns(inner(observations)))
+    gradient(adopt(network), make_batch())
+    with pytest.raises(AssertionError, match="by_columns"):
+        gradient(adopt(network, compiled=True), make_batch())
+
+
+@COMPILES
 def test_a_compiled_module_has_the_same_gradient_whatever_the_padding(make_batch):
     network, critic = mlp(middle=nn.Dropout(0.5)), mlp(1, seed=1)
     eager, compiled = (
