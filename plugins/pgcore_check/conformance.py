@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
+__all__ = ["EXTENTS", "Outcome", "Part", "Plan", "labels_of", "narrowed", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
 
@@ -56,6 +57,9 @@ PARTS_A_BUNDLE = 8
 
 # How many of a dead process's last lines on standard error the message repeats.
 LAST_LINES = 5
+
+# How many near labels the error about an unknown one lists, of a hundred or more.
+NEAR = 5
 
 # Draws of a case that are tried until one has power, and the distance of their seeds, which is
 # larger than the number of cases.
@@ -120,16 +124,16 @@ class Plan:
 def plan(
     *,
     backends: Sequence[str] | None,
-    estimators: Sequence[str] | None,
-    heads: Sequence[str] | None,
+    estimators: Sequence[str] | Mapping[str, Estimator] | None,
+    heads: Sequence[str] | Mapping[str, Head] | None,
     extent: str,
 ) -> Plan:
     """Return the probes, the cases and the groups of kinks to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names; None takes all, and the probes of `xp`.
-        heads: Registered names; None takes all that have a proof.
+        estimators: Registered names, or objects by label; None takes all, and the probes of `xp`.
+        heads: Registered names, or objects by label; None takes all that have a proof.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
 
@@ -166,6 +170,30 @@ def plan(
         for dtype in DTYPES:
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=everywhere))
     return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+
+
+def narrowed(plan: Plan, label: str) -> Plan:
+    """Return the plan of the parts with one label: a case's, a kink's name, or "xp" for the probes.
+
+    Raises:
+        UnknownNameError: no part has the label.
+    """
+    parts = tuple(part for part in plan.parts if label in labels_of(part))
+    if not parts:
+        labels = {label for part in plan.parts for label in labels_of(part)}
+        near = difflib.get_close_matches(label, labels, n=NEAR, cutoff=0.0)
+        note = "`pgcore check --json` prints the label of every outcome"
+        raise UnknownNameError("check --case", label, near, note)
+    return dataclasses.replace(plan, parts=parts)
+
+
+def labels_of(part: Part) -> Sequence[str]:
+    """Return the labels of a part's outcomes."""
+    if part.choice is not None:
+        return [part.choice.case.label]
+    if part.kinks:
+        return [kink.name for kink in kinks() if kink.group == part.kinks]
+    return PROBE_LABELS[-1:]
 
 
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -360,8 +388,12 @@ def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
     return tuple(usable), absent
 
 
-def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
+def selected_variants(
+    kind: str, names: Sequence[str] | Mapping[str, Any] | None
+) -> Mapping[str, Any]:
     """Return the variants of the estimators or heads of some names, by label; None takes all."""
+    if isinstance(names, Mapping):
+        return names
     registered = registry().names(kind)
     for name in names or ():
         if name not in registered:
@@ -373,7 +405,7 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
+def unchecked(estimators: Iterable[str] | None, heads: Iterable[str] | None) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
     selected = {"estimators": estimators, "heads": heads, "optimizers": None}

@@ -15,9 +15,9 @@ from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.design import Choice
-from pgcore_check.cases.kinks import worst_at
+from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
-from pgcore_check.compare import Row, stages
+from pgcore_check.compare import Row, difference, stages
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import message_of
 from pgcore_check.stages.probing import ESSENTIAL, probe_errors
@@ -161,16 +161,20 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
 def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     """Return the outcome of a kink: the gradient beside the one that the conventions give."""
     start = time.perf_counter()
-    error = None
+    where, values, error = "", "", None
     try:
-        build = partial(shared_policy, cell.backend, cell.mode, dtype=dtype)
-        ratio, where = worst_at(kink, build, np.dtype(dtype))
+        gradient = kink.compute(partial(shared_policy, cell.backend, cell.mode, dtype=dtype))
+        ratio, name, position = worst_entry(kink, gradient, np.dtype(dtype))
+        where = f"{name}{[*position]}"
+        if not ratio <= FACTOR:
+            values = difference(gradient[name], kink.expected[name], position)
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        ratio, where, error = np.inf, "", message_of(problem)
+        ratio, error = np.inf, message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
     subject = kink.estimator or kink.head
     labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
-    return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, seconds, values=values)
 
 
 def probe_outcome(cell: Cell, dtype: str) -> Outcome:

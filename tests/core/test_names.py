@@ -15,7 +15,7 @@ NAMES = """
 COMMANDS = {
     "list": "KINDS --json",
     "doctor": "--json",
-    "check": "--backends --estimators --heads --quick --full --processes --json --html",
+    "check": "--backends --estimators --heads --case --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "derive": "NAME --set --latex --json",
     "train": """

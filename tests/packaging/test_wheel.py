@@ -81,6 +81,7 @@ def test_the_wheel_declares_its_entry_points(wheel):
     declared = configparser.ConfigParser(delimiters=["="])
     declared.read_string(wheel.read(name).decode())
     assert dict(declared["console_scripts"]) == {"pgcore": "pgcore.cli:main"}
+    assert dict(declared["pytest11"]) == {"pgcore": "pgcore_check.pytest_plugin"}
     assert dict(declared["pgcore"]) == {
         "core": "pgcore.plugin",
         "check": "pgcore_check.plugin",
