@@ -63,12 +63,12 @@ def make_batch():
 def trained(backend, dtype="float64"):
     """Return a policy, the optimizer that moved it once, and the next gradient; its caches are full."""
     policy = pg.policy(SPEC, backend=backend, dtype=dtype, seed=3)
+    optimizer = pg.optimizer("adam", learning_rate=0.1)
+    optimizer.step(policy, pg.gradient(policy, ESTIMATOR, make_batch()))
     # A negative zero and a subnormal number, which careless copies lose.
     parameters = policy.parameters()
     parameters["network.0.bias"][:2] = -0.0, np.finfo(dtype).smallest_subnormal
     policy.load(parameters)
-    optimizer = pg.optimizer("adam", learning_rate=0.1)
-    optimizer.step(policy, pg.gradient(policy, ESTIMATOR, make_batch()))
     policy.evaluate(make_batch(), ("log_prob",))
     return policy, optimizer, pg.gradient(policy, ESTIMATOR, make_batch())
 
