@@ -1,5 +1,6 @@
 import configparser
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -143,7 +144,7 @@ def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_
         "--disable-pip-version-check",
         "--constraint",
         ROOT / "constraints.txt",
-        path,
+        f"{path}[check]",
     )
     variables = {
         name: value
@@ -154,3 +155,7 @@ def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_
     assert "smoke tests passed" in run(
         python, "-I", smoke, environment, cwd=tmp_path, env=variables
     )
+    # The suite in the wheel, as the author of a backend runs it.
+    words = ("-I", "-m", "pytest", "-q", "--pyargs", "pgcore_check.suite", "--pg-backends=numpy")
+    suite = run(python, *words, "--pg-quick", "-W", "error", cwd=tmp_path, env=variables)
+    assert int(re.findall(r"(\d+) passed", suite)[-1]) > 500

@@ -386,3 +386,21 @@ def test_without_pytest_the_module_says_how_to_install_it():
         f"{DependencyError.__name__} pgcore_check.testing: expected the package 'pytest', got none "
         "installed; pip install 'pgcore[check]'"
     )
+
+
+def test_the_page_on_testing_works_as_it_stands(site, tmp_path):
+    page = (Path(__file__).parents[3] / "docs/testing.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 3
+    site.module("my_package", ESTIMATORS + "\n    class Mine(Right):\n        name = 'mine'\n")
+    # The second is a change of the first, whose cells then pass unexpectedly.
+    blocks[1] = blocks[0].split("\n\n\n")[0] + "\n\n" + blocks[1]
+    for number, block in enumerate(blocks):
+        (tmp_path / f"test_{number}.py").write_text(block)
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "-rA", "--pg-quick", "-W", "error"]
+    status, output = process([sys.executable, *words, "--pg-backends", "numpy"], tmp_path)
+    assert status == 1
+    assert verdicts(output)["test_the_gradient_is_that_of_numpy"].keys() == {"PASSED"}
+    failed = re.findall(r"^FAILED (\S+)::.*", output, re.MULTILINE)
+    assert set(failed) == {"test_1.py"}
+    assert "[XPASS(strict)] the weight overflows" in output
