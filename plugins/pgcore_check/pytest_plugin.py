@@ -6,7 +6,7 @@ test is decorated by `pgcore_check.testing` or an option is set.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -76,7 +76,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that `--pg-dtype` and `--pg-quick` leave out."""
-    dtype, quick = config.getoption("pg_dtype"), config.getoption("pg_quick")
+    dtype, quick = config.getoption("pg_dtype"), bool(config.getoption("pg_quick"))
     if dtype is None and not quick:
         return
     left_out = [item for item in items if is_left_out(item, dtype, quick=quick)]
@@ -90,8 +90,7 @@ def is_left_out(item: pytest.Item, dtype: str | None, *, quick: bool) -> bool:
         return True
     if dtype is None or not item.get_closest_marker(PARAMETERS):
         return False
-    call = getattr(item, "callspec", None)
-    parameters = {} if call is None else call.params
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     # A cell has its dtype; other tests have a parameter of that name.
     subject = getattr(parameters.get("cell"), "dtype", parameters.get("dtype", dtype))
     return subject != dtype

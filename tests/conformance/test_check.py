@@ -52,7 +52,11 @@ def check_coverage(backend, of_backend):
 
 
 def test_the_cells_are_the_outcomes_of_the_command():
-    names = {"backends": ["numpy"], "estimators": ["reinforce"], "heads": ["categorical"]}
+    names: dict[str, Any] = {
+        "backends": ["numpy"],
+        "estimators": ["reinforce"],
+        "heads": ["categorical"],
+    }
     outcomes = [*itertools.chain(*run(plan(**names, extent="standard")))]
     selection = cells(**names)
     assert [outcome for outcome in outcomes if outcome.blind or not outcome.agrees] == []

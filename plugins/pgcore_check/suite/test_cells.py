@@ -1,5 +1,6 @@
 """Every cell of `pgcore check`: random and extreme cases, non-differentiable points, probes of `xp`."""
 
+# pyright: standard
 from __future__ import annotations
 
 from pgcore_check.testing import assert_agrees, parametrize_cells

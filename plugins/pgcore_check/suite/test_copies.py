@@ -1,5 +1,6 @@
 """Policies, optimizers and gradients pickle, cloud-pickle and deep-copy to the bit, and work afterwards."""
 
+# pyright: standard
 from __future__ import annotations
 
 import copy

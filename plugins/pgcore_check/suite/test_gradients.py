@@ -1,5 +1,6 @@
 """Every usable backend against the reference: gradients and optimizer steps; parametrised by the registry."""
 
+# pyright: standard
 from __future__ import annotations
 
 import dataclasses

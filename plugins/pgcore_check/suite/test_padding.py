@@ -1,5 +1,6 @@
 """Padding repeats a step whose ratio can be too large for a float; what it repeats must not be felt, for infinity has no weight of 0."""
 
+# pyright: standard
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,6 @@
 """Parameters, optimizer state and actions of a backend go on on NumPy, and NumPy's on it; norms and scaling of gradients."""
 
+# pyright: standard
 from __future__ import annotations
 
 import dataclasses

@@ -3,6 +3,7 @@
 Tests share a policy and a batch, for which backends compile once.
 """
 
+# pyright: standard
 from __future__ import annotations
 
 import functools

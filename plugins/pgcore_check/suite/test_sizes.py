@@ -1,5 +1,6 @@
 """Batches of any size."""
 
+# pyright: standard
 from __future__ import annotations
 
 import functools

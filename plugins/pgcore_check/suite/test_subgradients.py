@@ -1,5 +1,6 @@
 """Derivatives that are no number are errors on every backend; finite ones are among the cells."""
 
+# pyright: standard
 from __future__ import annotations
 
 import math

@@ -1,5 +1,6 @@
 """Trust regions on every backend: the same steps as on NumPy, from the same products, and none where the search fails."""
 
+# pyright: standard
 from __future__ import annotations
 
 import numpy as np

@@ -4,6 +4,7 @@ A gradient alone does not see all of it: log(p + 1e-8) in an entropy moves its d
 constant not at all.
 """
 
+# pyright: standard
 from __future__ import annotations
 
 import numpy as np

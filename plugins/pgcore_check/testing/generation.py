@@ -14,15 +14,12 @@ import pytest
 
 from pgcore import api
 from pgcore.errors import PgcoreError, UnknownNameError
-from pgcore_check.conformance import usable_backends
+from pgcore_check.conformance import Outcome, usable_backends
 from pgcore_check.testing.cells import CheckCell, cells
 from pgcore_check.testing.decorators import Request
 from pgcore_check.testing.selection import selected, usable_and_absent
 
 __all__ = ["generate", "refuse_unusable"]
-
-# Tests of one backend follow on one another, since a test's backend is of the whole session.
-SCOPES = {"backend": "session"}
 
 # How many near ids the error about an unknown one lists, of a hundred or more.
 NEAR = 5
@@ -70,7 +67,8 @@ def generate(metafunc: pytest.Metafunc, markers: Iterable[pytest.Mark]) -> None:
         except PgcoreError as error:
             # Without a traceback through the kit: the message says what to do.
             raise pytest.Collector.CollectError(f"{metafunc.definition.name}: {error}") from error
-        metafunc.parametrize(noun, parameters, scope=SCOPES.get(noun))
+        # Tests of one backend follow on one another, since a test's backend is of the whole session.
+        metafunc.parametrize(noun, parameters, scope="session" if noun == "backend" else None)
 
 
 def with_failures(rows: Parameters, expected_failures: Mapping[str, str]) -> Iterable[Any]:
@@ -107,8 +105,10 @@ def refuse_unmatched(
 def backend_parameters(config: pytest.Config, request: Request) -> Parameters:
     """Return a parameter for each backend; absent ones are skipped, unless they are required."""
     usable, absent = backends_of(config, request.items)
-    rows = [(name, name, []) for name in usable]
-    return rows + [(name, name, absence(name, why)) for name, why in absent.items()]
+    return [
+        *((name, name, ()) for name in usable),
+        *((name, name, absence(name, why)) for name, why in absent.items()),
+    ]
 
 
 def cell_parameters(config: pytest.Config, request: Request) -> Parameters:
@@ -116,20 +116,21 @@ def cell_parameters(config: pytest.Config, request: Request) -> Parameters:
     usable, absent = backends_of(config, request.options["backends"] or ())
     # A case that only a quick run has is found again by another quick run.
     options = ("--pg-quick",) if config.getoption("pg_quick") else ()
-    quick = request.options["quick"] or bool(options)
-    tried = [
-        replace(cell, options=options)
-        for cell in cells(**{**request.options, "backends": usable, "quick": quick})
-    ]
-    rows = [(cell.id, cell, []) for cell in tried]
-    return rows + [
-        (f"{name}-absent", absent_cell(name), absence(name, why)) for name, why in absent.items()
+    selection: dict[str, Any] = {**request.options, "backends": usable}
+    selection["quick"] = request.options["quick"] or bool(options)
+    tried = [replace(cell, options=options) for cell in cells(**selection)]
+    return [
+        *((cell.id, cell, ()) for cell in tried),
+        *(
+            (f"{name}-absent", absent_cell(name), absence(name, why))
+            for name, why in absent.items()
+        ),
     ]
 
 
 def object_parameters(kind: str, _: pytest.Config, request: Request) -> Parameters:
     """Return a parameter for each estimator, head or optimizer."""
-    return [(label, item, []) for label, item in selected(kind, request.items or None).items()]
+    return [(label, item, ()) for label, item in selected(kind, request.items or None).items()]
 
 
 def backends_of(config: pytest.Config, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -150,7 +151,11 @@ def absence(name: str, why: str) -> list[pytest.MarkDecorator]:
 
 def absent_cell(name: str) -> CheckCell:
     """Return a cell that fails with the reason for which a backend is absent."""
-    run: Callable[[], Any] = partial(api.backend, name)
+
+    def run() -> Outcome:
+        # The error of an absent backend says what to install.
+        raise AssertionError(f"{name}: expected a usable backend, got {api.backend(name)}")
+
     return CheckCell(name, "absent", "absent", name, "", "", run)
 
 

@@ -46,11 +46,12 @@ def named_variants(kind: str, name: str) -> dict[str, Any]:
 
 def built(kind: str, item: Any) -> dict[str, Any]:
     """Return a class's variants, or else the class with default options, or an instance itself."""
-    cls: type[Any] = item if isinstance(item, type) else type(item)
+    is_class = isinstance(item, type)
+    cls: Any = item if is_class else type(item)
     if kind_of(cls) != kind:
         rule = f"names, classes or instances of {kind}"
         raise PluginError(f"testing: expected {rule}, got {item!r}; give it as {kind_of(cls)}")
-    if not isinstance(item, type):
+    if not is_class:
         return {label_of(item): item}
     tried = {label: variant for label, variant in variants(kind).items() if type(variant) is cls}
     return tried or {cls.name: cls()}
@@ -58,8 +59,9 @@ def built(kind: str, item: Any) -> dict[str, Any]:
 
 def label_of(item: Any) -> str:
     """Return an instance's label: that of an equal variant, or else its repr."""
-    for label, variant in variants(kind_of(type(item))).items():
-        if type(variant) is type(item) and variant == item:
+    cls: Any = type(item)
+    for label, variant in variants(kind_of(cls)).items():
+        if type(variant) is cls and variant == item:
             return label
     return repr(item)
 
