@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.registry.registry import registry
@@ -59,7 +59,7 @@ def built(kind: str, item: Any) -> dict[str, Any]:
 
 def label_of(item: Any) -> str:
     """Return an instance's label: that of an equal variant, or else its repr."""
-    cls: Any = type(item)
+    cls = cast("Any", type(item))
     for label, variant in variants(kind_of(cls)).items():
         if type(variant) is cls and variant == item:
             return label
