@@ -5,21 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
-from pluggy import HookCaller
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
 from pgcore.errors import FileError, SpecError
-from pgcore.registry.entry_points import hook_manager
-from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
 from pgcore_train.config.config import RunConfig
@@ -60,6 +55,7 @@ class Ending(Enum):
     GOAL = "goal"
     STEPS = "steps"
     INTERRUPT = "interrupt"
+    ERROR = "error"
 
 
 class Training:
@@ -83,7 +79,6 @@ class Training:
         """
         run = config.run
         self.history = History()
-        self._loggers = make_loggers()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
@@ -144,7 +139,6 @@ class Training:
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
-                        self._notify(metrics)
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
@@ -280,16 +274,6 @@ class Training:
         self.replay.add(rollout.batch)
         return replay_update(*learner, self.replay, self.replay_plan, self.rng, self.target)
 
-    def _notify(self, metrics: Mapping[str, float]) -> None:
-        """Pass an update's metrics to every logger; one that raises is set aside with a warning."""
-        for name, logger in [*self._loggers.items()]:
-            try:
-                logger(metrics=MappingProxyType(metrics))
-            except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
-                del self._loggers[name]
-                reason = f"logger {name} is set aside: {type(error).__name__}: {error}"
-                warnings.warn(f"{reason}; correct or uninstall its plugin", stacklevel=2)
-
     def _optimizer_steps(self) -> int:
         """Return the optimizer steps of the whole run, over which the learning rate falls."""
         batch = self.length * self.environments.count
@@ -323,18 +307,6 @@ class Training:
         """Return seeds for environments; a resumed run's differ from those of its beginning."""
         sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
         return [int(seed) for seed in sequence.generate_state(count)]
-
-
-def make_loggers() -> dict[str, HookCaller]:
-    """Return the hook `pgcore_after_update` of each plugin that implements it, by its module."""
-    loggers: dict[str, HookCaller] = {}
-    # Each in a manager of its own, so that one that raises does not stop the others.
-    for implementation in reversed(registry().hook.pgcore_after_update.get_hookimpls()):
-        manager = hook_manager()
-        manager.register(implementation.plugin)
-        name = getattr(implementation.plugin, "__name__", implementation.plugin_name)
-        loggers[name] = manager.hook.pgcore_after_update
-    return loggers
 
 
 def one_blas_thread() -> threadpool_limits:
