@@ -14,7 +14,7 @@ NAMES = """
 # Arguments in capitals, then options; a command's options are part of what users' scripts hold.
 COMMANDS = {
     "list": "KINDS --json",
-    "doctor": "--json",
+    "doctor": "--json --quick",
     "check": "--backends --estimators --heads --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "derive": "NAME --set --latex --json",
