@@ -6,7 +6,7 @@ from pgcore.cli.app import application
 
 NAMES = """
     Backend Batch Bernoulli Categorical Claims ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
-    Estimator Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
+    Estimator Extra Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
     Reduction Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
     gradient load optimizer policy signals
 """
