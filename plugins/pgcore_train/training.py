@@ -14,6 +14,7 @@ from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
+from pgcore.data.batch import Batch
 from pgcore.errors import FileError, SpecError
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
@@ -24,12 +25,13 @@ from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make
 from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
+from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
     Normaliser,
     ObservationNormaliser,
     RewardNormaliser,
 )
-from pgcore_train.rollout.rollouts import Rollout, Rollouts
+from pgcore_train.rollout.rollouts import EPISODE_EXTRAS, Rollout, Rollouts
 from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
@@ -69,6 +71,7 @@ class Training:
         replay: The replay buffer, or None.
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
+        extras: The functions that give batches the estimator's extras.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -99,6 +102,8 @@ class Training:
 
         # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
+        recorded = EPISODE_EXTRAS if self.whole_episodes else ()
+        self.extras = RolloutExtras(config.extras, self.estimator, recorded)
         self.length = config.rollout.length or self.plan.rollout_length
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count
@@ -270,9 +275,21 @@ class Training:
         """Learn from a rollout, or from the buffer behind it; return the update's metrics."""
         learner = (self.policy, self.estimator, self.optimizer)
         if self.replay is None or self.replay_plan is None:
-            return update(*learner, rollout.batch, self.plan, self.rng, self.target)
+            batch = self._with_extras(rollout.batch)
+            return update(*learner, batch, self.plan, self.rng, self.target)
         self.replay.add(rollout.batch)
-        return replay_update(*learner, self.replay, self.replay_plan, self.rng, self.target)
+        return replay_update(
+            *learner,
+            self.replay,
+            self.replay_plan,
+            self.rng,
+            self.target,
+            with_extras=self._with_extras,
+        )
+
+    def _with_extras(self, batch: Batch) -> Batch:
+        """Return a batch with the extras that functions give."""
+        return self.extras.add_to(batch, self.estimator, self.policy.spec.head.width)
 
     def _optimizer_steps(self) -> int:
         """Return the optimizer steps of the whole run, over which the learning rate falls."""

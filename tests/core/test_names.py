@@ -21,7 +21,7 @@ COMMANDS = {
     "train": """
         ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes
         --normalise-observations --no-normalise-observations --normalise-rewards --no-normalise-rewards
-        --out --resume --config --set
+        --out --resume --config --extras --set
     """,
 }
 
