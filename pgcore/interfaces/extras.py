@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -95,9 +95,8 @@ def declared_extras(cls: type[Any]) -> dict[str, Extra]:
     extras: dict[str, Extra] = {}
     for base in reversed(cls.__mro__):
         declared: Any = vars(base).get("extras", {})
-        if not isinstance(declared, Mapping) or not all(
-            isinstance(extra, Extra) for extra in declared.values()
-        ):
+        named = isinstance(cast("object", declared), Mapping)
+        if not named or not all(isinstance(extra, Extra) for extra in declared.values()):
             raise EstimatorError(
                 f"{cls.__name__}.extras: expected pgcore.Extra by name, got {declared!r}; "
                 "write extras = {'name': pgcore.Extra('[B] float', ...)}"
