@@ -18,8 +18,8 @@ __all__ = ["Example", "Extra", "check_extras", "declared_extras"]
 # From a batch, the extra's shape and a source of random numbers to an array; see `Extra.example`.
 Example = Callable[[Batch, tuple[int, ...], np.random.Generator], Array]
 
-FORM = re.compile(r"\[B((?:, (?:\d+|A|width))*)\] (float|integer|bool)")
-KINDS = {"float": "f", "integer": "iu", "bool": "b"}  # NumPy's kinds of dtype
+FORM = re.compile(r"\[B((?:, (?:\d+|A|width))*)\] (float|integer|number|bool)")
+KINDS = {"float": "f", "integer": "iu", "number": "iuf", "bool": "b"}  # NumPy's kinds of dtype
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Extra:
 
     Attributes:
         form: Shape and numbers, such as "[B] float", "[B, A] float" or "[B, 3] integer". A is the
-            number of actions, `width` that of distribution parameters. Numbers are float, integer
-            or bool.
+            number of actions, `width` that of distribution parameters. Entries are float, integer,
+            number (either of the two) or bool.
         meaning: The quantity and its unit, for errors.
         example: `example(batch, shape, rng)` returns one for `pgcore check` and `pgcore audit`, from
             a batch with log_probs. An audit's batch is one episode with each action in each state.
@@ -60,7 +60,7 @@ class Extra:
         """Check form and example."""
         if not FORM.fullmatch(self.form):
             raise EstimatorError(
-                "Extra.form: expected [B], [B, A], [B, width] or [B, number], then float, integer "
+                "Extra.form: expected [B], [B, A], [B, width] or [B, 3], then float, integer, number "
                 f"or bool, got {self.form!r}; write it as '[B] float'"
             )
         if self.example is None and not self.optional:

@@ -125,7 +125,7 @@ def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[
             raise
         raise BatchError(
             f"{estimator.name}.signals: expected extras that it declares, got {name!r}, which the "
-            f"batch lacks; declare it: extras = {{{name!r}: pgcore.Extra('[B] float', ...)}}"
+            f"batch lacks; if it is one, declare extras = {{{name!r}: pgcore.Extra('[B] float', ...)}}"
         ) from error
 
 

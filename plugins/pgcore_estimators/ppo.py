@@ -32,7 +32,7 @@ __all__ = ["PPO"]
 
 # A masked action's log-probability is -inf.
 REFERENCE = Extra(
-    "[B, width] float",
+    "[B, width] number",
     "the old policy's distribution parameters",
     optional=True,
     when=lambda estimator: estimator.objective == "kl",

@@ -65,7 +65,7 @@ GROUP = Extra(
     "compare all",
 )
 REFERENCE_LOG_PROBS = Extra(
-    "[B] float",
+    "[B] number",
     "the reference policy's log-probabilities of the actions, nats",
     example_reference,
     when=lambda estimator: estimator.kl_coefficient != 0,

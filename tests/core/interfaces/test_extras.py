@@ -134,7 +134,7 @@ def test_an_extra_that_is_not_declared_is_named_with_the_remedy(make_batch):
 
     words = (
         r"^undeclared\.signals: expected extras that it declares, got 'advice', which the batch "
-        r"lacks; declare it: extras = \{'advice': pgcore\.Extra\('\[B\] float', \.\.\.\)\}$"
+        r"lacks; if it is one, declare extras = \{'advice': pgcore\.Extra\('\[B\] float', \.\.\.\)\}$"
     )
     batch = batch_with(make_batch, teacher=np.zeros(6))
     with pytest.raises(BatchError, match=words) as caught:
@@ -153,6 +153,23 @@ def test_another_key_error_of_signals_goes_through(make_batch):
 
     with pytest.raises(KeyError, match="3"):
         pg.gradient(POLICY, Buggy(), batch_with(make_batch, teacher=np.zeros(6)))
+
+
+@pytest.mark.parametrize(
+    ("form", "taken"),
+    [("float", "f"), ("integer", "iu"), ("number", "fiu"), ("bool", "b")],
+)
+def test_a_form_takes_its_kinds_of_numbers(form, taken):
+    extra = Extra(f"[B] {form}", "anything", optional=True)
+    for dtype in ("float32", "float64", "int8", "uint16", "int64", "bool"):
+        array = np.zeros(4, dtype)
+        if array.dtype.kind in taken:
+            extra.check("here", array, 4, 2)
+            continue
+        with pytest.raises(
+            BatchError, match=rf"here: expected \[B\] {form}s, .* got \[4\] {dtype}"
+        ):
+            extra.check("here", array, 4, 2)
 
 
 @pytest.mark.parametrize(
