@@ -22,6 +22,7 @@ _NAMES_BY_MODULE = {
     "pgcore.heads": _HEADS,
     "pgcore.interfaces.backend": "Backend",
     "pgcore.interfaces.estimator": "Claims Estimator Reduction",
+    "pgcore.interfaces.extras": "Extra",
     "pgcore.interfaces.formula": "OptimizerSpec",
     "pgcore.interfaces.gradient": "Gradient",
     "pgcore.interfaces.optimizer": "Optimizer",

@@ -14,6 +14,7 @@ from pgcore.heads import (
 )
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Claims, Estimator, Reduction
+from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
@@ -37,6 +38,7 @@ __all__ = [
     "DiagonalGaussian",
     "EpsilonGreedy",
     "Estimator",
+    "Extra",
     "Gradient",
     "Head",
     "Linear",

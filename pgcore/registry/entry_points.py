@@ -21,8 +21,13 @@ from pgcore.errors import PluginError, UnknownNameError
 __all__ = ["KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
 
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
-# Each kind has the hook `pgcore_<kind>`; the order in that module is the order of `pgcore list`.
-KINDS = tuple(name.removeprefix("pgcore_") for name in HOOKS if name != "pgcore_after_update")
+# A hook without parameters, `pgcore_<kind>`, provides a kind; the others hear of training. The order
+# in that module is the order of `pgcore list`.
+KINDS = tuple(
+    name.removeprefix("pgcore_")
+    for name in HOOKS
+    if not inspect.signature(getattr(hooks, name)).parameters
+)
 
 Providers = Mapping[str, tuple[hooks.Provider, ...]]
 

@@ -68,7 +68,7 @@ class Registry:
     Attributes:
         plugins: The plugins whose hooks passed.
         quarantined: The plugins that were refused.
-        hook: The hooks of all plugins, for `registry().hook.pgcore_after_update(metrics=...)`.
+        hook: The hooks of all plugins, such as `registry().hook.pgcore_after_update`.
     """
 
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:

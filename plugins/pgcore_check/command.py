@@ -71,7 +71,8 @@ def check_command(
 
     Errors are in units of the rounding-error bound, u e; 4 is the limit. By default every pair of
     two among estimator, head, network, critic, dtype and optimizer occurs, on random, extreme and
-    kink cases. The exit status is 1 when any case disagrees.
+    kink cases; where estimators or heads are named, every pair with one of those. The exit status
+    is 1 when any case disagrees.
     """
     if quick and full:
         raise typer.BadParameter("expected --quick or --full, got both; choose one")

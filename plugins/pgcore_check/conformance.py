@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import EXTREME
-from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
+from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
 from pgcore_check.outcomes import (
     DISTANCE,
@@ -50,7 +51,7 @@ __all__ = ["EXTENTS", "Outcome", "Part", "Plan", "labels_of", "narrowed", "plan"
 EXTENTS = ("quick", "standard", "full")
 
 # The fewest parts for each process: importing its frameworks takes the time of a few parts.
-PARTS_A_PROCESS = 8
+PARTS_A_PROCESS = 4
 
 # The most parts of one spec that a process takes at once: the progress bar waits for all of them.
 PARTS_A_BUNDLE = 8
@@ -72,6 +73,13 @@ MILDER = 0.85
 LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
+# By the factor that a run is about: the contents of its cases that must occur in every mode.
+IN_EVERY_MODE = {
+    "": attrgetter("compiled"),
+    "estimator": lambda choice: choice.labels[:1],
+    "head": lambda choice: choice.labels[1:],
+}
+
 # The reason for which a registered optimizer is not checked.
 OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
@@ -89,6 +97,7 @@ class Part:
         kinks: The group of the kinks, or "" for a case and for the probes.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
+        moved: Whether Fisher products and optimizer steps are compared.
         long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
     """
@@ -98,6 +107,7 @@ class Part:
     kinks: str = ""
     dtype: str = "float64"
     all_modes: bool = False
+    moved: bool = False
     long: bool = False
     padded: bool = False
 
@@ -132,8 +142,11 @@ def plan(
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names, or objects by label; None takes all, and the probes of `xp`.
-        heads: Registered names, or objects by label; None takes all that have a proof.
+        estimators: Registered names, or objects by label; None takes all, and the probes of `xp`. A
+            run of some is about them: every pair has one of them, and kinks of heads alone are left
+            out.
+        heads: Registered names, or objects by label; None takes all that have a proof. See
+            `estimators`.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
 
@@ -144,15 +157,9 @@ def plan(
     usable, absent = usable_backends(backends)
     tried = selected_variants("estimators", estimators)
     tried_heads = selected_variants("heads", heads)
-    choices = covering(tried, tried_heads) if extent == "standard" else product(tried, tried_heads)
-    # The few cases are all of a quick run; in a longer one they are run in every mode.
-    few = few_of(choices)
-    if extent == "quick":
-        choices, few = few, []
-    # A hundred steps are too slow for estimators that weigh scores, whose reference takes a pass
-    # through the network for each step of the batch.
-    unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
-    long, padded = few_of(unscored, LONG), few_of(choices, PADDED)
+    named = {"estimator": estimators, "head": heads}
+    factors = [factor for factor, names in named.items() if names is not None]
+    factor = factors[0] if len(factors) == 1 else ""
     parts: list[Part] = []
     if estimators is None:
         # A mode that compiles takes its time: one dtype is enough.
@@ -161,15 +168,45 @@ def plan(
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
             for number, dtype in enumerate(DTYPES)
         ]
-    for choice in choices:
-        all_modes = extent == "full" or choice in few
-        is_long, is_padded = choice in long, choice in padded
-        parts.append(Part(len(parts), choice, all_modes=all_modes, long=is_long, padded=is_padded))
-    for group, members in kink_groups(tried, tried_heads).items():
+    for part in case_parts(tried, tried_heads, extent, factor):
+        parts.append(dataclasses.replace(part, number=len(parts)))
+    for group, members in kink_groups(tried, tried_heads, alone=factor != "estimator").items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
         for dtype in DTYPES:
-            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=everywhere))
+            # As for the probes.
+            in_modes = everywhere and dtype == DTYPES[-1]
+            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
     return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+
+
+def case_parts(
+    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head], extent: str, factor: str
+) -> Iterator[Part]:
+    """Yield the cases of a run, which is about the levels of one factor, or about all."""
+    standard = extent == "standard"
+    choices = covering(tried, tried_heads, factor) if standard else product(tried, tried_heads)
+    # The few cases are all of a quick run; in a longer one they are run in every mode.
+    if extent == "quick":
+        choices, few = few_of(choices), []
+    else:
+        few = few_of(choices, IN_EVERY_MODE[factor])
+    # A hundred steps are too slow for estimators that weigh scores, whose reference takes a pass
+    # through the network for each step of the batch.
+    unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
+    long = few_of(unscored, partial(levels_of, factors=LONG))
+    padded = few_of(choices, partial(levels_of, factors=PADDED))
+    # A Fisher product has no estimator in it, and a step only its gradient.
+    moved = [*few, *long]
+    moved += few_of(choices, attrgetter("moving"), beside=moved)
+    for choice in choices:
+        yield Part(
+            0,
+            choice,
+            all_modes=extent == "full" or choice in few,
+            moved=extent == "full" or choice in moved,
+            long=choice in long,
+            padded=choice in padded,
+        )
 
 
 def narrowed(plan: Plan, label: str) -> Plan:
@@ -210,12 +247,17 @@ def bundle_of(part: Part) -> Hashable:
 
 
 def kink_groups(
-    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head]
+    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head], *, alone: bool
 ) -> dict[str, list[Kink]]:
-    """Return the kinks of some estimators and heads, by group."""
+    """Return the kinks of some estimators and heads, by group.
+
+    Args:
+        tried: The estimators by label.
+        tried_heads: The heads by label.
+        alone: Whether kinks of a head alone belong to the run; they name no estimator.
+    """
     names = {estimator.name for estimator in tried.values()}
-    # Kinks of a head alone name no estimator; they belong to every run that has one.
-    names |= {""} if names else set()
+    names |= {""} if names and alone else set()
     head_names = {head.name for head in tried_heads.values()}
     groups: dict[str, list[Kink]] = {}
     for kink in kinks():
@@ -440,6 +482,7 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
         padding = PADDING if part.padded else 0
         policy, batch = drawn.make("numpy", padding=padding, extreme=fixture == "extreme")
         truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+        truth.products = part.moved
         # Else its outcome would be blind; see `Outcome.blind`.
         if truth.power > 0 and truth.nearest >= DISTANCE:
             break
@@ -450,6 +493,6 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:
     """Return the numbers of optimizer steps after which parameters are compared."""
     # From extreme points the steps amplify rounding beyond any use.
-    if fixture == "extreme":
+    if fixture == "extreme" or not part.moved:
         return ()
     return (1,) if quick else (1, 10, 100) if part.long else (1, 10)

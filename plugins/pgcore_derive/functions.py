@@ -25,6 +25,7 @@ __all__ = [
     "OfAction",
     "RowSum",
     "RowSymbol",
+    "held",
     "is_constant",
     "is_row",
     "magnitude",
@@ -134,6 +135,19 @@ class sigmoid(Real):  # noqa: N801
         return y * (1 - y)
 
 
+class held(Real):  # noqa: N801
+    """x, with derivative 0."""
+
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number unchanged."""
+        return x if x.is_number else None
+
+    def fdiff(self, _argindex: int = 1) -> Expression:
+        """Return the derivative."""
+        return sympy.Integer(0)
+
+
 # The elementwise functions of `xp`. A new one is a line here, a line in `program.OPERATIONS`, and
 # where SymPy has none a class above.
 ELEMENTWISE: dict[str, Any] = {
@@ -142,6 +156,7 @@ ELEMENTWISE: dict[str, Any] = {
     "log": sympy.log,
     "sigmoid": sigmoid,
     "sqrt": sympy.sqrt,
+    "stop_gradient": held,
     "tanh": sympy.tanh,
 }
 

@@ -85,6 +85,7 @@ class Truth:
         optimizer: The formula of the steps.
         dtype: NumPy's float32 or float64.
         steps: The numbers of optimizer steps after which parameters are compared.
+        products: Whether a Fisher-vector product is compared.
         max_norm: The norm to which gradients are clipped: half that of the first, so that clipping
             always acts.
     """
@@ -101,7 +102,7 @@ class Truth:
         """Keep all; each stage is computed when it is first read."""
         self.spec, self.parameters = spec, dict(parameters)
         self.estimator, self.batch = estimator, batch
-        self.optimizer, self.steps = optimizer, steps
+        self.optimizer, self.steps, self.products = optimizer, steps, True
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
 
@@ -277,7 +278,9 @@ class Truth:
 
     @cached_property
     def fisher(self) -> dict[str, Expected]:
-        """The Fisher-vector product by parameter name; empty if beyond the dtype's range."""
+        """The product by parameter name; empty without one, or if beyond the dtype's range."""
+        if not self.products:
+            return {}
         inputs = (self.spec, self.parameters, self.batch, self.direction)
         with np.errstate(over="ignore", invalid="ignore"):
             products = (reference.fisher_vector_product(*inputs, lift) for lift in self._lifts)

@@ -201,7 +201,7 @@ def step_part(case: Case, optimizer: str, *, all_modes: bool) -> Part:
     """Return the part of an optimizer's steps."""
     label = f"{optimizer}-{case.label}"
     choice = Choice(label, "", "", optimizer, dataclasses.replace(case, label=label))
-    return Part(0, choice, all_modes=all_modes, long=True)
+    return Part(0, choice, all_modes=all_modes, moved=True, long=True)
 
 
 def outcome_of(shared: Work, cell: Cell, kink: Kink | None) -> Outcome:

@@ -66,7 +66,8 @@ def make_example(default_dtype: str) -> MakeCase:
         heads = variants("heads").values() if head is None else [head]
         for spec in itertools.chain.from_iterable(map(specs_of, heads)):
             if fits(estimator, spec):
-                return make_case(spec, backend, dtype or default_dtype, seed, steps)
+                extras = estimator.used_extras
+                return make_case(spec, backend, dtype or default_dtype, seed, steps, extras=extras)
         raise EstimatorError(
             f"pg_case: expected an estimator that fits a policy, got {estimator.name}; "
             "name a head that has its quantities"

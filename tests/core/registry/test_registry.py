@@ -61,7 +61,9 @@ def test_a_provider_is_listed_with_its_distribution_and_loaded_once(site):
 
 def test_every_kind_has_a_hook_and_starts_empty(site):
     found = site.registry()
-    assert {f"pgcore_{kind}" for kind in KINDS} | {"pgcore_after_update"} == set(HOOKS)
+    training = {"before_training", "after_update", "after_training"}
+    assert {f"pgcore_{name}" for name in {*KINDS, *training}} == set(HOOKS)
+    assert not training & {*KINDS}
     assert all(found.providers(kind) == [] and found.names(kind) == [] for kind in KINDS)
 
 
@@ -466,7 +468,7 @@ def test_after_update_reaches_every_plugin(site):
             "seen = []\n@hookimpl\ndef pgcore_after_update(metrics):\n    seen.append(metrics)",
         )
         site.distribution(f"{owner}-dist", {"logger": f"{owner}_plugin"})
-    site.registry().hook.pgcore_after_update(metrics={"loss": 1.5})
+    site.registry().hook.pgcore_after_update(folder=None, metrics={"loss": 1.5})
     assert sys.modules["first_plugin"].seen == sys.modules["second_plugin"].seen == [{"loss": 1.5}]
 
 

@@ -136,18 +136,19 @@ def failing(original, name=None):
 
 
 def test_json_holds_every_outcome(pgcore, one_reinforce):
-    status, out, _ = pgcore(
-        "check", "--backends", "numpy", "--estimators", "reinforce", "--quick", "--json", *ALONE
-    )
+    names = ("--estimators", "reinforce", "--heads", "categorical")
+    status, out, _ = pgcore("check", "--backends", "numpy", *names, "--quick", "--json", *ALONE)
     report = json.loads(out)
     assert status == 0
     assert report["agrees"] is True
     assert report["backends"] == ["numpy"]
-    expected = plan(backends=["numpy"], estimators=["reinforce"], heads=None, extent="quick")
-    kinks = [kink for kink in KINKS if kink.estimator in ("", "reinforce")]
-    assert len(report["outcomes"]) == sum(2 for part in expected.parts if part.choice) + 2 * len(
-        kinks
+    expected = plan(
+        backends=["numpy"], estimators=["reinforce"], heads=["categorical"], extent="quick"
     )
+    kinks = [kink for kink in KINKS if (kink.estimator, kink.head) == ("", "categorical")]
+    cases = [part for part in expected.parts if part.choice]
+    assert len(report["outcomes"]) == 2 * len(cases) + 2 * len(kinks)
+    assert kinks
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
 

@@ -119,15 +119,14 @@ def test_a_right_estimator_passes_and_a_wrong_sign_fails_with_its_stage(run):
 
 
 @pytest.mark.parametrize(
-    ("selection", "program"),
+    ("selection", "options", "program"),
     [
-        ("estimators=[Sign]", "pgcore"),
-        ("estimators=['h1_sign']", "pgcore"),
-        ("estimators=[Sign()]", "pytest"),
+        ("estimators=[Sign]", (), "pgcore"),
+        ("estimators=['h1_sign']", ("--pg-quick",), "pgcore"),
+        ("estimators=[Sign()]", ("--pg-quick",), "pytest"),
     ],
 )
-@pytest.mark.parametrize("options", [(), ("--pg-quick",)])
-def test_the_line_of_a_failure_reproduces_it(run, tmp_path, selection, program, options):
+def test_the_line_of_a_failure_reproduces_it(run, tmp_path, selection, options, program):
     source = of_cells("test_sign", selection)
     if options:
         source = source.replace(", quick=True", "")
