@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.registry.registry import registry
-from pgcore_check.proofs import kind_of, variants
+from pgcore_check.proofs import ADVICE, kind_of, message_of, variants
 
 __all__ = ["Selection", "label_of", "registered_names", "selected", "usable_and_absent"]
 
@@ -54,7 +54,16 @@ def built(kind: str, item: Any) -> dict[str, Any]:
     if not is_class:
         return {label_of(item): item}
     tried = {label: variant for label, variant in variants(kind).items() if type(variant) is cls}
-    return tried or {cls.name: cls()}
+    if tried:
+        return tried
+    try:
+        return {cls.name: cls()}
+    except TypeError as problem:
+        # An abstract class, or one with an option that has no default.
+        rule = "a class that can be built without options"
+        raise PluginError(
+            f"{cls.__name__}: expected {rule}, got {message_of(problem)}; {ADVICE}, or an instance"
+        ) from problem
 
 
 def label_of(item: Any) -> str:

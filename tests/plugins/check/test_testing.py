@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import DependencyError, OptimizerError, PluginError, UnknownNameError
+from pgcore_check import testing
 from pgcore_check.proofs import variants
 from pgcore_check.testing import assert_agrees, assert_same_gradient, cells
 from pgcore_numpy.policy import NumpyPolicy
@@ -231,6 +233,19 @@ def test_a_backend_that_is_not_usable_is_a_usage_error_where_it_is_named(run):
     )
 
 
+def test_a_required_backend_that_is_absent_fails(run, monkeypatch):
+    monkeypatch.setenv("PGCORE_REQUIRE_BACKENDS", "h1_backend")
+    source = of_cells("test_cells", "estimators=[Right]").replace("backends=['numpy'], ", "")
+    source += "@parametrize_backends()\ndef test_each(backend):\n    import pgcore\n"
+    status, output = run(source + "    pgcore.backend(backend)\n", "-k", "h1_backend")
+    assert status == 1
+    assert {test: [*counts] for test, counts in verdicts(output).items()} == {
+        "test_cells": ["FAILED"],
+        "test_each": ["FAILED"],
+    }
+    assert output.count("backend: expected a known name, got 'h1_backend'") >= 2
+
+
 def test_a_decorator_without_its_argument_is_an_error(run):
     status, output = run("@parametrize_backends()\ndef test_nothing():\n    pass\n")
     assert status == 2
@@ -274,6 +289,8 @@ def test_objects_of_another_kind_and_unknown_names_are_refused():
         PluginError, match="expected names, classes or instances of estimators, got"
     ):
         cells(estimators=[pg.Categorical(2)])
+    with pytest.raises(PluginError, match=r"Abstract: expected a class that .*; give defaults, or"):
+        cells(estimators=[type("Abstract", (pg.Estimator,), {"name": "h1_abstract"})])
     with pytest.raises(UnknownNameError, match="expected a known name, got 'reinforced'"):
         cells(estimators=["reinforced"])
     with pytest.raises(UnknownNameError, match="expected a known name, got 'nmupy'"):
@@ -385,6 +402,21 @@ def test_without_pytest_the_module_says_how_to_install_it():
         f"{DependencyError.__name__} pgcore_check.testing: expected the package 'pytest', got none "
         "installed; pip install 'pgcore[check]'"
     )
+
+
+EXAMPLES = [name for name in testing.__all__ if ">>>" in (getattr(testing, name).__doc__ or "")]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_of_a_function_runs(name):
+    (example, *_) = doctest.DocTestFinder(recurse=False).find(getattr(testing, name), name)
+    report = []
+    assert doctest.DocTestRunner().run(example, out=report.append).failed == 0, "".join(report)
+
+
+def test_every_function_outside_of_decorators_has_an_example():
+    functions = {name for name in testing.__all__ if name.startswith(("assert", "cells"))}
+    assert functions == set(EXAMPLES)
 
 
 def test_the_page_on_testing_works_as_it_stands(site, tmp_path):
