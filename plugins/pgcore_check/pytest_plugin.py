@@ -79,9 +79,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dtype, quick = config.getoption("pg_dtype"), bool(config.getoption("pg_quick"))
     if dtype is None and not quick:
         return
-    left_out = [item for item in items if is_left_out(item, dtype, quick=quick)]
+    remaining: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        (left_out if is_left_out(item, dtype, quick=quick) else remaining).append(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    items[:] = remaining
 
 
 def is_left_out(item: pytest.Item, dtype: str | None, *, quick: bool) -> bool:
