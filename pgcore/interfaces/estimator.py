@@ -132,6 +132,7 @@ class Estimator(Checked, ABC):
         reduction: The rule that makes one loss of the terms.
     """
 
+    registered_as = "estimators"  # the kind
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"

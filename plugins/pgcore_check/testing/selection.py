@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.registry.registry import registry
+from pgcore.registry.unpackaged import REGISTER
 from pgcore_check.proofs import ADVICE, kind_of, message_of, variants
 
 __all__ = ["Selection", "label_of", "registered_names", "selected", "usable_and_absent"]
@@ -36,9 +37,8 @@ def selected(kind: str, selection: Selection) -> dict[str, Any]:
 
 def named_variants(kind: str, name: str) -> dict[str, Any]:
     """Return the variants of a registered name, by label."""
-    registered = registry().names(kind)
-    if name not in registered:
-        raise UnknownNameError(kind, name, registered)
+    # The error tells an unknown name from a disabled one.
+    registry().find(kind, name)
     objects = {label: item for label, item in variants(kind).items() if item.name == name}
     # One that cannot be built has an error to show, which loading or building it raises.
     return objects or built(kind, registry().load(kind, name))
@@ -76,7 +76,7 @@ def label_of(item: Any) -> str:
 
 
 def registered_names(kind: str, selection: Selection) -> list[str] | None:
-    """Return the names that `pgcore check` takes for a selection; None where one is registered not.
+    """Return the names that `pgcore check` takes for a selection; None where another process lacks one.
 
     Args:
         kind: "estimators", "heads" or "optimizers".
@@ -85,9 +85,13 @@ def registered_names(kind: str, selection: Selection) -> list[str] | None:
     names: list[str] = []
     for item in selection or ():
         name = item if isinstance(item, str) else getattr(item, "name", "")
-        # An instance has options, which the command cannot take.
-        is_class = isinstance(item, type) and name in registry().names(kind)
-        if not isinstance(item, str) and not (is_class and registry().load(kind, name) is item):
+        # An instance has options of its own, and `pg.register` is of this process.
+        if (
+            name not in registry().names(kind)
+            or registry().find(kind, name).distribution == REGISTER
+        ):
+            return None
+        if item not in (name, registry().load(kind, name)):
             return None
         names.append(name)
     return names

@@ -145,6 +145,13 @@ def test_the_line_of_a_failure_reproduces_it(run, tmp_path, selection, options, 
     assert "h1_sign.cotangents['log_prob'][" in again
 
 
+def test_the_line_of_a_registered_class_is_pytests_own(run):
+    source = "import pgcore as pg\n\n@pg.register\nclass Mine(Sign):\n    name = 'h1_mine'\n\n"
+    _, output = run(source + of_cells("test_mine", "estimators=[Mine]"), "-x")
+    (line,) = re.findall(r"^E +reproduce: (.*)$", output, re.MULTILINE)
+    assert shlex.split(line)[1].startswith("test_h1.py::test_mine[numpy-")
+
+
 def test_expected_failures_are_strict(run):
     reason = "expected_failures={'*-random-*': 'known', '*-extreme-*': 'known too'}"
     source = of_cells("test_sign", f"estimators=[Sign], {reason}")
