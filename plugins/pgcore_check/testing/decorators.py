@@ -68,11 +68,12 @@ def parametrize_cells(
         optimizers: The same of optimizers, which take 1, 10 and 100 steps.
         backends: Registered names; None takes all, and skips those that are not usable.
         quick: Whether few cases are enough, as with `--pg-quick`.
-        expected_failures: The reason of each cell that is known to fail, by the cell's id or by a
-            shell pattern of ids, such as "jax-*". It is strict: one that passes is a failure.
+        expected_failures: The reason of each cell that is known to fail, by its fixture, the label
+            of its case, its id, or a shell pattern of ids, such as "jax-*". It is strict: one that
+            passes is a failure.
 
     Example:
-        @parametrize_cells(estimators=["mine"], expected_failures={"*-extreme-*": "overflows"})
+        @parametrize_cells(estimators=["mine"], expected_failures={"extreme": "overflows"})
         def test_every_cell_agrees(cell):
             assert_agrees(cell)
     """

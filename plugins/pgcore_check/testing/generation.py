@@ -63,7 +63,7 @@ def generate(metafunc: pytest.Metafunc, markers: Iterable[pytest.Mark]) -> None:
         try:
             rows = MAKERS[noun](metafunc.config, request)
             parameters = [*with_failures(rows, request.expected_failures)]
-            refuse_unmatched(metafunc, noun, request, [label for label, _, _ in rows])
+            refuse_unmatched(metafunc, noun, request, rows)
         except PgcoreError as error:
             # Without a traceback through the kit: the message says what to do.
             raise pytest.Collector.CollectError(f"{metafunc.definition.name}: {error}") from error
@@ -74,18 +74,25 @@ def generate(metafunc: pytest.Metafunc, markers: Iterable[pytest.Mark]) -> None:
 def with_failures(rows: Parameters, expected_failures: Mapping[str, str]) -> Iterable[Any]:
     """Yield pytest's parameters, those that are expected to fail with a strict mark."""
     for label, value, marks in rows:
-        reasons = [reason for key, reason in expected_failures.items() if matches(label, key)]
+        reasons = [text for key, text in expected_failures.items() if matches(label, value, key)]
         expected = [pytest.mark.xfail(reason=reason, strict=True) for reason in reasons[:1]]
         yield pytest.param(value, id=label, marks=[*marks, *expected])
 
 
-def matches(label: str, key: str) -> bool:
-    """Return whether a key of expected failures is an id, or a pattern of it."""
-    return label == key or fnmatchcase(label, key)
+def matches(label: str, value: Any, key: str) -> bool:
+    """Return whether a key of expected failures means a parameter.
+
+    Args:
+        label: The parameter's id.
+        value: The parameter.
+        key: An id or a pattern of ids; of a cell also its fixture or the label of its case.
+    """
+    aliases = (value.fixture, value.label) if isinstance(value, CheckCell) else ()
+    return key in (label, *aliases) or fnmatchcase(label, key)
 
 
 def refuse_unmatched(
-    metafunc: pytest.Metafunc, noun: str, request: Request, labels: Sequence[str]
+    metafunc: pytest.Metafunc, noun: str, request: Request, rows: Parameters
 ) -> None:
     """Refuse a key of expected failures without a parameter, unless an option left some out.
 
@@ -94,9 +101,11 @@ def refuse_unmatched(
     """
     option = metafunc.config.getoption
     narrowed = option("pg_backends") or option("pg_quick")
-    incomplete = noun in ("cell", "backend") and (narrowed or usable_and_absent(None)[1])
+    if noun in ("cell", "backend") and (narrowed or usable_and_absent(None)[1]):
+        return
     for key in request.expected_failures:
-        if not incomplete and not any(matches(label, key) for label in labels):
+        if not any(matches(label, value, key) for label, value, _ in rows):
+            labels = [label for label, _, _ in rows]
             near = difflib.get_close_matches(key, labels, n=NEAR, cutoff=0.0)
             note = "`pytest --collect-only` lists every id"
             raise UnknownNameError("expected_failures", key, near, note)
