@@ -30,6 +30,7 @@ from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
 from pgcore_check.compare import RATE
+from pgcore_check.head_outcomes import identity_outcome
 from pgcore_check.outcomes import (
     DISTANCE,
     PROBE_LABELS,
@@ -77,12 +78,13 @@ PADDING = 7
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case, a group of kinks, or the probes of `xp`, that every backend runs.
+    """A case, a group of kinks or the probes of `xp`, that every backend runs, or a head's identities.
 
     Attributes:
         number: Its place in the report.
         choice: The case, or None.
-        kinks: The group of the kinks, or "" for a case and for the probes.
+        kinks: The group of the kinks, or "".
+        identities: The label of the head whose identities are tried, or ""; no backend runs them.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
         long: Whether a hundred optimizer steps are taken, or ten.
@@ -92,6 +94,7 @@ class Part:
     number: int
     choice: Choice | None = None
     kinks: str = ""
+    identities: str = ""
     dtype: str = "float64"
     all_modes: bool = False
     long: bool = False
@@ -124,7 +127,7 @@ def plan(
     heads: Sequence[str] | None,
     extent: str,
 ) -> Plan:
-    """Return the probes, the cases and the groups of kinks to run.
+    """Return the probes, the cases, the groups of kinks and the heads' identities to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
@@ -165,6 +168,10 @@ def plan(
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
         for dtype in DTYPES:
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=everywhere))
+    if tried:
+        parts += [
+            Part(number, identities=label) for number, label in enumerate(tried_heads, len(parts))
+        ]
     return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
 
 
@@ -178,7 +185,7 @@ def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def bundle_of(part: Part) -> Hashable:
     """Return the same value for parts whose policies are of one spec."""
-    return part.choice.built if part.choice else part.kinks
+    return part.choice.built if part.choice else (part.kinks, part.identities)
 
 
 def kink_groups(
@@ -258,6 +265,8 @@ def bundle_outcomes(plan: Plan, parts: Sequence[Part]) -> list[list[Outcome]]:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, for every backend and each mode that runs it."""
+    if part.identities:
+        return [identity_outcome(part.identities)]
     results: list[Outcome] = []
     backends: list[Backend] = []
     for name in plan.backends:

@@ -25,11 +25,13 @@ from pgcore_check.stages.truth import Truth
 
 __all__ = [
     "DISTANCE",
+    "IDENTITY",
     "PROBE_LABELS",
     "Cell",
     "Outcome",
     "case_outcome",
     "kink_outcome",
+    "notes",
     "probe_outcome",
     "shared_policy",
 ]
@@ -38,6 +40,9 @@ __all__ = [
 # either way by rounding. It equals the 1,000 u of `pgcore_check.bounds.running_error.ERROR_SHARE`.
 DISTANCE = 1000.0
 
+
+# The fixture of a head's identities, which are no backend's.
+IDENTITY = "identity"
 
 # The estimator, variant, head and label of a probe's outcome.
 PROBE_LABELS = ("xp", "probes", "xp", "xp")
@@ -55,7 +60,7 @@ class Outcome:
         head: Registered name.
         label: Of the whole case.
         dtype: "float32" or "float64".
-        fixture: "random", "extreme", "kink" or "probe".
+        fixture: "random", "extreme", "kink", "probe" or "identity".
         ratio: The largest error of the gradient, or of the first stage that disagrees, in units of
             the rounding-error bound u e.
         largest: The largest error of all stages that were reached, in the same units.
@@ -69,6 +74,7 @@ class Outcome:
         nearest: The distance of the nearest choice between two branches from its kink, in units of
             roundoff.
         values: How the entry differs; see `pgcore_check.compare.Row`.
+        unchecked: Why nothing was compared; "" where something was.
     """
 
     backend: str
@@ -89,6 +95,7 @@ class Outcome:
     power: float = 1.0
     nearest: float = np.inf
     values: str = ""
+    unchecked: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -207,6 +214,17 @@ def shared_policy(backend: str, mode: str, spec: PolicySpec, dtype: str) -> Poli
     return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
 
 
+def notes(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return the reasons of outcomes without a comparison, by head, and backend if it is one's."""
+    reasons: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.unchecked:
+            place = f"head {outcome.head!r} on {outcome.backend}"
+            name = outcome.label if outcome.fixture == IDENTITY else place
+            reasons[name] = outcome.unchecked
+    return reasons
+
+
 def blindness(outcome: Outcome) -> str:
     """Return why agreement means little."""
     if outcome.power == 0:
@@ -248,7 +266,10 @@ def reason(outcome: Outcome) -> str:
     """Return why an outcome disagrees, on one line."""
     if outcome.error is not None:
         return " ".join(outcome.error.split()) or "an error without a message"
-    ratio = f"{outcome.ratio:.3g} times the rounding-error bound, the limit is {outcome.limit:g}"
+    bound = (
+        "a quarter of the tolerance" if outcome.fixture == IDENTITY else "the rounding-error bound"
+    )
+    ratio = f"{outcome.ratio:.3g} times {bound}, the limit is {outcome.limit:g}"
     far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
     # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
     where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")

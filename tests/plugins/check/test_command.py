@@ -22,6 +22,7 @@ from pgcore_check.text import json_of, text_of
 from pgcore_numpy.policy import NumpyPolicy
 
 KINKS = kinks()
+HEADS = variants("heads")
 
 ALONE = ("--processes", "1")
 
@@ -145,9 +146,8 @@ def test_json_holds_every_outcome(pgcore, one_reinforce):
     assert report["backends"] == ["numpy"]
     expected = plan(backends=["numpy"], estimators=["reinforce"], heads=None, extent="quick")
     kinks = [kink for kink in KINKS if kink.estimator in ("", "reinforce")]
-    assert len(report["outcomes"]) == sum(2 for part in expected.parts if part.choice) + 2 * len(
-        kinks
-    )
+    cases = sum(2 for part in expected.parts if part.choice)
+    assert len(report["outcomes"]) == cases + 2 * len(kinks) + len(HEADS)
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
 
