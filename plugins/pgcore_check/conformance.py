@@ -27,12 +27,14 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
 from pgcore_check.compare import RATE
 from pgcore_check.head_outcomes import identity_outcome
 from pgcore_check.outcomes import (
     DISTANCE,
+    IDENTITY,
     PROBE_LABELS,
     Cell,
     Outcome,
@@ -111,6 +113,7 @@ class Plan:
         parts: The probes, cases and groups of kinks, those of one spec one after the other.
         extent: One of `EXTENTS`.
         unchecked: Names of registered objects that are not checked, each with the reason.
+        selected: The kinds of which the user named some: "backends", "estimators", "heads".
     """
 
     backends: tuple[str, ...]
@@ -118,6 +121,7 @@ class Plan:
     parts: tuple[Part, ...]
     extent: str
     unchecked: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    selected: frozenset[str] = frozenset()
 
 
 def plan(
@@ -172,7 +176,10 @@ def plan(
         parts += [
             Part(number, identities=label) for number, label in enumerate(tried_heads, len(parts))
         ]
-    return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+    by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
+    selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
+    reasons = unchecked(estimators, heads)
+    return Plan(usable, absent, in_bundles(parts), extent, reasons, selected)
 
 
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -265,6 +272,22 @@ def bundle_outcomes(plan: Plan, parts: Sequence[Part]) -> list[list[Outcome]]:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, for every backend and each mode that runs it."""
+    # A backend that cannot build a policy is no failure unless the user asked for the backend.
+    refusals_fail = "backends" in plan.selected
+    results = outcomes_of_part(plan, part)
+    return [refused(row) if row.unchecked and refusals_fail else row for row in results]
+
+
+def refused(outcome: Outcome) -> Outcome:
+    """Return the failure of an outcome in which a backend could not build the policy."""
+    if outcome.fixture == IDENTITY:
+        return outcome
+    error = {"unchecked": "", "error": outcome.unchecked}
+    return dataclasses.replace(outcome, ratio=np.inf, largest=np.inf, **error)
+
+
+def outcomes_of_part(plan: Plan, part: Part) -> list[Outcome]:
+    """Return the outcomes of one part, with refusals as unchecked; see `outcomes`."""
     if part.identities:
         return [identity_outcome(part.identities)]
     results: list[Outcome] = []
@@ -288,6 +311,11 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
         cells = [Cell(b.name, mode, fixture) for b in backends for mode in modes_of(part, b)]
         try:
             truth = truth_of(part, fixture, quick=plan.extent == "quick")
+        except RefusalError as problem:
+            rows = [not_run(cell, part.choice, str(problem)) for cell in cells]
+            # No backend at all can build the head, which is a failure where it was asked for.
+            results += rows if "heads" in plan.selected else [unchecked_row(row) for row in rows]
+            continue
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
             results += [not_run(cell, part.choice, message_of(problem)) for cell in cells]
             continue
@@ -341,6 +369,11 @@ def not_run(cell: Cell, choice: Choice, why: str) -> Outcome:
     labels = (case.estimator.name, choice.variant, case.spec.head.name, case.label, case.dtype)
     numbers = (np.inf, np.inf, FACTOR, None, "", why, 0.0)
     return Outcome(cell.backend, cell.mode, *labels, cell.fixture, *numbers)
+
+
+def unchecked_row(outcome: Outcome) -> Outcome:
+    """Return an outcome that was not run as one that is not checked."""
+    return dataclasses.replace(outcome, error=None, unchecked=outcome.error or "")
 
 
 def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -415,7 +448,9 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
         extremity = max(EXTREME * MILDER**draw, 1.0)
         drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
         padding = PADDING if part.padded else 0
-        policy, batch = drawn.make("numpy", padding=padding, extreme=fixture == "extreme")
+        policy, batch = drawn.make(
+            builder_of(case.spec), padding=padding, extreme=fixture == "extreme"
+        )
         truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
         # Else its outcome would be blind; see `Outcome.blind`.
         if truth.power > 0 and truth.nearest >= DISTANCE:

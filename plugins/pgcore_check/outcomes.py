@@ -12,8 +12,10 @@ import numpy as np
 
 from pgcore import api
 from pgcore.data.spec import PolicySpec
+from pgcore.errors import SpecError
 from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.builders import RefusalError
 from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_at
 from pgcore_check.cases.probes import PROBES
@@ -132,11 +134,14 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
     case = choice.case
     rows: list[Row] = []
     error: str | None = None
+    unchecked = ""
     try:
         policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
         policy.load(truth.parameters)
         # Extended row by row: where a stage raises, the rows before it stay.
         rows.extend(stages(policy, truth, cell.backend))
+    except RefusalError as problem:
+        unchecked = str(problem)
     except Exception as problem:  # noqa: BLE001 - any framework's error is this cell's outcome
         error = message_of(problem)
     # The row that is shown: the first divergence, else the gradient, else the last one reached.
@@ -162,22 +167,27 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
         truth.power,
         truth.nearest,
         shown.values,
+        unchecked,
     )
 
 
 def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     """Return the outcome of a kink: the gradient beside the one that the conventions give."""
     start = time.perf_counter()
-    error = None
+    error, unchecked = None, ""
     try:
         build = partial(shared_policy, cell.backend, cell.mode, dtype=dtype)
         ratio, where = worst_at(kink, build, np.dtype(dtype))
+    except RefusalError as problem:
+        ratio, where, unchecked = 0.0, "", str(problem)
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
         ratio, where, error = np.inf, "", message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
     subject = kink.estimator or kink.head
     labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
-    return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    numbers = (ratio, ratio, FACTOR, stage, where, error, seconds)
+    return Outcome(*labels, *numbers, unchecked=unchecked)
 
 
 def probe_outcome(cell: Cell, dtype: str) -> Outcome:
@@ -209,9 +219,16 @@ def probe_outcome(cell: Cell, dtype: str) -> Outcome:
 # Parts of one spec follow on one another: a policy for each backend and mode is enough.
 @lru_cache(maxsize=16)
 def shared_policy(backend: str, mode: str, spec: PolicySpec, dtype: str) -> Policy:
-    """Return a policy that parts share, compiled once; each loads all of its parameters."""
+    """Return a policy that parts share, compiled once; each loads all of its parameters.
+
+    Raises:
+        RefusalError: the backend cannot build the spec.
+    """
     compiled = mode == "compiled" and len(api.backend(backend).modes) > 1
-    return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
+    try:
+        return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
+    except SpecError as problem:
+        raise RefusalError(str(problem)) from problem
 
 
 def notes(outcomes: Sequence[Outcome]) -> dict[str, str]:

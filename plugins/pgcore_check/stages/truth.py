@@ -16,6 +16,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
+from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.parameters import Layout
@@ -26,6 +27,7 @@ from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import allowance, powered
 from pgcore_check.bounds.running_error import bounded_in, choices
+from pgcore_check.cases.builders import builder_of
 from pgcore_check.reference import reference
 from pgcore_check.reference.definition import loss_cotangents
 from pgcore_check.reference.estimator_form import estimator_form
@@ -277,11 +279,17 @@ class Truth:
 
     @cached_property
     def fisher(self) -> dict[str, Expected]:
-        """The Fisher-vector product by parameter name; empty if beyond the dtype's range."""
+        """The Fisher-vector product by parameter name; empty if beyond the dtype's range.
+
+        It is empty too for a head that has neither `fisher` nor a quadrature, which is optional.
+        """
         inputs = (self.spec, self.parameters, self.batch, self.direction)
         with np.errstate(over="ignore", invalid="ignore"):
             products = (reference.fisher_vector_product(*inputs, lift) for lift in self._lifts)
-            exact, bound = (self.split(product) for product in products)
+            try:
+                exact, bound = (self.split(product) for product in products)
+            except SpecError:
+                return {}
             if not all(np.isfinite(value.astype(self.dtype)).all() for value in exact.values()):
                 return {}
         return self._expected(exact, bound)
@@ -338,9 +346,9 @@ class Truth:
         """Return the signals that an estimator without a reference implementation computes."""
         from pgcore.api import policy, signals
 
-        numpy_policy = policy(self.spec, backend="numpy", dtype=self.dtype.name)
-        numpy_policy.load(self.parameters)
-        return signals(numpy_policy, self.estimator, self.batch)
+        current = policy(self.spec, backend=builder_of(self.spec), dtype=self.dtype.name)
+        current.load(self.parameters)
+        return signals(current, self.estimator, self.batch)
 
     def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
         """Return the policy that the estimator's reference implementation evaluates."""

@@ -10,7 +10,7 @@ import numpy as np
 
 import pgcore as pg
 
-__all__ = ["HalvedLaplace", "Laplace"]
+__all__ = ["Correlated", "HalvedLaplace", "Kumaraswamy", "Laplace", "Listed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +75,94 @@ class HalvedLaplace(Laplace):
         scale = xp.exp(distribution[:, self.n :])
         squares = xp.concatenate((1.0 / (scale * scale), xp.full_like(scale, 0.5)), 1)
         return squares * tangent
+
+
+@dataclasses.dataclass(frozen=True)
+class Kumaraswamy(pg.Head):
+    """Actions in (0, 1), which the log-density knows as the numbers whose logarithm is real."""
+
+    n: int = 1
+    name: ClassVar[str] = "kumaraswamy"
+    discrete: ClassVar[bool] = False
+
+    @property
+    def outputs(self):
+        return 2 * self.n
+
+    @property
+    def width(self):
+        return 2 * self.n
+
+    @property
+    def quantities(self):
+        return frozenset({"log_prob"})
+
+    def distribution(self, xp, outputs, parameters, mask):
+        return outputs
+
+    def log_prob(self, xp, distribution, actions):
+        a, b = xp.exp(distribution[:, : self.n]) + 1.0, xp.exp(distribution[:, self.n :]) + 1.0
+        log_x = xp.log(actions)
+        density = xp.log(a) + xp.log(b) + (a - 1.0) * log_x
+        return xp.sum(density + (b - 1.0) * xp.log(1.0 - xp.exp(a * log_x)), 1)
+
+    def sample(self, distribution, rng):
+        a, b = np.exp(distribution[:, : self.n]) + 1, np.exp(distribution[:, self.n :]) + 1
+        return (1 - (1 - rng.random(a.shape)) ** (1 / b)) ** (1 / a)
+
+    def mode(self, distribution):
+        a, b = np.exp(distribution[:, : self.n]) + 1, np.exp(distribution[:, self.n :]) + 1
+        return ((a - 1) / (a * b - 1)) ** (1 / a)
+
+    def entropy(self, xp, distribution): ...
+    def kl(self, xp, reference, distribution): ...
+    def check_actions(self, actions, mask): ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlated(pg.Head):
+    """Two normal actions with a correlation: five distribution parameters."""
+
+    name: ClassVar[str] = "correlated"
+    discrete: ClassVar[bool] = False
+    outputs: ClassVar[int] = 5
+    width: ClassVar[int] = 5
+
+    @property
+    def quantities(self):
+        return frozenset({"log_prob", "entropy"})
+
+    def distribution(self, xp, outputs, parameters, mask):
+        return outputs
+
+    def log_prob(self, xp, distribution, actions):
+        z = actions - distribution[:, :2]
+        first = z[:, 0] / xp.exp(distribution[:, 2])
+        second = (z[:, 1] - distribution[:, 4] * first) / xp.exp(distribution[:, 3])
+        logs = distribution[:, 2] + distribution[:, 3]
+        return -0.5 * (first * first + second * second) - logs - math.log(2.0 * math.pi)
+
+    def entropy(self, xp, distribution):
+        return distribution[:, 2] + distribution[:, 3] + 1.0 + math.log(2.0 * math.pi)
+
+    def kl(self, xp, reference, distribution): ...
+
+    def sample(self, distribution, rng):
+        noise = rng.standard_normal((len(distribution), 2))
+        second = distribution[:, 4] * noise[:, 0] + np.exp(distribution[:, 3]) * noise[:, 1]
+        first = np.exp(distribution[:, 2]) * noise[:, 0]
+        return distribution[:, :2] + np.stack([first, second], 1)
+
+    def mode(self, distribution):
+        return distribution[:, :2]
+
+    def check_actions(self, actions, mask):
+        assert actions.shape[1:] == (2,)
+
+
+class Listed(pg.Categorical):
+    """A softmax that does not declare its choices."""
+
+    name: ClassVar[str] = "listed"
+    choices: ClassVar[tuple[slice, ...]] = ()
+    sample = None

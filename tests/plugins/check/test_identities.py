@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar
-
 import numpy as np
 import pytest
-from strangers import HalvedLaplace, Laplace
+from strangers import HalvedLaplace, Kumaraswamy, Laplace
 
 import pgcore as pg
 from pgcore.registry.registry import registry
@@ -19,44 +16,6 @@ from pgcore_check.stages import integration
 from pgcore_check.stages.identities import identities, obstacle
 
 HEADS = variants("heads")
-
-
-@dataclasses.dataclass(frozen=True)
-class Kumaraswamy(pg.Head):
-    """Actions in (0, 1), which the log-density knows as the numbers whose logarithm is real."""
-
-    n: int = 1
-    name: ClassVar[str] = "kumaraswamy"
-    discrete: ClassVar[bool] = False
-
-    @property
-    def outputs(self):
-        return 2 * self.n
-
-    @property
-    def width(self):
-        return 2 * self.n
-
-    def distribution(self, xp, outputs, parameters, mask):
-        return outputs
-
-    def log_prob(self, xp, distribution, actions):
-        a, b = xp.exp(distribution[:, : self.n]) + 1.0, xp.exp(distribution[:, self.n :]) + 1.0
-        log_x = xp.log(actions)
-        density = xp.log(a) + xp.log(b) + (a - 1.0) * log_x
-        return xp.sum(density + (b - 1.0) * xp.log(1.0 - xp.exp(a * log_x)), 1)
-
-    def sample(self, distribution, rng):
-        a, b = np.exp(distribution[:, : self.n]) + 1, np.exp(distribution[:, self.n :]) + 1
-        return (1 - (1 - rng.random(a.shape)) ** (1 / b)) ** (1 / a)
-
-    def mode(self, distribution):
-        a, b = np.exp(distribution[:, : self.n]) + 1, np.exp(distribution[:, self.n :]) + 1
-        return ((a - 1) / (a * b - 1)) ** (1 / a)
-
-    def entropy(self, xp, distribution): ...
-    def kl(self, xp, reference, distribution): ...
-    def check_actions(self, actions, mask): ...
 
 
 class Single(Laplace):
