@@ -18,8 +18,10 @@ from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.evaluation import Evaluation
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.parameters import Layout
+from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate
@@ -33,6 +35,7 @@ from pgcore_check.reference.definition import loss_cotangents
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.lifted import Lifted, rounded
 from pgcore_check.stages.kernel import HeadCase
+from pgcore_check.stages.precision import coarse_number
 
 __all__ = ["STAGES", "Expected", "Truth"]
 
@@ -342,13 +345,30 @@ class Truth:
     def _form(self) -> Any:
         return estimator_form(self.estimator)
 
-    def _computed_signals(self) -> Signals:
-        """Return the signals that an estimator without a reference implementation computes."""
-        from pgcore.api import policy, signals
+    @cached_property
+    def coarse(self) -> tuple[str, str] | None:
+        """Where the estimator's own signals leave float64, and how; None where they do not.
+
+        See `pgcore_check.stages.precision.coarse_number`. A reference implementation needs none.
+        """
+        if self._form is not None:
+            return None
+        return coarse_number(self.estimator, self.batch, Evaluation(self._current, self.batch))
+
+    @property
+    def _current(self) -> Policy:
+        """A policy with the parameters, on a backend that can build it."""
+        from pgcore.api import policy
 
         current = policy(self.spec, backend=builder_of(self.spec), dtype=self.dtype.name)
         current.load(self.parameters)
-        return signals(current, self.estimator, self.batch)
+        return current
+
+    def _computed_signals(self) -> Signals:
+        """Return the signals that an estimator without a reference implementation computes."""
+        from pgcore.api import signals
+
+        return signals(self._current, self.estimator, self.batch)
 
     def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
         """Return the policy that the estimator's reference implementation evaluates."""

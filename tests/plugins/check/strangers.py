@@ -9,8 +9,142 @@ from typing import ClassVar
 import numpy as np
 
 import pgcore as pg
+from pgcore.returns import by_group, episode_rewards, normalise
 
-__all__ = ["Correlated", "HalvedLaplace", "Kumaraswamy", "Laplace", "Listed"]
+__all__ = [
+    "ESTIMATORS",
+    "AllActions",
+    "Correlated",
+    "Dapo",
+    "Gspo",
+    "HalvedLaplace",
+    "Kumaraswamy",
+    "Laplace",
+    "Listed",
+    "Squares",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dapo(pg.Estimator):
+    """Decoupled clips of token ratios, on advantages of groups."""
+
+    low: float = 0.2
+    high: float = 0.28
+    name: ClassVar[str] = "s_dapo"
+
+    @property
+    def claims(self):
+        return pg.Claims(
+            unbiased=False,
+            off_policy="limited",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch, evaluate):
+        advantage = by_group(normalise, episode_rewards(batch), batch)
+        return {"advantage": advantage[batch.episode_of_step], "old_log_prob": batch.log_probs}
+
+    def surrogate(self, xp, *, log_prob, old_log_prob, advantage):
+        ratio = xp.exp(log_prob - old_log_prob)
+        limited = xp.clip(ratio, 1.0 - self.low, 1.0 + self.high)
+        return -xp.minimum(ratio * advantage, limited * advantage)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gspo(pg.Estimator):
+    """One ratio for each sequence: the geometric mean of its tokens' ratios."""
+
+    clip: float = 0.2
+    reduction: pg.Reduction = pg.Reduction.EPISODE_STEP
+    name: ClassVar[str] = "s_gspo"
+
+    @property
+    def claims(self):
+        return pg.Claims(
+            unbiased=False,
+            off_policy="limited",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch, evaluate):
+        reward = np.add.reduceat(batch.rewards, batch.episode_starts)
+        advantage = (reward - reward.mean()) / (reward.std() + 1e-6)
+        return {"advantage": advantage[batch.episode_of_step], "old_log_prob": batch.log_probs}
+
+    def surrogate(self, xp, *, log_prob, old_log_prob, advantage, episode):
+        ratio = xp.exp(xp.episode_mean(log_prob - old_log_prob, episode))
+        limited = xp.clip(ratio, 1.0 - self.clip, 1.0 + self.clip)
+        return -xp.minimum(ratio * advantage, limited * advantage)
+
+
+@dataclasses.dataclass(frozen=True)
+class AllActions(pg.Estimator):
+    """The expected advantage over all actions, and the critic's squared error."""
+
+    gamma: float = 0.9
+    name: ClassVar[str] = "s_all_actions"
+
+    @property
+    def claims(self):
+        return pg.Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=False,
+            discrete_only=True,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch, evaluate):
+        q = evaluate("action_values", "log_probs")
+        pi = np.exp(q["log_probs"])
+        value = (pi * q["action_values"]).sum(axis=1)
+        following = np.append(value[1:], 0.0)
+        following[batch.episode_ends] = 0.0
+        return {
+            "advantage": q["action_values"] - value[:, None],
+            "target": batch.rewards + self.gamma * following,
+        }
+
+    def surrogate(self, xp, *, log_probs, action_values, action_value, advantage, target):
+        actor = -xp.sum(xp.exp(log_probs) * advantage, 1)
+        spread = xp.sum(action_values * action_values, 1)
+        return actor + 0.5 * (action_value - target) ** 2 + 0.01 * spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Squares(pg.Estimator):
+    """Advantages of the critic, whose error is squared in Python's own notation."""
+
+    coefficient: float = 0.5
+    gamma: float = 0.95
+    name: ClassVar[str] = "s_squares"
+
+    @property
+    def claims(self):
+        return pg.Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=True,
+            discrete_only=False,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch, evaluate):
+        target = np.zeros(batch.num_steps)
+        following = 0.0
+        for t in reversed(range(batch.num_steps)):
+            if t in batch.episode_ends:
+                following = 0.0
+            following = target[t] = batch.rewards[t] + self.gamma * following
+        return {"advantage": target - evaluate("value")["value"], "target": target}
+
+    def surrogate(self, xp, *, log_prob, value, advantage, target):
+        return -log_prob * advantage + self.coefficient * (value - target) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,3 +300,6 @@ class Listed(pg.Categorical):
     name: ClassVar[str] = "listed"
     choices: ClassVar[tuple[slice, ...]] = ()
     sample = None
+
+
+ESTIMATORS = (Dapo, Gspo, AllActions, Squares)
