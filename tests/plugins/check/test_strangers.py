@@ -38,7 +38,8 @@ COTANGENTS = {
         ratio = np.exp(host.episode_mean(log_prob - old_log_prob, episode))
         limited = np.clip(ratio, 1 - self.clip, 1 + self.clip)
         active = ratio * advantage <= limited * advantage
-        return {"log_prob": SIGN np.where(active, ratio * advantage, 0.0)}
+        whole = host.episode_mean(np.where(active, ratio * advantage, 0.0), episode)
+        return {"log_prob": SIGN whole}
 """,
     "s_all_actions": """
     def cotangents(self, *, log_probs, action_values, action_value, advantage, target):
@@ -186,7 +187,8 @@ def test_a_surrogate_that_divides_by_the_batch_is_found(site, pgcore, cls):
     # On NumPy there is no closed form of a number of steps.
     on_numpy = {row["error"] for row in rows if row["backend"] == "numpy"}
     assert all("got len(" in error for error in on_numpy)
-    assert {row["stage"] for row in rows if row["backend"] == "torch"} == {"surrogate"}
+    assert {row["stage"] for row in rows if row["backend"] == "torch"} <= {"surrogate", "gradient"}
+    assert any(row["backend"] == "torch" for row in rows)
 
 
 @CLASSES
