@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from pgcore import api
-from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
+from pgcore.errors import (
+    BatchError,
+    DependencyError,
+    NonFiniteError,
+    PgcoreError,
+    UnknownNameError,
+)
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
@@ -433,30 +439,40 @@ def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> 
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
     """Return the reference of a case, for the first draw that can tell an error from rounding.
 
-    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken.
+    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken. Where a
+    number leaves the dtype's range, the draw is at fault and not the estimator.
 
     Args:
         part: A part with a case.
         fixture: "random" or "extreme".
         quick: Whether one optimizer step is enough.
+
+    Raises:
+        NonFiniteError, BatchError: a number was NaN or infinite in every draw.
     """
     assert part.choice is not None
     case, steps = part.choice.case, steps_of(part, fixture, quick=quick)
     optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
-    truth: Truth | None = None
+    builder, padding = builder_of(case.spec), PADDING if part.padded else 0
+    last: Truth | PgcoreError | None = None
     for draw in range(DRAWS):
         extremity = max(EXTREME * MILDER**draw, 1.0)
         drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
-        padding = PADDING if part.padded else 0
-        policy, batch = drawn.make(
-            builder_of(case.spec), padding=padding, extreme=fixture == "extreme"
-        )
-        truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
-        # Else its outcome would be blind; see `Outcome.blind`.
-        if truth.power > 0 and truth.nearest >= DISTANCE:
-            break
-    assert truth is not None
-    return truth
+        try:
+            policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
+            truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+            # Else its outcome would be blind; see `Outcome.blind`.
+            telling = truth.power > 0 and truth.nearest >= DISTANCE
+            if telling and truth.within_range:
+                return truth
+        except (NonFiniteError, BatchError) as error:
+            last = last or error
+            continue
+        last = truth
+    if isinstance(last, Truth):
+        return last
+    assert last is not None
+    raise last
 
 
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:

@@ -242,6 +242,19 @@ class Truth:
             )
 
     @cached_property
+    def within_range(self) -> bool:
+        """Whether terms and quantities are in the dtype's range, each number on the way to them too.
+
+        Masked actions have log-probabilities of -inf in any dtype.
+        """
+        with np.errstate(all="ignore"):
+            values = [expected.exact for expected in self.quantities.values()]
+            arrays = [np.where(value == -np.inf, 0, value).astype(self.dtype) for value in values]
+            arrays.append(self.terms["term"].exact.astype(self.dtype))
+            arrays.append(np.asarray(self.estimator.surrogate(host, **self.arguments)))
+        return all(np.isfinite(array).all() for array in arrays)
+
+    @cached_property
     def power(self) -> float:
         """The share of the gradient's nonzero components that have power.
 

@@ -303,3 +303,22 @@ class Listed(pg.Categorical):
 
 
 ESTIMATORS = (Dapo, Gspo, AllActions, Squares)
+
+
+@dataclasses.dataclass(frozen=True)
+class Boltzmann(pg.Estimator):
+    """Exponentials of rewards, squared ratios and a logistic function: beyond float32 at times."""
+
+    name: ClassVar[str] = "s_boltzmann"
+
+    @property
+    def claims(self):
+        return pg.Claims(unbiased=False, off_policy="none", needs_critic=True, discrete_only=False)
+
+    def signals(self, batch, evaluate):
+        return {"weight": np.exp(batch.rewards), "old": batch.log_probs}
+
+    def surrogate(self, xp, *, log_prob, value, weight, old):
+        ratio = xp.exp(2.0 * (log_prob - old))
+        logistic = xp.exp(value) / (1.0 + xp.exp(value))
+        return -ratio * ratio * weight + logistic
