@@ -100,7 +100,7 @@ class Point:
     def moments(self, actions: Array) -> tuple[Array, Array]:
         """Return [K, B] log-probabilities and [D, K, B] scores of [K, B, ...] actions."""
         count, steps = actions.shape[:2]
-        rows = np.tile(np.arange(steps), count)
+        rows: Array = np.concatenate([np.arange(steps)] * count)
         flat: Any = actions.reshape(count * steps, *actions.shape[2:])
         taken = flat if self.head.discrete else constant(flat.astype(np.longdouble))
         log_prob = self.head.log_prob(forward_mode, self.distribution[rows], taken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, cast
@@ -74,8 +74,8 @@ class Precise(np.ndarray):
         self,
         function: Callable[..., Any],
         types: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         """Apply NumPy's other functions."""
         refuse_coarse(function.__name__, *args, *kwargs.values())
@@ -126,9 +126,10 @@ def guarded_batch(batch: Batch) -> Batch:
 
 def guarded_input(value: Any) -> Any:
     """Return an array of floats as float64 that is guarded, and all else unchanged."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return np.asarray(value, np.float64).view(Precise)
-    return value
+    if not isinstance(value, np.ndarray):
+        return value
+    array = cast("Array", value)
+    return np.asarray(array, np.float64).view(Precise) if array.dtype.kind == "f" else array
 
 
 def guarded(results: Any) -> Any:
@@ -136,8 +137,10 @@ def guarded(results: Any) -> Any:
     if isinstance(results, tuple):
         parts = cast("tuple[Any, ...]", results)
         return tuple(map(guarded, parts)) if type(parts) is tuple else parts
-    if isinstance(results, np.ndarray | np.float64) and results.dtype == np.float64:
-        return np.asarray(results).view(Precise)
+    if isinstance(results, np.ndarray | np.float64):
+        array: Array = np.asarray(cast("Array", results))
+        if array.dtype == np.float64:
+            return array.view(Precise)
     # Comparisons and indices are plain: they hold no numbers to guard.
     return plain(results)
 
@@ -156,8 +159,8 @@ def refuse_coarse(operation: str, *values: Any) -> None:
     for value in values:
         if isinstance(value, list | tuple):
             refuse_coarse(operation, *cast("list[Any]", value))
-        dtype = value if isinstance(value, np.dtype | type) else getattr(value, "dtype", None)
-        if dtype in COARSE:
+        dtype: Any = getattr(cast("Any", value), "dtype", cast("Any", value))
+        if isinstance(dtype, np.dtype | type) and dtype in COARSE:
             name = np.dtype(dtype).name
             raise CoarseNumberError(f"expected float64, got {name} in {operation}")
 

@@ -72,9 +72,7 @@ PLANTED = {
     "number": lambda x, batch: x - x[3] * np.float32(0.1),
     "mean's dtype": lambda x, batch: x - x.mean(dtype=np.float32),
     "factor of the library": lambda x, batch: returns(x, batch.episode_lengths, np.float32(0.9)),
-    "result of the library": lambda x, batch: (
-        np.float32(0.9) * returns(x, batch.episode_lengths, 1.0)
-    ),
+    "result": lambda x, batch: np.float32(0.9) * returns(x, batch.episode_lengths, 1.0),
     "joined": lambda x, batch: np.concatenate([x[:1], np.zeros(len(x) - 1, np.float32)]),
     "chosen": lambda x, batch: np.where(x > 0, x, np.float32(0.1)),
 }
