@@ -49,6 +49,9 @@ MOST_DIRECTIONS = 8
 # Numbers in the derivatives of one evaluation: more actions are summed in parts.
 MOST_NUMBERS = 2_000_000
 
+# The remedy for a head that is too large.
+ADVICE = "give a smaller variant by the hook pgcore_proofs"
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -160,11 +163,13 @@ def obstacle(head: Head) -> str:
         counts = [len(columns) for columns in alternatives(head)]
         if not counts or math.prod(counts) > MOST_LISTED:
             number = f"{math.prod(counts):,}" if counts else "actions that cannot be listed"
-            return f"expected at most {MOST_LISTED:,} actions to sum over, got {number}"
+            return f"expected at most {MOST_LISTED:,} actions to sum over, got {number}; {ADVICE}"
         return ""
     size = int(np.prod(sampled(head).shape[1:]))
     if size > MOST_DIMENSIONS:
-        return f"expected at most {MOST_DIMENSIONS} dimensions to integrate over, got {size}"
+        return (
+            f"expected at most {MOST_DIMENSIONS} dimensions to integrate over, got {size}; {ADVICE}"
+        )
     return ""
 
 
