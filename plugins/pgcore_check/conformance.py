@@ -70,6 +70,10 @@ LAST_LINES = 5
 # larger than the number of cases.
 DRAWS, STRIDE = 24, 100_000
 
+# The largest relative error of an argument of exp, log, tanh or a division. Bounds are of first
+# order: what they leave out is this part of them.
+MOST_DISTORTION = 0.05
+
 # The factor between the extremity of one draw and of the next.
 MILDER = 0.85
 
@@ -459,11 +463,14 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
         extremity = max(EXTREME * MILDER**draw, 1.0)
         drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
         try:
-            policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
+            # An overflow is this draw's end, by the checks below or an error.
+            with np.errstate(all="ignore"):
+                policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
             truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
             # Else its outcome would be blind; see `Outcome.blind`.
             telling = truth.power > 0 and truth.nearest >= DISTANCE
-            if telling and truth.within_range:
+            sound = truth.within_range and truth.distortion <= MOST_DISTORTION
+            if telling and sound:
                 return truth
         except (NonFiniteError, BatchError) as error:
             last = last or error

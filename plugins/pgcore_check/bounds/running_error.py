@@ -19,7 +19,8 @@ A product, quotient or exponential may also underflow, and frameworks flush subn
 each adds `floor`, the smallest normal number in units of u. The n in sums and products covers any
 order of summation. Comparisons, maxima and choices add no error: a point within rounding of a kink
 has no power, and belongs to `kinks`. The distance of a comparison from its other outcome can be
-recorded.
+recorded. So can the largest relative error of an argument of `/`, exp, log or tanh: to first order
+holds only where it is small.
 """
 
 from __future__ import annotations
@@ -35,16 +36,20 @@ import numpy as np
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["Bounded", "bounded", "bounded_in", "choices"]
+__all__ = ["Bounded", "bounded", "bounded_in", "choices", "distortions"]
 
 # The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
 # limit of agreement.
 ERROR_SHARE = 4e-3
 
+# The exponent below which the exponential is 0 in float64.
+NEGLIGIBLE = -746.0
+
 # The largest power that is computed as a product.
 MOST_FACTORS = 16
 
 _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
+_distortions: ContextVar[list[float] | None] = ContextVar("distortions", default=None)
 
 
 @contextmanager
@@ -62,6 +67,30 @@ def choices() -> Generator[list[float]]:
         yield distances
     finally:
         _choices.reset(token)
+
+
+@contextmanager
+def distortions() -> Generator[list[float]]:
+    """Give a list to which nonlinear functions add their arguments' largest relative errors.
+
+    They are in units of roundoff. The error of an exponent counts as it is, since it is that of the
+    result. Arguments of 0 are not counted: they belong to a branch that is not taken.
+    """
+    recorded: list[float] = []
+    token = _distortions.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _distortions.reset(token)
+
+
+def _distorted(relative: Callable[[], Array]) -> None:
+    """Record relative errors where a list is there for them; see `distortions`."""
+    recorded = _distortions.get()
+    if recorded is not None:
+        with np.errstate(all="ignore"):
+            errors = relative()
+        recorded.append(float(errors.max(initial=0, where=np.isfinite(errors))))
 
 
 class Bounded:
@@ -135,6 +164,7 @@ class Bounded:
     def __truediv__(self, divisor: Any) -> Bounded:
         """See the rules."""
         b = bounded(divisor)
+        _distorted(lambda: b.error / np.abs(b.value))
         value = self.value / b.value
         floor = max(self.floor, b.floor)
         error = (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value)
@@ -287,6 +317,8 @@ def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
 
 def _exp(x: Bounded) -> Bounded:
     value = np.exp(x.value)
+    # Where even an error of the whole bound leaves the result at 0 there is nothing to distort.
+    _distorted(lambda: np.where(x.value + x.error * 2.0**-24 > NEGLIGIBLE, x.error, 0))
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
     exact = x.value == -np.inf
     error = value * np.where(exact, 0, x.error + 8) + x.floor
@@ -295,11 +327,13 @@ def _exp(x: Bounded) -> Bounded:
 
 def _log(x: Bounded) -> Bounded:
     value = np.log(x.value)
+    _distorted(lambda: x.error / np.abs(x.value))
     return Bounded(value, x.error / np.abs(x.value) + 8 * np.abs(value), x.floor)
 
 
 def _tanh(x: Bounded) -> Bounded:
     value = np.tanh(x.value)
+    _distorted(lambda: x.error * (1 - value * value))
     return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value), x.floor)
 
 

@@ -28,7 +28,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import allowance, powered
-from pgcore_check.bounds.running_error import bounded_in, choices
+from pgcore_check.bounds.running_error import bounded_in, choices, distortions
 from pgcore_check.cases.builders import builder_of
 from pgcore_check.reference import reference
 from pgcore_check.reference.definition import loss_cotangents
@@ -54,6 +54,10 @@ STAGES = (
     "10 steps",
     "100 steps",
 )
+
+# The factor between the largest number of a dtype and the largest that a case should have, so that
+# sums and products on the way are in range.
+ROOM = 2.0**32
 
 # Perturbed walks of the parameters, with every rounding as large as its bound.
 PERTURBED = 3
@@ -243,16 +247,35 @@ class Truth:
 
     @cached_property
     def within_range(self) -> bool:
-        """Whether terms and quantities are in the dtype's range, each number on the way to them too.
+        """Whether all stages up to the gradient are well inside of the dtype's range.
 
         Masked actions have log-probabilities of -inf in any dtype.
         """
+        # These two are empty where they are beyond the range, or where there are none.
+        loss = not isinstance(self.estimator, ScoreEstimator)
+        if (loss and not self.cotangents) or (self.head_case.names and not self.kernel):
+            return False
+        stages = (self.quantities, self.terms, self.cotangents, self.kernel, self.gradient)
+        values = [expected.exact for stage in stages for expected in stage.values()]
         with np.errstate(all="ignore"):
-            values = [expected.exact for expected in self.quantities.values()]
-            arrays = [np.where(value == -np.inf, 0, value).astype(self.dtype) for value in values]
-            arrays.append(self.terms["term"].exact.astype(self.dtype))
-            arrays.append(np.asarray(self.estimator.surrogate(host, **self.arguments)))
-        return all(np.isfinite(array).all() for array in arrays)
+            # Numbers on the way to a term may be beyond the range too.
+            values.append(np.asarray(self.estimator.surrogate(host, **self.arguments)))
+            limit = np.finfo(self.dtype).max / ROOM
+            sizes = [np.abs(np.where(value == -np.inf, 0, value)) for value in values]
+            return all((size <= limit).all() for size in sizes)
+
+    @cached_property
+    def distortion(self) -> float:
+        """The largest relative error of a nonlinear function's argument.
+
+        Rounding-error bounds are of first order, and hold where this is small.
+        """
+        with distortions() as recorded:
+            lift = self._lifts[1]
+            surrogate = (self.spec, self.parameters, self.surrogate, self.batch, lift)
+            with np.errstate(all="ignore"):
+                reference.surrogate_terms(*surrogate)
+        return max(recorded, default=0.0) * float(np.finfo(self.dtype).eps) / 2
 
     @cached_property
     def power(self) -> float:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from strangers import Boltzmann
+from strangers import Boltzmann, Gspo
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
@@ -20,8 +20,8 @@ from pgcore_check.proofs import variants
 SPEC = pg.PolicySpec(NETWORKS["linear"], variants("heads")["categorical"], "separate")
 
 
-def part_of(estimator, seed, dtype="float32"):
-    case = Case("case", SPEC, estimator, dtype, seed)
+def part_of(estimator, seed, dtype="float32", spec=SPEC):
+    case = Case("case", spec, estimator, dtype, seed)
     return Part(0, Choice("variant", "head", "linear", "adam", case))
 
 
@@ -61,6 +61,29 @@ def test_numbers_on_the_way_to_a_term_are_in_range_too(monkeypatch):
     # Without the rule some first draw fails it.
     monkeypatch.setattr(conformance.Truth, "within_range", True)
     assert not all(outcome.agrees for outcome in outcomes_of(Logistic(), range(6)))
+
+
+def test_an_exponent_whose_rounding_is_no_small_number_is_drawn_again(monkeypatch):
+    # Log-densities of 1e15 nats, rounded to whole nats: the ratio is exp(-147) or exp(-0.2).
+    spec = pg.PolicySpec(NETWORKS["tanh"], variants("heads")["per-state"])
+    part = part_of(Gspo(), 19312, "float64", spec)
+    for most, agrees in ((conformance.MOST_DISTORTION, True), (np.inf, False)):
+        monkeypatch.setattr(conformance, "MOST_DISTORTION", most)
+        truth = truth_of(part, "extreme", quick=True)
+        assert (truth.distortion < 0.05) is agrees
+        for backend in ("numpy", "torch"):
+            outcome = case_outcome(Cell(backend, "eager", "extreme"), part.choice, truth)
+            assert outcome.agrees is agrees
+
+
+def test_cotangents_beyond_the_range_are_drawn_again(monkeypatch):
+    spec = pg.PolicySpec(NETWORKS["tanh"], variants("heads")["bernoulli"], "separate")
+    part = part_of(Boltzmann(), 49240, spec=spec)
+    truth = truth_of(part, "extreme", quick=True)
+    assert case_outcome(Cell("numpy", "eager", "extreme"), part.choice, truth).agrees
+    monkeypatch.setattr(conformance.Truth, "within_range", True)
+    truth = truth_of(part, "extreme", quick=True)
+    assert not case_outcome(Cell("numpy", "eager", "extreme"), part.choice, truth).agrees
 
 
 @dataclasses.dataclass(frozen=True)
