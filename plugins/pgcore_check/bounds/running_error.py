@@ -36,7 +36,7 @@ import numpy as np
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["Bounded", "bounded", "bounded_in", "choices", "distortions"]
+__all__ = ["Bounded", "bounded", "bounded_in", "choices", "distortions", "magnitudes"]
 
 # The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
 # limit of agreement.
@@ -50,6 +50,7 @@ MOST_FACTORS = 16
 
 _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
 _distortions: ContextVar[list[float] | None] = ContextVar("distortions", default=None)
+_magnitudes: ContextVar[list[float] | None] = ContextVar("magnitudes", default=None)
 
 
 @contextmanager
@@ -82,6 +83,26 @@ def distortions() -> Generator[list[float]]:
         yield recorded
     finally:
         _distortions.reset(token)
+
+
+@contextmanager
+def magnitudes() -> Generator[list[float]]:
+    """Give a list to which products, quotients and exponentials add their largest finite value."""
+    recorded: list[float] = []
+    token = _magnitudes.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _magnitudes.reset(token)
+
+
+def _sized(value: Array) -> Array:
+    """Return values, and record their largest where a list is there for it; see `magnitudes`."""
+    recorded = _magnitudes.get()
+    if recorded is not None:
+        size = np.abs(value)
+        recorded.append(float(size.max(initial=0, where=np.isfinite(size))))
+    return value
 
 
 def _distorted(relative: Callable[[], Array]) -> None:
@@ -156,7 +177,7 @@ class Bounded:
     def __mul__(self, factor: Any) -> Bounded:
         """See the rules."""
         b = bounded(factor)
-        value = self.value * b.value
+        value = _sized(self.value * b.value)
         floor = max(self.floor, b.floor)
         error = np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value)
         return Bounded(value, error + floor, floor)
@@ -165,7 +186,7 @@ class Bounded:
         """See the rules."""
         b = bounded(divisor)
         _distorted(lambda: b.error / np.abs(b.value))
-        value = self.value / b.value
+        value = _sized(self.value / b.value)
         floor = max(self.floor, b.floor)
         error = (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value)
         return Bounded(value, error + floor, floor)
@@ -316,7 +337,7 @@ def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
 
 
 def _exp(x: Bounded) -> Bounded:
-    value = np.exp(x.value)
+    value = _sized(np.exp(x.value))
     # Where even an error of the whole bound leaves the result at 0 there is nothing to distort.
     _distorted(lambda: np.where(x.value + x.error * 2.0**-24 > NEGLIGIBLE, x.error, 0))
     # exp(-inf) is exactly 0, whatever the bound of -inf is.

@@ -28,7 +28,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import allowance, powered
-from pgcore_check.bounds.running_error import bounded_in, choices, distortions
+from pgcore_check.bounds.running_error import bounded_in, choices, distortions, magnitudes
 from pgcore_check.cases.builders import builder_of
 from pgcore_check.reference import reference
 from pgcore_check.reference.definition import loss_cotangents
@@ -113,6 +113,8 @@ class Truth:
         self.optimizer, self.steps = optimizer, steps
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
+        # The largest number in the derivatives of the head, once `kernel` is computed.
+        self._largest = 0.0
 
     @cached_property
     def shared_signals(self) -> Signals:
@@ -213,10 +215,10 @@ class Truth:
     @cached_property
     def kernel(self) -> dict[str, Expected]:
         """The derivatives of `head_case`; empty where one is beyond the dtype's range."""
-        with np.errstate(all="ignore"):
-            return self._finite(
-                self._expected(*(self.head_case.expected(lift) for lift in self._lifts))
-            )
+        with np.errstate(all="ignore"), magnitudes() as recorded:
+            sides = [self.head_case.expected(lift) for lift in self._lifts]
+            self._largest = max(recorded, default=0.0)
+            return self._finite(self._expected(*sides))
 
     @cached_property
     def quantities(self) -> dict[str, Expected]:
@@ -258,9 +260,10 @@ class Truth:
         stages = (self.quantities, self.terms, self.cotangents, self.kernel, self.gradient)
         values = [expected.exact for stage in stages for expected in stage.values()]
         with np.errstate(all="ignore"):
-            # Numbers on the way to a term may be beyond the range too.
+            # Numbers on the way to a term, or to a derivative of the head, may be beyond it too.
             values.append(np.asarray(self.estimator.surrogate(host, **self.arguments)))
             limit = np.finfo(self.dtype).max / ROOM
+            values.append(np.asarray(self._largest))
             sizes = [np.abs(np.where(value == -np.inf, 0, value)) for value in values]
             return all((size <= limit).all() for size in sizes)
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from strangers import Boltzmann, Gspo
+from strangers import Boltzmann, Correlated, Gspo, Squares
 
 import pgcore as pg
 from pgcore.errors import NonFiniteError
@@ -84,6 +84,16 @@ def test_cotangents_beyond_the_range_are_drawn_again(monkeypatch):
     monkeypatch.setattr(conformance.Truth, "within_range", True)
     truth = truth_of(part, "extreme", quick=True)
     assert not case_outcome(Cell("numpy", "eager", "extreme"), part.choice, truth).agrees
+
+
+def test_derivatives_of_a_head_beyond_the_range_are_drawn_again(monkeypatch):
+    spec = pg.PolicySpec(NETWORKS["relu"], Correlated(), "separate")
+    part = part_of(Squares(), 33621, spec=spec)
+    for rule, agrees in ((conformance.Truth.within_range, True), (True, False)):
+        monkeypatch.setattr(conformance.Truth, "within_range", rule)
+        truth = truth_of(part, "extreme", quick=True)
+        outcome = case_outcome(Cell("torch", "eager", "extreme"), part.choice, truth)
+        assert outcome.agrees is agrees
 
 
 @dataclasses.dataclass(frozen=True)
