@@ -37,7 +37,7 @@ console = Console(stderr=True)
 def fitting_policy(estimator: pg.Estimator) -> pg.Policy:
     """Return the policy of the estimator's audit."""
     specs = policies(PROCESS)
-    attempt = partial(try_once, estimator, probe_batch(PROCESS, 2))
+    attempt = partial(try_once, estimator, probe_batch(estimator, PROCESS, 2))
     return audit_policy(specs[first_fitting(estimator, specs, attempt)], 0)
 
 

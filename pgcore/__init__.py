@@ -22,12 +22,14 @@ _NAMES_BY_MODULE = {
     "pgcore.heads": _HEADS,
     "pgcore.interfaces.backend": "Backend",
     "pgcore.interfaces.estimator": "Claims Estimator Reduction",
+    "pgcore.interfaces.extras": "Extra",
     "pgcore.interfaces.formula": "OptimizerSpec",
     "pgcore.interfaces.gradient": "Gradient",
     "pgcore.interfaces.optimizer": "Optimizer",
     "pgcore.interfaces.policy": "Policy",
     "pgcore.interfaces.schedules": "ConstantSchedule Schedule",
     "pgcore.interfaces.signals": "Signals",
+    "pgcore.registry.registrations": "register",
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

@@ -14,12 +14,14 @@ from pgcore.heads import (
 )
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Claims, Estimator, Reduction
+from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
+from pgcore.registry.registrations import register
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
 from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
@@ -37,6 +39,7 @@ __all__ = [
     "DiagonalGaussian",
     "EpsilonGreedy",
     "Estimator",
+    "Extra",
     "Gradient",
     "Head",
     "Linear",
@@ -63,6 +66,7 @@ __all__ = [
     "load",
     "optimizer",
     "policy",
+    "register",
     "signals",
 ]
 

@@ -12,7 +12,8 @@ imports it; a provider's `target` is imported on first use. It implements any of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -20,8 +21,10 @@ __all__ = [
     "Provider",
     "hookimpl",
     "pgcore_activations",
+    "pgcore_after_training",
     "pgcore_after_update",
     "pgcore_backends",
+    "pgcore_before_training",
     "pgcore_commands",
     "pgcore_derivers",
     "pgcore_estimators",
@@ -122,9 +125,34 @@ def pgcore_derivers() -> Iterable[Provider]:  # pyright: ignore[reportReturnType
 
 
 @hookspec
-def pgcore_after_update(metrics: Mapping[str, float]) -> None:
+def pgcore_before_training(folder: Path | None, settings: Mapping[str, Any]) -> None:
+    """Hear that a run starts, for loggers; they may leave out parameters, and mappings are read-only.
+
+    Args:
+        folder: The folder of the run's results, or None.
+        settings: Name to value, as in `--set`: `run.seed`, `estimator.name`, `estimator.clip`, ...
+    """
+
+
+@hookspec
+def pgcore_after_update(folder: Path | None, metrics: Mapping[str, float]) -> None:
     """Take the metrics of a training update, for loggers; called after each one, never per step.
 
     Args:
+        folder: See `pgcore_before_training`.
         metrics: Name to value, as in the metrics file: `update`, `steps`, `mean_return`, `loss`, ...
+    """
+
+
+@hookspec
+def pgcore_after_training(
+    folder: Path | None, summary: Mapping[str, Any], error: BaseException | None
+) -> None:
+    """Hear that a run ended, for loggers; called once its results are written, after an error too.
+
+    Args:
+        folder: See `pgcore_before_training`.
+        summary: Name to value, as in `summary.json`: `ending`, `steps`, `evaluation_returns`, ...;
+            `ending` is "goal", "steps", "interrupt" or "error".
+        error: The error that ended the run, or None.
     """

@@ -32,6 +32,7 @@ class JaxNamespace:
     concatenate = staticmethod(jnp.concatenate)
     full_like = staticmethod(jnp.full_like)
     log_softmax = staticmethod(jax.nn.log_softmax)
+    stop_gradient = staticmethod(jax.lax.stop_gradient)
 
     def relu(self, x: Array) -> Array:
         """See `ArrayNamespace.relu`."""

@@ -31,6 +31,7 @@ class TensorflowNamespace:
     sum = staticmethod(tf.reduce_sum)
     concatenate = staticmethod(tf.concat)
     log_softmax = staticmethod(tf.nn.log_softmax)
+    stop_gradient = staticmethod(tf.stop_gradient)
 
     def relu(self, x: Tensor) -> Tensor:
         """See `ArrayNamespace.relu`."""

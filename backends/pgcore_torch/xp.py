@@ -32,6 +32,7 @@ class TorchNamespace:
     concatenate = staticmethod(torch.cat)
     full_like = staticmethod(torch.full_like)
     log_softmax = staticmethod(torch.log_softmax)
+    stop_gradient = staticmethod(torch.detach)
 
     def relu(self, x: Tensor) -> Tensor:
         """See `ArrayNamespace.relu`."""

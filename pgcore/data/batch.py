@@ -52,6 +52,7 @@ class Batch:
             possible actions after each step; `group`, [B] integers, equal for the episodes that
             group-relative estimators compare (see `pgcore.returns.groups`); and
             `reference_log_probs`, [B] log-probabilities under the reference policy of a KL penalty.
+            An estimator declares those that it reads; see `pgcore.Extra`.
     """
 
     observations: Array
@@ -402,6 +403,16 @@ class Batch:
         fields = {name: getattr(self, name) for name in ARRAYS}
         fields |= {"values": values, "final_values": final_values}
         return Batch(**fields, extras=self.extras)
+
+    def with_extras(self, **extras: ArrayLike) -> Batch:
+        """Return the batch with further extras, [B, ...] each, in place of those of the same names.
+
+        Raises:
+            ShapeError: there is not one row for each step.
+            BatchError: an extra is no array of real numbers, or holds NaN.
+        """
+        fields = {name: getattr(self, name) for name in ARRAYS}
+        return Batch(**fields, extras={**self.extras, **extras})
 
     def save(self, path: str | Path) -> None:
         """Write the batch to a safetensors file, whole or not at all.

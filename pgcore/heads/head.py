@@ -39,6 +39,7 @@ class Head(Checked, ABC):
             log-probability is then the log-density of those, `environment_actions`.
     """
 
+    registered_as = "heads"  # the kind
     name: ClassVar[str]
     discrete: ClassVar[bool]
     enumerable: ClassVar[bool] = False

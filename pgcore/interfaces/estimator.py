@@ -14,6 +14,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import DependencyError, EstimatorError, PgcoreError
+from pgcore.interfaces.extras import Extra, declared_extras
 from pgcore.interfaces.quantities import (
     KLS,
     QUANTITIES,
@@ -127,12 +128,16 @@ class Estimator(Checked, ABC):
         name: Its registered name.
         sources: The papers and equations it follows.
         usual_optimizer: The default of `pgcore train`.
+        extras: The extras of a batch that it reads, by name, beside those of its base classes.
         reduction: The rule that makes one loss of the terms.
     """
 
+    registered_as = "estimators"  # the kind
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
+    extras: ClassVar[Mapping[str, Extra]] = {}
+    _own_extras: ClassVar[Any] = {}  # those that the class itself declares
     field_error = EstimatorError
     reduction: AnyReduction = Reduction.STEP
     # The surrogate's keywords, each with whether it has a default; read where the class is defined.
@@ -140,8 +145,10 @@ class Estimator(Checked, ABC):
     _fitting: PolicySpec | None = None  # the last spec that passed `check_fits`
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the surrogate's signature, and drop cotangents of another surrogate."""
+        """Check extras and the surrogate's signature, and drop cotangents of another surrogate."""
         super().__init_subclass__(**kwargs)
+        cls._own_extras = vars(cls).get("extras", {})
+        cls.extras = declared_extras(cls)
         writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
         # An inherited closed form belongs to the parent's surrogate.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
@@ -280,6 +287,12 @@ class Estimator(Checked, ABC):
     def quantities(self) -> tuple[str, ...]:
         """The policy quantities that the surrogate uses under these hyper-parameters."""
         return tuple(name for name in self.keywords if name in QUANTITIES)
+
+    @property
+    def used_extras(self) -> dict[str, Extra]:
+        """The declared extras that the estimator reads under these hyper-parameters."""
+        extras = self.extras.items()
+        return {name: extra for name, extra in extras if extra.when is None or extra.when(self)}
 
     @cached_property
     def signal_names(self) -> frozenset[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from pgcore.data.batch import Batch, Index
-from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
+from pgcore.interfaces.extras import check_extras
 from pgcore.validation.arrays import Array, first_row, row_not_finite
 
 __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
@@ -87,9 +88,10 @@ class Signals:
             dtype: The policy's.
             width: The head's, and so that of a `reference`.
         """
+        check_extras(estimator.used_extras, batch, width)
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):
-            computed = dict(estimator.signals(batch, evaluate))
+            computed = run_signals(estimator, batch, evaluate)
         if estimator.sees_episodes:
             computed["episode"] = batch.episode_of_step
         check_names(estimator, computed)
@@ -111,6 +113,20 @@ class Signals:
                 check_all_finite(where, cast)
         weights = estimator.reduction.weights(batch).astype(dtype)
         return Signals(values, weights, padded=batch.step_weights is not None)
+
+
+def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:
+    """Return an estimator's signals; raise BatchError where it reads an extra that is not there."""
+    try:
+        return dict(estimator.signals(batch, evaluate))
+    except KeyError as error:
+        name = error.args[0] if error.args else None
+        if not isinstance(name, str) or name in batch.extras:
+            raise
+        raise BatchError(
+            f"{estimator.name}.signals: expected extras that it declares, got {name!r}, which the "
+            f"batch lacks; if it is one, declare extras = {{{name!r}: pgcore.Extra('[B] float', ...)}}"
+        ) from error
 
 
 def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:

@@ -64,6 +64,9 @@ class ArrayNamespace(Protocol):
             y: See `x`.
         """
 
+    def stop_gradient(self, x: Native) -> Native:
+        """Return x, held constant: its derivatives of every order are 0."""
+
     # The functions from here on have shapes of their own.
 
     def sum(self, x: Native, axis: int) -> Native:

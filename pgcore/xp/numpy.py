@@ -57,6 +57,10 @@ class HostNamespace:
         tail = np.exp(-np.abs(x))
         return np.where(x >= 0, 1.0, tail) / (1.0 + tail)
 
+    def stop_gradient(self, x: Array) -> Array:
+        """See `ArrayNamespace.stop_gradient`; nothing is differentiated here."""
+        return x
+
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""
         return np.broadcast_to(x, like.shape)

@@ -16,6 +16,7 @@ from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import NonFiniteError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
@@ -176,6 +177,7 @@ def compare(
             policy.load(parameters)
         policy.check_fits(estimator)
         policy.check(batch)
+        check_extras(estimator.used_extras, batch, spec.head.width)
         # The reference is computed once: all backends start from the same parameters.
         if truth is None:
             formula = api.optimizer(optimizer, learning_rate=RATE).spec
@@ -214,6 +216,7 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
     """
     policy.check_fits(estimator)
     policy.check(batch)
+    check_extras(estimator.used_extras, batch, policy.spec.head.width)
     formula = api.optimizer(optimizer, learning_rate=RATE).spec
     with restored(policy):
         if not isinstance(policy.spec.network, Adopted):

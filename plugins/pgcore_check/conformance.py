@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pgcore.errors import (
     BatchError,
     DependencyError,
     NonFiniteError,
+    OptimizerError,
     PgcoreError,
     UnknownNameError,
 )
@@ -33,9 +35,10 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases import design
 from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
-from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, product
+from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
 from pgcore_check.head_outcomes import identity_outcome
 from pgcore_check.outcomes import (
@@ -58,7 +61,7 @@ __all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
 EXTENTS = ("quick", "standard", "full")
 
 # The fewest parts for each process: importing its frameworks takes the time of a few parts.
-PARTS_A_PROCESS = 8
+PARTS_A_PROCESS = 4
 
 # The most parts of one spec that a process takes at once: the progress bar waits for all of them.
 PARTS_A_BUNDLE = 8
@@ -81,6 +84,13 @@ MILDER = 0.85
 LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
+# By the factor that a run is about: the contents of its cases that must occur in every mode.
+IN_EVERY_MODE = {
+    "": attrgetter("compiled"),
+    "estimator": lambda choice: choice.labels[:1],
+    "head": lambda choice: choice.labels[1:],
+}
+
 # The reason for which a registered optimizer is not checked.
 OF_CHECKED = "made by the core of gradients and Fisher products, which are checked"
 
@@ -99,6 +109,7 @@ class Part:
         identities: The label of the head whose identities are tried, or ""; no backend runs them.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
+        moved: Whether Fisher products and optimizer steps are compared.
         long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
     """
@@ -109,6 +120,7 @@ class Part:
     identities: str = ""
     dtype: str = "float64"
     all_modes: bool = False
+    moved: bool = False
     long: bool = False
     padded: bool = False
 
@@ -140,32 +152,34 @@ def plan(
     estimators: Sequence[str] | None,
     heads: Sequence[str] | None,
     extent: str,
+    optimizers: Sequence[str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Return the probes, the cases, the groups of kinks and the heads' identities to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names; None takes all, and the probes of `xp`.
-        heads: Registered names; None takes all that have a proof.
+        estimators: Registered names; None takes all, and the probes of `xp`. A run of some is about
+            them: every pair has one of them, and kinks of heads alone are left out.
+        heads: Registered names; None takes all that have a proof. See `estimators`.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
+        optimizers: Registered names of optimizers with an update formula; None takes all.
+        settings: Hyper-parameters of estimators by name, to try in place of their variants.
 
     Raises:
         UnknownNameError: a name is not registered.
         DependencyError: a named backend's framework is not installed.
+        OptimizerError: a named optimizer has no update formula, and makes no cases.
     """
     usable, absent = usable_backends(backends)
     tried = selected_variants("estimators", estimators)
+    tried = with_settings(tried, settings or {})
     tried_heads = selected_variants("heads", heads)
-    choices = covering(tried, tried_heads) if extent == "standard" else product(tried, tried_heads)
-    # The few cases are all of a quick run; in a longer one they are run in every mode.
-    few = few_of(choices)
-    if extent == "quick":
-        choices, few = few, []
-    # A hundred steps are too slow for estimators that weigh scores, whose reference takes a pass
-    # through the network for each step of the batch.
-    unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
-    long, padded = few_of(unscored, LONG), few_of(choices, PADDED)
+    check_formulas(optimizers)
+    named = {"estimator": estimators, "head": heads}
+    factors = [factor for factor, names in named.items() if names is not None]
+    factor = factors[0] if len(factors) == 1 else ""
     parts: list[Part] = []
     if estimators is None:
         # A mode that compiles takes its time: one dtype is enough.
@@ -174,22 +188,59 @@ def plan(
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
             for number, dtype in enumerate(DTYPES)
         ]
-    for choice in choices:
-        all_modes = extent == "full" or choice in few
-        is_long, is_padded = choice in long, choice in padded
-        parts.append(Part(len(parts), choice, all_modes=all_modes, long=is_long, padded=is_padded))
-    for group, members in kink_groups(tried, tried_heads).items():
+    for part in case_parts(tried, tried_heads, extent, factor, rules=optimizers):
+        parts.append(dataclasses.replace(part, number=len(parts)))
+    for group, members in kink_groups(tried, tried_heads, alone=factor != "estimator").items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
         for dtype in DTYPES:
-            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=everywhere))
-    if tried:
+            # As for the probes.
+            in_modes = everywhere and dtype == DTYPES[-1]
+            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
+    if tried and factor != "estimator":
         parts += [
             Part(number, identities=label) for number, label in enumerate(tried_heads, len(parts))
         ]
     by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
     selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
-    reasons = unchecked(estimators, heads)
+    reasons = unchecked(estimators, heads, optimizers)
+    for name in settings or {}:
+        reasons.pop(f"estimator {name!r}", None)
     return Plan(usable, absent, in_bundles(parts), extent, reasons, selected)
+
+
+def case_parts(
+    tried: Mapping[str, Estimator],
+    tried_heads: Mapping[str, Head],
+    extent: str,
+    factor: str,
+    *,
+    rules: Sequence[str] | None = None,
+) -> Iterator[Part]:
+    """Yield the cases of a run, which is about the levels of one factor, or about all."""
+    arrange = partial(covering, factor=factor) if extent == "standard" else product
+    choices = arrange(tried, tried_heads, rules=rules)
+    # The few cases are all of a quick run; in a longer one they are run in every mode.
+    if extent == "quick":
+        choices, few = few_of(choices), []
+    else:
+        few = few_of(choices, IN_EVERY_MODE[factor])
+    # A hundred steps are too slow for estimators that weigh scores, whose reference takes a pass
+    # through the network for each step of the batch.
+    unscored = [c for c in choices if not isinstance(c.case.estimator, ScoreEstimator)]
+    long = few_of(unscored, partial(levels_of, factors=LONG))
+    padded = few_of(choices, partial(levels_of, factors=PADDED))
+    # A Fisher product has no estimator in it, and a step only its gradient.
+    moved = [*few, *long]
+    moved += few_of(choices, attrgetter("moving"), beside=moved)
+    for choice in choices:
+        yield Part(
+            0,
+            choice,
+            all_modes=extent == "full" or choice in few,
+            moved=extent == "full" or choice in moved,
+            long=choice in long,
+            padded=choice in padded,
+        )
 
 
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -206,12 +257,17 @@ def bundle_of(part: Part) -> Hashable:
 
 
 def kink_groups(
-    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head]
+    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head], *, alone: bool
 ) -> dict[str, list[Kink]]:
-    """Return the kinks of some estimators and heads, by group."""
+    """Return the kinks of some estimators and heads, by group.
+
+    Args:
+        tried: The estimators by label.
+        tried_heads: The heads by label.
+        alone: Whether kinks of a head alone belong to the run; they name no estimator.
+    """
     names = {estimator.name for estimator in tried.values()}
-    # Kinks of a head alone name no estimator; they belong to every run that has one.
-    names |= {""} if names else set()
+    names |= {""} if names and alone else set()
     head_names = {head.name for head in tried_heads.values()}
     groups: dict[str, list[Kink]] = {}
     for kink in kinks():
@@ -231,8 +287,9 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     Raises:
         PgcoreError: one of the processes died.
     """
-    # Policies of an earlier run may have compiled what has changed since.
+    # Policies of an earlier run may have compiled what has changed since, backends too.
     shared_policy.cache_clear()
+    loaded.cache_clear()
     outcomes_of = partial(outcomes, plan)
     processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)
     if processes <= 1:
@@ -414,10 +471,11 @@ def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
 
 def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     """Return the variants of the estimators or heads of some names, by label; None takes all."""
-    registered = registry().names(kind)
+    enabled = registry().names(kind)
     for name in names or ():
-        if name not in registered:
-            raise UnknownNameError(kind, name, registered)
+        # The error tells an unknown name from a disabled one.
+        if name not in enabled:
+            registry().find(kind, name)
     return {
         label: variant
         for label, variant in variants(kind).items()
@@ -425,17 +483,45 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
+def with_settings(
+    tried: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return estimators by label, those with settings in place of the variants of their names."""
+    variants = {label: variant for label, variant in tried.items() if variant.name not in settings}
+    for name, fields in settings.items():
+        values = (f"{field}={value}" for field, value in fields.items())
+        variants[f"{name} {', '.join(values)}"] = api.estimator(name, **fields)
+    return variants
+
+
+def check_formulas(names: Sequence[str] | None) -> None:
+    """Raise unless each is the name of a registered optimizer with an update formula."""
+    formulas = design.optimizers()
+    for name in names or ():
+        if name not in formulas:
+            registry().find("optimizers", name)
+            why = proofs().defaults["optimizers"][1].get(name, "a rule without one")
+            raise OptimizerError(
+                f"check: expected optimizers with an update formula, got {name!r} ({why}); "
+                f"choose among {', '.join(formulas)}"
+            )
+
+
+def unchecked(
+    estimators: Sequence[str] | None,
+    heads: Sequence[str] | None,
+    optimizers: Sequence[str] | None = None,
+) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    selected = {"estimators": estimators, "heads": heads, "optimizers": None}
+    selected = {"estimators": estimators, "heads": heads, "optimizers": optimizers}
     for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
                 reasons[f"{kind.removesuffix('s')} {name!r}"] = why
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
-        if not isinstance(rule, OptimizerSpec):
+        if optimizers is None and not isinstance(rule, OptimizerSpec):
             reasons[f"optimizer {rule.name!r}"] = OF_CHECKED
     return reasons
 
@@ -467,6 +553,7 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
             with np.errstate(all="ignore"):
                 policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
             truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+            truth.products = part.moved
             # Else its outcome would be blind; see `Outcome.blind`.
             telling = truth.power > 0 and truth.nearest >= DISTANCE
             sound = truth.within_range and truth.distortion <= MOST_DISTORTION
@@ -485,6 +572,6 @@ def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:
     """Return the numbers of optimizer steps after which parameters are compared."""
     # From extreme points the steps amplify rounding beyond any use.
-    if fixture == "extreme":
+    if fixture == "extreme" or not part.moved:
         return ()
     return (1,) if quick else (1, 10, 100) if part.long else (1, 10)

@@ -32,7 +32,8 @@ def first_disagreement(
     # Without this a subclass that overrides a formula would have no reference implementation.
     hold_to_parent(type(estimator))
     hold_to_parent(type(spec.head))
-    correct, batch = make_case(spec, builder_of(spec), "float64", seed)
+    extras = estimator.used_extras
+    correct, batch = make_case(spec, builder_of(spec), "float64", seed, extras=extras)
     truth = Truth(spec, correct.parameters(), estimator, batch, first_formula(), (1, 10))
     suspect = policy(spec, backend=backend, dtype="float64")
     suspect.load(truth.parameters)

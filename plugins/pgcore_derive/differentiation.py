@@ -12,6 +12,7 @@ from pgcore_derive.functions import (
     Expression,
     RowSum,
     RowSymbol,
+    held,
     is_row,
     symbol,
     sympy,
@@ -45,7 +46,9 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
     # The reductions in an argument come before it, so that from the end each adjoint is complete.
     for placeholder in reversed(reduction_of):
         adjoints[placeholder] = derivative(placeholder)
-    return [derivative(s).xreplace(reduction_of) for s in symbols]
+    slopes = [derivative(s).xreplace(reduction_of) for s in symbols]
+    # What is held constant is itself in a derivative, which is not differentiated again.
+    return [slope.replace(held, lambda x: x) for slope in slopes]
 
 
 def simplify(expression: Expression) -> Expression:

@@ -26,6 +26,7 @@ __all__ = [
     "OfAction",
     "RowSum",
     "RowSymbol",
+    "held",
     "is_constant",
     "is_row",
     "magnitude",
@@ -157,6 +158,19 @@ class Bracket(Real):
         return Bracket(self.args[0].diff(s))
 
 
+class held(Real):  # noqa: N801
+    """x, with derivative 0."""
+
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return a number unchanged."""
+        return x if x.is_number else None
+
+    def fdiff(self, _argindex: int = 1) -> Expression:
+        """Return the derivative."""
+        return sympy.Integer(0)
+
+
 # The elementwise functions of `xp`. A new one is a line here, a line in `program.OPERATIONS`, and
 # where SymPy has none a class above.
 ELEMENTWISE: dict[str, Any] = {
@@ -165,6 +179,7 @@ ELEMENTWISE: dict[str, Any] = {
     "log": sympy.log,
     "sigmoid": sigmoid,
     "sqrt": sympy.sqrt,
+    "stop_gradient": held,
     "tanh": tanh,
 }
 

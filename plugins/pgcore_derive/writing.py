@@ -172,6 +172,9 @@ class TextPrinter(Printing, sympy.printing.StrPrinter):
     def _print_magnitude(self, expression: Expression) -> str:
         return f"|{self._print(expression.args[0])}|"
 
+    def _print_held(self, expression: Expression) -> str:
+        return f"stop_gradient({self._print(expression.args[0])})"
+
     def _print_Choose(self, expression: Expression) -> str:
         return f"where({', '.join(map(self._print, expression.args))})"
 
@@ -289,6 +292,9 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
 
     def _print_magnitude(self, expression: Expression, exp: Any = None) -> str:
         return self._raised(rf"\left|{self._print(expression.args[0])}\right|", exp)
+
+    def _print_held(self, expression: Expression, exp: Any = None) -> str:
+        return self._called(r"\mathrm{sg}", self._print(expression.args[0]), exp)
 
     def _called(self, function: str, argument: str, exp: Any) -> str:
         return self._raised(rf"{function}\left({argument}\right)", exp)

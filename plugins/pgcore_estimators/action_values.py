@@ -7,19 +7,23 @@ from typing import ClassVar
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import BatchError, ShapeError
 from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.extras import Extra
 from pgcore.returns import next_values
 from pgcore.validation.arrays import Array
 from pgcore_estimators.critic_loss import CriticLoss
 
 __all__ = [
+    "ACTION_VALUES",
     "ActionCriticLoss",
     "constant_action_values",
     "expect_over_actions",
     "next_log_probs",
     "next_q",
 ]
+
+# The values of another critic, in place of the policy's own.
+ACTION_VALUES = Extra("[B, A] float", "Q of every action, reward units", optional=True)
 
 
 class ActionCriticLoss(CriticLoss):
@@ -34,28 +38,9 @@ class ActionCriticLoss(CriticLoss):
 
 
 def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, by default the policy's.
-
-    Raises:
-        BatchError: the extra has not two dimensions, or no floats.
-        ShapeError: it has not a column for each action.
-    """
+    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, by default the policy's."""
     q = batch.extras.get("action_values")
-    if q is None:
-        return evaluate("action_values")["action_values"]
-    if q.ndim != 2 or q.dtype.kind != "f":
-        raise BatchError(
-            "Batch.extras['action_values']: expected floats [B, A], Q of every action, got "
-            f"{q.dtype} {list(q.shape)}; add a row of floats for each step"
-        )
-    # The batch does not know A; the policy's own distribution does.
-    actions = evaluate("log_probs")["log_probs"].shape[1]
-    if q.shape[1] != actions:
-        raise ShapeError(
-            f"Batch.extras['action_values']: expected [B, {actions}], Q of every action of the "
-            f"policy, got {list(q.shape)}; give each action its column"
-        )
-    return q
+    return evaluate("action_values")["action_values"] if q is None else q
 
 
 def next_q(batch: Batch, evaluate: Evaluate) -> Array:

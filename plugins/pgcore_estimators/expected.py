@@ -14,6 +14,7 @@ from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.action_values import (
+    ACTION_VALUES,
     ActionCriticLoss,
     constant_action_values,
     expect_over_actions,
@@ -51,6 +52,7 @@ class Expected(ActionCriticLoss):
     value_coefficient: Number = 0.5
     entropy_coefficient: Number = 0.0
     reduction: AnyReduction = Reduction.TRAJECTORY
+    extras: ClassVar = {"action_values": ACTION_VALUES}
     name: ClassVar[str] = "expected"
     sources: ClassVar[tuple[str, ...]] = (
         "Sutton et al. 2000, theorem 1",

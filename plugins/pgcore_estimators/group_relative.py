@@ -29,13 +29,14 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
 from pgcore_estimators.clipped_ratio import ClippedRatio
 from pgcore_estimators.terms import (
+    GROUP,
+    REFERENCE_LOG_PROBS,
     Ddof,
     Group,
     clipped_gain,
     clipped_gain_slope,
     log_bounds,
     old_log_probs,
-    reference_log_probs,
 )
 
 __all__ = ["CISPO", "GRPO", "GSPO", "DrGRPO"]
@@ -49,6 +50,7 @@ class _GroupRelative(ClippedRatio):
     clip_low: Positive = 0.2
     clip_high: Positive = 0.2
     group: Group = field(default="extra", kw_only=True)
+    extras: ClassVar = {"group": GROUP}
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -105,6 +107,7 @@ class GRPO(_Standardised):
     """
 
     kl_coefficient: Number = 0.0
+    extras: ClassVar = {"reference_log_probs": REFERENCE_LOG_PROBS}
     reduction = Reduction.EPISODE_STEP
     name: ClassVar[str] = "grpo"
     sources: ClassVar[tuple[str, ...]] = ("Shao et al. 2024, eqs. 3 and 4, arXiv:2402.03300",)
@@ -118,7 +121,7 @@ class GRPO(_Standardised):
         signals = super().signals(batch, evaluate)
         if self.kl_coefficient == 0:
             return signals
-        return {**signals, "reference_log_prob": reference_log_probs(batch)}
+        return {**signals, "reference_log_prob": batch.extras["reference_log_probs"]}
 
     def surrogate(
         self,

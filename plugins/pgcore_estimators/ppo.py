@@ -11,6 +11,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.extras import Extra
 from pgcore.returns import gae, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
@@ -28,6 +29,15 @@ from pgcore_estimators.terms import (
 )
 
 __all__ = ["PPO"]
+
+# A masked action's log-probability is -inf.
+REFERENCE = Extra(
+    "[B, width] number",
+    "the old policy's distribution parameters",
+    optional=True,
+    when=lambda estimator: estimator.objective == "kl",
+    finite=False,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class PPO(CriticLoss):
     entropy_coefficient: Number = 0.0
     normalise: Annotated[str, choice("none", "batch", "minibatch")] = "minibatch"
     ddof: Ddof = 1
+    extras: ClassVar = {"reference": REFERENCE}
     name: ClassVar[str] = "ppo"
     sources: ClassVar[tuple[str, ...]] = (
         "Schulman et al. 2017, eqs. 7 and 8, arXiv:1707.06347",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -16,6 +16,8 @@ from pgcore.validation.fields import Number, Positive, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.clipped_ratio import ClippedRatio
 from pgcore_estimators.terms import (
+    GROUP,
+    REFERENCE_LOG_PROBS,
     Ddof,
     Group,
     clipped_gain,
@@ -55,6 +57,10 @@ class ReinforcePP(ClippedRatio):
     gamma: UnitInterval = 1.0
     ddof: Ddof = 1
     group: Group = "extra"
+    extras: ClassVar = {
+        "group": replace(GROUP, when=lambda pp: pp.baseline == "group" and pp.group == "extra"),
+        "reference_log_probs": REFERENCE_LOG_PROBS,
+    }
     name: ClassVar[str] = "reinforce_pp"
     sources: ClassVar[tuple[str, ...]] = ("Hu 2025, sec. 3, arXiv:2501.03262",)
 

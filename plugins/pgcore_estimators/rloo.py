@@ -12,7 +12,7 @@ from pgcore.returns import by_group, episode_rewards, leave_one_out_mean
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.terms import Group, penalised_rewards
+from pgcore_estimators.terms import GROUP, REFERENCE_LOG_PROBS, Group, penalised_rewards
 
 __all__ = ["RLOO"]
 
@@ -38,6 +38,7 @@ class RLOO(Estimator):
 
     kl_coefficient: Number = 0.0
     group: Group = "extra"
+    extras: ClassVar = {"group": GROUP, "reference_log_probs": REFERENCE_LOG_PROBS}
     reduction = Reduction.TRAJECTORY
     name: ClassVar[str] = "rloo"
     sources: ClassVar[tuple[str, ...]] = (

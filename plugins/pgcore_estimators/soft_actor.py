@@ -16,6 +16,7 @@ from pgcore.validation.fields import NonNegative, Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
 from pgcore_estimators.action_values import (
+    ACTION_VALUES,
     ActionCriticLoss,
     constant_action_values,
     expect_over_actions,
@@ -54,6 +55,7 @@ class SoftActor(ActionCriticLoss):
     gamma: UnitInterval = 0.99
     value_coefficient: Number = 0.5
     reduction: AnyReduction = Reduction.STEP
+    extras: ClassVar = {"action_values": ACTION_VALUES}
     name: ClassVar[str] = "soft_actor"
     sources: ClassVar[tuple[str, ...]] = (
         "Haarnoja et al. 2018, eq. 3 and 7, arXiv:1801.01290",

@@ -10,6 +10,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.recorded import critic_values
 from pgcore.returns import GROUPS, gae, next_values, normalise
 from pgcore.validation.arrays import Array
@@ -17,6 +18,8 @@ from pgcore.validation.fields import choice
 from pgcore.xp.namespace import Native
 
 __all__ = [
+    "GROUP",
+    "REFERENCE_LOG_PROBS",
     "Ddof",
     "Group",
     "Normalisation",
@@ -29,7 +32,6 @@ __all__ = [
     "normalise_advantages",
     "old_log_probs",
     "penalised_rewards",
-    "reference_log_probs",
     "state_values",
 ]
 
@@ -38,6 +40,37 @@ __all__ = [
 Normalisation = Annotated[str, choice("none", "batch")]
 Ddof = Annotated[int, choice(0, 1)]
 Group = Annotated[str, choice(*GROUPS)]
+
+
+def example_groups(batch: Batch, *_: object) -> Array:
+    """Return [B] integers: two groups that take turns, or one where an episode would be alone."""
+    numbers = [7, 3, 3, 7, 3] if batch.num_episodes > 3 else [7]
+    return np.resize(numbers, batch.num_episodes)[batch.episode_of_step]
+
+
+def example_reference(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return [B] log-probabilities, nats, of a policy near the one that acted."""
+    assert batch.log_probs is not None
+    # Ratios to the reference are then between a half and two, and seldom 1.
+    return batch.log_probs + 0.3 * rng.standard_normal(shape)
+
+
+# The extras that several estimators read.
+GROUP = Extra(
+    "[B] integer",
+    "one number for all steps of the episodes to compare",
+    example_groups,
+    when=lambda estimator: estimator.group == "extra",
+    advice="number the groups of episodes to compare, or set the estimator's group='all' to "
+    "compare all",
+)
+REFERENCE_LOG_PROBS = Extra(
+    "[B] number",
+    "the reference policy's log-probabilities of the actions, nats",
+    example_reference,
+    when=lambda estimator: estimator.kl_coefficient != 0,
+    advice="add them, or set kl_coefficient=0",
+)
 
 
 def log_bounds(below: float, above: float) -> tuple[float, float]:
@@ -110,28 +143,12 @@ def check_recorded_values(batch: Batch, where: str) -> None:
         )
 
 
-def reference_log_probs(batch: Batch) -> Array:
-    """Return [B] log pi_ref(a_t given s_t), nats, from the extra of that name.
-
-    Raises:
-        BatchError: the batch has none.
-    """
-    log_probs = batch.extras.get("reference_log_probs")
-    if log_probs is None or log_probs.shape != (batch.num_steps,):
-        got = "none" if log_probs is None else f"shape {list(log_probs.shape)}"
-        raise BatchError(
-            "Batch.extras['reference_log_probs']: expected [B], the reference policy's "
-            f"log-probabilities of the actions, got {got}; add them, or set kl_coefficient=0"
-        )
-    return log_probs
-
-
 def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -> Array:
     """Return [B] rewards less kl_coefficient (log mu - log pi_ref), reward units."""
     # Without a penalty the batch needs no reference policy.
     if kl_coefficient == 0:
         return batch.rewards
-    log_ratio = old_log_probs(batch, evaluate) - reference_log_probs(batch)
+    log_ratio = old_log_probs(batch, evaluate) - batch.extras["reference_log_probs"]
     return batch.rewards - kl_coefficient * log_ratio
 
 

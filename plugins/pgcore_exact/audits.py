@@ -126,7 +126,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     process = process.replaced(gamma=getattr(estimator, "gamma", process.gamma))
     # The first policy that the estimator runs on, and a second one as behaviour policy.
     specs = policies(process)
-    runs = partial(try_once, estimator, probe_batch(process, max(batch, 2)))
+    runs = partial(try_once, estimator, probe_batch(estimator, process, max(batch, 2)))
     fitting = first_fitting(estimator, specs, runs)
     policy, behaviour = (audit_policy(specs[fitting], seed + shift) for shift in (0, 1))
     expected = moments(process, policy, estimator, batch=batch)

@@ -22,6 +22,7 @@ from pgcore.heads import DiagonalGaussian
 from pgcore.interfaces.estimator import Claims, Estimator
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.arrays import Array
+from pgcore_check.extras import example_extras
 from pgcore_exact.expectation.estimates import Estimates, sample
 from pgcore_exact.expectation.moments import CANCELLATION, Moments, moments, root_mean_square
 from pgcore_exact.expectation.needs import audit_policy
@@ -264,15 +265,12 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
         "log_probs": rng.standard_normal(steps),
         "values": np.zeros(steps),
     }
-    extras = {
-        "reference": policy.distribution(fields["observations"]),
-        "reference_log_probs": rng.standard_normal(steps),
-        "group": np.zeros(steps, np.intp),
-    }
+    plain = Batch(**fields, extras={"reference": policy.distribution(fields["observations"])})
     # With the claim in place the core would refuse the policy before anything runs.
     unclaimed = with_claims(estimator, discrete_only=False)
     try:
-        run_gradient(policy, unclaimed, Batch(**fields, extras=extras))
+        extras = example_extras(estimator.used_extras, plain, spec.head.width, rng)
+        run_gradient(policy, unclaimed, plain.with_extras(**extras))
     except PgcoreError as error:
         figure = f"on continuous actions: {summarize(error)}"
         return decide("discrete_only", stated, figure, holds=stated)
@@ -319,7 +317,7 @@ def truncation_effect(subject: Subject) -> float:
 
 def lookahead_effect(subject: Subject) -> float:
     """Return the largest relative change of first steps' signals without the steps after them."""
-    batch = probe_batch(subject.mdp, 2)
+    batch = probe_batch(subject.estimator, subject.mdp, 2)
     starts = batch.episode_starts
     whole = run_signals(subject.policy, subject.estimator, batch).values
     alone = run_signals(subject.policy, subject.estimator, batch.steps(starts)).values
@@ -332,10 +330,11 @@ def lookahead_effect(subject: Subject) -> float:
     return largest
 
 
-def probe_batch(mdp: MDP, size: int) -> Batch:
+def probe_batch(estimator: Estimator, mdp: MDP, size: int) -> Batch:
     """Return a batch of the longest episodes, by a policy with equal probabilities.
 
     Args:
+        estimator: Declares extras.
         mdp: A process with a horizon.
         size: N, episodes in the batch.
     """
@@ -345,7 +344,7 @@ def probe_batch(mdp: MDP, size: int) -> Batch:
     # Neighbours share their first steps, so those far apart differ most.
     last = int((episodes.lengths == episodes.lengths.max()).sum()) - 1
     members = longest[np.linspace(0.0, last, size).astype(np.intp)]
-    return batch_of(mdp, episodes, members, uniform, values=np.zeros(mdp.states))
+    return batch_of(estimator, mdp, episodes, members, uniform, values=np.zeros(mdp.states))
 
 
 def try_once(estimator: Estimator, batch: Batch, spec: PolicySpec) -> None:

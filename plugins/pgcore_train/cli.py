@@ -70,6 +70,13 @@ def train(
         Path | None,
         typer.Option(help="A TOML file with a table for each section.", show_default=False),
     ] = None,
+    extras: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODULE:FUNCTION",
+            help="A function of a rollout's batch for an extra of the estimator; repeatable.",
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +92,7 @@ def train(
     """
     # `pgcore --help` and a mistyped option need neither NumPy nor Gymnasium.
     from pgcore_train.command import run_command
+    from pgcore_train.config.config import read_extras
 
     # The options by section and key of a configuration file; all others come through --set.
     options: dict[str, dict[str, Any]] = {
@@ -104,6 +112,7 @@ def train(
             "normalise_observations": normalise_observations,
             "normalise_rewards": normalise_rewards,
         },
+        "extras": {**read_extras(extras or [])},
     }
     # An absent option must not override the file or the checkpoint.
     layer: dict[str, dict[str, Any]] = {}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
-from pgcore_train.report import summarise, write_results
+from pgcore_train.report import figures_of, summarise, write_results
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
+from pgcore_train.run.loggers import Loggers
 from pgcore_train.run.progress import ProgressBar
 from pgcore_train.training import Ending, Training
 
@@ -67,25 +69,45 @@ def train_into_folder(
     folder = RunFolder(run.out or f"runs/{environment.replace('/', '-').replace(':', '-')}")
     # A resumed run in its own folder adds to the metrics; anywhere else it starts new ones.
     keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
-    with folder.open(training.config.to_toml(), keep=keep):
+    with (
+        folder.open(training.config.to_toml(), keep=keep),
+        open_loggers(training, folder) as loggers,
+    ):
         try:
             with ProgressBar(run.steps, training.history.steps) as bar:
 
                 def after_update(metrics: Mapping[str, float]) -> None:
                     folder.write_metrics(metrics)
+                    loggers.update(metrics)
                     bar.update(training.history.steps, training.history.mean_return, metrics)
 
                 ending = training.run(after_update)
         finally:
             # Also when an environment or an update failed: the policy up to then is worth keeping.
             no_picture = write_results(training, folder)
-    # Someone who interrupts does not want to wait for an evaluation.
-    evaluation = np.empty(0) if ending is Ending.INTERRUPT else training.evaluate()
-    sys.stdout.write(summarise(training, folder, ending, evaluation, no_picture))
+        # Someone who interrupts does not want to wait for an evaluation.
+        evaluation = np.empty(0) if ending is Ending.INTERRUPT else training.evaluate()
+        text = summarise(training, folder, ending, evaluation, no_picture)
+        loggers.end(figures_of(training, ending, evaluation), None)
+    sys.stdout.write(text)
     if ending is Ending.INTERRUPT:
         sys.stderr.write(f"interrupted; go on with: pgcore train --resume {folder.path}\n")
     missed = ending is Ending.STEPS and run.stop_at is not None
     return GOAL_MISSED if missed else STATUS[ending]
+
+
+@contextmanager
+def open_loggers(training: Training, folder: RunFolder) -> Generator[Loggers]:
+    """Give the loggers of a run that has started; they hear of its end by an error or by Ctrl-C."""
+    loggers = Loggers(folder.path)
+    try:
+        loggers.start(training.config.layer())
+        yield loggers
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        ending = Ending.INTERRUPT if interrupted else Ending.ERROR
+        loggers.end(figures_of(training, ending, np.empty(0)), None if interrupted else error)
+        raise
 
 
 def resumed_layer(checkpoint: Checkpoint, resume: Path) -> Layer:

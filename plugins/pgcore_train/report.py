@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pgcore.data import files
 from pgcore.validation.arrays import Array
@@ -11,7 +12,7 @@ from pgcore_train.run.history import WINDOW, History, readable
 from pgcore_train.run.picture import draw
 from pgcore_train.training import Ending, Training
 
-__all__ = ["summarise", "write_results"]
+__all__ = ["figures_of", "summarise", "write_results"]
 
 
 def write_results(training: Training, folder: RunFolder) -> str | None:
@@ -36,6 +37,27 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     return None
 
 
+def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[str, Any]:
+    """Return the summary for programs: every figure at full precision, None for a mean of nothing.
+
+    Args:
+        training: The run.
+        ending: Why it stopped.
+        evaluation: Returns of the evaluation episodes, environment units.
+    """
+    history = training.history
+    return {
+        "ending": ending.value,
+        "updates": history.updates,
+        "steps": history.steps,
+        "episodes": history.episodes,
+        "mean_return": history.mean_return,
+        "seconds": round(history.seconds, 3),
+        "evaluation_returns": evaluation.tolist(),
+        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
+    }
+
+
 def summarise(
     training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None
 ) -> str:
@@ -48,20 +70,10 @@ def summarise(
         evaluation: Returns of the evaluation episodes, environment units.
         no_picture: Why there is no picture, or None.
     """
-    history, run = training.history, training.config.run
-    # For programs: every figure at full precision, None for a mean of nothing.
-    figures = {
-        "ending": ending.value,
-        "updates": history.updates,
-        "steps": history.steps,
-        "episodes": history.episodes,
-        "mean_return": history.mean_return,
-        "seconds": round(history.seconds, 3),
-        "evaluation_returns": evaluation.tolist(),
-        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
-    }
+    figures = figures_of(training, ending, evaluation)
     files.replace(folder.summary, (json.dumps(figures, indent=2) + "\n").encode())
     # For people: empty rows are left out.
+    history, run = training.history, training.config.run
     rows = {
         "training": ending_text(ending, history, run.stop_at),
         "effort": effort_text(history),

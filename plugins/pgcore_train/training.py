@@ -5,21 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
-from pluggy import HookCaller
 from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
+from pgcore.data.batch import Batch
 from pgcore.errors import FileError, SpecError
-from pgcore.registry.entry_points import hook_manager
-from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
 from pgcore_train.config.config import RunConfig
@@ -29,12 +25,13 @@ from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make
 from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
+from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
     Normaliser,
     ObservationNormaliser,
     RewardNormaliser,
 )
-from pgcore_train.rollout.rollouts import Rollout, Rollouts
+from pgcore_train.rollout.rollouts import EPISODE_EXTRAS, Rollout, Rollouts
 from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
@@ -60,6 +57,7 @@ class Ending(Enum):
     GOAL = "goal"
     STEPS = "steps"
     INTERRUPT = "interrupt"
+    ERROR = "error"
 
 
 class Training:
@@ -73,6 +71,7 @@ class Training:
         replay: The replay buffer, or None.
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
+        extras: The functions that give batches the estimator's extras.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -83,7 +82,6 @@ class Training:
         """
         run = config.run
         self.history = History()
-        self._loggers = make_loggers()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
@@ -104,6 +102,8 @@ class Training:
 
         # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
+        recorded = EPISODE_EXTRAS if self.whole_episodes else ()
+        self.extras = RolloutExtras(config.extras, self.estimator, recorded)
         self.length = config.rollout.length or self.plan.rollout_length
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count
@@ -144,7 +144,6 @@ class Training:
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
-                        self._notify(metrics)
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
@@ -276,19 +275,21 @@ class Training:
         """Learn from a rollout, or from the buffer behind it; return the update's metrics."""
         learner = (self.policy, self.estimator, self.optimizer)
         if self.replay is None or self.replay_plan is None:
-            return update(*learner, rollout.batch, self.plan, self.rng, self.target)
+            batch = self._with_extras(rollout.batch)
+            return update(*learner, batch, self.plan, self.rng, self.target)
         self.replay.add(rollout.batch)
-        return replay_update(*learner, self.replay, self.replay_plan, self.rng, self.target)
+        return replay_update(
+            *learner,
+            self.replay,
+            self.replay_plan,
+            self.rng,
+            self.target,
+            with_extras=self._with_extras,
+        )
 
-    def _notify(self, metrics: Mapping[str, float]) -> None:
-        """Pass an update's metrics to every logger; one that raises is set aside with a warning."""
-        for name, logger in [*self._loggers.items()]:
-            try:
-                logger(metrics=MappingProxyType(metrics))
-            except Exception as error:  # noqa: BLE001 - a plugin's code may raise anything
-                del self._loggers[name]
-                reason = f"logger {name} is set aside: {type(error).__name__}: {error}"
-                warnings.warn(f"{reason}; correct or uninstall its plugin", stacklevel=2)
+    def _with_extras(self, batch: Batch) -> Batch:
+        """Return a batch with the extras that functions give."""
+        return self.extras.add_to(batch, self.estimator, self.policy.spec.head.width)
 
     def _optimizer_steps(self) -> int:
         """Return the optimizer steps of the whole run, over which the learning rate falls."""
@@ -323,18 +324,6 @@ class Training:
         """Return seeds for environments; a resumed run's differ from those of its beginning."""
         sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
         return [int(seed) for seed in sequence.generate_state(count)]
-
-
-def make_loggers() -> dict[str, HookCaller]:
-    """Return the hook `pgcore_after_update` of each plugin that implements it, by its module."""
-    loggers: dict[str, HookCaller] = {}
-    # Each in a manager of its own, so that one that raises does not stop the others.
-    for implementation in reversed(registry().hook.pgcore_after_update.get_hookimpls()):
-        manager = hook_manager()
-        manager.register(implementation.plugin)
-        name = getattr(implementation.plugin, "__name__", implementation.plugin_name)
-        loggers[name] = manager.hook.pgcore_after_update
-    return loggers
 
 
 def one_blas_thread() -> threadpool_limits:

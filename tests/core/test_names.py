@@ -6,22 +6,22 @@ from pgcore.cli.app import application
 
 NAMES = """
     Backend Batch Bernoulli Categorical Claims ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
-    Estimator Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
+    Estimator Extra Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
     Reduction Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
-    gradient load optimizer policy signals
+    gradient load optimizer policy register signals
 """
 
 # Arguments in capitals, then options; a command's options are part of what users' scripts hold.
 COMMANDS = {
     "list": "KINDS --json",
-    "doctor": "--json",
-    "check": "--backends --estimators --heads --quick --full --processes --json --html",
+    "doctor": "--json --quick",
+    "check": "--backends --estimators --heads --optimizers --set --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "derive": "NAME --set --latex --json",
     "train": """
         ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes
         --normalise-observations --no-normalise-observations --normalise-rewards --no-normalise-rewards
-        --out --resume --config --set
+        --out --resume --config --extras --set
     """,
 }
 

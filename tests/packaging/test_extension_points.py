@@ -254,7 +254,7 @@ def test_a_logger_sees_each_update(site):
         "SEEN = []\n@hookimpl\ndef pgcore_after_update(metrics):\n    SEEN.append(metrics)",
     )
     site.distribution("log-dist", {"log": "log_plugin"})
-    site.registry().hook.pgcore_after_update(metrics={"loss": 1.0})
+    site.registry().hook.pgcore_after_update(folder=None, metrics={"loss": 1.0})
     import log_plugin  # pyright: ignore[reportMissingImports]
 
     assert log_plugin.SEEN == [{"loss": 1.0}]

@@ -239,6 +239,10 @@ class ForwardMode:
         a, b, _ = aligned(x, y, condition)
         return Dual(np.where(condition, value_of(x), value_of(y)), np.where(condition, a, b))
 
+    def stop_gradient(self, x: Dual) -> Dual:
+        """See `ArrayNamespace.stop_gradient`."""
+        return constant(x.value)
+
     def sum(self, x: Dual, axis: int) -> Dual:
         """See `ArrayNamespace.sum`."""
         return x.sum(axis)

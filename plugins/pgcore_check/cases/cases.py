@@ -6,9 +6,10 @@ lengths, some are truncated and some terminate, and discrete heads have masked a
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,10 +20,12 @@ from pgcore.data.batch import Batch
 from pgcore.data.spec import MLP, Linear, Network, PolicySpec, Table
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
+from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
+from pgcore_check.extras import example_extras
 from pgcore_check.proofs import variants
 
 __all__ = [
@@ -84,7 +87,8 @@ class Case:
         See `make_case`; `extreme` scales by the case's extremity.
         """
         scale = self.extremity if extreme else 1.0
-        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, scale=scale)
+        options: dict[str, Any] = {"scale": scale, "extras": self.estimator.used_extras}
+        return make_case(self.spec, backend, self.dtype, self.seed, steps, padding, **options)
 
 
 def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
@@ -143,6 +147,7 @@ def make_case(
     padding: int = 0,
     *,
     scale: float = 1.0,
+    extras: Mapping[str, Extra] | None = None,
 ) -> tuple[Policy, Batch]:
     """Return a policy with random parameters, and a batch recorded by a slightly different one.
 
@@ -155,6 +160,7 @@ def make_case(
         padding: Steps of weight 0 to add.
         scale: The factor on well-scaled parameters, its cube that on rewards. A large one saturates
             distributions, and makes standard deviations tiny and huge.
+        extras: Those that the batch has, beside `reference`; None takes those of every estimator.
     """
     rng = np.random.default_rng(seed)
     current = policy(spec, backend=backend, seed=seed, dtype=dtype)
@@ -180,15 +186,25 @@ def make_case(
     plain = Batch(**fields, extras={"reference": anchor})
     recorded = current.evaluate(plain, ("log_prob", *quantities_of(spec) & {"value"}))
     log_probs = recorded["log_prob"] + RECORDED * rng.standard_normal(steps)
-    extras = dict(plain.extras)
-    extras["reference_log_probs"] = log_probs + RECORDED * rng.standard_normal(steps)
-    extras["group"] = np.repeat([7, 3, 3, 7, 3], lengths)
+    # Examples draw from a copy of the stream, so that no extra moves the numbers after them.
+    declared = all_extras() if extras is None else extras
+    known = Batch(**fields, log_probs=log_probs, extras=plain.extras)
+    examples = example_extras(declared, known, spec.head.width, copy.deepcopy(rng))
+    rng.standard_normal(steps)
     values = None
     # Values of another critic, so that a clipped value loss is clipped somewhere.
     if "value" in recorded:
         values = recorded["value"] + RECORDED * rng.standard_normal(steps)
-    batch = Batch(**fields, log_probs=log_probs, values=values, extras=extras)
+    batch = Batch(**fields, log_probs=log_probs, values=values, extras={**plain.extras, **examples})
     return current, batch.pad(steps + padding)
+
+
+def all_extras() -> dict[str, Extra]:
+    """Return the extras that the kit's variants of estimators read, by name."""
+    extras: dict[str, Extra] = {}
+    for estimator in variants("estimators").values():
+        extras |= estimator.used_extras
+    return extras
 
 
 def random_observations(spec: PolicySpec, count: int, rng: np.random.Generator) -> Array:

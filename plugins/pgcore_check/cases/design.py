@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 from pgcore.data.spec import PolicySpec
 from pgcore.heads import Head
@@ -16,7 +17,7 @@ from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, Case, fits
 from pgcore_check.proofs import variants
 
-__all__ = ["DTYPES", "Choice", "covering", "few_of", "optimizers", "product"]
+__all__ = ["DTYPES", "Choice", "covering", "few_of", "levels_of", "optimizers", "product"]
 
 # A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
@@ -64,13 +65,35 @@ class Choice:
         return self.case.spec, self.case.dtype
 
     @cached_property
-    def pairs(self) -> set[tuple[str, str]]:
-        """Every pair of two levels, and the labels of estimator and head, which occur once."""
-        return {
-            *itertools.combinations(self.levels, 2),
-            ("estimator", self.variant),
-            ("head", self.head),
-        }
+    def labels(self) -> tuple[str, str]:
+        """The variants of estimator and head, written as levels."""
+        return f"variant {self.variant}", f"head variant {self.head}"
+
+    @cached_property
+    def compiled(self) -> tuple[str, ...]:
+        """The levels, with the estimator's surrogate for its name: a mode compiles the formula."""
+        surrogate = type(self.case.estimator).surrogate
+        return (f"surrogate {surrogate.__module__}.{surrogate.__qualname__}", *self.levels[1:])
+
+    @cached_property
+    def moving(self) -> tuple[tuple[str, str], ...]:
+        """What Fisher products and steps depend on, each in this dtype: all but the estimator."""
+        _, head, network, critic, dtype, optimizer = self.levels
+        _, head_variant = self.labels
+        parts = (head, head_variant, network, critic, optimizer)
+        return tuple((part, dtype) for part in parts)
+
+    def pairs(self, factor: str = "") -> set[tuple[str, ...]]:
+        """Return every pair of two levels, and the labels of estimator and head, which occur once.
+
+        Args:
+            factor: "estimator" or "head" for the pairs of its label with other levels alone.
+        """
+        labels = dict(zip(("estimator", "head"), self.labels, strict=True))
+        pairs = itertools.combinations(self.levels, 2)
+        if factor:
+            pairs = ((labels[factor], level) for level in self.levels)
+        return {*pairs, *((label,) for label in self.labels)}
 
 
 def optimizers() -> tuple[str, ...]:
@@ -85,14 +108,21 @@ def optimizers() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name not in built_in))
 
 
-def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
-    """Return every case whose parts fit each other."""
+def product(
+    estimators: Mapping[str, Estimator],
+    heads: Mapping[str, Head],
+    *,
+    rules: Collection[str] | None = None,
+) -> list[Choice]:
+    """Return every case whose parts fit each other, of all optimizers or of some names."""
     choices: list[Choice] = []
     # A case's seed is its number among all combinations, whether their parts fit or not. What else
     # is installed moves no seed: those of a stranger's optimizer come after the others.
     order = {name: number for number, name in enumerate(optimizers())}
     runs = list(itertools.product(DTYPES, order))
     runs.sort(key=lambda run: order[run[1]] // OPTIMIZERS)
+    # The selected ones retain their seeds.
+    selected = order if rules is None else rules
     seeds = itertools.count(0, OPTIMIZERS * len(DTYPES))
     specs = {
         names: spec_of(heads[names[0]], *names[1:])
@@ -104,20 +134,34 @@ def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> l
             continue
         head, network, critic = names
         for number, (dtype, optimizer) in enumerate(runs, seed):
+            if optimizer not in selected:
+                continue
             label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
             case = Case(label, spec, estimator, dtype, number)
             choices.append(Choice(variant, head, network, optimizer, case))
     return choices
 
 
-def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
+def covering(
+    estimators: Mapping[str, Estimator],
+    heads: Mapping[str, Head],
+    factor: str = "",
+    *,
+    rules: Collection[str] | None = None,
+) -> list[Choice]:
     """Return cases that contain every pair of two levels, chosen greedily by their new pairs.
 
     Of equally good cases it is one of a spec that occurs already, whose compiled functions serve
     both.
+
+    Args:
+        estimators: By label.
+        heads: By label.
+        factor: See `Choice.pairs`.
+        rules: See `product`.
     """
-    everything = product(estimators, heads)
-    masks = bit_masks([choice.pairs for choice in everything])
+    everything = product(estimators, heads, rules=rules)
+    masks = bit_masks([choice.pairs(factor) for choice in everything])
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):
         group = (choice.case.estimator.name, choice.case.spec.head.name)
@@ -141,25 +185,32 @@ def covering(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> 
     return [everything[number] for number in selection]
 
 
-def few_of(choices: Sequence[Choice], factors: Collection[str] = ()) -> list[Choice]:
-    """Return few cases that contain every level of some factors, chosen greedily.
+def few_of(
+    choices: Sequence[Choice],
+    contents: Callable[[Choice], Iterable[Hashable]] = attrgetter("levels"),
+    beside: Collection[Choice] = (),
+) -> list[Choice]:
+    """Return few cases with all contents of the choices, chosen greedily.
 
     Of equally good cases it is the one with the smaller network, which compiles sooner.
 
     Args:
         choices: The cases to select from.
-        factors: Among estimator, head, network, critic, dtype and optimizer; all where empty.
+        contents: The function from a case to its contents; by default its levels.
+        beside: Cases whose contents need no other case.
     """
     # Tables and linear networks are listed first.
     size = {name: number for number, name in enumerate(NETWORKS)}
     numbers = sorted(range(len(choices)), key=lambda number: size[choices[number].network])
-    masks = bit_masks(
-        [
-            [level for level in choice.levels if not factors or level.partition(" ")[0] in factors]
-            for choice in choices
-        ]
+    *masks, present = bit_masks(
+        [*map(contents, choices), itertools.chain.from_iterable(map(contents, beside))]
     )
-    return [choices[number] for number in greedy_cover(masks, union(masks), numbers)]
+    return [choices[number] for number in greedy_cover(masks, union(masks) & ~present, numbers)]
+
+
+def levels_of(choice: Choice, factors: Collection[str]) -> list[str]:
+    """Return a case's levels of some factors."""
+    return [level for level in choice.levels if level.partition(" ")[0] in factors]
 
 
 def bit_masks(sets: Iterable[Iterable[Hashable]]) -> list[int]:

@@ -105,6 +105,15 @@ PROBES: dict[str, Probe] = {
     ),
     "abs of -inf": of_one("abs", lambda xp, x: xp.abs(x - INF), (1.0, INF, -1.0), symbolic=False),
     "abs of NaN": of_one("abs", lambda xp, x: xp.abs(x + NAN), (1.0, NAN, 1.0), symbolic=False),
+    "stop_gradient": of_one(
+        "stop_gradient",
+        lambda xp, x: x * xp.stop_gradient(xp.exp(x)),
+        (0.0, 0.0, 1.0),
+        (1.0, math.e, math.e),
+    ),
+    "stop_gradient alone": of_one(
+        "stop_gradient", lambda xp, x: x - xp.stop_gradient(x), (3.0, 0.0, 1.0)
+    ),
     "maximum": of_row(
         "maximum",
         lambda xp, q: xp.maximum(q[:, 0], q[:, 1]),

@@ -94,6 +94,7 @@ class Truth:
         optimizer: The formula of the steps.
         dtype: NumPy's float32 or float64.
         steps: The numbers of optimizer steps after which parameters are compared.
+        products: Whether a Fisher-vector product is compared.
         max_norm: The norm to which gradients are clipped: half that of the first, so that clipping
             always acts.
     """
@@ -110,7 +111,7 @@ class Truth:
         """Keep all; each stage is computed when it is first read."""
         self.spec, self.parameters = spec, dict(parameters)
         self.estimator, self.batch = estimator, batch
-        self.optimizer, self.steps = optimizer, steps
+        self.optimizer, self.steps, self.products = optimizer, steps, True
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
         # The largest number in the derivatives of the head, once `kernel` is computed.
@@ -237,13 +238,13 @@ class Truth:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether the gradient is beyond the dtype's range, as a ratio of extreme policies can be.
+        """Whether the gradient may be beyond the dtype's range, as a ratio of extreme policies can be.
 
         Then there is nothing to compare.
         """
         with np.errstate(over="ignore"):
             return not all(
-                np.isfinite(expected.exact.astype(self.dtype)).all()
+                np.isfinite((np.abs(expected.exact) + expected.allowed).astype(self.dtype)).all()
                 for expected in self.gradient.values()
             )
 
@@ -321,10 +322,12 @@ class Truth:
 
     @cached_property
     def fisher(self) -> dict[str, Expected]:
-        """The Fisher-vector product by parameter name; empty if beyond the dtype's range.
+        """The Fisher-vector product by parameter name; empty without one, or beyond the dtype's range.
 
-        It is empty too for a head that has neither `fisher` nor a quadrature, which is optional.
+        A head that has neither `fisher` nor a quadrature has none.
         """
+        if not self.products:
+            return {}
         inputs = (self.spec, self.parameters, self.batch, self.direction)
         with np.errstate(over="ignore", invalid="ignore"):
             products = (reference.fisher_vector_product(*inputs, lift) for lift in self._lifts)

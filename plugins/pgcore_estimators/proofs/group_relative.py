@@ -195,8 +195,6 @@ def group_mean(_: int, among: list[int], totals: Number) -> Number:
 
 
 EXTRAS = {
-    # Episodes of one process are all comparable.
-    "group": lambda mdp, _: np.zeros((mdp.states, mdp.actions), np.intp),
     # Half way to a uniform policy, so that a penalty for leaving it is one.
     "reference_log_probs": lambda mdp, behaviour: np.log(0.5 * behaviour + 0.5 / mdp.actions),
 }
@@ -204,10 +202,8 @@ PROOFS = (
     Proof(RLOO, {"rloo": {"kl_coefficient": 0.1}}, RLOOForm, extras=EXTRAS),
     Proof(GRPO, {"grpo": {"kl_coefficient": 0.3}}, GRPOForm, extras=EXTRAS),
     Proof(DrGRPO, {"dr grpo": {"clip_high": 0.3}}, DrGRPOForm, extras=EXTRAS),
-    Proof(GSPO, {"gspo": {"clip_low": 0.2, "clip_high": 0.3}}, GSPOForm, GSPO_KINKS, extras=EXTRAS),
-    Proof(
-        CISPO, {"cispo": {"clip_low": 0.1, "clip_high": 0.2}}, CISPOForm, CISPO_KINKS, extras=EXTRAS
-    ),
+    Proof(GSPO, {"gspo": {"clip_low": 0.2, "clip_high": 0.3}}, GSPOForm, GSPO_KINKS),
+    Proof(CISPO, {"cispo": {"clip_low": 0.1, "clip_high": 0.2}}, CISPOForm, CISPO_KINKS),
     Proof(
         ReinforcePP,
         {

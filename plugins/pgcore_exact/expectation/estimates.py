@@ -105,7 +105,7 @@ class Estimates:
             behaviour: [S, A] float64. The behaviour policy's probabilities.
         """
         self.estimator, self.episodes = estimator, episodes
-        self.rows = Rows(mdp, table, behaviour)
+        self.rows = Rows(mdp, table, behaviour, estimator)
         # By N: whether the shortcut agrees, and whether episodes' signals are independent.
         self._agrees: dict[int, bool] = {}
         self._independent: dict[int, bool] = {}

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from pgcore.api import generator
 from pgcore.api import policy as make_policy
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.arrays import Array
+from pgcore_check.extras import example_extras
 from pgcore_check.proofs import proofs
 from pgcore_exact.process.mdp import MDP
+from pgcore_exact.process.tabulated import every_action
 
 __all__ = ["audit_policy", "extras", "first_fitting", "policies"]
+
+# The probability of an action that the behaviour policy never takes, in an example's batch.
+TINY = 1e-300
 
 
 def policies(mdp: MDP) -> dict[str, PolicySpec]:
@@ -23,20 +30,56 @@ def policies(mdp: MDP) -> dict[str, PolicySpec]:
     return {label: make(mdp) for proof in proofs().all for label, make in proof.policies.items()}
 
 
-def extras(mdp: MDP, behaviour: Array) -> dict[str, Array]:
-    """Return [S, A, ...] of every extra that a proof names.
+def extras(mdp: MDP, behaviour: Array, estimator: Estimator) -> dict[str, Array]:
+    """Return [S, A, ...] of every extra that a proof or the estimator names.
+
+    An extra that the estimator declares is its example, unless a proof of its class makes another.
 
     Args:
         mdp: The process.
         behaviour: [S, A] float64. The behaviour policy's probabilities.
+        estimator: Whose examples.
+
+    Raises:
+        EstimatorError, BatchError: an example raises, or is not of its form.
     """
     arrays: dict[str, Array] = {}
+    proven: set[str] = set()
     # A reference policy may give an action probability 0.
     with np.errstate(divide="ignore"):
         for proof in proofs().all:
             for name, make in proof.extras.items():
                 arrays[name] = make(mdp, behaviour)
-    return arrays
+            if isinstance(estimator, proof.of):
+                proven |= proof.extras.keys()
+    declared = estimator.used_extras
+    missing = {name: extra for name, extra in declared.items() if name not in proven}
+    return arrays | examples(mdp, behaviour, arrays, missing)
+
+
+def examples(
+    mdp: MDP, behaviour: Array, arrays: Mapping[str, Array], declared: Mapping[str, Extra]
+) -> dict[str, Array]:
+    """Return [S, A, ...] examples of declared extras; see `extras`.
+
+    Args:
+        mdp: The process.
+        behaviour: [S, A] float64. The behaviour policy's probabilities.
+        arrays: [S, A, ...] of the proofs' extras.
+        declared: The extras to make.
+    """
+    rows = mdp.states, mdp.actions
+    # One episode, since a value of a whole episode must be the same in all of the process.
+    batch = every_action(
+        mdp,
+        episode_lengths=[mdp.states * mdp.actions],
+        terminated=[True],
+        rewards=mdp.mean_rewards.reshape(-1),
+        log_probs=np.log(np.maximum(behaviour, TINY)).reshape(-1),
+        extras={name: value.reshape(-1, *value.shape[2:]) for name, value in arrays.items()},
+    )
+    made = example_extras(declared, batch, mdp.actions, generator(0))
+    return {name: value.reshape(*rows, *value.shape[1:]) for name, value in made.items()}
 
 
 def audit_policy(spec: PolicySpec, seed: int, *, scale: float = 1.0) -> Policy:
@@ -79,7 +122,7 @@ def first_fitting(
             return name
     assert error is not None
     error.add_note(
-        f"{estimator.name} can be audited once a Proof gives policies or extras that suit it; "
-        "see the hook pgcore_proofs"
+        f"{estimator.name} can be audited once it declares its extras with examples, or a Proof "
+        "gives policies or extras that suit it; see the hook pgcore_proofs"
     )
     raise error

@@ -109,11 +109,18 @@ class Rows:
         batch: The rows as one-step episodes.
     """
 
-    def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array) -> None:
-        """Prepare the rows; behaviour is [S, A] float64, the behaviour policy's probabilities."""
+    def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array, estimator: Estimator) -> None:
+        """Prepare the rows.
+
+        Args:
+            mdp: The process.
+            table: The policy.
+            behaviour: [S, A] float64. The behaviour policy's probabilities.
+            estimator: Declares extras.
+        """
         self.mdp, self.table = mdp, table
         self.extras: dict[str, Array] = {}
-        for name, value in extras(mdp, behaviour).items():
+        for name, value in extras(mdp, behaviour, estimator).items():
             self.extras[name] = read_only(value.reshape(-1, *value.shape[2:]))
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)

@@ -33,11 +33,17 @@ def distance(left: Array, right: Array) -> float:
 
 
 def batch_of(
-    mdp: MDP, episodes: Episodes, members: Array, behaviour: Array, values: Array | None = None
+    estimator: Estimator,
+    mdp: MDP,
+    episodes: Episodes,
+    members: Array,
+    behaviour: Array,
+    values: Array | None = None,
 ) -> Batch:
     """Return some episodes as a batch.
 
     Args:
+        estimator: Declares extras.
         mdp: Their process.
         episodes: All episodes.
         members: [N] integer. The numbers of the batch's episodes; one may occur more than once.
@@ -59,7 +65,7 @@ def batch_of(
         final_observations=mdp.seen[episodes.final_states[members]],
         log_probs=np.log(behaviour[rows]),
         values=None if values is None else values[rows[0]],
-        extras={name: value[rows] for name, value in extras(mdp, behaviour).items()},
+        extras={name: value[rows] for name, value in extras(mdp, behaviour, estimator).items()},
     )
 
 
@@ -85,7 +91,7 @@ def population_bias(estimator: Estimator, mdp: MDP, policy: Policy) -> float:
     mask = table.actor_mask
     copies: list[Array] = []
     for number in (1, 2):
-        batch = batch_of(process, episodes, np.tile(members, number), behaviour)
+        batch = batch_of(estimator, process, episodes, np.tile(members, number), behaviour)
         copies.append(flat_gradient(policy, estimator, batch)[mask])
     # As in an audit, the exact gradient is the nearer one of both.
     exacts = [gradient(process, table, discount_state=flag)[mask] for flag in (True, False)]

@@ -24,7 +24,15 @@ from pgcore_train.config.settings import (
     TrainingSettings,
 )
 
-__all__ = ["SECTIONS", "Layer", "RunConfig", "merge", "read_assignments", "read_toml"]
+__all__ = [
+    "SECTIONS",
+    "Layer",
+    "RunConfig",
+    "merge",
+    "read_assignments",
+    "read_extras",
+    "read_toml",
+]
 
 # Section to key to value, unchecked: one source of settings.
 Layer = dict[str, dict[str, Any]]
@@ -40,8 +48,8 @@ CLOSED = {
     "exploration": ExplorationSettings,
 }
 # Sections with a name and the fields of the class of that name, and their default names.
-# `pgcore_train.building` checks those fields.
-OPEN = {"environment": None, "estimator": "ppo", "optimizer": None, "head": None}
+# `pgcore_train.building` checks those fields. Section `extras` has the estimator's names.
+OPEN = {"environment": None, "estimator": "ppo", "optimizer": None, "head": None, "extras": None}
 SECTIONS = (*OPEN, *CLOSED)
 
 
@@ -55,6 +63,7 @@ class RunConfig:
         optimizer: Its name under `name`, by default the estimator's usual one, and
             hyper-parameters; see `pgcore_train.building.make_optimizer`.
         head: Fields of the action space's usual head, or of the one under `name`.
+        extras: `module:function` by the extra's name; see `pgcore_train.rollout.extras`.
         run: See `RunSettings`.
         network: See `NetworkSettings`.
         rollout: See `RolloutSettings`.
@@ -68,6 +77,7 @@ class RunConfig:
     estimator: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     head: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
     run: RunSettings = field(default_factory=RunSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
@@ -171,6 +181,24 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
         check_known("section", [section], SECTIONS)
         layer.setdefault(section, {})[key.strip()] = value
     return layer
+
+
+def read_extras(assignments: Iterable[str]) -> dict[str, str]:
+    """Return `module:function` by name of `name=module:function` assignments.
+
+    Raises:
+        SpecError: an assignment is not of that form.
+    """
+    targets: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, target = assignment.partition("=")
+        if not equals or not name.strip():
+            raise SpecError(
+                f"--extras: expected name=module:function, got {assignment!r}; "
+                "write it as in --extras teacher=my_module:teacher"
+            )
+        targets[name.strip()] = target.strip()
+    return targets
 
 
 def merge(*layers: Layer) -> Layer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,8 +126,20 @@ def replay_update(
     plan: ReplayPlan,
     rng: np.random.Generator,
     target: Target | None = None,
+    *,
+    with_extras: Callable[[Batch], Batch] | None = None,
 ) -> dict[str, float]:
     """Improve the policy on batches of a replay buffer; see `update`.
+
+    Args:
+        policy: See `update`.
+        estimator: See `update`.
+        optimizer: See `update`.
+        replay: The buffer.
+        plan: Number and size of batches.
+        rng: Source of the drawn steps.
+        target: See `update`.
+        with_extras: Adds the estimator's extras to each batch.
 
     Returns:
         As `update`; empty before the buffer holds `plan.start` steps.
@@ -139,6 +151,8 @@ def replay_update(
     for _ in range(plan.updates):
         # Signals of each batch anew: they bootstrap from the policy or target of this moment.
         batch = replay.sample(plan.batch, rng)
+        if with_extras is not None:
+            batch = with_extras(batch)
         last = gradient(policy, estimator, batch, target=None if target is None else target.policy)
         report = step(policy, optimizer, last, target)
     assert last is not None

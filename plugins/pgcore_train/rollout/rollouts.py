@@ -13,7 +13,10 @@ from pgcore_train.rollout.environments import Environments
 from pgcore_train.rollout.exploration import Actor
 from pgcore_train.rollout.normalisers import ObservationNormaliser, RewardNormaliser
 
-__all__ = ["Rollout", "Rollouts"]
+__all__ = ["EPISODE_EXTRAS", "Rollout", "Rollouts"]
+
+# The extras of a rollout of whole episodes.
+EPISODE_EXTRAS = ("group",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ def test_doctor_finds_nothing_wrong_here(pgcore, monkeypatch):
 
 
 def test_doctor_as_json_reports_versions_and_plugins(pgcore):
-    status, out, _ = pgcore("doctor", "--json")
+    status, out, _ = pgcore("doctor", "--quick", "--json")
     report = json.loads(out)
     assert status == 0
     assert report["python"]["executable"] == sys.executable
@@ -220,7 +220,7 @@ def test_doctor_as_json_reports_versions_and_plugins(pgcore):
 def test_doctor_shows_a_quarantined_plugins_traceback_and_fails(pgcore, site):
     site.plugin("bad_plugin", "raise RuntimeError('planted failure')")
     site.distribution("bad-dist", {"bad": "bad_plugin"})
-    status, out, _ = pgcore("doctor")
+    status, out, _ = pgcore("doctor", "--quick")
     assert status == 1
     assert "Quarantined: bad (bad-dist 1.0)" in out
     assert 'bad_plugin.py", line 2' in out
@@ -230,7 +230,7 @@ def test_doctor_shows_a_quarantined_plugins_traceback_and_fails(pgcore, site):
 def test_doctor_reports_duplicates_once_and_fails(pgcore, greet):
     greet.plugin("rival_plugin", GREET)
     greet.distribution("rival-dist", {"rival": "rival_plugin"})
-    status, out, _ = pgcore("doctor", "--json")
+    status, out, _ = pgcore("doctor", "--quick", "--json")
     assert status == 1
     (problem,) = json.loads(out)["problems"]
     assert problem.startswith("command 'greet': expected one provider, got ")
@@ -238,7 +238,7 @@ def test_doctor_reports_duplicates_once_and_fails(pgcore, greet):
 
 def test_doctor_fails_for_a_default_backend_that_does_not_exist(pgcore, monkeypatch):
     monkeypatch.setenv("PGCORE_BACKEND", "nunpy")
-    status, out, _ = pgcore("doctor")
+    status, out, _ = pgcore("doctor", "--quick")
     assert status == 1
     assert "default backend 'nunpy', chosen by PGCORE_BACKEND" in out
     assert "did you mean 'numpy'?" in out
@@ -248,7 +248,7 @@ def test_doctor_says_what_to_install_and_does_not_fail_for_it(pgcore, site):
     source = "@hookimpl\ndef pgcore_schedules():\n    return [Provider('far', 'json:loads', '', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
     site.distribution("far-dist", {"far": "far_plugin"})
-    status, out, _ = pgcore("doctor")
+    status, out, _ = pgcore("doctor", "--quick")
     assert status == 0
     assert "  pip install 'pgcore[far]' for schedule far\n" in out
 
@@ -260,7 +260,7 @@ def test_doctor_reads_extras_from_the_metadata(pgcore, site):
         "Metadata-Version: 2.1\nName: pgcore\nVersion: 9.9\nProvides-Extra: plot\nProvides-Extra: all\n"
         "Requires-Dist: absent-base>=2\nRequires-Dist: absent-plot>=1; extra == 'plot'\nRequires-Dist: pgcore[plot]; extra == 'all'\n"
     )
-    _, out, _ = pgcore("doctor", "--json")
+    _, out, _ = pgcore("doctor", "--quick", "--json")
     report = json.loads(out)
     assert report["packages"] == {"pgcore": "9.9", "absent-base": None, "absent-plot": None}
     assert report["missing_extras"] == {"plot": "pip install 'pgcore[plot]'"}
@@ -268,6 +268,81 @@ def test_doctor_reads_extras_from_the_metadata(pgcore, site):
 
 def test_doctor_works_where_pgcore_is_not_installed(pgcore, site, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(site.folder)])
-    status, out, _ = pgcore("doctor", "--json")
+    status, out, _ = pgcore("doctor", "--quick", "--json")
     assert status == 1
     assert json.loads(out)["packages"] == {"pgcore": None}
+
+
+def add_framework(site, name, *, builds=(), at_least=None, module=True):
+    """Install a plugin that requires the package `fast`, and the package as a distribution of this name."""
+    fields = f"requires='fast', extra='fast', at_least={at_least!r}, distributions={builds!r}"
+    site.plugin(
+        "fast_plugin",
+        f"@hookimpl\ndef pgcore_functions():\n    return [Provider('fast', 'json:loads', '', {fields})]",
+    )
+    site.distribution("fast-dist", {"fast": "fast_plugin"})
+    if module:
+        site.module("fast", "")
+    if name is not None:
+        site.distribution(name, {}, version="2.7")
+
+
+@pytest.mark.parametrize(
+    ("name", "builds", "at_least", "module", "line"),
+    [
+        ("fast", (), "2.6", True, "  fast 2.7, needs >=2.6\n"),
+        ("fast-cpu", ("fast", "fast-cpu"), "2.6", True, "  fast 2.7, needs >=2.6\n"),
+        ("fast", (), "2.8", True, "  fast 2.7, needs >=2.8\n"),
+        ("fast", (), None, True, "  fast 2.7\n"),
+        (None, (), "2.6", True, "  fast unknown, needs >=2.6\n"),
+        (None, (), "2.6", False, "  fast not installed, needs >=2.6\n"),
+    ],
+)
+def test_doctor_shows_each_frameworks_version_and_need(
+    pgcore, site, name, builds, at_least, module, line
+):
+    add_framework(site, name, builds=builds, at_least=at_least, module=module)
+    status, out, _ = pgcore("doctor", "--quick")
+    assert status == (at_least == "2.8")
+    assert line in out.partition("Frameworks")[2].partition("Default backend")[0]
+
+
+@pytest.mark.parametrize("name", ["fast", "fast-cpu"])
+def test_doctor_takes_one_build_of_a_framework_for_another(pgcore, site, name):
+    add_framework(site, name, builds=("fast", "fast-cpu"))
+    info = site.folder / "pgcore-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pgcore\nVersion: 9.9\nProvides-Extra: fast\n"
+        "Requires-Dist: fast-cpu>=2; extra == 'fast'\n"
+    )
+    _, out, _ = pgcore("doctor", "--quick", "--json")
+    report = json.loads(out)
+    assert report["packages"]["fast-cpu"] == "2.7"
+    assert report["missing_extras"] == {}
+
+
+def test_doctor_and_list_show_disabled_names_and_doctor_the_words_that_match_none(
+    pgcore, site, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "torch,schedules:constant,tensorfow")
+    status, out, _ = pgcore("doctor")
+    assert status == 1
+    assert "Disabled by PGCORE_DISABLE\n  backend 'torch'\n  schedule 'constant'\n" in out
+    assert "PGCORE_DISABLE: expected names that `pgcore list` shows, got 'tensorfow'" in out
+    assert out.count("PGCORE_DISABLE: ") == 1
+    status, out, _ = pgcore("list", "backends", "--json")
+    rows = {row["name"]: row["status"] for row in json.loads(out)["backends"]}
+    assert rows["torch"] == "disabled"
+    assert rows["numpy"] == "usable"
+
+
+def test_a_disabled_command_is_not_offered_and_an_error_where_it_is_requested(
+    pgcore, greet, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "greet")
+    _, out, _ = pgcore("--help")
+    assert "greet" not in out
+    status, _, err = pgcore("greet", "world")
+    assert status == 2
+    assert err.startswith("error: command 'greet': expected it enabled, got PGCORE_DISABLE='greet'")

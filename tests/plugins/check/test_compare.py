@@ -9,7 +9,7 @@ import pytest
 
 import pgcore as pg
 from pgcore import api
-from pgcore.errors import EstimatorError, SpecError, UnknownNameError
+from pgcore.errors import BatchError, EstimatorError, SpecError, UnknownNameError
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.compare import STAGES, Report, Row, stages, worst
 from pgcore_check.proofs import variants
@@ -143,3 +143,17 @@ def test_an_estimator_without_a_reference_implementation_is_held_to_its_own_surr
     assert [row.stage for row in rows] == list(STAGES[: STAGES.index("1 step") + 1])
     assert all(row.agrees for row in rows)
     assert truth.signals == {}
+
+
+def test_a_batch_without_a_declared_extra_is_refused(batch):
+    bare = dataclasses.replace(ESTIMATORS["grpo"], kl_coefficient=0.0)
+    fields = ("observations", "actions", "rewards", "episode_lengths", "terminated")
+    plain = pg.Batch(**{name: getattr(batch, name) for name in (*fields, "final_observations")})
+    policy = pg.policy(SPEC, backend="numpy", dtype="float64")
+    for use in (
+        lambda: pg.compare(SPEC, bare, plain, backends=["numpy"]),
+        lambda: pg.check(policy, bare, plain),
+        lambda: pg.compare_policies(policy, policy, bare, plain),
+    ):
+        with pytest.raises(BatchError, match=r"extras\['group'\]: expected \[B\] integers, .*none"):
+            use()

@@ -46,7 +46,7 @@ def test_a_width_that_is_not_the_number_of_actions_is_refused(name, width):
 @each_estimator
 @pytest.mark.parametrize("given", [np.zeros(5), np.zeros((5, 3, 1)), np.zeros((5, 3), np.int64)])
 def test_others_than_a_row_of_floats_are_refused(name, given):
-    with pytest.raises(BatchError, match=r"extras\['action_values'\]: expected floats \[B, A\]"):
+    with pytest.raises(BatchError, match=r"extras\['action_values'\]: expected \[B, 3\] floats, Q"):
         signals(name, given)
 
 

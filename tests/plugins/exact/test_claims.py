@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -331,33 +332,66 @@ def test_a_discounted_estimator_is_held_to_its_own_objective():
         assert found.relative < 1e-13
 
 
+def of_action(batch, shape, rng):
+    """Return numbers that change with the action, and so bias a baseline."""
+    return 1.0 * batch.actions
+
+
+def of_episode(batch, shape, rng):
+    """Return one number for each episode, which is a baseline."""
+    return rng.standard_normal(batch.num_episodes)[batch.episode_of_step]
+
+
 @dataclasses.dataclass(frozen=True)
 class Taught(Reinforce):
-    """Wants an extra of its own."""
+    """Adds an extra of its own to the advantage."""
 
     name = "taught"
+    extras: ClassVar = {"teacher": pg.Extra("[B] float", "a teacher's values", of_action)}
 
     def signals(self, batch, evaluate):
-        if "teacher" not in batch.extras:
-            raise BatchError("taught: expected the extra 'teacher', got none; add it")
         return {
             "advantage": super().signals(batch, evaluate)["advantage"] + batch.extras["teacher"]
         }
 
 
-def test_an_extra_comes_from_the_table_of_needs_or_is_told(monkeypatch):
-    with pytest.raises(BatchError, match="expected the extra 'teacher'") as caught:
-        exact.audit(Taught(gamma=1.0), PROCESS)
-    assert caught.value.__notes__ == [
-        "taught can be audited once a Proof gives policies or extras that suit it; see the hook pgcore_proofs"
-    ]
+@dataclasses.dataclass(frozen=True)
+class TaughtByEpisode(Taught):
+    """An extra that is one number for each episode."""
+
+    name = "taught_by_episode"
+    extras: ClassVar = {"teacher": pg.Extra("[B] float", "a teacher's values", of_episode)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Undeclared(Taught):
+    """Reads an extra that it does not declare."""
+
+    name = "undeclared"
+    extras: ClassVar = {"teacher": pg.Extra("[B] float", "a teacher's values", optional=True)}
+
+
+def test_an_extra_comes_from_its_example_or_from_a_proof(monkeypatch):
+    assert exact.audit(Taught(gamma=1.0), PROCESS).relative > 1e-3
+    # In all of a process an episode's number is the same.
+    assert exact.audit(TaughtByEpisode(gamma=1.0), PROCESS).relative < 1e-13
+    # Of the state alone, the extra is a baseline; a proof comes before the example.
     extras = {
         "teacher": lambda mdp, _: np.repeat(
             np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1
         )
     }
     monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=extras)])
-    assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13  # a baseline of the state alone
+    assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13
+
+
+def test_an_extra_without_an_example_is_named_with_the_remedy():
+    with pytest.raises(
+        BatchError, match="expected extras that it declares, got 'teacher'"
+    ) as caught:
+        exact.audit(Undeclared(gamma=1.0), PROCESS)
+    (note,) = caught.value.__notes__
+    assert "undeclared can be audited once it declares its extras with examples, or a Proof" in note
 
 
 def test_a_mean_over_steps_is_compared_at_its_own_length():

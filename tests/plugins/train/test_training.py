@@ -16,7 +16,6 @@ from pgcore.errors import (
     UnknownNameError,
     UnsupportedEnvironmentError,
 )
-from pgcore.hooks import hookimpl
 from pgcore.interfaces.estimator import Claims
 from pgcore.registry.registry import registry
 from pgcore_estimators.actor_critic import ActorCritic
@@ -134,24 +133,6 @@ def test_no_mean_return_before_an_episode_finished(new_training):
         new_training("Pendulum-v1", run={"steps": 1600}, rollout={"envs": 4, "length": 100})
     )
     assert ["mean_return" in each for each in metrics] == [False, True, True, True]
-
-
-def test_loggers_hear_of_every_update_once(new_training):
-    heard = []
-
-    class Plugin:
-        @hookimpl
-        def pgcore_after_update(self, metrics):
-            heard.append(dict(metrics))
-
-    plugin = Plugin()
-    registry()._manager.register(plugin)
-    try:
-        metrics = trained(new_training("CartPole-v1", run={"steps": 3000}))
-    finally:
-        registry()._manager.unregister(plugin)
-    assert heard == metrics
-    assert len(metrics) == 3
 
 
 def test_the_estimator_adapts(new_training):

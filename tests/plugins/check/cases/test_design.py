@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from pgcore_check.cases.design import covering, product
 from pgcore_check.conformance import few_of
 from pgcore_check.proofs import variants
@@ -12,8 +14,8 @@ VARIANTS = variants("estimators")
 
 def test_every_pair_of_two_things_occurs_in_few_cases():
     everything, chosen = product(VARIANTS, HEADS), covering(VARIANTS, HEADS)
-    wanted = set().union(*(choice.pairs for choice in everything))
-    assert set().union(*(choice.pairs for choice in chosen)) == wanted
+    wanted = set().union(*(choice.pairs() for choice in everything))
+    assert set().union(*(choice.pairs() for choice in chosen)) == wanted
     pairs = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in everything}
     assert len(pairs) <= len(chosen) <= 2 * len(pairs)
     assert {choice.variant for choice in chosen} == set(VARIANTS)
@@ -40,3 +42,23 @@ def test_cases_make_sense():
 def test_the_design_is_the_same_in_every_run():
     first, second = covering(VARIANTS, HEADS), covering(VARIANTS, HEADS)
     assert [choice.case.label for choice in first] == [choice.case.label for choice in second]
+
+
+def test_a_run_about_estimators_has_every_pair_with_their_variants():
+    labels = [label for label, variant in VARIANTS.items() if variant.name == "ppo"]
+    selection = {label: VARIANTS[label] for label in labels}
+    everything, chosen = product(selection, HEADS), covering(selection, HEADS, "estimator")
+    pairs = {(choice.variant, level) for choice in everything for level in choice.levels}
+    assert {(choice.variant, level) for choice in chosen for level in choice.levels} == pairs
+    assert len(chosen) < len(covering(selection, HEADS))
+
+
+def test_moving_parts_and_surrogates_occur_in_few_cases():
+    chosen = covering(VARIANTS, HEADS)
+    compiled = few_of(chosen, attrgetter("compiled"))
+    assert {type(c.case.estimator).surrogate for c in compiled} == {
+        type(variant).surrogate for variant in VARIANTS.values()
+    }
+    moved = [*compiled, *few_of(chosen, attrgetter("moving"), beside=compiled)]
+    assert {pair for c in moved for pair in c.moving} == {pair for c in chosen for pair in c.moving}
+    assert len(moved) < len(chosen) / 3

@@ -1,0 +1,113 @@
+"""Extras: the arrays beside a batch's own fields that an estimator declares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.errors import BatchError, EstimatorError, ShapeError
+from pgcore.validation.arrays import Array, check_finite
+
+__all__ = ["Example", "Extra", "check_extras", "declared_extras"]
+
+# From a batch, the extra's shape and a source of random numbers to an array; see `Extra.example`.
+Example = Callable[[Batch, tuple[int, ...], np.random.Generator], Array]
+
+FORM = re.compile(r"\[B((?:, (?:\d+|A|width))*)\] (float|integer|number|bool)")
+KINDS = {"float": "f", "integer": "iu", "number": "iuf", "bool": "b"}  # NumPy's kinds of dtype
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An extra of a batch that an estimator reads, declared in its `extras` by name.
+
+    Attributes:
+        form: Shape and numbers, such as "[B] float", "[B, A] float" or "[B, 3] integer". A is the
+            number of actions, `width` that of distribution parameters. Entries are float, integer,
+            number (either of the two) or bool.
+        meaning: The quantity and its unit, for errors.
+        example: `example(batch, shape, rng)` returns one for `pgcore check` and `pgcore audit`, from
+            a batch with log_probs. An audit's batch is one episode with each action in each state.
+        optional: Whether the estimator can do without it; then an example may be None.
+        when: `when(estimator)` returns whether its hyper-parameters use the extra; None is always.
+        finite: Whether infinity is refused.
+        advice: What to do about a missing one.
+
+    Raises:
+        EstimatorError: an unknown form, or no example of an extra that is not optional.
+
+    Example:
+        >>> def teacher(batch, shape, rng):
+        ...     return batch.log_probs + 0.3 * rng.standard_normal(shape)
+        >>> pg.Extra("[B] float", "the teacher's log-probabilities, nats", teacher).shape(5, 2)
+        (5,)
+    """
+
+    form: str
+    meaning: str
+    example: Example | None = None
+    optional: bool = False
+    when: Callable[[Any], bool] | None = None
+    finite: bool = True
+    advice: str = "add it to the batch with Batch.with_extras"
+
+    def __post_init__(self) -> None:
+        """Check form and example."""
+        if not FORM.fullmatch(self.form):
+            raise EstimatorError(
+                "Extra.form: expected [B], [B, A], [B, width] or [B, 3], then float, integer, number "
+                f"or bool, got {self.form!r}; write it as '[B] float'"
+            )
+        if self.example is None and not self.optional:
+            raise EstimatorError(
+                "Extra.example: expected a function of batch, shape and rng, got None; write one, "
+                "or declare optional=True"
+            )
+
+    def shape(self, steps: int, width: int) -> tuple[int, ...]:
+        """Return the shape for B steps of a head with that width."""
+        sizes = re.findall(r", (\w+)", self.form)
+        return (steps, *(int(size) if size.isdigit() else width for size in sizes))
+
+    def check(self, where: str, array: Array | None, steps: int, width: int) -> None:
+        """Raise BatchError or ShapeError unless an array is there and of the form."""
+        shape, numbers = self.shape(steps, width), self.form.partition("] ")[2]
+        label = ", ".join(["B", *map(str, shape[1:])])
+        rule = f"{where}: expected [{label}] {numbers}s, {self.meaning}, got"
+        if array is None:
+            raise BatchError(f"{rule} none; {self.advice}")
+        got = f"{list(array.shape)} {array.dtype}"
+        if array.shape != shape:
+            raise ShapeError(f"{rule} {got} for {steps} steps; check how it was gathered")
+        if array.dtype.kind not in KINDS[numbers]:
+            raise BatchError(f"{rule} {got}; convert it first")
+        if self.finite:
+            check_finite(where, array)
+
+
+def declared_extras(cls: type[Any]) -> dict[str, Extra]:
+    """Return the extras of a class and its bases by name, or raise EstimatorError."""
+    extras: dict[str, Extra] = {}
+    for base in reversed(cls.__mro__):
+        # A class's `extras` become those of its bases too, which would hide another base's.
+        declared: Any = vars(base).get("_own_extras", vars(base).get("extras", {}))
+        named = isinstance(cast("object", declared), Mapping)
+        if not named or not all(isinstance(extra, Extra) for extra in declared.values()):
+            raise EstimatorError(
+                f"{cls.__name__}.extras: expected pgcore.Extra by name, got {declared!r}; "
+                "write extras = {'name': pgcore.Extra('[B] float', ...)}"
+            )
+        extras |= declared
+    return extras
+
+
+def check_extras(extras: Mapping[str, Extra], batch: Batch, width: int) -> None:
+    """Raise BatchError or ShapeError unless a batch has these extras, optional ones aside."""
+    for name, extra in extras.items():
+        if name in batch.extras or not extra.optional:
+            extra.check(f"Batch.extras[{name!r}]", batch.extras.get(name), batch.num_steps, width)

@@ -1,0 +1,120 @@
+"""The extras of a rollout that functions of the user give, by the names that the estimator declares."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pgcore.data.batch import Batch
+from pgcore.errors import SpecError
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.extras import Extra
+from pgcore.validation.arrays import Array
+from pgcore_train.config.config import check_known
+
+__all__ = ["RolloutExtras"]
+
+# From a batch of B steps to [B, ...], the extra.
+Function = Callable[[Batch], ArrayLike]
+
+
+class RolloutExtras:
+    """Functions of a batch, one for each of some extras of an estimator.
+
+    Attributes:
+        targets: `module:function` by the extra's name.
+    """
+
+    def __init__(
+        self, targets: Mapping[str, Any], estimator: Estimator, recorded: Collection[str]
+    ) -> None:
+        """Import the functions.
+
+        Args:
+            targets: Section `extras`: `module:function` by the extra's name.
+            estimator: Declares the extras.
+            recorded: The extras that a rollout has without a function.
+
+        Raises:
+            UnknownNameError: the estimator declares no extra of a name.
+            SpecError: a target is no function, or the estimator reads an extra that has none.
+        """
+        check_known(f"extra of {estimator.name}", targets, estimator.extras)
+        self.targets = dict(targets)
+        self._functions = {name: load_function(name, target) for name, target in targets.items()}
+        check_complete(estimator, {*targets, *recorded})
+
+    def add_to(self, batch: Batch, estimator: Estimator, width: int) -> Batch:
+        """Return the batch with the extras.
+
+        Args:
+            batch: A rollout, or steps of a replay buffer.
+            estimator: Declares their forms.
+            width: The head's.
+
+        Raises:
+            SpecError: a function raises.
+            BatchError: an extra is not of its form.
+        """
+        if not self._functions:
+            return batch
+        arrays: dict[str, Array] = {}
+        for name, function in self._functions.items():
+            extra, where = estimator.extras[name], f"extras.{name}, {self.targets[name]}"
+            try:
+                arrays[name] = np.asarray(function(batch))
+            except Exception as error:
+                raise SpecError(
+                    f"{where}: expected {extra.form} of the batch, got {type(error).__name__} "
+                    f"({error}); correct that function"
+                ) from error
+            extra.check(where, arrays[name], batch.num_steps, width)
+        return batch.with_extras(**arrays)
+
+
+def load_function(name: str, target: object) -> Function:
+    """Import and return the function of an extra, from this folder or an installed package.
+
+    Args:
+        name: The extra's.
+        target: `module:function`.
+
+    Raises:
+        SpecError: it is not of that form, cannot be imported, or is no function.
+    """
+    module, _, attribute = str(target).partition(":")
+    where = f"extras.{name}: expected module:function, got {target!r}"
+    if not module or not attribute.isidentifier():
+        raise SpecError(f"{where}; write it as in --extras {name}=my_module:{name}")
+    # A command's script is elsewhere, so Python does not look in this folder.
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise SpecError(
+            f"{where}, which fails with {type(error).__name__} ({error}); "
+            f"check the name, and that the module is installed or in {folder}"
+        ) from error
+    if not callable(function):
+        raise SpecError(f"{where}, of type {type(function).__name__}; name a function of a batch")
+    return cast("Function", function)
+
+
+def check_complete(estimator: Estimator, available: Collection[str]) -> None:
+    """Raise SpecError at the first extra that the estimator reads and nothing gives."""
+    for name, extra in estimator.used_extras.items():
+        if not extra.optional and name not in available:
+            # An author's advice is worth more than the usual one, which is about batches.
+            advice = "" if extra.advice == Extra.advice else f" ({extra.advice})"
+            raise SpecError(
+                f"extras.{name}: expected {extra.form}, {extra.meaning}, which {estimator.name} "
+                f"reads, got none; give --extras {name}=module:function, a function of the "
+                f"rollout's batch{advice}"
+            )
