@@ -16,6 +16,7 @@ __all__ = [
     "AllActions",
     "Correlated",
     "Dapo",
+    "Distilled",
     "Gspo",
     "HalvedLaplace",
     "Kumaraswamy",
@@ -25,6 +26,11 @@ __all__ = [
 ]
 
 
+def prompts(batch, shape, rng):
+    """Return the number of each step's prompt, two prompts in turn."""
+    return batch.episode_of_step % 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Dapo(pg.Estimator):
     """Decoupled clips of token ratios, on advantages of groups."""
@@ -32,6 +38,7 @@ class Dapo(pg.Estimator):
     low: float = 0.2
     high: float = 0.28
     name: ClassVar[str] = "s_dapo"
+    extras: ClassVar = {"group": pg.Extra("[B] integer", "the prompt's number", prompts)}
 
     @property
     def claims(self):
@@ -145,6 +152,44 @@ class Squares(pg.Estimator):
 
     def surrogate(self, xp, *, log_prob, value, advantage, target):
         return -log_prob * advantage + self.coefficient * (value - target) ** 2
+
+
+def near_the_policy(batch, shape, rng):
+    """Return the log-probabilities of a teacher who acts much as the policy did."""
+    return batch.log_probs + 0.3 * rng.standard_normal(shape)
+
+
+def teacher(batch):
+    """Return a teacher's log-probabilities of a rollout's actions."""
+    return batch.log_probs - 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled(pg.Estimator):
+    """Returns, and the squared distance from a teacher, who comes with the batch."""
+
+    weight: float = 0.5
+    name: ClassVar[str] = "s_distilled"
+    extras: ClassVar = {
+        "teacher": pg.Extra("[B] float", "the teacher's log-probabilities, nats", near_the_policy)
+    }
+
+    @property
+    def claims(self):
+        return pg.Claims(
+            unbiased=False,
+            off_policy="none",
+            needs_critic=False,
+            discrete_only=False,
+            whole_episodes=True,
+        )
+
+    def signals(self, batch, evaluate):
+        reward = episode_rewards(batch)[batch.episode_of_step]
+        return {"reward": 2.0 * reward, "teacher_log_prob": batch.extras["teacher"]}
+
+    def surrogate(self, xp, *, log_prob, reward, teacher_log_prob):
+        return self.weight * (log_prob - teacher_log_prob) ** 2 - log_prob * reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +347,7 @@ class Listed(pg.Categorical):
     sample = None
 
 
-ESTIMATORS = (Dapo, Gspo, AllActions, Squares)
+ESTIMATORS = (Dapo, Gspo, AllActions, Squares, Distilled)
 
 
 @dataclasses.dataclass(frozen=True)

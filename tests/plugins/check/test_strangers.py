@@ -22,6 +22,7 @@ import numpy as np
 import pgcore as pg
 from pgcore.returns import by_group, episode_rewards, normalise
 from pgcore.xp.numpy import host
+from strangers import near_the_policy, prompts
 """
 
 # Closed forms that the authors could write, right but for SIGN.
@@ -47,6 +48,10 @@ COTANGENTS = {
         error = action_value - target
         return {"log_probs": actor, "action_values": 0.02 * action_values, "action_value": error}
 """,
+    "s_distilled": """
+    def cotangents(self, *, log_prob, reward, teacher_log_prob):
+        return {"log_prob": SIGN (reward - 2 * self.weight * (log_prob - teacher_log_prob))}
+""",
     "s_squares": """
     def cotangents(self, *, log_prob, value, advantage, target):
         error = 2 * self.coefficient * (value - target)
@@ -60,12 +65,14 @@ CHANGES = {
         "s_dapo": ("return -xp.minimum(", "return -1.0 / len(advantage) * xp.minimum("),
         "s_gspo": ("return -xp.minimum(", "return -1.0 / len(advantage) * xp.minimum("),
         "s_all_actions": ("actor = -xp.sum(", "actor = -1.0 / len(target) * xp.sum("),
+        "s_distilled": ("** 2 - log_prob * reward", "** 2 - log_prob * reward / len(reward)"),
         "s_squares": ("return -log_prob * advantage", "return -log_prob * advantage / len(value)"),
     },
     "surrogate": {
         "s_dapo": ("1.0 - self.low", "np.float32(0.8)"),
         "s_gspo": ("1.0 + self.clip", "np.float32(1.2)"),
         "s_all_actions": ("0.01 * spread", "np.float32(0.01) * spread"),
+        "s_distilled": ("return self.weight * (", "return np.float32(0.5) * ("),
         "s_squares": ("self.coefficient * (", "np.float32(0.3) * ("),
     },
     "signals": {
@@ -75,6 +82,7 @@ CHANGES = {
         ),
         "s_gspo": ("+ 1e-6)", "+ np.float32(1e-6))"),
         "s_all_actions": ("+ self.gamma * following", "+ np.float32(0.9) * following"),
+        "s_distilled": ("2.0 * reward,", "np.float32(2.0) * reward,"),
         "s_squares": ("+ self.gamma * following", "+ np.float32(0.95) * following"),
     },
     "claim": dict.fromkeys(NAMES, ("unbiased=False", "unbiased=True")),
@@ -149,7 +157,9 @@ def test_derive_prints_the_closed_form(pgcore, installed, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_train_runs(pgcore, installed, name, tmp_path):
-    words = ("--estimator", name, "--steps", "3000", "--out", str(tmp_path / "run"))
+    words = ["--estimator", name, "--steps", "3000", "--out", str(tmp_path / "run")]
+    # A rollout has no teacher; the numbers of prompts are those of its episodes.
+    words += ["--extras", "teacher=strangers:teacher"] * (name == "s_distilled")
     status, _, err = pgcore("train", "CartPole-v1", *words, "--set", "run.evaluation_episodes=0")
     assert status == 0, err
     assert (tmp_path / "run" / "metrics.jsonl").read_text()
