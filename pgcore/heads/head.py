@@ -35,7 +35,8 @@ class Head(Checked, ABC):
         discrete: Whether there are finitely many actions, which masks may restrict.
         enumerable: Whether an action is one integer in [0, outputs), so that all can be listed.
         action_values: Whether the outputs are action values; probabilities then have derivative 0.
-        bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds.
+        bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds. The
+            log-probability is then the log-density of those, `environment_actions`.
     """
 
     registered_as = "heads"  # the kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -96,6 +97,7 @@ def check_command(
         refuse_no_place(html, "--html")
     # Imported here: the kit and the plan load the frameworks, which --help does not need.
     from pgcore_check.conformance import narrowed, plan, run
+    from pgcore_check.outcomes import notes
     from pgcore_check.text import json_of, text_of, unchecked_lines
 
     start = time.perf_counter()
@@ -115,6 +117,8 @@ def check_command(
             by_part[part.number] = part_outcomes
             advance(part_outcomes[-1].label)
     outcomes = [outcome for number in sorted(by_part) for outcome in by_part[number]]
+    work = dataclasses.replace(work, unchecked=work.unchecked | notes(outcomes))
+    outcomes = [outcome for outcome in outcomes if not outcome.unchecked]
     seconds = time.perf_counter() - start
     # Printed first: results of hours are not lost where the page cannot be written.
     report = json_of if as_json else text_of

@@ -384,7 +384,13 @@ def stages_forward(
 
 
 def signals_row(signals: Signals, truth: Truth, label: str) -> Row:
-    """Return the row of a policy's signals, weights and finalised signals."""
+    """Return the row of a policy's signals, weights and finalised signals.
+
+    Signals without a reference implementation must compute in float64 throughout.
+    """
+    if truth.coarse is not None:
+        where, values = truth.coarse
+        return Row(label, "signals", np.inf, where, values=values)
     arrays = {**signals.values, "weights": signals.weights}
     expected = dict(truth.signals)
     for name, values in truth.finalised.items():

@@ -21,7 +21,14 @@ from typing import Any
 import numpy as np
 
 from pgcore import api
-from pgcore.errors import DependencyError, OptimizerError, PgcoreError, UnknownNameError
+from pgcore.errors import (
+    BatchError,
+    DependencyError,
+    NonFiniteError,
+    OptimizerError,
+    PgcoreError,
+    UnknownNameError,
+)
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
@@ -30,11 +37,14 @@ from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases import design
+from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
+from pgcore_check.head_outcomes import identity_label, identity_outcome
 from pgcore_check.outcomes import (
     DISTANCE,
+    IDENTITY,
     PROBE_LABELS,
     Cell,
     Outcome,
@@ -67,6 +77,10 @@ NEAR = 5
 # larger than the number of cases.
 DRAWS, STRIDE = 24, 100_000
 
+# The largest relative error of an argument of exp, log, tanh or a division. Bounds are of first
+# order: what they leave out is this part of them.
+MOST_DISTORTION = 0.05
+
 # The factor between the extremity of one draw and of the next.
 MILDER = 0.85
 
@@ -90,12 +104,13 @@ PADDING = 7
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case, a group of kinks, or the probes of `xp`, that every backend runs.
+    """A case, a group of kinks or the probes of `xp`, that every backend runs, or a head's identities.
 
     Attributes:
         number: Its place in the report.
         choice: The case, or None.
-        kinks: The group of the kinks, or "" for a case and for the probes.
+        kinks: The group of the kinks, or "".
+        identities: Label and head whose identities are tried, or None; no backend runs them.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
         moved: Whether Fisher products and optimizer steps are compared.
@@ -106,6 +121,7 @@ class Part:
     number: int
     choice: Choice | None = None
     kinks: str = ""
+    identities: tuple[str, Head] | None = None
     dtype: str = "float64"
     all_modes: bool = False
     moved: bool = False
@@ -123,6 +139,7 @@ class Plan:
         parts: The probes, cases and groups of kinks, those of one spec one after the other.
         extent: One of `EXTENTS`.
         unchecked: Names of registered objects that are not checked, each with the reason.
+        selected: The kinds of which the user named some: "backends", "estimators", "heads".
     """
 
     backends: tuple[str, ...]
@@ -130,6 +147,7 @@ class Plan:
     parts: tuple[Part, ...]
     extent: str
     unchecked: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    selected: frozenset[str] = frozenset()
 
 
 def plan(
@@ -141,7 +159,7 @@ def plan(
     optimizers: Sequence[str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
-    """Return the probes, the cases and the groups of kinks to run.
+    """Return the probes, the cases, the groups of kinks and the heads' identities to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
@@ -184,10 +202,17 @@ def plan(
             # As for the probes.
             in_modes = everywhere and dtype == DTYPES[-1]
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
+    if tried and factor != "estimator":
+        parts += [
+            Part(number, identities=head)
+            for number, head in enumerate(tried_heads.items(), len(parts))
+        ]
+    by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
+    selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
     reasons = unchecked(estimators, heads, optimizers)
     for name in settings or {}:
         reasons.pop(f"estimator {name!r}", None)
-    return Plan(usable, absent, in_bundles(parts), extent, reasons)
+    return Plan(usable, absent, in_bundles(parts), extent, reasons, selected)
 
 
 def case_parts(
@@ -246,7 +271,7 @@ def labels_of(part: Part) -> Sequence[str]:
         return [part.choice.case.label]
     if part.kinks:
         return [kink.name for kink in kinks() if kink.group == part.kinks]
-    return PROBE_LABELS[-1:]
+    return [identity_label(part.identities[0])] if part.identities else PROBE_LABELS[-1:]
 
 
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
@@ -259,7 +284,7 @@ def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def bundle_of(part: Part) -> Hashable:
     """Return the same value for parts whose policies are of one spec."""
-    return part.choice.built if part.choice else part.kinks
+    return part.choice.built if part.choice else (part.kinks, *(part.identities or ())[:1])
 
 
 def kink_groups(
@@ -345,6 +370,24 @@ def bundle_outcomes(plan: Plan, parts: Sequence[Part]) -> list[list[Outcome]]:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, for every backend and each mode that runs it."""
+    # A backend that cannot build a policy is no failure unless the user asked for the backend.
+    refusals_fail = "backends" in plan.selected
+    results = outcomes_of_part(plan, part)
+    return [refused(row) if row.unchecked and refusals_fail else row for row in results]
+
+
+def refused(outcome: Outcome) -> Outcome:
+    """Return the failure of an outcome in which a backend could not build the policy."""
+    if outcome.fixture == IDENTITY:
+        return outcome
+    error = {"unchecked": "", "error": outcome.unchecked}
+    return dataclasses.replace(outcome, ratio=np.inf, largest=np.inf, **error)
+
+
+def outcomes_of_part(plan: Plan, part: Part) -> list[Outcome]:
+    """Return the outcomes of one part, with refusals as unchecked; see `outcomes`."""
+    if part.identities:
+        return [identity_outcome(*part.identities)]
     results: list[Outcome] = []
     backends: list[Backend] = []
     for name in plan.backends:
@@ -366,6 +409,11 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
         cells = [Cell(b.name, mode, fixture) for b in backends for mode in modes_of(part, b)]
         try:
             truth = truth_of(part, fixture, quick=plan.extent == "quick")
+        except RefusalError as problem:
+            rows = [not_run(cell, part.choice, str(problem)) for cell in cells]
+            # No backend at all can build the head, which is a failure where it was asked for.
+            results += rows if "heads" in plan.selected else [unchecked_row(row) for row in rows]
+            continue
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
             results += [not_run(cell, part.choice, message_of(problem)) for cell in cells]
             continue
@@ -419,6 +467,11 @@ def not_run(cell: Cell, choice: Choice, why: str) -> Outcome:
     labels = (case.estimator.name, choice.variant, case.spec.head.name, case.label, case.dtype)
     numbers = (np.inf, np.inf, FACTOR, None, "", why, 0.0)
     return Outcome(cell.backend, cell.mode, *labels, cell.fixture, *numbers)
+
+
+def unchecked_row(outcome: Outcome) -> Outcome:
+    """Return an outcome that was not run as one that is not checked."""
+    return dataclasses.replace(outcome, error=None, unchecked=outcome.error or "")
 
 
 def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -511,29 +564,44 @@ def unchecked(
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
     """Return the reference of a case, for the first draw that can tell an error from rounding.
 
-    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken.
+    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken. Where a
+    number leaves the dtype's range, the draw is at fault and not the estimator.
 
     Args:
         part: A part with a case.
         fixture: "random" or "extreme".
         quick: Whether one optimizer step is enough.
+
+    Raises:
+        NonFiniteError, BatchError: a number was NaN or infinite in every draw.
     """
     assert part.choice is not None
     case, steps = part.choice.case, steps_of(part, fixture, quick=quick)
     optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
-    truth: Truth | None = None
+    builder, padding = builder_of(case.spec), PADDING if part.padded else 0
+    last: Truth | PgcoreError | None = None
     for draw in range(DRAWS):
         extremity = max(EXTREME * MILDER**draw, 1.0)
         drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
-        padding = PADDING if part.padded else 0
-        policy, batch = drawn.make("numpy", padding=padding, extreme=fixture == "extreme")
-        truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
-        truth.products = part.moved
-        # Else its outcome would be blind; see `Outcome.blind`.
-        if truth.power > 0 and truth.nearest >= DISTANCE:
-            break
-    assert truth is not None
-    return truth
+        try:
+            # An overflow is this draw's end, by the checks below or an error.
+            with np.errstate(all="ignore"):
+                policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
+            truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+            truth.products = part.moved
+            # Else its outcome would be blind; see `Outcome.blind`.
+            telling = truth.power > 0 and truth.nearest >= DISTANCE
+            sound = truth.within_range and truth.distortion <= MOST_DISTORTION
+            if telling and sound:
+                return truth
+        except (NonFiniteError, BatchError) as error:
+            last = last or error
+            continue
+        last = truth
+    if isinstance(last, Truth):
+        return last
+    assert last is not None
+    raise last
 
 
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:

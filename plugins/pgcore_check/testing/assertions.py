@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
+
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
@@ -20,7 +22,8 @@ LAST = "gradient"
 def assert_agrees(cell: CheckCell) -> None:
     """Run one case on one backend as `pgcore check` does.
 
-    A case in which rounding may hide any error agrees with a warning.
+    A case in which rounding may hide any error agrees with a warning. One that the backend cannot
+    build, such as a head without a closed form, is skipped with the reason.
 
     Args:
         cell: One of `cells`, or the parameter of `parametrize_cells`.
@@ -36,6 +39,8 @@ def assert_agrees(cell: CheckCell) -> None:
     """
     __tracebackhide__ = True
     outcome = cell.run()
+    if outcome.unchecked:
+        pytest.skip(f"{cell.backend}: {outcome.unchecked}")
     if not outcome.agrees:
         raise AssertionError(outcome_text(outcome, cell.command or pytest_line(cell.options)))
     if outcome.blind:

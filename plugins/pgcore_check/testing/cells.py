@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from pgcore.errors import OptimizerError
+from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.formula import OptimizerSpec
+from pgcore_check.cases.builders import RefusalError
 from pgcore_check.cases.cases import Case, cases
 from pgcore_check.cases.design import DTYPES, Choice
 from pgcore_check.compare import RATE
@@ -22,10 +24,19 @@ from pgcore_check.conformance import (
     not_run,
     plan,
     truth_of,
+    unchecked_row,
     unloaded,
     usable_backends,
 )
-from pgcore_check.outcomes import Cell, Outcome, case_outcome, kink_outcome, probe_outcome
+from pgcore_check.head_outcomes import identity_label, identity_outcome
+from pgcore_check.outcomes import (
+    IDENTITY,
+    Cell,
+    Outcome,
+    case_outcome,
+    kink_outcome,
+    probe_outcome,
+)
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of
 from pgcore_check.stages.truth import Truth
@@ -44,7 +55,7 @@ class CheckCell:
     Attributes:
         backend: Registered name.
         mode: One of the backend's.
-        fixture: "random", "extreme", "kink", "probe" or "steps".
+        fixture: "random", "extreme", "kink", "probe", "identity" or "steps".
         label: Of the case, as `pgcore check` prints it.
         dtype: "float32" or "float64".
         command: The `pgcore check` that runs it again; "" where the case holds something that is
@@ -134,6 +145,9 @@ def case_cells(
     )
     words = command_words(estimators, heads, quick=quick)
     for part in work.parts:
+        if part.identities:
+            yield identity_cell(*part.identities, words)
+            continue
         shared = Work(part, quick)
         for fixture in fixtures_of(part):
             for label in labels_of(part):
@@ -151,6 +165,14 @@ def command_words(estimators: Selection, heads: Selection, *, quick: bool) -> li
         if selection is not None:
             words += [f"--{kind}", ",".join(names)]
     return words
+
+
+def identity_cell(label: str, head: Head, words: Sequence[str] | None) -> CheckCell:
+    """Return the cell of a head's identities, which no backend runs."""
+    name = identity_label(label)
+    command = "" if words is None else shlex.join([*words, "--case", name])
+    run = partial(identity_outcome, label, head)
+    return CheckCell("reference", "formulas", IDENTITY, name, "float64", command, run)
 
 
 def fixtures_of(part: Part) -> Sequence[str]:
@@ -216,6 +238,8 @@ def outcome_of(shared: Work, cell: Cell, kink: Kink | None) -> Outcome:
         return probe_outcome(cell, dtype)
     try:
         truth = reference_of(shared, cell.fixture)
+    except RefusalError as problem:
+        return unchecked_row(not_run(cell, part.choice, str(problem)))
     except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
         return not_run(cell, part.choice, message_of(problem))
     return case_outcome(cell, part.choice, truth)

@@ -23,6 +23,7 @@ from pgcore_check.text import json_of, text_of
 from pgcore_numpy.policy import NumpyPolicy
 
 KINKS = kinks()
+HEADS = variants("heads")
 
 ALONE = ("--processes", "1")
 
@@ -162,8 +163,9 @@ def test_json_holds_every_outcome(pgcore, one_reinforce):
         backends=["numpy"], estimators=["reinforce"], heads=["categorical"], extent="quick"
     )
     kinks = [kink for kink in KINKS if (kink.estimator, kink.head) == ("", "categorical")]
+    heads = [head for head in HEADS.values() if head.name == "categorical"]
     cases = [part for part in expected.parts if part.choice]
-    assert len(report["outcomes"]) == 2 * len(cases) + 2 * len(kinks)
+    assert len(report["outcomes"]) == 2 * len(cases) + 2 * len(kinks) + len(heads)
     assert kinks
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
