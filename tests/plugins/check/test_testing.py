@@ -87,9 +87,9 @@ def process(words, folder):
 
 
 def verdicts(output):
-    """Return how often each verdict occurs in pytest's summary, by test; without points of the head alone."""
+    """Return how often each verdict occurs in pytest's summary, by test; without those of the head alone."""
     counts = {}
-    pattern = r"^(PASSED|FAILED|XFAIL) \S+::(\w+)(?!\[numpy-eager-kink-)"
+    pattern = r"^(PASSED|FAILED|XFAIL) \S+::(\w+)(?!\[numpy-eager-kink-|\[reference-)"
     for verdict, test in re.findall(pattern, output, re.MULTILINE):
         counts.setdefault(test, {}).setdefault(verdict, 0)
         counts[test][verdict] += 1
@@ -279,7 +279,7 @@ def test_pytest_starts_without_numpy_and_without_the_kit(tmp_path):
 
 def test_cells_are_those_of_a_selection():
     chosen = cells(estimators=["reinforce"], heads=[pg.Categorical(3)], backends=["numpy"])
-    assert {cell.backend for cell in chosen} == {"numpy"}
+    assert {cell.backend for cell in chosen} == {"numpy", "reference"}
     assert {cell.fixture for cell in chosen} >= {"random", "extreme"}
     assert "probe" not in {cell.fixture for cell in chosen}
     assert {cell.dtype for cell in chosen} == {"float32", "float64"}
@@ -443,3 +443,15 @@ def test_the_page_on_testing_works_as_it_stands(site, tmp_path):
     failed = re.findall(r"^FAILED (\S+)::.*", output, re.MULTILINE)
     assert set(failed) == {"test_1.py"}
     assert "[XPASS(strict)] the weight overflows" in output
+
+
+def test_a_heads_identities_are_a_cell_without_a_backend():
+    tried = [
+        cell
+        for cell in cells(heads=["categorical"], backends=["numpy"], quick=True)
+        if cell.fixture == "identity"
+    ]
+    assert {cell.backend for cell in tried} == {"reference"}
+    assert "--case 'head " in tried[0].command
+    for cell in tried:
+        assert_agrees(cell)
