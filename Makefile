@@ -35,7 +35,7 @@ test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
 test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/.venv/torchinductor
 test: .venv/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term tests/core
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests plugins/pgcore_check/suite
 
 lint: .venv/.lint
 	.venv/bin/ruff check .

@@ -51,6 +51,13 @@ def check_command(
             show_default=False,
         ),
     ] = None,
+    case: Annotated[
+        str | None,
+        typer.Option(
+            help="The label of one case, as a disagreement shows it. All cases by default.",
+            show_default=False,
+        ),
+    ] = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -89,7 +96,7 @@ def check_command(
     if html is not None:
         refuse_no_place(html, "--html")
     # Imported here: the kit and the plan load the frameworks, which --help does not need.
-    from pgcore_check.conformance import plan, run
+    from pgcore_check.conformance import narrowed, plan, run
     from pgcore_check.outcomes import notes
     from pgcore_check.text import json_of, text_of, unchecked_lines
 
@@ -102,6 +109,8 @@ def check_command(
         optimizers=names(optimizers),
         settings=settings_of(assignments or [], names(estimators)),
     )
+    if case is not None:
+        work = narrowed(work, case)
     by_part: dict[int, list[Outcome]] = {}
     with progress("checking", len(work.parts)) as advance:
         for part, part_outcomes in zip(work.parts, run(work, processes), strict=True):

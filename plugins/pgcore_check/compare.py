@@ -30,7 +30,17 @@ from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
 
-__all__ = ["RATE", "STAGES", "Report", "Row", "check", "compare", "compare_policies", "stages"]
+__all__ = [
+    "RATE",
+    "STAGES",
+    "Report",
+    "Row",
+    "check",
+    "compare",
+    "compare_policies",
+    "difference",
+    "stages",
+]
 
 
 # Learning rate of the optimizer's steps. At a higher rate a hundred steps on one batch can drive a

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
-from pgcore_check.head_outcomes import identity_outcome
+from pgcore_check.head_outcomes import identity_label, identity_outcome
 from pgcore_check.outcomes import (
     DISTANCE,
     IDENTITY,
@@ -56,7 +57,7 @@ from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
+__all__ = ["EXTENTS", "Outcome", "Part", "Plan", "labels_of", "narrowed", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
 
@@ -68,6 +69,9 @@ PARTS_A_BUNDLE = 8
 
 # How many of a dead process's last lines on standard error the message repeats.
 LAST_LINES = 5
+
+# How many near labels the error about an unknown one lists, of a hundred or more.
+NEAR = 5
 
 # Draws of a case that are tried until one has power, and the distance of their seeds, which is
 # larger than the number of cases.
@@ -106,7 +110,7 @@ class Part:
         number: Its place in the report.
         choice: The case, or None.
         kinks: The group of the kinks, or "".
-        identities: The label of the head whose identities are tried, or ""; no backend runs them.
+        identities: Label and head whose identities are tried, or None; no backend runs them.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
         moved: Whether Fisher products and optimizer steps are compared.
@@ -117,7 +121,7 @@ class Part:
     number: int
     choice: Choice | None = None
     kinks: str = ""
-    identities: str = ""
+    identities: tuple[str, Head] | None = None
     dtype: str = "float64"
     all_modes: bool = False
     moved: bool = False
@@ -149,8 +153,8 @@ class Plan:
 def plan(
     *,
     backends: Sequence[str] | None,
-    estimators: Sequence[str] | None,
-    heads: Sequence[str] | None,
+    estimators: Sequence[str] | Mapping[str, Estimator] | None,
+    heads: Sequence[str] | Mapping[str, Head] | None,
     extent: str,
     optimizers: Sequence[str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -159,9 +163,11 @@ def plan(
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names; None takes all, and the probes of `xp`. A run of some is about
-            them: every pair has one of them, and kinks of heads alone are left out.
-        heads: Registered names; None takes all that have a proof. See `estimators`.
+        estimators: Registered names, or objects by label; None takes all, and the probes of `xp`. A
+            run of some is about them: every pair has one of them, and kinks of heads alone are left
+            out.
+        heads: Registered names, or objects by label; None takes all that have a proof. See
+            `estimators`.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
         optimizers: Registered names of optimizers with an update formula; None takes all.
@@ -198,7 +204,8 @@ def plan(
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
     if tried and factor != "estimator":
         parts += [
-            Part(number, identities=label) for number, label in enumerate(tried_heads, len(parts))
+            Part(number, identities=head)
+            for number, head in enumerate(tried_heads.items(), len(parts))
         ]
     by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
     selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
@@ -243,6 +250,30 @@ def case_parts(
         )
 
 
+def narrowed(plan: Plan, label: str) -> Plan:
+    """Return the plan of the parts with one label: a case's, a kink's name, or "xp" for the probes.
+
+    Raises:
+        UnknownNameError: no part has the label.
+    """
+    parts = tuple(part for part in plan.parts if label in labels_of(part))
+    if not parts:
+        labels = {label for part in plan.parts for label in labels_of(part)}
+        near = difflib.get_close_matches(label, labels, n=NEAR, cutoff=0.0)
+        note = "`pgcore check --json` prints the label of every outcome"
+        raise UnknownNameError("check --case", label, near, note)
+    return dataclasses.replace(plan, parts=parts)
+
+
+def labels_of(part: Part) -> Sequence[str]:
+    """Return the labels of a part's outcomes."""
+    if part.choice is not None:
+        return [part.choice.case.label]
+    if part.kinks:
+        return [kink.name for kink in kinks() if kink.group == part.kinks]
+    return [identity_label(part.identities[0])] if part.identities else PROBE_LABELS[-1:]
+
+
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Return parts with those of one spec one after the other, so that all is compiled once."""
     bundles: dict[Hashable, list[Part]] = {}
@@ -253,7 +284,7 @@ def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def bundle_of(part: Part) -> Hashable:
     """Return the same value for parts whose policies are of one spec."""
-    return part.choice.built if part.choice else (part.kinks, part.identities)
+    return part.choice.built if part.choice else (part.kinks, *(part.identities or ())[:1])
 
 
 def kink_groups(
@@ -356,7 +387,7 @@ def refused(outcome: Outcome) -> Outcome:
 def outcomes_of_part(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, with refusals as unchecked; see `outcomes`."""
     if part.identities:
-        return [identity_outcome(part.identities)]
+        return [identity_outcome(*part.identities)]
     results: list[Outcome] = []
     backends: list[Backend] = []
     for name in plan.backends:
@@ -469,8 +500,12 @@ def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
     return tuple(usable), absent
 
 
-def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
+def selected_variants(
+    kind: str, names: Sequence[str] | Mapping[str, Any] | None
+) -> Mapping[str, Any]:
     """Return the variants of the estimators or heads of some names, by label; None takes all."""
+    if isinstance(names, Mapping):
+        return names
     enabled = registry().names(kind)
     for name in names or ():
         # The error tells an unknown name from a disabled one.
@@ -508,8 +543,8 @@ def check_formulas(names: Sequence[str] | None) -> None:
 
 
 def unchecked(
-    estimators: Sequence[str] | None,
-    heads: Sequence[str] | None,
+    estimators: Iterable[str] | None,
+    heads: Iterable[str] | None,
     optimizers: Sequence[str] | None = None,
 ) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""

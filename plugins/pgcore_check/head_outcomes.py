@@ -7,22 +7,28 @@ import time
 import numpy as np
 
 from pgcore.errors import DependencyError
+from pgcore.heads import Head
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.outcomes import IDENTITY, Outcome
-from pgcore_check.proofs import message_of, variants
+from pgcore_check.proofs import message_of
 from pgcore_check.stages.identities import identities, obstacle
 
-__all__ = ["identity_outcome"]
+__all__ = ["identity_label", "identity_outcome"]
 
 
-def identity_outcome(label: str) -> Outcome:
-    """Return the outcome of the identities of one variant of the heads, at the first that fails.
+def identity_label(label: str) -> str:
+    """Return the label of the outcome for a head's variant of that label."""
+    return f"head {label}: identities"
+
+
+def identity_outcome(label: str, head: Head) -> Outcome:
+    """Return the outcome of the identities of a head, at the first that fails.
 
     Args:
-        label: The variant's.
+        label: That of the variant.
+        head: The variant.
     """
     start = time.perf_counter()
-    head = variants("heads")[label]
     ratio, where, values, largest = 0.0, "", "", 0.0
     error, unchecked = None, ""
     try:
@@ -46,7 +52,7 @@ def identity_outcome(label: str) -> Outcome:
         estimator=head.name,
         variant="identities",
         head=head.name,
-        label=f"head {label}: identities",
+        label=identity_label(label),
         dtype="float64",
         fixture=IDENTITY,
         ratio=ratio,

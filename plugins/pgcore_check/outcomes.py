@@ -17,9 +17,9 @@ from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.builders import RefusalError
 from pgcore_check.cases.design import Choice
-from pgcore_check.cases.kinks import worst_at
+from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
-from pgcore_check.compare import Row, stages
+from pgcore_check.compare import Row, difference, stages
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import message_of
 from pgcore_check.stages.probing import ESSENTIAL, probe_errors
@@ -174,20 +174,23 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
 def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     """Return the outcome of a kink: the gradient beside the one that the conventions give."""
     start = time.perf_counter()
-    error, unchecked = None, ""
+    where, values, error, unchecked = "", "", None, ""
     try:
-        build = partial(shared_policy, cell.backend, cell.mode, dtype=dtype)
-        ratio, where = worst_at(kink, build, np.dtype(dtype))
+        gradient = kink.compute(partial(shared_policy, cell.backend, cell.mode, dtype=dtype))
+        ratio, name, position = worst_entry(kink, gradient, np.dtype(dtype))
+        where = f"{name}{[*position]}"
+        if not ratio <= FACTOR:
+            values = difference(gradient[name], kink.expected[name], position)
     except RefusalError as problem:
-        ratio, where, unchecked = 0.0, "", str(problem)
+        ratio, unchecked = 0.0, str(problem)
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        ratio, where, error = np.inf, "", message_of(problem)
+        ratio, error = np.inf, message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
     subject = kink.estimator or kink.head
     labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
     seconds = time.perf_counter() - start
     numbers = (ratio, ratio, FACTOR, stage, where, error, seconds)
-    return Outcome(*labels, *numbers, unchecked=unchecked)
+    return Outcome(*labels, *numbers, values=values, unchecked=unchecked)
 
 
 def probe_outcome(cell: Cell, dtype: str) -> Outcome:

@@ -17,9 +17,11 @@ from pgcore.validation.inheritance import overrides
 from pgcore_check.proof import Kink, Proof
 
 __all__ = [
+    "ADVICE",
     "Proofs",
     "first_formula",
     "hold_to_parent",
+    "kind_of",
     "kinks",
     "message_of",
     "proofs",

@@ -15,7 +15,7 @@ NAMES = """
 COMMANDS = {
     "list": "KINDS --json",
     "doctor": "--json --quick",
-    "check": "--backends --estimators --heads --optimizers --set --quick --full --processes --json --html",
+    "check": "--backends --estimators --heads --optimizers --set --case --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "derive": "NAME --set --latex --json",
     "train": """

@@ -1,5 +1,6 @@
 import configparser
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -81,6 +82,7 @@ def test_the_wheel_declares_its_entry_points(wheel):
     declared = configparser.ConfigParser(delimiters=["="])
     declared.read_string(wheel.read(name).decode())
     assert dict(declared["console_scripts"]) == {"pgcore": "pgcore.cli:main"}
+    assert dict(declared["pytest11"]) == {"pgcore": "pgcore_check.pytest_plugin"}
     assert dict(declared["pgcore"]) == {
         "core": "pgcore.plugin",
         "check": "pgcore_check.plugin",
@@ -142,7 +144,7 @@ def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_
         "--disable-pip-version-check",
         "--constraint",
         ROOT / "constraints.txt",
-        path,
+        f"{path}[check]",
     )
     variables = {
         name: value
@@ -153,3 +155,7 @@ def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_
     assert "smoke tests passed" in run(
         python, "-I", smoke, environment, cwd=tmp_path, env=variables
     )
+    # The suite in the wheel, as the author of a backend runs it.
+    words = ("-I", "-m", "pytest", "-q", "--pyargs", "pgcore_check.suite", "--pg-backends=numpy")
+    suite = run(python, *words, "--pg-quick", "-W", "error", cwd=tmp_path, env=variables)
+    assert int(re.findall(r"(\d+) passed", suite)[-1]) > 500

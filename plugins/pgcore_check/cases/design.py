@@ -17,7 +17,17 @@ from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, Case, fits
 from pgcore_check.proofs import variants
 
-__all__ = ["DTYPES", "Choice", "covering", "few_of", "levels_of", "optimizers", "product"]
+__all__ = [
+    "CRITICS",
+    "DTYPES",
+    "Choice",
+    "covering",
+    "few_of",
+    "levels_of",
+    "optimizers",
+    "product",
+    "spec_of",
+]
 
 # A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")

@@ -55,6 +55,21 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
     assert "agree; worst" in out
 
 
+def test_one_case_is_run_by_its_label(pgcore, one_reinforce):
+    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
+    every = json.loads(pgcore(*words, "--json")[1])["outcomes"]
+    label = every[0]["label"]
+    status, out, _ = pgcore(*words, "--json", "--case", label)
+    assert status == 0
+    outcomes = json.loads(out)["outcomes"]
+    assert {outcome["label"] for outcome in outcomes} == {label}
+    assert len(outcomes) == sum(outcome["label"] == label for outcome in every) < len(every)
+    status, _, err = pgcore(*words, "--case", label[:-1])
+    assert status == 2
+    assert f"check --case: expected a known name, got {label[:-1]!r}" in err
+    assert label in err
+
+
 def test_a_planted_bug_ends_a_run_of_the_command_with_its_stage(pgcore, monkeypatch, tmp_path):
     trying_only(monkeypatch, "gae")
     original = NumpyPolicy.gradient

@@ -160,7 +160,7 @@ def test_the_support_of_a_head_ends_where_its_log_density_does():
 
 def test_without_an_adaptive_quadrature_a_head_is_not_checked(monkeypatch):
     monkeypatch.delattr("scipy.integrate.cubature")
-    outcome = identity_outcome("fixed")
+    outcome = identity_outcome("fixed", variants("heads")["fixed"])
     assert outcome.unchecked.startswith("check: expected scipy 1.15 or later")
     assert outcome.agrees
 
@@ -178,7 +178,7 @@ def install(site, head):
 
 def test_a_registered_head_with_a_wrong_fisher_is_one_row(site, pgcore):
     install(site, HalvedLaplace)
-    outcome = identity_outcome("halved_laplace")
+    outcome = identity_outcome("halved_laplace", HalvedLaplace())
     assert (outcome.stage, outcome.label) == ("identities", "head halved_laplace: identities")
     assert reason(outcome).startswith("departs at identities, Fisher information at step ")
     assert "at step 0, log_scale[0] and log_scale[0]: expected 1, got 0.5; " in reason(outcome)
@@ -203,5 +203,5 @@ def test_a_head_that_raises_is_one_row(site, monkeypatch):
     install(site, Laplace)
     monkeypatch.setattr(type(variants("heads")["laplace"]), "mode", lambda self, d: d)
     assert "mode: expected the shape of a sample, [2, 2], got [2, 4]" in reason(
-        identity_outcome("laplace")
+        identity_outcome("laplace", variants("heads")["laplace"])
     )
