@@ -9,21 +9,9 @@ import typer
 
 from pgcore.cli.doctor import doctor_command
 from pgcore.cli.listing import list_command
-from pgcore.errors import PgcoreError
 from pgcore.registry.registry import OWN_COMMANDS, registry
 
-__all__ = ["application", "main"]
-
-
-def main() -> None:
-    """Run `pgcore` on this process's arguments; its own errors are one line and exit status 2."""
-    # The application takes no option with a value, so the first word is the command.
-    requested = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    try:
-        application(requested)(prog_name="pgcore")
-    except PgcoreError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+__all__ = ["application"]
 
 
 def application(requested: str | None) -> typer.Typer:
