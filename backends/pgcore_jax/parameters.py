@@ -21,7 +21,7 @@ from pgcore.validation.arrays import Array
 try:
     from jax import enable_x64
 except ImportError:  # JAX before 0.8
-    from jax.experimental import enable_x64
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 __all__ = [
     "KEPT",
