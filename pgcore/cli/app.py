@@ -9,26 +9,10 @@ import typer
 
 from pgcore.cli.doctor import doctor_command
 from pgcore.cli.listing import list_command
-from pgcore.cli.plugins import HELP, load_plugins, take_plugins
-from pgcore.errors import PgcoreError
+from pgcore.cli.plugins import HELP
 from pgcore.registry.registry import OWN_COMMANDS, registry
 
-__all__ = ["application", "main"]
-
-
-def main() -> None:
-    """Run `pgcore` on this process's arguments; its own errors are one line and exit status 2."""
-    try:
-        words = take_plugins(sys.argv[1:])
-        # The application takes no other option with a value, so the first word is the command.
-        requested = next((word for word in words if not word.startswith("-")), None)
-        # `pgcore doctor` shows the traceback of a plugin that cannot be loaded.
-        if requested != "doctor":
-            load_plugins()
-        application(requested)(words, prog_name="pgcore")
-    except PgcoreError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+__all__ = ["application"]
 
 
 def application(requested: str | None) -> typer.Typer:

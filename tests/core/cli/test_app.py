@@ -56,6 +56,17 @@ def test_list_shows_the_kinds_asked_for(pgcore, greet):
     }
 
 
+@pytest.mark.parametrize(
+    "words", [(), ("--json",), ("heads", "commands"), ("commands", "--json", "heads", "heads")]
+)
+def test_a_listing_is_the_same_without_typer(pgcore, greet, words):
+    direct = pgcore("list", *words)
+    # Two hyphens end the options, which typer alone knows.
+    assert pgcore("list", *words, "--") == direct
+    assert direct[0] == 0
+    assert "greet" in direct[1]
+
+
 def test_list_prints_tables_with_the_reason_word_for_word(pgcore, site):
     source = "@hookimpl\ndef pgcore_schedules():\n    return [Provider('far', 'json:loads', 'far away', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)

@@ -109,13 +109,13 @@ def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(
     status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
     assert (
-        "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')"
+        "absent: jax (expected jax 0.4.30 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')"
         in out
     )
     status, _, err = pgcore("check", "--backends", "numpy,jax", "--quick", *ALONE)
     assert status == 2
     assert (
-        "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'"
+        "backend 'jax': expected jax 0.4.30 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'"
         in err
     )
     status, out, _ = pgcore("list", "backends", "--json")
