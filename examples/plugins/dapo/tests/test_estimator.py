@@ -1,5 +1,6 @@
-from dapo.estimator import DAPO
 from pgcore_check.testing import assert_agrees, parametrize_cells
+
+from dapo.estimator import DAPO
 
 
 @parametrize_cells(estimators=[DAPO])

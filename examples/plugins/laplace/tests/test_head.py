@@ -1,5 +1,6 @@
-from laplace.head import Laplace
 from pgcore_check.testing import assert_agrees, parametrize_cells
+
+from laplace.head import Laplace
 
 
 @parametrize_cells(heads=[Laplace(n=2, scale=0.6)], estimators=["reinforce", "ppo", "trpo"])

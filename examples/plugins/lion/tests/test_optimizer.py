@@ -1,5 +1,6 @@
-from lion.optimizer import Lion
 from pgcore_check.testing import assert_agrees, parametrize_cells
+
+from lion.optimizer import Lion
 
 
 @parametrize_cells(optimizers=[Lion(), Lion(weight_decay=0.1, beta1=0.5)])

@@ -1,4 +1,5 @@
 from pgcore_check.testing import assert_agrees, parametrize_cells
+
 from vanilla.estimator import Vanilla
 
 
