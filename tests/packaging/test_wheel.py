@@ -19,6 +19,7 @@ PACKAGES = {
     "pgcore_derive",
     "pgcore_estimators",
     "pgcore_exact",
+    "pgcore_new",
     "pgcore_optimizers",
     "pgcore_train",
 }
@@ -51,11 +52,20 @@ def wheel(built):
 def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     top = {name.partition("/")[0] for name in wheel.namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
-    assert not [
-        name
-        for name in wheel.namelist()
-        if not name.endswith((".py", ".pyi", "py.typed")) and ".dist-info/" not in name
-    ]
+    others = [name for name in wheel.namelist() if not name.endswith((".py", ".pyi", "py.typed"))]
+    templates = "pgcore_new/templates/"
+    assert [n for n in others if ".dist-info/" not in n and not n.startswith(templates)] == []
+
+
+def test_the_wheel_holds_the_example_projects_as_templates(wheel):
+    projects = ROOT / "examples" / "plugins"
+    files = [path.relative_to(projects) for path in projects.rglob("*") if path.is_file()]
+    expected = {path.as_posix() for path in files if "cache" not in str(path)}
+    start = "pgcore_new/templates/"
+    assert len(expected) > 30
+    assert {
+        name.removeprefix(start) for name in wheel.namelist() if name.startswith(start)
+    } == expected
 
 
 def test_the_wheel_holds_every_module_of_the_checkout(wheel):
@@ -86,6 +96,7 @@ def test_the_wheel_declares_its_entry_points(wheel):
         "check": "pgcore_check.plugin",
         "derive": "pgcore_derive.plugin",
         "exact": "pgcore_exact.plugin",
+        "new": "pgcore_new.plugin",
         "optimizers": "pgcore_optimizers.plugin",
         "numpy": "pgcore_numpy.plugin",
         "torch": "pgcore_torch.plugin",

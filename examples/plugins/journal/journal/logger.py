@@ -1,4 +1,4 @@
-"""The journal's text: a title, a table with a row an update, a last line."""
+"""The text: a title, a table with a row an update, a last line."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def pgcore_after_training(
 
 
 def add(folder: Path | None, text: str) -> None:
-    """Append text to the journal; a run without a folder has none."""
+    """Append text to the run's file; a run without a folder has none."""
     if folder is not None:
-        with (folder / "journal.md").open("a", encoding="utf-8") as journal:
-            journal.write(text)
+        with (folder / "journal.md").open("a", encoding="utf-8") as file:
+            file.write(text)

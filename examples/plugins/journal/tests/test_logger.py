@@ -32,7 +32,7 @@ def test_a_run_without_a_folder_writes_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pgcore_train_writes_the_journal(tmp_path):
+def test_pgcore_train_writes_the_file(tmp_path):
     command = "import sys; from pgcore.cli import main; sys.argv[0] = 'pgcore'; main()"
     options = ["CartPole-v1", "--steps", "1024", "--evaluation-episodes", "1", "--out", tmp_path]
     subprocess.run([sys.executable, "-c", command, "train", *options], check=True)

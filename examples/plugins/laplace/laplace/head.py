@@ -1,4 +1,4 @@
-"""The head: independent Laplace distributions over continuous actions."""
+"""The head: independent double exponential distributions over continuous actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NODES = 8
 
 @dataclass(frozen=True)
 class Laplace(pg.Head):
-    """Independent Laplace distributions over `n` action dimensions.
+    """Independent double exponential distributions over `n` action dimensions.
 
     The distribution parameters [B, 2n] are the locations, which the network gives, then the
     logarithms of the scales, a learned vector `head.log_scale` [n]. The density has no derivative
@@ -94,8 +94,10 @@ class Laplace(pg.Head):
         return actions, np.repeat(mass[None], len(distribution), axis=0)
 
     def sample(self, distribution: Array, rng: np.random.Generator) -> Array:
-        """See `Head.sample`."""
-        return rng.laplace(distribution[:, : self.n], np.exp(distribution[:, self.n :]))
+        """See `Head.sample`: location + scale * (difference of two exponential variables)."""
+        location, log_scale = distribution[:, : self.n], distribution[:, self.n :]
+        draws = rng.standard_exponential((2, *location.shape))
+        return location + np.exp(log_scale) * (draws[0] - draws[1])
 
     def mode(self, distribution: Array) -> Array:
         """See `Head.mode`: the location."""

@@ -18,7 +18,7 @@ __all__ = ["LaplaceKernel"]
 
 
 class LaplaceKernel(Kernel):
-    """Independent Laplace distributions, in z = |a - location| / scale."""
+    """Independent double exponential distributions, in z = |a - location| / scale."""
 
     def __init__(self, head: Laplace) -> None:
         """Keep the head."""

@@ -10,7 +10,8 @@ __all__ = ["pgcore_heads", "pgcore_proofs"]
 @hookimpl
 def pgcore_heads() -> list[Provider]:
     """Provide the head under its name, with a line for `pgcore list`."""
-    return [Provider("laplace", "laplace.head:Laplace", "independent Laplace distributions")]
+    summary = "independent double exponential distributions"
+    return [Provider("laplace", "laplace.head:Laplace", summary)]
 
 
 @hookimpl
