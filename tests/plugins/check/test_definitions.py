@@ -318,8 +318,12 @@ class Laplace(pg.Head):
         assert mask is None
 
 
+# The last two read episodes' scores.
+LABELS = ["ppo", "ppo kl", "reinforce", "optimal baseline", "component baseline"]
+
+
 @pytest.mark.parametrize("backend", [name for name in USABLE if name != "numpy"])
-@pytest.mark.parametrize("label", ["ppo", "ppo kl", "reinforce"])
+@pytest.mark.parametrize("label", LABELS)
 def test_a_head_without_a_reference_implementation_is_held_to_its_own_formulas(backend, label):
     spec = pg.PolicySpec(NETWORKS["linear"], Laplace(), "separate")
     policy, batch = make_case(spec, backend, "float64", seed=5)
