@@ -110,6 +110,10 @@ class HipsNamespace:
     log_softmax = staticmethod(log_softmax)
     episode_sum = staticmethod(episode_sum)
 
+    def stop_gradient(self, x: Traced) -> Traced:
+        """See `ArrayNamespace.stop_gradient`."""
+        return getval(x)
+
     def relu(self, x: Traced) -> Traced:
         """See `ArrayNamespace.relu`."""
         return choose(x <= 0, 0.0, x)
