@@ -1,14 +1,21 @@
 import configparser
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# The tutorial's commands and its one block of code.
+TUTORIAL = (ROOT / "docs" / "plugins.md").read_text()
+COMMANDS = re.findall(r"^    (\S.*)$", re.sub(r"(?s)```.*?```", "", TUTORIAL), re.MULTILINE)
+ESTIMATOR = re.findall(r"(?s)```python\n(.*?)```", TUTORIAL)[0]
 PACKAGES = {
     "pgcore",
     "pgcore_numpy",
@@ -140,27 +147,53 @@ def test_the_source_distribution_can_be_tested(built):
     assert not [name for name in names if name.startswith((".venv", ".git/", "runs/"))]
 
 
-def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(built, tmp_path):
-    (path,) = built.glob("*.whl")
-    environment = tmp_path / "environment"
-    run(sys.executable, "-m", "venv", environment)
-    python = environment / "bin" / "python"
-    run(
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--constraint",
-        ROOT / "constraints.txt",
-        path,
-    )
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "PGCORE", "COV"))
-    }
+@pytest.fixture(scope="module")
+def variables():
+    """The environment variables of a user: none of the checkout's, and CI's versions for pip."""
+    excluded = ("PYTHON", "PGCORE", "COV", "PYTEST")
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith(excluded)}
+    pins = str(ROOT / "constraints.txt")
+    return inherited | {"PIP_CONSTRAINT": pins, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+@pytest.fixture(scope="module")
+def tutorial(built, variables, tmp_path_factory):
+    """A folder in which the first commands of the tutorial have run, up to the installation."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    (wheel,) = built.glob("*.whl")
+    for command in COMMANDS[:2]:
+        run(
+            *shlex.split(command.replace("install pgcore", f"install {wheel}")),
+            cwd=folder,
+            env=variables,
+        )
+    return folder
+
+
+def test_the_wheel_works_in_a_new_environment_away_from_the_checkout(tutorial, variables):
+    environment = tutorial / ".venv"
     smoke = ROOT / "tests" / "packaging" / "smoke.py"
+    python = environment / "bin" / "python"
     assert "smoke tests passed" in run(
-        python, "-I", smoke, environment, cwd=tmp_path, env=variables
+        python, "-I", smoke, environment, cwd=tutorial, env=variables
     )
+
+
+def test_the_tutorial_is_six_commands_and_thirty_lines():
+    assert [command.split()[0].rpartition("/")[2] for command in COMMANDS] == [
+        *("python3", "pip", "pgcore", "pip", "pgcore", "pytest")
+    ]
+    assert len([line for line in ESTIMATOR.splitlines() if line.strip()]) <= 30
+
+
+@pytest.mark.skipif(find_spec("pgcore_check.testing") is None, reason="the kit has no tests")
+def test_the_tutorial_leads_to_an_estimator_that_passes(tutorial, variables):
+    for command in COMMANDS[2:4]:
+        run(*shlex.split(command), cwd=tutorial, env=variables)
+    source = tutorial / "my_idea" / "my_idea" / "estimator.py"
+    assert "class MyIdea" in source.read_text()
+    source.write_text(ESTIMATOR)
+    check, tests = COMMANDS[4:]
+    printed = run(*shlex.split(check), cwd=tutorial, env=variables)
+    assert re.search(r"\nall \d+ agree", printed)
+    assert " passed" in run(*shlex.split(tests), cwd=tutorial, env=variables)
