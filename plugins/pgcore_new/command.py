@@ -14,12 +14,20 @@ import typer
 
 from pgcore.errors import PluginError
 from pgcore.registry.registry import registry
-from pgcore_new.templates import TEMPLATES, copy_template
+from pgcore_new.templates import copy_template
 
 __all__ = ["new_command"]
 
-# The kinds of projects, as words of the command line.
-Kind = Enum("Kind", {kind: kind for kind in TEMPLATES})
+
+class Kind(Enum):
+    """The kinds of projects; each has a template."""
+
+    ESTIMATOR = "estimator"
+    HEAD = "head"
+    OPTIMIZER = "optimizer"
+    BACKEND = "backend"
+    LOGGER = "logger"
+
 
 # A command that shows the new object at work, by kind.
 TRIALS = {
