@@ -29,6 +29,7 @@ _NAMES_BY_MODULE = {
     "pgcore.interfaces.policy": "Policy",
     "pgcore.interfaces.schedules": "ConstantSchedule Schedule",
     "pgcore.interfaces.signals": "Signals",
+    "pgcore.registry.registrations": "register",
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

@@ -21,6 +21,7 @@ from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
+from pgcore.registry.registrations import register
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
 from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
@@ -65,6 +66,7 @@ __all__ = [
     "load",
     "optimizer",
     "policy",
+    "register",
     "signals",
 ]
 

@@ -38,6 +38,7 @@ class Head(Checked, ABC):
         bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds.
     """
 
+    registered_as = "heads"  # the kind
     name: ClassVar[str]
     discrete: ClassVar[bool]
     enumerable: ClassVar[bool] = False

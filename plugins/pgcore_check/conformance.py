@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pgcore import api
-from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
+from pgcore.errors import DependencyError, OptimizerError, PgcoreError, UnknownNameError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
@@ -28,6 +28,7 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases import design
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
@@ -133,6 +134,8 @@ def plan(
     estimators: Sequence[str] | None,
     heads: Sequence[str] | None,
     extent: str,
+    optimizers: Sequence[str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Return the probes, the cases and the groups of kinks to run.
 
@@ -143,14 +146,19 @@ def plan(
         heads: Registered names; None takes all that have a proof. See `estimators`.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
+        optimizers: Registered names of optimizers with an update formula; None takes all.
+        settings: Hyper-parameters of estimators by name, to try in place of their variants.
 
     Raises:
         UnknownNameError: a name is not registered.
         DependencyError: a named backend's framework is not installed.
+        OptimizerError: a named optimizer has no update formula, and makes no cases.
     """
     usable, absent = usable_backends(backends)
     tried = selected_variants("estimators", estimators)
+    tried = with_settings(tried, settings or {})
     tried_heads = selected_variants("heads", heads)
+    check_formulas(optimizers)
     named = {"estimator": estimators, "head": heads}
     factors = [factor for factor, names in named.items() if names is not None]
     factor = factors[0] if len(factors) == 1 else ""
@@ -162,7 +170,7 @@ def plan(
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
             for number, dtype in enumerate(DTYPES)
         ]
-    for part in case_parts(tried, tried_heads, extent, factor):
+    for part in case_parts(tried, tried_heads, extent, factor, rules=optimizers):
         parts.append(dataclasses.replace(part, number=len(parts)))
     for group, members in kink_groups(tried, tried_heads, alone=factor != "estimator").items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
@@ -170,15 +178,23 @@ def plan(
             # As for the probes.
             in_modes = everywhere and dtype == DTYPES[-1]
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
-    return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+    reasons = unchecked(estimators, heads, optimizers)
+    for name in settings or {}:
+        reasons.pop(f"estimator {name!r}", None)
+    return Plan(usable, absent, in_bundles(parts), extent, reasons)
 
 
 def case_parts(
-    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head], extent: str, factor: str
+    tried: Mapping[str, Estimator],
+    tried_heads: Mapping[str, Head],
+    extent: str,
+    factor: str,
+    *,
+    rules: Sequence[str] | None = None,
 ) -> Iterator[Part]:
     """Yield the cases of a run, which is about the levels of one factor, or about all."""
-    standard = extent == "standard"
-    choices = covering(tried, tried_heads, factor) if standard else product(tried, tried_heads)
+    arrange = partial(covering, factor=factor) if extent == "standard" else product
+    choices = arrange(tried, tried_heads, rules=rules)
     # The few cases are all of a quick run; in a longer one they are run in every mode.
     if extent == "quick":
         choices, few = few_of(choices), []
@@ -247,8 +263,9 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     Raises:
         PgcoreError: one of the processes died.
     """
-    # Policies of an earlier run may have compiled what has changed since.
+    # Policies of an earlier run may have compiled what has changed since, backends too.
     shared_policy.cache_clear()
+    loaded.cache_clear()
     outcomes_of = partial(outcomes, plan)
     processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)
     if processes <= 1:
@@ -402,10 +419,11 @@ def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
 
 def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     """Return the variants of the estimators or heads of some names, by label; None takes all."""
-    registered = registry().names(kind)
+    enabled = registry().names(kind)
     for name in names or ():
-        if name not in registered:
-            raise UnknownNameError(kind, name, registered)
+        # The error tells an unknown name from a disabled one.
+        if name not in enabled:
+            registry().find(kind, name)
     return {
         label: variant
         for label, variant in variants(kind).items()
@@ -413,17 +431,45 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
+def with_settings(
+    tried: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return estimators by label, those with settings in place of the variants of their names."""
+    variants = {label: variant for label, variant in tried.items() if variant.name not in settings}
+    for name, fields in settings.items():
+        values = (f"{field}={value}" for field, value in fields.items())
+        variants[f"{name} {', '.join(values)}"] = api.estimator(name, **fields)
+    return variants
+
+
+def check_formulas(names: Sequence[str] | None) -> None:
+    """Raise unless each is the name of a registered optimizer with an update formula."""
+    formulas = design.optimizers()
+    for name in names or ():
+        if name not in formulas:
+            registry().find("optimizers", name)
+            why = proofs().defaults["optimizers"][1].get(name, "a rule without one")
+            raise OptimizerError(
+                f"check: expected optimizers with an update formula, got {name!r} ({why}); "
+                f"choose among {', '.join(formulas)}"
+            )
+
+
+def unchecked(
+    estimators: Sequence[str] | None,
+    heads: Sequence[str] | None,
+    optimizers: Sequence[str] | None = None,
+) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    selected = {"estimators": estimators, "heads": heads, "optimizers": None}
+    selected = {"estimators": estimators, "heads": heads, "optimizers": optimizers}
     for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
                 reasons[f"{kind.removesuffix('s')} {name!r}"] = why
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
-        if not isinstance(rule, OptimizerSpec):
+        if optimizers is None and not isinstance(rule, OptimizerSpec):
             reasons[f"optimizer {rule.name!r}"] = OF_CHECKED
     return reasons
 

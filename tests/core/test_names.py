@@ -8,14 +8,14 @@ NAMES = """
     Backend Batch Bernoulli Categorical Claims ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
     Estimator Extra Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
     Reduction Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
-    gradient load optimizer policy signals
+    gradient load optimizer policy register signals
 """
 
 # Arguments in capitals, then options; a command's options are part of what users' scripts hold.
 COMMANDS = {
     "list": "KINDS --json",
     "doctor": "--json --quick",
-    "check": "--backends --estimators --heads --quick --full --processes --json --html",
+    "check": "--backends --estimators --heads --optimizers --set --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",

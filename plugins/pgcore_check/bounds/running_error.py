@@ -2,7 +2,8 @@
 
 A `Bounded` array holds values in extended precision and an error `e`, in units of the working
 precision's roundoff u. A correct evaluation of the same formula in working precision is within
-u * e of the value, to first order. The rules, v a result:
+u * e of the value, to first order; an exponent may be uncertain by more than 1, as a log-probability
+of -1e18 is. The rules, v a result:
 
     + and -         e_a + e_b + |v|
     *               |a| e_b + |b| e_a + |v|
@@ -10,7 +11,7 @@ u * e of the value, to first order. The rules, v a result:
     matrix product  |A| e_B + e_A |B| + n |A| |B|
     sum of n        sum e + n sum |x|
     a to the b      |b v / a| e_a + |v log a| e_b + 8 |v|
-    exp             |v| (e + 8)
+    exp             |v| ((exp(u e) - 1) / u + 8)
     log             e / |a| + 8 |v|
     tanh            (1 - v^2) e + 8 |v|
     sqrt            e / (2 v) + |v|
@@ -40,6 +41,15 @@ __all__ = ["Bounded", "bounded", "bounded_in", "choices"]
 # The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
 # limit of agreement.
 ERROR_SHARE = 4e-3
+
+# The roundoff u by `Bounded.floor`.
+ROUNDOFF = {
+    float(limits.tiny) / (float(limits.eps) / 2): float(limits.eps) / 2
+    for limits in map(np.finfo, (np.float32, np.float64))
+}
+
+# The largest bound of an exponential: its products stay within extended precision.
+UNKNOWN = np.longdouble("1e600")
 
 # The largest power that is computed as a product.
 MOST_FACTORS = 16
@@ -287,10 +297,21 @@ def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
 
 def _exp(x: Bounded) -> Bounded:
     value = np.exp(x.value)
+    error = 8 * value + x.floor + _exponential_error(x, value)
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
-    exact = x.value == -np.inf
-    error = value * np.where(exact, 0, x.error + 8) + x.floor
-    return Bounded(value, np.where(exact, 0, error), x.floor)
+    return Bounded(value, np.where(x.value == -np.inf, 0, error), x.floor)
+
+
+def _exponential_error(x: Bounded, value: Array) -> Array:
+    """Return the error of exp(x) that x's own causes, in units of roundoff."""
+    roundoff = ROUNDOFF.get(x.floor)
+    if roundoff is None:
+        return value * x.error
+    shift = roundoff * x.error
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Where the exponent is uncertain the value alone may be 0.
+        error = np.where(shift < 1, value * np.expm1(shift), np.exp(x.value + shift) - value)
+    return np.minimum(error / roundoff, UNKNOWN)
 
 
 def _log(x: Bounded) -> Bounded:

@@ -227,13 +227,13 @@ class Truth:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether the gradient is beyond the dtype's range, as a ratio of extreme policies can be.
+        """Whether the gradient may be beyond the dtype's range, as a ratio of extreme policies can be.
 
         Then there is nothing to compare.
         """
         with np.errstate(over="ignore"):
             return not all(
-                np.isfinite(expected.exact.astype(self.dtype)).all()
+                np.isfinite((np.abs(expected.exact) + expected.allowed).astype(self.dtype)).all()
                 for expected in self.gradient.values()
             )
 

@@ -321,3 +321,29 @@ def test_doctor_takes_one_build_of_a_framework_for_another(pgcore, site, name):
     report = json.loads(out)
     assert report["packages"]["fast-cpu"] == "2.7"
     assert report["missing_extras"] == {}
+
+
+def test_doctor_and_list_show_disabled_names_and_doctor_the_words_that_match_none(
+    pgcore, site, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "torch,schedules:constant,tensorfow")
+    status, out, _ = pgcore("doctor")
+    assert status == 1
+    assert "Disabled by PGCORE_DISABLE\n  backend 'torch'\n  schedule 'constant'\n" in out
+    assert "PGCORE_DISABLE: expected names that `pgcore list` shows, got 'tensorfow'" in out
+    assert out.count("PGCORE_DISABLE: ") == 1
+    status, out, _ = pgcore("list", "backends", "--json")
+    rows = {row["name"]: row["status"] for row in json.loads(out)["backends"]}
+    assert rows["torch"] == "disabled"
+    assert rows["numpy"] == "usable"
+
+
+def test_a_disabled_command_is_not_offered_and_an_error_where_it_is_requested(
+    pgcore, greet, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "greet")
+    _, out, _ = pgcore("--help")
+    assert "greet" not in out
+    status, _, err = pgcore("greet", "world")
+    assert status == 2
+    assert err.startswith("error: command 'greet': expected it enabled, got PGCORE_DISABLE='greet'")
