@@ -33,7 +33,7 @@ class Kind(Enum):
 TRIALS = {
     "estimator": "pgcore check --estimators {name}",
     "head": "pgcore check --heads {name} --quick",
-    "optimizer": "pgcore train CartPole-v1 --set optimizer.name={name}",
+    "optimizer": "pgcore check --optimizers {name}",
     "backend": "pgcore check --backends {name} --quick",
     "logger": "pgcore train CartPole-v1 --out runs/first",
 }

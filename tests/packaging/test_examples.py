@@ -31,7 +31,7 @@ CHECKS = {
     "dapo": (*BACKENDS, "--estimators", "dapo", "--heads", "categorical"),
     "hips": ("--backends", "hips"),
     "laplace": (*BACKENDS, "--heads", "laplace", "--estimators", "ppo,reinforce"),
-    "lion": (*BACKENDS, "--estimators", "reinforce", "--heads", "categorical"),
+    "lion": (*BACKENDS, "--optimizers", "lion", "--heads", "categorical"),
     "vanilla": (*BACKENDS, "--estimators", "vanilla", "--heads", "categorical"),
 }
 
@@ -55,7 +55,7 @@ VANILLA = (*ON_NUMPY, "--estimators", "vanilla", "--heads", "categorical")
 DAPO = (*ON_NUMPY, "--estimators", "dapo", "--heads", "categorical")
 LAPLACE = (*ON_NUMPY, "--heads", "laplace", "--estimators", "reinforce,ppo")
 ALL_OF_PPO = (*LAPLACE[:1], *LAPLACE[2:-1], "ppo")  # with its penalties of divergence
-LION = (*ON_NUMPY, "--estimators", "reinforce", "--heads", "categorical")
+LION = (*ON_NUMPY, "--optimizers", "lion", "--estimators", "reinforce", "--heads", "categorical")
 HIPS = (*ON_HIPS, "hips", "--estimators", "reinforce,trpo", "--heads", "categorical")
 PROBES = (*ON_HIPS, "hips", "--heads", "categorical")
 
