@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ import pytest
 
 from pgcore import api
 from pgcore.registry.registry import registry
+from pgcore_new.templates import TEMPLATES
 
 PROJECTS = Path(__file__).parents[2] / "examples" / "plugins"
 NAMES = sorted(path.name for path in PROJECTS.iterdir())
@@ -188,12 +190,9 @@ def install(site, name):
     return package
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Install all projects into one folder as pip does; return the environment that has it."""
-    folder = tmp_path_factory.mktemp("installed")
+def environment_with(projects, folder):
+    """Install projects into a folder as pip does; return the environment that has it."""
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    projects = [PROJECTS / name for name in NAMES]
     pip = [sys.executable, "-m", "pip", "install", *options, "--target", folder, *projects]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -201,24 +200,42 @@ def installed(tmp_path_factory):
     return os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
 
 
+def run(environment, folder, *words):
+    """Run Python in an environment; return its output, which is the failure's message."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The environment with all projects."""
+    projects = [PROJECTS / name for name in NAMES]
+    return environment_with(projects, tmp_path_factory.mktemp("installed"))
+
+
 @pytest.fixture
 def command(installed, tmp_path):
-    """Run a program where the projects are installed; return its output."""
+    """Run Python where the projects are installed; return its output."""
+    return partial(run, installed, tmp_path)
 
-    def run(*words):
-        done = subprocess.run(
-            [sys.executable, *words],
-            env=installed,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
 
-    return run
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A project of each kind by `pgcore new`, and the environment that has them."""
+    folder = tmp_path_factory.mktemp("copied")
+    for kind in TEMPLATES:
+        run(os.environ, folder, *PGCORE, "new", kind, f"my_{kind}")
+    target = tmp_path_factory.mktemp("copied_installed")
+    return folder, environment_with(sorted(folder.iterdir()), target)
 
 
 PGCORE = ("-c", "import sys; from pgcore.cli import main; sys.argv[0] = 'pgcore'; main()")
@@ -249,6 +266,18 @@ def test_each_projects_own_tests_pass(command, name, tmp_path):
     shutil.copy(PROJECTS / name / "pyproject.toml", tmp_path)
     backends = () if name == "journal" else ("--pg-backends", "numpy,hips")
     assert " passed" in command("-m", "pytest", "-p", "no:cacheprovider", *backends)
+
+
+@pytest.mark.skipif(find_spec("pgcore_check.testing") is None, reason="the kit has no tests")
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_new_project_passes_its_tests_untouched(copied, kind, tmp_path):
+    pytest.importorskip("autograd")
+    folder, environment = copied
+    shutil.copytree(folder / f"my_{kind}" / "tests", tmp_path / "tests")
+    backends = {"logger": (), "backend": ("--pg-backends", "my_backend")}
+    selected = backends.get(kind, ("--pg-backends", "numpy"))
+    words = ("-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, *selected)
+    assert " passed" in run(environment, tmp_path, *words)
 
 
 def test_a_strangers_estimator_optimizer_backend_and_logger_train_together(command, tmp_path):
