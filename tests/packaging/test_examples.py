@@ -22,7 +22,7 @@ from pgcore.registry.registry import registry
 from pgcore_new.templates import TEMPLATES
 
 PROJECTS = Path(__file__).parents[2] / "examples" / "plugins"
-NAMES = sorted(path.name for path in PROJECTS.iterdir())
+NAMES = sorted(path.parent.name for path in PROJECTS.glob("*/pyproject.toml"))
 
 # The backends of short runs: closed forms, and a stranger's own.
 BACKENDS = ("--backends", "numpy,hips")
