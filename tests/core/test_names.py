@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "--json --quick",
     "check": "--backends --estimators --heads --optimizers --set --case --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
+    "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",
     "train": """
         ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes

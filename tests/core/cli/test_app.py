@@ -217,6 +217,7 @@ def test_doctor_as_json_reports_versions_and_plugins(pgcore):
         "check",
         "derive",
         "exact",
+        "new",
         "optimizers",
         "numpy",
         "torch",

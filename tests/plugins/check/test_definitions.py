@@ -265,8 +265,12 @@ def near(left, right):
     np.testing.assert_allclose(values[0], values[1], rtol=0, atol=8 * np.finfo(float).eps * largest)
 
 
+# The last two read episodes' scores.
+LABELS = ["ppo", "ppo kl", "reinforce", "optimal baseline", "component baseline"]
+
+
 @pytest.mark.parametrize("backend", [name for name in USABLE if name != "numpy"])
-@pytest.mark.parametrize("label", ["ppo", "ppo kl", "reinforce"])
+@pytest.mark.parametrize("label", LABELS)
 def test_a_head_without_a_reference_implementation_is_held_to_its_own_formulas(backend, label):
     spec = pg.PolicySpec(NETWORKS["linear"], Laplace(), "separate")
     policy, batch = make_case(spec, backend, "float64", seed=5)
