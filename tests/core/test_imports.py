@@ -15,6 +15,7 @@ PACKAGES = (
     "pgcore_derive",
     "pgcore_estimators",
     "pgcore_exact",
+    "pgcore_new",
     "pgcore_optimizers",
     "pgcore_train",
 )

@@ -74,6 +74,7 @@ def test_the_built_in_plugins_come_through_installed_entry_points():
         "check",
         "derive",
         "exact",
+        "new",
         "optimizers",
         "numpy",
         "torch",
