@@ -218,7 +218,6 @@ def test_doctor_as_json_reports_versions_and_plugins(pgcore):
         "derive",
         "exact",
         "new",
-        "new",
         "optimizers",
         "numpy",
         "torch",
