@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ LONG = ("head", "network", "dtype", "optimizer")
 PADDED = ("head", "network", "critic", "dtype", "optimizer")
 
 # By the factor that a run is about: the contents of its cases that must occur in every mode.
-IN_EVERY_MODE = {
+IN_EVERY_MODE: dict[str, Callable[[Choice], Iterable[str]]] = {
     "": attrgetter("compiled"),
     "estimator": lambda choice: choice.labels[:1],
     "head": lambda choice: choice.labels[1:],

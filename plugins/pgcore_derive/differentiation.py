@@ -48,7 +48,12 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
         adjoints[placeholder] = derivative(placeholder)
     slopes = [derivative(s).xreplace(reduction_of) for s in symbols]
     # What is held constant is itself in a derivative, which is not differentiated again.
-    return [slope.replace(held, lambda x: x) for slope in slopes]
+    return [slope.replace(held, released) for slope in slopes]
+
+
+def released(x: Expression) -> Expression:
+    """Return the number that was held constant."""
+    return x
 
 
 def simplify(expression: Expression) -> Expression:

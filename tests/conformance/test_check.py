@@ -92,7 +92,7 @@ def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():
 def test_fisher_products_and_steps_occur_for_all_that_they_depend_on():
     for extent in ("quick", "standard"):
         work = plan(backends=["numpy"], estimators=None, heads=None, extent=extent)
-        parts = [part for part in work.parts if part.choice]
+        parts: list[Any] = [part for part in work.parts if part.choice]
         moved = [part for part in parts if part.moved]
         assert all(part.moved for part in parts if part.all_modes or part.long)
         everything = {pair for part in parts for pair in part.choice.moving}

@@ -99,7 +99,7 @@ class Choice:
         Args:
             factor: "estimator" or "head" for the pairs of its label with other levels alone.
         """
-        labels = dict(zip(("estimator", "head"), self.labels, strict=True))
+        labels: dict[str, str] = dict(zip(("estimator", "head"), self.labels, strict=True))
         pairs = itertools.combinations(self.levels, 2)
         if factor:
             pairs = ((labels[factor], level) for level in self.levels)

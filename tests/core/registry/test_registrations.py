@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("registrations")
 SPEC = pg.PolicySpec(pg.Linear(2), pg.Categorical(2))
 
 
-def make_estimator(scale=1.0, name="mine", qualname=None):
+def make_estimator(scale=1.0, name: Any = "mine", qualname=None):
     """Return an estimator's class, as a notebook's cell defines it."""
 
     @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def test_an_object_that_cannot_be_registered_is_refused(target, options, message
 def test_a_class_that_is_no_frozen_dataclass_is_refused(registrations):
     class Bare(pg.Estimator):
         name = "bare"
-        claims = signals = None
+        claims: Any = None
+        signals: Any = None
 
         def surrogate(self, xp, *, log_prob):
             return -log_prob

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from typing import Any
 
 import pytest
 
@@ -58,9 +59,10 @@ def listed(site, monkeypatch):
         registry.cache_clear()
         return registry()
 
-    read.site, read.folder = site, site.folder.parent / "elsewhere"
-    read.folder.mkdir()
-    return read
+    reader: Any = read
+    reader.site, reader.folder = site, site.folder.parent / "elsewhere"
+    reader.folder.mkdir()
+    return reader
 
 
 def rows_of(source, distribution):

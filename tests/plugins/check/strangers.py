@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -304,8 +304,8 @@ class Correlated(pg.Head):
 
     name: ClassVar[str] = "correlated"
     discrete: ClassVar[bool] = False
-    outputs: ClassVar[int] = 5
-    width: ClassVar[int] = 5
+    outputs: ClassVar[Any] = 5
+    width: ClassVar[Any] = 5
 
     @property
     def quantities(self):
@@ -343,8 +343,8 @@ class Listed(pg.Categorical):
     """A softmax that does not declare its choices."""
 
     name: ClassVar[str] = "listed"
-    choices: ClassVar[tuple[slice, ...]] = ()
-    sample = None
+    choices: ClassVar[Any] = ()
+    sample: ClassVar[Any] = None
 
 
 ESTIMATORS = (Dapo, Gspo, AllActions, Squares, Distilled)

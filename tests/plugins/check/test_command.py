@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -456,7 +457,7 @@ def test_a_disabled_name_that_is_requested_names_the_variable(pgcore, without_pp
 
 def choices_of(**options):
     """Return the cases of a plan."""
-    some = {"backends": ["numpy"], "estimators": ["ppo"], "heads": ["categorical"]}
+    some: dict[str, Any] = {"backends": ["numpy"], "estimators": ["ppo"], "heads": ["categorical"]}
     return [part.choice for part in plan(**some | options).parts if part.choice]
 
 

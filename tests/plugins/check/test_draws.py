@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pgcore_check.proofs import variants
 SPEC = pg.PolicySpec(NETWORKS["linear"], variants("heads")["categorical"], "separate")
 
 
-def part_of(estimator, seed, dtype="float32", spec=SPEC):
+def part_of(estimator, seed, dtype="float32", spec=SPEC) -> Any:
     case = Case("case", spec, estimator, dtype, seed)
     return Part(0, Choice("variant", "head", "linear", "adam", case))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ SPECS = [
 ] + [pg.PolicySpec(NETWORKS["linear"], HEADS["epsilon greedy"])]
 
 
-def found(estimator, dtype="float64"):
+def found(estimator, dtype="float64") -> Any:
     spec = next(spec for spec in SPECS if fits(estimator, spec))
     policy, batch = make_case(spec, "numpy", dtype, seed=7, padding=7)
     return coarse_number(estimator, batch, Evaluation(policy, batch))
@@ -62,6 +63,7 @@ def test_the_arrays_are_guarded_throughout():
     assert seen == ["Precise"]
 
 
+SINGLE: Any = np.float32(0.9)
 PLANTED = {
     "constant": lambda x, batch: x * np.float32(0.9),
     "cast": lambda x, batch: x.astype(np.float32).astype(np.float64),
@@ -71,7 +73,7 @@ PLANTED = {
     "conversion": lambda x, batch: np.asarray(x, np.float32),
     "number": lambda x, batch: x - x[3] * np.float32(0.1),
     "mean's dtype": lambda x, batch: x - x.mean(dtype=np.float32),
-    "factor of the library": lambda x, batch: returns(x, batch.episode_lengths, np.float32(0.9)),
+    "factor of the library": lambda x, batch: returns(x, batch.episode_lengths, SINGLE),
     "result": lambda x, batch: np.float32(0.9) * returns(x, batch.episode_lengths, 1.0),
     "joined": lambda x, batch: np.concatenate([x[:1], np.zeros(len(x) - 1, np.float32)]),
     "chosen": lambda x, batch: np.where(x > 0, x, np.float32(0.1)),

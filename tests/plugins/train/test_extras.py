@@ -212,7 +212,9 @@ def test_built_ins_take_functions_too(lessons, new_training):
 class Weighted(QLearning):
     """Reads one more extra."""
 
-    extras: ClassVar = {"teacher": pg.Extra("[B] float", "anything", lambda *_: 0.0)}
+    extras: ClassVar = {
+        "teacher": pg.Extra("[B] float", "anything", lambda b, shape, r: np.zeros(shape))
+    }
 
     def signals(self, batch, evaluate):
         return {"target": super().signals(batch, evaluate)["target"] + batch.extras["teacher"]}
