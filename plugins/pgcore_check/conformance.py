@@ -416,7 +416,7 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
 def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    selected = {"estimators": estimators, "heads": heads, "optimizers": None}
+    selected = {"estimators": estimators, "heads": heads, "optimizers": None, "reductions": None}
     for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
