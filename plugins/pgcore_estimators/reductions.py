@@ -94,7 +94,7 @@ class StepSum(Reduction):
     """The sum over all steps; totals change nothing.
 
     Example:
-        >>> pg.estimator("ppo", reduction="sum").reduction
+        >>> pg.estimator("reinforce", reduction="sum").reduction
         StepSum()
     """
 

@@ -11,6 +11,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import MDPError
 from pgcore.interfaces.estimator import Estimator, check_claims
+from pgcore.interfaces.reduction import checked_weights
 from pgcore.validation.fields import count
 from pgcore_exact.claims import Subject, Verdict, probe_batch, try_once, verdicts
 from pgcore_exact.expectation.moments import moments
@@ -167,9 +168,10 @@ def scale_of(estimator: Estimator, length: float, longest: Batch) -> float:
     # An unbiased mean over steps has terms of whole episodes, so it is not scaled.
     if estimator.claims.unbiased:
         return 1.0
-    weights, steps = estimator.reduction.weights, int(longest.episode_lengths[0])
-    first = float(weights(longest.steps(longest.episode_starts)).sum())
+    reduction, steps = estimator.reduction, int(longest.episode_lengths[0])
+    one_step = longest.steps(longest.episode_starts)
+    first = float(checked_weights(reduction, one_step).sum())
     # The sum of all weights is constant in the length for a mean, and linear for a sum.
-    slope = (float(weights(longest).sum()) - first) / max(steps - 1, 1)
+    slope = (float(checked_weights(reduction, longest).sum()) - first) / max(steps - 1, 1)
     total = first + slope * (length - 1.0)
     return length / total if total > 0 else 1.0

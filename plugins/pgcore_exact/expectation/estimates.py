@@ -23,6 +23,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import PgcoreError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.reduction import checked_weights
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.interfaces.signals import check_names
 from pgcore.validation.arrays import Array, read_only
@@ -181,8 +182,8 @@ class Estimates:
         reduction = self.estimator.reduction
         # Lengths are the same in all batches of a group, extras are not.
         if not reduction.used_extras:
-            return reduction.weights(first)
-        return np.array([reduction.weights(batch) for batch in group.batches()])
+            return checked_weights(reduction, first)
+        return np.array([checked_weights(reduction, batch) for batch in group.batches()])
 
     def _finalised(self, group: Group, first: Batch) -> list[dict[str, Array]]:
         """Return each batch's finalised signals; `first` is the group's first batch."""
