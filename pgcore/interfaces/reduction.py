@@ -83,9 +83,9 @@ class Totals(Checked):
     def check(self, batch: Batch) -> None:
         """Raise BatchError where a number is below the batch's own."""
         if self.steps is not None:
-            self.whole("steps", np.count_nonzero(real_steps(batch)))
+            self.whole("steps", int(real_steps(batch).sum()))
         if self.episodes is not None:
-            self.whole("episodes", np.count_nonzero(batch.episode_weights))
+            self.whole("episodes", int(batch.episode_weights.sum()))
         if self.groups is not None and GROUP in batch.extras:
             numbers = batch.extras[GROUP][real_steps(batch) > 0]
             self.whole("groups", len(np.unique(numbers)))
@@ -183,7 +183,7 @@ class StepMean(Reduction):
     def weights(self, batch: Batch, totals: Totals = THE_BATCH) -> Array:
         """See `Reduction.weights`."""
         real = real_steps(batch)
-        return real / totals.whole("steps", np.count_nonzero(real))
+        return real / totals.whole("steps", int(real.sum()))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class EpisodeSum(Reduction):
     def weights(self, batch: Batch, totals: Totals = THE_BATCH) -> Array:
         """See `Reduction.weights`."""
         # Padding counts neither as a step nor as an episode.
-        return real_steps(batch) / totals.whole("episodes", np.count_nonzero(batch.episode_weights))
+        return real_steps(batch) / totals.whole("episodes", int(batch.episode_weights.sum()))
 
 
 @dataclass(frozen=True)

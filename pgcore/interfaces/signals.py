@@ -25,6 +25,9 @@ class Signals:
     values: dict[str, Array]  # [B, ...] by name
     weights: Array  # [B] of each step's term in the loss; 0 for padding
     padded: bool = field(kw_only=True)  # whether any step is padding
+    real: Array | None = field(
+        default=None, kw_only=True
+    )  # [B] 0 for padding; None: as the weights
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
@@ -43,7 +46,8 @@ class Signals:
         part = self._of_steps("steps", index)
         # Counting is slower than a length, so it is done with padding alone.
         size = np.count_nonzero if self.padded else len
-        part.weights = part.weights * (size(self.weights) / max(size(part.weights), 1))
+        scale = size(self.padding_weights) / max(size(part.padding_weights), 1)
+        part.weights = part.weights * scale
         return part
 
     def part(self, index: Index) -> Signals:
@@ -82,7 +86,7 @@ class Signals:
         # Episodes of the part are numbered anew, from 0.
         if "episode" in values:
             values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
-        return Signals(values, self.weights[steps], padded=self.padded)
+        return self._sliced(values, self.weights[steps], steps)
 
     def _of_steps(self, method: str, index: Index) -> Signals:
         """Return the signals of some steps, unscaled; `method` is the caller's name."""
@@ -99,7 +103,17 @@ class Signals:
                 f"got others ({error}); check the index"
             ) from error
         values = {name: value[index] for name, value in self.values.items()}
-        return Signals(values, weights, padded=self.padded)
+        return self._sliced(values, weights, index)
+
+    def _sliced(self, values: dict[str, Array], weights: Array, index: Index) -> Signals:
+        """Return the signals of some steps, which have these values and weights."""
+        real = None if self.real is None else self.real[index]
+        return Signals(values, weights, padded=self.padded, real=real)
+
+    @property
+    def padding_weights(self) -> Array:
+        """[B] 0 for padding, and above 0 elsewhere where a weight may be 0 at a real step too."""
+        return self.weights if self.real is None else self.real
 
     @staticmethod
     def of(
@@ -144,7 +158,9 @@ class Signals:
             else:
                 check_all_finite(where, cast)
         weights = checked_weights(estimator.reduction, batch, totals).astype(dtype)
-        return Signals(values, weights, padded=batch.step_weights is not None)
+        # A reduction may give a real step the weight 0.
+        real = None if batch.step_weights is None else batch.step_weights.astype(dtype)
+        return Signals(values, weights, padded=batch.step_weights is not None, real=real)
 
 
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:

@@ -44,7 +44,7 @@ class Surrogate:
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
-        padding = signals.weights if signals.padded else None
+        padding = signals.padding_weights if signals.padded else None
         self.values = estimator.finalise(signals.values, padding)  # [B, ...] by name
         self.weights = signals.weights  # [B] of each term in the loss
 
@@ -66,17 +66,17 @@ class SummedSurrogate(Surrogate):
         return type(self), (self.parts,)
 
     @cached_property
-    def batch(self) -> Batch:  # pyright: ignore[reportIncompatibleVariableOverride] - nothing assigns to it
+    def batch(self) -> Batch:
         """The episodes of all losses; groups of different losses stay apart."""
         return Batch.concatenate([part.batch for part in self.parts])
 
     @cached_property
-    def weights(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride] - see `batch`
+    def weights(self) -> Array:
         """[B] of all losses' terms."""
         return np.concatenate([part.weights for part in self.parts])
 
     @cached_property
-    def values(self) -> dict[str, Array]:  # pyright: ignore[reportIncompatibleVariableOverride] - see `batch`
+    def values(self) -> dict[str, Array]:
         """[B, ...] finalised signals by name, episodes numbered throughout."""
         values: dict[str, Array] = {}
         for name in self.parts[0].values:

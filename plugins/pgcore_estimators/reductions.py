@@ -62,7 +62,7 @@ class GroupMean(Reduction):
         number = number.reshape(-1)[batch.episode_of_step]
         # A group of padding alone has no steps, and its share is multiplied by 0 below.
         steps = np.bincount(number, real)
-        share = 1.0 / np.maximum(steps, 1.0) / totals.whole("groups", np.count_nonzero(steps))
+        share = 1.0 / np.maximum(steps, 1.0) / totals.whole("groups", int((steps > 0).sum()))
         return real * share[number]
 
 
@@ -85,7 +85,7 @@ class ConstantDivisor(Reduction):
 
     def weights(self, batch: Batch, totals: Totals = THE_BATCH) -> Array:
         """See `Reduction.weights`."""
-        episodes = totals.whole("episodes", np.count_nonzero(batch.episode_weights))
+        episodes = totals.whole("episodes", int(batch.episode_weights.sum()))
         return real_steps(batch) / (episodes * self.divisor)
 
 

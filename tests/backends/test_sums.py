@@ -87,7 +87,7 @@ def split(count, cuts):
     return [np.arange(low, high) for low, high in itertools.pairwise(bounds)]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.sets(st.integers(1, 15), max_size=3), st.integers(0, 5), st.integers(0, 2))
 def test_any_split_into_steps_adds_up(policy, cuts, seed, padding):
     batch, estimator = episodes(policy, padding=padding), ESTIMATORS["ppo"]
@@ -103,7 +103,7 @@ def test_any_split_into_steps_adds_up(policy, cuts, seed, padding):
 
 
 @pytest.mark.parametrize("name", ["grpo", "gspo"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(cuts=st.sets(st.integers(1, 5), max_size=3), padding=st.integers(0, 2))
 def test_any_split_into_episodes_adds_up(policy, name, cuts, padding):
     batch, estimator = episodes(policy, padding=padding), ESTIMATORS[name]

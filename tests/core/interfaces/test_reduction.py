@@ -60,7 +60,9 @@ def make_batch(lengths, **fields):
 
 
 def policy_for(batch):
-    return pg.policy(pg.PolicySpec(pg.Linear(batch.num_steps), pg.Categorical(2)), dtype="float64")
+    return pg.policy(
+        pg.PolicySpec(pg.Linear(batch.observations.shape[1]), pg.Categorical(2)), dtype="float64"
+    )
 
 
 def reduction(value):
@@ -240,6 +242,48 @@ def test_totals_of_another_type_are_refused():
     batch = make_batch([1, 3])
     with pytest.raises(BatchError, match="signals totals: expected a Totals such as"):
         pg.signals(policy_for(batch), pg.estimator("reinforce"), batch, totals=4)  # pyright: ignore[reportArgumentType]
+
+
+@settings(max_examples=30, deadline=None)
+@given(batches, st.data())
+@pytest.mark.parametrize("name", NAMES)
+def test_slices_of_signals_have_the_weights_of_the_whole(name, lengths, data):
+    value = {"name": name, "divisor": 3.0} if name == "constant" else name
+    group = np.repeat(np.arange(len(lengths)) // 2, lengths)
+    user = np.resize([0.0, 2.0, 1.0], sum(lengths))
+    batch = make_batch(lengths, extras={"group": group, "weights": user})
+    batch = batch.pad(batch.num_steps + data.draw(st.integers(0, 2)))
+    estimator = pg.estimator("reinforce", reduction=value)
+    signals = pg.signals(policy_for(batch), estimator, batch)
+    index = data.draw(st.lists(st.integers(0, batch.num_steps - 1), min_size=1, unique=True))
+    np.testing.assert_array_equal(signals.part(index).weights, signals.weights[index])
+    members = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, unique=True))
+    _, steps = batch.episode_steps(members)
+    part = signals.episode_part(batch, members)
+    np.testing.assert_array_equal(part.weights, signals.weights[steps])
+    np.testing.assert_array_equal(part["advantage"], signals["advantage"][steps])
+
+
+def test_a_minibatchs_scale_counts_steps_that_the_user_weighs_0():
+    batch = make_batch([2, 2], extras={"weights": [0.0, 1.0, 1.0, 1.0]}).pad(6)
+    estimator = pg.estimator("reinforce", reduction="weighted")
+    signals = pg.signals(policy_for(batch), estimator, batch)
+    np.testing.assert_allclose(signals.steps([0, 1]).weights, [0.0, 1 / 2])
+    np.testing.assert_allclose(signals.steps([2, 3, 4]).weights, [1 / 2, 1 / 2, 0.0])
+
+
+def test_an_index_out_of_range_names_the_slice():
+    batch = make_batch([1, 3])
+    signals = pg.signals(policy_for(batch), pg.estimator("reinforce"), batch)
+    with pytest.raises(EstimatorError, match=r"Signals\.part: expected step numbers in \[0, 4\)"):
+        signals.part([4])
+    with pytest.raises(BatchError, match=r"Batch\.episodes: expected episode numbers in \[0, 2\)"):
+        signals.episode_part(batch, [2])
+    whole = pg.signals(policy_for(batch), pg.estimator("gspo", group="all"), batch)
+    with pytest.raises(
+        EstimatorError, match=r"Signals\.part: expected the signals of a loss of sin"
+    ):
+        whole.part([0])
 
 
 # Extras
