@@ -1,5 +1,5 @@
 # Every target does its own set-up and can be the first one run on a machine with Python 3.11 or later.
-# A stamp in .venv remembers each installation until pyproject.toml or constraints.txt changes.
+# A stamp in the environment remembers each installation until pyproject.toml or constraints.txt changes.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,42 +8,54 @@ SHELL := bash
 # The first Python on the path that is recent enough; `make train PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
-RUN := .venv/bin/python
-INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
+VENV := .venv
+VERSIONS := --constraint constraints.txt
+RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --disable-pip-version-check $(VERSIONS)
 # pip compiles what it copies, and an editable install copies nothing.
 COMPILE := $(RUN) -m compileall -q pgcore backends plugins
 PINS := pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test test-newest lint bench clean
 
 help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
 	@echo "make test    run the tests with coverage"
+	@echo "make test-newest   run them with the newest releases, in .venv-newest (8 GB with CUDA on Linux)"
 	@echo "make lint    run ruff, import-linter and basedpyright"
 	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
 
-train: .venv/.base
-	.venv/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
+train: $(VENV)/.base
+	$(VENV)/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
 
 # A worker that is done takes tests from the other: one test runs `pgcore check` and takes minutes.
 # What frameworks trace is Python, and measuring coverage makes that several times slower: the
 # core's tests alone are measured.
 test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
 # A cache of its own: a process that was killed while compiling leaves half a library in the shared one.
-test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/.venv/torchinductor
-test: .venv/.test
+test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/torchinductor
+test: $(VENV)/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term tests/core
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests plugins/pgcore_check/suite
 
-lint: .venv/.lint
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/lint-imports
-	.venv/bin/basedpyright
+# The stamp goes first, so that each run installs the releases of its day. `import tensorflow, triton` of
+# TensorFlow 2.21 and Triton 3.8 is a segmentation fault, and PyTorch needs Triton on GPUs alone.
+test-newest: NEWEST = VENV=.venv-newest VERSIONS='--upgrade --upgrade-strategy eager'
+test-newest:
+	rm -f .venv-newest/.test
+	$(MAKE) .venv-newest/.test $(NEWEST)
+	.venv-newest/bin/python -m pip uninstall --yes triton
+	$(MAKE) test $(NEWEST)
 
-bench: .venv/.bench
+lint: $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/basedpyright
+
+bench: $(VENV)/.bench
 	$(RUN) benchmarks/startup.py
 	$(RUN) benchmarks/ppo_gradient.py
 	$(RUN) benchmarks/backends.py
@@ -52,34 +64,34 @@ bench: .venv/.bench
 	$(RUN) benchmarks/cartpole.py
 
 clean:
-	rm -rf .venv build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-newest build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
 	find pgcore backends plugins tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.created:
+$(VENV)/.created:
 	@[ -n "$(PYTHON)" ] || { echo "error: pgcore needs Python 3.11 or later, none is on the path; name one: make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-.venv/.base: .venv/.created $(PINS)
-	@echo "Installing pgcore into .venv ..."
+$(VENV)/.base: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore into $(VENV) ..."
 	$(INSTALL) --editable '.[plot]'
 	@$(COMPILE)
 	@touch $@
 
-.venv/.test: .venv/.created $(PINS)
-	@echo "Installing pgcore and what its tests need into .venv ..."
+$(VENV)/.test: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore and what its tests need into $(VENV) ..."
 	$(INSTALL) --editable '.[test]'
 	@$(COMPILE)
 	@touch $@
 
-.venv/.lint: .venv/.created $(PINS)
-	@echo "Installing pgcore, ruff and basedpyright into .venv ..."
+$(VENV)/.lint: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore, ruff and basedpyright into $(VENV) ..."
 	$(INSTALL) --editable '.[test,lint]'
 	@$(COMPILE)
 	@touch $@
 
-.venv/.bench: .venv/.created $(PINS)
-	@echo "Installing pgcore and all frameworks into .venv ..."
+$(VENV)/.bench: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore and all frameworks into $(VENV) ..."
 	$(INSTALL) --editable '.[all]'
 	@$(COMPILE)
 	@touch $@

@@ -32,13 +32,15 @@ batch = pg.Batch(
 )
 assert pg.gradient(policy, pg.estimator("reinforce"), batch).norm() > 0
 """
+PGCORE = str(Path(sys.executable).with_name("pgcore"))
 # The first two are the floor that no import of pgcore can go below.
 COMMANDS = {
     "an empty process": [sys.executable, "-c", "pass"],
     "import numpy": [sys.executable, "-c", "import numpy"],
     "import pgcore": [sys.executable, "-c", "import pgcore"],
     "first gradient": [sys.executable, "-c", FIRST_GRADIENT],
-    "pgcore list --json": [str(Path(sys.executable).with_name("pgcore")), "list", "--json"],
+    "pgcore list": [PGCORE, "list"],
+    "pgcore list --json": [PGCORE, "list", "--json"],
 }
 
 

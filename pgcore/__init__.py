@@ -30,6 +30,7 @@ _NAMES_BY_MODULE = {
     "pgcore.interfaces.reduction": "Reduction Totals",
     "pgcore.interfaces.schedules": "ConstantSchedule Schedule",
     "pgcore.interfaces.signals": "Signals",
+    "pgcore.registry.registrations": "register",
 }
 _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

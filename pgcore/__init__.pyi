@@ -22,6 +22,7 @@ from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.reduction import Reduction, Totals
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
+from pgcore.registry.registrations import register
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
 from pgcore_estimators.reductions import ConstantDivisor, GroupMean, StepSum, WeightedSteps
@@ -72,6 +73,7 @@ __all__ = [
     "load",
     "optimizer",
     "policy",
+    "register",
     "signals",
 ]
 

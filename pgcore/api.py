@@ -30,6 +30,7 @@ from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.registry.registry import default_backend_name, registry
+from pgcore.registry.unpackaged import REGISTERED
 from pgcore.validation.fields import count_from_zero, instance_of
 
 __all__ = [
@@ -62,7 +63,9 @@ def backend(name: str | None = None) -> Backend:
     """
     # Backends keep caches, such as compiled functions, so that one instance serves the process.
     name = default_backend_name(name)
-    if name not in _backends:
+    # A registered class may have replaced the instance's.
+    _, cls = REGISTERED.get(("backends", name), (None, None))
+    if name not in _backends or not isinstance(_backends[name], cast("type", cls or Backend)):
         _backends[name] = cast("type[Backend]", registry().load("backends", name))()
     return _backends[name]
 

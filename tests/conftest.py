@@ -14,6 +14,7 @@ import pytest
 from pgcore.cli import main
 from pgcore.data.batch import Batch
 from pgcore.registry.registry import Registry, registry
+from pgcore.registry.unpackaged import REGISTERED
 
 # The same examples in every run, and no health check that looks at the clock.
 hypothesis.settings.register_profile(
@@ -118,7 +119,17 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
+def registrations():
+    """The objects of `pg.register`, those of the test forgotten afterwards."""
+    before = dict(REGISTERED)
+    yield REGISTERED
+    REGISTERED.clear()
+    REGISTERED.update(before)
+    registry.cache_clear()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch, registrations):
     """A folder for made-up distributions; what was imported from it is forgotten afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
@@ -127,7 +138,7 @@ def site(tmp_path, monkeypatch):
     before = set(sys.modules)
     yield Site(folder)
     for name in set(sys.modules) - before:
-        if str(folder) in (getattr(sys.modules[name], "__file__", None) or ""):
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
     registry.cache_clear()
 
@@ -136,6 +147,8 @@ def site(tmp_path, monkeypatch):
 def pgcore(monkeypatch, capsys):
     """Run the command line in this process; returns its exit status, output and errors."""
     monkeypatch.setenv("COLUMNS", "200")
+    # A command's `--plugin` joins it, for that command's processes alone.
+    monkeypatch.setenv("PGCORE_PLUGINS", os.environ.get("PGCORE_PLUGINS", ""))
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["pgcore", *words])

@@ -18,7 +18,20 @@ from pgcore.errors import ParameterError, SpecError
 from pgcore.interfaces.parameters import Layout
 from pgcore.validation.arrays import Array
 
-__all__ = ["KEPT", "JaxParameters", "dtype_of", "flatten_tree", "jitted", "with_leaves"]
+try:
+    from jax import enable_x64
+except ImportError:  # JAX before 0.8
+    from jax.experimental import enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+__all__ = [
+    "KEPT",
+    "JaxParameters",
+    "dtype_of",
+    "enable_x64",
+    "flatten_tree",
+    "jitted",
+    "with_leaves",
+]
 
 
 # Compiled functions of each kind that stay in memory; any other is compiled again. One takes tens
@@ -79,7 +92,7 @@ class JaxParameters(AutodiffParameters):
 
         The process's own setting stays as it is.
         """
-        return jax.enable_x64(self.dtype == np.float64)
+        return enable_x64(self.dtype == np.float64)
 
     def native_array(self, value: Any) -> jax.Array:
         """Return an array of the policy's dtype on its device."""
@@ -150,11 +163,17 @@ def flatten_tree(tree: Any, prefix: str) -> tuple[tuple[str, ...], list[Any], An
         prefix: The beginning of all names.
     """
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = tuple(
-        prefix + (jax.tree_util.keystr(path, simple=True, separator=".") or "parameters")
-        for path, _ in paths
-    )
+    names = tuple(prefix + (".".join(map(word, path)) or "parameters") for path, _ in paths)
     return names, [leaf for _, leaf in paths], structure
+
+
+def word(key: Any) -> str:
+    """Return one key of a leaf's path: an index, a dict's key or an attribute's name."""
+    # `keystr(path, simple=True)` says the same in newer JAX.
+    for field in ("idx", "key", "name"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
 
 
 def with_leaves(

@@ -17,6 +17,6 @@ def pgcore_backends() -> list[Provider]:
             "JAX autodiff, always jitted, any device of JAX's",
             requires="jax",
             extra="jax",
-            at_least="0.10",
+            at_least="0.4.30",
         )
     ]

@@ -17,7 +17,7 @@ def pgcore_backends() -> list[Provider]:
             "TensorFlow's gradient tape, graphs or XLA, CPU and GPU",
             requires="tensorflow",
             extra="tensorflow",
-            at_least="2.21",
+            at_least="2.18",
             distributions=("tensorflow", "tensorflow-cpu"),
         )
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection
 from functools import lru_cache, wraps
+from types import FunctionType
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -33,6 +35,12 @@ Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 
 # Estimators whose compiled functions stay in memory, for every padded size: two a doubling.
 KEPT = 32
+
+# PyTorch stores compiled code at a function's code object, eight compilations at most. Each padded
+# size has a limit of its own: by this option, or before 2.13 by a code object of its own.
+ISOLATION = {"isolate_recompiles": True}
+if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+    ISOLATION = {}
 
 
 def without_autocast(method: Method) -> Method:
@@ -233,14 +241,12 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """Return the function compiled, for each estimator and number of steps once."""
         sizes = self._functions(estimator)
         if size not in sizes:
-            compiled: Any = torch.compile
-            # Each size has its own limit of recompilations; the overloads' types lack the argument.
+            compiled: Any = torch.compile  # whose overloads' types lack the arguments
             # PyTorch's guards check each input's shape. The compiled code need not assert shapes
             # again, but for operations of a user's module, whose results may differ from the trace.
             options = {"size_asserts": self._adopted}
-            sizes[size] = compiled(
-                function, dynamic=False, isolate_recompiles=True, options=options
-            )
+            isolated = function if ISOLATION else with_own_code(function)
+            sizes[size] = compiled(isolated, dynamic=False, options=options, **ISOLATION)
         return sizes[size]
 
     def _derivatives(
@@ -314,3 +320,10 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 def no_functions(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the key
     """Return an empty store of an estimator's compiled functions, by number of steps."""
     return {}
+
+
+def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a copy of a function that has a code object of its own."""
+    assert isinstance(function, FunctionType)
+    code = function.__code__.replace()
+    return FunctionType(code, function.__globals__, closure=function.__closure__)

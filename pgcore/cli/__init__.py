@@ -1,5 +1,5 @@
 """The command line: `pgcore list`, `pgcore doctor`, and the commands that plugins provide."""
 
-from pgcore.cli.app import main
+from pgcore.cli.entry import main
 
 __all__ = ["main"]

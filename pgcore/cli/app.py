@@ -9,21 +9,10 @@ import typer
 
 from pgcore.cli.doctor import doctor_command
 from pgcore.cli.listing import list_command
-from pgcore.errors import PgcoreError
+from pgcore.cli.plugins import HELP
 from pgcore.registry.registry import OWN_COMMANDS, registry
 
-__all__ = ["application", "main"]
-
-
-def main() -> None:
-    """Run `pgcore` on this process's arguments; its own errors are one line and exit status 2."""
-    # The application takes no option with a value, so the first word is the command.
-    requested = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    try:
-        application(requested)(prog_name="pgcore")
-    except PgcoreError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+__all__ = ["application"]
 
 
 def application(requested: str | None) -> typer.Typer:
@@ -34,19 +23,24 @@ def application(requested: str | None) -> typer.Typer:
     """
     app = typer.Typer(
         help="Policy-gradient estimators on every framework.",
+        epilog=HELP,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,  # Summaries hold brackets, as in [B] and pgcore[torch].
         pretty_exceptions_enable=False,  # A foreign error is shown as Python shows it.
     )
-    app.command("list")(list_command)
-    app.command("doctor")(doctor_command)
-    providers = [registration.provider for registration in registry().providers("commands")]
-    summaries = {provider.name: provider.summary for provider in providers}
+    app.command("list", epilog=HELP)(list_command)
+    app.command("doctor", epilog=HELP)(doctor_command)
+    summaries = {
+        row.provider.name: row.provider.summary
+        for row in registry().providers("commands")
+        # Loading a disabled one that is requested names the variable.
+        if row.status != "disabled" or row.provider.name == requested
+    }
     for name, summary in summaries.items():
         if name == requested:
             command: Any = registry().load("commands", name)
-            app.command(name)(command)
+            app.command(name, epilog=HELP)(command)
         else:
             # Name and summary alone, so that showing them in the help imports no plugin's code.
             app.command(name, help=summary)(lambda: None)

@@ -68,6 +68,7 @@ def examine(*, quick: bool = False) -> dict[str, Any]:
         "plugins": list(map(_plugin_row, plugins, imported)),
         "quarantined": [plugin._asdict() for plugin in registry().quarantined],
         "default_backend": backend,
+        "disabled": [row.where for row in rows if row.status == "disabled"],
         "missing": [
             {"kind": row.kind, "name": row.provider.name, "install": install_hint(row.provider)}
             for row in rows
@@ -111,6 +112,10 @@ def _problems(rows: list[Registration], backend: dict[str, str | None]) -> list[
     # Every row of a duplicate has the same line.
     wrong = [row for row in rows if row.status in ("too old", "duplicate", "broken")]
     lines += dict.fromkeys(f"{row.where}: {row.reason}" for row in wrong)
+    lines += [
+        f"PGCORE_DISABLE: expected names that `pgcore list` shows, got {word!r}; correct it"
+        for word in sorted(registry().disabled.difference(*(row.words for row in rows)))
+    ]
     if backend["reason"] is not None:
         choice = f"default backend {backend['name']!r}, chosen by {backend['chosen_by']}"
         lines.append(f"{choice}: {backend['reason']}")
@@ -172,6 +177,8 @@ def _text_of(report: dict[str, Any]) -> str:
         lines.append(f"  {_name_of(plugin)}: {provides or 'nothing'}")
         if (plugin["seconds"] or 0.0) > SLOW:
             lines[-1] += f"; imported in {plugin['seconds']:.1f} s; {REMEDY}"
+    if report["disabled"]:
+        lines += ["", "Disabled by PGCORE_DISABLE", *(f"  {name}" for name in report["disabled"])]
     for plugin in report["quarantined"]:
         lines += ["", f"Quarantined: {_name_of(plugin)}"]
         lines += [f"  {line}" for line in plugin["traceback"].rstrip().splitlines()]

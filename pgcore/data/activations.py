@@ -27,6 +27,7 @@ class Activation(ABC):
         gain: Of the orthogonal weights of the layer before it, at the start of learning.
     """
 
+    registered_as = "activations"  # the kind
     name: ClassVar[str]
     gain: ClassVar[float] = math.sqrt(2.0)  # as in OpenAI Baselines' PPO
 
@@ -104,4 +105,5 @@ def activation(name: str) -> Activation:
 
 def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> Any:
     """Return the value, or raise unless it names a registered activation; see `Rule`."""
+    registry().refuse_disabled("activations", value)
     return choice(*registry().names("activations"))(where, value, error)

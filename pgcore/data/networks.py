@@ -46,6 +46,7 @@ class Network(Checked, ABC):
     """
 
     __slots__ = ()
+    registered_as = "networks"  # the kind
     name: ClassVar[str]
     has_torso: ClassVar[bool] = False
 

@@ -35,9 +35,11 @@ class Head(Checked, ABC):
         discrete: Whether there are finitely many actions, which masks may restrict.
         enumerable: Whether an action is one integer in [0, outputs), so that all can be listed.
         action_values: Whether the outputs are action values; probabilities then have derivative 0.
-        bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds.
+        bounded: Whether an environment's actions lie in (-1, 1), to be scaled to its bounds. The
+            log-probability is then the log-density of those, `environment_actions`.
     """
 
+    registered_as = "heads"  # the kind
     name: ClassVar[str]
     discrete: ClassVar[bool]
     enumerable: ClassVar[bool] = False

@@ -19,6 +19,7 @@ __all__ = ["Backend", "float_dtype"]
 class Backend(ABC):
     """Makes policies out of specs; one instance a process, without visible state."""
 
+    registered_as = "backends"  # the kind
     name: ClassVar[str]  # the registered one
     modes: ClassVar[tuple[str, ...]] = ("eager",)  # such as "compiled" too; the default is first
 

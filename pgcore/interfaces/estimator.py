@@ -101,10 +101,12 @@ class Estimator(Checked, ABC):
         reduction: The rule that makes one loss of the terms; see `pgcore.Reduction`.
     """
 
+    registered_as = "estimators"  # the kind
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     usual_optimizer: ClassVar[str] = "adam"
     extras: ClassVar[Mapping[str, Extra]] = {}
+    _own_extras: ClassVar[Any] = {}  # those that the class itself declares
     field_error = EstimatorError
     reduction: AnyReduction = Reduction.STEP
     # The surrogate's keywords, each with whether it has a default; read where the class is defined.
@@ -114,6 +116,7 @@ class Estimator(Checked, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check extras and the surrogate's signature, and drop cotangents of another surrogate."""
         super().__init_subclass__(**kwargs)
+        cls._own_extras = vars(cls).get("extras", {})
         cls.extras = declared_extras(cls)
         writer = next(base for base in cls.__mro__ if "cotangents" in vars(base))
         # An inherited closed form belongs to the parent's surrogate.

@@ -94,7 +94,8 @@ def declared_extras(cls: type[Any]) -> dict[str, Extra]:
     """Return the extras of a class and its bases by name, or raise EstimatorError."""
     extras: dict[str, Extra] = {}
     for base in reversed(cls.__mro__):
-        declared: Any = vars(base).get("extras", {})
+        # A class's `extras` become those of its bases too, which would hide another base's.
+        declared: Any = vars(base).get("_own_extras", vars(base).get("extras", {}))
         named = isinstance(cast("object", declared), Mapping)
         if not named or not all(isinstance(extra, Extra) for extra in declared.values()):
             raise EstimatorError(

@@ -77,6 +77,7 @@ class BoundOptimizer(Copied, ABC):
 class Rule(Checked, ABC):
     """An `Optimizer`'s way to step: an update formula or a trust region."""
 
+    registered_as = "optimizers"  # the kind
     name: ClassVar[str]  # the registered one
     slots: ClassVar[tuple[str, ...]] = ()  # arrays kept for each of `slot_parameters`, 0 at first
     whole_batch: ClassVar[bool] = False  # whether a step takes a batch once, not by minibatches

@@ -22,6 +22,7 @@ class Schedule(Checked, ABC):
 
     __slots__ = ()
     field_error: ClassVar[type[PgcoreError]] = OptimizerError
+    registered_as = "schedules"  # the kind
     name: ClassVar[str]
 
     @abstractmethod

@@ -21,6 +21,7 @@ from typing import Any, cast
 from pgcore.errors import PgcoreError
 from pgcore.registry.entry_points import KINDS
 from pgcore.registry.registry import Registration, Registry
+from pgcore.registry.unpackaged import unpackaged
 
 __all__ = ["faults_of", "main"]
 
@@ -38,8 +39,9 @@ def main() -> None:
     with tempfile.TemporaryFile() as printed:
         # A target's output, also that of C code, must not come between the lines.
         os.dup2(printed.fileno(), 1)
-        declared = entry_points(group="pgcore", name=entry_point)
-        points = [p for p in declared if p.dist and p.dist.metadata["Name"] == distribution]
+        declared = [*entry_points(group="pgcore"), *unpackaged()]
+        same = [p for p in declared if p.name == entry_point]
+        points = [p for p in same if p.dist and p.dist.metadata["Name"] == distribution]
         started = perf_counter()
         source = Registry(points[:1])
         report: dict[str, Any] = {"seconds": perf_counter() - started}

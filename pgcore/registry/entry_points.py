@@ -18,7 +18,7 @@ import pluggy
 from pgcore import hooks
 from pgcore.errors import PluginError, UnknownNameError
 
-__all__ = ["KINDS", "Plugin", "Quarantine", "hook_manager", "read_entry_point"]
+__all__ = ["KINDS", "Plugin", "Providers", "Quarantine", "hook_manager", "read_entry_point"]
 
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # A hook without parameters, `pgcore_<kind>`, provides a kind; the others hear of training. The order
@@ -66,7 +66,7 @@ class Quarantine(NamedTuple):
     @property
     def reason(self) -> str:
         """The last line of the traceback."""
-        return self.traceback.rstrip().rpartition("\n")[2]
+        return self.traceback.rstrip().rpartition("\n")[2].removeprefix("pgcore.errors.")
 
     def error(self, where: str) -> PluginError:
         """Return the error for a use of this plugin; the full traceback is its note."""

@@ -10,12 +10,21 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
+from itertools import chain
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeVar
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
-from pgcore.registry.entry_points import KINDS, Plugin, Quarantine, hook_manager, read_entry_point
+from pgcore.registry.entry_points import (
+    KINDS,
+    Plugin,
+    Providers,
+    Quarantine,
+    hook_manager,
+    read_entry_point,
+)
+from pgcore.registry.unpackaged import REGISTER, REGISTERED, unpackaged
 
 __all__ = [
     "OWN_COMMANDS",
@@ -33,7 +42,7 @@ DISTRIBUTION = "pgcore"  # the distribution whose names no other can take
 OWN_COMMANDS = ("doctor", "list")  # the core's own, which answer however broken the plugins are
 
 Registered = TypeVar("Registered")
-Status = Literal["usable", "missing", "too old", "duplicate", "broken"]
+Status = Literal["usable", "missing", "too old", "duplicate", "broken", "disabled"]
 
 
 class Registration(NamedTuple):
@@ -45,7 +54,8 @@ class Registration(NamedTuple):
         distribution: The distribution that provides it.
         version: That distribution's version.
         status: `usable`; `missing` or `too old`, of the package it requires; `duplicate`, if
-            another has the same kind and name; `broken`, if its target cannot be one.
+            another has the same kind and name; `broken`, if its target cannot be one; `disabled`,
+            if PGCORE_DISABLE has one of its `words`.
         reason: Why it is not usable and the next thing to do, or None.
     """
 
@@ -61,6 +71,11 @@ class Registration(NamedTuple):
         """Its name in errors."""
         return f"{self.kind.removesuffix('s')} {self.provider.name!r}"
 
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of PGCORE_DISABLE that leave it out."""
+        return _words_of(self.kind, self.provider, self.distribution)
+
 
 class Registry:
     """Everything that the entry points of group `pgcore` provide.
@@ -69,16 +84,19 @@ class Registry:
         plugins: The plugins whose hooks passed.
         quarantined: The plugins that were refused.
         hook: The hooks of all plugins, such as `registry().hook.pgcore_after_update`.
+        disabled: The words of PGCORE_DISABLE: names, `kind:name` or `distribution:name`.
     """
 
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
-        """Read entry points one by one; None reads those of every installed distribution."""
-        declared = entry_points(group="pgcore") if declared is None else declared
+        """Read entry points one by one; None reads all installed ones, and then unpackaged ones."""
+        if declared is None:
+            declared = chain(entry_points(group="pgcore"), unpackaged())
         self._manager = hook_manager()
         self.hook = self._manager.hook
         read = [read_entry_point(entry_point, self._manager) for entry_point in declared]
-        self.plugins = tuple(plugin for plugin in read if isinstance(plugin, Plugin))
+        self.plugins = _one_a_module([plugin for plugin in read if isinstance(plugin, Plugin)])
         self.quarantined = tuple(plugin for plugin in read if isinstance(plugin, Quarantine))
+        self.disabled = frozenset(os.environ.get("PGCORE_DISABLE", "").replace(",", " ").split())
         self._loaded: dict[tuple[str, str], object] = {}
 
     def providers(self, kind: str) -> list[Registration]:
@@ -88,8 +106,9 @@ class Registry:
         return [self._registration(kind, provider, plugin) for provider, plugin in pairs]
 
     def names(self, kind: str) -> list[str]:
-        """Return the distinct names of one kind in order; see `load` for errors."""
-        return sorted({provider.name for provider, _ in self._pairs(kind)})
+        """Return the distinct names of one kind in order, no disabled one; see `load` for errors."""
+        pairs = self._pairs(kind)
+        return sorted({entry.name for entry, plugin in pairs if self._enables(kind, entry, plugin)})
 
     def load(self, kind: str, name: str) -> object:
         """Import and return the target of a name.
@@ -100,27 +119,40 @@ class Registry:
 
         Raises:
             UnknownNameError: there is no such kind, or nothing has the name.
-            PluginError: two plugins provide it, its plugin is quarantined, or it has no target.
+            PluginError: two plugins provide it, its plugin is quarantined, it has no target, or
+                PGCORE_DISABLE leaves it out.
             DependencyError: its package is missing or too old. Other errors of imports go through.
         """
         if (kind, name) not in self._loaded:
-            self._loaded[kind, name] = _import_target(self.find(kind, name))
+            registration = self.find(kind, name)
+            registered = registration.distribution == REGISTER
+            # A registered class may be local, where no import finds it.
+            self._loaded[kind, name] = (
+                REGISTERED[kind, name][1] if registered else _import_target(registration)
+            )
         return self._loaded[kind, name]
 
     def find(self, kind: str, name: str) -> Registration:
         """Return the one registration of a name, without importing it; see `load` for errors."""
-        for provider, plugin in self._pairs(kind):
-            if provider.name == name:
-                registration = self._registration(kind, provider, plugin)
-                if registration.status in ("duplicate", "broken"):
-                    raise PluginError(f"{registration.where}: {registration.reason}")
-                return registration
+        pairs = [pair for pair in self._pairs(kind) if pair[0].name == name]
+        # A disabled one last: it makes way for another of its name.
+        for provider, plugin in sorted(pairs, key=lambda pair: not self._enables(kind, *pair)):
+            registration = self._registration(kind, provider, plugin)
+            if registration.status in ("duplicate", "broken", "disabled"):
+                raise PluginError(f"{registration.where}: {registration.reason}")
+            return registration
         # An entry point often has the name of the thing that it provides.
         where = kind.removesuffix("s")
         for plugin in self.quarantined:
             if plugin.entry_point == name:
                 raise plugin.error(f"{where} {name!r}")
         raise UnknownNameError(where, name, self.names(kind), self.note_on_quarantined("names"))
+
+    def refuse_disabled(self, kind: str, name: object) -> None:
+        """Raise PluginError for a disabled name, before a rule lists those that are enabled."""
+        rows = [row for row in self.providers(kind) if row.provider.name == name]
+        if rows and all(row.status == "disabled" for row in rows):
+            self.find(kind, str(name))
 
     def note_on_quarantined(self, noun: str) -> str:
         """Return the sentence that some names, a `noun`, are not known; empty if all are."""
@@ -143,13 +175,23 @@ class Registry:
                 pairs[row] = entry._replace(name=name), plugin
         return pairs
 
+    def _enables(self, kind: str, provider: Provider, plugin: Plugin) -> bool:
+        return self.disabled.isdisjoint(_words_of(kind, provider, plugin.distribution))
+
     def _registration(self, kind: str, provider: Provider, plugin: Plugin) -> Registration:
         status, reason = _availability(provider)
-        owners = [owner for rival, owner in self._pairs(kind) if rival.name == provider.name]
-        if len(owners) > 1:
-            rivals = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
+        rivals = [pair for pair in self._pairs(kind) if pair[0].name == provider.name]
+        owners = [owner for rival, owner in rivals if self._enables(kind, rival, owner)]
+        if not self._enables(kind, provider, plugin):
+            value = os.environ.get("PGCORE_DISABLE")
+            status = "disabled"
+            reason = (
+                f"expected it enabled, got PGCORE_DISABLE={value!r}; take it out of the variable"
+            )
+        elif len(owners) > 1:
+            names = " and ".join(f"{owner.distribution} {owner.version}" for owner in owners)
             status = "duplicate"
-            reason = f"expected one provider, got {rivals}; uninstall one of them"
+            reason = f"expected one provider, got {names}; uninstall one of them"
         return Registration(kind, provider, plugin.distribution, plugin.version, status, reason)
 
 
@@ -184,6 +226,24 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
         f"{kind.removesuffix('s')} {name!r}: expected a subclass of "
         f"{base.__module__}.{base.__name__}, got {target!r}; correct the plugin's target"
     )
+
+
+def _one_a_module(plugins: list[Plugin]) -> tuple[Plugin, ...]:
+    """Return the plugins; of those of one module the first provides, a built-in before others."""
+    providing: dict[int, Plugin] = {}
+    for plugin in sorted(plugins, key=lambda plugin: plugin.distribution != DISTRIBUTION):
+        providing.setdefault(id(plugin.module), plugin)
+    nothing: Providers = dict.fromkeys(KINDS, ())
+    return tuple(
+        plugin if providing[id(plugin.module)] is plugin else plugin._replace(providers=nothing)
+        for plugin in plugins
+    )
+
+
+def _words_of(kind: str, provider: Provider, distribution: str) -> frozenset[str]:
+    """See `Registration.words`."""
+    name = provider.name
+    return frozenset({name, f"{kind}:{name}", f"{distribution}:{name}"})
 
 
 def _availability(provider: Provider) -> tuple[Status, str | None]:

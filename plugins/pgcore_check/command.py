@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -33,6 +35,28 @@ def check_command(
     ] = None,
     heads: Annotated[
         str | None, typer.Option(help="Names; all by default.", show_default=False)
+    ] = None,
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of those with an update formula; all by default.", show_default=False
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[ESTIMATOR.]FIELD=VALUE",
+            help="A hyper-parameter to try in place of the usual ones; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    case: Annotated[
+        str | None,
+        typer.Option(
+            help="The label of one case, as a disagreement shows it. All cases by default.",
+            show_default=False,
+        ),
     ] = None,
     quick: Annotated[
         bool,
@@ -72,7 +96,8 @@ def check_command(
     if html is not None:
         refuse_no_place(html, "--html")
     # Imported here: the kit and the plan load the frameworks, which --help does not need.
-    from pgcore_check.conformance import plan, run
+    from pgcore_check.conformance import narrowed, plan, run
+    from pgcore_check.outcomes import notes
     from pgcore_check.text import json_of, text_of, unchecked_lines
 
     start = time.perf_counter()
@@ -81,13 +106,19 @@ def check_command(
         estimators=names(estimators),
         heads=names(heads),
         extent="quick" if quick else "full" if full else "standard",
+        optimizers=names(optimizers),
+        settings=settings_of(assignments or [], names(estimators)),
     )
+    if case is not None:
+        work = narrowed(work, case)
     by_part: dict[int, list[Outcome]] = {}
     with progress("checking", len(work.parts)) as advance:
         for part, part_outcomes in zip(work.parts, run(work, processes), strict=True):
             by_part[part.number] = part_outcomes
             advance(part_outcomes[-1].label)
     outcomes = [outcome for number in sorted(by_part) for outcome in by_part[number]]
+    work = dataclasses.replace(work, unchecked=work.unchecked | notes(outcomes))
+    outcomes = [outcome for outcome in outcomes if not outcome.unchecked]
     seconds = time.perf_counter() - start
     # Printed first: results of hours are not lost where the page cannot be written.
     report = json_of if as_json else text_of
@@ -106,3 +137,33 @@ def check_command(
 def names(text: str | None) -> list[str] | None:
     """Return the names in a list separated by commas; None for None."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def settings_of(
+    assignments: Sequence[str], estimators: Sequence[str] | None
+) -> dict[str, dict[str, Any]]:
+    """Return the hyper-parameters of `--set` by estimator and field.
+
+    Args:
+        assignments: The text after each.
+        estimators: The names of `--estimators`, or None.
+    """
+    from pgcore.cli.assignments import read_assignments, without_none
+    from pgcore.registry.registry import registry
+
+    settings: dict[str, dict[str, Any]] = {}
+    form, example = "[estimator.]field=value", "ppo.clip=0.1"
+    only = estimators[0] if estimators is not None and len(estimators) == 1 else ""
+    for place, value in read_assignments(assignments, form=form, example=example).items():
+        estimator, _, field = place.rpartition(".")
+        estimator = estimator or only
+        if not estimator or estimator not in (estimators or [estimator]):
+            raise typer.BadParameter(
+                f"--set: expected a field of one of --estimators, got {place!r}; "
+                "write ESTIMATOR.FIELD, or name a single estimator"
+            )
+        settings.setdefault(estimator, {})[field] = value
+    return {
+        name: without_none(cast("type", registry().load("estimators", name)), fields)
+        for name, fields in settings.items()
+    }

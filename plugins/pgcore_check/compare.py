@@ -30,7 +30,17 @@ from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
 
-__all__ = ["RATE", "STAGES", "Report", "Row", "check", "compare", "compare_policies", "stages"]
+__all__ = [
+    "RATE",
+    "STAGES",
+    "Report",
+    "Row",
+    "check",
+    "compare",
+    "compare_policies",
+    "difference",
+    "stages",
+]
 
 
 # Learning rate of the optimizer's steps. At a higher rate a hundred steps on one batch can drive a
@@ -374,7 +384,13 @@ def stages_forward(
 
 
 def signals_row(signals: Signals, truth: Truth, label: str) -> Row:
-    """Return the row of a policy's signals, weights and finalised signals."""
+    """Return the row of a policy's signals, weights and finalised signals.
+
+    Signals without a reference implementation must compute in float64 throughout.
+    """
+    if truth.coarse is not None:
+        where, values = truth.coarse
+        return Row(label, "signals", np.inf, where, values=values)
     arrays = {**signals.values, "weights": signals.weights}
     expected = dict(truth.signals)
     for name, values in truth.finalised.items():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,7 +21,14 @@ from typing import Any
 import numpy as np
 
 from pgcore import api
-from pgcore.errors import DependencyError, PgcoreError, UnknownNameError
+from pgcore.errors import (
+    BatchError,
+    DependencyError,
+    NonFiniteError,
+    OptimizerError,
+    PgcoreError,
+    UnknownNameError,
+)
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
@@ -28,11 +36,15 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases import design
+from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
+from pgcore_check.head_outcomes import identity_label, identity_outcome
 from pgcore_check.outcomes import (
     DISTANCE,
+    IDENTITY,
     PROBE_LABELS,
     Cell,
     Outcome,
@@ -45,7 +57,7 @@ from pgcore_check.proof import Kink
 from pgcore_check.proofs import kinks, message_of, proofs, variants
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["EXTENTS", "Outcome", "Plan", "plan", "run"]
+__all__ = ["EXTENTS", "Outcome", "Part", "Plan", "labels_of", "narrowed", "plan", "run"]
 
 EXTENTS = ("quick", "standard", "full")
 
@@ -58,9 +70,16 @@ PARTS_A_BUNDLE = 8
 # How many of a dead process's last lines on standard error the message repeats.
 LAST_LINES = 5
 
+# How many near labels the error about an unknown one lists, of a hundred or more.
+NEAR = 5
+
 # Draws of a case that are tried until one has power, and the distance of their seeds, which is
 # larger than the number of cases.
 DRAWS, STRIDE = 24, 100_000
+
+# The largest relative error of an argument of exp, log, tanh or a division. Bounds are of first
+# order: what they leave out is this part of them.
+MOST_DISTORTION = 0.05
 
 # The factor between the extremity of one draw and of the next.
 MILDER = 0.85
@@ -85,12 +104,13 @@ PADDING = 7
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A case, a group of kinks, or the probes of `xp`, that every backend runs.
+    """A case, a group of kinks or the probes of `xp`, that every backend runs, or a head's identities.
 
     Attributes:
         number: Its place in the report.
         choice: The case, or None.
-        kinks: The group of the kinks, or "" for a case and for the probes.
+        kinks: The group of the kinks, or "".
+        identities: Label and head whose identities are tried, or None; no backend runs them.
         dtype: The dtype of kinks and probes; a case has its own.
         all_modes: Whether backends run it in each of their modes, or in the usual one alone.
         moved: Whether Fisher products and optimizer steps are compared.
@@ -101,6 +121,7 @@ class Part:
     number: int
     choice: Choice | None = None
     kinks: str = ""
+    identities: tuple[str, Head] | None = None
     dtype: str = "float64"
     all_modes: bool = False
     moved: bool = False
@@ -118,6 +139,7 @@ class Plan:
         parts: The probes, cases and groups of kinks, those of one spec one after the other.
         extent: One of `EXTENTS`.
         unchecked: Names of registered objects that are not checked, each with the reason.
+        selected: The kinds of which the user named some: "backends", "estimators", "heads".
     """
 
     backends: tuple[str, ...]
@@ -125,32 +147,42 @@ class Plan:
     parts: tuple[Part, ...]
     extent: str
     unchecked: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    selected: frozenset[str] = frozenset()
 
 
 def plan(
     *,
     backends: Sequence[str] | None,
-    estimators: Sequence[str] | None,
-    heads: Sequence[str] | None,
+    estimators: Sequence[str] | Mapping[str, Estimator] | None,
+    heads: Sequence[str] | Mapping[str, Head] | None,
     extent: str,
+    optimizers: Sequence[str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
-    """Return the probes, the cases and the groups of kinks to run.
+    """Return the probes, the cases, the groups of kinks and the heads' identities to run.
 
     Args:
         backends: Registered names, which must be usable; None takes all usable ones.
-        estimators: Registered names; None takes all, and the probes of `xp`. A run of some is about
-            them: every pair has one of them, and kinks of heads alone are left out.
-        heads: Registered names; None takes all that have a proof. See `estimators`.
+        estimators: Registered names, or objects by label; None takes all, and the probes of `xp`. A
+            run of some is about them: every pair has one of them, and kinks of heads alone are left
+            out.
+        heads: Registered names, or objects by label; None takes all that have a proof. See
+            `estimators`.
         extent: One of `EXTENTS`: few cases that contain everything, each backend in its usual mode;
             every pair of two levels; or every combination.
+        optimizers: Registered names of optimizers with an update formula; None takes all.
+        settings: Hyper-parameters of estimators by name, to try in place of their variants.
 
     Raises:
         UnknownNameError: a name is not registered.
         DependencyError: a named backend's framework is not installed.
+        OptimizerError: a named optimizer has no update formula, and makes no cases.
     """
     usable, absent = usable_backends(backends)
     tried = selected_variants("estimators", estimators)
+    tried = with_settings(tried, settings or {})
     tried_heads = selected_variants("heads", heads)
+    check_formulas(optimizers)
     named = {"estimator": estimators, "head": heads}
     factors = [factor for factor, names in named.items() if names is not None]
     factor = factors[0] if len(factors) == 1 else ""
@@ -162,7 +194,7 @@ def plan(
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
             for number, dtype in enumerate(DTYPES)
         ]
-    for part in case_parts(tried, tried_heads, extent, factor):
+    for part in case_parts(tried, tried_heads, extent, factor, rules=optimizers):
         parts.append(dataclasses.replace(part, number=len(parts)))
     for group, members in kink_groups(tried, tried_heads, alone=factor != "estimator").items():
         everywhere = extent != "quick" and any(kink.everywhere for kink in members)
@@ -170,15 +202,30 @@ def plan(
             # As for the probes.
             in_modes = everywhere and dtype == DTYPES[-1]
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
-    return Plan(usable, absent, in_bundles(parts), extent, unchecked(estimators, heads))
+    if tried and factor != "estimator":
+        parts += [
+            Part(number, identities=head)
+            for number, head in enumerate(tried_heads.items(), len(parts))
+        ]
+    by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
+    selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
+    reasons = unchecked(estimators, heads, optimizers)
+    for name in settings or {}:
+        reasons.pop(f"estimator {name!r}", None)
+    return Plan(usable, absent, in_bundles(parts), extent, reasons, selected)
 
 
 def case_parts(
-    tried: Mapping[str, Estimator], tried_heads: Mapping[str, Head], extent: str, factor: str
+    tried: Mapping[str, Estimator],
+    tried_heads: Mapping[str, Head],
+    extent: str,
+    factor: str,
+    *,
+    rules: Sequence[str] | None = None,
 ) -> Iterator[Part]:
     """Yield the cases of a run, which is about the levels of one factor, or about all."""
-    standard = extent == "standard"
-    choices = covering(tried, tried_heads, factor) if standard else product(tried, tried_heads)
+    arrange = partial(covering, factor=factor) if extent == "standard" else product
+    choices = arrange(tried, tried_heads, rules=rules)
     # The few cases are all of a quick run; in a longer one they are run in every mode.
     if extent == "quick":
         choices, few = few_of(choices), []
@@ -203,6 +250,30 @@ def case_parts(
         )
 
 
+def narrowed(plan: Plan, label: str) -> Plan:
+    """Return the plan of the parts with one label: a case's, a kink's name, or "xp" for the probes.
+
+    Raises:
+        UnknownNameError: no part has the label.
+    """
+    parts = tuple(part for part in plan.parts if label in labels_of(part))
+    if not parts:
+        labels = {label for part in plan.parts for label in labels_of(part)}
+        near = difflib.get_close_matches(label, labels, n=NEAR, cutoff=0.0)
+        note = "`pgcore check --json` prints the label of every outcome"
+        raise UnknownNameError("check --case", label, near, note)
+    return dataclasses.replace(plan, parts=parts)
+
+
+def labels_of(part: Part) -> Sequence[str]:
+    """Return the labels of a part's outcomes."""
+    if part.choice is not None:
+        return [part.choice.case.label]
+    if part.kinks:
+        return [kink.name for kink in kinks() if kink.group == part.kinks]
+    return [identity_label(part.identities[0])] if part.identities else PROBE_LABELS[-1:]
+
+
 def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
     """Return parts with those of one spec one after the other, so that all is compiled once."""
     bundles: dict[Hashable, list[Part]] = {}
@@ -213,7 +284,7 @@ def in_bundles(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 def bundle_of(part: Part) -> Hashable:
     """Return the same value for parts whose policies are of one spec."""
-    return part.choice.built if part.choice else part.kinks
+    return part.choice.built if part.choice else (part.kinks, *(part.identities or ())[:1])
 
 
 def kink_groups(
@@ -247,8 +318,9 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     Raises:
         PgcoreError: one of the processes died.
     """
-    # Policies of an earlier run may have compiled what has changed since.
+    # Policies of an earlier run may have compiled what has changed since, backends too.
     shared_policy.cache_clear()
+    loaded.cache_clear()
     outcomes_of = partial(outcomes, plan)
     processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)
     if processes <= 1:
@@ -298,6 +370,24 @@ def bundle_outcomes(plan: Plan, parts: Sequence[Part]) -> list[list[Outcome]]:
 
 def outcomes(plan: Plan, part: Part) -> list[Outcome]:
     """Return the outcomes of one part, for every backend and each mode that runs it."""
+    # A backend that cannot build a policy is no failure unless the user asked for the backend.
+    refusals_fail = "backends" in plan.selected
+    results = outcomes_of_part(plan, part)
+    return [refused(row) if row.unchecked and refusals_fail else row for row in results]
+
+
+def refused(outcome: Outcome) -> Outcome:
+    """Return the failure of an outcome in which a backend could not build the policy."""
+    if outcome.fixture == IDENTITY:
+        return outcome
+    error = {"unchecked": "", "error": outcome.unchecked}
+    return dataclasses.replace(outcome, ratio=np.inf, largest=np.inf, **error)
+
+
+def outcomes_of_part(plan: Plan, part: Part) -> list[Outcome]:
+    """Return the outcomes of one part, with refusals as unchecked; see `outcomes`."""
+    if part.identities:
+        return [identity_outcome(*part.identities)]
     results: list[Outcome] = []
     backends: list[Backend] = []
     for name in plan.backends:
@@ -319,6 +409,11 @@ def outcomes(plan: Plan, part: Part) -> list[Outcome]:
         cells = [Cell(b.name, mode, fixture) for b in backends for mode in modes_of(part, b)]
         try:
             truth = truth_of(part, fixture, quick=plan.extent == "quick")
+        except RefusalError as problem:
+            rows = [not_run(cell, part.choice, str(problem)) for cell in cells]
+            # No backend at all can build the head, which is a failure where it was asked for.
+            results += rows if "heads" in plan.selected else [unchecked_row(row) for row in rows]
+            continue
         except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
             results += [not_run(cell, part.choice, message_of(problem)) for cell in cells]
             continue
@@ -374,6 +469,11 @@ def not_run(cell: Cell, choice: Choice, why: str) -> Outcome:
     return Outcome(cell.backend, cell.mode, *labels, cell.fixture, *numbers)
 
 
+def unchecked_row(outcome: Outcome) -> Outcome:
+    """Return an outcome that was not run as one that is not checked."""
+    return dataclasses.replace(outcome, error=None, unchecked=outcome.error or "")
+
+
 def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the names of usable backends, and the reason of each that is not usable.
 
@@ -400,12 +500,17 @@ def usable_backends(names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[
     return tuple(usable), absent
 
 
-def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
+def selected_variants(
+    kind: str, names: Sequence[str] | Mapping[str, Any] | None
+) -> Mapping[str, Any]:
     """Return the variants of the estimators or heads of some names, by label; None takes all."""
-    registered = registry().names(kind)
+    if isinstance(names, Mapping):
+        return names
+    enabled = registry().names(kind)
     for name in names or ():
-        if name not in registered:
-            raise UnknownNameError(kind, name, registered)
+        # The error tells an unknown name from a disabled one.
+        if name not in enabled:
+            registry().find(kind, name)
     return {
         label: variant
         for label, variant in variants(kind).items()
@@ -413,17 +518,50 @@ def selected_variants(kind: str, names: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> dict[str, str]:
+def with_settings(
+    tried: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return estimators by label, those with settings in place of the variants of their names."""
+    variants = {label: variant for label, variant in tried.items() if variant.name not in settings}
+    for name, fields in settings.items():
+        values = (f"{field}={value}" for field, value in fields.items())
+        variants[f"{name} {', '.join(values)}"] = api.estimator(name, **fields)
+    return variants
+
+
+def check_formulas(names: Sequence[str] | None) -> None:
+    """Raise unless each is the name of a registered optimizer with an update formula."""
+    formulas = design.optimizers()
+    for name in names or ():
+        if name not in formulas:
+            registry().find("optimizers", name)
+            why = proofs().defaults["optimizers"][1].get(name, "a rule without one")
+            raise OptimizerError(
+                f"check: expected optimizers with an update formula, got {name!r} ({why}); "
+                f"choose among {', '.join(formulas)}"
+            )
+
+
+def unchecked(
+    estimators: Iterable[str] | None,
+    heads: Iterable[str] | None,
+    optimizers: Sequence[str] | None = None,
+) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    selected = {"estimators": estimators, "heads": heads, "optimizers": None, "reductions": None}
+    selected = {
+        "estimators": estimators,
+        "heads": heads,
+        "optimizers": optimizers,
+        "reductions": None,
+    }
     for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:
                 reasons[f"{kind.removesuffix('s')} {name!r}"] = why
     # Trust regions have options to try, and no formula.
     for rule in variants("optimizers").values():
-        if not isinstance(rule, OptimizerSpec):
+        if optimizers is None and not isinstance(rule, OptimizerSpec):
             reasons[f"optimizer {rule.name!r}"] = OF_CHECKED
     return reasons
 
@@ -431,29 +569,44 @@ def unchecked(estimators: Sequence[str] | None, heads: Sequence[str] | None) -> 
 def truth_of(part: Part, fixture: str, *, quick: bool) -> Truth:
     """Return the reference of a case, for the first draw that can tell an error from rounding.
 
-    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken.
+    Each extreme draw is milder than the one before. After `DRAWS` the last one is taken. Where a
+    number leaves the dtype's range, the draw is at fault and not the estimator.
 
     Args:
         part: A part with a case.
         fixture: "random" or "extreme".
         quick: Whether one optimizer step is enough.
+
+    Raises:
+        NonFiniteError, BatchError: a number was NaN or infinite in every draw.
     """
     assert part.choice is not None
     case, steps = part.choice.case, steps_of(part, fixture, quick=quick)
     optimizer = api.optimizer(part.choice.optimizer, learning_rate=RATE).spec
-    truth: Truth | None = None
+    builder, padding = builder_of(case.spec), PADDING if part.padded else 0
+    last: Truth | PgcoreError | None = None
     for draw in range(DRAWS):
         extremity = max(EXTREME * MILDER**draw, 1.0)
         drawn = dataclasses.replace(case, seed=case.seed + draw * STRIDE, extremity=extremity)
-        padding = PADDING if part.padded else 0
-        policy, batch = drawn.make("numpy", padding=padding, extreme=fixture == "extreme")
-        truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
-        truth.products = part.moved
-        # Else its outcome would be blind; see `Outcome.blind`.
-        if truth.power > 0 and truth.nearest >= DISTANCE:
-            break
-    assert truth is not None
-    return truth
+        try:
+            # An overflow is this draw's end, by the checks below or an error.
+            with np.errstate(all="ignore"):
+                policy, batch = drawn.make(builder, padding=padding, extreme=fixture == "extreme")
+            truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+            truth.products = part.moved
+            # Else its outcome would be blind; see `Outcome.blind`.
+            telling = truth.power > 0 and truth.nearest >= DISTANCE
+            sound = truth.within_range and truth.distortion <= MOST_DISTORTION
+            if telling and sound:
+                return truth
+        except (NonFiniteError, BatchError) as error:
+            last = last or error
+            continue
+        last = truth
+    if isinstance(last, Truth):
+        return last
+    assert last is not None
+    raise last
 
 
 def steps_of(part: Part, fixture: str, *, quick: bool) -> tuple[int, ...]:

@@ -12,12 +12,14 @@ import numpy as np
 
 from pgcore import api
 from pgcore.data.spec import PolicySpec
+from pgcore.errors import SpecError
 from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.cases.builders import RefusalError
 from pgcore_check.cases.design import Choice
-from pgcore_check.cases.kinks import worst_at
+from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
-from pgcore_check.compare import Row, stages
+from pgcore_check.compare import Row, difference, stages
 from pgcore_check.proof import Kink
 from pgcore_check.proofs import message_of
 from pgcore_check.stages.probing import ESSENTIAL, probe_errors
@@ -25,11 +27,13 @@ from pgcore_check.stages.truth import Truth
 
 __all__ = [
     "DISTANCE",
+    "IDENTITY",
     "PROBE_LABELS",
     "Cell",
     "Outcome",
     "case_outcome",
     "kink_outcome",
+    "notes",
     "probe_outcome",
     "shared_policy",
 ]
@@ -38,6 +42,9 @@ __all__ = [
 # either way by rounding. It equals the 1,000 u of `pgcore_check.bounds.running_error.ERROR_SHARE`.
 DISTANCE = 1000.0
 
+
+# The fixture of a head's identities, which are no backend's.
+IDENTITY = "identity"
 
 # The estimator, variant, head and label of a probe's outcome.
 PROBE_LABELS = ("xp", "probes", "xp", "xp")
@@ -55,7 +62,7 @@ class Outcome:
         head: Registered name.
         label: Of the whole case.
         dtype: "float32" or "float64".
-        fixture: "random", "extreme", "kink" or "probe".
+        fixture: "random", "extreme", "kink", "probe" or "identity".
         ratio: The largest error of the gradient, or of the first stage that disagrees, in units of
             the rounding-error bound u e.
         largest: The largest error of all stages that were reached, in the same units.
@@ -69,6 +76,7 @@ class Outcome:
         nearest: The distance of the nearest choice between two branches from its kink, in units of
             roundoff.
         values: How the entry differs; see `pgcore_check.compare.Row`.
+        unchecked: Why nothing was compared; "" where something was.
     """
 
     backend: str
@@ -89,6 +97,7 @@ class Outcome:
     power: float = 1.0
     nearest: float = np.inf
     values: str = ""
+    unchecked: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -125,11 +134,14 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
     case = choice.case
     rows: list[Row] = []
     error: str | None = None
+    unchecked = ""
     try:
         policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
         policy.load(truth.parameters)
         # Extended row by row: where a stage raises, the rows before it stay.
         rows.extend(stages(policy, truth, cell.backend))
+    except RefusalError as problem:
+        unchecked = str(problem)
     except Exception as problem:  # noqa: BLE001 - any framework's error is this cell's outcome
         error = message_of(problem)
     # The row that is shown: the first divergence, else the gradient, else the last one reached.
@@ -155,22 +167,30 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
         truth.power,
         truth.nearest,
         shown.values,
+        unchecked,
     )
 
 
 def kink_outcome(cell: Cell, kink: Kink, dtype: str) -> Outcome:
     """Return the outcome of a kink: the gradient beside the one that the conventions give."""
     start = time.perf_counter()
-    error = None
+    where, values, error, unchecked = "", "", None, ""
     try:
-        build = partial(shared_policy, cell.backend, cell.mode, dtype=dtype)
-        ratio, where = worst_at(kink, build, np.dtype(dtype))
+        gradient = kink.compute(partial(shared_policy, cell.backend, cell.mode, dtype=dtype))
+        ratio, name, position = worst_entry(kink, gradient, np.dtype(dtype))
+        where = f"{name}{[*position]}"
+        if not ratio <= FACTOR:
+            values = difference(gradient[name], kink.expected[name], position)
+    except RefusalError as problem:
+        ratio, unchecked = 0.0, str(problem)
     except Exception as problem:  # noqa: BLE001 - see `case_outcome`
-        ratio, where, error = np.inf, "", message_of(problem)
+        ratio, error = np.inf, message_of(problem)
     stage = None if ratio <= FACTOR or error else "gradient"
     subject = kink.estimator or kink.head
     labels = (cell.backend, cell.mode, subject, "kinks", kink.head, kink.name, dtype, "kink")
-    return Outcome(*labels, ratio, ratio, FACTOR, stage, where, error, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    numbers = (ratio, ratio, FACTOR, stage, where, error, seconds)
+    return Outcome(*labels, *numbers, values=values, unchecked=unchecked)
 
 
 def probe_outcome(cell: Cell, dtype: str) -> Outcome:
@@ -202,9 +222,27 @@ def probe_outcome(cell: Cell, dtype: str) -> Outcome:
 # Parts of one spec follow on one another: a policy for each backend and mode is enough.
 @lru_cache(maxsize=16)
 def shared_policy(backend: str, mode: str, spec: PolicySpec, dtype: str) -> Policy:
-    """Return a policy that parts share, compiled once; each loads all of its parameters."""
+    """Return a policy that parts share, compiled once; each loads all of its parameters.
+
+    Raises:
+        RefusalError: the backend cannot build the spec.
+    """
     compiled = mode == "compiled" and len(api.backend(backend).modes) > 1
-    return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
+    try:
+        return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
+    except SpecError as problem:
+        raise RefusalError(str(problem)) from problem
+
+
+def notes(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return the reasons of outcomes without a comparison, by head, and backend if it is one's."""
+    reasons: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.unchecked:
+            place = f"head {outcome.head!r} on {outcome.backend}"
+            name = outcome.label if outcome.fixture == IDENTITY else place
+            reasons[name] = outcome.unchecked
+    return reasons
 
 
 def blindness(outcome: Outcome) -> str:
@@ -248,7 +286,10 @@ def reason(outcome: Outcome) -> str:
     """Return why an outcome disagrees, on one line."""
     if outcome.error is not None:
         return " ".join(outcome.error.split()) or "an error without a message"
-    ratio = f"{outcome.ratio:.3g} times the rounding-error bound, the limit is {outcome.limit:g}"
+    bound = (
+        "a quarter of the tolerance" if outcome.fixture == IDENTITY else "the rounding-error bound"
+    )
+    ratio = f"{outcome.ratio:.3g} times {bound}, the limit is {outcome.limit:g}"
     far = ratio if math.isfinite(outcome.ratio) else "not finite, or of a wrong shape or dtype"
     # The stage stands before the array's name, except at kinks; the entry of a scalar is [].
     where = outcome.where.removeprefix(f"{outcome.stage}: ").removesuffix("[]")

@@ -11,7 +11,7 @@ import numpy as np
 
 import pgcore
 from pgcore.registry.registry import registry, version_found
-from pgcore_check.outcomes import Outcome, blindness, reason, share, shown, summary, worst
+from pgcore_check.outcomes import IDENTITY, Outcome, blindness, reason, share, shown, summary, worst
 
 __all__ = ["check_page"]
 
@@ -78,6 +78,8 @@ def check_page(
         seconds: Duration of the run.
         unchecked: Lines on registered objects that were not checked.
     """
+    # Identities are no backend's, and in no figure.
+    cases = [outcome for outcome in outcomes if outcome.fixture != IDENTITY]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -85,7 +87,7 @@ def check_page(
         f"<title>pgcore check</title><style>{STYLE}</style></head><body>",
         "<h1>pgcore check</h1>",
         *verdict(outcomes, seconds),
-        *(figures(outcomes, absent) if outcomes else ()),
+        *(figures(cases, absent) if cases else ()),
         *disagreements(outcomes),
         *blind_cases(outcomes),
         *footer(absent, unchecked),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pgcore.api import policy
 from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.estimator import Estimator
+from pgcore_check.cases.builders import builder_of
 from pgcore_check.cases.cases import make_case
 from pgcore_check.compare import stages
 from pgcore_check.proofs import first_formula, hold_to_parent
@@ -32,7 +33,7 @@ def first_disagreement(
     hold_to_parent(type(estimator))
     hold_to_parent(type(spec.head))
     extras = estimator.used_extras
-    correct, batch = make_case(spec, "numpy", "float64", seed, extras=extras)
+    correct, batch = make_case(spec, builder_of(spec), "float64", seed, extras=extras)
     truth = Truth(spec, correct.parameters(), estimator, batch, first_formula(), (1, 10))
     suspect = policy(spec, backend=backend, dtype="float64")
     suspect.load(truth.parameters)

@@ -77,6 +77,7 @@ class Proof:
             the behaviour policy's [S, A] probabilities.
     """
 
+    registered_as = "proofs"  # the kind
     of: type[Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     reference: type[Any] | None = None

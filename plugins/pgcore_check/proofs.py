@@ -20,9 +20,11 @@ from pgcore.validation.inheritance import overrides
 from pgcore_check.proof import Kink, Proof
 
 __all__ = [
+    "ADVICE",
     "Proofs",
     "first_formula",
     "hold_to_parent",
+    "kind_of",
     "kinks",
     "message_of",
     "proofs",
@@ -73,8 +75,11 @@ class Proofs:
         }
         # Built-ins first: a case's seed is its number, so that an installed plugin moves none.
         plugins = sorted(source.plugins, key=lambda plugin: plugin.distribution != "pgcore")
+        disabled = self.disabled("proofs")
         for plugin in plugins:
             for provider in plugin.providers["proofs"]:
+                if provider.name in disabled:
+                    continue
                 try:
                     self._add(provider)
                 except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
@@ -102,6 +107,11 @@ class Proofs:
                 except Exception as problem:  # noqa: BLE001 - see above
                     refused[name] = f"{message_of(problem)}; {ADVICE}"
         return by_kind
+
+    def disabled(self, kind: str) -> set[str]:
+        """Return the names that PGCORE_DISABLE leaves out."""
+        rows = self.source.providers(kind)
+        return {row.provider.name for row in rows if row.status == "disabled"}
 
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return the registered classes without a variant, by name, or the error of loading one."""
@@ -164,7 +174,10 @@ def proofs() -> Proofs:
 
 def variants(kind: str) -> dict[str, Any]:
     """Return the estimators, heads, optimizers or reductions that the kit tries, by label."""
-    tried = proofs().variants[kind] | proofs().defaults[kind][0]
+    disabled = proofs().disabled(kind)
+    proven = proofs().variants[kind].items()
+    tried = {label: variant for label, variant in proven if variant.name not in disabled}
+    tried |= proofs().defaults[kind][0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
     ordered = dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
     return ordered | (reduced(ordered) if kind == "estimators" else {})

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pgcore_check.conformance import Plan
-from pgcore_check.outcomes import Outcome, blindness, reason, shown, summary, worst
+from pgcore_check.outcomes import IDENTITY, Outcome, blindness, reason, shown, summary, worst
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,14 +56,16 @@ def text_of(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
     from rich.console import Console
 
     # A terminal wraps wide lines; a file has no width.
+    # Identities are no backend's: they have lines and no column.
+    cases = [outcome for outcome in outcomes if outcome.fixture != IDENTITY]
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 10_000)
     with console.capture() as capture:
-        if outcomes:
+        if cases:
             console.print(
                 "largest error of a gradient, in units of the rounding-error bound (limit 4); "
                 "! where a case disagrees at any stage, ~ where rounding could hide any error\n"
             )
-            console.print(table_of(outcomes))
+            console.print(table_of(cases))
             console.print()
     return capture.get() + "".join(f"{line}\n" for line in remarks(outcomes, plan, seconds))
 
@@ -127,7 +129,9 @@ def remarks(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> Iterator
 
 
 def place_of(outcome: Outcome) -> str:
-    """Return the backend, mode, case and fixture of an outcome."""
+    """Return the backend, mode, case and fixture of an outcome; the head of its identities."""
+    if outcome.fixture == IDENTITY:
+        return outcome.label
     return f"{outcome.backend} ({outcome.mode}), {outcome.label}, {outcome.fixture}"
 
 

@@ -26,10 +26,14 @@ CACHE_SIZE = 256
 class Derivation:
     """The closed form of an estimator's cotangents.
 
+    What is shown is multiplied out where that is shorter. What is computed is in the order of the
+    surrogate, so that terms that nearly cancel are rounded as the surrogate rounds them.
+
     Attributes:
         estimator: The estimator.
         terms: The surrogate, a SymPy expression of one step.
-        expressions: d surrogate_t / d quantity_t by quantity; of a [B, A] quantity one action's.
+        expressions: d surrogate_t / d quantity_t by quantity, as shown; of a [B, A] quantity one
+            action's.
         rows: The quantities and signals of shape [B, A].
         indices: The signals that are actions.
         flags: The signals that are conditions.
@@ -95,9 +99,10 @@ class Derivation:
 
     def _compile(self) -> Program:
         from pgcore_derive.program import compile_expressions
+        from pgcore_derive.surrogates import formulas_of
 
         try:
-            return compile_expressions(self.expressions, self.rows)
+            return compile_expressions(formulas_of(self.estimator), self.rows)
         except LookupError as error:
             raise EstimatorError(
                 f"{self.estimator.name}.surrogate: expected operations that NumPy can run step by "

@@ -18,11 +18,13 @@ from pgcore_derive.functions import (
     sympy,
 )
 
-__all__ = ["derivatives", "reductions", "simplify"]
+__all__ = ["derivatives", "hoisted", "reductions", "simplify"]
 
 
 def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Expression]:
     """Return d term_t / d symbol_t for each symbol; of a `RowSymbol`, for the entry of action a.
+
+    They are as the chain rule leaves them; see `simplify` and `hoisted`.
 
     Where the term holds an episode's sum, every step of the episode takes part. The result is then
     the derivative of the sum of the episode's terms.
@@ -46,20 +48,30 @@ def derivatives(term: Expression, symbols: Iterable[Expression]) -> list[Express
         adjoints[placeholder] = derivative(placeholder)
     slopes = [derivative(s).xreplace(reduction_of) for s in symbols]
     # What is held constant is itself in a derivative, which is not differentiated again.
-    return [simplify(slope.replace(held, lambda x: x)) for slope in slopes]
+    return [slope.replace(held, lambda x: x) for slope in slopes]
 
 
 def simplify(expression: Expression) -> Expression:
     """Return an equal expression that reads well: choices at the top, no redundant brackets."""
-    joined = expression.replace(has_open_power, join_powers)
-    expanded = hoist_choices(joined).replace(is_sum, expand_sum)
-    # 1.0 stays in a product, 1 drops out of it.
+    return with_integers(hoisted(expression).replace(is_sum, expand_sum))
+
+
+def hoisted(expression: Expression) -> Expression:
+    """Return an equal expression to compute: choices at the top, and every factor where it was.
+
+    Multiplied out, terms that nearly cancel would each be rounded.
+    """
+    return with_integers(hoist_choices(expression.replace(has_open_power, join_powers)))
+
+
+def with_integers(expression: Expression) -> Expression:
+    """Return an expression with 1 for 1.0, which stays in a product where 1 drops out of it."""
     integers = {
         number: sympy.Integer(int(number))
-        for number in expanded.atoms(sympy.Float)
+        for number in expression.atoms(sympy.Float)
         if float(number).is_integer()
     }
-    return expanded.xreplace(integers)
+    return expression.xreplace(integers)
 
 
 def is_sum(expression: Expression) -> bool:

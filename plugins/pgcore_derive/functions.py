@@ -16,6 +16,7 @@ __all__ = [
     "ELEMENTWISE",
     "NUM_ACTIONS",
     "REDUCTIONS",
+    "Bracket",
     "Choose",
     "EpisodeMean",
     "EpisodeSum",
@@ -33,6 +34,7 @@ __all__ = [
     "sign",
     "symbol",
     "sympy",
+    "tanh",
 ]
 
 # A SymPy expression, relation or symbol. SymPy ships no types, so it is typed here once for all.
@@ -135,6 +137,27 @@ class sigmoid(Real):  # noqa: N801
         return y * (1 - y)
 
 
+class tanh(Real):  # noqa: N801
+    """The hyperbolic tangent; SymPy's own looks for signs to take out, without end in long sums."""
+
+    def fdiff(self, _argindex: int = 1) -> Expression:
+        """Return the derivative."""
+        y: Expression = self
+        return 1 - y**2
+
+
+class Bracket(Real):
+    """A sum that is an operand, added up first as the surrogate does; SymPy's sums have no order."""
+
+    @classmethod
+    def eval(cls, x: Expression) -> Expression | None:
+        """Return what is no sum without the bracket."""
+        return None if x.is_Add and x.free_symbols else x
+
+    def _eval_derivative(self, s: Expression) -> Expression:
+        return Bracket(self.args[0].diff(s))
+
+
 class held(Real):  # noqa: N801
     """x, with derivative 0."""
 
@@ -157,7 +180,7 @@ ELEMENTWISE: dict[str, Any] = {
     "sigmoid": sigmoid,
     "sqrt": sympy.sqrt,
     "stop_gradient": held,
-    "tanh": sympy.tanh,
+    "tanh": tanh,
 }
 
 

@@ -11,6 +11,7 @@ from pgcore.xp.numpy import host
 from pgcore_derive.choices import branches
 from pgcore_derive.functions import (
     NUM_ACTIONS,
+    Bracket,
     Choose,
     EpisodeMean,
     EpisodeSum,
@@ -27,6 +28,7 @@ from pgcore_derive.functions import (
     sigmoid,
     sign,
     sympy,
+    tanh,
 )
 
 __all__ = ["OPERATIONS", "Program", "compile_expressions"]
@@ -98,7 +100,7 @@ OPERATIONS: dict[Any, str] = {
     sympy.exp: "np.exp",
     sympy.log: "np.log",
     sympy.sign: "np.sign",
-    sympy.tanh: "np.tanh",
+    tanh: "np.tanh",
 }
 
 
@@ -173,6 +175,9 @@ class Writer:
 
     def value(self, expression: Expression) -> str:
         """Return the variable of an expression's value, or a number."""
+        # What is inside a bracket has its own lines.
+        if isinstance(expression, Bracket):
+            expression = expression.args[0]
         if expression not in self.variables:
             self.variables[expression] = self.write(expression)
         return self.variables[expression]

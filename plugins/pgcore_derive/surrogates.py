@@ -6,33 +6,63 @@ from typing import Any
 
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import QUANTITIES, Estimator
-from pgcore_derive.differentiation import derivatives, simplify
+from pgcore_derive.differentiation import derivatives, hoisted, simplify
 from pgcore_derive.functions import Expression, sympy
 from pgcore_derive.tracing import NeedsRows, Rank, Trace, Traced
 from pgcore_derive.xp import SymbolicNamespace
 
-__all__ = ["derivatives_of"]
+__all__ = ["derivatives_of", "formulas_of"]
 
 # The quantities with an entry for each action.
 ROWS = frozenset(name for name, text in QUANTITIES.items() if text.startswith("[B, A]"))
 
 
 def derivatives_of(estimator: Estimator) -> tuple[Trace, Expression, dict[str, Expression]]:
-    """Return the surrogate's trace, its term and the derivatives by quantity.
+    """Return the surrogate's trace, its term and the derivatives by quantity, to be read.
 
     Raises:
         EstimatorError: the surrogate cannot be differentiated; names the operation.
     """
     # A coefficient stays in front of its bracket.
     with sympy.core.parameters.distribute(False):  # noqa: FBT003 - SymPy's own signature
-        trace, inputs, term = trace_surrogate(estimator)
-        symbols = [inputs[name].expression for name in estimator.quantities]
-        by_quantity = zip(estimator.quantities, derivatives(term, symbols), strict=True)
-        return trace, simplify(term), dict(by_quantity)
+        trace, term, by_quantity = differentiate(estimator, brackets=False)
+        shown = {name: simplify(derivative) for name, derivative in by_quantity.items()}
+        return trace, simplify(term), shown
 
 
-def trace_surrogate(estimator: Estimator) -> tuple[Trace, dict[str, Traced], Expression]:
+def formulas_of(estimator: Estimator) -> dict[str, Expression]:
+    """Return the derivatives by quantity, to be computed: with the brackets of the surrogate.
+
+    Raises:
+        EstimatorError: see `derivatives_of`.
+    """
+    with sympy.core.parameters.distribute(False):  # noqa: FBT003 - SymPy's own signature
+        _, _, by_quantity = differentiate(estimator, brackets=True)
+        return {name: hoisted(derivative) for name, derivative in by_quantity.items()}
+
+
+def differentiate(
+    estimator: Estimator, *, brackets: bool
+) -> tuple[Trace, Expression, dict[str, Expression]]:
+    """Return the surrogate's trace, its term and the derivatives as the chain rule leaves them.
+
+    Args:
+        estimator: Whose surrogate.
+        brackets: See `Trace`.
+    """
+    trace, inputs, term = trace_surrogate(estimator, brackets=brackets)
+    symbols = [inputs[name].expression for name in estimator.quantities]
+    return trace, term, dict(zip(estimator.quantities, derivatives(term, symbols), strict=True))
+
+
+def trace_surrogate(
+    estimator: Estimator, *, brackets: bool = False
+) -> tuple[Trace, dict[str, Traced], Expression]:
     """Run the surrogate, again with more signals as [B, A] where their use shows that shape.
+
+    Args:
+        estimator: Whose surrogate.
+        brackets: See `Trace`.
 
     Raises:
         EstimatorError: an operation cannot be traced, or the terms are not [B].
@@ -42,7 +72,7 @@ def trace_surrogate(estimator: Estimator) -> tuple[Trace, dict[str, Traced], Exp
     rows = ROWS & set(estimator.keywords)
     # Each restart turns at least one signal into a row, so the loop ends.
     while True:
-        trace = Trace(where, rows, signals)
+        trace = Trace(where, rows, signals, brackets=brackets)
         inputs = {name: trace.input(name) for name in estimator.keywords}
         namespace: Any = SymbolicNamespace(trace)
         try:

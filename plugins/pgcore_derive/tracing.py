@@ -13,7 +13,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pgcore.errors import EstimatorError
-from pgcore_derive.functions import Expression, OfAction, RowSymbol, magnitude, symbol, sympy
+from pgcore_derive.functions import (
+    Bracket,
+    Expression,
+    OfAction,
+    RowSymbol,
+    magnitude,
+    symbol,
+    sympy,
+)
 
 __all__ = ["NeedsRows", "Rank", "Trace", "Traced", "TracedCondition"]
 
@@ -52,13 +60,17 @@ class Trace:
         where: The surrogate's name in errors.
         rows: The keywords of shape [B, A].
         signals: The keywords whose shape only their use shows.
+        brackets: Whether a sum that is an operand keeps its bracket, to be computed in its order.
         indices: The signals that were used as indices.
         flags: The signals that were used as conditions.
     """
 
-    def __init__(self, where: str, rows: frozenset[str], signals: frozenset[str]) -> None:
+    def __init__(
+        self, where: str, rows: frozenset[str], signals: frozenset[str], *, brackets: bool = False
+    ) -> None:
         """Begin without indices and flags."""
         self.where, self.rows, self.signals = where, rows, signals
+        self.brackets = brackets
         self.indices: set[str] = set()
         self.flags: set[str] = set()
 
@@ -67,6 +79,10 @@ class Trace:
         row = name in self.rows
         expression = symbol(name, RowSymbol) if row else symbol(name)
         return Traced(self, expression, Rank.ROW if row else Rank.STEP, frozenset([name]), name)
+
+    def operand(self, expression: Expression) -> Expression:
+        """Return an expression as an operand, in its bracket where brackets are kept."""
+        return Bracket(expression) if self.brackets else expression
 
     def refuse(self, operation: str, advice: str = "", cause: Exception | None = None) -> NoReturn:
         """Raise the error for an operation that cannot be differentiated.
@@ -198,7 +214,8 @@ def binary_method(
         first, second = (right, self) if swapped else (self, right)
         # Python's operators on SymPy's objects compare structure, so comparisons have a table.
         kind = TracedCondition if operation in COMPARISONS else Traced
-        result = COMPARISONS.get(operation, operation)(first.expression, second.expression)
+        operands = map(self.trace.operand, (first.expression, second.expression))
+        result = COMPARISONS.get(operation, operation)(*operands)
         return kind(self.trace, result, rank, self.names | right.names)
 
     return method

@@ -71,7 +71,8 @@ class SymbolicNamespace:
                 "compare arrays, or choose with a Python `if`, ",
             )
         a, b = self.trace.array(x, condition), self.trace.array(y, condition)
-        choice = Choose(condition.expression, a.expression, b.expression)
+        branches = (self.trace.operand(array.expression) for array in (a, b))
+        choice = Choose(condition.expression, *branches)
         rank, names = self.trace.rank(condition, a, b), condition.names | a.names | b.names
         return Traced(self.trace, choice, rank, names)
 

@@ -1,47 +1,44 @@
 """The built-in metrics: figures of one gradient that are worth logging; see `pgcore.interfaces.metrics`.
 
-A new metric is one function with `@metric` in this file: the plugin registers every one of them.
+A new metric is one function of this file, with a line in `METRICS` of `pgcore_estimators.plugin`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["METRICS", "metric"]
-
-Metric = Callable[..., float]
-
-# By name, in the order of this file.
-METRICS: dict[str, Metric] = {}
-
-
-def metric(function: Metric) -> Metric:
-    """Make a function of this module a metric under its own name."""
-    METRICS[function.__name__] = function
-    return function
+__all__ = [
+    "action_value",
+    "approx_kl",
+    "clip_fraction",
+    "effective_sample_size",
+    "entropy",
+    "explained_variance",
+    "gradient_norm",
+    "kl",
+    "ratio_max",
+    "ratio_min",
+    "value_loss",
+]
 
 
 # The policy's distributions
 
 
-@metric
 def entropy(*, entropy: Array) -> float:
     """Mean entropy of pi(. given s_t), nats."""
     return float(entropy.mean())
 
 
-@metric
 def kl(*, kl: Array) -> float:
     """Mean KL(reference, current policy), nats, in closed form."""
     return float(kl.mean())
 
 
-@metric
 def approx_kl(*, log_ratio: Array) -> float:
     """Mean of r - 1 - log r, nats: KL(behaviour policy, current policy) from its samples, never negative.
 
@@ -53,7 +50,6 @@ def approx_kl(*, log_ratio: Array) -> float:
 # The ratios r = pi / mu
 
 
-@metric
 def clip_fraction(*, clipped: Array) -> float:
     """Fraction of steps at which the surrogate is clipped, in [0, 1].
 
@@ -62,7 +58,6 @@ def clip_fraction(*, clipped: Array) -> float:
     return float(clipped.mean())
 
 
-@metric
 def effective_sample_size(*, log_ratio: Array) -> float:
     """(sum r)^2 / sum r^2, steps: the number of steps of weight 1 that estimate a mean as well.
 
@@ -73,13 +68,11 @@ def effective_sample_size(*, log_ratio: Array) -> float:
     return float(ratio.sum() ** 2 / (ratio * ratio).sum())
 
 
-@metric
 def ratio_min(*, log_ratio: Array) -> float:
     """Smallest ratio r = pi / mu, no unit."""
     return float(np.exp(log_ratio.min()))
 
 
-@metric
 def ratio_max(*, log_ratio: Array) -> float:
     """Largest ratio r = pi / mu, no unit."""
     return float(np.exp(log_ratio.max()))
@@ -88,13 +81,11 @@ def ratio_max(*, log_ratio: Array) -> float:
 # The critic
 
 
-@metric
 def action_value(*, action_value: Array) -> float:
     """Mean Q(s_t, a_t), reward units."""
     return float(action_value.mean())
 
 
-@metric
 def value_loss(*, value: Array, return_: Array) -> float:
     """Mean of (V - R)^2 / 2, squared reward units, for any loss of the surrogate's.
 
@@ -104,7 +95,6 @@ def value_loss(*, value: Array, return_: Array) -> float:
     return float(0.5 * (error * error).mean())
 
 
-@metric
 def explained_variance(*, value: Array, return_: Array) -> float:
     """1 - Var(R - V) / Var(R), at most 1, no unit; 0 of a constant V, NaN of equal R.
 
@@ -119,7 +109,6 @@ def explained_variance(*, value: Array, return_: Array) -> float:
 # The step
 
 
-@metric
 def gradient_norm(*, gradient_norm: float) -> float:
     """Euclidean norm of the gradient over all parameters, loss units over parameter units.
 

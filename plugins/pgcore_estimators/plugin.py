@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-
 from pgcore.hooks import Provider, hookimpl
-from pgcore_estimators.metrics import METRICS
 
 __all__ = ["pgcore_estimators", "pgcore_functions", "pgcore_metrics", "pgcore_proofs"]
 __all__ += ["pgcore_reductions"]
@@ -57,6 +54,20 @@ ESTIMATORS = (
     ),
     ("soft_actor", "soft_actor:SoftActor", "entropy-regularised actor over action values"),
 )
+# Name of the function in `metrics`, and its summary: a listing imports no function, nor NumPy.
+METRICS = (
+    ("entropy", "mean entropy of the policy, nats"),
+    ("kl", "mean KL(reference, current policy), nats, in closed form"),
+    ("approx_kl", "KL(behaviour policy, current policy) from its samples, nats"),
+    ("clip_fraction", "fraction of steps at which the surrogate is clipped"),
+    ("effective_sample_size", "steps of equal weight that estimate a mean as well"),
+    ("ratio_min", "smallest ratio to the behaviour policy"),
+    ("ratio_max", "largest ratio to the behaviour policy"),
+    ("action_value", "mean action value of the steps, reward units"),
+    ("value_loss", "half the mean squared error of the critic, whatever the loss"),
+    ("explained_variance", "share of the returns' variance that the critic explains, at most 1"),
+    ("gradient_norm", "Euclidean norm of the gradient before clipping"),
+)
 # Name, class in `reductions`, and a summary.
 REDUCTIONS = (
     ("group_step", "GroupMean", "mean over a group's steps, then over groups"),
@@ -101,14 +112,9 @@ def pgcore_functions() -> list[Provider]:
 
 @hookimpl
 def pgcore_metrics() -> list[Provider]:
-    """Provide the metrics, each with the first line of its docstring."""
+    """Provide the metrics."""
     return [
-        Provider(
-            name,
-            f"pgcore_estimators.metrics:{name}",
-            (inspect.getdoc(function) or "").partition("\n")[0].rstrip("."),
-        )
-        for name, function in METRICS.items()
+        Provider(name, f"pgcore_estimators.metrics:{name}", summary) for name, summary in METRICS
     ]
 
 

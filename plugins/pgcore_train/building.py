@@ -112,6 +112,7 @@ def make_rate(schedule: str, rate: float, final: float, steps: int | None) -> fl
         final: After the last step.
         steps: Optimizer steps in between, or None.
     """
+    registry().refuse_disabled("schedules", schedule)
     choice(*registry().names("schedules"))("optimizer.schedule", schedule, OptimizerError)
     positive("optimizer.learning_rate", rate, OptimizerError)
     # A plain number, so that a checkpoint and `repr` show the rate alone.

@@ -18,6 +18,7 @@ from pgcore.heads import Head
 REQUIRED = "jax" in os.environ.get("PGCORE_REQUIRE_BACKENDS", "")
 jax = importlib.import_module("jax") if REQUIRED else pytest.importorskip("jax")
 jnp = jax.numpy
+enable_x64 = importlib.import_module("pgcore_jax.parameters").enable_x64
 
 HEAD = pg.Categorical(3)
 PPO = pg.estimator("ppo", entropy_coefficient=0.01)
@@ -77,7 +78,7 @@ def test_the_gradient_is_that_of_jax(make_batch):
         logits = jnp.where(batch.action_mask, mlp(parameters, batch.observations), -jnp.inf)
         return -jnp.sum(weights * jax.nn.log_softmax(logits)[jnp.arange(6), batch.actions])
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         expected = jax.grad(loss)(network)
     found = gradient(policy, batch)
     for name, value in found.items():
@@ -295,9 +296,9 @@ def test_a_failure_on_observations_names_the_function_and_what_it_was_given(make
     assert isinstance(refused.value.__cause__, TypeError)
     with pytest.raises(BatchError, match=words.format("mlp", 2, "dot_general requires")):
         policy.act(np.zeros((1, 2)), pg.generator(0))
-    with pytest.raises(BatchError, match=words.format("written", 3, "JAX arrays are immutable")):
+    with pytest.raises(BatchError, match=words.format("written", 3, ".*JAX arrays are immutable")):
         gradient(adopt((written, tree())), make_batch())
-    with pytest.raises(BatchError, match=words.format("written", 3, "JAX arrays are immutable")):
+    with pytest.raises(BatchError, match=words.format("written", 3, ".*JAX arrays are immutable")):
         gradient(adopt((mlp, tree()), (written, tree(1))), make_batch(), PPO)
 
 

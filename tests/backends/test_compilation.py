@@ -123,6 +123,24 @@ def test_sixty_sizes_of_a_batch_need_few_traces(backend, mode, counting):
     assert len(traces) == (needed if policy.pads else 1)
 
 
+@pytest.mark.parametrize(("own_code", "count"), [(True, BOUND), (False, 8)])
+def test_before_isolation_pytorch_compiles_every_size_by_a_code_object_of_its_own(
+    counting, monkeypatch, own_code, count
+):
+    module = pytest.importorskip("pgcore_torch.policy")
+    monkeypatch.setattr(module, "ISOLATION", {})
+    if not own_code:
+        monkeypatch.setattr(module, "with_own_code", lambda function: function)
+    estimator, traces = counting("torch")
+    policy, batch = make(SMALL, "torch", "compiled", seed=41, steps=MOST_STEPS)
+    signals = pg.signals(policy, estimator, batch)
+    for size in sorted({padded_size(size) for size in range(1, MOST_STEPS)}):
+        part = slice(0, min(size, MOST_STEPS))
+        pg.gradient(policy, estimator, batch.steps(part), signals=signals.steps(part))
+    # PyTorch's own limit is eight compilations of a code object.
+    assert len(traces) == count
+
+
 @traced
 def test_what_is_traced_is_kept_for_an_equal_estimator_and_other_parameters(
     backend, mode, counting

@@ -1,42 +1,23 @@
-"""The probes of `xp`, which `tests/conformance/test_check.py` runs on every backend: each finds what it is about.
+"""The probes of `xp`, which `pgcore_check.suite.test_cells` runs on every backend: each finds what it is about.
 
 A new function of `ArrayNamespace` without a probe fails here.
 """
 
 from __future__ import annotations
 
-import math
-import os
-
 import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff.policy import AutodiffPolicy
-from pgcore.errors import NonFiniteError
-from pgcore.registry.registry import registry
 from pgcore.xp.namespace import ArrayNamespace
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR
-from pgcore_check.cases.probes import PROBES, of_one, of_row
+from pgcore_check.cases.probes import PROBES
 from pgcore_check.outcomes import Cell, probe_outcome, reason
-from pgcore_check.stages.probing import Probed, probe_errors, probed
+from pgcore_check.stages.probing import Probed, probe_errors
+from pgcore_check.testing import parametrize_backends
 
 FUNCTIONS = sorted(name for name in vars(ArrayNamespace) if not name.startswith("_"))
-NAN, INF = math.nan, math.inf
-
-
-# Formulas of q_0 with a derivative that is no number there, and q_0.
-SINGULAR = {
-    "sqrt at 0": of_one("sqrt", lambda xp, x: xp.sqrt(x), (0.0, 0.0, INF)),
-    "log at 0": of_one("log", lambda xp, x: xp.log(x), (0.0, -INF, INF)),
-    "exp of NaN": of_one("exp", lambda xp, x: xp.exp(x + NAN), (0.0, NAN, NAN), symbolic=False),
-    "log_softmax of inf": of_row(
-        "log_softmax",
-        lambda xp, q: xp.log_softmax(q / (1.0 - q), 1)[:, 0],
-        ((1.0, 0.0, 0.0), NAN, (NAN, NAN, NAN)),
-    ),
-}
 
 
 def wrong_probes(names, backend, dtype, **options):
@@ -44,19 +25,6 @@ def wrong_probes(names, backend, dtype, **options):
     errors = probe_errors(backend, dtype, names=tuple(names), **options)
     assert errors.keys() == set(names)
     return {name for name, (error, _) in errors.items() if error > FACTOR}
-
-
-SMALL = pg.PolicySpec(pg.Table(1), pg.Categorical(2))
-REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
-BACKENDS = [
-    pytest.param(
-        entry.provider.name,
-        marks=[]
-        if entry.status == "usable" or entry.provider.name in REQUIRED
-        else pytest.mark.skip(f"{entry.provider.name}: {entry.reason}"),
-    )
-    for entry in registry().providers("backends")
-]
 
 
 def test_every_function_of_the_namespace_has_a_probe_that_calls_it():
@@ -75,19 +43,6 @@ def test_every_function_of_the_namespace_has_a_probe_that_calls_it():
                 Recorded(), rows, np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
             )
         assert probe.function in called, name
-
-
-@pytest.mark.parametrize("name", SINGULAR)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_derivative_that_is_no_number_is_not_hidden(backend, name):
-    probe = SINGULAR[name]
-    if not isinstance(pg.policy(SMALL, backend=backend), AutodiffPolicy) and not probe.symbolic:
-        pytest.skip(f"{backend}: has no derivative of a formula that holds NaN")
-    with (
-        pytest.raises(NonFiniteError, match="xp: expected finite numbers, got"),
-        np.errstate(all="ignore"),
-    ):
-        probed(Probed((probe,)), backend, "float64")
 
 
 def own_clip(framework):
@@ -171,7 +126,7 @@ def relu_slope(backend):
     return pg.gradient(policy, pg.estimator("reinforce"), batch).numpy()["network.0.bias"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@parametrize_backends()
 def test_the_derivative_of_relu_at_0_is_0(backend):
     at_zero, above = relu_slope(backend)
     assert at_zero == 0.0

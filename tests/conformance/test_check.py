@@ -1,4 +1,4 @@
-"""What `pgcore check` runs, cell by cell, on every backend: random, extreme and kink cases, all stages, all modes."""
+"""What `pgcore check` runs on every backend: random, extreme and kink cases, all stages, all modes; run by `pgcore_check.suite`."""
 
 from __future__ import annotations
 
@@ -14,41 +14,56 @@ from pgcore_check.compare import STAGES, stages
 from pgcore_check.conformance import plan, run, truth_of
 from pgcore_check.proofs import Proofs, kinks, variants
 from pgcore_check.stages.truth import Truth
+from pgcore_check.testing import cells
 
 HEADS = variants("heads")
 KINKS = kinks()
 VARIANTS = variants("estimators")
 
 
-def test_every_cell_agrees_with_the_reference():
-    # One run of all backends, since the reference takes as long as a backend does.
+def test_the_cells_of_every_backend_cover_every_pair_and_every_point():
     work = plan(backends=None, estimators=None, heads=None, extent="standard")
-    outcomes = [*itertools.chain(*run(work))]
-    assert [outcome for outcome in outcomes if not outcome.agrees] == []
-    assert max(outcome.ratio for outcome in outcomes) <= FACTOR
-    assert [outcome for outcome in outcomes if outcome.blind] == []
     assert {"numpy", "loopback"} <= set(work.backends)
+    every = cells()
+    assert {cell.backend for cell in every} == set(work.backends)
     for backend in work.backends:
-        check_coverage(backend, [row for row in outcomes if row.backend == backend])
-
-
-def check_coverage(backend, outcomes):
-    kinks = {(outcome.label, outcome.dtype) for outcome in outcomes if outcome.fixture == "kink"}
-    assert kinks == {(kink.name, dtype) for kink in KINKS for dtype in ("float64", "float32")}
-    modes = pg.backend(backend).modes
-    assert {outcome.mode for outcome in outcomes} == set(modes)
-    for name in ("ppo ratio at 1 + clip, positive advantage", "value clip, tie", "relu at 0"):
-        rows = {(row.mode, row.dtype) for row in outcomes if row.label == name}
-        assert rows == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
-    assert {outcome.fixture for outcome in outcomes} == {"random", "extreme", "kink", "probe"}
-    assert {outcome.variant for outcome in outcomes} == {*VARIANTS, "kinks", "probes"}
-    probes = {(row.mode, row.dtype) for row in outcomes if row.fixture == "probe"}
-    assert probes == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
-    possible = {
+        check_coverage(backend, [cell for cell in every if cell.backend == backend])
+    choices = [part.choice for part in work.parts if part.choice]
+    assert {choice.variant for choice in choices} == {*VARIANTS}
+    pairs = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in choices}
+    assert pairs == {
         (choice.case.estimator.name, choice.case.spec.head.name)
         for choice in product(VARIANTS, HEADS)
     }
-    assert {(outcome.estimator, outcome.head) for outcome in outcomes} >= possible
+
+
+def check_coverage(backend, of_backend):
+    kinks = {(cell.label, cell.dtype) for cell in of_backend if cell.fixture == "kink"}
+    assert kinks == {(kink.name, dtype) for kink in KINKS for dtype in ("float64", "float32")}
+    modes = pg.backend(backend).modes
+    assert {cell.mode for cell in of_backend} == set(modes)
+    for name in ("ppo ratio at 1 + clip, positive advantage", "value clip, tie", "relu at 0"):
+        rows = {(cell.mode, cell.dtype) for cell in of_backend if cell.label == name}
+        assert rows == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
+    assert {cell.fixture for cell in of_backend} == {"random", "extreme", "kink", "probe"}
+    probes = {(cell.mode, cell.dtype) for cell in of_backend if cell.fixture == "probe"}
+    assert probes == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
+
+
+def test_the_cells_are_the_outcomes_of_the_command():
+    names: dict[str, Any] = {
+        "backends": ["numpy"],
+        "estimators": ["reinforce"],
+        "heads": ["categorical"],
+    }
+    outcomes = [*itertools.chain(*run(plan(**names, extent="standard")))]
+    selection = cells(**names)
+    assert [outcome for outcome in outcomes if outcome.blind or not outcome.agrees] == []
+    assert {(cell.mode, cell.fixture, cell.label, cell.dtype) for cell in selection} == {
+        (outcome.mode, outcome.fixture, outcome.label, outcome.dtype) for outcome in outcomes
+    }
+    assert len(selection) == len(outcomes)
+    assert max(outcome.ratio for outcome in outcomes) <= FACTOR
 
 
 def test_everything_takes_a_hundred_steps_and_has_padding_somewhere():

@@ -104,7 +104,9 @@ def test_scores_of_ones_own_network_are_held_to_differences(convolution, variant
 def mlp(weights):
     """Return a PyTorch MLP with a critic, and its port to JAX, of the same weights by name."""
     torch = pytest.importorskip("torch")
-    jnp, jax = pytest.importorskip("jax.numpy"), pytest.importorskip("jax")
+    jnp = pytest.importorskip("jax.numpy")
+    from pgcore_jax.parameters import enable_x64
+
     nn = torch.nn
 
     def network(names):
@@ -125,7 +127,7 @@ def mlp(weights):
         return observed
 
     left = pg.backend("torch").adopt(network("abc"), HEAD, network("def"))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         as_network = dict(zip("abcdef", "abcabc", strict=True))
         trees = [
             {
@@ -194,7 +196,9 @@ def test_a_port_that_departs_is_told_where(weights, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_heads_own_parameters_and_values_of_actions_are_held_too(dtype):
-    jnp, jax = pytest.importorskip("jax.numpy"), pytest.importorskip("jax")
+    jnp = pytest.importorskip("jax.numpy")
+    from pgcore_jax.parameters import enable_x64
+
     rng = np.random.default_rng(8)
     arrays = {"w": rng.standard_normal((4, 2)), "scale": np.array(1.5)}
     values = {"w": rng.standard_normal((4, 3)), "scale": np.array(0.5)}
@@ -202,7 +206,7 @@ def test_a_heads_own_parameters_and_values_of_actions_are_held_too(dtype):
     def apply(parameters, observed):
         return jnp.tanh(observed @ parameters["w"]) * parameters["scale"]
 
-    with jax.enable_x64(True):
+    with enable_x64(True):
         own, critic = (
             {name: jnp.asarray(value, dtype) for name, value in each.items()}
             for each in (arrays, values)

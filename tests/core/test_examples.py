@@ -10,7 +10,7 @@ FUNCTIONS = [name for name in pg.__all__ if inspect.isfunction(getattr(pg, name)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_function_has_an_example_that_runs(name):
+def test_every_function_has_an_example_that_runs(name, registrations):
     found = doctest.DocTestFinder(recurse=False).find(
         getattr(pg, name), name, module=False, globs={"np": np, "pg": pg}
     )

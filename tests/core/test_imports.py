@@ -15,6 +15,7 @@ PACKAGES = (
     "pgcore_derive",
     "pgcore_estimators",
     "pgcore_exact",
+    "pgcore_new",
     "pgcore_optimizers",
     "pgcore_train",
 )
@@ -29,6 +30,8 @@ FRAMEWORKS = {
     "scipy",
     "ray",
 }
+# What `rich` needs for a table.
+RICH = {"rich", "pygments", "markdown_it", "mdurl"}
 
 
 REPORT = "import sys, atexit; before = set(sys.modules); atexit.register(lambda: print('\\n', *set(sys.modules) - before)); "
@@ -70,11 +73,36 @@ def test_the_import_check_sees_a_package_it_should_refuse():
     assert "scipy" in third_party(loaded_by("import pgcore, scipy"))
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["doctor"], ["--help"]])
-def test_listing_imports_no_framework(words):
-    loaded = loaded_by(f"import pgcore.cli; sys.argv = ['pgcore', *{words}]; pgcore.cli.main()")
+def loaded_by_command(*words):
+    """Return the top-level modules that a command loads in a new process."""
+    return loaded_by(f"import pgcore.cli; sys.argv = ['pgcore', *{words}]; pgcore.cli.main()")
+
+
+@pytest.mark.parametrize("words", [["list", "--help"], ["doctor"], ["--help"]])
+def test_help_and_doctor_import_no_framework(words):
+    loaded = loaded_by_command(*words)
     assert "typer" in loaded
-    assert not loaded & FRAMEWORKS
+    assert not loaded & {"numpy", *FRAMEWORKS}
+
+
+# `packaging` compares the versions of packages that a provider requires.
+@pytest.mark.parametrize(
+    ("words", "printer"),
+    [
+        (["list"], {"rich"}),
+        (["list", "heads"], {"rich"}),
+        (["list", "--json"], set()),
+        (["list", "--json", "backends", "metrics"], set()),
+    ],
+)
+def test_a_listing_imports_neither_numpy_nor_typer(words, printer):
+    loaded = third_party(loaded_by_command(*words)) - set(PACKAGES)
+    assert printer <= loaded <= {"pluggy", "packaging", *RICH}
+
+
+def test_the_registry_imports_pluggy_alone_and_each_plugins_module():
+    loaded = third_party(loaded_by("from pgcore.registry.registry import registry; registry()"))
+    assert loaded == {"pluggy", *PACKAGES} - {"pgcore"}
 
 
 def test_reading_the_registry_loads_no_more_of_a_package_than_its_plugin_module():
@@ -83,8 +111,6 @@ def test_reading_the_registry_loads_no_more_of_a_package_than_its_plugin_module(
     assert {name for name in loaded if name.partition(".")[0] in packages} == {
         *packages,
         *(f"{package}.plugin" for package in packages),
-        # A metric is one function, whose module is the plugin's list; it imports NumPy alone.
-        "pgcore_estimators.metrics",
     }
 
 

@@ -8,15 +8,16 @@ NAMES = """
     Backend Batch Bernoulli Categorical Claims ConstantDivisor ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
     Estimator Extra Gradient GroupMean Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
     Reduction Schedule Signals SquashedGaussian StepSum Table Totals WeightedSteps backend check compare compare_policies derive estimator generator
-    gradient load optimizer policy signals
+    gradient load optimizer policy register signals
 """
 
 # Arguments in capitals, then options; a command's options are part of what users' scripts hold.
 COMMANDS = {
     "list": "KINDS --json",
     "doctor": "--json --quick",
-    "check": "--backends --estimators --heads --quick --full --processes --json --html",
+    "check": "--backends --estimators --heads --optimizers --set --case --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
+    "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",
     "train": """
         ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes

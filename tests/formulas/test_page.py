@@ -10,7 +10,7 @@ from pgcore.registry.registry import registry
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "formulas.md").read_text()
-LINKS = set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE))
+LINKS = set(re.findall(r"`((?:tests|plugins)/[\w/]+\.py)::(\w+)`", PAGE))
 
 
 def test_every_linked_test_exists():

@@ -28,6 +28,7 @@ def check_origin(environment):
         "pgcore_derive",
         "pgcore_estimators",
         "pgcore_exact",
+        "pgcore_new",
         "pgcore_optimizers",
         "pgcore_train",
     ):

@@ -2,7 +2,8 @@
 
 A `Bounded` array holds values in extended precision and an error `e`, in units of the working
 precision's roundoff u. A correct evaluation of the same formula in working precision is within
-u * e of the value, to first order. The rules, v a result:
+u * e of the value, to first order; an exponent may be uncertain by more than 1, as a log-probability
+of -1e18 is. The rules, v a result:
 
     + and -         e_a + e_b + |v|
     *               |a| e_b + |b| e_a + |v|
@@ -10,7 +11,7 @@ u * e of the value, to first order. The rules, v a result:
     matrix product  |A| e_B + e_A |B| + n |A| |B|
     sum of n        sum e + n sum |x|
     a to the b      |b v / a| e_a + |v log a| e_b + 8 |v|
-    exp             |v| (e + 8)
+    exp             |v| ((exp(u e) - 1) / u + 8)
     log             e / |a| + 8 |v|
     tanh            (1 - v^2) e + 8 |v|
     sqrt            e / (2 v) + |v|
@@ -19,7 +20,8 @@ A product, quotient or exponential may also underflow, and frameworks flush subn
 each adds `floor`, the smallest normal number in units of u. The n in sums and products covers any
 order of summation. Comparisons, maxima and choices add no error: a point within rounding of a kink
 has no power, and belongs to `kinks`. The distance of a comparison from its other outcome can be
-recorded.
+recorded. So can the largest relative error of an argument of `/`, exp, log or tanh: to first order
+holds only where it is small.
 """
 
 from __future__ import annotations
@@ -35,16 +37,30 @@ import numpy as np
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["Bounded", "bounded", "bounded_in", "choices"]
+__all__ = ["Bounded", "bounded", "bounded_in", "choices", "distortions", "magnitudes"]
 
 # The unit, as a share of e, in which distances beside 0 are measured: 1,000 u of it are 4 u e, the
 # limit of agreement.
 ERROR_SHARE = 4e-3
 
+# The exponent below which the exponential is 0 in float64.
+NEGLIGIBLE = -746.0
+
+# The roundoff u by `Bounded.floor`.
+ROUNDOFF = {
+    float(limits.tiny) / (float(limits.eps) / 2): float(limits.eps) / 2
+    for limits in map(np.finfo, (np.float32, np.float64))
+}
+
+# The largest bound of an exponential: its products stay within extended precision.
+UNKNOWN = np.longdouble("1e600")
+
 # The largest power that is computed as a product.
 MOST_FACTORS = 16
 
 _choices: ContextVar[list[float] | None] = ContextVar("choices", default=None)
+_distortions: ContextVar[list[float] | None] = ContextVar("distortions", default=None)
+_magnitudes: ContextVar[list[float] | None] = ContextVar("magnitudes", default=None)
 
 
 @contextmanager
@@ -62,6 +78,50 @@ def choices() -> Generator[list[float]]:
         yield distances
     finally:
         _choices.reset(token)
+
+
+@contextmanager
+def distortions() -> Generator[list[float]]:
+    """Give a list to which nonlinear functions add their arguments' largest relative errors.
+
+    They are in units of roundoff. The error of an exponent counts as it is, since it is that of the
+    result. Arguments of 0 are not counted: they belong to a branch that is not taken.
+    """
+    recorded: list[float] = []
+    token = _distortions.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _distortions.reset(token)
+
+
+@contextmanager
+def magnitudes() -> Generator[list[float]]:
+    """Give a list to which products, quotients and exponentials add their largest finite value."""
+    recorded: list[float] = []
+    token = _magnitudes.set(recorded)
+    try:
+        yield recorded
+    finally:
+        _magnitudes.reset(token)
+
+
+def _sized(value: Array) -> Array:
+    """Return values, and record their largest where a list is there for it; see `magnitudes`."""
+    recorded = _magnitudes.get()
+    if recorded is not None:
+        size = np.abs(value)
+        recorded.append(float(size.max(initial=0, where=np.isfinite(size))))
+    return value
+
+
+def _distorted(relative: Callable[[], Array]) -> None:
+    """Record relative errors where a list is there for them; see `distortions`."""
+    recorded = _distortions.get()
+    if recorded is not None:
+        with np.errstate(all="ignore"):
+            errors = relative()
+        recorded.append(float(errors.max(initial=0, where=np.isfinite(errors))))
 
 
 class Bounded:
@@ -127,7 +187,7 @@ class Bounded:
     def __mul__(self, factor: Any) -> Bounded:
         """See the rules."""
         b = bounded(factor)
-        value = self.value * b.value
+        value = _sized(self.value * b.value)
         floor = max(self.floor, b.floor)
         error = np.abs(self.value) * b.error + np.abs(b.value) * self.error + np.abs(value)
         return Bounded(value, error + floor, floor)
@@ -135,7 +195,8 @@ class Bounded:
     def __truediv__(self, divisor: Any) -> Bounded:
         """See the rules."""
         b = bounded(divisor)
-        value = self.value / b.value
+        _distorted(lambda: b.error / np.abs(b.value))
+        value = _sized(self.value / b.value)
         floor = max(self.floor, b.floor)
         error = (self.error + np.abs(value) * b.error) / np.abs(b.value) + np.abs(value)
         return Bounded(value, error + floor, floor)
@@ -286,20 +347,35 @@ def bounded_in(dtype: np.dtype[Any]) -> Callable[[Array], Bounded]:
 
 
 def _exp(x: Bounded) -> Bounded:
-    value = np.exp(x.value)
+    value = _sized(np.exp(x.value))
+    # Where even an error of the whole bound leaves the result at 0 there is nothing to distort.
+    _distorted(lambda: np.where(x.value + x.error * 2.0**-24 > NEGLIGIBLE, x.error, 0))
+    error = 8 * value + x.floor + _exponential_error(x, value)
     # exp(-inf) is exactly 0, whatever the bound of -inf is.
-    exact = x.value == -np.inf
-    error = value * np.where(exact, 0, x.error + 8) + x.floor
-    return Bounded(value, np.where(exact, 0, error), x.floor)
+    return Bounded(value, np.where(x.value == -np.inf, 0, error), x.floor)
+
+
+def _exponential_error(x: Bounded, value: Array) -> Array:
+    """Return the error of exp(x) that x's own causes, in units of roundoff."""
+    roundoff = ROUNDOFF.get(x.floor)
+    if roundoff is None:
+        return value * x.error
+    shift = roundoff * x.error
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Where the exponent is uncertain the value alone may be 0.
+        error = np.where(shift < 1, value * np.expm1(shift), np.exp(x.value + shift) - value)
+    return np.minimum(error / roundoff, UNKNOWN)
 
 
 def _log(x: Bounded) -> Bounded:
     value = np.log(x.value)
+    _distorted(lambda: x.error / np.abs(x.value))
     return Bounded(value, x.error / np.abs(x.value) + 8 * np.abs(value), x.floor)
 
 
 def _tanh(x: Bounded) -> Bounded:
     value = np.tanh(x.value)
+    _distorted(lambda: x.error * (1 - value * value))
     return Bounded(value, (1 - value * value) * x.error + 8 * np.abs(value), x.floor)
 
 

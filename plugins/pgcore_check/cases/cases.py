@@ -24,10 +24,21 @@ from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.validation.arrays import Array
+from pgcore.xp.numpy import host
 from pgcore_check.extras import example_extras
 from pgcore_check.proofs import variants
 
-__all__ = ["EXTREME", "NETWORKS", "Case", "cases", "fits", "make_case", "suited"]
+__all__ = [
+    "EXTREME",
+    "NETWORKS",
+    "Case",
+    "alternatives",
+    "cases",
+    "fits",
+    "make_case",
+    "random_mask",
+    "suited",
+]
 
 NETWORKS: dict[str, Network] = {
     "table": Table(5),
@@ -211,23 +222,73 @@ def random_actions(
     """Return a mask, actions that it allows, and another policy's distributions.
 
     Returns:
-        [B, width] bool for a discrete head, else None; [B, ...] actions; [B, width] distribution
-        parameters.
+        [B, width] bool for a discrete head with alternatives, else None; [B, ...] actions;
+        [B, width] distribution parameters.
     """
-    if not head.discrete:
+    columns = alternatives(head) if head.discrete else []
+    if not columns:
+        return None, *continuous_actions(head, steps, rng)
+    mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
+    indices: list[Array] = []
+    for choice in columns:
+        possible = possible_of(len(choice), steps, rng)
+        indices.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
+        logits = np.where(possible, rng.standard_normal(possible.shape), -np.inf)
+        mask[:, choice] = possible
+        log_probs[:, choice] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return mask, indices[0] if head.enumerable else np.stack(indices, axis=1), log_probs
+
+
+def alternatives(head: Head) -> list[range]:
+    """Return the columns of each choice of a discrete head; [] where they cannot be listed."""
+    columns = [range(head.width)[choice] for choice in head.choices]
+    # An enumerable head need not declare its choices.
+    return columns or ([range(head.outputs)] if head.enumerable else [])
+
+
+def random_mask(head: Head, steps: int, rng: np.random.Generator) -> Array:
+    """Return [B, width] bool, True for possible alternatives; one of each choice always is."""
+    mask = np.ones((steps, head.width), np.bool_)
+    for choice in alternatives(head):
+        mask[:, choice] = possible_of(len(choice), steps, rng)
+    return mask
+
+
+def possible_of(count: int, steps: int, rng: np.random.Generator) -> Array:
+    """Return [B, count] bool, at least one of each row True."""
+    # Of two actions both should mostly be possible, and one always is.
+    possible = rng.random((steps, count)) < (0.7 if count > 2 else 0.9)
+    possible[np.arange(steps), rng.integers(0, count, steps)] = True
+    return possible
+
+
+def continuous_actions(head: Head, steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return actions and another policy's distribution parameters, for a head without alternatives.
+
+    They are normal numbers where the head can take these: one for each action, and two parameters.
+    Any other head draws actions itself, from distributions of its own.
+    """
+    if not head.discrete and head.width % 2 == 0:
         actions = rng.standard_normal((steps, head.width // 2))
         mean = rng.standard_normal(actions.shape)
         log_std = 0.3 * rng.standard_normal(actions.shape)
-        return None, actions, np.concatenate([mean, log_std], axis=1)
-    mask, log_probs = np.empty((steps, head.width), np.bool_), np.empty((steps, head.width))
-    indices: list[Array] = []
-    for columns in head.choices:
-        count = len(range(head.width)[columns])
-        # Of two actions both should mostly be possible, and one always is.
-        possible = rng.random((steps, count)) < (0.7 if count > 2 else 0.9)
-        possible[np.arange(steps), rng.integers(0, count, steps)] = True
-        indices.append(np.array([rng.choice(np.flatnonzero(row)) for row in possible]))
-        logits = np.where(possible, rng.standard_normal(possible.shape), -np.inf)
-        mask[:, columns] = possible
-        log_probs[:, columns] = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return mask, indices[0] if head.enumerable else np.stack(indices, axis=1), log_probs
+        distribution = np.concatenate([mean, log_std], axis=1)
+        if takes(head, distribution, actions):
+            return actions, distribution
+    values = {
+        name: value + SPREAD * rng.standard_normal(np.shape(value))
+        for name, value in head.initial_parameters().items()
+    }
+    outputs = SPREAD * rng.standard_normal((2, steps, head.outputs))
+    current, anchor = (head.distribution(host, rows, values, None) for rows in outputs)
+    return np.asarray(head.sample(current, rng)), np.asarray(anchor)
+
+
+def takes(head: Head, distribution: Array, actions: Array) -> bool:
+    """Whether actions are of a head's shape, and have a density at some distribution parameters."""
+    sample = np.shape(head.sample(distribution, np.random.default_rng(0)))
+    if sample != actions.shape:
+        return False
+    with np.errstate(all="ignore"):
+        density = head.log_prob(host, distribution, actions)
+    return bool(np.isfinite(density).all())

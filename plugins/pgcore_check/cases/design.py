@@ -17,7 +17,17 @@ from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, Case, fits
 from pgcore_check.proofs import variants
 
-__all__ = ["DTYPES", "Choice", "covering", "few_of", "levels_of", "optimizers", "product"]
+__all__ = [
+    "CRITICS",
+    "DTYPES",
+    "Choice",
+    "covering",
+    "few_of",
+    "levels_of",
+    "optimizers",
+    "product",
+    "spec_of",
+]
 
 # A spec's critic, with the word action for a critic of action values.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
@@ -108,14 +118,21 @@ def optimizers() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name not in built_in))
 
 
-def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> list[Choice]:
-    """Return every case whose parts fit each other."""
+def product(
+    estimators: Mapping[str, Estimator],
+    heads: Mapping[str, Head],
+    *,
+    rules: Collection[str] | None = None,
+) -> list[Choice]:
+    """Return every case whose parts fit each other, of all optimizers or of some names."""
     choices: list[Choice] = []
     # A case's seed is its number among all combinations, whether their parts fit or not. What else
     # is installed moves no seed: those of a stranger's optimizer come after the others.
     order = {name: number for number, name in enumerate(optimizers())}
     runs = list(itertools.product(DTYPES, order))
     runs.sort(key=lambda run: order[run[1]] // OPTIMIZERS)
+    # The selected ones retain their seeds.
+    selected = order if rules is None else rules
     seeds = itertools.count(0, OPTIMIZERS * len(DTYPES))
     specs = {
         names: spec_of(heads[names[0]], *names[1:])
@@ -127,6 +144,8 @@ def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> l
             continue
         head, network, critic = names
         for number, (dtype, optimizer) in enumerate(runs, seed):
+            if optimizer not in selected:
+                continue
             label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
             case = Case(label, spec, estimator, dtype, number)
             choices.append(Choice(variant, head, network, optimizer, case))
@@ -134,7 +153,11 @@ def product(estimators: Mapping[str, Estimator], heads: Mapping[str, Head]) -> l
 
 
 def covering(
-    estimators: Mapping[str, Estimator], heads: Mapping[str, Head], factor: str = ""
+    estimators: Mapping[str, Estimator],
+    heads: Mapping[str, Head],
+    factor: str = "",
+    *,
+    rules: Collection[str] | None = None,
 ) -> list[Choice]:
     """Return cases that contain every pair of two levels, chosen greedily by their new pairs.
 
@@ -145,8 +168,9 @@ def covering(
         estimators: By label.
         heads: By label.
         factor: See `Choice.pairs`.
+        rules: See `product`.
     """
-    everything = product(estimators, heads)
+    everything = product(estimators, heads, rules=rules)
     masks = bit_masks([choice.pairs(factor) for choice in everything])
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):

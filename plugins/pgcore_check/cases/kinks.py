@@ -6,6 +6,7 @@ that was derived by hand; see `Kink`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, TINY, largest
 from pgcore_check.proof import Build, Kink
 
-__all__ = ["allowance_at", "constants", "logits", "one_step", "row", "worst_at"]
+__all__ = ["allowance_at", "constants", "logits", "one_step", "row", "worst_at", "worst_entry"]
 
 # Relative error of float64 gradients at kinks: some twenty roundings.
 RTOL = 4e-15
@@ -32,16 +33,23 @@ def allowance_at(kink: Kink, name: str, dtype: np.dtype[Any]) -> Array:
 
 def worst_at(kink: Kink, build: Build, dtype: np.dtype[Any]) -> tuple[float, str]:
     """Return the largest error at a kink, in quarters of its bound, and the entry."""
-    gradient = kink.compute(build)
-    ratio, where = -1.0, ""
-    for name, expected in kink.expected.items():
+    ratio, name, position = worst_entry(kink, kink.compute(build), dtype)
+    return ratio, f"{name}{[*position]}"
+
+
+def worst_entry(
+    kink: Kink, gradient: Mapping[str, Array], dtype: np.dtype[Any]
+) -> tuple[float, str, tuple[int, ...]]:
+    """Return the largest error of a gradient, in quarters of its bound, the array and the entry."""
+    ratio, name, position = -1.0, "", ()
+    for array_name, expected in kink.expected.items():
         # In quarters, so that the limit is 4 as it is for cases.
-        allowed = allowance_at(kink, name, dtype) / FACTOR
+        allowed = allowance_at(kink, array_name, dtype) / FACTOR
         exact = expected.astype(np.longdouble)
-        array_ratio, position = largest(gradient[name], exact, allowed, dtype)
+        array_ratio, entry = largest(gradient[array_name], exact, allowed, dtype)
         if not array_ratio <= ratio:
-            ratio, where = array_ratio, f"{name}{list(position)}"
-    return ratio, where
+            ratio, name, position = array_ratio, array_name, entry
+    return ratio, name, position
 
 
 def constants(policy: Policy, advantage: float, **signals: float) -> Signals:

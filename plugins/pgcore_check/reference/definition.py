@@ -17,7 +17,7 @@ from pgcore.autodiff.fisher import ACTIONS, WEIGHTS, has_closed_form, quadrature
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
 from pgcore.heads import Head
-from pgcore.interfaces.estimator import QUANTITIES
+from pgcore.interfaces.estimator import QUANTITIES, Estimator
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore_check.bounds.forward_mode import Dual, constant, forward_mode
@@ -36,12 +36,33 @@ def loss_cotangents(
 ) -> dict[str, Number]:
     """Return [B, ...] derivatives of sum_t w_t surrogate_t in each quantity.
 
+    A term depends on its own step or episode alone. Two parts of the batch are differentiated
+    without each other, so that a formula that looks at the whole batch has other derivatives here.
+
     Args:
         surrogate: The estimator.
         inputs: The surrogate's quantities and signals by name.
         weights: [B] w, in the number system of the inputs.
     """
-    estimator, steps = surrogate.estimator, len(surrogate.weights)
+    middle = len(surrogate.weights) // 2
+    if surrogate.estimator.sees_episodes:
+        starts = np.flatnonzero(np.diff(np.asarray(inputs["episode"]), prepend=-1))
+        middle = int(starts[len(starts) // 2])
+    halves = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
+    parts: list[dict[str, Number]] = []
+    for half in halves:
+        part = {name: value[half] for name, value in inputs.items()}
+        parts.append(part_cotangents(surrogate.estimator, part, weights[half]))
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def part_cotangents(
+    estimator: Estimator, inputs: Mapping[str, Number], weights: Number
+) -> dict[str, Number]:
+    """Return the derivatives of some steps' terms; see `loss_cotangents`."""
+    steps = len(weights)
     names = [name for name in inputs if name in QUANTITIES]
     # A term depends on its own step alone, so that one direction moves all steps; where it depends
     # on its episode, each step is moved alone.

@@ -198,6 +198,8 @@ def episode_scores(
     for episode in range(batch.num_episodes):
         steps = slice(batch.episode_starts[episode], batch.episode_ends[episode] + 1)
         run, head = _pass(spec, parameters, batch.episodes([episode]), dtype, lift)
+        # A head's definition differentiates the quantities that it was asked for.
+        head.log_prob()
         score = run.backward(head.backward({"log_prob": lift(c_t[steps])}), None, head.own)
         scores.append(flat(score).reshape(1, -1))
     return np.concatenate(scores)

@@ -16,21 +16,26 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
+from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.evaluation import Evaluation
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.parameters import Layout
+from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import allowance, powered
-from pgcore_check.bounds.running_error import bounded_in, choices
+from pgcore_check.bounds.running_error import bounded_in, choices, distortions, magnitudes
+from pgcore_check.cases.builders import builder_of
 from pgcore_check.reference import reference
 from pgcore_check.reference.definition import loss_cotangents
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.lifted import Lifted, rounded
 from pgcore_check.stages.kernel import HeadCase
+from pgcore_check.stages.precision import coarse_number
 
 __all__ = ["STAGES", "Expected", "Truth"]
 
@@ -49,6 +54,10 @@ STAGES = (
     "10 steps",
     "100 steps",
 )
+
+# The factor between the largest number of a dtype and the largest that a case should have, so that
+# sums and products on the way are in range.
+ROOM = 2.0**32
 
 # Perturbed walks of the parameters, with every rounding as large as its bound.
 PERTURBED = 3
@@ -105,6 +114,8 @@ class Truth:
         self.optimizer, self.steps, self.products = optimizer, steps, True
         self.dtype: np.dtype[Any] = next(iter(self.parameters.values())).dtype
         self._nearest = np.inf
+        # The largest number in the derivatives of the head, once `kernel` is computed.
+        self._largest = 0.0
 
     @cached_property
     def shared_signals(self) -> Signals:
@@ -205,10 +216,10 @@ class Truth:
     @cached_property
     def kernel(self) -> dict[str, Expected]:
         """The derivatives of `head_case`; empty where one is beyond the dtype's range."""
-        with np.errstate(all="ignore"):
-            return self._finite(
-                self._expected(*(self.head_case.expected(lift) for lift in self._lifts))
-            )
+        with np.errstate(all="ignore"), magnitudes() as recorded:
+            sides = [self.head_case.expected(lift) for lift in self._lifts]
+            self._largest = max(recorded, default=0.0)
+            return self._finite(self._expected(*sides))
 
     @cached_property
     def quantities(self) -> dict[str, Expected]:
@@ -227,15 +238,48 @@ class Truth:
 
     @cached_property
     def overflows(self) -> bool:
-        """Whether the gradient is beyond the dtype's range, as a ratio of extreme policies can be.
+        """Whether the gradient may be beyond the dtype's range, as a ratio of extreme policies can be.
 
         Then there is nothing to compare.
         """
         with np.errstate(over="ignore"):
             return not all(
-                np.isfinite(expected.exact.astype(self.dtype)).all()
+                np.isfinite((np.abs(expected.exact) + expected.allowed).astype(self.dtype)).all()
                 for expected in self.gradient.values()
             )
+
+    @cached_property
+    def within_range(self) -> bool:
+        """Whether all stages up to the gradient are well inside of the dtype's range.
+
+        Masked actions have log-probabilities of -inf in any dtype.
+        """
+        # These two are empty where they are beyond the range, or where there are none.
+        loss = not isinstance(self.estimator, ScoreEstimator)
+        if (loss and not self.cotangents) or (self.head_case.names and not self.kernel):
+            return False
+        stages = (self.quantities, self.terms, self.cotangents, self.kernel, self.gradient)
+        values = [expected.exact for stage in stages for expected in stage.values()]
+        with np.errstate(all="ignore"):
+            # Numbers on the way to a term, or to a derivative of the head, may be beyond it too.
+            values.append(np.asarray(self.estimator.surrogate(host, **self.arguments)))
+            limit = np.finfo(self.dtype).max / ROOM
+            values.append(np.asarray(self._largest))
+            sizes = [np.abs(np.where(value == -np.inf, 0, value)) for value in values]
+            return all((size <= limit).all() for size in sizes)
+
+    @cached_property
+    def distortion(self) -> float:
+        """The largest relative error of a nonlinear function's argument.
+
+        Rounding-error bounds are of first order, and hold where this is small.
+        """
+        with distortions() as recorded:
+            lift = self._lifts[1]
+            surrogate = (self.spec, self.parameters, self.surrogate, self.batch, lift)
+            with np.errstate(all="ignore"):
+                reference.surrogate_terms(*surrogate)
+        return max(recorded, default=0.0) * float(np.finfo(self.dtype).eps) / 2
 
     @cached_property
     def power(self) -> float:
@@ -278,13 +322,19 @@ class Truth:
 
     @cached_property
     def fisher(self) -> dict[str, Expected]:
-        """The product by parameter name; empty without one, or if beyond the dtype's range."""
+        """The Fisher-vector product by parameter name; empty without one, or beyond the dtype's range.
+
+        A head that has neither `fisher` nor a quadrature has none.
+        """
         if not self.products:
             return {}
         inputs = (self.spec, self.parameters, self.batch, self.direction)
         with np.errstate(over="ignore", invalid="ignore"):
             products = (reference.fisher_vector_product(*inputs, lift) for lift in self._lifts)
-            exact, bound = (self.split(product) for product in products)
+            try:
+                exact, bound = (self.split(product) for product in products)
+            except SpecError:
+                return {}
             if not all(np.isfinite(value.astype(self.dtype)).all() for value in exact.values()):
                 return {}
         return self._expected(exact, bound)
@@ -337,13 +387,30 @@ class Truth:
     def _form(self) -> Any:
         return estimator_form(self.estimator)
 
+    @cached_property
+    def coarse(self) -> tuple[str, str] | None:
+        """Where the estimator's own signals leave float64, and how; None where they do not.
+
+        See `pgcore_check.stages.precision.coarse_number`. A reference implementation needs none.
+        """
+        if self._form is not None:
+            return None
+        return coarse_number(self.estimator, self.batch, Evaluation(self._current, self.batch))
+
+    @property
+    def _current(self) -> Policy:
+        """A policy with the parameters, on a backend that can build it."""
+        from pgcore.api import policy
+
+        current = policy(self.spec, backend=builder_of(self.spec), dtype=self.dtype.name)
+        current.load(self.parameters)
+        return current
+
     def _computed_signals(self) -> Signals:
         """Return the signals that an estimator without a reference implementation computes."""
-        from pgcore.api import policy, signals
+        from pgcore.api import signals
 
-        numpy_policy = policy(self.spec, backend="numpy", dtype=self.dtype.name)
-        numpy_policy.load(self.parameters)
-        return signals(numpy_policy, self.estimator, self.batch)
+        return signals(self._current, self.estimator, self.batch)
 
     def _lifted(self, parameters: Mapping[str, Array], lift: Any) -> Lifted:
         """Return the policy that the estimator's reference implementation evaluates."""

@@ -105,6 +105,7 @@ class NetworkSettings(Checked):
         """Check the fields that `PolicySpec` does not check, and make a list of widths a tuple."""
         check_fields(self)
         # Not a declared field: networks may be registered after this module is imported.
+        registry().refuse_disabled("networks", self.type)
         choice("auto", *registry().names("networks"))("network.type", self.type)
         # TOML has lists alone.
         if isinstance(self.hidden, list):

@@ -56,6 +56,17 @@ def test_list_shows_the_kinds_asked_for(pgcore, greet):
     }
 
 
+@pytest.mark.parametrize(
+    "words", [(), ("--json",), ("heads", "commands"), ("commands", "--json", "heads", "heads")]
+)
+def test_a_listing_is_the_same_without_typer(pgcore, greet, words):
+    direct = pgcore("list", *words)
+    # Two hyphens end the options, which typer alone knows.
+    assert pgcore("list", *words, "--") == direct
+    assert direct[0] == 0
+    assert "greet" in direct[1]
+
+
 def test_list_prints_tables_with_the_reason_word_for_word(pgcore, site):
     source = "@hookimpl\ndef pgcore_schedules():\n    return [Provider('far', 'json:loads', 'far away', 'absent_far', 'far')]"
     site.plugin("far_plugin", source)
@@ -200,12 +211,13 @@ def test_doctor_as_json_reports_versions_and_plugins(pgcore):
     assert status == 0
     assert report["python"]["executable"] == sys.executable
     assert report["packages"]["numpy"] == sys.modules["numpy"].__version__
-    assert "pytest" not in report["packages"]
+    assert "hypothesis" not in report["packages"]
     assert {plugin["entry_point"] for plugin in report["plugins"]} == {
         "core",
         "check",
         "derive",
         "exact",
+        "new",
         "optimizers",
         "numpy",
         "torch",
@@ -320,3 +332,29 @@ def test_doctor_takes_one_build_of_a_framework_for_another(pgcore, site, name):
     report = json.loads(out)
     assert report["packages"]["fast-cpu"] == "2.7"
     assert report["missing_extras"] == {}
+
+
+def test_doctor_and_list_show_disabled_names_and_doctor_the_words_that_match_none(
+    pgcore, site, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "torch,schedules:constant,tensorfow")
+    status, out, _ = pgcore("doctor")
+    assert status == 1
+    assert "Disabled by PGCORE_DISABLE\n  backend 'torch'\n  schedule 'constant'\n" in out
+    assert "PGCORE_DISABLE: expected names that `pgcore list` shows, got 'tensorfow'" in out
+    assert out.count("PGCORE_DISABLE: ") == 1
+    status, out, _ = pgcore("list", "backends", "--json")
+    rows = {row["name"]: row["status"] for row in json.loads(out)["backends"]}
+    assert rows["torch"] == "disabled"
+    assert rows["numpy"] == "usable"
+
+
+def test_a_disabled_command_is_not_offered_and_an_error_where_it_is_requested(
+    pgcore, greet, monkeypatch
+):
+    monkeypatch.setenv("PGCORE_DISABLE", "greet")
+    _, out, _ = pgcore("--help")
+    assert "greet" not in out
+    status, _, err = pgcore("greet", "world")
+    assert status == 2
+    assert err.startswith("error: command 'greet': expected it enabled, got PGCORE_DISABLE='greet'")

@@ -124,6 +124,16 @@ def test_a_subclass_inherits_and_extends(make_batch):
         pg.gradient(POLICY, TaughtMore(), plain.with_extras(hint=np.zeros(6)))
 
 
+def test_of_two_bases_the_nearer_declaration_counts():
+    nearer = Extra("[B, 2] float", "two teachers", anything)
+    plain = type("Plain", (Taught,), {})
+    changed = type("Changed", (Taught,), {"extras": {"teacher": nearer}})
+    mixin = type("Mixin", (), {"extras": {"hint": nearer}})
+    both = type("Both", (plain, mixin, changed), {})
+    assert both.extras == {"teacher": nearer, "hint": nearer}
+    assert plain.extras == {"teacher": TEACHER}
+
+
 def test_an_extra_that_is_not_declared_is_named_with_the_remedy(make_batch):
     @dataclass(frozen=True)
     class Undeclared(Taught):

@@ -74,6 +74,7 @@ def test_the_built_in_plugins_come_through_installed_entry_points():
         "check",
         "derive",
         "exact",
+        "new",
         "optimizers",
         "numpy",
         "torch",
@@ -269,13 +270,53 @@ def test_entry_points_of_one_name_from_two_distributions_are_both_loaded(site):
     assert found.quarantined == ()
 
 
-def test_two_entry_points_on_one_module_are_duplicates_not_a_crash(site):
+def test_one_module_under_two_entry_points_is_one_provider(site):
     add_good(site)
-    site.distribution("copy-dist", {"copy": "good_plugin"})
-    assert [row.status for row in site.registry().providers("backends")] == [
-        "duplicate",
-        "duplicate",
-    ]
+    site.distribution("copy-dist", {"copy": "good_plugin", "again": "good_plugin"})
+    found = site.registry()
+    assert_good_works(found)
+    assert [row.status for row in found.providers("backends")] == ["usable"]
+    assert len(found.plugins) == 3
+    assert found.quarantined == ()
+
+
+def test_a_built_in_module_under_a_strangers_entry_point_stays_the_built_in_one(site):
+    site.distribution("copy-dist", {"copy": "pgcore.plugin"})
+    site.distribution("pgcore", {"core": "pgcore.plugin"})
+    rows = site.registry().providers("heads")
+    assert {row.distribution for row in rows} == {"pgcore"}
+    assert {row.status for row in rows} == {"usable"}
+
+
+@pytest.mark.parametrize("words", ["good", "other, backends:good", "good-dist:good other"])
+def test_a_disabled_provider_is_listed_and_left_out(site, monkeypatch, words):
+    monkeypatch.setenv("PGCORE_DISABLE", words)
+    add_good(site)
+    found = site.registry()
+    (row,) = found.providers("backends")
+    reason = f"expected it enabled, got PGCORE_DISABLE={words!r}; take it out of the variable"
+    assert (row.status, row.reason) == ("disabled", reason)
+    assert found.names("backends") == []
+    for ask in (found.find, found.load):
+        with pytest.raises(PluginError, match=re.escape(f"backend 'good': {reason}")):
+            ask("backends", "good")
+
+
+@pytest.mark.parametrize("words", ["", ",", "goo", "heads:good", "rival-dist:good"])
+def test_a_word_of_another_thing_disables_nothing(site, monkeypatch, words):
+    monkeypatch.setenv("PGCORE_DISABLE", words)
+    add_good(site)
+    assert_good_works(site.registry())
+
+
+def test_a_disabled_duplicate_makes_way_for_the_other(site, monkeypatch):
+    monkeypatch.setenv("PGCORE_DISABLE", "a-rival:good")
+    add_good(site)
+    site.plugin("rival_plugin", GOOD.replace("good_impl", "json"))
+    site.distribution("a-rival", {"rival": "rival_plugin"})
+    found = site.registry()
+    assert [row.status for row in found.providers("backends")] == ["disabled", "usable"]
+    assert_good_works(found)
 
 
 def test_an_entry_point_without_distribution_is_read():

@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from pgcore import api
 from pgcore.cli.progress import progress
 from pgcore.data.spec import Table
 from pgcore.errors import PgcoreError
@@ -22,6 +23,7 @@ from pgcore_check.text import json_of, text_of
 from pgcore_numpy.policy import NumpyPolicy
 
 KINKS = kinks()
+HEADS = variants("heads")
 
 ALONE = ("--processes", "1")
 
@@ -51,6 +53,21 @@ def test_a_check_that_agrees(pgcore, one_reinforce):
     assert "! where a case disagrees" in out
     assert "numpy" in out
     assert "agree; worst" in out
+
+
+def test_one_case_is_run_by_its_label(pgcore, one_reinforce):
+    words = ("check", "--backends", "numpy", "--estimators", "reinforce", "--quick", *ALONE)
+    every = json.loads(pgcore(*words, "--json")[1])["outcomes"]
+    label = every[0]["label"]
+    status, out, _ = pgcore(*words, "--json", "--case", label)
+    assert status == 0
+    outcomes = json.loads(out)["outcomes"]
+    assert {outcome["label"] for outcome in outcomes} == {label}
+    assert len(outcomes) == sum(outcome["label"] == label for outcome in every) < len(every)
+    status, _, err = pgcore(*words, "--case", label[:-1])
+    assert status == 2
+    assert f"check --case: expected a known name, got {label[:-1]!r}" in err
+    assert label in err
 
 
 def test_a_planted_bug_ends_a_run_of_the_command_with_its_stage(pgcore, monkeypatch, tmp_path):
@@ -92,13 +109,13 @@ def test_a_backend_that_is_too_old_is_absent_and_an_error_where_it_is_named(
     status, out, _ = pgcore("check", "--estimators", "reinforce", "--quick", *ALONE)
     assert status == 0
     assert (
-        "absent: jax (expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')"
+        "absent: jax (expected jax 0.4.30 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]')"
         in out
     )
     status, _, err = pgcore("check", "--backends", "numpy,jax", "--quick", *ALONE)
     assert status == 2
     assert (
-        "backend 'jax': expected jax 0.10 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'"
+        "backend 'jax': expected jax 0.4.30 or later, got 0.1.2; pip install --upgrade 'pgcore[jax]'"
         in err
     )
     status, out, _ = pgcore("list", "backends", "--json")
@@ -146,8 +163,9 @@ def test_json_holds_every_outcome(pgcore, one_reinforce):
         backends=["numpy"], estimators=["reinforce"], heads=["categorical"], extent="quick"
     )
     kinks = [kink for kink in KINKS if (kink.estimator, kink.head) == ("", "categorical")]
+    heads = [head for head in HEADS.values() if head.name == "categorical"]
     cases = [part for part in expected.parts if part.choice]
-    assert len(report["outcomes"]) == 2 * len(cases) + 2 * len(kinks)
+    assert len(report["outcomes"]) == 2 * len(cases) + 2 * len(kinks) + len(heads)
     assert kinks
     fields = {field.name for field in dataclasses.fields(conformance.Outcome)} | {"agrees", "blind"}
     assert all(row.keys() == fields for row in report["outcomes"])
@@ -411,3 +429,123 @@ def small():
     """Enough for two processes."""
     chosen = plan(backends=["numpy"], estimators=None, heads=["categorical"], extent="standard")
     return dataclasses.replace(chosen, parts=chosen.parts[-16:])
+
+
+@pytest.fixture
+def without_ppo(site, monkeypatch):
+    """Disable an estimator, one of its optimizers' names and a backend."""
+    monkeypatch.setenv("PGCORE_DISABLE", "ppo,optimizers:adam,torch")
+
+
+def test_nothing_disabled_is_checked(without_ppo):
+    some = plan(backends=None, estimators=None, heads=None, extent="standard")
+    names = {part.choice.case.estimator.name for part in some.parts if part.choice}
+    assert "ppo" not in names
+    assert "reinforce" in names
+    assert {part.choice.optimizer for part in some.parts if part.choice}.isdisjoint({"adam"})
+    assert "PGCORE_DISABLE" in some.absent["torch"]
+    assert not [name for name in some.unchecked if "ppo" in name]
+
+
+@pytest.mark.parametrize("words", [("--estimators", "ppo"), ("--backends", "torch")])
+def test_a_disabled_name_that_is_requested_names_the_variable(pgcore, without_ppo, words):
+    status, _, err = pgcore("check", "--quick", *words, *ALONE)
+    assert status == 2
+    assert "PGCORE_DISABLE='ppo,optimizers:adam,torch'" in err
+
+
+def choices_of(**options):
+    """Return the cases of a plan."""
+    some = {"backends": ["numpy"], "estimators": ["ppo"], "heads": ["categorical"]}
+    return [part.choice for part in plan(**some | options).parts if part.choice]
+
+
+def test_settings_replace_the_variants_of_one_estimator():
+    settings = {"ppo": {"clip": 0.1, "gamma": 0.5}}
+    choices = choices_of(estimators=["ppo", "actor_critic"], settings=settings, extent="standard")
+    variants = {choice.variant: choice.case.estimator for choice in choices}
+    assert {label for label, estimator in variants.items() if estimator.name == "ppo"} == {
+        "ppo clip=0.1, gamma=0.5"
+    }
+    assert variants["ppo clip=0.1, gamma=0.5"] == api.estimator("ppo", clip=0.1, gamma=0.5)
+    assert len(variants) > 2
+
+
+def test_selected_optimizers_make_the_cases_that_they_make_among_all():
+    some = choices_of(optimizers=["sgd", "adamw"], extent="full")
+    everything = choices_of(extent="full")
+    assert {choice.optimizer for choice in some} == {"sgd", "adamw"}
+    assert some == [choice for choice in everything if choice.optimizer in ("sgd", "adamw")]
+    standard = choices_of(optimizers=["sgd"], extent="standard")
+    assert {choice.optimizer for choice in standard} == {"sgd"}
+    quick = plan(
+        backends=["numpy"], estimators=None, heads=None, extent="quick", optimizers=["sgd"]
+    )
+    assert not [name for name in quick.unchecked if name.startswith("optimizer")]
+
+
+SIGNED = """
+from dataclasses import dataclass
+import pgcore as pg
+
+@dataclass(frozen=True)
+class Mine(pg.Estimator):
+    name = "mine"
+    scale: float = 1.0
+    claims = pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
+
+    def signals(self, batch, evaluate):
+        return {"advantage": batch.rewards}
+
+    def surrogate(self, xp, *, log_prob, advantage):
+        return -self.scale * log_prob * advantage
+
+    def cotangents(self, *, log_prob, advantage):
+        return {"log_prob": -advantage}
+"""
+
+
+@pytest.fixture
+def signed(site, monkeypatch):
+    """A file with an estimator whose derivative is wrong under other options than its own."""
+    monkeypatch.chdir(site.folder)
+    site.module("signed_file", SIGNED)
+    few = ("--estimators", "mine", "--heads", "categorical", "--optimizers", "sgd")
+    return "check", "--backends", "numpy", "--plugin", "signed_file.py", *few
+
+
+def test_a_file_is_checked_by_several_processes(pgcore, signed):
+    status, out, err = pgcore(*signed, "--processes", "2")
+    assert status == 0, out + err
+    assert "\nmine" in out
+    cases = choices_of(estimators=["mine"], optimizers=["sgd"], extent="standard")
+    assert len(cases) >= 2 * conformance.PARTS_A_PROCESS, "enough for two processes"
+
+
+@pytest.mark.parametrize("setting", ["scale=2.0", "mine.scale=2.0"])
+def test_a_bug_under_other_options_is_found_by_them(pgcore, signed, setting):
+    assert pgcore(*signed, "--quick", *ALONE)[0] == 0
+    status, out, _ = pgcore(*signed, "--set", setting, "--quick", *ALONE)
+    assert status == 1
+    assert "mine scale=2.0" in out
+    assert "mine.cotangents" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--set", "clip=1"), "expected a field of one of --estimators, got 'clip'"),
+        (("--estimators", "ppo,a2c", "--set", "clip=1"), "got 'clip'; write ESTIMATOR.FIELD"),
+        (("--estimators", "ppo", "--set", "a2c.gamma=1"), "got 'a2c.gamma'"),
+        (("--set", "ppo.clop=1"), "ppo hyper-parameter: expected a known name, got 'clop'"),
+        (("--set", "poo.clip=1"), "estimator: expected a known name, got 'poo'"),
+        (("--set", "clip"), "--set: expected [estimator.]field=value, got 'clip'"),
+        (("--estimators", "ppo", "--set", "clip=-1"), "PPO.clip: expected a positive number"),
+        (("--optimizers", "trpo"), "with an update formula, got 'trpo' (a rule without one)"),
+        (("--optimizers", "adm"), "optimizer: expected a known name, got 'adm'"),
+    ],
+)
+def test_a_setting_or_optimizer_that_cannot_be_tried_is_refused(pgcore, words, message):
+    status, out, err = pgcore("check", "--backends", "numpy", "--quick", *words)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())

@@ -1,4 +1,4 @@
-"""Trust regions on NumPy, against dense linear algebra and against their own promises; every backend: tests/conformance."""
+"""Trust regions on NumPy, against dense linear algebra and against their own promises; every backend: `pgcore_check.suite`."""
 
 from __future__ import annotations
 

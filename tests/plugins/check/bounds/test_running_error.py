@@ -98,6 +98,28 @@ def test_what_underflows_is_within_the_floor(dtype):
         ).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_exponent_may_be_uncertain_by_more_than_1(dtype):
+    """Two log-probabilities whose roundings are larger than 1, as of actions far out."""
+    scale = dtype(30 / np.finfo(dtype).eps)
+    x, y = np.array([3.1, 3.1], dtype) * scale, np.array([3.1, 3.3], dtype) * scale
+
+    def ratio(x, y, third):
+        return np.exp((x * third) - (y * third))
+
+    third = np.array([1.0, 1.0], dtype) / dtype(3)
+    truth = ratio(*(array.astype(np.longdouble) for array in (x, y, third)))
+    bound = ratio(*map(bounded_in(np.dtype(dtype)), (x, y, third)))
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = ratio(x, y, third)
+    roundoff = np.finfo(dtype).eps / 2
+    assert np.isfinite(bound.error).all()
+    assert (np.abs(rounded - truth) <= 4 * roundoff * bound.error).all()
+    shifted = np.array([np.exp(np.longdouble(12.0)), 0.0])
+    assert np.abs(shifted - truth)[0] <= 4 * roundoff * bound.error[0]
+    assert np.abs(shifted - truth)[0] > 4 * roundoff * ratio(*map(bounded, (x, y, third))).error[0]
+
+
 @pytest.mark.parametrize("constant", [0.1, np.longdouble("0.1")])
 def test_a_single_float_is_a_rounded_constant(constant):
     assert (bounded(np.ones(2)) * constant).error.tolist() == pytest.approx([0.2, 0.2])

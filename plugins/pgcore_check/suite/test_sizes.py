@@ -1,11 +1,9 @@
-"""Batches of any size, and a third party's backend through the registry."""
+"""Batches of any size."""
 
+# pyright: standard
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,43 +11,15 @@ import pytest
 import pgcore as pg
 from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.compare import row_of
-from pgcore_check.proofs import first_formula, variants
+from pgcore_check.proofs import first_formula
 from pgcore_check.results import gradient_row
 from pgcore_check.stages.truth import Truth
+from pgcore_check.suite.material import ESTIMATORS, HEADS
+from pgcore_check.testing import parametrize_backends
 
-ESTIMATORS = variants("estimators")
-HEADS = variants("heads")
+__all__: list[str] = []
 
-PLUGIN = """
-from pgcore.hooks import Provider, hookimpl
-
-@hookimpl
-def pgcore_backends():
-    return [Provider("loopback", "loopback_backend:Loopback", "NumPy once more, as a stranger's")]
-"""
-BACKEND = """
-from pgcore_numpy.backend import NumpyBackend
-
-class Loopback(NumpyBackend):
-    name = "loopback"
-"""
-
-
-def test_a_strangers_backend_is_held_to_the_same_rule(tmp_path):
-    (tmp_path / "loopback_plugin.py").write_text(PLUGIN)
-    (tmp_path / "loopback_backend.py").write_text(BACKEND)
-    info = tmp_path / "loopback-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loopback\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[pgcore]\nloopback = loopback_plugin\n")
-    script = "from pgcore.cli import main; import sys; sys.argv = ['pgcore', 'check', '--backends', 'loopback', '--quick']; main()"
-    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=variables, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "loopback" in done.stdout
-    assert "agree; worst" in done.stdout
+pytestmark = parametrize_backends()
 
 
 LONG = pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "shared")
@@ -75,6 +45,7 @@ def truth_of_many_steps(name, dtype):
     return truth
 
 
+@pytest.mark.pgcore_slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("gae", "float64"), ("gae", "float32"), ("ppo", "float32"), ("gspo", "float64")],

@@ -1,11 +1,17 @@
 """Padding repeats a step whose ratio can be too large for a float; what it repeats must not be felt, for infinity has no weight of 0."""
 
+# pyright: standard
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore_check.testing import parametrize_backends
+
+__all__: list[str] = []
+
+pytestmark = parametrize_backends()
 
 SPEC = pg.PolicySpec(pg.Table(2), pg.Categorical(2), "separate")
 PARAMETERS = {"network.table": [[0.4, -0.3], [0.1, 0.2]], "critic.table": [[5.0], [6.0]]}
@@ -43,7 +49,7 @@ def test_a_ratio_that_overflows_is_not_felt_in_padding(backend, dtype, estimator
         else np.array([0.0, 0.0, 0.0, FAR[dtype]])
     )
     batch = pg.Batch(**fields, log_probs=log_prob - far)
-    plain, padded = (pg.gradient(policy, estimator, each) for each in (batch, batch.pad(7)))
+    plain, padded = (pg.gradient(policy, estimator, steps) for steps in (batch, batch.pad(7)))
     for name, value in plain.numpy().items():
         assert np.isfinite(value).all()
         np.testing.assert_allclose(

@@ -1,5 +1,6 @@
 """Every usable backend against the reference: gradients and optimizer steps; parametrised by the registry."""
 
+# pyright: standard
 from __future__ import annotations
 
 import dataclasses
@@ -10,23 +11,16 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import NETWORKS, make_case, suited
-from pgcore_check.proofs import variants
 from pgcore_check.results import gradient_row, loss_row
+from pgcore_check.suite.material import ESTIMATORS, FIRST_ORDER, HEADS, flat
+from pgcore_check.testing import parametrize_backends
 
-ESTIMATORS = variants("estimators")
-HEADS = variants("heads")
+__all__: list[str] = []
 
-
-def is_first_order(rule):
-    return isinstance(rule, OptimizerSpec)
-
-
-def flat(gradient):
-    return np.concatenate([value.reshape(-1) for value in gradient.values()])
+pytestmark = parametrize_backends()
 
 
 def close(left, right, rtol=1e-12):
@@ -84,11 +78,11 @@ def test_the_divergence_from_a_reference_has_its_closed_form(backend, head, dtyp
     spec = pg.PolicySpec(NETWORKS["linear"], HEADS[head])
     policy, batch = make_case(spec, backend, dtype, seed=5, padding=1)
     signals = pg.signals(policy, Leaving(), batch)
-    found = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
-    told = gradient_row(policy, Leaving(), batch, signals, found)
-    assert told.agrees, told
+    actual = pg.gradient(policy, Leaving(), batch, signals=signals).numpy()
+    row = gradient_row(policy, Leaving(), batch, signals, actual)
+    assert row.agrees, row
     forward = gradient_row(
-        policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in found.items()}
+        policy, Leaving(), batch, signals, {name: 1.01 * value for name, value in actual.items()}
     )
     assert not forward.agrees
 
@@ -125,7 +119,9 @@ def test_padding_changes_nothing(backend, name):
     # Backends that compile pad 40 steps to 48 themselves, and so compile once for both batches.
     policy, batch = make_case(spec, backend, "float64", seed=5, steps=40)
     padded = batch.pad(48)
-    plain, with_padding = (pg.gradient(policy, ESTIMATORS[name], each) for each in (batch, padded))
+    plain, with_padding = (
+        pg.gradient(policy, ESTIMATORS[name], steps) for steps in (batch, padded)
+    )
     close(with_padding.numpy(), plain.numpy(), rtol=1e-14)
     assert math.isclose(with_padding.loss, plain.loss, rel_tol=1e-13)
     for metric, value in plain.metrics.items():
@@ -155,7 +151,7 @@ def test_two_batches_give_what_one_of_both_does(backend):
         pg.gradient(policy, estimator, batch.episodes([episode])).numpy()
         for episode in range(batch.num_episodes)
     ]
-    close({name: np.mean([each[name] for each in alone], axis=0) for name in whole}, whole)
+    close({name: np.mean([gradient[name] for gradient in alone], axis=0) for name in whole}, whole)
 
 
 @pytest.mark.parametrize("kind", ["float16", "int8", "strided", "read-only", "bool"])
@@ -179,12 +175,12 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
         "episode_lengths": [23],
         "terminated": [True],
     }
-    found = pg.gradient(
+    actual = pg.gradient(
         policy, ESTIMATORS["reinforce"], pg.Batch(observations=observations, **fields)
     ).numpy()
     plain = np.array(observations, np.float64, order="C")
     close(
-        found,
+        actual,
         pg.gradient(
             policy, ESTIMATORS["reinforce"], pg.Batch(observations=plain, **fields)
         ).numpy(),
@@ -197,7 +193,7 @@ def test_observations_of_any_kind_are_what_their_values_say(backend, kind):
 )
 @pytest.mark.parametrize("head", ["categorical", "shared"])
 def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, kind):
-    policy, given = make_case(
+    policy, original = make_case(
         pg.PolicySpec(NETWORKS["linear"], HEADS[head], "separate"), backend, "float64", seed=17
     )
 
@@ -214,22 +210,26 @@ def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, k
         )
 
     extras = {
-        "reference_log_probs": as_kind(given.extras["reference_log_probs"]),
-        "group": as_kind(given.extras["group"]),
+        "reference_log_probs": as_kind(original.extras["reference_log_probs"]),
+        "group": as_kind(original.extras["group"]),
     }
     # A discrete head's reference must be a distribution, which no rounding leaves it.
     extras["reference"] = (
-        given.extras["reference"] if HEADS[head].discrete else as_kind(given.extras["reference"])
+        original.extras["reference"]
+        if HEADS[head].discrete
+        else as_kind(original.extras["reference"])
     )
-    fields = {name: as_kind(getattr(given, name)) for name in ("actions", "rewards", "log_probs")}
+    fields = {
+        name: as_kind(getattr(original, name)) for name in ("actions", "rewards", "log_probs")
+    }
 
     def built(change):
         return pg.Batch(
-            observations=given.observations,
-            episode_lengths=given.episode_lengths,
-            terminated=given.terminated,
-            final_observations=given.final_observations,
-            action_mask=given.action_mask,
+            observations=original.observations,
+            episode_lengths=original.episode_lengths,
+            terminated=original.terminated,
+            final_observations=original.final_observations,
+            action_mask=original.action_mask,
             extras={name: change(value) for name, value in extras.items()},
             **{name: change(value) for name, value in fields.items()},
         )
@@ -239,10 +239,10 @@ def test_arrays_of_a_step_of_any_kind_are_what_their_values_say(backend, head, k
 
     for name in ("ppo kl", "reinforce++", "gspo"):
         estimator = suited(ESTIMATORS[name], HEADS[head])
-        found, wanted = (
+        actual, expected = (
             pg.gradient(policy, estimator, built(change)) for change in (np.asarray, plain)
         )
-        close(found.numpy(), wanted.numpy(), 1e-15)
+        close(actual.numpy(), expected.numpy(), 1e-15)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
         spec = pg.PolicySpec(NETWORKS["table"], HEADS[head], "separate")
         policy, batch = make_case(spec, backend, "float32", seed=18)
         assert batch.final_observations is not None
-        kept = (
+        names = (
             "actions",
             "rewards",
             "episode_lengths",
@@ -263,7 +263,7 @@ def test_states_of_any_integer_kind_are_their_numbers(backend, dtype):
             "action_mask",
             "extras",
         )
-        fields = {name: getattr(batch, name) for name in kept}
+        fields = {name: getattr(batch, name) for name in names}
         moved = pg.Batch(
             observations=batch.observations.astype(dtype),
             final_observations=batch.final_observations.astype(dtype),
@@ -291,11 +291,11 @@ def test_gradients_own_their_memory_and_leave_the_policy_alone(backend):
     )
     before = {name: value.copy() for name, value in policy.parameters().items()}
     first = pg.gradient(policy, ESTIMATORS["ppo"], batch)
-    kept, loss = {name: value.copy() for name, value in first.numpy().items()}, first.loss
+    arrays, loss = {name: value.copy() for name, value in first.numpy().items()}, first.loss
     first.numpy()["network.0.weight"][:] = 7.0
     pg.gradient(policy, ESTIMATORS["ppo"], batch.episodes([0, 1]))
     pg.gradient(policy, ESTIMATORS["reinforce"], batch)
-    close(first.numpy(), kept, rtol=1e-300)
+    close(first.numpy(), arrays, rtol=1e-300)
     assert first.loss == loss
     close(policy.parameters(), before, rtol=1e-300)
     policy.parameters()["network.0.weight"][:] = 7.0
@@ -319,8 +319,8 @@ def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
         for turn in range(10):
             index = np.arange(offset, 1500 - turn)
             pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
-            found = flat(pg.gradient(policy, estimator, batch, signals=signals).numpy())
-            if found.tobytes() != expected.tobytes():
+            actual = flat(pg.gradient(policy, estimator, batch, signals=signals).numpy())
+            if actual.tobytes() != expected.tobytes():
                 differing.append(offset)
 
     threads = [threading.Thread(target=work, args=(offset,)) for offset in (0, 1, 2)]
@@ -332,14 +332,12 @@ def test_gradients_are_the_same_to_the_bit_in_every_run_and_thread(backend):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "label", [label for label, each in variants("optimizers").items() if is_first_order(each)]
-)
+@pytest.mark.parametrize("label", FIRST_ORDER)
 def test_steps_follow_the_formula_in_extended_precision(backend, label, dtype):
     spec = pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=15)
     signals = pg.signals(policy, ESTIMATORS["ppo"], batch)
-    formula, xp = dataclasses.replace(variants("optimizers")[label], learning_rate=0.01), host
+    formula, xp = dataclasses.replace(FIRST_ORDER[label], learning_rate=0.01), host
     optimizer = Optimizer(formula)
     exact = {key: value.astype(np.longdouble) for key, value in policy.parameters().items()}
     slots = {
@@ -374,7 +372,7 @@ def test_the_same_seed_gives_the_same_actions(backend):
         policy.act(batch.observations, pg.generator(4), batch.action_mask) for _ in range(2)
     )
     np.testing.assert_array_equal(first[0], second[0])
-    chosen = pg.Batch(
+    acted = pg.Batch(
         observations=batch.observations,
         actions=first[0],
         rewards=batch.rewards,
@@ -383,7 +381,7 @@ def test_the_same_seed_gives_the_same_actions(backend):
         action_mask=batch.action_mask,
     )
     np.testing.assert_allclose(
-        policy.evaluate(chosen, ("log_prob",))["log_prob"], first[1], rtol=1e-13
+        policy.evaluate(acted, ("log_prob",))["log_prob"], first[1], rtol=1e-13
     )
     assert batch.action_mask is not None
     assert batch.action_mask[np.arange(23), first[0]].all()

@@ -3,6 +3,7 @@
 Tests share a policy and a batch, for which backends compile once.
 """
 
+# pyright: standard
 from __future__ import annotations
 
 import functools
@@ -16,12 +17,15 @@ import pgcore as pg
 from pgcore_check.bounds.agreement import FACTOR, allowance, largest
 from pgcore_check.bounds.running_error import bounded_in
 from pgcore_check.cases.cases import NETWORKS, make_case
-from pgcore_check.proofs import variants
 from pgcore_check.reference import reference
 from pgcore_check.results import quantity_ratios
+from pgcore_check.suite.material import ESTIMATORS, HEADS, flat
+from pgcore_check.testing import parametrize_backends
 
-ESTIMATORS = variants("estimators")
-HEADS = variants("heads")
+__all__: list[str] = []
+
+pytestmark = parametrize_backends()
+
 
 # Every head with three networks, one of them in float32, which takes turns; each dtype occurs with every network.
 COMBINATIONS = [
@@ -43,14 +47,10 @@ def case(head, network, backend, dtype="float64"):
     return make_case(spec, backend, dtype, seed=21)
 
 
-def within(found, form, *inputs, dtype):
+def within(actual, form, *inputs, dtype):
     """Return how far a result is from one of the reference's functions, in units of the bound."""
     exact, bound = form(*inputs), form(*inputs, lift=bounded_in(np.dtype(dtype)))
-    return largest(found, exact, allowance(bound, np.dtype(dtype)), np.dtype(dtype))[0]
-
-
-def flat(gradient):
-    return np.concatenate([value.reshape(-1) for value in gradient.values()])
+    return largest(actual, exact, allowance(bound, np.dtype(dtype)), np.dtype(dtype))[0]
 
 
 @pytest.mark.parametrize(("head", "network", "dtype"), COMBINATIONS)
@@ -63,11 +63,11 @@ def test_scores_and_fisher_products_are_within_their_running_error_bounds(
     rng = np.random.default_rng(21)
     weights = rng.standard_normal(batch.num_steps)
     inputs = (policy.spec, policy.parameters(), batch)
-    found = policy.episode_scores(batch, weights)
-    assert within(found, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
+    actual = policy.episode_scores(batch, weights)
+    assert within(actual, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
     unweighted = policy.episode_scores(batch)
     assert within(unweighted, reference.episode_scores, *inputs, dtype=dtype) <= FACTOR
-    vector = rng.standard_normal(found.shape[1])
+    vector = rng.standard_normal(actual.shape[1])
     product = policy.fisher_vector_product(batch, vector)
     assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
 
@@ -109,9 +109,9 @@ def test_many_steps_are_what_a_few_are(backend, head, dtype):
     inputs = (spec, policy.parameters(), batch)
     rng = np.random.default_rng(27)
     weights = rng.standard_normal(batch.num_steps)
-    found = policy.episode_scores(batch, weights)
-    assert within(found, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
-    vector = rng.standard_normal(found.shape[1])
+    actual = policy.episode_scores(batch, weights)
+    assert within(actual, reference.episode_scores, *inputs, weights, dtype=dtype) <= FACTOR
+    vector = rng.standard_normal(actual.shape[1])
     product = policy.fisher_vector_product(batch, vector)
     assert within(product, reference.fisher_vector_product, *inputs, vector, dtype=dtype) <= FACTOR
     one_step_each = batch.steps(slice(None))
@@ -176,15 +176,15 @@ def test_fisher_vector_product_is_the_mean_outer_product_of_scores(backend, head
     for _ in range(3):
         vector = rng.standard_normal(len(fisher))
         expected = fisher @ vector
-        found = policy.fisher_vector_product(batch, vector)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-        assert vector @ found >= 0
+        actual = policy.fisher_vector_product(batch, vector)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+        assert vector @ actual >= 0
 
 
 def outcomes(policy, batch):
     """Yield probabilities [B] and scores [B, D] whose weighted sum over outcomes is the exact expectation at each step."""
     lengths, ended = np.ones(batch.num_steps, int), np.ones(batch.num_steps, bool)
-    given = {
+    fields = {
         "observations": batch.observations,
         "rewards": batch.rewards,
         "episode_lengths": lengths,
@@ -193,12 +193,12 @@ def outcomes(policy, batch):
     described = policy.evaluate(batch, ("distribution",))["distribution"]
     if policy.spec.head.discrete:
         head, columns = policy.spec.head, np.arange(policy.spec.head.width)
-        for chosen in itertools.product(*(columns[own] for own in head.choices)):
+        for picked in itertools.product(*(columns[block] for block in head.choices)):
             # Where the action is masked any other will do: its weight is 0.
-            probability = np.exp(described[:, list(chosen)].sum(axis=1))
+            probability = np.exp(described[:, list(picked)].sum(axis=1))
             action = [
-                list(columns[own]).index(column)
-                for own, column in zip(head.choices, chosen, strict=True)
+                list(columns[block]).index(column)
+                for block, column in zip(head.choices, picked, strict=True)
             ]
             possible = probability > 0
             actions = (
@@ -206,21 +206,21 @@ def outcomes(policy, batch):
                 if head.enumerable
                 else np.where(possible[:, None], action, batch.actions)
             )
-            one = pg.Batch(**given, actions=actions, action_mask=batch.action_mask)
+            one = pg.Batch(**fields, actions=actions, action_mask=batch.action_mask)
             yield probability, policy.episode_scores(one)
         return
     # Products of two scores are of fourth degree in each z, for which three Gauss-Hermite nodes a dimension are exact.
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     n = policy.spec.head.n
-    for chosen in np.ndindex(*[3] * n):
+    for picked in np.ndindex(*[3] * n):
         z, probability = (
-            nodes[list(chosen)],
-            np.prod(weights[list(chosen)] / math.sqrt(2 * math.pi)),
+            nodes[list(picked)],
+            np.prod(weights[list(picked)] / math.sqrt(2 * math.pi)),
         )
         actions = described[:, :n] + np.exp(described[:, n:]) * z
         yield (
             np.full(batch.num_steps, probability),
-            policy.episode_scores(pg.Batch(**given, actions=actions)),
+            policy.episode_scores(pg.Batch(**fields, actions=actions)),
         )
 
 
@@ -254,5 +254,5 @@ def test_gradient_of_the_per_component_baseline_combines_scores(backend):
             axis=0
         )
         expected -= g[episode] * (returns[episode] - baseline) / len(g)
-    found = flat(pg.gradient(policy, estimator, batch).numpy())
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    actual = flat(pg.gradient(policy, estimator, batch).numpy())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max())

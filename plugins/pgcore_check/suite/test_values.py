@@ -4,6 +4,7 @@ A gradient alone does not see all of it: log(p + 1e-8) in an entropy moves its d
 constant not at all.
 """
 
+# pyright: standard
 from __future__ import annotations
 
 import numpy as np
@@ -14,12 +15,15 @@ from pgcore.errors import NonFiniteError
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS, make_case
-from pgcore_check.proofs import variants
 from pgcore_check.reference import reference
 from pgcore_check.results import gradient_row, loss_row, quantity_ratios
+from pgcore_check.suite.material import ESTIMATORS, HEADS
+from pgcore_check.testing import parametrize_backends
 
-ESTIMATORS = variants("estimators")
-HEADS = variants("heads")
+__all__: list[str] = []
+
+pytestmark = parametrize_backends()
+
 
 # Every head with three networks, every network with five heads or more; dtypes take turns, and each occurs with every head and network.
 COMBINATIONS = [
@@ -47,8 +51,8 @@ def test_quantities_are_within_their_running_error_bounds(backend, head, network
 def test_final_values_are_the_critics_of_the_final_observations(backend, network, dtype):
     spec = pg.PolicySpec(NETWORKS[network], HEADS["shared"], "separate")
     policy, batch = make_case(spec, backend, dtype, seed=23)
-    found = policy.evaluate(batch, ("final_value",))["final_value"]
-    assert (found[batch.terminated] == 0.0).all()
+    actual = policy.evaluate(batch, ("final_value",))["final_value"]
+    assert (actual[batch.terminated] == 0.0).all()
     assert batch.final_observations is not None
     ends = pg.Batch(
         observations=batch.final_observations,
@@ -59,9 +63,9 @@ def test_final_values_are_the_critics_of_the_final_observations(backend, network
     )
     # A terminated episode's value is not read; the reference's stands in for it.
     exact = reference.quantities(spec, policy.parameters(), ends, ("value",))["value"]
-    filled = np.where(batch.terminated, exact.astype(np.float64), found)
+    filled = np.where(batch.terminated, exact.astype(np.float64), actual)
     assert quantity_ratios(policy, ends, {"value": filled})["value"] <= FACTOR
-    assert np.abs(found[~batch.terminated]).min() > 1e-3
+    assert np.abs(actual[~batch.terminated]).min() > 1e-3
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -80,10 +84,10 @@ def test_a_description_has_the_quantities_that_are_evaluated(backend, head):
         "reverse_kl": lambda: head_.kl(host, described, reference_),
     }
     names = [name for name in formulas if name in head_.quantities]
-    found = policy.evaluate(batch, tuple(names))
+    actual = policy.evaluate(batch, tuple(names))
     for name in names:
         np.testing.assert_allclose(
-            found[name], formulas[name](), rtol=1e-12, atol=1e-13, err_msg=name
+            actual[name], formulas[name](), rtol=1e-12, atol=1e-13, err_msg=name
         )
 
 
@@ -98,13 +102,13 @@ def test_metrics_are_means_over_the_real_steps(backend):
         gradient = pg.gradient(
             policy, estimator, padded, signals=pg.signals(policy, estimator, padded)
         )
-        found = gradient.metrics
-        expected = {"entropy": quantities["entropy"].mean()} if "entropy" in found else {}
-        if "value_loss" in found:
+        actual = gradient.metrics
+        expected = {"entropy": quantities["entropy"].mean()} if "entropy" in actual else {}
+        if "value_loss" in actual:
             error = signals["return_"] - quantities["value"]
             expected["value_loss"] = (error**2).mean() / 2
             expected["explained_variance"] = 1 - error.var() / signals["return_"].var()
-        if "approx_kl" in found:
+        if "approx_kl" in actual:
             ratio = np.exp(quantities["log_prob"] - signals["old_log_prob"])
             expected["approx_kl"] = (ratio - 1 - np.log(ratio)).mean()
             expected["effective_sample_size"] = ratio.sum() ** 2 / (ratio**2).sum()
@@ -114,13 +118,13 @@ def test_metrics_are_means_over_the_real_steps(backend):
                 np.where(advantage >= 0, ratio > 1.2, ratio < 0.8) if name == "ppo" else np.zeros(1)
             )
             expected["clip_fraction"] = clipped.mean()
-        if "kl" in found:
+        if "kl" in actual:
             expected["kl"] = quantities["kl"].mean()
         expected["loss"] = pg.gradient(policy, estimator, batch, signals=signals).loss
         expected["gradient_norm"] = np.sqrt(
             sum((value**2).sum() for value in gradient.numpy().values())
         )
-        assert found == pytest.approx(expected, rel=1e-10), name
+        assert actual == pytest.approx(expected, rel=1e-10), name
     assert 0 < pg.gradient(policy, ESTIMATORS["ppo"], batch).metrics["clip_fraction"] < 1
 
 
@@ -135,9 +139,9 @@ def test_one_step_is_a_batch_too(backend, head, name):
         one = batch.steps(step)
         assert one.num_episodes == 1
         signals = pg.signals(policy, ESTIMATORS[name], one)
-        found = pg.gradient(policy, ESTIMATORS[name], one, signals=signals)
-        assert gradient_row(policy, ESTIMATORS[name], one, signals, found.numpy()).agrees
-        assert loss_row(policy, ESTIMATORS[name], one, signals, found.loss).agrees
+        actual = pg.gradient(policy, ESTIMATORS[name], one, signals=signals)
+        assert gradient_row(policy, ESTIMATORS[name], one, signals, actual.numpy()).agrees
+        assert loss_row(policy, ESTIMATORS[name], one, signals, actual.loss).agrees
 
 
 @pytest.mark.parametrize(

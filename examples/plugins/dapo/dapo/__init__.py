@@ -1,0 +1,1 @@
+"""An estimator for pgcore, with extras of its own."""

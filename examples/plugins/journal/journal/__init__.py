@@ -1,0 +1,1 @@
+"""A logger for pgcore."""

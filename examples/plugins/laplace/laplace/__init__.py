@@ -1,0 +1,1 @@
+"""A head for pgcore."""

@@ -1,0 +1,1 @@
+"""An optimizer for pgcore."""

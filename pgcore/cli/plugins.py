@@ -1,0 +1,58 @@
+"""`--plugin MODULE` and `--plugin FILE.py` of every command, before or after the command's name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pgcore.errors import PluginError
+from pgcore.registry.registry import registry
+from pgcore.registry.unpackaged import UNPACKAGED, is_file
+
+__all__ = ["HELP", "load_plugins", "take_plugins"]
+
+HELP = (
+    "Every command also takes --plugin MODULE and --plugin FILE.py, for what no installed "
+    "distribution provides; repeatable."
+)
+
+
+def take_plugins(words: Sequence[str]) -> list[str]:
+    """Return the words without `--plugin`, whose values join PGCORE_PLUGINS.
+
+    The variable also serves the processes that a command starts.
+
+    Raises:
+        PluginError: an option has no value.
+    """
+    remaining: list[str] = []
+    plugins = [os.environ.get("PGCORE_PLUGINS", "")]
+    pending = iter(words)
+    for word in pending:
+        option, equals, value = word.partition("=")
+        if option != "--plugin":
+            # After "--" there are arguments alone.
+            remaining += [word, *pending] if word == "--" else [word]
+            continue
+        value = value if equals else next(pending, "")
+        if not value:
+            raise PluginError("--plugin: expected a module or a file, got none; name one")
+        plugins.append(str(Path(value).resolve()) if is_file(value) else value)
+    if len(plugins) > 1:
+        os.environ["PGCORE_PLUGINS"] = os.pathsep.join(filter(None, plugins))
+        registry.cache_clear()
+    return remaining
+
+
+def load_plugins() -> None:
+    """End the process with status 1 unless each module and file of PGCORE_PLUGINS is loaded."""
+    broken = [plugin for plugin in registry().quarantined if plugin.version == UNPACKAGED]
+    for plugin in broken:
+        sys.stderr.write(
+            f"error: --plugin {plugin.entry_point}: expected a plugin that can be loaded, got "
+            f"{plugin.reason}; see pgcore doctor --plugin {plugin.entry_point}\n"
+        )
+    if broken:
+        sys.exit(1)

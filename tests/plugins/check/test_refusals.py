@@ -1,0 +1,75 @@
+"""A head that a backend cannot build: a note, and a failure where the backend was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from strangers import Laplace
+
+import pgcore as pg
+from pgcore.registry.registry import registry
+from pgcore_check.cases.builders import USUAL, RefusalError, builder_of
+from pgcore_check.cases.cases import NETWORKS
+
+WORDS = ("--estimators", "reinforce", "--heads", "laplace", "--quick", "--processes", "1")
+SPEC = pg.PolicySpec(NETWORKS["linear"], Laplace())
+
+
+@pytest.fixture(autouse=True)
+def installed(site):
+    """Install a distribution with a head that has no kernel."""
+    site.plugin(
+        "laplace_plugin",
+        "@hookimpl\ndef pgcore_heads():\n    return [Provider('laplace', 'strangers:Laplace', '')]",
+    )
+    site.distribution("laplace-dist", {"laplace": "laplace_plugin"})
+    registry.cache_clear()
+
+
+def only(monkeypatch, *names):
+    """Leave these backends usable."""
+    original = registry().providers
+
+    def providers(kind):
+        rows = original(kind)
+        if kind != "backends":
+            return rows
+        return [
+            row if row.provider.name in names else row._replace(status="absent") for row in rows
+        ]
+
+    monkeypatch.setattr(registry(), "providers", providers)
+
+
+def test_another_backend_makes_the_cases(monkeypatch):
+    only(monkeypatch, "numpy", "torch")
+    assert builder_of(SPEC) == "torch"
+    assert builder_of(dataclasses.replace(SPEC, head=pg.Categorical(2))) == USUAL
+
+
+def test_a_backend_that_cannot_build_a_head_is_a_note(pgcore, monkeypatch):
+    only(monkeypatch, "numpy", "torch")
+    status, out, err = pgcore("check", *WORDS)
+    assert status == 0, out + err
+    note = "not checked: head 'laplace' on numpy (numpy backend: expected a head with a closed form"
+    assert note in out
+    assert "all " in out
+    assert "disagree;" not in out
+
+
+def test_a_backend_that_cannot_build_a_head_fails_where_it_is_named(pgcore):
+    status, out, _ = pgcore("check", *WORDS, "--backends", "numpy,torch")
+    assert status == 1
+    assert "numpy (eager), laplace" not in out
+    assert "register one for Laplace with pgcore_numpy.heads.make_kernel.register" in out
+    assert "torch (eager), " not in out
+
+
+def test_a_head_that_no_backend_can_build_fails_where_it_is_named(pgcore, monkeypatch):
+    only(monkeypatch, "numpy")
+    with pytest.raises(RefusalError, match="register one for Laplace"):
+        builder_of(SPEC)
+    status, out, _ = pgcore("check", *WORDS)
+    assert status == 1
+    assert "expected a head with a closed form" in out
