@@ -21,12 +21,13 @@ _NAMES_BY_MODULE = {
     "pgcore.errors": "PgcoreError",
     "pgcore.heads": _HEADS,
     "pgcore.interfaces.backend": "Backend",
-    "pgcore.interfaces.estimator": "Claims Estimator Reduction",
+    "pgcore.interfaces.estimator": "Claims Estimator",
     "pgcore.interfaces.extras": "Extra",
     "pgcore.interfaces.formula": "OptimizerSpec",
     "pgcore.interfaces.gradient": "Gradient",
     "pgcore.interfaces.optimizer": "Optimizer",
     "pgcore.interfaces.policy": "Policy",
+    "pgcore.interfaces.reduction": "Reduction Totals",
     "pgcore.interfaces.schedules": "ConstantSchedule Schedule",
     "pgcore.interfaces.signals": "Signals",
     "pgcore.registry.registrations": "register",
@@ -35,7 +36,8 @@ _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in 
 
 # Names of plugins, through the hook `pgcore_functions`.
 _PROVIDED = (
-    *("CosineSchedule", "Derivation", "LinearSchedule"),
+    *("ConstantDivisor", "CosineSchedule", "Derivation", "GroupMean", "LinearSchedule"),
+    *("StepSum", "WeightedSteps"),
     *("check", "compare", "compare_policies", "derive"),
 )
 

@@ -13,17 +13,19 @@ from pgcore.heads import (
     SquashedGaussian,
 )
 from pgcore.interfaces.backend import Backend
-from pgcore.interfaces.estimator import Claims, Estimator, Reduction
+from pgcore.interfaces.estimator import Claims, Estimator
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.reduction import Reduction, Totals
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
 from pgcore.registry.registrations import register
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
+from pgcore_estimators.reductions import ConstantDivisor, GroupMean, StepSum, WeightedSteps
 from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Claims",
+    "ConstantDivisor",
     "ConstantSchedule",
     "CosineSchedule",
     "Derivation",
@@ -41,6 +44,7 @@ __all__ = [
     "Estimator",
     "Extra",
     "Gradient",
+    "GroupMean",
     "Head",
     "Linear",
     "LinearSchedule",
@@ -54,7 +58,10 @@ __all__ = [
     "Schedule",
     "Signals",
     "SquashedGaussian",
+    "StepSum",
     "Table",
+    "Totals",
+    "WeightedSteps",
     "backend",
     "check",
     "compare",

@@ -12,18 +12,26 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
 from pgcore.data.spec_checks import check_saved
-from pgcore.errors import EstimatorError, OptimizerError, PgcoreError, SpecError, UnknownNameError
+from pgcore.errors import (
+    BatchError,
+    EstimatorError,
+    OptimizerError,
+    PgcoreError,
+    SpecError,
+    UnknownNameError,
+)
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.evaluation import Evaluation
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy, read_policy
+from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
-from pgcore.validation.fields import count_from_zero
+from pgcore.validation.fields import count_from_zero, instance_of
 
 __all__ = [
     "backend",
@@ -35,6 +43,8 @@ __all__ = [
     "policy",
     "signals",
 ]
+
+TOTALS = instance_of(Totals, "pgcore.Totals(steps=4096)")
 
 # One instance a process of each backend in use.
 _backends: dict[str, Backend] = {}
@@ -120,7 +130,12 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
 
 
 def signals(
-    policy: Policy, estimator: Estimator, batch: Batch, *, target: Policy | None = None
+    policy: Policy,
+    estimator: Estimator,
+    batch: Batch,
+    *,
+    target: Policy | None = None,
+    totals: Totals | None = None,
 ) -> Signals:
     """Return the estimator's constants for a whole batch, such as advantages and reduction weights.
 
@@ -131,10 +146,13 @@ def signals(
         estimator: Whose constants.
         batch: The episodes; a replay batch is one of one-step episodes.
         target: The source of bootstrapped action values, such as an older copy; None is the current policy.
+        totals: Of the whole that this batch is a part of, such as a micro-batch or a rank's share;
+            None where the batch is the whole. Gradients of the parts then add up to the whole's.
 
     Raises:
         EstimatorError: estimator and policy do not fit, or the target has another number of actions.
-        BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+        BatchError: the batch does not fit the policy, or lacks what the estimator needs; or totals
+            are smaller than the batch, or lack a number that the reduction divides by.
         NonFiniteError: a signal is NaN or infinite; names it and the step.
 
     Example:
@@ -147,7 +165,8 @@ def signals(
     estimator.check_fits(policy.spec)
     check_batch(policy.spec, batch)
     evaluate = Evaluation(policy, batch, target)
-    return Signals.of(estimator, batch, evaluate, policy.dtype, policy.spec.head.width)
+    whole = TOTALS("signals totals", THE_BATCH if totals is None else totals, BatchError)
+    return Signals.of(estimator, batch, evaluate, policy.dtype, policy.spec.head.width, whole)
 
 
 def gradient(

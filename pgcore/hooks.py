@@ -34,6 +34,7 @@ __all__ = [
     "pgcore_networks",
     "pgcore_optimizers",
     "pgcore_proofs",
+    "pgcore_reductions",
     "pgcore_schedules",
 ]
 
@@ -72,6 +73,11 @@ def pgcore_backends() -> Iterable[Provider]:  # pyright: ignore[reportReturnType
 @hookspec
 def pgcore_estimators() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide estimators; each target is a subclass of `pgcore.Estimator`."""
+
+
+@hookspec
+def pgcore_reductions() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide reductions; each target is a subclass of `pgcore.Reduction`."""
 
 
 @hookspec

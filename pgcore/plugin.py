@@ -1,10 +1,11 @@
-"""Registers the built-in heads, networks, activations and the constant schedule."""
+"""Registers the core's heads, networks, activations, reductions and the constant schedule."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks", "pgcore_schedules"]
+__all__ = ["pgcore_activations", "pgcore_heads", "pgcore_networks"]
+__all__ += ["pgcore_reductions", "pgcore_schedules"]
 
 # Name, class and summary of each built-in head, for `pgcore list heads`.
 HEADS = (
@@ -40,6 +41,17 @@ def pgcore_activations() -> list[Provider]:
         Provider("tanh", "pgcore.data.activations:Tanh", "hyperbolic tangent"),
         Provider("relu", "pgcore.data.activations:Relu", "max(x, 0), with derivative 0 at 0"),
         Provider("sigmoid", "pgcore.data.activations:Sigmoid", "1 / (1 + exp(-x))"),
+    ]
+
+
+@hookimpl
+def pgcore_reductions() -> list[Provider]:
+    """Provide the reductions that the core's defaults need."""
+    module = "pgcore.interfaces.reduction"
+    return [
+        Provider("step", f"{module}:StepMean", "mean over all steps"),
+        Provider("trajectory", f"{module}:EpisodeSum", "sum over an episode's steps, then mean"),
+        Provider("episode_step", f"{module}:EpisodeMean", "mean over steps, then over episodes"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -72,6 +72,18 @@ class JaxGradient(AutodiffGradient):
         with self._policy.precision():
             vector = self.vector * np.asarray(factor, self._policy.dtype)
         return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+
+    def added(self, other: AutodiffGradient) -> JaxGradient:
+        """See `Gradient.added`."""
+        with self._policy.precision():
+            vector = self.vector + cast("JaxGradient", other).vector
+        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+
+    def record(self) -> JaxGradient:
+        """See `Gradient.record`."""
+        # Nothing computes with it, so it need not be JAX's.
+        nothing = cast("jax.Array", np.empty(0, self._policy.dtype))
+        return JaxGradient(self._policy, self.surrogate, nothing, self._columns)
 
     def replaced(self, leaves: dict[str, jax.Array]) -> JaxGradient:
         """See `AutodiffGradient.replaced`."""

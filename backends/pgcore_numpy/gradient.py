@@ -44,6 +44,8 @@ class NumpyGradient(Gradient):
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
+        if self.addends:
+            return self.joined_arguments()
         first = self._blocks[0]
         if len(self._blocks) == 1:
             return first
@@ -67,6 +69,18 @@ class NumpyGradient(Gradient):
         """See `Gradient.times`."""
         with np.errstate(over="ignore"):
             return NumpyGradient(self._owner, self.vector * factor, self.surrogate, self._blocks)
+
+    def added(self, other: NumpyGradient) -> NumpyGradient:
+        """See `Gradient.added`."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            vector = self.vector + other.vector
+        return NumpyGradient(self._owner, vector, self.surrogate, self._blocks)
+
+    def record(self) -> NumpyGradient:
+        """See `Gradient.record`."""
+        # A slice would keep the whole vector.
+        nothing = np.empty(0, self.vector.dtype)
+        return NumpyGradient(self._owner, nothing, self.surrogate, self._blocks)
 
     def square(self) -> float:
         """See `Gradient.square`."""

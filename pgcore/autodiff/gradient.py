@@ -32,6 +32,8 @@ class AutodiffGradient(Gradient):
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
+        if self.addends:
+            return self.joined_arguments()
         keywords, steps = self.surrogate.estimator.keywords, len(self.surrogate.weights)
         # Quantities have rows of padding, signals none.
         available = self.surrogate.values | self.terms_and_quantities()[1]
@@ -39,6 +41,8 @@ class AutodiffGradient(Gradient):
 
     def terms(self) -> Array:
         """See `Gradient.terms`."""
+        if self.addends:
+            return self.joined_terms()
         return self.terms_and_quantities()[0][: len(self.surrogate.weights)]
 
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
@@ -63,6 +67,15 @@ class AutodiffGradient(Gradient):
     def times(self, factor: float) -> AutodiffGradient:
         """See `Gradient.times`."""
         return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})
+
+    def added(self, other: AutodiffGradient) -> AutodiffGradient:
+        """See `Gradient.added`."""
+        leaves = other.leaves
+        return self.replaced({name: leaf + leaves[name] for name, leaf in self.leaves.items()})
+
+    def record(self) -> AutodiffGradient:
+        """See `Gradient.record`."""
+        return self.replaced({})
 
     def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:
         """Return the gradient with other derivatives; terms, loss and metrics stay."""

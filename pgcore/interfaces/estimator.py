@@ -5,16 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
 
-import numpy as np
-
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
-from pgcore.errors import DependencyError, EstimatorError, PgcoreError
-from pgcore.interfaces.extras import Extra, declared_extras
+from pgcore.errors import DependencyError, EstimatorError
+from pgcore.interfaces.extras import Extra, declared_extras, used_extras
 from pgcore.interfaces.quantities import (
     KLS,
     QUANTITIES,
@@ -23,6 +20,7 @@ from pgcore.interfaces.quantities import (
     quantities_of,
     surrogate_keywords,
 )
+from pgcore.interfaces.reduction import AnyReduction, Reduction
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, choice, set_field
@@ -63,35 +61,6 @@ class Evaluate(Protocol):
         ...
 
 
-class Reduction(Enum):
-    """The rule that makes one loss of the terms of single steps."""
-
-    TRAJECTORY = "trajectory"  # sum over a trajectory's steps, mean over trajectories
-    STEP = "step"  # mean over all steps
-    EPISODE_STEP = "episode_step"  # mean over a trajectory's steps, then over trajectories
-
-    @staticmethod
-    def of(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Reduction:
-        """See `pgcore.validation.fields`: the reduction, or the one of that value."""
-        plain = value.value if isinstance(value, Reduction) else value
-        return Reduction(choice(*(member.value for member in Reduction))(where, plain, error))
-
-    def weights(self, batch: Batch) -> Array:
-        """Return [B] float64 weights w_t, with loss = sum_t w_t * term_t; padding weighs 0."""
-        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
-        if self is Reduction.STEP:
-            return real / real.sum()
-        # Padding counts neither as a step nor as an episode.
-        weights = real / batch.episode_weights.sum()
-        if self is Reduction.EPISODE_STEP:
-            weights = weights / batch.episode_lengths[batch.episode_of_step]
-        return weights
-
-
-# The type of a field `reduction`: a Reduction, or its value, which the estimator then replaces.
-AnyReduction = Annotated[Reduction, Reduction.of]
-
-
 @dataclass(frozen=True, slots=True)
 class Claims(Checked):
     """An estimator's stated properties; the exact oracle verifies each.
@@ -129,7 +98,7 @@ class Estimator(Checked, ABC):
         sources: The papers and equations it follows.
         usual_optimizer: The default of `pgcore train`.
         extras: The extras of a batch that it reads, by name, beside those of its base classes.
-        reduction: The rule that makes one loss of the terms.
+        reduction: The rule that makes one loss of the terms; see `pgcore.Reduction`.
     """
 
     registered_as = "estimators"  # the kind
@@ -290,9 +259,8 @@ class Estimator(Checked, ABC):
 
     @property
     def used_extras(self) -> dict[str, Extra]:
-        """The declared extras that the estimator reads under these hyper-parameters."""
-        extras = self.extras.items()
-        return {name: extra for name, extra in extras if extra.when is None or extra.when(self)}
+        """The declared extras that estimator and reduction read under these hyper-parameters."""
+        return used_extras(self) | self.reduction.used_extras
 
     @cached_property
     def signal_names(self) -> frozenset[str]:

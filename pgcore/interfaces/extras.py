@@ -1,4 +1,4 @@
-"""Extras: the arrays beside a batch's own fields that an estimator declares."""
+"""Extras: the arrays beside a batch's own fields that an estimator or a reduction declares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.validation.arrays import Array, check_finite
 
-__all__ = ["Example", "Extra", "check_extras", "declared_extras"]
+__all__ = ["Example", "Extra", "check_extras", "declared_extras", "used_extras"]
 
 # From a batch, the extra's shape and a source of random numbers to an array; see `Extra.example`.
 Example = Callable[[Batch, tuple[int, ...], np.random.Generator], Array]
@@ -24,7 +24,7 @@ KINDS = {"float": "f", "integer": "iu", "number": "iuf", "bool": "b"}  # NumPy's
 
 @dataclass(frozen=True)
 class Extra:
-    """An extra of a batch that an estimator reads, declared in its `extras` by name.
+    """An extra of a batch that an estimator or a reduction reads, declared in its `extras` by name.
 
     Attributes:
         form: Shape and numbers, such as "[B] float", "[B, A] float" or "[B, 3] integer". A is the
@@ -33,8 +33,8 @@ class Extra:
         meaning: The quantity and its unit, for errors.
         example: `example(batch, shape, rng)` returns one for `pgcore check` and `pgcore audit`, from
             a batch with log_probs. An audit's batch is one episode with each action in each state.
-        optional: Whether the estimator can do without it; then an example may be None.
-        when: `when(estimator)` returns whether its hyper-parameters use the extra; None is always.
+        optional: Whether its reader can do without it; then an example may be None.
+        when: `when(reader)` returns whether the reader's options use the extra; None is always.
         finite: Whether infinity is refused.
         advice: What to do about a missing one.
 
@@ -104,6 +104,12 @@ def declared_extras(cls: type[Any]) -> dict[str, Extra]:
             )
         extras |= declared
     return extras
+
+
+def used_extras(declarer: Any) -> dict[str, Extra]:
+    """Return the extras that an object with `extras` reads under its own options, by name."""
+    extras: Mapping[str, Extra] = declarer.extras
+    return {name: x for name, x in extras.items() if x.when is None or x.when(declarer)}
 
 
 def check_extras(extras: Mapping[str, Extra], batch: Batch, width: int) -> None:

@@ -14,7 +14,7 @@ from pgcore.interfaces.copying import Copied
 from pgcore.interfaces.estimator import QUANTITIES
 from pgcore.interfaces.metrics import compute_metrics
 from pgcore.interfaces.parameters import Parameters, flat
-from pgcore.interfaces.surrogate import Surrogate
+from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
 from pgcore.validation.arrays import Array, first_not_finite, first_row
 from pgcore.validation.fields import number, positive_or_infinite
 
@@ -25,10 +25,15 @@ LEAST_SQUARE = 1e-30
 
 
 class Gradient(Copied, ABC):
-    """The gradient of a loss by one policy's parameters; terms, loss and metrics come on demand."""
+    """The gradient of a loss by one policy's parameters; terms, loss and metrics come on demand.
+
+    A backend writes the abstract methods. `arguments` and `terms` of a sum, which has `addends`, are
+    `joined_arguments` and `joined_terms`.
+    """
 
     policy: Parameters  # the policy with the parameters
     surrogate: Surrogate  # the differentiated loss
+    addends: tuple[Gradient, ...] = ()  # of a sum: the records of the gradients in it
 
     @abstractmethod
     def arguments(self) -> dict[str, Array]:
@@ -37,6 +42,18 @@ class Gradient(Copied, ABC):
     @abstractmethod
     def terms(self) -> Array:
         """Return [B] surrogate_t, of the policy's dtype."""
+
+    @abstractmethod
+    def added(self, other: Any) -> Gradient:
+        """Return the sum of derivatives, native and unchecked, with this gradient's surrogate.
+
+        Args:
+            other: A gradient of the same class and policy.
+        """
+
+    @abstractmethod
+    def record(self) -> Gradient:
+        """Return the gradient without derivatives: its terms and arguments, as they are."""
 
     @abstractmethod
     def numpy(self) -> dict[str, Array]:
@@ -49,6 +66,19 @@ class Gradient(Copied, ABC):
     @abstractmethod
     def square(self) -> float:
         """Return the sum of all squared entries; it may over- or underflow."""
+
+    def joined_arguments(self) -> dict[str, Array]:
+        """Return `arguments` of a sum, from its addends."""
+        parts = [addend.arguments() for addend in self.addends]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        # Every addend numbers its episodes from 0.
+        return joined | (
+            {"episode": self.surrogate.values["episode"]} if "episode" in joined else {}
+        )
+
+    def joined_terms(self) -> Array:
+        """Return `terms` of a sum, from its addends."""
+        return np.concatenate([addend.terms() for addend in self.addends])
 
     @property
     def loss(self) -> float:
@@ -94,9 +124,59 @@ class Gradient(Copied, ABC):
         number("Gradient.scaled factor", factor, NonFiniteError)
         # A factor of at most 1 cannot overflow, and the square is cheaper than a look at each entry.
         gradient = self.times(factor)
+        gradient.addends = self.addends
         if abs(factor) > 1 and not math.isfinite(gradient.square()):
             gradient.check_finite()
         return gradient
+
+    def plus(self, other: Gradient) -> Gradient:
+        """Return the sum with a gradient of the same policy and estimator, for one step.
+
+        Derivatives add, the loss is the sum of the losses, and metrics are of all steps. Of the addends
+        it keeps terms, arguments and batches, not their derivatives; nothing is computed or
+        transferred before it is read. An overflow is found where the gradient is used.
+
+        Args:
+            other: Of the parameters of the same moment, which nothing checks.
+
+        Raises:
+            EstimatorError: it is no gradient, or one of another policy or estimator.
+
+        Example:
+            >>> policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2)))
+            >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+            ...                  episode_lengths=[2], terminated=[True])
+            >>> estimator = pg.estimator("reinforce")
+            >>> signals = pg.signals(policy, estimator, batch)
+            >>> first, second = (pg.gradient(policy, estimator, batch.steps([i]),
+            ...                              signals=signals.part([i])) for i in range(2))
+            >>> bool(np.isclose(first.plus(second).loss, first.loss + second.loss))
+            True
+        """
+        self._check_addend(other)
+        total = self.added(other)
+        total.surrogate = SummedSurrogate((*losses_of(self), *losses_of(other)))
+        total.addends = tuple(
+            record for part in (self, other) for record in part.addends or (part.record(),)
+        )
+        return total
+
+    def _check_addend(self, other: Any) -> None:
+        """Raise EstimatorError unless the other is a gradient of this policy and estimator."""
+        rule, estimator = "Gradient.plus: expected a gradient", self.surrogate.estimator
+        if not isinstance(other, Gradient):
+            raise EstimatorError(
+                f"{rule}, got {type(other).__name__}; pass the result of pgcore.gradient"
+            )
+        if other.policy is not self.policy:
+            raise EstimatorError(
+                f"{rule} of this policy, got one of another; compute both on the policy you step"
+            )
+        if other.surrogate.estimator != estimator:
+            raise EstimatorError(
+                f"{rule} of {estimator}, got one of {other.surrogate.estimator}; add the gradients "
+                "of one estimator, with the same options"
+            )
 
     def clipped(self, max_norm: float) -> Gradient:
         """Return the gradient g as g * c / max(norm, c), with c > 0 its largest norm.
@@ -143,3 +223,9 @@ class Gradient(Copied, ABC):
             # Without a closed form the terms stand in for their derivatives.
             return quantities | {"surrogate": self.terms()}
         return quantities | {f"d surrogate / d {name}": value for name, value in cotangents.items()}
+
+
+def losses_of(gradient: Gradient) -> tuple[Surrogate, ...]:
+    """Return the losses that a gradient is the sum of; its own of one that is no sum."""
+    surrogate = gradient.surrogate
+    return surrogate.parts if isinstance(surrogate, SummedSurrogate) else (surrogate,)

@@ -12,6 +12,7 @@ from pgcore.data.batch import Batch, Index
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
+from pgcore.interfaces.reduction import THE_BATCH, Totals, checked_weights
 from pgcore.validation.arrays import Array, first_row, row_not_finite
 
 __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
@@ -24,37 +25,41 @@ class Signals:
     values: dict[str, Array]  # [B, ...] by name
     weights: Array  # [B] of each step's term in the loss; 0 for padding
     padded: bool = field(kw_only=True)  # whether any step is padding
+    real: Array | None = field(
+        default=None, kw_only=True
+    )  # [B] 0 for padding; None: as the weights
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
         return self.values[name]
 
     def steps(self, index: Index) -> Signals:
-        """Return the signals of some steps; see `Batch.steps`.
+        """Return the signals of some steps, a minibatch; see `Batch.steps`.
 
-        Weights are scaled by B / len(index), without padding in either, so that the mean over the
-        equal parts of a partition is the batch's gradient.
+        Weights are scaled by B / len(index), without padding in either: the loss of a minibatch is
+        of the whole's size, and the mean over the equal parts of a partition is the batch's
+        gradient. For parts that are summed, equal or not, see `part`.
 
         Raises:
             EstimatorError: the surrogate sees whole episodes, or a step number is out of range.
         """
-        if "episode" in self.values:
-            raise EstimatorError(
-                "Signals.steps: expected the signals of a loss of single steps, got those of whole "
-                "episodes; slice with Batch.episodes and Signals.episodes"
-            )
-        try:
-            weights = self.weights[index]
-        except IndexError as error:
-            raise EstimatorError(
-                f"Signals.steps: expected step numbers in [0, {len(self.weights)}), "
-                f"got others ({error}); check the index"
-            ) from error
+        part = self._of_steps("steps", index)
         # Counting is slower than a length, so it is done with padding alone.
         size = np.count_nonzero if self.padded else len
-        scale = size(self.weights) / max(size(weights), 1)
-        values = {name: value[index] for name, value in self.values.items()}
-        return Signals(values, weights * scale, padded=self.padded)
+        scale = size(self.padding_weights) / max(size(part.padding_weights), 1)
+        part.weights = part.weights * scale
+        return part
+
+    def part(self, index: Index) -> Signals:
+        """Return the signals of some steps, with their weights in the whole loss.
+
+        The gradients of the parts of any partition add up to the batch's, see `Gradient.plus`: for
+        micro-batches and data-parallel ranks. For minibatches that are steps of their own, see `steps`.
+
+        Raises:
+            EstimatorError: see `steps`.
+        """
+        return self._of_steps("part", index)
 
     def episodes(self, batch: Batch, index: Index) -> Signals:
         """Return the signals for `batch.episodes(index)`, weights scaled by E / len(index) as in `steps`.
@@ -66,18 +71,58 @@ class Signals:
         Raises:
             BatchError: see `Batch.episodes`.
         """
+        part, real = self.episode_part(batch, index), batch.episode_weights
+        scale = np.count_nonzero(real) / max(np.count_nonzero(real[index]), 1)
+        part.weights = part.weights * scale
+        return part
+
+    def episode_part(self, batch: Batch, index: Index) -> Signals:
+        """Return the signals for `batch.episodes(index)`, with their weights in the whole loss.
+
+        See `episodes` for the arguments and errors, and `part` for the sum over parts.
+        """
         numbers, steps = batch.episode_steps(index)
-        real = batch.episode_weights
-        scale = np.count_nonzero(real) / max(np.count_nonzero(real[numbers]), 1)
         values = {name: value[steps] for name, value in self.values.items()}
         # Episodes of the part are numbered anew, from 0.
         if "episode" in values:
             values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
-        return Signals(values, self.weights[steps] * scale, padded=self.padded)
+        return self._sliced(values, self.weights[steps], steps)
+
+    def _of_steps(self, method: str, index: Index) -> Signals:
+        """Return the signals of some steps, unscaled; `method` is the caller's name."""
+        if "episode" in self.values:
+            raise EstimatorError(
+                f"Signals.{method}: expected the signals of a loss of single steps, got those of "
+                "whole episodes; slice with Batch.episodes and Signals.episodes or episode_part"
+            )
+        try:
+            weights = self.weights[index]
+        except IndexError as error:
+            raise EstimatorError(
+                f"Signals.{method}: expected step numbers in [0, {len(self.weights)}), "
+                f"got others ({error}); check the index"
+            ) from error
+        values = {name: value[index] for name, value in self.values.items()}
+        return self._sliced(values, weights, index)
+
+    def _sliced(self, values: dict[str, Array], weights: Array, index: Index) -> Signals:
+        """Return the signals of some steps, which have these values and weights."""
+        real = None if self.real is None else self.real[index]
+        return Signals(values, weights, padded=self.padded, real=real)
+
+    @property
+    def padding_weights(self) -> Array:
+        """[B] 0 for padding, and above 0 elsewhere where a weight may be 0 at a real step too."""
+        return self.weights if self.real is None else self.real
 
     @staticmethod
     def of(
-        estimator: Estimator, batch: Batch, evaluate: Evaluate, dtype: np.dtype[Any], width: int
+        estimator: Estimator,
+        batch: Batch,
+        evaluate: Evaluate,
+        dtype: np.dtype[Any],
+        width: int,
+        totals: Totals = THE_BATCH,
     ) -> Signals:
         """Compute, check and cast an estimator's signals; see `pgcore.signals` for the errors.
 
@@ -87,6 +132,7 @@ class Signals:
             evaluate: The current policy.
             dtype: The policy's.
             width: The head's, and so that of a `reference`.
+            totals: Of the whole that the batch is a part of.
         """
         check_extras(estimator.used_extras, batch, width)
         # An overflow is reported below, by name and step.
@@ -111,8 +157,10 @@ class Signals:
                 check_reference(where, array, width)
             else:
                 check_all_finite(where, cast)
-        weights = estimator.reduction.weights(batch).astype(dtype)
-        return Signals(values, weights, padded=batch.step_weights is not None)
+        weights = checked_weights(estimator.reduction, batch, totals).astype(dtype)
+        # A reduction may give a real step the weight 0.
+        real = None if batch.step_weights is None else batch.step_weights.astype(dtype)
+        return Signals(values, weights, padded=batch.step_weights is not None, real=real)
 
 
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:

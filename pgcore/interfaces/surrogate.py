@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
 from pgcore.data.spec_checks import check_observations
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.signals import Signals, check_names, check_reference
+from pgcore.validation.arrays import Array
 
-__all__ = ["Surrogate", "check_batch"]
+__all__ = ["SummedSurrogate", "Surrogate", "check_batch"]
 
 
 class Surrogate:
@@ -37,9 +44,48 @@ class Surrogate:
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
-        padding = signals.weights if signals.padded else None
+        padding = signals.padding_weights if signals.padded else None
         self.values = estimator.finalise(signals.values, padding)  # [B, ...] by name
         self.weights = signals.weights  # [B] of each term in the loss
+
+
+class SummedSurrogate(Surrogate):
+    """The sum of several losses of one estimator, on one policy: a loss of all their steps.
+
+    Attributes:
+        parts: The losses, in order. Their arrays are joined when they are read, not before.
+    """
+
+    def __init__(self, parts: Sequence[Surrogate]) -> None:
+        """Keep the losses."""
+        self.parts = tuple(parts)
+        self.spec, self.estimator = self.parts[0].spec, self.parts[0].estimator
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Copy the losses alone: joined arrays are made anew."""
+        return type(self), (self.parts,)
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The episodes of all losses; groups of different losses stay apart."""
+        return Batch.concatenate([part.batch for part in self.parts])
+
+    @cached_property
+    def weights(self) -> Array:
+        """[B] of all losses' terms."""
+        return np.concatenate([part.weights for part in self.parts])
+
+    @cached_property
+    def values(self) -> dict[str, Array]:
+        """[B, ...] finalised signals by name, episodes numbered throughout."""
+        values: dict[str, Array] = {}
+        for name in self.parts[0].values:
+            values[name] = np.concatenate([part.values[name] for part in self.parts])
+        if "episode" in values:
+            sizes = [len(part.weights) for part in self.parts]
+            counts = np.cumsum([0] + [part.batch.num_episodes for part in self.parts[:-1]])
+            values["episode"] = values["episode"] + np.repeat(counts, sizes)
+        return values
 
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:

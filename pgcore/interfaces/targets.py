@@ -26,7 +26,7 @@ from pgcore.registry.unpackaged import unpackaged
 __all__ = ["faults_of", "main"]
 
 # Kinds whose classes are frozen dataclasses, so that two of equal options are equal.
-OPTIONS = frozenset({"estimators", "heads", "networks", "optimizers", "schedules"})
+OPTIONS = frozenset({"estimators", "reductions", "heads", "networks", "optimizers", "schedules"})
 # Kinds that `pgcore check` builds without options, unless a proof has some.
 DEFAULTS = frozenset({"estimators", "optimizers"})
 PRINTED = "expected an import that prints nothing, got output on stdout; write to stderr, or on use"
@@ -123,10 +123,11 @@ def _interfaces() -> dict[str, type]:
     from pgcore.interfaces.backend import Backend
     from pgcore.interfaces.estimator import Estimator
     from pgcore.interfaces.formula import Rule
+    from pgcore.interfaces.reduction import Reduction
     from pgcore.interfaces.schedules import Schedule
 
-    classes = (Backend, Estimator, Head, Network, Activation, Rule, Schedule)
-    kinds = "backends estimators heads networks activations optimizers schedules"
+    classes = (Backend, Estimator, Reduction, Head, Network, Activation, Rule, Schedule)
+    kinds = "backends estimators reductions heads networks activations optimizers schedules"
     return dict(zip(kinds.split(), classes, strict=True))
 
 

@@ -549,7 +549,12 @@ def unchecked(
 ) -> dict[str, str]:
     """Return the reason of each broken proof and of each registered object that is not tried."""
     reasons = dict(proofs().problems)
-    selected = {"estimators": estimators, "heads": heads, "optimizers": optimizers}
+    selected = {
+        "estimators": estimators,
+        "heads": heads,
+        "optimizers": optimizers,
+        "reductions": None,
+    }
     for kind, names in selected.items():
         for name, why in proofs().defaults[kind][1].items():
             if names is None or name in names:

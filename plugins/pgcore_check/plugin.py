@@ -35,23 +35,24 @@ def pgcore_functions() -> list[Provider]:
 
 @hookimpl
 def pgcore_proofs() -> list[Provider]:
-    """Provide the proofs of the core's heads."""
-    heads = "pgcore_check.core_proofs"
+    """Provide the proofs of the core's heads and reductions."""
+    proofs = "pgcore_check.core_proofs"
     return [
         Provider(
-            "categorical", f"{heads}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"
+            "categorical", f"{proofs}.discrete:CATEGORICAL", "two temperatures; ties, masks, audits"
         ),
         Provider(
             "diagonal_gaussian",
-            f"{heads}.gaussian:DIAGONAL_GAUSSIAN",
+            f"{proofs}.gaussian:DIAGONAL_GAUSSIAN",
             "each kind of log std; a tiny one",
         ),
-        Provider("epsilon_greedy", f"{heads}.discrete:EPSILON_GREEDY", "action values; audits"),
-        Provider("squashed_gaussian", f"{heads}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
+        Provider("epsilon_greedy", f"{proofs}.discrete:EPSILON_GREEDY", "action values; audits"),
+        Provider("squashed_gaussian", f"{proofs}.gaussian:SQUASHED_GAUSSIAN", "actions far out"),
         Provider(
             "multi_categorical",
-            f"{heads}.discrete:MULTI_CATEGORICAL",
+            f"{proofs}.discrete:MULTI_CATEGORICAL",
             "two choices of unequal size",
         ),
-        Provider("bernoulli", f"{heads}.discrete:BERNOULLI", "two binary actions"),
+        Provider("bernoulli", f"{proofs}.discrete:BERNOULLI", "two binary actions"),
+        Provider("reductions", f"{proofs}.reductions:REDUCTIONS", "the core's reductions"),
     ]

@@ -1,4 +1,4 @@
-"""The objects of the hook `pgcore_proofs`: proofs of estimators, heads and optimizers."""
+"""The objects of the hook `pgcore_proofs`: proofs of estimators, heads, optimizers and reductions."""
 
 from __future__ import annotations
 
@@ -61,15 +61,14 @@ class Kink:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """Options, reference implementation and kinks of one estimator, head or optimizer.
+    """Options, reference implementation and kinks of one estimator, head, optimizer or reduction.
 
     Attributes:
         of: Its class.
         variants: Options to try, by a label that no other variant has. The label of an optimizer's
             first is its name.
-        reference: The reference implementation, a subclass of
-            `pgcore_check.reference.estimator_form.EstimatorForm` or of
-            `pgcore_check.reference.head_form.HeadForm`. It holds for this class, and for a subclass
+        reference: The reference implementation, a subclass of `EstimatorForm`, `HeadForm` or
+            `ReductionForm` in the modules of these names in `pgcore_check.reference`. It holds for this class, and for a subclass
             that changes no formula of it.
         kinks: Non-differentiable and extreme points.
         policies: Architectures for the audit of estimators, by label, made for a process; the first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -11,6 +13,7 @@ from pgcore.hooks import Provider
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.optimizer import Rule
+from pgcore.interfaces.reduction import Reduction
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import Registry, registry
 from pgcore.validation.inheritance import overrides
@@ -38,6 +41,7 @@ FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
         ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher"),
     ),
     "optimizers": ((OptimizerSpec, Rule), ("scalars", "update")),
+    "reductions": ((Reduction,), ("weights",)),
 }
 
 
@@ -169,13 +173,31 @@ def proofs() -> Proofs:
 
 
 def variants(kind: str) -> dict[str, Any]:
-    """Return the estimators, heads or optimizers that the kit tries, by label."""
+    """Return the estimators, heads, optimizers or reductions that the kit tries, by label."""
     disabled = proofs().disabled(kind)
     proven = proofs().variants[kind].items()
     tried = {label: variant for label, variant in proven if variant.name not in disabled}
     tried |= proofs().defaults[kind][0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
-    return dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
+    ordered = dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
+    return ordered | (reduced(ordered) if kind == "estimators" else {})
+
+
+def reduced(estimators: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the first estimator with a choice, by label, with each reduction that none of them has."""
+    choosing = {
+        label: estimator
+        for label, estimator in estimators.items()
+        if "reduction" in (field.name for field in dataclasses.fields(estimator))
+    }
+    used = {estimator.reduction.name for estimator in estimators.values()}
+    further: dict[str, Any] = {}
+    for label, estimator in list(choosing.items())[:1]:
+        for variant, reduction in variants("reductions").items():
+            if reduction.name not in used:
+                name = f"{label}, reduction {variant}"
+                further[name] = dataclasses.replace(estimator, reduction=reduction)
+    return further
 
 
 def first_formula() -> OptimizerSpec:
@@ -210,13 +232,13 @@ def kind_of(cls: object) -> str:
     """Return the kind of a class.
 
     Raises:
-        PluginError: it is no class of an estimator, a head or an optimizer.
+        PluginError: it is no class of an estimator, a head, an optimizer or a reduction.
     """
     for kind, (bases, _) in FORMULAS.items():
         if isinstance(cls, type) and issubclass(cls, bases):
             return kind
     raise PluginError(
-        f"Proof.of: expected the class of an estimator, head or optimizer, got {cls!r}; "
+        f"Proof.of: expected the class of an estimator, head, optimizer or reduction, got {cls!r}; "
         "name a class"
     )
 

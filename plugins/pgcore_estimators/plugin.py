@@ -1,10 +1,11 @@
-"""Registers the built-in estimators and metrics."""
+"""Registers the built-in estimators, reductions and metrics."""
 
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
 
-__all__ = ["pgcore_estimators", "pgcore_metrics", "pgcore_proofs"]
+__all__ = ["pgcore_estimators", "pgcore_functions", "pgcore_metrics", "pgcore_proofs"]
+__all__ += ["pgcore_reductions"]
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 ESTIMATORS = (
@@ -67,7 +68,14 @@ METRICS = (
     ("explained_variance", "share of the returns' variance that the critic explains, at most 1"),
     ("gradient_norm", "Euclidean norm of the gradient before clipping"),
 )
-# One a family of estimators.
+# Name, class in `reductions`, and a summary.
+REDUCTIONS = (
+    ("group_step", "GroupMean", "mean over a group's steps, then over groups"),
+    ("constant", "ConstantDivisor", "sum over steps, divided by episodes times a constant"),
+    ("sum", "StepSum", "sum over all steps"),
+    ("weighted", "WeightedSteps", "another reduction's weights times the user's"),
+)
+# One a family of estimators, and one of reductions.
 PROOFS = (
     ("on_policy", "on_policy:PROOFS", "reinforce, actor_critic, ppo"),
     ("trust_region", "trust_region:PROOFS", "trpo"),
@@ -75,6 +83,7 @@ PROOFS = (
     ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
+    ("further_reductions", "reductions:PROOFS", "group_step, constant, sum, weighted"),
 )
 
 
@@ -88,6 +97,20 @@ def pgcore_estimators() -> list[Provider]:
 
 
 @hookimpl
+def pgcore_reductions() -> list[Provider]:
+    """Provide the reductions beside the core's."""
+    module = "pgcore_estimators.reductions"
+    return [Provider(name, f"{module}:{cls}", summary) for name, cls, summary in REDUCTIONS]
+
+
+@hookimpl
+def pgcore_functions() -> list[Provider]:
+    """Provide the classes of reductions by their own names."""
+    module = "pgcore_estimators.reductions"
+    return [Provider(cls, f"{module}:{cls}", summary) for _, cls, summary in REDUCTIONS]
+
+
+@hookimpl
 def pgcore_metrics() -> list[Provider]:
     """Provide the metrics."""
     return [
@@ -97,7 +120,7 @@ def pgcore_metrics() -> list[Provider]:
 
 @hookimpl
 def pgcore_proofs() -> list[Provider]:
-    """Provide the estimators' proofs."""
+    """Provide the proofs of estimators and reductions."""
     return [
         Provider(name, f"pgcore_estimators.proofs.{target}", summary)
         for name, target, summary in PROOFS

@@ -111,7 +111,7 @@ class Reinforce(ActorCriticLoss):
         plain = (
             self.normalise == "none"
             and self.entropy_coefficient == 0
-            and self.reduction is Reduction.TRAJECTORY
+            and self.reduction == Reduction.TRAJECTORY
         )
         return Claims(
             unbiased=plain and self.baseline != "mean",

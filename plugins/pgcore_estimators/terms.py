@@ -26,6 +26,7 @@ __all__ = [
     "check_recorded_values",
     "clipped_gain",
     "clipped_gain_slope",
+    "example_groups",
     "gae_and_returns",
     "is_clipped",
     "log_bounds",

@@ -8,8 +8,10 @@ from functools import partial
 
 import numpy as np
 
+from pgcore.data.batch import Batch
 from pgcore.errors import MDPError
-from pgcore.interfaces.estimator import Estimator, Reduction, check_claims
+from pgcore.interfaces.estimator import Estimator, check_claims
+from pgcore.interfaces.reduction import checked_weights
 from pgcore.validation.fields import count
 from pgcore_exact.claims import Subject, Verdict, probe_batch, try_once, verdicts
 from pgcore_exact.expectation.moments import moments
@@ -36,8 +38,10 @@ class Audit:
         exact: Norm of the exact gradient, reward units.
         bias: Norm of the expected gradient less the exact one, reward units.
         relative: `bias` over `exact`.
-        rescaled: The same with the expected gradient times `length` where the loss is a mean over
-            steps, as its user's learning rate would do; `relative` elsewhere.
+        factor: The factor from the estimator's reduction to a sum over an episode's steps, such as
+            `length` from a mean over steps; 1 for a sum.
+        rescaled: `relative` with the expected gradient times `factor`, as its user's learning rate
+            would do.
         cosine: Between expected and exact gradient; NaN where one of them is 0.
         scale: The factor of the exact gradient in its least-squares fit to the expected one.
         variance: Trace of the covariance of one batch's gradient, reward units squared.
@@ -55,6 +59,7 @@ class Audit:
     exact: float
     bias: float
     relative: float
+    factor: float
     rescaled: float
     cosine: float
     scale: float
@@ -66,11 +71,6 @@ class Audit:
     def refuted(self) -> bool:
         """Whether any claim is refuted."""
         return any(verdict.verdict == "refuted" for verdict in self.verdicts)
-
-    @property
-    def factor(self) -> float:
-        """The factor from a mean over steps to a sum over an episode; 1 for a sum."""
-        return scale_of(self.estimator, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     length = float(visits(process, policy).sum())
     mean_norm, exact_norm = float(np.linalg.norm(mean)), float(np.linalg.norm(exact))
     inner = float(mean @ exact)
+    factor = scale_of(estimator, length, probe_batch(estimator, process, batch))
     return Audit(
         estimator=estimator,
         policy=fitting,
@@ -146,7 +147,8 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
         exact=exact_norm,
         bias=float(np.linalg.norm(mean - exact)),
         relative=subject.relative(mean),
-        rescaled=subject.relative(scale_of(estimator, length) * mean),
+        factor=factor,
+        rescaled=subject.relative(factor * mean),
         cosine=inner / (mean_norm * exact_norm) if min(mean_norm, exact_norm) > 0 else np.nan,
         scale=inner / exact_norm**2 if exact_norm > 0 else np.nan,
         variance=float(np.trace(expected.covariance[np.ix_(mask, mask)])),
@@ -155,13 +157,21 @@ def audit(estimator: Estimator, mdp: MDP | None = None, *, batch: int = 2, seed:
     )
 
 
-def scale_of(estimator: Estimator, length: float) -> float:
+def scale_of(estimator: Estimator, length: float, longest: Batch) -> float:
     """Return the factor from the estimator's reduction to a sum over an episode's steps.
 
     Args:
         estimator: The estimator.
         length: Expected length of an episode, steps.
+        longest: An audit's batch of episodes, all of the greatest length.
     """
     # An unbiased mean over steps has terms of whole episodes, so it is not scaled.
-    summed = estimator.reduction is Reduction.TRAJECTORY or estimator.claims.unbiased
-    return 1.0 if summed else length
+    if estimator.claims.unbiased:
+        return 1.0
+    reduction, steps = estimator.reduction, int(longest.episode_lengths[0])
+    one_step = longest.steps(longest.episode_starts)
+    first = float(checked_weights(reduction, one_step).sum())
+    # The sum of all weights is constant in the length for a mean, and linear for a sum.
+    slope = (float(checked_weights(reduction, longest).sum()) - first) / max(steps - 1, 1)
+    total = first + slope * (length - 1.0)
+    return length / total if total > 0 else 1.0

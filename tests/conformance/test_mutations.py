@@ -460,9 +460,9 @@ MUTATIONS = (
         "core: reduction",
         "signals",
         changing(
-            Reduction,
+            type(Reduction.TRAJECTORY),
             "weights",
-            lambda weights, reduction, batch: (
+            lambda weights, reduction, batch, totals: (
                 weights / batch.episode_lengths[batch.episode_of_step]
             ),
         ),

@@ -249,7 +249,10 @@ def test_minibatches_are_a_partition(data):
     assert {len(part) for part in parts[:-1]} <= {size}
 
 
-@given(batches, st.integers(0, 5), st.sampled_from(Reduction))
+REDUCTIONS = (Reduction.STEP, Reduction.EPISODE_STEP, Reduction.TRAJECTORY)
+
+
+@given(batches, st.integers(0, 5), st.sampled_from(REDUCTIONS))
 def test_padding_keeps_what_is_real_and_weighs_nothing(batch, extra, reduction):
     padded = batch.pad(batch.num_steps + extra)
     assert padded.num_steps == batch.num_steps + extra
@@ -262,11 +265,11 @@ def test_padding_keeps_what_is_real_and_weighs_nothing(batch, extra, reduction):
     assert not weights[batch.num_steps :].any()
 
 
-@given(batches, st.sampled_from(Reduction))
+@given(batches, st.sampled_from(REDUCTIONS))
 def test_weights_of_a_loss_are_at_least_zero_and_those_of_a_mean_sum_to_one(batch, reduction):
     weights = reduction.weights(batch)
     assert (weights >= 0).all()
-    if reduction is not Reduction.TRAJECTORY:
+    if reduction != Reduction.TRAJECTORY:
         assert weights.sum() == pytest.approx(1.0, rel=1e-14)
 
 

@@ -16,6 +16,7 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.arrays import Array
 from pgcore_check.proofs import reference_of
+from pgcore_check.reference.reduction_form import weights_of
 
 __all__ = [
     "EstimatorForm",
@@ -89,14 +90,7 @@ class EstimatorForm(ABC):
 
     def weights(self, batch: Batch, lift: Lift) -> Number:
         """Return [B] weights of the steps' terms in the loss, before the cast; 0 for padding."""
-        real, kind = lift(where(real_steps(batch), 1.0, 0.0)), self.fields.reduction.value
-        if kind == "step":
-            return real / int(real_steps(batch).sum())
-        # Episodes count alike, as sums over their steps or as means.
-        share = real / len(real_episodes(batch))
-        if kind == "episode_step":
-            return share / lift(batch.episode_lengths[batch.episode_of_step])
-        return share
+        return weights_of(self.fields.reduction, batch, lift)
 
     def terms(self, inputs: Mapping[str, Number], /) -> Number:
         """Return [B] terms of the loss: the policy's, plus c_v error^2 / 2, less c_e H.

@@ -211,10 +211,26 @@ PROOFS = (
         QLearning,
         {
             "q-learning": {"gamma": 0.9},
-            "double q-learning": {"gamma": 0.9, "double": True, "huber": 0.8},
+            # Weights as those of prioritised replay.
+            "double q-learning": {
+                "gamma": 0.9,
+                "double": True,
+                "huber": 0.8,
+                "reduction": "weighted",
+            },
         },
         QLearningForm,
         HUBER_KINKS,
     ),
-    Proof(SoftActor, {"soft actor": {"alpha": 0.3, "gamma": 0.9}}, SoftActorForm),
+    Proof(
+        SoftActor,
+        {
+            "soft actor": {
+                "alpha": 0.3,
+                "gamma": 0.9,
+                "reduction": {"name": "constant", "divisor": 5.0},
+            }
+        },
+        SoftActorForm,
+    ),
 )

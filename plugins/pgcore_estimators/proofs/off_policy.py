@@ -174,6 +174,7 @@ PROOFS = (
                 "rho_bar": 1.1,
                 "c_bar": 0.9,
                 "trace_lambda": 0.9,
+                "reduction": "sum",
                 "entropy_coefficient": 0.01,
             }
         },

@@ -211,6 +211,7 @@ PROOFS = (
                 "n_steps": 3,
                 "gamma": 0.9,
                 "entropy_coefficient": 0.01,
+                "reduction": "group_step",
             },
             "gae": {"gamma": 0.9, "gae_lambda": 0.8, "normalise": "batch"},
         },

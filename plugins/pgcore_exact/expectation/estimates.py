@@ -23,6 +23,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import PgcoreError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.reduction import checked_weights
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.interfaces.signals import check_names
 from pgcore.validation.arrays import Array, read_only
@@ -157,7 +158,7 @@ class Estimates:
         """Return [P, D] gradients by the chain rule."""
         estimator, rows = self.estimator, self.rows
         first = next(group.batches())
-        weights = self.estimator.reduction.weights(first)
+        weights = self._weights(group, first)
         with np.errstate(all="ignore"):
             if isinstance(estimator, ScoreEstimator):
                 return self._combine(group, estimator, weights)
@@ -176,6 +177,14 @@ class Estimates:
             gradients += self._contract(cotangent, weights, group.steps, derivative)
         return gradients
 
+    def _weights(self, group: Group, first: Batch) -> Array:
+        """Return [P, L] or [L] weights of the reduction; `first` is the group's first batch."""
+        reduction = self.estimator.reduction
+        # Lengths are the same in all batches of a group, extras are not.
+        if not reduction.used_extras:
+            return checked_weights(reduction, first)
+        return np.array([checked_weights(reduction, batch) for batch in group.batches()])
+
     def _finalised(self, group: Group, first: Batch) -> list[dict[str, Array]]:
         """Return each batch's finalised signals; `first` is the group's first batch."""
         estimator = self.estimator
@@ -193,10 +202,11 @@ class Estimates:
     def _combine(self, group: Group, estimator: ScoreEstimator, weights: Array) -> Array:
         """Return [P, D] gradients of an estimator that combines scores."""
         gradients: list[Array] = []
-        for batch, evaluate in group.evaluated(self.rows):
+        by_batch = np.broadcast_to(weights, group.steps.shape)
+        for (batch, evaluate), row in zip(group.evaluated(self.rows), by_batch, strict=True):
             signals = estimator.signals(batch, evaluate)
             check_names(estimator, signals)
-            gradients.append(estimator.combine(batch, evaluate, signals, weights))
+            gradients.append(estimator.combine(batch, evaluate, signals, row))
         return np.array(gradients)
 
     def _signals(self, group: Group) -> Iterator[dict[str, Array]]:
@@ -254,13 +264,13 @@ class Estimates:
 
         Args:
             cotangent: [P L] or [P L, A].
-            weights: [L] of the reduction.
+            weights: [P, L] or [L] of the reduction.
             steps: [P, L] row numbers.
             derivative: [S A, D] or [S A, A, D].
         """
         batches, length = steps.shape
         # Weights are summed by row first: there are fewer rows than steps.
-        weighted = cotangent.reshape(batches, length, -1) * weights[:, None]
+        weighted = cotangent.reshape(batches, length, -1) * weights[..., None]
         totals = np.zeros((batches, len(derivative), weighted.shape[2]))
         batch = cast("Array", np.arange(batches)[:, None])
         np.add.at(totals, (batch, steps), weighted)

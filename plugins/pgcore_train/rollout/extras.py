@@ -45,7 +45,7 @@ class RolloutExtras:
             UnknownNameError: the estimator declares no extra of a name.
             SpecError: a target is no function, or the estimator reads an extra that has none.
         """
-        check_known(f"extra of {estimator.name}", targets, estimator.extras)
+        check_known(f"extra of {estimator.name}", targets, declared_by(estimator))
         self.targets = dict(targets)
         self._functions = {name: load_function(name, target) for name, target in targets.items()}
         check_complete(estimator, {*targets, *recorded})
@@ -65,8 +65,9 @@ class RolloutExtras:
         if not self._functions:
             return batch
         arrays: dict[str, Array] = {}
+        declared = declared_by(estimator)
         for name, function in self._functions.items():
-            extra, where = estimator.extras[name], f"extras.{name}, {self.targets[name]}"
+            extra, where = declared[name], f"extras.{name}, {self.targets[name]}"
             try:
                 arrays[name] = np.asarray(function(batch))
             except Exception as error:
@@ -76,6 +77,11 @@ class RolloutExtras:
                 ) from error
             extra.check(where, arrays[name], batch.num_steps, width)
         return batch.with_extras(**arrays)
+
+
+def declared_by(estimator: Estimator) -> dict[str, Extra]:
+    """Return the extras of an estimator and of its reduction, by name."""
+    return {**estimator.extras, **estimator.reduction.used_extras}
 
 
 def load_function(name: str, target: object) -> Function:

@@ -240,7 +240,7 @@ def test_an_estimator_without_a_proof_is_tried_as_it_is_by_default(site):
         ("PROOF = [3]", "broken:PROOF: expected Proof objects, got int; see pgcore_check.proof"),
         (
             "from pgcore_check.proof import Proof\nPROOF = Proof(int)",
-            "Proof.of: expected the class of an estimator, head or optimizer, got <class 'int'>; name a class",
+            "Proof.of: expected the class of an estimator, head, optimizer or reduction, got <class 'int'>; name a class",
         ),
         (
             "from pgcore_check.proof import Proof\nfrom centred import Centred\nPROOF = Proof(Centred, {'ppo': {}})",
@@ -306,9 +306,9 @@ def test_references_are_of_a_class_and_not_of_a_name():
     )
 
 
-def test_every_built_in_estimator_and_head_has_a_proof_with_a_reference():
+def test_every_built_in_estimator_head_and_reduction_has_a_proof_with_a_reference():
     assert proofs().problems == {}
-    for kind in ("estimators", "heads"):
+    for kind in ("estimators", "heads", "reductions"):
         assert proofs().unproven(kind) == {}
         assert all(
             reference_of(load_class(kind, name, object)) is not None
