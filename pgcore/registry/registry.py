@@ -15,7 +15,14 @@ from typing import Literal, NamedTuple, TypeVar
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
-from pgcore.registry.entry_points import KINDS, Plugin, Quarantine, hook_manager, read_entry_point
+from pgcore.registry.entry_points import (
+    KINDS,
+    Plugin,
+    Quarantine,
+    hook_manager,
+    noun_of,
+    read_entry_point,
+)
 
 __all__ = [
     "OWN_COMMANDS",
@@ -59,7 +66,7 @@ class Registration(NamedTuple):
     @property
     def where(self) -> str:
         """Its name in errors."""
-        return f"{self.kind.removesuffix('s')} {self.provider.name!r}"
+        return f"{noun_of(self.kind)} {self.provider.name!r}"
 
 
 class Registry:
@@ -116,7 +123,7 @@ class Registry:
                     raise PluginError(f"{registration.where}: {registration.reason}")
                 return registration
         # An entry point often has the name of the thing that it provides.
-        where = kind.removesuffix("s")
+        where = noun_of(kind)
         for plugin in self.quarantined:
             if plugin.entry_point == name:
                 raise plugin.error(f"{where} {name!r}")
@@ -181,7 +188,7 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
     if isinstance(target, type) and issubclass(target, base):
         return target
     raise PluginError(
-        f"{kind.removesuffix('s')} {name!r}: expected a subclass of "
+        f"{noun_of(kind)} {name!r}: expected a subclass of "
         f"{base.__module__}.{base.__name__}, got {target!r}; correct the plugin's target"
     )
 

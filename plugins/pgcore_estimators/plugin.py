@@ -6,11 +6,19 @@ import inspect
 
 from pgcore.hooks import Provider, hookimpl
 from pgcore_estimators.metrics import METRICS
+from pgcore_estimators.presets import PRESETS
 
-__all__ = ["pgcore_estimators", "pgcore_metrics", "pgcore_proofs"]
+__all__ = ["pgcore_advantages", "pgcore_critics", "pgcore_estimators", "pgcore_functions"]
+__all__ += ["pgcore_levels", "pgcore_metrics", "pgcore_objectives", "pgcore_penalties"]
+__all__ += ["pgcore_proofs"]
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 ESTIMATORS = (
+    (
+        "policy_gradient",
+        "policy_gradient:PolicyGradient",
+        "any advantage, objective, level, penalty, mask, correction and critic that meet",
+    ),
     # On-policy, with a critic or without.
     (
         "reinforce",
@@ -56,6 +64,42 @@ ESTIMATORS = (
     ),
     ("soft_actor", "soft_actor:SoftActor", "entropy-regularised actor over action values"),
 )
+# By kind, the parts: name, module:class in the package `parts`, and a summary.
+PARTS = {
+    "advantages": (
+        ("gae", "gae:GAE", "generalised advantage estimates from a critic"),
+        ("returns", "returns:Returns", "discounted returns, less a critic's value or nothing"),
+        ("group_relative", "group_relative:GroupRelative", "rewards against those of a group"),
+    ),
+    "objectives": (
+        ("score", "score:Score", "advantage times log-probability"),
+        ("ratio", "score:Ratio", "advantage times ratio"),
+        ("clip", "clip:Clip", "clipped ratio, with dual and two-sided bounds"),
+        ("cispo", "cispo:ClippedWeight", "score, weighted by the clipped ratio"),
+        ("sapo", "sapo:SoftGate", "soft gate of the ratio"),
+        ("gmpo", "gmpo:LimitedRatio", "ratio of log ratios limited step by step"),
+    ),
+    "levels": (
+        ("token", "levels:Token", "the step's own ratio"),
+        ("sequence", "levels:Sequence", "geometric mean of an episode's ratios"),
+        ("sequence_product", "levels:SequenceProduct", "product of an episode's ratios"),
+        ("gspo_token", "levels:GSPOToken", "the sequence's ratio, the step's gradient"),
+    ),
+    "penalties": (
+        ("k1", "kl:K1", "log ratio to the reference"),
+        ("k2", "kl:K2", "half of the squared log ratio to the reference"),
+        ("k3", "kl:K3", "estimate of the KL divergence that is never negative"),
+        ("k3_straight", "kl:StraightK3", "value of k3, derivative of k2"),
+        ("abs_k1", "kl:AbsoluteK1", "absolute log ratio to the reference"),
+    ),
+    "critics": (
+        ("squared", "critics:Squared", "squared error, halved or not"),
+        ("huber", "critics:Huber", "squared error that grows linearly beyond a bound"),
+        ("clipped", "critics:ClippedValue", "squared error, clipped around the recorded value"),
+    ),
+}
+# The parts as attributes of `pgcore`, by their classes' names, and `KL` for the penalties.
+FUNCTIONS = ("gae:GAE", "returns:Returns", "group_relative:GroupRelative", "clip:Clip", "kl:KL")
 # One a family of estimators.
 PROOFS = (
     ("on_policy", "on_policy:PROOFS", "reinforce, actor_critic, ppo"),
@@ -69,10 +113,55 @@ PROOFS = (
 
 @hookimpl
 def pgcore_estimators() -> list[Provider]:
-    """Provide the estimators."""
-    return [
+    """Provide the estimators and the presets."""
+    plain = [
         Provider(name, f"pgcore_estimators.{target}", summary)
         for name, target, summary in ESTIMATORS
+    ]
+    module = "pgcore_estimators.preset_classes"
+    return plain + [
+        Provider(row.name, f"{module}:{row.class_name}", row.summary) for row in PRESETS
+    ]
+
+
+@hookimpl
+def pgcore_advantages() -> list[Provider]:
+    """Provide the advantages."""
+    return parts("advantages")
+
+
+@hookimpl
+def pgcore_objectives() -> list[Provider]:
+    """Provide the objectives."""
+    return parts("objectives")
+
+
+@hookimpl
+def pgcore_levels() -> list[Provider]:
+    """Provide the levels."""
+    return parts("levels")
+
+
+@hookimpl
+def pgcore_penalties() -> list[Provider]:
+    """Provide the penalties."""
+    return parts("penalties")
+
+
+@hookimpl
+def pgcore_critics() -> list[Provider]:
+    """Provide the losses of critics."""
+    return parts("critics")
+
+
+@hookimpl
+def pgcore_functions() -> list[Provider]:
+    """Provide parts as `pgcore.GAE` and the like."""
+    summary = "a part of estimators"
+    targets = {target.partition(":")[2]: target for target in FUNCTIONS}
+    return [
+        Provider(name, f"pgcore_estimators.parts.{target}", summary)
+        for name, target in targets.items()
     ]
 
 
@@ -95,4 +184,12 @@ def pgcore_proofs() -> list[Provider]:
     return [
         Provider(name, f"pgcore_estimators.proofs.{target}", summary)
         for name, target, summary in PROOFS
+    ]
+
+
+def parts(kind: str) -> list[Provider]:
+    """Return the providers of one kind of part."""
+    return [
+        Provider(name, f"pgcore_estimators.parts.{target}", summary)
+        for name, target, summary in PARTS[kind]
     ]
