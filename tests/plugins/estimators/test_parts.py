@@ -63,7 +63,12 @@ def term(estimator, **inputs):
         ({}, [1, 0, 11, 10], [0, 0, 1, 1], [0.7071, -0.7071, 0.7071, -0.7071]),
         ({"ddof": 0}, [1, 0, 11, 10], [0, 0, 1, 1], [1, -1, 1, -1]),
         # The batch's deviation is sqrt(28); groups are centred alone.
-        ({"scale": "batch", "ddof": 0}, [1, 0, 11, 10], [0, 0, 1, 1], [0.0995, -0.0995, 0.0995, -0.0995]),
+        (
+            {"scale": "batch", "ddof": 0},
+            [1, 0, 11, 10],
+            [0, 0, 1, 1],
+            [0.0995, -0.0995, 0.0995, -0.0995],
+        ),
         ({}, [1, 0, 0], [0, 0, 0], [1.1547, -0.5774, -0.5774]),
     ],
 )
@@ -74,7 +79,9 @@ def test_group_advantages_are_the_worked_numbers(options, rewards, groups, expec
 
 
 def test_an_answer_alone_in_its_group_can_be_an_error():
-    with pytest.raises(BatchError, match=r"advantage 'group_relative': expected at least 2 epis.*lone='zero'"):
+    with pytest.raises(
+        BatchError, match=r"advantage 'group_relative': expected at least 2 epis.*lone='zero'"
+    ):
         advantages(answers([6, 3, 9], [0, 0, 1]), lone="error")
 
 
@@ -117,7 +124,9 @@ def test_dual_clip_is_the_papers():
     plain = np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.28) * advantage)
     gain = np.where(advantage < 0, np.maximum(plain, 2.0 * advantage), plain)
     estimator = composed(**GROUP, objective={"high": 0.28, "dual": 2.0})
-    terms = estimator.surrogate(host, log_prob=log_ratio, old_log_prob=0 * ratio, advantage=advantage)
+    terms = estimator.surrogate(
+        host, log_prob=log_ratio, old_log_prob=0 * ratio, advantage=advantage
+    )
     np.testing.assert_allclose(terms, -gain, rtol=1e-14)
 
 
