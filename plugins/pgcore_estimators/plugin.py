@@ -98,7 +98,7 @@ PARTS = {
         ("clipped", "critics:ClippedValue", "squared error, clipped around the recorded value"),
     ),
 }
-# The parts as attributes of `pgcore`, by their classes' names, and `KL` for the penalties.
+# Attributes of `pgcore`: parts, and a function that makes penalties.
 FUNCTIONS = ("gae:GAE", "returns:Returns", "group_relative:GroupRelative", "clip:Clip", "kl:KL")
 # One a family of estimators.
 PROOFS = (

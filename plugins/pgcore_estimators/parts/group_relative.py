@@ -38,6 +38,11 @@ class GroupRelative(Advantage):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> advantage = pg.GroupRelative(scale="none", leave_one_out=True)
+        >>> pg.estimator("policy_gradient", advantage=advantage, objective="score").quantities
+        ('log_prob',)
     """
 
     scale: Annotated[str, choice("group", "batch", "none")] = "group"
