@@ -119,7 +119,7 @@ def preset_class(row: Preset, class_name: str, module: str) -> type[FromPreset]:
         kind, dot, name = place.partition(".")
         if dot:
             declared = {field.name: field for field in dataclasses.fields(parts[kind])}[name]
-            check = annotation_of(type(parts[kind]), declared)
+            check = annotation_of(cast("Any", type(parts[kind])), declared)
             options.append((option, check, getattr(parts[kind], name)))
         else:
             options.append((option, OWN[place], row.settings.get(place, DEFAULTS[place])))

@@ -17,7 +17,7 @@ def class_of(row: Row) -> type[FromPreset]:
     class_name, settings = fields.pop("class_name"), dict(row.settings)
     if "reduction" in settings:
         settings["reduction"] = Reduction(settings["reduction"])
-    return preset_class(Preset(**fields | {"settings": settings}), class_name, __name__)
+    return preset_class(Preset(**{**fields, "settings": settings}), class_name, __name__)
 
 
 # As attributes of this module, so that instances pickle.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,8 +92,12 @@ PAIRS = {
 PAIRS["gspo"][2]["objective"] = {"low": 0.2, "high": 0.3}
 
 
-def composed(**fields):
+def composed(**fields) -> Any:
     return pg.estimator("policy_gradient", **fields)
+
+
+def preset(name, **options) -> Any:
+    return pg.estimator(name, **options)
 
 
 def case_of(estimator, backend="numpy"):
@@ -120,7 +125,7 @@ def test_a_composition_is_the_class_that_writes_it_out(label, backend):
 
     left = pg.gradient(policy, plain, batch, signals=expected)
     right = pg.gradient(policy, parts, batch, signals=actual)
-    tolerance = {"rtol": 1e-15 if backend == "numpy" else 1e-12, "atol": 1e-15}
+    tolerance: Any = {"rtol": 1e-15 if backend == "numpy" else 1e-12, "atol": 1e-15}
     np.testing.assert_allclose(right.terms(), left.terms(), **tolerance)
     for parameter, value in left.numpy().items():
         np.testing.assert_allclose(right.numpy()[parameter], value, err_msg=parameter, **tolerance)
@@ -195,29 +200,29 @@ def test_a_penalty_needs_its_reference_unless_it_is_switched_off():
 
 @pytest.mark.parametrize("name", [row.name for row in PRESETS])
 def test_presets_are_frozen_dataclasses_that_copy(name):
-    preset = pg.estimator(name)
-    assert pickle.loads(pickle.dumps(preset)) == preset
-    assert hash(preset) == hash(pg.estimator(name))
-    assert repr(preset).startswith(f"{type(preset).__name__}(")
-    changed = dataclasses.replace(preset, ddof=0)
-    assert changed != preset
+    first = preset(name)
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert hash(first) == hash(preset(name))
+    assert repr(first).startswith(f"{type(first).__name__}(")
+    changed = dataclasses.replace(first, ddof=0)
+    assert changed != first
     assert changed.composition.advantage.ddof == 0
     with pytest.raises(dataclasses.FrozenInstanceError):
-        preset.ddof = 0  # pyright: ignore[reportAttributeAccessIssue]
+        first.ddof = 0
 
 
 def test_presets_are_the_general_estimator_of_their_rows():
     options = {"clip_high": 0.3, "dual": 2.5, "kl_coefficient": 0.1, "reduction": "trajectory"}
     objective = {"name": "clip", "low": 0.2, "high": 0.3, "dual": 2.5}
     general = composed(**GROUPED | SUMS, objective=objective, penalty=k3(0.1))
-    assert pg.estimator("dapo", **options).composition == general.composition
-    assert pg.estimator("dapo", kl_coefficient=0).composition.penalties == ()
+    assert preset("dapo", **options).composition == general.composition
+    assert preset("dapo", kl_coefficient=0).composition.penalties == ()
     with pytest.raises(EstimatorError, match=r"DAPO\.clip_high: expected a number above 0"):
-        pg.estimator("dapo", clip_high=-1)
+        preset("dapo", clip_high=-1)
     with pytest.raises(
         UnknownNameError, match=r"dapo hyper-parameter: .* did you mean 'clip_high'"
     ):
-        pg.estimator("dapo", clip_hihg=1)
+        preset("dapo", clip_hihg=1)
 
 
 def test_tables_without_a_name_change_options_of_the_default():

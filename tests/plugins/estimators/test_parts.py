@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from pgcore.xp.numpy import host
 GROUP = {"advantage": "group_relative", "critic": None}
 
 
-def composed(**fields):
+def composed(**fields) -> Any:
     return pg.estimator("policy_gradient", **fields)
 
 
