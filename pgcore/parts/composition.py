@@ -28,7 +28,7 @@ from pgcore.validation.fields import choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
 
-__all__ = ["Composition", "Normalisation"]
+__all__ = ["Composition", "Normalisation", "refusal", "several"]
 
 # The steps over which advantages get mean 0 and standard deviation 1.
 Normalisation = Annotated[str, choice("none", "batch", "minibatch")]

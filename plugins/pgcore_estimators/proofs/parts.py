@@ -67,6 +67,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "level": "gspo_token",
         "penalty": {"name": "abs_k1", "coefficient": 0.3},
     },
+    "ratio, exact KL": {
+        "advantage": {"gamma": 0.9},
+        "objective": "ratio",
+        "penalty": [
+            {"name": "exact", "coefficient": 0.7},
+            {"name": "exact", "coefficient": 0.2, "direction": "reverse_kl"},
+        ],
+    },
     "score, k1 in loss and reward": {
         "advantage": {"name": "returns", "gamma": 0.9},
         "objective": "score",

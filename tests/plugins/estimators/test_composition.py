@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError, UnknownNameError
+from pgcore.errors import BatchError, EstimatorError, PgcoreError, UnknownNameError
 from pgcore.parts import Mask
+from pgcore.parts.presets import Preset, preset_class
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
 from pgcore_derive.differences import LIMIT, differences
@@ -42,6 +43,11 @@ PAIRS = {
             "normalise": "batch",
             "entropy_coefficient": 0.01,
         },
+    ),
+    "ppo kl": (
+        "ppo",
+        {"objective": "kl", "kl_coefficient": 0.7, "normalise": "none"},
+        {"objective": "ratio", "penalty": {"name": "exact", "coefficient": 0.7}},
     ),
     "a2c": (
         "a2c",
@@ -129,7 +135,11 @@ def test_a_composition_is_the_class_that_writes_it_out(label, backend):
     np.testing.assert_allclose(right.terms(), left.terms(), **tolerance)
     for parameter, value in left.numpy().items():
         np.testing.assert_allclose(right.numpy()[parameter], value, err_msg=parameter, **tolerance)
-    for metric, figure in left.metrics.items():
+    metrics = left.metrics
+    # An objective without a clip has no fraction of clipped steps.
+    if label == "ppo kl":
+        assert metrics.pop("clip_fraction") == 0.0
+    for metric, figure in metrics.items():
         assert right.metrics[metric] == pytest.approx(figure, rel=1e-12, nan_ok=True), metric
 
 
@@ -223,6 +233,37 @@ def test_presets_are_the_general_estimator_of_their_rows():
         UnknownNameError, match=r"dapo hyper-parameter: .* did you mean 'clip_high'"
     ):
         preset("dapo", clip_hihg=1)
+
+
+def test_a_coefficient_follows_the_kl_as_the_class_has_it():
+    fields = {"name": "exact", "coefficient": 0.5, "target": 0.01}
+    plain = preset("ppo", objective="kl", kl_coefficient=0.5, kl_target=0.01)
+    parts = composed(objective="ratio", penalty=fields)
+    several = composed(objective="ratio", penalty=[fields, k3(0.1)])
+    for kl in (0.001, 0.01, 0.02):
+        coefficient = plain.adapted({"kl": kl}).kl_coefficient
+        assert parts.adapted({"kl": kl}).penalty.coefficient == coefficient
+        assert several.adapted({"kl": kl}).penalty[0].coefficient == coefficient
+    assert parts.adapted({"kl": 0.01}) is parts
+    assert composed().adapted({}) == composed()
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "settings", "words"),
+    [
+        ({"objective": "clap"}, {}, {}, "objective: .* got 'clap'"),
+        ({}, {"clip": "objective.clip"}, {}, r"Odd\.clip: .* got 'clip'"),
+        ({}, {"clip": "critic.clip"}, {}, r"Odd\.clip: .* got 'critic'"),
+        ({}, {"rate": "rate"}, {}, r"Odd\.rate: .* got 'rate'"),
+        ({}, {}, {"rate": 1}, r"Odd\.settings: .* got 'rate'"),
+        ({}, {}, {"reduction": "all"}, r"Odd\.reduction: expected one of"),
+        ({}, {}, {"ddof": 2}, r"Odd\.ddof: expected one of 0, 1"),
+    ],
+)
+def test_a_row_with_unknown_names_is_refused(parts, options, settings, words):
+    parts = {"advantage": "returns", "objective": "clip", **parts}
+    with pytest.raises(PgcoreError, match=words):
+        preset_class(Preset("odd", "odd", parts, options, settings), "Odd", __name__)
 
 
 def test_tables_without_a_name_change_options_of_the_default():

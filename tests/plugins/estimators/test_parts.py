@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError
+from pgcore.errors import BatchError, EstimatorError, UnknownNameError
 from pgcore.xp.numpy import host
 
 GROUP = {"advantage": "group_relative", "critic": None}
@@ -249,5 +249,8 @@ def test_options_out_of_range_are_refused(fields, words):
 
 def test_kl_makes_a_penalty_by_name():
     assert pg.KL("k3", 0.04) == composed(penalty={"name": "k3", "coefficient": 0.04}).penalty
-    with pytest.raises(EstimatorError, match=r"KL\.form: expected one of 'k1'"):
+    assert pg.KL("exact", 0.1, direction="reverse_kl").reads == ("reverse_kl",)
+    with pytest.raises(UnknownNameError, match=r"penalty: .* got 'k4'; did you mean 'k3'"):
         pg.KL("k4", 0.04)
+    with pytest.raises(UnknownNameError, match=r"KL k3 option: .* got 'weight'"):
+        pg.KL("k3", 0.04, weight=1)
