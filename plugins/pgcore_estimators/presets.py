@@ -34,12 +34,8 @@ GROUP = {
 }
 BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
 PENALTY = {"kl_coefficient": "penalty.coefficient"}
-COMMON = {
-    **GROUP,
-    **PENALTY,
-    "entropy_coefficient": "entropy_coefficient",
-    "reduction": "reduction",
-}
+OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
+COMMON = {**GROUP, **OWN}
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
 
 PRESETS = (
@@ -105,6 +101,19 @@ PRESETS = (
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
         ("Zheng et al. 2025, arXiv:2507.18071",),
+    ),
+    Row(
+        "OPO",
+        "opo",
+        "group rewards less their mean weighted by lengths, token mean",
+        {
+            "advantage": {"name": "group_relative", "scale": "none", "mean": "steps"},
+            "objective": "score",
+            "penalty": NO_PENALTY,
+        },
+        {"lone": "advantage.lone", "group": "advantage.group", **OWN},
+        {"reduction": "step"},
+        ("Hao et al. 2025, arXiv:2505.23585",),
     ),
     Row(
         "LUSPO",

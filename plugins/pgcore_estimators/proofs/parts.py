@@ -250,6 +250,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gmpo": {"clip_low": 0.1, "clip_high": 0.2, "entropy_coefficient": 0.01},
     "sapo": {"kl_coefficient": 0.1, "lone": "raw"},
     "gspo_token": {"clip_low": 0.2, "clip_high": 0.3},
+    "opo": {"entropy_coefficient": 0.01},
     "luspo": {"clip_low": 0.2, "clip_high": 0.3, "ddof": 0},
 }
 PRESET_PROOFS = tuple(

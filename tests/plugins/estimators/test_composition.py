@@ -214,11 +214,11 @@ def test_presets_are_frozen_dataclasses_that_copy(name):
     assert pickle.loads(pickle.dumps(first)) == first
     assert hash(first) == hash(preset(name))
     assert repr(first).startswith(f"{type(first).__name__}(")
-    changed = dataclasses.replace(first, ddof=0)
+    changed = dataclasses.replace(first, lone="raw")
     assert changed != first
-    assert changed.composition.advantage.ddof == 0
+    assert changed.composition.advantage.lone == "raw"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        first.ddof = 0
+        first.lone = "raw"
 
 
 def test_presets_are_the_general_estimator_of_their_rows():

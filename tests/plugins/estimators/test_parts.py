@@ -80,6 +80,20 @@ def test_group_advantages_are_the_worked_numbers(options, rewards, groups, expec
     assert all(actual[np.array(expected) == 0] == 0.0), "equal rewards give exactly 0"
 
 
+def test_a_mean_weighted_by_lengths():
+    batch = answers([1, 0, 5], [0, 0, 3], [1, 3, 2])
+    actual = advantages(batch, scale="none", mean="steps")
+    np.testing.assert_array_equal(actual, [0.75, -0.25, -0.25, -0.25, 0, 0])
+    with pytest.raises(BatchError, match="at least 2 episodes"):
+        advantages(batch, mean="steps", lone="error")
+    equal = answers([0.1, 0.1, 0.1], [0, 0, 0], [1, 3, 2])
+    assert not advantages(equal, mean="steps").any()
+    opo = pg.signals(policy_of(), pg.estimator("opo"), batch)["advantage"]
+    np.testing.assert_array_equal(opo, actual)
+    with pytest.raises(EstimatorError, match="expected mean='episodes' with leave_one_out"):
+        pg.GroupRelative(leave_one_out=True, mean="steps")
+
+
 def test_an_answer_alone_in_its_group_can_be_an_error():
     with pytest.raises(
         BatchError, match=r"advantage 'group_relative': expected at least 2 epis.*lone='zero'"
