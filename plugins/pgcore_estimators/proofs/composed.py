@@ -57,7 +57,7 @@ class ComposedForm(EstimatorForm):
             signals["advantage"] = normalised(signals["advantage"], real_steps(batch), parts.ddof)
         optional: dict[str, Callable[[], Number]] = {
             "old_log_prob": lambda: old,
-            "old_value": lambda: lift(batch.values),
+            "old_value": lambda: lift(np.asarray(batch.values)),
             "reference_log_prob": lambda: lift(batch.extras["reference_log_probs"]),
         }
         for name, value in optional.items():
