@@ -17,7 +17,7 @@ from pgcore_check.proofs import variants
 from pgcore_derive.choices import branches, hoist_choices, tree_or_term
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import differences, points, tie_points
-from pgcore_derive.functions import EpisodeMean, EpisodeSum
+from pgcore_derive.functions import EpisodeMean, EpisodeSum, sigmoid
 from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
@@ -96,6 +96,8 @@ def vanishes(value, path):
     """Return whether a branch's value is 0; where log probabilities are -inf, with probabilities of 0."""
     if any(sp.Not(condition).has(-sp.oo) and sp.Not(condition).is_Relational for condition in path):
         value = value.replace(sp.exp, lambda _: sp.Integer(0))
+    # As SymPy knows it: sigmoid(x) and 1 - sigmoid(-x) are then one.
+    value = value.replace(sigmoid, lambda x: 1 / (1 + sp.exp(-x)))
     return value == 0 or sp.simplify(sp.expand(value)) == 0
 
 
@@ -123,7 +125,7 @@ def hand_written(estimator, derivation, monkeypatch):
     def any_function(self, function, types, args, named):
         return functions[function.__name__](*args, **named)
 
-    for name in ("episode_sum", "episode_mean"):
+    for name in ("episode_sum", "episode_mean", "sigmoid"):
         monkeypatch.setattr(HostNamespace, name, staticmethod(getattr(xp, name)))
     monkeypatch.setattr(Node, "__array_function__", any_function)
     monkeypatch.setattr(Traced, "__array_ufunc__", ufunc)
