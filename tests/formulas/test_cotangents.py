@@ -14,10 +14,10 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.registry.registry import registry
 from pgcore.xp.numpy import HostNamespace
 from pgcore_check.proofs import variants
-from pgcore_derive.choices import branches, hoist_choices, tree_or_term
+from pgcore_derive.choices import branches, hoist_choices, outermost_reductions, tree_or_term
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import differences, points, tie_points
-from pgcore_derive.functions import EpisodeMean, EpisodeSum, sigmoid
+from pgcore_derive.functions import Choose, sigmoid
 from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
@@ -84,12 +84,24 @@ def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monke
 
 
 def equal(found, expected):
-    """Return whether two expressions are equal, branch by branch; of sums over episodes, whether what is summed is."""
-    factor, total = found.as_coeff_Mul()
-    if isinstance(total, EpisodeSum | EpisodeMean) and isinstance(expected, type(total)):
-        return equal(factor * total.args[0], expected.args[0])
-    difference = tree_or_term(hoist_choices(found) - expected)
+    """Return whether two expressions are equal, branch by branch; of means over episodes, whether their arguments are."""
+    symbols = {}
+    expected = expected.replace(sp.sign, lambda x: Choose(x > 0, 1, Choose(x < 0, -1, 0)))
+    for reduction in (*outermost_reductions(found), *outermost_reductions(expected)):
+        symbols.setdefault(reduction, symbol_of(reduction, symbols))
+    found, expected = found.xreplace(symbols), expected.xreplace(symbols)
+    difference = tree_or_term(hoist_choices(found) - hoist_choices(expected))
     return all(vanishes(value, path) for value, path in branches(difference))
+
+
+def symbol_of(reduction, symbols):
+    """Return the symbol of an equal reduction, negated where its argument is, or a new one."""
+    for other, symbol in symbols.items():
+        if type(other) is type(reduction):
+            for sign in (1, -1):
+                if equal(sign * reduction.args[0], other.args[0]):
+                    return sign * symbol
+    return sp.Dummy(real=True)
 
 
 def vanishes(value, path):
@@ -120,6 +132,10 @@ def hand_written(estimator, derivation, monkeypatch):
         name = str(function.__name__)
         if name == "expm1":
             return xp.exp(*inputs) - 1
+        if name == "sign":
+            (x,) = inputs
+            one = xp.full_like(x, 1.0)
+            return xp.where(x > 0, one, xp.where(x < 0, -one, 0 * one))
         return getattr(xp, {"absolute": "abs"}.get(name, name))(*inputs)
 
     def any_function(self, function, types, args, named):
