@@ -17,7 +17,7 @@ from pgcore_check.proofs import variants
 from pgcore_derive.choices import branches, hoist_choices, outermost_reductions, tree_or_term
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import differences, points, tie_points
-from pgcore_derive.functions import Choose, sigmoid
+from pgcore_derive.functions import Choose, sigmoid, sign
 from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
@@ -86,7 +86,7 @@ def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monke
 def equal(found, expected):
     """Return whether two expressions are equal, branch by branch; of means over episodes, whether their arguments are."""
     symbols = {}
-    expected = expected.replace(sp.sign, lambda x: Choose(x > 0, 1, Choose(x < 0, -1, 0)))
+    expected = expected.replace(sign, lambda x: Choose(x > 0, 1, Choose(x < 0, -1, 0)))
     for reduction in (*outermost_reductions(found), *outermost_reductions(expected)):
         symbols.setdefault(reduction, symbol_of(reduction, symbols))
     found, expected = found.xreplace(symbols), expected.xreplace(symbols)
@@ -98,9 +98,9 @@ def symbol_of(reduction, symbols):
     """Return the symbol of an equal reduction, negated where its argument is, or a new one."""
     for other, symbol in symbols.items():
         if type(other) is type(reduction):
-            for sign in (1, -1):
-                if equal(sign * reduction.args[0], other.args[0]):
-                    return sign * symbol
+            for factor in (1, -1):
+                if equal(factor * reduction.args[0], other.args[0]):
+                    return factor * symbol
     return sp.Dummy(real=True)
 
 
