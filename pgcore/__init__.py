@@ -36,6 +36,7 @@ _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in 
 
 # Names of plugins, through the hook `pgcore_functions`.
 _PROVIDED = (
+    *("GAE", "KL", "Clip", "GroupRelative", "Returns"),
     *("ConstantDivisor", "CosineSchedule", "Derivation", "GroupMean", "LinearSchedule"),
     *("StepSum", "WeightedSteps"),
     *("check", "compare", "compare_policies", "derive"),

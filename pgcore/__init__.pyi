@@ -25,16 +25,24 @@ from pgcore.interfaces.signals import Signals
 from pgcore.registry.registrations import register
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
+from pgcore_estimators.parts.clip import Clip
+from pgcore_estimators.parts.gae import GAE
+from pgcore_estimators.parts.group_relative import GroupRelative
+from pgcore_estimators.parts.kl import KL
+from pgcore_estimators.parts.returns import Returns
 from pgcore_estimators.reductions import ConstantDivisor, GroupMean, StepSum, WeightedSteps
 from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
 
 __all__ = [
+    "GAE",
+    "KL",
     "MLP",
     "Backend",
     "Batch",
     "Bernoulli",
     "Categorical",
     "Claims",
+    "Clip",
     "ConstantDivisor",
     "ConstantSchedule",
     "CosineSchedule",
@@ -45,6 +53,7 @@ __all__ = [
     "Extra",
     "Gradient",
     "GroupMean",
+    "GroupRelative",
     "Head",
     "Linear",
     "LinearSchedule",
@@ -55,6 +64,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "Reduction",
+    "Returns",
     "Schedule",
     "Signals",
     "SquashedGaussian",

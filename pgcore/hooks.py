@@ -21,18 +21,25 @@ __all__ = [
     "Provider",
     "hookimpl",
     "pgcore_activations",
+    "pgcore_advantages",
     "pgcore_after_training",
     "pgcore_after_update",
     "pgcore_backends",
     "pgcore_before_training",
     "pgcore_commands",
+    "pgcore_corrections",
+    "pgcore_critics",
     "pgcore_derivers",
     "pgcore_estimators",
     "pgcore_functions",
     "pgcore_heads",
+    "pgcore_levels",
+    "pgcore_masks",
     "pgcore_metrics",
     "pgcore_networks",
+    "pgcore_objectives",
     "pgcore_optimizers",
+    "pgcore_penalties",
     "pgcore_proofs",
     "pgcore_reductions",
     "pgcore_schedules",
@@ -78,6 +85,41 @@ def pgcore_estimators() -> Iterable[Provider]:  # pyright: ignore[reportReturnTy
 @hookspec
 def pgcore_reductions() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
     """Provide reductions; each target is a subclass of `pgcore.Reduction`."""
+
+
+@hookspec
+def pgcore_advantages() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide advantages of estimators; each target is a subclass of `pgcore.parts.Advantage`."""
+
+
+@hookspec
+def pgcore_objectives() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide objectives of estimators; each target is a subclass of `pgcore.parts.Objective`."""
+
+
+@hookspec
+def pgcore_levels() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide levels of ratios; each target is a subclass of `pgcore.parts.Level`."""
+
+
+@hookspec
+def pgcore_corrections() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide corrections for a rollout policy; each target is a subclass of `pgcore.parts.Correction`."""
+
+
+@hookspec
+def pgcore_penalties() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide penalties; each target is a subclass of `pgcore.parts.Penalty`."""
+
+
+@hookspec
+def pgcore_masks() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide masks of steps; each target is a subclass of `pgcore.parts.Mask`."""
+
+
+@hookspec
+def pgcore_critics() -> Iterable[Provider]:  # pyright: ignore[reportReturnType]
+    """Provide losses of critics; each target is a subclass of `pgcore.parts.CriticLoss`."""
 
 
 @hookspec

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from pgcore.cli.progress import progress
-from pgcore.registry.entry_points import Plugin
+from pgcore.registry.entry_points import Plugin, noun_of
 
 __all__ = ["Fault", "Imported", "import_plugins"]
 
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         """Return the line for a terminal."""
-        kind = self.kind.removesuffix("s")
+        kind = noun_of(self.kind)
         return f"{kind} {self.name!r} of {self.distribution}: {self.reason}"
 
 
@@ -79,8 +79,8 @@ def import_plugin(plugin: Plugin) -> Imported:
 
 
 def _run(entry_point: str, distribution: str, skipped: int) -> tuple[list[Any], str]:
-    """Run `pgcore.interfaces.targets`; return its lines, [None] for none, and how it ended."""
-    module = "pgcore.interfaces.targets"
+    """Run `pgcore.targets`; return its lines, [None] for none, and how it ended."""
+    module = "pgcore.targets"
     # Without -P a file of the working directory could stand in for a package.
     command = [sys.executable, "-P", "-m", module, entry_point, distribution, str(skipped)]
     # This process's path, which differs from a new one's in a notebook or a test.

@@ -122,7 +122,8 @@ class Estimator(Checked, ABC):
         # An inherited closed form belongs to the parent's surrogate.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
-        if cls.surrogate is not Estimator.surrogate:
+        # A class with `keywords` of its own needs no signature to read them from.
+        if cls.surrogate is not Estimator.surrogate and cls.keywords is Estimator.keywords:
             cls._surrogate_keywords = surrogate_keywords(cls)
             if cls.cotangents is not Estimator.cotangents:
                 check_cotangents(cls)

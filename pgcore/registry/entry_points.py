@@ -18,7 +18,8 @@ import pluggy
 from pgcore import hooks
 from pgcore.errors import PluginError, UnknownNameError
 
-__all__ = ["KINDS", "Plugin", "Providers", "Quarantine", "hook_manager", "read_entry_point"]
+__all__ = ["KINDS", "Plugin", "Providers", "Quarantine", "hook_manager", "noun_of"]
+__all__ += ["read_entry_point"]
 
 HOOKS = tuple(name for name in vars(hooks) if name.startswith("pgcore_"))
 # A hook without parameters, `pgcore_<kind>`, provides a kind; the others hear of training. The order
@@ -30,6 +31,11 @@ KINDS = tuple(
 )
 
 Providers = Mapping[str, tuple[hooks.Provider, ...]]
+
+
+def noun_of(kind: str) -> str:
+    """Return the word for one of a kind, such as `penalty` of `penalties`."""
+    return f"{kind[:-3]}y" if kind.endswith("ies") else kind.removesuffix("s")
 
 
 class Plugin(NamedTuple):

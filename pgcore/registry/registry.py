@@ -22,6 +22,7 @@ from pgcore.registry.entry_points import (
     Providers,
     Quarantine,
     hook_manager,
+    noun_of,
     read_entry_point,
 )
 from pgcore.registry.unpackaged import REGISTER, REGISTERED, unpackaged
@@ -69,7 +70,7 @@ class Registration(NamedTuple):
     @property
     def where(self) -> str:
         """Its name in errors."""
-        return f"{self.kind.removesuffix('s')} {self.provider.name!r}"
+        return f"{noun_of(self.kind)} {self.provider.name!r}"
 
     @property
     def words(self) -> frozenset[str]:
@@ -142,7 +143,7 @@ class Registry:
                 raise PluginError(f"{registration.where}: {registration.reason}")
             return registration
         # An entry point often has the name of the thing that it provides.
-        where = kind.removesuffix("s")
+        where = noun_of(kind)
         for plugin in self.quarantined:
             if plugin.entry_point == name:
                 raise plugin.error(f"{where} {name!r}")
@@ -223,7 +224,7 @@ def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]
     if isinstance(target, type) and issubclass(target, base):
         return target
     raise PluginError(
-        f"{kind.removesuffix('s')} {name!r}: expected a subclass of "
+        f"{noun_of(kind)} {name!r}: expected a subclass of "
         f"{base.__module__}.{base.__name__}, got {target!r}; correct the plugin's target"
     )
 

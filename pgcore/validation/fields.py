@@ -27,7 +27,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pgcore.errors import PgcoreError, SpecError
 
-__all__ = ["Checked", "check_fields", "set_field"]
+__all__ = ["Checked", "annotation_of", "check_fields", "set_field"]
 # Annotations of fields, and the checks that they stand for.
 __all__ += ["Count", "CountFromZero", "Decay", "Flag", "NonNegative", "Number", "Positive"]
 __all__ += ["PositiveOrInfinite", "UnitInterval"]
@@ -159,7 +159,7 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     """
     checks: list[tuple[str, Check, bool]] = []
     for field in dataclasses.fields(cls):
-        annotation = _annotation_of(cls, field)
+        annotation = annotation_of(cls, field)
         # `Positive | None` is a union of an annotated type and None.
         union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
         members = typing.get_args(annotation) if union else (annotation,)
@@ -169,8 +169,8 @@ def declared_checks(cls: type[Any]) -> tuple[tuple[str, Check, bool], ...]:
     return tuple(checks)
 
 
-def _annotation_of(cls: type, field: dataclasses.Field[Any]) -> object:
-    """Return one annotation alone, evaluated in the class that declares it; None if it cannot be."""
+def annotation_of(cls: type, field: dataclasses.Field[Any]) -> object:
+    """Return a field's annotation, evaluated in the class that declares it; None if it cannot be."""
     base = next(base for base in cls.__mro__ if field.name in inspect.get_annotations(base))
     scopes = vars(sys.modules[base.__module__]), dict(vars(base))
     try:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pgcore.hooks import Provider, hookimpl
+from pgcore_estimators.presets import PRESETS
 
-__all__ = ["pgcore_estimators", "pgcore_functions", "pgcore_metrics", "pgcore_proofs"]
-__all__ += ["pgcore_reductions"]
+__all__ = ["pgcore_advantages", "pgcore_critics", "pgcore_estimators", "pgcore_functions"]
+__all__ += ["pgcore_levels", "pgcore_metrics", "pgcore_objectives", "pgcore_penalties"]
+__all__ += ["pgcore_proofs", "pgcore_reductions"]
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 ESTIMATORS = (
+    (
+        "policy_gradient",
+        "policy_gradient:PolicyGradient",
+        "any advantage, objective, level, penalty, mask, correction and critic that meet",
+    ),
     # On-policy, with a critic or without.
     (
         "reinforce",
@@ -75,6 +82,43 @@ REDUCTIONS = (
     ("sum", "StepSum", "sum over all steps"),
     ("weighted", "WeightedSteps", "another reduction's weights times the user's"),
 )
+# By kind, the parts: name, module:class in the package `parts`, and a summary.
+PARTS = {
+    "advantages": (
+        ("gae", "gae:GAE", "generalised advantage estimates from a critic"),
+        ("returns", "returns:Returns", "discounted returns, less a critic's value or nothing"),
+        ("group_relative", "group_relative:GroupRelative", "rewards against those of a group"),
+    ),
+    "objectives": (
+        ("score", "score:Score", "advantage times log-probability"),
+        ("ratio", "score:Ratio", "advantage times ratio"),
+        ("clip", "clip:Clip", "clipped ratio, with dual and two-sided bounds"),
+        ("cispo", "cispo:ClippedWeight", "score, weighted by the clipped ratio"),
+        ("sapo", "sapo:SoftGate", "soft gate of the ratio"),
+        ("gmpo", "gmpo:LimitedRatio", "ratio of log ratios limited step by step"),
+    ),
+    "levels": (
+        ("token", "levels:Token", "the step's own ratio"),
+        ("sequence", "levels:Sequence", "geometric mean of an episode's ratios"),
+        ("sequence_product", "levels:SequenceProduct", "product of an episode's ratios"),
+        ("gspo_token", "levels:GSPOToken", "the sequence's ratio, the step's gradient"),
+    ),
+    "penalties": (
+        ("k1", "kl:K1", "log ratio to the reference"),
+        ("k2", "kl:K2", "half of the squared log ratio to the reference"),
+        ("k3", "kl:K3", "estimate of the KL divergence that is never negative"),
+        ("k3_straight", "kl:StraightK3", "value of k3, derivative of k2"),
+        ("exact", "exact_kl:ExactKL", "KL divergence of the distributions, in either direction"),
+        ("abs_k1", "kl:AbsoluteK1", "absolute log ratio to the reference"),
+    ),
+    "critics": (
+        ("squared", "critics:Squared", "squared error, halved or not"),
+        ("huber", "critics:Huber", "squared error that grows linearly beyond a bound"),
+        ("clipped", "critics:ClippedValue", "squared error, clipped around the recorded value"),
+    ),
+}
+# Attributes of `pgcore` beside the reductions: parts, and a function that makes penalties.
+FUNCTIONS = ("gae:GAE", "returns:Returns", "group_relative:GroupRelative", "clip:Clip", "kl:KL")
 # One a family of estimators, and one of reductions.
 PROOFS = (
     ("on_policy", "on_policy:PROOFS", "reinforce, actor_critic, ppo"),
@@ -82,6 +126,7 @@ PROOFS = (
     ("a2c", "on_policy:A2C_PROOF", "a2c"),
     ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
+    ("parts", "parts:PROOFS", "policy_gradient and the presets"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
     ("further_reductions", "reductions:PROOFS", "group_step, constant, sum, weighted"),
 )
@@ -89,11 +134,45 @@ PROOFS = (
 
 @hookimpl
 def pgcore_estimators() -> list[Provider]:
-    """Provide the estimators."""
-    return [
+    """Provide the estimators and the presets."""
+    plain = [
         Provider(name, f"pgcore_estimators.{target}", summary)
         for name, target, summary in ESTIMATORS
     ]
+    module = "pgcore_estimators.preset_classes"
+    return plain + [
+        Provider(row.name, f"{module}:{row.class_name}", row.summary) for row in PRESETS
+    ]
+
+
+@hookimpl
+def pgcore_advantages() -> list[Provider]:
+    """Provide the advantages."""
+    return parts("advantages")
+
+
+@hookimpl
+def pgcore_objectives() -> list[Provider]:
+    """Provide the objectives."""
+    return parts("objectives")
+
+
+@hookimpl
+def pgcore_levels() -> list[Provider]:
+    """Provide the levels."""
+    return parts("levels")
+
+
+@hookimpl
+def pgcore_penalties() -> list[Provider]:
+    """Provide the penalties."""
+    return parts("penalties")
+
+
+@hookimpl
+def pgcore_critics() -> list[Provider]:
+    """Provide the losses of critics."""
+    return parts("critics")
 
 
 @hookimpl
@@ -105,9 +184,15 @@ def pgcore_reductions() -> list[Provider]:
 
 @hookimpl
 def pgcore_functions() -> list[Provider]:
-    """Provide the classes of reductions by their own names."""
+    """Provide parts and reductions as `pgcore.GAE` and the like."""
+    parts = [
+        Provider(
+            target.partition(":")[2], f"pgcore_estimators.parts.{target}", "a part of estimators"
+        )
+        for target in FUNCTIONS
+    ]
     module = "pgcore_estimators.reductions"
-    return [Provider(cls, f"{module}:{cls}", summary) for _, cls, summary in REDUCTIONS]
+    return parts + [Provider(cls, f"{module}:{cls}", summary) for _, cls, summary in REDUCTIONS]
 
 
 @hookimpl
@@ -124,4 +209,12 @@ def pgcore_proofs() -> list[Provider]:
     return [
         Provider(name, f"pgcore_estimators.proofs.{target}", summary)
         for name, target, summary in PROOFS
+    ]
+
+
+def parts(kind: str) -> list[Provider]:
+    """Return the providers of one kind of part."""
+    return [
+        Provider(name, f"pgcore_estimators.parts.{target}", summary)
+        for name, target, summary in PARTS[kind]
     ]

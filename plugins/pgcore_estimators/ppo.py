@@ -12,6 +12,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.extras import Extra
+from pgcore.interfaces.recorded import recorded_values
 from pgcore.returns import gae, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, UnitInterval, choice
@@ -19,7 +20,6 @@ from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore_estimators.critic_loss import CriticLoss
 from pgcore_estimators.terms import (
     Ddof,
-    check_recorded_values,
     clipped_gain,
     clipped_gain_slope,
     is_clipped,
@@ -104,7 +104,7 @@ class PPO(CriticLoss):
         """See `Estimator.signals`; the old policy is the batch's, by default the current one."""
         # Around the current critic's values nothing would be clipped, and no error would be seen.
         if self.uses("old_value"):
-            check_recorded_values(batch, "PPO.value_clip")
+            recorded_values(batch, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
         a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
         signals = {

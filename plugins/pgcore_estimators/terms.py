@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.extras import Extra
-from pgcore.interfaces.recorded import critic_values
+from pgcore.interfaces.recorded import critic_values, old_log_probs
 from pgcore.returns import GROUPS, gae, next_values, normalise
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import choice
@@ -23,7 +22,6 @@ __all__ = [
     "Ddof",
     "Group",
     "Normalisation",
-    "check_recorded_values",
     "clipped_gain",
     "clipped_gain_slope",
     "example_groups",
@@ -109,39 +107,6 @@ def clipped_gain_slope(log_ratio: Array, advantage: Array, bounds: tuple[float, 
 def is_clipped(log_ratio: Array, advantage: Array, bounds: tuple[float, float]) -> Array:
     """Return [B] bool, true beyond the bound that the advantage pushes the ratio towards."""
     return np.where(advantage >= 0, log_ratio > bounds[1], log_ratio < bounds[0])
-
-
-def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B] log mu(a_t given s_t) of the behaviour policy, by default the current one.
-
-    Padding has the current policy's: a ratio of the step that it repeats could overflow.
-    """
-    if batch.log_probs is None:
-        return evaluate("log_prob")["log_prob"]
-    if batch.step_weights is None:
-        return batch.log_probs
-    # A weight of 0 does not cancel an infinite term: 0 times infinity is NaN.
-    return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
-
-
-def check_recorded_values(batch: Batch, where: str) -> None:
-    """Check that a batch has the values that a critic's values are clipped around.
-
-    The current critic cannot stand for the old one: in a second epoch every value would be clipped
-    around itself, which is no clipping, and nothing in the batch would show it.
-
-    Args:
-        batch: The episodes.
-        where: The field that asks for old values, as `PPO.value_clip`.
-
-    Raises:
-        BatchError: the batch has no recorded values.
-    """
-    if batch.values is None:
-        raise BatchError(
-            f"Batch.values: expected the critic's values at the time, which {where} clips around, "
-            "got none; record them: batch.record(policy.evaluate(batch, ('value',))['value'])"
-        )
 
 
 def penalised_rewards(batch: Batch, evaluate: Evaluate, kl_coefficient: float) -> Array:

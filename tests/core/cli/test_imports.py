@@ -11,8 +11,8 @@ import pytest
 
 from pgcore.cli import doctor, imports
 from pgcore.cli.imports import import_plugin, import_plugins
-from pgcore.interfaces.targets import faults_of
 from pgcore.registry.registry import registry
+from pgcore.targets import faults_of
 
 PLUGIN = """
     @hookimpl

@@ -1,6 +1,6 @@
 """The targets of one plugin, imported and compared with the interfaces of their kinds.
 
-`python -m pgcore.interfaces.targets ENTRY_POINT DISTRIBUTION SKIPPED` is a process of `pgcore doctor`,
+`python -m pgcore.targets ENTRY_POINT DISTRIBUTION SKIPPED` is a process of `pgcore doctor`,
 which a target may end. It writes lines of JSON: the plugin's seconds, faults and targets; then a list
 of faults for each target, but for those to skip.
 """
@@ -96,7 +96,7 @@ def _class_faults(row: Registration, cls: type[Any], *, proven: bool) -> Generat
     if name != row.provider.name:
         rule = f"the class attribute name = {row.provider.name!r}, as in its Provider"
         yield f"expected {rule}, got {name!r}; give both one name"
-    if row.kind in OPTIONS and not _is_frozen(cls):
+    if row.kind in OPTIONS | part_bases().keys() and not _is_frozen(cls):
         yield "expected a frozen dataclass, got none; put @dataclass(frozen=True) above the class"
     if abstract:
         yield f"expected no abstract method, got {', '.join(sorted(abstract))}; write them"
@@ -128,7 +128,15 @@ def _interfaces() -> dict[str, type]:
 
     classes = (Backend, Estimator, Reduction, Head, Network, Activation, Rule, Schedule)
     kinds = "backends estimators reductions heads networks activations optimizers schedules"
-    return dict(zip(kinds.split(), classes, strict=True))
+    return dict(zip(kinds.split(), classes, strict=True)) | part_bases()
+
+
+def part_bases() -> dict[str, type]:
+    """Return the base class of each kind of part."""
+    from pgcore import parts
+
+    members: list[Any] = [*vars(parts).values()]
+    return {cls.kind: cls for cls in members if hasattr(cls, "kind")}
 
 
 def _is_frozen(cls: type[Any]) -> bool:

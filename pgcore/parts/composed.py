@@ -1,0 +1,79 @@
+"""Estimators that are compositions of parts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
+from pgcore.interfaces.extras import Extra
+from pgcore.parts.composition import Composition
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import set_field
+from pgcore.xp.namespace import ArrayNamespace, Native
+
+__all__ = ["Composed"]
+
+
+class Composed(Estimator):
+    """An estimator whose fields make a `Composition`, which does all of its work.
+
+    A subclass is a frozen dataclass that writes `compose`.
+
+    Attributes:
+        composition: The parts under these hyper-parameters.
+    """
+
+    composition: Composition
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the parts meet."""
+        super().__post_init__()
+        set_field(self, "composition", self.compose())
+
+    @abstractmethod
+    def compose(self) -> Composition:
+        """Return the parts; called once, after the fields are checked."""
+
+    @cached_property
+    def keywords(self) -> tuple[str, ...]:
+        """See `Estimator.keywords`: those that the parts read."""
+        return self.composition.keywords
+
+    @property
+    def used_extras(self) -> dict[str, Extra]:
+        """See `Estimator.used_extras`: those of the parts."""
+        return self.composition.extras
+
+    @property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        return self.composition.claims
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        return self.composition.signals(batch, evaluate)
+
+    def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
+        """See `Estimator.finalise`."""
+        return self.composition.finalise(signals, padding)
+
+    def surrogate(self, xp: ArrayNamespace, **inputs: Native) -> Native:
+        """See `Estimator.surrogate`."""
+        return self.composition.terms(xp, inputs)
+
+    def cotangents(self, **inputs: Any) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`: from the parts' slopes, derived where one has none."""
+        cotangents = self.composition.cotangents(inputs)
+        return super().cotangents(**inputs) if cotangents is None else cotangents
+
+    def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
+        """See `Estimator.metric_inputs`."""
+        return self.composition.metric_inputs(keywords)
+
+    def clipped(self, log_ratio: Array, advantage: Array) -> Array | None:
+        """See `Estimator.clipped`; the log ratio is the level's."""
+        return self.composition.objective.clipped(log_ratio, advantage)

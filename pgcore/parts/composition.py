@@ -1,0 +1,313 @@
+"""The loss of some parts: its keywords, terms, derivatives, signals and claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, cast
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.errors import EstimatorError
+from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Claims, Evaluate, Reduction
+from pgcore.interfaces.extras import Extra
+from pgcore.interfaces.recorded import old_log_probs, recorded_values
+from pgcore.parts.advantages import Advantage
+from pgcore.parts.critics import CriticLoss
+from pgcore.parts.levels import Level
+from pgcore.parts.objectives import Objective
+from pgcore.parts.part import Part
+from pgcore.parts.penalties import Penalty
+from pgcore.parts.weights import GainWeight
+from pgcore.returns import normalise
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import choice
+from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
+
+__all__ = ["Composition", "Normalisation", "refusal", "several"]
+
+# The steps over which advantages get mean 0 and standard deviation 1.
+Normalisation = Annotated[str, choice("none", "batch", "minibatch")]
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The parts of one loss, which meet here.
+
+    loss = sum_t w_t (-(gain_weight_t gain_t) + penalties_t + c_v critic_t - c_e entropy_t)
+
+    Attributes:
+        advantage: A, and the critic's target.
+        objective: The gain.
+        level: What the ratio is of.
+        weights: Corrections and masks, whose product is the gain's weight.
+        penalties: Those of coefficient 0 are left out.
+        critic: The critic's loss, or None.
+        value_coefficient: c_v.
+        entropy_coefficient: c_e; 0 leaves the entropy out.
+        normalise: Of the advantages: "none", "batch" or "minibatch".
+        ddof: Of their standard deviation.
+        reduction: The rule that makes one loss of the terms.
+
+    Raises:
+        EstimatorError: two parts do not fit each other; names both.
+    """
+
+    advantage: Advantage
+    objective: Objective
+    level: Level
+    weights: tuple[GainWeight, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
+    critic: CriticLoss | None = None
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.0
+    normalise: str = "none"
+    ddof: int = 1
+    reduction: Reduction = Reduction.STEP
+
+    def __post_init__(self) -> None:
+        """Leave out penalties without effect, and check that the parts meet."""
+        penalties = tuple(penalty for penalty in self.penalties if penalty.coefficient != 0)
+        object.__setattr__(self, "penalties", penalties)
+        if self.level.changes and not self.objective.reads_ratio:
+            raise refusal(
+                self.level, "an objective of ratios", self.objective, "choose the level 'token'"
+            )
+        if self.critic is not None and not self.advantage.gives_return:
+            raise refusal(
+                self.critic, "an advantage with a target R", self.advantage, "leave the critic out"
+            )
+        for part in self:
+            part.meet(self)
+
+    @staticmethod
+    def of(parts: Mapping[str, Any], **settings: Any) -> Composition:
+        """Return the composition of parts by kind.
+
+        Args:
+            parts: `advantage`, `objective` and `level`; and any of `correction`, `mask`, `penalty`
+                and `critic`, the first three of which may be tuples.
+            settings: The other attributes.
+        """
+        weights = (*several(parts.get("correction")), *several(parts.get("mask")))
+        return Composition(
+            parts["advantage"],
+            parts["objective"],
+            parts["level"],
+            weights,
+            several(parts.get("penalty")),
+            parts.get("critic"),
+            **settings,
+        )
+
+    def __iter__(self) -> Iterator[Part]:
+        """Yield the parts."""
+        yield from (self.advantage, self.objective, self.level, *self.weights, *self.penalties)
+        if self.critic is not None:
+            yield self.critic
+
+    # What an estimator declares.
+
+    @cached_property
+    def keywords(self) -> tuple[str, ...]:
+        """Every keyword of the surrogate, each once."""
+        names = ["log_prob", "advantage"]
+        if self.objective.reads_ratio:
+            names.append("old_log_prob")
+        if self.level.sees_episodes:
+            names.append("episode")
+        if self.weights:
+            names.append("gain_weight")
+        if self.critic is not None:
+            names += ["value", "return_"]
+            names += ["old_value"] if self.critic.reads_old_value else []
+        if self.entropy_coefficient != 0:
+            names.append("entropy")
+        for part in (self.objective, *self._terms):
+            names += part.reads
+        return tuple(dict.fromkeys(names))
+
+    @cached_property
+    def extras(self) -> dict[str, Extra]:
+        """The extras that the parts read, by name."""
+        extras: dict[str, Extra] = {}
+        for part in self:
+            extras |= part.used_extras
+        return extras
+
+    @cached_property
+    def claims(self) -> Claims:
+        """See `Estimator.claims`."""
+        # What weighs, penalises or normalises departs from the gradient of the return alone.
+        plain = (
+            self.normalise == "none"
+            and self.entropy_coefficient == 0
+            and self.reduction is Reduction.TRAJECTORY
+            and not (self.weights or self.penalties or self.level.changes)
+        )
+        return Claims(
+            unbiased=plain and self.objective.unbiased and self.advantage.unbiased,
+            off_policy=self.advantage.off_policy if plain else "none",
+            needs_critic=self.advantage.needs_critic or self.critic is not None,
+            discrete_only=not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
+            whole_episodes=self.advantage.whole_episodes,
+        )
+
+    # The constants.
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:
+        """See `Estimator.signals`; the behaviour policy is by default the current one."""
+        rewards = batch.rewards
+        for penalty in self.penalties:
+            if penalty.in_reward:
+                rewards = rewards - penalty.reward(batch, evaluate)
+        signals = dict(self.advantage.estimate(batch, rewards, evaluate))
+        for part in self:
+            signals |= part.signals(batch, evaluate)
+        if self.normalise == "batch":
+            advantage = normalise(signals["advantage"], batch.step_weights, ddof=self.ddof)
+            signals["advantage"] = advantage
+        if "old_log_prob" in self.keywords:
+            signals["old_log_prob"] = old_log_probs(batch, evaluate)
+        if self.critic is None:
+            signals.pop("return_", None)
+        elif self.critic.reads_old_value:
+            signals["old_value"] = recorded_values(batch, str(self.critic))
+        if self.weights:
+            weights = [part.weights(batch, evaluate) for part in self.weights]
+            signals["gain_weight"] = math.prod(weights[1:], start=weights[0])
+        return signals
+
+    def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
+        """See `Estimator.finalise`: minibatch normalisation of the advantages."""
+        if self.normalise != "minibatch":
+            return signals
+        return signals | {"advantage": normalise(signals["advantage"], padding, ddof=self.ddof)}
+
+    # The terms, and their derivatives.
+
+    def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
+        """Return [B] terms of the loss from the surrogate's keywords."""
+        log_prob, advantage = inputs["log_prob"], inputs["advantage"]
+        _, log_ratio = self._log_ratios(xp, inputs)
+        read = read_by(self.objective, inputs)
+        gain = self.objective.gain(xp, log_ratio, log_prob, advantage, **read)
+        terms = -(inputs["gain_weight"] * gain) if self.weights else -gain
+        for penalty in self._terms:
+            terms = terms + penalty.term(xp, **read_by(penalty, inputs))
+        if self.critic is not None:
+            loss = self.critic.term(xp, inputs["value"], inputs["return_"], inputs.get("old_value"))
+            terms = terms + self.value_coefficient * loss
+        if self.entropy_coefficient != 0:
+            terms = terms - self.entropy_coefficient * inputs["entropy"]
+        return terms
+
+    def cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Return the derivatives of `terms` by quantity, or None where a part has no slope."""
+        slope = self._gain_slope(inputs)
+        if slope is None:
+            return None
+        cotangents = {"log_prob": -slope}
+        for penalty in self._terms:
+            slopes = penalty.slope(**read_by(penalty, inputs))
+            if slopes is None:
+                return None
+            for name, part in slopes.items():
+                cotangents[name] = cotangents[name] + part if name in cotangents else part
+        if self.critic is not None:
+            slope = self.critic.slope(inputs["value"], inputs["return_"], inputs.get("old_value"))
+            if slope is None:
+                return None
+            cotangents["value"] = self.value_coefficient * slope
+        if self.entropy_coefficient != 0:
+            bonus = np.full_like(inputs["entropy"], -self.entropy_coefficient)
+            present = cotangents.get("entropy")
+            cotangents["entropy"] = bonus if present is None else present + bonus
+        return cotangents
+
+    def metric_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Estimator.metric_inputs`: a ratio is the level's, at each step."""
+        if not self.objective.reads_ratio:
+            return {}
+        advantage, by_step = inputs["advantage"], inputs["log_prob"] - inputs["old_log_prob"]
+        log_ratio = self.level.log_ratio(host, by_step, inputs["log_prob"], inputs.get("episode"))
+        clipped = self.objective.limited(by_step, advantage)
+        if clipped is None:
+            clipped = self.objective.clipped(log_ratio, advantage)
+        figures = {"log_ratio": log_ratio}
+        return figures if clipped is None else figures | {"clipped": clipped}
+
+    @cached_property
+    def _terms(self) -> tuple[Penalty, ...]:
+        """The penalties in the loss."""
+        return tuple(penalty for penalty in self.penalties if not penalty.in_reward)
+
+    @cached_property
+    def _limits(self) -> bool:
+        """Whether the objective limits the log ratios of single steps."""
+        return type(self.objective).limit is not Objective.limit
+
+    def _log_ratios(
+        self, xp: ArrayNamespace, inputs: Mapping[str, Native]
+    ) -> tuple[Native, Native]:
+        """Return [B] log ratios of single steps and of the level; None where the gain reads none."""
+        objective, log_prob = self.objective, inputs["log_prob"]
+        if not objective.reads_ratio:
+            return None, None
+        by_step = log_prob - inputs["old_log_prob"]
+        limited = objective.limit(xp, by_step, inputs["advantage"]) if self._limits else by_step
+        log_ratio = self.level.log_ratio(xp, limited, log_prob, inputs.get("episode"))
+        # A weight of 0 does not cancel a gain that overflows: 0 times infinity is NaN.
+        if self.weights:
+            log_ratio = xp.where(inputs["gain_weight"] > 0, log_ratio, 0.0)
+        return by_step, log_ratio
+
+    def _gain_slope(self, inputs: Mapping[str, Array]) -> Array | None:
+        """Return [B] derivatives of the weighed gain by log pi, of an episode's sum at its level."""
+        objective, advantage = self.objective, inputs["advantage"]
+        by_step, log_ratio = self._log_ratios(host, inputs)
+        read = read_by(objective, inputs)
+        slopes = objective.slope(log_ratio, inputs["log_prob"], advantage, **read)
+        if slopes is None:
+            return None
+        by_ratio, slope = slopes
+        if self.weights:
+            weight = inputs["gain_weight"]
+            by_ratio = None if by_ratio is None else weight * by_ratio
+            slope = None if slope is None else weight * slope
+        if by_ratio is not None:
+            by_ratio, direct = self.level.pull(by_ratio, inputs.get("episode"))
+            if by_ratio is not None and self._limits:
+                limited = objective.limited(by_step, advantage)
+                if limited is None:
+                    return None
+                by_ratio = np.where(limited, 0.0, by_ratio)
+            slope = added(slope, added(by_ratio, direct))
+        return np.zeros_like(inputs["log_prob"]) if slope is None else slope
+
+
+def added(left: Array | None, right: Array | None) -> Array | None:
+    """Return the sum of two derivatives of which None is 0."""
+    return right if left is None else left if right is None else left + right
+
+
+def read_by(part: Part, inputs: Mapping[str, Native]) -> dict[str, Native]:
+    """Return the keywords that a part reads beside its kind's own arguments."""
+    names = part.reads
+    return {name: inputs[name] for name in names} if names else {}
+
+
+def several(parts: Any) -> tuple[Any, ...]:
+    """Return the parts of a field that holds none, one or a tuple of them."""
+    if isinstance(parts, tuple):
+        return cast("tuple[Any, ...]", parts)
+    return () if parts is None else (parts,)
+
+
+def refusal(part: Part, rule: str, partner: Part, advice: str) -> EstimatorError:
+    """Return the error for two parts that do not fit each other."""
+    return EstimatorError(f"{part}: expected {rule} beside it, got {partner}; {advice}")

@@ -1,0 +1,125 @@
+"""Losses of a critic: squared, Huber's, and clipped around the recorded value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+
+from pgcore.parts import CriticLoss
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Flag, Positive, choice
+from pgcore.xp.namespace import ArrayNamespace, Native
+
+__all__ = ["ClippedValue", "Huber", "Squared"]
+
+
+@dataclass(frozen=True)
+class Squared(CriticLoss):
+    """(V - R)^2 / 2, or without the half.
+
+    Attributes:
+        half: Whether the square is halved.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    half: Flag = True
+    name = "squared"
+
+    def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
+        """See `CriticLoss.term`."""
+        return squared(value - return_, half=self.half)
+
+    def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
+        """See `CriticLoss.slope`."""
+        return squared_slope(value - return_, half=self.half)
+
+
+@dataclass(frozen=True)
+class Huber(CriticLoss):
+    """e^2 / 2 of an error e = V - R within the bound, and bound (|e| - bound / 2) beyond it.
+
+    Attributes:
+        bound: Of the error, reward units.
+        scaled: Whether the loss is divided by the bound, as in PyTorch's smooth L1 loss; its slope
+            is then at most 1.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    bound: Positive = 1.0
+    scaled: Flag = False
+    name = "huber"
+    sources = ("Huber 1964, Annals of Mathematical Statistics 35",)
+
+    def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
+        """See `CriticLoss.term`."""
+        error = value - return_
+        # Within the bound both are the error, beyond it the held one is the bound.
+        held = xp.clip(error, -self.bound, self.bound)
+        return held * (error - 0.5 * held) / (self.bound if self.scaled else 1.0)
+
+    def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
+        """See `CriticLoss.slope`."""
+        held = np.clip(value - return_, -self.bound, self.bound)
+        return held / (self.bound if self.scaled else 1.0)
+
+
+@dataclass(frozen=True)
+class ClippedValue(CriticLoss):
+    """The squared error of V held within `clip` of the recorded value, or the larger of the two.
+
+    A value at its bound, and a tie of the two errors, count as unclipped.
+
+    Attributes:
+        clip: Of the value's move from the recorded one, reward units.
+        take: "larger" for the larger of the losses of V and of the held V, "held" for the latter.
+        half: Whether the square is halved.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    clip: Positive = 0.2
+    take: Annotated[str, choice("larger", "held")] = "larger"
+    half: Flag = True
+    reads_old_value = True
+    name = "clipped"
+    sources = ("OpenAI Baselines, ppo2 (the larger loss)",)
+
+    def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
+        """See `CriticLoss.term`."""
+        return squared(self._error(xp, value, return_, old_value), half=self.half)
+
+    def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
+        """See `CriticLoss.slope`: a held value is constant in V."""
+        error = value - return_
+        free = np.abs(value - old_value) <= self.clip
+        if self.take == "larger":
+            free |= np.abs(error) >= np.abs(self._error(np, value, return_, old_value))
+        return np.where(free, squared_slope(error, half=self.half), 0.0)
+
+    def _error(self, xp: Any, value: Native, return_: Native, old_value: Native) -> Native:
+        """Return the held V - R, or V - R where that is taken and at least as large."""
+        moved, error = value - old_value, value - return_
+        # A choice, not a clip: its derivative at the bound is the same in every framework.
+        limited = xp.where(moved > 0, old_value + self.clip, old_value - self.clip)
+        held = xp.where(xp.abs(moved) <= self.clip, value, limited) - return_
+        if self.take == "held":
+            return held
+        # The larger of two squares is the square of the error that is larger in magnitude.
+        return xp.where(xp.abs(error) >= xp.abs(held), error, held)
+
+
+def squared(error: Native, *, half: bool) -> Native:
+    """Return [B] squares, or their halves."""
+    return 0.5 * error * error if half else error * error
+
+
+def squared_slope(error: Array, *, half: bool) -> Array:
+    """Return [B] the derivatives of `squared`."""
+    return error if half else 2.0 * error

@@ -1,0 +1,132 @@
+"""The table of presets: estimators named after their papers, each a row of parts.
+
+A row's parts are registered names or tables of options, so that reading it imports none of them;
+`pgcore_estimators.preset_classes` makes the classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["PRESETS", "Row"]
+
+
+class Row(NamedTuple):
+    """See `pgcore.parts.presets.Preset`, whose fields follow the class's name."""
+
+    class_name: str
+    name: str
+    summary: str
+    parts: dict[str, Any]
+    options: dict[str, str]
+    settings: dict[str, Any] = {}  # noqa: RUF012 - no row changes it
+    sources: tuple[str, ...] = ()
+    notes: str = ""
+
+
+# Flat options that several rows have.
+GROUP = {
+    "ddof": "advantage.ddof",
+    "eps": "advantage.eps",
+    "scale": "advantage.scale",
+    "lone": "advantage.lone",
+    "group": "advantage.group",
+}
+BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
+PENALTY = {"kl_coefficient": "penalty.coefficient"}
+OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
+COMMON = {**GROUP, **OWN}
+NO_PENALTY = {"name": "k3", "coefficient": 0.0}
+
+PRESETS = (
+    Row(
+        "DAPO",
+        "dapo",
+        "clipped ratios with a higher upper bound, standardised group rewards, token mean",
+        {
+            "advantage": "group_relative",
+            "objective": {"name": "clip", "low": 0.2, "high": 0.28},
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, "dual": "objective.dual", **COMMON},
+        {"reduction": "step"},
+        ("Yu et al. 2025, eq. 8, arXiv:2503.14476",),
+    ),
+    Row(
+        "BNPO",
+        "bnpo",
+        "clipped ratios, standardised group rewards, token mean of the minibatch",
+        {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY},
+        {**BOUNDS, "delta": "objective.delta", **COMMON},
+        {"reduction": "step"},
+        ("Yu et al. 2025, eq. 8, arXiv:2503.14476 (token mean)", "TRL, loss_type 'bnpo'"),
+    ),
+    Row(
+        "GMPO",
+        "gmpo",
+        "geometric mean of limited ratios, standardised group rewards",
+        {
+            "advantage": "group_relative",
+            "objective": "gmpo",
+            "level": "sequence",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, **COMMON},
+        {"reduction": "episode_step"},
+        ("Zhao et al. 2025, arXiv:2507.20673",),
+    ),
+    Row(
+        "SAPO",
+        "sapo",
+        "soft gate of the ratios, standardised group rewards",
+        {"advantage": "group_relative", "objective": "sapo", "penalty": NO_PENALTY},
+        {
+            "tau_positive": "objective.tau_positive",
+            "tau_negative": "objective.tau_negative",
+            **COMMON,
+        },
+        {"reduction": "episode_step"},
+        ("Gao et al. 2025, arXiv:2511.20347",),
+    ),
+    Row(
+        "GSPOToken",
+        "gspo_token",
+        "clipped ratios of whole sequences with gradients of single tokens",
+        {
+            "advantage": "group_relative",
+            "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
+            "level": "gspo_token",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, **COMMON},
+        {"reduction": "episode_step"},
+        ("Zheng et al. 2025, arXiv:2507.18071",),
+    ),
+    Row(
+        "OPO",
+        "opo",
+        "group rewards less their mean weighted by lengths, token mean",
+        {
+            "advantage": {"name": "group_relative", "scale": "none", "mean": "steps"},
+            "objective": "score",
+            "penalty": NO_PENALTY,
+        },
+        {"lone": "advantage.lone", "group": "advantage.group", **OWN},
+        {"reduction": "step"},
+        ("Hao et al. 2025, arXiv:2505.23585",),
+    ),
+    Row(
+        "LUSPO",
+        "luspo",
+        "clipped ratios of whole sequences, weighted by their lengths",
+        {
+            "advantage": "group_relative",
+            "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
+            "level": "sequence",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, **COMMON},
+        {"reduction": "trajectory"},
+        ("LUSPO 2026, arXiv:2602.05261",),
+    ),
+)
