@@ -13,6 +13,7 @@ from pgcore.returns.discounted import (
     n_step_returns,
     next_values,
     returns,
+    state_discounts,
     td_errors,
 )
 from pgcore.returns.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
@@ -20,6 +21,6 @@ from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, ret
 
 __all__ = ["centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
 __all__ += ["discounted_sum", "discounts", "episode_returns", "gae", "n_step_returns"]
-__all__ += ["next_values", "returns", "td_errors"]
+__all__ += ["next_values", "returns", "state_discounts", "td_errors"]
 __all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
 __all__ += ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]

@@ -13,7 +13,13 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.interfaces.recorded import critic_values
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.returns import (
+    episode_returns,
+    leave_one_out_mean,
+    optimal_baseline,
+    returns,
+    state_discounts,
+)
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.critic_loss import ActorCriticLoss
@@ -132,7 +138,8 @@ class Reinforce(ActorCriticLoss):
         # With a critic, time limits bootstrap; the target is the return to go in either case.
         if self.baseline == "value":
             v_t, final = critic_values(batch, evaluate)
-            target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
+            gamma = batch.step_discounts(self.gamma)
+            target = returns(batch.rewards, batch.episode_lengths, gamma, final)
             g_t = self._returns(batch, final)
             return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
         g_t = self._returns(batch)
@@ -140,7 +147,8 @@ class Reinforce(ActorCriticLoss):
 
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
         """Return [B] G, reward units."""
-        g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
+        gamma = batch.step_discounts(self.gamma)
+        g_t = returns(batch.rewards, batch.episode_lengths, gamma, final_value)
         if self.reward_to_go:
             return g_t
         return episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
@@ -155,7 +163,7 @@ class Reinforce(ActorCriticLoss):
         # The whole episode's return is discounted from the start, its steps need no further factor.
         if not (self.discount_state and self.reward_to_go):
             return None
-        return self.gamma**batch.step_in_episode
+        return state_discounts(batch.episode_lengths, batch.step_discounts(self.gamma))
 
     def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
         """Return the baseline, one number for all steps or [B], reward units."""

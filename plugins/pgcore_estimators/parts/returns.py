@@ -48,8 +48,9 @@ class Returns(Advantage):
 
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Advantage.estimate`."""
+        gamma = batch.step_discounts(self.gamma)
         if self.baseline == "none":
-            return {"advantage": returns(rewards, batch.episode_lengths, self.gamma)}
+            return {"advantage": returns(rewards, batch.episode_lengths, gamma)}
         v_t, final = critic_values(batch, evaluate)
-        g_t = returns(rewards, batch.episode_lengths, self.gamma, final)
+        g_t = returns(rewards, batch.episode_lengths, gamma, final)
         return {"advantage": g_t - v_t, "return_": g_t}
