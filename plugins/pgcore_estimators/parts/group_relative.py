@@ -1,28 +1,19 @@
-"""Advantages of whole episodes against those of their group, such as answers to one prompt."""
+"""Rewards of episodes against the mean of their group."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
 
-import numpy as np
-
-from pgcore.data.batch import Batch
-from pgcore.errors import BatchError
-from pgcore.interfaces.estimator import Evaluate
-from pgcore.parts import Advantage
-from pgcore.returns import by_group, centre, episode_rewards, leave_one_out_mean, normalise
+from pgcore.returns import centre, leave_one_out_mean
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Flag, NonNegative, choice
-from pgcore_estimators.terms import GROUP, Ddof, Group
+from pgcore.validation.fields import Flag
+from pgcore_estimators.parts.grouped import Scaled
 
 __all__ = ["GroupRelative"]
 
 
 @dataclass(frozen=True)
-class GroupRelative(Advantage):
+class GroupRelative(Scaled):
     """A = (R - mean) / (std + eps), one number for all steps of an episode of reward R.
 
     R is undiscounted. A group of equal rewards has A = 0 exactly.
@@ -35,18 +26,14 @@ class GroupRelative(Advantage):
         lone: A of an episode that is alone in its group: "zero", "raw" for R, or "error".
         group: The episodes that are compared: "extra" for those with one number in the batch's
             extra `group`, "all" for all of them.
+        count_masked: Whether episodes without a step in the loss count in mean and deviation.
+            Without, the batch's extra `loss_mask` names them, and they have A = 0.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
     """
 
-    scale: Annotated[str, choice("group", "batch", "none")] = "group"
-    eps: NonNegative = 1e-8
-    ddof: Ddof = 1
     leave_one_out: Flag = False
-    lone: Annotated[str, choice("zero", "raw", "error")] = "zero"
-    group: Group = "extra"
-    extras: ClassVar = {"group": GROUP}
     name = "group_relative"
     sources = (
         "Shao et al. 2024, sec. 4.1.2, arXiv:2402.03300",
@@ -56,39 +43,10 @@ class GroupRelative(Advantage):
     @property
     def unbiased(self) -> bool:
         """See `Advantage`; a group's own mean shrinks the gradient, and so does A = 0."""
-        return self.leave_one_out and self.scale == "none" and self.lone != "zero"
+        # Whether an episode counts may depend on its actions, and with it the others' baseline.
+        plain = self.scale == "none" and self.lone != "zero" and self.count_masked
+        return plain and self.leave_one_out
 
-    def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Advantage.estimate`."""
-        totals = episode_rewards(batch, rewards)
-        relative = by_group(self._relative, totals, batch, self.group)
-        if self.scale == "batch":
-            relative = relative / (self._deviation(totals[batch.episode_weights > 0]) + self.eps)
-        return {"advantage": relative[batch.episode_of_step]}
-
-    def _relative(self, rewards: Array) -> Array:
-        """Return [n] advantages of one group, not yet divided by the batch's deviation."""
-        if len(rewards) == 1:
-            return self._alone(rewards)
-        if self.scale == "group" and not self.leave_one_out:
-            return normalise(rewards, ddof=self.ddof, eps=self.eps, noun="episode")
-        centred = rewards - leave_one_out_mean(rewards) if self.leave_one_out else centre(rewards)
-        if self.scale == "group":
-            centred = centred / (self._deviation(rewards) + self.eps)
-        return centred
-
-    def _alone(self, reward: Array) -> Array:
-        """Return [1] the advantage of an episode without others."""
-        if self.lone == "error":
-            raise BatchError(
-                f"{self}: expected at least 2 episodes in each group, got 1; collect more, or set "
-                "lone='zero'"
-            )
-        return reward.copy() if self.lone == "raw" else 0.0 * reward
-
-    def _deviation(self, rewards: Array) -> float:
-        """Return the standard deviation of [n] rewards; infinite for one alone, or equal ones."""
-        centred = centre(rewards)
-        square = float(np.vdot(centred, centred))
-        # Equal rewards have 0 above, which an infinite divisor keeps without eps.
-        return math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else math.inf
+    def centred(self, rewards: Array, lengths: Array) -> Array:
+        """See `Centred.centred`."""
+        return rewards - leave_one_out_mean(rewards) if self.leave_one_out else centre(rewards)

@@ -63,8 +63,8 @@ def test_n_step_returns_discount_each_step_by_its_own(n):
             end = min(t + n, steps.stop)
             total = sum(between(t, k) * REWARDS[k] for k in range(t, end))
             expected.append(total + between(t, end) * ahead[end])
-    found = n_step_returns(REWARDS, VALUES, V_TP1, LENGTHS, GAMMAS, n)
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    actual = n_step_returns(REWARDS, VALUES, V_TP1, LENGTHS, GAMMAS, n)
+    np.testing.assert_allclose(actual, expected, rtol=1e-13)
 
 
 def test_gae_discounts_each_step_by_its_own():
