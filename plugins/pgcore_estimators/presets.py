@@ -31,6 +31,7 @@ GROUP = {
     "scale": "advantage.scale",
     "lone": "advantage.lone",
     "group": "advantage.group",
+    "count_masked": "advantage.count_masked",
 }
 BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
 PENALTY = {"kl_coefficient": "penalty.coefficient"}
@@ -49,11 +50,7 @@ CRITIC = {
     "normalise": "normalise",
     "reduction": "reduction",
 }
-RELATIVE = {
-    **GROUP,
-    "leave_one_out": "advantage.leave_one_out",
-    "count_masked": "advantage.count_masked",
-}
+RELATIVE = {**GROUP, "leave_one_out": "advantage.leave_one_out"}
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
 
 PRESETS = (
@@ -172,7 +169,7 @@ PRESETS = (
         "pass_at_k",
         "clipped ratios, the best answer of a group alone",
         {"advantage": "best_alone", "objective": "clip", "penalty": NO_PENALTY},
-        {**BOUNDS, "count_masked": "advantage.count_masked", **COMMON},
+        {**BOUNDS, **COMMON},
         {"reduction": "step"},
         ("Tang et al. 2025, arXiv:2503.19595",),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -227,6 +228,37 @@ def test_a_group_without_success_has_nothing_to_learn():
     batch = of_answers([0.0, 0.0, -1.0, -3.0, 1.0, 0.0], [0, 0, 1, 1, 2, 2])
     actual = advantages(batch, "success_normalised", eps=0.0)
     assert actual.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, -1.0]
+
+
+# Exact expectations: all draws of a group from a bandit, whose score in its logit is 1 - p or -p.
+
+
+def expected_score(name, answers, p, **options):
+    """Return the expected sum of advantage times score over a group."""
+    total = 0.0
+    for rewards in itertools.product([0.0, 1.0], repeat=answers):
+        probability = math.prod(p if reward else 1 - p for reward in rewards)
+        advantage = advantages(of_answers(rewards, [0] * answers), name, **options)
+        total += probability * (advantage @ (np.array(rewards) - p))
+    return total
+
+
+@pytest.mark.parametrize("answers", [2, 3, 5])
+@pytest.mark.parametrize("p", [0.1, 0.7])
+def test_success_normalised_rewards_climb_the_start_of_the_log_likelihood(answers, p):
+    # d/dp of -sum_{k < N} (1 - p)^k / k, and dp / d logit = p (1 - p).
+    slope = p * (1 - p) * sum((1 - p) ** (k - 1) for k in range(1, answers))
+    actual = expected_score("success_normalised", answers, p, eps=0.0) / answers
+    assert actual == pytest.approx(slope, rel=1e-12)
+
+
+@pytest.mark.parametrize("answers", [2, 3, 5])
+@pytest.mark.parametrize("p", [0.1, 0.7])
+def test_the_best_alone_is_the_gradient_of_the_groups_best_reward(answers, p):
+    # The best reward's expectation is 1 - (1 - p)^N.
+    slope = p * (1 - p) * answers * (1 - p) ** (answers - 1)
+    actual = expected_score("best_alone", answers, p, scale="none")
+    assert actual == pytest.approx(slope, rel=1e-12)
 
 
 # Returns against a group's baseline.
