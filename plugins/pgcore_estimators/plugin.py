@@ -136,6 +136,7 @@ PROOFS = (
     ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
     ("advantages", "advantage_parts:PROOFS", "advantages as parts"),
+    ("parts", "parts:PROOFS", "policy_gradient and the presets"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
 )
 

@@ -125,18 +125,18 @@ class Scaled(Centred):
         """Return [E] advantages of [E] rewards."""
         relative = self.by_group(rewards, batch)
         if self.scale == "batch":
-            relative = relative / (self.spread(rewards[self.counted(batch)]) + self.eps)
+            relative = self._scaled(relative, rewards[self.counted(batch)])
         return relative
 
     def of_group(self, rewards: Array, lengths: Array) -> Array:
         """See `Centred.of_group`; divided by the group's deviation where `scale` says so."""
         centred = super().of_group(rewards, lengths)
         if self.scale == "group" and len(rewards) > 1:
-            centred = centred / (self.spread(rewards) + self.eps)
+            centred = self._scaled(centred, rewards)
         return centred
 
     def spread(self, rewards: Array) -> float:
-        """Return s of [n] rewards, their standard deviation; infinite for equal ones, and alone.
+        """Return s of [n] rewards, their standard deviation; 0 for equal ones, and alone.
 
         Raises:
             NonFiniteError: the variance overflows.
@@ -148,5 +148,9 @@ class Scaled(Centred):
                 f"{self}: expected rewards with a finite variance, got {np.abs(rewards).max()} as "
                 "the largest; scale the rewards down"
             )
-        # Equal rewards have 0 above, which an infinite divisor keeps without eps.
-        return math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else math.inf
+        return math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else 0.0
+
+    def _scaled(self, centred: Array, rewards: Array) -> Array:
+        """Return [n] centred rewards over the spread of [m] rewards; without one as they are."""
+        spread = self.spread(rewards)
+        return centred / (spread + self.eps) if spread > 0 else centred
