@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -420,6 +421,22 @@ PAIRS = {
         {"advantage": {"name": "n_step", "n": 3}},
     ),
     "td": ("actor_critic", {"advantage": "td"}, {"advantage": "td"}),
+    **{
+        f"returns, {baseline}, {to_go}": (
+            "reinforce",
+            {"baseline": baseline, "baseline_value": 0.3, "reward_to_go": to_go},
+            {
+                "advantage": {
+                    "name": "returns",
+                    "baseline": baseline,
+                    "baseline_value": 0.3,
+                    "reward_to_go": to_go,
+                }
+            },
+        )
+        for baseline in ("none", "constant", "mean", "leave_one_out", "optimal", "value")
+        for to_go in (True, False)
+    },
 }
 
 
@@ -433,6 +450,9 @@ def test_parts_are_the_classes_that_write_them_out(label):
     expected, actual = (pg.signals(policy, estimator, batch) for estimator in (plain, parts))
     for signal, value in expected.values.items():
         np.testing.assert_array_equal(actual[signal], value, signal)
+    if name == "reinforce":
+        summed = dataclasses.replace(parts, reduction="trajectory")
+        assert summed.claims.unbiased == plain.claims.unbiased
 
 
 def test_the_group_baseline_of_reinforce_pp_is_a_preset():
