@@ -8,9 +8,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, NonFiniteError, PgcoreError, ShapeError
 from pgcore.returns import (
     best_over_second,
     leave_one_out_mean,
@@ -530,3 +532,43 @@ def test_options_that_cannot_be_are_refused(name, option, value, rule):
 def test_an_advantage_without_a_target_has_no_critic():
     with pytest.raises(EstimatorError, match=r"an advantage with a target R .*'given'"):
         pg.estimator("policy_gradient", advantage="given", critic="squared")
+
+
+# Any episodes and options: a finite advantage, or an error of pgcore's.
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "lone": st.sampled_from(["zero", "raw", "error"]),
+        "count_masked": st.booleans(),
+        "scale": st.sampled_from(["group", "batch", "none"]),
+        "eps": st.sampled_from([0.0, 1e-8, 1.0]),
+        "ddof": st.sampled_from([0, 1]),
+    }
+)
+EPISODES = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(0, 2), st.booleans(), st.floats(-1e300, 1e300)),
+    min_size=1,
+    max_size=6,
+)
+UNSCALED = ("group_returns", "optimal_token_baseline")
+
+
+@settings(max_examples=60, deadline=None)
+@given(EPISODES, OPTIONS, st.sampled_from([*RELATIVE, "several_rewards", *UNSCALED]), st.booleans())
+def test_any_episodes_have_finite_advantages_or_an_error(episodes, options, name, padded):
+    lengths, groups, masks, rewards = (list(column) for column in zip(*episodes, strict=True))
+    steps = np.repeat(rewards, lengths)
+    extras = {"loss_mask": np.repeat(masks, lengths), "squared_probs": np.full(len(steps), 0.5)}
+    extras["rewards"] = np.stack([steps, -steps], axis=1)
+    log_probs = np.full(len(steps), math.log(0.5))
+    if name in UNSCALED:
+        options = {key: options[key] for key in ("lone", "count_masked")}
+    try:
+        batch = batch_of(steps, lengths, groups, extras, log_probs=log_probs)
+        actual = advantages(batch.pad(len(steps) + 2) if padded else batch, name, **options)
+    except PgcoreError:
+        return
+    assert np.isfinite(actual).all()
+    if not options["count_masked"]:
+        # Those that do not count have nothing, but the returns of a part before its baseline.
+        assert name == "group_returns" or not actual[: len(steps)][~extras["loss_mask"]].any()
