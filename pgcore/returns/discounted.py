@@ -86,8 +86,8 @@ def state_discounts(episode_lengths: Array, gamma: float | Array) -> Array:
     """
     starts = episode_lengths.cumsum() - episode_lengths
     if not isinstance(gamma, np.ndarray):
-        steps = np.arange(episode_lengths.sum()) - np.repeat(starts, episode_lengths)
-        return cast("Array", gamma**steps)
+        first = np.repeat(starts, episode_lengths)
+        return gamma ** cast("Array", np.arange(len(first)) - first)
     ends, factors = last_steps("state_discounts", episode_lengths, gamma), np.ones(len(gamma))
     factors[1:] = gamma[:-1]
     factors[starts] = 1.0
