@@ -74,11 +74,6 @@ PARTS = {
         ("vtrace", "vtrace:VTraceAdvantage", "advantages corrected for the behaviour policy"),
         ("group_relative", "group_relative:GroupRelative", "rewards against those of a group"),
         (
-            "length_weighted",
-            "length_weighted:LengthWeighted",
-            "rewards less the group's mean weighted by lengths",
-        ),
-        (
             "success_normalised",
             "success_normalised:SuccessNormalised",
             "rewards less the group's mean, over that mean",
@@ -118,6 +113,7 @@ PARTS = {
         ("k2", "kl:K2", "half of the squared log ratio to the reference"),
         ("k3", "kl:K3", "estimate of the KL divergence that is never negative"),
         ("k3_straight", "kl:StraightK3", "value of k3, derivative of k2"),
+        ("exact", "exact_kl:ExactKL", "KL divergence of the distributions, in either direction"),
         ("abs_k1", "kl:AbsoluteK1", "absolute log ratio to the reference"),
     ),
     "critics": (
@@ -126,7 +122,7 @@ PARTS = {
         ("clipped", "critics:ClippedValue", "squared error, clipped around the recorded value"),
     ),
 }
-# The parts as attributes of `pgcore`, by their classes' names, and `KL` for the penalties.
+# Attributes of `pgcore`: parts, and a function that makes penalties.
 FUNCTIONS = ("gae:GAE", "returns:Returns", "group_relative:GroupRelative", "clip:Clip", "kl:KL")
 # One a family of estimators.
 PROOFS = (

@@ -35,12 +35,8 @@ GROUP = {
 }
 BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
 PENALTY = {"kl_coefficient": "penalty.coefficient"}
-COMMON = {
-    **GROUP,
-    **PENALTY,
-    "entropy_coefficient": "entropy_coefficient",
-    "reduction": "reduction",
-}
+OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
+COMMON = {**GROUP, **OWN}
 # Those of score functions: no ratio, and no bounds of one.
 SCORE = {"entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
 CRITIC = {
@@ -118,6 +114,19 @@ PRESETS = (
         ("Zheng et al. 2025, arXiv:2507.18071",),
     ),
     Row(
+        "OPO",
+        "opo",
+        "group rewards less their mean weighted by lengths, token mean",
+        {
+            "advantage": {"name": "group_relative", "scale": "none", "mean": "steps"},
+            "objective": "score",
+            "penalty": NO_PENALTY,
+        },
+        {**RELATIVE, **OWN},
+        {"reduction": "step"},
+        ("Hao et al. 2025, arXiv:2505.23585",),
+    ),
+    Row(
         "LUSPO",
         "luspo",
         "clipped ratios of whole sequences, weighted by their lengths",
@@ -154,15 +163,6 @@ PRESETS = (
         {"normalise": "batch", "reduction": "step"},
         ("Hu 2025, sec. 3, arXiv:2501.03262",),
         "`reinforce_pp` with baseline='group' is the same with one bound for both sides.",
-    ),
-    Row(
-        "OPO",
-        "opo",
-        "group rewards less their mean weighted by lengths",
-        {"advantage": "length_weighted", "objective": "score"},
-        {**RELATIVE, **SCORE},
-        {"reduction": "step"},
-        ("Hao et al. 2025, arXiv:2505.23585",),
     ),
     Row(
         "PassAtK",

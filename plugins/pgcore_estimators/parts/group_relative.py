@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pgcore.returns import centre, leave_one_out_mean
+from pgcore.returns import centre, leave_one_out_mean, weighted_centre
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Flag
+from pgcore.validation.fields import Flag, choice
 from pgcore_estimators.parts.grouped import Scaled
 
 __all__ = ["GroupRelative"]
@@ -23,6 +24,7 @@ class GroupRelative(Scaled):
         eps: Added to the deviation.
         ddof: The deviation divides by the number of episodes less this.
         leave_one_out: Whether the mean is over the group's other episodes.
+        mean: "episodes" to weigh them alike, "steps" to weigh each by its number of steps.
         lone: A of an episode that is alone in its group: "zero", "raw" for R, or "error".
         group: The episodes that are compared: "extra" for those with one number in the batch's
             extra `group`, "all" for all of them.
@@ -31,13 +33,20 @@ class GroupRelative(Scaled):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> advantage = pg.GroupRelative(scale="none", leave_one_out=True)
+        >>> pg.estimator("policy_gradient", advantage=advantage, objective="score").quantities
+        ('log_prob',)
     """
 
     leave_one_out: Flag = False
+    mean: Annotated[str, choice("episodes", "steps")] = "episodes"
     name = "group_relative"
     sources = (
         "Shao et al. 2024, sec. 4.1.2, arXiv:2402.03300",
         "Kool, van Hoof and Welling 2019 (leave one out)",
+        "Hao et al. 2025, arXiv:2505.23585 (mean of steps)",
     )
 
     @property
@@ -49,4 +58,7 @@ class GroupRelative(Scaled):
 
     def centred(self, rewards: Array, lengths: Array) -> Array:
         """See `Centred.centred`."""
-        return rewards - leave_one_out_mean(rewards) if self.leave_one_out else centre(rewards)
+        by_steps = self.mean == "steps"
+        if self.leave_one_out:
+            return rewards - leave_one_out_mean(rewards, lengths if by_steps else None)
+        return weighted_centre(rewards, lengths) if by_steps else centre(rewards)

@@ -29,7 +29,7 @@ LENGTHS = np.array([2, 1, 3, 1, 4, 2])
 GROUPS = np.array([5, 2, 5, 2, 5, 9])
 RNG = np.random.default_rng(11)
 REWARDS = RNG.standard_normal(13)
-RELATIVE = ("group_relative", "length_weighted", "success_normalised", "best_alone", "gpg")
+RELATIVE = ("group_relative", "success_normalised", "best_alone", "gpg")
 
 
 def batch_of(rewards, lengths, groups=None, extras=None, **fields):
@@ -118,7 +118,12 @@ def test_gae_runs_over_the_policys_own_tokens():
 
 def test_worked_numbers_of_other_group_advantages():
     half = of_answers([1.0, 0.0], [0, 0], [1, 3])
-    assert advantages(half, "length_weighted").tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert advantages(half, "group_relative", scale="none", mean="steps").tolist() == [
+        0.75,
+        -0.25,
+        -0.25,
+        -0.25,
+    ]
     quarter = of_answers([1.0, 0.0, 0.0, 0.0], [0] * 4)
     assert advantages(quarter, "gpg", norm=2.0).tolist() == [1.5, -0.5, -0.5, -0.5]
     relative = advantages(quarter, "success_normalised", eps=0.0)
@@ -153,14 +158,15 @@ def test_equal_rewards_give_exactly_nothing(name, scale, options):
 @pytest.mark.parametrize("count_masked", [True, False])
 @pytest.mark.parametrize("leave_one_out", [True, False])
 @pytest.mark.parametrize("ddof", [0, 1])
-def test_group_advantages_are_their_loops(name, scale, count_masked, leave_one_out, ddof):
+@pytest.mark.parametrize("mean", ["episodes", "steps"])
+def test_group_advantages_are_their_loops(name, scale, count_masked, leave_one_out, ddof, mean):
     mask = np.repeat([True, True, True, True, False, True, True], [2, 1, 3, 1, 4, 2, 1])
     lengths, groups = np.array([2, 1, 3, 1, 4, 2, 1]), np.array([5, 2, 5, 2, 5, 5, 9])
     r_t = np.abs(RNG.standard_normal(14))
     batch = batch_of(r_t, lengths, groups, {"loss_mask": mask})
     options = {"scale": scale, "count_masked": count_masked, "ddof": ddof, "eps": 0.1}
     if name != "best_alone":
-        options["leave_one_out"] = leave_one_out
+        options |= {"leave_one_out": leave_one_out, "mean": mean}
     totals = [part.sum() for part in np.split(r_t, lengths.cumsum()[:-1])]
     counted = [i for i in range(7) if count_masked or i != 4]
 
@@ -172,7 +178,7 @@ def test_group_advantages_are_their_loops(name, scale, count_masked, leave_one_o
         if i not in counted or len(peers) == 1:
             return 0.0
         others = [j for j in peers if j != i] if leave_one_out and name != "best_alone" else peers
-        weights = [lengths[j] if name == "length_weighted" else 1 for j in others]
+        weights = [lengths[j] if mean == "steps" else 1 for j in others]
         baseline = np.dot(weights, [rewards[j] for j in others]) / sum(weights)
         advantage = rewards[i] - baseline
         if name == "best_alone":
@@ -518,7 +524,7 @@ def test_centres_and_leads():
         ("group_relative", "eps", -1e-8, "a finite number of at least 0"),
         ("group_relative", "count_masked", "no", "True or False"),
         ("group_relative", "lone", "none", "one of 'zero', 'raw', 'error'"),
-        ("length_weighted", "scale", "std", "one of 'group', 'batch', 'none'"),
+        ("gpg", "scale", "std", "one of 'group', 'batch', 'none'"),
         ("several_rewards", "first", "both", "one of 'sum', 'normalise'"),
         ("group_returns", "gamma", -0.1, r"a number in \[0, 1\]"),
         ("optimal_token_baseline", "corrected", None, "True or False"),
