@@ -20,7 +20,12 @@ from pgcore.returns import (
     weighted_centre,
     weighted_means,
 )
+from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import Case
+from pgcore_check.proofs import hold_to_parent
+from pgcore_check.reference.estimator_form import estimator_form
+from pgcore_estimators.policy_gradient import PolicyGradient
+from pgcore_estimators.proofs.composed_advantages import ADVANTAGES
 
 POLICY = pg.policy(
     pg.PolicySpec(pg.Linear(1), pg.Categorical(2), "separate"), dtype="float64", seed=1
@@ -486,6 +491,32 @@ def test_appo_leaves_the_ratio_to_its_objective():
     log_prob = policy.evaluate(batch, ("log_prob",))["log_prob"]
     rho = np.minimum(np.exp(log_prob - batch.log_probs), 1.0)
     np.testing.assert_allclose(signals["advantage"], rho * plain["advantage"], rtol=1e-13)
+
+
+# The kit's reference implementations.
+
+
+class Scaled(PolicyGradient):
+    """A composition whose advantages are slightly too large."""
+
+    def signals(self, batch, evaluate):
+        signals = dict(super().signals(batch, evaluate))
+        return signals | {"advantage": 1.0001 * signals["advantage"]}
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_the_reference_tells_a_wrong_advantage_from_a_right_one(name):
+    hold_to_parent(Scaled)
+    for cls, agrees in ((PolicyGradient, True), (Scaled, False)):
+        estimator = cls(advantage=name, objective="score")
+        spec = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3), "separate")
+        policy, batch = Case("", spec, estimator, "float64", 5).make("numpy")
+        assert estimator_form(estimator) is not None
+        assert pg.check(policy, estimator, batch).agrees is agrees
+
+
+def test_the_reference_serves_every_advantage():
+    assert set(ADVANTAGES) == set(registry().names("advantages"))
 
 
 # The functions of `pgcore.returns`.
