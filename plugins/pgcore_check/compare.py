@@ -290,6 +290,9 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     if gradient is None:
         return
     yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
+    # Nothing can be clipped to a norm of 0.
+    if truth.max_norm == 0.0:
+        return
     clipped = gradient.clipped(truth.max_norm).numpy()
     yield row_of(label, "clipped gradient", clipped, truth.clipped, truth.dtype)
     if truth.fisher:
