@@ -519,7 +519,7 @@ def test_the_reference_tells_a_wrong_advantage_from_a_right_one(name):
 
 def test_a_gradient_of_nothing_can_be_checked():
     estimator = pg.estimator("maxrl")
-    spec = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3))
+    spec = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3), "separate")
     policy, batch = Case("", spec, estimator, "float64", 5).make("numpy")
     assert pg.gradient(policy, estimator, batch).norm() == 0
     assert pg.check(policy, estimator, batch).agrees
