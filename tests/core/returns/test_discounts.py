@@ -188,6 +188,14 @@ def test_every_registered_estimator_with_gamma_is_among_them():
     assert names <= set(registry().names("estimators"))
 
 
+def test_a_check_refuses_discounts_that_its_reference_does_not_read():
+    estimator = pg.estimator("ppo")
+    spec = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3), "separate")
+    policy, batch = Case("", spec, estimator, "float64", 5).make("numpy")
+    with pytest.raises(BatchError, match=r"check: expected Batch\.discount None for 'ppo'"):
+        pg.check(policy, estimator, discounted(batch, np.ones(batch.num_steps)))
+
+
 def test_a_replay_buffer_keeps_discounts():
     fields = {"observations": np.zeros((2, 1)), "actions": [0, 0], "rewards": [1.0, 2.0]}
     fields |= {"episode_lengths": [2], "terminated": [True], "log_probs": [0.0, 0.0]}
