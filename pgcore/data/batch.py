@@ -47,6 +47,8 @@ class Batch:
             terminated episodes. Signals bootstrap from them without final observations.
         action_mask: [B, A] bool or None. True for possible actions.
         step_weights: [B] float64 or None. 0 for padding, 1 elsewhere; None means 1 everywhere.
+        discount: [B] float64 in [0, 1] or None. The factor on an estimator's gamma from each step
+            to the next, the bootstrap after an episode's last step included; None means 1.
         extras: Further [B, ...] arrays by name, for an estimator's signals: `reference`, the
             [B, width] distribution parameters that `kl` measures from; `next_action_mask`, [B, A]
             possible actions after each step; `group`, [B] integers, equal for the episodes that
@@ -62,6 +64,7 @@ class Batch:
     values: Array | None
     action_mask: Array | None
     step_weights: Array | None
+    discount: Array | None
     extras: Mapping[str, Array]
     _source: tuple[Batch, Index]  # of a batch that `steps` made: its parent and its index
     _fits: object = None  # the spec that the batch was last found to fit
@@ -80,20 +83,22 @@ class Batch:
         final_values: ArrayLike | None = None,
         action_mask: ArrayLike | None = None,
         step_weights: ArrayLike | None = None,
+        discount: ArrayLike | None = None,
         extras: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         """Validate and freeze the arrays.
 
         Raises:
             ShapeError: lengths disagree, or an array has the wrong number of dimensions.
-            BatchError: no steps, an empty episode, NaN or infinity, a negative action, or a step
-                with every action or its own masked. It names the array and the first such row.
+            BatchError: no steps, an empty episode, NaN or infinity, a negative action, a discount
+                outside [0, 1], or a step with every action or its own masked. It names the array and the first such row.
         """
         arguments: dict[str, Any] = {"observations": observations, "actions": actions}
         arguments |= {"rewards": rewards, "action_mask": action_mask, "log_probs": log_probs}
         arguments |= {"values": values, "step_weights": step_weights, "terminated": terminated}
         arguments |= {"episode_lengths": episode_lengths, "final_values": final_values}
         arguments |= {"final_observations": final_observations, "extras": extras}
+        arguments["discount"] = discount
         self.__dict__.update(validated(arguments))
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -223,6 +228,14 @@ class Batch:
         following[:-1] = self.action_mask[1:]
         following[self.episode_ends] = True
         return read_only(following)
+
+    def step_discounts(self, gamma: float) -> float | Array:
+        """Return gamma, or with `discount` [B] float64 gamma times each step's.
+
+        Args:
+            gamma: In [0, 1].
+        """
+        return gamma if self.discount is None else gamma * self.discount
 
     def check_bootstrap(self) -> None:
         """Raise BatchError unless every truncated episode has a final observation."""

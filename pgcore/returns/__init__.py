@@ -4,7 +4,15 @@ Arrays are flat float64, `B` steps in `E` episodes one after the other. `_t` is 
 `_tp1` the next. Episodes do not depend on one another, but in baselines that average over them.
 """
 
-from pgcore.returns.baselines import centre, leave_one_out_mean, normalise, optimal_baseline
+from pgcore.returns.baselines import (
+    best_over_second,
+    centre,
+    leave_one_out_mean,
+    normalise,
+    optimal_baseline,
+    weighted_centre,
+    weighted_means,
+)
 from pgcore.returns.discounted import (
     discounted_sum,
     discounts,
@@ -13,13 +21,23 @@ from pgcore.returns.discounted import (
     n_step_returns,
     next_values,
     returns,
+    state_discounts,
     td_errors,
 )
-from pgcore.returns.groups import GROUPS, by_group, episode_rewards, group_of_episode, is_one_group
+from pgcore.returns.groups import (
+    GROUPS,
+    by_group,
+    episode_rewards,
+    group_of_episode,
+    is_one_group,
+    unmasked_episodes,
+)
 from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
 
-__all__ = ["centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
+__all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
+__all__ += ["weighted_centre", "weighted_means"]
 __all__ += ["discounted_sum", "discounts", "episode_returns", "gae", "n_step_returns"]
-__all__ += ["next_values", "returns", "td_errors"]
+__all__ += ["next_values", "returns", "state_discounts", "td_errors"]
 __all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
+__all__ += ["unmasked_episodes"]
 __all__ += ["cumulative_log_ratios", "limited_ratios", "retrace", "vtrace"]

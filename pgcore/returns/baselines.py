@@ -9,7 +9,8 @@ import numpy as np
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array
 
-__all__ = ["centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
+__all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
+__all__ += ["weighted_centre", "weighted_means"]
 
 
 def normalise(
@@ -67,12 +68,80 @@ def centre(x: Array) -> Array:
     return centred - (sum(centred.tolist()) if len(x) < 8 else np.add.reduce(centred)) / len(x)
 
 
-def leave_one_out_mean(x: Array) -> Array:
+def weighted_centre(x: Array, weights: Array) -> Array:
+    """Return [n] x less its weighted mean; exactly 0 if all entries are equal.
+
+    Args:
+        x: [n] float.
+        weights: [n] float, at least 0 and not all 0.
+
+    Example:
+        >>> weighted_centre(np.array([1.0, 0.0]), np.array([1.0, 3.0])).tolist()
+        [0.75, -0.25]
+    """
+    centred = x - x[0]
+    return centred - (weights @ centred) / weights.sum()
+
+
+def weighted_means(x: Array, weights: Array, numbers: Array) -> Array:
+    """Return [n] for each entry the weighted mean of those with its number, such as a group's.
+
+    Args:
+        x: [n] float.
+        weights: [n] float, at least 0.
+        numbers: [n] integer.
+
+    Returns:
+        [n] float64, the unit of x; exactly the entry itself among equal ones, and 0 where all
+        weights of a number are 0.
+
+    Example:
+        >>> weighted_means(np.array([1.0, 0.0, 5.0]), np.array([1.0, 3.0, 2.0]), np.array([4, 4, 7]))
+        array([0.25, 0.25, 5.  ])
+    """
+    _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+    # Differences to the first entry of a number, so that equal entries have no rounding.
+    start = x[first][place]
+    total = np.bincount(place, weights)
+    product = np.bincount(place, weights * (x - start))
+    weighed = total > 0
+    means = np.where(weighed, product, 0.0) / np.where(weighed, total, 1.0)
+    return np.where(weighed[place], start + means[place], 0.0)
+
+
+def best_over_second(rewards: Array) -> Array:
+    """Return [n] the best reward less the second best at the first best entry, and 0 elsewhere.
+
+    Args:
+        rewards: [n] float, at least 2.
+
+    Example:
+        >>> best_over_second(np.array([0.5, 2.0, 1.5])).tolist()
+        [0.0, 0.5, 0.0]
+    """
+    second, best = np.partition(rewards, -2)[-2:]
+    lead = np.zeros_like(rewards)
+    lead[rewards.argmax()] = best - second
+    return lead
+
+
+def leave_one_out_mean(x: Array, weights: Array | None = None) -> Array:
     """Return [E]: for each entry the mean of the others.
+
+    Args:
+        x: [E] float.
+        weights: [E] positive float or None; those of a weighted mean.
 
     Raises:
         BatchError: fewer than 2 entries.
+
+    Example:
+        >>> leave_one_out_mean(np.array([6.0, 3.0, 9.0])).tolist()
+        [6.0, 7.5, 4.5]
     """
+    if weights is not None:
+        others = _sum_of_others("leave_one_out_mean", weights * x)
+        return others / _sum_of_others("leave_one_out_mean", weights)
     others = _sum_of_others("leave_one_out_mean", x)
     return others / (len(x) - 1) if len(x) > 2 else others.copy()
 

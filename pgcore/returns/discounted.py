@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 
@@ -17,6 +18,7 @@ __all__ = [
     "n_step_returns",
     "next_values",
     "returns",
+    "state_discounts",
     "td_errors",
 ]
 
@@ -56,27 +58,53 @@ def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
     return np.array(y, np.float64)
 
 
-def discounts(episode_lengths: Array, factor: float) -> Array:
+def discounts(episode_lengths: Array, factor: float | Array) -> Array:
     """Return [B] float64: the factor, and 0 at each episode's last step."""
     return _discounts(episode_lengths.cumsum() - 1, factor)
 
 
-def _discounts(ends: Array, factor: float) -> Array:
+def _discounts(ends: Array, factor: float | Array) -> Array:
     coefficient = np.empty(ends[-1] + 1)
-    coefficient.fill(factor)
+    coefficient[:] = factor
     coefficient[ends] = 0.0
     return coefficient
 
 
+def state_discounts(episode_lengths: Array, gamma: float | Array) -> Array:
+    """Return [B] float64: the product of the discounts of an episode's earlier steps, gamma^t.
+
+    Args:
+        episode_lengths: [E] integer.
+        gamma: Discount in [0, 1], or [B] float64, one a step.
+
+    Raises:
+        ShapeError: the lengths do not sum to B.
+
+    Example:
+        >>> state_discounts(np.array([3, 1]), 0.5).tolist()
+        [1.0, 0.5, 0.25, 1.0]
+    """
+    starts = episode_lengths.cumsum() - episode_lengths
+    if not isinstance(gamma, np.ndarray):
+        first = np.repeat(starts, episode_lengths)
+        return gamma ** cast("Array", np.arange(len(first)) - first)
+    ends, factors = last_steps("state_discounts", episode_lengths, gamma), np.ones(len(gamma))
+    factors[1:] = gamma[:-1]
+    factors[starts] = 1.0
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        np.multiply.accumulate(factors[start : end + 1], out=factors[start : end + 1])
+    return factors
+
+
 def returns(
-    r_t: Array, episode_lengths: Array, gamma: float, final_value: Array | None = None
+    r_t: Array, episode_lengths: Array, gamma: float | Array, final_value: Array | None = None
 ) -> Array:
     """Return [B] float64 G_t = r_t + gamma G_{t+1}, each step's reward-to-go, reward units.
 
     Args:
         r_t: [B] float64, environment units.
         episode_lengths: [E] integer.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1], or [B] float64, one a step; see `Batch.step_discounts`.
         final_value: [E] float64 or None. Value of the state after each episode, 0 if terminated.
 
     Raises:
@@ -84,11 +112,11 @@ def returns(
 
     Source: Sutton and Barto 2018, eq. 3.9.
     """
-    ends = last_steps("returns", episode_lengths, r_t)
+    ends = last_steps("returns", episode_lengths, r_t, gamma)
     x_t = np.array(r_t, np.float64)
     if final_value is not None:
         _check_same_length("returns", final_value, episode_lengths)
-        x_t[ends] += gamma * final_value
+        x_t[ends] += _at(gamma, ends) * final_value
     return discounted_sum(x_t, _discounts(ends, gamma))
 
 
@@ -116,7 +144,7 @@ def next_values(v_t: Array, episode_lengths: Array, final_value: Array) -> Array
     return v_tp1
 
 
-def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
+def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float | Array) -> Array:
     """Return [B] delta_t = r_t + gamma V(s_{t+1}) - V(s_t).
 
     See `gae` for the arguments. Source: Sutton and Barto 2018, eq. 6.5.
@@ -125,7 +153,7 @@ def td_errors(r_t: Array, v_t: Array, v_tp1: Array, gamma: float) -> Array:
 
 
 def n_step_returns(
-    r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, n: int
+    r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float | Array, n: int
 ) -> Array:
     """Return [B] r_t + ... + gamma^n V(s_{t+n}), reward units; shorter at an episode's end.
 
@@ -134,7 +162,7 @@ def n_step_returns(
         v_t: [B] float64. V(s_t).
         v_tp1: [B] float64. V(s_{t+1}), as `next_values` gives it.
         episode_lengths: [E] integer.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1], or [B] float64, one a step.
         n: Rewards to sum, at least 1.
 
     Raises:
@@ -142,18 +170,23 @@ def n_step_returns(
 
     Source: Sutton and Barto 2018, eq. 7.1.
     """
-    ends = last_steps("n_step_returns", episode_lengths, r_t, v_t, v_tp1)
-    at_end = r_t[ends] + gamma * v_tp1[ends]
-    g_t = np.array(v_t, np.float64)
+    ends = last_steps("n_step_returns", episode_lengths, r_t, v_t, v_tp1, gamma)
+    at_end = r_t[ends] + _at(gamma, ends) * v_tp1[ends]
+    g_t, inner = np.array(v_t, np.float64), _at(gamma, slice(-1))
     # Each pass adds one reward; more passes than steps of an episode change nothing.
     for _ in range(min(n, int(episode_lengths.max()))):
-        g_t[:-1] = r_t[:-1] + gamma * g_t[1:]
+        g_t[:-1] = r_t[:-1] + inner * g_t[1:]
         g_t[ends] = at_end
     return g_t
 
 
 def gae(
-    r_t: Array, v_t: Array, v_tp1: Array, episode_lengths: Array, gamma: float, gae_lambda: float
+    r_t: Array,
+    v_t: Array,
+    v_tp1: Array,
+    episode_lengths: Array,
+    gamma: float | Array,
+    gae_lambda: float,
 ) -> Array:
     """Return generalised advantage estimates: the sum of (gamma lambda)^k delta_{t+k}.
 
@@ -162,7 +195,7 @@ def gae(
         v_t: [B] float64. V(s_t).
         v_tp1: [B] float64. V(s_{t+1}), as `next_values` gives it: time limits bootstrap.
         episode_lengths: [E] integer.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1], or [B] float64, one a step.
         gae_lambda: In [0, 1]; 0 gives TD errors, 1 gives G_t - V(s_t).
 
     Returns:
@@ -173,7 +206,7 @@ def gae(
 
     Source: Schulman et al. 2016, eq. 16, arXiv:1506.02438. Differs: time limits bootstrap.
     """
-    ends = last_steps("gae", episode_lengths, r_t, v_t, v_tp1)
+    ends = last_steps("gae", episode_lengths, r_t, v_t, v_tp1, gamma)
     return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
 
 
@@ -186,7 +219,12 @@ def _check_same_length(where: str, left: Array, right: Array) -> None:
         )
 
 
-def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array) -> Array:
+def _at(gamma: float | Array, index: Array | slice) -> float | Array:
+    """Return the discounts of some steps; one number is that of all."""
+    return gamma[index] if isinstance(gamma, np.ndarray) else gamma
+
+
+def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array | float) -> Array:
     """Return [E] the index of each episode's last step; ShapeError if [B] arrays do not fit."""
     ends = episode_lengths.cumsum() - 1
     if len(ends) == 0 or ends[-1] + 1 != len(x_t):
@@ -195,5 +233,6 @@ def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array) 
             f"got {int(episode_lengths.sum())}; check both"
         )
     for y_t in further:
-        _check_same_length(where, x_t, y_t)
+        if isinstance(y_t, np.ndarray):
+            _check_same_length(where, x_t, y_t)
     return ends

@@ -14,6 +14,7 @@ from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array, check_rows
 
 __all__ = ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]
+__all__ += ["unmasked_episodes"]
 
 # The values of `group`, here and as a field of an estimator.
 GROUPS = ("extra", "all")
@@ -68,8 +69,22 @@ def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
 
 
+def unmasked_episodes(batch: Batch) -> Array:
+    """Return [E] bool: whether any step of an episode counts in the loss.
+
+    Args:
+        batch: The episodes, with the extra `loss_mask`, [B] bool, False where a step does not count.
+    """
+    return np.logical_or.reduceat(batch.extras["loss_mask"], batch.episode_starts)
+
+
 def by_group(
-    function: Callable[[Array], Array], x: Array, batch: Batch, group: str = "extra"
+    function: Callable[..., Array],
+    x: Array,
+    batch: Batch,
+    group: str = "extra",
+    *further: Array,
+    members: Array | None = None,
 ) -> Array:
     """Return [E]: a function of each group's entries; 0 for episodes that are padding.
 
@@ -78,19 +93,30 @@ def by_group(
         x: [E] float.
         batch: The episodes.
         group: See `group_of_episode`.
+        further: [E] each. Further arguments of the function, such as the episodes' lengths.
+        members: [E] bool or None. The episodes that are in a group; others have 0, as padding has.
 
     Raises:
         BatchError, NonFiniteError: see `group_of_episode`; the function's own name the group.
+
+    Example:
+        >>> batch = pg.Batch(
+        ...     observations=np.zeros((3, 1)), actions=[0, 0, 0], rewards=[1.0, 3.0, 5.0],
+        ...     episode_lengths=[1, 1, 1], terminated=[True] * 3, extras={"group": [0, 0, 1]})
+        >>> by_group(lambda x: x - x.mean(), batch.rewards, batch).tolist()
+        [-1.0, 1.0, 0.0]
     """
-    if batch.step_weights is None and is_one_group(batch, group):
-        return function(x)
+    if batch.step_weights is None and members is None and is_one_group(batch, group):
+        return function(x, *further)
     numbers = group_of_episode(batch, group)
     real = batch.episode_weights > 0
+    if members is not None:
+        real = real & members
     result = np.zeros_like(x)
     for number in np.unique(numbers[real]):
-        members = real & (numbers == number)
+        rows = real & (numbers == number)
         try:
-            result[members] = function(x[members])
+            result[rows] = function(x[rows], *(y[rows] for y in further))
         except (BatchError, NonFiniteError) as error:
             raise type(error)(f"group {number}: {error}") from error
     return result

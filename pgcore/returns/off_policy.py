@@ -48,17 +48,20 @@ def vtrace(
     v_tp1: Array,
     log_ratio_t: Array,
     episode_lengths: Array,
-    gamma: float,
+    gamma: float | Array,
     *,
     rho_bar: float = 1.0,
     c_bar: float = 1.0,
     trace_lambda: float = 1.0,
+    pg_rho_bar: float | None = None,
+    bootstrap: str = "target",
+    weighted: bool = True,
 ) -> tuple[Array, Array]:
     """Return V-trace targets and policy-gradient advantages.
 
-    With rho = min(rho_bar, ratio) and c = trace_lambda min(c_bar, ratio), the target is V(s_t) plus
-    the sum over k of gamma^k (c_t ... c_{t+k-1}) rho_{t+k} delta_{t+k}, and the advantage is
-    rho_t (r_t + gamma target_{t+1} - V(s_t)).
+    With rho = min(rho_bar, ratio) and c = trace_lambda min(c_bar, ratio), the target v is V(s_t)
+    plus the sum over k of gamma^k (c_t ... c_{t+k-1}) rho_{t+k} delta_{t+k}, and the advantage is
+    min(pg_rho_bar, ratio) (r_t + gamma q_{t+1} - V(s_t)).
 
     Args:
         r_t: [B] float64, environment units.
@@ -66,10 +69,14 @@ def vtrace(
         v_tp1: [B] float64. V(s_{t+1}), as `next_values` gives it: time limits bootstrap.
         log_ratio_t: [B] float64, nats.
         episode_lengths: [E] integer.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1], or [B] float64, one a step.
         rho_bar: Limit of the ratios that weigh TD errors; positive, may be infinite.
         c_bar: Limit of the ratios that shorten traces; positive, may be infinite.
         trace_lambda: In [0, 1]; as in GAE.
+        pg_rho_bar: Limit of the advantage's ratio; None is `rho_bar`.
+        bootstrap: q_{t+1}: "target" for v_{t+1}, "mixed" for trace_lambda v_{t+1} plus
+            (1 - trace_lambda) V(s_{t+1}). Both are V(s_{t+1}) after an episode's last step.
+        weighted: Whether the advantage has its ratio; without, for a term that has one itself.
 
     Returns:
         [B] targets and [B] advantages, float64, reward units.
@@ -77,16 +84,28 @@ def vtrace(
     Raises:
         ShapeError: the lengths disagree.
 
-    Source: Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561.
+    Example:
+        >>> one = np.ones(1)
+        >>> vtrace(one, 0 * one, 0 * one, np.log([3.0]), np.array([1]), 0.9, pg_rho_bar=2.0)
+        (array([1.]), array([2.]))
+
+    Source: Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561; "mixed": rlax,
+    `vtrace_td_error_and_advantage`.
     """
-    ends = last_steps("vtrace", episode_lengths, r_t, v_t, v_tp1, log_ratio_t)
+    ends = last_steps("vtrace", episode_lengths, r_t, v_t, v_tp1, log_ratio_t, gamma)
     rho = limited_ratios(log_ratio_t, rho_bar)
     # A 0 at each episode's last step keeps episodes apart.
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
     target = v_t + discounted_sum(rho * td_errors(r_t, v_t, v_tp1, gamma), coefficient)
-    following = next_values(target, episode_lengths, v_tp1[ends])
-    return target, rho * td_errors(r_t, v_t, following, gamma)
+    q_tp1 = next_values(target, episode_lengths, v_tp1[ends])
+    if bootstrap == "mixed":
+        q_tp1 = trace_lambda * q_tp1 + (1.0 - trace_lambda) * v_tp1
+    advantage = td_errors(r_t, v_t, q_tp1, gamma)
+    if not weighted:
+        return target, advantage
+    weight = rho if pg_rho_bar is None else limited_ratios(log_ratio_t, pg_rho_bar)
+    return target, weight * advantage
 
 
 def retrace(
@@ -95,7 +114,7 @@ def retrace(
     v_tp1: Array,
     log_ratio_t: Array,
     episode_lengths: Array,
-    gamma: float,
+    gamma: float | Array,
     trace_lambda: float = 1.0,
 ) -> Array:
     """Return [B] float64 Retrace targets of Q(s_t, a_t), reward units.
@@ -106,7 +125,7 @@ def retrace(
         v_tp1: [B] float64. The current policy's mean of Q(s_{t+1}, .), 0 after a terminal step.
         log_ratio_t: [B] float64, nats.
         episode_lengths: [E] integer.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1], or [B] float64, one a step.
         trace_lambda: In [0, 1].
 
     Raises:
@@ -114,9 +133,10 @@ def retrace(
 
     Source: Munos et al. 2016, eqs. 3 and 4, arXiv:1606.02647.
     """
-    ends = last_steps("retrace", episode_lengths, r_t, q_t, v_tp1, log_ratio_t)
+    ends = last_steps("retrace", episode_lengths, r_t, q_t, v_tp1, log_ratio_t, gamma)
     # A trace is shortened by the ratio of the step that follows, min(1, ratio).
     coefficient = np.zeros(len(r_t))
-    coefficient[:-1] = gamma * trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
+    coefficient[:-1] = trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
+    coefficient *= gamma
     coefficient[ends] = 0.0
     return q_t + discounted_sum(td_errors(r_t, q_t, v_tp1, gamma), coefficient)

@@ -21,7 +21,7 @@ from pgcore.validation.arrays import (
 
 __all__ = ["OPTIONAL_REALS", "validated"]
 
-OPTIONAL_REALS = ("log_probs", "values", "step_weights")  # [B] float64 or None
+OPTIONAL_REALS = ("log_probs", "values", "step_weights", "discount")  # [B] float64 or None
 
 
 def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +43,7 @@ def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
     _check_masking(fields["actions"], fields["action_mask"])
     lengths = _episode_lengths(arguments["episode_lengths"], len(observations))
     _check_step_weights(fields["step_weights"], lengths)
+    _check_discount(fields["discount"])
     ended = owned_booleans("Batch.terminated", arguments["terminated"], 1)
     check_length("Batch.terminated", ended, len(lengths), "episode")
     final = _final_observations(arguments["final_observations"], observations, ended)
@@ -111,6 +112,13 @@ def _check_step_weights(weights: Array | None, lengths: Array) -> None:
     first = np.repeat(weights[lengths.cumsum() - lengths], lengths)
     rule, advice = "one weight throughout an episode", "make the padding an episode of its own"
     check_rows(where, rule, weights == first, "another", advice)
+
+
+def _check_discount(discount: Array | None) -> None:
+    """Raise BatchError unless all discounts are in [0, 1]."""
+    if discount is not None:
+        valid = (discount >= 0) & (discount <= 1)
+        check_rows("Batch.discount", "numbers in [0, 1]", valid, discount, "check that step")
 
 
 def _episode_lengths(value: ArrayLike, steps: int) -> Array:

@@ -14,7 +14,7 @@ from pgcore import api
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted, PolicySpec
-from pgcore.errors import NonFiniteError
+from pgcore.errors import BatchError, NonFiniteError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.gradient import Gradient
@@ -26,6 +26,7 @@ from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
 from pgcore_check.bounds.rounding import restored
+from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
@@ -214,7 +215,8 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         UnknownNameError: the optimizer is not registered.
         SpecError: the network cannot be run alone.
         EstimatorError: estimator and policy do not fit.
-        BatchError: the batch does not fit the policy, or lacks what the estimator needs.
+        BatchError: the batch does not fit the policy, or lacks what the estimator needs; or it has a
+            `discount`, which the estimator's reference implementation does not read.
         NonFiniteError: a quantity or the gradient is NaN or infinite; names it and the step.
 
     Example:
@@ -227,6 +229,11 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
     policy.check_fits(estimator)
     policy.check(batch)
     check_extras(estimator.used_extras, batch, policy.spec.head.width)
+    if batch.discount is not None and estimator_form(estimator) is not None:
+        raise BatchError(
+            f"check: expected Batch.discount None for {estimator.name!r}, whose reference "
+            "implementation has gamma alone, got one; leave it out, and set gamma"
+        )
     formula = api.optimizer(optimizer, learning_rate=RATE).spec
     with restored(policy):
         if not isinstance(policy.spec.network, Adopted):
@@ -300,6 +307,9 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     if gradient is None:
         return
     yield row_of(label, "gradient", gradient.numpy(), truth.gradient, truth.dtype)
+    # Nothing can be clipped to a norm of 0.
+    if truth.max_norm == 0.0:
+        return
     clipped = gradient.clipped(truth.max_norm).numpy()
     yield row_of(label, "clipped gradient", clipped, truth.clipped, truth.dtype)
     if truth.fisher:

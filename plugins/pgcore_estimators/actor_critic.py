@@ -69,7 +69,12 @@ class ActorCritic(ActorCriticLoss):
             # The TD error is the one-step return less V, so one recursion serves both.
             n_steps = 1 if self.advantage == "td" else self.n_steps
             g_t = n_step_returns(
-                batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, n_steps
+                batch.rewards,
+                v_t,
+                v_tp1,
+                batch.episode_lengths,
+                batch.step_discounts(self.gamma),
+                n_steps,
             )
             a_t = g_t - v_t
         # The target keeps reward units: it is made of the advantage before normalisation.

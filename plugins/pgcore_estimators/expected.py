@@ -10,6 +10,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
+from pgcore.returns import state_discounts
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -69,12 +70,13 @@ class Expected(ActionCriticLoss):
         """See `Estimator.signals`: `q`, and the critic's `target` unless its coefficient is 0."""
         q = constant_action_values(batch, evaluate)
         if self.discount_state:
-            q = q * (self.gamma**batch.step_in_episode)[:, None]
+            gamma = batch.step_discounts(self.gamma)
+            q = q * state_discounts(batch.episode_lengths, gamma)[:, None]
         if self.value_coefficient == 0:
             return {"q": q}
         # The next action is the current policy's, its value the target policy's.
         v_tp1 = expect_over_actions(next_log_probs(batch, evaluate), next_q(batch, evaluate.target))
-        return {"q": q, "target": batch.rewards + self.gamma * v_tp1}
+        return {"q": q, "target": batch.rewards + batch.step_discounts(self.gamma) * v_tp1}
 
     def surrogate(
         self,

@@ -16,7 +16,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate, Reduction
-from pgcore.returns import cumulative_log_ratios, episode_returns, returns
+from pgcore.returns import cumulative_log_ratios, episode_returns, returns, state_discounts
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, UnitInterval, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -52,7 +52,7 @@ class _EpisodeReturn(_OffPolicy):
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `return_` is the whole episode's, at each of its steps."""
-        g_t = returns(batch.rewards, batch.episode_lengths, self.gamma)
+        g_t = returns(batch.rewards, batch.episode_lengths, batch.step_discounts(self.gamma))
         return {
             "return_": episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step],
             "old_log_prob": old_log_probs(batch, evaluate),
@@ -151,9 +151,10 @@ class _WeighedScores(_OffPolicy):
         """See `Estimator.signals`: `advantage`, the return of weighted rewards from each step."""
         log_ratio = evaluate("log_prob")["log_prob"] - old_log_probs(batch, evaluate)
         rewards = np.exp(self.log_weights(batch, log_ratio)) * batch.rewards
-        g_t = returns(rewards, batch.episode_lengths, self.gamma)
+        gamma = batch.step_discounts(self.gamma)
+        g_t = returns(rewards, batch.episode_lengths, gamma)
         if self.discount_state:
-            g_t = self.gamma**batch.step_in_episode * g_t
+            g_t = state_discounts(batch.episode_lengths, gamma) * g_t
         return {"advantage": g_t}
 
     def surrogate(self, xp: ArrayNamespace, *, log_prob: Native, advantage: Native) -> Native:

@@ -87,7 +87,30 @@ PARTS = {
     "advantages": (
         ("gae", "gae:GAE", "generalised advantage estimates from a critic"),
         ("returns", "returns:Returns", "discounted returns, less a critic's value or nothing"),
+        ("n_step", "n_step:NStep", "n rewards and a critic's value, less its value before"),
+        ("td", "n_step:TD", "one reward and a critic's value, less its value before"),
+        ("vtrace", "vtrace:VTraceAdvantage", "advantages corrected for the behaviour policy"),
         ("group_relative", "group_relative:GroupRelative", "rewards against those of a group"),
+        (
+            "success_normalised",
+            "success_normalised:SuccessNormalised",
+            "rewards less the group's mean, over that mean",
+        ),
+        ("best_alone", "best_alone:BestAlone", "the best of a group less the second best"),
+        ("gpg", "gpg:GroupPolicyGradient", "rewards less the group's mean, over the share not 0"),
+        ("group_returns", "group_returns:GroupReturns", "returns less the group's mean reward"),
+        (
+            "several_rewards",
+            "several_rewards:SeveralRewards",
+            "weighted rewards against those of a group",
+        ),
+        (
+            "optimal_token_baseline",
+            "token_baseline:OptimalTokenBaseline",
+            "returns less the group's weighted mean at each position",
+        ),
+        ("greedy_baseline", "given:GreedyBaseline", "returns less the greedy answer's reward"),
+        ("given", "given:Given", "the batch's own advantages"),
     ),
     "objectives": (
         ("score", "score:Score", "advantage times log-probability"),
@@ -126,6 +149,7 @@ PROOFS = (
     ("a2c", "on_policy:A2C_PROOF", "a2c"),
     ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
+    ("advantages", "advantage_parts:PROOFS", "advantages as parts"),
     ("parts", "parts:PROOFS", "policy_gradient and the presets"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
     ("further_reductions", "reductions:PROOFS", "group_step, constant, sum, weighted"),

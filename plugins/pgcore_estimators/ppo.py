@@ -106,7 +106,8 @@ class PPO(CriticLoss):
         if self.uses("old_value"):
             recorded_values(batch, "PPO.value_clip")
         v_t, v_tp1 = state_values(batch, evaluate)
-        a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
+        gamma = batch.step_discounts(self.gamma)
+        a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gamma, self.gae_lambda)
         signals = {
             "advantage": a_t,
             "return_": a_t + v_t,

@@ -31,11 +31,22 @@ GROUP = {
     "scale": "advantage.scale",
     "lone": "advantage.lone",
     "group": "advantage.group",
+    "count_masked": "advantage.count_masked",
 }
 BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
 PENALTY = {"kl_coefficient": "penalty.coefficient"}
 OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
 COMMON = {**GROUP, **OWN}
+# Those of score functions: no ratio, and no bounds of one.
+SCORE = {"entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
+CRITIC = {
+    "gamma": "advantage.gamma",
+    "value_coefficient": "value_coefficient",
+    "entropy_coefficient": "entropy_coefficient",
+    "normalise": "normalise",
+    "reduction": "reduction",
+}
+RELATIVE = {**GROUP, "leave_one_out": "advantage.leave_one_out"}
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
 
 PRESETS = (
@@ -111,7 +122,7 @@ PRESETS = (
             "objective": "score",
             "penalty": NO_PENALTY,
         },
-        {"lone": "advantage.lone", "group": "advantage.group", **OWN},
+        {**RELATIVE, **OWN},
         {"reduction": "step"},
         ("Hao et al. 2025, arXiv:2505.23585",),
     ),
@@ -128,5 +139,110 @@ PRESETS = (
         {**BOUNDS, **COMMON},
         {"reduction": "trajectory"},
         ("LUSPO 2026, arXiv:2602.05261",),
+    ),
+    # Other advantages.
+    Row(
+        "ReinforcePPBaseline",
+        "reinforce_pp_baseline",
+        "clipped ratios, returns less the group's mean reward, normalised over the batch",
+        {
+            "advantage": "group_returns",
+            "objective": "clip",
+            "penalty": {"name": "k1", "coefficient": 0.0, "place": "reward"},
+        },
+        {
+            **BOUNDS,
+            "gamma": "advantage.gamma",
+            "lone": "advantage.lone",
+            "group": "advantage.group",
+            "count_masked": "advantage.count_masked",
+            "ddof": "ddof",
+            **PENALTY,
+            **SCORE,
+        },
+        {"normalise": "batch", "reduction": "step"},
+        ("Hu 2025, sec. 3, arXiv:2501.03262",),
+        "`reinforce_pp` with baseline='group' is the same with one bound for both sides.",
+    ),
+    Row(
+        "PassAtK",
+        "pass_at_k",
+        "clipped ratios, the best answer of a group alone",
+        {"advantage": "best_alone", "objective": "clip", "penalty": NO_PENALTY},
+        {**BOUNDS, **COMMON},
+        {"reduction": "step"},
+        ("Tang et al. 2025, arXiv:2503.19595",),
+    ),
+    Row(
+        "GPG",
+        "gpg",
+        "group rewards less their mean, over the share of rewards that are not 0",
+        {"advantage": "gpg", "objective": "score"},
+        {"norm": "advantage.norm", **RELATIVE, **SCORE},
+        {"reduction": "step"},
+        ("Chu et al. 2025, arXiv:2504.02546",),
+    ),
+    Row(
+        "MaxRL",
+        "maxrl",
+        "group rewards less their mean, over that mean",
+        {"advantage": "success_normalised", "objective": "score"},
+        {
+            "eps": "advantage.eps",
+            "leave_one_out": "advantage.leave_one_out",
+            "lone": "advantage.lone",
+            "group": "advantage.group",
+            "count_masked": "advantage.count_masked",
+            **SCORE,
+        },
+        {"reduction": "trajectory"},
+        ("Tajwar et al. 2026, arXiv:2602.02710",),
+    ),
+    Row(
+        "ReMax",
+        "remax",
+        "returns less the reward of the greedy answer",
+        {"advantage": "greedy_baseline", "objective": "score"},
+        {"gamma": "advantage.gamma", **SCORE},
+        {"reduction": "step"},
+        ("Li et al. 2024, arXiv:2310.10505",),
+    ),
+    Row(
+        "OTB",
+        "optimal_token_baseline",
+        "returns less the group's weighted mean at each position",
+        {"advantage": "optimal_token_baseline", "objective": "score"},
+        {
+            "gamma": "advantage.gamma",
+            "corrected": "advantage.corrected",
+            "lone": "advantage.lone",
+            "group": "advantage.group",
+            "count_masked": "advantage.count_masked",
+            **SCORE,
+        },
+        {"reduction": "step"},
+        ("verl, docs/algo/otb.md; arXiv:2602.07078 (2026)",),
+    ),
+    Row(
+        "APPO",
+        "appo",
+        "clipped ratios to the behaviour policy, V-trace targets",
+        {
+            "advantage": {"name": "vtrace", "weighted": False},
+            "objective": "clip",
+            "critic": "squared",
+        },
+        {
+            **BOUNDS,
+            "rho_bar": "advantage.rho_bar",
+            "c_bar": "advantage.c_bar",
+            "trace_lambda": "advantage.trace_lambda",
+            "bootstrap": "advantage.bootstrap",
+            **CRITIC,
+        },
+        {"reduction": "step"},
+        ("Luo et al. 2020, arXiv:1912.00167 (IMPACT)", "Espeholt et al. 2018, arXiv:1802.01561"),
+        "The ratio to the behaviour policy is the objective's alone. RLlib weighs the advantage by "
+        "it too, as weighted=True does in `policy_gradient`.",
     ),
 )

@@ -63,7 +63,8 @@ class QLearning(Estimator):
         if batch.next_action_mask is not None:
             selector = np.where(batch.next_action_mask, selector, -np.inf)
         a_tp1 = selector.argmax(axis=1)
-        return {"target": batch.rewards + self.gamma * q_tp1[np.arange(batch.num_steps), a_tp1]}
+        v_tp1 = q_tp1[np.arange(batch.num_steps), a_tp1]
+        return {"target": batch.rewards + batch.step_discounts(self.gamma) * v_tp1}
 
     def surrogate(self, xp: ArrayNamespace, *, action_value: Native, target: Native) -> Native:
         """See `Estimator.surrogate`: c (e - c / 2), with c the error e limited to the Huber bound."""

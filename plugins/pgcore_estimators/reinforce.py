@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Self, cast
 
-import numpy as np
-
 from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
 from pgcore.interfaces.recorded import critic_values
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.returns import episode_returns, optimal_baseline, returns, state_discounts
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 from pgcore_estimators.critic_loss import ActorCriticLoss
+from pgcore_estimators.parts.returns import episode_baseline
 from pgcore_estimators.terms import Ddof, Normalisation, normalise_advantages
 
 __all__ = ["ComponentBaseline", "Reinforce"]
@@ -132,7 +131,8 @@ class Reinforce(ActorCriticLoss):
         # With a critic, time limits bootstrap; the target is the return to go in either case.
         if self.baseline == "value":
             v_t, final = critic_values(batch, evaluate)
-            target = returns(batch.rewards, batch.episode_lengths, self.gamma, final)
+            gamma = batch.step_discounts(self.gamma)
+            target = returns(batch.rewards, batch.episode_lengths, gamma, final)
             g_t = self._returns(batch, final)
             return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
         g_t = self._returns(batch)
@@ -140,7 +140,8 @@ class Reinforce(ActorCriticLoss):
 
     def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
         """Return [B] G, reward units."""
-        g_t = returns(batch.rewards, batch.episode_lengths, self.gamma, final_value)
+        gamma = batch.step_discounts(self.gamma)
+        g_t = returns(batch.rewards, batch.episode_lengths, gamma, final_value)
         if self.reward_to_go:
             return g_t
         return episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
@@ -155,7 +156,7 @@ class Reinforce(ActorCriticLoss):
         # The whole episode's return is discounted from the start, its steps need no further factor.
         if not (self.discount_state and self.reward_to_go):
             return None
-        return self.gamma**batch.step_in_episode
+        return state_discounts(batch.episode_lengths, batch.step_discounts(self.gamma))
 
     def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
         """Return the baseline, one number for all steps or [B], reward units."""
@@ -163,21 +164,7 @@ class Reinforce(ActorCriticLoss):
             return self.baseline_value
         if self.baseline in ("none", PER_COMPONENT):
             return 0
-        # Padding is no episode of its own and would bias a mean.
-        real = batch.episode_weights > 0
-        episode_return = episode_returns(g_t, batch.episode_lengths)
-        by_episode = np.zeros(batch.num_episodes, g_t.dtype)
-        if self.baseline == "mean":
-            by_episode[real] = episode_return[real].mean()
-        elif self.baseline == "leave_one_out":
-            by_episode[real] = leave_one_out_mean(episode_return[real])
-        else:
-            # Of each episode: g sums the scores, u the scores times the return.
-            discount = self._discount(batch)
-            g = evaluate.scores(discount)[real]
-            u = evaluate.scores(g_t if discount is None else discount * g_t)[real]
-            by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
-        return by_episode[batch.episode_of_step]
+        return episode_baseline(self.baseline, batch, g_t, evaluate, self._discount(batch))
 
 
 @dataclass(frozen=True, repr=False, eq=False)  # those of `Reinforce` serve

@@ -72,7 +72,7 @@ class ReinforcePP(ClippedRatio):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: `advantage` and `old_log_prob`."""
         rewards = penalised_rewards(batch, evaluate, self.kl_coefficient)
-        g_t = returns(rewards, batch.episode_lengths, self.gamma)
+        g_t = returns(rewards, batch.episode_lengths, batch.step_discounts(self.gamma))
         # The baseline is of the task's rewards: the penalty differs from token to token.
         if self.baseline == "group":
             mean = by_group(fill_with_mean, episode_rewards(batch), batch, self.group)

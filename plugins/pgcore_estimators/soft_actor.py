@@ -76,7 +76,7 @@ class SoftActor(ActionCriticLoss):
         # After a terminal step Q' and log pi are both 0, so no value is bootstrapped there.
         soft_q = q_tp1 - self.alpha * finite_or_zero(host, log_probs)
         v_tp1 = expect_over_actions(log_probs, soft_q)
-        return {"q": q, "target": batch.rewards + self.gamma * v_tp1}
+        return {"q": q, "target": batch.rewards + batch.step_discounts(self.gamma) * v_tp1}
 
     def surrogate(
         self,

@@ -132,7 +132,8 @@ def gae_and_returns(
 ) -> tuple[Array, Array]:
     """Return [B] GAE advantages A and [B] TD(lambda) returns A + V, reward units."""
     v_t, v_tp1 = state_values(batch, evaluate)
-    a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gamma, gae_lambda)
+    gammas = batch.step_discounts(gamma)
+    a_t = gae(batch.rewards, v_t, v_tp1, batch.episode_lengths, gammas, gae_lambda)
     return a_t, a_t + v_t
 
 

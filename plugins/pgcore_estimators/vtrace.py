@@ -70,7 +70,7 @@ class VTrace(ActorCriticLoss):
             v_tp1,
             log_ratio,
             batch.episode_lengths,
-            self.gamma,
+            batch.step_discounts(self.gamma),
             rho_bar=self.rho_bar,
             c_bar=self.c_bar,
             trace_lambda=self.trace_lambda,

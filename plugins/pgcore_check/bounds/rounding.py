@@ -23,7 +23,7 @@ PERTURBED = 3
 # The batch's fields that no policy's network reads.
 UNMOVED = (
     *("actions", "rewards", "log_probs", "values", "action_mask", "step_weights", "extras"),
-    *("episode_lengths", "terminated", "final_values"),
+    *("discount", "episode_lengths", "terminated", "final_values"),
 )
 
 

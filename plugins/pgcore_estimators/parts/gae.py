@@ -47,5 +47,6 @@ class GAE(Advantage):
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Advantage.estimate`."""
         v_t, v_tp1 = state_values(batch, evaluate)
-        a_t = gae(rewards, v_t, v_tp1, batch.episode_lengths, self.gamma, self.gae_lambda)
+        gamma = batch.step_discounts(self.gamma)
+        a_t = gae(rewards, v_t, v_tp1, batch.episode_lengths, gamma, self.gae_lambda)
         return {"advantage": a_t, "return_": a_t + v_t}

@@ -1,4 +1,4 @@
-"""Discounted returns to go, less a baseline."""
+"""Discounted returns, less a baseline."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import critic_values
 from pgcore.parts import Advantage
-from pgcore.returns import returns
+from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import UnitInterval, choice
+from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 
-__all__ = ["Returns"]
+__all__ = ["Returns", "episode_baseline"]
+
+BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", "value")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,15 @@ class Returns(Advantage):
 
     Attributes:
         gamma: Discount in [0, 1].
-        baseline: b: "none", or "value" for the critic's V(s_t).
+        baseline: b, one of
+            "none";
+            "constant": `baseline_value`;
+            "mean": of the batch's episodes, this one included; it shrinks the gradient;
+            "leave_one_out": the mean over the other episodes, unbiased;
+            "optimal": the scalar E[|g|^2 R] / E[|g|^2] over the other episodes, g their scores;
+            "value": the critic's V(s_t).
+        baseline_value: The constant, reward units.
+        reward_to_go: False weighs every step with the whole episode's return, G_0.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -36,14 +48,20 @@ class Returns(Advantage):
     """
 
     gamma: UnitInterval = 0.99
-    baseline: Annotated[str, choice("none", "value")] = "none"
+    baseline: Annotated[str, choice(*BASELINES)] = "none"
+    baseline_value: Number = 0.0
+    reward_to_go: Flag = True
     name = "returns"
-    sources = ("Williams 1992, Machine Learning 8, eq. 11",)
+    sources = (
+        "Williams 1992, Machine Learning 8, eq. 11",
+        "Greensmith, Bartlett and Baxter 2004, JMLR 5, sec. 4 (optimal baseline)",
+        "Kool, van Hoof and Welling 2019 (leave one out)",
+    )
 
     @property
     def unbiased(self) -> bool:
-        """See `Advantage`."""
-        return True
+        """See `Advantage`; the batch's mean depends on the step's own action."""
+        return self.baseline != "mean"
 
     @property
     def needs_critic(self) -> bool:
@@ -51,9 +69,46 @@ class Returns(Advantage):
         return self.baseline == "value"
 
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Advantage.estimate`."""
-        if self.baseline == "none":
-            return {"advantage": returns(rewards, batch.episode_lengths, self.gamma)}
-        v_t, final = critic_values(batch, evaluate)
-        g_t = returns(rewards, batch.episode_lengths, self.gamma, final)
-        return {"advantage": g_t - v_t, "return_": g_t}
+        """See `Advantage.estimate`; the target is the return to go in either case."""
+        gamma, lengths = batch.step_discounts(self.gamma), batch.episode_lengths
+        v_t, final = critic_values(batch, evaluate) if self.needs_critic else (None, None)
+        target = returns(rewards, lengths, gamma, final)
+        g_t = target
+        if not self.reward_to_go:
+            g_t = episode_returns(target, lengths)[batch.episode_of_step]
+        if v_t is not None:
+            return {"advantage": g_t - v_t, "return_": target}
+        if self.baseline in ("none", "constant"):
+            return {"advantage": g_t if self.baseline == "none" else g_t - self.baseline_value}
+        return {"advantage": g_t - episode_baseline(self.baseline, batch, g_t, evaluate)}
+
+
+def episode_baseline(
+    baseline: str, batch: Batch, g_t: Array, evaluate: Evaluate, discount: Array | None = None
+) -> Array:
+    """Return [B] a baseline from the returns of whole episodes, one number an episode.
+
+    Args:
+        baseline: "mean", "leave_one_out" or "optimal"; see `Returns`.
+        batch: The episodes.
+        g_t: [B] returns.
+        evaluate: See `Estimator.signals`.
+        discount: [B] weights of the scores or None.
+
+    Raises:
+        BatchError: fewer than 2 episodes where one is left out.
+    """
+    # Padding is no episode of its own and would bias a mean.
+    real = batch.episode_weights > 0
+    episode_return = episode_returns(g_t, batch.episode_lengths)
+    by_episode = np.zeros(batch.num_episodes, g_t.dtype)
+    if baseline == "mean":
+        by_episode[real] = episode_return[real].mean()
+    elif baseline == "leave_one_out":
+        by_episode[real] = leave_one_out_mean(episode_return[real])
+    else:
+        # Of each episode: g sums the scores, u the scores times the return.
+        g = evaluate.scores(discount)[real]
+        u = evaluate.scores(g_t if discount is None else discount * g_t)[real]
+        by_episode[real] = optimal_baseline(g, u, per_component=False)[:, 0]
+    return by_episode[batch.episode_of_step]

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.validation.arrays import Array
 from pgcore_check.bounds.numbers import numbers
-from pgcore_check.reference.episode_sums import (
-    backwards,
-    final_values,
-    gae,
-    normalised,
-    state_values,
-)
+from pgcore_check.reference.episode_sums import normalised
 from pgcore_check.reference.estimator_form import (
     EstimatorForm,
     Lift,
     LiftedEvaluate,
     Number,
-    real_episodes,
     real_steps,
 )
-from pgcore_estimators.proofs.group_relative import by_group
+from pgcore_estimators.proofs.composed_advantages import ADVANTAGES
 from pgcore_estimators.proofs.ratios import old_log_probs
 
 __all__ = ["ComposedForm"]
@@ -40,7 +32,10 @@ class ComposedForm(EstimatorForm):
     def serves(self) -> bool:
         """See `EstimatorForm.serves`: a composition of the parts that this module writes out."""
         parts = self.fields.composition
-        written = parts.advantage.name in ADVANTAGES and not parts.weights
+        advantage = parts.advantage
+        # The baseline of scores is the kit's for `reinforce` alone; discounts have tests of their own.
+        scores = getattr(advantage, "baseline", "none") == "optimal"
+        written = advantage.name in ADVANTAGES and not (parts.weights or scores)
         return written and all(map(is_built_in, parts))
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
@@ -83,58 +78,3 @@ class ComposedForm(EstimatorForm):
 def is_built_in(part: object) -> bool:
     """Return whether a part is one of this package's, and not of a stranger or a test."""
     return type(part).__module__.startswith("pgcore_estimators.")
-
-
-def gae_of(
-    part: Any, batch: Batch, rewards: Number, lift: Lift, evaluate: LiftedEvaluate
-) -> dict[str, Number]:
-    """Return GAE advantages and their targets."""
-    values, final = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-    advantage = gae(batch, rewards, values, final, part.gamma, part.gae_lambda)
-    return {"advantage": advantage, "return_": advantage + values}
-
-
-def returns_of(
-    part: Any, batch: Batch, rewards: Number, lift: Lift, evaluate: LiftedEvaluate
-) -> dict[str, Number]:
-    """Return the returns to go, less the values where they are the baseline."""
-    valued = part.baseline == "value"
-    final = final_values(batch, evaluate, lift) if valued else np.zeros(batch.num_episodes)
-    g_t = backwards(batch, final, lambda t, g_tp1: rewards[t] + g_tp1 * part.gamma)
-    if not valued:
-        return {"advantage": g_t}
-    return {"advantage": g_t - state_values(batch, evaluate, lift), "return_": g_t}
-
-
-def group_relative_of(
-    part: Any, batch: Batch, rewards: Number, lift: Lift, *_: object
-) -> dict[str, Number]:
-    """Return rewards less their group's mean, over a deviation."""
-    real, lengths = real_episodes(batch), batch.episode_lengths.astype(np.float64)
-    weights = lift(lengths if part.mean == "steps" else np.ones(batch.num_episodes))
-
-    def relative(episode: int, among: list[int], totals: Number) -> Number:
-        own, scaled = totals[episode], {"group": among, "batch": real, "none": []}[part.scale]
-        if len(among) == 1:
-            own, mean = own if part.lone == "raw" else own * 0, 0
-            scaled = real if part.scale == "batch" else []
-        else:
-            peers = [i for i in among if i != episode] if part.leave_one_out else among
-            mean = (totals[peers] * weights[peers]).sum() / weights[peers].sum()
-        return own - mean if len(scaled) < 2 else (own - mean) / deviation(totals[scaled])
-
-    def deviation(members: Number) -> Number:
-        spread = members - members.sum() / len(members)
-        variance = (spread * spread).sum() / (len(members) - part.ddof)
-        # Not every number system has a root.
-        return np.exp(np.log(variance) / 2) + part.eps
-
-    return {"advantage": by_group(batch, part.group, rewards, relative)}
-
-
-# By the registered name of the advantage.
-ADVANTAGES: dict[str, Callable[..., dict[str, Number]]] = {
-    "gae": gae_of,
-    "returns": returns_of,
-    "group_relative": group_relative_of,
-}

@@ -251,8 +251,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gmpo": {"clip_low": 0.1, "clip_high": 0.2, "entropy_coefficient": 0.01},
     "sapo": {"kl_coefficient": 0.1, "lone": "raw", "tau_negative": 2.0},
     "gspo_token": {"clip_low": 0.2, "clip_high": 0.3},
-    "opo": {"entropy_coefficient": 0.01},
+    "opo": {"entropy_coefficient": 0.01, "leave_one_out": True, "count_masked": False},
     "luspo": {"clip_low": 0.2, "clip_high": 0.3, "ddof": 0},
+    "appo": {"clip_low": 0.1, "c_bar": 0.9, "trace_lambda": 0.8, "bootstrap": "mixed"},
+    "gpg": {"norm": 0.5, "entropy_coefficient": 0.02},
+    "maxrl": {"leave_one_out": True, "lone": "raw"},
+    "optimal_token_baseline": {"corrected": True, "gamma": 0.9},
+    "pass_at_k": {"scale": "batch", "kl_coefficient": 0.1},
+    "reinforce_pp_baseline": {"gamma": 0.95, "kl_coefficient": 0.1},
 }
 PRESET_PROOFS = tuple(
     Proof(

@@ -305,6 +305,7 @@ class Estimates:
         shared: dict[str, Any] = {
             "action_mask": None,
             "step_weights": None,
+            "discount": None,
             "final_values": None,
             "episode_lengths": lengths,
             "episode_starts": starts,

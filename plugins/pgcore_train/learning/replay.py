@@ -17,6 +17,7 @@ __all__ = ["Replay"]
 # Names of arrays in a checkpoint beside those of a batch's fields.
 POSITION = "position"
 NEXT_MASK = "next_action_mask"
+DISCOUNT = "discount"
 # Arrays that some environments lack.
 MASKS = frozenset(("action_mask", NEXT_MASK))
 
@@ -127,6 +128,11 @@ class Replay:
         return np.zeros((self.capacity, *rows.shape[1:]), rows.dtype)
 
     def _check_widths(self, rows: Mapping[str, Array]) -> None:
+        if (DISCOUNT in rows) != (DISCOUNT in self._rings):
+            raise BatchError(
+                "Replay.add: expected Batch.discount in all batches or in none, got it in some; "
+                "pass ones where nothing is discounted"
+            )
         if rows.keys() != self._rings.keys():
             raise BatchError(
                 "Replay.add: expected action masks in all batches or in none, got "
@@ -162,8 +168,9 @@ def transitions(batch: Batch) -> dict[str, Array]:
         "terminated": terminated,
         "log_probs": batch.log_probs,
     }
-    masks = {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
-    return rows | {name: mask for name, mask in masks.items() if mask is not None}
+    optional = {"action_mask": batch.action_mask, NEXT_MASK: batch.next_action_mask}
+    optional[DISCOUNT] = batch.discount
+    return rows | {name: array for name, array in optional.items() if array is not None}
 
 
 def mask_names(rows: Mapping[str, Array]) -> str:

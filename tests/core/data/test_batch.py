@@ -16,6 +16,7 @@ PER_STEP = (
     "values",
     "action_mask",
     "step_weights",
+    "discount",
 )
 ARRAYS = (*PER_STEP, "episode_lengths", "terminated", "final_observations", "final_values")
 
@@ -26,6 +27,7 @@ def batch_fields(batch_fields):
     return batch_fields | {
         "values": np.array([0.5, -1.0, 2.0, 0.0, 1.5, -0.25]),
         "final_values": np.array([0.0, 0.75]),
+        "discount": np.array([1.0, 0.5, 0.0, 1.0, 0.25, 0.75]),
     }
 
 
@@ -215,6 +217,22 @@ def test_the_final_value_of_a_single_step_is_the_next_ones(make_batch):
             {"values": np.ones(5)},
             ShapeError,
             r"Batch\.values: expected 6 rows, one for each step, got shape \[5\]",
+        ),
+        (
+            {"discount": np.ones(5)},
+            ShapeError,
+            r"Batch\.discount: expected 6 rows, one for each step",
+        ),
+        (
+            {"discount": [1, 1, 1.5, 1, 1, 1]},
+            BatchError,
+            r"Batch\.discount: expected numbers in \[0, 1\], got 1\.5 at step 2; check that step",
+        ),
+        ({"discount": [-1, 1, 1, 1, 1, 1]}, BatchError, r"got -1\.0 at step 0"),
+        (
+            {"discount": [1, 1, 1, np.nan, 1, 1]},
+            BatchError,
+            r"Batch\.discount: expected finite numbers, got NaN at step 3",
         ),
         ({"values": np.ones((6, 1))}, ShapeError, r"Batch\.values: expected a 1-dimensional array"),
         (

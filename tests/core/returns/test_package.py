@@ -1,7 +1,12 @@
+import doctest
 import importlib
 import inspect
 import pkgutil
 
+import numpy as np
+import pytest
+
+import pgcore as pg
 import pgcore.returns as package
 
 MODULES = [
@@ -28,3 +33,17 @@ def test_no_exported_function_hides_a_submodule():
     names = {module.__name__.rpartition(".")[2] for module in MODULES}
     assert names == {"baselines", "discounted", "groups", "off_policy"}
     assert not names & set(package.__all__)
+
+
+EXAMPLES = [name for name in package.__all__ if ">>>" in (getattr(package, name).__doc__ or "")]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name):
+    namespace = {**vars(package), "np": np, "pg": pg}
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(getattr(package, name), name, module=False, globs=namespace)
+    report: list[str] = []
+    result = doctest.DocTestRunner().run(example, out=report.append)
+    assert result.attempted > 0
+    assert result.failed == 0, "".join(report)

@@ -90,8 +90,6 @@ def test_a_mean_weighted_by_lengths():
     assert not advantages(equal, mean="steps").any()
     opo = pg.signals(policy_of(), pg.estimator("opo"), batch)["advantage"]
     np.testing.assert_array_equal(opo, actual)
-    with pytest.raises(EstimatorError, match="expected mean='episodes' with leave_one_out"):
-        pg.GroupRelative(leave_one_out=True, mean="steps")
 
 
 def test_an_answer_alone_in_its_group_can_be_an_error():

@@ -7,6 +7,7 @@ import pytest
 
 import pgcore as pg
 import pgcore_estimators.actor_critic
+import pgcore_estimators.parts.returns
 import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
@@ -268,6 +269,7 @@ def lambda_alone(original):
 
 MODULES = {
     "reinforce": pgcore_estimators.reinforce,
+    "returns": pgcore_estimators.parts.returns,
     "actor_critic": pgcore_estimators.actor_critic,
     "ppo": pgcore_estimators.ppo,
     "terms": pgcore_estimators.terms,
@@ -290,8 +292,8 @@ MODULES = {
             "episode_returns",
             lambda original: lambda g, n: g[n.cumsum() - 1],
         ),
-        ("leave one out", "reinforce", "leave_one_out_mean", own_mean),
-        ("optimal", "reinforce", "optimal_baseline", own_included),
+        ("leave one out", "returns", "leave_one_out_mean", own_mean),
+        ("optimal", "returns", "optimal_baseline", own_included),
         ("normalised", "terms", "normalise", other_ddof),
         ("normalised", "terms", "normalise", epsilon_inside),
         ("gae normalised", "terms", "normalise", other_ddof),
