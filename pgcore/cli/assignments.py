@@ -10,7 +10,7 @@ from typing import Any
 
 from pgcore.errors import SpecError
 
-__all__ = ["read_assignments", "read_value", "without_none"]
+__all__ = ["nested", "overlaid", "read_assignments", "read_value", "without_none"]
 
 BOOLEANS = {"true": True, "false": False}
 NONE = "none"  # in any case, as BOOLEANS are
@@ -38,6 +38,35 @@ def read_assignments(
             )
         values[name.strip()] = read_value(text.strip())
     return values
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with dotted names as tables of options.
+
+    So `objective=clip` and `objective.high=0.28` are {"objective": {"name": "clip", "high": 0.28}}.
+
+    Args:
+        values: By name, in any order.
+    """
+    tables: dict[str, Any] = {}
+    # A name without a dot comes first: a table's options are laid over it.
+    for name, value in sorted(values.items(), key=lambda item: item[0].count(".")):
+        first, dot, option = name.partition(".")
+        tables[first] = overlaid(tables.get(first), nested({option: value}) if dot else value)
+    return tables
+
+
+def overlaid(old: Any, new: Any) -> Any:
+    """Return the new value of a setting; a table without a name changes options of the old one.
+
+    Args:
+        old: A name, a table of options, or any other value, such as None.
+        new: Of the same setting, which wins.
+    """
+    table = {"name": old} if isinstance(old, str) else old
+    if not isinstance(new, Mapping) or "name" in new or not isinstance(table, Mapping):
+        return new
+    return {**table, **{key: overlaid(table.get(key), value) for key, value in new.items()}}
 
 
 def read_value(text: str) -> Any:

@@ -18,7 +18,7 @@ from pgcore.interfaces.recorded import old_log_probs, recorded_values
 from pgcore.parts.advantages import Advantage
 from pgcore.parts.critics import CriticLoss
 from pgcore.parts.levels import Level
-from pgcore.parts.objectives import Objective, unlimited
+from pgcore.parts.objectives import Objective
 from pgcore.parts.part import Part
 from pgcore.parts.penalties import Penalty
 from pgcore.parts.weights import GainWeight
@@ -193,11 +193,10 @@ class Composition:
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return [B] terms of the loss from the surrogate's keywords."""
         log_prob, advantage = inputs["log_prob"], inputs["advantage"]
-        weight = inputs.get("gain_weight")
-        log_ratio = self._log_ratio(xp, inputs, weight)
+        _, log_ratio = self._log_ratios(xp, inputs)
         read = read_by(self.objective, inputs)
         gain = self.objective.gain(xp, log_ratio, log_prob, advantage, **read)
-        terms = -gain if weight is None else -(weight * gain)
+        terms = -(inputs["gain_weight"] * gain) if self.weights else -gain
         for penalty in self._terms:
             terms = terms + penalty.term(xp, **read_by(penalty, inputs))
         if self.critic is not None:
@@ -226,7 +225,7 @@ class Composition:
             cotangents["value"] = self.value_coefficient * slope
         if self.entropy_coefficient != 0:
             bonus = np.full_like(inputs["entropy"], -self.entropy_coefficient)
-            cotangents["entropy"] = cotangents.get("entropy", 0.0) + bonus
+            cotangents["entropy"] = added(cotangents.get("entropy"), bonus)
         return cotangents
 
     def metric_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -246,43 +245,59 @@ class Composition:
         """The penalties in the loss."""
         return tuple(penalty for penalty in self.penalties if not penalty.in_reward)
 
-    def _log_ratio(self, xp: ArrayNamespace, inputs: Mapping[str, Native], weight: Native) -> Any:
-        """Return [B] the level's log ratio of limited ones; None where the gain reads none."""
-        if not self.objective.reads_ratio:
-            return None
-        log_prob = inputs["log_prob"]
-        log_ratio = log_prob - inputs["old_log_prob"]
-        log_ratio = self.objective.limit(xp, log_ratio, inputs["advantage"])
-        log_ratio = self.level.log_ratio(xp, log_ratio, log_prob, inputs.get("episode"))
+    @cached_property
+    def _limits(self) -> bool:
+        """Whether the objective limits the log ratios of single steps."""
+        return type(self.objective).limit is not Objective.limit
+
+    def _log_ratios(
+        self, xp: ArrayNamespace, inputs: Mapping[str, Native]
+    ) -> tuple[Native, Native]:
+        """Return [B] log ratios of single steps and of the level; None where the gain reads none."""
+        objective, log_prob = self.objective, inputs["log_prob"]
+        if not objective.reads_ratio:
+            return None, None
+        by_step = log_prob - inputs["old_log_prob"]
+        limited = objective.limit(xp, by_step, inputs["advantage"]) if self._limits else by_step
+        log_ratio = self.level.log_ratio(xp, limited, log_prob, inputs.get("episode"))
         # A weight of 0 does not cancel a gain that overflows: 0 times infinity is NaN.
-        return log_ratio if weight is None else xp.where(weight > 0, log_ratio, 0.0)
+        if self.weights:
+            log_ratio = xp.where(inputs["gain_weight"] > 0, log_ratio, 0.0)
+        return by_step, log_ratio
 
     def _gain_slope(self, inputs: Mapping[str, Array]) -> Array | None:
         """Return [B] derivatives of the weighed gain by log pi, of an episode's sum at its level."""
-        log_prob, advantage = inputs["log_prob"], inputs["advantage"]
-        weight, episode = inputs.get("gain_weight"), inputs.get("episode")
-        read, log_ratio = read_by(self.objective, inputs), self._log_ratio(host, inputs, weight)
-        slopes = self.objective.slope(log_ratio, log_prob, advantage, **read)
+        objective, advantage = self.objective, inputs["advantage"]
+        by_step, log_ratio = self._log_ratios(host, inputs)
+        read = read_by(objective, inputs)
+        slopes = objective.slope(log_ratio, inputs["log_prob"], advantage, **read)
         if slopes is None:
             return None
-        by_ratio, direct = slopes
-        if weight is not None:
+        by_ratio, slope = slopes
+        if self.weights:
+            weight = inputs["gain_weight"]
             by_ratio = None if by_ratio is None else weight * by_ratio
-            direct = None if direct is None else weight * direct
-        parts = [direct]
+            slope = None if slope is None else weight * slope
         if by_ratio is not None:
-            by_step, by_log_prob = self.level.pull(by_ratio, episode)
-            if by_step is not None:
-                limited = self.objective.limited(log_prob - inputs["old_log_prob"], advantage)
-                by_step = unlimited(by_step, limited)
-            parts += [by_step, by_log_prob]
-        slope, *further = [part for part in parts if part is not None] or [np.zeros_like(log_prob)]
-        return sum(further, start=slope)
+            by_ratio, direct = self.level.pull(by_ratio, inputs.get("episode"))
+            if by_ratio is not None and self._limits:
+                limited = objective.limited(by_step, advantage)
+                if limited is None:
+                    return None
+                by_ratio = np.where(limited, 0.0, by_ratio)
+            slope = added(slope, added(by_ratio, direct))
+        return np.zeros_like(inputs["log_prob"]) if slope is None else slope
+
+
+def added(left: Array | None, right: Array | None) -> Array | None:
+    """Return the sum of two derivatives of which None is 0."""
+    return right if left is None else left if right is None else left + right
 
 
 def read_by(part: Part, inputs: Mapping[str, Native]) -> dict[str, Native]:
     """Return the keywords that a part reads beside its kind's own arguments."""
-    return {name: inputs[name] for name in part.reads}
+    names = part.reads
+    return {name: inputs[name] for name in names} if names else {}
 
 
 def several(parts: Any) -> tuple[Any, ...]:

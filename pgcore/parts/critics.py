@@ -22,6 +22,7 @@ class CriticLoss(Part, ABC):
 
     kind = "critics"
     noun = "critic"
+    formula = "term"
     reads_old_value: ClassVar[bool] = False
 
     @abstractmethod

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, cast
 
+from pgcore.cli.assignments import without_none
 from pgcore.errors import EstimatorError, PgcoreError, UnknownNameError
 from pgcore.parts.advantages import Advantage
 from pgcore.parts.corrections import Correction
@@ -75,7 +76,7 @@ def build(
         if field not in names:
             raise UnknownNameError(f"{where} {name} option", field, names)
     try:
-        return cls(**fields)
+        return cls(**without_none(cls, fields))
     except TypeError as problem:
         raise error(
             f"{where}: expected values for {', '.join(names)}, got {sorted(fields)} ({problem}); "

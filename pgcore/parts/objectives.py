@@ -5,8 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-import numpy as np
-
 from pgcore.parts.part import Part
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -32,6 +30,7 @@ class Objective(Part, ABC):
 
     kind = "objectives"
     noun = "objective"
+    formula = "gain"
     reads_ratio: ClassVar[bool] = True
     unbiased: ClassVar[bool] = False
 
@@ -48,7 +47,8 @@ class Objective(Part, ABC):
     def limited(self, log_ratio: Array, advantage: Array) -> Array | None:
         """Return [B] bool, True where `limit` is constant; None, the default, without a limit.
 
-        The derivative of `limit` by its log ratio is 0 there and 1 elsewhere.
+        The derivative of `limit` by its log ratio is 0 there and 1 elsewhere. With a limit, None has
+        the cotangents derived, as in `slope`.
         """
         return None
 
@@ -94,8 +94,3 @@ class Objective(Part, ABC):
             advantage: [B] A.
         """
         return None
-
-
-def unlimited(slope: Array, limited: Array | None) -> Array:
-    """Return [B] a derivative by the limited log ratio as one by the log ratio."""
-    return slope if limited is None else np.where(limited, 0.0, slope)

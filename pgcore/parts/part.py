@@ -11,6 +11,7 @@ from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.extras import Extra, declared_extras
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked
+from pgcore.validation.inheritance import overrides
 
 __all__ = ["Part"]
 
@@ -21,6 +22,8 @@ class Part(Checked):
     Attributes:
         kind: The registered kind, such as "objectives".
         noun: One of that kind, for errors.
+        formula: The method that `slope` differentiates, where the kind has one. A subclass that
+            changes the formula alone does not inherit the slope.
         name: Its registered name.
         sources: The papers and equations it follows.
         extras: The extras of a batch that it reads; `Extra.when` gets the part.
@@ -28,15 +31,23 @@ class Part(Checked):
 
     kind: ClassVar[str]
     noun: ClassVar[str]
+    formula: ClassVar[str]
+    slope: ClassVar[Any]
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     extras: ClassVar[Mapping[str, Extra]] = {}
     field_error = EstimatorError
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the extras, and join them with those of the base classes."""
+        """Join the extras with those of the base classes, and drop the slope of another formula."""
         super().__init_subclass__(**kwargs)
         cls.extras = declared_extras(cls)
+        # The kind's own slope is None, which has the derivative derived.
+        writers = [base for base in cls.__mro__ if "slope" in vars(base)]
+        if len(writers) > 1:
+            changed = {name: overrides(cls, writers[0], (name,)) for name in (cls.formula, "slope")}
+            if changed[cls.formula] and not changed["slope"]:
+                cls.slope = writers[-1].slope
 
     @property
     def reads(self) -> tuple[str, ...]:

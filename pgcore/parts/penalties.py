@@ -29,6 +29,7 @@ class Penalty(Part, ABC):
 
     kind = "penalties"
     noun = "penalty"
+    formula = "term"
     coefficient: float
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pgcore import api
-from pgcore.cli.assignments import read_assignments, without_none
+from pgcore.cli.assignments import nested, read_assignments, without_none
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
@@ -70,7 +70,7 @@ def derivation_of(name: str, assignments: list[str]) -> Derivation:
     from pgcore_derive.derivation import derive
 
     cls = cast("type", registry().load("estimators", name))
-    return derive(api.estimator(name, **without_none(cls, read_assignments(assignments))))
+    return derive(api.estimator(name, **without_none(cls, nested(read_assignments(assignments)))))
 
 
 def departures(estimator: Estimator) -> Iterator[str]:

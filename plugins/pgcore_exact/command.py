@@ -132,11 +132,11 @@ def check_picture(picture: Path, *, every: bool) -> None:
 def one_subject(name: str, settings: Sequence[str]) -> Estimator:
     """Return the estimator with its settings, and a discount of 1 unless they set another."""
     from pgcore.api import estimator
-    from pgcore.cli.assignments import read_assignments, without_none
+    from pgcore.cli.assignments import nested, read_assignments, without_none
     from pgcore.registry.registry import registry
 
     cls = cast("Any", registry().load("estimators", name))
-    fields = without_none(cls, read_assignments(settings))
+    fields = without_none(cls, nested(read_assignments(settings)))
     defaults = {"gamma": 1.0} if has_field(cls, "gamma") else {}
     return estimator(name, **(defaults | fields))
 

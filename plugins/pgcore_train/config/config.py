@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pgcore.cli.assignments import nested, overlaid, without_none
 from pgcore.cli.assignments import read_assignments as read_values
-from pgcore.cli.assignments import without_none
 from pgcore.errors import FileError, SpecError, UnknownNameError
 from pgcore_train.config.settings import (
     ExplorationSettings,
@@ -129,9 +129,8 @@ class RunConfig:
         for section, settings in self.layer().items():
             lines += ["", f"[{section}]"]
             for key, value in settings.items():
-                # TOML has no null. JSON's strings, finite numbers, booleans and lists are TOML's.
                 if value is not None:
-                    lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+                    lines.append(f"{key} = {toml_value(value)}")
         return "\n".join(lines[1:]) + "\n"
 
 
@@ -180,7 +179,7 @@ def read_assignments(assignments: Iterable[str]) -> Layer:
             )
         check_known("section", [section], SECTIONS)
         layer.setdefault(section, {})[key.strip()] = value
-    return layer
+    return {section: nested(values) for section, values in layer.items()}
 
 
 def read_extras(assignments: Iterable[str]) -> dict[str, str]:
@@ -202,11 +201,13 @@ def read_extras(assignments: Iterable[str]) -> dict[str, str]:
 
 
 def merge(*layers: Layer) -> Layer:
-    """Return one layer of all their settings; later ones win."""
+    """Return one layer of all their settings; later ones win, options of a table one by one."""
     result: Layer = {}
     for layer in layers:
         for section, values in layer.items():
-            result.setdefault(section, {}).update(values)
+            merged = result.setdefault(section, {})
+            for key, value in values.items():
+                merged[key] = overlaid(merged.get(key), value)
     return result
 
 
@@ -214,6 +215,10 @@ def check_plain(section: str, values: Mapping[str, Any]) -> None:
     """Raise SpecError unless keys are identifiers and values exist in both JSON and TOML."""
     for key, value in values.items():
         items = value if isinstance(value, list | tuple) else [value]
+        # Tables of options, such as those of an estimator's parts, are checked likewise.
+        for table in filter(is_table, items):
+            check_plain(f"{section}.{key}", table)
+        items = [item for item in items if not is_table(item)]
         plain = all(isinstance(item, str | int | float | None) for item in items)
         if not key.isidentifier() or not plain:
             raise SpecError(
@@ -225,6 +230,22 @@ def check_plain(section: str, values: Mapping[str, Any]) -> None:
             raise SpecError(
                 f"{section}.{key}: expected finite numbers, got {value!r}; change this value"
             )
+
+
+def is_table(value: object) -> bool:
+    """Return whether a value is a table of options."""
+    return isinstance(value, Mapping)
+
+
+def toml_value(value: Any) -> str:
+    """Return a value in TOML; its strings, numbers, booleans and lists are JSON's."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if not isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    # TOML has no null.
+    items = [f"{key} = {toml_value(item)}" for key, item in value.items() if item is not None]
+    return f"{{ {', '.join(items)} }}"
 
 
 def check_known(where: str, names: Iterable[str], choices: Iterable[str]) -> None:
