@@ -12,6 +12,7 @@ from pgcore.data.batch import Batch, Index
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
+from pgcore.interfaces.reduced import reduced
 from pgcore.validation.arrays import Array, first_row, row_not_finite
 
 __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
@@ -22,8 +23,8 @@ class Signals:
     """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
     values: dict[str, Array]  # [B, ...] by name
-    weights: Array  # [B] of each step's term in the loss; 0 for padding
-    padded: bool = field(kw_only=True)  # whether any step is padding
+    weights: Array  # [B] of each step's term in the loss; 0 for padding and steps left out
+    padded: bool = field(kw_only=True)  # whether any step is padding or may be left out
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
@@ -67,7 +68,9 @@ class Signals:
             BatchError: see `Batch.episodes`.
         """
         numbers, steps = batch.episode_steps(index)
-        real = batch.episode_weights
+        # An episode without a step that counts is no episode of the mean.
+        real = np.maximum.reduceat(self.weights, batch.episode_starts) if self.padded else None
+        real = batch.episode_weights if real is None else real
         scale = np.count_nonzero(real) / max(np.count_nonzero(real[numbers]), 1)
         values = {name: value[steps] for name, value in self.values.items()}
         # Episodes of the part are numbered anew, from 0.
@@ -111,8 +114,10 @@ class Signals:
                 check_reference(where, array, width)
             else:
                 check_all_finite(where, cast)
-        weights = estimator.reduction.weights(batch).astype(dtype)
-        return Signals(values, weights, padded=batch.step_weights is not None)
+        counted = estimator.counted(batch)
+        weights = reduced(estimator.reduction, batch, counted).astype(dtype)
+        padded = batch.step_weights is not None or counted is not None
+        return Signals(values, weights, padded=padded)
 
 
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:

@@ -85,6 +85,25 @@ def ratio_max(*, log_ratio: Array) -> float:
     return float(np.exp(log_ratio.max()))
 
 
+# The gain's weights, of corrections and masks
+
+
+@metric
+def gain_weight_sample_size(*, gain_weight: Array) -> float:
+    """(sum w)^2 / sum w^2, steps: `effective_sample_size` of corrections and masks; NaN of zeros alone."""
+    largest = gain_weight.max()
+    if largest == 0:
+        return math.nan
+    weight = gain_weight / largest
+    return float(weight.sum() ** 2 / (weight * weight).sum())
+
+
+@metric
+def gain_weight_max(*, gain_weight: Array) -> float:
+    """Largest weight of a step's gain, no unit."""
+    return float(gain_weight.max())
+
+
 # The critic
 
 

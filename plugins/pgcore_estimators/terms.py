@@ -19,6 +19,7 @@ from pgcore.xp.namespace import Native
 __all__ = [
     "GROUP",
     "REFERENCE_LOG_PROBS",
+    "ROLLOUT_LOG_PROBS",
     "Ddof",
     "Group",
     "Normalisation",
@@ -68,6 +69,12 @@ REFERENCE_LOG_PROBS = Extra(
     example_reference,
     when=lambda estimator: estimator.kl_coefficient != 0,
     advice="add them, or set kl_coefficient=0",
+)
+ROLLOUT_LOG_PROBS = Extra(
+    "[B] number",
+    "the log-probabilities of the actions under the policy that sampled, nats",
+    example_reference,
+    advice="add those that the sampler reported, or leave the correction or mask out",
 )
 
 
