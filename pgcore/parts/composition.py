@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.data.selection import Selection
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import (
     QUANTITIES,
@@ -21,8 +20,8 @@ from pgcore.interfaces.estimator import (
     Reduction,
 )
 from pgcore.interfaces.extras import Extra
-from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.recorded import old_log_probs, recorded_values
+from pgcore.interfaces.reduced import reduced
 from pgcore.parts.advantages import Advantage
 from pgcore.parts.counting import Counting, SelectedEvaluate
 from pgcore.parts.critics import CriticLoss

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
-
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs

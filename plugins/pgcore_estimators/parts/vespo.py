@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pgcore.parts import Objective
 from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
