@@ -34,6 +34,7 @@ _HOME = {name: module for module, names in _NAMES_BY_MODULE.items() for name in 
 
 # Names of plugins, through the hook `pgcore_functions`.
 _PROVIDED = (
+    *("GAE", "KL", "Clip", "GroupRelative", "Returns"),
     *("CosineSchedule", "Derivation", "LinearSchedule"),
     *("check", "compare", "compare_policies", "derive"),
 )

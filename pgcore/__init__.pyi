@@ -23,15 +23,23 @@ from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.interfaces.signals import Signals
 from pgcore_check.compare import check, compare, compare_policies
 from pgcore_derive.derivation import Derivation, derive
+from pgcore_estimators.parts.clip import Clip
+from pgcore_estimators.parts.gae import GAE
+from pgcore_estimators.parts.group_relative import GroupRelative
+from pgcore_estimators.parts.kl import KL
+from pgcore_estimators.parts.returns import Returns
 from pgcore_optimizers.schedules import CosineSchedule, LinearSchedule
 
 __all__ = [
+    "GAE",
+    "KL",
     "MLP",
     "Backend",
     "Batch",
     "Bernoulli",
     "Categorical",
     "Claims",
+    "Clip",
     "ConstantSchedule",
     "CosineSchedule",
     "Derivation",
@@ -40,6 +48,7 @@ __all__ = [
     "Estimator",
     "Extra",
     "Gradient",
+    "GroupRelative",
     "Head",
     "Linear",
     "LinearSchedule",
@@ -50,6 +59,7 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "Reduction",
+    "Returns",
     "Schedule",
     "Signals",
     "SquashedGaussian",

@@ -48,7 +48,10 @@ def normalise(
                 f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} "
                 f"{row}; scale the rewards down, or mend that {noun}"
             )
-        members /= math.sqrt(square / (count - ddof)) + eps
+        divisor = math.sqrt(square / (count - ddof)) + eps
+        # Without eps, equal entries are 0 over 0.
+        if divisor > 0:
+            members /= divisor
     if real is None:
         return members
     result = np.zeros_like(x)

@@ -124,6 +124,7 @@ PROOFS = (
     ("a2c", "on_policy:A2C_PROOF", "a2c"),
     ("off_policy", "off_policy:PROOFS", "vtrace, awr, importance sampling"),
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
+    ("parts", "parts:PROOFS", "policy_gradient and the presets"),
     ("corrections", "corrections:PROOFS", "corrections, masks and their objectives"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
 )

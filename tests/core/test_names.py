@@ -5,9 +5,9 @@ import pgcore as pg
 from pgcore.cli.app import application
 
 NAMES = """
-    Backend Batch Bernoulli Categorical Claims ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
-    Estimator Extra Gradient Head LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy PolicySpec
-    Reduction Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
+    Backend Batch Bernoulli Categorical Claims Clip ConstantSchedule CosineSchedule Derivation DiagonalGaussian EpsilonGreedy
+    Estimator Extra GAE Gradient GroupRelative Head KL LinearSchedule Linear MLP MultiCategorical Optimizer OptimizerSpec PgcoreError Policy
+    PolicySpec Reduction Returns Schedule Signals SquashedGaussian Table backend check compare compare_policies derive estimator generator
     gradient load optimizer policy signals
 """
 

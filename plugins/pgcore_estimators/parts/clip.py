@@ -37,6 +37,10 @@ class Clip(Objective):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> pg.estimator("policy_gradient", objective=pg.Clip(0.2, 0.28, dual=3.0)).quantities
+        ('log_prob', 'value')
     """
 
     low: PositiveOrInfinite = 0.2

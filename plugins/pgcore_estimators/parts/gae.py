@@ -28,6 +28,10 @@ class GAE(Advantage):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> pg.estimator("policy_gradient", advantage=pg.GAE(0.99, 0.9)).claims.needs_critic
+        True
     """
 
     gamma: UnitInterval = 0.99

@@ -38,6 +38,11 @@ class GroupRelative(Advantage):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> advantage = pg.GroupRelative(scale="none", leave_one_out=True)
+        >>> pg.estimator("policy_gradient", advantage=advantage, objective="score").quantities
+        ('log_prob',)
     """
 
     scale: Annotated[str, choice("group", "batch", "none")] = "group"
@@ -63,7 +68,7 @@ class GroupRelative(Advantage):
         totals = episode_rewards(batch, rewards)
         relative = by_group(self._relative, totals, batch, self.group)
         if self.scale == "batch":
-            relative = relative / (self._deviation(totals[batch.episode_weights > 0]) + self.eps)
+            relative = self._scaled(relative, totals[batch.episode_weights > 0])
         return {"advantage": relative[batch.episode_of_step]}
 
     def _relative(self, rewards: Array) -> Array:
@@ -73,9 +78,7 @@ class GroupRelative(Advantage):
         if self.scale == "group" and not self.leave_one_out:
             return normalise(rewards, ddof=self.ddof, eps=self.eps, noun="episode")
         centred = rewards - leave_one_out_mean(rewards) if self.leave_one_out else centre(rewards)
-        if self.scale == "group":
-            centred = centred / (self._deviation(rewards) + self.eps)
-        return centred
+        return self._scaled(centred, rewards) if self.scale == "group" else centred
 
     def _alone(self, reward: Array) -> Array:
         """Return [1] the advantage of an episode without others."""
@@ -86,9 +89,10 @@ class GroupRelative(Advantage):
             )
         return reward.copy() if self.lone == "raw" else 0.0 * reward
 
-    def _deviation(self, rewards: Array) -> float:
-        """Return the standard deviation of [n] rewards; infinite for one alone, or equal ones."""
-        centred = centre(rewards)
-        square = float(np.vdot(centred, centred))
-        # Equal rewards have 0 above, which an infinite divisor keeps without eps.
-        return math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else math.inf
+    def _scaled(self, centred: Array, rewards: Array) -> Array:
+        """Return [n] centred rewards over the deviation of [m] rewards; equal ones stay 0."""
+        spread = centre(rewards)
+        square = float(np.vdot(spread, spread))
+        deviation = math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else 0.0
+        divisor = deviation + self.eps
+        return centred / divisor if divisor > 0 else centred

@@ -198,6 +198,11 @@ def KL(form: str, coefficient: float, **options: Any) -> SampledKL:  # noqa: N80
 
     Raises:
         EstimatorError: there is no such form, or an option has a value it cannot take.
+
+    Example:
+        >>> penalty = pg.KL("k3", 0.04)
+        >>> pg.estimator("policy_gradient", advantage="group_relative", penalty=penalty).keywords
+        ('log_prob', 'advantage', 'old_log_prob', 'reference_log_prob')
     """
     choice(*FORMS)("KL.form", form, EstimatorError)
     return FORMS[form](coefficient, **options)

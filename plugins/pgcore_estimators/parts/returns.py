@@ -29,6 +29,10 @@ class Returns(Advantage):
 
     Raises:
         EstimatorError: a field has a value it cannot take.
+
+    Example:
+        >>> pg.estimator("policy_gradient", advantage=pg.Returns(0.9)).quantities
+        ('log_prob',)
     """
 
     gamma: UnitInterval = 0.99

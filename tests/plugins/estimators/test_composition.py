@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.errors import BatchError, EstimatorError, UnknownNameError
+from pgcore.parts import Mask
+from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
+from pgcore_derive.differences import LIMIT, differences
+from pgcore_estimators.presets import PRESETS
 
 GROUPED = {"advantage": "group_relative", "critic": None, "reduction": "episode_step"}
 GSPO = {"objective": {"name": "clip", "low": 3e-4, "high": 4e-4}, "level": "sequence"}
@@ -117,3 +126,177 @@ def test_a_composition_is_the_class_that_writes_it_out(label, backend):
         np.testing.assert_allclose(right.numpy()[parameter], value, err_msg=parameter, **tolerance)
     for metric, figure in left.metrics.items():
         assert right.metrics[metric] == pytest.approx(figure, rel=1e-12, nan_ok=True), metric
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        (
+            {"objective": "score", "level": "sequence"},
+            EstimatorError,
+            "level 'sequence': expected an objective of ratios beside it, got objective 'score'",
+        ),
+        (
+            {"advantage": "group_relative", "critic": "huber"},
+            EstimatorError,
+            "critic 'huber': expected an advantage with a target R beside it, got advantage 'group_",
+        ),
+        ({"objective": "clap"}, UnknownNameError, "objective: .* got 'clap'; did you mean 'clip'"),
+        (
+            {"objective": {"name": "clip", "hihg": 0.3}},
+            UnknownNameError,
+            r"PolicyGradient\.objective clip option: .* got 'hihg'; did you mean 'high'",
+        ),
+        ({"objective": 3}, EstimatorError, r"PolicyGradient\.objective: expected Objective, its"),
+        ({"penalty": {"coefficient": 1}}, EstimatorError, "expected Penalty, its registered name"),
+        ({"level": pg.GAE()}, EstimatorError, r"PolicyGradient\.level: expected Level, its reg"),
+        ({"penalty": ["k3", 1]}, EstimatorError, r"PolicyGradient\.penalty\[1\]: expected Penalty"),
+        ({"normalise": "group"}, EstimatorError, r"PolicyGradient\.normalise: expected one of"),
+    ],
+)
+def test_parts_that_do_not_meet_are_refused_where_they_are_built(fields, error, words):
+    with pytest.raises(error, match=words):
+        composed(**fields)
+
+
+def test_a_sequence_level_refuses_minibatches_of_steps():
+    policy, batch = case_of(pg.estimator("gspo"))
+    signals = pg.signals(policy, composed(**GROUPED, **GSPO), batch)
+    with pytest.raises(
+        EstimatorError, match=r"Signals\.steps: expected the signals of a loss of s"
+    ):
+        signals.steps(slice(3))
+
+
+def test_a_value_clip_needs_recorded_values():
+    policy, batch = case_of(pg.estimator("ppo"))
+    bare = pg.Batch(
+        observations=batch.observations,
+        actions=batch.actions,
+        rewards=batch.rewards,
+        episode_lengths=batch.episode_lengths,
+        terminated=np.ones(batch.num_episodes, bool),
+        action_mask=batch.action_mask,
+    )
+    with pytest.raises(BatchError, match=r"Batch\.values: .* which critic 'clipped' clips around"):
+        pg.signals(policy, composed(critic="clipped"), bare)
+
+
+def test_a_penalty_needs_its_reference_unless_it_is_switched_off():
+    off = pg.estimator("dapo", kl_coefficient=0.0)
+    assert "reference_log_probs" not in off.used_extras
+    assert "reference_log_prob" not in off.keywords
+    on = pg.estimator("dapo", kl_coefficient=0.1)
+    policy, batch = case_of(pg.estimator("dr_grpo"))
+    assert "reference_log_probs" not in batch.extras
+    with pytest.raises(BatchError, match=r"'reference_log_probs'\]: expected .*coefficient to 0"):
+        pg.signals(policy, on, batch)
+
+
+@pytest.mark.parametrize("name", [row.name for row in PRESETS])
+def test_presets_are_frozen_dataclasses_that_copy(name):
+    preset = pg.estimator(name)
+    assert pickle.loads(pickle.dumps(preset)) == preset
+    assert hash(preset) == hash(pg.estimator(name))
+    assert repr(preset).startswith(f"{type(preset).__name__}(")
+    changed = dataclasses.replace(preset, ddof=0)
+    assert changed != preset
+    assert changed.composition.advantage.ddof == 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        preset.ddof = 0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_presets_are_the_general_estimator_of_their_rows():
+    options = {"clip_high": 0.3, "dual": 2.5, "kl_coefficient": 0.1, "reduction": "trajectory"}
+    objective = {"name": "clip", "low": 0.2, "high": 0.3, "dual": 2.5}
+    general = composed(**GROUPED | SUMS, objective=objective, penalty=k3(0.1))
+    assert pg.estimator("dapo", **options).composition == general.composition
+    assert pg.estimator("dapo", kl_coefficient=0).composition.penalties == ()
+    with pytest.raises(EstimatorError, match=r"DAPO\.clip_high: expected a number above 0"):
+        pg.estimator("dapo", clip_high=-1)
+    with pytest.raises(
+        UnknownNameError, match=r"dapo hyper-parameter: .* did you mean 'clip_high'"
+    ):
+        pg.estimator("dapo", clip_hihg=1)
+
+
+def test_tables_without_a_name_change_options_of_the_default():
+    changed = composed(objective={"high": 0.28}, advantage={"gae_lambda": 0.9})
+    assert changed == composed(objective=pg.Clip(high=0.28), advantage=pg.GAE(gae_lambda=0.9))
+    none = composed(objective={"dual": "none"})
+    assert none.objective == pg.Clip()
+
+
+@dataclass(frozen=True)
+class Forgetful(type(composed().objective)):
+    """A gain of another formula, which must not keep the slope of its parent."""
+
+    name = "forgetful"
+
+    def gain(self, xp, log_ratio, log_prob, advantage, **inputs):
+        return 2.0 * super().gain(xp, log_ratio, log_prob, advantage)
+
+
+@dataclass(frozen=True)
+class Wrong(Forgetful):
+    """A slope that is not the gain's."""
+
+    name = "wrong"
+
+    def slope(self, log_ratio, log_prob, advantage, **inputs):
+        return advantage * np.exp(log_ratio), None
+
+
+def test_a_changed_gain_does_not_inherit_a_slope():
+    policy, batch = case_of(pg.estimator("ppo"))
+    fields = {"critic": None, "normalise": "batch"}
+    expected = pg.gradient(policy, composed(**fields), batch).scaled(2.0).numpy()
+    actual = pg.gradient(policy, composed(**fields, objective=Forgetful()), batch).numpy()
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-13, err_msg=name)
+
+
+def test_a_wrong_slope_is_found_at_the_stage_of_cotangents():
+    policy, batch = case_of(pg.estimator("ppo"))
+    report = pg.check(policy, composed(critic=None, objective=Wrong()), batch)
+    assert not report.agrees
+    assert "cotangents" in str(report)
+    assert differences(composed(critic=None, objective=Wrong()))["log_prob"] > LIMIT
+    assert differences(composed())["log_prob"] <= LIMIT
+
+
+def test_an_overflow_under_a_weight_of_zero_does_no_harm():
+    weighed = composed(advantage="group_relative", objective="ratio", mask=FirstStep())
+    inputs = {
+        "log_prob": np.zeros(2),
+        "old_log_prob": np.array([0.0, -1000.0]),
+        "advantage": np.ones(2),
+        "gain_weight": np.array([1.0, 0.0]),
+    }
+    assert set(weighed.keywords) == inputs.keys()
+    np.testing.assert_array_equal(weighed.surrogate(host, **inputs), [-1.0, 0.0])
+    np.testing.assert_array_equal(weighed.cotangents(**inputs)["log_prob"], [-1.0, 0.0])
+
+
+@dataclass(frozen=True)
+class FirstStep(Mask):
+    """Only the first step of each episode."""
+
+    name = "first_step"
+
+    def weights(self, batch, evaluate):
+        return (batch.step_in_episode == 0).astype(float)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "sequence_product", "gspo_token"])
+@pytest.mark.parametrize("mask", [None, FirstStep()])
+def test_every_level_has_the_derivative_of_its_definition(level, mask):
+    fields = {"objective": {"name": "gmpo", "low": 0.1, "high": 0.1}, "level": level, "mask": mask}
+    estimator = composed(**GROUPED, **fields)
+    policy, batch = case_of(pg.estimator("grpo"))
+    assert pg.check(policy, estimator, batch).agrees
+    torch = pg.policy(policy.spec, backend="torch", dtype="float64")
+    torch.load(policy.parameters())
+    expected = pg.gradient(torch, estimator, batch).numpy()
+    for name, value in pg.gradient(policy, estimator, batch).numpy().items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-12, atol=1e-15, err_msg=name)
