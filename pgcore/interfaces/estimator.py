@@ -260,13 +260,13 @@ class Estimator(Checked, ABC):
         if self._fitting is spec:
             return
         check_claims(self)
-        names = ", ".join(self.quantities)
+        needed = dict.fromkeys((*self.quantities, *self.evaluates))
+        names = ", ".join(needed)
         if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
             raise EstimatorError(
                 f"{self} on {spec.head}: expected an estimator of action values, since probabilities "
                 f"have no gradient, got one of {names}; choose one that uses action_value"
             )
-        needed = dict.fromkeys((*self.quantities, *self.evaluates))
         missing = [name for name in needed if name not in quantities_of(spec)]
         if missing or (self.claims.discrete_only and not spec.head.enumerable):
             lack = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"

@@ -337,13 +337,13 @@ class Composition:
         if not objective.reads_ratio:
             return None, None
         by_step = log_prob - inputs["old_log_prob"]
+        if self.drops:
+            by_step = xp.where(inputs["counted"] > 0, by_step, 0.0)
         limited = objective.limit(xp, by_step, inputs["advantage"]) if self._limits else by_step
         if self.drops and self.level.averages:
             # The level divides by all steps of the episode, those left out included.
             limited = limited * inputs["counted"]
         log_ratio = self.level.log_ratio(xp, limited, log_prob, inputs.get("episode"))
-        if self.drops:
-            log_ratio = xp.where(inputs["counted"] > 0, log_ratio, 0.0)
         # A weight of 0 does not cancel a gain that overflows: 0 times infinity is NaN.
         if self.weights:
             log_ratio = xp.where(inputs["gain_weight"] > 0, log_ratio, 0.0)

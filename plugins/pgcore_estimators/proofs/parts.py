@@ -243,6 +243,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sapo": {"kl_coefficient": 0.1, "lone": "raw"},
     "gspo_token": {"clip_low": 0.2, "clip_high": 0.3},
     "luspo": {"clip_low": 0.2, "clip_high": 0.3, "ddof": 0},
+    "tis": {"cap": 1.1, "correction_of": "geometric", "kl_coefficient": 0.1},
+    "bypass": {"clip_low": 0.1, "clip_high": 0.15},
+    "dppo_tv": {"delta": 0.02, "kl_coefficient": 0.1},
+    "dppo_kl": {"delta": 0.005, "symmetric": True},
+    "vespo": {"k_positive": 1.0, "lambda_positive": 1.0},
+    "clip_cov": {"cov_low": 0.05, "cov_fraction": 0.2},
+    "kl_cov": {"cov_fraction": 0.3, "kl_coefficient": 0.5},
 }
 PRESET_PROOFS = tuple(
     Proof(getattr(preset_classes, preset.class_name), {preset.name: OPTIONS.get(preset.name, {})})

@@ -11,7 +11,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, UnknownNameError
-from pgcore.parts import Mask
+from pgcore.parts import GainMask
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
 from pgcore_derive.differences import LIMIT, differences
@@ -279,12 +279,12 @@ def test_an_overflow_under_a_weight_of_zero_does_no_harm():
 
 
 @dataclass(frozen=True)
-class FirstStep(Mask):
+class FirstStep(GainMask):
     """Only the first step of each episode."""
 
     name = "first_step"
 
-    def weights(self, batch, evaluate):
+    def weights(self, batch, evaluate, advantage):
         return (batch.step_in_episode == 0).astype(float)
 
 
