@@ -94,7 +94,7 @@ class ZeroVariance(StepMask):
 
 @dataclass(frozen=True)
 class TruncatedEpisodes(StepMask):
-    """Leaves out the episodes that did not terminate, such as answers cut at the length limit.
+    """Leaves out the episodes that did not terminate, such as answers at the length limit.
 
     Attributes:
         count_masked: Whether their rewards count in the baselines of the others.
