@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from pgcore.data.batch import Batch
@@ -12,16 +12,25 @@ from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Objective
 from pgcore.parts.objectives import Slope
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Flag, NonNegative, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
-from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
+from pgcore_estimators.terms import ROLLOUT_LOG_PROBS, example_reference
 
 __all__ = ["DPPO", "DPPOKL", "DPPOTV"]
 
 # The smallest probability of the other actions, below which its logarithm is not taken.
 LEAST = 1e-30
+# log mu beyond this is no rounding of a probability, nats.
+MOST = 1e-3
+
+
+def example_rollout(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return [B] log-probabilities, nats, of a policy near the one that acted."""
+    near = example_reference(batch, shape, rng)
+    # Of actions that can be listed; recorded densities stay as they are.
+    return np.where(batch.log_probs < MOST, np.minimum(near, 0.0), near)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class DPPO(Objective):
     delta: NonNegative = 0.1
     symmetric: Flag = False
     behaviour: Annotated[str, choice("rollout", "old")] = "rollout"
-    extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
+    extras: ClassVar = {"rollout_log_probs": replace(ROLLOUT_LOG_PROBS, example=example_rollout)}
     reads_ratio = False
     discrete_only = True
     sources = ("arXiv:2602.04879, eqs. 11 to 14",)
@@ -64,10 +73,19 @@ class DPPO(Objective):
         return super().used_extras if self.behaviour == "rollout" else {}
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Part.signals`."""
+        """See `Part.signals`.
+
+        Raises:
+            BatchError: an extra is a density above 1, not a probability.
+        """
         if self.behaviour == "old":
             return {"rollout_log_prob": old_log_probs(batch, evaluate)}
-        return {"rollout_log_prob": batch.extras["rollout_log_probs"]}
+        rollout = batch.extras["rollout_log_probs"]
+        rule = f"logarithms of probabilities, which {self} compares"
+        advice = "divide densities into bins, or choose the objective 'clip'"
+        valid = rollout <= MOST
+        check_rows("Batch.extras['rollout_log_probs']", rule, valid, rollout, advice)
+        return {"rollout_log_prob": rollout}
 
     def gain(
         self,

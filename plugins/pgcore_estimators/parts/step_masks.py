@@ -21,6 +21,9 @@ __all__ = ["LossMask", "TruncatedEpisodes", "ZeroVariance"]
 
 def example_mask(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Return [B] bool: most steps, and the first of each episode."""
+    # An audit makes episodes of single rows, any of which may come alone.
+    if batch.num_episodes == 1:
+        return np.ones(shape, np.bool_)
     mask = rng.random(shape) < 0.7
     mask[batch.episode_starts] = True
     return mask

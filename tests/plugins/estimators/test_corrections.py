@@ -537,6 +537,13 @@ def test_dppo_refuses_densities_and_levels():
         composed(**GROUP, objective="dppo_kl", level="sequence")
 
 
+def test_dppo_refuses_a_density_for_a_probability():
+    batch = steps([1.0, 0.0], [2], {"rollout_log_probs": [-1.0, 0.4]})
+    rule = r"extras\['rollout_log_probs'\]: expected logarithms of prob.*, got 0.4 at step 1"
+    with pytest.raises(BatchError, match=rule):
+        signals_of(batch, **RETURNS, objective="dppo_tv")
+
+
 def test_dppo_of_two_policies_reads_the_old_one():
     policy, batch = case_of(pg.estimator("dppo_tv"))
     left = pg.signals(policy, pg.estimator("dppo_tv", behaviour="old"), batch)
