@@ -132,7 +132,7 @@ def part_bases() -> dict[str, type]:
     """Return the base class of each kind of part."""
     from pgcore import parts
 
-    members: list[Any] = [getattr(parts, name) for name in parts.__all__]
+    members: list[Any] = [*vars(parts).values()]
     return {cls.kind: cls for cls in members if hasattr(cls, "kind")}
 
 

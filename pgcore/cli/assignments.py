@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pgcore.errors import SpecError
 
@@ -65,8 +65,10 @@ def overlaid(old: Any, new: Any) -> Any:
     """
     table = {"name": old} if isinstance(old, str) else old
     if not isinstance(new, Mapping) or "name" in new or not isinstance(table, Mapping):
-        return new
-    return {**table, **{key: overlaid(table.get(key), value) for key, value in new.items()}}
+        return cast("Any", new)
+    options = cast("Mapping[str, Any]", table)
+    changes = cast("Mapping[str, Any]", new)
+    return {**options, **{key: overlaid(options.get(key), changes[key]) for key in changes}}
 
 
 def read_value(text: str) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from pgcore.validation.fields import choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
 
-__all__ = ["Composition", "Normalisation"]
+__all__ = ["Composition", "Normalisation", "refusal", "several"]
 
 # Quantities of one number a step.
 HELD = QUANTITIES.keys() - {"log_probs", "action_values"}
@@ -293,7 +293,8 @@ class Composition:
             cotangents["value"] = self.value_coefficient * slope
         if self.entropy_coefficient != 0:
             bonus = np.full_like(inputs["entropy"], -self.entropy_coefficient)
-            cotangents["entropy"] = added(cotangents.get("entropy"), bonus)
+            present = cotangents.get("entropy")
+            cotangents["entropy"] = bonus if present is None else present + bonus
         return cotangents
 
     def metric_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -395,7 +396,9 @@ def read_by(part: Part, inputs: Mapping[str, Native]) -> dict[str, Native]:
 
 def several(parts: Any) -> tuple[Any, ...]:
     """Return the parts of a field that holds none, one or a tuple of them."""
-    return () if parts is None else parts if isinstance(parts, tuple) else (parts,)
+    if isinstance(parts, tuple):
+        return cast("tuple[Any, ...]", parts)
+    return () if parts is None else (parts,)
 
 
 def refusal(part: Part, rule: str, partner: Part, advice: str) -> EstimatorError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, cast
 
 from pgcore.cli.assignments import without_none
@@ -36,15 +36,16 @@ def part_of(base: Any) -> Check:
 
     def check(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Part:
         if isinstance(value, base):
-            return value
+            return cast("Part", value)
         options = {"name": value} if isinstance(value, str) else value
-        name = options.get("name") if isinstance(options, Mapping) else None
+        table = cast("Mapping[str, Any]", options if isinstance(options, Mapping) else {})
+        name = table.get("name")
         if not isinstance(name, str):
             raise error(
                 f"{where}: expected {base.__name__}, its registered name or a table with `name`, "
                 f"got {value!r:.80}; `pgcore list {base.kind}` shows the names"
             )
-        fields = {key: option for key, option in cast("Any", options).items() if key != "name"}
+        fields = {key: option for key, option in table.items() if key != "name"}
         return build(where, base, name, fields, error)
 
     return check
@@ -60,7 +61,8 @@ def parts_of(base: Any) -> Check:
 
     def check(where: str, value: object, error: type[PgcoreError] = EstimatorError) -> Any:
         if isinstance(value, list | tuple):
-            return tuple(one(f"{where}[{i}]", item, error) for i, item in enumerate(value))
+            items = cast("Sequence[object]", value)
+            return tuple(one(f"{where}[{i}]", item, error) for i, item in enumerate(items))
         return one(where, value, error)
 
     return check

@@ -33,7 +33,6 @@ class Part(Checked):
     kind: ClassVar[str]
     noun: ClassVar[str]
     formula: ClassVar[str]
-    slope: ClassVar[Any]
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     extras: ClassVar[Mapping[str, Extra]] = {}
@@ -45,11 +44,12 @@ class Part(Checked):
         super().__init_subclass__(**kwargs)
         cls.extras = declared_extras(cls)
         # The kind's own slope is None, which has the derivative derived.
-        writers = [base for base in cls.__mro__ if "slope" in vars(base)]
+        part: Any = cls
+        writers: list[Any] = [base for base in cls.__mro__ if "slope" in vars(base)]
         if len(writers) > 1:
             changed = {name: overrides(cls, writers[0], (name,)) for name in (cls.formula, "slope")}
             if changed[cls.formula] and not changed["slope"]:
-                cls.slope = writers[-1].slope
+                part.slope = writers[-1].slope
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -56,6 +56,10 @@ class Penalty(Part, ABC):
         """
         return None
 
+    def adapted(self, metrics: Mapping[str, float]) -> Penalty:
+        """Return the penalty for the next update, given this one's metrics; itself by default."""
+        return self
+
     def reward(self, batch: Batch, evaluate: Evaluate) -> Array:
         """Return [B] float64, the amount by which a penalty in the reward lowers each reward.
 

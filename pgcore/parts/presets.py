@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, cast
 
+from pgcore.errors import EstimatorError, UnknownNameError
 from pgcore.interfaces.estimator import AnyReduction
 from pgcore.parts.advantages import Advantage
 from pgcore.parts.composed import Composed
@@ -108,22 +109,24 @@ def preset_class(row: Preset, class_name: str, module: str) -> type[FromPreset]:
         module: The module's `__name__`.
 
     Raises:
-        PgcoreError: a part is not registered, or cannot have such an option.
+        UnknownNameError: a part is not registered, or a part or the composition lacks such a field.
+        EstimatorError: a part or a setting has a value it cannot take, or the parts do not meet.
     """
     parts = {
         kind: part_of(KINDS[kind])(f"{class_name}.{kind}", part)
         for kind, part in {"level": "token", **row.parts}.items()
     }
-    options: list[tuple[str, Any, Any]] = []
-    for option, place in row.options.items():
-        kind, dot, name = place.partition(".")
-        if dot:
-            declared = {field.name: field for field in dataclasses.fields(parts[kind])}[name]
-            check = annotation_of(type(parts[kind]), declared)
-            options.append((option, check, getattr(parts[kind], name)))
-        else:
-            options.append((option, OWN[place], row.settings.get(place, DEFAULTS[place])))
-    fields = [(option, check, field(default=default)) for option, check, default in options]
+    for name in row.settings:
+        check_known(f"{class_name}.settings", name, OWN)
+    settings = {
+        name: check_of(OWN[name])(f"{class_name}.{name}", value, EstimatorError)
+        for name, value in row.settings.items()
+    }
+    row = dataclasses.replace(row, settings=settings)
+    options = [
+        (option, *field_at(f"{class_name}.{option}", place, parts, settings))
+        for option, place in row.options.items()
+    ]
     namespace: dict[str, Any] = {
         "name": row.name,
         "sources": row.sources,
@@ -133,12 +136,40 @@ def preset_class(row: Preset, class_name: str, module: str) -> type[FromPreset]:
         "__module__": module,
     }
     # Without an option for it, the reduction is the class's.
-    if "reduction" not in row.options.values() and "reduction" in row.settings:
-        namespace["reduction"] = row.settings["reduction"]
+    if "reduction" not in row.options.values() and "reduction" in settings:
+        namespace["reduction"] = settings["reduction"]
     cls = dataclasses.make_dataclass(
-        class_name, fields, bases=(FromPreset,), namespace=namespace, frozen=True
+        class_name, options, bases=(FromPreset,), namespace=namespace, frozen=True
     )
     return cast("type[FromPreset]", cls)
+
+
+def field_at(
+    where: str, place: str, parts: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Return annotation and dataclass field of the option that sets a place; see `Preset.options`."""
+    kind, dot, name = place.partition(".")
+    if not dot:
+        check_known(where, place, OWN)
+        return OWN[place], field(default=settings.get(place, DEFAULTS[place]))
+    check_known(where, kind, parts)
+    part = parts[kind]
+    declared = {option.name: option for option in dataclasses.fields(part)}
+    check_known(where, name, declared)
+    annotation = annotation_of(cast("Any", type(part)), declared[name])
+    return annotation, field(default=getattr(part, name))
+
+
+def check_known(where: str, name: str, names: Iterable[str]) -> None:
+    """Raise UnknownNameError unless a name is one of these."""
+    choices = [*names]
+    if name not in choices:
+        raise UnknownNameError(where, name, choices)
+
+
+def check_of(annotation: Any) -> Any:
+    """Return the check of an annotated type."""
+    return annotation.__metadata__[0]
 
 
 def document(row: Preset, parts: Mapping[str, Any]) -> str:

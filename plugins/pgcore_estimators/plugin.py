@@ -93,6 +93,7 @@ PARTS = {
         ("k2", "kl:K2", "half of the squared log ratio to the reference"),
         ("k3", "kl:K3", "estimate of the KL divergence that is never negative"),
         ("k3_straight", "kl:StraightK3", "value of k3, derivative of k2"),
+        ("exact", "exact_kl:ExactKL", "KL divergence of the distributions, in either direction"),
         ("abs_k1", "kl:AbsoluteK1", "absolute log ratio to the reference"),
         ("kl_cov", "kl_cov:CovariancePenalty", "log ratio at steps of high covariance"),
     ),

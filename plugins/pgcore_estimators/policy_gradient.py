@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pgcore.errors import EstimatorError, PgcoreError
 from pgcore.interfaces.estimator import AnyReduction, Reduction
 from pgcore.parts import Composed, Composition, CriticLoss
-from pgcore.parts.composition import Normalisation
+from pgcore.parts.composition import Normalisation, several
 from pgcore.parts.fields import (
     AnyAdvantage,
     AnyCorrection,
@@ -92,6 +92,15 @@ class PolicyGradient(Composed):
             ):
                 set_field(self, field.name, {"name": field.default, **value})
         super().__post_init__()
+
+    def adapted(self, metrics: Mapping[str, float]) -> PolicyGradient:
+        """See `Estimator.adapted`: the penalties' coefficients may follow the update's metrics."""
+        present = several(self.penalty)
+        adapted = tuple(penalty.adapted(metrics) for penalty in present)
+        if adapted == present:
+            return self
+        penalty = adapted if isinstance(self.penalty, tuple) else adapted[0]
+        return dataclasses.replace(self, penalty=penalty)
 
     def compose(self) -> Composition:
         """See `Composed.compose`."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pgcore.interfaces.estimator import Reduction
 from pgcore.parts.presets import FromPreset, Preset, preset_class
 from pgcore_estimators.presets import PRESETS, Row
 
@@ -13,11 +10,8 @@ __all__ = ["class_of"]
 
 def class_of(row: Row) -> type[FromPreset]:
     """Return the estimator of a row."""
-    fields: dict[str, Any] = row._asdict()
-    class_name, settings = fields.pop("class_name"), dict(row.settings)
-    if "reduction" in settings:
-        settings["reduction"] = Reduction(settings["reduction"])
-    return preset_class(Preset(**fields | {"settings": settings}), class_name, __name__)
+    class_name, *fields = row
+    return preset_class(Preset(*fields), class_name, __name__)
 
 
 # As attributes of this module, so that instances pickle.

@@ -34,8 +34,8 @@ GROUP = {
 }
 BOUNDS = {"clip_low": "objective.low", "clip_high": "objective.high"}
 PENALTY = {"kl_coefficient": "penalty.coefficient"}
-BONUS = {"entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
-COMMON = {**GROUP, **PENALTY, **BONUS}
+OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
+COMMON = {**GROUP, **OWN}
 DIVERGENCE = {
     "delta": "objective.delta",
     "symmetric": "objective.symmetric",
@@ -106,6 +106,19 @@ PRESETS = (
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
         ("Zheng et al. 2025, arXiv:2507.18071",),
+    ),
+    Row(
+        "OPO",
+        "opo",
+        "group rewards less their mean weighted by lengths, token mean",
+        {
+            "advantage": {"name": "group_relative", "scale": "none", "mean": "steps"},
+            "objective": "score",
+            "penalty": NO_PENALTY,
+        },
+        {"lone": "advantage.lone", "group": "advantage.group", **OWN},
+        {"reduction": "step"},
+        ("Hao et al. 2025, arXiv:2505.23585",),
     ),
     Row(
         "LUSPO",
@@ -225,7 +238,7 @@ PRESETS = (
         "kl_cov",
         "ratios, with a distance to the old policy at steps of high covariance",
         {"advantage": "group_relative", "objective": "ratio", "penalty": "kl_cov"},
-        {**GROUP, **PENALTY, "cov_fraction": "penalty.fraction", **BONUS},
+        {"cov_fraction": "penalty.fraction", **COMMON},
         {"reduction": "step"},
         ("Cui et al. 2025, arXiv:2505.22617",),
         "The covariances are of the signals' policy; public code recomputes them in each minibatch.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pgcore.data.batch import Batch
@@ -16,7 +16,7 @@ from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Flag, NonNegative, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
-from pgcore_estimators.terms import ROLLOUT_LOG_PROBS, example_reference
+from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
 
 __all__ = ["DPPO", "DPPOKL", "DPPOTV"]
 
@@ -24,13 +24,6 @@ __all__ = ["DPPO", "DPPOKL", "DPPOTV"]
 LEAST = 1e-30
 # log mu beyond this is no rounding of a probability, nats.
 MOST = 1e-3
-
-
-def example_rollout(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Return [B] log-probabilities, nats, of a policy near the one that acted."""
-    near = example_reference(batch, shape, rng)
-    # Of actions that can be listed; recorded densities stay as they are.
-    return np.where(batch.log_probs < MOST, np.minimum(near, 0.0), near)
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class DPPO(Objective):
     delta: NonNegative = 0.1
     symmetric: Flag = False
     behaviour: Annotated[str, choice("rollout", "old")] = "rollout"
-    extras: ClassVar = {"rollout_log_probs": replace(ROLLOUT_LOG_PROBS, example=example_rollout)}
+    extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     reads_ratio = False
     discrete_only = True
     sources = ("arXiv:2602.04879, eqs. 11 to 14",)

@@ -10,12 +10,12 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import BatchError
+from pgcore.errors import BatchError, EstimatorError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.parts import Advantage
 from pgcore.returns import by_group, centre, episode_rewards, leave_one_out_mean, normalise
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Flag, NonNegative, choice
+from pgcore.validation.fields import Flag, NonNegative, check_fields, choice
 from pgcore_estimators.terms import GROUP, Ddof, Group
 
 __all__ = ["GroupRelative"]
@@ -32,6 +32,7 @@ class GroupRelative(Advantage):
         eps: Added to the deviation.
         ddof: The deviation divides by the number of episodes less this.
         leave_one_out: Whether the mean is over the group's other episodes.
+        mean: "episodes" to weigh them alike, "steps" to weigh each by its number of steps.
         lone: A of an episode that is alone in its group: "zero", "raw" for R, or "error".
         group: The episodes that are compared: "extra" for those with one number in the batch's
             extra `group`, "all" for all of them.
@@ -49,6 +50,7 @@ class GroupRelative(Advantage):
     eps: NonNegative = 1e-8
     ddof: Ddof = 1
     leave_one_out: Flag = False
+    mean: Annotated[str, choice("episodes", "steps")] = "episodes"
     lone: Annotated[str, choice("zero", "raw", "error")] = "zero"
     group: Group = "extra"
     extras: ClassVar = {"group": GROUP}
@@ -56,7 +58,16 @@ class GroupRelative(Advantage):
     sources = (
         "Shao et al. 2024, sec. 4.1.2, arXiv:2402.03300",
         "Kool, van Hoof and Welling 2019 (leave one out)",
+        "Hao et al. 2025, arXiv:2505.23585 (mean of steps)",
     )
+
+    def __post_init__(self) -> None:
+        """Check the fields and their combination."""
+        check_fields(self)
+        if self.leave_one_out and self.mean == "steps":
+            raise EstimatorError(
+                f"{self}: expected mean='episodes' with leave_one_out, got 'steps'; choose one"
+            )
 
     @property
     def unbiased(self) -> bool:
@@ -66,18 +77,33 @@ class GroupRelative(Advantage):
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Advantage.estimate`."""
         totals = episode_rewards(batch, rewards)
-        relative = by_group(self._relative, totals, batch, self.group)
+        lengths = batch.episode_lengths
+
+        def relative_of(numbers: Array) -> Array:
+            members = numbers.astype(np.intp)
+            return self._relative(totals[members], lengths[members])
+
+        # By their numbers, since a group's mean may depend on lengths too.
+        numbers = np.arange(batch.num_episodes, dtype=np.float64)
+        relative = by_group(relative_of, numbers, batch, self.group)
         if self.scale == "batch":
             relative = self._scaled(relative, totals[batch.episode_weights > 0])
         return {"advantage": relative[batch.episode_of_step]}
 
-    def _relative(self, rewards: Array) -> Array:
+    def _relative(self, rewards: Array, lengths: Array) -> Array:
         """Return [n] advantages of one group, not yet divided by the batch's deviation."""
         if len(rewards) == 1:
             return self._alone(rewards)
-        if self.scale == "group" and not self.leave_one_out:
+        if self.leave_one_out:
+            centred = rewards - leave_one_out_mean(rewards)
+        elif self.mean == "steps":
+            # Of differences, so that equal rewards give exactly 0.
+            shifted = rewards - rewards[0]
+            centred = shifted - float(np.dot(lengths, shifted)) / int(lengths.sum())
+        elif self.scale == "group":
             return normalise(rewards, ddof=self.ddof, eps=self.eps, noun="episode")
-        centred = rewards - leave_one_out_mean(rewards) if self.leave_one_out else centre(rewards)
+        else:
+            centred = centre(rewards)
         return self._scaled(centred, rewards) if self.scale == "group" else centred
 
     def _alone(self, reward: Array) -> Array:

@@ -17,6 +17,7 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Penalty
+from pgcore.parts.fields import part_of
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, check_fields, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -185,24 +186,21 @@ class AbsoluteK1(SampledKL):
         return np.sign(log_ratio)
 
 
-FORMS = {cls.name: cls for cls in (K1, K2, K3, StraightK3, AbsoluteK1)}
-
-
-def KL(form: str, coefficient: float, **options: Any) -> SampledKL:  # noqa: N802 - reads as a part
-    """Return a KL penalty by the name of its estimate, such as `pgcore.KL("k3", 0.04)`.
+def KL(form: str, coefficient: float, **options: Any) -> Penalty:  # noqa: N802 - reads as a part
+    """Return a KL penalty by its registered name, such as `pgcore.KL("k3", 0.04)`.
 
     Args:
-        form: "k1", "k2", "k3", "k3_straight" or "abs_k1".
+        form: "k1", "k2", "k3", "k3_straight", "abs_k1", "exact" or a third party's.
         coefficient: Its factor.
-        options: `ratio` and `place`; see `SampledKL`.
+        options: The penalty's further fields, such as `ratio` and `place`; see `SampledKL`.
 
     Raises:
-        EstimatorError: there is no such form, or an option has a value it cannot take.
+        UnknownNameError: there is no such form, or it has no such option.
+        EstimatorError: an option has a value it cannot take.
 
     Example:
         >>> penalty = pg.KL("k3", 0.04)
         >>> pg.estimator("policy_gradient", advantage="group_relative", penalty=penalty).keywords
         ('log_prob', 'advantage', 'old_log_prob', 'reference_log_prob')
     """
-    choice(*FORMS)("KL.form", form, EstimatorError)
-    return FORMS[form](coefficient, **options)
+    return part_of(Penalty)("KL", {"name": form, "coefficient": coefficient, **options})

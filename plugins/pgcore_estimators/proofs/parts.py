@@ -67,6 +67,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "level": "gspo_token",
         "penalty": {"name": "abs_k1", "coefficient": 0.3},
     },
+    "ratio, exact KL": {
+        "advantage": {"gamma": 0.9},
+        "objective": "ratio",
+        "penalty": [
+            {"name": "exact", "coefficient": 0.7},
+            {"name": "exact", "coefficient": 0.2, "direction": "reverse_kl"},
+        ],
+    },
     "score, k1 in loss and reward": {
         "advantage": {"name": "returns", "gamma": 0.9},
         "objective": "score",
@@ -242,6 +250,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gmpo": {"clip_low": 0.1, "clip_high": 0.2, "entropy_coefficient": 0.01},
     "sapo": {"kl_coefficient": 0.1, "lone": "raw"},
     "gspo_token": {"clip_low": 0.2, "clip_high": 0.3},
+    "opo": {"entropy_coefficient": 0.01},
     "luspo": {"clip_low": 0.2, "clip_high": 0.3, "ddof": 0},
     "tis": {"cap": 1.1, "correction_of": "geometric", "kl_coefficient": 0.1},
     "bypass": {"clip_low": 0.1, "clip_high": 0.15},

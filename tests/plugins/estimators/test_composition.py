@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError, UnknownNameError
+from pgcore.errors import BatchError, EstimatorError, PgcoreError, UnknownNameError
 from pgcore.parts import GainMask
+from pgcore.parts.presets import Preset, preset_class
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
 from pgcore_derive.differences import LIMIT, differences
@@ -41,6 +43,11 @@ PAIRS = {
             "normalise": "batch",
             "entropy_coefficient": 0.01,
         },
+    ),
+    "ppo kl": (
+        "ppo",
+        {"objective": "kl", "kl_coefficient": 0.7, "normalise": "none"},
+        {"objective": "ratio", "penalty": {"name": "exact", "coefficient": 0.7}},
     ),
     "a2c": (
         "a2c",
@@ -91,8 +98,12 @@ PAIRS = {
 PAIRS["gspo"][2]["objective"] = {"low": 0.2, "high": 0.3}
 
 
-def composed(**fields):
+def composed(**fields) -> Any:
     return pg.estimator("policy_gradient", **fields)
+
+
+def preset(name, **options) -> Any:
+    return pg.estimator(name, **options)
 
 
 def case_of(estimator, backend="numpy"):
@@ -120,11 +131,15 @@ def test_a_composition_is_the_class_that_writes_it_out(label, backend):
 
     left = pg.gradient(policy, plain, batch, signals=expected)
     right = pg.gradient(policy, parts, batch, signals=actual)
-    tolerance = {"rtol": 1e-15 if backend == "numpy" else 1e-12, "atol": 1e-15}
+    tolerance: Any = {"rtol": 1e-15 if backend == "numpy" else 1e-12, "atol": 1e-15}
     np.testing.assert_allclose(right.terms(), left.terms(), **tolerance)
     for parameter, value in left.numpy().items():
         np.testing.assert_allclose(right.numpy()[parameter], value, err_msg=parameter, **tolerance)
-    for metric, figure in left.metrics.items():
+    metrics = left.metrics
+    # An objective without a clip has no fraction of clipped steps.
+    if label == "ppo kl":
+        assert metrics.pop("clip_fraction") == 0.0
+    for metric, figure in metrics.items():
         assert right.metrics[metric] == pytest.approx(figure, rel=1e-12, nan_ok=True), metric
 
 
@@ -195,29 +210,60 @@ def test_a_penalty_needs_its_reference_unless_it_is_switched_off():
 
 @pytest.mark.parametrize("name", [row.name for row in PRESETS])
 def test_presets_are_frozen_dataclasses_that_copy(name):
-    preset = pg.estimator(name)
-    assert pickle.loads(pickle.dumps(preset)) == preset
-    assert hash(preset) == hash(pg.estimator(name))
-    assert repr(preset).startswith(f"{type(preset).__name__}(")
-    changed = dataclasses.replace(preset, ddof=0)
-    assert changed != preset
-    assert changed.composition.advantage.ddof == 0
+    first = preset(name)
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert hash(first) == hash(preset(name))
+    assert repr(first).startswith(f"{type(first).__name__}(")
+    changed = dataclasses.replace(first, lone="raw")
+    assert changed != first
+    assert changed.composition.advantage.lone == "raw"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        preset.ddof = 0  # pyright: ignore[reportAttributeAccessIssue]
+        first.lone = "raw"
 
 
 def test_presets_are_the_general_estimator_of_their_rows():
     options = {"clip_high": 0.3, "dual": 2.5, "kl_coefficient": 0.1, "reduction": "trajectory"}
     objective = {"name": "clip", "low": 0.2, "high": 0.3, "dual": 2.5}
     general = composed(**GROUPED | SUMS, objective=objective, penalty=k3(0.1))
-    assert pg.estimator("dapo", **options).composition == general.composition
-    assert pg.estimator("dapo", kl_coefficient=0).composition.penalties == ()
+    assert preset("dapo", **options).composition == general.composition
+    assert preset("dapo", kl_coefficient=0).composition.penalties == ()
     with pytest.raises(EstimatorError, match=r"DAPO\.clip_high: expected a number above 0"):
-        pg.estimator("dapo", clip_high=-1)
+        preset("dapo", clip_high=-1)
     with pytest.raises(
         UnknownNameError, match=r"dapo hyper-parameter: .* did you mean 'clip_high'"
     ):
-        pg.estimator("dapo", clip_hihg=1)
+        preset("dapo", clip_hihg=1)
+
+
+def test_a_coefficient_follows_the_kl_as_the_class_has_it():
+    fields = {"name": "exact", "coefficient": 0.5, "target": 0.01}
+    plain = preset("ppo", objective="kl", kl_coefficient=0.5, kl_target=0.01)
+    parts = composed(objective="ratio", penalty=fields)
+    several = composed(objective="ratio", penalty=[fields, k3(0.1)])
+    for kl in (0.001, 0.01, 0.02):
+        coefficient = plain.adapted({"kl": kl}).kl_coefficient
+        assert parts.adapted({"kl": kl}).penalty.coefficient == coefficient
+        assert several.adapted({"kl": kl}).penalty[0].coefficient == coefficient
+    assert parts.adapted({"kl": 0.01}) is parts
+    assert composed().adapted({}) == composed()
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "settings", "words"),
+    [
+        ({"objective": "clap"}, {}, {}, "objective: .* got 'clap'"),
+        ({}, {"clip": "objective.clip"}, {}, r"Odd\.clip: .* got 'clip'"),
+        ({}, {"clip": "critic.clip"}, {}, r"Odd\.clip: .* got 'critic'"),
+        ({}, {"rate": "rate"}, {}, r"Odd\.rate: .* got 'rate'"),
+        ({}, {}, {"rate": 1}, r"Odd\.settings: .* got 'rate'"),
+        ({}, {}, {"reduction": "all"}, r"Odd\.reduction: expected one of"),
+        ({}, {}, {"ddof": 2}, r"Odd\.ddof: expected one of 0, 1"),
+    ],
+)
+def test_a_row_with_unknown_names_is_refused(parts, options, settings, words):
+    parts = {"advantage": "returns", "objective": "clip", **parts}
+    with pytest.raises(PgcoreError, match=words):
+        preset_class(Preset("odd", "odd", parts, options, settings), "Odd", __name__)
 
 
 def test_tables_without_a_name_change_options_of_the_default():

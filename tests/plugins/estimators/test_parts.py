@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError
+from pgcore.errors import BatchError, EstimatorError, UnknownNameError
 from pgcore.xp.numpy import host
 
 GROUP = {"advantage": "group_relative", "critic": None}
 
 
-def composed(**fields):
+def composed(**fields) -> Any:
     return pg.estimator("policy_gradient", **fields)
 
 
@@ -76,6 +78,20 @@ def test_group_advantages_are_the_worked_numbers(options, rewards, groups, expec
     actual = advantages(answers(rewards, groups), **options)
     np.testing.assert_allclose(actual, expected, atol=6e-5)
     assert all(actual[np.array(expected) == 0] == 0.0), "equal rewards give exactly 0"
+
+
+def test_a_mean_weighted_by_lengths():
+    batch = answers([1, 0, 5], [0, 0, 3], [1, 3, 2])
+    actual = advantages(batch, scale="none", mean="steps")
+    np.testing.assert_array_equal(actual, [0.75, -0.25, -0.25, -0.25, 0, 0])
+    with pytest.raises(BatchError, match="at least 2 episodes"):
+        advantages(batch, mean="steps", lone="error")
+    equal = answers([0.1, 0.1, 0.1], [0, 0, 0], [1, 3, 2])
+    assert not advantages(equal, mean="steps").any()
+    opo = pg.signals(policy_of(), pg.estimator("opo"), batch)["advantage"]
+    np.testing.assert_array_equal(opo, actual)
+    with pytest.raises(EstimatorError, match="expected mean='episodes' with leave_one_out"):
+        pg.GroupRelative(leave_one_out=True, mean="steps")
 
 
 def test_an_answer_alone_in_its_group_can_be_an_error():
@@ -247,5 +263,8 @@ def test_options_out_of_range_are_refused(fields, words):
 
 def test_kl_makes_a_penalty_by_name():
     assert pg.KL("k3", 0.04) == composed(penalty={"name": "k3", "coefficient": 0.04}).penalty
-    with pytest.raises(EstimatorError, match=r"KL\.form: expected one of 'k1'"):
+    assert pg.KL("exact", 0.1, direction="reverse_kl").reads == ("reverse_kl",)
+    with pytest.raises(UnknownNameError, match=r"penalty: .* got 'k4'; did you mean 'k3'"):
         pg.KL("k4", 0.04)
+    with pytest.raises(UnknownNameError, match=r"KL k3 option: .* got 'weight'"):
+        pg.KL("k3", 0.04, weight=1)

@@ -1,6 +1,11 @@
 import pytest
 
 from pgcore.errors import FileError, SpecError, UnknownNameError
+from pgcore_estimators.parts.clip import Clip
+from pgcore_estimators.parts.gae import GAE
+from pgcore_estimators.parts.kl import K3
+from pgcore_estimators.policy_gradient import PolicyGradient
+from pgcore_train.building import make_estimator
 from pgcore_train.config.config import RunConfig, merge, read_assignments, read_toml
 
 CARTPOLE = {"environment": {"name": "CartPole-v1"}}
@@ -70,6 +75,35 @@ def test_a_run_can_be_written_down_and_read_back(tmp_path):
     path.write_text(config.to_toml(), encoding="utf-8")
     assert RunConfig.of(read_toml(path)) == config
     assert RunConfig.of(config.layer()) == config
+
+
+def test_tables_of_parts_come_from_files_and_assignments(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        """
+        [estimator]
+        name = "policy_gradient"
+        penalty = [{name = "k3", coefficient = 0.1}]
+        [estimator.objective]
+        name = "clip"
+        low = 0.1
+        """
+    )
+    set_options = ["estimator.objective.high=0.28", "estimator.advantage.gamma=0.9"]
+    config = RunConfig.of(merge(CARTPOLE, read_toml(file), read_assignments(set_options)))
+    assert make_estimator(config) == PolicyGradient(
+        advantage=GAE(0.9), objective=Clip(0.1, 0.28), penalty=(K3(0.1),)
+    )
+    # As a run's folder records it, and as a checkpoint does.
+    file.write_text(config.to_toml(), encoding="utf-8")
+    assert RunConfig.of(read_toml(file)) == config
+    assert RunConfig.of(config.layer()) == config
+
+
+@pytest.mark.parametrize("assignment", ["estimator.objective.hi-gh=1", "estimator.objective.x=nan"])
+def test_tables_of_parts_hold_plain_values(assignment):
+    with pytest.raises(SpecError, match=r"^estimator\.objective\.(hi-gh|x): expected"):
+        RunConfig.of(merge(CARTPOLE, read_assignments([assignment])))
 
 
 @pytest.mark.parametrize("assignment", ["estimator.clip", "clip=0.1", "=1", "estimator.=1", ""])
