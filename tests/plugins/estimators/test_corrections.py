@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
+from pgcore_derive.differences import LIMIT, differences
+from pgcore_estimators.parts.dppo import DPPOTV
+from pgcore_estimators.parts.vespo import GammaWeight
 
 GROUP = {"advantage": "group_relative", "critic": None}
 RETURNS = {"advantage": "returns", "critic": None}
@@ -616,6 +620,42 @@ def test_presets_are_their_parts(name, fields):
     ],
 )
 def test_cotangents_are_the_derived_ones(fields):
-    differences = pytest.importorskip("pgcore_derive.differences")
-    found = differences.differences(composed(**GROUP, **fields))
-    assert max(found.values()) <= differences.LIMIT
+    found = differences(composed(**GROUP, **fields))
+    assert max(found.values()) <= LIMIT
+
+
+@dataclass(frozen=True)
+class Differentiated(GammaWeight):
+    """A weight that is differentiated by mistake."""
+
+    def gain(self, xp, log_ratio, log_prob, advantage, **inputs):
+        return self._weight(xp, log_ratio, advantage) * advantage * log_prob
+
+
+@dataclass(frozen=True)
+class Kept(DPPOTV):
+    """A slope that forgets which steps are dropped."""
+
+    def slope(self, log_ratio, log_prob, advantage, **inputs):
+        return None, advantage * np.exp(log_prob - inputs["rollout_log_prob"])
+
+
+def test_planted_bugs_are_found():
+    log_ratio, ones = np.array([0.3]), np.ones(1)
+    inputs = {"log_prob": -ones, "old_log_prob": -ones - log_ratio, "advantage": ones}
+    right = composed(**GROUP, objective="vespo").cotangents(**inputs)["log_prob"]
+    wrong = composed(**GROUP, objective=Differentiated()).cotangents(**inputs)["log_prob"]
+    assert abs(wrong - right) > 0.1
+    found = differences(composed(**GROUP, objective=Kept()))
+    assert found["log_prob"] > LIMIT
+
+
+@pytest.mark.parametrize("part", ["truncated", "masked"])
+def test_corrections_are_constant(part):
+    """A weight that were differentiated would double the derivative, by the old policy's own."""
+    policy, batch = case_of(composed(**GROUP, objective="ratio", correction=part))
+    estimator = composed(**GROUP, objective="ratio", correction=part)
+    gradient = pg.gradient(policy, estimator, batch)
+    arguments = gradient.arguments()
+    cotangents = estimator.cotangents(**arguments)
+    np.testing.assert_allclose(cotangents["log_prob"], gradient.terms(), rtol=1e-13)
