@@ -170,7 +170,7 @@ PRESETS = (
         },
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
-        ("verl's documentation, rollout correction",),
+        ("verl 2025, documentation of rollout correction",),
     ),
     Row(
         "DPPOTotalVariation",
@@ -179,7 +179,7 @@ PRESETS = (
         {"advantage": "group_relative", "objective": "dppo_tv", "penalty": NO_PENALTY},
         {**DIVERGENCE, **COMMON},
         {"reduction": "step"},
-        ("arXiv:2602.04879, eqs. 11 to 13",),
+        ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
     ),
     Row(
         "DPPOKullbackLeibler",
@@ -188,7 +188,7 @@ PRESETS = (
         {"advantage": "group_relative", "objective": "dppo_kl", "penalty": NO_PENALTY},
         {**DIVERGENCE, **COMMON},
         {"reduction": "step"},
-        ("arXiv:2602.04879, eqs. 11 to 14",),
+        ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",),
     ),
     Row(
         "VESPO",
@@ -208,7 +208,7 @@ PRESETS = (
             **COMMON,
         },
         {"reduction": "step"},
-        ("arXiv:2602.10693",),
+        ("VESPO 2026, arXiv:2602.10693",),
     ),
     # Steps where advantage and log-probability move together.
     Row(

@@ -49,7 +49,7 @@ class DPPO(Objective):
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     reads_ratio = False
     discrete_only = True
-    sources = ("arXiv:2602.04879, eqs. 11 to 14",)
+    sources = ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",)
 
     @abstractmethod
     def divergence(self, xp: ArrayNamespace, log_mu: Native, log_pi: Native) -> Native:

@@ -41,7 +41,7 @@ class GammaWeight(Objective):
     k_negative: Positive = 3.0
     lambda_negative: Positive = 2.0
     name = "vespo"
-    sources = ("arXiv:2602.10693",)
+    sources = ("VESPO 2026, arXiv:2602.10693",)
 
     def gain(
         self,
