@@ -252,10 +252,9 @@ class Composition:
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return [B] terms of the loss from the surrogate's keywords."""
         inputs = self._held(xp, inputs)
-        log_prob, advantage = inputs["log_prob"], inputs["advantage"]
         _, log_ratio = self._log_ratios(xp, inputs)
-        read = read_by(self.objective, inputs)
-        gain = self.objective.gain(xp, log_ratio, log_prob, advantage, **read)
+        log_prob, read = self._weighed(xp, inputs)
+        gain = self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
         terms = -(inputs["gain_weight"] * gain) if self.weights else -gain
         for penalty in self._terms:
             terms = terms + penalty.term(xp, **read_by(penalty, inputs))
@@ -325,6 +324,21 @@ class Composition:
         names = [name for name in self.keywords if name in HELD]
         return {**inputs, **{name: xp.where(counted, inputs[name], 0.0) for name in names}}
 
+    def _weighed(
+        self, xp: ArrayNamespace, inputs: Mapping[str, Native]
+    ) -> tuple[Native, dict[str, Native]]:
+        """Return log pi and what the objective reads, at 0 where the gain weighs 0."""
+        log_prob, read = inputs["log_prob"], read_by(self.objective, inputs)
+        if not self.weights:
+            return log_prob, read
+        # As for log ratios; arrays of several numbers a step are the objective's to guard.
+        counts = inputs["gain_weight"] > 0
+        for name, value in read.items():
+            one = name in HELD or name not in QUANTITIES
+            if one and len(getattr(value, "shape", (0,))) == 1:
+                read[name] = xp.where(counts, value, 0.0)
+        return xp.where(counts, log_prob, 0.0), read
+
     @cached_property
     def _limits(self) -> bool:
         """Whether the objective limits the log ratios of single steps."""
@@ -354,8 +368,8 @@ class Composition:
         """Return [B] derivatives of the weighed gain by log pi, of an episode's sum at its level."""
         objective, advantage = self.objective, inputs["advantage"]
         by_step, log_ratio = self._log_ratios(host, inputs)
-        read = read_by(objective, inputs)
-        slopes = objective.slope(log_ratio, inputs["log_prob"], advantage, **read)
+        log_prob, read = self._weighed(host, inputs)
+        slopes = objective.slope(log_ratio, log_prob, advantage, **read)
         if slopes is None:
             return None
         by_ratio, slope = slopes

@@ -80,6 +80,7 @@ def test_a_truncated_correction_is_the_worked_number(log_prob, loss, slope):
     assert estimator.cotangents(**inputs)["log_prob"] == pytest.approx(slope, abs=5e-5)
 
 
+DPPO_OPTIONS = {"dppo_tv": {"delta": 1.0}}
 RATIOS = {
     "token": np.exp,
     "sequence": lambda gap: np.full_like(gap, np.exp(gap.sum())),
@@ -120,6 +121,19 @@ def test_a_weight_at_its_bound_counts():
 def test_a_ratio_that_overflows_is_truncated_or_masked():
     for correction, expected in (("truncated", 2.0), ("masked", 0.0)):
         assert weights_of(correction, [-1.0], [-2000.0], [1]) == [expected]
+
+
+def test_a_weight_of_zero_cancels_what_overflows():
+    weight = np.array([1.0, 0.0])
+    inputs = {"log_prob": -np.ones(2), "advantage": -np.ones(2), "gain_weight": weight}
+    for objective, further in (
+        ("dppo_tv", {"rollout_log_prob": np.array([-1.0, -2000.0])}),
+        ("ratio", {"old_log_prob": np.array([-1.0, -2000.0])}),
+    ):
+        options = {"objective": {"name": objective, **DPPO_OPTIONS.get(objective, {})}}
+        estimator = composed(**GROUP, **options, correction="masked")
+        assert estimator.surrogate(host, **inputs, **further).tolist() == [1.0, 0.0]
+        assert estimator.cotangents(**inputs, **further)["log_prob"].tolist() == [1.0, 0.0]
 
 
 def test_padding_moves_no_normalised_weight():
@@ -614,7 +628,7 @@ def test_presets_are_their_parts(name, fields):
     [
         {"objective": "vespo", "level": "sequence_product"},
         {"objective": "dppo_tv", "mask": "loss"},
-        {"objective": {"name": "dppo_kl", "symmetric": True}},
+        {"objective": {"name": "dppo_kl", "symmetric": True}, "correction": "masked"},
         {"mask": "loss", "level": "sequence"},
         {"penalty": "kl_cov", "mask": ["loss", "zero_variance"]},
     ],
