@@ -327,16 +327,14 @@ class Composition:
     def _weighed(
         self, xp: ArrayNamespace, inputs: Mapping[str, Native]
     ) -> tuple[Native, dict[str, Native]]:
-        """Return log pi and what the objective reads, at 0 where the gain weighs 0."""
+        """Return log pi, at 0 where the gain weighs 0, and what the objective reads."""
         log_prob, read = inputs["log_prob"], read_by(self.objective, inputs)
         if not self.weights:
             return log_prob, read
-        # As for log ratios; arrays of several numbers a step are the objective's to guard.
+        # As for log ratios: the objective may make one of log pi and a signal of its own.
         counts = inputs["gain_weight"] > 0
-        for name, value in read.items():
-            one = name in HELD or name not in QUANTITIES
-            if one and len(getattr(value, "shape", (0,))) == 1:
-                read[name] = xp.where(counts, value, 0.0)
+        for name in self.objective.references:
+            read[name] = xp.where(counts, read[name], 0.0)
         return xp.where(counts, log_prob, 0.0), read
 
     @cached_property

@@ -47,6 +47,7 @@ class DPPO(Objective):
     symmetric: Flag = False
     behaviour: Annotated[str, choice("rollout", "old")] = "rollout"
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
+    references = ("rollout_log_prob",)
     reads_ratio = False
     discrete_only = True
     sources = ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",)
