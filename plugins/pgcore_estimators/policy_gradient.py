@@ -79,7 +79,9 @@ class PolicyGradient(Composed):
     ddof: Ddof = 1
     reduction: AnyReduction = Reduction.STEP
     name: ClassVar[str] = "policy_gradient"
-    sources: ClassVar[tuple[str, ...]] = ("those of the parts",)
+    sources: ClassVar[tuple[str, ...]] = (
+        "Sutton et al. 2000, theorem 1 (policy gradient); further those of the parts",
+    )
 
     def __post_init__(self) -> None:
         """Complete tables without a name, check the fields, and compose."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pgcore.parts.presets import FromPreset, Preset, preset_class
 from pgcore_estimators.presets import PRESETS, Row
 
@@ -10,8 +12,8 @@ __all__ = ["class_of"]
 
 def class_of(row: Row) -> type[FromPreset]:
     """Return the estimator of a row."""
-    class_name, *fields = row
-    return preset_class(Preset(*fields), class_name, __name__)
+    fields: tuple[Any, ...] = row[1:]
+    return preset_class(Preset(*fields), row.class_name, __name__)
 
 
 # As attributes of this module, so that instances pickle.

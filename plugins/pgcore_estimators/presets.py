@@ -64,7 +64,7 @@ PRESETS = (
         {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY},
         {**BOUNDS, "delta": "objective.delta", **COMMON},
         {"reduction": "step"},
-        ("TRL, loss_type 'bnpo'",),
+        ("Yu et al. 2025, eq. 8, arXiv:2503.14476 (token mean)", "TRL, loss_type 'bnpo'"),
     ),
     Row(
         "GMPO",
@@ -132,7 +132,7 @@ PRESETS = (
         },
         {**BOUNDS, **COMMON},
         {"reduction": "trajectory"},
-        ("arXiv:2602.05261",),
+        ("LUSPO 2026, arXiv:2602.05261",),
     ),
     # Corrections for a rollout policy, and objectives that lean on it.
     Row(

@@ -36,6 +36,11 @@ class Numbers(HostNamespace):
         """See `ArrayNamespace.minimum`."""
         return self.where((x <= y) | np.isnan(plain(x)), x, y)
 
+    def sigmoid(self, x: Number) -> Number:
+        """See `ArrayNamespace.sigmoid`; smooth at 0, so that its choice there is none to record."""
+        tail = np.exp(-np.abs(x))
+        return self.where(plain(x) >= 0, 1.0, tail) / (1.0 + tail)
+
     def broadcast_to(self, x: Number, like: Number) -> Number:
         """See `ArrayNamespace.broadcast_to`."""
         return spread(x, like.shape)

@@ -25,6 +25,7 @@ __all__ = [
     "estimator_form",
     "real_episodes",
     "real_steps",
+    "term_form",
     "where",
 ]
 
@@ -65,13 +66,20 @@ class EstimatorForm(ABC):
         fields: The estimator, for its hyper-parameters alone.
         earlier: The signals of an earlier policy or critic, which an epoch's later gradients see
             unchanged. The kit adds noise to them, or clipping would never be active.
+        signals_alone: Whether terms and their derivatives are those of the surrogate in forward mode,
+            as without a reference implementation.
     """
 
     earlier: ClassVar[tuple[str, ...]] = ()
+    signals_alone: ClassVar[bool] = False
 
     def __init__(self, estimator: Any) -> None:
         """Keep the estimator."""
         self.fields = estimator
+
+    def serves(self) -> bool:
+        """Return whether it holds under the estimator's options; by default under all."""
+        return True
 
     @abstractmethod
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
@@ -162,7 +170,16 @@ class EstimatorForm(ABC):
 def estimator_form(estimator: Estimator) -> EstimatorForm | None:
     """Return the reference implementation of an estimator, None where its class has none."""
     form = reference_of(type(estimator))
-    return None if form is None else form(estimator)
+    if form is None:
+        return None
+    written: EstimatorForm = form(estimator)
+    return written if written.serves() else None
+
+
+def term_form(estimator: Estimator) -> EstimatorForm | None:
+    """Return the reference implementation of an estimator's terms, None where there is none."""
+    form = estimator_form(estimator)
+    return None if form is None or form.signals_alone else form
 
 
 def real_steps(batch: Batch) -> Array:

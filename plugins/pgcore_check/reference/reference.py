@@ -22,7 +22,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore_check.bounds.numbers import numbers
 from pgcore_check.reference.definition import head_form, loss_cotangents
-from pgcore_check.reference.estimator_form import estimator_form
+from pgcore_check.reference.estimator_form import term_form
 from pgcore_check.reference.formula_run import FormulaRun
 
 __all__ = [
@@ -88,7 +88,7 @@ def step_cotangents(
         inputs: The surrogate's quantities and signals by name.
         lift: From NumPy arrays to the number system of the inputs.
     """
-    weights, form = lift(surrogate.weights), estimator_form(surrogate.estimator)
+    weights, form = lift(surrogate.weights), term_form(surrogate.estimator)
     if form is None:
         return loss_cotangents(surrogate, inputs, weights)
     cotangents: dict[str, Number] = {}
@@ -127,7 +127,7 @@ def surrogate_terms(
 def terms(surrogate: Surrogate, inputs: Mapping[str, Number]) -> Number:
     """Return [B] surrogate_t from the surrogate's quantities and signals by name."""
     estimator = surrogate.estimator
-    form = estimator_form(estimator)
+    form = term_form(estimator)
     if form is not None:
         return form.terms(inputs)
     # A term depends on its own step or episode alone: each is evaluated without the others.

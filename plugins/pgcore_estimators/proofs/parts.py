@@ -1,6 +1,6 @@
 """Proofs of the parts of estimators: combinations to try, and the non-differentiable points of each.
 
-The definitions are the reference. Together the variants hold every part, each with a partner that it
+The definitions are the reference of terms. Together the variants hold every part, each with a partner that it
 meets in no preset.
 """
 
@@ -21,6 +21,7 @@ from pgcore_check.proof import Build, Kink, Proof
 from pgcore_estimators import preset_classes
 from pgcore_estimators.policy_gradient import PolicyGradient
 from pgcore_estimators.presets import PRESETS
+from pgcore_estimators.proofs.composed import ComposedForm
 
 __all__ = ["PROOFS"]
 
@@ -261,7 +262,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "kl_cov": {"cov_fraction": 0.3, "kl_coefficient": 0.5},
 }
 PRESET_PROOFS = tuple(
-    Proof(getattr(preset_classes, preset.class_name), {preset.name: OPTIONS.get(preset.name, {})})
+    Proof(
+        getattr(preset_classes, preset.class_name),
+        {preset.name: OPTIONS.get(preset.name, {})},
+        ComposedForm,
+    )
     for preset in PRESETS
 )
-PROOFS = (Proof(PolicyGradient, VARIANTS, kinks=(*points(),)), *PRESET_PROOFS)
+PROOFS = (Proof(PolicyGradient, VARIANTS, ComposedForm, (*points(),)), *PRESET_PROOFS)

@@ -16,7 +16,10 @@ from pgcore.parts import GainMask
 from pgcore.parts.presets import Preset, preset_class
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
+from pgcore_check.proofs import hold_to_parent
+from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_derive.differences import LIMIT, differences
+from pgcore_estimators.policy_gradient import PolicyGradient
 from pgcore_estimators.presets import PRESETS
 
 GROUPED = {"advantage": "group_relative", "critic": None, "reduction": "episode_step"}
@@ -309,6 +312,29 @@ def test_a_wrong_slope_is_found_at_the_stage_of_cotangents():
     assert "cotangents" in str(report)
     assert differences(composed(critic=None, objective=Wrong()))["log_prob"] > LIMIT
     assert differences(composed())["log_prob"] <= LIMIT
+
+
+def test_the_reference_is_of_the_built_in_parts_alone():
+    assert estimator_form(composed()) is not None
+    assert estimator_form(composed(mask=FirstStep())) is None
+    assert estimator_form(composed(objective=Forgetful())) is None
+
+
+@dataclass(frozen=True)
+class Shifted(PolicyGradient):
+    """A composition whose advantages are those of the next step."""
+
+    def signals(self, batch, evaluate):
+        signals = dict(super().signals(batch, evaluate))
+        return signals | {"advantage": np.roll(signals["advantage"], -1)}
+
+
+def test_a_wrong_signal_is_found_by_the_reference():
+    policy, batch = case_of(pg.estimator("ppo"))
+    hold_to_parent(Shifted)
+    report = pg.check(policy, Shifted(), batch)
+    assert not report.agrees
+    assert "signals" in str(report)
 
 
 def test_an_overflow_under_a_weight_of_zero_does_no_harm():
