@@ -372,7 +372,8 @@ class Composition:
             return None
         by_ratio, slope = slopes
         if self.weights:
-            weight = inputs["gain_weight"]
+            # Without a weight above 0 the definition holds the gain constant.
+            weight = np.maximum(inputs["gain_weight"], 0)
             by_ratio = None if by_ratio is None else weight * by_ratio
             slope = None if slope is None else weight * slope
         if by_ratio is not None:
