@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pgcore as pg
-from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
+from pgcore.errors import BatchError, EstimatorError, NonFiniteError, PgcoreError, ShapeError
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
 from pgcore_derive.differences import LIMIT, differences
@@ -673,3 +675,35 @@ def test_corrections_are_constant(part):
     arguments = gradient.arguments()
     cotangents = estimator.cotangents(**arguments)
     np.testing.assert_allclose(cotangents["log_prob"], gradient.terms(), rtol=1e-13)
+
+
+ENTRIES = st.one_of(
+    st.sampled_from([0, 1, -1, 2, True, False, math.nan, math.inf, -math.inf, 1e308]),
+    st.floats(-5, 5),
+)
+LISTS = st.one_of(
+    st.lists(ENTRIES, min_size=0, max_size=4),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.lists(ENTRIES, min_size=3, max_size=3),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mask=LISTS,
+    rollout=LISTS,
+    log_probs=st.lists(ENTRIES, min_size=3, max_size=3),
+    part=st.sampled_from(["truncated", "masked", "bypass"]),
+    of=st.sampled_from(["token", "sequence", "geometric"]),
+)
+def test_bad_input_is_an_error_of_pgcore(mask, rollout, log_probs, part, of):
+    options = {} if part == "bypass" else {"of": of, "normalise": True}
+    estimator = composed(**RETURNS, mask="loss", correction={"name": part, **options})
+    extras = {"loss_mask": mask, "rollout_log_probs": rollout}
+    try:
+        batch = steps([1.0, 0.0, 2.0], [1, 2], extras, log_probs=log_probs)
+        gradient = pg.gradient(policy_of(), estimator, batch)
+    except PgcoreError:
+        return
+    assert np.isfinite(gradient.loss)
+    assert all(np.isfinite(value).all() for value in gradient.numpy().values())
