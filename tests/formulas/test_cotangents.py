@@ -14,10 +14,10 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.registry.registry import registry
 from pgcore.xp.numpy import HostNamespace
 from pgcore_check.proofs import variants
-from pgcore_derive.choices import branches, hoist_choices, tree_or_term
+from pgcore_derive.choices import branches, hoist_choices, outermost_reductions, tree_or_term
 from pgcore_derive.derivation import derive
 from pgcore_derive.differences import differences, points, tie_points
-from pgcore_derive.functions import EpisodeMean, EpisodeSum
+from pgcore_derive.functions import Choose, sigmoid, sign
 from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore_derive.xp import SymbolicNamespace
 from pgcore_estimators.ppo import PPO
@@ -84,18 +84,32 @@ def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monke
 
 
 def equal(found, expected):
-    """Return whether two expressions are equal, branch by branch; of sums over episodes, whether what is summed is."""
-    factor, total = found.as_coeff_Mul()
-    if isinstance(total, EpisodeSum | EpisodeMean) and isinstance(expected, type(total)):
-        return equal(factor * total.args[0], expected.args[0])
-    difference = tree_or_term(hoist_choices(found) - expected)
+    """Return whether two expressions are equal, branch by branch; of means over episodes, whether their arguments are."""
+    symbols = {}
+    expected = expected.replace(sign, lambda x: Choose(x > 0, 1, Choose(x < 0, -1, 0)))
+    for reduction in (*outermost_reductions(found), *outermost_reductions(expected)):
+        symbols.setdefault(reduction, symbol_of(reduction, symbols))
+    found, expected = found.xreplace(symbols), expected.xreplace(symbols)
+    difference = tree_or_term(hoist_choices(found) - hoist_choices(expected))
     return all(vanishes(value, path) for value, path in branches(difference))
+
+
+def symbol_of(reduction, symbols):
+    """Return the symbol of an equal reduction, negated where its argument is, or a new one."""
+    for other, symbol in symbols.items():
+        if type(other) is type(reduction):
+            for factor in (1, -1):
+                if equal(factor * reduction.args[0], other.args[0]):
+                    return factor * symbol
+    return sp.Dummy(real=True)
 
 
 def vanishes(value, path):
     """Return whether a branch's value is 0; where log probabilities are -inf, with probabilities of 0."""
     if any(sp.Not(condition).has(-sp.oo) and sp.Not(condition).is_Relational for condition in path):
         value = value.replace(sp.exp, lambda _: sp.Integer(0))
+    # As SymPy knows it: sigmoid(x) and 1 - sigmoid(-x) are then one.
+    value = value.replace(sigmoid, lambda x: 1 / (1 + sp.exp(-x)))
     return value == 0 or sp.simplify(sp.expand(value)) == 0
 
 
@@ -118,12 +132,16 @@ def hand_written(estimator, derivation, monkeypatch):
         name = str(function.__name__)
         if name == "expm1":
             return xp.exp(*inputs) - 1
+        if name == "sign":
+            (x,) = inputs
+            one = xp.full_like(x, 1.0)
+            return xp.where(x > 0, one, xp.where(x < 0, -one, 0 * one))
         return getattr(xp, {"absolute": "abs"}.get(name, name))(*inputs)
 
     def any_function(self, function, types, args, named):
         return functions[function.__name__](*args, **named)
 
-    for name in ("episode_sum", "episode_mean"):
+    for name in ("episode_sum", "episode_mean", "sigmoid"):
         monkeypatch.setattr(HostNamespace, name, staticmethod(getattr(xp, name)))
     monkeypatch.setattr(Node, "__array_function__", any_function)
     monkeypatch.setattr(Traced, "__array_ufunc__", ufunc)

@@ -121,7 +121,7 @@ class K1(SampledKL):
 
     def estimate_slope(self, log_ratio: Array) -> Array:
         """See `SampledKL.estimate_slope`."""
-        return np.ones_like(log_ratio)
+        return np.full_like(log_ratio, 1.0)
 
 
 @dataclass(frozen=True)

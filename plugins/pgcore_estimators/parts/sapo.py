@@ -56,7 +56,7 @@ class SoftGate(Objective):
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`: 4 A r g (1 - g), with g the gate."""
         tau, bound = self._by_sign(host, advantage)
-        ratio = np.exp(np.minimum(log_ratio, bound))
+        ratio = np.exp(np.where(log_ratio > bound, bound, log_ratio))
         argument = tau * (ratio - 1.0)
         slope = 4.0 * advantage * ratio * host.sigmoid(argument) * host.sigmoid(-argument)
         return np.where(log_ratio > bound, 0.0, slope), None

@@ -249,7 +249,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dapo": {"dual": 2.0, "kl_coefficient": 0.2},
     "bnpo": {"delta": 1.5, "scale": "batch"},
     "gmpo": {"clip_low": 0.1, "clip_high": 0.2, "entropy_coefficient": 0.01},
-    "sapo": {"kl_coefficient": 0.1, "lone": "raw"},
+    "sapo": {"kl_coefficient": 0.1, "lone": "raw", "tau_negative": 2.0},
     "gspo_token": {"clip_low": 0.2, "clip_high": 0.3},
     "opo": {"entropy_coefficient": 0.01},
     "luspo": {"clip_low": 0.2, "clip_high": 0.3, "ddof": 0},
