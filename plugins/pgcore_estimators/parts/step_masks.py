@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from pgcore.interfaces.extras import Extra
 from pgcore.parts import StepMask
 from pgcore.returns import by_group, episode_rewards
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Flag
+from pgcore.validation.fields import Flag, choice
 from pgcore_estimators.terms import GROUP, Group
 
 __all__ = ["LossMask", "TruncatedEpisodes", "ZeroVariance"]
@@ -36,8 +36,17 @@ class LossMask(StepMask):
     Others are no steps, such as a tool's tokens inside an answer: returns, advantages, lengths and
     ratios are of the steps that count alone. A reward at another step goes to the last that counts
     before it, or to the episode's first. `log_probs`, `values` and extras may hold anything there.
+
+    Attributes:
+        empty: The treatment of an episode without a step that counts: "error", or "leave_out" of
+            the loss, its denominators and the baselines. The mask `truncated` leaves answers out
+            of the loss alone.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
     """
 
+    empty: Annotated[str, choice("error", "leave_out")] = "error"
     extras: ClassVar = {
         "loss_mask": Extra(
             "[B] bool",
@@ -57,15 +66,15 @@ class LossMask(StepMask):
         """See `StepMask.keeps`.
 
         Raises:
-            BatchError: an episode has no step that counts, and so no mean.
+            BatchError: `empty` is "error", and an episode has no step that counts.
         """
         mask = batch.extras["loss_mask"]
         empty = ~np.logical_or.reduceat(mask, batch.episode_starts)
-        if empty.any():
+        if self.empty == "error" and empty.any():
             raise BatchError(
                 f"Batch.extras['loss_mask']: expected a step that counts in every episode, got "
                 f"none in episode {int(empty.argmax())} of those without padding; leave that "
-                "episode out of the batch"
+                "episode out of the batch, or set empty='leave_out'"
             )
         return mask
 

@@ -345,6 +345,11 @@ def test_an_episode_with_nothing_unmasked_is_an_error():
     rule = r"expected a step that counts in every episode, got none in episode 1"
     with pytest.raises(BatchError, match=rule):
         signals_of(batch, **RETURNS, mask="loss")
+    left_out = {"name": "loss", "empty": "leave_out"}
+    assert signals_of(batch, **RETURNS, mask=left_out).weights.tolist() == [1.0, 0.0, 0.0]
+    nothing = steps([1.0, 2.0], [2], {"loss_mask": [0, 0]})
+    with pytest.raises(BatchError, match=r"mask 'loss': expected a step that it keeps, got none"):
+        signals_of(nothing, **RETURNS, mask=left_out)
     # Padding has no step that counts either, and is no episode.
     padded = steps([1.0, 0.0], [2], {"loss_mask": [1, 0]}).pad(5)
     assert signals_of(padded, **RETURNS, mask="loss").weights.tolist() == [1.0, 0, 0, 0, 0]
