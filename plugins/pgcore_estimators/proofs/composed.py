@@ -40,7 +40,7 @@ class ComposedForm(EstimatorForm):
     def serves(self) -> bool:
         """See `EstimatorForm.serves`: a composition of the parts that this module writes out."""
         parts = self.fields.composition
-        written = parts.advantage.name in ADVANTAGES and not parts.weights
+        written = parts.advantage.name in ADVANTAGES and self.fields.signal_names <= SIGNALS
         return written and all(map(is_built_in, parts))
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
@@ -132,6 +132,9 @@ def group_relative_of(
     return {"advantage": by_group(batch, part.group, rewards, relative)}
 
 
+# The signals written out here, and the episodes' numbers; masks and corrections have others.
+SIGNALS = frozenset(("advantage", "return_", "old_log_prob", "old_value", "reference", "episode"))
+SIGNALS |= {"reference_log_prob"}
 # By the registered name of the advantage.
 ADVANTAGES: dict[str, Callable[..., dict[str, Number]]] = {
     "gae": gae_of,
