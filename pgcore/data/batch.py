@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pgcore.data import files
 from pgcore.errors import BatchError, FileError, ShapeError
 from pgcore.validation.arrays import Array, read_only
-from pgcore.validation.batch_fields import OPTIONAL_REALS, validated
+from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS, validated
 
 __all__ = ["Batch", "Index"]
 
@@ -53,7 +53,10 @@ class Batch:
             [B, width] distribution parameters that `kl` measures from; `next_action_mask`, [B, A]
             possible actions after each step; `group`, [B] integers, equal for the episodes that
             group-relative estimators compare (see `pgcore.returns.groups`); and
-            `reference_log_probs`, [B] log-probabilities under the reference policy of a KL penalty.
+            `reference_log_probs`, [B] log-probabilities under the reference policy of a KL penalty;
+            `rollout_log_probs`, those under the policy that sampled, where it is not the old one; and
+            `loss_mask`, [B] bool, for the mask "loss". Where that is False, `log_probs`, `values` and
+            extras may be NaN or infinite.
             An estimator declares those that it reads; see `pgcore.Extra`.
     """
 
@@ -236,6 +239,11 @@ class Batch:
             gamma: In [0, 1].
         """
         return gamma if self.discount is None else gamma * self.discount
+
+    @property
+    def loss_mask(self) -> Array | None:
+        """[B] bool or None. The extra `loss_mask`: False where only a mask may read the step."""
+        return self.extras.get(LOSS_MASK)
 
     def check_bootstrap(self) -> None:
         """Raise BatchError unless every truncated episode has a final observation."""

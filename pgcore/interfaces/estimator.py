@@ -173,6 +173,13 @@ class Estimator(Checked, ABC):
         """Whether a keyword of `surrogate` with a default is used under these hyper-parameters."""
         return True
 
+    def counted(self, batch: Batch) -> Array | None:
+        """Return [B] bool, the steps that count in the loss; None, the default, for all.
+
+        The reduction does not see the others, so that they count in no denominator; they weigh 0.
+        """
+        return None
+
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """Return the signals of one gradient; minibatch normalisation belongs here.
 
@@ -225,13 +232,14 @@ class Estimator(Checked, ABC):
         if self._fitting is spec:
             return
         check_claims(self)
-        names = ", ".join(self.quantities)
+        needed = dict.fromkeys((*self.quantities, *self.evaluates))
+        names = ", ".join(needed)
         if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(self.quantities):
             raise EstimatorError(
                 f"{self} on {spec.head}: expected an estimator of action values, since probabilities "
                 f"have no gradient, got one of {names}; choose one that uses action_value"
             )
-        missing = [name for name in self.quantities if name not in quantities_of(spec)]
+        missing = [name for name in needed if name not in quantities_of(spec)]
         if missing or (self.claims.discrete_only and not spec.head.enumerable):
             lack = f"no {', '.join(missing)}" if missing else "actions that cannot be listed"
             raise EstimatorError(
@@ -257,6 +265,11 @@ class Estimator(Checked, ABC):
     def quantities(self) -> tuple[str, ...]:
         """The policy quantities that the surrogate uses under these hyper-parameters."""
         return tuple(name for name in self.keywords if name in QUANTITIES)
+
+    @property
+    def evaluates(self) -> tuple[str, ...]:
+        """The quantities that `signals` needs under these hyper-parameters, beside the surrogate's."""
+        return ()
 
     @property
     def used_extras(self) -> dict[str, Extra]:

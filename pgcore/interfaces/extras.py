@@ -116,4 +116,14 @@ def check_extras(extras: Mapping[str, Extra], batch: Batch, width: int) -> None:
     """Raise BatchError or ShapeError unless a batch has these extras, optional ones aside."""
     for name, extra in extras.items():
         if name in batch.extras or not extra.optional:
-            extra.check(f"Batch.extras[{name!r}]", batch.extras.get(name), batch.num_steps, width)
+            array = unmasked(batch, batch.extras.get(name))
+            extra.check(f"Batch.extras[{name!r}]", array, batch.num_steps, width)
+
+
+def unmasked(batch: Batch, array: Array | None) -> Array | None:
+    """Return an extra, with floats at steps of loss mask 0, which may be anything, at 0."""
+    if array is None or batch.loss_mask is None or array.dtype.kind != "f":
+        return array
+    result = array.copy()
+    result[~batch.loss_mask] = 0.0
+    return result

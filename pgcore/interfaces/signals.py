@@ -12,7 +12,8 @@ from pgcore.data.batch import Batch, Index
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
-from pgcore.interfaces.reduction import THE_BATCH, Totals, checked_weights
+from pgcore.interfaces.reduced import reduced
+from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.validation.arrays import Array, first_row, row_not_finite
 
 __all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
@@ -23,11 +24,10 @@ class Signals:
     """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
     values: dict[str, Array]  # [B, ...] by name
-    weights: Array  # [B] of each step's term in the loss; 0 for padding
-    padded: bool = field(kw_only=True)  # whether any step is padding
-    real: Array | None = field(
-        default=None, kw_only=True
-    )  # [B] 0 for padding; None: as the weights
+    weights: Array  # [B] of each step's term in the loss; 0 for padding and steps left out
+    padded: bool = field(kw_only=True)  # whether any step is padding or may be left out
+    # [B] 0 for padding and steps left out; None: as the weights
+    real: Array | None = field(default=None, kw_only=True)
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
@@ -72,6 +72,9 @@ class Signals:
             BatchError: see `Batch.episodes`.
         """
         part, real = self.episode_part(batch, index), batch.episode_weights
+        if self.padded:
+            # An episode without a step that counts is no episode of the mean.
+            real = np.maximum.reduceat(self.padding_weights, batch.episode_starts)
         scale = np.count_nonzero(real) / max(np.count_nonzero(real[index]), 1)
         part.weights = part.weights * scale
         return part
@@ -157,10 +160,15 @@ class Signals:
                 check_reference(where, array, width)
             else:
                 check_all_finite(where, cast)
-        weights = checked_weights(estimator.reduction, batch, totals).astype(dtype)
+        counted = estimator.counted(batch)
+        weights = reduced(estimator.reduction, batch, counted, totals).astype(dtype)
+        padded = batch.step_weights is not None or counted is not None
+        real = None
         # A reduction may give a real step the weight 0.
-        real = None if batch.step_weights is None else batch.step_weights.astype(dtype)
-        return Signals(values, weights, padded=batch.step_weights is not None, real=real)
+        if padded:
+            ones = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+            real = (ones if counted is None else ones * counted).astype(dtype)
+        return Signals(values, weights, padded=padded, real=real)
 
 
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:

@@ -13,10 +13,10 @@ from pgcore.parts.composition import Composition
 from pgcore.parts.corrections import Correction
 from pgcore.parts.critics import CriticLoss
 from pgcore.parts.levels import Level
-from pgcore.parts.masks import Mask
+from pgcore.parts.masks import GainMask, Mask, StepMask
 from pgcore.parts.objectives import Objective
 from pgcore.parts.part import Part
 from pgcore.parts.penalties import Penalty
 
-__all__ = ["Advantage", "Composed", "Composition", "Correction", "CriticLoss", "Level", "Mask"]
-__all__ += ["Objective", "Part", "Penalty"]
+__all__ = ["Advantage", "Composed", "Composition", "Correction", "CriticLoss", "GainMask", "Level"]
+__all__ += ["Mask", "Objective", "Part", "Penalty", "StepMask"]

@@ -53,6 +53,15 @@ class Composed(Estimator):
         """See `Estimator.claims`."""
         return self.composition.claims
 
+    @property
+    def evaluates(self) -> tuple[str, ...]:
+        """See `Estimator.evaluates`: those of the parts."""
+        return tuple(dict.fromkeys(name for part in self.composition for name in part.evaluates))
+
+    def counted(self, batch: Batch) -> Array | None:
+        """See `Estimator.counted`: those that no mask leaves out."""
+        return self.composition.counted(batch)
+
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`."""
         return self.composition.signals(batch, evaluate)

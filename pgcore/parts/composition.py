@@ -12,12 +12,21 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
-from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Claims, Evaluate, Reduction
+from pgcore.interfaces.estimator import (
+    QUANTITIES,
+    VALUES_OF_ACTIONS,
+    Claims,
+    Evaluate,
+    Reduction,
+)
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.recorded import old_log_probs, recorded_values
+from pgcore.interfaces.reduced import reduced
 from pgcore.parts.advantages import Advantage
+from pgcore.parts.counting import Counting, SelectedEvaluate
 from pgcore.parts.critics import CriticLoss
 from pgcore.parts.levels import Level
+from pgcore.parts.masks import GainMask, StepMask
 from pgcore.parts.objectives import Objective
 from pgcore.parts.part import Part
 from pgcore.parts.penalties import Penalty
@@ -30,6 +39,8 @@ from pgcore.xp.numpy import host
 
 __all__ = ["Composition", "Normalisation", "refusal", "several"]
 
+# Quantities of one number a step.
+HELD = QUANTITIES.keys() - {"log_probs", "action_values"}
 # The steps over which advantages get mean 0 and standard deviation 1.
 Normalisation = Annotated[str, choice("none", "batch", "minibatch")]
 
@@ -44,7 +55,8 @@ class Composition:
         advantage: A, and the critic's target.
         objective: The gain.
         level: What the ratio is of.
-        weights: Corrections and masks, whose product is the gain's weight.
+        weights: Corrections and masks of the gain, whose product is its weight.
+        drops: Masks of whole steps, which no term and no denominator counts.
         penalties: Those of coefficient 0 are left out.
         critic: The critic's loss, or None.
         value_coefficient: c_v.
@@ -68,6 +80,7 @@ class Composition:
     normalise: str = "none"
     ddof: int = 1
     reduction: Reduction = Reduction.STEP
+    drops: tuple[StepMask, ...] = ()
 
     def __post_init__(self) -> None:
         """Leave out penalties without effect, and check that the parts meet."""
@@ -93,20 +106,23 @@ class Composition:
                 and `critic`, the first three of which may be tuples.
             settings: The other attributes.
         """
-        weights = (*several(parts.get("correction")), *several(parts.get("mask")))
+        masks = several(parts.get("mask"))
+        gain_masks = (mask for mask in masks if not isinstance(mask, StepMask))
         return Composition(
             parts["advantage"],
             parts["objective"],
             parts["level"],
-            weights,
+            (*several(parts.get("correction")), *gain_masks),
             several(parts.get("penalty")),
             parts.get("critic"),
+            drops=tuple(mask for mask in masks if isinstance(mask, StepMask)),
             **settings,
         )
 
     def __iter__(self) -> Iterator[Part]:
         """Yield the parts."""
-        yield from (self.advantage, self.objective, self.level, *self.weights, *self.penalties)
+        yield from (self.advantage, self.objective, self.level, *self.weights, *self.drops)
+        yield from self.penalties
         if self.critic is not None:
             yield self.critic
 
@@ -122,6 +138,8 @@ class Composition:
             names.append("episode")
         if self.weights:
             names.append("gain_weight")
+        if self.drops:
+            names.append("counted")
         if self.critic is not None:
             names += ["value", "return_"]
             names += ["old_value"] if self.critic.reads_old_value else []
@@ -147,20 +165,34 @@ class Composition:
             self.normalise == "none"
             and self.entropy_coefficient == 0
             and self.reduction is Reduction.TRAJECTORY
-            and not (self.weights or self.penalties or self.level.changes)
+            and not (self.weights or self.drops or self.penalties or self.level.changes)
         )
         return Claims(
             unbiased=plain and self.objective.unbiased and self.advantage.unbiased,
             off_policy=self.advantage.off_policy if plain else "none",
             needs_critic=self.advantage.needs_critic or self.critic is not None,
-            discrete_only=not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
+            discrete_only=any(part.discrete_only for part in self)
+            or not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
             whole_episodes=self.advantage.whole_episodes,
         )
 
     # The constants.
 
+    def counted(self, batch: Batch) -> Array | None:
+        """See `Estimator.counted`; None without a mask of whole steps."""
+        return Counting(self.drops, batch).steps if self.drops else None
+
     def signals(self, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:
         """See `Estimator.signals`; the behaviour policy is by default the current one."""
+        if not self.drops:
+            return self._signals(batch, evaluate, batch.step_weights)
+        counting = Counting(self.drops, batch)
+        seen = SelectedEvaluate(evaluate, counting.present)
+        signals = self._signals(counting.present.batch, seen, counting.kept.astype(np.float64))
+        return counting.spread(signals) | {"counted": counting.stretch}
+
+    def _signals(self, batch: Batch, evaluate: Evaluate, counted: Array | None) -> dict[str, Array]:
+        """Return the signals of steps of which those with a weight above 0 count; None is all."""
         rewards = batch.rewards
         for penalty in self.penalties:
             if penalty.in_reward:
@@ -169,18 +201,45 @@ class Composition:
         for part in self:
             signals |= part.signals(batch, evaluate)
         if self.normalise == "batch":
-            advantage = normalise(signals["advantage"], batch.step_weights, ddof=self.ddof)
+            advantage = normalise(signals["advantage"], counted, ddof=self.ddof)
             signals["advantage"] = advantage
-        if "old_log_prob" in self.keywords:
+        for part in self:
+            signals |= part.signals_of(batch, evaluate, signals["advantage"])
+        # A part may give another policy's, such as the one that sampled the episodes.
+        if "old_log_prob" in self.keywords and "old_log_prob" not in signals:
             signals["old_log_prob"] = old_log_probs(batch, evaluate)
         if self.critic is None:
             signals.pop("return_", None)
         elif self.critic.reads_old_value:
             signals["old_value"] = recorded_values(batch, str(self.critic))
         if self.weights:
-            weights = [part.weights(batch, evaluate) for part in self.weights]
+            weights = [
+                self._weights(part, batch, evaluate, signals["advantage"], counted)
+                for part in self.weights
+            ]
             signals["gain_weight"] = math.prod(weights[1:], start=weights[0])
         return signals
+
+    def _weights(
+        self,
+        part: GainWeight,
+        batch: Batch,
+        evaluate: Evaluate,
+        advantage: Array,
+        counted: Array | None,
+    ) -> Array:
+        """Return [B] a part's weights, at a mask's own denominator if it has one."""
+        weights = part.weights(batch, evaluate, advantage)
+        if not (isinstance(part, GainMask) and part.own_denominator):
+            return weights
+        # w_t of the mask's steps alone over w_t of all steps that count.
+        among = np.ones(batch.num_steps, np.bool_) if counted is None else counted > 0
+        own = self._reduced(batch, among & (weights > 0))
+        return np.divide(own, self._reduced(batch, among), out=np.zeros_like(own), where=own > 0)
+
+    def _reduced(self, batch: Batch, steps: Array) -> Array:
+        """Return [B] the reduction's weights of some steps; 0 at the others."""
+        return reduced(self.reduction, batch, steps)
 
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """See `Estimator.finalise`: minibatch normalisation of the advantages."""
@@ -192,10 +251,10 @@ class Composition:
 
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return [B] terms of the loss from the surrogate's keywords."""
-        log_prob, advantage = inputs["log_prob"], inputs["advantage"]
+        inputs = self._held(xp, inputs)
         _, log_ratio = self._log_ratios(xp, inputs)
-        read = read_by(self.objective, inputs)
-        gain = self.objective.gain(xp, log_ratio, log_prob, advantage, **read)
+        log_prob, read = self._weighed(xp, inputs)
+        gain = self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
         terms = -(inputs["gain_weight"] * gain) if self.weights else -gain
         for penalty in self._terms:
             terms = terms + penalty.term(xp, **read_by(penalty, inputs))
@@ -204,10 +263,18 @@ class Composition:
             terms = terms + self.value_coefficient * loss
         if self.entropy_coefficient != 0:
             terms = terms - self.entropy_coefficient * inputs["entropy"]
-        return terms
+        return xp.where(inputs["counted"] > 0, terms, 0.0) if self.drops else terms
 
     def cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
         """Return the derivatives of `terms` by quantity, or None where a part has no slope."""
+        cotangents = self._cotangents(self._held(host, inputs))
+        if cotangents is None or not self.drops:
+            return cotangents
+        counted = inputs["counted"] > 0
+        return {name: chosen(counted, value) for name, value in cotangents.items()}
+
+    def _cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Return `cotangents` without regard to steps that are left out."""
         slope = self._gain_slope(inputs)
         if slope is None:
             return None
@@ -246,6 +313,30 @@ class Composition:
         """The penalties in the loss."""
         return tuple(penalty for penalty in self.penalties if not penalty.in_reward)
 
+    def _held(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Mapping[str, Native]:
+        """Return the inputs, with quantities of steps that are left out held at 0.
+
+        Their signals are 0 already. A weight of 0 alone would not cancel what overflows there.
+        """
+        if not self.drops:
+            return inputs
+        counted = inputs["counted"] > 0
+        names = [name for name in self.keywords if name in HELD]
+        return {**inputs, **{name: xp.where(counted, inputs[name], 0.0) for name in names}}
+
+    def _weighed(
+        self, xp: ArrayNamespace, inputs: Mapping[str, Native]
+    ) -> tuple[Native, dict[str, Native]]:
+        """Return log pi, at 0 where the gain weighs 0, and what the objective reads."""
+        log_prob, read = inputs["log_prob"], read_by(self.objective, inputs)
+        if not self.weights:
+            return log_prob, read
+        # As for log ratios: the objective may make one of log pi and a signal of its own.
+        counts = inputs["gain_weight"] > 0
+        for name in self.objective.references:
+            read[name] = xp.where(counts, read[name], 0.0)
+        return xp.where(counts, log_prob, 0.0), read
+
     @cached_property
     def _limits(self) -> bool:
         """Whether the objective limits the log ratios of single steps."""
@@ -259,7 +350,12 @@ class Composition:
         if not objective.reads_ratio:
             return None, None
         by_step = log_prob - inputs["old_log_prob"]
+        if self.drops:
+            by_step = xp.where(inputs["counted"] > 0, by_step, 0.0)
         limited = objective.limit(xp, by_step, inputs["advantage"]) if self._limits else by_step
+        if self.drops and self.level.averages:
+            # The level divides by all steps of the episode, those left out included.
+            limited = limited * inputs["counted"]
         log_ratio = self.level.log_ratio(xp, limited, log_prob, inputs.get("episode"))
         # A weight of 0 does not cancel a gain that overflows: 0 times infinity is NaN.
         if self.weights:
@@ -270,17 +366,22 @@ class Composition:
         """Return [B] derivatives of the weighed gain by log pi, of an episode's sum at its level."""
         objective, advantage = self.objective, inputs["advantage"]
         by_step, log_ratio = self._log_ratios(host, inputs)
-        read = read_by(objective, inputs)
-        slopes = objective.slope(log_ratio, inputs["log_prob"], advantage, **read)
+        log_prob, read = self._weighed(host, inputs)
+        slopes = objective.slope(log_ratio, log_prob, advantage, **read)
         if slopes is None:
             return None
         by_ratio, slope = slopes
         if self.weights:
-            weight = inputs["gain_weight"]
+            # Without a weight above 0 the definition holds the gain constant.
+            weight = np.maximum(inputs["gain_weight"], 0)
             by_ratio = None if by_ratio is None else weight * by_ratio
             slope = None if slope is None else weight * slope
         if by_ratio is not None:
+            if self.drops:
+                by_ratio = np.where(inputs["counted"] > 0, by_ratio, 0.0)
             by_ratio, direct = self.level.pull(by_ratio, inputs.get("episode"))
+            if by_ratio is not None and self.drops and self.level.averages:
+                by_ratio = by_ratio * inputs["counted"]
             if by_ratio is not None and self._limits:
                 limited = objective.limited(by_step, advantage)
                 if limited is None:
@@ -288,6 +389,11 @@ class Composition:
                 by_ratio = np.where(limited, 0.0, by_ratio)
             slope = added(slope, added(by_ratio, direct))
         return np.zeros_like(inputs["log_prob"]) if slope is None else slope
+
+
+def chosen(counted: Array, cotangent: Array) -> Array:
+    """Return a [B] or [B, A] cotangent, 0 where a step does not count."""
+    return np.where(counted if cotangent.ndim == 1 else counted[:, None], cotangent, 0.0)
 
 
 def added(left: Array | None, right: Array | None) -> Array | None:

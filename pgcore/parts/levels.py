@@ -21,12 +21,14 @@ class Level(Part, ABC):
             episodes, and the weights of an episode's steps must be equal.
         changes: Whether it returns anything but the step's own log ratio, so that an objective
             without a ratio makes no sense with it.
+        averages: Whether it divides by the number of the episode's steps.
     """
 
     kind = "levels"
     noun = "level"
     sees_episodes: ClassVar[bool] = True
     changes: ClassVar[bool] = True
+    averages: ClassVar[bool] = False
 
     @abstractmethod
     def log_ratio(

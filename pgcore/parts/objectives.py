@@ -23,6 +23,8 @@ class Objective(Part, ABC):
 
     Attributes:
         kind, noun: See `Part`.
+        references: Those of `reads` that are [B] log-probabilities, of which the gain makes ratios of
+            its own; 0 where the gain weighs 0, as log pi is there.
         reads_ratio: Whether it reads the log ratio; without, `gain` gets None for it.
         unbiased: Whether its derivative is the score times A at the policy of the episodes, and so
             leaves an unbiased advantage unbiased.
@@ -31,6 +33,7 @@ class Objective(Part, ABC):
     kind = "objectives"
     noun = "objective"
     formula = "gain"
+    references: ClassVar[tuple[str, ...]] = ()
     reads_ratio: ClassVar[bool] = True
     unbiased: ClassVar[bool] = False
 

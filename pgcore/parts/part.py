@@ -27,6 +27,7 @@ class Part(Checked):
         name: Its registered name.
         sources: The papers and equations it follows.
         extras: The extras of a batch that it reads; `Extra.when` gets the part.
+        discrete_only: Whether it makes sense for actions that can be listed alone.
     """
 
     kind: ClassVar[str]
@@ -35,6 +36,7 @@ class Part(Checked):
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]] = ()
     extras: ClassVar[Mapping[str, Extra]] = {}
+    discrete_only: ClassVar[bool] = False
     field_error = EstimatorError
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -55,6 +57,11 @@ class Part(Checked):
         return ()
 
     @property
+    def evaluates(self) -> tuple[str, ...]:
+        """The quantities that it evaluates for its constants; a policy must have them."""
+        return ()
+
+    @property
     def used_extras(self) -> dict[str, Extra]:
         """The extras that it reads under these options."""
         extras = self.extras.items()
@@ -66,6 +73,16 @@ class Part(Checked):
         Args:
             batch: The episodes.
             evaluate: See `Estimator.signals`.
+        """
+        return {}
+
+    def signals_of(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Mapping[str, Array]:
+        """Return the constants among `reads` that depend on the advantage; see `signals`.
+
+        Args:
+            batch: The episodes.
+            evaluate: See `Estimator.signals`.
+            advantage: [B] A as the gain gets it, but for a normalisation of minibatches.
         """
         return {}
 

@@ -1,4 +1,4 @@
-"""Constant weights of the gain: the base of corrections and masks."""
+"""Constant weights of the gain: the base of corrections and of masks of the gain."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ __all__ = ["GainWeight"]
 
 
 class GainWeight(Part, ABC):
-    """A weight of each step's gain that is held constant."""
+    """A weight of each step's gain that is held constant.
+
+    It is computed with the signals, from the whole batch and the policy of that moment.
+    """
 
     @abstractmethod
-    def weights(self, batch: Batch, evaluate: Evaluate) -> Array:
+    def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """Return [B] float weights, at least 0; a gain of weight 0 is left out, whatever it holds.
 
         Args:
             batch: The episodes.
             evaluate: See `Estimator.signals`.
+            advantage: [B] A as the gain gets it, but for a normalisation of minibatches.
         """

@@ -19,8 +19,9 @@ from pgcore.validation.arrays import (
     read_only,
 )
 
-__all__ = ["OPTIONAL_REALS", "validated"]
+__all__ = ["LOSS_MASK", "OPTIONAL_REALS", "validated"]
 
+LOSS_MASK = "loss_mask"  # the extra that marks the steps of the loss
 OPTIONAL_REALS = ("log_probs", "values", "step_weights", "discount")  # [B] float64 or None
 
 
@@ -39,7 +40,8 @@ def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
         fields["action_mask"] = owned_booleans("Batch.action_mask", arguments["action_mask"], 2)
     # Single fields are sound; the rest checks that they agree.
     observations = fields["observations"]
-    _check_steps(fields, observations)
+    mask = _loss_mask(arguments["extras"], observations)
+    _check_steps(fields, observations, mask)
     _check_masking(fields["actions"], fields["action_mask"])
     lengths = _episode_lengths(arguments["episode_lengths"], len(observations))
     _check_step_weights(fields["step_weights"], lengths)
@@ -49,7 +51,7 @@ def validated(arguments: Mapping[str, Any]) -> dict[str, Any]:
     final = _final_observations(arguments["final_observations"], observations, ended)
     fields |= {"episode_lengths": lengths, "terminated": ended, "final_observations": final}
     fields["final_values"] = _final_values(arguments["final_values"], ended)
-    fields["extras"] = _extra_arrays(arguments["extras"], len(observations))
+    fields["extras"] = _extra_arrays(arguments["extras"], len(observations), mask)
     return fields
 
 
@@ -72,7 +74,26 @@ def _actions(value: ArrayLike) -> Array:
     return read_only(array.astype(np.intp, copy=False))
 
 
-def _check_steps(per_step: Mapping[str, Array | None], observations: Array) -> None:
+def _loss_mask(extras: Mapping[str, ArrayLike] | None, observations: Array) -> Array | None:
+    """Return [B] bool, the extra `loss_mask`, or None without one."""
+    if not isinstance(cast("object", extras), Mapping) or LOSS_MASK not in cast("Any", extras):
+        return None
+    where = f"Batch.extras[{LOSS_MASK!r}]"
+    mask = owned_booleans(where, cast("Any", extras)[LOSS_MASK], 1)
+    check_length(where, mask, len(observations), "step")
+    return mask
+
+
+def _shown(value: Array, mask: Array | None) -> Array:
+    """Return an array with 0 at masked steps, which may hold anything."""
+    if mask is None or value.dtype.kind != "f":
+        return value
+    return np.where(mask.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
+
+
+def _check_steps(
+    per_step: Mapping[str, Array | None], observations: Array, mask: Array | None
+) -> None:
     """Raise unless there are steps, every array has a row for each, and all numbers are finite."""
     if observations.ndim == 0 or len(observations) == 0:
         raise BatchError(
@@ -81,7 +102,8 @@ def _check_steps(per_step: Mapping[str, Array | None], observations: Array) -> N
     for name, value in per_step.items():
         if value is not None:
             check_length(f"Batch.{name}", value, len(observations), "step")
-            check_finite(f"Batch.{name}", value)
+            recorded = name in ("log_probs", "values")
+            check_finite(f"Batch.{name}", _shown(value, mask) if recorded else value)
 
 
 def _check_masking(actions: Array, mask: Array | None) -> None:
@@ -171,8 +193,10 @@ def _final_values(value: ArrayLike | None, terminated: Array) -> Array | None:
     return final
 
 
-def _extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[str, Array]:
-    """Return [B, ...] arrays by name, without NaN."""
+def _extra_arrays(
+    extras: Mapping[str, ArrayLike] | None, steps: int, mask: Array | None
+) -> dict[str, Array]:
+    """Return [B, ...] arrays by name, without NaN where the loss mask is True."""
     if extras is None:
         return {}
     names = list(extras) if isinstance(cast("object", extras), Mapping) else [None]
@@ -192,6 +216,8 @@ def _extra_arrays(extras: Mapping[str, ArrayLike] | None, steps: int) -> dict[st
         check_length(where, array, steps, "step")
         # Infinity is allowed: a reference holds log-probabilities, -inf for masked actions.
         if array.dtype.kind == "f":
-            valid = ~np.isnan(array.reshape(steps, -1)).any(axis=1)
+            valid = ~np.isnan(_shown(array, mask).reshape(steps, -1)).any(axis=1)
             check_rows(where, "numbers", valid, "NaN", "find where it came from")
+    if mask is not None:
+        arrays[LOSS_MASK] = mask
     return arrays

@@ -18,6 +18,8 @@ __all__ = [
     "effective_sample_size",
     "entropy",
     "explained_variance",
+    "gain_weight_max",
+    "gain_weight_sample_size",
     "gradient_norm",
     "kl",
     "ratio_max",
@@ -76,6 +78,23 @@ def ratio_min(*, log_ratio: Array) -> float:
 def ratio_max(*, log_ratio: Array) -> float:
     """Largest ratio r = pi / mu, no unit."""
     return float(np.exp(log_ratio.max()))
+
+
+# The gain's weights, of corrections and masks
+
+
+def gain_weight_sample_size(*, gain_weight: Array) -> float:
+    """(sum w)^2 / sum w^2, steps: `effective_sample_size` of corrections and masks; NaN of zeros alone."""
+    largest = gain_weight.max()
+    if largest == 0:
+        return math.nan
+    weight = gain_weight / largest
+    return float(weight.sum() ** 2 / (weight * weight).sum())
+
+
+def gain_weight_max(*, gain_weight: Array) -> float:
+    """Largest weight of a step's gain, no unit."""
+    return float(gain_weight.max())
 
 
 # The critic

@@ -6,8 +6,8 @@ from pgcore.hooks import Provider, hookimpl
 from pgcore_estimators.presets import PRESETS
 
 __all__ = ["pgcore_advantages", "pgcore_critics", "pgcore_estimators", "pgcore_functions"]
-__all__ += ["pgcore_levels", "pgcore_metrics", "pgcore_objectives", "pgcore_penalties"]
-__all__ += ["pgcore_proofs", "pgcore_reductions"]
+__all__ += ["pgcore_corrections", "pgcore_levels", "pgcore_masks", "pgcore_metrics"]
+__all__ += ["pgcore_objectives", "pgcore_penalties", "pgcore_proofs", "pgcore_reductions"]
 
 # Name, module:class in this package, and a summary for `pgcore list`.
 ESTIMATORS = (
@@ -68,6 +68,8 @@ METRICS = (
     ("approx_kl", "KL(behaviour policy, current policy) from its samples, nats"),
     ("clip_fraction", "fraction of steps at which the surrogate is clipped"),
     ("effective_sample_size", "steps of equal weight that estimate a mean as well"),
+    ("gain_weight_sample_size", "steps of equal correction and mask that estimate a mean as well"),
+    ("gain_weight_max", "largest weight of a step's gain by corrections and masks"),
     ("ratio_min", "smallest ratio to the behaviour policy"),
     ("ratio_max", "largest ratio to the behaviour policy"),
     ("action_value", "mean action value of the steps, reward units"),
@@ -119,6 +121,9 @@ PARTS = {
         ("cispo", "cispo:ClippedWeight", "score, weighted by the clipped ratio"),
         ("sapo", "sapo:SoftGate", "soft gate of the ratio"),
         ("gmpo", "gmpo:LimitedRatio", "ratio of log ratios limited step by step"),
+        ("vespo", "vespo:GammaWeight", "score, weighted by a gamma density of the ratio"),
+        ("dppo_tv", "dppo:DPPOTV", "ratio within a total variation of the rollout policy"),
+        ("dppo_kl", "dppo:DPPOKL", "ratio within a divergence of the rollout policy"),
     ),
     "levels": (
         ("token", "levels:Token", "the step's own ratio"),
@@ -133,6 +138,20 @@ PARTS = {
         ("k3_straight", "kl:StraightK3", "value of k3, derivative of k2"),
         ("exact", "exact_kl:ExactKL", "KL divergence of the distributions, in either direction"),
         ("abs_k1", "kl:AbsoluteK1", "absolute log ratio to the reference"),
+        ("kl_cov", "kl_cov:CovariancePenalty", "log ratio at steps of high covariance"),
+    ),
+    "corrections": (
+        ("truncated", "corrections:Truncated", "importance weights up to a cap"),
+        ("masked", "corrections:Masked", "importance weights within bounds, else 0"),
+        ("bypass", "corrections:Bypass", "the rollout policy in the old one's place"),
+    ),
+    "masks": (
+        ("loss", "step_masks:LossMask", "the batch's loss mask"),
+        ("zero_variance", "step_masks:ZeroVariance", "groups of rewards that differ"),
+        ("truncated", "step_masks:TruncatedEpisodes", "episodes that terminated"),
+        ("entropy_quantile", "masks:EntropyQuantile", "the steps of the highest entropy"),
+        ("off_policy_sequence", "masks:OffPolicySequence", "answers near the rollout policy"),
+        ("clip_cov", "masks:CovarianceMask", "all but a few steps of high covariance"),
     ),
     "critics": (
         ("squared", "critics:Squared", "squared error, halved or not"),
@@ -151,6 +170,7 @@ PROOFS = (
     ("group_relative", "group_relative:PROOFS", "rloo, the GRPO family, reinforce_pp"),
     ("advantages", "advantage_parts:PROOFS", "advantages as parts"),
     ("parts", "parts:PROOFS", "policy_gradient and the presets"),
+    ("corrections", "corrections:PROOFS", "corrections, masks and their objectives"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
     ("further_reductions", "reductions:PROOFS", "group_step, constant, sum, weighted"),
 )
@@ -191,6 +211,18 @@ def pgcore_levels() -> list[Provider]:
 def pgcore_penalties() -> list[Provider]:
     """Provide the penalties."""
     return parts("penalties")
+
+
+@hookimpl
+def pgcore_corrections() -> list[Provider]:
+    """Provide the corrections."""
+    return parts("corrections")
+
+
+@hookimpl
+def pgcore_masks() -> list[Provider]:
+    """Provide the masks."""
+    return parts("masks")
 
 
 @hookimpl

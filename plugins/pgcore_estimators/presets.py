@@ -47,6 +47,12 @@ CRITIC = {
     "reduction": "reduction",
 }
 RELATIVE = {**GROUP, "leave_one_out": "advantage.leave_one_out"}
+
+DIVERGENCE = {
+    "delta": "objective.delta",
+    "symmetric": "objective.symmetric",
+    "behaviour": "objective.behaviour",
+}
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
 
 PRESETS = (
@@ -244,5 +250,114 @@ PRESETS = (
         ("Luo et al. 2020, arXiv:1912.00167 (IMPACT)", "Espeholt et al. 2018, arXiv:1802.01561"),
         "The ratio to the behaviour policy is the objective's alone. RLlib weighs the advantage by "
         "it too, as weighted=True does in `policy_gradient`.",
+    ),
+    # Corrections for a rollout policy, and objectives that lean on it.
+    Row(
+        "TIS",
+        "tis",
+        "GRPO with truncated importance weights for the rollout policy",
+        {
+            "advantage": "group_relative",
+            "objective": "clip",
+            "correction": "truncated",
+            "penalty": NO_PENALTY,
+        },
+        {
+            **BOUNDS,
+            "cap": "correction.cap",
+            "correction_of": "correction.of",
+            "normalise_correction": "correction.normalise",
+            **COMMON,
+        },
+        {"reduction": "episode_step"},
+        (
+            "Yao et al. 2025, 'Your efficient RL framework secretly brings you off-policy RL training'",
+        ),
+        "The batch's log_probs are the old policy's, its extra rollout_log_probs those of the sampler.",
+    ),
+    Row(
+        "Bypass",
+        "bypass",
+        "GRPO of two policies: ratios to the rollout policy, without a correction",
+        {
+            "advantage": "group_relative",
+            "objective": "clip",
+            "correction": "bypass",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, **COMMON},
+        {"reduction": "episode_step"},
+        ("verl 2025, documentation of rollout correction",),
+    ),
+    Row(
+        "DPPOTotalVariation",
+        "dppo_tv",
+        "ratios to the rollout policy within a total variation, standardised group rewards",
+        {"advantage": "group_relative", "objective": "dppo_tv", "penalty": NO_PENALTY},
+        {**DIVERGENCE, **COMMON},
+        {"reduction": "step"},
+        ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
+    ),
+    Row(
+        "DPPOKullbackLeibler",
+        "dppo_kl",
+        "ratios to the rollout policy within a divergence, standardised group rewards",
+        {"advantage": "group_relative", "objective": "dppo_kl", "penalty": NO_PENALTY},
+        {**DIVERGENCE, **COMMON},
+        {"reduction": "step"},
+        ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",),
+    ),
+    Row(
+        "VESPO",
+        "vespo",
+        "scores weighed by a gamma density of whole sequences' ratios",
+        {
+            "advantage": "group_relative",
+            "objective": "vespo",
+            "level": "sequence_product",
+            "penalty": NO_PENALTY,
+        },
+        {
+            "k_positive": "objective.k_positive",
+            "lambda_positive": "objective.lambda_positive",
+            "k_negative": "objective.k_negative",
+            "lambda_negative": "objective.lambda_negative",
+            **COMMON,
+        },
+        {"reduction": "step"},
+        ("VESPO 2026, arXiv:2602.10693",),
+    ),
+    # Steps where advantage and log-probability move together.
+    Row(
+        "ClipCov",
+        "clip_cov",
+        "clipped ratios without the gradient of a few steps of high covariance",
+        {
+            "advantage": "group_relative",
+            "objective": "clip",
+            "mask": "clip_cov",
+            "penalty": NO_PENALTY,
+        },
+        {
+            **BOUNDS,
+            "cov_low": "mask.low",
+            "cov_high": "mask.high",
+            "cov_fraction": "mask.fraction",
+            "seed": "mask.seed",
+            **COMMON,
+        },
+        {"reduction": "step"},
+        ("Cui et al. 2025, arXiv:2505.22617",),
+        "The covariances are of the signals' policy; public code recomputes them in each minibatch.",
+    ),
+    Row(
+        "KLCov",
+        "kl_cov",
+        "ratios, with a distance to the old policy at steps of high covariance",
+        {"advantage": "group_relative", "objective": "ratio", "penalty": "kl_cov"},
+        {"cov_fraction": "penalty.fraction", **COMMON},
+        {"reduction": "step"},
+        ("Cui et al. 2025, arXiv:2505.22617",),
+        "The covariances are of the signals' policy; public code recomputes them in each minibatch.",
     ),
 )

@@ -19,6 +19,7 @@ from pgcore.xp.namespace import Native
 __all__ = [
     "GROUP",
     "REFERENCE_LOG_PROBS",
+    "ROLLOUT_LOG_PROBS",
     "Ddof",
     "Group",
     "Normalisation",
@@ -54,6 +55,13 @@ def example_reference(batch: Batch, shape: tuple[int, ...], rng: np.random.Gener
     return batch.log_probs + 0.3 * rng.standard_normal(shape)
 
 
+def example_rollout(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return [B] log-probabilities, nats, of a policy near the one that acted."""
+    near = example_reference(batch, shape, rng)
+    # A density may be above 1.
+    return near if batch.actions.dtype.kind == "f" else np.minimum(near, 0.0)
+
+
 # The extras that several estimators read.
 GROUP = Extra(
     "[B] integer",
@@ -69,6 +77,12 @@ REFERENCE_LOG_PROBS = Extra(
     example_reference,
     when=lambda estimator: estimator.kl_coefficient != 0,
     advice="add them, or set kl_coefficient=0",
+)
+ROLLOUT_LOG_PROBS = Extra(
+    "[B] number",
+    "the log-probabilities of the actions under the policy that sampled, nats",
+    example_rollout,
+    advice="add those that the sampler reported, or leave the correction or mask out",
 )
 
 

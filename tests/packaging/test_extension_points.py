@@ -53,7 +53,7 @@ OPTIMIZER_PROOF = """
 PARTS = """
     from dataclasses import dataclass
     import pgcore as pg
-    from pgcore.parts import Correction, Mask, Objective
+    from pgcore.parts import Correction, GainMask, Objective
     from pgcore.parts.presets import Preset, preset_class
     from pgcore.validation.fields import Positive
 
@@ -76,16 +76,16 @@ PARTS = """
         name = "mine"
         extras = {"rollout": pg.Extra("[B] float", "log-probabilities, nats", rollout)}
 
-        def weights(self, batch, evaluate):
+        def weights(self, batch, evaluate, advantage):
             import numpy as np
             return np.minimum(np.exp(batch.log_probs - batch.extras["rollout"]), self.bound)
 
     @dataclass(frozen=True)
-    class Positives(Mask):
+    class Positives(GainMask):
         "Steps of positive reward."
         name = "mine"
 
-        def weights(self, batch, evaluate):
+        def weights(self, batch, evaluate, advantage):
             return (batch.rewards > 0).astype(float)
 
     Mine = preset_class(

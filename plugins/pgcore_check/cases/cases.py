@@ -128,7 +128,7 @@ def fits(estimator: Estimator, spec: PolicySpec) -> bool:
         return False
     if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
         return False
-    return quantities_of(spec).issuperset(estimator.quantities)
+    return quantities_of(spec).issuperset((*estimator.quantities, *estimator.evaluates))
 
 
 def suited(estimator: Estimator, head: Head) -> Any:

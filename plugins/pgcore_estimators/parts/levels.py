@@ -38,6 +38,7 @@ class Token(Level):
 class Sequence(Level):
     """log s = (1/T) sum_t log r_t, the logarithm of the geometric mean of the episode's ratios."""
 
+    averages = True
     name = "sequence"
     sources = ("Zheng et al. 2025, eq. 7, arXiv:2507.18071",)
 
@@ -77,6 +78,7 @@ class GSPOToken(Level):
     sg holds its argument constant.
     """
 
+    averages = True
     name = "gspo_token"
     sources = ("Zheng et al. 2025, arXiv:2507.18071",)
 

@@ -22,6 +22,10 @@ from pgcore_estimators.proofs.ratios import old_log_probs
 
 __all__ = ["ComposedForm"]
 
+# The signals written out here, and the episodes' numbers; masks and corrections have others.
+SIGNALS = frozenset(("advantage", "return_", "old_log_prob", "old_value", "reference", "episode"))
+SIGNALS |= {"reference_log_prob"}
+
 
 class ComposedForm(EstimatorForm):
     """The signals of the built-in parts; the terms are the surrogate's."""
@@ -35,7 +39,8 @@ class ComposedForm(EstimatorForm):
         advantage = parts.advantage
         # The baseline of scores is the kit's for `reinforce` alone; discounts have tests of their own.
         scores = getattr(advantage, "baseline", "none") == "optimal"
-        written = advantage.name in ADVANTAGES and not (parts.weights or scores)
+        written = advantage.name in ADVANTAGES and not scores
+        written = written and self.fields.signal_names <= SIGNALS
         return written and all(map(is_built_in, parts))
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:

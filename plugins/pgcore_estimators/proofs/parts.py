@@ -259,6 +259,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "optimal_token_baseline": {"corrected": True, "gamma": 0.9},
     "pass_at_k": {"scale": "batch", "kl_coefficient": 0.1},
     "reinforce_pp_baseline": {"gamma": 0.95, "kl_coefficient": 0.1},
+    "tis": {"cap": 1.1, "correction_of": "geometric", "kl_coefficient": 0.1},
+    "bypass": {"clip_low": 0.1, "clip_high": 0.15},
+    "dppo_tv": {"delta": 0.02, "kl_coefficient": 0.1},
+    "dppo_kl": {"delta": 0.005, "symmetric": True},
+    "vespo": {"k_positive": 1.0, "lambda_positive": 1.0},
+    "clip_cov": {"cov_low": 0.05, "cov_fraction": 0.2},
+    "kl_cov": {"cov_fraction": 0.3, "kl_coefficient": 0.5},
 }
 PRESET_PROOFS = tuple(
     Proof(

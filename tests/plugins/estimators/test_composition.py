@@ -12,7 +12,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, PgcoreError, UnknownNameError
-from pgcore.parts import Mask
+from pgcore.parts import GainMask
 from pgcore.parts.presets import Preset, preset_class
 from pgcore.xp.numpy import host
 from pgcore_check.cases.cases import Case
@@ -352,12 +352,12 @@ def test_an_overflow_under_a_weight_of_zero_does_no_harm():
 
 
 @dataclass(frozen=True)
-class FirstStep(Mask):
+class FirstStep(GainMask):
     """Only the first step of each episode."""
 
     name = "first_step"
 
-    def weights(self, batch, evaluate):
+    def weights(self, batch, evaluate, advantage):
         return (batch.step_in_episode == 0).astype(float)
 
 

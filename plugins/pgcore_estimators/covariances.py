@@ -1,0 +1,45 @@
+"""Covariances of advantages and log-probabilities, step by step, and choices among steps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import CountFromZero, Rule
+
+__all__ = ["Fraction", "Seed", "covariances", "first_of", "fraction_of"]
+
+Fraction = Annotated[float, Rule[float]("a number in (0, 1]", lambda x: 0 < x <= 1)]
+Seed = CountFromZero
+
+
+def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Array, Array]:
+    """Return [B] (A - mean A)(log pi - mean log pi), and [B] bool, False for padding.
+
+    Args:
+        batch: The steps, padding of which is in no mean.
+        evaluate: The policy pi.
+        advantage: [B] A.
+    """
+    log_prob = evaluate("log_prob")["log_prob"]
+    real = np.ones(batch.num_steps, np.bool_)
+    if batch.step_weights is not None:
+        real = batch.step_weights > 0
+    centred = [x - x[real].mean() for x in (advantage, log_prob)]
+    return centred[0] * centred[1], real
+
+
+def fraction_of(real: Array, fraction: float) -> int:
+    """Return a fraction of the real steps, rounded down, and at least 1."""
+    return max(int(fraction * np.count_nonzero(real)), 1)
+
+
+def first_of(steps: Array, count: int, seed: int | None) -> Array:
+    """Return the first `count` of some step numbers, or with a seed as many at random."""
+    if seed is not None:
+        steps = np.random.default_rng(seed).permutation(steps)
+    return steps[:count]

@@ -1,0 +1,133 @@
+"""Masks of the gain: off-policy answers, tokens of low entropy, tokens of high covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from pgcore.data.batch import Batch
+from pgcore.errors import EstimatorError
+from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.recorded import old_log_probs
+from pgcore.parts import GainMask
+from pgcore.validation.arrays import Array
+from pgcore.validation.fields import Number, Rule, check_fields, choice
+from pgcore.xp.numpy import host
+from pgcore_estimators.covariances import Fraction, Seed, covariances, first_of, fraction_of
+from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
+
+__all__ = ["CovarianceMask", "EntropyQuantile", "OffPolicySequence"]
+
+Share = Annotated[float, Rule[float]("a number above 0 and at most 1", lambda x: 0 < x <= 1)]
+
+
+@dataclass(frozen=True)
+class OffPolicySequence(GainMask):
+    """Leaves out an episode of A < 0 that the rollout policy made far likelier than the old one.
+
+    That is where mean_t (log pi_rollout - log pi_old) is above delta; a step counts by its own A.
+    The old policy is that of the signals, so that a second pass over the batch leaves out the same.
+    Other terms, and all denominators, keep the episode.
+
+    Attributes:
+        delta: The largest mean, nats.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    delta: Number = 0.1
+    extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
+    name = "off_policy_sequence"
+    sources = ("DeepSeek-AI 2025, DeepSeek-V3.2, arXiv:2512.02556",)
+
+    def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
+        """See `GainWeight.weights`."""
+        gap = batch.extras["rollout_log_probs"] - old_log_probs(batch, evaluate)
+        far = host.episode_mean(gap, batch.episode_of_step) > self.delta
+        return np.where(far & (advantage < 0), 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EntropyQuantile(GainMask):
+    """Leaves the gain at the steps whose entropy is in the top fraction of the batch.
+
+    Entropies are those of the policy that computes the signals, and constant. An entropy at the
+    quantile counts as in it.
+
+    Attributes:
+        fraction: Of the steps, such as 0.2 for the top fifth.
+        denominator: "own" to reduce the gain over these steps alone, "loss" over all steps. TRL
+            divides by all.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take.
+    """
+
+    fraction: Share = 0.2
+    denominator: Annotated[str, choice("own", "loss")] = "own"
+    name = "entropy_quantile"
+    sources = ("Wang et al. 2025, arXiv:2506.01939",)
+
+    @property
+    def evaluates(self) -> tuple[str, ...]:
+        """See `Part.evaluates`."""
+        return ("entropy",)
+
+    @property
+    def own_denominator(self) -> bool:
+        """See `GainMask`."""
+        return self.denominator == "own"
+
+    def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
+        """See `GainWeight.weights`."""
+        entropy = evaluate("entropy")["entropy"]
+        real = slice(None) if batch.step_weights is None else batch.step_weights > 0
+        bound = np.quantile(entropy[real], 1.0 - self.fraction)
+        return np.where(entropy >= bound, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class CovarianceMask(GainMask):
+    """Leaves out a few of the steps where A and log pi move together, which lose entropy fastest.
+
+    The covariance of a step is (A - mean A)(log pi - mean log pi), with pi and the means of the
+    policy and batch that the signals are computed from, not of a later minibatch. Among the steps
+    with one in [low, high], a fraction of all steps, at least 1, is left out: the first ones, or
+    some at random. Denominators keep them.
+
+    Attributes:
+        low: The smallest covariance, reward units times nats.
+        high: The largest.
+        fraction: Of all steps.
+        seed: Of the random choice; None takes the first steps, so that results repeat.
+
+    Raises:
+        EstimatorError: a field has a value it cannot take, or low is above high.
+    """
+
+    low: Number = 1.0
+    high: Number = 5.0
+    fraction: Fraction = 2e-4
+    seed: Seed | None = None
+    name = "clip_cov"
+    sources = ("Cui et al. 2025, arXiv:2505.22617",)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and their order."""
+        check_fields(self)
+        if self.low > self.high:
+            raise EstimatorError(
+                f"{self}: expected low of at most high, got {self.low} and {self.high}; "
+                "exchange them"
+            )
+
+    def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
+        """See `GainWeight.weights`."""
+        covariance, real = covariances(batch, evaluate, advantage)
+        candidates = np.flatnonzero(real & (covariance >= self.low) & (covariance <= self.high))
+        weights = np.ones(batch.num_steps)
+        weights[first_of(candidates, fraction_of(real, self.fraction), self.seed)] = 0.0
+        return weights
