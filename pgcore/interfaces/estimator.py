@@ -272,6 +272,11 @@ class Estimator(Checked, ABC):
         return ()
 
     @property
+    def factors(self) -> Mapping[str, str]:
+        """What a test pairs with heads and networks: the name, or the parts of the surrogate by kind."""
+        return {"estimator": self.name}
+
+    @property
     def used_extras(self) -> dict[str, Extra]:
         """The declared extras that estimator and reduction read under these hyper-parameters."""
         return used_extras(self) | self.reduction.used_extras

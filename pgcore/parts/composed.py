@@ -44,9 +44,14 @@ class Composed(Estimator):
         return self.composition.keywords
 
     @property
+    def factors(self) -> Mapping[str, str]:
+        """See `Estimator.factors`: the parts that are differentiated."""
+        return self.composition.factors
+
+    @property
     def used_extras(self) -> dict[str, Extra]:
         """See `Estimator.used_extras`: those of the parts."""
-        return self.composition.extras
+        return self.composition.extras | self.reduction.used_extras
 
     @property
     def claims(self) -> Claims:

@@ -157,6 +157,16 @@ class Composition:
             extras |= part.used_extras
         return extras
 
+    @property
+    def factors(self) -> dict[str, str]:
+        """The parts that are differentiated, by kind; several penalties are one level."""
+        factors = {"objective": self.objective.name, "level": self.level.name}
+        if self.penalties:
+            factors["penalty"] = " and ".join(penalty.name for penalty in self.penalties)
+        if self.critic is not None:
+            factors["value_loss"] = self.critic.name
+        return factors
+
     @cached_property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""

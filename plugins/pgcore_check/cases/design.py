@@ -57,11 +57,14 @@ class Choice:
 
     @cached_property
     def levels(self) -> tuple[str, ...]:
-        """The level of each factor: the factor's name, a space, and the level's name."""
+        """The level of each factor: the factor's name, a space, and the level's name.
+
+        An estimator is one factor, or one for each part of its surrogate.
+        """
         spec, dtype = self.case.spec, self.case.dtype
         critic = spec.critic if spec.critic_values == "state" else f"{spec.critic} action"
         return (
-            f"estimator {self.case.estimator.name}",
+            *(f"{factor} {level}" for factor, level in self.case.estimator.factors.items()),
             f"head {self.case.spec.head.name}",
             f"network {self.network}",
             f"critic {critic}",
@@ -83,12 +86,13 @@ class Choice:
     def compiled(self) -> tuple[str, ...]:
         """The levels, with the estimator's surrogate for its name: a mode compiles the formula."""
         surrogate = type(self.case.estimator).surrogate
-        return (f"surrogate {surrogate.__module__}.{surrogate.__qualname__}", *self.levels[1:])
+        parts = (level for level in self.levels if not level.startswith("estimator "))
+        return (f"surrogate {surrogate.__module__}.{surrogate.__qualname__}", *parts)
 
     @cached_property
     def moving(self) -> tuple[tuple[str, str], ...]:
         """What Fisher products and steps depend on, each in this dtype: all but the estimator."""
-        _, head, network, critic, dtype, optimizer = self.levels
+        head, network, critic, dtype, optimizer = self.levels[-5:]
         _, head_variant = self.labels
         parts = (head, head_variant, network, critic, optimizer)
         return tuple((part, dtype) for part in parts)
@@ -174,8 +178,10 @@ def covering(
     masks = bit_masks([choice.pairs(factor) for choice in everything])
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):
-        group = (choice.case.estimator.name, choice.case.spec.head.name)
-        groups.setdefault(group, []).append(number)
+        # A composition has pairs of its parts alone.
+        if len(choice.case.estimator.factors) == 1:
+            group = (choice.case.estimator.name, choice.case.spec.head.name)
+            groups.setdefault(group, []).append(number)
     missing = union(masks)
     selection: list[int] = []
     built: set[Hashable] = set()

@@ -18,7 +18,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR, allowance, largest
 from pgcore_check.bounds.running_error import bounded_in
-from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.cases.cases import NETWORKS, fits, make_case
 from pgcore_check.proofs import hold_to_parent, variants
 from pgcore_check.reference import reference
 from pgcore_check.reference.estimator_form import estimator_form
@@ -30,7 +30,12 @@ from pgcore_estimators.ppo import PPO
 from pgcore_estimators.reinforce import BASELINES, Reinforce
 from pgcore_estimators.trpo import TRPO
 
-ESTIMATORS = variants("estimators")
+FORMS = {label: estimator_form(variant) for label, variant in variants("estimators").items()}
+# The estimators whose terms are written out too, and those of which signals alone are.
+ESTIMATORS = {
+    label: form.fields for label, form in FORMS.items() if form and not form.signals_alone
+}
+COMPOSED = {label: form.fields for label, form in FORMS.items() if form and form.signals_alone}
 HEADS = variants("heads")
 
 MORE = {
@@ -133,6 +138,22 @@ def signal_ratios(estimator, policy, batch):
         flat = np.concatenate([value.reshape(-1) for value in gradient.values()])
         ratios["combine"] = ratio(flat, combined, policy.dtype)
     return ratios
+
+
+@pytest.mark.parametrize("label", COMPOSED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_signals_of_a_composition_are_within_the_bounds_of_their_form(label, dtype):
+    estimator = COMPOSED[label]
+    specs = [
+        pg.PolicySpec(NETWORKS["linear"], head, "separate", values)
+        for head in HEADS.values()
+        for values in (("state", "action") if head.enumerable else ("state",))
+        if not head.action_values
+    ]
+    spec = next(spec for spec in specs if fits(estimator, spec))
+    extras = estimator.used_extras
+    policy, batch = make_case(spec, "numpy", dtype, seed=3, padding=4, extras=extras)
+    assert max(signal_ratios(estimator, policy, batch).values()) <= FACTOR
 
 
 def reference_ratio(found, compute, dtype):
