@@ -31,11 +31,15 @@ def test_the_cells_of_every_backend_cover_every_pair_and_every_point():
         check_coverage(backend, [cell for cell in every if cell.backend == backend])
     choices = [part.choice for part in work.parts if part.choice]
     assert {choice.variant for choice in choices} == {*VARIANTS}
-    pairs = {(choice.case.estimator.name, choice.case.spec.head.name) for choice in choices}
-    assert pairs == {
-        (choice.case.estimator.name, choice.case.spec.head.name)
-        for choice in product(VARIANTS, HEADS)
-    }
+    pairs = {pair for choice in product(VARIANTS, HEADS) for pair in pairs_of(choice)}
+    assert {pair for choice in choices for pair in pairs_of(choice)} == pairs
+
+
+def pairs_of(choice):
+    """Return the estimator, or each part of its surrogate, with the head."""
+    return [
+        (*factor, choice.case.spec.head.name) for factor in choice.case.estimator.factors.items()
+    ]
 
 
 def check_coverage(backend, of_backend):
