@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pgcore.data.spec import PolicySpec
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
@@ -175,30 +178,37 @@ def covering(
         rules: See `product`.
     """
     everything = product(estimators, heads, rules=rules)
-    masks = bit_masks([choice.pairs(factor) for choice in everything])
+    masks = packed(bit_masks([choice.pairs(factor) for choice in everything]))
+    specs = {spec: number for number, spec in enumerate(dict.fromkeys(c.built for c in everything))}
+    spec_of_case = np.array([specs[choice.built] for choice in everything], np.intp)
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):
         # A composition has pairs of its parts alone.
         if len(choice.case.estimator.factors) == 1:
             group = (choice.case.estimator.name, choice.case.spec.head.name)
             groups.setdefault(group, []).append(number)
-    missing = union(masks)
+    missing = np.bitwise_or.reduce(masks, axis=0) if everything else masks[:0]
     selection: list[int] = []
-    built: set[Hashable] = set()
-
-    def worth(number: int) -> tuple[int, bool]:
-        return (masks[number] & missing).bit_count(), everything[number].built in built
-
+    built = np.zeros(len(specs), np.bool_)
     # First a case for each estimator with each head, then cases for the pairs that are left.
-    unlimited = itertools.repeat(range(len(masks)))
-    for numbers in itertools.chain(groups.values(), unlimited):
-        if not missing:
+    unlimited = itertools.repeat(np.arange(len(masks)))
+    for numbers in itertools.chain(map(np.array, groups.values()), unlimited):
+        if not missing.any():
             break
-        best = max(numbers, key=worth)
+        # The first of the best: a compiled spec is worth less than a new pair.
+        new = np.bitwise_count(masks[numbers] & missing).sum(axis=1, dtype=np.intp)
+        best = int(numbers[(2 * new + built[spec_of_case[numbers]]).argmax()])
         selection.append(best)
-        built.add(everything[best].built)
+        built[spec_of_case[best]] = True
         missing &= ~masks[best]
     return [everything[number] for number in selection]
+
+
+def packed(masks: Sequence[int]) -> NDArray[np.uint64]:
+    """Return [N, W] bits of N masks, in words of 64."""
+    words = max((mask.bit_length() for mask in masks), default=0) // 64 + 1
+    joined = b"".join(mask.to_bytes(8 * words, "little") for mask in masks)
+    return np.frombuffer(joined, "<u8").reshape(len(masks), words)
 
 
 def few_of(
