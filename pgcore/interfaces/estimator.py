@@ -272,7 +272,7 @@ class Estimator(Checked, ABC):
         return ()
 
     @property
-    def factors(self) -> Mapping[str, str]:
+    def differentiated_parts(self) -> Mapping[str, str]:
         """What a test pairs with heads and networks: the name, or the parts of the surrogate by kind."""
         return {"estimator": self.name}
 

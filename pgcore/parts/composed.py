@@ -44,9 +44,9 @@ class Composed(Estimator):
         return self.composition.keywords
 
     @property
-    def factors(self) -> Mapping[str, str]:
-        """See `Estimator.factors`: the parts that are differentiated."""
-        return self.composition.factors
+    def differentiated_parts(self) -> Mapping[str, str]:
+        """See `Estimator.differentiated_parts`: the parts that are differentiated."""
+        return self.composition.differentiated_parts
 
     @property
     def used_extras(self) -> dict[str, Extra]:

@@ -158,7 +158,7 @@ class Composition:
         return extras
 
     @property
-    def factors(self) -> dict[str, str]:
+    def differentiated_parts(self) -> dict[str, str]:
         """The parts that are differentiated, by kind; several penalties are one level."""
         factors = {"objective": self.objective.name, "level": self.level.name}
         if self.penalties:

@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,7 @@ def test_a_trust_region_steps_with_a_sum():
 def test_a_sum_keeps_no_derivatives_of_its_addends(policy):
     first, second = parts_of(policy)
     arrays = []
+    addend: Any
     for addend in (first, second):
         leaves = [addend.vector] if hasattr(addend, "vector") else [*addend.leaves.values()]
         arrays += [weakref.ref(leaf) for leaf in leaves]
@@ -215,7 +217,7 @@ def test_nothing_is_joined_before_it_is_read(policy):
 def test_a_sum_names_the_step_that_is_not_finite():
     policy = pg.policy(SPEC, dtype="float64", seed=3)
     first, second = parts_of(policy)
-    second.vector[0] = np.inf
+    vars(second)["vector"][0] = np.inf
     with pytest.raises(pg.PgcoreError, match=r"gradient of ppo: expected finite numbers, got"):
         first.plus(second).check_finite()
 

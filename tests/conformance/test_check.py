@@ -38,7 +38,8 @@ def test_the_cells_of_every_backend_cover_every_pair_and_every_point():
 def pairs_of(choice):
     """Return the estimator, or each part of its surrogate, with the head."""
     return [
-        (*factor, choice.case.spec.head.name) for factor in choice.case.estimator.factors.items()
+        (*factor, choice.case.spec.head.name)
+        for factor in choice.case.estimator.differentiated_parts.items()
     ]
 
 

@@ -67,7 +67,10 @@ class Choice:
         spec, dtype = self.case.spec, self.case.dtype
         critic = spec.critic if spec.critic_values == "state" else f"{spec.critic} action"
         return (
-            *(f"{factor} {level}" for factor, level in self.case.estimator.factors.items()),
+            *(
+                f"{factor} {level}"
+                for factor, level in self.case.estimator.differentiated_parts.items()
+            ),
             f"head {self.case.spec.head.name}",
             f"network {self.network}",
             f"critic {critic}",
@@ -184,7 +187,7 @@ def covering(
     groups: dict[tuple[str, str], list[int]] = {}
     for number, choice in enumerate(everything):
         # A composition has pairs of its parts alone.
-        if len(choice.case.estimator.factors) == 1:
+        if len(choice.case.estimator.differentiated_parts) == 1:
             group = (choice.case.estimator.name, choice.case.spec.head.name)
             groups.setdefault(group, []).append(number)
     missing = np.bitwise_or.reduce(masks, axis=0) if everything else masks[:0]

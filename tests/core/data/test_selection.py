@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import pgcore as pg
@@ -23,7 +25,7 @@ def batch_of():
 
 
 def test_a_selection_is_a_batch_of_shorter_episodes():
-    part = Selection(batch_of(), np.array([0, 1, 0, 0, 0, 1], bool)).batch
+    part: Any = Selection(batch_of(), np.array([0, 1, 0, 0, 0, 1], bool)).batch
     assert part.num_episodes == 2
     assert part.episode_lengths.tolist() == [1, 1]
     assert part.terminated.tolist() == [False, False]

@@ -82,7 +82,7 @@ def test_a_field_takes_an_instance_a_name_or_a_mapping():
         assert pg.estimator("reinforce", reduction=value).reduction == constant
     assert pg.estimator("reinforce", reduction="sum").reduction == pg.StepSum()
     inner = {"name": "weighted", "inner": {"name": "constant", "divisor": 2}}
-    assert reduction(inner).inner == pg.ConstantDivisor(2.0)
+    assert reduction(inner) == pg.WeightedSteps(pg.ConstantDivisor(2.0))
     assert pg.estimator("actor_critic").reduction == pg.Reduction.STEP
     assert hash(pg.estimator("reinforce", reduction="group_step"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_gae_discounts_each_step_by_its_own():
 @pytest.mark.parametrize("bootstrap", ["target", "mixed"])
 @pytest.mark.parametrize("pg_rho_bar", [None, 0.5, math.inf])
 def test_vtrace_discounts_each_step_by_its_own(bootstrap, pg_rho_bar):
-    options = {"rho_bar": 1.2, "c_bar": 0.9, "trace_lambda": 0.8}
+    options: Any = {"rho_bar": 1.2, "c_bar": 0.9, "trace_lambda": 0.8}
     target, advantage = vtrace(
         REWARDS,
         VALUES,
@@ -201,7 +202,7 @@ def test_a_replay_buffer_keeps_discounts():
     fields |= {"episode_lengths": [2], "terminated": [True], "log_probs": [0.0, 0.0]}
     replay = Replay(4)
     replay.add(Batch(**fields, discount=[0.5, 0.25]))
-    drawn = replay.sample(50, np.random.default_rng(0))
+    drawn: Any = replay.sample(50, np.random.default_rng(0))
     assert set(zip(drawn.rewards.tolist(), drawn.discount.tolist(), strict=True)) == {
         (1.0, 0.5),
         (2.0, 0.25),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_group_advantages_are_their_loops(name, scale, count_masked, leave_one_o
         if i not in counted or len(peers) == 1:
             return 0.0
         others = [j for j in peers if j != i] if leave_one_out and name != "best_alone" else peers
-        weights = [lengths[j] if mean == "steps" else 1 for j in others]
+        weights: Any = [lengths[j] if mean == "steps" else 1 for j in others]
         baseline = np.dot(weights, [rewards[j] for j in others]) / sum(weights)
         advantage = rewards[i] - baseline
         if name == "best_alone":
@@ -464,7 +465,7 @@ def test_parts_are_the_classes_that_write_them_out(label):
     for signal, value in expected.values.items():
         np.testing.assert_array_equal(actual[signal], value, signal)
     if name == "reinforce":
-        summed = dataclasses.replace(parts, reduction="trajectory")
+        summed = dataclasses.replace(cast("Any", parts), reduction="trajectory")
         assert summed.claims.unbiased == plain.claims.unbiased
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_minibatches_of_a_masked_batch_add_up():
     policy, masked, _, batch, _, _ = masked_and_without(ANYTHING["token"])
     signals = pg.signals(policy, masked, batch)
     whole = pg.gradient(policy, masked, batch, signals=signals).numpy()
-    total = dict.fromkeys(whole, 0.0)
+    total: Any = dict.fromkeys(whole, 0.0)
     counted = np.count_nonzero(signals.weights)
     for rows in (np.arange(0, 9), np.arange(9, batch.num_steps)):
         part = signals.steps(rows)

@@ -28,7 +28,9 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
 def test_few_cases_have_every_single_thing():
     chosen = covering(VARIANTS, HEADS)
     few = few_of(chosen)
-    levels = {level for variant in VARIANTS.values() for level in variant.factors.items()}
+    levels = {
+        level for variant in VARIANTS.values() for level in variant.differentiated_parts.items()
+    }
     assert len(few) <= len(levels) + 3
     assert {level for each in few for level in each.levels} == {
         level for each in chosen for level in each.levels
