@@ -289,6 +289,9 @@ def takes(head: Head, distribution: Array, actions: Array) -> bool:
     sample = np.shape(head.sample(distribution, np.random.default_rng(0)))
     if sample != actions.shape:
         return False
-    with np.errstate(all="ignore"):
-        density = head.log_prob(host, distribution, actions)
+    try:
+        with np.errstate(all="ignore"):
+            density = head.log_prob(host, distribution, actions)
+    except Exception:  # noqa: BLE001 - a formula for one framework alone is no formula of these
+        return False
     return bool(np.isfinite(density).all())

@@ -97,6 +97,11 @@ class OwnTruth(Truth):
         # Outputs and their bounds, by the batch's id; holding the batch keeps its id from reuse.
         self._runs: dict[int, tuple[Batch, tuple[Array, ...], tuple[Array, ...]]] = {}
 
+    @property
+    def _current(self) -> Policy:
+        """The policy itself: no backend can build an adopted network."""
+        return self.policy
+
     @cached_property
     def overflows(self) -> bool:
         """False: a user's batch is not made to overflow; see `Truth.overflows`."""

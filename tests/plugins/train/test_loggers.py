@@ -189,6 +189,15 @@ class Interrupted(CartPoleEnv):
         return super().step(action)
 
 
+@pytest.fixture
+def interruptible():
+    """Let SIGINT interrupt, also where pytest was started in a shell's background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_evaluation_is_an_end(recorder, tmp_path, register):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, register(Interrupted))
