@@ -135,8 +135,10 @@ def part_bases() -> dict[str, type]:
     """Return the base class of each kind of part."""
     from pgcore import parts
 
-    members: list[Any] = [*vars(parts).values()]
-    return {cls.kind: cls for cls in members if hasattr(cls, "kind")}
+    classes = [cls for cls in vars(parts).values() if isinstance(cls, type)]
+    # A subclass of a kind's base inherits the kind's name.
+    bases: list[Any] = [cls for cls in classes if "registered_as" in vars(cls)]
+    return {cls.registered_as: cls for cls in bases}
 
 
 def _is_frozen(cls: type[Any]) -> bool:

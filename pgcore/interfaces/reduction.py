@@ -112,6 +112,7 @@ class Reduction(Checked, ABC):
         [0.5, 0.25, 0.25]
     """
 
+    registered_as = "reductions"  # the kind
     name: ClassVar[str]
     extras: ClassVar[Mapping[str, Extra]] = {}
     field_error: ClassVar[type[PgcoreError]] = EstimatorError

@@ -20,7 +20,7 @@ class Advantage(Part, ABC):
     The properties may depend on the options.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
         unbiased: Whether the score times A has the exact gradient as its expectation, for whole
             episodes from the current policy and a sum over each trajectory's steps.
         off_policy: See `Claims`; of another policy's episodes, with A alone correcting for it.
@@ -29,7 +29,7 @@ class Advantage(Part, ABC):
         whole_episodes: Whether every episode must be whole.
     """
 
-    kind = "advantages"
+    registered_as = "advantages"
     noun = "advantage"
     off_policy: ClassVar[OffPolicy] = "none"
 

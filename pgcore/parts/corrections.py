@@ -11,8 +11,8 @@ class Correction(GainWeight):
     """A constant importance weight of each step's gain; see `GainWeight.weights`.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
     """
 
-    kind = "corrections"
+    registered_as = "corrections"
     noun = "correction"

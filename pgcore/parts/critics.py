@@ -16,11 +16,11 @@ class CriticLoss(Part, ABC):
     """A loss of V(s_t) against its target R; the composition multiplies it by c_v.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
         reads_old_value: Whether it reads the batch's recorded values.
     """
 
-    kind = "critics"
+    registered_as = "critics"
     noun = "critic"
     formula = "term"
     reads_old_value: ClassVar[bool] = False

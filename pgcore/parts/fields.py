@@ -43,7 +43,7 @@ def part_of(base: Any) -> Check:
         if not isinstance(name, str):
             raise error(
                 f"{where}: expected {base.__name__}, its registered name or a table with `name`, "
-                f"got {value!r:.80}; `pgcore list {base.kind}` shows the names"
+                f"got {value!r:.80}; `pgcore list {base.registered_as}` shows the names"
             )
         fields = {key: option for key, option in table.items() if key != "name"}
         return build(where, base, name, fields, error)
@@ -72,7 +72,7 @@ def build(
     where: str, base: Any, name: str, fields: Mapping[str, Any], error: type[PgcoreError]
 ) -> Any:
     """Return a registered part with these options."""
-    cls: Any = load_class(base.kind, name, base)
+    cls: Any = load_class(base.registered_as, name, base)
     names = [field.name for field in dataclasses.fields(cls)]
     for field in fields:
         if field not in names:

@@ -16,7 +16,7 @@ class Level(Part, ABC):
     """A log ratio for each step.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
         sees_episodes: Whether it depends on the step's whole episode; minibatches are then of
             episodes, and the weights of an episode's steps must be equal.
         changes: Whether it returns anything but the step's own log ratio, so that an objective
@@ -24,7 +24,7 @@ class Level(Part, ABC):
         averages: Whether it divides by the number of the episode's steps.
     """
 
-    kind = "levels"
+    registered_as = "levels"
     noun = "level"
     sees_episodes: ClassVar[bool] = True
     changes: ClassVar[bool] = True

@@ -16,10 +16,10 @@ class Mask(Part, ABC):
     """A choice of steps; see `GainMask` and `StepMask`.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
     """
 
-    kind = "masks"
+    registered_as = "masks"
     noun = "mask"
 
 

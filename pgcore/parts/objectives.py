@@ -22,7 +22,7 @@ class Objective(Part, ABC):
     single steps: gain(level(limit(log pi - log mu))).
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
         references: Those of `reads` that are [B] log-probabilities, of which the gain makes ratios of
             its own; 0 where the gain weighs 0, as log pi is there.
         reads_ratio: Whether it reads the log ratio; without, `gain` gets None for it.
@@ -30,7 +30,7 @@ class Objective(Part, ABC):
             leaves an unbiased advantage unbiased.
     """
 
-    kind = "objectives"
+    registered_as = "objectives"
     noun = "objective"
     formula = "gain"
     references: ClassVar[tuple[str, ...]] = ()

@@ -20,7 +20,7 @@ class Part(Checked):
     """One part of an estimator: a frozen dataclass of options, which declare their checks.
 
     Attributes:
-        kind: The registered kind, such as "objectives".
+        registered_as: The kind, such as "objectives".
         noun: One of that kind, for errors.
         formula: The method that `slope` differentiates, where the kind has one. A subclass that
             changes the formula alone does not inherit the slope.
@@ -30,7 +30,7 @@ class Part(Checked):
         discrete_only: Whether it makes sense for actions that can be listed alone.
     """
 
-    kind: ClassVar[str]
+    registered_as: ClassVar[str]
     noun: ClassVar[str]
     formula: ClassVar[str]
     name: ClassVar[str]

@@ -21,13 +21,13 @@ class Penalty(Part, ABC):
     Its term is a function of the names in `reads`, such as `log_prob` and `reference_log_prob`.
 
     Attributes:
-        kind, noun: See `Part`.
+        registered_as, noun: See `Part`.
         coefficient: The factor, which `term`, `slope` and `reward` include; a penalty of 0 is left
             out of the loss.
         in_reward: Whether it lowers the rewards, and adds no term.
     """
 
-    kind = "penalties"
+    registered_as = "penalties"
     noun = "penalty"
     formula = "term"
     coefficient: float

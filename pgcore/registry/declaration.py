@@ -7,13 +7,14 @@ from typing import Any, cast
 
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.hooks import Provider
-from pgcore.registry.entry_points import KINDS
+from pgcore.registry.entry_points import KINDS, noun_of
 
 __all__ = ["declare", "interface_of"]
 
-# The kinds without a base class, whose targets are functions; and those that are dataclasses.
+# The kinds without a base class, whose targets are functions; and those that are no dataclasses.
 FUNCTIONS = frozenset({"commands", "derivers", "functions", "metrics"})
-DATACLASSES = frozenset({"estimators", "heads", "networks", "optimizers", "schedules"})
+OTHERS = frozenset({"activations", "backends", "proofs"})
+DATACLASSES = frozenset(KINDS) - FUNCTIONS - OTHERS
 
 
 def interface_of(value: object) -> str | None:
@@ -45,7 +46,7 @@ def declare(
             f"{label.__qualname__}: expected a subclass of an interface such as pgcore.Estimator, "
             f"or a function and its kind, got {got} and kind={stated!r}; correct one"
         )
-    where = f"{kind.removesuffix('s')} {label.__qualname__}"
+    where = f"{noun_of(kind)} {label.__qualname__}"
     if kind not in FUNCTIONS and isinstance(value, type):
         _check_class(where, kind, value)
         if name not in (None, getattr(value, "name", None)):

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pgcore as pg
 from pgcore.data.activations import Activation
 from pgcore.data.networks import Linear
 from pgcore.errors import PluginError, UnknownNameError
+from pgcore.parts import Objective
 from pgcore.registry.registry import Registry, registry
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import variants
@@ -227,3 +228,28 @@ def test_a_registered_object_can_be_disabled(monkeypatch):
     registry.cache_clear()
     with pytest.raises(PluginError, match="PGCORE_DISABLE"):
         pg.estimator("mine")
+
+
+def test_parts_and_reductions_are_registered_too(registrations):
+    @pg.register
+    @dataclass(frozen=True)
+    class Doubled(Objective):
+        """Twice the score."""
+
+        name: ClassVar[str] = "doubled"
+
+        def gain(self, xp, log_ratio, log_prob, advantage):
+            return 2.0 * log_prob * advantage
+
+    @pg.register
+    @dataclass(frozen=True)
+    class Halves(pg.Reduction):
+        """Half of each term."""
+
+        name: ClassVar[str] = "halves"
+
+        def weights(self, batch, totals=None):
+            return np.full(batch.num_steps, 0.5)
+
+    made = pg.estimator("policy_gradient", objective="doubled", reduction="halves")
+    assert (made.objective, made.reduction) == (Doubled(), Halves())
