@@ -97,7 +97,7 @@ def check_command(
         refuse_no_place(html, "--html")
     # Imported here: the kit and the plan load the frameworks, which --help does not need.
     from pgcore_check.conformance import narrowed, plan, run
-    from pgcore_check.outcomes import notes
+    from pgcore_check.outcomes import OF_HEADS, notes
     from pgcore_check.text import json_of, text_of, unchecked_lines
 
     start = time.perf_counter()
@@ -130,7 +130,18 @@ def check_command(
 
         page = check_page(outcomes, work.absent, seconds, [*unchecked_lines(work)])
         replace(html, page.encode())
-    if not outcomes or not all(outcome.agrees for outcome in outcomes):
+    # What a head has alone is no comparison of the estimators or heads that were asked for.
+    compared = case is not None or not {outcome.fixture for outcome in outcomes} <= OF_HEADS
+    requested = {"estimator": estimators, "head": heads}
+    absent = [
+        f"{noun} {name!r}"
+        for noun, text in requested.items()
+        for name in names(text) or ()
+        if f"{noun} {name!r}" in work.unchecked
+    ]
+    if not compared:
+        sys.stderr.write("error: check: expected an estimator that fits a head, got none\n")
+    if absent or not compared or not all(outcome.agrees for outcome in outcomes):
         raise typer.Exit(1)
 
 

@@ -51,6 +51,7 @@ from pgcore_check.outcomes import (
     case_outcome,
     kink_outcome,
     probe_outcome,
+    refuses,
     shared_policy,
 )
 from pgcore_check.proof import Kink
@@ -320,6 +321,7 @@ def run(plan: Plan, processes: int = 1) -> Iterator[list[Outcome]]:
     """
     # Policies of an earlier run may have compiled what has changed since, backends too.
     shared_policy.cache_clear()
+    refuses.cache_clear()
     loaded.cache_clear()
     outcomes_of = partial(outcomes, plan)
     processes = min(processes, len(plan.parts) // PARTS_A_PROCESS)

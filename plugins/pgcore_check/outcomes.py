@@ -6,16 +6,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
 from pgcore import api
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
+from pgcore.heads import Head
 from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.builders import RefusalError
+from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
@@ -28,6 +30,7 @@ from pgcore_check.stages.truth import Truth
 __all__ = [
     "DISTANCE",
     "IDENTITY",
+    "OF_HEADS",
     "PROBE_LABELS",
     "Cell",
     "Outcome",
@@ -45,6 +48,9 @@ DISTANCE = 1000.0
 
 # The fixture of a head's identities, which are no backend's.
 IDENTITY = "identity"
+
+# The fixtures that a run without any estimator that fits may have.
+OF_HEADS = frozenset({IDENTITY, "kink"})
 
 # The estimator, variant, head and label of a probe's outcome.
 PROBE_LABELS = ("xp", "probes", "xp", "xp")
@@ -225,13 +231,26 @@ def shared_policy(backend: str, mode: str, spec: PolicySpec, dtype: str) -> Poli
     """Return a policy that parts share, compiled once; each loads all of its parameters.
 
     Raises:
-        RefusalError: the backend cannot build the spec.
+        RefusalError: the backend has nothing for the spec's head.
+        SpecError: it has, and does not build the spec.
     """
     compiled = mode == "compiled" and len(api.backend(backend).modes) > 1
     try:
         return api.policy(spec, backend=backend, dtype=dtype, compiled=compiled)
     except SpecError as problem:
+        if not refuses(backend, spec.head):
+            raise
         raise RefusalError(str(problem)) from problem
+
+
+@cache
+def refuses(backend: str, head: Head) -> bool:
+    """Return whether a backend refuses a head on the plainest network, as without a closed form."""
+    try:
+        api.policy(PolicySpec(NETWORKS["linear"], head), backend=backend)
+    except SpecError:
+        return True
+    return False
 
 
 def notes(outcomes: Sequence[Outcome]) -> dict[str, str]:

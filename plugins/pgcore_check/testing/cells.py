@@ -62,6 +62,7 @@ class CheckCell:
             not registered.
         run: Returns the outcome.
         options: The options of pytest that choose the same cases.
+        named: Whether the backend was asked for, so that refusing the head is a failure.
     """
 
     backend: str
@@ -72,6 +73,7 @@ class CheckCell:
     command: str
     run: Callable[[], Outcome] = field(repr=False)
     options: tuple[str, ...] = ()
+    named: bool = False
 
     @property
     def id(self) -> str:
@@ -88,11 +90,13 @@ class Work:
         part: The part.
         quick: Whether one optimizer step is enough.
         rule: The optimizer whose steps are walked, None for those of `pgcore check`.
+        heads_named: Whether heads were asked for, so that one that no backend builds is a failure.
     """
 
     part: Part
     quick: bool
     rule: OptimizerSpec | None = None
+    heads_named: bool = False
 
 
 def cells(
@@ -125,11 +129,12 @@ def cells(
         ...     assert_agrees(cell)
     """
     result: list[CheckCell] = []
+    named = backends is not None
     if optimizers is None or estimators is not None or heads is not None:
         result += case_cells(estimators, heads, backends, quick=quick)
     if optimizers is not None:
         result += step_cells(optimizers, backends, quick=quick)
-    return result
+    return [dataclasses.replace(cell, named=named) for cell in result]
 
 
 def case_cells(
@@ -148,7 +153,7 @@ def case_cells(
         if part.identities:
             yield identity_cell(*part.identities, words)
             continue
-        shared = Work(part, quick)
+        shared = Work(part, quick, heads_named=heads is not None)
         for fixture in fixtures_of(part):
             for label in labels_of(part):
                 for name in work.backends:
@@ -239,7 +244,8 @@ def outcome_of(shared: Work, cell: Cell, kink: Kink | None) -> Outcome:
     try:
         truth = reference_of(shared, cell.fixture)
     except RefusalError as problem:
-        return unchecked_row(not_run(cell, part.choice, str(problem)))
+        row = not_run(cell, part.choice, str(problem))
+        return row if shared.heads_named else unchecked_row(row)
     except Exception as problem:  # noqa: BLE001 - a plugin's code may raise anything
         return not_run(cell, part.choice, message_of(problem))
     return case_outcome(cell, part.choice, truth)

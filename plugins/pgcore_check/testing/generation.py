@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pgcore import api
-from pgcore.errors import PgcoreError, UnknownNameError
+from pgcore.errors import EstimatorError, PgcoreError, UnknownNameError
 from pgcore_check.conformance import Outcome, usable_backends
+from pgcore_check.outcomes import OF_HEADS
 from pgcore_check.testing.cells import CheckCell, cells
 from pgcore_check.testing.decorators import Request
 from pgcore_check.testing.selection import selected, usable_and_absent
@@ -127,7 +128,13 @@ def cell_parameters(config: pytest.Config, request: Request) -> Parameters:
     options = ("--pg-quick",) if config.getoption("pg_quick") else ()
     selection: dict[str, Any] = {**request.options, "backends": usable}
     selection["quick"] = request.options["quick"] or bool(options)
-    tried = [replace(cell, options=options) for cell in cells(**selection)]
+    named = bool(request.options["backends"] or backends_option(config))
+    tried = [replace(cell, options=options, named=named) for cell in cells(**selection)]
+    if usable and {cell.fixture for cell in tried} <= OF_HEADS:
+        raise EstimatorError(
+            "parametrize_cells: expected an estimator that fits a head, got none; check its claims, "
+            "its quantities and the heads"
+        )
     return [
         *((cell.id, cell, ()) for cell in tried),
         *(

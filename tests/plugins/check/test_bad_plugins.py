@@ -195,3 +195,12 @@ def test_a_default_training_run_warns_and_goes_on(pgcore, tmp_path):
     assert texts.count(text) == 1
     assert any("metric 'b_metric' is left out: ValueError: no figure" in text for text in texts)
     assert any("metric 'b_metric_gone' is left out" in text for text in texts)
+
+
+def test_check_of_one_that_cannot_be_built_beside_another_ends_with_1(pgcore):
+    status, out, _ = pgcore(
+        *("check", "--quick", "--backends", "numpy", "--heads", "categorical"),
+        *("--estimators", "ppo,b_claims", "--processes", "1"),
+    )
+    assert status == 1
+    assert "estimator 'b_claims'" in out

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 from strangers import Laplace
 
 import pgcore as pg
+from pgcore import api
+from pgcore.errors import SpecError
 from pgcore.registry.registry import registry
 from pgcore_check.cases.builders import USUAL, RefusalError, builder_of
 from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.outcomes import shared_policy
+from pgcore_check.testing import assert_agrees, cells
 
 WORDS = ("--estimators", "reinforce", "--heads", "laplace", "--quick", "--processes", "1")
 SPEC = pg.PolicySpec(NETWORKS["linear"], Laplace())
@@ -73,3 +78,42 @@ def test_a_head_that_no_backend_can_build_fails_where_it_is_named(pgcore, monkey
     status, out, _ = pgcore("check", *WORDS)
     assert status == 1
     assert "expected a head with a closed form" in out
+
+
+def test_a_cell_of_a_backend_that_was_asked_for_fails_and_another_is_skipped(monkeypatch):
+    only(monkeypatch, "numpy", "torch")
+    asked = next(
+        cell
+        for cell in cells(
+            estimators=["reinforce"], heads=["laplace"], backends=["numpy"], quick=True
+        )
+        if cell.fixture == "random"
+    )
+    with pytest.raises(AssertionError, match="expected a head with a closed form"):
+        assert_agrees(asked)
+    with pytest.raises(pytest.skip.Exception, match="expected a head with a closed form"):
+        assert_agrees(dataclasses.replace(asked, named=False))
+
+
+def test_a_refusal_of_more_than_a_head_is_an_error(monkeypatch):
+    original = api.policy
+
+    def refusing(spec, **options):
+        if spec.critic == "shared":
+            raise SpecError("expected no shared critic")
+        return original(spec, **options)
+
+    monkeypatch.setattr(api, "policy", refusing)
+    build = partial(shared_policy.__wrapped__, "numpy", "eager", dtype="float64")
+    with pytest.raises(SpecError, match="shared") as raised:
+        build(pg.PolicySpec(NETWORKS["tanh"], pg.Categorical(3), "shared"))
+    assert not isinstance(raised.value, RefusalError)
+    with pytest.raises(RefusalError):
+        build(SPEC)
+
+
+def test_identities_alone_are_no_check_of_an_estimator(pgcore):
+    words = ("--estimators", "expected", "--heads", "diagonal_gaussian", "--backends", "numpy")
+    status, _, err = pgcore("check", *words, "--quick", "--processes", "1")
+    assert status == 1
+    assert err.endswith("error: check: expected an estimator that fits a head, got none\n")
