@@ -292,6 +292,15 @@ class Estimator(Checked, ABC):
         """Whether a step's term depends on its whole episode; minibatches are then of episodes."""
         return "episode" in self.keywords
 
+    @property
+    def couples_steps(self) -> bool:
+        """Whether cotangents are of an episode's sum, which needs equal weights of an episode's steps.
+
+        By default those of every surrogate with `episode`. False where each term moves with its own
+        step alone, as under a ratio of the episode that is held constant.
+        """
+        return "episode" in self.keywords
+
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """Every keyword that the surrogate gets under these hyper-parameters."""

@@ -59,6 +59,11 @@ class Composed(Estimator):
         return self.composition.claims
 
     @property
+    def couples_steps(self) -> bool:
+        """See `Estimator.couples_steps`: as the level."""
+        return super().couples_steps and self.composition.level.couples_steps
+
+    @property
     def evaluates(self) -> tuple[str, ...]:
         """See `Estimator.evaluates`: those of the parts."""
         return tuple(dict.fromkeys(name for part in self.composition for name in part.evaluates))
