@@ -174,7 +174,7 @@ class Composition:
         plain = (
             self.normalise == "none"
             and self.entropy_coefficient == 0
-            and self.reduction is Reduction.TRAJECTORY
+            and self.reduction == Reduction.TRAJECTORY
             and not (self.weights or self.drops or self.penalties or self.level.changes)
         )
         return Claims(
