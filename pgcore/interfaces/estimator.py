@@ -180,6 +180,11 @@ class Estimator(Checked, ABC):
         """
         return None
 
+    @property
+    def own_denominator(self) -> bool:
+        """Whether signals divide by a number of the batch's steps of which `Totals` knows nothing."""
+        return False
+
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """Return the signals of one gradient; minibatch normalisation belongs here.
 

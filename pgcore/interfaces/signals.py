@@ -137,6 +137,12 @@ class Signals:
             width: The head's, and so that of a `reference`.
             totals: Of the whole that the batch is a part of.
         """
+        if totals != THE_BATCH and estimator.own_denominator:
+            raise EstimatorError(
+                f"{estimator.name}: expected no totals beside a denominator of the loss's own, which is "
+                f"the whole batch's, got {totals}; compute the signals of the whole and take "
+                "Signals.part, or choose a mask that divides as the loss does"
+            )
         check_extras(estimator.used_extras, batch, width)
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):

@@ -64,6 +64,11 @@ class Composed(Estimator):
         return super().couples_steps and self.composition.level.couples_steps
 
     @property
+    def own_denominator(self) -> bool:
+        """See `Estimator.own_denominator`: as a mask."""
+        return self.composition.own_denominator
+
+    @property
     def evaluates(self) -> tuple[str, ...]:
         """See `Estimator.evaluates`: those of the parts."""
         return tuple(dict.fromkeys(name for part in self.composition for name in part.evaluates))

@@ -186,6 +186,11 @@ class Composition:
             whole_episodes=self.advantage.whole_episodes,
         )
 
+    @property
+    def own_denominator(self) -> bool:
+        """See `Estimator.own_denominator`."""
+        return any(has_own_denominator(part) for part in self.weights)
+
     # The constants.
 
     def counted(self, batch: Batch) -> Array | None:
@@ -240,7 +245,7 @@ class Composition:
     ) -> Array:
         """Return [B] a part's weights, at a mask's own denominator if it has one."""
         weights = part.weights(batch, evaluate, advantage)
-        if not (isinstance(part, GainMask) and part.own_denominator):
+        if not has_own_denominator(part):
             return weights
         # w_t of the mask's steps alone over w_t of all steps that count.
         among = np.ones(batch.num_steps, np.bool_) if counted is None else counted > 0
@@ -399,6 +404,11 @@ class Composition:
                 by_ratio = np.where(limited, 0.0, by_ratio)
             slope = added(slope, added(by_ratio, direct))
         return np.zeros_like(inputs["log_prob"]) if slope is None else slope
+
+
+def has_own_denominator(part: GainWeight) -> bool:
+    """Return whether the gain is reduced over a mask's steps alone."""
+    return isinstance(part, GainMask) and part.own_denominator
 
 
 def chosen(counted: Array, cotangent: Array) -> Array:

@@ -465,6 +465,16 @@ def test_the_gain_of_high_entropies_has_its_own_denominator(reduction):
     np.testing.assert_array_equal(shared["gain_weight"], top)
 
 
+def test_a_denominator_of_its_own_is_refused_with_totals():
+    options = {"name": "entropy_quantile", "fraction": 0.5}
+    policy, batch = case_of(composed(**RETURNS))
+    totals = pg.Totals(steps=2 * batch.num_steps)
+    with pytest.raises(EstimatorError, match=r"expected no totals beside a denominator .* got Totals"):
+        pg.signals(policy, composed(**RETURNS, mask=options), batch, totals=totals)
+    shared = composed(**RETURNS, mask={**options, "denominator": "loss"})
+    assert pg.signals(policy, shared, batch, totals=totals).weights.sum() == pytest.approx(0.5)
+
+
 def test_a_mask_by_entropy_needs_a_head_with_one():
     spec = pg.PolicySpec(pg.Linear(2), pg.SquashedGaussian(1))
     with pytest.raises(
