@@ -177,9 +177,11 @@ class Composition:
             and self.reduction == Reduction.TRAJECTORY
             and not (self.weights or self.drops or self.penalties or self.level.changes)
         )
+        # Beside the advantage's ratio the objective's own would weigh twice.
+        ratio = self.objective.reads_ratio or bool(self.objective.references)
         return Claims(
             unbiased=plain and self.objective.unbiased and self.advantage.unbiased,
-            off_policy=self.advantage.off_policy if plain else "none",
+            off_policy=self.advantage.off_policy if plain and not ratio else "none",
             needs_critic=self.advantage.needs_critic or self.critic is not None,
             discrete_only=any(part.discrete_only for part in self)
             or not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),

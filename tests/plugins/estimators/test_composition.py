@@ -381,3 +381,18 @@ def test_a_sum_over_trajectories_is_unbiased_however_it_is_given(reduction):
     assert pg.estimator("policy_gradient", reduction=reduction, **fields).claims.unbiased
     biased = pg.estimator("policy_gradient", reduction="episode_step", **fields)
     assert not biased.claims.unbiased
+
+
+@pytest.mark.parametrize(
+    ("weighted", "objective", "claim"),
+    [
+        (True, "score", "limited"),
+        (False, "score", "none"),
+        (True, "ratio", "none"),
+        (False, "ratio", "none"),
+    ],
+)
+def test_vtrace_corrects_for_another_policy_with_one_ratio(weighted, objective, claim):
+    advantage = {"name": "vtrace", "weighted": weighted}
+    estimator = composed(advantage=advantage, objective=objective, **SUMS)
+    assert estimator.claims.off_policy == claim
