@@ -316,7 +316,9 @@ def test_terms_of_whole_episodes_need_equal_weights_of_their_steps(name):
     else:
         parent = type(pg.estimator(name))
         by_user = {"reduction": pg.Reduction.of("reduction", reduction)}
-        estimator = type("Weighed", (parent,), by_user)(**{"group": "all"} if name == "gspo" else {})
+        estimator = type("Weighed", (parent,), by_user)(
+            **{"group": "all"} if name == "gspo" else {}
+        )
     assert estimator.couples_steps
 
     def signals_of(weights):

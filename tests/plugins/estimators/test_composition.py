@@ -375,7 +375,9 @@ def test_every_level_has_the_derivative_of_its_definition(level, mask):
         np.testing.assert_allclose(value, expected[name], rtol=1e-12, atol=1e-15, err_msg=name)
 
 
-@pytest.mark.parametrize("reduction", ["trajectory", {"name": "trajectory"}, pg.Reduction.TRAJECTORY])
+@pytest.mark.parametrize(
+    "reduction", ["trajectory", {"name": "trajectory"}, pg.Reduction.TRAJECTORY]
+)
 def test_a_sum_over_trajectories_is_unbiased_however_it_is_given(reduction):
     fields = {"advantage": "returns", "critic": None, "objective": "score"}
     assert pg.estimator("policy_gradient", reduction=reduction, **fields).claims.unbiased
