@@ -52,13 +52,14 @@ def compute_metrics(
     # Padding may hold anything. Without other steps it tells the names alone: some inputs of metrics
     # are undefined for no steps at all.
     real = surrogate.real
-    if not real.any():
+    nothing = not real.any()
+    if nothing:
         real = np.ones_like(real)
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)
     available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": norm}
     metrics = applicable(registry(), frozenset(available))
-    if not surrogate.real.any():
+    if nothing:
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, needs in metrics:

@@ -82,7 +82,7 @@ class SummedSurrogate(Surrogate):
         """[B] of all losses' terms."""
         return np.concatenate([part.weights for part in self.parts])
 
-    @cached_property
+    @property
     def real(self) -> Array:
         """See `Surrogate.real`."""
         return np.concatenate([part.real for part in self.parts])
