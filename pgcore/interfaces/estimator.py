@@ -180,6 +180,11 @@ class Estimator(Checked, ABC):
         """
         return None
 
+    @property
+    def own_denominator(self) -> bool:
+        """Whether signals divide by a number of the batch's steps of which `Totals` knows nothing."""
+        return False
+
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """Return the signals of one gradient; minibatch normalisation belongs here.
 
@@ -290,6 +295,15 @@ class Estimator(Checked, ABC):
     @property
     def sees_episodes(self) -> bool:
         """Whether a step's term depends on its whole episode; minibatches are then of episodes."""
+        return "episode" in self.keywords
+
+    @property
+    def couples_steps(self) -> bool:
+        """Whether cotangents are of an episode's sum, which needs equal weights of an episode's steps.
+
+        By default those of every surrogate with `episode`. False where each term moves with its own
+        step alone, as under a ratio of the episode that is held constant.
+        """
         return "episode" in self.keywords
 
     @cached_property

@@ -11,7 +11,7 @@ A metric is computed wherever all of its keywords are available:
 | `weights` | [B] their weights in the loss |
 | `gradient_norm` | the Euclidean norm over all parameters |
 
-Steps of padding are left out of every array. A metric that is undefined for the steps at hand, such as
+Padding and steps that do not count are left out of every array. A metric that is undefined for the steps at hand, such as
 the explained variance of equal returns, is NaN, and so is every metric of padding alone.
 """
 
@@ -49,13 +49,17 @@ def compute_metrics(
         norm: Of the gradient, over all parameters.
     """
     estimator, weights = surrogate.estimator, surrogate.weights
-    # Padding has weight 0, and may hold anything.
-    real = weights > 0
+    # Padding may hold anything. Without other steps it tells the names alone: some inputs of metrics
+    # are undefined for no steps at all.
+    real = surrogate.real
+    nothing = not real.any()
+    if nothing:
+        real = np.ones_like(real)
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)
     available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": norm}
     metrics = applicable(registry(), frozenset(available))
-    if not real.any():
+    if nothing:
         return {name: math.nan for name, _, _ in metrics}
     figures: dict[str, float] = {}
     for name, function, needs in metrics:

@@ -37,7 +37,8 @@ class Totals(Checked):
     any number the batch at hand is the whole.
 
     Attributes:
-        steps: Of the whole, without padding, as the next two.
+        steps: Of the whole, without padding and without steps that masks leave out
+            (`estimator.counted(batch).sum()`), as the next two.
         episodes: See `steps`.
         groups: See `steps`; the distinct numbers of the extra `group`.
 

@@ -137,6 +137,12 @@ class Signals:
             width: The head's, and so that of a `reference`.
             totals: Of the whole that the batch is a part of.
         """
+        if totals != THE_BATCH and estimator.own_denominator:
+            raise EstimatorError(
+                f"{estimator.name}: expected no totals beside a denominator of the loss's own, which is "
+                f"the whole batch's, got {totals}; compute the signals of the whole and take "
+                "Signals.part, or choose a mask that divides as the loss does"
+            )
         check_extras(estimator.used_extras, batch, width)
         # An overflow is reported below, by name and step.
         with np.errstate(all="ignore"):
@@ -168,6 +174,8 @@ class Signals:
         if padded:
             ones = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
             real = (ones if counted is None else ones * counted).astype(dtype)
+        if estimator.couples_steps:
+            check_equal_weights(estimator, batch, weights, real)
         return Signals(values, weights, padded=padded, real=real)
 
 
@@ -215,6 +223,30 @@ def check_reference(where: str, reference: Array, width: int) -> None:
         raise NonFiniteError(
             f"{where}: expected a distribution at every step, got NaN or infinity at step "
             f"{first_row(bad)}; mend that step"
+        )
+
+
+def check_equal_weights(
+    estimator: Estimator, batch: Batch, weights: Array, real: Array | None
+) -> None:
+    """Raise EstimatorError unless the steps of an episode that count weigh the same.
+
+    Args:
+        estimator: Whose terms depend on other steps of the episode.
+        batch: The episodes.
+        weights: [B] of the terms, at least 0.
+        real: [B] above 0 at steps that count; None for all.
+    """
+    counts = np.ones(batch.num_steps, np.bool_) if real is None else real > 0
+    largest = np.maximum.reduceat(np.where(counts, weights, 0), batch.episode_starts)
+    unequal = counts & (weights != largest[batch.episode_of_step])
+    if unequal.any():
+        step = first_row(unequal)
+        raise EstimatorError(
+            f"{estimator.name} with the reduction {estimator.reduction.name}: expected equal weights "
+            "of an episode's steps, whose terms depend on all of them, got "
+            f"{weights[step]:.6g} at step {step} and {largest[batch.episode_of_step[step]]:.6g} in its "
+            "episode; weigh whole episodes, or leave steps out with a mask"
         )
 
 

@@ -25,7 +25,7 @@ class Surrogate:
     Its existence proves that they fit policies of its spec, so that nothing checks them again.
     """
 
-    __slots__ = ("batch", "estimator", "spec", "values", "weights")
+    __slots__ = ("_padding", "batch", "estimator", "spec", "values", "weights")
 
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
@@ -44,9 +44,16 @@ class Surrogate:
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
-        padding = signals.padding_weights if signals.padded else None
-        self.values = estimator.finalise(signals.values, padding)  # [B, ...] by name
+        self._padding = signals.padding_weights if signals.padded else None
+        self.values = estimator.finalise(signals.values, self._padding)  # [B, ...] by name
         self.weights = signals.weights  # [B] of each term in the loss
+
+    @property
+    def real(self) -> Array:
+        """[B] bool, False for padding and steps left out; a real step may weigh 0."""
+        if self._padding is None:
+            return np.ones(len(self.weights), np.bool_)
+        return self._padding > 0
 
 
 class SummedSurrogate(Surrogate):
@@ -74,6 +81,11 @@ class SummedSurrogate(Surrogate):
     def weights(self) -> Array:
         """[B] of all losses' terms."""
         return np.concatenate([part.weights for part in self.parts])
+
+    @property
+    def real(self) -> Array:
+        """See `Surrogate.real`."""
+        return np.concatenate([part.real for part in self.parts])
 
     @cached_property
     def values(self) -> dict[str, Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate, OffPolicy
@@ -23,7 +22,8 @@ class Advantage(Part, ABC):
         registered_as, noun: See `Part`.
         unbiased: Whether the score times A has the exact gradient as its expectation, for whole
             episodes from the current policy and a sum over each trajectory's steps.
-        off_policy: See `Claims`; of another policy's episodes, with A alone correcting for it.
+        off_policy: See `Claims`; of another policy's episodes, with A alone correcting for it, under an
+            objective that reads no ratio.
         needs_critic: Whether it reads the critic's values.
         gives_return: Whether it gives a critic its target.
         whole_episodes: Whether every episode must be whole.
@@ -31,12 +31,16 @@ class Advantage(Part, ABC):
 
     registered_as = "advantages"
     noun = "advantage"
-    off_policy: ClassVar[OffPolicy] = "none"
 
     @property
     def unbiased(self) -> bool:
         """See the class."""
         return False
+
+    @property
+    def off_policy(self) -> OffPolicy:
+        """See the class."""
+        return "none"
 
     @property
     def needs_critic(self) -> bool:

@@ -59,6 +59,16 @@ class Composed(Estimator):
         return self.composition.claims
 
     @property
+    def couples_steps(self) -> bool:
+        """See `Estimator.couples_steps`: as the level."""
+        return super().couples_steps and self.composition.level.couples_steps
+
+    @property
+    def own_denominator(self) -> bool:
+        """See `Estimator.own_denominator`: as a mask."""
+        return self.composition.own_denominator
+
+    @property
     def evaluates(self) -> tuple[str, ...]:
         """See `Estimator.evaluates`: those of the parts."""
         return tuple(dict.fromkeys(name for part in self.composition for name in part.evaluates))

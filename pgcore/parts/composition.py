@@ -174,17 +174,24 @@ class Composition:
         plain = (
             self.normalise == "none"
             and self.entropy_coefficient == 0
-            and self.reduction is Reduction.TRAJECTORY
+            and self.reduction == Reduction.TRAJECTORY
             and not (self.weights or self.drops or self.penalties or self.level.changes)
         )
+        # Beside the advantage's ratio the objective's own would weigh twice.
+        ratio = self.objective.reads_ratio or bool(self.objective.references)
         return Claims(
             unbiased=plain and self.objective.unbiased and self.advantage.unbiased,
-            off_policy=self.advantage.off_policy if plain else "none",
+            off_policy=self.advantage.off_policy if plain and not ratio else "none",
             needs_critic=self.advantage.needs_critic or self.critic is not None,
             discrete_only=any(part.discrete_only for part in self)
             or not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
             whole_episodes=self.advantage.whole_episodes,
         )
+
+    @property
+    def own_denominator(self) -> bool:
+        """See `Estimator.own_denominator`."""
+        return any(has_own_denominator(part) for part in self.weights)
 
     # The constants.
 
@@ -240,7 +247,7 @@ class Composition:
     ) -> Array:
         """Return [B] a part's weights, at a mask's own denominator if it has one."""
         weights = part.weights(batch, evaluate, advantage)
-        if not (isinstance(part, GainMask) and part.own_denominator):
+        if not has_own_denominator(part):
             return weights
         # w_t of the mask's steps alone over w_t of all steps that count.
         among = np.ones(batch.num_steps, np.bool_) if counted is None else counted > 0
@@ -399,6 +406,11 @@ class Composition:
                 by_ratio = np.where(limited, 0.0, by_ratio)
             slope = added(slope, added(by_ratio, direct))
         return np.zeros_like(inputs["log_prob"]) if slope is None else slope
+
+
+def has_own_denominator(part: GainWeight) -> bool:
+    """Return whether the gain is reduced over a mask's steps alone."""
+    return isinstance(part, GainMask) and part.own_denominator
 
 
 def chosen(counted: Array, cotangent: Array) -> Array:

@@ -18,10 +18,11 @@ class Level(Part, ABC):
     Attributes:
         registered_as, noun: See `Part`.
         sees_episodes: Whether it depends on the step's whole episode; minibatches are then of
-            episodes, and the weights of an episode's steps must be equal.
+            episodes.
         changes: Whether it returns anything but the step's own log ratio, so that an objective
             without a ratio makes no sense with it.
         averages: Whether it divides by the number of the episode's steps.
+        couples_steps: See `Estimator.couples_steps`; of a level that sees episodes.
     """
 
     registered_as = "levels"
@@ -29,6 +30,7 @@ class Level(Part, ABC):
     sees_episodes: ClassVar[bool] = True
     changes: ClassVar[bool] = True
     averages: ClassVar[bool] = False
+    couples_steps: ClassVar[bool] = True
 
     @abstractmethod
     def log_ratio(

@@ -79,6 +79,7 @@ class GSPOToken(Level):
     """
 
     averages = True
+    couples_steps = False
     name = "gspo_token"
     sources = ("Zheng et al. 2025, arXiv:2507.18071",)
 

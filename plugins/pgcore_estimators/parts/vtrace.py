@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pgcore.data.batch import Batch
-from pgcore.interfaces.estimator import Evaluate
+from pgcore.interfaces.estimator import Evaluate, OffPolicy
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Advantage
 from pgcore.returns import vtrace
@@ -48,12 +48,16 @@ class VTraceAdvantage(Advantage):
     pg_rho_bar: PositiveOrInfinite | None = None
     bootstrap: Annotated[str, choice("target", "mixed")] = "target"
     weighted: Flag = True
-    off_policy = "limited"
     name = "vtrace"
     sources = (
         "Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",
         "rlax, vtrace_td_error_and_advantage (pg_rho_bar, 'mixed')",
     )
+
+    @property
+    def off_policy(self) -> OffPolicy:
+        """See `Advantage`; without its ratio A corrects the values alone."""
+        return "limited" if self.weighted else "none"
 
     @property
     def needs_critic(self) -> bool:

@@ -80,8 +80,8 @@ class RolloutExtras:
 
 
 def declared_by(estimator: Estimator) -> dict[str, Extra]:
-    """Return the extras of an estimator and of its reduction, by name."""
-    return {**estimator.extras, **estimator.reduction.used_extras}
+    """Return the extras of an estimator, of its parts and of its reduction, by name."""
+    return {**estimator.extras, **estimator.used_extras}
 
 
 def load_function(name: str, target: object) -> Function:

@@ -101,6 +101,36 @@ def test_every_metric_of_padding_alone_is_not_a_number(batch):
     assert all(math.isnan(value) for value in found.values())
 
 
+def test_metrics_of_episodes_of_which_nothing_is_left_are_not_numbers(make_batch):
+    ratios = {"objective": "ratio", "level": "sequence", "critic": None}
+    estimator = pg.estimator(
+        "policy_gradient", advantage="group_relative", mask="zero_variance", **ratios
+    )
+    equal = make_batch(action_mask=None, rewards=np.zeros(6)).with_extras(group=np.zeros(6, int))
+    found = pg.gradient(new_policy(equal, "none"), estimator, equal).metrics
+    assert found.pop("loss") == 0.0
+    assert found.keys() == RATIOS | {"gradient_norm"}
+    assert all(math.isnan(value) for value in found.values())
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_step_of_weight_0_counts_in_metrics(batch, padding):
+    policy, weights = new_policy(batch), np.arange(6.0)
+    plain = gradient_of(policy, "policy_gradient", batch).metrics
+    weighed = batch.with_extras(weights=weights).pad(6 + padding)
+    found = gradient_of(policy, "policy_gradient", weighed, reduction="weighted").metrics
+    for name in RATIOS | CRITIC:
+        assert found[name] == pytest.approx(plain[name], rel=1e-5), name
+    estimator = pg.estimator("policy_gradient", reduction="weighted")
+    signals = pg.signals(policy, estimator, weighed)
+    gradients = [
+        pg.gradient(policy, estimator, weighed.steps(part), signals=signals.part(part))
+        for part in (slice(3), slice(3, None))
+    ]
+    summed = gradients[0].plus(gradients[1]).metrics
+    assert summed["value_loss"] == pytest.approx(plain["value_loss"], rel=1e-5)
+
+
 def test_the_norm_is_that_of_the_gradient_at_hand(batch):
     gradient = gradient_of(new_policy(batch), "ppo", batch)
     assert gradient.metrics["gradient_norm"] == gradient.norm()

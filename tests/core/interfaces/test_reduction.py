@@ -305,6 +305,45 @@ def test_negative_weights_name_the_step():
         pg.signals(policy_for(batch), pg.estimator("reinforce", reduction="weighted"), batch)
 
 
+RATIOS = {"advantage": "returns", "critic": None, "objective": "ratio"}
+
+
+@pytest.mark.parametrize("name", ["sequence", "sequence_product", "gspo", "trajectory_is"])
+def test_terms_of_whole_episodes_need_equal_weights_of_their_steps(name):
+    reduction = {"name": "weighted", "inner": "sum"}
+    if name.startswith("sequence"):
+        estimator = pg.estimator("policy_gradient", level=name, reduction=reduction, **RATIOS)
+    else:
+        parent = type(pg.estimator(name))
+        by_user = {"reduction": pg.Reduction.of("reduction", reduction)}
+        estimator = type("Weighed", (parent,), by_user)(
+            **{"group": "all"} if name == "gspo" else {}
+        )
+    assert estimator.couples_steps
+
+    def signals_of(weights):
+        batch = make_batch([1, 2], extras={"weights": weights}, log_probs=np.full(3, -1.0))
+        batch = batch.pad(5)
+        return pg.signals(policy_for(batch), estimator, batch)
+
+    assert signals_of([2.0, 0.5, 0.5]).weights[:3].tolist() == [2.0, 0.5, 0.5]
+    # A weight of 0 at a real step is no padding.
+    for weights in ([1.0, 1.0, 0.0], [1.0, 0.25, 0.5]):
+        with pytest.raises(
+            EstimatorError,
+            match=r"with the reduction weighted: expected equal weights .* at step [12] and",
+        ):
+            signals_of(weights)
+
+
+def test_a_ratio_of_the_episode_that_is_held_constant_takes_any_weights():
+    fields = {"level": "gspo_token", "reduction": "weighted", **RATIOS}
+    estimator = pg.estimator("policy_gradient", **fields)
+    batch = make_batch([1, 2], extras={"weights": [1.0, 1.0, 0.0]}, log_probs=np.full(3, -1.0))
+    pg.signals(policy_for(batch), estimator, batch)
+    assert not estimator.couples_steps
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(NAMES),

@@ -373,3 +373,28 @@ def test_every_level_has_the_derivative_of_its_definition(level, mask):
     expected = pg.gradient(torch, estimator, batch).numpy()
     for name, value in pg.gradient(policy, estimator, batch).numpy().items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "reduction", ["trajectory", {"name": "trajectory"}, pg.Reduction.TRAJECTORY]
+)
+def test_a_sum_over_trajectories_is_unbiased_however_it_is_given(reduction):
+    fields = {"advantage": "returns", "critic": None, "objective": "score"}
+    assert pg.estimator("policy_gradient", reduction=reduction, **fields).claims.unbiased
+    biased = pg.estimator("policy_gradient", reduction="episode_step", **fields)
+    assert not biased.claims.unbiased
+
+
+@pytest.mark.parametrize(
+    ("weighted", "objective", "claim"),
+    [
+        (True, "score", "limited"),
+        (False, "score", "none"),
+        (True, "ratio", "none"),
+        (False, "ratio", "none"),
+    ],
+)
+def test_vtrace_corrects_for_another_policy_with_one_ratio(weighted, objective, claim):
+    advantage = {"name": "vtrace", "weighted": weighted}
+    estimator = composed(advantage=advantage, objective=objective, **SUMS)
+    assert estimator.claims.off_policy == claim

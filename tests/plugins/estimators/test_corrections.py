@@ -397,6 +397,17 @@ def test_groups_of_equal_rewards_leave_the_denominator():
     assert not gradient.numpy()["network.table"].any()
 
 
+def test_totals_are_of_the_steps_that_masks_leave():
+    batch = answers([1, 0, 3, 3, 5, 4], [0, 0, 1, 1, 2, 2], [1, 2, 2, 1, 2, 1])
+    estimator = composed(**GROUP, mask="zero_variance")
+    shares = [batch.episodes(numbers) for numbers in ([0, 1], [2, 3, 4, 5])]
+    totals = pg.Totals(steps=sum(int(estimator.counted(share).sum()) for share in shares))
+    assert totals.steps == 6
+    found = [pg.signals(policy_of(), estimator, share, totals=totals).weights for share in shares]
+    whole = pg.signals(policy_of(), estimator, batch).weights
+    np.testing.assert_array_equal(np.concatenate(found), whole)
+
+
 @pytest.mark.parametrize(
     ("count_masked", "expected"), [(True, [1.1547, -0.5774, 0]), (False, [0.7071, -0.7071, 0])]
 )
@@ -463,6 +474,18 @@ def test_the_gain_of_high_entropies_has_its_own_denominator(reduction):
     np.testing.assert_allclose(signals["gain_weight"] * signals.weights, expected, rtol=1e-13)
     shared = signals_of(batch, policy, **fields, mask={**mask, "denominator": "loss"})
     np.testing.assert_array_equal(shared["gain_weight"], top)
+
+
+def test_a_denominator_of_its_own_is_refused_with_totals():
+    options = {"name": "entropy_quantile", "fraction": 0.5}
+    policy, batch = case_of(composed(**RETURNS))
+    totals = pg.Totals(steps=2 * batch.num_steps)
+    with pytest.raises(
+        EstimatorError, match=r"expected no totals beside a denominator .* got Totals"
+    ):
+        pg.signals(policy, composed(**RETURNS, mask=options), batch, totals=totals)
+    shared = composed(**RETURNS, mask={**options, "denominator": "loss"})
+    assert pg.signals(policy, shared, batch, totals=totals).weights.sum() == pytest.approx(0.5)
 
 
 def test_a_mask_by_entropy_needs_a_head_with_one():

@@ -248,3 +248,12 @@ def test_without_functions_a_batch_stays_itself(make_batch):
     estimator, batch = pg.estimator("reinforce"), make_batch()
     assert RolloutExtras({}, estimator, ()).add_to(batch, estimator, 3) is batch
     np.testing.assert_array_equal(batch.extras["teacher"], np.arange(6))
+
+
+@pytest.mark.usefixtures("lessons")
+def test_a_function_gives_the_extra_of_a_part(make_batch):
+    penalty = {"name": "k3", "coefficient": 0.1}
+    estimator, batch = pg.estimator("policy_gradient", penalty=penalty), make_batch()
+    functions = RolloutExtras({"reference_log_probs": "lessons:recorded"}, estimator, ())
+    found = functions.add_to(batch, estimator, 3).extras["reference_log_probs"]
+    np.testing.assert_array_equal(found, batch.log_probs)
