@@ -212,6 +212,13 @@ def test_a_class_that_is_no_frozen_dataclass_is_refused(registrations):
     class Frozen(Bare):
         name = "frozen"
 
+    class Wider(Frozen):
+        name = "wider"
+        # Without the decorator no option, but ignored.
+        clip: float = 0.2
+
+    with pytest.raises(PluginError, match=r"Wider: expected a frozen dataclass, .* directly above"):
+        pg.register(Wider)
     with pytest.raises(PluginError, match=r"Bare: expected a frozen dataclass, .* directly above"):
         pg.register(Bare)
     assert [*registrations] == [("estimators", "frozen")]
