@@ -21,7 +21,7 @@ from pgcore.errors import PgcoreError
 from pgcore.registry.declaration import DATACLASSES, is_frozen
 from pgcore.registry.entry_points import KINDS
 from pgcore.registry.registry import Registration, Registry
-from pgcore.registry.unpackaged import unpackaged
+from pgcore.registry.unpackaged import REGISTER, unpackaged
 
 __all__ = ["faults_of", "main"]
 
@@ -37,14 +37,17 @@ def main() -> None:
     with tempfile.TemporaryFile() as printed:
         # A target's output, also that of C code, must not come between the lines.
         os.dup2(printed.fileno(), 1)
+        if distribution == REGISTER:
+            # A module or file of PGCORE_PLUGINS registers objects while it is imported.
+            Registry(unpackaged())
         declared = [*entry_points(group="pgcore"), *unpackaged()]
         same = [p for p in declared if p.name == entry_point]
         points = [p for p in same if p.dist and p.dist.metadata["Name"] == distribution]
-        started = perf_counter()
+        before, started = _printed(), perf_counter()
         source = Registry(points[:1])
         report: dict[str, Any] = {"seconds": perf_counter() - started}
         report["faults"] = [plugin.reason for plugin in source.quarantined]
-        report["faults"] += [PRINTED] * bool(_printed())
+        report["faults"] += [PRINTED] * (_printed() > before)
         rows = [row for kind in KINDS for row in source.providers(kind) if row.status == "usable"]
         report["targets"] = [(row.kind, row.provider.name) for row in rows]
         lines.write(f"{json.dumps(report)}\n")

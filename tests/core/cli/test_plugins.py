@@ -113,6 +113,20 @@ def test_doctor_examines_its_targets(pgcore, mine):
     assert "estimator 'mine' of mine_file.py: expected an object of the default options" in out
 
 
+def test_doctor_examines_what_a_file_registers(pgcore, mine):
+    mine.write_text(
+        MINE.replace("@dataclass", "print('noise')\n\n@pg.register\n@dataclass").replace(
+            'name = "mine"', 'name = "mine"\n    def __post_init__(self): 1 / 0'
+        )
+    )
+    status, out, _ = pgcore("doctor", "--plugin", "mine_file.py")
+    assert status == 1
+    assert "estimator 'mine' of pg.register: expected an object of the default options" in out
+    # The output is the file's, not that of the objects that it registers.
+    assert "of mine_file.py: expected an import that prints nothing" in out
+    assert "of pg.register: expected an import that prints nothing" not in out
+
+
 @pytest.mark.parametrize("words", [("list", "--plugin"), ("--plugin=", "list")])
 def test_the_option_needs_a_value(pgcore, words):
     status, _, err = pgcore(*words)
