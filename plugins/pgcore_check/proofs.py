@@ -160,7 +160,7 @@ class Proofs:
         if row.status != "disabled":
             return self.source.load(row.kind, row.provider.name)
         if row.distribution == REGISTER:
-            return REGISTERED[row.kind, row.provider.name][1]
+            return REGISTERED[row.kind, row.provider.name.removeprefix(f"{REGISTER}:")][1]
         module, _, attribute = row.provider.target.partition(":")
         return attrgetter(attribute)(sys.modules[module])
 

@@ -237,6 +237,29 @@ def test_a_registered_object_can_be_disabled(monkeypatch):
         pg.estimator("mine")
 
 
+def test_a_name_that_only_a_disabled_provider_has_is_free(site, monkeypatch):
+    site.plugin(
+        "mine_plugin",
+        """
+        @hookimpl
+        def pgcore_estimators():
+            return [Provider("mine", "pgcore_estimators.ppo:PPO", "a stranger")]
+        """,
+    )
+    site.distribution("mine-dist", {"mine": "mine_plugin"})
+    registry.cache_clear()
+    with pytest.raises(PluginError, match="expected a name that nothing has"):
+        pg.register(make_estimator())
+    monkeypatch.setenv("PGCORE_DISABLE", "mine-dist:mine ppo")
+    registry.cache_clear()
+    cls = pg.register(make_estimator())
+    assert type(pg.estimator("mine")) is cls
+    # A built-in's name stays its own: others have their distribution's in front.
+    second = pg.register(make_estimator(name="ppo", qualname="Second"))
+    assert type(pg.estimator("pg.register:ppo")) is second
+    assert type(variants("estimators")["pg.register:ppo"]) is second
+
+
 def test_parts_and_reductions_are_registered_too(registrations):
     @pg.register
     @dataclass(frozen=True)
