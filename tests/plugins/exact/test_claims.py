@@ -406,6 +406,18 @@ def test_extras_of_other_proofs_break_and_replace_nothing(monkeypatch):
         extras(PROCESS, behaviour, TaughtByEpisode())
 
 
+@pytest.mark.parametrize("stated", [False, True])
+def test_an_example_that_fails_on_continuous_actions_judges_nothing(stated):
+    def of_integers(batch, shape, rng):
+        return np.zeros(2)[batch.actions]
+
+    extra = pg.Extra("[B] float", "a teacher's values", of_integers)
+    cls = type("OfIntegers", (Taught,), {"extras": {"teacher": extra}})
+    verdict = verdict_on(with_claims(cls(gamma=1.0), discrete_only=stated), "discrete_only")
+    assert (verdict.verdict, verdict.stated) == ("open", stated)
+    assert "no example for continuous actions: expected [B] float" in verdict.figure
+
+
 def test_an_extra_without_an_example_is_named_with_the_remedy():
     with pytest.raises(
         BatchError, match="expected extras that it declares, got 'teacher'"
