@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from pgcore.errors import PgcoreError, PluginError
 from pgcore.heads import Head
@@ -132,7 +132,8 @@ class Proofs:
 
     def names_of(self, variant: Any) -> set[str]:
         """Return the registered names of an object's class; its own of one that is not registered."""
-        return self.names.get(type(variant)) or {variant.name}
+        cls = cast("type[Any]", type(variant))
+        return self.names.get(cls) or {variant.name}
 
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return the registered classes without a variant, by name, or the error of loading one."""
