@@ -8,7 +8,6 @@ of faults for each target, but for those to skip.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import sys
@@ -19,14 +18,13 @@ from time import perf_counter
 from typing import Any, cast
 
 from pgcore.errors import PgcoreError
+from pgcore.registry.declaration import DATACLASSES, is_frozen
 from pgcore.registry.entry_points import KINDS
 from pgcore.registry.registry import Registration, Registry
-from pgcore.registry.unpackaged import unpackaged
+from pgcore.registry.unpackaged import REGISTER, unpackaged
 
 __all__ = ["faults_of", "main"]
 
-# Kinds whose classes are frozen dataclasses, so that two of equal options are equal.
-OPTIONS = frozenset({"estimators", "reductions", "heads", "networks", "optimizers", "schedules"})
 # Kinds that `pgcore check` builds without options, unless a proof has some.
 DEFAULTS = frozenset({"estimators", "optimizers"})
 PRINTED = "expected an import that prints nothing, got output on stdout; write to stderr, or on use"
@@ -39,14 +37,17 @@ def main() -> None:
     with tempfile.TemporaryFile() as printed:
         # A target's output, also that of C code, must not come between the lines.
         os.dup2(printed.fileno(), 1)
+        if distribution == REGISTER:
+            # A module or file of PGCORE_PLUGINS registers objects while it is imported.
+            Registry(unpackaged())
         declared = [*entry_points(group="pgcore"), *unpackaged()]
         same = [p for p in declared if p.name == entry_point]
         points = [p for p in same if p.dist and p.dist.metadata["Name"] == distribution]
-        started = perf_counter()
+        before, started = _printed(), perf_counter()
         source = Registry(points[:1])
         report: dict[str, Any] = {"seconds": perf_counter() - started}
         report["faults"] = [plugin.reason for plugin in source.quarantined]
-        report["faults"] += [PRINTED] * bool(_printed())
+        report["faults"] += [PRINTED] * (_printed() > before)
         rows = [row for kind in KINDS for row in source.providers(kind) if row.status == "usable"]
         report["targets"] = [(row.kind, row.provider.name) for row in rows]
         lines.write(f"{json.dumps(report)}\n")
@@ -96,7 +97,7 @@ def _class_faults(row: Registration, cls: type[Any], *, proven: bool) -> Generat
     if name != row.provider.name:
         rule = f"the class attribute name = {row.provider.name!r}, as in its Provider"
         yield f"expected {rule}, got {name!r}; give both one name"
-    if row.kind in OPTIONS | part_bases().keys() and not _is_frozen(cls):
+    if row.kind in DATACLASSES and not is_frozen(cls):
         yield "expected a frozen dataclass, got none; put @dataclass(frozen=True) above the class"
     if abstract:
         yield f"expected no abstract method, got {', '.join(sorted(abstract))}; write them"
@@ -139,15 +140,6 @@ def part_bases() -> dict[str, type]:
     # A subclass of a kind's base inherits the kind's name.
     bases: list[Any] = [cls for cls in classes if "registered_as" in vars(cls)]
     return {cls.registered_as: cls for cls in bases}
-
-
-def _is_frozen(cls: type[Any]) -> bool:
-    """Return whether a class is a frozen dataclass, and no field of its own lacks the decorator."""
-    fields = [text for text in inspect.get_annotations(cls).values() if "ClassVar" not in str(text)]
-    parameters = vars(cls).get("__dataclass_params__")
-    if not fields and parameters is None:
-        parameters = getattr(cls, "__dataclass_params__", None)
-    return parameters is not None and parameters.frozen
 
 
 def _printed() -> int:

@@ -46,13 +46,21 @@ def take_plugins(words: Sequence[str]) -> list[str]:
     return remaining
 
 
-def load_plugins() -> None:
-    """End the process with status 1 unless each module and file of PGCORE_PLUGINS is loaded."""
+def load_plugins(variable: str) -> None:
+    """End the process with status 1 unless each module and file of PGCORE_PLUGINS is loaded.
+
+    Args:
+        variable: PGCORE_PLUGINS before those of `--plugin` joined it.
+    """
     broken = [plugin for plugin in registry().quarantined if plugin.version == UNPACKAGED]
     for plugin in broken:
+        option = f"--plugin {plugin.entry_point}"
+        where, command = option, f"pgcore doctor {option}"
+        if plugin.entry_point in variable.split(os.pathsep):
+            where, command = f"PGCORE_PLUGINS: {plugin.entry_point}", "pgcore doctor"
         sys.stderr.write(
-            f"error: --plugin {plugin.entry_point}: expected a plugin that can be loaded, got "
-            f"{plugin.reason}; see pgcore doctor --plugin {plugin.entry_point}\n"
+            f"error: {where}: expected a plugin that can be loaded, got {plugin.reason}; "
+            f"see {command}\n"
         )
     if broken:
         sys.exit(1)

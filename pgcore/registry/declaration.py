@@ -9,9 +9,10 @@ from pgcore.errors import PluginError, UnknownNameError
 from pgcore.hooks import Provider
 from pgcore.registry.entry_points import KINDS, noun_of
 
-__all__ = ["declare", "interface_of"]
+__all__ = ["DATACLASSES", "declare", "interface_of", "is_frozen"]
 
-# The kinds without a base class, whose targets are functions; and those that are no dataclasses.
+# The kinds without a base class, whose targets are functions; those that are no dataclasses; and
+# those that are frozen ones, so that two of equal options are equal.
 FUNCTIONS = frozenset({"commands", "derivers", "functions", "metrics"})
 OTHERS = frozenset({"activations", "backends", "proofs"})
 DATACLASSES = frozenset(KINDS) - FUNCTIONS - OTHERS
@@ -67,9 +68,17 @@ def _check_class(where: str, kind: str, cls: Any) -> None:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise PluginError(f"{where}: expected a whole class, got none of {missing}; write them")
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if kind in DATACLASSES and not getattr(parameters, "frozen", False):
+    if kind in DATACLASSES and not is_frozen(cls):
         raise PluginError(
             f"{where}: expected a frozen dataclass, got another class; "
             "write @dataclass(frozen=True) directly above it"
         )
+
+
+def is_frozen(cls: type[Any]) -> bool:
+    """Return whether a class is a frozen dataclass, and no field of its own lacks the decorator."""
+    fields = [text for text in inspect.get_annotations(cls).values() if "ClassVar" not in str(text)]
+    parameters = vars(cls).get("__dataclass_params__")
+    if not fields and parameters is None:
+        parameters = getattr(cls, "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen

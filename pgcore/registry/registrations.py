@@ -62,7 +62,7 @@ def register(
     # The same class, defined again, takes its own place alone.
     if key not in REGISTERED or REGISTERED[key][0].target != provider.target:
         for row in registry().providers(kind):
-            if row.provider.name == provider.name:
+            if row.provider.name == provider.name and row.status != "disabled":
                 raise PluginError(
                     f"{row.where}: expected a name that nothing has, got that of "
                     f"{row.provider.target} of {row.distribution}; choose another"

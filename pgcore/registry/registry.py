@@ -127,9 +127,11 @@ class Registry:
         if (kind, name) not in self._loaded:
             registration = self.find(kind, name)
             registered = registration.distribution == REGISTER
-            # A registered class may be local, where no import finds it.
+            # A registered class may be local, where no import finds it. In front of a disabled
+            # built-in's name it has its distribution's.
+            key = kind, name.removeprefix(f"{REGISTER}:")
             self._loaded[kind, name] = (
-                REGISTERED[kind, name][1] if registered else _import_target(registration)
+                REGISTERED[key][1] if registered else _import_target(registration)
             )
         return self._loaded[kind, name]
 

@@ -270,6 +270,11 @@ def discrete_verdict(estimator: Estimator, batch: int) -> Verdict:
     unclaimed = with_claims(estimator, discrete_only=False)
     try:
         extras = example_extras(estimator.used_extras, plain, spec.head.width, rng)
+    except PgcoreError as error:
+        # An example that fails tells nothing of the estimator.
+        figure = f"no example for continuous actions: {summarize(error)}"
+        return Verdict("discrete_only", stated, "open", figure)
+    try:
         run_gradient(policy, unclaimed, plain.with_extras(**extras))
     except PgcoreError as error:
         figure = f"on continuous actions: {summarize(error)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -33,7 +34,8 @@ def policies(mdp: MDP) -> dict[str, PolicySpec]:
 def extras(mdp: MDP, behaviour: Array, estimator: Estimator) -> dict[str, Array]:
     """Return [S, A, ...] of every extra that a proof or the estimator names.
 
-    An extra that the estimator declares is its example, unless a proof of its class makes another.
+    An extra that the estimator declares is its example, unless a proof of its class makes another. Those of
+    other proofs replace nothing, and one that raises is left out.
 
     Args:
         mdp: The process.
@@ -44,14 +46,19 @@ def extras(mdp: MDP, behaviour: Array, estimator: Estimator) -> dict[str, Array]
         EstimatorError, BatchError: an example raises, or is not of its form.
     """
     arrays: dict[str, Array] = {}
-    proven: set[str] = set()
+    # Base classes first, so that the extra of a subclass's proof wins.
+    bases = reversed(type(estimator).__mro__)
+    its_own = [proof for base in bases for proof in proofs().all if proof.of is base]
     # A reference policy may give an action probability 0.
     with np.errstate(divide="ignore"):
-        for proof in proofs().all:
-            for name, make in proof.extras.items():
-                arrays[name] = make(mdp, behaviour)
-            if isinstance(estimator, proof.of):
-                proven |= proof.extras.keys()
+        for name, make in (item for proof in proofs().all for item in proof.extras.items()):
+            # Another estimator's extra may be of no use here, and must neither end the audit nor
+            # replace one of the same name: pgcore's proofs come first.
+            if name not in arrays:
+                with contextlib.suppress(Exception):
+                    arrays[name] = make(mdp, behaviour)
+        proven = {name: make for proof in its_own for name, make in proof.extras.items()}
+        arrays |= {name: make(mdp, behaviour) for name, make in proven.items()}
     declared = estimator.used_extras
     missing = {name: extra for name, extra in declared.items() if name not in proven}
     return arrays | examples(mdp, behaviour, arrays, missing)

@@ -93,6 +93,16 @@ def test_a_plugin_that_cannot_be_loaded_is_one_line_and_exit_status_1(pgcore, mi
     assert re.search(reason, err)
 
 
+def test_the_error_says_where_the_plugin_was_named(pgcore, mine, monkeypatch):
+    monkeypatch.setenv("PGCORE_PLUGINS", "gone")
+    _, _, err = pgcore("list", "--plugin", "lost")
+    first, second = err.splitlines()
+    assert first.startswith("error: PGCORE_PLUGINS: gone: expected a plugin that can be loaded")
+    assert first.endswith("; see pgcore doctor")
+    assert second.startswith("error: --plugin lost: expected a plugin that can be loaded")
+    assert second.endswith("; see pgcore doctor --plugin lost")
+
+
 def test_doctor_shows_its_traceback(pgcore, mine):
     mine.write_text("1 / 0")
     status, out, _ = pgcore("doctor", "--plugin", "mine_file.py")
@@ -111,6 +121,20 @@ def test_doctor_examines_its_targets(pgcore, mine):
     status, out, _ = pgcore("doctor", "--plugin", "mine_file.py")
     assert status == 1
     assert "estimator 'mine' of mine_file.py: expected an object of the default options" in out
+
+
+def test_doctor_examines_what_a_file_registers(pgcore, mine):
+    mine.write_text(
+        MINE.replace("@dataclass", "print('noise')\n\n@pg.register\n@dataclass").replace(
+            'name = "mine"', 'name = "mine"\n    def __post_init__(self): 1 / 0'
+        )
+    )
+    status, out, _ = pgcore("doctor", "--plugin", "mine_file.py")
+    assert status == 1
+    assert "estimator 'mine' of pg.register: expected an object of the default options" in out
+    # The output is the file's, not that of the objects that it registers.
+    assert "of mine_file.py: expected an import that prints nothing" in out
+    assert "of pg.register: expected an import that prints nothing" not in out
 
 
 @pytest.mark.parametrize("words", [("list", "--plugin"), ("--plugin=", "list")])

@@ -212,6 +212,13 @@ def test_a_class_that_is_no_frozen_dataclass_is_refused(registrations):
     class Frozen(Bare):
         name = "frozen"
 
+    class Wider(Frozen):
+        name = "wider"
+        # Without the decorator no option, but ignored.
+        clip: float = 0.2
+
+    with pytest.raises(PluginError, match=r"Wider: expected a frozen dataclass, .* directly above"):
+        pg.register(Wider)
     with pytest.raises(PluginError, match=r"Bare: expected a frozen dataclass, .* directly above"):
         pg.register(Bare)
     assert [*registrations] == [("estimators", "frozen")]
@@ -228,6 +235,29 @@ def test_a_registered_object_can_be_disabled(monkeypatch):
     registry.cache_clear()
     with pytest.raises(PluginError, match="PGCORE_DISABLE"):
         pg.estimator("mine")
+
+
+def test_a_name_that_only_a_disabled_provider_has_is_free(site, monkeypatch):
+    site.plugin(
+        "mine_plugin",
+        """
+        @hookimpl
+        def pgcore_estimators():
+            return [Provider("mine", "pgcore_estimators.ppo:PPO", "a stranger")]
+        """,
+    )
+    site.distribution("mine-dist", {"mine": "mine_plugin"})
+    registry.cache_clear()
+    with pytest.raises(PluginError, match="expected a name that nothing has"):
+        pg.register(make_estimator())
+    monkeypatch.setenv("PGCORE_DISABLE", "mine-dist:mine ppo")
+    registry.cache_clear()
+    cls = pg.register(make_estimator())
+    assert type(pg.estimator("mine")) is cls
+    # A built-in's name stays its own: others have their distribution's in front.
+    second = pg.register(make_estimator(name="ppo", qualname="Second"))
+    assert type(pg.estimator("pg.register:ppo")) is second
+    assert type(variants("estimators")["pg.register:ppo"]) is second
 
 
 def test_parts_and_reductions_are_registered_too(registrations):

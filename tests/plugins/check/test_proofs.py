@@ -8,10 +8,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.registry.registry import load_class, registry
-from pgcore_check.conformance import plan, run
+from pgcore_check.conformance import plan, run, selected_variants, with_settings
 from pgcore_check.outcomes import reason
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import proofs, reference_of, variants
+from pgcore_check.testing.selection import selected
 from pgcore_estimators.ppo import PPO
 from pgcore_exact.command import subjects, unbuilt
 
@@ -291,6 +292,41 @@ def test_a_broken_plugin_and_an_estimator_that_cannot_be_built_are_rows_too(site
     ).unchecked
     assert rows.keys() <= unchecked.keys()
     assert "ppo" in subjects()
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_a_stranger_with_a_built_in_name_is_selected_by_its_prefixed_one(site, monkeypatch, proven):
+    source = ESTIMATOR.replace('name = "centred"', 'name = "ppo"')
+    site.module("centred", source)
+    site.module("centred_proof", ESTIMATOR_PROOF)
+    hooks = {"estimators": "'ppo', 'centred:Centred'", "proofs": "'mine', 'centred_proof:PROOF'"}
+    site.plugin(
+        "centred_plugin",
+        "\n".join(
+            f"@hookimpl\ndef pgcore_{kind}():\n    return [Provider({words}, 'a stranger')]\n"
+            for kind, words in hooks.items()
+            if proven or kind == "estimators"
+        ),
+    )
+    site.distribution("centred-dist", {"centred": "centred_plugin"})
+    registry.cache_clear()
+    labels = {"centred", "centred at half"} if proven else {"centred-dist:ppo"}
+    assert selected_variants("estimators", ["centred-dist:ppo"]).keys() == labels
+    assert selected("estimators", ["centred-dist:ppo"]).keys() == labels
+    for choose in (selected_variants, selected):
+        assert {type(item) for item in choose("estimators", ["ppo"]).values()} == {PPO}
+    # Settings are in place of the variants of that name alone.
+    tried = with_settings(variants("estimators"), {"centred-dist:ppo": {"constant": 0.5}})
+    assert labels.isdisjoint(tried)
+    assert PPO in map(type, tried.values())
+    monkeypatch.setenv("PGCORE_DISABLE", "centred-dist:ppo")
+    registry.cache_clear()
+    assert labels.isdisjoint(variants("estimators"))
+    assert PPO in map(type, variants("estimators").values())
+    monkeypatch.setenv("PGCORE_DISABLE", "ppo")
+    registry.cache_clear()
+    assert labels <= variants("estimators").keys()
+    assert PPO not in map(type, variants("estimators").values())
 
 
 def test_references_are_of_a_class_and_not_of_a_name():

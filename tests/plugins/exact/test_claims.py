@@ -18,6 +18,7 @@ from pgcore_estimators.importance_sampling import WeightedIS
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_exact.claims import with_claims
 from pgcore_exact.command import subjects
+from pgcore_exact.expectation.needs import extras
 from pgcore_exact.off_policy import behaviours
 
 VARIANTS = variants("estimators")
@@ -376,13 +377,45 @@ def test_an_extra_comes_from_its_example_or_from_a_proof(monkeypatch):
     # In all of a process an episode's number is the same.
     assert exact.audit(TaughtByEpisode(gamma=1.0), PROCESS).relative < 1e-13
     # Of the state alone, the extra is a baseline; a proof comes before the example.
-    extras = {
+    of_states = {
         "teacher": lambda mdp, _: np.repeat(
             np.arange(mdp.states, dtype=float)[:, None], mdp.actions, axis=1
         )
     }
-    monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=extras)])
+    monkeypatch.setattr(proofs(), "all", [*proofs().all, Proof(Taught, extras=of_states)])
     assert exact.audit(Taught(gamma=1.0), PROCESS).relative < 1e-13
+
+
+def test_extras_of_other_proofs_break_and_replace_nothing(monkeypatch):
+    behaviour = np.full((PROCESS.states, PROCESS.actions), 1.0 / PROCESS.actions)
+    built_in = extras(PROCESS, behaviour, PLAIN)
+
+    def broken(mdp, probabilities):
+        raise RuntimeError("planted")
+
+    name = next(iter(built_in))
+    of_another = {"broken": broken, name: lambda mdp, _: np.full_like(built_in[name], 7.0)}
+    other = Proof(TaughtByEpisode, extras=of_another)
+    its_own = Proof(Taught, extras={name: lambda mdp, _: np.full_like(built_in[name], 5.0)})
+    monkeypatch.setattr(proofs(), "all", [*proofs().all, its_own, other])
+    arrays = extras(PROCESS, behaviour, PLAIN)
+    assert arrays.keys() == built_in.keys()
+    np.testing.assert_array_equal(arrays[name], built_in[name])
+    assert (extras(PROCESS, behaviour, Taught())[name] == 5.0).all()
+    with pytest.raises(RuntimeError, match="planted"):
+        extras(PROCESS, behaviour, TaughtByEpisode())
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_an_example_that_fails_on_continuous_actions_judges_nothing(stated):
+    def of_integers(batch, shape, rng):
+        return np.zeros(2)[batch.actions]
+
+    extra = pg.Extra("[B] float", "a teacher's values", of_integers)
+    cls = type("OfIntegers", (Taught,), {"extras": {"teacher": extra}})
+    verdict = verdict_on(with_claims(cls(gamma=1.0), discrete_only=stated), "discrete_only")
+    assert (verdict.verdict, verdict.stated) == ("open", stated)
+    assert "no example for continuous actions: expected [B] float" in verdict.figure
 
 
 def test_an_extra_without_an_example_is_named_with_the_remedy():
