@@ -123,7 +123,9 @@ class Masked(ImportanceWeight):
 
     def limited(self, ratio: Array) -> Array:
         """See `ImportanceWeight.limited`."""
-        return np.where((self.low <= ratio) & (ratio <= self.high), ratio, 0.0)
+        # A NaN is left for the check of signals, which names its step.
+        outside = (ratio < self.low) | (ratio > self.high)
+        return np.where(outside, 0.0, ratio)
 
 
 @dataclass(frozen=True)

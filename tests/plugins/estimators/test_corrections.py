@@ -195,6 +195,16 @@ def test_a_part_for_the_rollout_policy_needs_its_log_probabilities(fields):
         signals_of(steps([1.0], [1]), **RETURNS, **fields)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"correction": "masked"}, {"mask": "off_policy_sequence"}], ids=str
+)
+def test_an_old_log_probability_that_is_no_number_is_no_weight(fields):
+    extras = {"rollout_log_probs": [-1.0, -1.0], "loss_mask": [1, 0]}
+    batch = steps([1.0, -1.0], [1, 1], extras, log_probs=[-1.0, np.nan])
+    with pytest.raises(NonFiniteError, match=r"signals\['gain_weight'\].* at step 1"):
+        signals_of(batch, **RETURNS, objective="score", **fields)
+
+
 def test_bounds_in_the_wrong_order_are_refused():
     with pytest.raises(EstimatorError, match=r"correction 'masked': expected low of at most high"):
         composed(correction={"name": "masked", "low": 3.0})
