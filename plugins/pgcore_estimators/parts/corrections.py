@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Correction
+from pgcore.parts.composition import refusal
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, NonNegative, PositiveOrInfinite, check_fields, choice
 from pgcore.xp.numpy import host
+from pgcore_estimators.parts.dppo import DPPO
 from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
 
 __all__ = ["Bypass", "ImportanceWeight", "Masked", "Truncated"]
@@ -43,6 +45,14 @@ class ImportanceWeight(Correction):
     of: Annotated[str, choice("token", "sequence", "geometric")] = "token"
     normalise: Flag = False
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
+
+    def meet(self, parts: Any) -> None:
+        """See `Part.meet`: the ratio to the rollout policy is in the gain once."""
+        check_alone(self, parts)
+        objective = parts.objective
+        if isinstance(objective, DPPO) and objective.behaviour == "rollout":
+            rule = "an objective without a ratio to the rollout policy"
+            raise refusal(self, rule, objective, "set its behaviour='old', or leave this part out")
 
     @abstractmethod
     def limited(self, ratio: Array) -> Array:
@@ -138,6 +148,10 @@ class Bypass(Correction):
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     name = "bypass"
 
+    def meet(self, parts: Any) -> None:
+        """See `Part.meet`: without an old policy there is nothing to correct."""
+        check_alone(self, parts)
+
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Part.signals`."""
         return {"old_log_prob": batch.extras["rollout_log_probs"]}
@@ -145,3 +159,11 @@ class Bypass(Correction):
     def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """See `GainWeight.weights`."""
         return np.ones(batch.num_steps)
+
+
+def check_alone(part: Correction, parts: Any) -> None:
+    """Raise EstimatorError where two corrections of this module meet."""
+    rivals = [weight for weight in parts.weights if isinstance(weight, ImportanceWeight | Bypass)]
+    if len(rivals) > 1:
+        partner = rivals[1] if rivals[0] is part else rivals[0]
+        raise refusal(part, "no other correction for the rollout policy", partner, "choose one")

@@ -83,7 +83,7 @@ def test_a_truncated_correction_is_the_worked_number(log_prob, loss, slope):
     assert estimator.cotangents(**inputs)["log_prob"] == pytest.approx(slope, abs=5e-5)
 
 
-DPPO_OPTIONS = {"dppo_tv": {"delta": 1.0}}
+DPPO_OPTIONS = {"dppo_tv": {"delta": 1.0, "behaviour": "old"}}
 RATIOS = {
     "token": np.exp,
     "sequence": lambda gap: np.full_like(gap, np.exp(gap.sum())),
@@ -212,6 +212,34 @@ def test_bounds_in_the_wrong_order_are_refused():
         composed(mask={"name": "clip_cov", "low": 6.0})
 
 
+@pytest.mark.parametrize(
+    ("fields", "part", "partner"),
+    [
+        ({"correction": ["bypass", "truncated"]}, "correction 'bypass'", "correction 'truncated'"),
+        ({"correction": ["masked", "bypass"]}, "correction 'masked'", "correction 'bypass'"),
+        ({"correction": ["truncated", "masked"]}, "correction 'truncated'", "correction 'masked'"),
+        (
+            {"objective": "dppo_tv", "correction": "truncated"},
+            "correction 'truncated'",
+            "objective 'dppo_tv'",
+        ),
+        (
+            {"objective": "dppo_kl", "correction": "masked"},
+            "correction 'masked'",
+            "objective 'dppo_kl'",
+        ),
+        (
+            {"advantage": "vtrace", "mask": "zero_variance"},
+            "mask 'zero_variance'",
+            "advantage 'vtrace'",
+        ),
+    ],
+)
+def test_parts_that_correct_or_compare_twice_are_refused(fields, part, partner):
+    with pytest.raises(EstimatorError, match=rf"{part}: expected .* beside it, got {partner}; "):
+        composed(**{**GROUP, **fields})
+
+
 # The loss mask
 
 
@@ -239,7 +267,10 @@ ANYTHING = {
     "product": {"level": "sequence_product", "objective": "vespo", "reduction": "trajectory"},
     "gspo_token": {"level": "gspo_token", "entropy_coefficient": 0.1},
     "limited": {"objective": {"name": "gmpo", "low": 0.1, "high": 0.1}, "level": "sequence"},
-    "rollout": {"objective": {"name": "dppo_kl", "delta": 0.01}, "correction": "masked"},
+    "rollout": {
+        "objective": {"name": "dppo_kl", "delta": 0.01, "behaviour": "old"},
+        "correction": "masked",
+    },
     "reward": {"penalty": {"name": "k1", "place": "reward"}},
     "critic": {
         "advantage": "gae",
@@ -646,7 +677,10 @@ def test_presets_are_their_parts(name, fields):
     [
         {"objective": "vespo", "level": "sequence_product"},
         {"objective": "dppo_tv", "mask": "loss"},
-        {"objective": {"name": "dppo_kl", "symmetric": True}, "correction": "masked"},
+        {
+            "objective": {"name": "dppo_kl", "symmetric": True, "behaviour": "old"},
+            "correction": "masked",
+        },
         {"mask": "loss", "level": "sequence"},
         {"penalty": "kl_cov", "mask": ["loss", "zero_variance"]},
     ],
