@@ -233,6 +233,11 @@ def test_bounds_in_the_wrong_order_are_refused():
             "mask 'zero_variance'",
             "advantage 'vtrace'",
         ),
+        (
+            {"advantage": "several_rewards", "mask": "zero_variance"},
+            "advantage 'several_rewards'",
+            "mask 'zero_variance'",
+        ),
     ],
 )
 def test_parts_that_correct_or_compare_twice_are_refused(fields, part, partner):
