@@ -23,6 +23,9 @@ from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, NonNegative, PositiveOrInfinite, check_fields, choice
 from pgcore.xp.numpy import host
 from pgcore_estimators.parts.dppo import DPPO
+from pgcore_estimators.parts.kl import SampledKL
+from pgcore_estimators.parts.token_baseline import OptimalTokenBaseline
+from pgcore_estimators.parts.vtrace import VTraceAdvantage
 from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
 
 __all__ = ["Bypass", "ImportanceWeight", "Masked", "Truncated"]
@@ -142,15 +145,21 @@ class Masked(ImportanceWeight):
 class Bypass(Correction):
     """No weight: the rollout policy takes the old policy's place in every ratio.
 
-    Two policies are left, the current one and the one that sampled.
+    Two policies are left, the current one and the one that sampled. Parts that read the batch's
+    `log_probs` themselves are refused beside it.
     """
 
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     name = "bypass"
 
     def meet(self, parts: Any) -> None:
-        """See `Part.meet`: without an old policy there is nothing to correct."""
+        """See `Part.meet`: no other part reads the old policy, in whose place it puts another."""
         check_alone(self, parts)
+        readers = [part for part in parts if reads_old_policy(part)]
+        if readers:
+            rule = "parts that do not read the batch's log_probs"
+            advice = "record the rollout policy's log-probabilities as log_probs, without 'bypass'"
+            raise refusal(self, rule, readers[0], advice)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Part.signals`."""
@@ -167,3 +176,12 @@ def check_alone(part: Correction, parts: Any) -> None:
     if len(rivals) > 1:
         partner = rivals[1] if rivals[0] is part else rivals[0]
         raise refusal(part, "no other correction for the rollout policy", partner, "choose one")
+
+
+def reads_old_policy(part: object) -> bool:
+    """Return whether a built-in part reads the batch's `log_probs`, beside the ratio's own."""
+    if isinstance(part, DPPO):
+        return part.behaviour == "old"
+    if isinstance(part, SampledKL):
+        return part.in_reward
+    return isinstance(part, VTraceAdvantage | OptimalTokenBaseline)

@@ -238,6 +238,15 @@ def test_bounds_in_the_wrong_order_are_refused():
             "advantage 'several_rewards'",
             "mask 'zero_variance'",
         ),
+        *(
+            ({**fields, "correction": "bypass"}, "correction 'bypass'", partner)
+            for fields, partner in (
+                ({"advantage": "vtrace"}, "advantage 'vtrace'"),
+                ({"advantage": "optimal_token_baseline"}, "advantage 'optimal_token_baseline'"),
+                ({"penalty": {"name": "k1", "place": "reward"}}, "penalty 'k1'"),
+                ({"objective": {"name": "dppo_tv", "behaviour": "old"}}, "objective 'dppo_tv'"),
+            )
+        ),
     ],
 )
 def test_parts_that_correct_or_compare_twice_are_refused(fields, part, partner):
