@@ -632,6 +632,26 @@ def test_dppo_of_two_policies_reads_the_old_one():
     assert "rollout_log_probs" not in pg.estimator("dppo_tv", behaviour="old").used_extras
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "ratio"},
+        {"name": "clip", "high": math.inf},
+        {"name": "cispo", "high": math.inf},
+        {"name": "gmpo", "high": math.inf},
+        {"name": "dppo_tv"},
+    ],
+    ids=lambda objective: objective["name"],
+)
+def test_a_step_without_advantage_has_no_gradient_whatever_its_ratio(objective):
+    estimator = composed(**GROUP, objective=objective)
+    old = "rollout_log_prob" if objective["name"] == "dppo_tv" else "old_log_prob"
+    inputs = {"log_prob": -np.ones(2), old: np.array([-1001.0, -1.0])}
+    inputs["advantage"] = np.array([0.0, 1.0])
+    assert estimator.surrogate(host, **inputs).tolist() == [0.0, -1.0]
+    assert estimator.cotangents(**inputs)["log_prob"].tolist() == [0.0, -1.0]
+
+
 def test_the_gamma_weight_is_the_papers():
     rng = np.random.default_rng(5)
     log_prob, old = -rng.random((2, 9))
