@@ -481,6 +481,38 @@ def test_minibatches_of_episodes_count_the_answers_that_are_left():
     np.testing.assert_allclose(parts[1], [1 / 2, 1 / 2])
 
 
+def test_statistics_of_a_batch_are_of_the_steps_that_count():
+    """Ratios 1, 1, 2; the third answer is left out."""
+    extras = {"rollout_log_probs": [-1.0, -1.0, -1.0 - math.log(2.0)]}
+    batch = steps([1.0, 0.0, 0.0], [1, 1, 1], extras, terminated=[True, True, False])
+    correction = {"name": "truncated", "normalise": True}
+    signals = signals_of(batch, **RETURNS, mask="truncated", correction=correction)
+    np.testing.assert_allclose(signals["gain_weight"], [1.0, 1.0, 0.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mask": {"name": "entropy_quantile", "fraction": 0.3}},
+        {"mask": {"name": "entropy_quantile", "denominator": "loss"}},
+        {"mask": {"name": "clip_cov", "low": -0.2, "high": 2.0, "fraction": 0.4}},
+        {"penalty": {"name": "kl_cov", "fraction": 0.4}},
+        {"correction": {"name": "masked", "of": "sequence", "normalise": True}},
+    ],
+)
+def test_constants_are_those_of_the_batch_without_the_steps_left_out(fields):
+    masks = [fields["mask"]] if "mask" in fields else []
+    masked = {**RETURNS, **fields, "mask": ["truncated", *masks]}
+    policy, batch = case_of(composed(**masked))
+    assert 0 < np.count_nonzero(batch.terminated) < batch.num_episodes
+    within = batch.terminated[batch.episode_of_step]
+    actual = signals_of(batch, policy, **masked)
+    expected = signals_of(batch.episodes(batch.terminated), policy, **{**RETURNS, **fields})
+    for name, value in expected.values.items():
+        np.testing.assert_allclose(actual[name][within], value, rtol=1e-13, err_msg=name)
+        assert not actual[name][~within].any()
+
+
 # Masks of the gain
 
 
