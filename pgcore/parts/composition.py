@@ -237,8 +237,7 @@ class Composition:
             signals["old_value"] = recorded_values(batch, str(self.critic))
         if self.weights:
             weights = [
-                self._weights(part, batch, evaluate, signals["advantage"])
-                for part in self.weights
+                self._weights(part, batch, evaluate, signals["advantage"]) for part in self.weights
             ]
             signals["gain_weight"] = math.prod(weights[1:], start=weights[0])
         return signals

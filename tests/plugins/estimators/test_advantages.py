@@ -291,7 +291,12 @@ def test_group_returns_are_their_loop(leave_one_out, lone):
 def test_returns_of_a_masked_answer_are_no_advantage():
     batch = batch_of([0.0, 1.0, 0.0, 4.0], [2, 2], [0, 0], {"loss_mask": [1, 1, 0, 0]})
     options = {"gamma": 0.5, "count_masked": False}
-    assert advantages(batch, "group_returns", **options, lone="raw").tolist() == [0.5, 1.0, 0.0, 0.0]
+    assert advantages(batch, "group_returns", **options, lone="raw").tolist() == [
+        0.5,
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_a_greedy_answers_reward_is_a_baseline():
