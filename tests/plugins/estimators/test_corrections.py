@@ -463,6 +463,15 @@ def test_truncated_answers_count_in_the_baseline_or_not(count_masked, expected):
     np.testing.assert_allclose(signals.weights, [0.5, 0.5, 0])
 
 
+@pytest.mark.parametrize("count_masked", [True, False])
+def test_answers_without_a_step_of_the_loss_reach_no_baseline(count_masked):
+    batch = answers([1, 0, 0], [0, 0, 0], [1, 1, 1]).with_extras(loss_mask=[True, True, False])
+    advantage = {"name": "group_relative", "count_masked": count_masked}
+    mask = {"name": "loss", "empty": "leave_out"}
+    signals = signals_of(batch, advantage=advantage, critic=None, mask=mask)
+    np.testing.assert_allclose(signals["advantage"], [0.7071, -0.7071, 0], atol=5e-5)
+
+
 def test_a_batch_without_an_answer_for_the_baseline_is_an_error():
     batch = answers([1, 0], [0, 0], [1, 1], terminated=[False, False])
     mask = {"name": "truncated", "count_masked": False}
