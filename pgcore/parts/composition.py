@@ -202,14 +202,21 @@ class Composition:
     def signals(self, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:
         """See `Estimator.signals`; the behaviour policy is by default the current one."""
         if not self.drops:
-            return self._signals(batch, evaluate, batch.step_weights)
+            signals = self._estimates(batch, evaluate, batch.step_weights)
+            return self._statistics(batch, evaluate, signals)
         counting = Counting(self.drops, batch)
-        seen = SelectedEvaluate(evaluate, counting.present)
-        signals = self._signals(counting.present.batch, seen, counting.kept.astype(np.float64))
+        present, counted = counting.present, counting.counted
+        seen = SelectedEvaluate(evaluate, present)
+        signals = self._estimates(present.batch, seen, counting.kept.astype(np.float64))
+        # Baselines see all steps that are present, and statistics of a batch those that count.
+        seen = SelectedEvaluate(evaluate, counted)
+        signals = self._statistics(counted.batch, seen, counting.chosen(signals))
         return counting.spread(signals) | {"counted": counting.stretch}
 
-    def _signals(self, batch: Batch, evaluate: Evaluate, counted: Array | None) -> dict[str, Array]:
-        """Return the signals of steps of which those with a weight above 0 count; None is all."""
+    def _estimates(
+        self, batch: Batch, evaluate: Evaluate, counted: Array | None
+    ) -> dict[str, Array]:
+        """Return A, R and the signals beside them; A is normalised over weights above 0."""
         rewards = batch.rewards
         for penalty in self.penalties:
             if penalty.in_reward:
@@ -220,6 +227,12 @@ class Composition:
         if self.normalise == "batch":
             advantage = normalise(signals["advantage"], counted, ddof=self.ddof)
             signals["advantage"] = advantage
+        return signals
+
+    def _statistics(
+        self, batch: Batch, evaluate: Evaluate, signals: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Return all signals from those of `_estimates`, of the same steps."""
         for part in self:
             signals |= part.signals_of(batch, evaluate, signals["advantage"])
         # A part may give another policy's, such as the one that sampled the episodes.
@@ -231,26 +244,21 @@ class Composition:
             signals["old_value"] = recorded_values(batch, str(self.critic))
         if self.weights:
             weights = [
-                self._weights(part, batch, evaluate, signals["advantage"], counted)
-                for part in self.weights
+                self._weights(part, batch, evaluate, signals["advantage"]) for part in self.weights
             ]
             signals["gain_weight"] = math.prod(weights[1:], start=weights[0])
         return signals
 
     def _weights(
-        self,
-        part: GainWeight,
-        batch: Batch,
-        evaluate: Evaluate,
-        advantage: Array,
-        counted: Array | None,
+        self, part: GainWeight, batch: Batch, evaluate: Evaluate, advantage: Array
     ) -> Array:
         """Return [B] a part's weights, at a mask's own denominator if it has one."""
         weights = part.weights(batch, evaluate, advantage)
         if not has_own_denominator(part):
             return weights
         # w_t of the mask's steps alone over w_t of all steps that count.
-        among = np.ones(batch.num_steps, np.bool_) if counted is None else counted > 0
+        real = batch.step_weights
+        among = np.ones(batch.num_steps, np.bool_) if real is None else real > 0
         own = self._reduced(batch, among & (weights > 0))
         return np.divide(own, self._reduced(batch, among), out=np.zeros_like(own), where=own > 0)
 

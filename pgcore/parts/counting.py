@@ -23,6 +23,7 @@ class Counting:
     Attributes:
         present: The steps without padding, and without those that early masks leave out.
         kept: [b] bool, those present steps that no other mask leaves out.
+        counted: The steps that count; all that are present where none does.
     """
 
     def __init__(self, masks: tuple[StepMask, ...], batch: Batch) -> None:
@@ -48,6 +49,8 @@ class Counting:
         for mask in masks:
             if not mask.early:
                 self.kept &= mask.keeps(part)
+        # No statistic is of no steps.
+        self.counted = Selection(batch, self.steps) if self.kept.any() else self.present
 
     @property
     def steps(self) -> Array:
@@ -65,10 +68,16 @@ class Counting:
         ratio = self.present.whole.episode_lengths / np.maximum(lengths, 1)
         return steps * ratio[self.present.whole.episode_of_step]
 
+    def chosen(self, signals: Mapping[str, Array]) -> dict[str, Array]:
+        """Return signals of the steps `counted` from those of the present steps."""
+        steps = self.counted.steps[self.present.steps]
+        return {name: np.asarray(x)[steps] for name, x in signals.items()}
+
     def spread(self, signals: Mapping[str, Array]) -> dict[str, Array]:
-        """Return [B, ...] signals from those of the present steps, 0 where a step does not count."""
-        counted = Selection(self.present.whole, self.steps)
-        return {name: counted.spread(np.asarray(x)[self.kept]) for name, x in signals.items()}
+        """Return [B, ...] signals from those of `counted`, 0 where a step does not count."""
+        if not self.kept.any():
+            signals = {name: np.zeros_like(x) for name, x in signals.items()}
+        return {name: self.counted.spread(np.asarray(x)) for name, x in signals.items()}
 
     def _spread(self, mask: StepMask) -> Array:
         return self.present.spread(mask.keeps(self.present.batch))

@@ -80,7 +80,7 @@ class Part(Checked):
         """Return the constants among `reads` that depend on the advantage; see `signals`.
 
         Args:
-            batch: The episodes.
+            batch: The episodes, without steps that masks of whole steps leave out.
             evaluate: See `Estimator.signals`.
             advantage: [B] A as the gain gets it, but for a normalisation of minibatches.
         """

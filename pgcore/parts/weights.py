@@ -23,7 +23,7 @@ class GainWeight(Part, ABC):
         """Return [B] float weights, at least 0; a gain of weight 0 is left out, whatever it holds.
 
         Args:
-            batch: The episodes.
+            batch: The episodes, without steps that masks of whole steps leave out.
             evaluate: See `Estimator.signals`.
             advantage: [B] A as the gain gets it, but for a normalisation of minibatches.
         """

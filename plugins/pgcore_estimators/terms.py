@@ -29,6 +29,7 @@ __all__ = [
     "gae_and_returns",
     "is_clipped",
     "log_bounds",
+    "log_ratio_of_gain",
     "normalise_advantages",
     "old_log_probs",
     "penalised_rewards",
@@ -89,6 +90,17 @@ ROLLOUT_LOG_PROBS = Extra(
 def log_bounds(below: float, above: float) -> tuple[float, float]:
     """Return the logarithms of 1 - below and 1 + above; -inf for a lower bound of 0 or less."""
     return math.log1p(-below) if below < 1 else -math.inf, math.log1p(above)
+
+
+def log_ratio_of_gain(xp: Any, log_ratio: Native, advantage: Native) -> Native:
+    """Return [B] log ratios, 0 where A = 0: zero times a ratio that overflows would be NaN.
+
+    Args:
+        xp: The namespace of the arrays.
+        log_ratio: [B] log r, nats.
+        advantage: [B] A.
+    """
+    return xp.where(advantage == 0, 0.0, log_ratio)
 
 
 def clipped_gain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,8 @@ from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import PositiveOrInfinite
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.terms import log_bounds
+from pgcore.xp.numpy import host
+from pgcore_estimators.terms import log_bounds, log_ratio_of_gain
 
 __all__ = ["ClippedWeight"]
 
@@ -46,11 +48,15 @@ class ClippedWeight(Objective):
         **inputs: Native,
     ) -> Native:
         """See `Objective.gain`."""
+        if self._bounds[1] == math.inf:
+            log_ratio = log_ratio_of_gain(xp, log_ratio, advantage)
         held = xp.clip(log_ratio, *self._bounds)
         return advantage * xp.exp(held) * (1.0 + log_ratio - held)
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`."""
+        if self._bounds[1] == math.inf:
+            log_ratio = log_ratio_of_gain(host, log_ratio, advantage)
         return advantage * np.exp(np.clip(log_ratio, *self._bounds)), None
 
     def clipped(self, log_ratio: Array, advantage: Array) -> Array:

@@ -14,7 +14,8 @@ from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import PositiveOrInfinite, Rule
 from pgcore.xp.namespace import ArrayNamespace, Native
-from pgcore_estimators.terms import log_bounds
+from pgcore.xp.numpy import host
+from pgcore_estimators.terms import log_bounds, log_ratio_of_gain
 
 __all__ = ["AboveOne", "Clip"]
 
@@ -64,6 +65,8 @@ class Clip(Objective):
     ) -> Native:
         """See `Objective.gain`."""
         low, high, losing_high = self._bounds
+        if high == math.inf:
+            log_ratio = log_ratio_of_gain(xp, log_ratio, advantage)
         # Limiting the log ratio first keeps the exponential from overflowing on a clipped branch.
         infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
         least = xp.where(gaining, -infinite, low)
@@ -75,7 +78,10 @@ class Clip(Objective):
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`."""
         # exp(-inf) is exactly 0: the clipped branch takes no gradient, and no exponential overflows.
-        exponent = np.where(self.clipped(log_ratio, advantage), -math.inf, log_ratio)
+        clipped = self.clipped(log_ratio, advantage)
+        if self._bounds[1] == math.inf:
+            log_ratio = log_ratio_of_gain(host, log_ratio, advantage)
+        exponent = np.where(clipped, -math.inf, log_ratio)
         return advantage * np.exp(exponent), None
 
     def clipped(self, log_ratio: Array, advantage: Array) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -18,9 +18,14 @@ from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Correction
+from pgcore.parts.composition import refusal
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, NonNegative, PositiveOrInfinite, check_fields, choice
 from pgcore.xp.numpy import host
+from pgcore_estimators.parts.dppo import DPPO
+from pgcore_estimators.parts.kl import SampledKL
+from pgcore_estimators.parts.token_baseline import OptimalTokenBaseline
+from pgcore_estimators.parts.vtrace import VTraceAdvantage
 from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
 
 __all__ = ["Bypass", "ImportanceWeight", "Masked", "Truncated"]
@@ -43,6 +48,14 @@ class ImportanceWeight(Correction):
     of: Annotated[str, choice("token", "sequence", "geometric")] = "token"
     normalise: Flag = False
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
+
+    def meet(self, parts: Any) -> None:
+        """See `Part.meet`: the ratio to the rollout policy is in the gain once."""
+        check_alone(self, parts)
+        objective = parts.objective
+        if isinstance(objective, DPPO) and objective.behaviour == "rollout":
+            rule = "an objective without a ratio to the rollout policy"
+            raise refusal(self, rule, objective, "set its behaviour='old', or leave this part out")
 
     @abstractmethod
     def limited(self, ratio: Array) -> Array:
@@ -123,18 +136,30 @@ class Masked(ImportanceWeight):
 
     def limited(self, ratio: Array) -> Array:
         """See `ImportanceWeight.limited`."""
-        return np.where((self.low <= ratio) & (ratio <= self.high), ratio, 0.0)
+        # A NaN is left for the check of signals, which names its step.
+        outside = (ratio < self.low) | (ratio > self.high)
+        return np.where(outside, 0.0, ratio)
 
 
 @dataclass(frozen=True)
 class Bypass(Correction):
     """No weight: the rollout policy takes the old policy's place in every ratio.
 
-    Two policies are left, the current one and the one that sampled.
+    Two policies are left, the current one and the one that sampled. Parts that read the batch's
+    `log_probs` themselves are refused beside it.
     """
 
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     name = "bypass"
+
+    def meet(self, parts: Any) -> None:
+        """See `Part.meet`: no other part reads the old policy, in whose place it puts another."""
+        check_alone(self, parts)
+        readers = [part for part in parts if reads_old_policy(part)]
+        if readers:
+            rule = "parts that do not read the batch's log_probs"
+            advice = "record the rollout policy's log-probabilities as log_probs, without 'bypass'"
+            raise refusal(self, rule, readers[0], advice)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Part.signals`."""
@@ -143,3 +168,20 @@ class Bypass(Correction):
     def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """See `GainWeight.weights`."""
         return np.ones(batch.num_steps)
+
+
+def check_alone(part: Correction, parts: Any) -> None:
+    """Raise EstimatorError where two corrections of this module meet."""
+    rivals = [weight for weight in parts.weights if isinstance(weight, ImportanceWeight | Bypass)]
+    if len(rivals) > 1:
+        partner = rivals[1] if rivals[0] is part else rivals[0]
+        raise refusal(part, "no other correction for the rollout policy", partner, "choose one")
+
+
+def reads_old_policy(part: object) -> bool:
+    """Return whether a built-in part reads the batch's `log_probs`, beside the ratio's own."""
+    if isinstance(part, DPPO):
+        return part.behaviour == "old"
+    if isinstance(part, SampledKL):
+        return part.in_reward
+    return isinstance(part, VTraceAdvantage | OptimalTokenBaseline)

@@ -16,7 +16,7 @@ from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Flag, NonNegative, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host
-from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
+from pgcore_estimators.terms import ROLLOUT_LOG_PROBS, log_ratio_of_gain
 
 __all__ = ["DPPO", "DPPOKL", "DPPOTV"]
 
@@ -93,7 +93,8 @@ class DPPO(Objective):
         log_mu = inputs["rollout_log_prob"]
         dropped = self._dropped(xp, log_prob, log_mu, advantage)
         # Chosen before the exponential, which may overflow where the gain is dropped.
-        log_ratio = xp.where(dropped, 0.0, log_prob - log_mu)
+        log_ratio = log_ratio_of_gain(xp, log_prob - log_mu, advantage)
+        log_ratio = xp.where(dropped, 0.0, log_ratio)
         return xp.where(dropped, 0.0, advantage * xp.exp(log_ratio))
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:

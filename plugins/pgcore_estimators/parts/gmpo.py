@@ -13,6 +13,8 @@ from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import PositiveOrInfinite
 from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
+from pgcore_estimators.terms import log_ratio_of_gain
 
 __all__ = ["LimitedRatio"]
 
@@ -60,8 +62,8 @@ class LimitedRatio(Objective):
         **inputs: Native,
     ) -> Native:
         """See `Objective.gain`."""
-        return advantage * xp.exp(log_ratio)
+        return advantage * xp.exp(log_ratio_of_gain(xp, log_ratio, advantage))
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`."""
-        return advantage * np.exp(log_ratio), None
+        return self.gain(host, log_ratio, log_prob, advantage), None

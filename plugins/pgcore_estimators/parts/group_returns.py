@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.returns import centre, episode_rewards, leave_one_out_mean, returns
@@ -47,7 +49,8 @@ class GroupReturns(Centred):
         g_t = returns(rewards, batch.episode_lengths, batch.step_discounts(self.gamma))
         totals = episode_rewards(batch)
         baseline = totals - self.by_group(totals, batch)
-        return {"advantage": g_t - baseline[batch.episode_of_step]}
+        advantage = g_t - baseline[batch.episode_of_step]
+        return {"advantage": np.where(self.counted(batch)[batch.episode_of_step], advantage, 0.0)}
 
     def centred(self, rewards: Array, lengths: Array) -> Array:
         """See `Centred.centred`."""

@@ -46,7 +46,9 @@ class Grouped(Advantage):
         group: The episodes that are compared: "extra" for those with one number in the batch's
             extra `group`, "all" for all of them.
         count_masked: Whether episodes without a step in the loss count in the baseline. Without,
-            the batch's extra `loss_mask` names them, and they have A = 0.
+            the batch's extra `loss_mask` names them, and they have A = 0. The mask `loss` takes
+            them away before the baseline, which is then without them in any case. The mask
+            `truncated` counts them.
     """
 
     lone: Annotated[str, choice("zero", "raw", "error")] = field(default="zero", kw_only=True)

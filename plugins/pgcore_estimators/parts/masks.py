@@ -46,8 +46,10 @@ class OffPolicySequence(GainMask):
     def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """See `GainWeight.weights`."""
         gap = batch.extras["rollout_log_probs"] - old_log_probs(batch, evaluate)
-        far = host.episode_mean(gap, batch.episode_of_step) > self.delta
-        return np.where(far & (advantage < 0), 0.0, 1.0)
+        gap = host.episode_mean(gap, batch.episode_of_step)
+        weights = np.where((gap > self.delta) & (advantage < 0), 0.0, 1.0)
+        # A NaN is left for the check of signals, which names its step.
+        return np.where(np.isnan(gap), gap, weights)
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pgcore.parts import Objective
 from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host
+from pgcore_estimators.terms import log_ratio_of_gain
 
 __all__ = ["Ratio", "Score"]
 
@@ -57,8 +57,8 @@ class Ratio(Objective):
         **inputs: Native,
     ) -> Native:
         """See `Objective.gain`."""
-        return advantage * xp.exp(log_ratio)
+        return advantage * xp.exp(log_ratio_of_gain(xp, log_ratio, advantage))
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`: the gain again."""
-        return advantage * np.exp(log_ratio), None
+        return self.gain(host, log_ratio, log_prob, advantage), None

@@ -16,6 +16,7 @@ from pgcore.parts.composition import refusal
 from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import choice, number
 from pgcore_estimators.parts.group_relative import GroupRelative
+from pgcore_estimators.parts.step_masks import ZeroVariance
 
 __all__ = ["SeveralRewards"]
 
@@ -55,7 +56,8 @@ class SeveralRewards(GroupRelative):
         scale, eps, ddof, leave_one_out, lone, group, count_masked: See `GroupRelative`.
 
     Raises:
-        EstimatorError: a field has a value it cannot take, or a penalty is in the reward.
+        EstimatorError: a field has a value it cannot take, a penalty is in the reward, or the
+            mask `zero_variance` is there.
     """
 
     weights: Annotated[Any, weights_of] = (1.0, 1.0)
@@ -84,6 +86,10 @@ class SeveralRewards(GroupRelative):
         for penalty in parts.penalties:
             if penalty.in_reward:
                 raise refusal(self, "penalties in the loss", penalty, "set its place='loss'")
+        for mask in parts.drops:
+            # It compares the batch's own rewards, which may be equal where these are not.
+            if isinstance(mask, ZeroVariance):
+                raise refusal(self, "no mask by the batch's rewards", mask, "leave the mask out")
 
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Advantage.estimate`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from pgcore.data.batch import Batch
 from pgcore.errors import BatchError
 from pgcore.interfaces.extras import Extra
 from pgcore.parts import StepMask
+from pgcore.parts.composition import refusal
 from pgcore.returns import by_group, episode_rewards
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, choice
@@ -90,13 +91,19 @@ class ZeroVariance(StepMask):
         group: See the advantage `group_relative`.
 
     Raises:
-        EstimatorError: a field has a value it cannot take.
+        EstimatorError: a field has a value it cannot take, or the advantage is a critic's.
     """
 
     group: Group = "extra"
     extras: ClassVar = {"group": GROUP}
     name = "zero_variance"
     sources = ("Yu et al. 2025, sec. 3.2, arXiv:2503.14476 (dynamic sampling)",)
+
+    def meet(self, parts: Any) -> None:
+        """See `Part.meet`: a critic's advantage is not 0 in a group of equal rewards."""
+        advantage = parts.advantage
+        if advantage.needs_critic and "group" not in advantage.used_extras:
+            raise refusal(self, "an advantage over groups", advantage, "leave the mask out")
 
     def keeps(self, batch: Batch) -> Array:
         """See `StepMask.keeps`."""

@@ -214,7 +214,9 @@ def group_returns_of(
 
     # The baseline is of rewards without a penalty; padding has none.
     means = by_group(batch, part.group, lift(batch.rewards), baseline)
-    return {"advantage": whole(batch, rewards, part) - means}
+    # An answer that does not count has A = 0, whatever its length and discount.
+    counts = np.isin(batch.episode_of_step, counted).astype(np.float64)
+    return {"advantage": (whole(batch, rewards, part) - means) * lift(counts)}
 
 
 def greedy_baseline_of(

@@ -288,6 +288,17 @@ def test_group_returns_are_their_loop(leave_one_out, lone):
             assert actual[t] == pytest.approx(g_t - means[i], rel=1e-12)
 
 
+def test_returns_of_a_masked_answer_are_no_advantage():
+    batch = batch_of([0.0, 1.0, 0.0, 4.0], [2, 2], [0, 0], {"loss_mask": [1, 1, 0, 0]})
+    options = {"gamma": 0.5, "count_masked": False}
+    assert advantages(batch, "group_returns", **options, lone="raw").tolist() == [
+        0.5,
+        1.0,
+        0.0,
+        0.0,
+    ]
+
+
 def test_a_greedy_answers_reward_is_a_baseline():
     batch = batch_of([1.0, 2.0, 4.0], [2, 1], None, {"greedy_rewards": [0.5, 0.5, 3]})
     assert advantages(batch, "greedy_baseline").tolist() == [2.5, 1.5, 1.0]
@@ -619,4 +630,4 @@ def test_any_episodes_have_finite_advantages_or_an_error(episodes, options, name
     assert np.isfinite(actual).all()
     if not options["count_masked"]:
         # Those that do not count have nothing, but the returns of a part before its baseline.
-        assert name == "group_returns" or not actual[: len(steps)][~extras["loss_mask"]].any()
+        assert not actual[: len(steps)][~extras["loss_mask"]].any()

@@ -83,7 +83,7 @@ def test_a_truncated_correction_is_the_worked_number(log_prob, loss, slope):
     assert estimator.cotangents(**inputs)["log_prob"] == pytest.approx(slope, abs=5e-5)
 
 
-DPPO_OPTIONS = {"dppo_tv": {"delta": 1.0}}
+DPPO_OPTIONS = {"dppo_tv": {"delta": 1.0, "behaviour": "old"}}
 RATIOS = {
     "token": np.exp,
     "sequence": lambda gap: np.full_like(gap, np.exp(gap.sum())),
@@ -195,11 +195,63 @@ def test_a_part_for_the_rollout_policy_needs_its_log_probabilities(fields):
         signals_of(steps([1.0], [1]), **RETURNS, **fields)
 
 
+@pytest.mark.parametrize(
+    "fields", [{"correction": "masked"}, {"mask": "off_policy_sequence"}], ids=str
+)
+def test_an_old_log_probability_that_is_no_number_is_no_weight(fields):
+    extras = {"rollout_log_probs": [-1.0, -1.0], "loss_mask": [1, 0]}
+    batch = steps([1.0, -1.0], [1, 1], extras, log_probs=[-1.0, np.nan])
+    with pytest.raises(NonFiniteError, match=r"signals\['gain_weight'\].* at step 1"):
+        signals_of(batch, **RETURNS, objective="score", **fields)
+
+
 def test_bounds_in_the_wrong_order_are_refused():
     with pytest.raises(EstimatorError, match=r"correction 'masked': expected low of at most high"):
         composed(correction={"name": "masked", "low": 3.0})
     with pytest.raises(EstimatorError, match=r"mask 'clip_cov': expected low of at most high"):
         composed(mask={"name": "clip_cov", "low": 6.0})
+
+
+@pytest.mark.parametrize(
+    ("fields", "part", "partner"),
+    [
+        ({"correction": ["bypass", "truncated"]}, "correction 'bypass'", "correction 'truncated'"),
+        ({"correction": ["masked", "bypass"]}, "correction 'masked'", "correction 'bypass'"),
+        ({"correction": ["truncated", "masked"]}, "correction 'truncated'", "correction 'masked'"),
+        (
+            {"objective": "dppo_tv", "correction": "truncated"},
+            "correction 'truncated'",
+            "objective 'dppo_tv'",
+        ),
+        (
+            {"objective": "dppo_kl", "correction": "masked"},
+            "correction 'masked'",
+            "objective 'dppo_kl'",
+        ),
+        (
+            {"advantage": "vtrace", "mask": "zero_variance"},
+            "mask 'zero_variance'",
+            "advantage 'vtrace'",
+        ),
+        (
+            {"advantage": "several_rewards", "mask": "zero_variance"},
+            "advantage 'several_rewards'",
+            "mask 'zero_variance'",
+        ),
+        *(
+            ({**fields, "correction": "bypass"}, "correction 'bypass'", partner)
+            for fields, partner in (
+                ({"advantage": "vtrace"}, "advantage 'vtrace'"),
+                ({"advantage": "optimal_token_baseline"}, "advantage 'optimal_token_baseline'"),
+                ({"penalty": {"name": "k1", "place": "reward"}}, "penalty 'k1'"),
+                ({"objective": {"name": "dppo_tv", "behaviour": "old"}}, "objective 'dppo_tv'"),
+            )
+        ),
+    ],
+)
+def test_parts_that_correct_or_compare_twice_are_refused(fields, part, partner):
+    with pytest.raises(EstimatorError, match=rf"{part}: expected .* beside it, got {partner}; "):
+        composed(**{**GROUP, **fields})
 
 
 # The loss mask
@@ -229,7 +281,10 @@ ANYTHING = {
     "product": {"level": "sequence_product", "objective": "vespo", "reduction": "trajectory"},
     "gspo_token": {"level": "gspo_token", "entropy_coefficient": 0.1},
     "limited": {"objective": {"name": "gmpo", "low": 0.1, "high": 0.1}, "level": "sequence"},
-    "rollout": {"objective": {"name": "dppo_kl", "delta": 0.01}, "correction": "masked"},
+    "rollout": {
+        "objective": {"name": "dppo_kl", "delta": 0.01, "behaviour": "old"},
+        "correction": "masked",
+    },
     "reward": {"penalty": {"name": "k1", "place": "reward"}},
     "critic": {
         "advantage": "gae",
@@ -419,6 +474,15 @@ def test_truncated_answers_count_in_the_baseline_or_not(count_masked, expected):
     np.testing.assert_allclose(signals.weights, [0.5, 0.5, 0])
 
 
+@pytest.mark.parametrize("count_masked", [True, False])
+def test_answers_without_a_step_of_the_loss_reach_no_baseline(count_masked):
+    batch = answers([1, 0, 0], [0, 0, 0], [1, 1, 1]).with_extras(loss_mask=[True, True, False])
+    advantage = {"name": "group_relative", "count_masked": count_masked}
+    mask = {"name": "loss", "empty": "leave_out"}
+    signals = signals_of(batch, advantage=advantage, critic=None, mask=mask)
+    np.testing.assert_allclose(signals["advantage"], [0.7071, -0.7071, 0], atol=5e-5)
+
+
 def test_a_batch_without_an_answer_for_the_baseline_is_an_error():
     batch = answers([1, 0], [0, 0], [1, 1], terminated=[False, False])
     mask = {"name": "truncated", "count_masked": False}
@@ -435,6 +499,38 @@ def test_minibatches_of_episodes_count_the_answers_that_are_left():
     parts = [signals.episodes(batch, numbers).weights for numbers in ([0, 2], [1, 3])]
     np.testing.assert_allclose(parts[0], [1 / 2, 1 / 2, 0, 0, 0])
     np.testing.assert_allclose(parts[1], [1 / 2, 1 / 2])
+
+
+def test_statistics_of_a_batch_are_of_the_steps_that_count():
+    """Ratios 1, 1, 2; the third answer is left out."""
+    extras = {"rollout_log_probs": [-1.0, -1.0, -1.0 - math.log(2.0)]}
+    batch = steps([1.0, 0.0, 0.0], [1, 1, 1], extras, terminated=[True, True, False])
+    correction = {"name": "truncated", "normalise": True}
+    signals = signals_of(batch, **RETURNS, mask="truncated", correction=correction)
+    np.testing.assert_allclose(signals["gain_weight"], [1.0, 1.0, 0.0], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mask": {"name": "entropy_quantile", "fraction": 0.3}},
+        {"mask": {"name": "entropy_quantile", "denominator": "loss"}},
+        {"mask": {"name": "clip_cov", "low": -0.2, "high": 2.0, "fraction": 0.4}},
+        {"penalty": {"name": "kl_cov", "fraction": 0.4}},
+        {"correction": {"name": "masked", "of": "sequence", "normalise": True}},
+    ],
+)
+def test_constants_are_those_of_the_batch_without_the_steps_left_out(fields):
+    masks = [fields["mask"]] if "mask" in fields else []
+    masked = {**RETURNS, **fields, "mask": ["truncated", *masks]}
+    policy, batch = case_of(composed(**masked))
+    assert 0 < np.count_nonzero(batch.terminated) < batch.num_episodes
+    within = batch.terminated[batch.episode_of_step]
+    actual = signals_of(batch, policy, **masked)
+    expected = signals_of(batch.episodes(batch.terminated), policy, **{**RETURNS, **fields})
+    for name, value in expected.values.items():
+        np.testing.assert_allclose(actual[name][within], value, rtol=1e-13, err_msg=name)
+        assert not actual[name][~within].any()
 
 
 # Masks of the gain
@@ -600,6 +696,26 @@ def test_dppo_of_two_policies_reads_the_old_one():
     assert "rollout_log_probs" not in pg.estimator("dppo_tv", behaviour="old").used_extras
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "ratio"},
+        {"name": "clip", "high": math.inf},
+        {"name": "cispo", "high": math.inf},
+        {"name": "gmpo", "high": math.inf},
+        {"name": "dppo_tv"},
+    ],
+    ids=lambda objective: objective["name"],
+)
+def test_a_step_without_advantage_has_no_gradient_whatever_its_ratio(objective):
+    estimator = composed(**GROUP, objective=objective)
+    old = "rollout_log_prob" if objective["name"] == "dppo_tv" else "old_log_prob"
+    inputs = {"log_prob": -np.ones(2), old: np.array([-1001.0, -1.0])}
+    inputs["advantage"] = np.array([0.0, 1.0])
+    assert estimator.surrogate(host, **inputs).tolist() == [0.0, -1.0]
+    assert estimator.cotangents(**inputs)["log_prob"].tolist() == [0.0, -1.0]
+
+
 def test_the_gamma_weight_is_the_papers():
     rng = np.random.default_rng(5)
     log_prob, old = -rng.random((2, 9))
@@ -659,7 +775,10 @@ def test_presets_are_their_parts(name, fields):
     [
         {"objective": "vespo", "level": "sequence_product"},
         {"objective": "dppo_tv", "mask": "loss"},
-        {"objective": {"name": "dppo_kl", "symmetric": True}, "correction": "masked"},
+        {
+            "objective": {"name": "dppo_kl", "symmetric": True, "behaviour": "old"},
+            "correction": "masked",
+        },
         {"mask": "loss", "level": "sequence"},
         {"penalty": "kl_cov", "mask": ["loss", "zero_variance"]},
     ],
