@@ -241,11 +241,12 @@ def test_a_backend_that_is_not_usable_is_a_usage_error_where_it_is_named(run):
     )
 
 
-def test_a_required_backend_that_is_absent_fails(run, monkeypatch):
+@pytest.mark.parametrize("options", [(), ("--pg-dtype", "float32")])
+def test_a_required_backend_that_is_absent_fails(run, monkeypatch, options):
     monkeypatch.setenv("PGCORE_REQUIRE_BACKENDS", "h1_backend")
     source = of_cells("test_cells", "estimators=[Right]").replace("backends=['numpy'], ", "")
     source += "@parametrize_backends()\ndef test_each(backend):\n    import pgcore\n"
-    status, output = run(source + "    pgcore.backend(backend)\n", "-k", "h1_backend")
+    status, output = run(source + "    pgcore.backend(backend)\n", "-k", "h1_backend", *options)
     assert status == 1
     assert {test: [*counts] for test, counts in verdicts(output).items()} == {
         "test_cells": ["FAILED"],
