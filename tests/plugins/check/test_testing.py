@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import os
 import re
@@ -18,6 +19,7 @@ from pgcore.errors import DependencyError, OptimizerError, PluginError, UnknownN
 from pgcore_check import testing
 from pgcore_check.proofs import variants
 from pgcore_check.testing import assert_agrees, assert_same_gradient, cells
+from pgcore_check.testing.failures import outcome_text
 from pgcore_numpy.policy import NumpyPolicy
 from pgcore_optimizers.first_order import SGD
 
@@ -456,3 +458,7 @@ def test_a_heads_identities_are_a_cell_without_a_backend():
     assert "--case 'head " in tried[0].command
     for cell in tried:
         assert_agrees(cell)
+    departed = dataclasses.replace(tried[0].run(), stage="identities", ratio=9.0)
+    assert "error: 9 times a quarter of the tolerance, the limit is 4" in outcome_text(departed, "")
+    page = (Path(__file__).parents[3] / "docs/testing.md").read_text()
+    assert all(f"`{cell.fixture}`" in page for cell in tried)
