@@ -514,7 +514,7 @@ def selected_variants(
     return {
         label: variant
         for label, variant in variants(kind).items()
-        if names is None or proofs().names_of(variant).intersection(names)
+        if names is None or variant.name in names
     }
 
 
@@ -522,11 +522,7 @@ def with_settings(
     tried: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return estimators by label, those with settings in place of the variants of their names."""
-    variants = {
-        label: variant
-        for label, variant in tried.items()
-        if proofs().names_of(variant).isdisjoint(settings)
-    }
+    variants = {label: variant for label, variant in tried.items() if variant.name not in settings}
     for name, fields in settings.items():
         values = (f"{field}={value}" for field, value in fields.items())
         variants[f"{name} {', '.join(values)}"] = api.estimator(name, **fields)

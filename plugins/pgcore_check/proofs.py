@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import sys
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from operator import attrgetter
 from typing import Any
 
 from pgcore.errors import PgcoreError, PluginError
@@ -18,8 +15,7 @@ from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.optimizer import Rule
 from pgcore.interfaces.reduction import Reduction
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.registry.registry import Registration, Registry, registry
-from pgcore.registry.unpackaged import REGISTER, REGISTERED
+from pgcore.registry.registry import Registry, registry
 from pgcore.validation.inheritance import overrides
 from pgcore_check.proof import Kink, Proof
 
@@ -117,23 +113,6 @@ class Proofs:
         rows = self.source.providers(kind)
         return {row.provider.name for row in rows if row.status == "disabled"}
 
-    @cached_property
-    def names(self) -> dict[type[Any], set[str]]:
-        """The registered names of each class, such as `dist:name`, disabled ones too."""
-        names: dict[type[Any], set[str]] = {}
-        for row in itertools.chain(*map(self.source.providers, FORMULAS)):
-            try:
-                target = self._target(row)
-            except Exception:  # noqa: BLE001, S112 - see above; `unproven` reports it
-                continue
-            if isinstance(target, type):
-                names.setdefault(target, set()).add(row.provider.name)
-        return names
-
-    def names_of(self, variant: Any) -> set[str]:
-        """Return the registered names of an object's class; its own of one that is not registered."""
-        return self.names.get(type(variant)) or {variant.name}
-
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return the registered classes without a variant, by name, or the error of loading one."""
         proven: set[type[Any]] = {type(variant) for variant in self.variants[kind].values()}
@@ -154,15 +133,6 @@ class Proofs:
         if base is None or (base is not cls and overrides(cls, base, FORMULAS[kind_of(base)][1])):
             return None
         return self.references[base]
-
-    def _target(self, row: Registration) -> object:
-        """Return a row's target; a disabled one, which cannot be loaded, if a proof imported it."""
-        if row.status != "disabled":
-            return self.source.load(row.kind, row.provider.name)
-        if row.distribution == REGISTER:
-            return REGISTERED[row.kind, row.provider.name][1]
-        module, _, attribute = row.provider.target.partition(":")
-        return attrgetter(attribute)(sys.modules[module])
 
     def _add(self, provider: Provider) -> None:
         """Load all proofs of one provider, or none."""
@@ -206,9 +176,7 @@ def variants(kind: str) -> dict[str, Any]:
     """Return the estimators, heads, optimizers or reductions that the kit tries, by label."""
     disabled = proofs().disabled(kind)
     proven = proofs().variants[kind].items()
-    tried = {
-        label: variant for label, variant in proven if not proofs().names_of(variant) <= disabled
-    }
+    tried = {label: variant for label, variant in proven if variant.name not in disabled}
     tried |= proofs().defaults[kind][0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
     ordered = dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))

@@ -8,7 +8,7 @@ from typing import Any, cast
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.registry.registry import registry
 from pgcore.registry.unpackaged import REGISTER
-from pgcore_check.proofs import ADVICE, kind_of, message_of, proofs, variants
+from pgcore_check.proofs import ADVICE, kind_of, message_of, variants
 
 __all__ = ["Selection", "label_of", "registered_names", "selected", "usable_and_absent"]
 
@@ -39,9 +39,7 @@ def named_variants(kind: str, name: str) -> dict[str, Any]:
     """Return the variants of a registered name, by label."""
     # The error tells an unknown name from a disabled one.
     registry().find(kind, name)
-    objects = {
-        label: item for label, item in variants(kind).items() if name in proofs().names_of(item)
-    }
+    objects = {label: item for label, item in variants(kind).items() if item.name == name}
     # One that cannot be built has an error to show, which loading or building it raises.
     return objects or built(kind, registry().load(kind, name))
 
