@@ -75,7 +75,9 @@ def counted(choice: Choice, backends: tuple[str, ...], seeds: range) -> dict[str
         drawn = dataclasses.replace(choice, case=case)
         for seed in seeds:
             truth = drawn_truth(drawn, kind, seed)
-            for name in backends if truth else ():
+            if truth is None:
+                continue
+            for name in backends:
                 mode = pg.backend(name).modes[0]
                 outcomes.append(case_outcome(Cell(name, mode, kind), drawn, truth))
     return {
