@@ -18,10 +18,12 @@ from rich.progress import track
 
 import pgcore as pg
 from pgcore.data.networks import MLP, Linear, Network, Table
-from pgcore_check.cases.cases import EXTREME, Case, make_case
+from pgcore.errors import BatchError, NonFiniteError
+from pgcore_check.cases.builders import builder_of
+from pgcore_check.cases.cases import EXTREME, make_case
 from pgcore_check.cases.design import Choice, covering
 from pgcore_check.compare import RATE
-from pgcore_check.conformance import usable_backends
+from pgcore_check.conformance import MOST_DISTORTION, usable_backends
 from pgcore_check.outcomes import DISTANCE, Cell, Outcome, case_outcome
 from pgcore_check.proofs import variants
 from pgcore_check.stages.truth import Truth
@@ -73,7 +75,9 @@ def counted(choice: Choice, backends: tuple[str, ...], seeds: range) -> dict[str
         drawn = dataclasses.replace(choice, case=case)
         for seed in seeds:
             truth = drawn_truth(drawn, kind, seed)
-            for name in backends if truth else ():
+            if truth is None:
+                continue
+            for name in backends:
                 mode = pg.backend(name).modes[0]
                 outcomes.append(case_outcome(Cell(name, mode, kind), drawn, truth))
     return {
@@ -98,15 +102,24 @@ def enlarged(network: Network) -> Network:
 
 
 def drawn_truth(choice: Choice, kind: str, seed: int) -> Truth | None:
-    """Return the reference of a draw; None where rounding may take either side of a kink."""
-    case: Case = choice.case
-    policy, batch = make_case(case.spec, "numpy", case.dtype, seed, scale=SCALES[kind])
-    optimizer = pg.optimizer(choice.optimizer, learning_rate=RATE).spec
+    """Return the reference of a draw; None where `pgcore check` would draw again."""
+    case, optimizer = choice.case, pg.optimizer(choice.optimizer, learning_rate=RATE).spec
+    options = {"scale": SCALES[kind], "extras": case.estimator.used_extras}
     steps = (1,) if kind == "usual" else ()
-    truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
-    truth.products = kind != "large"
-    with np.errstate(all="ignore"):
-        return truth if truth.power > 0 and truth.nearest >= DISTANCE else None
+    try:
+        with np.errstate(all="ignore"):
+            policy, batch = make_case(case.spec, builder_of(case.spec), case.dtype, seed, **options)
+            truth = Truth(case.spec, policy.parameters(), case.estimator, batch, optimizer, steps)
+            truth.products = kind != "large"
+            return truth if is_accepted(truth) else None
+    except (NonFiniteError, BatchError):
+        return None
+
+
+def is_accepted(truth: Truth) -> bool:
+    """Return whether a reference passes the rules of `pgcore_check.conformance.truth_of`."""
+    telling = truth.power > 0 and truth.nearest >= DISTANCE
+    return telling and truth.within_range and truth.distortion <= MOST_DISTORTION
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Extra:
         form: Shape and numbers, such as "[B] float", "[B, A] float" or "[B, 3] integer". A is the
             number of actions, `width` that of distribution parameters. Entries are float, integer,
             number (either of the two) or bool.
-        meaning: The quantity and its unit, for errors.
+        meaning: The quantity and its unit, for errors; may be left out.
         example: `example(batch, shape, rng)` returns one for `pgcore check` and `pgcore audit`, from
             a batch with log_probs. An audit's batch is one episode with each action in each state.
         optional: Whether its reader can do without it; then an example may be None.
@@ -49,7 +49,7 @@ class Extra:
     """
 
     form: str
-    meaning: str
+    meaning: str = ""
     example: Example | None = None
     optional: bool = False
     when: Callable[[Any], bool] | None = None
@@ -78,7 +78,8 @@ class Extra:
         """Raise BatchError or ShapeError unless an array is there and of the form."""
         shape, numbers = self.shape(steps, width), self.form.partition("] ")[2]
         label = ", ".join(["B", *map(str, shape[1:])])
-        rule = f"{where}: expected [{label}] {numbers}s, {self.meaning}, got"
+        meaning = f", {self.meaning}," if self.meaning else ","
+        rule = f"{where}: expected [{label}] {numbers}s{meaning} got"
         if array is None:
             raise BatchError(f"{rule} none; {self.advice}")
         got = f"{list(array.shape)} {array.dtype}"

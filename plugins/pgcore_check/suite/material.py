@@ -20,7 +20,7 @@ def built_in(kind: str) -> dict[str, Any]:
     classes = {
         registry().load(kind, entry.provider.name)
         for entry in registry().providers(kind)
-        if entry.distribution == "pgcore"
+        if entry.distribution == "pgcore" and entry.status != "disabled"
     }
     return {label: item for label, item in variants(kind).items() if type(item) in classes}
 

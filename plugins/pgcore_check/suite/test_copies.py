@@ -150,7 +150,7 @@ def test_a_deep_copy_is_a_target_network(backend):
 @pytest.mark.parametrize("name", sorted({rule.name for rule in TRUST_REGIONS.values()}))
 def test_a_trust_region_is_copied_with_its_critics_optimizer(backend, name):
     policy = pg.policy(SPEC, backend=backend, dtype="float64", seed=3)
-    estimator, optimizer = pg.estimator("trpo"), pg.optimizer(name)
+    estimator, optimizer = pg.estimator("ppo"), pg.optimizer(name)
     optimizer.step(policy, pg.gradient(policy, estimator, make_batch()))
     copied_policy, copied_optimizer = pickle.loads(pickle.dumps((policy, optimizer)))
     for one, stepper in ((policy, optimizer), (copied_policy, copied_optimizer)):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import proofs
 from pgcore_check.suite.material import HEADS, TRUST_REGIONS, flat
@@ -16,6 +17,9 @@ __all__: list[str] = []
 
 pytestmark = parametrize_backends()
 
+
+if not all("trpo" in registry().names(kind) for kind in ("estimators", "optimizers")):
+    pytest.skip("trpo is disabled", allow_module_level=True)
 
 ESTIMATOR = pg.estimator("trpo", gamma=0.9)
 CASES = [

@@ -12,7 +12,7 @@ from pgcore.errors import OptimizerError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.formula import OptimizerSpec
-from pgcore_check.cases.builders import RefusalError
+from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import Case, cases
 from pgcore_check.cases.design import DTYPES, Choice
 from pgcore_check.compare import RATE
@@ -259,6 +259,6 @@ def reference_of(shared: Work, fixture: str) -> Truth:
         return truth_of(shared.part, fixture, quick=shared.quick)
     assert shared.part.choice is not None
     case, rule = shared.part.choice.case, dataclasses.replace(shared.rule, learning_rate=RATE)
-    policy, batch = case.make("numpy")
+    policy, batch = case.make(builder_of(case.spec))
     steps = STEPS[:1] if shared.quick else STEPS
     return Truth(case.spec, policy.parameters(), case.estimator, batch, rule, steps)

@@ -12,6 +12,7 @@ from pgcore.errors import EstimatorError
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
+from pgcore_check.cases.builders import builder_of
 from pgcore_check.cases.cases import NETWORKS, fits, make_case
 from pgcore_check.cases.design import CRITICS, spec_of
 from pgcore_check.proofs import variants
@@ -30,7 +31,7 @@ class MakeCase(Protocol):
         estimator: Estimator,
         head: Head | None = None,
         *,
-        backend: str = "numpy",
+        backend: str | None = None,
         dtype: str | None = None,
         seed: int = 0,
         steps: int = 23,
@@ -40,13 +41,14 @@ class MakeCase(Protocol):
         Args:
             estimator: Which loss the policy must fit.
             head: The head; None takes the first registered one that fits.
-            backend: A registered name.
+            backend: A registered name; None takes the first usable one that can build the policy.
             dtype: "float32" or "float64"; None takes `--pg-dtype`, or else float64.
             seed: Of all random numbers.
             steps: B, at least 9, in five episodes.
 
         Raises:
             EstimatorError: no policy fits the estimator.
+            RefusalError: no usable backend can build the policy.
         """
         ...
 
@@ -58,7 +60,7 @@ def make_example(default_dtype: str) -> MakeCase:
         estimator: Estimator,
         head: Head | None = None,
         *,
-        backend: str = "numpy",
+        backend: str | None = None,
         dtype: str | None = None,
         seed: int = 0,
         steps: int = 23,
@@ -66,8 +68,8 @@ def make_example(default_dtype: str) -> MakeCase:
         heads = variants("heads").values() if head is None else [head]
         for spec in itertools.chain.from_iterable(map(specs_of, heads)):
             if fits(estimator, spec):
-                extras = estimator.used_extras
-                return make_case(spec, backend, dtype or default_dtype, seed, steps, extras=extras)
+                chosen = (backend or builder_of(spec), dtype or default_dtype, seed, steps)
+                return make_case(spec, *chosen, extras=estimator.used_extras)
         raise EstimatorError(
             f"pg_case: expected an estimator that fits a policy, got {estimator.name}; "
             "name a head that has its quantities"

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from pgcore_check.compare import Row
-from pgcore_check.outcomes import Outcome, blindness
+from pgcore_check.outcomes import IDENTITY, Outcome, blindness
 
 __all__ = ["blindness_text", "outcome_text", "pytest_line", "row_text"]
 
@@ -29,28 +29,37 @@ def outcome_text(outcome: Outcome, line: str) -> str:
         return with_line("\n  ".join(lines), line)
     stage = str(outcome.stage)
     where = outcome.where.removeprefix(f"{stage}: ")
-    parts = departure(stage, where, outcome.values, outcome.ratio, outcome.limit)
+    size = error_text(outcome.ratio, outcome.limit, unit_of(outcome.fixture))
+    parts = departure(stage, where, outcome.values, size)
     return with_line("\n  ".join([f"{heading}: departs from the reference", *parts]), line)
 
 
 def row_text(row: Row) -> str:
     """Return the message of a row that disagrees."""
-    parts = departure(row.stage, row.where, row.values, row.ratio, row.limit)
+    size = error_text(row.ratio, row.limit, unit_of())
+    parts = departure(row.stage, row.where, row.values, size)
     lines = [f"{row.backend}: the policies differ", *parts]
     return with_line("\n  ".join(lines), pytest_line())
 
 
-def departure(stage: str, where: str, values: str, ratio: float, limit: float) -> list[str]:
+def unit_of(fixture: str = "") -> str:
+    """Return the unit of a ratio on a fixture; identities have a tolerance instead of a bound."""
+    return "a quarter of the tolerance" if fixture == IDENTITY else "the rounding-error bound u e"
+
+
+def error_text(ratio: float, limit: float, unit: str) -> str:
+    """Return an error in its unit beside the limit, or why it is no number."""
+    if not math.isfinite(ratio):
+        return "not finite, or of a wrong shape or dtype"
+    return f"{ratio:.3g} times {unit}, the limit is {limit:g}"
+
+
+def departure(stage: str, where: str, values: str, size: str) -> list[str]:
     """Return the lines on a stage, an entry, its two values and its error."""
     # The entry of a scalar is [].
     lines = [f"stage: {stage}", f"entry: {where.removesuffix('[]')}"]
     lines += [f"values: {values}"] if values else []
-    if not math.isfinite(ratio):
-        return [*lines, "error: not finite, or of a wrong shape or dtype"]
-    return [
-        *lines,
-        f"error: {ratio:.3g} times the rounding-error bound u e, the limit is {limit:g}",
-    ]
+    return [*lines, f"error: {size}"]
 
 
 def with_line(text: str, line: str) -> str:

@@ -119,8 +119,9 @@ def check_complete(estimator: Estimator, available: Collection[str]) -> None:
         if not extra.optional and name not in available:
             # An author's advice is worth more than the usual one, which is about batches.
             advice = "" if extra.advice == Extra.advice else f" ({extra.advice})"
+            subject = ", ".join(filter(None, (extra.form, extra.meaning)))
             raise SpecError(
-                f"extras.{name}: expected {extra.form}, {extra.meaning}, which {estimator.name} "
+                f"extras.{name}: expected {subject}, which {estimator.name} "
                 f"reads, got none; give --extras {name}=module:function, a function of the "
                 f"rollout's batch{advice}"
             )

@@ -195,6 +195,12 @@ def test_an_extra_that_is_needed_has_an_example():
         Extra("[B] float", "anything")
 
 
+def test_the_meaning_of_an_extra_may_be_left_out():
+    extra = Extra("[B] float", example=anything)
+    with pytest.raises(BatchError, match=r"^here: expected \[B\] floats, got none; add it to the"):
+        extra.check("here", None, 4, 2)
+
+
 @pytest.mark.parametrize("declared", [("teacher",), {"teacher": "[B] float"}, None])
 def test_declarations_are_checked_where_the_class_is_defined(declared):
     with pytest.raises(EstimatorError, match=r"Wrong\.extras: expected pgcore\.Extra by name, got"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,16 @@ def test_derivatives_of_a_head_beyond_the_range_are_drawn_again(monkeypatch):
         truth = truth_of(part, "extreme", quick=True)
         outcome = case_outcome(Cell("torch", "eager", "extreme"), part.choice, truth)
         assert outcome.agrees is agrees
+
+
+@pytest.mark.parametrize("rule", [("within_range", False), ("distortion", 0.1)])
+def test_the_count_of_false_alarms_draws_by_the_same_rules(monkeypatch, rule):
+    path = Path(__file__).parents[3] / "benchmarks" / "false_alarms.py"
+    drawn_truth = runpy.run_path(str(path))["drawn_truth"]
+    choice = part_of(variants("estimators")["reinforce"], 0).choice
+    assert drawn_truth(choice, "usual", 5) is not None
+    monkeypatch.setattr(conformance.Truth, *rule)
+    assert drawn_truth(choice, "usual", 5) is None
 
 
 @dataclasses.dataclass(frozen=True)

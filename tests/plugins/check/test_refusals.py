@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -13,9 +15,11 @@ from pgcore import api
 from pgcore.errors import SpecError
 from pgcore.registry.registry import registry
 from pgcore_check.cases.builders import USUAL, RefusalError, builder_of
-from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.cases.cases import NETWORKS, Case
 from pgcore_check.outcomes import shared_policy
 from pgcore_check.testing import assert_agrees, cells
+from pgcore_check.testing.cells import WALK, Work, reference_of, step_part
+from pgcore_check.testing.example import make_example
 
 WORDS = ("--estimators", "reinforce", "--heads", "laplace", "--quick", "--processes", "1")
 SPEC = pg.PolicySpec(NETWORKS["linear"], Laplace())
@@ -117,3 +121,21 @@ def test_identities_alone_are_no_check_of_an_estimator(pgcore):
     status, _, err = pgcore("check", *words, "--quick", "--processes", "1")
     assert status == 1
     assert err.endswith("error: check: expected an estimator that fits a head, got none\n")
+
+
+def test_examples_and_walks_of_an_optimizer_are_made_by_it_too(monkeypatch):
+    only(monkeypatch, "numpy", "torch")
+    estimator = pg.estimator("reinforce")
+    assert make_example("float64")(estimator, Laplace())[0].backend == "torch"
+    part = step_part(Case("case", SPEC, estimator, "float64", 3), "sgd", all_modes=False)
+    truth = reference_of(Work(part, quick=True, rule=pg.optimizer("sgd").spec), WALK)
+    assert truth.parameters.keys() == SPEC.initial_parameters(0).keys()
+
+
+def test_a_disabled_estimator_is_left_out_of_the_suite(monkeypatch):
+    monkeypatch.setenv("PGCORE_DISABLE", "trpo")
+    words = ["-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", "--pg-quick"]
+    words += ["--pg-backends", "numpy", "--pyargs", "pgcore_check.suite"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "test_gradients.py::" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import os
 import re
@@ -18,6 +19,7 @@ from pgcore.errors import DependencyError, OptimizerError, PluginError, UnknownN
 from pgcore_check import testing
 from pgcore_check.proofs import variants
 from pgcore_check.testing import assert_agrees, assert_same_gradient, cells
+from pgcore_check.testing.failures import outcome_text
 from pgcore_numpy.policy import NumpyPolicy
 from pgcore_optimizers.first_order import SGD
 
@@ -241,11 +243,12 @@ def test_a_backend_that_is_not_usable_is_a_usage_error_where_it_is_named(run):
     )
 
 
-def test_a_required_backend_that_is_absent_fails(run, monkeypatch):
+@pytest.mark.parametrize("options", [(), ("--pg-dtype", "float32")])
+def test_a_required_backend_that_is_absent_fails(run, monkeypatch, options):
     monkeypatch.setenv("PGCORE_REQUIRE_BACKENDS", "h1_backend")
     source = of_cells("test_cells", "estimators=[Right]").replace("backends=['numpy'], ", "")
     source += "@parametrize_backends()\ndef test_each(backend):\n    import pgcore\n"
-    status, output = run(source + "    pgcore.backend(backend)\n", "-k", "h1_backend")
+    status, output = run(source + "    pgcore.backend(backend)\n", "-k", "h1_backend", *options)
     assert status == 1
     assert {test: [*counts] for test, counts in verdicts(output).items()} == {
         "test_cells": ["FAILED"],
@@ -455,3 +458,7 @@ def test_a_heads_identities_are_a_cell_without_a_backend():
     assert "--case 'head " in tried[0].command
     for cell in tried:
         assert_agrees(cell)
+    departed = dataclasses.replace(tried[0].run(), stage="identities", ratio=9.0)
+    assert "error: 9 times a quarter of the tolerance, the limit is 4" in outcome_text(departed, "")
+    page = (Path(__file__).parents[3] / "docs/testing.md").read_text()
+    assert all(f"`{cell.fixture}`" in page for cell in tried)

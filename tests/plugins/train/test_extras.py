@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import BatchError, ShapeError, SpecError, UnknownNameError
+from pgcore.interfaces.extras import Extra
 from pgcore.registry.registry import registry
 from pgcore_estimators.q_learning import QLearning
 from pgcore_train.config.config import RunConfig, read_assignments, read_extras, read_toml
-from pgcore_train.rollout.extras import RolloutExtras
+from pgcore_train.rollout.extras import RolloutExtras, check_complete
 
 TAUGHT = """
     from dataclasses import dataclass
@@ -257,3 +259,11 @@ def test_a_function_gives_the_extra_of_a_part(make_batch):
     functions = RolloutExtras({"reference_log_probs": "lessons:recorded"}, estimator, ())
     found = functions.add_to(batch, estimator, 3).extras["reference_log_probs"]
     np.testing.assert_array_equal(found, batch.log_probs)
+
+
+def test_an_extra_without_a_meaning_is_missed_by_its_form():
+    reader = SimpleNamespace(name="h1", used_extras={"hint": Extra("[B] float", example=len)})
+    with pytest.raises(
+        SpecError, match=r"^extras\.hint: expected \[B\] float, which h1 reads, got"
+    ):
+        check_complete(reader, ())
