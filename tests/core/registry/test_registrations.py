@@ -268,7 +268,7 @@ def test_parts_and_reductions_are_registered_too(registrations):
 
         name: ClassVar[str] = "doubled"
 
-        def gain(self, xp, log_ratio, log_prob, advantage):
+        def gain(self, xp, log_ratio, log_prob, advantage, **further):
             return 2.0 * log_prob * advantage
 
     @pg.register
@@ -281,5 +281,5 @@ def test_parts_and_reductions_are_registered_too(registrations):
         def weights(self, batch, totals=None):
             return np.full(batch.num_steps, 0.5)
 
-    made = pg.estimator("policy_gradient", objective="doubled", reduction="halves")
+    made: Any = pg.estimator("policy_gradient", objective="doubled", reduction="halves")
     assert (made.objective, made.reduction) == (Doubled(), Halves())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -262,7 +262,10 @@ def test_a_function_gives_the_extra_of_a_part(make_batch):
 
 
 def test_an_extra_without_a_meaning_is_missed_by_its_form():
-    reader = SimpleNamespace(name="h1", used_extras={"hint": Extra("[B] float", example=len)})
+    reader: Any = SimpleNamespace(
+        name="h1",
+        used_extras={"hint": Extra("[B] float", example=lambda b, shape, r: np.zeros(shape))},
+    )
     with pytest.raises(
         SpecError, match=r"^extras\.hint: expected \[B\] float, which h1 reads, got"
     ):
