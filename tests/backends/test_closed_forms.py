@@ -27,15 +27,19 @@ def test_gradient_and_loss_are_within_their_running_error_bounds(case):
     assert found.agrees, found
     # A float32 log-density of a thousand leaves its ratio four digits, and a trajectory's log ratio adds up the errors of its steps.
     of_densities = not case.spec.head.discrete or case.estimator.name == "trajectory_is"
-    if case.dtype == "float64" or not ("old_log_prob" in case.estimator.keywords and of_densities):
+    # Parts have options that make advantages or weights small; `pgcore check` draws such cases again.
+    composed = len(case.estimator.differentiated_parts) > 1
+    weak = composed or ("old_log_prob" in case.estimator.keywords and of_densities)
+    if not weak or (case.dtype == "float64" and not composed):
         assert found.power > (0.5 if case.dtype == "float64" else 0.2), found
     assert loss_row(policy, case.estimator, batch, signals, gradient.loss).agrees
 
 
 @pytest.mark.parametrize("kink", KINKS, ids=lambda kink: kink.name)
 def test_gradient_at_a_kink_loses_nothing_to_cancellation(kink):
-    # Closed forms cancel nowhere, so that nothing is allowed for it; a log-probability of hundreds of nats is another matter.
-    kink = kink if kink.group == "squashed" else dataclasses.replace(kink, atol=0.0)
+    # Closed forms cancel nowhere, so that nothing is allowed for it; an exponent of tens or hundreds of nats is another matter.
+    exponents = kink.group == "squashed" or kink.name.startswith("gamma weight")
+    kink = kink if exponents else dataclasses.replace(kink, atol=0.0)
     ratio, where = worst_at(
         kink, partial(pg.policy, backend="numpy", dtype="float64"), np.dtype(np.float64)
     )
