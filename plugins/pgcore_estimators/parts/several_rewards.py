@@ -41,7 +41,7 @@ def example_rewards(batch: Batch, shape: tuple[int, ...], rng: np.random.Generat
     return rows[batch.episode_of_step]
 
 
-def example_step_rewards(batch: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def example_step_rewards(_: Batch, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Return [B, K] rewards of different scales."""
     return rng.standard_normal(shape) * (1.0 + np.arange(shape[1]))
 

@@ -454,9 +454,9 @@ def test_groups_of_equal_rewards_leave_the_denominator():
 
 def test_totals_are_of_the_steps_that_masks_leave():
     batch = answers([1, 0, 3, 3, 5, 4], [0, 0, 1, 1, 2, 2], [1, 2, 2, 1, 2, 1])
-    estimator = composed(**GROUP, mask="zero_variance")
+    estimator: Any = composed(**GROUP, mask="zero_variance")
     shares = [batch.episodes(numbers) for numbers in ([0, 1], [2, 3, 4, 5])]
-    totals = pg.Totals(steps=sum(int(np.sum(estimator.counted(share))) for share in shares))
+    totals = pg.Totals(steps=sum(int(estimator.counted(share).sum()) for share in shares))
     assert totals.steps == 6
     found = [pg.signals(policy_of(), estimator, share, totals=totals).weights for share in shares]
     whole = pg.signals(policy_of(), estimator, batch).weights
