@@ -19,7 +19,9 @@ from pgcore_check.reference.differences import complex_step, random_direction
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
 
-CASES = list(cases(("float64",)))
+# A complex step passes neither |x| nor a value that is held constant, which parts have; test_differences.py
+# holds compositions to real steps.
+CASES = [case for case in cases(("float64",)) if len(case.estimator.differentiated_parts) == 1]
 
 
 def gap(case):
