@@ -299,15 +299,6 @@ PRESETS = (
         ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
     ),
     Row(
-        "DPPOKullbackLeibler",
-        "dppo_kl",
-        "ratios to the rollout policy within a divergence, standardised group rewards",
-        {"advantage": "group_relative", "objective": "dppo_kl", "penalty": NO_PENALTY},
-        {**DIVERGENCE, **COMMON},
-        {"reduction": "step"},
-        ("DPPO 2026, eqs. 11 to 14, arXiv:2602.04879",),
-    ),
-    Row(
         "VESPO",
         "vespo",
         "scores weighed by a gamma density of whole sequences' ratios",

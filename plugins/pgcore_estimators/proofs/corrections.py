@@ -23,8 +23,6 @@ from pgcore_estimators.policy_gradient import PolicyGradient
 
 __all__ = ["PROOFS"]
 
-# Beside a certain action the binary divergence is rounding: M is compared at its own points.
-FAR = 1e4
 GROUPED = {"advantage": "group_relative", "critic": None}
 VARIANTS: dict[str, dict[str, Any]] = {
     "truncated by token, loss mask, sequence level": {
@@ -86,9 +84,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "objective": {"name": "dppo_tv", "delta": 0.05, "symmetric": True},
         "mask": "loss",
     },
-    "binary divergence, old policy, whole answers": {
+    "total variation, old policy, whole answers": {
+        "objective": {"name": "dppo_tv", "delta": 0.01, "behaviour": "old"},
         "mask": {"name": "truncated", "count_masked": True},
-        "objective": {"name": "dppo_kl", "delta": FAR, "behaviour": "old"},
         "correction": "truncated",
     },
 }
