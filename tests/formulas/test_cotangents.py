@@ -75,7 +75,9 @@ def test_cotangents_are_the_surrogates_derivatives(estimator):
 
 def test_cotangents_are_the_surrogates_derivatives_symbolically(estimator, monkeypatch):
     if {"gain_weight", "counted"} & set(estimator.keywords):
-        pytest.skip("SymPy does not know that weights are at least 0; the test above compares points")
+        pytest.skip(
+            "SymPy does not know that weights are at least 0; the test above compares points"
+        )
     derivation = derive(estimator)
     for name, found in hand_written(estimator, derivation, monkeypatch).items():
         assert equal(found, derivation.expressions[name]), (
