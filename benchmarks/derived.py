@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 import pgcore as pg
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 
 STEPS, CALLS, ROUNDS = 64, 500, 31
 

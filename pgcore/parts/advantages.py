@@ -61,6 +61,8 @@ class Advantage(Part, ABC):
     def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
         """Return `advantage` [B] and, if it gives a target, `return_` [B], float64, reward units.
 
+        `discount` [B], if it is there, multiplies A after A is normalised over the batch.
+
         Args:
             batch: The episodes.
             rewards: [B] float64. Rewards less the penalties in them, in place of `batch.rewards`.

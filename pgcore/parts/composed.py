@@ -10,6 +10,7 @@ from typing import Any
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
 from pgcore.interfaces.extras import Extra
+from pgcore.interfaces.quantities import surrogate_keywords
 from pgcore.parts.composition import Composition
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import set_field
@@ -21,7 +22,8 @@ __all__ = ["Composed"]
 class Composed(Estimator):
     """An estimator whose fields make a `Composition`, which does all of its work.
 
-    A subclass is a frozen dataclass that writes `compose`.
+    A subclass is a frozen dataclass that writes `compose`. One that writes a surrogate of its own
+    names its keywords, as any estimator.
 
     Attributes:
         composition: The parts under these hyper-parameters.
@@ -38,10 +40,23 @@ class Composed(Estimator):
     def compose(self) -> Composition:
         """Return the parts; called once, after the fields are checked."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Read the keywords of a surrogate that the class writes itself."""
+        super().__init_subclass__(**kwargs)
+        if cls.surrogate is not Composed.surrogate:
+            cls._surrogate_keywords = surrogate_keywords(cls)
+
     @cached_property
     def keywords(self) -> tuple[str, ...]:
-        """See `Estimator.keywords`: those that the parts read."""
-        return self.composition.keywords
+        """See `Estimator.keywords`: those that the parts read, or those of a surrogate of its own."""
+        if type(self).surrogate is Composed.surrogate:
+            return self.composition.keywords
+        keywords = self._surrogate_keywords.items()
+        return tuple(name for name, optional in keywords if not optional or self.uses(name))
+
+    def uses(self, name: str) -> bool:
+        """See `Estimator.uses`: what the parts read."""
+        return name in self.composition.keywords
 
     @property
     def differentiated_parts(self) -> Mapping[str, str]:
@@ -97,6 +112,13 @@ class Composed(Estimator):
     def metric_inputs(self, **keywords: Any) -> dict[str, Array]:
         """See `Estimator.metric_inputs`."""
         return self.composition.metric_inputs(keywords)
+
+    def metrics(self, **keywords: Any) -> dict[str, float]:
+        """See `Estimator.metrics`: those of the parts."""
+        figures: dict[str, float] = {}
+        for part in self.composition:
+            figures |= part.metrics(keywords)
+        return figures
 
     def clipped(self, log_ratio: Array, advantage: Array) -> Array | None:
         """See `Estimator.clipped`; the log ratio is the level's."""

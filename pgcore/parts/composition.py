@@ -178,10 +178,11 @@ class Composition:
             and not (self.weights or self.drops or self.penalties or self.level.changes)
         )
         # Beside the advantage's ratio the objective's own would weigh twice.
-        ratio = self.objective.reads_ratio or bool(self.objective.references)
+        ratio = self.objective.reads_ratio or bool(self.objective.references) or bool(self.weights)
+        off_policy = "none" if ratio else self.advantage.off_policy
         return Claims(
             unbiased=plain and self.objective.unbiased and self.advantage.unbiased,
-            off_policy=self.advantage.off_policy if plain and not ratio else "none",
+            off_policy="limited" if off_policy == "exact" and not plain else off_policy,
             needs_critic=self.advantage.needs_critic or self.critic is not None,
             discrete_only=any(part.discrete_only for part in self)
             or not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
@@ -227,6 +228,8 @@ class Composition:
         if self.normalise == "batch":
             advantage = normalise(signals["advantage"], counted, ddof=self.ddof)
             signals["advantage"] = advantage
+        if "discount" in signals:
+            signals["advantage"] = signals.pop("discount") * signals["advantage"]
         return signals
 
     def _statistics(

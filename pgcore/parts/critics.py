@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from pgcore.parts.part import Part
 from pgcore.validation.arrays import Array
@@ -23,7 +23,11 @@ class CriticLoss(Part, ABC):
     registered_as = "critics"
     noun = "critic"
     formula = "term"
-    reads_old_value: ClassVar[bool] = False
+
+    @property
+    def reads_old_value(self) -> bool:
+        """See the class."""
+        return False
 
     @abstractmethod
     def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:

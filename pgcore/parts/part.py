@@ -86,6 +86,14 @@ class Part(Checked):
         """
         return {}
 
+    def metrics(self, inputs: Mapping[str, Array]) -> dict[str, float]:
+        """Return figures to log by name; none by default.
+
+        Args:
+            inputs: [B, ...] the surrogate's keywords, without padding.
+        """
+        return {}
+
     def meet(self, parts: Any) -> None:
         """Raise EstimatorError where it cannot be combined with the other parts.
 

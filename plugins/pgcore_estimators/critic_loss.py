@@ -1,17 +1,16 @@
-"""The losses of estimators with a critic: its own, the entropy bonus, and the actor's score."""
+"""The value loss and entropy bonus of estimators with a critic."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
 from pgcore.interfaces.estimator import Claims, Estimator
 from pgcore.validation.arrays import Array
-from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.namespace import Native
 
-__all__ = ["ActorCriticLoss", "CriticLoss"]
+__all__ = ["CriticLoss"]
 
 
 class CriticLoss(Estimator):
@@ -60,34 +59,3 @@ class CriticLoss(Estimator):
         if entropy is not None:
             cotangents["entropy"] = np.full_like(entropy, -self.entropy_coefficient)
         return cotangents
-
-
-class ActorCriticLoss(CriticLoss):
-    """The loss -log pi A + c_v (V - R)^2 / 2 - c_e H, for signals `advantage` and `return_`."""
-
-    # `value` and `entropy` have defaults: an estimator without a critic or a bonus leaves them out.
-
-    def surrogate(
-        self,
-        xp: ArrayNamespace,
-        *,
-        log_prob: Native,
-        advantage: Native,
-        value: Native = None,
-        entropy: Native = None,
-        return_: Native = None,
-    ) -> Native:
-        """See `Estimator.surrogate`: -log pi A + c_v (V - R)^2 / 2 - c_e H."""
-        return self.add_auxiliary_terms(-log_prob * advantage, value, return_, entropy)
-
-    def cotangents(
-        self,
-        *,
-        log_prob: Array,
-        advantage: Array,
-        value: Array | None = None,
-        entropy: Array | None = None,
-        return_: Array | None = None,
-    ) -> Mapping[str, Array]:
-        """See `Estimator.cotangents`."""
-        return {"log_prob": -advantage} | self.auxiliary_cotangents(value, return_, entropy)

@@ -16,41 +16,10 @@ ESTIMATORS = (
         "policy_gradient:PolicyGradient",
         "any advantage, objective, level, penalty, mask, correction and critic that meet",
     ),
-    # On-policy, with a critic or without.
     (
         "reinforce",
         "reinforce:Reinforce",
         "score function times return, with any of seven baselines",
-    ),
-    ("actor_critic", "actor_critic:ActorCritic", "n-step, TD(0) or GAE advantages from a critic"),
-    ("ppo", "ppo:PPO", "clipped surrogate or adaptive KL penalty, value loss, entropy bonus"),
-    ("trpo", "trpo:TRPO", "ratio times advantage, unclipped; for the optimizer of the same name"),
-    ("a2c", "actor_critic:A2C", "actor-critic with bootstrapped returns and an entropy bonus"),
-    # Another policy's episodes.
-    ("vtrace", "vtrace:VTrace", "actor-critic on another policy's episodes, as in IMPALA"),
-    ("awr", "awr:AWR", "regression on actions, weighted by exponentiated advantages"),
-    (
-        "trajectory_is",
-        "importance_sampling:TrajectoryIS",
-        "returns weighted by whole episodes' ratios",
-    ),
-    ("pdis", "importance_sampling:PerDecisionIS", "rewards weighted by the ratios up to them"),
-    ("wis", "importance_sampling:WeightedIS", "self-normalised ratios of whole episodes, biased"),
-    (
-        "averaged_ratio",
-        "importance_sampling:AveragedRatio",
-        "mean ratio of single steps times the return, biased",
-    ),
-    # Groups of answers to one prompt.
-    ("rloo", "rloo:RLOO", "group rewards less the mean of the others, unbiased"),
-    ("grpo", "group_relative:GRPO", "standardised group rewards, clipped ratios"),
-    ("dr_grpo", "group_relative:DrGRPO", "GRPO without dividing by deviation or by length"),
-    ("gspo", "group_relative:GSPO", "group rewards, ratios of whole trajectories clipped"),
-    ("cispo", "group_relative:CISPO", "group rewards, clipped ratios held constant"),
-    (
-        "reinforce_pp",
-        "reinforce_pp:ReinforcePP",
-        "clipped ratios, returns normalised over the batch",
     ),
     # Action values.
     ("expected", "expected:Expected", "all-action policy gradient over action values"),
@@ -92,6 +61,12 @@ PARTS = {
         ("n_step", "n_step:NStep", "n rewards and a critic's value, less its value before"),
         ("td", "n_step:TD", "one reward and a critic's value, less its value before"),
         ("vtrace", "vtrace:VTraceAdvantage", "advantages corrected for the behaviour policy"),
+        ("per_decision", "importance:PerDecision", "returns, weighed by the ratios up to a reward"),
+        (
+            "self_normalised",
+            "importance:SelfNormalised",
+            "returns, weighed by episodes' ratios over their mean",
+        ),
         ("group_relative", "group_relative:GroupRelative", "rewards against those of a group"),
         (
             "success_normalised",
@@ -118,6 +93,11 @@ PARTS = {
         ("score", "score:Score", "advantage times log-probability"),
         ("ratio", "score:Ratio", "advantage times ratio"),
         ("clip", "clip:Clip", "clipped ratio, with dual and two-sided bounds"),
+        (
+            "exponential",
+            "exponential:Exponential",
+            "score, weighted by the exponentiated advantage",
+        ),
         ("cispo", "cispo:ClippedWeight", "score, weighted by the clipped ratio"),
         ("sapo", "sapo:SoftGate", "soft gate of the ratio"),
         ("gmpo", "gmpo:LimitedRatio", "ratio of log ratios limited step by step"),

@@ -18,10 +18,12 @@ class Row(NamedTuple):
     name: str
     summary: str
     parts: dict[str, Any]
-    options: dict[str, str]
+    options: dict[str, Any]
     settings: dict[str, Any] = {}  # noqa: RUF012 - no row changes it
     sources: tuple[str, ...] = ()
     notes: str = ""
+    claims: dict[str, Any] = {}  # noqa: RUF012
+    usual_optimizer: str = "adam"
 
 
 # Flat options that several rows have.
@@ -39,14 +41,28 @@ OWN = {**PENALTY, "entropy_coefficient": "entropy_coefficient", "reduction": "re
 COMMON = {**GROUP, **OWN}
 # Those of score functions: no ratio, and no bounds of one.
 SCORE = {"entropy_coefficient": "entropy_coefficient", "reduction": "reduction"}
-CRITIC = {
-    "gamma": "advantage.gamma",
+RELATIVE = {**GROUP, "leave_one_out": "advantage.leave_one_out"}
+GAE = {"gamma": "advantage.gamma", "gae_lambda": "advantage.gae_lambda"}
+VALUE = {
     "value_coefficient": "value_coefficient",
     "entropy_coefficient": "entropy_coefficient",
     "normalise": "normalise",
+    "ddof": "ddof",
     "reduction": "reduction",
 }
-RELATIVE = {**GROUP, "leave_one_out": "advantage.leave_one_out"}
+TRACE = {
+    "rho_bar": "advantage.rho_bar",
+    "c_bar": "advantage.c_bar",
+    "trace_lambda": "advantage.trace_lambda",
+    "gamma": "advantage.gamma",
+}
+# One bound for both sides, and bounds that differ.
+CLIP = {
+    "clip": ("objective.low", "objective.high"),
+    **BOUNDS,
+    "dual": "objective.dual",
+    "delta": "objective.delta",
+}
 
 DIVERGENCE = {
     "delta": "objective.delta",
@@ -56,6 +72,263 @@ DIVERGENCE = {
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
 
 PRESETS = (
+    # With a critic.
+    Row(
+        "ActorCritic",
+        "actor_critic",
+        "n-step, TD(0) or GAE advantages from a critic",
+        {"objective": "score", "critic": "squared"},
+        {
+            "advantage": {
+                "gae": {"advantage": "gae"},
+                "td": {"advantage": "td"},
+                "n_step": {"advantage": "n_step"},
+            },
+            "n_steps": "advantage.n",
+            **GAE,
+            **VALUE,
+        },
+        {"reduction": "step"},
+        (
+            "Sutton and Barto 2018, sec. 13.5",
+            "Mnih et al. 2016, algorithm S3, arXiv:1602.01783",
+            "Schulman et al. 2016, eq. 16, arXiv:1506.02438",
+        ),
+    ),
+    Row(
+        "A2C",
+        "a2c",
+        "actor-critic with bootstrapped returns and an entropy bonus",
+        # At lambda 1, GAE is the bootstrapped return less V.
+        {
+            "advantage": {"name": "gae", "gae_lambda": 1.0},
+            "objective": "score",
+            "critic": "squared",
+        },
+        {**GAE, **VALUE},
+        {"reduction": "step", "entropy_coefficient": 0.01},
+        ("Mnih et al. 2016, algorithm S3, arXiv:1602.01783",),
+        "A rollout of n steps makes n-step returns.",
+    ),
+    Row(
+        "PPO",
+        "ppo",
+        "clipped surrogate or adaptive KL penalty, value loss, entropy bonus",
+        # Schulman et al. 2017, sec. 6.1 and table 3: clip 0.2, gamma 0.99, lambda 0.95.
+        {"advantage": "gae", "critic": {"name": "clipped", "clip": None}},
+        {
+            "objective": {
+                "clip": {"objective": "clip"},
+                "kl": {"objective": "ratio", "penalty": {"name": "exact", "target": 0.01}},
+            },
+            **CLIP,
+            "kl_coefficient": "penalty.coefficient",
+            "kl_target": "penalty.target",
+            **GAE,
+            "value_clip": "critic.clip",
+            **VALUE,
+        },
+        {"normalise": "minibatch", "reduction": "step"},
+        (
+            "Schulman et al. 2017, eqs. 7 and 8, arXiv:1707.06347",
+            "Schulman et al. 2016, eq. 16, arXiv:1506.02438 (GAE)",
+            "Ye et al. 2020, arXiv:1912.09729 (dual)",
+        ),
+        "With objective='kl' the penalty's coefficient doubles after an update whose mean KL exceeds "
+        "1.5 kl_target, and halves below kl_target / 1.5; kl_target=None keeps it. A value_clip "
+        "needs the batch's recorded values: around the current critic's nothing would be clipped.",
+    ),
+    Row(
+        "TRPO",
+        "trpo",
+        "ratio times advantage, unclipped; for the optimizer of the same name",
+        {"advantage": "gae", "objective": "ratio", "critic": "squared"},
+        {**GAE, **VALUE},
+        # On by default: the entropy bonus then weighs alike in every unit of reward.
+        {"normalise": "batch", "reduction": "step"},
+        (
+            "Schulman et al. 2015, eq. 14, arXiv:1502.05477",
+            "Schulman et al. 2016, eqs. 16 and 31, arXiv:1506.02438 (GAE)",
+        ),
+        "The optimizer keeps the policy near the old one, the loss does not. At r = 1 its gradient "
+        "is that of `actor_critic`: with the optimizer `natural_gradient` either is the natural "
+        "policy gradient.",
+        usual_optimizer="trpo",
+    ),
+    # Another policy's episodes.
+    Row(
+        "VTrace",
+        "vtrace",
+        "actor-critic on another policy's episodes, as in IMPALA",
+        {"advantage": "vtrace", "objective": "score", "critic": "squared"},
+        {
+            **TRACE,
+            "pg_rho_bar": "advantage.pg_rho_bar",
+            "bootstrap": "advantage.bootstrap",
+            **VALUE,
+        },
+        {"reduction": "step"},
+        ("Espeholt et al. 2018, eq. 1 and sec. 4.2, arXiv:1802.01561",),
+        "Below rho_bar = infinity the critic's fixed point is the value of a policy between the two.",
+    ),
+    Row(
+        "AWR",
+        "awr",
+        "regression on actions, weighted by exponentiated advantages",
+        {"advantage": "gae", "objective": "exponential", "critic": "squared"},
+        {
+            "temperature": "objective.temperature",
+            "max_weight": "objective.max_weight",
+            **GAE,
+            **VALUE,
+        },
+        {"reduction": "step"},
+        ("Peng et al. 2019, eqs. 4 and 5, arXiv:1910.00177",),
+        # It regresses on any policy's actions, without ratios.
+        claims={"off_policy": "limited"},
+    ),
+    Row(
+        "TrajectoryIS",
+        "trajectory_is",
+        "returns weighted by whole episodes' ratios",
+        {
+            "advantage": {"name": "returns", "reward_to_go": False},
+            "objective": "ratio",
+            "level": "sequence_product",
+        },
+        {"gamma": "advantage.gamma"},
+        # A step's term is the episode's, and counts 1/T.
+        {"reduction": "episode_step"},
+        ("Precup, Sutton and Singh 2000, eq. 4", "Tang and Abbeel 2010, eq. 3"),
+        "The ratio of whole episodes is differentiated.",
+        {"unbiased": True, "off_policy": "exact"},
+    ),
+    Row(
+        "PerDecisionIS",
+        "pdis",
+        "rewards weighted by the ratios up to them",
+        {"advantage": "per_decision", "objective": "score"},
+        {
+            "gamma": "advantage.gamma",
+            "discount_state": "advantage.discount_state",
+            "ratio": "advantage.ratio",
+        },
+        {"reduction": "trajectory"},
+        ("Precup, Sutton and Singh 2000, eq. 6",),
+    ),
+    Row(
+        "WeightedIS",
+        "wis",
+        "self-normalised ratios of whole episodes, biased",
+        {"advantage": "self_normalised", "objective": "score"},
+        {"gamma": "advantage.gamma", "discount_state": "advantage.discount_state"},
+        {"reduction": "trajectory"},
+        ("Precup, Sutton and Singh 2000, eq. 5",),
+    ),
+    Row(
+        "AveragedRatio",
+        "averaged_ratio",
+        "mean ratio of single steps times the return, biased",
+        {"advantage": {"name": "returns", "reward_to_go": False}, "objective": "ratio"},
+        {"gamma": "advantage.gamma"},
+        {"reduction": "episode_step"},
+        ("docs/formulas.md, row B10",),
+        "It does not correct for the episode's other actions, which were the behaviour policy's too; "
+        "`pdis` does.",
+        {"off_policy": "limited"},
+    ),
+    # Groups of answers to one prompt.
+    Row(
+        "RLOO",
+        "rloo",
+        "group rewards less the mean of the others, unbiased",
+        {
+            "advantage": {
+                "name": "group_relative",
+                "scale": "none",
+                "leave_one_out": True,
+                "lone": "error",
+            },
+            "objective": "score",
+            "penalty": {"name": "k1", "coefficient": 0.0, "place": "reward"},
+        },
+        {**PENALTY, "group": "advantage.group", "lone": "advantage.lone", **SCORE},
+        {"reduction": "trajectory"},
+        ("Ahmadian et al. 2024, eq. 8, arXiv:2402.14740", "Kool, van Hoof and Welling 2019"),
+    ),
+    Row(
+        "GRPO",
+        "grpo",
+        "standardised group rewards, clipped ratios",
+        {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY},
+        {**BOUNDS, "dual": "objective.dual", "delta": "objective.delta", **COMMON},
+        {"reduction": "episode_step"},
+        ("Shao et al. 2024, eqs. 3 and 4, arXiv:2402.03300",),
+    ),
+    Row(
+        "DrGRPO",
+        "dr_grpo",
+        "GRPO without dividing by deviation or by length",
+        {
+            "advantage": {"name": "group_relative", "scale": "none"},
+            "objective": "clip",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, "delta": "objective.delta", **COMMON},
+        {"reduction": "trajectory"},
+        ("Liu et al. 2025, sec. 3.2, arXiv:2503.20783",),
+        "The mean over a group of G episodes includes the episode itself, which shrinks the "
+        "gradient by 1 - 1/G.",
+    ),
+    Row(
+        "GSPO",
+        "gspo",
+        "group rewards, ratios of whole trajectories clipped",
+        # Bounds of Zheng et al. 2025: the mean of T log ratios varies less than one does.
+        {
+            "advantage": "group_relative",
+            "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
+            "level": "sequence",
+            "penalty": NO_PENALTY,
+        },
+        {**BOUNDS, **COMMON},
+        # A trajectory's terms are all the same, so their mean is one of them.
+        {"reduction": "episode_step"},
+        ("Zheng et al. 2025, eqs. 5 to 7, arXiv:2507.18071",),
+    ),
+    Row(
+        "CISPO",
+        "cispo",
+        "group rewards, clipped ratios held constant",
+        {"advantage": "group_relative", "objective": "cispo", "penalty": NO_PENALTY},
+        {**BOUNDS, **COMMON, "group": ("advantage.group", "reduction.group")},
+        {"reduction": "group_step"},
+        ("MiniMax 2025, eqs. 4 and 5, arXiv:2506.13585",),
+        "TRL takes the token mean, reduction='step'.",
+    ),
+    Row(
+        "ReinforcePP",
+        "reinforce_pp",
+        "clipped ratios, returns normalised over the batch",
+        {
+            "objective": "clip",
+            "penalty": {"name": "k1", "coefficient": 0.0, "place": "reward"},
+        },
+        {
+            "baseline": {
+                "none": {"advantage": {"name": "returns", "gamma": 1.0}},
+                "group": {"advantage": "group_returns"},
+            },
+            **CLIP,
+            **PENALTY,
+            "gamma": "advantage.gamma",
+            "ddof": "ddof",
+            "group": "advantage.group",
+            **SCORE,
+        },
+        {"normalise": "batch", "reduction": "step"},
+        ("Hu 2025, sec. 3, arXiv:2501.03262",),
+    ),
     Row(
         "DAPO",
         "dapo",
@@ -240,11 +513,9 @@ PRESETS = (
         },
         {
             **BOUNDS,
-            "rho_bar": "advantage.rho_bar",
-            "c_bar": "advantage.c_bar",
-            "trace_lambda": "advantage.trace_lambda",
+            **TRACE,
             "bootstrap": "advantage.bootstrap",
-            **CRITIC,
+            **VALUE,
         },
         {"reduction": "step"},
         ("Luo et al. 2020, arXiv:1912.00167 (IMPACT)", "Espeholt et al. 2018, arXiv:1802.01561"),

@@ -20,7 +20,7 @@ from pgcore.interfaces.reduction import (
 from pgcore.returns.groups import group_of_episode
 from pgcore.validation.arrays import Array, first_row
 from pgcore.validation.fields import Positive
-from pgcore_estimators.terms import example_groups
+from pgcore_estimators.terms import Group, example_groups
 
 __all__ = ["ConstantDivisor", "GroupMean", "StepSum", "WeightedSteps"]
 
@@ -34,8 +34,11 @@ def example_weights(_: Batch, shape: tuple[int, ...], rng: np.random.Generator) 
 class GroupMean(Reduction):
     """The mean over a group's steps, then over groups: a prompt's tokens, then prompts.
 
-    A group is the episodes with one number in the batch's extra `group`. All of them belong in one
-    part of a whole.
+    All episodes of a group belong in one part of a whole.
+
+    Attributes:
+        group: "extra" for groups of the episodes with one number in the batch's extra `group`, "all"
+            for one group of all.
 
     Example:
         >>> batch = pg.Batch(observations=np.eye(3), actions=[0, 1, 0], rewards=[1.0, 0.0, 2.0],
@@ -45,11 +48,13 @@ class GroupMean(Reduction):
         [0.5, 0.25, 0.25]
     """
 
+    group: Group = "extra"
     extras: ClassVar = {
         "group": Extra(
             "[B] integer",
             "one number for all steps of the episodes of a group",
             example_groups,
+            when=lambda reduction: reduction.group == "extra",
             advice="number the groups of episodes, or choose the reduction 'step' for one group",
         )
     }
@@ -58,7 +63,7 @@ class GroupMean(Reduction):
     def weights(self, batch: Batch, totals: Totals = THE_BATCH) -> Array:
         """See `Reduction.weights`."""
         real = real_steps(batch)
-        _, number = np.unique(group_of_episode(batch), return_inverse=True)
+        _, number = np.unique(group_of_episode(batch, self.group), return_inverse=True)
         number = number.reshape(-1)[batch.episode_of_step]
         # A group of padding alone has no steps, and its share is multiplied by 0 below.
         steps = np.bincount(number, real)

@@ -8,51 +8,44 @@ from typing import Annotated, Any, ClassVar, Self, cast
 
 from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
-from pgcore.interfaces.estimator import AnyReduction, Claims, Evaluate, Reduction
-from pgcore.interfaces.recorded import critic_values
+from pgcore.interfaces.estimator import AnyReduction, Evaluate, Reduction
 from pgcore.interfaces.score_estimator import ScoreEstimator
-from pgcore.returns import episode_returns, optimal_baseline, returns, state_discounts
+from pgcore.parts import Composed, Composition
+from pgcore.parts.composition import Normalisation
+from pgcore.returns import optimal_baseline
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
-from pgcore_estimators.critic_loss import ActorCriticLoss
-from pgcore_estimators.parts.returns import episode_baseline
-from pgcore_estimators.terms import Ddof, Normalisation, normalise_advantages
+from pgcore_estimators.parts.critics import Squared
+from pgcore_estimators.parts.levels import Token
+from pgcore_estimators.parts.returns import BASELINES, Returns
+from pgcore_estimators.parts.score import Score
+from pgcore_estimators.terms import Ddof
 
 __all__ = ["ComponentBaseline", "Reinforce"]
 
 # The one baseline that no surrogate can express: it differs from parameter to parameter.
 PER_COMPONENT = "optimal_per_component"
-BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", PER_COMPONENT, "value")
-Baseline = Annotated[str, choice(*BASELINES)]
+Baseline = Annotated[str, choice(*BASELINES, PER_COMPONENT)]
 
 
 @dataclass(frozen=True)
-class Reinforce(ActorCriticLoss):
+class Reinforce(Composed):
     """REINFORCE, with the return G and the baseline b held constant.
 
     loss = mean over trajectories of sum_t -log pi(a_t given s_t) (G_t - b_t)
            + c_v (V(s_t) - G_t)^2 / 2 - c_e H_t
-    G_t = sum_{k >= t} gamma^(k - t) r_k, or G_0 at every step without `reward_to_go`
+
+    The parts are the advantage `returns`, whose fields the first ones are, the objective `score`,
+    and with the critic's baseline the critic `squared`.
 
     Attributes:
-        gamma: Discount in [0, 1].
-        reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality);
-            False weighs every step with the whole episode's return.
-        baseline: b, one of
-            "none";
-            "constant": `baseline_value`;
-            "mean": of the batch's episodes, this one included; it shrinks the gradient, at gamma 1
-            or with the whole episode's return by exactly 1 - 1/N;
-            "leave_one_out": the mean over the other episodes, unbiased;
-            "optimal": the scalar E[|g|^2 R] / E[|g|^2] over the other episodes, g their scores;
-            "optimal_per_component": the same for each parameter separately;
-            "value": the critic's V(s_t).
-        baseline_value: The constant, reward units.
-        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return;
-            without effect on the whole episode's return, which discounts from the start already.
+        gamma, reward_to_go, baseline_value, discount_state: See `pgcore.Returns`.
+        baseline: b, one of those of `pgcore.Returns`, or "optimal_per_component" for the optimal
+            baseline of each parameter separately.
         value_coefficient: c_v, with baseline "value".
         entropy_coefficient: c_e, of the entropy bonus; 0 leaves it out.
-        normalise: "none", or "batch" to give advantages mean 0 and standard deviation 1, biased.
+        normalise: "none", or "batch" or "minibatch" to give advantages mean 0 and standard
+            deviation 1, biased.
         ddof: Of that standard deviation.
         reduction: How steps become a loss.
 
@@ -103,68 +96,22 @@ class Reinforce(ActorCriticLoss):
                 "this baseline weighs scores alone, so choose 'optimal' to combine it"
             )
 
-    @property
-    def claims(self) -> Claims:
-        """See `Estimator.claims`."""
-        # The mean over the batch depends on the step's own action, so it is no valid baseline.
-        plain = (
-            self.normalise == "none"
-            and self.entropy_coefficient == 0
-            and self.reduction == Reduction.TRAJECTORY
+    def compose(self) -> Composition:
+        """See `Composed.compose`."""
+        # The baseline of each parameter is subtracted by `ComponentBaseline.combine` alone.
+        baseline = "none" if self.baseline == PER_COMPONENT else self.baseline
+        advantage = Returns(
+            self.gamma, baseline, self.baseline_value, self.reward_to_go, self.discount_state
         )
-        return Claims(
-            unbiased=plain and self.baseline != "mean",
-            off_policy="none",
-            needs_critic=self.baseline == "value",
-            discrete_only=False,
-            whole_episodes=self.baseline != "value",
+        parts: dict[str, Any] = {"advantage": advantage, "objective": Score(), "level": Token()}
+        return Composition.of(
+            parts | ({"critic": Squared()} if baseline == "value" else {}),
+            value_coefficient=self.value_coefficient,
+            entropy_coefficient=self.entropy_coefficient,
+            normalise=self.normalise,
+            ddof=self.ddof,
+            reduction=self.reduction,
         )
-
-    def uses(self, name: str) -> bool:
-        """See `Estimator.uses`."""
-        if name in ("value", "return_"):
-            return self.baseline == "value"
-        return super().uses(name)
-
-    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
-        """See `Estimator.signals`: `advantage`, and with a critic its target `return_`."""
-        # With a critic, time limits bootstrap; the target is the return to go in either case.
-        if self.baseline == "value":
-            v_t, final = critic_values(batch, evaluate)
-            gamma = batch.step_discounts(self.gamma)
-            target = returns(batch.rewards, batch.episode_lengths, gamma, final)
-            g_t = self._returns(batch, final)
-            return {"advantage": self._advantage(batch, g_t, v_t), "return_": target}
-        g_t = self._returns(batch)
-        return {"advantage": self._advantage(batch, g_t, self._baseline(batch, g_t, evaluate))}
-
-    def _returns(self, batch: Batch, final_value: Array | None = None) -> Array:
-        """Return [B] G, reward units."""
-        gamma = batch.step_discounts(self.gamma)
-        g_t = returns(batch.rewards, batch.episode_lengths, gamma, final_value)
-        if self.reward_to_go:
-            return g_t
-        return episode_returns(g_t, batch.episode_lengths)[batch.episode_of_step]
-
-    def _advantage(self, batch: Batch, g_t: Array, baseline: Array | float) -> Array:
-        advantage = normalise_advantages(batch, g_t - baseline, self.normalise, self.ddof)
-        discount = self._discount(batch)
-        return advantage if discount is None else discount * advantage
-
-    def _discount(self, batch: Batch) -> Array | None:
-        """Return [B] gamma^t, or None for ones."""
-        # The whole episode's return is discounted from the start, its steps need no further factor.
-        if not (self.discount_state and self.reward_to_go):
-            return None
-        return state_discounts(batch.episode_lengths, batch.step_discounts(self.gamma))
-
-    def _baseline(self, batch: Batch, g_t: Array, evaluate: Evaluate) -> Array | float:
-        """Return the baseline, one number for all steps or [B], reward units."""
-        if self.baseline == "constant":
-            return self.baseline_value
-        if self.baseline in ("none", PER_COMPONENT):
-            return 0
-        return episode_baseline(self.baseline, batch, g_t, evaluate, self._discount(batch))
 
 
 @dataclass(frozen=True, repr=False, eq=False)  # those of `Reinforce` serve
@@ -192,8 +139,9 @@ class ComponentBaseline(ScoreEstimator, Reinforce):
     ) -> Array:
         """See `ScoreEstimator.combine`: -sum_e w_e (u_e - b_e g_e)."""
         real = batch.episode_weights > 0
-        g = evaluate.scores(self._discount(batch))[real]
-        # The signal is the discounted return itself: this baseline is subtracted here alone.
+        returns = cast("Returns", self.composition.advantage)
+        g = evaluate.scores(returns.discount(batch))[real]
+        # The signal is the discounted return itself.
         u = evaluate.scores(signals["advantage"])[real]
         b = optimal_baseline(g, u, per_component=True)
         return -(weights[batch.episode_starts][real] @ (u - b * g))

@@ -18,7 +18,7 @@ from pgcore_check.proofs import kinks, variants
 from pgcore_check.reference.differences import directional_derivative, random_direction
 from pgcore_check.results import gradient_row
 from pgcore_estimators import terms
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_numpy import networks
 from pgcore_numpy.discrete_kernels import CategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel

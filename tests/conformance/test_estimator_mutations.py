@@ -23,7 +23,7 @@ from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.planted import first_disagreement
 from pgcore_check.proofs import variants
-from pgcore_estimators.group_relative import GRPO
+from pgcore_estimators.preset_classes import GRPO
 from pgcore_estimators.terms import clipped_gain, penalised_rewards
 from pgcore_numpy.discrete_kernels import BernoulliKernel, CategoricalKernel, MultiCategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel, SquashedGaussianKernel

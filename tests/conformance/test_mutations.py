@@ -29,8 +29,7 @@ from pgcore_check.cases.kinks import worst_at
 from pgcore_check.compare import STAGES
 from pgcore_check.planted import first_disagreement
 from pgcore_check.proofs import kinks, variants
-from pgcore_estimators.actor_critic import ActorCritic
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO, ActorCritic
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_numpy.backend import NumpyBackend
 from pgcore_numpy.discrete_kernels import CategoricalKernel

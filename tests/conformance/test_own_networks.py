@@ -11,7 +11,7 @@ from pgcore.interfaces.gradient import Gradient
 from pgcore_check.cases.cases import make_case
 from pgcore_check.compare import STAGES
 from pgcore_check.proofs import hold_to_parent, proofs, variants
-from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_estimators.preset_classes import ActorCritic
 from pgcore_optimizers.first_order import Adam
 
 ESTIMATORS = variants("estimators")

@@ -20,7 +20,7 @@ from pgcore_derive.differences import differences, points, tie_points
 from pgcore_derive.functions import Choose, sigmoid, sign
 from pgcore_derive.tracing import UFUNCS, Node, Trace, Traced, TracedCondition
 from pgcore_derive.xp import SymbolicNamespace
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 
 # Beside the kit's variants, which join by themselves: the ends of ranges, and options together.
 MORE = {

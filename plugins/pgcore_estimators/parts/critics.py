@@ -76,7 +76,7 @@ class ClippedValue(CriticLoss):
     A value at its bound, and a tie of the two errors, count as unclipped.
 
     Attributes:
-        clip: Of the value's move from the recorded one, reward units.
+        clip: Of the value's move from the recorded one, reward units; None holds no value.
         take: "larger" for the larger of the losses of V and of the held V, "held" for the latter.
         half: Whether the square is halved.
 
@@ -84,12 +84,16 @@ class ClippedValue(CriticLoss):
         EstimatorError: a field has a value it cannot take.
     """
 
-    clip: Positive = 0.2
+    clip: Positive | None = 0.2
     take: Annotated[str, choice("larger", "held")] = "larger"
     half: Flag = True
-    reads_old_value = True
     name = "clipped"
     sources = ("OpenAI Baselines, ppo2 (the larger loss)",)
+
+    @property
+    def reads_old_value(self) -> bool:
+        """See `CriticLoss`."""
+        return self.clip is not None
 
     def term(self, xp: ArrayNamespace, value: Native, return_: Native, old_value: Native) -> Native:
         """See `CriticLoss.term`."""
@@ -98,6 +102,8 @@ class ClippedValue(CriticLoss):
     def slope(self, value: Array, return_: Array, old_value: Any) -> Array:
         """See `CriticLoss.slope`: a held value is constant in V."""
         error = value - return_
+        if self.clip is None:
+            return squared_slope(error, half=self.half)
         free = np.abs(value - old_value) <= self.clip
         if self.take == "larger":
             free |= np.abs(error) >= np.abs(self._error(np, value, return_, old_value))
@@ -105,7 +111,10 @@ class ClippedValue(CriticLoss):
 
     def _error(self, xp: Any, value: Native, return_: Native, old_value: Native) -> Native:
         """Return the held V - R, or V - R where that is taken and at least as large."""
-        moved, error = value - old_value, value - return_
+        error = value - return_
+        if self.clip is None:
+            return error
+        moved = value - old_value
         # A choice, not a clip: its derivative at the bound is the same in every framework.
         limited = xp.where(moved > 0, old_value + self.clip, old_value - self.clip)
         held = xp.where(xp.abs(moved) <= self.clip, value, limited) - return_

@@ -49,17 +49,25 @@ class NStep(Advantage):
 
 
 @dataclass(frozen=True)
-class TD(NStep):
-    """A_t = r_t + gamma V(s_{t+1}) - V(s_t), R = A + V; see `NStep`, here with n = 1.
+class TD(Advantage):
+    """A_t = r_t + gamma V(s_{t+1}) - V(s_t), R = A + V; `NStep` of one reward.
 
     Attributes:
         gamma: Discount in [0, 1].
-        n: By default 1.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
     """
 
-    n: Count = 1
+    gamma: UnitInterval = 0.99
     name = "td"
     sources = ("Sutton and Barto 2018, eq. 6.5",)
+
+    @property
+    def needs_critic(self) -> bool:
+        """See `Advantage`."""
+        return True
+
+    def estimate(self, batch: Batch, rewards: Array, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Advantage.estimate`."""
+        return NStep(self.gamma, 1).estimate(batch, rewards, evaluate)

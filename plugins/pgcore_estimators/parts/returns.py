@@ -12,11 +12,17 @@ from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import critic_values
 from pgcore.parts import Advantage
-from pgcore.returns import episode_returns, leave_one_out_mean, optimal_baseline, returns
+from pgcore.returns import (
+    episode_returns,
+    leave_one_out_mean,
+    optimal_baseline,
+    returns,
+    state_discounts,
+)
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Flag, Number, UnitInterval, choice
 
-__all__ = ["Returns", "episode_baseline"]
+__all__ = ["Returns"]
 
 BASELINES = ("none", "constant", "mean", "leave_one_out", "optimal", "value")
 
@@ -37,7 +43,10 @@ class Returns(Advantage):
             "optimal": the scalar E[|g|^2 R] / E[|g|^2] over the other episodes, g their scores;
             "value": the critic's V(s_t).
         baseline_value: The constant, reward units.
-        reward_to_go: False weighs every step with the whole episode's return, G_0.
+        reward_to_go: Weigh a step with the rewards from it on, discounted from it (causality); False
+            weighs every step with the whole episode's return, G_0.
+        discount_state: Weigh step t by gamma^t too, as the exact gradient of the discounted return;
+            without effect on the whole episode's return, which discounts from the start already.
 
     Raises:
         EstimatorError: a field has a value it cannot take.
@@ -51,6 +60,7 @@ class Returns(Advantage):
     baseline: Annotated[str, choice(*BASELINES)] = "none"
     baseline_value: Number = 0.0
     reward_to_go: Flag = True
+    discount_state: Flag = False
     name = "returns"
     sources = (
         "Williams 1992, Machine Learning 8, eq. 11",
@@ -76,15 +86,25 @@ class Returns(Advantage):
         g_t = target
         if not self.reward_to_go:
             g_t = episode_returns(target, lengths)[batch.episode_of_step]
+        discount = self.discount(batch)
+        signals = {} if discount is None else {"discount": discount}
         if v_t is not None:
-            return {"advantage": g_t - v_t, "return_": target}
+            return {**signals, "advantage": g_t - v_t, "return_": target}
         if self.baseline in ("none", "constant"):
-            return {"advantage": g_t if self.baseline == "none" else g_t - self.baseline_value}
-        return {"advantage": g_t - episode_baseline(self.baseline, batch, g_t, evaluate)}
+            baseline = self.baseline_value if self.baseline == "constant" else 0.0
+        else:
+            baseline = episode_baseline(self.baseline, batch, g_t, evaluate, discount)
+        return {**signals, "advantage": g_t - baseline}
+
+    def discount(self, batch: Batch) -> Array | None:
+        """Return [B] gamma^t, or None for ones."""
+        if not (self.discount_state and self.reward_to_go):
+            return None
+        return state_discounts(batch.episode_lengths, batch.step_discounts(self.gamma))
 
 
 def episode_baseline(
-    baseline: str, batch: Batch, g_t: Array, evaluate: Evaluate, discount: Array | None = None
+    baseline: str, batch: Batch, g_t: Array, evaluate: Evaluate, discount: Array | None
 ) -> Array:
     """Return [B] a baseline from the returns of whole episodes, one number an episode.
 

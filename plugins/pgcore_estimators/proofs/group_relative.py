@@ -24,11 +24,9 @@ from pgcore_check.reference.estimator_form import (
     real_episodes,
     real_steps,
 )
-from pgcore_estimators.group_relative import CISPO, GRPO, GSPO, DrGRPO
+from pgcore_estimators.preset_classes import CISPO, GRPO, GSPO, RLOO, DrGRPO, ReinforcePP
 from pgcore_estimators.proofs.kinks import CISPO_KINKS, GSPO_KINKS
 from pgcore_estimators.proofs.ratios import clipped_loss, limit, log_bounds, old_log_probs
-from pgcore_estimators.reinforce_pp import ReinforcePP
-from pgcore_estimators.rloo import RLOO
 
 __all__ = ["PROOFS"]
 
@@ -96,8 +94,7 @@ class GRPOForm(EstimatorForm):
             "advantage": by_group(batch, self.fields.group, lift(batch.rewards), self.relative),
             "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
-        # GSPO and CISPO have no penalty.
-        if getattr(self.fields, "kl_coefficient", 0) != 0:
+        if self.fields.kl_coefficient != 0:
             signals["reference_log_prob"] = lift(batch.extras["reference_log_probs"])
         return signals
 
@@ -143,19 +140,7 @@ class GSPOForm(GRPOForm):
 
 
 class CISPOForm(GRPOForm):
-    """The integral of the clipped ratio over log pi, mean over groups."""
-
-    def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
-        """See `EstimatorForm.signals`: weights 1 / B become 1 / (groups x steps of the group)."""
-        signals = super().signals(batch, evaluate, lift)
-        lengths, real = batch.episode_lengths, real_episodes(batch)
-        groups = len(set(groups_of(batch, self.fields.group)[real].tolist()))
-
-        def share(_: int, among: list[int], totals: Number) -> Number:
-            return totals[0] * 0 + float(lengths[real].sum()) / float(groups * lengths[among].sum())
-
-        shares = by_group(batch, self.fields.group, lift(batch.rewards), share)
-        return signals | {"advantage": signals["advantage"] * shares}
+    """The integral of the clipped ratio over log pi."""
 
     def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""

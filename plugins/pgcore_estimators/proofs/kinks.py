@@ -14,11 +14,8 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.arrays import Array
 from pgcore_check.cases.kinks import constants, one_step, row
 from pgcore_check.proof import Build, Kink
-from pgcore_estimators.awr import AWR
-from pgcore_estimators.group_relative import CISPO, GSPO
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import AWR, CISPO, GSPO, PPO, VTrace
 from pgcore_estimators.q_learning import QLearning
-from pgcore_estimators.vtrace import VTrace
 
 __all__ = ["AWR_KINKS", "CISPO_KINKS", "GSPO_KINKS", "HUBER_KINKS", "PPO_KINKS", "VTRACE_KINKS"]
 

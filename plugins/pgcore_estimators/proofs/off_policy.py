@@ -26,11 +26,12 @@ from pgcore_check.reference.estimator_form import (
     real_episodes,
     where,
 )
-from pgcore_estimators.awr import AWR
-from pgcore_estimators.importance_sampling import (
+from pgcore_estimators.preset_classes import (
+    AWR,
     AveragedRatio,
     PerDecisionIS,
     TrajectoryIS,
+    VTrace,
     WeightedIS,
 )
 from pgcore_estimators.proofs.advantages import (
@@ -40,7 +41,6 @@ from pgcore_estimators.proofs.advantages import (
 )
 from pgcore_estimators.proofs.kinks import AWR_KINKS, VTRACE_KINKS
 from pgcore_estimators.proofs.ratios import log_ratios, old_log_probs
-from pgcore_estimators.vtrace import VTrace
 
 __all__ = ["PROOFS"]
 
@@ -58,7 +58,7 @@ class TrajectoryISForm(EstimatorForm):
         )
         # The episode's return is that of its first step.
         return {
-            "return_": to_go[batch.episode_starts][batch.episode_of_step],
+            "advantage": to_go[batch.episode_starts][batch.episode_of_step],
             "old_log_prob": old_log_probs(batch, evaluate, lift),
         }
 
@@ -68,7 +68,7 @@ class TrajectoryISForm(EstimatorForm):
         ratio = np.exp(
             over_episodes(inputs["log_prob"] - inputs["old_log_prob"], inputs["episode"])
         )
-        term = -(inputs["return_"] * ratio)
+        term = -(inputs["advantage"] * ratio)
         return term, over_episodes(term, inputs["episode"])
 
 
@@ -77,7 +77,7 @@ class AveragedRatioForm(TrajectoryISForm):
 
     def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        term = -(inputs["return_"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"]))
+        term = -(inputs["advantage"] * np.exp(inputs["log_prob"] - inputs["old_log_prob"]))
         return term, term
 
 
@@ -149,19 +149,18 @@ class AWRForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        f = self.fields
-        advantage, values = critic_advantages(batch, evaluate, lift, f)
-        exponent = normalise_batch(advantage, batch, f) / f.temperature
-        largest = math.log(f.max_weight)
+        advantage, values = critic_advantages(batch, evaluate, lift, self.fields)
         # The target is of the advantage as it was before normalisation.
         return {
-            "weight": np.exp(where(exponent > largest, largest, exponent)),
+            "advantage": normalise_batch(advantage, batch, self.fields),
             "return_": advantage + values,
         }
 
     def policy(self, inputs: Mapping[str, Number]) -> tuple[Number, Number]:
         """See `EstimatorForm.policy`."""
-        return -(inputs["log_prob"] * inputs["weight"]), -inputs["weight"]
+        exponent, largest = inputs["advantage"] / self.fields.temperature, self.fields.max_weight
+        weight = np.exp(where(exponent > math.log(largest), math.log(largest), exponent))
+        return -(inputs["log_prob"] * weight), -weight
 
 
 PROOFS = (

@@ -32,8 +32,7 @@ from pgcore_check.reference.estimator_form import (
     real_episodes,
     where,
 )
-from pgcore_estimators.actor_critic import A2C, ActorCritic
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import A2C, PPO, ActorCritic
 from pgcore_estimators.proofs.advantages import (
     critic_advantages,
     normalise_batch,

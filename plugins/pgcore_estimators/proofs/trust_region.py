@@ -9,9 +9,9 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore_check.proof import Proof
 from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number
+from pgcore_estimators.preset_classes import TRPO
 from pgcore_estimators.proofs.advantages import critic_advantages, normalise_batch
 from pgcore_estimators.proofs.ratios import old_log_probs
-from pgcore_estimators.trpo import TRPO
 
 __all__ = ["PROOFS"]
 

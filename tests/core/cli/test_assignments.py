@@ -8,7 +8,7 @@ from pgcore_derive import command as derive
 from pgcore_estimators.parts.clip import Clip
 from pgcore_estimators.parts.gae import GAE
 from pgcore_estimators.policy_gradient import PolicyGradient
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_exact import command as audit
 
 

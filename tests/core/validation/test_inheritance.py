@@ -11,8 +11,7 @@ import pgcore as pg
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.inheritance import overrides
-from pgcore_estimators.group_relative import GRPO
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import GRPO, PPO
 from pgcore_estimators.reinforce import Reinforce
 
 

@@ -14,7 +14,7 @@ from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.compare import STAGES, Report, Row, stages, worst
 from pgcore_check.proofs import variants
 from pgcore_check.stages.truth import Expected, Truth
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_numpy.backend import NumpyBackend
 from pgcore_numpy.policy import NumpyPolicy
 from pgcore_optimizers.first_order import Adam

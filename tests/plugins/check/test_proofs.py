@@ -13,7 +13,7 @@ from pgcore_check.outcomes import reason
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import proofs, reference_of, variants
 from pgcore_check.testing.selection import selected
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_exact.command import subjects, unbuilt
 
 # The three files of an estimator: its module, the plugin's lines, its proof.

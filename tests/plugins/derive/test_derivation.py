@@ -26,7 +26,7 @@ from pgcore_derive.differences import points
 from pgcore_derive.functions import ELEMENTWISE
 from pgcore_derive.program import compile_expressions
 from pgcore_derive.xp import SymbolicNamespace
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 
 HEADS = variants("heads")
 
@@ -953,7 +953,7 @@ import numpy as np, pgcore as pg
 from pgcore.errors import DependencyError
 from pgcore_check.results import gradient_row
 from pgcore_check.cases.cases import NETWORKS, make_case
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_check.proofs import variants
 
 HEADS = variants("heads")

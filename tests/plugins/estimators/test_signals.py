@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pgcore_estimators.actor_critic
+import pgcore_estimators.ppo
 import pytest
 
 import pgcore as pg
-import pgcore_estimators.actor_critic
 import pgcore_estimators.parts.returns
-import pgcore_estimators.ppo
 import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 from pgcore.errors import BatchError

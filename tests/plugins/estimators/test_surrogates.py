@@ -7,7 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.xp.numpy import host
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 
 B = 400
 

@@ -14,7 +14,7 @@ import pgcore_exact as exact
 from pgcore.errors import BatchError, EstimatorError, MDPError
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import proofs, variants
-from pgcore_estimators.importance_sampling import WeightedIS
+from pgcore_estimators.preset_classes import WeightedIS
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_exact.claims import with_claims
 from pgcore_exact.command import subjects

@@ -13,7 +13,7 @@ import pgcore_exact as exact
 from pgcore.errors import BatchError, EstimatorError, MDPError, NonFiniteError
 from pgcore_check.cases.cases import fits
 from pgcore_check.proofs import variants
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import PPO
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_exact.expectation.estimates import Estimates, sample
 from pgcore_exact.expectation.needs import audit_policy, policies

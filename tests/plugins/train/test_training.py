@@ -18,7 +18,7 @@ from pgcore.errors import (
 )
 from pgcore.interfaces.estimator import Claims
 from pgcore.registry.registry import registry
-from pgcore_estimators.actor_critic import ActorCritic
+from pgcore_estimators.preset_classes import ActorCritic
 from pgcore_train.config.config import read_toml
 from pgcore_train.training import Ending, Training
 

@@ -23,12 +23,8 @@ from pgcore_check.proofs import hold_to_parent, variants
 from pgcore_check.reference import reference
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.lifted import Lifted, rounded
-from pgcore_estimators.actor_critic import ActorCritic
-from pgcore_estimators.group_relative import GRPO
-from pgcore_estimators.importance_sampling import PerDecisionIS
-from pgcore_estimators.ppo import PPO
+from pgcore_estimators.preset_classes import GRPO, PPO, TRPO, ActorCritic, PerDecisionIS
 from pgcore_estimators.reinforce import BASELINES, Reinforce
-from pgcore_estimators.trpo import TRPO
 
 FORMS = {label: estimator_form(variant) for label, variant in variants("estimators").items()}
 # The estimators whose terms are written out too, and those of which signals alone are.
