@@ -92,7 +92,9 @@ def without_none(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
         cls: The dataclass.
         fields: Values by name.
     """
-    optional = {field.name for field in dataclasses.fields(cls) if "None" in str(field.type)}
+    # A type is written out, as `Positive | None`, or evaluated, as in a preset.
+    types = ((field.name, str(field.type)) for field in dataclasses.fields(cls))
+    optional = {name for name, kind in types if "None" in kind or "Optional" in kind}
     values = dict(fields)
     for name in optional & values.keys():
         if str(values[name]).lower() == NONE:

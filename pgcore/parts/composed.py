@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
@@ -23,7 +24,7 @@ class Composed(Estimator):
     """An estimator whose fields make a `Composition`, which does all of its work.
 
     A subclass is a frozen dataclass that writes `compose`. One that writes a surrogate of its own
-    names its keywords, as any estimator.
+    names its keywords, as any estimator, or takes the composition's as `**inputs`.
 
     Attributes:
         composition: The parts under these hyper-parameters.
@@ -43,16 +44,15 @@ class Composed(Estimator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Read the keywords of a surrogate that the class writes itself."""
         super().__init_subclass__(**kwargs)
-        if cls.surrogate is not Composed.surrogate:
+        parameters = inspect.signature(cls.surrogate).parameters.values()
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             cls._surrogate_keywords = surrogate_keywords(cls)
 
     @cached_property
     def keywords(self) -> tuple[str, ...]:
         """See `Estimator.keywords`: those that the parts read, or those of a surrogate of its own."""
-        if type(self).surrogate is Composed.surrogate:
-            return self.composition.keywords
-        keywords = self._surrogate_keywords.items()
-        return tuple(name for name, optional in keywords if not optional or self.uses(name))
+        keywords = self._surrogate_keywords or dict.fromkeys(self.composition.keywords, True)
+        return tuple(name for name, optional in keywords.items() if not optional or self.uses(name))
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`: what the parts read."""

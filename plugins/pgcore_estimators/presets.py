@@ -70,6 +70,8 @@ DIVERGENCE = {
     "behaviour": "objective.behaviour",
 }
 NO_PENALTY = {"name": "k3", "coefficient": 0.0}
+# The parts of GRPO.
+CLIPPED = {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY}
 
 PRESETS = (
     # With a critic.
@@ -260,7 +262,7 @@ PRESETS = (
         "GRPO",
         "grpo",
         "standardised group rewards, clipped ratios",
-        {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY},
+        CLIPPED,
         {**BOUNDS, "dual": "objective.dual", "delta": "objective.delta", **COMMON},
         {"reduction": "episode_step"},
         ("Shao et al. 2024, eqs. 3 and 4, arXiv:2402.03300",),
@@ -270,9 +272,8 @@ PRESETS = (
         "dr_grpo",
         "GRPO without dividing by deviation or by length",
         {
+            **CLIPPED,
             "advantage": {"name": "group_relative", "scale": "none"},
-            "objective": "clip",
-            "penalty": NO_PENALTY,
         },
         {**BOUNDS, "delta": "objective.delta", **COMMON},
         {"reduction": "trajectory"},
@@ -286,10 +287,9 @@ PRESETS = (
         "group rewards, ratios of whole trajectories clipped",
         # Bounds of Zheng et al. 2025: the mean of T log ratios varies less than one does.
         {
-            "advantage": "group_relative",
+            **CLIPPED,
             "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
             "level": "sequence",
-            "penalty": NO_PENALTY,
         },
         {**BOUNDS, **COMMON},
         # A trajectory's terms are all the same, so their mean is one of them.
@@ -300,7 +300,7 @@ PRESETS = (
         "CISPO",
         "cispo",
         "group rewards, clipped ratios held constant",
-        {"advantage": "group_relative", "objective": "cispo", "penalty": NO_PENALTY},
+        {**CLIPPED, "objective": "cispo"},
         {**BOUNDS, **COMMON, "group": ("advantage.group", "reduction.group")},
         {"reduction": "group_step"},
         ("MiniMax 2025, eqs. 4 and 5, arXiv:2506.13585",),
@@ -333,11 +333,7 @@ PRESETS = (
         "DAPO",
         "dapo",
         "clipped ratios with a higher upper bound, standardised group rewards, token mean",
-        {
-            "advantage": "group_relative",
-            "objective": {"name": "clip", "low": 0.2, "high": 0.28},
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "objective": {"name": "clip", "low": 0.2, "high": 0.28}},
         {**BOUNDS, "dual": "objective.dual", **COMMON},
         {"reduction": "step"},
         ("Yu et al. 2025, eq. 8, arXiv:2503.14476",),
@@ -346,7 +342,7 @@ PRESETS = (
         "BNPO",
         "bnpo",
         "clipped ratios, standardised group rewards, token mean of the minibatch",
-        {"advantage": "group_relative", "objective": "clip", "penalty": NO_PENALTY},
+        CLIPPED,
         {**BOUNDS, "delta": "objective.delta", **COMMON},
         {"reduction": "step"},
         ("Yu et al. 2025, eq. 8, arXiv:2503.14476 (token mean)", "TRL, loss_type 'bnpo'"),
@@ -355,12 +351,7 @@ PRESETS = (
         "GMPO",
         "gmpo",
         "geometric mean of limited ratios, standardised group rewards",
-        {
-            "advantage": "group_relative",
-            "objective": "gmpo",
-            "level": "sequence",
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "objective": "gmpo", "level": "sequence"},
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
         ("Zhao et al. 2025, arXiv:2507.20673",),
@@ -369,7 +360,7 @@ PRESETS = (
         "SAPO",
         "sapo",
         "soft gate of the ratios, standardised group rewards",
-        {"advantage": "group_relative", "objective": "sapo", "penalty": NO_PENALTY},
+        {**CLIPPED, "objective": "sapo"},
         {
             "tau_positive": "objective.tau_positive",
             "tau_negative": "objective.tau_negative",
@@ -383,10 +374,9 @@ PRESETS = (
         "gspo_token",
         "clipped ratios of whole sequences with gradients of single tokens",
         {
-            "advantage": "group_relative",
+            **CLIPPED,
             "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
             "level": "gspo_token",
-            "penalty": NO_PENALTY,
         },
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
@@ -410,10 +400,9 @@ PRESETS = (
         "luspo",
         "clipped ratios of whole sequences, weighted by their lengths",
         {
-            "advantage": "group_relative",
+            **CLIPPED,
             "objective": {"name": "clip", "low": 3e-4, "high": 4e-4},
             "level": "sequence",
-            "penalty": NO_PENALTY,
         },
         {**BOUNDS, **COMMON},
         {"reduction": "trajectory"},
@@ -447,7 +436,7 @@ PRESETS = (
         "PassAtK",
         "pass_at_k",
         "clipped ratios, the best answer of a group alone",
-        {"advantage": "best_alone", "objective": "clip", "penalty": NO_PENALTY},
+        {**CLIPPED, "advantage": "best_alone"},
         {**BOUNDS, **COMMON},
         {"reduction": "step"},
         ("Tang et al. 2025, arXiv:2503.19595",),
@@ -527,12 +516,7 @@ PRESETS = (
         "TIS",
         "tis",
         "GRPO with truncated importance weights for the rollout policy",
-        {
-            "advantage": "group_relative",
-            "objective": "clip",
-            "correction": "truncated",
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "correction": "truncated"},
         {
             **BOUNDS,
             "cap": "correction.cap",
@@ -550,12 +534,7 @@ PRESETS = (
         "Bypass",
         "bypass",
         "GRPO of two policies: ratios to the rollout policy, without a correction",
-        {
-            "advantage": "group_relative",
-            "objective": "clip",
-            "correction": "bypass",
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "correction": "bypass"},
         {**BOUNDS, **COMMON},
         {"reduction": "episode_step"},
         ("verl 2025, documentation of rollout correction",),
@@ -564,7 +543,7 @@ PRESETS = (
         "DPPOTotalVariation",
         "dppo_tv",
         "ratios to the rollout policy within a total variation, standardised group rewards",
-        {"advantage": "group_relative", "objective": "dppo_tv", "penalty": NO_PENALTY},
+        {**CLIPPED, "objective": "dppo_tv"},
         {**DIVERGENCE, **COMMON},
         {"reduction": "step"},
         ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
@@ -573,12 +552,7 @@ PRESETS = (
         "VESPO",
         "vespo",
         "scores weighed by a gamma density of whole sequences' ratios",
-        {
-            "advantage": "group_relative",
-            "objective": "vespo",
-            "level": "sequence_product",
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "objective": "vespo", "level": "sequence_product"},
         {
             "k_positive": "objective.k_positive",
             "lambda_positive": "objective.lambda_positive",
@@ -594,12 +568,7 @@ PRESETS = (
         "ClipCov",
         "clip_cov",
         "clipped ratios without the gradient of a few steps of high covariance",
-        {
-            "advantage": "group_relative",
-            "objective": "clip",
-            "mask": "clip_cov",
-            "penalty": NO_PENALTY,
-        },
+        {**CLIPPED, "mask": "clip_cov"},
         {
             **BOUNDS,
             "cov_low": "mask.low",

@@ -17,7 +17,7 @@ from pgcore_check.cases.kinks import worst_at
 from pgcore_check.proofs import kinks, variants
 from pgcore_check.reference.differences import directional_derivative, random_direction
 from pgcore_check.results import gradient_row
-from pgcore_estimators import terms
+from pgcore_estimators.parts.clip import Clip
 from pgcore_estimators.preset_classes import PPO
 from pgcore_numpy import networks
 from pgcore_numpy.discrete_kernels import CategoricalKernel
@@ -182,12 +182,10 @@ def test_a_wrong_side_of_a_kink(monkeypatch, kink, plant):
         )
     elif plant == "clipped at the bound":
         monkeypatch.setattr(
-            terms, "is_clipped", lambda log_ratio, advantage, bounds: log_ratio >= bounds[1]
+            Clip, "clipped", lambda self, log_ratio, advantage: log_ratio >= self._bounds[1]
         )
     elif plant == "exp before the choice":
-        monkeypatch.setattr(
-            terms, "is_clipped", lambda log_ratio, advantage, bounds: np.isnan(log_ratio)
-        )
+        monkeypatch.setattr(Clip, "clipped", lambda self, log_ratio, advantage: np.isnan(log_ratio))
     elif plant == "one minus pi":
         original = CategoricalKernel.backward
 
@@ -249,7 +247,7 @@ def test_cotangents_that_are_not_the_surrogates_derivatives(planted):
     )
     honest = ESTIMATORS["ppo"]
     signals = pg.signals(policy, honest, batch)
-    bugged = planted(**vars(pg.estimator("ppo", clip=0.2, entropy_coefficient=0.01)))
+    bugged = planted(clip=0.2, entropy_coefficient=0.01)
     gradient = pg.gradient(policy, bugged, batch, signals=signals).numpy()
     direction = random_direction(gradient, np.random.default_rng(0))
     slope = directional_derivative(

@@ -23,8 +23,8 @@ from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS
 from pgcore_check.planted import first_disagreement
 from pgcore_check.proofs import variants
-from pgcore_estimators.preset_classes import GRPO
-from pgcore_estimators.terms import clipped_gain, penalised_rewards
+from pgcore_estimators.parts.clip import Clip
+from pgcore_estimators.terms import log_bounds, old_log_probs
 from pgcore_numpy.discrete_kernels import BernoulliKernel, CategoricalKernel, MultiCategoricalKernel
 from pgcore_numpy.gaussian_kernels import GaussianKernel, SquashedGaussianKernel
 from pgcore_numpy.gradient import NumpyGradient
@@ -214,7 +214,7 @@ def upwards(right: Any, **named: Any) -> Any:
 def to_come(right: Any, batch: pg.Batch, evaluate: Any) -> Any:
     """Weigh with what is to come, where the whole return belongs."""
     found = right.signals(batch, evaluate)
-    return {**found, "return_": returns(batch.rewards, batch.episode_lengths, right.gamma)}
+    return {**found, "advantage": returns(batch.rewards, batch.episode_lengths, right.gamma)}
 
 
 def not_normalised(right: Any, batch: pg.Batch, evaluate: Any) -> Any:
@@ -237,7 +237,8 @@ def mean_of_rewards(found: Any, batch: pg.Batch, _: Any) -> Any:
 
 
 def less_the_groups_mean(_: Any, batch: pg.Batch, evaluate: Any) -> Any:
-    penalised = penalised_rewards(batch, evaluate, vars(ESTIMATORS["rloo"])["kl_coefficient"])
+    gap = old_log_probs(batch, evaluate) - batch.extras["reference_log_probs"]
+    penalised = batch.rewards - vars(ESTIMATORS["rloo"])["kl_coefficient"] * gap
     return by_group(centre, episode_rewards(batch, penalised), batch)[batch.episode_of_step]
 
 
@@ -256,7 +257,8 @@ def differentiated_weight(
     right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any
 ) -> Any:
     """Differentiate the clipped ratio itself, so that what is clipped has no gradient."""
-    return -advantage * xp.exp(xp.clip(log_prob - old_log_prob, *right.bounds))
+    bounds = log_bounds(right.clip_low, right.clip_high)
+    return -advantage * xp.exp(xp.clip(log_prob - old_log_prob, *bounds))
 
 
 def first_kl_estimate(right: Any, xp: Any, **named: Any) -> Any:
@@ -273,14 +275,14 @@ def summed_ratio(
 ) -> Any:
     """Clip the trajectory's ratio, not its geometric mean over the steps."""
     log_ratio = xp.episode_sum(log_prob - old_log_prob, episode)
-    return -clipped_gain(xp, log_ratio, advantage, right.bounds)
+    return -Clip(right.clip_low, right.clip_high).gain(xp, log_ratio, log_prob, advantage)
 
 
 def every_step_alike(
-    right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, return_: Any, episode: Any
+    right: Any, xp: Any, *, log_prob: Any, old_log_prob: Any, advantage: Any, episode: Any
 ) -> Any:
     """Take a step's ratio for the trajectory's."""
-    return -return_ * xp.exp(log_prob - old_log_prob)
+    return -advantage * xp.exp(log_prob - old_log_prob)
 
 
 def unweighed(right: Any, xp: Any, *, log_probs: Any, q: Any, **others: Any) -> Any:
@@ -435,7 +437,7 @@ WRONG = (
         "dr_grpo: divided by the deviation after all",
         "dr grpo",
         "signals",
-        overriding(relative=GRPO.relative),
+        signals(scale="group"),
     ),
     WrongForm(
         "gspo: the trajectory's ratio for its geometric mean",

@@ -147,8 +147,8 @@ class Scaled(Centred):
         square = float(np.vdot(centred, centred))
         if not math.isfinite(square):
             raise NonFiniteError(
-                f"{self}: expected rewards with a finite variance, got {np.abs(rewards).max()} as "
-                "the largest; scale the rewards down"
+                f"{self}: expected rewards with a finite variance, got "
+                f"{np.abs(rewards).max()} at episode {np.abs(rewards).argmax()}; scale them down"
             )
         return math.sqrt(square / (len(rewards) - self.ddof)) if square > 0 else 0.0
 

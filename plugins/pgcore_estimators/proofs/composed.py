@@ -55,6 +55,8 @@ class ComposedForm(EstimatorForm):
         signals = estimate(parts.advantage, batch, rewards, lift, evaluate)
         if parts.normalise == "batch":
             signals["advantage"] = normalised(signals["advantage"], real_steps(batch), parts.ddof)
+        if "discount" in signals:
+            signals["advantage"] = signals["advantage"] * signals.pop("discount")
         optional: dict[str, Callable[[], Number]] = {
             "old_log_prob": lambda: old,
             "old_value": lambda: lift(np.asarray(batch.values)),

@@ -5,6 +5,7 @@ They share no code with `pgcore.returns`, and run in any number system of NumPy'
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,9 @@ from pgcore_check.reference.estimator_form import (
     real_episodes,
     where,
 )
+from pgcore_estimators.proofs.advantages import state_discounts
 from pgcore_estimators.proofs.group_relative import by_group, groups_of
-from pgcore_estimators.proofs.off_policy import VTraceForm
+from pgcore_estimators.proofs.off_policy import PerDecisionISForm, VTraceForm, WeightedISForm
 from pgcore_estimators.proofs.ratios import log_ratios, old_log_probs
 
 __all__ = ["ADVANTAGES"]
@@ -61,7 +63,7 @@ def n_step_of(
 ) -> dict[str, Number]:
     """Return n-step returns less the values."""
     values, final = state_values(batch, evaluate, lift), final_values(batch, evaluate, lift)
-    target = n_step(batch, rewards, values, final, part.gamma, part.n)
+    target = n_step(batch, rewards, values, final, part.gamma, getattr(part, "n", 1))
     return {"advantage": target - values, "return_": target}
 
 
@@ -95,10 +97,14 @@ def returns_of(
     target = returns_to_go(batch, rewards, part.gamma, final)
     firsts = target[batch.episode_starts]
     g_t = target if part.reward_to_go else firsts[batch.episode_of_step]
+    signals: dict[str, Number] = {}
+    if part.discount_state and part.reward_to_go:
+        signals["discount"] = state_discounts(batch, part.gamma, lift)
     if valued:
-        return {"advantage": g_t - state_values(batch, evaluate, lift), "return_": target}
+        advantage = g_t - state_values(batch, evaluate, lift)
+        return {**signals, "advantage": advantage, "return_": target}
     if part.baseline == "constant":
-        return {"advantage": g_t - part.baseline_value}
+        return {**signals, "advantage": g_t - part.baseline_value}
     if part.baseline in ("mean", "leave_one_out"):
         rows: list[Number] = []
         for episode in range(batch.num_episodes):
@@ -106,8 +112,25 @@ def returns_of(
             peers = [i for i in real if own or i != episode]
             mean = firsts[peers].sum() / len(peers)
             rows.append(mean if episode in real else mean * 0)
-        return {"advantage": g_t - joined(rows)[batch.episode_of_step]}
-    return {"advantage": g_t}
+        return {**signals, "advantage": g_t - joined(rows)[batch.episode_of_step]}
+    return {**signals, "advantage": g_t}
+
+
+def weighed_of(form: Callable[[Any], PerDecisionISForm]) -> Callable[..., dict[str, Number]]:
+    """Return the function of an advantage from weighed rewards."""
+
+    def estimate(
+        part: Any, batch: Batch, rewards: Number, lift: Lift, evaluate: LiftedEvaluate
+    ) -> dict[str, Number]:
+        plain = form(dataclasses.replace(part, discount_state=False))
+        signals = plain.signals(
+            batch, evaluate, lambda x: rewards if x is batch.rewards else lift(x)
+        )
+        if part.discount_state:
+            signals["discount"] = state_discounts(batch, part.gamma, lift)
+        return signals
+
+    return estimate
 
 
 def counted_in(part: Any, batch: Batch) -> list[int]:
@@ -271,6 +294,8 @@ ADVANTAGES: dict[str, Callable[..., dict[str, Number]]] = {
     "td": n_step_of,
     "vtrace": vtrace_of,
     "returns": returns_of,
+    "per_decision": weighed_of(PerDecisionISForm),
+    "self_normalised": weighed_of(WeightedISForm),
     "group_relative": group_relative_of,
     "success_normalised": group_relative_of,
     "best_alone": group_relative_of,

@@ -243,7 +243,7 @@ def test_a_name_that_only_a_disabled_provider_has_is_free(site, monkeypatch):
         """
         @hookimpl
         def pgcore_estimators():
-            return [Provider("mine", "pgcore_estimators.ppo:PPO", "a stranger")]
+            return [Provider("mine", "pgcore_estimators.preset_classes:PPO", "a stranger")]
         """,
     )
     site.distribution("mine-dist", {"mine": "mine_plugin"})

@@ -46,7 +46,7 @@ DEFAULT = Mine()
 HOOKS = """
 @hookimpl
 def pgcore_estimators():
-    return [Provider("hooked", "pgcore_estimators.ppo:PPO", ""), Provider("ppo", "json:loads", "")]
+    return [Provider("hooked", "pgcore_estimators.preset_classes:PPO", ""), Provider("ppo", "json:loads", "")]
 """
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pgcore_estimators.actor_critic
-import pgcore_estimators.ppo
 import pytest
 
 import pgcore as pg
+import pgcore.parts.composition
+import pgcore_estimators.parts.gae
+import pgcore_estimators.parts.n_step
 import pgcore_estimators.parts.returns
-import pgcore_estimators.reinforce
 import pgcore_estimators.terms
 from pgcore.errors import BatchError
 from pgcore.interfaces.surrogate import Surrogate
@@ -268,44 +268,44 @@ def lambda_alone(original):
 
 
 MODULES = {
-    "reinforce": pgcore_estimators.reinforce,
     "returns": pgcore_estimators.parts.returns,
-    "actor_critic": pgcore_estimators.actor_critic,
-    "ppo": pgcore_estimators.ppo,
+    "gae": pgcore_estimators.parts.gae,
+    "n_step": pgcore_estimators.parts.n_step,
     "terms": pgcore_estimators.terms,
+    "composition": pgcore.parts.composition,
 }
 
 
 @pytest.mark.parametrize(
     ("name", "module", "function", "plant"),
     [
-        ("reward-to-go", "reinforce", "returns", late),
+        ("reward-to-go", "returns", "returns", late),
         (
             "reward-to-go",
-            "reinforce",
+            "returns",
             "returns",
             lambda original: lambda r, lengths, gamma, *_: original(r, lengths, 1.0),
         ),
         (
             "full return",
-            "reinforce",
+            "returns",
             "episode_returns",
             lambda original: lambda g, n: g[n.cumsum() - 1],
         ),
         ("leave one out", "returns", "leave_one_out_mean", own_mean),
         ("optimal", "returns", "optimal_baseline", own_included),
-        ("normalised", "terms", "normalise", other_ddof),
-        ("normalised", "terms", "normalise", epsilon_inside),
-        ("gae normalised", "terms", "normalise", other_ddof),
-        ("ppo", "ppo", "normalise", other_ddof),
-        ("gae", "terms", "gae", late),
-        ("gae", "terms", "gae", undiscounted_values),
-        ("gae", "terms", "gae", lambda_alone),
-        ("ppo kl", "ppo", "gae", lambda_alone),
-        ("trpo", "terms", "gae", lambda_alone),
-        ("trpo", "terms", "normalise", other_ddof),
-        ("td", "actor_critic", "n_step_returns", one_step_more),
-        ("n-step", "actor_critic", "n_step_returns", one_step_more),
+        ("normalised", "composition", "normalise", other_ddof),
+        ("normalised", "composition", "normalise", epsilon_inside),
+        ("gae normalised", "composition", "normalise", other_ddof),
+        ("ppo", "composition", "normalise", other_ddof),
+        ("gae", "gae", "gae", late),
+        ("gae", "gae", "gae", undiscounted_values),
+        ("gae", "gae", "gae", lambda_alone),
+        ("ppo kl", "gae", "gae", lambda_alone),
+        ("trpo", "gae", "gae", lambda_alone),
+        ("trpo", "composition", "normalise", other_ddof),
+        ("td", "n_step", "n_step_returns", one_step_more),
+        ("n-step", "n_step", "n_step_returns", one_step_more),
         ("td", "terms", "next_values", never_bootstrapped),
         ("gae", "terms", "next_values", always_bootstrapped),
         ("ppo kl", "terms", "next_values", shifted_values),
@@ -318,7 +318,7 @@ def test_a_wrong_signal_is_not_the_loops(monkeypatch, name, module, function, pl
 
 @pytest.mark.parametrize(
     ("name", "module", "function"),
-    [("reward-to-go", "reinforce", "returns"), ("gae", "terms", "gae")],
+    [("reward-to-go", "returns", "returns"), ("gae", "gae", "gae")],
 )
 def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, function):
     planted = joined(getattr(MODULES[module], function))
@@ -327,9 +327,9 @@ def test_the_next_episodes_rewards_are_not_the_loops(monkeypatch, name, module, 
 
 
 def test_padding_that_is_averaged_in_is_not_the_loops(monkeypatch):
-    original = pgcore_estimators.terms.normalise
+    original = pgcore.parts.composition.normalise
     monkeypatch.setattr(
-        pgcore_estimators.terms, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof)
+        pgcore.parts.composition, "normalise", lambda x, _, *, ddof: original(x, ddof=ddof)
     )
     assert gap("normalised", padding=9) > 1e-3
 
@@ -406,7 +406,9 @@ def test_a_value_is_clipped_around_the_recorded_one():
 
 def test_a_clip_around_unrecorded_values_is_refused():
     policy, batch = one_step()
-    with pytest.raises(BatchError, match=r"Batch\.values: .*PPO\.value_clip.*got none; record"):
+    with pytest.raises(
+        BatchError, match=r"Batch\.values: .*critic 'clipped' clips.*got none; record"
+    ):
         pg.signals(policy, CLIPPED, batch)
     # As the message says: around themselves values are not clipped, in the next epoch they are.
     batch = batch.record(policy.evaluate(batch, ("value",))["value"])
