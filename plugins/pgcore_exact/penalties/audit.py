@@ -91,7 +91,7 @@ def audit_penalty(penalty: Penalty, mdp: MDP | None = None, *, seed: int = 0) ->
     runs = partial(try_once, estimator, probe_batch(estimator, process, 2))
     spec = specs[first_fitting(estimator, specs, runs)]
     policy, behaviour, reference = (audit_policy(spec, seed + shift) for shift in range(3))
-    table, other, prior = (tabulated(one, process) for one in (policy, behaviour, reference))
+    table, acting, prior = (tabulated(one, process) for one in (policy, behaviour, reference))
     rows = every_action(process)
     shape = process.states, process.actions
     distribution = reference.evaluate(rows, ("distribution",))["distribution"]
@@ -100,18 +100,18 @@ def audit_penalty(penalty: Penalty, mdp: MDP | None = None, *, seed: int = 0) ->
         "reference_log_probs": np.log(prior.probabilities),
     }
     mask = table.actor_mask
-    own, foreign = (
-        moments(process, policy, estimator, behaviour=acting, extras=extras).mean[mask]
+    on_policy, off_policy = (
+        moments(process, policy, estimator, behaviour=sampler, extras=extras).mean[mask]
         / penalty.coefficient
-        for acting in (None, behaviour)
+        for sampler in (None, behaviour)
     )
     divergences = Divergences(process, table, prior.probabilities)
     audit = PenaltyAudit(
         penalty,
-        on_policy=divergences.errors(own, visits(process, table)),
-        off_policy=divergences.errors(foreign, visits(process, other)),
-        episode=divergences.errors(own),
-        off_policy_episode=divergences.errors(foreign),
+        on_policy=divergences.errors(on_policy, visits(process, table)),
+        off_policy=divergences.errors(off_policy, visits(process, acting)),
+        episode=divergences.errors(on_policy),
+        off_policy_episode=divergences.errors(off_policy),
         verdicts=(),
     )
     return dataclasses.replace(audit, verdicts=penalty_verdicts(audit))
@@ -186,19 +186,19 @@ def penalty_verdicts(audit: PenaltyAudit) -> tuple[Verdict, ...]:
     """Return the verdicts on `gradient_of` and `off_policy`."""
     penalty = audit.penalty
     stated, off_policy = penalty.gradient_of, penalty.off_policy
-    own, foreign = audit.on_policy, audit.off_policy
+    current, another = audit.on_policy, audit.off_policy
     if penalty.in_reward:
-        own, foreign = audit.episode, audit.off_policy_episode
-    figure = f"relative errors {shown(own)}"
+        current, another = audit.episode, audit.off_policy_episode
+    figure = f"relative errors {shown(current)}"
     if stated == "none":
         # An error on one process is a proof; none on one process is not.
-        verdict = "confirmed" if min(own.values()) > BIASED else "open"
+        verdict = "confirmed" if min(current.values()) > BIASED else "open"
         first = Verdict("gradient_of", stated, verdict, figure)
-        elsewhere = min(foreign.values())
+        elsewhere = min(another.values())
     else:
-        first = decide("gradient_of", stated, figure, holds=own[stated] <= UNBIASED)  # pyright: ignore[reportArgumentType]
-        elsewhere = foreign[stated]
-    figure = f"relative errors {shown(foreign)} with another policy's episodes"
+        first = decide("gradient_of", stated, figure, holds=current[stated] <= UNBIASED)  # pyright: ignore[reportArgumentType]
+        elsewhere = another[stated]
+    figure = f"relative errors {shown(another)} with another policy's episodes"
     if off_policy:
         second = decide("off_policy", off_policy, figure, holds=elsewhere <= UNBIASED)
     else:
