@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
@@ -12,7 +12,10 @@ from pgcore.parts.part import Part
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["Penalty"]
+__all__ = ["Divergence", "Penalty"]
+
+# KL(reference, pi), KL(pi, reference), or neither; by the names of their quantities.
+Divergence = Literal["none", "kl", "reverse_kl"]
 
 
 class Penalty(Part, ABC):
@@ -25,6 +28,12 @@ class Penalty(Part, ABC):
         coefficient: The factor, which `term`, `slope` and `reward` include; a penalty of 0 is left
             out of the loss.
         in_reward: Whether it lowers the rewards, and adds no term.
+        gradient_of: The divergence whose gradient is the expected derivative of the penalty, over
+            episodes of the current policy; "none" is no claim. For a term of the loss, the gradient
+            is of the divergence at each visited state. For a penalty in the reward, it is of the sum
+            over an episode, whose states depend on the policy too.
+        off_policy: Whether the same is true of another policy's episodes: with their states for a
+            term of the loss, with weights of whole episodes for a penalty in the reward.
     """
 
     registered_as = "penalties"
@@ -34,6 +43,16 @@ class Penalty(Part, ABC):
 
     @property
     def in_reward(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def gradient_of(self) -> Divergence:
+        """See the class."""
+        return "none"
+
+    @property
+    def off_policy(self) -> bool:
         """See the class."""
         return False
 

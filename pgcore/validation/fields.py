@@ -62,12 +62,14 @@ class Rule(Generic[T_co]):
         valid: Whether a plain value passes; NaN, for no number, fails every comparison.
         advice: The next thing to do, for the error.
         plain: From the value to a plain one.
+        choices: The values that pass, where there is a list of them.
     """
 
     rule: str
     valid: Callable[[Any], bool]
     advice: str = "change this value"
     plain: Callable[[object], object] = _real
+    choices: tuple[object, ...] = ()
 
     def __call__(self, where: str, value: object, error: type[PgcoreError] = SpecError) -> T_co:
         """Return the plain value, or raise `error`, whose message begins with `where`."""
@@ -96,7 +98,7 @@ flag = Rule[bool]("True or False", lambda x: isinstance(x, bool), "choose one of
 def choice(*choices: object) -> Rule[Any]:
     """Return the check that a value is one of these."""
     rule = f"one of {', '.join(map(repr, choices))}"
-    return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is)
+    return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is, choices)
 
 
 def instance_of(cls: type, example: str) -> Rule[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pgcore.errors import EstimatorError
@@ -11,7 +12,7 @@ from pgcore_derive.functions import Expression, sympy
 from pgcore_derive.tracing import NeedsRows, Rank, Trace, Traced
 from pgcore_derive.xp import SymbolicNamespace
 
-__all__ = ["derivatives_of", "formulas_of"]
+__all__ = ["derivatives_of", "formulas_of", "trace_terms"]
 
 # The quantities with an entry for each action.
 ROWS = frozenset(name for name, text in QUANTITIES.items() if text.startswith("[B, A]"))
@@ -67,16 +68,42 @@ def trace_surrogate(
     Raises:
         EstimatorError: an operation cannot be traced, or the terms are not [B].
     """
-    where = f"{estimator.name}.surrogate"
     signals = frozenset(estimator.keywords) - QUANTITIES.keys()
-    rows = ROWS & set(estimator.keywords)
+    return trace_terms(
+        f"{estimator.name}.surrogate",
+        estimator.surrogate,
+        estimator.keywords,
+        signals,
+        brackets=brackets,
+    )
+
+
+def trace_terms(
+    where: str,
+    terms_of: Callable[..., Any],
+    keywords: Iterable[str],
+    signals: frozenset[str],
+    *,
+    brackets: bool = False,
+) -> tuple[Trace, dict[str, Traced], Expression]:
+    """Run a function of `xp` and keywords that returns [B] terms; see `trace_surrogate`.
+
+    Args:
+        where: The function's name in errors.
+        terms_of: The function.
+        keywords: Its keywords.
+        signals: Those of a shape that only their use shows.
+        brackets: See `Trace`.
+    """
+    names = tuple(keywords)
+    rows = ROWS & set(names)
     # Each restart turns at least one signal into a row, so the loop ends.
     while True:
         trace = Trace(where, rows, signals, brackets=brackets)
-        inputs = {name: trace.input(name) for name in estimator.keywords}
+        inputs = {name: trace.input(name) for name in names}
         namespace: Any = SymbolicNamespace(trace)
         try:
-            terms: Any = estimator.surrogate(namespace, **inputs)
+            terms: Any = terms_of(namespace, **inputs)
         except NeedsRows as needed:
             rows |= needed.names
             continue

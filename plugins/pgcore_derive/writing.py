@@ -33,6 +33,7 @@ PROBABILITIES = {
     "old_log_probs": r"\pi_{\mathrm{old}}",
     "behaviour_log_prob": r"\mu",
     "reference_log_prob": r"\pi_{\mathrm{ref}}",
+    "rollout_log_prob": r"\pi_{\mathrm{rollout}}",
 }
 # The field's symbol of a keyword.
 SYMBOLS = {
@@ -46,7 +47,10 @@ SYMBOLS = {
     "reward": "r",
     "target": "y",
     "value": "V",
+    "log_ratio": r"\log r",
 } | {name: rf"\log {probability}" for name, probability in PROBABILITIES.items()}
+# The symbol of a logarithm's exponential, by its keyword.
+EXPONENTIALS = PROBABILITIES | {"log_ratio": "r"}
 # `old_value` is V_old.
 PREFIXES = ("old", "target", "behaviour", "reference")
 # LaTeX of SymPy's relations.
@@ -215,6 +219,14 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
 
     _print_RowSymbol = _print_Symbol
 
+    def _print_Float(self, number: Expression) -> str:
+        """Return six digits, with a power of ten in place of an exponent."""
+        mantissa, exponent, power = super()._print_Float(number).partition("e")
+        if not exponent:
+            return mantissa
+        factor = {"1": "", "-1": "- "}.get(mantissa, rf"{mantissa} \cdot ")
+        return rf"{factor}10^{{{int(power)}}}"
+
     def _of_action(self, text: str) -> str:
         """Return a symbol with the action as its index, after an index that it has."""
         head, brace, index = text.partition("_{")
@@ -233,12 +245,12 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
     def _ratio(self, exponent: Expression) -> str | None:
         """Return exp of log-probabilities as a quotient of probabilities; None for all else."""
         above, below = list[str](), list[str]()
-        for term in sympy.Add.make_args(exponent):
+        for term in sympy.Add.make_args(sympy.expand_mul(exponent)):
             factor = -1 if term.could_extract_minus_sign() else 1
             log_prob = factor * term
-            if not log_prob.is_Symbol or log_prob.name not in PROBABILITIES:
+            if not log_prob.is_Symbol or log_prob.name not in EXPONENTIALS:
                 return None
-            text = PROBABILITIES[log_prob.name]
+            text = EXPONENTIALS[log_prob.name]
             text = self._of_action(text) if isinstance(log_prob, RowSymbol) else text
             (above if factor == 1 else below).append(text)
         if not below:
@@ -257,6 +269,9 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
         if size.is_Rational and size.q != 1:
             size, below = sympy.Integer(size.p), [sympy.Integer(size.q), *below]
         text = self._factors(above if size == 1 and above else [size, *above])
+        # The sign in front is of the whole sum.
+        if size == 1 and not below and len(above) == 1 and above[0].is_Add:
+            text = rf"\left({text}\right)"
         if below:
             text = rf"\frac{{{text}}}{{{self._factors(below)}}}"
         return f"- {text}" if coefficient.is_negative else text
@@ -331,7 +346,8 @@ class SymbolPrinter(Printing, LATEX_PRINTER):
         )
 
     def _print_EpisodeSum(self, expression: Expression) -> str:
-        return self._over_episode("", expression)
+        # The sum of ones is the episode's length.
+        return "T" if expression.args[0] == 1 else self._over_episode("", expression)
 
     def _print_EpisodeMean(self, expression: Expression) -> str:
         return self._over_episode(r"\frac{1}{T}", expression)

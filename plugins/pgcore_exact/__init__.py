@@ -12,6 +12,7 @@ from typing import Any
 _NAMES_BY_MODULE = {
     "pgcore_exact.audits": "Audit audit audit_process",
     "pgcore_exact.expectation.moments": "Moments moments",
+    "pgcore_exact.penalties.audit": "PenaltyAudit audit_penalty",
     "pgcore_exact.process.dynamics": "action_values gradient objective time_blind_values values visits",
     "pgcore_exact.process.environments": "from_gymnasium",
     "pgcore_exact.process.episodes": "Episodes all_episodes",

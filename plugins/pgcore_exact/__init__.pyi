@@ -1,5 +1,6 @@
 from pgcore_exact.audits import Audit, audit, audit_process
 from pgcore_exact.expectation.moments import Moments, moments
+from pgcore_exact.penalties.audit import PenaltyAudit, audit_penalty
 from pgcore_exact.process.dynamics import (
     action_values,
     gradient,
@@ -18,10 +19,12 @@ __all__ = [
     "Audit",
     "Episodes",
     "Moments",
+    "PenaltyAudit",
     "Tabulated",
     "action_values",
     "all_episodes",
     "audit",
+    "audit_penalty",
     "audit_process",
     "from_gymnasium",
     "gradient",

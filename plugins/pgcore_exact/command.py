@@ -29,7 +29,10 @@ MARKS = {"confirmed": "", "refuted": " !", "open": " ?", "reported": " -"}
 
 def audit_command(
     estimator: Annotated[
-        str | None, typer.Argument(help="A registered name; none with --all.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="A registered name; none with --all or --penalties.", show_default=False
+        ),
     ] = None,
     *,
     settings: Annotated[
@@ -43,6 +46,13 @@ def audit_command(
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every registered estimator, with its notable variants.")
+    ] = False,
+    penalties: Annotated[
+        bool,
+        typer.Option(
+            "--penalties",
+            help="Every registered penalty: is its expected derivative the gradient of a KL?",
+        ),
     ] = False,
     states: Annotated[
         int, typer.Option(min=2, help="States of the random process, the terminal one included.")
@@ -69,13 +79,13 @@ def audit_command(
     random process, and where it mixes episodes on every batch of them: nothing is sampled. The
     discount is 1 unless `--set gamma=...` changes it; the objective is then discounted too.
     """
-    if every == (estimator is not None):
+    if [estimator is not None, every, penalties].count(True) != 1:
         raise typer.BadParameter(
-            "expected an estimator's name or --all, got both or neither; choose one"
+            "expected an estimator's name or --all or --penalties, got none or several; choose one"
         )
-    if every and settings:
+    if settings and estimator is None:
         raise typer.BadParameter(
-            "--set: expected it with one estimator, got --all; name the estimator"
+            "--set: expected it with one estimator, got --all or --penalties; name the estimator"
         )
     # An audit of all takes a minute: refuse a bad picture before it.
     if picture is not None:
@@ -85,6 +95,13 @@ def audit_command(
     mdp = audit_process(states, actions, horizon, seed)
     if time_in_state:
         mdp = mdp.with_time()
+    process = (
+        f"random process of {states} states (1 terminal), {actions} actions, "
+        f"horizon {horizon}, seed {seed}{', time in the state' if time_in_state else ''}"
+    )
+    if penalties:
+        report_penalties(mdp, seed, process, as_json=as_json)
+        return
     name = str(estimator)
     audited = subjects() if every else {name: one_subject(name, settings or [])}
     rows = [error_row(label, reason) for label, reason in unbuilt().items()] if every else []
@@ -92,10 +109,6 @@ def audit_command(
         for label, subject in audited.items():
             advance(label)
             rows.append(audit_row(label, subject, mdp, batch, seed, forgiving=every))
-    process = (
-        f"random process of {states} states (1 terminal), {actions} actions, "
-        f"horizon {horizon}, seed {seed}{', time in the state' if time_in_state else ''}"
-    )
     write = json_of if as_json else table_of if every else report_of
     sys.stdout.write(write(rows, process))
     # The figures are out before a picture can fail.
@@ -105,6 +118,16 @@ def audit_command(
         from pgcore_exact.picture import draw
 
         replace(picture, draw(rows, picture.suffix[1:].lower()))
+    if any(row.refuted for row in rows):
+        raise typer.Exit(1)
+
+
+def report_penalties(mdp: MDP, seed: int, process: str, *, as_json: bool) -> None:
+    """Print the audits of all penalties; the exit status is 1 when a claim is refuted."""
+    from pgcore_exact.penalties.report import json_of_penalties, penalty_rows, table_of_penalties
+
+    rows = [*penalty_rows(mdp, seed)]
+    sys.stdout.write((json_of_penalties if as_json else table_of_penalties)(rows, process))
     if any(row.refuted for row in rows):
         raise typer.Exit(1)
 

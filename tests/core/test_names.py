@@ -16,7 +16,7 @@ COMMANDS = {
     "list": "KINDS --json",
     "doctor": "--json --quick",
     "check": "--backends --estimators --heads --optimizers --set --case --quick --full --processes --json --html",
-    "audit": "ESTIMATOR --set --all --states --actions --horizon --seed --batch --time-in-state --json --picture",
+    "audit": "ESTIMATOR --set --all --penalties --states --actions --horizon --seed --batch --time-in-state --json --picture",
     "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",
     "train": """

@@ -117,7 +117,7 @@ class DPPO(Objective):
 
 @dataclass(frozen=True)
 class DPPOTV(DPPO):
-    """See `DPPO`, of which the divergence is |pi - mu|, half the distance of the two binaries.
+    """The gain of `DPPO` with the divergence |pi - mu|, half the distance of the two binaries.
 
     Attributes:
         delta: See `DPPO`.
@@ -138,7 +138,7 @@ class DPPOTV(DPPO):
 
 @dataclass(frozen=True)
 class DPPOKL(DPPO):
-    """See `DPPO`: the divergence is mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi)), nats.
+    """The gain of `DPPO` with the divergence mu log(mu/pi) + (1 - mu) log((1 - mu)/(1 - pi)), nats.
 
     Beside a certain action, 1 - pi is rounding alone, and so is the choice of M. It is compared at
     points of its own, in `policy_gradient`.

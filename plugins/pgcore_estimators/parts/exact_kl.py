@@ -13,6 +13,7 @@ from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.extras import Extra
 from pgcore.parts import Penalty
+from pgcore.parts.penalties import Divergence
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Positive, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -51,6 +52,16 @@ class ExactKL(Penalty):
     extras: ClassVar = {"reference": REFERENCE}
     name = "exact"
     sources = ("Schulman et al. 2017, eq. 8 and sec. 4, arXiv:1707.06347",)
+
+    @property
+    def gradient_of(self) -> Divergence:
+        """See `Penalty`."""
+        return "kl" if self.direction == "kl" else "reverse_kl"
+
+    @property
+    def off_policy(self) -> bool:
+        """See `Penalty`: no action is sampled."""
+        return True
 
     @property
     def reads(self) -> tuple[str, ...]:

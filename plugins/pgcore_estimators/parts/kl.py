@@ -18,6 +18,7 @@ from pgcore.interfaces.estimator import Evaluate
 from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import Penalty
 from pgcore.parts.fields import part_of
+from pgcore.parts.penalties import Divergence
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, check_fields, choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -39,6 +40,8 @@ class SampledKL(Penalty):
         coefficient: Its factor; 0 leaves it out.
         ratio: Its weight: "none" for 1, "differentiated" for r, "constant" for r held constant.
         place: "loss", or "reward" to lower each reward by the estimate at the behaviour policy.
+        gradients: By `ratio`, or "reward", the divergence whose gradient is the expected
+            derivative. See `Penalty.gradient_of`.
 
     Raises:
         EstimatorError: a field has a value it cannot take, or a penalty in the reward has a ratio.
@@ -48,6 +51,7 @@ class SampledKL(Penalty):
     ratio: Annotated[str, choice("none", "differentiated", "constant")] = "none"
     place: Annotated[str, choice("loss", "reward")] = "loss"
     extras: ClassVar = {"reference_log_probs": REFERENCE}
+    gradients: ClassVar[Mapping[str, Divergence]] = {}
     sources = ("Schulman 2020, 'Approximating KL divergence'",)
 
     def __post_init__(self) -> None:
@@ -71,6 +75,16 @@ class SampledKL(Penalty):
     def in_reward(self) -> bool:
         """See `Penalty`."""
         return self.place == "reward"
+
+    @property
+    def gradient_of(self) -> Divergence:
+        """See `Penalty`."""
+        return self.gradients.get("reward" if self.in_reward else self.ratio, "none")
+
+    @property
+    def off_policy(self) -> bool:
+        """See `Penalty`: the ratio makes up for the other policy's actions."""
+        return self.ratio != "none" and self.gradient_of != "none"
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -111,8 +125,13 @@ class SampledKL(Penalty):
 
 @dataclass(frozen=True)
 class K1(SampledKL):
-    """k1 = l, unbiased for KL(pi, pi_ref); its expected derivative is 0. See `SampledKL`."""
+    """k1 = l, unbiased for KL(pi, pi_ref); its expected derivative is 0. See `SampledKL`.
 
+    Its derivative times the ratio, r (l + 1), and its place in the reward give the gradient of the
+    KL divergence.
+    """
+
+    gradients: ClassVar = {"differentiated": "reverse_kl", "reward": "reverse_kl"}
     name = "k1"
 
     def estimate(self, xp: ArrayNamespace, log_ratio: Native) -> Native:
@@ -128,6 +147,7 @@ class K1(SampledKL):
 class K2(SampledKL):
     """k2 = l^2 / 2, whose expected derivative is that of KL(pi, pi_ref). See `SampledKL`."""
 
+    gradients: ClassVar = {"none": "reverse_kl", "constant": "reverse_kl"}
     name = "k2"
 
     def estimate(self, xp: ArrayNamespace, log_ratio: Native) -> Native:
@@ -141,8 +161,13 @@ class K2(SampledKL):
 
 @dataclass(frozen=True)
 class K3(SampledKL):
-    """k3 = q - log q - 1 with q = exp(-l), never negative. See `SampledKL`."""
+    """k3 = q - log q - 1 with q = exp(-l), never negative. See `SampledKL`.
 
+    Its expected derivative is that of KL(pi_ref, pi), the other direction, unless the ratio is
+    differentiated with it.
+    """
+
+    gradients: ClassVar = {"none": "kl", "constant": "kl", "differentiated": "reverse_kl"}
     name = "k3"
 
     def estimate(self, xp: ArrayNamespace, log_ratio: Native) -> Native:
@@ -158,6 +183,7 @@ class K3(SampledKL):
 class StraightK3(K3):
     """The value of k3 with the derivative l of k2. See `SampledKL`."""
 
+    gradients = K2.gradients
     name = "k3_straight"
     sources = ("Liu et al. 2025, arXiv:2510.01555 (derivatives of penalties)",)
 
@@ -173,7 +199,10 @@ class StraightK3(K3):
 
 @dataclass(frozen=True)
 class AbsoluteK1(SampledKL):
-    """|k1| = |l|, with derivative 0 at l = 0. See `SampledKL`."""
+    """|k1| = |l|, with derivative 0 at l = 0. See `SampledKL`.
+
+    Its expected derivative is that of sum_a |pi - pi_ref|, twice the total variation.
+    """
 
     name = "abs_k1"
 

@@ -13,7 +13,7 @@ estimator cannot run this way, `pgcore.gradient` runs on all batches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -94,7 +94,13 @@ class Estimates:
     """
 
     def __init__(
-        self, mdp: MDP, table: Tabulated, estimator: Estimator, episodes: Episodes, behaviour: Array
+        self,
+        mdp: MDP,
+        table: Tabulated,
+        estimator: Estimator,
+        episodes: Episodes,
+        behaviour: Array,
+        extras: Mapping[str, Array] | None = None,
     ) -> None:
         """Prepare the rows.
 
@@ -104,9 +110,10 @@ class Estimates:
             estimator: The estimator.
             episodes: All episodes of the process.
             behaviour: [S, A] float64. The behaviour policy's probabilities.
+            extras: [S, A, ...] of extras that replace the examples.
         """
         self.estimator, self.episodes = estimator, episodes
-        self.rows = Rows(mdp, table, behaviour, estimator)
+        self.rows = Rows(mdp, table, behaviour, estimator, extras)
         # By N: whether the shortcut agrees, and whether episodes' signals are independent.
         self._agrees: dict[int, bool] = {}
         self._independent: dict[int, bool] = {}

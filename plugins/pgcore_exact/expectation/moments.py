@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,7 @@ def moments(
     batch: int = 1,
     behaviour: Policy | Tabulated | None = None,
     cut: int | None = None,
+    extras: Mapping[str, Array] | None = None,
 ) -> Moments:
     """Return the exact expectation and covariance of `pgcore.gradient` over all batches.
 
@@ -86,6 +88,8 @@ def moments(
         batch: N, episodes in a batch.
         behaviour: Behaviour policy; None is the current policy.
         cut: Truncate each episode after this many steps; see `all_episodes`.
+        extras: [S, A, ...] of the batch's extras at every state and action, by name, such as
+            "reference_log_probs"; those that the estimator declares have examples.
 
     Raises:
         MDPError: there are too many episodes or batches; gives their number and a remedy.
@@ -99,7 +103,7 @@ def moments(
         table.policy.check_fits(estimator)
     acting = table.probabilities if behaviour is None else tabulated(behaviour, mdp).probabilities
     episodes = all_episodes(mdp, acting, cut=cut)
-    estimates = Estimates(mdp, table, estimator, episodes, acting)
+    estimates = Estimates(mdp, table, estimator, episodes, acting, extras)
     coupled = size > 1 and couples(estimates, size)
     ordered = coupled and depends_on_order(estimates, size)
     members, weights = all_tuples(episodes, size if coupled else 1, ordered=ordered)

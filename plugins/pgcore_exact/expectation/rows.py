@@ -109,7 +109,14 @@ class Rows:
         batch: The rows as one-step episodes.
     """
 
-    def __init__(self, mdp: MDP, table: Tabulated, behaviour: Array, estimator: Estimator) -> None:
+    def __init__(
+        self,
+        mdp: MDP,
+        table: Tabulated,
+        behaviour: Array,
+        estimator: Estimator,
+        known: Mapping[str, Array] | None = None,
+    ) -> None:
         """Prepare the rows.
 
         Args:
@@ -117,10 +124,11 @@ class Rows:
             table: The policy.
             behaviour: [S, A] float64. The behaviour policy's probabilities.
             estimator: Declares extras.
+            known: [S, A, ...] of extras that replace the examples.
         """
         self.mdp, self.table = mdp, table
         self.extras: dict[str, Array] = {}
-        for name, value in extras(mdp, behaviour, estimator).items():
+        for name, value in (extras(mdp, behaviour, estimator) | {**(known or {})}).items():
             self.extras[name] = read_only(value.reshape(-1, *value.shape[2:]))
         self.log_probs = read_only(logarithms(behaviour))
         self.batch = every_action(mdp, extras=self.extras)

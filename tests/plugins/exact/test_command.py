@@ -162,8 +162,11 @@ def test_a_planted_estimator_is_refuted_by_name(pgcore, site):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "expected an estimator's name or --all, got both or neither"),
-        (("ppo", "--all"), "expected an estimator's name or --all, got both or neither"),
+        ((), "expected an estimator's name or --all or --penalties, got none or several"),
+        (
+            ("ppo", "--all"),
+            "expected an estimator's name or --all or --penalties, got none or several",
+        ),
         (("--all", "--set", "gamma=1"), "--set: expected it with one estimator"),
         (("reinforce", "--set", "gamma"), "--set: expected field=value, got 'gamma'"),
         (("reinforce", "--set", "gama=1"), "did you mean 'gamma'"),
