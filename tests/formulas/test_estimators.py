@@ -154,8 +154,8 @@ def preset_row(cls: Any) -> list[str]:
     kind = "parts by its own fields" if issubclass(cls, Composed) else "own class"
     parts = f"{kind}: {summary_of(cls)}"
     if issubclass(cls, FromPreset):
-        present = cls.preset_parts
-        row = {name: shown_part(present[name]) for name in ROW if name in present}
+        choices = {kind: [*map(shown_part, cls.resolved.alternatives(kind))] for kind in ROW}
+        row = {kind: " or ".join(dict.fromkeys(parts)) for kind, parts in choices.items() if parts}
         row |= {name: shown(value) for name, value in cls.preset.settings.items()}
         parts = "; ".join(f"{name} {value}" for name, value in row.items() if value != "`token`")
     options = ", ".join(f"`{field.name}={shown(field.default)}`" for field in fields)
