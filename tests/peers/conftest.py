@@ -6,7 +6,7 @@ every step's logits, and hides nothing in a sum.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -22,7 +22,15 @@ class Rows(NamedTuple):
     values: np.ndarray | None
 
 
-def table(logits, values=None):
+class Steps(NamedTuple):
+    """[B, A] logits and [B] values of the current policy and critic, and the fields of a batch."""
+
+    logits: np.ndarray
+    values: np.ndarray
+    fields: dict[str, Any]
+
+
+def table_of(logits, values=None):
     """Return a policy whose step t has the logits [t] and the value [t]."""
     critic = "none" if values is None else "separate"
     spec = pg.PolicySpec(pg.Table(len(logits)), pg.Categorical(logits.shape[1]), critic)
@@ -32,10 +40,14 @@ def table(logits, values=None):
     return policy
 
 
+def batch_of(**fields):
+    """Return a batch whose step t observes t."""
+    return pg.Batch(observations=np.arange(len(fields["actions"])), **fields)
+
+
 def rows_of(estimator, logits, values=None, totals=None, **fields):
     """Return pgcore's `Rows` of one batch, whose step t observes t."""
-    policy = table(logits, values)
-    batch = pg.Batch(observations=np.arange(len(fields["actions"])), **fields)
+    policy, batch = table_of(logits, values), batch_of(**fields)
     signals = pg.signals(policy, estimator, batch, totals=totals)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     arrays = gradient.numpy()
@@ -65,11 +77,23 @@ def agree():
 
 
 @pytest.fixture
-def steps():
-    """Steps that leave no term of a loss out.
+def batch():
+    """See `batch_of`."""
+    return batch_of
 
-    B 14 in episodes of 5, 1, 4, 2 and 2, with 5 actions. Old log-probabilities differ from the
-    current ones by up to 1 nat either way, and of the episodes the second and the last are truncated.
+
+@pytest.fixture
+def table():
+    """See `table_of`."""
+    return table_of
+
+
+@pytest.fixture
+def steps():
+    """Return what no term of a loss is blind to, as `Steps`.
+
+    B is 14, in episodes of 5, 1, 4, 2 and 2 steps, of which the second and the last are truncated;
+    there are 5 actions. Old log-probabilities differ from the current ones by up to 1 nat.
     """
     rng = np.random.default_rng(11)
     lengths = np.array([5, 1, 4, 2, 2])
@@ -77,14 +101,13 @@ def steps():
     logits = rng.standard_normal((count, 5))
     actions = rng.integers(0, 5, count)
     log_pi = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return {
-        "logits": logits,
-        "values": rng.standard_normal(count),
+    fields = {
         "actions": actions,
         "rewards": rng.standard_normal(count),
         "episode_lengths": lengths,
         "terminated": np.array([True, False, True, True, False]),
         "log_probs": log_pi[np.arange(count), actions] + rng.uniform(-1, 1, count),
-        "old_values": rng.standard_normal(count),
         "final_values": np.array([0.0, 0.7, 0.0, 0.0, -0.4]),
+        "extras": {"advantages": rng.standard_normal(count), "weights": rng.uniform(0, 2, count)},
     }
+    return Steps(logits, rng.standard_normal(count), fields)
