@@ -40,14 +40,14 @@ def table_of(logits, values=None):
     return policy
 
 
-def batch_of(**fields):
+def batch_of(fields):
     """Return a batch whose step t observes t."""
     return pg.Batch(observations=np.arange(len(fields["actions"])), **fields)
 
 
-def rows_of(estimator, logits, values=None, totals=None, **fields):
+def rows_of(estimator, logits, fields, values=None, totals=None):
     """Return pgcore's `Rows` of one batch, whose step t observes t."""
-    policy, batch = table_of(logits, values), batch_of(**fields)
+    policy, batch = table_of(logits, values), batch_of(fields)
     signals = pg.signals(policy, estimator, batch, totals=totals)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     arrays = gradient.numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-import pgcore.returns as R
+from pgcore.returns import gae, n_step_returns, next_values, returns
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -83,7 +83,7 @@ def test_policy_gradient_and_entropy(steps, rows, agree):
         entropy_coefficient=0.3,
         reduction={"name": "weighted", "inner": "step"},
     )
-    ours = rows(estimator, steps.logits, **fields)
+    ours = rows(estimator, steps.logits, fields)
     agree(ours.logits, gradient(loss, steps.logits)[0])
     assert ours.loss == pytest.approx(float(loss(steps.logits)), rel=1e-12)
 
@@ -101,7 +101,7 @@ def clipped_loss(steps, epsilon):
 def test_clipped_surrogate(steps, rows, agree, epsilon):
     loss = clipped_loss(steps, epsilon)
     estimator = composed(objective={"name": "clip", "low": epsilon, "high": epsilon})
-    ours = rows(estimator, steps.logits, **steps.fields)
+    ours = rows(estimator, steps.logits, steps.fields)
     agree(ours.logits, gradient(loss, steps.logits)[0])
     assert ours.loss == pytest.approx(float(loss(steps.logits)), rel=1e-12)
 
@@ -153,7 +153,7 @@ def test_all_actions(steps, rows, agree):
     q = np.random.default_rng(3).standard_normal(steps.logits.shape)
     estimator = pg.estimator("expected", value_coefficient=0.0, reduction="step")
     fields = steps.fields | {"extras": {"action_values": q}}
-    ours = rows(estimator, steps.logits, **fields)
+    ours = rows(estimator, steps.logits, fields)
     agree(ours.logits, gradient(lambda logits: rlax.qpg_loss(logits, q), steps.logits)[0])
 
 
@@ -170,8 +170,8 @@ def test_gae_and_lambda_returns(steps, agree, gae_lambda):
         return rlax.lambda_returns(r_t, discount_t, v_tp1, gae_lambda)
 
     fields, values = steps.fields, steps.values
-    v_tp1 = R.next_values(values, fields["episode_lengths"], fields["final_values"])
-    ours = R.gae(fields["rewards"], values, v_tp1, fields["episode_lengths"], GAMMA, gae_lambda)
+    v_tp1 = next_values(values, fields["episode_lengths"], fields["final_values"])
+    ours = gae(fields["rewards"], values, v_tp1, fields["episode_lengths"], GAMMA, gae_lambda)
     agree(ours, by_episode(advantages, steps))
     agree(ours + values, by_episode(targets, steps))
 
@@ -184,17 +184,17 @@ def test_n_step_returns(steps, agree, n):
         return rlax.n_step_bootstrapped_returns(r_t, discount_t, v_tp1, n)
 
     fields, values = steps.fields, steps.values
-    v_tp1 = R.next_values(values, fields["episode_lengths"], fields["final_values"])
-    ours = R.n_step_returns(fields["rewards"], values, v_tp1, fields["episode_lengths"], GAMMA, n)
+    v_tp1 = next_values(values, fields["episode_lengths"], fields["final_values"])
+    ours = n_step_returns(fields["rewards"], values, v_tp1, fields["episode_lengths"], GAMMA, n)
     agree(ours, by_episode(targets, steps))
 
 
 def test_discounted_returns(steps, agree):
-    def returns(r_t, discount_t, *_):
+    def theirs(r_t, discount_t, *_):
         return rlax.discounted_returns(r_t, discount_t, 0.0)
 
-    ours = R.returns(steps.fields["rewards"], steps.fields["episode_lengths"], GAMMA)
-    agree(ours, by_episode(returns, steps))
+    ours = returns(steps.fields["rewards"], steps.fields["episode_lengths"], GAMMA)
+    agree(ours, by_episode(theirs, steps))
 
 
 # V-trace
@@ -244,7 +244,7 @@ def test_vtrace(steps, rows, agree, trace_lambda, rho_bar, pg_rho_bar):
         "bootstrap": "mixed",
     }
     estimator = pg.estimator("policy_gradient", advantage=advantage, objective="score")
-    ours = rows(estimator, steps.logits, steps.values, **steps.fields)
+    ours = rows(estimator, steps.logits, steps.fields, steps.values)
     agree(ours.logits, theirs[0])
     agree(ours.values, theirs[1])
 
@@ -254,7 +254,7 @@ def test_vtrace_bootstraps_the_target_or_a_mixture(steps, rows, agree, trace_lam
     """Beside lambda below 1 the preset bootstraps v as Espeholt et al. 2018 do, and rlax a mixture."""
     theirs = gradient(vtrace_loss(steps, trace_lambda, 1.0, 1.0), steps.logits, steps.values)
     estimator = pg.estimator("vtrace", gamma=GAMMA, trace_lambda=trace_lambda)
-    ours = rows(estimator, steps.logits, steps.values, **steps.fields)
+    ours = rows(estimator, steps.logits, steps.fields, steps.values)
     agree(ours.values, theirs[1])
     if trace_lambda == 1.0:
         agree(ours.logits, theirs[0])
@@ -287,11 +287,9 @@ def test_q_learning(agree, double):
     def loss(q_tm1):
         total = 0.0
         for t in range(6):
-            step = (q_tm1[t], actions[t], rewards[t], discounts[t])
-            if double:
-                error = rlax.double_q_learning(*step, target[6 + t], q[6 + t])
-            else:
-                error = rlax.q_learning(*step, target[6 + t])
+            further = (target[6 + t], q[6 + t]) if double else (target[6 + t],)
+            error_of = rlax.double_q_learning if double else rlax.q_learning
+            error = error_of(q_tm1[t], actions[t], rewards[t], discounts[t], *further)
             total += 0.5 * error**2 / 6
         return total
 

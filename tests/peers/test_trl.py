@@ -257,7 +257,7 @@ CLIPPED = {
 def test_clipped_losses(train, rows, agree, loss_type, level, options, bounds):
     theirs = train(loss_type=loss_type, importance_sampling_level=level, **options)
     estimator = composed(CLIPPED[loss_type], objective=clip(**bounds), level=level)
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
 
@@ -265,7 +265,7 @@ def test_clipped_losses(train, rows, agree, loss_type, level, options, bounds):
 def test_a_wrong_bound_is_seen(train, rows):
     theirs = train(loss_type="dapo", epsilon=0.1, epsilon_high=0.28)
     for bounds in ({"low": 0.28, "high": 0.28}, {"low": 0.1, "high": 0.1}):
-        ours = rows(composed("step", objective=clip(**bounds)), theirs.logits, **theirs.fields)
+        ours = rows(composed("step", objective=clip(**bounds)), theirs.logits, theirs.fields)
         assert np.abs(ours.logits - theirs.gradient).max() > 1e-3
 
 
@@ -275,7 +275,7 @@ def test_cispo(train, rows, agree, level, cap):
     """`epsilon_high` is the largest ratio, where it is the ratio less 1 for the clipped losses."""
     theirs = train(loss_type="cispo", importance_sampling_level=level, epsilon_high=cap)
     estimator = composed("step", objective={"name": "cispo", "high": cap - 1}, level=level)
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -284,7 +284,7 @@ def test_sapo(train, rows, agree, level):
     theirs = train(loss_type="sapo", importance_sampling_level=level, **taus)
     objective = {"name": "sapo", "tau_positive": 1.2, "tau_negative": 2.0}
     estimator = composed("episode_step", objective=objective, level=level)
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
 
@@ -298,7 +298,7 @@ def test_vespo(train, rows, agree, moved):
     names = ("k_positive", "lambda_positive", "k_negative", "lambda_negative")
     objective = {"name": "vespo", **dict(zip(names, options.values(), strict=True))}
     estimator = composed("step", objective=objective, level="sequence_product")
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 PRESETS = {
@@ -319,14 +319,14 @@ PRESETS = {
 def test_presets_with_the_trainers_eps(train, rows, agree, case):
     name, options, fields = PRESETS[case]
     theirs = train(loss_type=name, **options)
-    ours = rows(pg.estimator(name, eps=1e-4, **fields), theirs.logits, **theirs.fields)
+    ours = rows(pg.estimator(name, eps=1e-4, **fields), theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
 
 
 def test_grpo_differs_by_eps_alone(train, rows, agree):
     """The trainer adds 1e-4 to a group's deviation, and the preset 1e-8."""
     theirs = train(loss_type="grpo")
-    ours = rows(pg.estimator("grpo"), theirs.logits, **theirs.fields)
+    ours = rows(pg.estimator("grpo"), theirs.logits, theirs.fields)
     deviation = np.std(np.reshape(REWARDS, (2, 4)), axis=1, ddof=1).repeat(4)[EPISODE]
     shrunk = ours.logits * ((deviation + 1e-8) / (deviation + 1e-4))[:, None]
     agree(shrunk, theirs.gradient)
@@ -340,13 +340,13 @@ def test_grpo_differs_by_eps_alone(train, rows, agree):
 def test_scales_of_rewards(train, rows, agree, scale):
     theirs = train(loss_type="dr_grpo", scale_rewards=scale)
     estimator = composed(CONSTANT, advantage=GROUP | {"scale": scale})
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 def test_a_group_of_equal_rewards(train, rows, agree):
     rewards = (0.5, 0.5, 0.5, 0.5, *REWARDS[4:])
     theirs = train(loss_type="bnpo", rewards=(rewards,))
-    ours = rows(composed("step"), theirs.logits, **theirs.fields)
+    ours = rows(composed("step"), theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert not ours.logits[EPISODE < 4].any()
 
@@ -361,7 +361,7 @@ def test_several_rewards_are_summed_first(train, rows, agree, scale):
     )
     advantage = {"name": "several_rewards", "weights": [1.0, 0.25], "rows": "episode"}
     estimator = composed("step", advantage={**advantage, "eps": 1e-4, "scale": scale})
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 def test_several_rewards_are_normalised_first_and_then_again_by_trl(train, rows, agree):
@@ -389,7 +389,7 @@ def test_several_rewards_are_normalised_first_and_then_again_by_trl(train, rows,
     assert np.abs(again - sums).max() > 0.05
     fields = theirs.fields | {"extras": {"advantages": again[EPISODE]}}
     given = composed("step", advantage="given")
-    agree(rows(given, theirs.logits, **fields).logits, theirs.gradient)
+    agree(rows(given, theirs.logits, fields).logits, theirs.gradient)
 
 
 # Penalties and masks
@@ -402,7 +402,7 @@ def test_penalties(train, rows, agree, loss_type, ratio):
     theirs = train(loss_type=loss_type, beta=0.3, use_bias_correction_kl=weighed)
     penalty = {"name": "k3", "coefficient": 0.3, "ratio": ratio}
     estimator = composed(CLIPPED[loss_type], penalty=penalty)
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
 
@@ -420,7 +420,7 @@ def test_the_gain_at_high_entropies(train, rows, agree, loss_type):
         mask={"name": "entropy_quantile", "fraction": 0.4, "denominator": "loss"},
         penalty={"name": "k3", "coefficient": 0.3},
     )
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 @pytest.mark.parametrize("loss_type", [*CLIPPED, "vespo"])
@@ -432,7 +432,7 @@ def test_truncated_answers_are_masked(train, rows, agree, loss_type):
     reduction = CLIPPED.get(loss_type, "step")
     estimator = composed(reduction, mask="truncated", penalty=penalty, **vespo)
     totals = None if reduction == "step" else pg.Totals(episodes=len(LENGTHS))
-    ours = rows(estimator, theirs.logits, totals=totals, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields, totals=totals)
     agree(ours.logits, theirs.gradient)
     assert not ours.logits[np.isin(EPISODE, TRUNCATED)].any()
 
@@ -448,7 +448,7 @@ def test_tokens_of_tools(train, rows, agree, loss_type, level):
     estimator = composed(CLIPPED.get(loss_type, "step"), mask="loss", **parts)
     counted = np.concatenate(mask).astype(bool)
     fields = theirs.fields | {"extras": theirs.fields["extras"] | {"loss_mask": counted}}
-    ours = rows(estimator, theirs.logits, **fields)
+    ours = rows(estimator, theirs.logits, fields)
     agree(ours.logits, theirs.gradient)
     assert not ours.logits[~counted].any()
 
@@ -457,18 +457,18 @@ def test_tokens_of_tools(train, rows, agree, loss_type, level):
 def test_entropy_bonus(train, rows, agree, loss_type):
     theirs = train(loss_type=loss_type, entropy_coef=0.2)
     estimator = composed("step", entropy_coefficient=0.2)
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 def test_entropy_bonus_is_a_token_mean_beside_a_mean_of_answers(train, rows, agree):
     """The trainer reduces the entropy over tokens whatever the loss type; pgcore reduces all terms alike."""
     theirs = train(loss_type="grpo", entropy_coef=0.2)
-    plain = rows(composed("episode_step"), theirs.logits, **theirs.fields).logits
-    both = rows(composed("step", entropy_coefficient=0.2), theirs.logits, **theirs.fields).logits
-    bonus = both - rows(composed("step"), theirs.logits, **theirs.fields).logits
+    plain = rows(composed("episode_step"), theirs.logits, theirs.fields).logits
+    both = rows(composed("step", entropy_coefficient=0.2), theirs.logits, theirs.fields).logits
+    bonus = both - rows(composed("step"), theirs.logits, theirs.fields).logits
     agree(plain + bonus, theirs.gradient)
     alike = composed("episode_step", entropy_coefficient=0.2)
-    assert np.abs(rows(alike, theirs.logits, **theirs.fields).logits - theirs.gradient).max() > 1e-3
+    assert np.abs(rows(alike, theirs.logits, theirs.fields).logits - theirs.gradient).max() > 1e-3
 
 
 # Corrections for the policy that sampled
@@ -499,7 +499,7 @@ def test_corrections(train, rows, agree, loss_type, mode):
         objective=objective if loss_type == "sapo" else "clip",
         correction=CORRECTIONS[mode],
     )
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
 
@@ -509,7 +509,7 @@ def test_corrections_with_a_lower_bound(train, rows, agree, mode):
     bounds = {"vllm_importance_sampling_clip_min": 0.8, "vllm_importance_sampling_clip_max": 1.2}
     theirs = train(loss_type="bnpo", vllm=True, vllm_importance_sampling_mode=mode, **bounds)
     estimator = composed("step", correction=CORRECTIONS[mode] | {"low": 0.8})
-    agree(rows(estimator, theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(estimator, theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 def test_vespo_of_the_policy_that_sampled(train, rows, agree):
@@ -522,13 +522,13 @@ def test_vespo_of_the_policy_that_sampled(train, rows, agree):
         loss_type="vespo", vllm=True, vllm_importance_sampling_mode="token_truncate", **cap
     )
     parts = {"objective": "vespo", "level": "sequence_product", "correction": "bypass"}
-    agree(rows(composed("step", **parts), theirs.logits, **theirs.fields).logits, theirs.gradient)
+    agree(rows(composed("step", **parts), theirs.logits, theirs.fields).logits, theirs.gradient)
 
 
 def test_off_policy_sequences_of_a_first_pass(train, rows, agree):
     theirs = train(loss_type="bnpo", num_iterations=1, moved=0.0, off_policy_mask_threshold=0.02)
     estimator = composed("step", mask={"name": "off_policy_sequence", "delta": 0.02})
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     dropped = ~ours.logits.any(axis=1)
     assert 0 < dropped.sum() < len(dropped)
@@ -542,11 +542,11 @@ def test_off_policy_sequences_of_a_second_pass(train, rows, agree):
     """
     theirs = train(loss_type="bnpo", off_policy_mask_threshold=0.02)
     masked = composed("step", mask={"name": "off_policy_sequence", "delta": 0.02})
-    plain = rows(composed("step"), theirs.logits, **theirs.fields).logits
+    plain = rows(composed("step"), theirs.logits, theirs.fields).logits
     current = theirs.logits - np.log(np.exp(theirs.logits).sum(axis=1, keepdims=True))
     current = current[np.arange(len(EPISODE)), theirs.fields["actions"]]
     zeros = {
-        old: ~rows(masked, theirs.logits, **theirs.fields | {"log_probs": log_probs}).logits.any(1)
+        old: ~rows(masked, theirs.logits, theirs.fields | {"log_probs": log_probs}).logits.any(1)
         for old, log_probs in (("old", theirs.fields["log_probs"]), ("current", current))
     }
     agree(np.where(zeros["current"][:, None], 0.0, plain), theirs.gradient)
@@ -568,7 +568,7 @@ def test_rloo(train, rows, agree, beta):
     }
     penalty = {"name": "k1", "coefficient": beta, "place": "reward"}
     estimator = composed("episode_step", penalty=penalty, **parts)
-    ours = rows(estimator, theirs.logits, **theirs.fields)
+    ours = rows(estimator, theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
 
@@ -577,6 +577,6 @@ def test_rloo(train, rows, agree, beta):
 def test_gmpo(train, rows, agree, beta):
     theirs = train("GMPO", beta=beta, epsilon=0.2, epsilon_high=0.3)
     fields = {"clip_low": 0.2, "clip_high": 0.3, "eps": 1e-4, "kl_coefficient": beta}
-    ours = rows(pg.estimator("gmpo", **fields), theirs.logits, **theirs.fields)
+    ours = rows(pg.estimator("gmpo", **fields), theirs.logits, theirs.fields)
     agree(ours.logits, theirs.gradient)
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-12)
