@@ -65,6 +65,16 @@ def assert_equal(actual, expected):
 
 
 @pytest.fixture
+def torch_float64():
+    """PyTorch in double precision, where a library makes tensors of the default dtype."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def rows():
     """See `rows_of`."""
     return rows_of

@@ -77,16 +77,7 @@ class Tabular(transformers.PreTrainedModel):
 
 
 @pytest.fixture
-def float64():
-    """PyTorch in double precision, so that the trainer's rewards and advantages are."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-@pytest.fixture
-def train(float64, tmp_path):
+def train(torch_float64, tmp_path):
     """Return a function that runs a real trainer's advantages and loss once, up to `backward`."""
     return lambda kind="GRPO", **options: run(str(tmp_path), kind, **options)
 
