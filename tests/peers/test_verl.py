@@ -254,7 +254,7 @@ def test_penalties(referred, rows, agree, name):
 
 
 def test_value_loss(referred, rows, agree):
-    """Lines 2171 to 2183; advantages and returns of lines 242 to 259."""
+    """Lines 2171 to 2183; advantages and returns of lines 244 to 261."""
     rng = np.random.default_rng(8)
     old = referred.values + rng.uniform(-0.5, 0.5, len(referred.values))
     ended = {"terminated": np.ones(5, bool), "final_values": np.zeros(5), "values": old}
@@ -278,7 +278,7 @@ def test_value_loss(referred, rows, agree):
 
 
 def gae(p, values, gamma=0.9, trace=0.8):
-    """Lines 242 to 259, of answers that end."""
+    """Lines 244 to 261, of answers that end."""
     following, advantage = torch.zeros(len(values)), torch.zeros(len(values))
     advantages = torch.zeros_like(values)
     for t in reversed(range(values.shape[1])):
@@ -308,7 +308,7 @@ def by_group(p, function):
 
 
 def best_alone(scores, _):
-    """Lines 505 to 530 of `grpo_passk`."""
+    """Lines 501 to 529 of `grpo_passk`."""
     best = scores.topk(2).values
     only = torch.zeros_like(scores)
     only[scores.argmax()] = (best[0] - best[1]) / (scores.std() + 1e-6)
@@ -321,14 +321,14 @@ def returns_of(p):
 
 
 def gpg_advantage(p):
-    """Lines 788 to 829."""
+    """Lines 802 to 828."""
     scores = (p.reward * p.mask).sum(1)
     factor = len(scores) / torch.count_nonzero(scores)
     return factor * by_group(p, lambda scores, _: scores - scores.mean())
 
 
 ADVANTAGES = {
-    # Lines 306 to 330, and 334 to 358.
+    # Lines 304 to 329, and 350 to 357.
     "grpo": (
         lambda p: by_group(p, lambda x, _: (x - x.mean()) / (x.std() + 1e-6)),
         {"name": "group_relative", "eps": 1e-6},
@@ -338,18 +338,18 @@ ADVANTAGES = {
         {"name": "group_relative", "scale": "none"},
     ),
     "grpo_passk": (lambda p: by_group(p, best_alone), {"name": "best_alone", "eps": 1e-6}),
-    # Lines 614 to 634, and 833 to 868.
+    # Lines 612 to 634, and 858 to 866.
     "rloo": (
         lambda p: by_group(p, lambda x, _: (x - x.mean()) * len(x) / (len(x) - 1)),
         {"name": "group_relative", "scale": "none", "leave_one_out": True},
     ),
-    # Lines 655 to 690.
+    # Lines 664 to 688.
     "opo": (
         lambda p: by_group(p, lambda x, n: x - (n * x).sum() / n.sum()),
         {"name": "group_relative", "scale": "none", "mean": "steps"},
     ),
     "gpg": (gpg_advantage, "gpg"),
-    # Lines 743 to 767.
+    # Lines 764 to 765.
     "remax": (
         lambda p: (returns_of(p) - 0.3) * p.mask,
         {"name": "greedy_baseline"},
@@ -369,7 +369,7 @@ def test_advantages(referred, table, batch, agree, name):
 
 @pytest.mark.parametrize("estimator", ["reinforce_pp", "reinforce_pp_baseline"])
 def test_whitened_advantages(referred, table, batch, agree, estimator):
-    """Lines 698 to 711, and 555 to 570 of one reward an answer.
+    """Lines 717 to 729, and 562 to 582 of one reward an answer.
 
     verl's 1e-8 stands inside the root and pgcore's outside, so that both are left out here: of a
     deviation of 1, 5e-9 lies between the two.
@@ -396,7 +396,7 @@ def test_whitened_advantages(referred, table, batch, agree, estimator):
 
 
 def test_gae(referred, table, batch, agree):
-    """Lines 242 to 259; verl whitens the advantages afterwards, as `normalise` "batch" does."""
+    """Lines 244 to 262; verl whitens the advantages afterwards, as `normalise` "batch" does."""
     ended = {"terminated": np.ones(5, bool), "final_values": np.zeros(5)}
     fields = referred.fields | ended | {"values": referred.values}
     padded = Padded(referred)
@@ -446,7 +446,7 @@ def test_optimal_token_baseline(referred, table, batch, agree):
 
 
 def weight_of(p, level):
-    """Return [E, T] ratios of the old policy to the one that sampled; corr: 570 to 592."""
+    """Return [E, T] ratios of the old policy to the one that sampled; corr: 572 to 592."""
     gap = p.old - p.rollout
     return (gap if level == "token" else (gap * p.mask).sum(1, keepdim=True)).exp() * p.mask
 
@@ -467,7 +467,7 @@ def sampled(referred):
 @pytest.mark.parametrize("kind", ["truncated", "masked"])
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_corrections(sampled, rows, agree, level, kind, normalise):
-    """Corr: 594 to 655; a range of bounds masks, one bound truncates."""
+    """corr: 594 to 655; a range of bounds masks, one bound truncates."""
     steps, padded = sampled
     weights = weight_of(padded, level)
     if kind == "truncated":
@@ -487,7 +487,7 @@ def test_corrections(sampled, rows, agree, level, kind, normalise):
 
 @pytest.mark.parametrize("level", ["token", "answer"])
 def test_rejected_tokens_are_a_loss_mask(sampled, rows, agree, level):
-    """Corr: 262 to 263, 312 to 316 and 347 to 349, with bounds of the ratio.
+    """corr: 262 to 263, 312 to 316 and 347 to 349, with bounds of the ratio.
 
     Rejection drops tokens from denominators as well and weighs none, as no correction does. The
     mask that it makes is given to pgcore as a loss mask.
