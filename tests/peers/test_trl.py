@@ -358,7 +358,7 @@ def test_several_rewards_are_summed_first(train, rows, agree, scale):
 def test_several_rewards_are_normalised_first_and_then_again_by_trl(train, rows, agree):
     """The trainer centres and scales the weighted sum once more, over the batch's answers.
 
-    That is Liu et al. 2026, eq. 6, arXiv:2601.05242; `several_rewards` ends with the sum, and an
+    That is Liu et al. 2026, arXiv:2601.05242; `several_rewards` ends with the sum, and an
     estimator's `normalise` is over steps. Given the trainer's advantages the gradients are equal.
     """
     theirs = train(
@@ -526,7 +526,7 @@ def test_off_policy_sequences_of_a_first_pass(train, rows, agree):
 
 
 def test_off_policy_sequences_of_a_second_pass(train, rows, agree):
-    """The trainer measures the drift to the current policy, as DeepSeek-V3.2's eq. 9 does.
+    """The trainer measures the drift to the current policy, as DeepSeek-V3.2 (arXiv:2512.02556) does.
 
     `off_policy_sequence` measures it to the old policy, so that all passes over a batch leave out
     the same. With the current policy's log-probabilities as old ones the masks are equal.
