@@ -92,11 +92,11 @@ def trained(algorithm, steps, actions, space, **options):
     model.train()
     names = [name for name, _ in policy.named_parameters()]
     (gradients,) = policy.optimizer.seen
-    found = {name: x.numpy() for name, x in zip(names, gradients, strict=True)}
+    by_name = {name: x.numpy() for name, x in zip(names, gradients, strict=True)}
     return SimpleNamespace(
-        logits=found["action_net.weight"].T,
-        values=found["value_net.weight"][0],
-        log_std=found.get("log_std"),
+        logits=by_name["action_net.weight"].T,
+        values=by_name["value_net.weight"][0],
+        log_std=by_name.get("log_std"),
         buffer=model.rollout_buffer,
     )
 

@@ -379,8 +379,7 @@ def test_several_rewards_are_normalised_first_and_then_again_by_trl(train, rows,
     agree(again, theirs.inputs["advantages"].numpy())
     assert np.abs(again - sums).max() > 0.05
     fields = theirs.fields | {"extras": {"advantages": again[EPISODE]}}
-    given = composed("step", advantage="given")
-    agree(rows(given, theirs.logits, fields).logits, theirs.gradient)
+    agree(rows(composed("step", advantage="given"), theirs.logits, fields).logits, theirs.gradient)
 
 
 # Penalties and masks

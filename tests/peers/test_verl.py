@@ -515,9 +515,9 @@ def test_rejected_tokens_are_a_loss_mask(sampled, rows, agree, level):
     gap = padded.rollout - padded.old
     if level == "answer":
         gap = padded.of_answers(gap)
-    kept = padded.mask * ((gap >= np.log(0.9)) & (gap <= np.log(1.3)))
-    theirs = padded.gradient(padded.aggregate(vanilla(padded), "token-mean", kept))
-    mask = padded.steps(kept).astype(bool)
+    passed = padded.mask * ((gap >= np.log(0.9)) & (gap <= np.log(1.3)))
+    theirs = padded.gradient(padded.aggregate(vanilla(padded), "token-mean", passed))
+    mask = padded.steps(passed).astype(bool)
     assert 0 < mask.sum() < len(mask)
     fields = steps.fields | {"extras": steps.fields["extras"] | {"loss_mask": mask}}
     estimator = composed(mask={"name": "loss", "empty": "leave_out"}, **POLICIES[vanilla])
