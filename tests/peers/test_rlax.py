@@ -15,8 +15,7 @@ with warnings.catch_warnings():
     jax = pytest.importorskip("jax")
     rlax = pytest.importorskip("rlax")
 
-# What these libraries warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = pytest.mark.filterwarnings("ignore:Rlax softmax:PendingDeprecationWarning")
 
 GAMMA = 0.9
 

@@ -18,9 +18,6 @@ with warnings.catch_warnings():
     torch_layers = pytest.importorskip("stable_baselines3.common.torch_layers")
     logger = pytest.importorskip("stable_baselines3.common.logger")
 
-# What these libraries warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("default")
-
 GAMMA = 0.9
 
 

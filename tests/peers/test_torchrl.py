@@ -22,11 +22,7 @@ with warnings.catch_warnings():
     llm = pytest.importorskip("torchrl.objectives.llm")
     distributions = pytest.importorskip("torchrl.modules.distributions.discrete")
 
-pytestmark = [
-    # What these libraries warn of is theirs.
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.usefixtures("torch_float64"),
-]
+pytestmark = pytest.mark.usefixtures("torch_float64")
 
 GAMMA = 0.9
 

@@ -19,8 +19,10 @@ with warnings.catch_warnings():
     transformers = pytest.importorskip("transformers")
     gmpo = pytest.importorskip("trl.experimental.gmpo")
 
-# What these libraries warn of is theirs.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning"),
+]
 
 WORDS = 6
 PAD, END = 0, 1
