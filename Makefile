@@ -17,12 +17,13 @@ COMPILE := $(RUN) -m compileall -q pgcore backends plugins
 PINS := pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: help train test test-newest lint bench clean
+.PHONY: help train test test-newest peers lint bench clean
 
 help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
 	@echo "make test    run the tests with coverage"
 	@echo "make test-newest   run them with the newest releases, in .venv-newest (8 GB with CUDA on Linux)"
+	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, in .venv-peers"
 	@echo "make lint    run ruff, import-linter and basedpyright"
 	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
@@ -38,7 +39,7 @@ test: export PGCORE_REQUIRE_BACKENDS = torch,tensorflow,jax
 test: export TORCHINDUCTOR_CACHE_DIR = $(CURDIR)/$(VENV)/torchinductor
 test: $(VENV)/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term tests/core
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core tests plugins/pgcore_check/suite
+	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core --ignore=tests/peers tests plugins/pgcore_check/suite
 
 # The stamp goes first, so that each run installs the releases of its day. `import tensorflow, triton` of
 # TensorFlow 2.21 and Triton 3.8 is a segmentation fault, and PyTorch needs Triton on GPUs alone.
@@ -48,6 +49,12 @@ test-newest:
 	$(MAKE) .venv-newest/.test $(NEWEST)
 	.venv-newest/bin/python -m pip uninstall --yes triton
 	$(MAKE) test $(NEWEST)
+
+# In an environment of its own: what these libraries bring, a plugin of pytest among it, stays out of the tests'.
+peers: export PGCORE_REQUIRE_BACKENDS = trl,rlax,stable_baselines3,torchrl,tensordict
+peers:
+	$(MAKE) .venv-peers/.peers VENV=.venv-peers
+	.venv-peers/bin/python -m pytest tests/peers
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -64,7 +71,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/cartpole.py
 
 clean:
-	rm -rf .venv .venv-newest build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-newest .venv-peers build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
 	find pgcore backends plugins tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -81,6 +88,12 @@ $(VENV)/.base: $(VENV)/.created $(PINS)
 $(VENV)/.test: $(VENV)/.created $(PINS)
 	@echo "Installing pgcore and what its tests need into $(VENV) ..."
 	$(INSTALL) --editable '.[test]'
+	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore and the libraries that it is compared with into $(VENV) ..."
+	$(INSTALL) --editable '.[peers]'
 	@$(COMPILE)
 	@touch $@
 
