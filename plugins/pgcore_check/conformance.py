@@ -41,7 +41,9 @@ from pgcore_check.cases.builders import RefusalError, builder_of
 from pgcore_check.cases.cases import EXTREME
 from pgcore_check.cases.design import DTYPES, Choice, covering, few_of, levels_of, product
 from pgcore_check.compare import RATE
+from pgcore_check.compositions import composing
 from pgcore_check.head_outcomes import identity_label, identity_outcome
+from pgcore_check.kinds import message_of
 from pgcore_check.outcomes import (
     DISTANCE,
     IDENTITY,
@@ -55,7 +57,7 @@ from pgcore_check.outcomes import (
     shared_policy,
 )
 from pgcore_check.proof import Kink
-from pgcore_check.proofs import kinks, message_of, proofs, variants
+from pgcore_check.proofs import kinks, proofs, untried_parts, variants
 from pgcore_check.stages.truth import Truth
 
 __all__ = ["EXTENTS", "Outcome", "Part", "Plan", "labels_of", "narrowed", "plan", "run"]
@@ -211,6 +213,8 @@ def plan(
     by_kind = {"backends": backends, "estimators": estimators, "heads": heads}
     selected = frozenset(kind for kind, names in by_kind.items() if names is not None)
     reasons = unchecked(estimators, heads, optimizers)
+    # Parts are tried in estimators that take any.
+    reasons |= untried_parts() if composing(tried.values()) else {}
     for name in settings or {}:
         reasons.pop(f"estimator {name!r}", None)
     return Plan(usable, absent, in_bundles(parts), extent, reasons, selected)

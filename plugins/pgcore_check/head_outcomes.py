@@ -9,8 +9,8 @@ import numpy as np
 from pgcore.errors import DependencyError
 from pgcore.heads import Head
 from pgcore_check.bounds.agreement import FACTOR
+from pgcore_check.kinds import message_of
 from pgcore_check.outcomes import IDENTITY, Outcome
-from pgcore_check.proofs import message_of
 from pgcore_check.stages.identities import identities, obstacle
 
 __all__ = ["identity_label", "identity_outcome"]

@@ -22,8 +22,8 @@ from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
 from pgcore_check.compare import Row, difference, stages
+from pgcore_check.kinds import message_of
 from pgcore_check.proof import Kink
-from pgcore_check.proofs import message_of
 from pgcore_check.stages.probing import ESSENTIAL, probe_errors
 from pgcore_check.stages.truth import Truth
 

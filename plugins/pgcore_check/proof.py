@@ -1,4 +1,4 @@
-"""The objects of the hook `pgcore_proofs`: proofs of estimators, heads, optimizers and reductions."""
+"""The objects of the hook `pgcore_proofs`: proofs of estimators, parts, heads and the like."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ class Kink:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """Options, reference implementation and kinks of one estimator, head, optimizer or reduction.
+    """Options, reference implementation and kinks of one class.
 
     Attributes:
-        of: Its class.
+        of: The class of an estimator, a part, a head, an optimizer or a reduction.
         variants: Options to try, by a label that no other variant has. The label of an optimizer's
-            first is its name.
+            first is its name. A part is tried in the first estimator that takes it; without
+            variants its proof leaves it to kinks.
         reference: The reference implementation, a subclass of `EstimatorForm`, `HeadForm` or
             `ReductionForm` in the modules of these names in `pgcore_check.reference`. It holds for this class, and for a subclass
             that changes no formula of it.

@@ -10,50 +10,36 @@ from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any, cast
 
-from pgcore.errors import PgcoreError, PluginError
-from pgcore.heads import Head
+from pgcore.errors import PluginError
 from pgcore.hooks import Provider
-from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
-from pgcore.interfaces.optimizer import Rule
-from pgcore.interfaces.reduction import Reduction
 from pgcore.interfaces.score_estimator import ScoreEstimator
+from pgcore.parts import Composed
 from pgcore.registry.registry import Registration, Registry, registry
 from pgcore.registry.unpackaged import REGISTER, REGISTERED
 from pgcore.validation.inheritance import overrides
+from pgcore_check.compositions import compositions
+from pgcore_check.kinds import (
+    ADVICE,
+    FORMULAS,
+    PART_KINDS,
+    PARTS,
+    kind_of,
+    message_of,
+    with_properties,
+)
 from pgcore_check.proof import Kink, Proof
 
 __all__ = [
-    "ADVICE",
     "Proofs",
     "first_formula",
     "hold_to_parent",
-    "kind_of",
     "kinks",
-    "message_of",
     "proofs",
     "reference_of",
+    "untried_parts",
     "variants",
 ]
-
-# By kind, the base classes and the methods that a reference implementation replaces. A subclass
-# that overrides one of them has other formulas, and needs another reference implementation.
-FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
-    "estimators": ((Estimator,), ("signals", "surrogate", "finalise", "differentiate", "combine")),
-    "heads": (
-        (Head,),
-        ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher"),
-    ),
-    "optimizers": ((OptimizerSpec, Rule), ("scalars", "update")),
-    "reductions": ((Reduction,), ("weights",)),
-}
-
-
-# By kind, the properties that choosing cases reads.
-PROPERTIES = {"estimators": ("claims", "quantities"), "heads": ("outputs", "width", "quantities")}
-
-# The remedy for a class that cannot be built without options.
-ADVICE = "give defaults, or a Proof with variants by the hook pgcore_proofs"
 
 # The reference implementations that classes with planted bugs are compared with, in any registry.
 _PLANTED: dict[type[Any], type[Any]] = {}
@@ -65,7 +51,8 @@ class Proofs:
     Attributes:
         all: The usable proofs.
         problems: The errors of broken proofs and quarantined plugins, by proof or plugin.
-        variants: Objects built from the proofs' options, by kind and label.
+        variants: Objects built from the proofs' options, by kind and label; those of all kinds of
+            parts under "parts".
         references: Reference implementations by the class that they were written for.
     """
 
@@ -73,7 +60,7 @@ class Proofs:
         """Load every proof; a broken one is a problem, and the others are loaded."""
         self.source = source
         self.all: list[Proof] = []
-        self.variants: dict[str, dict[str, Any]] = {kind: {} for kind in FORMULAS}
+        self.variants: dict[str, dict[str, Any]] = {kind: {} for kind in (*FORMULAS, PARTS)}
         self.problems = {
             f"plugin {plugin.entry_point!r}": plugin.reason for plugin in source.quarantined
         }
@@ -95,22 +82,31 @@ class Proofs:
     @cached_property
     def defaults(self) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
         """By kind: the unproven objects with default options by name, and the others' errors."""
-        by_kind: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
-        for kind in FORMULAS:
-            built, refused = by_kind.setdefault(kind, ({}, {}))
-            for name, cls in self.unproven(kind).items():
-                if isinstance(cls, str):
-                    refused[name] = cls
-                    continue
-                try:
-                    made = cls()
-                    # Properties are a stranger's code too, and are read while cases are chosen.
-                    for attribute in PROPERTIES.get(kind, ()):
-                        getattr(made, attribute)
-                    built[name] = made
-                except Exception as problem:  # noqa: BLE001 - see above
-                    refused[name] = f"{message_of(problem)}; {ADVICE}"
-        return by_kind
+        return {kind: self._with_defaults(kind) for kind in FORMULAS}
+
+    @cached_property
+    def parts(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """The parts to try by label, unproven ones with default options, and the others' errors."""
+        built, refused = dict(self.variants[PARTS]), dict[str, str]()
+        for kind, noun in PART_KINDS.items():
+            of_kind, errors = self._with_defaults(kind)
+            built |= {f"{noun} {name}": part for name, part in of_kind.items()}
+            refused |= {f"{noun} {name!r}": why for name, why in errors.items()}
+        return built, refused
+
+    def _with_defaults(self, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the unproven objects of one kind, and the others' errors; see `defaults`."""
+        built: dict[str, Any] = {}
+        refused: dict[str, str] = {}
+        for name, cls in self.unproven(kind).items():
+            if isinstance(cls, str):
+                refused[name] = cls
+                continue
+            try:
+                built[name] = with_properties(kind, cls())
+            except Exception as problem:  # noqa: BLE001 - see above
+                refused[name] = f"{message_of(problem)}; {ADVICE}"
+        return built, refused
 
     def disabled(self, kind: str) -> set[str]:
         """Return the names that PGCORE_DISABLE leaves out."""
@@ -137,7 +133,7 @@ class Proofs:
 
     def unproven(self, kind: str) -> dict[str, Any]:
         """Return the registered classes without a variant, by name, or the error of loading one."""
-        proven: set[type[Any]] = {type(variant) for variant in self.variants[kind].values()}
+        proven = self._proven(kind)
         classes: dict[str, Any] = {}
         for name in self.source.names(kind):
             try:
@@ -145,6 +141,18 @@ class Proofs:
             except Exception as problem:  # noqa: BLE001 - see above
                 classes[name] = message_of(problem)
         return {name: cls for name, cls in classes.items() if cls not in proven}
+
+    def _proven(self, kind: str) -> set[type[Any]]:
+        """Return the classes of a kind that are tried without their default options.
+
+        A part is, as part of any variant; one with a proof of its own is tried as that says.
+        """
+        if kind not in PART_KINDS:
+            return {type(variant) for variant in self.variants[kind].values()}
+        tried = [*self.variants["estimators"].values(), *self.defaults["estimators"][0].values()]
+        composed = [estimator for estimator in tried if isinstance(estimator, Composed)]
+        parts = {type(part) for estimator in composed for part in estimator.composition}
+        return parts | {proof.of for proof in self.all}
 
     def reference(self, cls: type[Any]) -> type[Any] | None:
         """Return the reference implementation of a class; see `Proof.reference`."""
@@ -205,6 +213,20 @@ def proofs() -> Proofs:
 
 def variants(kind: str) -> dict[str, Any]:
     """Return the estimators, heads, optimizers or reductions that the kit tries, by label."""
+    tried = own_variants(kind)
+    if kind != "estimators":
+        return tried
+    return tried | reduced(tried) | compositions(tried.values(), proofs().parts[0])[0]
+
+
+def untried_parts() -> dict[str, str]:
+    """Return the reason of each registered part that no variant of an estimator tries."""
+    built, refused = proofs().parts
+    return refused | compositions(own_variants("estimators").values(), built)[1]
+
+
+def own_variants(kind: str) -> dict[str, Any]:
+    """Return the variants of proofs, and unproven objects with default options, by label."""
     disabled = proofs().disabled(kind)
     proven = proofs().variants[kind].items()
     tried = {
@@ -212,8 +234,7 @@ def variants(kind: str) -> dict[str, Any]:
     }
     tried |= proofs().defaults[kind][0]
     # Estimators whose gradient is made from scores come last: they have fewer stages.
-    ordered = dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
-    return ordered | (reduced(ordered) if kind == "estimators" else {})
+    return dict(sorted(tried.items(), key=lambda item: isinstance(item[1], ScoreEstimator)))
 
 
 def reduced(estimators: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,25 +280,3 @@ def hold_to_parent(cls: type[Any]) -> None:
     base = next(base for base in cls.__mro__ if base in references)
     if base is not cls:
         _PLANTED[cls] = references[base]
-
-
-def kind_of(cls: object) -> str:
-    """Return the kind of a class.
-
-    Raises:
-        PluginError: it is no class of an estimator, a head, an optimizer or a reduction.
-    """
-    for kind, (bases, _) in FORMULAS.items():
-        if isinstance(cls, type) and issubclass(cls, bases):
-            return kind
-    raise PluginError(
-        f"Proof.of: expected the class of an estimator, head, optimizer or reduction, got {cls!r}; "
-        "name a class"
-    )
-
-
-def message_of(problem: Exception) -> str:
-    """Return an error's message, with its type where it is not pgcore's."""
-    return (
-        str(problem) if isinstance(problem, PgcoreError) else f"{type(problem).__name__}: {problem}"
-    )

@@ -203,7 +203,7 @@ def unbuilt() -> dict[str, str]:
 def built_estimators() -> tuple[dict[str, Estimator], dict[str, str]]:
     """Return the registered estimators with default settings, and the errors of those that fail."""
     from pgcore.registry.registry import registry
-    from pgcore_check.proofs import message_of
+    from pgcore_check.kinds import message_of
 
     built: dict[str, Estimator] = {}
     refused: dict[str, str] = {}
@@ -241,7 +241,7 @@ def audit_row(
         seed: Of the policies.
         forgiving: Whether an error becomes the row; otherwise it is raised.
     """
-    from pgcore_check.proofs import message_of
+    from pgcore_check.kinds import message_of
     from pgcore_exact.audits import Row, audit
 
     try:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from pgcore.errors import PluginError
+from pgcore.registry.entry_points import noun_of
 from pgcore.registry.registry import registry
 from pgcore_new.templates import copy_template
 
@@ -23,15 +24,27 @@ class Kind(Enum):
     """The kinds of projects; each has a template."""
 
     ESTIMATOR = "estimator"
+    PART = "part"
     HEAD = "head"
     OPTIMIZER = "optimizer"
     BACKEND = "backend"
     LOGGER = "logger"
 
 
+# The registered kind of the object that a project's plugin provides; loggers have no names.
+REGISTERED = {
+    "estimator": "estimators",
+    "part": "objectives",
+    "head": "heads",
+    "optimizer": "optimizers",
+    "backend": "backends",
+    "logger": None,
+}
+
 # A command that shows the new object at work, by kind.
 TRIALS = {
     "estimator": "pgcore check --estimators {name}",
+    "part": "pgcore check --estimators policy_gradient --set objective={name}",
     "head": "pgcore check --heads {name} --quick",
     "optimizer": "pgcore check --optimizers {name}",
     "backend": "pgcore check --backends {name} --quick",
@@ -55,7 +68,7 @@ def new_command(
 ) -> None:
     """Write a plugin project that installs and passes its tests untouched.
 
-    KIND is estimator, head, optimizer, backend or logger. The project is a small example of its kind
+    KIND is estimator, part, head, optimizer, backend or logger. The project is a small example of its kind
     under the new name: change its formulas to yours.
     """
     check_name(kind.value, name)
@@ -72,11 +85,11 @@ def check_name(kind: str, name: str) -> None:
             f"{where}: expected a name that Python can import, in lower case, got {name!r}; "
             "write such as my_idea"
         )
-    # Loggers have no names.
-    if kind != "logger" and name in registry().names(f"{kind}s"):
+    registered = REGISTERED[kind]
+    if registered is not None and name in registry().names(registered):
         raise PluginError(
-            f"{where}: expected a new name, got that of a registered {kind}, {name!r}; "
-            "choose another"
+            f"{where}: expected a new name, got that of a registered {noun_of(registered)}, "
+            f"{name!r}; choose another"
         )
     if find_spec(name) is not None:
         raise PluginError(

@@ -14,6 +14,7 @@ __all__ = ["TEMPLATES", "class_name", "copy_template", "template_folder"]
 # The example project of each kind.
 TEMPLATES = {
     "estimator": "vanilla",
+    "part": "spo",
     "head": "laplace",
     "optimizer": "lion",
     "backend": "hips",

@@ -33,6 +33,7 @@ CHECKS = {
     "hips": ("--backends", "hips"),
     "laplace": (*BACKENDS, "--heads", "laplace", "--estimators", "ppo,reinforce"),
     "lion": (*BACKENDS, "--optimizers", "lion", "--heads", "categorical"),
+    "spo": (*BACKENDS, "--estimators", "policy_gradient", "--set", "objective=spo"),
     "vanilla": (*BACKENDS, "--estimators", "vanilla", "--heads", "categorical"),
 }
 
@@ -58,6 +59,7 @@ DAPO = (*ON_NUMPY, "--estimators", "dapo:dapo", "--heads", "categorical")
 LAPLACE = (*ON_NUMPY, "--heads", "laplace", "--estimators", "reinforce,ppo")
 ALL_OF_PPO = (*LAPLACE[:1], *LAPLACE[2:-1], "ppo")  # with its penalties of divergence
 LION = (*ON_NUMPY, "--optimizers", "lion", "--estimators", "reinforce", "--heads", "categorical")
+SPO = (*ON_NUMPY, "--estimators", "policy_gradient", "--heads", "categorical")
 HIPS = (*ON_HIPS, "hips", "--estimators", "reinforce,trpo", "--heads", "categorical")
 PROBES = (*ON_HIPS, "hips", "--heads", "categorical")
 
@@ -130,6 +132,26 @@ BUGS = {
         "-np.expm1(-self.d) * np.sign(self.shift) / self.scale",
         ALL_OF_PPO,
         "kernel",
+    ),
+    "another penalty": Bug(
+        "spo",
+        "part.py",
+        "change / (2.0 * self.epsilon)",
+        "change / self.epsilon",
+        SPO,
+        "cotangents",
+    ),
+    "another sign of a slope": Bug(
+        "spo", "part.py", "(advantage - penalty)", "(advantage + penalty)", SPO, "cotangents"
+    ),
+    "a ratio that overflows": Bug(
+        "spo",
+        "part.py",
+        "np.exp(np.where(advantage == 0, 0.0, log_ratio))",
+        "np.exp(log_ratio)",
+        SPO,
+        None,
+        "expected finite numbers",
     ),
     "a forgotten slot": Bug(
         "lion", "optimizer.py", '{"momentum": momentum}', "{}", LION, None, "expected the new slots"
@@ -278,10 +300,32 @@ def test_a_new_project_passes_its_tests_untouched(copied, kind, tmp_path):
     pytest.importorskip("autograd")
     folder, environment = copied
     shutil.copytree(folder / f"my_{kind}" / "tests", tmp_path / "tests")
+    assert " passed" in run(environment, tmp_path, *tests_of(kind, tmp_path))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TEMPLATES if kind != "logger"])
+def test_a_bug_planted_in_a_new_project_fails_its_tests(copied, kind, tmp_path):
+    pytest.importorskip("autograd")
+    folder, environment = copied
+    # The first of its template; a logger's file is read by its own tests alone.
+    bug = next(bug for bug in BUGS.values() if bug.project == TEMPLATES[kind])
+    project = shutil.copytree(folder / f"my_{kind}", tmp_path / "project")
+    path = project / f"my_{kind}" / bug.file
+    text = path.read_text()
+    assert bug.old in text
+    path.write_text(text.replace(bug.old, bug.new))
+    # Before the installed copy, which has no bug.
+    paths = os.pathsep.join([str(project), environment["PYTHONPATH"]])
+    words = (*tests_of(kind, project), "--exitfirst")
+    with pytest.raises(AssertionError, match=r"\b1 failed"):
+        run(environment | {"PYTHONPATH": paths}, project, *words)
+
+
+def tests_of(kind, folder):
+    """Return the words of Python that run a new project's tests on its own backend or on NumPy."""
     backends = {"logger": (), "backend": ("--pg-backends", "my_backend")}
     selected = backends.get(kind, ("--pg-backends", "numpy"))
-    words = ("-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path, *selected)
-    assert " passed" in run(environment, tmp_path, *words)
+    return ("-m", "pytest", "-p", "no:cacheprovider", "--rootdir", folder, *selected)
 
 
 def test_a_strangers_estimator_optimizer_backend_and_logger_train_together(command, tmp_path):
@@ -327,6 +371,26 @@ def test_a_density_and_its_kernel_that_are_wrong_alike_break_an_identity(site, p
     places = departures(pgcore(*LAPLACE)[1])
     assert places
     assert all("integral of the density" in text for _, text in places), places
+
+
+def test_a_gain_and_its_slope_that_are_wrong_alike_miss_their_points(site, pgcore):
+    path = install(site, "spo") / "part.py"
+    text = path.read_text()
+    for old, new in (
+        ("/ self.epsilon", "* 2.0 / self.epsilon"),
+        ("(2.0 * self.epsilon)", "self.epsilon"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    rows = json.loads(pgcore(*SPO)[1])["outcomes"]
+    missed = {row["label"] for row in rows if not row["agrees"]}
+    assert missed == {
+        "spo, at the bound, A > 0",
+        "spo, beyond the bound, A > 0",
+        "spo, beyond the bound, A < 0",
+        "spo, ratio 2, A < 0",
+    }
 
 
 def departures(printed):

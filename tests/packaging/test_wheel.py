@@ -200,3 +200,11 @@ def test_the_tutorial_leads_to_an_estimator_that_passes(tutorial, variables):
     printed = run(*shlex.split(check), cwd=tutorial, env=variables)
     assert re.search(r"\nall \d+ agree", printed)
     assert " passed" in run(*shlex.split(tests), cwd=tutorial, env=variables)
+
+
+def test_a_new_part_passes_untouched(tutorial, variables):
+    commands = [command.replace("estimator my_idea", "part my_part") for command in COMMANDS[2:4]]
+    for command in commands:
+        run(*shlex.split(command.replace("my_idea", "my_part")), cwd=tutorial, env=variables)
+    tests = COMMANDS[5].replace("my_idea", "my_part")
+    assert " passed" in run(*shlex.split(tests), cwd=tutorial, env=variables)

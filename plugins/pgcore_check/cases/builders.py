@@ -8,7 +8,7 @@ from pgcore.api import policy
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.registry.registry import registry
-from pgcore_check.proofs import message_of
+from pgcore_check.kinds import message_of
 
 __all__ = ["USUAL", "RefusalError", "builder_of"]
 

@@ -29,6 +29,7 @@ from pgcore_check.conformance import (
     usable_backends,
 )
 from pgcore_check.head_outcomes import identity_label, identity_outcome
+from pgcore_check.kinds import message_of
 from pgcore_check.outcomes import (
     IDENTITY,
     Cell,
@@ -38,7 +39,7 @@ from pgcore_check.outcomes import (
     probe_outcome,
 )
 from pgcore_check.proof import Kink
-from pgcore_check.proofs import kinks, message_of
+from pgcore_check.proofs import kinks
 from pgcore_check.stages.truth import Truth
 from pgcore_check.testing.selection import Selection, registered_names, selected
 

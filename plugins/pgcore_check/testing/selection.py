@@ -8,7 +8,8 @@ from typing import Any, cast
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.registry.registry import registry
 from pgcore.registry.unpackaged import REGISTER
-from pgcore_check.proofs import ADVICE, kind_of, message_of, proofs, variants
+from pgcore_check.kinds import ADVICE, PARTS, kind_of, message_of
+from pgcore_check.proofs import proofs, variants
 
 __all__ = ["Selection", "label_of", "registered_names", "selected", "usable_and_absent"]
 
@@ -52,7 +53,12 @@ def built(kind: str, item: Any) -> dict[str, Any]:
     cls: Any = item if is_class else type(item)
     if kind_of(cls) != kind:
         rule = f"names, classes or instances of {kind}"
-        raise PluginError(f"testing: expected {rule}, got {item!r}; give it as {kind_of(cls)}")
+        advice = (
+            "give an estimator that has it"
+            if kind_of(cls) == PARTS
+            else f"give it as {kind_of(cls)}"
+        )
+        raise PluginError(f"testing: expected {rule}, got {item!r}; {advice}")
     if not is_class:
         return {label_of(item): item}
     tried = {label: variant for label, variant in variants(kind).items() if type(variant) is cls}

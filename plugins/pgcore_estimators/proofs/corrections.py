@@ -19,6 +19,7 @@ from pgcore.heads import Categorical
 from pgcore.validation.arrays import Array
 from pgcore_check.cases.kinks import constants, one_step, row
 from pgcore_check.proof import Build, Kink, Proof
+from pgcore_estimators.parts.dppo import DPPOKL
 from pgcore_estimators.policy_gradient import PolicyGradient
 
 __all__ = ["PROOFS"]
@@ -233,4 +234,5 @@ def kink(
     return Kink(f"{group}, {label}", f"parts {group}", name, "categorical", compute, expected)
 
 
-PROOFS = (Proof(PolicyGradient, VARIANTS, kinks=(*points(),)),)
+# Beside a certain action M is rounding alone, so that the points are all that says something.
+PROOFS = (Proof(PolicyGradient, VARIANTS, kinks=(*points(),)), Proof(DPPOKL))

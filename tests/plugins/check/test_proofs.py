@@ -11,7 +11,7 @@ from pgcore.registry.registry import load_class, registry
 from pgcore_check.conformance import plan, run, selected_variants, with_settings
 from pgcore_check.outcomes import reason
 from pgcore_check.proof import Proof
-from pgcore_check.proofs import proofs, reference_of, variants
+from pgcore_check.proofs import proofs, reference_of, untried_parts, variants
 from pgcore_check.testing.selection import selected
 from pgcore_estimators.preset_classes import PPO
 from pgcore_exact.command import subjects, unbuilt
@@ -150,6 +150,63 @@ HEAD_PROOF = """
 
     PROOF = Proof(Unit, {"two units": {"n": 2}}, UnitForm)
 """
+# An objective, an advantage and a penalty, each in one file with its proof or without.
+PARTS = """
+    from dataclasses import dataclass
+    import numpy as np
+    from pgcore.parts import Advantage, Objective, Penalty
+    from pgcore.validation.fields import NonNegative, Positive
+    from pgcore_check.proof import Proof
+
+    @dataclass(frozen=True)
+    class Power(Objective):
+        "A power of the ratio, times A."
+        power: Positive = 0.5
+        name = "power"
+
+        def gain(self, xp, log_ratio, log_prob, advantage):
+            return advantage * xp.exp(self.power * log_ratio)
+
+        def slope(self, log_ratio, log_prob, advantage):
+            return SLOPE * self.power * advantage * np.exp(self.power * log_ratio), None
+
+    @dataclass(frozen=True)
+    class Raw(Advantage):
+        "The rewards, without a target for a critic."
+        name = "raw"
+
+        def estimate(self, batch, rewards, evaluate):
+            return {"advantage": rewards}
+
+    @dataclass(frozen=True)
+    class Square(Penalty):
+        "The squared log-probability."
+        coefficient: NonNegative = COEFFICIENT
+        name = "square"
+        reads = ("log_prob",)
+
+        def term(self, xp, **inputs):
+            return self.coefficient * inputs["log_prob"] ** 2
+
+    PROOF = Proof(Power, {"half power": {}, "double power": {"power": 2.0}})
+    SILENCE = Proof(Power)
+"""
+
+
+def add_parts(site, *, slope="1.0", coefficient="0.1", proof=None):
+    """Install a distribution with the parts, and with a proof of the objective."""
+    source = PARTS.replace("SLOPE", slope).replace("COEFFICIENT", coefficient)
+    site.module("some_parts", source)
+    rows = {"objectives": "power:Power", "advantages": "raw:Raw", "penalties": "square:Square"}
+    rows |= {} if proof is None else {"proofs": f"power:{proof}"}
+    hooks = []
+    for kind, row in rows.items():
+        name, _, attribute = row.partition(":")
+        provider = f"Provider({name!r}, 'some_parts:{attribute}', 'a stranger')"
+        hooks.append(f"@hookimpl\ndef pgcore_{kind}():\n    return [{provider}]\n")
+    site.plugin("parts_plugin", "\n".join(hooks))
+    site.distribution("parts-dist", {"parts": "parts_plugin"})
+    registry.cache_clear()
 
 
 def add_estimator(site, proof="centred_proof:PROOF", kinds=("estimators", "proofs")):
@@ -241,7 +298,7 @@ def test_an_estimator_without_a_proof_is_tried_as_it_is_by_default(site):
         ("PROOF = [3]", "broken:PROOF: expected Proof objects, got int; see pgcore_check.proof"),
         (
             "from pgcore_check.proof import Proof\nPROOF = Proof(int)",
-            "Proof.of: expected the class of an estimator, head, optimizer or reduction, got <class 'int'>; name a class",
+            "Proof.of: expected the class of an estimator, head, optimizer, reduction or part, got <class 'int'>; name a class",
         ),
         (
             "from pgcore_check.proof import Proof\nfrom centred import Centred\nPROOF = Proof(Centred, {'ppo': {}})",
@@ -329,6 +386,52 @@ def test_a_stranger_with_a_built_in_name_is_selected_by_its_prefixed_one(site, m
     assert PPO not in map(type, variants("estimators").values())
 
 
+@pytest.mark.parametrize(
+    ("proof", "labels"),
+    [
+        (None, ["objective power"]),
+        ("PROOF", ["half power", "double power"]),
+        # A proof without variants leaves the part to its points.
+        ("SILENCE", []),
+    ],
+)
+def test_a_strangers_parts_are_tried_in_an_estimator_that_takes_them(site, proof, labels):
+    before = variants("estimators")
+    add_parts(site, proof=proof)
+    tried = variants("estimators")
+    assert [*tried][: len(before)] == [*before]
+    further = [*labels, "advantage raw", "penalty square"]
+    assert {*tried} - {*before} == {f"policy_gradient, {label}" for label in further}
+    work, outcomes = checked(["policy_gradient"], ["categorical"])
+    assert [reason(outcome) for outcome in outcomes if not outcome.agrees] == []
+    assert not [name for name in work.unchecked if "power" in name or "square" in name]
+    # A quick check has each part of the surrogate at least once, in one of its variants.
+    run_labels = {outcome.variant.removeprefix("policy_gradient, ") for outcome in outcomes}
+    assert "penalty square" in run_labels
+    assert run_labels.isdisjoint(labels) is (labels == [])
+
+
+def test_a_bug_in_a_strangers_part_is_found_without_a_proof(site):
+    add_parts(site, slope="1.001")
+    _, outcomes = checked(["policy_gradient"], ["categorical"])
+    found = {(outcome.variant, outcome.stage) for outcome in outcomes if not outcome.agrees}
+    assert found == {("policy_gradient, objective power", "cotangents")}
+
+
+def test_a_part_that_cannot_be_tried_is_one_row(site):
+    add_parts(site, coefficient="0.0")
+    rows = plan(
+        backends=["numpy"], estimators=None, heads=["categorical"], extent="quick"
+    ).unchecked
+    assert rows["penalty 'square'"] == (
+        "penalty 'square': expected a part that has an effect, got Square(coefficient=0.0); "
+        "give defaults, or a Proof with variants by the hook pgcore_proofs"
+    )
+    # A run about estimators without parts says nothing of them.
+    work, _ = checked(["ppo"], ["categorical"])
+    assert "penalty 'square'" not in work.unchecked
+
+
 def test_references_are_of_a_class_and_not_of_a_name():
     newer = type("Newer", (PPO,), {"finalise": lambda self, signals, padding: signals})
     assert reference_of(type("Renamed", (PPO,), {"name": "other"})) is reference_of(PPO)
@@ -351,3 +454,6 @@ def test_every_built_in_estimator_head_and_reduction_has_a_proof_with_a_referenc
             for name in registry().names(kind)
         )
     assert all(isinstance(proof, Proof) for proof in proofs().all)
+    # Each part is in a variant, or has points of its own.
+    assert proofs().parts == ({}, {})
+    assert untried_parts() == {}

@@ -80,6 +80,7 @@ def test_a_folder_is_where_it_was_asked_for(new, tmp_path):
     ("kind", "name", "message"),
     [
         ("estimator", "ppo", "that of a registered estimator, 'ppo'"),
+        ("part", "clip", "that of a registered objective, 'clip'"),
         ("backend", "jax", "that of a registered backend, 'jax'"),
         ("head", "json", "that of a module that can be imported, 'json'"),
         ("optimizer", "class", "in lower case, got 'class'"),
