@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,9 @@ MOST_DIRECTIONS = 8
 # Numbers in the derivatives of one evaluation: more actions are summed in parts.
 MOST_NUMBERS = 2_000_000
 
+# The identity of masked actions.
+MASKED = "probability of masked actions"
+
 # From [K, B, ...] actions and the measure of each, [K, B] or a number, to [K, B, M] terms.
 Terms = Callable[[Array, Array | float], Array]
 
@@ -62,7 +66,7 @@ class Identity:
 
     Attributes:
         name: "sum of probabilities", "integral of the density", "mean score", "Fisher information",
-            "entropy" or "KL".
+            "entropy", "KL" or "probability of masked actions".
         error: The largest error in units of the tolerance; NaN where there is no number.
         where: The step of the entry, and its direction or directions.
         values: The expected and the actual value.
@@ -228,7 +232,7 @@ def identities(head: Head, seed: int = 0) -> list[Identity]:
         point = point_of(head, None, np.random.default_rng(seed), STEPS["integral"])
         return [
             *compared(point, integrated(point, point.expectation), INTEGRAL),
-            *compared_logarithms(point, integrated_logarithms, INTEGRAL),
+            *compared_logarithms(point, partial(integrated_logarithms, point), INTEGRAL),
         ]
 
 
@@ -238,7 +242,22 @@ def sums(head: Head, seed: int) -> Iterator[Identity]:
     for mask in (None, random_mask(head, steps, rng)):
         point = point_of(head, mask, rng, steps)
         yield from compared(point, summed(point, point.expectation), SUM)
-        yield from compared_logarithms(point, lambda point: summed(point, point.logarithms), SUM)
+        yield from compared_logarithms(point, partial(summed, point, point.logarithms), SUM)
+        if mask is not None:
+            total = summed(point, partial(masked_probabilities, point, mask))
+            yield identity(MASKED, (), total, np.zeros_like(total), SUM)
+
+
+def masked_probabilities(point: Point, mask: Array, actions: Array, _: Any) -> Array:
+    """Return [K, B, 1] probabilities of [K, B, ...] actions that a mask excludes, 0 of others."""
+    rows, flat = flattened(actions)
+    possible = np.ones(len(rows), np.bool_)
+    for columns, alternative in zip(
+        alternatives(point.head), flat.reshape(len(rows), -1).T, strict=True
+    ):
+        possible &= mask[rows, np.array(columns)[alternative]]
+    probability = np.exp(point.head.log_prob(numbers, point.distribution.value[rows], flat))
+    return np.where(possible, 0, probability).reshape(*actions.shape[:2], 1)
 
 
 def point_of(head: Head, mask: Array | None, rng: np.random.Generator, steps: int) -> Point:
@@ -352,7 +371,7 @@ def compared(point: Point, means: Array, tolerance: float) -> list[Identity]:
 
 
 def compared_logarithms(
-    point: Point, mean: Callable[[Point], Array], tolerance: float
+    point: Point, mean: Callable[[], Array], tolerance: float
 ) -> Iterator[Identity]:
     """Yield the identities of the entropy and of the KL, of a head that has them.
 
@@ -364,7 +383,7 @@ def compared_logarithms(
     divergences = point.divergences()
     if not divergences:
         return
-    for name, expected in zip(("entropy", "KL"), mean(point).T, strict=True):
+    for name, expected in zip(("entropy", "KL"), mean().T, strict=True):
         if name in divergences:
             unit = tolerance * np.maximum(np.abs(expected), 1)
             yield identity(name, (), divergences[name], expected, unit)

@@ -91,6 +91,14 @@ class Leaky(pg.Categorical):
         return xp.where(mask, clear, -20.0)
 
 
+class Reachable(pg.Categorical):
+    """A masked action is unlikely."""
+
+    def distribution(self, xp, outputs, parameters, mask):
+        logits = outputs if mask is None else xp.where(mask, outputs, -20.0)
+        return super().distribution(xp, logits, parameters, None)
+
+
 class Detached(Laplace):
     """The normalising constant is held constant where it is differentiated."""
 
@@ -141,6 +149,7 @@ BROKEN = {
     "wide": (Wide(2), "integral of the density"),
     "tempered": (Tempered(3), "sum of probabilities"),
     "leaky": (Leaky(3), "sum of probabilities"),
+    "reachable": (Reachable(3), "probability of masked actions"),
     "halved": (HalvedLaplace(), "Fisher information"),
     "detached": (Detached(), "mean score"),
     "coarse": (Coarse(1), "Fisher information"),
