@@ -21,7 +21,7 @@ def first_disagreement(
 
     Args:
         estimator: A variant of one with a proof, perhaps of a subclass with a bug; the reference
-            reads its fields alone.
+            reads its fields alone. Or any other, compared with its own formulas.
         spec: The policy's spec; its head may be of a subclass too.
         backend: A registered name.
         seed: Seed of the case, which is in float64.

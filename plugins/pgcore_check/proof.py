@@ -33,6 +33,8 @@ class Process(Protocol):
 class Kink:
     """A non-differentiable or extreme point, with the gradient that the conventions give there.
 
+    Or any other point whose gradient was worked out by hand.
+
     Attributes:
         name: Short, for a test's name.
         group: Points of a group have one architecture and one estimator, so that one compilation

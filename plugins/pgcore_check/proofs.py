@@ -274,9 +274,9 @@ def hold_to_parent(cls: type[Any]) -> None:
     """Compare a class with the reference implementation of its nearest base that has one.
 
     Any formula that the class changes is then a planted bug. A class that has a reference
-    implementation of its own changes nothing.
+    implementation of its own changes nothing, nor does one whose bases have none.
     """
     references = proofs().references
-    base = next(base for base in cls.__mro__ if base in references)
+    base = next((base for base in cls.__mro__ if base in references), cls)
     if base is not cls:
         _PLANTED[cls] = references[base]

@@ -151,6 +151,7 @@ PROOFS = (
     ("advantages", "advantage_parts:PROOFS", "advantages as parts"),
     ("parts", "parts:PROOFS", "policy_gradient and the presets"),
     ("corrections", "corrections:PROOFS", "corrections, masks and their objectives"),
+    ("part_points", "part_points:PROOFS", "gradients of single parts, worked out by hand"),
     ("action_values", "action_values:PROOFS", "expected, q_learning, soft_actor"),
     ("further_reductions", "reductions:PROOFS", "group_step, constant, sum, weighted"),
 )

@@ -1,16 +1,17 @@
 """Identities that every distribution of actions meets, at random distribution parameters of a head.
 
 The probabilities add up to 1, the score has mean 0, and the Fisher information is the mean of the
-products of two scores. Scores are derivatives by the network's outputs and the head's own
-parameters, along all of them or, where they are many, along random directions. Finitely many
-actions are summed over, continuous ones integrated over.
+products of two scores. Entropy and KL are means of log-probabilities. Scores are derivatives by the
+network's outputs and the head's own parameters, along all of them or, where they are many, along
+random directions. Finitely many actions are summed over, continuous ones integrated over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ MOST_DIRECTIONS = 8
 # Numbers in the derivatives of one evaluation: more actions are summed in parts.
 MOST_NUMBERS = 2_000_000
 
+# The identity of masked actions.
+MASKED = "probability of masked actions"
+
+# From [K, B, ...] actions and the measure of each, [K, B] or a number, to [K, B, M] terms.
+Terms = Callable[[Array, Array | float], Array]
+
 # The remedy for a head that is too large.
 ADVICE = "give a smaller variant by the hook pgcore_proofs"
 
@@ -58,8 +65,8 @@ class Identity:
     """One identity of a head, at its worst entry.
 
     Attributes:
-        name: "sum of probabilities", "integral of the density", "mean score" or "Fisher
-            information".
+        name: "sum of probabilities", "integral of the density", "mean score", "Fisher information",
+            "entropy", "KL" or "probability of masked actions".
         error: The largest error in units of the tolerance; NaN where there is no number.
         where: The step of the entry, and its direction or directions.
         values: The expected and the actual value.
@@ -84,11 +91,13 @@ class Point:
         head: The head.
         distribution: [B, width] with D directions.
         directions: [D] their names.
+        other: [B, width] further distribution parameters, the second argument of a KL.
     """
 
     head: Head
     distribution: Dual
     directions: tuple[str, ...]
+    other: Array
 
     @property
     def values(self) -> Array:
@@ -102,15 +111,13 @@ class Point:
 
     def moments(self, actions: Array) -> tuple[Array, Array]:
         """Return [K, B] log-probabilities and [D, K, B] scores of [K, B, ...] actions."""
-        count, steps = actions.shape[:2]
-        rows: Array = np.concatenate([np.arange(steps)] * count)
-        flat: Any = actions.reshape(count * steps, *actions.shape[2:])
+        shape, (rows, flat) = actions.shape[:2], flattened(actions)
         taken = flat if self.head.discrete else constant(flat.astype(np.longdouble))
         log_prob = self.head.log_prob(forward_mode, self.distribution[rows], taken)
         slopes = np.broadcast_to(
-            log_prob.slopes, (self.distribution.slopes.shape[0], count * steps)
+            log_prob.slopes, (self.distribution.slopes.shape[0], math.prod(shape))
         )
-        return log_prob.value.reshape(count, steps), slopes.reshape(-1, count, steps)
+        return log_prob.value.reshape(shape), slopes.reshape(-1, *shape)
 
     def expectation(self, actions: Array, weights: Array | float) -> Array:
         """Return [K, B, 1 + D + D D] weighed probabilities, times 1, score and products of scores.
@@ -129,6 +136,31 @@ class Point:
             [np.ones((1, *density.shape)), scores, products.reshape(-1, *density.shape)]
         )
         return np.moveaxis(density * factors, 0, -1)
+
+    def logarithms(self, actions: Array, weights: Array | float) -> Array:
+        """Return [K, B, 2] weighed p times -log p and log p - log q; see `expectation`.
+
+        p is the distribution, and q the other one.
+        """
+        rows, flat = flattened(actions)
+        log_p, log_q = (
+            self.head.log_prob(numbers, distribution[rows], flat).reshape(actions.shape[:2])
+            for distribution in (self.distribution.value, self.other)
+        )
+        density = np.exp(log_p) * weights
+        # 0 log 0 is 0.
+        possible = density > 0
+        logs = (np.where(possible, row, 0) for row in (-log_p, log_p - log_q))
+        return np.stack([np.where(possible, density, 0) * row for row in logs], -1)
+
+    def divergences(self) -> dict[str, Array]:
+        """Return [B] the head's own entropy, and its KL to the other distribution, if it has them."""
+        own: dict[str, Array] = {}
+        if "entropy" in self.head.quantities:
+            own["entropy"] = self.head.entropy(numbers, self.distribution.value)
+        if "kl" in self.head.quantities:
+            own["KL"] = self.head.kl(numbers, self.distribution.value, self.other)
+        return own
 
     def fisher(self) -> Array | None:
         """Return [B, D, D] J^T F J of the head's own Fisher information; None without one."""
@@ -155,6 +187,13 @@ class Point:
         _, scores = self.moments(actions)
         weighed = np.where(weights > 0, scores, 0) * weights
         return np.einsum("ikb,jkb->bij", weighed, np.where(weights > 0, scores, 0))
+
+
+def flattened(actions: Array) -> tuple[Array, Any]:
+    """Return [K B] the steps of [K, B, ...] actions, and the actions as [K B, ...]."""
+    count, steps = actions.shape[:2]
+    rows: Array = np.concatenate([np.arange(steps)] * count)
+    return rows, actions.reshape(count * steps, *actions.shape[2:])
 
 
 def obstacle(head: Head) -> str:
@@ -191,7 +230,10 @@ def identities(head: Head, seed: int = 0) -> list[Identity]:
         if head.discrete:
             return [*sums(head, seed)]
         point = point_of(head, None, np.random.default_rng(seed), STEPS["integral"])
-        return compared(point, integrated(point), INTEGRAL)
+        return [
+            *compared(point, integrated(point, point.expectation), INTEGRAL),
+            *compared_logarithms(point, partial(integrated_logarithms, point), INTEGRAL),
+        ]
 
 
 def sums(head: Head, seed: int) -> Iterator[Identity]:
@@ -199,7 +241,23 @@ def sums(head: Head, seed: int) -> Iterator[Identity]:
     rng, steps = np.random.default_rng(seed), STEPS["sum"]
     for mask in (None, random_mask(head, steps, rng)):
         point = point_of(head, mask, rng, steps)
-        yield from compared(point, summed(point), SUM)
+        yield from compared(point, summed(point, point.expectation), SUM)
+        yield from compared_logarithms(point, partial(summed, point, point.logarithms), SUM)
+        if mask is not None:
+            total = summed(point, partial(masked_probabilities, point, mask))
+            yield identity(MASKED, (), total, np.zeros_like(total), SUM)
+
+
+def masked_probabilities(point: Point, mask: Array, actions: Array, _: Any) -> Array:
+    """Return [K, B, 1] probabilities of [K, B, ...] actions that a mask excludes, 0 of others."""
+    rows, flat = flattened(actions)
+    possible = np.ones(len(rows), np.bool_)
+    for columns, alternative in zip(
+        alternatives(point.head), flat.reshape(len(rows), -1).T, strict=True
+    ):
+        possible &= mask[rows, np.array(columns)[alternative]]
+    probability = np.exp(point.head.log_prob(numbers, point.distribution.value[rows], flat))
+    return np.where(possible, 0, probability).reshape(*actions.shape[:2], 1)
 
 
 def point_of(head: Head, mask: Array | None, rng: np.random.Generator, steps: int) -> Point:
@@ -236,11 +294,17 @@ def point_of(head: Head, mask: Array | None, rng: np.random.Generator, steps: in
         moved[name] = Dual(exact, slopes.reshape(-1, *value.shape).astype(np.longdouble))
     distribution = head.distribution(forward_mode, moved.pop(""), moved, mask)
     slopes = np.broadcast_to(distribution.slopes, (len(unit), *distribution.shape))
-    return Point(head, Dual(distribution.value, slopes), tuple(names))
+    outputs, *own = (
+        constant((value + SPREAD * rng.standard_normal(value.shape)).astype(np.longdouble))
+        for value in values.values()
+    )
+    further = dict(zip([*values][1:], own, strict=True))
+    other = head.distribution(forward_mode, outputs, further, mask).value
+    return Point(head, Dual(distribution.value, slopes), tuple(names), other)
 
 
-def summed(point: Point) -> Array:
-    """Return [B, 1 + D + D D] sums over all actions; see `Point.expectation`."""
+def summed(point: Point, terms: Terms) -> Array:
+    """Return [B, M] sums of some terms over all actions."""
     counts = [len(columns) for columns in alternatives(point.head)]
     actions = np.indices(counts).reshape(len(counts), -1).T
     if point.head.enumerable:
@@ -251,23 +315,28 @@ def summed(point: Point) -> Array:
     for start in range(0, len(actions), size):
         part = actions[start : start + size]
         every = np.repeat(part[:, None], point.steps, axis=1)
-        total = total + point.expectation(every, 1.0).sum(axis=0)
+        total = total + terms(every, 1.0).sum(axis=0)
     return total
 
 
-def integrated(point: Point) -> Array:
-    """Return [B, 1 + D + D D] integrals over all actions; see `Point.expectation`."""
+def integrated(point: Point, terms: Terms, other: Array | None = None) -> Array:
+    """Return [B, M] integrals of some terms over all actions; see `supports`."""
     head = point.head
-    regions = supports(head, point.values)
+    regions = supports(head, point.values, other)
     measure = density_measure(head)
 
     shape = sampled(head).shape[1:]
 
     def integrand(actions: Array) -> Array:
         shaped = actions.reshape(*actions.shape[:2], *shape)
-        return point.expectation(shaped, measure(actions))
+        return terms(shaped, measure(actions))
 
     return integral(integrand, regions)
+
+
+def integrated_logarithms(point: Point) -> Array:
+    """Return [B, 2] the integrals of `Point.logarithms`, in which q may have kinks of its own."""
+    return integrated(point, point.logarithms, np.asarray(point.other, np.float64))
 
 
 def compared(point: Point, means: Array, tolerance: float) -> list[Identity]:
@@ -301,6 +370,25 @@ def compared(point: Point, means: Array, tolerance: float) -> list[Identity]:
     return rows
 
 
+def compared_logarithms(
+    point: Point, mean: Callable[[], Array], tolerance: float
+) -> Iterator[Identity]:
+    """Yield the identities of the entropy and of the KL, of a head that has them.
+
+    Args:
+        point: The distribution parameters.
+        mean: Returns the [B, 2] sums or integrals of `Point.logarithms`.
+        tolerance: The largest error, in units of the larger of 1 and the number.
+    """
+    divergences = point.divergences()
+    if not divergences:
+        return
+    for name, expected in zip(("entropy", "KL"), mean().T, strict=True):
+        if name in divergences:
+            unit = tolerance * np.maximum(np.abs(expected), 1)
+            yield identity(name, (), divergences[name], expected, unit)
+
+
 def identity(
     name: str, directions: tuple[str, ...], actual: Array, expected: Array, unit: Array | float
 ) -> Identity:
@@ -314,7 +402,8 @@ def identity(
         unit: The largest errors that are allowed, of a shape that broadcasts.
     """
     error = np.abs(actual - expected) / unit
-    error = np.where(np.isfinite(error), error, np.inf)
+    # Both may be infinite, as the KL to a distribution that excludes an action.
+    error = np.where(actual == expected, 0, np.where(np.isfinite(error), error, np.inf))
     place = np.unravel_index(int(error.argmax()), error.shape)
     step, *axes = (int(index) for index in place)
     where = f"{name} at step {step}"

@@ -42,7 +42,7 @@ class Region:
     """A part of one axis for each dimension of the actions, at each step.
 
     Attributes:
-        start: [B, n] the end that is finite: the mode.
+        start: [B, n] the end that is finite: a mode.
         stop: [B, n] the other end; infinite where the support is.
         scale: [B, n] the actions' standard deviation.
     """
@@ -113,12 +113,15 @@ def load_cubature() -> Any:
     return cubature
 
 
-def supports(head: Head, distribution: Array) -> list[Region]:
-    """Return the regions that cover a head's actions, split at the mode along each axis.
+def supports(head: Head, distribution: Array, other: Array | None = None) -> list[Region]:
+    """Return the regions that cover a head's actions, split at modes along each axis.
+
+    A density may have a kink at its mode, which would cost the quadrature its accuracy.
 
     Args:
         head: One of continuous actions.
         distribution: [B, width] float64 distribution parameters.
+        other: [B, width] float64. Further ones, of which the mode counts too.
     """
     mode = np.asarray(head.mode(distribution), np.float64)
     rng = np.random.default_rng(0)
@@ -130,11 +133,22 @@ def supports(head: Head, distribution: Array) -> list[Region]:
         )
     flat = mode.reshape(len(mode), -1)
     scale = np.asarray(samples, np.float64).std(axis=0).reshape(flat.shape) + np.finfo(float).tiny
-    ends = {sign: np.stack([*edges(head, distribution, mode, sign)], 1) for sign in (-1.0, 1.0)}
+    lowest, highest = (
+        np.stack([*edges(head, distribution, mode, sign)], 1) for sign in (-1.0, 1.0)
+    )
+    modes = [flat]
+    if other is not None:
+        further = np.asarray(head.mode(other), np.float64).reshape(flat.shape)
+        modes.append(np.clip(further, lowest, highest))
+    low, high = np.minimum.reduce(modes), np.maximum.reduce(modes)
+    # Outwards from the modes, and between them.
+    sides = [(low, lowest), (high, highest), *([(low, high)] if other is not None else [])]
     regions: list[Region] = []
-    for signs in product((-1.0, 1.0), repeat=flat.shape[1]):
-        stop = np.stack([ends[sign][:, axis] for axis, sign in enumerate(signs)], 1)
-        regions.append(Region(flat, stop, scale))
+    for chosen in product(sides, repeat=flat.shape[1]):
+        start, stop = (
+            np.stack([side[end][:, axis] for axis, side in enumerate(chosen)], 1) for end in (0, 1)
+        )
+        regions.append(Region(start, stop, scale))
     return regions
 
 

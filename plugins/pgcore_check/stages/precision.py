@@ -1,7 +1,8 @@
 """Signals on arrays that refuse numbers of less than float64.
 
 Signals without a reference implementation have no second definition to be compared with. A constant
-in single precision would pass: float64 absorbs it, with the constant's error.
+in single precision would pass: float64 absorbs it, with the constant's error. No result tells, since
+the constant has the same value in every precision. The type of each operand does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Estimator, Evaluate
+from pgcore.parts.composed import Composed
 from pgcore.validation.arrays import Array
 
 __all__ = ["coarse_number"]
@@ -27,6 +29,15 @@ COARSE = (np.float16, np.float32, np.complex64)
 
 # The package whose results are guarded too: it computes on Python's numbers, and returns new arrays.
 LIBRARY = "pgcore.returns"
+
+# The package whose other modules compute as they are.
+CORE = "pgcore"
+
+# NumPy's functions that return its own arrays whatever they get.
+MAKERS = (
+    *("arange", "array", "asarray", "ascontiguousarray", "asfortranarray", "empty", "eye"),
+    *("fromiter", "full", "identity", "linspace", "ones", "require", "zeros"),
+)
 
 
 class CoarseNumberError(TypeError):
@@ -44,15 +55,15 @@ def coarse_number(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> tup
     Returns:
         The file and line of the estimator's code, and the operation with its dtype.
     """
-    with np.errstate(all="ignore"), guarded_library(estimator):
-        try:
+    try:
+        with np.errstate(all="ignore"), guarded_library(estimator):
             signals = estimator.signals(guarded_batch(batch), PreciseEvaluate(evaluate))
             for name, value in signals.items():
                 refuse_coarse(f"the signal {name!r}", value)
-        except CoarseNumberError as problem:
-            return place_of(estimator, problem), str(problem)
-        except Exception:  # noqa: BLE001 - code that takes no subclass of arrays cannot be tried
-            return None
+    except CoarseNumberError as problem:
+        return place_of(estimator, problem), str(problem)
+    except Exception:  # noqa: BLE001 - code that takes no subclass of arrays cannot be tried
+        return None
     return None
 
 
@@ -91,6 +102,24 @@ class Precise(np.ndarray):
     def __getitem__(self, index: Any) -> Any:
         """Return a part; a single number is an array without axes."""
         return guarded(super().__getitem__(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Write a part."""
+        refuse_coarse("an assignment", value)
+        super().__setitem__(index, value)
+
+
+class GuardedNumpy(ModuleType):
+    """NumPy, whose new arrays are guarded."""
+
+    def __init__(self) -> None:
+        """Take NumPy's name."""
+        super().__init__(np.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return NumPy's attribute, or the function that guards its result."""
+        value = getattr(np, name)
+        return guarded_maker(value) if name in MAKERS else value
 
 
 class PreciseEvaluate:
@@ -167,19 +196,31 @@ def refuse_coarse(operation: str, *values: Any) -> None:
 
 @contextmanager
 def guarded_library(estimator: Estimator) -> Generator[None]:
-    """Guard the arguments and results of library functions that the estimator's modules import."""
-    replaced: list[tuple[ModuleType, str, Any]] = []
+    """Guard the library functions and the NumPy that the estimator's modules import."""
+    replaced: list[tuple[ModuleType, str, Any, Any]] = []
     for module in modules_of(estimator):
-        for name, value in [*vars(module).items()]:
-            if callable(value) and str(getattr(value, "__module__", "")).startswith(LIBRARY):
-                replaced.append((module, name, value))
+        for name, value in vars(module).items():
+            if (substitute := guarded_global(value)) is not None:
+                replaced.append((module, name, value, substitute))
     try:
-        for module, name, function in replaced:
-            setattr(module, name, guarded_function(function))
+        for module, name, _, substitute in replaced:
+            setattr(module, name, substitute)
         yield
     finally:
-        for module, name, function in replaced:
-            setattr(module, name, function)
+        for module, name, value, _ in replaced:
+            setattr(module, name, value)
+
+
+def guarded_global(value: Any) -> Any:
+    """Return the substitute of a module's global; None for one that stays."""
+    if value is np:
+        return GuardedNumpy()
+    if not callable(value):
+        return None
+    if any(value is getattr(np, name) for name in MAKERS):
+        return guarded_maker(value)
+    in_library = str(getattr(value, "__module__", "")).startswith(LIBRARY)
+    return guarded_function(value) if in_library else None
 
 
 def guarded_function(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -193,11 +234,48 @@ def guarded_function(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def guarded_maker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return one of `MAKERS` whose result is guarded, and which takes no guarded array to less."""
+
+    @functools.wraps(function)
+    def make(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        # A coarse array of the author's own does no harm until it meets one of float64.
+        if holds_guarded(arguments):
+            refuse_coarse(function.__name__, *arguments, result)
+        return guarded(result)
+
+    return make
+
+
+def holds_guarded(value: Any) -> bool:
+    """Return whether a value is a guarded array, or a list or tuple that has one in it."""
+    if isinstance(value, list | tuple):
+        return any(map(holds_guarded, cast("list[Any]", value)))
+    return isinstance(value, Precise)
+
+
 def modules_of(estimator: Estimator) -> list[ModuleType]:
-    """Return the modules of an estimator's classes, without those of the interface."""
-    classes = type(estimator).__mro__
-    own = classes[: classes.index(Estimator)]
-    return [sys.modules[cls.__module__] for cls in own if cls.__module__ in sys.modules]
+    """Return the modules of an estimator's classes and parts, and the others of their packages.
+
+    Of the core they are those of the classes alone.
+    """
+    classes: list[type[Any]] = [*type(estimator).__mro__]
+    classes = classes[: classes.index(Estimator)]
+    if isinstance(estimator, Composed):
+        classes += [type(part) for part in estimator.composition]
+    names = {cls.__module__ for cls in classes}
+    packages = {package_of(name) for name in names} - {CORE}
+    return [
+        module
+        for name, module in sys.modules.items()
+        if name in names or package_of(name) in packages
+    ]
+
+
+def package_of(name: str) -> str:
+    """Return the package that a module is in at the top; its own name outside of any."""
+    return name.partition(".")[0]
 
 
 def place_of(estimator: Estimator, problem: CoarseNumberError) -> str:

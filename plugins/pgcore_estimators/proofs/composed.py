@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,13 +19,20 @@ from pgcore_check.reference.estimator_form import (
     real_steps,
 )
 from pgcore_estimators.proofs.composed_advantages import ADVANTAGES
+from pgcore_estimators.proofs.composed_weights import (
+    WEIGHTS,
+    high_covariance,
+    is_written,
+    old_log_prob_of,
+    rollout_log_prob,
+)
 from pgcore_estimators.proofs.ratios import old_log_probs
 
 __all__ = ["ComposedForm"]
 
-# The signals written out here, and the episodes' numbers; masks and corrections have others.
+# The signals written out here, and the episodes' numbers; masks of whole steps have another.
 SIGNALS = frozenset(("advantage", "return_", "old_log_prob", "old_value", "reference", "episode"))
-SIGNALS |= {"reference_log_prob"}
+SIGNALS |= {"reference_log_prob", "rollout_log_prob", "high_covariance", "gain_weight"}
 
 
 class ComposedForm(EstimatorForm):
@@ -41,6 +49,8 @@ class ComposedForm(EstimatorForm):
         scores = getattr(advantage, "baseline", "none") == "optimal"
         written = advantage.name in ADVANTAGES and not scores
         written = written and self.fields.signal_names <= SIGNALS
+        reduction = self.fields.reduction.name
+        written = written and all(is_written(part, reduction) for part in parts.weights)
         return written and all(map(is_built_in, parts))
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
@@ -58,9 +68,10 @@ class ComposedForm(EstimatorForm):
         if "discount" in signals:
             signals["advantage"] = signals["advantage"] * signals.pop("discount")
         optional: dict[str, Callable[[], Number]] = {
-            "old_log_prob": lambda: old,
+            "old_log_prob": lambda: old_log_prob_of(parts, batch, evaluate, lift),
             "old_value": lambda: lift(np.asarray(batch.values)),
             "reference_log_prob": lambda: lift(batch.extras["reference_log_probs"]),
+            "rollout_log_prob": lambda: rollout_log_prob(parts.objective, batch, evaluate, lift),
         }
         for name, value in optional.items():
             if name in parts.keywords:
@@ -70,6 +81,21 @@ class ComposedForm(EstimatorForm):
             signals["reference"] = evaluate("distribution") if extra is None else lift(extra)
         if parts.critic is None:
             signals.pop("return_", None)
+        return signals | self._of_advantage(batch, evaluate, lift, signals["advantage"])
+
+    def _of_advantage(
+        self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift, advantage: Number
+    ) -> dict[str, Number]:
+        """Return the signals that depend on A: weights of the gain, and choices of steps."""
+        parts, signals = self.fields.composition, dict[str, Number]()
+        for part in parts.penalties:
+            if "high_covariance" in part.reads:
+                signals["high_covariance"] = high_covariance(part, batch, evaluate, advantage)
+        weights = [
+            WEIGHTS[part.name](part, batch, evaluate, lift, advantage) for part in parts.weights
+        ]
+        if weights:
+            signals["gain_weight"] = math.prod(weights[1:], start=weights[0])
         return signals
 
     def finalise(self, signals: dict[str, Number], padding: Array | None) -> dict[str, Number]:

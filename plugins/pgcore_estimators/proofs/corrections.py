@@ -169,22 +169,26 @@ def sequence(log_ratio: float, advantage: float) -> Callable[[Build], dict[str, 
     return compute
 
 
-def masked(build: Build) -> dict[str, Array]:
-    """Return the gradient of two steps, of which the masked one was recorded as impossible."""
-    policy = build(COIN)
-    policy.load({"network.table": np.zeros((1, 2)), "critic.table": np.zeros((1, 1))})
-    now = policy.evaluate(one_step(0), ("log_prob",))["log_prob"][0]
-    batch = Batch(
-        observations=[0, 0],
-        actions=[0, 1],
-        rewards=[1.0, 0.0],
-        log_probs=[now, -math.inf],
-        episode_lengths=[2],
-        terminated=[True],
-        extras={"loss_mask": [True, False]},
-    )
-    estimator = PolicyGradient(advantage="returns", mask="loss")
-    return gradient(policy, estimator, batch).numpy()
+def masked(*rewards: float) -> Callable[[Build], dict[str, Array]]:
+    """Return a gradient of two steps, of which the masked one was recorded as impossible."""
+
+    def compute(build: Build) -> dict[str, Array]:
+        policy = build(COIN)
+        policy.load({"network.table": np.zeros((1, 2)), "critic.table": np.zeros((1, 1))})
+        now = policy.evaluate(one_step(0), ("log_prob",))["log_prob"][0]
+        batch = Batch(
+            observations=[0, 0],
+            actions=[0, 1],
+            rewards=rewards,
+            log_probs=[now, -math.inf],
+            episode_lengths=[2],
+            terminated=[True],
+            extras={"loss_mask": [True, False]},
+        )
+        estimator = PolicyGradient(advantage="returns", mask="loss")
+        return gradient(policy, estimator, batch).numpy()
+
+    return compute
 
 
 def points() -> Iterator[Kink]:
@@ -222,8 +226,9 @@ def points() -> Iterator[Kink]:
     # An exponent of -37 has an absolute error of some 1e-14, and the weight that relative error.
     compute, slope = sequence(-1000.0, 1.0), e(3.0 - 3e-8) * 1e-16
     yield replace(kink("gamma weight", "log ratio -1000, A > 0", compute, slope), atol=1e-29)
-    # The first step alone counts, with A = 1 at ratio 1.
-    yield kink("loss mask", "old log-probability -inf", masked, 1.0)
+    # The first step alone counts, at ratio 1. A reward of the other one is its own.
+    yield kink("loss mask", "old log-probability -inf", masked(1.0, 0.0), 1.0)
+    yield kink("loss mask", "reward of the other step", masked(0.0, 1.0), 1.0)
 
 
 def kink(

@@ -56,6 +56,10 @@ def test_an_honest_head_meets_each_identity_far_within_its_tolerance(label):
     assert names[:2] == [total, "mean score"]
     # Once without and once with a mask.
     assert names.count(total) == (2 if head.discrete else 1)
+    divergences = {"entropy": "entropy", "kl": "KL"}
+    assert {name for name in names if name in divergences.values()} == {
+        name for quantity, name in divergences.items() if quantity in head.quantities
+    }
     assert [row for row in rows if not row.error <= 2e-4] == []
 
 
@@ -85,6 +89,14 @@ class Leaky(pg.Categorical):
             return super().distribution(xp, outputs, parameters, None)
         clear = super().distribution(xp, outputs, parameters, mask)
         return xp.where(mask, clear, -20.0)
+
+
+class Reachable(pg.Categorical):
+    """A masked action is unlikely."""
+
+    def distribution(self, xp, outputs, parameters, mask):
+        logits = outputs if mask is None else xp.where(mask, outputs, -20.0)
+        return super().distribution(xp, logits, parameters, None)
 
 
 class Detached(Laplace):
@@ -119,14 +131,31 @@ class Unsquashed(pg.SquashedGaussian):
     fisher = pg.DiagonalGaussian.fisher
 
 
+class Narrow(Laplace):
+    """The entropy of a scale alone."""
+
+    def entropy(self, xp, distribution):
+        return super().entropy(xp, distribution) - self.n
+
+
+class Backwards(pg.Bernoulli):
+    """The divergence of the reference from the distribution."""
+
+    def kl(self, xp, reference, distribution):
+        return super().kl(xp, distribution, reference)
+
+
 BROKEN = {
     "wide": (Wide(2), "integral of the density"),
     "tempered": (Tempered(3), "sum of probabilities"),
     "leaky": (Leaky(3), "sum of probabilities"),
+    "reachable": (Reachable(3), "probability of masked actions"),
     "halved": (HalvedLaplace(), "Fisher information"),
     "detached": (Detached(), "mean score"),
     "coarse": (Coarse(1), "Fisher information"),
     "unsquashed": (Unsquashed(1), "integral of the density"),
+    "narrow": (Narrow(1), "entropy"),
+    "backwards": (Backwards(2), "KL"),
 }
 
 
@@ -137,6 +166,14 @@ def test_a_broken_head_breaks_the_identity_of_its_bug(label):
     assert failed[0].name == expected
     assert failed[0].where.startswith(f"{expected} at step ")
     assert failed[0].values.startswith("expected ")
+
+
+def test_a_divergence_may_be_infinite_on_both_sides():
+    head = pg.EpsilonGreedy(3, 0.0)
+    rows = {row.name: row for row in identities(head)}
+    assert rows["KL"].error == 0
+    assert "inf" in rows["KL"].values
+    assert rows["entropy"].error == 0
 
 
 def test_heads_beyond_the_limits_are_not_tried():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy import asarray
 from strangers import ESTIMATORS, Dapo
 
 import pgcore as pg
 from pgcore.interfaces.evaluation import Evaluation
+from pgcore.parts import Correction
 from pgcore.returns import returns
 from pgcore_check.cases.cases import NETWORKS, fits, make_case
 from pgcore_check.proofs import variants
@@ -57,13 +61,21 @@ def test_the_arrays_are_guarded_throughout():
             parts = [returns(pieces, batch.episode_lengths, 0.9), np.full(steps, np.float64(2.0))]
             total = np.stack(parts, 1).sum(axis=1) * x.var() + pieces.cumsum() + pieces.max()
             seen.append(type(total).__name__)
-            return {"advantage": total, "old_log_prob": batch.log_probs}
+            observed = np.asarray(np.ones((steps, 2), np.float32), np.float64)[:, 0]
+            following = np.zeros(steps)
+            for t in reversed(range(steps)):
+                following[t] = x[t] + 0.9 * (following[t + 1] if t + 1 < steps else 0.0)
+            np.add.at(following, batch.episode_starts, np.array([y.max() for y in pieces]).sum())
+            total = np.ascontiguousarray(total) + following * observed
+            seen.append(type(total).__name__)
+            return {"advantage": np.asarray(total), "old_log_prob": batch.log_probs}
 
     assert found(Honest()) is None
-    assert seen == ["Precise"]
+    assert seen == ["Precise", "Precise"]
 
 
 SINGLE: Any = np.float32(0.9)
+COARSE = np.ones(30, np.float32)
 PLANTED = {
     "constant": lambda x, batch: x * np.float32(0.9),
     "cast": lambda x, batch: x.astype(np.float32).astype(np.float64),
@@ -77,7 +89,25 @@ PLANTED = {
     "result": lambda x, batch: np.float32(0.9) * returns(x, batch.episode_lengths, 1.0),
     "joined": lambda x, batch: np.concatenate([x[:1], np.zeros(len(x) - 1, np.float32)]),
     "chosen": lambda x, batch: np.where(x > 0, x, np.float32(0.1)),
+    "plain array": lambda x, batch: np.asarray(x) * SINGLE,
+    "copy": lambda x, batch: np.array([SINGLE * y for y in x.tolist()]) + np.array(x),
+    "list": lambda x, batch: np.array([x[0] * 0.9, *([SINGLE] * (len(x) - 1))]),
+    "cast and back": lambda x, batch: np.asarray(x, np.float32).astype(np.float64),
+    "array to fill": lambda x, batch: np.zeros(len(x)) - SINGLE,
+    "function alone": lambda x, batch: asarray(x) * SINGLE,
 }
+
+
+def filled(x, batch):
+    total = np.empty(len(x))
+    for t in range(len(x)):
+        total[t] = SINGLE * float(x[t])
+    return total
+
+
+PLANTED["assignment"] = filled
+# How far below its first line a function has its bug.
+BELOW = {"assignment": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +124,52 @@ class Planted(Dapo):
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_line_that_leaves_float64_is_named(bug):
     where, how = found(Planted(bug=bug))
-    function = Planted.signals if bug == "conversion" else PLANTED[bug]
-    first = inspect.getsourcelines(function)[1]
-    assert where.startswith("s_dapo.signals, ")
-    assert where.endswith(f"{__file__}:{first}")
-    if bug == "conversion":
-        # The result is returned as it is: there is no operation to name.
-        assert how == "expected float64, got float32 in the signal 'advantage'"
+    line = inspect.getsourcelines(PLANTED[bug])[1] + BELOW.get(bug, 0)
+    assert where == f"s_dapo.signals, {__file__}:{line}"
     assert how.startswith("expected float64, got float")
+
+
+def test_a_coarse_result_that_is_returned_as_it_is_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Returned(Dapo):
+        def signals(self, batch, evaluate):
+            return {"advantage": COARSE, "old_log_prob": batch.log_probs}
+
+    where, how = found(Returned())
+    assert where.startswith(f"s_dapo.signals, {__file__}:")
+    assert how == "expected float64, got float32 in the signal 'advantage'"
+
+
+def test_a_function_of_another_module_of_the_package_is_guarded(monkeypatch):
+    helper = ModuleType("precise_package.helper")
+    source = "import numpy as np\ndef scaled(x):\n    return np.asarray(x) * np.float32(0.9)\n"
+    exec(compile(source, "helper.py", "exec"), vars(helper))
+    monkeypatch.setitem(sys.modules, helper.__name__, helper)
+
+    @dataclasses.dataclass(frozen=True)
+    class Helped(Dapo):
+        def signals(self, batch, evaluate):
+            advantage = vars(helper)["scaled"](batch.rewards)
+            return {"advantage": advantage, "old_log_prob": batch.log_probs}
+
+    monkeypatch.setattr(Helped, "__module__", "precise_package.estimator")
+    assert found(Helped()) == (
+        "s_dapo.signals, helper.py:3",
+        "expected float64, got float32 in multiply",
+    )
+    assert vars(helper)["np"] is np
+
+
+def test_the_modules_of_parts_are_guarded():
+    @dataclasses.dataclass(frozen=True)
+    class Rolled(Correction):
+        name = "rolled"
+
+        def weights(self, batch, evaluate, advantage):
+            return np.asarray(advantage) * SINGLE
+
+    where, _ = found(pg.estimator("policy_gradient", correction=Rolled()))
+    assert where.startswith(f"policy_gradient.signals, {__file__}:")
 
 
 def test_quantities_of_the_policy_are_guarded_too():
