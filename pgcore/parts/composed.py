@@ -65,8 +65,8 @@ class Composed(Estimator):
 
     @property
     def used_extras(self) -> dict[str, Extra]:
-        """See `Estimator.used_extras`: those of the parts."""
-        return self.composition.extras | self.reduction.used_extras
+        """See `Estimator.used_extras`: those of the parts, and of a subclass."""
+        return self.composition.extras | super().used_extras
 
     @property
     def claims(self) -> Claims:

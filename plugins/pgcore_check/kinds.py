@@ -26,7 +26,10 @@ __all__ = ["ADVICE", "FORMULAS", "PARTS", "PART_KINDS", "kind_of", "message_of",
 # By kind, the base classes and the methods that a reference implementation replaces. A subclass
 # that overrides one of them has other formulas, and needs another reference implementation.
 FORMULAS: dict[str, tuple[tuple[type[Any], ...], tuple[str, ...]]] = {
-    "estimators": ((Estimator,), ("signals", "surrogate", "finalise", "differentiate", "combine")),
+    "estimators": (
+        (Estimator,),
+        ("signals", "surrogate", "finalise", "differentiate", "combine", "compose"),
+    ),
     "heads": (
         (Head,),
         ("initial_parameters", "distribution", "log_prob", "log_probs", "entropy", "kl", "fisher"),

@@ -228,6 +228,10 @@ def other_sign_of_the_entropy(right: Any, xp: Any, *, log_probs: Any, **others: 
     )
 
 
+def unlimited_weight(right: Any, xp: Any, **named: Any) -> Any:
+    return dataclasses.replace(right, max_weight=1e9).surrogate(xp, **named)
+
+
 def without_ratio(right: Any, xp: Any, *, log_prob: Any, advantage: Any, **_: Any) -> Any:
     return -log_prob * advantage
 
@@ -421,7 +425,9 @@ WRONG = (
     WrongForm(
         "a2c: no bootstrap where an episode is truncated", "a2c", "signals", ending(terminated=True)
     ),
-    WrongForm("awr: weights not limited", "awr", "signals", signals(max_weight=1e9)),
+    WrongForm(
+        "awr: weights not limited", "awr", "cotangents", overriding(surrogate=unlimited_weight)
+    ),
     WrongForm(
         "wis: ratios not normalised", "weighted is", "signals", overriding(signals=not_normalised)
     ),

@@ -10,7 +10,6 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Evaluate
-from pgcore.interfaces.recorded import old_log_probs
 from pgcore.parts import GainMask
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Rule, check_fields, choice
@@ -25,11 +24,11 @@ Share = Annotated[float, Rule[float]("a number above 0 and at most 1", lambda x:
 
 @dataclass(frozen=True)
 class OffPolicySequence(GainMask):
-    """Leaves out an episode of A < 0 that the rollout policy made far likelier than the old one.
+    """Leaves out an episode of A < 0 that the rollout policy made far likelier than the current one.
 
-    That is where mean_t (log pi_rollout - log pi_old) is above delta; a step counts by its own A.
-    The old policy is that of the signals, so that a second pass over the batch leaves out the same.
-    Other terms, and all denominators, keep the episode.
+    That is where mean_t (log pi_rollout - log pi) is above delta; a step counts by its own A. pi is
+    the policy that computes the signals: compute them anew for each pass to follow it. Other terms,
+    and all denominators, keep the episode.
 
     Attributes:
         delta: The largest mean, nats.
@@ -45,7 +44,7 @@ class OffPolicySequence(GainMask):
 
     def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """See `GainWeight.weights`."""
-        gap = batch.extras["rollout_log_probs"] - old_log_probs(batch, evaluate)
+        gap = batch.extras["rollout_log_probs"] - evaluate("log_prob")["log_prob"]
         gap = host.episode_mean(gap, batch.episode_of_step)
         weights = np.where((gap > self.delta) & (advantage < 0), 0.0, 1.0)
         # A NaN is left for the check of signals, which names its step.

@@ -69,8 +69,8 @@ def ones(_part: Any, batch: Batch, *_: object) -> Number:
 def off_policy_sequence(
     part: Any, batch: Batch, evaluate: LiftedEvaluate, lift: Lift, advantage: Number
 ) -> Number:
-    """Return [B] 0 at the losing steps of episodes that the old policy finds unlikely, else 1."""
-    gap = lift(batch.extras["rollout_log_probs"]) - old_log_probs(batch, evaluate, lift)
+    """Return [B] 0 at the losing steps of episodes that the policy finds unlikely, else 1."""
+    gap = lift(batch.extras["rollout_log_probs"]) - evaluate("log_prob")
     unlikely = mean_over_episodes(gap, batch) > part.delta
     return where(unlikely & (advantage < 0), 0.0, 1.0)
 

@@ -119,7 +119,7 @@ class ActorCriticForm(EstimatorForm):
 
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
-        if self.fields.advantage == "gae":
+        if getattr(self.fields, "advantage", "gae") == "gae":
             advantage, values = critic_advantages(batch, evaluate, lift, self.fields)
             target = advantage + values
         else:

@@ -541,7 +541,10 @@ def test_a_bug_under_other_options_is_found_by_them(pgcore, signed, setting):
         (("--set", "ppo.clop=1"), "ppo hyper-parameter: expected a known name, got 'clop'"),
         (("--set", "poo.clip=1"), "estimator: expected a known name, got 'poo'"),
         (("--set", "clip"), "--set: expected [estimator.]field=value, got 'clip'"),
-        (("--estimators", "ppo", "--set", "clip=-1"), "PPO.clip: expected a positive number"),
+        (
+            ("--estimators", "ppo", "--set", "clip=-1"),
+            "PPO.clip: expected a number above 0 or math.inf",
+        ),
         (("--optimizers", "trpo"), "with an update formula, got 'trpo' (a rule without one)"),
         (("--optimizers", "adm"), "optimizer: expected a known name, got 'adm'"),
     ],

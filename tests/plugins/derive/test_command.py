@@ -160,7 +160,7 @@ def test_an_estimator_that_weighs_scores_is_noted(pgcore):
             ["ppo", "--set", "clop=1"],
             "ppo hyper-parameter: expected a known name, got 'clop'; did you mean 'clip'",
         ),
-        (["ppo", "--set", "clip=-1"], "PPO.clip: expected a positive number, got -1;"),
+        (["ppo", "--set", "clip=-1"], "PPO.clip: expected a number above 0 or math.inf, got -1;"),
         (["ppo", "--latex", "--json"], "expected --latex or --json, got both; choose one"),
     ],
 )

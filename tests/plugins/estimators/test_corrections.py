@@ -195,14 +195,11 @@ def test_a_part_for_the_rollout_policy_needs_its_log_probabilities(fields):
         signals_of(steps([1.0], [1]), **RETURNS, **fields)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"correction": "masked"}, {"mask": "off_policy_sequence"}], ids=str
-)
-def test_an_old_log_probability_that_is_no_number_is_no_weight(fields):
+def test_an_old_log_probability_that_is_no_number_is_no_weight():
     extras = {"rollout_log_probs": [-1.0, -1.0], "loss_mask": [1, 0]}
     batch = steps([1.0, -1.0], [1, 1], extras, log_probs=[-1.0, np.nan])
     with pytest.raises(NonFiniteError, match=r"signals\['gain_weight'\].* at step 1"):
-        signals_of(batch, **RETURNS, objective="score", **fields)
+        signals_of(batch, **RETURNS, objective="score", correction="masked")
 
 
 def test_bounds_in_the_wrong_order_are_refused():
@@ -537,15 +534,14 @@ def test_constants_are_those_of_the_batch_without_the_steps_left_out(fields):
 
 
 def test_off_policy_answers_of_negative_advantage_are_dropped():
-    old = np.array([-1.0, -1.0, -2.0, -1.0, -2.5, -1.0])
-    rollout = np.array([-0.5, -0.9, -1.5, -0.9, -1.5, -1.5])
-    lengths = [2, 1, 2, 1]  # mean gaps 0.3, 0.5, 0.55, -0.5
-    batch = answers([1, 0, -1, -2], [0, 0, 0, 0], lengths, log_probs=old)
-    batch = steps(
-        batch.rewards, lengths, {**batch.extras, "rollout_log_probs": rollout}, log_probs=old
-    )
+    gap = np.array([0.5, 0.1, 0.5, 0.1, 1.0, -0.5])
+    policy, lengths = policy_of(), [2, 1, 2, 1]  # mean gaps 0.3, 0.5, 0.55, -0.5
+    batch = answers([1, 0, -1, -2], [0, 0, 0, 0], lengths, log_probs=np.full(6, -1.0))
+    # The gap is to the policy that computes the signals, whatever the old one was.
+    rollout = policy.evaluate(batch, ("log_prob",))["log_prob"] + gap
+    batch = batch.with_extras(rollout_log_probs=rollout)
     mask = {"name": "off_policy_sequence", "delta": 0.4}
-    signals = signals_of(batch, **GROUP, mask=mask)
+    signals = signals_of(batch, policy, **GROUP, mask=mask)
     assert (signals["advantage"] > 0).tolist() == [True, True, True, False, False, False]
     assert signals["gain_weight"].tolist() == [1, 1, 1, 0, 0, 1]
     np.testing.assert_allclose(signals.weights, np.full(6, 1 / 6))

@@ -14,6 +14,7 @@ import pgcore_exact as exact
 from pgcore.errors import BatchError, EstimatorError, MDPError
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import proofs, variants
+from pgcore_estimators.parts.importance import SelfNormalised
 from pgcore_estimators.preset_classes import WeightedIS
 from pgcore_estimators.reinforce import Reinforce
 from pgcore_exact.claims import with_claims
@@ -149,23 +150,19 @@ class FirstOnly(Reinforce):
 
 
 @dataclasses.dataclass(frozen=True)
-class OverdoneWeighted(WeightedIS):
+class Overdone(SelfNormalised):
     """Squares the ratios, whose mean over a population is not 1 then."""
 
-    name = "overdone_weighted"
-
-    def log_weights(self, batch, log_ratio_t):
-        return super().log_weights(batch, 2.0 * log_ratio_t)
+    def log_weights(self, batch, log_ratio_0t):
+        return super().log_weights(batch, 2.0 * log_ratio_0t)
 
 
 @dataclasses.dataclass(frozen=True)
-class Shrunk(WeightedIS):
+class Shrunk(SelfNormalised):
     """Corrects a population of any size, and each by another factor."""
 
-    name = "shrunk"
-
-    def log_weights(self, batch, log_ratio_t):
-        return super().log_weights(batch, log_ratio_t) + np.log1p(-1.0 / (1 + batch.num_episodes))
+    def log_weights(self, batch, log_ratio_0t):
+        return super().log_weights(batch, log_ratio_0t) + np.log1p(-1.0 / (1 + batch.num_episodes))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -173,8 +170,12 @@ def test_a_ratio_of_means_is_right_on_a_whole_population(batch):
     right = verdict_on(WeightedIS(gamma=1.0), "off_policy", batch=batch)
     assert right.verdict == "confirmed"
     assert "on a whole population of them" in right.figure
-    for wrong in (OverdoneWeighted(gamma=1.0), Shrunk(gamma=1.0)):
-        assert verdict_on(wrong, "off_policy", batch=batch).verdict == "refuted"
+    for wrong in (Overdone(gamma=1.0), Shrunk(gamma=1.0)):
+        composed = pg.estimator(
+            "policy_gradient", advantage=wrong, objective="score", reduction="trajectory"
+        )
+        assert composed.claims.off_policy == "exact"
+        assert verdict_on(composed, "off_policy", batch=batch).verdict == "refuted"
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_none_reaches_an_estimators_field(new_training):
         (
             {"estimator": {"clip": "wide"}},
             EstimatorError,
-            "PPO.clip: expected a positive number, got 'wide'",
+            "PPO.clip: expected a number above 0 or math.inf, got 'wide'",
         ),
         ({"run": {"backend": "nunpy"}}, UnknownNameError, "did you mean 'numpy'"),
         ({"optimizer": {"name": "adan"}}, UnknownNameError, "did you mean 'adam'"),

@@ -23,8 +23,10 @@ from pgcore_check.proofs import hold_to_parent, variants
 from pgcore_check.reference import reference
 from pgcore_check.reference.estimator_form import estimator_form
 from pgcore_check.reference.lifted import Lifted, rounded
-from pgcore_estimators.preset_classes import GRPO, PPO, TRPO, ActorCritic, PerDecisionIS
-from pgcore_estimators.reinforce import BASELINES, Reinforce
+from pgcore_estimators.parts.returns import BASELINES
+from pgcore_estimators.preset_classes import PPO, TRPO, ActorCritic, PerDecisionIS
+from pgcore_estimators.reinforce import PER_COMPONENT as BY_COMPONENT
+from pgcore_estimators.reinforce import Reinforce
 
 FORMS = {label: estimator_form(variant) for label, variant in variants("estimators").items()}
 # The estimators whose terms are written out too, and those of which signals alone are.
@@ -34,15 +36,19 @@ ESTIMATORS = {
 COMPOSED = {label: form.fields for label, form in FORMS.items() if form and form.signals_alone}
 HEADS = variants("heads")
 
+ALL_BASELINES = (*BASELINES, BY_COMPONENT)
 MORE = {
-    **{f"baseline {name}": Reinforce(0.9, baseline=name, baseline_value=0.3) for name in BASELINES},
+    **{
+        f"baseline {name}": Reinforce(0.9, baseline=name, baseline_value=0.3)
+        for name in ALL_BASELINES
+    },
     **{
         f"full {name}": Reinforce(0.9, baseline=name, reward_to_go=False, discount_state=True)
-        for name in BASELINES
+        for name in ALL_BASELINES
     },
     **{
         f"discounted {name}": Reinforce(0.8, baseline=name, discount_state=True)
-        for name in BASELINES
+        for name in ALL_BASELINES
     },
     "undiscounted": Reinforce(1.0, reduction=Reduction.STEP),
     "rewards alone": Reinforce(0.0, discount_state=True),
@@ -298,7 +304,7 @@ def test_one_step_agrees(name):
     policy, batch = made_for(name)
     one = batch.steps([3])
     if needs_two:
-        with pytest.raises(BatchError, match="at least 2 episodes to leave one out"):
+        with pytest.raises(BatchError, match="at least 2 episodes"):
             pg.gradient(policy, ALL[name], one)
     else:
         ratios = all_ratios(ALL[name], policy, one)
@@ -425,10 +431,10 @@ def test_what_has_no_form():
         name = "other"
 
     class Newer(Other):
-        """What its parent's signals call is not what the reference implementation stands for."""
+        """Its parts are not those that the reference implementation stands for."""
 
-        def _discount(self, batch):
-            return 0.5 * super()._discount(batch)  # pyright: ignore[reportOperatorIssue]
+        def compose(self):
+            return dataclasses.replace(super().compose(), normalise="batch")
 
     class Impostor(pg.Estimator):
         """No kin of the estimator that it is called after."""
@@ -592,14 +598,28 @@ def both_sides(log_ratio, _):
     return (log_ratio > math.log1p(0.2)) | (log_ratio < math.log1p(-0.2))
 
 
-def smaller_error(self, xp, value, old_value, return_):
-    held = old_value + xp.clip(value - old_value, -self.value_clip, self.value_clip) - return_
-    return xp.where(xp.abs(value - return_) <= xp.abs(held), value - return_, held)
+def losses_of_value(value, old_value, return_):
+    """Return the value losses of `HELD`, without a clip and of the clipped value."""
+    held = old_value + np.clip(value - old_value, -0.2, 0.2)
+    return 0.25 * (value - return_) ** 2, 0.25 * (held - return_) ** 2
+
+
+def smaller_loss(found, value, old_value, return_, **_):
+    plain, held = losses_of_value(value, old_value, return_)
+    return found - abs(plain - held)
+
+
+def unclipped_loss(found, value, old_value, return_, **_):
+    plain, held = losses_of_value(value, old_value, return_)
+    return found + plain - np.maximum(plain, held)
 
 
 def own_included(self, batch, evaluate, signals, weights):
     real = batch.episode_weights > 0
-    g, u = evaluate.scores(self._discount(batch))[real], evaluate.scores(signals["advantage"])[real]
+    g, u = (
+        evaluate.scores(self.composition.advantage.discount(batch))[real],
+        evaluate.scores(signals["advantage"])[real],
+    )
     squares = (g * g).sum(axis=0)
     b = (u * g).sum(axis=0) / np.where(squares > 0, squares, 1.0)
     return -(weights[batch.episode_starts][real] @ (u - b * g))
@@ -717,10 +737,8 @@ PLANTED = {
     "clip of another width": instead(CLIP, "surrogate", clip=0.21),
     "clip on both sides": slope_of(CLIP, "log_prob", clipped_where(both_sides)),
     "no clip": slope_of(CLIP, "log_prob", clipped_where(lambda log_ratio, _: log_ratio > np.inf)),
-    "smaller value loss": planted(HELD, _worse_error=smaller_error),
-    "value loss not clipped": planted(
-        HELD, _worse_error=lambda self, xp, value, old_value, return_: value - return_
-    ),
+    "smaller value loss": terms_of(HELD, smaller_loss),
+    "value loss not clipped": terms_of(HELD, unclipped_loss),
     "sign of the score": slope_of(GAE, "log_prob", scaled(-1)),
     "clipped gradient goes on": slope_of(
         CLIP,
@@ -746,9 +764,11 @@ PLANTED = {
     "ratio of the own step alone": slope_of(
         WHOLE,
         "log_prob",
-        lambda _, log_prob, old_log_prob, return_, **__: -return_ * np.exp(log_prob - old_log_prob),
+        lambda _, log_prob, old_log_prob, advantage, **__: (
+            -advantage * np.exp(log_prob - old_log_prob)
+        ),
     ),
-    "weights not limited": instead(ESTIMATORS["awr"], "signals", max_weight=1e9),
+    "weights not limited": instead(ESTIMATORS["awr"], "surrogate", max_weight=1e9),
     "all episodes one group": seeing(GRPO_, one_group),
     "others of another group": seeing(RLOO_, one_group),
     "no penalty in the rewards": seeing(RLOO_, without_penalty),
@@ -756,8 +776,7 @@ PLANTED = {
         RLOO_, "signals", lambda found, *_: found | {"advantage": 2 / 3 * found["advantage"]}
     ),
     "deviation of the group with another ddof": instead(GSPO_, "signals", ddof=0),
-    # `planted` changes the function that it is given.
-    "divided by the deviation after all": planted(DR_GRPO, relative=GRPO.relative),
+    "divided by the deviation after all": instead(DR_GRPO, "signals", scale="group"),
     "mean of the clipped steps": slope_of(
         GSPO_,
         "log_prob",
