@@ -300,7 +300,7 @@ def test_a_new_project_passes_its_tests_untouched(copied, kind, tmp_path):
     pytest.importorskip("autograd")
     folder, environment = copied
     shutil.copytree(folder / f"my_{kind}" / "tests", tmp_path / "tests")
-    assert " passed" in run(environment, tmp_path, *tests_of(kind, tmp_path))
+    assert " passed" in run(environment, tmp_path, *pytest_words(kind, tmp_path))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TEMPLATES if kind != "logger"])
@@ -316,12 +316,12 @@ def test_a_bug_planted_in_a_new_project_fails_its_tests(copied, kind, tmp_path):
     path.write_text(text.replace(bug.old, bug.new))
     # Before the installed copy, which has no bug.
     paths = os.pathsep.join([str(project), environment["PYTHONPATH"]])
-    words = (*tests_of(kind, project), "--exitfirst")
+    words = (*pytest_words(kind, project), "--exitfirst")
     with pytest.raises(AssertionError, match=r"\b1 failed"):
         run(environment | {"PYTHONPATH": paths}, project, *words)
 
 
-def tests_of(kind, folder):
+def pytest_words(kind, folder):
     """Return the words of Python that run a new project's tests on its own backend or on NumPy."""
     backends = {"logger": (), "backend": ("--pg-backends", "my_backend")}
     selected = backends.get(kind, ("--pg-backends", "numpy"))
