@@ -1,7 +1,4 @@
-"""The suite's own test, continued: the wrong forms of the notes and of the field, each planted in the estimator or head that it is about.
-
-`python tests/conformance/test_estimator_mutations.py` writes the second table of docs/mutations.md from a run.
-"""
+"""The suite's own test, continued: the wrong forms of the notes and of the field, each planted in the estimator or head that it is about."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mutations_page import listed, section, times
 
 import pgcore as pg
 from pgcore.interfaces.recorded import critic_values
@@ -33,7 +30,6 @@ from pgcore_numpy.networks import DenseNetwork
 ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
 
-PAGE = Path(__file__).parents[2] / "docs" / "mutations.md"
 HEADING = "## The notes' and the field's wrong forms"
 
 # Given a monkeypatch and the right estimator, plants the bug and returns the estimator to run.
@@ -498,35 +494,19 @@ def test_a_wrong_form_is_found_at_its_stage(wrong, monkeypatch):
     assert ratio > 10 * FACTOR
 
 
-def rows() -> list[str]:
-    """Return the table's rows, from a run."""
-    found: list[str] = []
+def section_of_bugs() -> str:
+    """Return the page's section, from a run."""
+    rows: list[list[str]] = []
     for wrong in WRONG:
         with pytest.MonkeyPatch.context() as monkeypatch:
             stage, ratio = wrong.run(monkeypatch)
-        times = f"{ratio / FACTOR:.0e}".replace("e+", "e") if math.isfinite(ratio) else "infinitely"
-        found.append(f"| {wrong.name} | {stage} | {times} |")
-    return found
-
-
-def test_the_page_lists_these_forms_at_these_stages():
-    listed = [
-        line.split(" | ")[:2]
-        for line in PAGE.read_text().split(HEADING)[1].splitlines()
-        if line.startswith("| ")
-    ]
-    assert [[wrong.name, wrong.stage] for wrong in WRONG] == [
-        [name[2:], stage] for name, stage in listed[1:]
-    ]
-
-
-if __name__ == "__main__":
-    before = PAGE.read_text().split(HEADING)[0].rstrip()
+        rows.append([wrong.name, str(stage), times(ratio)])
     text = [
         "Letters name the rows of [the notes' formulas](formulas.md). B14's root of g^T F g is a step and no estimator:",
         "`tests/plugins/optimizers/test_trust_regions.py::test_the_notes_formula_overshoots` shows that it leaves the region.",
-        "",
-        "| wrong form | found at | times the limit |",
-        "|---|---|---|",
     ]
-    PAGE.write_text("\n".join([before, "", HEADING, "", *text, *rows(), ""]))
+    return section(HEADING, text, ("wrong form", "found at", "times the limit"), rows)
+
+
+def test_the_page_lists_these_forms_at_these_stages():
+    assert listed(HEADING, 2) == [(wrong.name, wrong.stage) for wrong in WRONG]

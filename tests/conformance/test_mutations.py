@@ -1,7 +1,4 @@
-"""The suite's own test: every planted bug is found by what `pgcore check` runs, and at the stage where it was planted.
-
-`python tests/conformance/test_mutations.py` writes docs/mutations.md from a run.
-"""
+"""The suite's own test: every planted bug is found by what `pgcore check` runs, and at the stage where it was planted."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mutations_page import listed, section, times
 
 import pgcore as pg
 from pgcore import api
@@ -44,7 +41,7 @@ ESTIMATORS = variants("estimators")
 HEADS = variants("heads")
 KINKS = kinks()
 
-PAGE = Path(__file__).parents[2] / "docs" / "mutations.md"
+HEADING = "# Planted bugs"
 KINK = "gradient at a kink"
 
 
@@ -698,38 +695,23 @@ def test_another_order_of_summation_is_no_bug(variant, monkeypatch):
     assert [row.ratio for row in report.rows] != [row.ratio for row in exact.rows]
 
 
-def table() -> str:
-    """Return the page, from a run."""
-    lines = [
-        "# Planted bugs",
-        "",
-        "Each bug was planted alone, and `pgcore check` must find it at the first stage that runs the wrong code. The last",
-        "column is the error of the first stage that disagrees, as a multiple of the limit. `tests/conformance/test_mutations.py`",
-        "plants the bugs in every run of the tests, and wrote this page.",
-        "",
-        "| bug | planted in | found at | times the limit |",
-        "|---|---|---|---|",
-    ]
+def section_of_bugs() -> str:
+    """Return the page's section, from a run."""
+    rows: list[list[str]] = []
     for mutation in MUTATIONS:
         with pytest.MonkeyPatch.context() as monkeypatch:
             stage, ratio = mutation.run(monkeypatch)
-        times = f"{ratio / FACTOR:.0e}".replace("e+", "e") if math.isfinite(ratio) else "infinitely"
-        lines.append(f"| {mutation.name} | {mutation.planted} | {stage} | {times} |")
-    return "\n".join(lines) + "\n"
+        rows.append([mutation.name, mutation.planted, str(stage), times(ratio)])
+    text = [
+        "Each bug was planted alone, and `pgcore check` must find it at the first stage that runs the wrong code. The last",
+        "column is the error of the first stage that disagrees, as a multiple of the limit. The tests plant the bugs in every",
+        "run, and `python tests/conformance/mutations_page.py` writes this page.",
+    ]
+    return section(HEADING, text, ("bug", "planted in", "found at", "times the limit"), rows)
 
 
 def test_the_page_lists_these_bugs_at_these_stages():
-    rows = [
-        line.split(" | ")[:3]
-        for line in PAGE.read_text().partition("\n## ")[0].splitlines()
-        if line.startswith("| ")
-    ][1:]
-    assert [[mutation.name, mutation.planted, mutation.stage] for mutation in MUTATIONS] == [
-        [row[0][2:], *row[1:]] for row in rows
+    assert listed(HEADING, 3) == [
+        (mutation.name, mutation.planted, mutation.stage) for mutation in MUTATIONS
     ]
     assert {mutation.stage for mutation in MUTATIONS} >= set(STAGES[:9])
-
-
-if __name__ == "__main__":
-    _, heading, rest = PAGE.read_text().partition("\n## ")
-    PAGE.write_text(table() + heading + rest)

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from mutations_page import listed, section
 
 from pgcore import api
 from pgcore.registry.registry import registry
 from pgcore_new.templates import TEMPLATES
 
+HEADING = "## Example projects"
 PROJECTS = Path(__file__).parents[2] / "examples" / "plugins"
 NAMES = sorted(path.parent.name for path in PROJECTS.glob("*/pyproject.toml"))
 
@@ -397,3 +399,30 @@ def departures(printed):
     """Return the stage of each outcome of `pgcore check --json` that disagrees, and error and entry."""
     rows = [row for row in json.loads(printed)["outcomes"] if not row["agrees"]]
     return {(row["stage"], f"{row['error'] or ''} {row['where']}") for row in rows}
+
+
+def rows_of_bugs():
+    """Return the rows of the page of planted bugs."""
+    rows = [
+        (
+            name,
+            f"{bug.project}: {bug.file}",
+            f"`pgcore {bug.words[0]}`",
+            bug.stage or ("refused" if bug.words[0] == "check" else bug.text),
+        )
+        for name, bug in BUGS.items()
+    ]
+    alike = ("another density", "laplace: head.py and kernel.py", "`pgcore check`", "identities")
+    return [*rows, alike]
+
+
+def section_of_bugs():
+    """Return the page's section."""
+    text = [
+        "Planted in the projects of [third parties](plugins.md), of which the kit knows nothing."
+    ]
+    return section(HEADING, text, ("bug", "planted in", "found by", "found at"), rows_of_bugs())
+
+
+def test_the_page_lists_these_bugs_at_these_stages():
+    assert listed(HEADING, 4) == rows_of_bugs()

@@ -1,7 +1,7 @@
 """Gradients of parts at points that were worked out by hand.
 
 The definition of a part is the reference of its terms, so that a formula and a slope that are wrong
-alike agree. These points tell. A composition has several parts, since frameworks compile each.
+alike agree everywhere but here. A composition has several parts, since frameworks compile each.
 Policies are fair coins: d log pi(a) / d logits = e_a - pi.
 """
 
@@ -68,6 +68,7 @@ def of_two_steps(
             "old_log_prob": now - LOG_RATIOS,
             "reference_log_prob": now - GAP,
             "reference": np.log([[0.75, 0.25]] * 2),
+            "high_covariance": np.array([1.0, 0.0]),
             "return_": np.full(2, return_),
             "old_value": np.zeros(2),
         }
@@ -131,8 +132,10 @@ def points() -> Iterator[Kink]:
         {"name": "k2", "ratio": "constant"},
         {"name": "k3", "ratio": "constant"},
         {"name": "k3", "ratio": "differentiated"},
+        {"name": "kl_cov"},
     )
-    expected = slopes(*(total - slope for slope in weighed)) | errors(3.0)
+    # The first step alone is of high covariance, and above the old policy.
+    expected = slopes(total - weighed[0] - 8.0, total - weighed[1]) | errors(3.0)
     compute = of_two_steps(estimator, value=2.0, return_=0.5)
     yield point("product, weighed penalties, square", "V - R = 1.5", compute, expected)
     directions = ({"name": "exact", "direction": direction} for direction in ("kl", "reverse_kl"))
