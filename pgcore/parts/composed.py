@@ -100,11 +100,11 @@ class Composed(Estimator):
         """See `Estimator.finalise`."""
         return self.composition.finalise(signals, padding)
 
-    def surrogate(self, xp: ArrayNamespace, **inputs: Native) -> Native:
+    def surrogate(self, xp: ArrayNamespace, *arguments: Any, **inputs: Any) -> Native:
         """See `Estimator.surrogate`."""
         return self.composition.terms(xp, inputs)
 
-    def cotangents(self, **inputs: Any) -> Mapping[str, Array]:
+    def cotangents(self, *arguments: Any, **inputs: Any) -> Mapping[str, Array]:
         """See `Estimator.cotangents`: from the parts' slopes, derived where one has none."""
         cotangents = self.composition.cotangents(inputs)
         return super().cotangents(**inputs) if cotangents is None else cotangents

@@ -255,7 +255,7 @@ def field_at(where: str, place: tuple[str, str], resolved: Resolved) -> tuple[An
     check_known(where, kind, (*KINDS, "reduction") if parts else ())
     check_known(where, name, {name: None for part in parts for name in names_of(part)})
     part = next(part for part in parts if name in names_of(part))
-    return annotation_of(type(part), names_of(part)[name]), getattr(part, name)
+    return annotation_of(cast("Any", type(part)), names_of(part)[name]), getattr(part, name)
 
 
 def names_of(part: Any) -> dict[str, dataclasses.Field[Any]]:
@@ -295,19 +295,19 @@ def described(option: str, resolved: Resolved) -> str:
     """Return what an option is: what its fields are in the docstrings of their parts."""
     texts: list[str] = []
     for kind, name in resolved.places[option]:
-        part = next((part for part in resolved.alternatives(kind) if name in names_of(part)), None)
-        text = "" if part is None else f"`{kind}.{name}`: {attribute(type(part), name)}"
+        parts = (part for part in resolved.alternatives(kind) if name in names_of(part))
+        text = next((f"`{kind}.{name}`: {attribute(part, name)}" for part in parts), "")
         texts.append(text or "See `policy_gradient`.")
     if option in resolved.secondary:
         texts.append("None leaves it to an option above.")
     return " ".join(texts)
 
 
-def attribute(cls: type[Any], name: str) -> str:
-    """Return the text of an attribute in a class's docstring, or in that of a base."""
-    for base in cls.__mro__:
+def attribute(part: Any, name: str) -> str:
+    """Return the text of an attribute in the docstring of a part's class, or in that of a base."""
+    for base in type(part).__mro__:
         text = inspect.cleandoc(base.__doc__ or "")
         found = re.search(rf"^ {{4}}{name}: (.*(?:\n {{8}}.*)*)", text, re.MULTILINE)
         if found:
             return " ".join(found[1].split())
-    return f"See `{cls.__name__}`."
+    return f"See `{type(part).__name__}`."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgcore.parts.presets import FromPreset, Preset, preset_class
 from pgcore_estimators.presets import PRESETS, Row
@@ -18,3 +18,8 @@ def class_of(row: Row) -> type[FromPreset]:
 
 # As attributes of this module, so that instances pickle.
 globals().update({row.class_name: class_of(row) for row in PRESETS})
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Return a row's class, whose fields no type checker sees."""

@@ -156,7 +156,7 @@ class OtherDdof(PPO):
 class LiveTarget(ActorCritic):
     """Takes the advantage from the critic as it is differentiated, with the right value and a wrong derivative."""
 
-    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
         moving = advantage + (value - self.held(value))
         return super().surrogate(
             xp, log_prob=log_prob, value=value, advantage=moving, return_=return_, entropy=entropy
@@ -199,7 +199,7 @@ class WholeBatchEntropy(PPO):
 class HalfValueLoss(ActorCritic):
     """Divides the value loss by two once more."""
 
-    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
         plain = super().surrogate(
             xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_
         )

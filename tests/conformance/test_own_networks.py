@@ -284,7 +284,7 @@ class Late(ActorCritic):
 class Doubled(ActorCritic):
     """Has twice the value loss."""
 
-    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def surrogate(self, xp, *, log_prob, value, advantage, return_, entropy=None):
         plain = super().surrogate(
             xp, log_prob=log_prob, value=value, advantage=advantage, return_=return_
         )

@@ -68,7 +68,7 @@ class TwoSided(GRPO):
 
 
 @dataclass(frozen=True)
-class PlainGRPO(Score, GRPO):  # pyright: ignore[reportIncompatibleMethodOverride]
+class PlainGRPO(Score, GRPO):
     """A mixin before the parent is a newer surrogate too."""
 
 
@@ -82,7 +82,10 @@ class Weighed(Estimator):
     """A surrogate that calls a method, and its closed form."""
 
     name = "weighed"
-    claims = Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
+
+    @property
+    def claims(self):
+        return Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
 
     def signals(self, batch, evaluate):
         return {"advantage": batch.rewards}
