@@ -549,6 +549,15 @@ PRESETS = (
         ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
     ),
     Row(
+        "DPPOBinaryKL",
+        "dppo_kl",
+        "ratios to the rollout policy within a binary KL divergence, standardised group rewards",
+        {**CLIPPED, "objective": "dppo_kl"},
+        {**DIVERGENCE, **COMMON},
+        {"reduction": "step"},
+        ("DPPO 2026, eqs. 11 to 13, arXiv:2602.04879",),
+    ),
+    Row(
         "VESPO",
         "vespo",
         "scores weighed by a gamma density of whole sequences' ratios",

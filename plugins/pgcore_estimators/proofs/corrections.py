@@ -19,7 +19,6 @@ from pgcore.heads import Categorical
 from pgcore.validation.arrays import Array
 from pgcore_check.cases.kinks import constants, one_step, row
 from pgcore_check.proof import Build, Kink, Proof
-from pgcore_estimators.parts.dppo import DPPOKL
 from pgcore_estimators.policy_gradient import PolicyGradient
 
 __all__ = ["PROOFS"]
@@ -240,4 +239,4 @@ def kink(
 
 
 # Beside a certain action M is rounding alone, so that the points are all that says something.
-PROOFS = (Proof(PolicyGradient, VARIANTS, kinks=(*points(),)), Proof(DPPOKL))
+PROOFS = (Proof(PolicyGradient, VARIANTS, kinks=(*points(),)),)

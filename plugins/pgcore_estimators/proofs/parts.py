@@ -262,6 +262,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tis": {"cap": 1.1, "correction_of": "geometric", "kl_coefficient": 0.1},
     "bypass": {"clip_low": 0.1, "clip_high": 0.15},
     "dppo_tv": {"delta": 0.02, "kl_coefficient": 0.1},
+    "dppo_kl": {"delta": 0.01, "symmetric": True},
     "vespo": {"k_positive": 1.0, "lambda_positive": 1.0},
     "clip_cov": {"cov_low": 0.05, "cov_fraction": 0.2},
     "kl_cov": {"cov_fraction": 0.3, "kl_coefficient": 0.5},
