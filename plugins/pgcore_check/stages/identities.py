@@ -155,12 +155,12 @@ class Point:
 
     def divergences(self) -> dict[str, Array]:
         """Return [B] the head's own entropy, and its KL to the other distribution, if it has them."""
-        own: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         if "entropy" in self.head.quantities:
-            own["entropy"] = self.head.entropy(numbers, self.distribution.value)
+            values["entropy"] = self.head.entropy(numbers, self.distribution.value)
         if "kl" in self.head.quantities:
-            own["KL"] = self.head.kl(numbers, self.distribution.value, self.other)
-        return own
+            values["KL"] = self.head.kl(numbers, self.distribution.value, self.other)
+        return values
 
     def fisher(self) -> Array | None:
         """Return [B, D, D] J^T F J of the head's own Fisher information; None without one."""
@@ -294,12 +294,11 @@ def point_of(head: Head, mask: Array | None, rng: np.random.Generator, steps: in
         moved[name] = Dual(exact, slopes.reshape(-1, *value.shape).astype(np.longdouble))
     distribution = head.distribution(forward_mode, moved.pop(""), moved, mask)
     slopes = np.broadcast_to(distribution.slopes, (len(unit), *distribution.shape))
-    outputs, *own = (
-        constant((value + SPREAD * rng.standard_normal(value.shape)).astype(np.longdouble))
-        for value in values.values()
-    )
-    further = dict(zip([*values][1:], own, strict=True))
-    other = head.distribution(forward_mode, outputs, further, mask).value
+    further = {
+        name: constant((value + SPREAD * rng.standard_normal(value.shape)).astype(np.longdouble))
+        for name, value in values.items()
+    }
+    other = head.distribution(forward_mode, further.pop(""), further, mask).value
     return Point(head, Dual(distribution.value, slopes), tuple(names), other)
 
 

@@ -144,9 +144,9 @@ def supports(head: Head, distribution: Array, other: Array | None = None) -> lis
     # Outwards from the modes, and between them.
     sides = [(low, lowest), (high, highest), *([(low, high)] if other is not None else [])]
     regions: list[Region] = []
-    for chosen in product(sides, repeat=flat.shape[1]):
+    for corner in product(sides, repeat=flat.shape[1]):
         start, stop = (
-            np.stack([side[end][:, axis] for axis, side in enumerate(chosen)], 1) for end in (0, 1)
+            np.stack([side[end][:, axis] for axis, side in enumerate(corner)], 1) for end in (0, 1)
         )
         regions.append(Region(start, stop, scale))
     return regions

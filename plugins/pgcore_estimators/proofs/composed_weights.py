@@ -87,9 +87,9 @@ def entropy_quantile(
     below = math.floor(place)
     above = min(below + 1, len(rows) - 1)
     low, high = entropy[order[below]], entropy[order[above]]
-    kept = entropy >= low + (high - low) * (place - below)
-    share = len(rows) / np.count_nonzero(kept & real) if part.own_denominator else 1.0
-    return where(kept & real, share, 0.0)
+    uncertain = (entropy >= low + (high - low) * (place - below)) & real
+    share = len(rows) / np.count_nonzero(uncertain) if part.own_denominator else 1.0
+    return where(uncertain, share, 0.0)
 
 
 def covariances(batch: Batch, evaluate: LiftedEvaluate, advantage: Number) -> Number:
