@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pgcore.hooks import Provider, hookimpl
 from pgcore_estimators.presets import PRESETS
 
@@ -171,48 +173,6 @@ def pgcore_estimators() -> list[Provider]:
 
 
 @hookimpl
-def pgcore_advantages() -> list[Provider]:
-    """Provide the advantages."""
-    return parts("advantages")
-
-
-@hookimpl
-def pgcore_objectives() -> list[Provider]:
-    """Provide the objectives."""
-    return parts("objectives")
-
-
-@hookimpl
-def pgcore_levels() -> list[Provider]:
-    """Provide the levels."""
-    return parts("levels")
-
-
-@hookimpl
-def pgcore_penalties() -> list[Provider]:
-    """Provide the penalties."""
-    return parts("penalties")
-
-
-@hookimpl
-def pgcore_corrections() -> list[Provider]:
-    """Provide the corrections."""
-    return parts("corrections")
-
-
-@hookimpl
-def pgcore_masks() -> list[Provider]:
-    """Provide the masks."""
-    return parts("masks")
-
-
-@hookimpl
-def pgcore_critics() -> list[Provider]:
-    """Provide the losses of critics."""
-    return parts("critics")
-
-
-@hookimpl
 def pgcore_reductions() -> list[Provider]:
     """Provide the reductions beside the core's."""
     module = "pgcore_estimators.reductions"
@@ -249,9 +209,16 @@ def pgcore_proofs() -> list[Provider]:
     ]
 
 
-def parts(kind: str) -> list[Provider]:
-    """Return the providers of one kind of part."""
-    return [
+def provided(kind: str) -> Callable[[], list[Provider]]:
+    """Return the hook that provides one kind of part."""
+    providers = [
         Provider(name, f"pgcore_estimators.parts.{target}", summary)
         for name, target, summary in PARTS[kind]
     ]
+    return hookimpl(lambda: providers)
+
+
+pgcore_advantages, pgcore_objectives = provided("advantages"), provided("objectives")
+pgcore_levels, pgcore_penalties = provided("levels"), provided("penalties")
+pgcore_corrections, pgcore_masks = provided("corrections"), provided("masks")
+pgcore_critics = provided("critics")

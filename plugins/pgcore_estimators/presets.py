@@ -531,6 +531,21 @@ PRESETS = (
         "The batch's log_probs are the old policy's, its extra rollout_log_probs those of the sampler.",
     ),
     Row(
+        "IcePop",
+        "icepop",
+        "GRPO with the importance weights for the rollout policy that are within bounds, else 0",
+        {**CLIPPED, "correction": {"name": "masked", "high": 5.0}},
+        {
+            **BOUNDS,
+            "low": "correction.low",
+            "high": "correction.high",
+            "correction_of": "correction.of",
+            **COMMON,
+        },
+        {"reduction": "episode_step"},
+        ("Ling Team 2025, arXiv:2510.18855",),
+    ),
+    Row(
         "Bypass",
         "bypass",
         "GRPO of two policies: ratios to the rollout policy, without a correction",

@@ -260,6 +260,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "pass_at_k": {"scale": "batch", "kl_coefficient": 0.1},
     "reinforce_pp_baseline": {"gamma": 0.95, "kl_coefficient": 0.1},
     "tis": {"cap": 1.1, "correction_of": "geometric", "kl_coefficient": 0.1},
+    "icepop": {"low": 0.9, "high": 1.2, "kl_coefficient": 0.1},
     "bypass": {"clip_low": 0.1, "clip_high": 0.15},
     "dppo_tv": {"delta": 0.02, "kl_coefficient": 0.1},
     "dppo_kl": {"delta": 0.01, "symmetric": True},

@@ -752,6 +752,7 @@ def test_the_gamma_weight_is_held_far_out(log_ratio):
     ("name", "fields"),
     [
         ("tis", {"correction": "truncated", "reduction": "episode_step"}),
+        ("icepop", {"correction": {"name": "masked", "high": 5.0}, "reduction": "episode_step"}),
         ("bypass", {"correction": "bypass", "reduction": "episode_step"}),
         ("dppo_tv", {"objective": "dppo_tv"}),
         ("vespo", {"objective": "vespo", "level": "sequence_product"}),
