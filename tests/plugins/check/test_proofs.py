@@ -428,7 +428,7 @@ def test_a_part_that_cannot_be_tried_is_one_row(site):
         "give defaults, or a Proof with variants by the hook pgcore_proofs"
     )
     # A run about estimators without parts says nothing of them.
-    work, _ = checked(["ppo"], ["categorical"])
+    work, _ = checked(["expected"], ["categorical"])
     assert "penalty 'square'" not in work.unchecked
 
 
