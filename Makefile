@@ -42,7 +42,7 @@ test: $(VENV)/.test
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/core --ignore=tests/peers tests plugins/pgcore_check/suite
 
 # The stamp goes first, so that each run installs the releases of its day. `import tensorflow, triton` of
-# TensorFlow 2.21 and Triton 3.8 is a segmentation fault, and PyTorch needs Triton on GPUs alone.
+# TensorFlow 2.21 and Triton 3.8 or 3.9 is a crash, and PyTorch needs Triton on GPUs alone.
 test-newest: NEWEST = VENV=.venv-newest VERSIONS='--upgrade --upgrade-strategy eager'
 test-newest:
 	rm -f .venv-newest/.test

@@ -17,6 +17,6 @@ def pgcore_backends() -> list[Provider]:
             "PyTorch autograd, eager or torch.compile, any device of PyTorch's",
             requires="torch",
             extra="torch",
-            at_least="2.13",
+            at_least="2.7",
         )
     ]

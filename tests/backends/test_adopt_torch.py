@@ -458,7 +458,7 @@ def test_a_buffer_that_is_replaced_is_put_back_as_well(make_batch):
 @COMPILES
 def test_a_failure_on_observations_names_the_module_and_what_it_was_given(make_batch):
     policy = adopt(mlp())
-    words = r"torch Sequential: expected a network that takes observations \[B, {}\] torch.{}, got RuntimeError \(mat1 and mat2"
+    words = r"torch Sequential: expected a network that takes observations \[B, {}\] torch.{}, got RuntimeError \(.*mat1 and mat2"
     with pytest.raises(BatchError, match=words.format(4, "float64")) as refused:
         gradient(
             policy, make_batch(observations=np.zeros((6, 4)), final_observations=np.zeros((2, 4)))
@@ -680,7 +680,7 @@ def test_a_compiled_operation_with_another_layout_than_announced_is_an_error(mak
     by_columns.register_autograd(lambda _, cotangent: 2 * cotangent)
     network = Wrapped(lambda inner, observations: by_columns(inner(observations)))
     gradient(adopt(network), make_batch())
-    with pytest.raises(AssertionError, match="by_columns"):
+    with pytest.raises(AssertionError, match=r"expected size 6==6, stride 1==3 at dim=0"):
         gradient(adopt(network, compiled=True), make_batch())
 
 

@@ -104,7 +104,7 @@ def torch_settings() -> dict[str, Any]:
             flags.cudnn.benchmark,
             flags.cudnn.deterministic,
             flags.mkldnn.enabled,
-            flags.opt_einsum.enabled,
+            module("torch.backends.opt_einsum").enabled,
         ),
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "warns always": torch.is_warn_always_enabled(),
