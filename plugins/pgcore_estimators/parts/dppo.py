@@ -21,7 +21,7 @@ from pgcore_estimators.terms import ROLLOUT_LOG_PROBS, log_ratio_of_gain
 __all__ = ["DPPO", "DPPOKL", "DPPOTV"]
 
 # The smallest probability of the other actions, below which its logarithm is not taken.
-LEAST = 1e-6
+LEAST = 1e-4
 # log mu beyond this is no rounding of a probability, nats.
 MOST = 1e-3
 
@@ -140,7 +140,7 @@ class DPPOTV(DPPO):
 class DPPOKL(DPPO):
     """The gain of `DPPO` with the divergence mu log(mu/pi) + (1 - mu) log((1 - mu)/(1 - pi)), nats.
 
-    1 - pi and 1 - mu count as 1e-6 at least: beside a certain action they are rounding alone, and the
+    1 - pi and 1 - mu count as 1e-4 at least: beside a certain action they are rounding alone, and the
     choice of M would be.
 
     Attributes:
