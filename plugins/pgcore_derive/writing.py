@@ -52,7 +52,7 @@ SYMBOLS = {
 # The symbol of a logarithm's exponential, by its keyword.
 EXPONENTIALS = PROBABILITIES | {"log_ratio": "r"}
 # `old_value` is V_old.
-PREFIXES = ("old", "target", "behaviour", "reference")
+PREFIXES = ("old", "target", "twin", "behaviour", "reference")
 # LaTeX of SymPy's relations.
 RELATIONS = {"<": "<", "<=": r"\leq", ">": ">", ">=": r"\geq", "==": "=", "!=": r"\neq"}
 # Names of the action outside of sums, inside one sum, inside two, ...
