@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from pgcore.autodiff.gradient import AutodiffGradient
+from pgcore.interfaces.quantities import PER_ACTION
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore_jax.parameters import JaxParameters
@@ -55,7 +56,7 @@ class JaxGradient(AutodiffGradient):
         # Column 0 is the terms; a quantity of all actions takes a column for each of them.
         start = 1
         for name in self.surrogate.estimator.quantities:
-            listed = name in ("log_probs", "action_values")
+            listed = name in PER_ACTION
             width = self._policy.spec.head.outputs if listed else 1
             quantities[name] = columns[:, start : start + width] if listed else columns[:, start]
             start += width

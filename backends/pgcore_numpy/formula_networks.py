@@ -33,13 +33,9 @@ class FormulaNetwork(Network):
         # A stack is a closed form, with an output layer on top where the form is a torso's.
         layer = spec.network.output_layer if isinstance(spec.network, TorsoNetwork) else None
         self.actor = Stack(make_network(spec.network), "network", layer)
-        self.critic = (
-            Stack(make_network(spec.network), "critic", layer)
-            if spec.critic == "separate"
-            else None
-        )
         self.shared = spec.critic == "shared" and with_value
-        self.with_value = with_value
+        separate = spec.critics if spec.critic == "separate" and with_value else ()
+        self.critics = [Stack(make_network(spec.network), prefix, layer) for prefix in separate]
         self.parameters: Mapping[str, Array] = {}
 
     def forward(self, parameters: Views, observations: Array) -> None:
@@ -50,8 +46,9 @@ class FormulaNetwork(Network):
             self.values = self._columns(
                 affine_of(self.parameters, SHARED_LAYER, self.actor.features)
             )
-        elif self.critic is not None and self.with_value:
-            self.values = self._columns(self.critic.forward(self.parameters, observations))
+        elif self.critics:
+            values = [critic.forward(self.parameters, observations) for critic in self.critics]
+            self.values = self._columns(np.concatenate(values, axis=1))
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`; the derivatives wait for `collect`, which names the steps."""
@@ -65,8 +62,10 @@ class FormulaNetwork(Network):
             d = self.d_values[:, steps].T
             collect_affine(gradient.by_name, SHARED_LAYER, self.actor.features[steps], d)
             d_features = d @ self.parameters[f"{SHARED_LAYER}.weight"].T
-        elif self.critic is not None and self.with_value:
-            self.critic.collect(self.parameters, gradient.by_name, self.d_values[:, steps].T, steps)
+        elif self.critics:
+            blocks = np.split(self.d_values[:, steps].T, len(self.critics), axis=1)
+            for critic, d in zip(self.critics, blocks, strict=True):
+                critic.collect(self.parameters, gradient.by_name, d, steps)
         self.actor.collect(
             self.parameters, gradient.by_name, self.d_outputs[:, steps].T, steps, d_features
         )

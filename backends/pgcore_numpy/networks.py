@@ -48,7 +48,7 @@ def build_network(
 class DenseNetwork(Network):
     """Hidden layers with one activation and a linear output layer; none at all for `Linear`.
 
-    With the critic's own network the two run side by side, in one matrix product a layer.
+    With critics of their own networks all run side by side, in one matrix product a layer.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class DenseNetwork(Network):
     ) -> None:
         """Allocate the buffers; every layer's input ends in a row of ones, which the bias multiplies."""
         network: Any = spec.network
-        # A separate critic is a second network; a shared one is more columns of the output layer.
-        self.networks = 2 if with_value and spec.critic == "separate" else 1
+        # A separate critic is another network; a shared one is more columns of the output layer.
         self.combined = with_value and spec.critic == "shared"
-        self.with_value = with_value
+        self.critics = len(spec.critics) if with_value and not self.combined else 0
+        self.networks = 1 + self.critics
         self.activations = [make_activation(activation(network.activation)) for _ in network.hidden]
         self.x = np.ones((network.inputs + 1, steps), dtype)
         self.inputs = self.x[:-1]
@@ -80,7 +80,10 @@ class DenseNetwork(Network):
         self.d_out = np.empty_like(self.out) if self.combined else self.out
         self.outputs = self.out[:outputs]
         self.values = self.out[outputs:] if self.combined else np.empty((critic, steps), dtype)
-        self.d_values = self.values
+        # The values, and their inputs, of each critic that is a network.
+        self.rows = row_blocks(self.values, self.critics)
+        self.d_rows = self.rows
+        self.below = [self.last[1 + number if self.h else 0] for number in range(self.critics)]
 
     def forward(self, parameters: Views, observations: Array) -> None:
         """See `Network.forward`."""
@@ -94,12 +97,12 @@ class DenseNetwork(Network):
             np.matmul(parameters.combined.T, self.last[0], out=self.out)
             return
         np.matmul(parameters.output.T, self.last[0], out=self.out)
-        if self.with_value:
-            np.matmul(parameters.value.T, self.last[-1], out=self.values)
+        for value, below, out in zip(parameters.values, self.below, self.rows, strict=False):
+            np.matmul(value.T, below, out=out)
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""
-        self.d_out, self.d_values = d_outputs, d_values
+        self.d_out, self.d_rows = d_outputs, row_blocks(d_values, self.critics)
         if self.combined:
             self.d_out = np.concatenate((d_outputs, d_values))
         if not self.h:
@@ -108,10 +111,10 @@ class DenseNetwork(Network):
         last = self.d[-1]
         output = parameters.combined if self.combined else parameters.output
         np.matmul(output[:-1], self.d_out, out=last[0])
-        if self.networks == 2:
-            # For one value a step, multiplying with broadcasting is faster than a matrix product.
-            product = np.multiply if len(d_values) == 1 else np.matmul
-            product(parameters.value[:-1], d_values, out=last[1])
+        # For one value a step, multiplying with broadcasting is faster than a matrix product.
+        product = np.multiply if len(d_values) == 1 else np.matmul
+        for value, d_rows, out in zip(parameters.values, self.d_rows, last[1:], strict=False):
+            product(value[:-1], d_rows, out=out)
         for layer in reversed(range(len(self.h))):
             self.activations[layer].multiply_derivative(
                 self.d[layer], self.active[layer], self.scratch[layer]
@@ -134,8 +137,8 @@ class DenseNetwork(Network):
             )
         target = gradient.combined if self.combined else gradient.output
         np.matmul(self.last[0][:, steps], self.d_out[:, steps].T, out=target)
-        if self.with_value and not self.combined:
-            np.matmul(self.last[-1][:, steps], self.d_values[:, steps].T, out=gradient.value)
+        for value, below, d_rows in zip(gradient.values, self.below, self.d_rows, strict=False):
+            np.matmul(below[:, steps], d_rows[:, steps].T, out=value)
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""
@@ -173,7 +176,8 @@ class TableNetwork(Network):
         self.states = observations.astype(np.intp, copy=False)
         self.outputs = parameters.output.take(self.states, axis=0).T.copy()
         if self.with_value:
-            self.values = parameters.value.take(self.states, axis=0).T
+            rows = [value.take(self.states, axis=0).T for value in parameters.values]
+            self.values = rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def backward(self, parameters: Views, d_outputs: Array, d_values: Array) -> None:
         """See `Network.backward`."""
@@ -183,11 +187,19 @@ class TableNetwork(Network):
         """See `Network.collect`."""
         _sum_by_state(gradient.output, self.states[steps], self.d_outputs[:, steps])
         if self.with_value:
-            _sum_by_state(gradient.value, self.states[steps], self.d_values[:, steps])
+            blocks = row_blocks(self.d_values, len(gradient.values))
+            for value, d_rows in zip(gradient.values, blocks, strict=True):
+                _sum_by_state(value, self.states[steps], d_rows[:, steps])
 
     def tangent(self, parameters: Views, direction: Views) -> Array:
         """See `Network.tangent`."""
         return direction.output.take(self.states, axis=0).T.copy()
+
+
+def row_blocks(rows: Array, count: int) -> list[Array]:
+    """Return views of that many blocks of the rows, all of one size."""
+    # Most policies have one critic, and `np.split` takes its time.
+    return [rows] if count == 1 else np.split(rows, count) if count else []
 
 
 def _sum_by_state(target: Array, states: Array, d: Array) -> None:

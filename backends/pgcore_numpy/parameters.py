@@ -31,14 +31,13 @@ NOTHING = np.empty((0, 0))
 
 
 class Views(NamedTuple):
-    """Views into one vector, of `N` networks side by side: 2 with a separate critic, else 1.
+    """Views into one vector, of `N` networks side by side: the policy's and those of its critics.
 
     Attributes:
         hidden: One [N, inputs + 1, width] matrix a hidden layer, the bias in the last row.
         output: [inputs + 1, outputs] of the policy, or the [states, outputs] table.
-        value: [inputs + 1, critic outputs] of the critic, or its [states, critic outputs] table;
-            no column without a critic.
-        combined: [inputs + 1, outputs + critic outputs], `output` and `value` in one, with a
+        values: [inputs + 1, its outputs] of each critic, or its [states, its outputs] table.
+        combined: [inputs + 1, outputs + critic outputs], `output` and the critic's in one, with a
             shared torso; else `output`.
         head: The head's own parameters by name.
         by_name: Every parameter by canonical name for a network with a registered closed form, whose
@@ -47,7 +46,7 @@ class Views(NamedTuple):
 
     hidden: list[Array]
     output: Array
-    value: Array
+    values: list[Array]
     combined: Array
     head: dict[str, Array]
     by_name: dict[str, Array]
@@ -71,28 +70,27 @@ class PackedLayout(Layout):
         """Return the views of a [D] vector that the arithmetic uses."""
         spec, network, outputs = self.spec, self.spec.network, self.spec.head.outputs
         take = _Cursor(vector)
-        separate, values = int(spec.critic == "separate"), spec.critic_outputs
+        width = spec.critic_outputs // max(len(spec.critics), 1)
         # A subclass may declare other parameters, so the type must be the very one.
         if type(network) not in LAID_OUT:
             arrays = {name: take(*shape) for name, shape in self.shapes.items()}
-            return Views([], NOTHING, NOTHING, NOTHING, under("head", arrays), arrays)
+            return Views([], NOTHING, [], NOTHING, under("head", arrays), arrays)
         if isinstance(network, Table):
             output = take(network.states, outputs)
-            return Views([], output, take(network.states, values), output, self._head(take), {})
+            values = [take(network.states, width) for _ in spec.critics]
+            return Views([], output, values, output, self._head(take), {})
         assert isinstance(network, Linear | MLP)
-        widths = (network.inputs, *network.hidden)
+        widths, shared = (network.inputs, *network.hidden), spec.critic == "shared"
+        networks = 1 if shared else 1 + len(spec.critics)
         # One more row for the bias.
-        hidden = [
-            take(1 + separate, rows + 1, columns) for rows, columns in itertools.pairwise(widths)
-        ]
-        if spec.critic == "shared":
-            combined = take(widths[-1] + 1, outputs + values)
-            return Views(
-                hidden, combined[:, :outputs], combined[:, outputs:], combined, self._head(take), {}
-            )
+        hidden = [take(networks, rows + 1, columns) for rows, columns in itertools.pairwise(widths)]
+        if shared:
+            combined = take(widths[-1] + 1, outputs + width)
+            output, value = combined[:, :outputs], combined[:, outputs:]
+            return Views(hidden, output, [value], combined, self._head(take), {})
         output = take(widths[-1] + 1, outputs)
-        value = take(widths[-1] + 1, values)
-        return Views(hidden, output, value, output, self._head(take), {})
+        values = [take(widths[-1] + 1, width) for _ in spec.critics]
+        return Views(hidden, output, values, output, self._head(take), {})
 
     def named(self, vector: Array) -> dict[str, Array]:
         """Return the views of a packed [D] vector by canonical name, in canonical order."""
@@ -100,7 +98,7 @@ class PackedLayout(Layout):
         if type(self.spec.network) not in LAID_OUT:
             return views.by_name
         arrays = {f"head.{name}": value for name, value in views.head.items()}
-        networks = (("network", views.output), ("critic", views.value))
+        networks = [("network", views.output), *zip(self.spec.critics, views.values, strict=True)]
         for index, (prefix, last) in enumerate(networks):
             if isinstance(self.spec.network, Table):
                 arrays[f"{prefix}.table"] = last
@@ -110,7 +108,6 @@ class PackedLayout(Layout):
             for number, layer in enumerate([*hidden, last]):
                 arrays[f"{prefix}.{number}.weight"] = layer[:-1]
                 arrays[f"{prefix}.{number}.bias"] = layer[-1]
-        # Without a critic its names are of empty views, which the canonical order leaves out.
         return {name: arrays[name] for name in self.shapes}
 
     def _head(self, take: _Cursor) -> dict[str, Array]:

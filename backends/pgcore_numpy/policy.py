@@ -15,6 +15,7 @@ from pgcore.errors import EstimatorError, ShapeError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.quantities import PER_ACTION, VALUES, columns_of
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
@@ -31,9 +32,6 @@ __all__ = ["NumpyPolicy"]
 ALL = slice(None)
 # The derivatives in a critic's values where no quantity of the surrogate is a critic's.
 NO_VALUES = np.empty((0, 0))
-
-# A critic's quantities, by its kind.
-VALUED = {"state": frozenset(("value",)), "action": frozenset(("action_value", "action_values"))}
 
 # Block sizes whose buffers stay allocated; a training run needs three or four, rarely a few more.
 MOST_SIZES = 16
@@ -57,7 +55,7 @@ class NumpyPolicy(NumpyParameters, Policy):
         # A head or network without a closed form is refused here, where the spec is at hand.
         make_kernel(spec.head)
         check_network(spec.network)
-        self._critic = frozenset[str]() if spec.critic == "none" else VALUED[spec.critic_values]
+        self._critic = frozenset[str]() if spec.critic == "none" else VALUES[spec.critic_values]
         self.vector = np.zeros(self.layout.size, dtype)
         self.rebuild()
         self.load(spec.initial_parameters(seed))
@@ -257,13 +255,15 @@ class NumpyPolicy(NumpyParameters, Policy):
         # The head has given its quantities; copies, since the buffers are used again.
         values = work.network.values
         for name in critic:
-            if name == "action_values":
-                arguments[name] = values.T.copy()
-            elif name == "value":
+            if name == "value":
                 arguments[name] = values[0].copy()
+                continue
+            q = values[columns_of(name, self.spec.head.outputs)]
+            if name in PER_ACTION:
+                arguments[name] = q.T.copy()
             else:
                 work.actions = actions
-                arguments[name] = values[actions, np.arange(steps)]
+                arguments[name] = q[actions, np.arange(steps)]
         return work, arguments
 
     def _backward(self, work: Workspace, cotangents: dict[str, Array]) -> None:
@@ -272,10 +272,14 @@ class NumpyPolicy(NumpyParameters, Policy):
         # The critic's cotangents go to its values, the others through the head to the outputs.
         for name in self._critic & cotangents.keys():
             cotangent = cotangents.pop(name)
-            part = cotangent.T if name == "action_values" else cotangent[None]
-            if name == "action_value":
+            part = cotangent[None]
+            if name != "value":
                 part = np.zeros_like(work.network.values)
-                part[work.actions, np.arange(len(cotangent))] = cotangent
+                q = part[columns_of(name, self.spec.head.outputs)]
+                if name in PER_ACTION:
+                    q[...] = cotangent.T
+                else:
+                    q[work.actions, np.arange(len(cotangent))] = cotangent
             d_values = part if d_values is NO_VALUES else d_values + part
         work.network.backward(self.views, work.kernel.backward(cotangents), d_values)
 

@@ -53,7 +53,7 @@ class PolicyModule(nn.Module):
     Attributes:
         torso: The hidden layers that a shared critic shares; nothing for any other spec.
         network: Observations, or the torso's output, to the head's outputs.
-        critic: The same to the critic's outputs; None without a critic.
+        critic: The same to the critic's outputs, of twins a module of both; None without a critic.
         head: The head's own parameters.
     """
 
@@ -65,10 +65,15 @@ class PolicyModule(nn.Module):
         self.torso = nn.Sequential(*hidden_layers(network, dtype, device)) if shared else None
         self.network = whole_network(network, spec.head.outputs, dtype, device, torso=not shared)
         self.critic = None
-        if spec.critic != "none":
-            self.critic = whole_network(
-                network, spec.critic_outputs, dtype, device, torso=not shared
+        width = spec.critic_outputs // max(len(spec.critics), 1)
+        critics = {
+            prefix.rpartition(".")[2]: whole_network(
+                network, width, dtype, device, torso=not shared
             )
+            for prefix in spec.critics
+        }
+        if critics:
+            self.critic = nn.ModuleDict(critics) if len(critics) > 1 else critics["critic"]
         self.state_values = spec.critic_values == "state"
         self.head = nn.ParameterDict(head_parameters(spec, dtype, device))
 
@@ -91,10 +96,21 @@ class PolicyModule(nn.Module):
         if self.torso is not None:
             features = apply_layers(self.torso, "torso", parameters, observations)
         outputs = apply_layers(self.network, "network", parameters, features)
-        if self.critic is None:
+        values = [
+            apply_layers(critic, prefix, parameters, features)
+            for prefix, critic in self.critics().items()
+        ]
+        if len(values) > 1:
+            return outputs, torch.cat(values, 1)
+        if not values:
             return outputs, None
-        values = apply_layers(self.critic, "critic", parameters, features)
-        return outputs, values.squeeze(1) if self.state_values else values
+        return outputs, values[0].squeeze(1) if self.state_values else values[0]
+
+    def critics(self) -> dict[str, nn.Module]:
+        """Return the critics by the prefix of their parameters."""
+        if isinstance(self.critic, nn.ModuleDict):
+            return {f"critic.{name}": critic for name, critic in self.critic.items()}
+        return {} if self.critic is None else {"critic": self.critic}
 
 
 def apply_layers(

@@ -93,12 +93,8 @@ def native_parameters(spec: PolicySpec, module: PolicyModule | FormulaModule) ->
         return {name: tensors[name] for name in spec.parameter_shapes}
     # The layers of a shared torso go by the network's numbers, not by the critic's.
     torso = [] if module.torso is None else linear_layers(module.torso)
-    for prefix, network, below in (
-        ("network", module.network, torso),
-        ("critic", module.critic, []),
-    ):
-        if network is None:
-            continue
+    for prefix, network in {"network": module.network, **module.critics()}.items():
+        below = torso if prefix == "network" else []
         if isinstance(network, nn.Embedding):
             tensors[f"{prefix}.table"] = network.weight
         for number, layer in enumerate([*below, *linear_layers(network)]):

@@ -26,6 +26,13 @@ from pgcore.xp.numpy import host
 
 __all__ = ["AutodiffPolicy", "critic_kind"]
 
+# The values that a critic returns for a step, by `PolicySpec.critic_values`.
+VALUES_A_STEP = {
+    "state": "one value",
+    "action": "one value an action",
+    "twin": "two values an action",
+}
+
 
 class AutodiffPolicy(AutodiffParameters, Policy):
     """See `Policy`; a backend writes the abstract methods."""
@@ -35,7 +42,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     @abstractmethod
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, A] values, NumPy's of the policy's dtype."""
+        """Return [N, outputs] and, with a critic, [N] or [N, critic outputs] values, of the policy's dtype."""
 
     @abstractmethod
     def head_parameters(self) -> dict[str, Array]:
@@ -143,16 +150,14 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
         Args:
             outputs: The network's result for the head; anything.
-            values: The critic's, [N], or [N, A] of an action-value critic; None without a critic.
+            values: The critic's, [N], or [N, critic outputs] of actions; None without a critic.
             steps: N, or None where it is unknown while a graph is built.
         """
         spec, row = self.spec, "one row of natural parameters"
         self._check_output("outputs", outputs, [steps, spec.head.outputs], row)
-        if spec.critic != "none" and spec.critic_values == "action":
-            shape = [steps, spec.critic_outputs]
-            self._check_output("values", values, shape, "one value an action")
-        elif spec.critic != "none":
-            self._check_output("values", values, [steps], "one value")
+        if spec.critic != "none":
+            shape = [steps] if spec.critic_values == "state" else [steps, spec.critic_outputs]
+            self._check_output("values", values, shape, VALUES_A_STEP[spec.critic_values])
 
     def _check_output(self, name: str, value: Native, expected: list[int | None], row: str) -> None:
         """Check one of the arrays; see `check_outputs`."""

@@ -8,6 +8,7 @@ from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.errors import EstimatorError
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.quantities import PER_ACTION, VALUES, columns_of
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["quantities", "surrogate_terms"]
@@ -36,10 +37,13 @@ def quantities(
             values[name] = head.kl(xp, inputs.signals["reference"], distribution)
         elif name == "reverse_kl":
             values[name] = head.kl(xp, distribution, inputs.signals["reference"])
-        elif name in ("action_value", "action_values"):
+        elif name in VALUES["twin"]:
             # A head over action values has the network's outputs for them, any other the critic's.
             q = outputs.outputs if head.action_values else outputs.values
-            values[name] = q if name == "action_values" else xp.take_last(q, inputs.actions)
+            # A slice of all columns takes time too.
+            if q.shape[1] > head.outputs:
+                q = q[:, columns_of(name, head.outputs)]
+            values[name] = q if name in PER_ACTION else xp.take_last(q, inputs.actions)
         else:
             values[name] = distribution if name == "log_probs" else outputs.values
     return values

@@ -37,18 +37,19 @@ class PolicySpec(Checked):
         head: The action distribution.
         critic: "none", "separate" (a second network of the same shape with its own outputs) or
             "shared" (more outputs on the policy's last hidden layer).
-        critic_values: "state" (one output, V(s)) or "action" (one output an action of a discrete
-            head, Q(s, .)).
+        critic_values: "state" (one output, V(s)), "action" (one output an action of a discrete
+            head, Q(s, .)) or "twin" (two action-value critics, the outputs of the first before
+            those of the second). Separate twins are two networks.
 
     Raises:
         SpecError: a part is of the wrong kind, critic="shared" without hidden layers, or
-            critic_values="action" without a critic or with a head that cannot use it.
+            values of actions without a critic or with a head that cannot use them.
     """
 
     network: Annotated[Network, instance_of(Network, "MLP(4)")]
     head: Annotated[Head, instance_of(Head, "Categorical(2)")]
     critic: Annotated[str, choice("none", "separate", "shared")] = "none"
-    critic_values: Annotated[str, choice("state", "action")] = "state"
+    critic_values: Annotated[str, choice("state", "action", "twin")] = "state"
 
     def __post_init__(self) -> None:
         """Check the fields, and that they go together."""
@@ -60,18 +61,28 @@ class PolicySpec(Checked):
                 "hidden layers are shared, so use an MLP"
             )
         plain = self.head.enumerable and not self.head.action_values
-        if self.critic_values == "action" and (self.critic == "none" or not plain):
+        if self.critic_values != "state" and (self.critic == "none" or not plain):
             raise SpecError(
                 f"PolicySpec.critic_values: expected 'state' for {self.head} with critic="
-                f"{self.critic!r}, got 'action'; use a critic and a discrete head without values"
+                f"{self.critic!r}, got {self.critic_values!r}; use a critic and a discrete head "
+                "without values"
             )
 
     @property
     def critic_outputs(self) -> int:
-        """The critic's outputs: 0 without a critic, 1 for V, one an action for Q."""
+        """The critic's outputs: 0 without a critic, 1 for V, one an action for Q, two for twins."""
         if self.critic == "none":
             return 0
-        return self.head.outputs if self.critic_values == "action" else 1
+        actions = self.head.outputs
+        return {"state": 1, "action": actions, "twin": 2 * actions}[self.critic_values]
+
+    @property
+    def critics(self) -> tuple[str, ...]:
+        """The prefix of the parameters of each critic; a shared one is one layer, of twins too."""
+        if self.critic == "none":
+            return ()
+        separate_twins = self.critic == "separate" and self.critic_values == "twin"
+        return ("critic.first", "critic.second") if separate_twins else ("critic",)
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
@@ -168,15 +179,18 @@ class PolicySpec(Checked):
         network, actor = self.network, under("network", parameters)
         if self.critic == "none":
             return network.forward(xp, actor, observations), None
-        critic = under("critic", parameters)
         if self.critic == "separate":
-            values = network.forward(xp, critic, observations)
-            return network.forward(xp, actor, observations), values
+            values = tuple(
+                network.forward(xp, under(critic, parameters), observations)
+                for critic in self.critics
+            )
+            outputs = network.forward(xp, actor, observations)
+            return outputs, values[0] if len(values) == 1 else xp.concatenate(values, 1)
         # A shared torso is computed once for both output layers.
         assert isinstance(network, TorsoNetwork)
         features = network.torso(xp, actor, observations)
         outputs = networks.affine(xp, actor, network.output_layer, features)
-        return outputs, networks.affine(xp, critic, SHARED, features)
+        return outputs, networks.affine(xp, under("critic", parameters), SHARED, features)
 
     def _arrays(self, make: Callable[[tuple[int, ...], float], Array]) -> dict[str, Array]:
         """Return every parameter in canonical order; `make(shape, gain)` makes the weights."""
@@ -200,7 +214,8 @@ class PolicySpec(Checked):
         network, outputs = self.network, self.critic_outputs
         parts = {"network": network.parameters(self.head.outputs, POLICY_GAIN)}
         if self.critic == "separate":
-            parts["critic"] = network.parameters(outputs, CRITIC_GAIN)
+            count = outputs // len(self.critics)
+            parts |= {critic: network.parameters(count, CRITIC_GAIN) for critic in self.critics}
         elif self.critic == "shared":
             width = cast("TorsoNetwork", network).width
             parts["critic"] = networks.affine_parameters(SHARED, width, outputs, CRITIC_GAIN)

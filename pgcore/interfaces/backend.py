@@ -64,7 +64,8 @@ class Backend(ABC):
                 parameters' dtype, others as they are.
             head: The action distribution.
             critic: None, "shared", or another network from observations to values.
-            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] of a discrete head.
+            critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] of a discrete head,
+                "twin" for [B, 2 A] of two critics, the first one's and then the second one's.
             compiled: See `policy`.
             evaluation_mode: Put module and critic in evaluation mode. Without it dropout and batch
                 normalisation are refused: their outputs are no function of one observation alone.

@@ -14,7 +14,9 @@ from pgcore.errors import DependencyError, EstimatorError
 from pgcore.interfaces.extras import Extra, declared_extras, used_extras
 from pgcore.interfaces.quantities import (
     KLS,
+    LISTED,
     QUANTITIES,
+    TWIN_VALUES,
     VALUES_OF_ACTIONS,
     check_cotangents,
     quantities_of,
@@ -316,7 +318,7 @@ class Estimator(Checked, ABC):
 def check_claims(estimator: Estimator) -> None:
     """Raise EstimatorError where claims contradict the surrogate's signature."""
     # A claim that is too strong is harmless: it only keeps policies away.
-    needs = {"needs_critic": {"value"}, "discrete_only": {"log_probs"} | VALUES_OF_ACTIONS}
+    needs = {"needs_critic": {"value"}, "discrete_only": LISTED}
     for claim, quantities in needs.items():
         used = [name for name in estimator.quantities if name in quantities]
         if used and not getattr(estimator.claims, claim):
@@ -332,4 +334,6 @@ def advice_on(missing: list[str]) -> str:
         return "give the spec critic='separate' or 'shared'"
     if not VALUES_OF_ACTIONS.isdisjoint(missing):
         return "give the spec a critic with critic_values='action', or an EpsilonGreedy head"
+    if not TWIN_VALUES.isdisjoint(missing):
+        return "give the spec a critic with critic_values='twin'"
     return "choose another head or another estimator"

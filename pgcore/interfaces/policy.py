@@ -19,6 +19,7 @@ from pgcore.interfaces.estimator import KLS, Estimator, quantities_of
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import Parameters
+from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.validation.arrays import Array, check_finite, first_row, owned_numbers, row_not_finite
 from pgcore.xp.numpy import host
@@ -33,8 +34,11 @@ EVALUATIONS: dict[str, str] = {
     "distribution": "[B, width] distribution parameters of pi(. given s_t), as the head defines them",
     "final_value": "[E] V of each episode's final observation",
     "final_action_values": "[E, A] Q of each episode's final observation and every action",
+    "final_twin_action_values": "[E, A] the same of the second of twin critics",
     "final_log_probs": "[E, A] log pi of every possible action at each episode's final observation",
 }
+# Those that one forward pass of the critic gives.
+FINAL_ACTION_VALUES = ("final_action_values", "final_twin_action_values")
 
 
 class Policy(Parameters):
@@ -119,10 +123,13 @@ class Policy(Parameters):
         if "final_value" in names:
             values = self.at_final(batch, 1, lambda seen, _: self.values_at(seen))
             evaluated["final_value"] = values[:, 0]
-        if "final_action_values" in names:
+        # One forward pass for the values of both of twin critics.
+        if finals := [name for name in FINAL_ACTION_VALUES if name in names]:
             q = partial(self.values_at, from_outputs=head.action_values)
-            values = self.at_final(batch, head.outputs, lambda seen, _: q(seen))
-            evaluated["final_action_values"] = values
+            width = head.outputs if head.action_values else self.spec.critic_outputs
+            values = self.at_final(batch, width, lambda seen, _: q(seen))
+            for name in finals:
+                evaluated[name] = values[:, columns_of(name, head.outputs)]
         if "final_log_probs" in names:
             evaluated["final_log_probs"] = self.at_final(batch, head.width, self.distribution)
         # One call for all of them, so that a backend runs its network once.

@@ -10,9 +10,14 @@ from pgcore.errors import EstimatorError
 
 __all__ = [
     "KLS",
+    "LISTED",
+    "PER_ACTION",
     "QUANTITIES",
+    "TWIN_VALUES",
+    "VALUES",
     "VALUES_OF_ACTIONS",
     "check_cotangents",
+    "columns_of",
     "quantities_of",
     "surrogate_keywords",
 ]
@@ -27,21 +32,46 @@ QUANTITIES: dict[str, str] = {
     "value": "the critic's V(s_t)",
     "action_value": "Q(s_t, a_t) of a critic or Q-network",
     "action_values": "[B, A] Q(s_t, .) of a critic or Q-network",
+    "twin_action_value": "Q(s_t, a_t) of the second of twin critics",
+    "twin_action_values": "[B, A] Q(s_t, .) of the second of twin critics",
 }
+
+# Quantities with a column for each action.
+PER_ACTION = frozenset(("log_probs", "action_values", "twin_action_values"))
 
 # Quantities that compare with the signal `reference`, which holds distribution parameters.
 KLS = frozenset(("kl", "reverse_kl"))
 
 # Outputs of a head over action values; its probabilities are piecewise constant in them.
 VALUES_OF_ACTIONS = frozenset(("action_value", "action_values"))
+TWIN_VALUES = frozenset(("twin_action_value", "twin_action_values"))
+
+# Quantities that only heads of numbered actions have.
+LISTED = PER_ACTION | VALUES_OF_ACTIONS | TWIN_VALUES
+
+# The quantities of a critic, by `PolicySpec.critic_values`.
+VALUES = {
+    "state": frozenset(("value",)),
+    "action": VALUES_OF_ACTIONS,
+    "twin": VALUES_OF_ACTIONS | TWIN_VALUES,
+}
 
 
 def quantities_of(spec: PolicySpec) -> frozenset[str]:
     """Return the quantities that a policy of this spec can give a surrogate."""
     if spec.critic == "none":
         return spec.head.quantities
-    values = {"value"} if spec.critic_values == "state" else VALUES_OF_ACTIONS
-    return spec.head.quantities | values
+    return spec.head.quantities | VALUES[spec.critic_values]
+
+
+def columns_of(name: str, actions: int) -> slice:
+    """Return the columns that a quantity, or an evaluation, has among a critic's action values.
+
+    Args:
+        name: Of action values; one with "twin" has the second critic's.
+        actions: A, the columns of one critic.
+    """
+    return slice(actions, 2 * actions) if "twin" in name else slice(actions)
 
 
 def surrogate_keywords(cls: Any) -> dict[str, bool]:

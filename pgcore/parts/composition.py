@@ -12,14 +12,9 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.errors import EstimatorError
-from pgcore.interfaces.estimator import (
-    QUANTITIES,
-    VALUES_OF_ACTIONS,
-    Claims,
-    Evaluate,
-    Reduction,
-)
+from pgcore.interfaces.estimator import QUANTITIES, Claims, Evaluate, Reduction
 from pgcore.interfaces.extras import Extra
+from pgcore.interfaces.quantities import LISTED, PER_ACTION
 from pgcore.interfaces.recorded import old_log_probs, recorded_values
 from pgcore.interfaces.reduced import reduced
 from pgcore.parts.advantages import Advantage
@@ -40,7 +35,7 @@ from pgcore.xp.numpy import host
 __all__ = ["Composition", "Normalisation", "refusal", "several"]
 
 # Quantities of one number a step.
-HELD = QUANTITIES.keys() - {"log_probs", "action_values"}
+HELD = QUANTITIES.keys() - PER_ACTION
 # The steps over which advantages get mean 0 and standard deviation 1.
 Normalisation = Annotated[str, choice("none", "batch", "minibatch")]
 
@@ -184,7 +179,7 @@ class Composition:
             off_policy=self.advantage.off_policy if plain and not ratio else "none",
             needs_critic=self.advantage.needs_critic or self.critic is not None,
             discrete_only=any(part.discrete_only for part in self)
-            or not VALUES_OF_ACTIONS.union({"log_probs"}).isdisjoint(self.keywords),
+            or not LISTED.isdisjoint(self.keywords),
             whole_episodes=self.advantage.whole_episodes,
         )
 

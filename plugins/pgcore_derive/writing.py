@@ -48,7 +48,7 @@ SYMBOLS = {
     "value": "V",
 } | {name: rf"\log {probability}" for name, probability in PROBABILITIES.items()}
 # `old_value` is V_old.
-PREFIXES = ("old", "target", "behaviour", "reference")
+PREFIXES = ("old", "target", "twin", "behaviour", "reference")
 # LaTeX of SymPy's relations.
 RELATIONS = {"<": "<", "<=": r"\leq", ">": ">", ">=": r"\geq", "==": "=", "!=": r"\neq"}
 # Names of the action outside of sums, inside one sum, inside two, ...

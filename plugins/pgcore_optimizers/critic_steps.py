@@ -15,6 +15,7 @@ from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.quantities import VALUES
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
@@ -66,7 +67,7 @@ class CriticOptimizer(BoundOptimizer):
             return
         # The derivative of the mean value is 0 in every parameter that the critic does not have.
         weights = np.full(batch.num_steps, 1.0 / batch.num_steps, self.policy.dtype)
-        estimator = MeanValue(self.policy.spec.critic_values == "action")
+        estimator = MeanValue(self.policy.spec.critic_values)
         mean_value = Surrogate(
             self.policy.spec, estimator, batch, Signals({}, weights, padded=False)
         )
@@ -124,18 +125,17 @@ class MeanValue(Estimator):
     """The mean value, whose derivative is 0 in all but the critic's parameters.
 
     Attributes:
-        of_actions: Whether the critic values actions; the mean over states is then of their sum.
+        critic_values: The spec's; of values of actions the mean over states is of their sum.
     """
 
-    of_actions: bool = False
+    critic_values: str = "state"
     name: ClassVar[str] = "mean_value"
 
     @property
     def claims(self) -> Claims:
         """See `Estimator.claims`."""
-        return Claims(
-            unbiased=False, off_policy="limited", needs_critic=True, discrete_only=self.of_actions
-        )
+        listed = self.critic_values != "state"
+        return Claims(unbiased=False, off_policy="limited", needs_critic=True, discrete_only=listed)
 
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """See `Estimator.signals`: none."""
@@ -143,21 +143,25 @@ class MeanValue(Estimator):
 
     def uses(self, name: str) -> bool:
         """See `Estimator.uses`."""
-        return (name == "action_values") == self.of_actions
+        return name in VALUES[self.critic_values]
 
     def surrogate(
-        self, xp: ArrayNamespace, *, value: Native = None, action_values: Native = None
+        self,
+        xp: ArrayNamespace,
+        *,
+        value: Native = None,
+        action_values: Native = None,
+        twin_action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        return value if action_values is None else xp.sum(action_values, 1)
+        if action_values is None:
+            return value
+        total = xp.sum(action_values, 1)
+        return total if twin_action_values is None else total + xp.sum(twin_action_values, 1)
 
-    def cotangents(
-        self, *, value: Array | None = None, action_values: Array | None = None
-    ) -> Mapping[str, Array]:
+    def cotangents(self, **quantities: Array) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        if action_values is not None:
-            return {"action_values": np.ones_like(action_values)}
-        return {"value": np.ones_like(value)}
+        return {name: np.ones_like(value) for name, value in quantities.items()}
 
 
 def critic_names(policy: Policy) -> tuple[str, ...]:

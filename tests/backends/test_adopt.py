@@ -553,7 +553,8 @@ def test_a_critic_of_actions_gives_a_value_an_action_and_nothing_else(framework)
     ):
         pg.backend(framework).adopt(module, head=CATEGORICAL, critic_values="action")
     with pytest.raises(
-        SpecError, match=r"PolicySpec.critic_values: expected one of 'state', 'action', got 'both'"
+        SpecError,
+        match=r"PolicySpec.critic_values: expected one of 'state', 'action', 'twin', got 'both'",
     ):
         pg.backend(framework).adopt(module, head=CATEGORICAL, critic=critic, critic_values="both")
 

@@ -22,6 +22,7 @@ from pgcore.heads import Head
 from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.quantities import TWIN_VALUES
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
@@ -38,6 +39,7 @@ __all__ = [
     "make_case",
     "random_mask",
     "suited",
+    "twinned",
 ]
 
 NETWORKS: dict[str, Network] = {
@@ -112,7 +114,7 @@ def cases(dtypes: tuple[str, ...] = ("float64", "float32")) -> Iterator[Case]:
             "action_value" in estimator.quantities and head.enumerable and not head.action_values
         )
         critic, values = "shared" if shared else "separate", "action" if valued else "state"
-        spec = PolicySpec(NETWORKS[network], head, critic, values)
+        spec = twinned(PolicySpec(NETWORKS[network], head, critic, values), estimator)
         if fits(estimator, spec):
             case_label = f"{label}-{head_label}-{network}-{spec.critic}-{dtype}"
             yield Case(case_label, spec, estimator, dtype, seed)
@@ -129,6 +131,14 @@ def fits(estimator: Estimator, spec: PolicySpec) -> bool:
     if spec.head.action_values and VALUES_OF_ACTIONS.isdisjoint(estimator.quantities):
         return False
     return quantities_of(spec).issuperset((*estimator.quantities, *estimator.evaluates))
+
+
+def twinned(spec: PolicySpec, estimator: Estimator) -> PolicySpec:
+    """Return the spec, with twins for its action-value critic where the estimator uses those."""
+    used = (*estimator.quantities, *estimator.evaluates)
+    if spec.critic_values != "action" or TWIN_VALUES.isdisjoint(used):
+        return spec
+    return dataclasses.replace(spec, critic_values="twin")
 
 
 def suited(estimator: Estimator, head: Head) -> Any:

@@ -17,7 +17,7 @@ from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.registry.registry import registry
-from pgcore_check.cases.cases import NETWORKS, Case, fits
+from pgcore_check.cases.cases import NETWORKS, Case, fits, twinned
 from pgcore_check.proofs import variants
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "spec_of",
 ]
 
-# A spec's critic, with the word action for a critic of action values.
+# A spec's critic, with the word action for a critic of action values: twins for estimators of twins.
 CRITICS = ("separate", "shared", "none", "separate action", "shared action")
 DTYPES = ("float64", "float32")
 
@@ -65,7 +65,6 @@ class Choice:
         An estimator is one factor, or one for each part of its surrogate.
         """
         spec, dtype = self.case.spec, self.case.dtype
-        critic = spec.critic if spec.critic_values == "state" else f"{spec.critic} action"
         return (
             *(
                 f"{factor} {level}"
@@ -73,7 +72,7 @@ class Choice:
             ),
             f"head {self.case.spec.head.name}",
             f"network {self.network}",
-            f"critic {critic}",
+            f"critic {critic_of(spec)}",
             f"dtype {dtype}",
             f"optimizer {self.optimizer}",
         )
@@ -150,13 +149,14 @@ def product(
     }
     for variant, names in itertools.product(estimators, specs):
         seed, spec, estimator = next(seeds), specs[names], estimators[variant]
+        spec = spec and twinned(spec, estimator)
         if spec is None or not fits(estimator, spec):
             continue
-        head, network, critic = names
+        head, network, _ = names
         for number, (dtype, optimizer) in enumerate(runs, seed):
             if optimizer not in selected:
                 continue
-            label = f"{variant}-{head}-{network}-{critic}-{dtype}-{optimizer}"
+            label = f"{variant}-{head}-{network}-{critic_of(spec)}-{dtype}-{optimizer}"
             case = Case(label, spec, estimator, dtype, number)
             choices.append(Choice(variant, head, network, optimizer, case))
     return choices
@@ -272,6 +272,11 @@ def greedy_cover(masks: Sequence[int], missing: int, numbers: Iterable[int]) -> 
         selection.append(max(numbers, key=lambda number: (masks[number] & missing).bit_count()))
         missing &= ~masks[selection[-1]]
     return selection
+
+
+def critic_of(spec: PolicySpec) -> str:
+    """Return a spec's critic, with its values where those are not of states."""
+    return spec.critic if spec.critic_values == "state" else f"{spec.critic} {spec.critic_values}"
 
 
 def spec_of(head: Head, network: str, critic: str) -> PolicySpec | None:

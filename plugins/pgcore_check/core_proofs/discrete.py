@@ -266,6 +266,7 @@ CATEGORICAL = Proof(
         "no critic": table_policy("none"),
         "critic": table_policy("separate"),
         "action-value critic": table_policy("separate", "action"),
+        "twin critics": table_policy("separate", "twin"),
     },
 )
 EPSILON_GREEDY = Proof(

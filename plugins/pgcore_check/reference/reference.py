@@ -93,8 +93,8 @@ def step_cotangents(
         return loss_cotangents(surrogate, inputs, weights)
     cotangents: dict[str, Number] = {}
     for name, value in form.cotangents(inputs).items():
-        # These two hold a number for each action.
-        per_action = name in ("log_probs", "action_values")
+        # These hold a number for each action.
+        per_action = name in ("log_probs", "action_values", "twin_action_values")
         cotangents[name] = value * (weights.reshape(-1, 1) if per_action else weights)
     return cotangents
 
@@ -317,16 +317,21 @@ def named_quantities(
         values: [B, k] of the critic, or None.
         reference: [B, width] lifted distribution parameters for KLs, or None.
     """
-    # Action values are the network's outputs, or the critic's.
+    # Action values are the network's outputs, or the critic's; twins stand side by side.
+    actions = spec.head.outputs
     action_values = outputs if spec.head.action_values else values
     quantities: dict[str, Number] = {}
     for name in names:
         if name == "value":
             quantities[name] = values[:, 0]
         elif name == "action_values":
-            quantities[name] = action_values
+            quantities[name] = action_values[:, :actions]
+        elif name == "twin_action_values":
+            quantities[name] = action_values[:, actions:]
         elif name == "action_value":
             quantities[name] = action_values[np.arange(len(head.actions)), head.actions]
+        elif name == "twin_action_value":
+            quantities[name] = action_values[np.arange(len(head.actions)), head.actions + actions]
         elif name in KLS:
             quantities[name] = getattr(head, name)(reference)
         else:
@@ -344,12 +349,25 @@ def critic_cotangents(spec: PolicySpec, cotangents: Mapping[str, Number], batch:
     """
     if spec.head.action_values or spec.critic_values == "state":
         return cotangents["value"].reshape(-1, 1) if "value" in cotangents else None
-    d_values = cotangents.get("action_values")
-    if "action_value" in cotangents:
-        one_hot = np.equal(np.arange(spec.critic_outputs), batch.actions[:, None])
-        d_taken = one_hot * cotangents["action_value"].reshape(-1, 1)
-        d_values = d_taken if d_values is None else d_values + d_taken
-    return d_values
+    blocks: list[Number] = []
+    for prefix in ("", "twin_")[: 2 if spec.critic_values == "twin" else 1]:
+        d_values = cotangents.get(f"{prefix}action_values")
+        if f"{prefix}action_value" in cotangents:
+            one_hot = np.equal(np.arange(spec.head.outputs), batch.actions[:, None])
+            d_taken = one_hot * cotangents[f"{prefix}action_value"].reshape(-1, 1)
+            d_values = d_taken if d_values is None else d_values + d_taken
+        blocks.append(d_values)
+    present = [block for block in blocks if block is not None]
+    if not present:
+        return None
+    return np.concatenate([present[0] * 0 if d is None else d for d in blocks], axis=1)
+
+
+def critic_prefixes(spec: PolicySpec) -> tuple[str, ...]:
+    """Return the prefixes of the parameters of critics that are networks of their own."""
+    if spec.critic != "separate":
+        return ()
+    return ("critic.first", "critic.second") if spec.critic_values == "twin" else ("critic",)
 
 
 def has_plain_form(spec: PolicySpec) -> bool:
@@ -373,15 +391,18 @@ class _Run:
         self.values: Number = None
         if isinstance(spec.network, Table):
             self.outputs = parameters["network.table"][observations]
-            if spec.critic != "none":
-                self.values = parameters["critic.table"][observations]
-            return
-        hidden = self._hidden("network")
-        self.outputs = self._layer(f"network.{self.depth}", hidden)
-        if spec.critic == "separate":
-            self.values = self._layer(f"critic.{self.depth}", self._hidden("critic"))
-        elif spec.critic == "shared":
-            self.values = self._layer("critic.0", hidden)
+            values = [parameters[f"{name}.table"][observations] for name in critic_prefixes(spec)]
+        else:
+            hidden = self._hidden("network")
+            self.outputs = self._layer(f"network.{self.depth}", hidden)
+            values = [
+                self._layer(f"{name}.{self.depth}", self._hidden(name))
+                for name in critic_prefixes(spec)
+            ]
+            if spec.critic == "shared":
+                values = [self._layer("critic.0", hidden)]
+        if values:
+            self.values = np.concatenate(values, axis=1)
 
     @property
     def depth(self) -> int:
@@ -393,22 +414,29 @@ class _Run:
     ) -> dict[str, Number]:
         """Return the derivatives of all parameters; see `FormulaRun.backward`."""
         derivatives = {f"head.{name}": value for name, value in head.items()}
+        columns: dict[str, Number] = {}
+        # Each critic has its block of the columns.
+        if d_column is not None:
+            critics = critic_prefixes(self.spec)
+            for number, name in enumerate(critics):
+                width = self.spec.critic_outputs // len(critics)
+                columns[name] = d_column[:, number * width : (number + 1) * width]
         if isinstance(self.spec.network, Table):
             # [states, B] 1 where a step is in a state.
             states = np.arange(self.spec.network.states)[:, None]
             visits = np.equal(states, self.observations).astype(np.longdouble)
             derivatives["network.table"] = visits @ d_outputs
-            if d_column is not None:
-                derivatives["critic.table"] = visits @ d_column
+            for name, d_critic in columns.items():
+                derivatives[f"{name}.table"] = visits @ d_critic
         else:
             d_hidden = self._layer_backward(f"network.{self.depth}", d_outputs, derivatives)
             # A shared torso gets both losses' derivatives, a separate critic has its own torso.
             if d_column is not None and self.spec.critic == "shared":
                 d_hidden = d_hidden + self._layer_backward("critic.0", d_column, derivatives)
             self._hidden_backward("network", d_hidden, derivatives)
-            if d_column is not None and self.spec.critic == "separate":
-                d_hidden = self._layer_backward(f"critic.{self.depth}", d_column, derivatives)
-                self._hidden_backward("critic", d_hidden, derivatives)
+            for name, d_critic in columns.items():
+                d_hidden = self._layer_backward(f"{name}.{self.depth}", d_critic, derivatives)
+                self._hidden_backward(name, d_hidden, derivatives)
         # Parameters that take no part have derivatives of 0.
         shapes = self.spec.parameter_shapes
         return {

@@ -13,7 +13,7 @@ import pytest
 import pgcore as pg
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.xp.numpy import host
-from pgcore_check.cases.cases import NETWORKS, make_case, suited
+from pgcore_check.cases.cases import NETWORKS, make_case, suited, twinned
 from pgcore_check.results import gradient_row, loss_row
 from pgcore_check.suite.material import ESTIMATORS, FIRST_ORDER, HEADS, flat
 from pgcore_check.testing import parametrize_backends
@@ -116,6 +116,7 @@ def test_many_steps_give_what_their_parts_add_up_to(backend, head, dtype):
 def test_padding_changes_nothing(backend, name):
     values = "action" if "action_value" in ESTIMATORS[name].quantities else "state"
     spec = pg.PolicySpec(NETWORKS["linear"], HEADS["categorical"], "separate", values)
+    spec = twinned(spec, ESTIMATORS[name])
     # Backends that compile pad 40 steps to 48 themselves, and so compile once for both batches.
     policy, batch = make_case(spec, backend, "float64", seed=5, steps=40)
     padded = batch.pad(48)

@@ -49,6 +49,8 @@ SPECS = {
         NETWORKS["tanh"], HEADS["categorical"], "separate", "action"
     ),
     "shared critic of actions": pg.PolicySpec(NETWORKS["relu"], HEADS["hot"], "shared", "action"),
+    "twin critics": pg.PolicySpec(NETWORKS["tanh"], HEADS["categorical"], "separate", "twin"),
+    "shared twin critics": pg.PolicySpec(NETWORKS["relu"], HEADS["hot"], "shared", "twin"),
 }
 
 

@@ -13,7 +13,7 @@ from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
 from pgcore_check.cases.builders import builder_of
-from pgcore_check.cases.cases import NETWORKS, fits, make_case
+from pgcore_check.cases.cases import NETWORKS, fits, make_case, twinned
 from pgcore_check.cases.design import CRITICS, spec_of
 from pgcore_check.proofs import variants
 
@@ -66,7 +66,8 @@ def make_example(default_dtype: str) -> MakeCase:
         steps: int = 23,
     ) -> tuple[Policy, Batch]:
         heads = variants("heads").values() if head is None else [head]
-        for spec in itertools.chain.from_iterable(map(specs_of, heads)):
+        for plain in itertools.chain.from_iterable(map(specs_of, heads)):
+            spec = twinned(plain, estimator)
             if fits(estimator, spec):
                 chosen = (backend or builder_of(spec), dtype or default_dtype, seed, steps)
                 return make_case(spec, *chosen, extras=estimator.used_extras)

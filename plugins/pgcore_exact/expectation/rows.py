@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -67,37 +66,20 @@ class Probe(Estimator):
         value: Native = None,
         action_value: Native = None,
         action_values: Native = None,
+        twin_action_value: Native = None,
+        twin_action_values: Native = None,
     ) -> Native:
         """See `Estimator.surrogate`."""
-        quantity = first_present(
-            log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values
-        )
+        of_state = (log_prob, entropy, kl, reverse_kl, log_probs, value)
+        of_actions = (action_value, action_values, twin_action_value, twin_action_values)
+        quantity = next(array for array in (*of_state, *of_actions) if array is not None)
         return quantity[:, self.column] if len(quantity.shape) == 2 else quantity
 
-    def cotangents(
-        self,
-        *,
-        log_prob: Array | None = None,
-        entropy: Array | None = None,
-        kl: Array | None = None,
-        reverse_kl: Array | None = None,
-        log_probs: Array | None = None,
-        value: Array | None = None,
-        action_value: Array | None = None,
-        action_values: Array | None = None,
-    ) -> Mapping[str, Array]:
+    def cotangents(self, **quantities: Array) -> Mapping[str, Array]:
         """See `Estimator.cotangents`."""
-        quantity = first_present(
-            log_prob, entropy, kl, reverse_kl, log_probs, value, action_value, action_values
-        )
-        one = np.zeros_like(quantity)
+        one = np.zeros_like(quantities[self.quantity])
         one[(slice(None), self.column) if one.ndim == 2 else slice(None)] = 1
         return {self.quantity: one}
-
-
-def first_present(*arrays: Native) -> Any:
-    """Return the array that is not None: the one quantity that the probe uses."""
-    return next(array for array in arrays if array is not None)
 
 
 class Rows:

@@ -14,8 +14,8 @@ from pgcore.heads import Categorical, DiagonalGaussian
 DENSE = MLP(4, (64, 32), "relu")
 
 
-def spec(network=DENSE, head=None, critic="none"):
-    return PolicySpec(network, head or Categorical(3), critic)
+def spec(network=DENSE, head=None, critic="none", values="state"):
+    return PolicySpec(network, head or Categorical(3), critic, values)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,28 @@ def spec(network=DENSE, head=None, critic="none"):
                 "critic.2.bias": (1,),
             },
         ),
+        (
+            spec(Linear(4), critic="separate", values="twin"),
+            {
+                "network.0.weight": (4, 3),
+                "network.0.bias": (3,),
+                "critic.first.0.weight": (4, 3),
+                "critic.first.0.bias": (3,),
+                "critic.second.0.weight": (4, 3),
+                "critic.second.0.bias": (3,),
+            },
+        ),
+        (
+            spec(MLP(4, (8,)), critic="shared", values="twin"),
+            {
+                "network.0.weight": (4, 8),
+                "network.0.bias": (8,),
+                "network.1.weight": (8, 3),
+                "network.1.bias": (3,),
+                "critic.0.weight": (8, 6),
+                "critic.0.bias": (6,),
+            },
+        ),
     ],
 )
 def test_parameters_have_canonical_names_shapes_and_order(built, shapes):
@@ -78,6 +100,10 @@ def test_parameters_have_canonical_names_shapes_and_order(built, shapes):
         (spec(MLP(40, (8, 8)), critic="shared"), {"network.2": 0.01, "critic.0": 1.0}),
         (spec(Linear(2), DiagonalGaussian(5), "separate"), {"network.0": 0.01, "critic.0": 1.0}),
         (spec(MLP(1, (1,))), {"network.1": 0.01}),
+        (
+            spec(Linear(5), critic="separate", values="twin"),
+            {"network.0": 0.01, "critic.first.0": 1.0, "critic.second.0": 1.0},
+        ),
     ],
 )
 def test_weights_start_orthogonal_with_their_gain_and_all_else_at_zero(built, gains):
@@ -119,6 +145,17 @@ def test_adding_a_critic_leaves_the_policys_parameters_as_they_were(critic):
     with_critic = spec(critic=critic).initial_parameters(5)
     for name, value in spec().initial_parameters(5).items():
         np.testing.assert_array_equal(with_critic[name], value)
+
+
+def test_a_second_critic_leaves_the_first_as_it_was_and_differs_from_it():
+    one, two = (
+        spec(critic="separate", values=values).initial_parameters(5)
+        for values in ("action", "twin")
+    )
+    for name in (name for name in one if name.startswith("critic.")):
+        first, second = (name.replace("critic", f"critic.{which}") for which in ("first", "second"))
+        np.testing.assert_array_equal(two[first], one[name])
+        assert name.endswith("bias") or (two[second] != one[name]).all()
 
 
 def test_a_weights_columns_point_in_every_direction():

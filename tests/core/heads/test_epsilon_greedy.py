@@ -90,6 +90,7 @@ def test_old_specs_load_and_new_ones_say_what_the_critic_values():
         (EpsilonGreedy(2), "separate"),
     ],
 )
-def test_action_values_need_a_critic_of_discrete_actions(head, critic):
-    with pytest.raises(SpecError, match="critic_values"):
-        pg.PolicySpec(pg.Linear(2), head, critic, "action")
+@pytest.mark.parametrize("values", ["action", "twin"])
+def test_action_values_need_a_critic_of_discrete_actions(head, critic, values):
+    with pytest.raises(SpecError, match=f"critic_values: .* got '{values}'"):
+        pg.PolicySpec(pg.Linear(2), head, critic, values)
