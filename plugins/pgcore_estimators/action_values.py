@@ -24,6 +24,8 @@ __all__ = [
 
 # The values of another critic, in place of the policy's own.
 ACTION_VALUES = Extra("[B, A] float", "Q of every action, reward units", optional=True)
+# The action values of the first critic and, of twins, the second.
+Q_NAMES = ("action_values", "twin_action_values")
 
 
 class ActionCriticLoss(CriticLoss):
@@ -37,33 +39,41 @@ class ActionCriticLoss(CriticLoss):
         return (self.entropy_coefficient if name == "entropy" else self.value_coefficient) != 0
 
 
-def constant_action_values(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, by default the policy's."""
+def constant_action_values(batch: Batch, evaluate: Evaluate, *, twin: bool = False) -> Array:
+    """Return [B, A] Q(s_t, .): the batch's extra `action_values`, by default the policy's.
+
+    Of `twin` critics it is the smaller value of each action.
+    """
     q = batch.extras.get("action_values")
-    return evaluate("action_values")["action_values"] if q is None else q
+    if q is not None:
+        return q
+    return np.minimum.reduce([*evaluate(*Q_NAMES[: 1 + twin]).values()])
 
 
-def next_q(batch: Batch, evaluate: Evaluate) -> Array:
-    """Return [B, A] Q(s_{t+1}, .) by one policy; 0 after a terminal step."""
-    return next_quantity(batch, evaluate, "action_values")
+def next_q(batch: Batch, evaluate: Evaluate, *, twin: bool = False) -> Array:
+    """Return [B, A] Q(s_{t+1}, .) by one policy, 0 after a terminal step; see the above for `twin`."""
+    return np.minimum.reduce(next_quantities(batch, evaluate, Q_NAMES[: 1 + twin]))
 
 
 def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     """Return [B, A] log pi(. given s_{t+1}), nats; -inf where `Batch.next_action_mask` forbids."""
-    return next_quantity(batch, evaluate, "log_probs")
+    return next_quantities(batch, evaluate, ("log_probs",))[0]
 
 
-def next_quantity(batch: Batch, evaluate: Evaluate, name: str) -> Array:
-    """Return [B, A] `next_values` of each column of a quantity."""
-    final = f"final_{name}"
+def next_quantities(batch: Batch, evaluate: Evaluate, names: tuple[str, ...]) -> list[Array]:
+    """Return [B, A] `next_values` of each column of each quantity."""
+    finals = [f"final_{name}" for name in names]
     # A replay buffer's one-step episodes have final observations alone: one forward pass is saved.
     if batch.num_episodes == batch.num_steps:
-        return evaluate(final)[final]
-    quantities = evaluate(name, final)
-    columns = []
-    for q_t, q_final in zip(quantities[name].T, quantities[final].T, strict=True):
-        columns.append(next_values(q_t, batch.episode_lengths, q_final))
-    return np.stack(columns, axis=1)
+        evaluated = evaluate(*finals)
+        return [evaluated[final] for final in finals]
+    evaluated, lengths = evaluate(*names, *finals), batch.episode_lengths
+    following: list[Array] = []
+    for name, final in zip(names, finals, strict=True):
+        columns = zip(evaluated[name].T, evaluated[final].T, strict=True)
+        rows = [next_values(q_t, lengths, q_final) for q_t, q_final in columns]
+        following.append(np.stack(rows, axis=1))
+    return following
 
 
 def expect_over_actions(log_probs: Array, values: Array) -> Array:

@@ -24,6 +24,7 @@ from pgcore.heads import (
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.optimizer import Optimizer, Rule
+from pgcore.interfaces.quantities import TWIN_VALUES
 from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import choice, positive
@@ -144,7 +145,9 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
         needed = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
         critic = "separate" if needed else "none"
     network = make_network(environments.observations, config.network, estimator)
-    critic_of = "action" if of_actions and critic != "none" else "state"
+    critic_of = "state"
+    if of_actions and critic != "none":
+        critic_of = "action" if TWIN_VALUES.isdisjoint(estimator.quantities) else "twin"
     return PolicySpec(network, head, critic, critic_of)
 
 

@@ -514,21 +514,31 @@ def test_an_adopted_mlp_has_the_gradient_of_the_spec_it_equals(framework, key):
         )
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
-@pytest.mark.parametrize("name", ["soft_actor", "q_learning"])
+@pytest.mark.parametrize(
+    ("critic", "values", "name"),
+    [
+        ("shared", "action", "soft_actor"),
+        ("shared", "action", "q_learning"),
+        ("separate", "action", "soft_actor"),
+        ("separate", "action", "q_learning"),
+        ("shared", "twin", "soft_actor"),
+    ],
+)
 def test_an_adopted_critic_of_actions_has_the_gradient_of_the_spec_it_equals(
-    framework, critic, name
+    framework, critic, values, name
 ):
-    spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, critic, "action")
+    spec = pg.PolicySpec(pg.MLP(4, (6, 5), "tanh"), CATEGORICAL, critic, values)
     native, policy, batch, canonical = made_and_adopted(framework, spec, "float64", seed=4)
-    assert policy.spec.critic_values == "action"
-    estimator = pg.estimator(name, gamma=0.9)
+    assert policy.spec.critic_values == values
+    estimator = pg.estimator(name, gamma=0.9, **({"twin": True} if values == "twin" else {}))
     signals = pg.signals(native, estimator, batch)
     gradient = pg.gradient(policy, estimator, batch, signals=signals)
     found = gradient_row(native, estimator, batch, signals, canonical(gradient.numpy()))
     assert found.agrees, found
     assert loss_row(native, estimator, batch, signals, gradient.loss).agrees
     names = ("action_values", "final_action_values")
+    if values == "twin":
+        names += ("twin_action_values", "final_twin_action_values")
     for key, value in native.evaluate(batch, names).items():
         np.testing.assert_allclose(
             policy.evaluate(batch, names)[key], value, rtol=1e-12, atol=1e-14
@@ -547,6 +557,14 @@ def test_a_critic_of_actions_gives_a_value_an_action_and_nothing_else(framework)
         match=r"expected values of shape \[.*, 3\] for .*, got \[.*, 1\]; return one value an action a step",
     ):
         policy.evaluate(batch, ("action_values",))
+    twins = pg.backend(framework).adopt(
+        module, head=CATEGORICAL, critic=critic, critic_values="twin"
+    )
+    with pytest.raises(
+        ShapeError,
+        match=r"expected values of shape \[.*, 6\] .* got \[.*, 1\]; return two values an action a step",
+    ):
+        twins.evaluate(batch, ("action_values",))
     with pytest.raises(
         SpecError,
         match=r"PolicySpec.critic_values: expected 'state' .* with critic='none', got 'action'",

@@ -89,6 +89,43 @@ def test_a_critic_of_actions_steps_beside_an_adopted_policy():
         pg.optimizer("natural_gradient").step(borrowed, pg.gradient(borrowed, estimator, batch))
 
 
+class Twins(nn.Module):
+    """Two critics, whose values stand side by side."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, observations):
+        return torch.cat([self.first(observations), self.second(observations)], 1)
+
+
+def test_twin_critics_step_beside_an_adopted_policy():
+    spec = dataclasses.replace(SPEC, critic_values="twin")
+    estimator = pg.estimator("soft_actor", twin=True)
+    policy, batch = make_case(spec, "numpy", "float64", seed=76)
+    network, first, second = (
+        layers(policy.parameters(), prefix)
+        for prefix in ("network", "critic.first", "critic.second")
+    )
+    adopted = pg.backend("torch").adopt(
+        network, spec.head, Twins(first, second), critic_values="twin"
+    )
+    for each in (policy, adopted):
+        pg.optimizer("natural_gradient").step(each, pg.gradient(each, estimator, batch))
+    for which in ("first", "second"):
+        np.testing.assert_allclose(
+            adopted.parameters()[f"critic.{which}.4.weight"].T,
+            policy.parameters()[f"critic.{which}.2.weight"],
+            rtol=1e-11,
+            atol=1e-13,
+        )
+    borrowed = Twins(first, nn.Sequential(network[0], second[1:]))
+    borrowing = pg.backend("torch").adopt(network, spec.head, borrowed, critic_values="twin")
+    with pytest.raises(OptimizerError, match=r"got a value that depends on 0\.weight"):
+        pg.optimizer("natural_gradient").step(borrowing, pg.gradient(borrowing, estimator, batch))
+
+
 class Shared(nn.Module):
     """A critic on somebody else's hidden layers."""
 

@@ -20,7 +20,7 @@ import pgcore as pg
 from pgcore.interfaces.recorded import critic_values
 from pgcore.returns import by_group, centre, episode_rewards, returns
 from pgcore_check.bounds.agreement import FACTOR
-from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.cases.cases import NETWORKS, twinned
 from pgcore_check.planted import first_disagreement
 from pgcore_check.proofs import variants
 from pgcore_estimators.group_relative import GRPO
@@ -69,6 +69,7 @@ class WrongForm:
         right = ESTIMATORS[self.variant]
         estimator = self.plant(monkeypatch, right) if planted else right
         spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[self.head], "separate", self.values)
+        spec = twinned(spec, right)
         return first_disagreement(estimator, spec, self.backend)
 
 
@@ -205,6 +206,17 @@ def ending(terminated: bool) -> Plant:
         return right.signals(other, type(evaluate)(evaluate.policy, other))
 
     return overriding(signals=changed)
+
+
+def larger_of_twins(right: Any, batch: Any, evaluate: Any) -> Any:
+    """Take the larger of two action values in the actor's loss."""
+    values = evaluate("action_values", "twin_action_values").values()
+    return {**right.signals(batch, evaluate), "q": np.maximum(*values)}
+
+
+def exchanged_critics(parameters: Any, d_outputs: Any, d_values: Any) -> Any:
+    """Exchange the rows of the first critic and the second."""
+    return parameters, d_outputs, np.roll(d_values, len(d_values) // 2, axis=0)
 
 
 def upwards(right: Any, **named: Any) -> Any:
@@ -388,6 +400,27 @@ WRONG = (
         "soft actor",
         "cotangents",
         terms(other_sign_of_the_entropy),
+        values="action",
+    ),
+    WrongForm(
+        "soft_actor: the larger value of twin critics",
+        "twin soft actor",
+        "signals",
+        overriding(signals=larger_of_twins),
+        values="action",
+    ),
+    WrongForm(
+        "soft_actor: the first temperature for the learned one",
+        "twin soft actor",
+        "signals",
+        signals(temperature=None),
+        values="action",
+    ),
+    WrongForm(
+        "twin critics: each has the other's derivative",
+        "twin soft actor",
+        "gradient",
+        given(DenseNetwork, "backward", exchanged_critics),
         values="action",
     ),
     WrongForm(

@@ -13,7 +13,7 @@ from pgcore_check.reference.episode_sums import episodes, joined
 from pgcore_check.reference.estimator_form import EstimatorForm, Lift, LiftedEvaluate, Number, where
 from pgcore_estimators.expected import Expected
 from pgcore_estimators.proofs.advantages import state_discounts
-from pgcore_estimators.proofs.kinks import HUBER_KINKS
+from pgcore_estimators.proofs.kinks import HUBER_KINKS, TWIN_KINKS
 from pgcore_estimators.q_learning import QLearning
 from pgcore_estimators.soft_actor import SoftActor
 
@@ -26,13 +26,17 @@ class ExpectedForm(EstimatorForm):
     def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
         """See `EstimatorForm.signals`."""
         extra = batch.extras.get("action_values")
-        q = evaluate("action_values") if extra is None else lift(extra)
+        q = self._values(evaluate, "action_values") if extra is None else lift(extra)
         signals = {"q": q * self._discount(batch, lift)}
         if self.fields.value_coefficient == 0:
             return signals
         # The next action is the current policy's, its value the target policy's.
-        values, log_pi = evaluate.target("action_values"), evaluate("log_probs")
-        final_values, final_log_pi = final_rows(batch, evaluate)
+        values, log_pi = self._values(evaluate.target, "action_values"), evaluate("log_probs")
+        final_values, final_log_pi = values, log_pi
+        # Final rows are not read if every episode terminated, and then cannot be evaluated.
+        if not batch.terminated.all():
+            final_values = self._values(evaluate.target, "final_action_values")
+            final_log_pi = evaluate("final_log_probs")
 
         def following(t: int) -> Number:
             return self._following(log_pi[t], values[t])
@@ -45,7 +49,7 @@ class ExpectedForm(EstimatorForm):
     def terms(self, inputs: Mapping[str, Number]) -> Number:
         """See `EstimatorForm.terms`."""
         pi, log_pi = chances(inputs["log_probs"])
-        total = -(pi * self._worth(log_pi, inputs["q"])).sum(axis=1)
+        total = -(pi * self._worth(log_pi, inputs["q"], self._alpha(inputs))).sum(axis=1)
         if "action_value" in inputs:
             error = inputs["action_value"] - inputs["target"]
             total = total + error * error / 2 * self.fields.value_coefficient
@@ -57,7 +61,8 @@ class ExpectedForm(EstimatorForm):
         """See `EstimatorForm.cotangents`."""
         pi, log_pi = chances(inputs["log_probs"])
         # The product rule of pi (Q - alpha log pi) leaves -alpha pi.
-        cotangents = {"log_probs": -(pi * (self._worth(log_pi, inputs["q"]) - self._alpha))}
+        alpha = self._alpha(inputs)
+        cotangents = {"log_probs": -(pi * (self._worth(log_pi, inputs["q"], alpha) - alpha))}
         if "action_value" in inputs:
             error = inputs["action_value"] - inputs["target"]
             cotangents["action_value"] = error * self.fields.value_coefficient
@@ -65,17 +70,19 @@ class ExpectedForm(EstimatorForm):
             cotangents["entropy"] = inputs["entropy"] * 0 - self.fields.entropy_coefficient
         return cotangents
 
-    # The entropy's weight, 0 here: `SoftActorForm` changes these three.
-    @property
-    def _alpha(self) -> float:
+    # The entropy's weight, 0 here: `SoftActorForm` changes these four.
+    def _alpha(self, inputs: Mapping[str, Number]) -> Number:
         return 0.0
 
-    def _worth(self, log_pi: Number, q: Number) -> Number:
+    def _worth(self, log_pi: Number, q: Number, alpha: Number) -> Number:
         return q
+
+    def _values(self, evaluate: LiftedEvaluate, name: str) -> Number:
+        return evaluate(name)
 
     def _following(self, log_probs: Number, q: Number) -> Number:
         pi, log_pi = chances(log_probs)
-        return (pi * self._worth(log_pi, q)).sum()
+        return (pi * self._worth(log_pi, q, self._alpha({}))).sum()
 
     def _discount(self, batch: Batch, lift: Lift) -> Number:
         """Return [B, 1]."""
@@ -85,14 +92,46 @@ class ExpectedForm(EstimatorForm):
 
 
 class SoftActorForm(ExpectedForm):
-    """`ExpectedForm` of the values Q - alpha log pi."""
+    """`ExpectedForm` of the values Q - alpha log pi, with Q the smaller of twin critics'."""
 
-    @property
-    def _alpha(self) -> float:
-        return self.fields.alpha
+    def signals(self, batch: Batch, evaluate: LiftedEvaluate, lift: Lift) -> dict[str, Number]:
+        """See `EstimatorForm.signals`."""
+        signals = super().signals(batch, evaluate, lift)
+        if self.fields.target_entropy is None:
+            return signals
+        return signals | {"temperature": lift(np.full(batch.num_steps, self._alpha({})))}
 
-    def _worth(self, log_pi: Number, q: Number) -> Number:
-        return q - log_pi * self.fields.alpha
+    def terms(self, inputs: Mapping[str, Number]) -> Number:
+        """See `EstimatorForm.terms`."""
+        total = super().terms(inputs)
+        if "twin_action_value" not in inputs:
+            return total
+        error = inputs["twin_action_value"] - inputs["target"]
+        return total + error * error / 2 * self.fields.value_coefficient
+
+    def cotangents(self, inputs: Mapping[str, Number]) -> dict[str, Number]:
+        """See `EstimatorForm.cotangents`."""
+        cotangents = super().cotangents(inputs)
+        if "twin_action_value" in inputs:
+            error = inputs["twin_action_value"] - inputs["target"]
+            cotangents["twin_action_value"] = error * self.fields.value_coefficient
+        return cotangents
+
+    def _alpha(self, inputs: Mapping[str, Number]) -> Number:
+        if "temperature" in inputs:
+            return inputs["temperature"].reshape(-1, 1)
+        learned = self.fields.temperature
+        return self.fields.alpha if learned is None else learned
+
+    def _worth(self, log_pi: Number, q: Number, alpha: Number) -> Number:
+        return q - log_pi * alpha
+
+    def _values(self, evaluate: LiftedEvaluate, name: str) -> Number:
+        first = evaluate(name)
+        if not self.fields.twin:
+            return first
+        second = evaluate(name.replace("action_values", "twin_action_values"))
+        return where(first < second, first, second)
 
     def _discount(self, batch: Batch, lift: Lift) -> Number:
         return lift(np.ones((batch.num_steps, 1)))
@@ -190,16 +229,6 @@ def chances(log_probs: Number) -> tuple[Number, Number]:
     return where(possible, np.exp(log_pi), 0), log_pi
 
 
-def final_rows(batch: Batch, evaluate: LiftedEvaluate) -> tuple[Number, Number]:
-    """Return [E, A] the target policy's Q and log pi at the final observations.
-
-    Rows of terminated episodes are not read.
-    """
-    if batch.terminated.all():
-        return evaluate("action_values"), evaluate("log_probs")
-    return evaluate.target("final_action_values"), evaluate("final_log_probs")
-
-
 # Every field away from the value that leaves its term out.
 PROOFS = (
     Proof(
@@ -229,8 +258,15 @@ PROOFS = (
                 "alpha": 0.3,
                 "gamma": 0.9,
                 "reduction": {"name": "constant", "divisor": 5.0},
-            }
+            },
+            "twin soft actor": {
+                "gamma": 0.9,
+                "twin": True,
+                "target_entropy": 0.7,
+                "temperature": 0.35,
+            },
         },
         SoftActorForm,
+        TWIN_KINKS,
     ),
 )

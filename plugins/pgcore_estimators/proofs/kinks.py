@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pgcore.api import gradient
+from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec, Table
 from pgcore.heads import Categorical, EpsilonGreedy
 from pgcore.interfaces.estimator import Estimator
@@ -18,9 +19,11 @@ from pgcore_estimators.awr import AWR
 from pgcore_estimators.group_relative import CISPO, GSPO
 from pgcore_estimators.ppo import PPO
 from pgcore_estimators.q_learning import QLearning
+from pgcore_estimators.soft_actor import SoftActor
 from pgcore_estimators.vtrace import VTrace
 
 __all__ = ["AWR_KINKS", "CISPO_KINKS", "GSPO_KINKS", "HUBER_KINKS", "PPO_KINKS", "VTRACE_KINKS"]
+__all__ += ["TWIN_KINKS"]
 
 # Nats. log 1/2 plus and minus this log ratio does not round, so a ratio can be exactly at the bound.
 BOUND = 0.1875
@@ -32,6 +35,7 @@ HUBER = QLearning(huber=0.5)
 VTRACE = VTrace(rho_bar=1.0)
 AWR_AT, AWR_PAST = AWR(max_weight=math.exp(0.75)), AWR(max_weight=1.5)
 COIN = PolicySpec(Table(1), Categorical(2), "separate")
+TWIN = SoftActor(alpha=0.0, gamma=0.5, value_coefficient=1.0, twin=True)
 
 
 def ratio_at(
@@ -113,6 +117,30 @@ def capped_at(
         now = policy.evaluate(one_step(0), ("log_prob",))["log_prob"]
         batch = one_step(0, reward=reward, log_prob=now[0] - log_ratio)
         return gradient(policy, plain, batch).numpy()
+
+    return compute
+
+
+def twins_at(*second: float) -> Callable[[Build], dict[str, Array]]:
+    """Return the soft actor's gradient where the first critic has Q = (1, 3), after one step.
+
+    Args:
+        second: The second critic's values of both actions.
+    """
+
+    def compute(build: Build) -> dict[str, Array]:
+        policy = build(PolicySpec(Table(1), Categorical(2), "separate", "twin"))
+        tables = {"network": [0.0, 0.0], "critic.first": [1.0, 3.0], "critic.second": [*second]}
+        policy.load({f"{name}.table": np.array([row]) for name, row in tables.items()})
+        batch = Batch(
+            observations=[0],
+            actions=[0],
+            rewards=[0.0],
+            episode_lengths=[1],
+            terminated=[False],
+            final_observations=[0],
+        )
+        return gradient(policy, TWIN, batch).numpy()
 
     return compute
 
@@ -231,6 +259,27 @@ HUBER_KINKS = (
             ("error at minus the bound", -0.5, -0.5),
             ("error past the bound", 4.0, 0.5),
             ("error 0", 0.0, 0.0),
+        )
+    ),
+)
+# J = -(min Q_0 + min Q_1) / 2, so that dJ / dw_0 is a quarter of the difference of the minima. Half
+# their sum, halved by gamma, is the target of both critics' values of action 0.
+TWIN_KINKS = (
+    *(
+        Kink(
+            f"twin critics, {name}",
+            "twin",
+            "soft_actor",
+            "categorical",
+            twins_at(*second),
+            coin(slope)
+            | {"critic.first.table": np.array([[first, 0.0]])}
+            | {"critic.second.table": np.array([[twin, 0.0]])},
+        )
+        for name, second, slope, first, twin in (
+            ("equal", (1.0, 3.0), 0.5, 0.0, 0.0),
+            ("equal for one action", (1.0, 2.0), 0.25, 0.25, 0.25),
+            ("each smaller once", (2.0, 2.0), 0.25, 0.25, 1.25),
         )
     ),
 )

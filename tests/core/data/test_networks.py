@@ -238,6 +238,7 @@ def specs(impl):
         "two networks": PolicySpec(impl.Residual(4, 3, "swish"), HEADS["categorical"], "separate"),
         "critic of actions": PolicySpec(residual, HEADS["categorical"], "shared", "action"),
         "states": PolicySpec(factored, HEADS["categorical"], "separate"),
+        "twin critics": PolicySpec(residual, HEADS["categorical"], "separate", "twin"),
         "softsign": PolicySpec(MLP(4, (5, 3), "softsign"), HEADS["hot"], "separate"),
         "swish": PolicySpec(MLP(4, (5,), "swish"), HEADS["per-state"], "shared"),
     }
@@ -276,7 +277,8 @@ def test_parameters_are_declared_in_order_and_start_as_they_say(impl):
 
 def truth_of(spec, backend, number):
     """Return a policy and what it is held to."""
-    estimator = ESTIMATORS["q-learning" if spec.critic_values == "action" else "gae"]
+    labels = {"state": "gae", "action": "q-learning", "twin": "twin soft actor"}
+    estimator = ESTIMATORS[labels[spec.critic_values]]
     policy, batch = make_case(spec, backend, "float64", seed=number)
     formula = optimizer("adam", learning_rate=RATE).spec
     return policy, Truth(spec, policy.parameters(), estimator, batch, formula, (1,))

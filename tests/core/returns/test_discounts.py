@@ -23,7 +23,7 @@ from pgcore.returns import (
     state_discounts,
     vtrace,
 )
-from pgcore_check.cases.cases import Case
+from pgcore_check.cases.cases import Case, twinned
 from pgcore_check.proofs import variants
 from pgcore_train.learning.replay import Replay
 
@@ -174,7 +174,8 @@ WITH_GAMMA = {
 def test_a_discount_multiplies_gamma_in_every_estimator(estimator):
     valued = "action_value" in estimator.quantities
     values = "action" if valued else "state"
-    spec = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3), "separate", values)
+    plain = pg.PolicySpec(pg.MLP(4, (6,)), pg.Categorical(3), "separate", values)
+    spec = twinned(plain, estimator)
     policy, batch = Case("", spec, estimator, "float64", 5).make("numpy")
     halved = dataclasses.replace(estimator, gamma=0.5 * estimator.gamma)
     expected = pg.signals(policy, halved, batch)

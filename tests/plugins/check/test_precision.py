@@ -21,7 +21,12 @@ HEADS = variants("heads")
 VARIANTS = variants("estimators")
 SPECS = [
     pg.PolicySpec(NETWORKS["linear"], HEADS[head], "separate", values)
-    for head, values in (("categorical", "state"), ("categorical", "action"), ("shared", "state"))
+    for head, values in (
+        ("categorical", "state"),
+        ("categorical", "action"),
+        ("categorical", "twin"),
+        ("shared", "state"),
+    )
 ] + [pg.PolicySpec(NETWORKS["linear"], HEADS["epsilon greedy"])]
 
 

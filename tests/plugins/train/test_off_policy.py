@@ -1,5 +1,6 @@
 """Runs that learn from a replay buffer: what they are built of, and that they go on where they stopped."""
 
+import math
 import os
 import re
 import signal
@@ -48,6 +49,7 @@ SMALL = {
     "replay": {"capacity": 90, "batch": 16, "updates": 5, "start": 40},
     "run": {"steps": 320, "dtype": "float64", "seed": 1},
 }
+TWINS = {"name": "soft_actor", "twin": True, "target_entropy": 0.6}
 TARGETS = {"copied": {"every": 7}, "followed": {"rate": 0.1}, "none": {"every": 0}}
 
 
@@ -65,14 +67,16 @@ def finished(training, stop_after=None):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("estimator", ["q_learning", "soft_actor"])
+@pytest.mark.parametrize(
+    "estimator", [{"name": "q_learning"}, {"name": "soft_actor"}, TWINS], ids=["q", "soft", "twins"]
+)
 @pytest.mark.parametrize("stop_after", [1, 2, 11])
 def test_a_resumed_run_is_the_uninterrupted_one(
     new_training, register, tmp_path, estimator, target, stop_after
 ):
     """After one update the ring is empty no more but too short to learn from, after eleven it has wrapped."""
     name = register(Corridor)
-    sections = SMALL | {"estimator": {"name": estimator}, "target": TARGETS[target]}
+    sections = SMALL | {"estimator": estimator, "target": TARGETS[target]}
     whole = new_training(name, **sections)
     expected = finished(whole)
     stopped = new_training(name, **sections)
@@ -332,15 +336,28 @@ def test_no_buffer_where_the_capacity_is_0(new_training, register):
     assert training.optimizer.steps_taken == 40
 
 
-@pytest.mark.parametrize("estimator", ["q_learning", "soft_actor"])
+@pytest.mark.parametrize(
+    "estimator", [{"name": "q_learning"}, {"name": "soft_actor"}, TWINS], ids=["q", "soft", "twins"]
+)
 def test_cartpole_is_learned_from_older_steps(new_training, estimator):
-    training = new_training(
-        "CartPole-v1", estimator={"name": estimator}, run={"seed": 0, "steps": 12_000}
-    )
+    training = new_training("CartPole-v1", estimator=estimator, run={"seed": 0, "steps": 12_000})
     finished(training)
     returns = training.history.returns
     assert np.mean(returns[:20]) < 40
     assert np.mean(returns[-20:]) > 100
+
+
+def test_twin_critics_and_the_temperature_are_those_of_the_options(new_training, register):
+    training = new_training(register(Corridor), **(SMALL | {"estimator": TWINS}))
+    assert training.policy.spec.critic_values == "twin"
+    metrics = finished(training)
+    learned = [line["alpha"] for line in metrics if "alpha" in line]
+    # One step of the temperature for each update, the first of them from alpha.
+    assert len(learned) == len(set(learned)) == 18
+    assert learned[0] == 0.2
+    last = metrics[-1]
+    excess = last["entropy"] - last["target_entropy"]
+    assert math.isclose(training.estimator.temperature, last["alpha"] * math.exp(-0.1 * excess))
 
 
 def test_a_table_of_action_values_learns_a_frozen_lake(new_training):

@@ -18,7 +18,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.xp.numpy import host
 from pgcore_check.bounds.agreement import FACTOR, allowance, largest
 from pgcore_check.bounds.running_error import bounded_in
-from pgcore_check.cases.cases import NETWORKS, fits, make_case
+from pgcore_check.cases.cases import NETWORKS, fits, make_case, twinned
 from pgcore_check.proofs import hold_to_parent, variants
 from pgcore_check.reference import reference
 from pgcore_check.reference.estimator_form import estimator_form
@@ -255,13 +255,9 @@ def made(dtype="float64", padding=0, head="hot", network="tanh", seed=40, values
 def made_for(name, dtype="float64", padding=0, head="hot", network="tanh"):
     """Return a policy and a batch that an estimator fits: on another head, or with a critic of actions, where it must be."""
     own = "hot" if ALL[name].claims.discrete_only else head
-    return made(
-        dtype,
-        padding,
-        own,
-        network,
-        values="action" if "action_value" in ALL[name].quantities else "state",
-    )
+    values = "action" if "action_value" in ALL[name].quantities else "state"
+    spec = pg.PolicySpec(NETWORKS[network], HEADS[own], "separate", values)
+    return make_case(twinned(spec, ALL[name]), "numpy", dtype, 40, padding=padding)
 
 
 every = pytest.mark.parametrize("name", ALL)
