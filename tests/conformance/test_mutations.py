@@ -182,7 +182,7 @@ class WholeBatchEntropy(PPO):
         old_log_prob,
         advantage,
         return_,
-        entropy=None,
+        entropy=0.0,
         kl=None,
         old_value=None,
     ):
