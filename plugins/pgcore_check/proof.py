@@ -10,7 +10,7 @@ from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.arrays import Array
 
-__all__ = ["Build", "Kink", "Process", "Proof"]
+__all__ = ["Bug", "Build", "Kink", "Process", "Proof"]
 
 Build = Callable[[PolicySpec], Policy]
 
@@ -62,6 +62,21 @@ class Kink:
 
 
 @dataclass(frozen=True, eq=False)
+class Bug:
+    """A planted bug: an object that is wrong, and where the kit must find that.
+
+    Attributes:
+        name: Short, for a test's name.
+        planted: An estimator, a head or a part, such as an instance of a subclass with the bug.
+        stage: The first stage that must disagree, such as "cotangents".
+    """
+
+    name: str
+    planted: Any
+    stage: str
+
+
+@dataclass(frozen=True, eq=False)
 class Proof:
     """Options, reference implementation and kinks of one class.
 
@@ -78,6 +93,7 @@ class Proof:
             that suits an estimator is used.
         extras: [S, A, ...] extras that a batch carries in an audit, by name, from the process and
             the behaviour policy's [S, A] probabilities.
+        bugs: Planted bugs, which the suite finds or fails.
     """
 
     registered_as = "proofs"  # the kind
@@ -91,3 +107,4 @@ class Proof:
     extras: Mapping[str, Callable[[Process, Array], Array]] = field(
         default_factory=dict[str, Callable[[Process, Array], Array]]
     )
+    bugs: tuple[Bug, ...] = ()

@@ -9,12 +9,14 @@ arbitrary finite numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.interfaces.estimator import Evaluate
 from pgcore.validation.arrays import Array
-from pgcore_check.proof import Proof
+from pgcore_check.proof import Bug, Proof
 from pgcore_check.reference.episode_sums import (
     backwards,
     final_values,
@@ -180,6 +182,23 @@ class PPOForm(EstimatorForm):
         return where(free, error, clipped), where(free, slope, 0)
 
 
+class OwnRewardForgotten(Reinforce):
+    """Returns that leave out the step's own reward."""
+
+    def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
+        """See `Estimator.signals`."""
+        found = super().signals(batch, evaluate)
+        return {**found, "advantage": found["advantage"] - batch.rewards}
+
+
+class Ascending(Reinforce):
+    """Derivatives of the other sign."""
+
+    def cotangents(self, *arguments: Any, **inputs: Any) -> Mapping[str, Array]:
+        """See `Estimator.cotangents`."""
+        return {name: -value for name, value in super().cotangents(**inputs).items()}
+
+
 # One option for each branch of the signals; the kit crosses them with heads, networks and padding.
 PROOFS = (
     Proof(
@@ -198,6 +217,10 @@ PROOFS = (
             "value baseline": {"gamma": 0.9, "baseline": "value", "entropy_coefficient": 0.02},
         },
         ReinforceForm,
+        bugs=(
+            Bug("returns without the own reward", OwnRewardForgotten(), "signals"),
+            Bug("sign of the score", Ascending(), "cotangents"),
+        ),
     ),
     Proof(ComponentBaseline, {"component baseline": {"gamma": 0.9}}, ReinforceForm),
     Proof(

@@ -7,14 +7,19 @@ import itertools
 import pytest
 
 import pgcore as pg
+from pgcore.errors import PluginError
 from pgcore.registry.registry import load_class, registry
 from pgcore_check.conformance import plan, run, selected_variants, with_settings
 from pgcore_check.outcomes import reason
-from pgcore_check.proof import Proof
+from pgcore_check.planted import stage_of
+from pgcore_check.proof import Bug, Proof
 from pgcore_check.proofs import proofs, reference_of, untried_parts, variants
 from pgcore_check.testing.selection import selected
+from pgcore_estimators.parts.clip import Clip
 from pgcore_estimators.preset_classes import PPO
 from pgcore_exact.command import subjects, unbuilt
+from pgcore_numpy.discrete_kernels import CategoricalKernel
+from pgcore_numpy.heads import make_kernel
 
 # The three files of an estimator: its module, the plugin's lines, its proof.
 ESTIMATOR = """
@@ -457,3 +462,43 @@ def test_every_built_in_estimator_head_and_reduction_has_a_proof_with_a_referenc
     # Each part is in a variant, or has points of its own.
     assert proofs().parts == ({}, {})
     assert untried_parts() == {}
+
+
+class DoubledKernel(CategoricalKernel):
+    """A closed form of twice the derivative."""
+
+    def backward(self, cotangents):
+        return 2.0 * super().backward(cotangents)
+
+
+class Doubled(pg.Categorical):
+    """A head whose closed form on NumPy is wrong."""
+
+
+make_kernel.register(Doubled, DoubledKernel)
+
+
+class Backwards(Clip):
+    """A slope of the other sign."""
+
+    def slope(self, log_ratio, log_prob, advantage, **inputs):
+        by_ratio, slope = super().slope(log_ratio, log_prob, -advantage, **inputs)
+        return by_ratio, slope
+
+
+@pytest.mark.parametrize(
+    ("planted", "stage"),
+    [
+        (pg.estimator("reinforce", gamma=0.9), None),
+        (Backwards(), "cotangents"),
+        (Doubled(3), "kernel"),
+    ],
+    ids=["honest", "part", "head"],
+)
+def test_a_planted_bug_has_the_stage_that_finds_it(planted, stage):
+    assert stage_of(Bug("planted", planted, "signals")) == stage
+
+
+def test_a_planted_bug_that_nothing_fits_is_refused():
+    with pytest.raises(PluginError, match=r"bug 'sum': expected an estimator, a head or a part"):
+        stage_of(Bug("sum", pg.optimizer("sgd"), "1 step"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 import pgcore as pg
+from pgcore.parts.objectives import Slope
 from pgcore.validation.arrays import Array
 from pgcore_check.cases.kinks import constants, one_step, row
-from pgcore_check.proof import Build, Kink, Proof
+from pgcore_check.proof import Bug, Build, Kink, Proof
 from pgcore_estimators.policy_gradient import PolicyGradient
 from spo.part import Spo
 
@@ -66,5 +68,18 @@ POINTS = (
     point("ratio 2, A < 0", LOG_2, -1.0, -10.0),
     point("log ratio 1000, A = 0", 1000.0, 0.0, 0.0),
 )
+
+
+class WithoutRatio(Spo):
+    """A slope by the ratio, where one by its logarithm belongs."""
+
+    def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
+        """See `Spo.slope`."""
+        slope, _ = super().slope(log_ratio, log_prob, advantage, **inputs)
+        return slope / np.exp(log_ratio), None
+
+
 # In cases the gain is its own reference, in extended precision; the points hold the gain itself.
-PROOF = Proof(PolicyGradient, VARIANTS, kinks=POINTS)
+PROOF = Proof(
+    PolicyGradient, VARIANTS, kinks=POINTS, bugs=(Bug("no ratio", WithoutRatio(), "cotangents"),)
+)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pgcore_check.planted import stage_of
 from pgcore_check.testing import assert_agrees, parametrize_cells
 from pgcore_estimators.policy_gradient import PolicyGradient
 
@@ -10,6 +11,11 @@ from spo.proof import PROOF
 @parametrize_cells(estimators=[PolicyGradient(**options) for options in PROOF.variants.values()])
 def test_every_backend_has_the_gradient_of_the_definition(cell):
     assert_agrees(cell)
+
+
+@pytest.mark.parametrize("bug", PROOF.bugs, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_found(bug):
+    assert stage_of(bug) == bug.stage
 
 
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
