@@ -79,7 +79,7 @@ def slope_of_kl(case, vector, size=2.0**-20):
     spec, parameters = policy.spec, policy.parameters()
     described = policy.evaluate(batch, ("distribution",))["distribution"]
     estimator = pg.estimator(
-        "ppo", objective="kl", kl_coefficient=1.0, value_coefficient=0.0, normalise="none"
+        "policy_gradient", advantage="returns", objective="ratio", penalty="exact", critic=None
     )
     signals = pg.signals(policy, estimator, batch)
     signals.values["advantage"] = np.zeros(batch.num_steps)

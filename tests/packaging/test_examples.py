@@ -205,7 +205,7 @@ BUGS = {
         "np.array([pull(row) for row in rows], self.dtype)",
         'np.array([pull(row) for row in rows], "float16").astype(self.dtype)',
         (HIPS[0], *HIPS[2:]),  # with its baselines that read scores
-        "signals",
+        "gradient",
     ),
 }
 

@@ -19,7 +19,8 @@ def test_every_pair_of_two_things_occurs_in_few_cases():
     pairs = {
         (level, choice.case.spec.head.name) for choice in everything for level in choice.levels[:-5]
     }
-    assert len(chosen) <= 1.2 * len(pairs)
+    # A case is one variant, and every variant has its place.
+    assert len(chosen) <= len(pairs) + len(VARIANTS) / 2
     assert {choice.variant for choice in chosen} == set(VARIANTS)
     assert {choice.head for choice in chosen} == set(HEADS)
     assert len(everything) > 20 * len(chosen)
