@@ -7,6 +7,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.interfaces.surrogate import Surrogate
+from pgcore.parts import Composed
 from pgcore_check.bounds.agreement import FACTOR, allowance
 from pgcore_check.bounds.running_error import bounded
 from pgcore_check.cases.cases import NETWORKS, Case, cases
@@ -21,7 +22,29 @@ HEADS = variants("heads")
 
 # A complex step passes neither |x| nor a value that is held constant, which parts have; test_differences.py
 # holds compositions to real steps.
-CASES = [case for case in cases(("float64",)) if len(case.estimator.differentiated_parts) == 1]
+# Parts that a complex step does not pass: they hold a value constant, or take a magnitude.
+HELD = {"vespo", "gspo_token", "sapo", "k3_straight", "abs_k1", "kl_cov"}
+
+
+def passes(case):
+    """Return whether an estimator's terms are analytic where a step is taken."""
+    parts = [*case.estimator.composition] if isinstance(case.estimator, Composed) else []
+    return not any(
+        part.name in HELD or getattr(part, "ratio", "none") == "constant" for part in parts
+    )
+
+
+# One of each surrogate and head, whatever the signals.
+CASES = list(
+    {
+        (
+            *case.estimator.differentiated_parts.values(),
+            case.estimator.quantities,
+            case.spec.head,
+        ): case
+        for case in reversed(list(filter(passes, cases(("float64",)))))
+    }.values()
+)[::-1]
 
 
 def gap(case):
