@@ -61,6 +61,8 @@ ROOM = 2.0**32
 
 # Perturbed walks of the parameters, with every rounding as large as its bound.
 PERTURBED = 3
+# Further ones, whose roundings have other signs at each step.
+REDRAWN = 2
 
 # Standard deviation of the noise on the signals of `EstimatorForm.earlier`, in the signal's units:
 # the change of policy and critic since an epoch began.
@@ -450,20 +452,29 @@ class Truth:
     def _walks(self) -> list[dict[int, dict[str, Array]]]:
         """The exact walk of the parameters, then the perturbed ones, by number of steps."""
         rng = np.random.default_rng(0)
-        return [self._walk(None), *(self._walk(rng) for _ in range(PERTURBED))]
+        kept = [self._walk(rng) for _ in range(PERTURBED)]
+        return [self._walk(None), *kept, *(self._walk(rng, redraw=True) for _ in range(REDRAWN))]
 
-    def _walk(self, rng: np.random.Generator | None) -> dict[int, dict[str, Array]]:
-        """Return the parameters after the steps that are compared; `rng` draws signs of errors."""
+    def _walk(
+        self, rng: np.random.Generator | None, *, redraw: bool = False
+    ) -> dict[int, dict[str, Array]]:
+        """Return the parameters after the steps that are compared; `rng` draws signs of errors.
+
+        Equal steps round alike: a walk that keeps its signs has errors that grow with the steps. A
+        constant error moves the whole walk, though, and so excites no growth that begins late, as
+        RMSprop's where a derivative comes near 0. Signs that are drawn anew do.
+        """
         visited: dict[int, dict[str, Array]] = {}
         parameters: dict[str, Array] = {}
         slots: dict[str, Any] = {}
-        # Equal steps round alike, so that a walk keeps its signs and its errors grow with the steps.
         signs: dict[str, Any] = {}
         for name, value in self.parameters.items():
             parameters[name] = reference.extended(value)
             slots[name] = dict.fromkeys(self.optimizer.slots, parameters[name] * 0)
             signs[name] = 0.0 if rng is None else rng.choice((-1.0, 1.0), value.shape)
         for step in range(1, max(self.steps) + 1):
+            if rng is not None and redraw:
+                signs = {n: rng.choice((-1.0, 1.0), x.shape) for n, x in self.parameters.items()}
             exact = self._gradient(parameters, reference.extended)
             # Minimising an unclipped ratio can run away.
             if not _norm(exact) < np.sqrt(np.finfo(self.dtype).max):
