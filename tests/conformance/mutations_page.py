@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pgcore_check.bounds.agreement import FACTOR
 
-__all__ = ["listed", "section", "times"]
+__all__ = ["listed", "planted", "section", "times"]
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "mutations.md"
@@ -44,6 +47,14 @@ def section(
 def row_of(cells: Sequence[str]) -> str:
     """Return the line of a table's row."""
     return f"| {' | '.join(cells)} |"
+
+
+def planted(bugs: Iterable[Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of bugs, each from a run: name, what it is planted in, stage, times the limit."""
+    for bug in bugs:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            stage, ratio = bug.run(monkeypatch)
+        yield bug.name, bug.planted, str(stage), times(ratio)
 
 
 def listed(heading: str, columns: int) -> list[tuple[str, ...]]:

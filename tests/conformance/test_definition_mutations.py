@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import sympy.core.cache
-from mutations_page import listed, section, times
+from mutations_page import listed, planted, section
 from strangers import Laplace
 
 import pgcore as pg
@@ -440,16 +440,12 @@ def test_a_planted_bug_is_found_at_its_stage(bug, monkeypatch):
 
 def section_of_bugs() -> str:
     """Return the page's section, from a run."""
-    rows: list[list[str]] = []
-    for bug in BUGS:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            stage, ratio = bug.run(monkeypatch)
-        rows.append([bug.name, bug.planted, str(stage), times(ratio)])
     text = [
         "These have no second formula to depart from. Heads break an identity of their distribution, which is named. Constants",
         "of less than float64 are refused, and so are cotangents of surrogates that look at the whole batch.",
     ]
-    return section(HEADING, text, ("bug", "planted in", "found at", "times the limit"), rows)
+    columns = ("bug", "planted in", "found at", "times the limit")
+    return section(HEADING, text, columns, planted(BUGS))
 
 
 def test_the_page_lists_these_bugs_at_these_stages():

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutations_page import listed, section, times
+from mutations_page import listed, planted, section
 
 import pgcore as pg
 from pgcore import returns
@@ -856,16 +856,12 @@ def test_nothing_is_found_without_a_bug(at, monkeypatch):
 
 def section_of_bugs() -> str:
     """Return the page's section, from a run."""
-    rows: list[list[str]] = []
-    for bug in BUGS:
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            stage, ratio = bug.run(monkeypatch)
-        rows.append([bug.name, bug.planted, str(stage), times(ratio)])
     text = [
         "A part's definition is the reference of its terms. Where the formula alone is wrong, it departs from its slope. Where",
         "both are wrong alike, they depart from gradients that were worked out by hand at single points.",
     ]
-    return section(HEADING, text, ("bug", "planted in", "found at", "times the limit"), rows)
+    columns = ("bug", "planted in", "found at", "times the limit")
+    return section(HEADING, text, columns, planted(BUGS))
 
 
 def test_the_page_lists_these_bugs_at_these_stages():
