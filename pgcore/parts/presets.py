@@ -145,8 +145,9 @@ class FromPreset(Composed):
 
     def compose(self) -> Composition:
         """See `Composed.compose`: the row's parts, with the options in their fields."""
-        options = (*self.preset.options,)
-        return self.resolved.composition({name: getattr(self, name) for name in options})
+        return self.resolved.composition(
+            {name: getattr(self, name) for name in self.preset.options}
+        )
 
     @property
     def claims(self) -> Claims:

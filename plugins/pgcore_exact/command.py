@@ -87,7 +87,7 @@ def audit_command(
         raise typer.BadParameter(
             "--set: expected it with one estimator, got --all or --penalties; name the estimator"
         )
-    # An audit of all takes a minute: refuse a bad picture before it.
+    # An audit of all takes minutes: refuse a bad picture before it.
     if picture is not None:
         check_picture(picture, every=every)
     from pgcore_exact.audits import audit_process
