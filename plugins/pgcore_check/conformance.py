@@ -190,18 +190,21 @@ def plan(
     factors = [factor for factor, names in named.items() if names is not None]
     factor = factors[0] if len(factors) == 1 else ""
     parts: list[Part] = []
+    quick = extent == "quick"
     if estimators is None:
         # A mode that compiles takes its time: one dtype is enough.
-        modes = {DTYPES[-1]: extent != "quick"}
+        modes = {DTYPES[-1]: not quick}
         parts += [
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
-            for number, dtype in enumerate(DTYPES)
+            for number, dtype in enumerate(DTYPES[-1:] if quick else DTYPES)
         ]
     for part in case_parts(tried, tried_heads, extent, factor, rules=optimizers):
         parts.append(dataclasses.replace(part, number=len(parts)))
-    for group, members in kink_groups(tried, tried_heads, alone=factor != "estimator").items():
-        everywhere = extent != "quick" and any(kink.everywhere for kink in members)
-        for dtype in DTYPES:
+    kinks_of = kink_groups(tried, tried_heads, alone=factor != "estimator")
+    for place, (group, members) in enumerate(kinks_of.items()):
+        everywhere = not quick and any(kink.everywhere for kink in members)
+        # Each group is compiled anew: in a quick run the dtypes take turns.
+        for dtype in DTYPES[place % 2 :][:1] if quick else DTYPES:
             # As for the probes.
             in_modes = everywhere and dtype == DTYPES[-1]
             parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
