@@ -10,11 +10,14 @@ from pgcore.data.batch import Batch
 from pgcore.interfaces.estimator import Estimator
 from pgcore.validation.arrays import Array
 
-__all__ = ["BLOCK", "blocks", "blocks_of", "joined"]
+__all__ = ["ALL", "BLOCK", "blocks", "blocks_of", "joined"]
 
 # Steps of one block, such that its activations stay in the second-level cache. Blocks are fixed,
 # and so is the order in which their gradients are added: every run gives the same bits.
 BLOCK = 512
+
+# All steps of a block.
+ALL = slice(None)
 
 
 def blocks(steps: int) -> Iterator[slice]:

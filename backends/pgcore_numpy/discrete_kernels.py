@@ -55,10 +55,12 @@ class CategoricalKernel(Kernel):
         self, names: Collection[str], actions: Array, reference: Array | None
     ) -> dict[str, Array]:
         """See `Kernel.quantities`."""
-        self.actions, self.steps, mask = actions, np.arange(len(actions)), self.mask
+        mask, steps = self.mask, len(actions)
+        # Of the actions taken, in [A, n] as one row: NumPy finds entries by one index sooner.
+        self.taken: Array = actions * np.intp(steps) + np.arange(steps)
         quantities: dict[str, Array] = {}
         if "log_prob" in names:
-            quantities["log_prob"] = self.log_pi[actions, self.steps]
+            quantities["log_prob"] = self.log_pi.take(self.taken)
         if not SAFE.isdisjoint(names):
             # 0 log 0 = 0: the logarithm is replaced before it is multiplied by a probability of 0.
             self.safe_log_pi = self.log_pi if mask is None else np.where(mask.T, self.log_pi, 0.0)
@@ -88,9 +90,10 @@ class CategoricalKernel(Kernel):
         if "log_prob" in cotangents:
             # e_a - pi, with 1 - pi_a as the sum over the other actions: near saturation the
             # subtraction would lose all its digits.
-            d = -self.pi
-            d[self.actions, self.steps] = 0.0
-            d[self.actions, self.steps] = -np.add.reduce(d)
+            d = np.negative(self.pi, order="C")
+            entries = d.reshape(-1)
+            entries[self.taken] = 0.0
+            entries[self.taken] = -np.add.reduce(d)
             d *= cotangents["log_prob"]
         # dH/dw_i = -pi_i (log pi_i + H), in place where a derivative is there already.
         if "entropy" in cotangents:

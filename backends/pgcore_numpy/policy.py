@@ -19,7 +19,7 @@ from pgcore.interfaces.quantities import PER_ACTION, VALUES, columns_of
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.numpy import host
-from pgcore_numpy.blocks import BLOCK, blocks, blocks_of, joined
+from pgcore_numpy.blocks import ALL, BLOCK, blocks, blocks_of, joined
 from pgcore_numpy.gradient import NumpyGradient
 from pgcore_numpy.heads import make_kernel
 from pgcore_numpy.networks import check_network
@@ -29,7 +29,6 @@ from pgcore_numpy.workspace import Passes, Workspace
 
 __all__ = ["NumpyPolicy"]
 
-ALL = slice(None)
 # The derivatives in a critic's values where no quantity of the surrogate is a critic's.
 NO_VALUES = np.empty((0, 0))
 
@@ -119,12 +118,9 @@ class NumpyPolicy(NumpyParameters, Policy):
                     if name not in arguments:
                         arguments[name] = part[name]
                 by_block.append(arguments)
-                cotangents = estimator.cotangents(**arguments)
-                if len(cotangents) != len(names) or not all(map(cotangents.__contains__, names)):
-                    raise missing_cotangents(estimator, cotangents)
                 # The loss weighs terms, so the weights multiply here and nowhere below.
                 w = weights if whole else weights[block]
-                self._backward(work, {name: weigh(value, w) for name, value in cotangents.items()})
+                self._backward(work, weighed(estimator, estimator.cotangents(**arguments), w))
                 work.collect(ALL)
                 total = (
                     work.vector.copy() if total is None else np.add(total, work.vector, out=total)
@@ -295,15 +291,23 @@ class NumpyPolicy(NumpyParameters, Policy):
         return work
 
 
-def missing_cotangents(estimator: Estimator, cotangents: Mapping[str, Array]) -> EstimatorError:
-    """Return the error for cotangents of other quantities than the surrogate's."""
-    return EstimatorError(
-        f"{estimator.name}.cotangents: expected derivatives for {', '.join(estimator.quantities)}, "
-        f"got them for {', '.join(cotangents)}; "
-        "return one array for each quantity that the surrogate uses"
-    )
+def weighed(
+    estimator: Estimator, cotangents: Mapping[str, Array], weights: Array
+) -> dict[str, Array]:
+    """Return [n] or [n, A] cotangents of all quantities, times the [n] weights of the loss.
 
-
-def weigh(cotangent: Array, weights: Array) -> Array:
-    """Return a [n] or [n, A] cotangent times the [n] weights of the loss."""
-    return cotangent * (weights[:, None] if cotangent.ndim == 2 else weights)
+    Raises:
+        EstimatorError: they are of other quantities than the surrogate's.
+    """
+    names, result = estimator.quantities, {}
+    if len(names) == len(cotangents):
+        for name, value in cotangents.items():
+            if name in names:
+                result[name] = value * (weights if value.ndim == 1 else weights[:, None])
+    if len(result) < len(names):
+        raise EstimatorError(
+            f"{estimator.name}.cotangents: expected derivatives for {', '.join(names)}, "
+            f"got them for {', '.join(cotangents)}; "
+            "return one array for each quantity that the surrogate uses"
+        )
+    return result

@@ -290,15 +290,9 @@ class Composition:
 
     def cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
         """Return the derivatives of `terms` by quantity, or None where a part has no slope."""
-        cotangents = self._cotangents(self._held(host, inputs))
-        if cotangents is None or not self.drops:
-            return cotangents
-        counted = inputs["counted"] > 0
-        return {name: chosen(counted, value) for name, value in cotangents.items()}
-
-    def _cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
-        """Return `cotangents` without regard to steps that are left out."""
-        slope = self._gain_slope(inputs)
+        if self.drops:
+            inputs = self._held(host, inputs)
+        slope = self._plain_slope(inputs) if self._plain else self._gain_slope(inputs)
         if slope is None:
             return None
         cotangents = {"log_prob": -slope}
@@ -317,7 +311,10 @@ class Composition:
             bonus = np.full_like(inputs["entropy"], -self.entropy_coefficient)
             present = cotangents.get("entropy")
             cotangents["entropy"] = bonus if present is None else present + bonus
-        return cotangents
+        if not self.drops:
+            return cotangents
+        counted = inputs["counted"] > 0
+        return {name: chosen(counted, value) for name, value in cotangents.items()}
 
     def metric_inputs(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """See `Estimator.metric_inputs`: a ratio is the level's, at each step."""
@@ -361,6 +358,12 @@ class Composition:
         return xp.where(counts, log_prob, 0.0), read
 
     @cached_property
+    def _plain(self) -> bool:
+        """Whether the gain is the objective's, of the ratios of all single steps."""
+        changed = self._limits or self.level.changes
+        return not (changed or self.weights or self.drops)
+
+    @cached_property
     def _limits(self) -> bool:
         """Whether the objective limits the log ratios of single steps."""
         return type(self.objective).limit is not Objective.limit
@@ -384,6 +387,20 @@ class Composition:
         if self.weights:
             log_ratio = xp.where(inputs["gain_weight"] > 0, log_ratio, 0.0)
         return by_step, log_ratio
+
+    def _plain_slope(self, inputs: Mapping[str, Array]) -> Array | None:
+        """Return `_gain_slope` of a plain gain, without what would leave it as it is.
+
+        At the minibatches of an inner loop those calls take as long as the arithmetic.
+        """
+        objective, log_prob = self.objective, inputs["log_prob"]
+        log_ratio = log_prob - inputs["old_log_prob"] if objective.reads_ratio else None
+        read = read_by(objective, inputs)
+        slopes = objective.slope(log_ratio, log_prob, inputs["advantage"], **read)
+        if slopes is None:
+            return None
+        slope = added(*slopes)
+        return np.zeros_like(log_prob) if slope is None else slope
 
     def _gain_slope(self, inputs: Mapping[str, Array]) -> Array | None:
         """Return [B] derivatives of the weighed gain by log pi, of an episode's sum at its level."""
