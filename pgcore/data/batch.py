@@ -22,6 +22,7 @@ Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 PER_STEP = ("observations", "actions", "rewards", "action_mask", *OPTIONAL_REALS)
 PER_EPISODE = ("episode_lengths", "terminated", "final_observations", "final_values")
 ARRAYS = (*PER_STEP, *PER_EPISODE)
+GATHERED = (*PER_STEP, "extras")
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 FORMAT = "pgcore.batch"  # the mark of saved files; other releases read it
 
@@ -70,7 +71,9 @@ class Batch:
     discount: Array | None
     extras: Mapping[str, Array]
     _source: tuple[Batch, Index]  # of a batch that `steps` made: its parent and its index
+    _rows: tuple[Batch, Index]  # of a part: the batch that it is of, and the numbers of its steps
     _fits: object = None  # the spec that the batch was last found to fit
+    _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
 
     def __init__(
         self,
@@ -110,6 +113,27 @@ class Batch:
             f"Batch.{name}: expected no assignment, got one; batches are frozen, so make a new one"
         )
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a field of a part, gathered at its first use; see `remember_device`."""
+        if name not in GATHERED or "_rows" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        whole, index = self._rows
+        if name == "extras":
+            value: Any = {key: read_only(rows[index]) for key, rows in whole.extras.items()}
+        else:
+            rows: Array | None = getattr(whole, name)
+            value = None if rows is None else read_only(rows[index])
+        self.__dict__[name] = value
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields; a copy knows no device, and of a part no rows of another batch."""
+        gathered = {name: getattr(self, name) for name in GATHERED}
+        left_out = ("_rows", "_on_device")
+        return {
+            name: value for name, value in vars(self).items() if name not in left_out
+        } | gathered
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Freeze the arrays again, which `pickle` and `copy` return writable."""
         self.__dict__.update(_frozen(state).__dict__)
@@ -122,7 +146,7 @@ class Batch:
     @property
     def num_steps(self) -> int:
         """B, padding included."""
-        return len(self.observations)
+        return len(self.rewards)
 
     @property
     def num_episodes(self) -> int:
@@ -262,6 +286,10 @@ class Batch:
         """Remember that this batch fits a spec; every part of it does too."""
         self.__dict__["_fits"] = spec
 
+    def remember_device(self) -> None:
+        """Let parts gather fields at their first use, since a policy gathers them on its device."""
+        self.__dict__["_on_device"] = True
+
     @staticmethod
     def trusted(fields: Mapping[str, Any]) -> Batch:
         """Return a batch of valid and read-only fields and cached properties, unchecked."""
@@ -279,13 +307,13 @@ class Batch:
             BatchError: the index is out of range, selects no step or is not one-dimensional.
         """
         try:
-            fields = self._step_fields(index)
+            fields = self._part_fields(index)
         except IndexError as error:
             raise _index_error("step", self.num_steps, error) from error
         rewards = fields["rewards"]
         if rewards.ndim != 1 or len(rewards) == 0:
             raise _index_error("step", self.num_steps, rewards.shape)
-        fields["_source"] = (self, index)
+        fields["_source"] = fields["_rows"]
         return _frozen(fields)
 
     def episodes(self, index: Index) -> Batch:
@@ -298,7 +326,7 @@ class Batch:
             BatchError: the index is out of range, selects no episode or is not one-dimensional.
         """
         numbers, steps = self.episode_steps(index)
-        fields = self._step_fields(steps)
+        fields = self._part_fields(steps)
         for name in PER_EPISODE:
             value: Array | None = getattr(self, name)
             fields[name] = None if value is None else value[numbers]
@@ -317,11 +345,20 @@ class Batch:
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         return numbers, starts + np.arange(len(starts))
 
+    def _part_fields(self, index: Index) -> dict[str, Any]:
+        """Return the fields of the steps at an index, of a part that knows its rows."""
+        # The caller may change its index later.
+        rows = index.copy() if isinstance(index, list | np.ndarray) else index
+        part = {"_rows": (self, rows), "_fits": self._fits}
+        if not self._on_device:
+            return self._step_fields(index) | part
+        return part | {"_on_device": True, "rewards": self.rewards[index]}
+
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
         fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
         for name in PER_STEP:
-            value = self.__dict__[name]
+            value: Array | None = getattr(self, name)
             fields[name] = None if value is None else value[index]
         if self.extras:
             fields["extras"] = {name: value[index] for name, value in self.extras.items()}
@@ -473,7 +510,7 @@ def _frozen(fields: dict[str, Any]) -> Batch:
         # An index array makes writable copies; a slice makes read-only views.
         if type(value) is np.ndarray:
             value.flags.writeable = False
-    for value in fields["extras"].values():
+    for value in fields.get("extras", {}).values():
         value.flags.writeable = False
     return Batch.trusted(fields)
 

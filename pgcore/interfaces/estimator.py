@@ -124,6 +124,10 @@ class Estimator(Checked, ABC):
         # An inherited closed form belongs to the parent's surrogate.
         if writer is not Estimator and overrides(cls, writer, ("surrogate",)):
             cls.cotangents = Estimator.cotangents
+        # The constants of an inherited `finalise` do not hold for another.
+        writer = next(base for base in cls.__mro__ if "standards" in vars(base))
+        if writer is not Estimator and overrides(cls, writer, ("finalise",)):
+            cls.standards = Estimator.standards
         # A class with `keywords` of its own needs no signature to read them from.
         if cls.surrogate is not Estimator.surrogate and cls.keywords is Estimator.keywords:
             cls._surrogate_keywords = surrogate_keywords(cls)
@@ -195,6 +199,21 @@ class Estimator(Checked, ABC):
             padding: [B] float, 0 where a step is padding and above 0 elsewhere; None without padding.
         """
         return signals
+
+    def standards(
+        self, signal: Callable[[str], Array], padding: Array | None
+    ) -> Mapping[str, tuple[float, float, float]] | None:
+        """Return constants (first, mean, divisor) by signal, where `finalise` is that and no more.
+
+        Such a signal comes out as ((x - first) - mean) / divisor, and as 0 at padding; the others stay
+        as they are. So a device need not get the result. None, the default of a class that writes
+        `finalise`, says that NumPy's result is needed; a subclass that overrides it inherits none.
+
+        Args:
+            signal: Returns a signal by name, as `finalise` gets it.
+            padding: See `finalise`.
+        """
+        return {} if type(self).finalise is Estimator.finalise else None
 
     def metrics(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """See `surrogate`: of the same keywords, without padding, further figures to log by name."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, KeysView, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.validation.arrays import Array, first_row, row_not_finite
 
-__all__ = ["Signals", "check_all_finite", "check_names", "check_reference"]
+__all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_reference"]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)
 class Signals:
     """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
@@ -28,10 +29,17 @@ class Signals:
     padded: bool = field(kw_only=True)  # whether any step is padding or may be left out
     # [B] 0 for padding and steps left out; None: as the weights
     real: Array | None = field(default=None, kw_only=True)
+    # whether a policy gathers parts on its device
+    on_device: bool = field(default=False, init=False)
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
         return self.values[name]
+
+    @property
+    def names(self) -> KeysView[str]:
+        """The signals' names."""
+        return self.values.keys()
 
     def steps(self, index: Index) -> Signals:
         """Return the signals of some steps, a minibatch; see `Batch.steps`.
@@ -47,8 +55,7 @@ class Signals:
         # Counting is slower than a length, so it is done with padding alone.
         size = np.count_nonzero if self.padded else len
         scale = size(self.padding_weights) / max(size(part.padding_weights), 1)
-        part.weights = part.weights * scale
-        return part
+        return part.scaled(scale)
 
     def part(self, index: Index) -> Signals:
         """Return the signals of some steps, with their weights in the whole loss.
@@ -76,24 +83,23 @@ class Signals:
             # An episode without a step that counts is no episode of the mean.
             real = np.maximum.reduceat(self.padding_weights, batch.episode_starts)
         scale = np.count_nonzero(real) / max(np.count_nonzero(real[index]), 1)
-        part.weights = part.weights * scale
-        return part
+        return part.scaled(scale)
 
-    def episode_part(self, batch: Batch, index: Index) -> Signals:
+    def episode_part(self, batch: Batch, index: Index) -> SignalsPart:
         """Return the signals for `batch.episodes(index)`, with their weights in the whole loss.
 
         See `episodes` for the arguments and errors, and `part` for the sum over parts.
         """
         numbers, steps = batch.episode_steps(index)
-        values = {name: value[steps] for name, value in self.values.items()}
+        own = dict[str, Array]()
         # Episodes of the part are numbered anew, from 0.
-        if "episode" in values:
-            values["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
-        return self._sliced(values, self.weights[steps], steps)
+        if "episode" in self.names:
+            own["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
+        return SignalsPart(self, steps, self.weights[steps], own)
 
-    def _of_steps(self, method: str, index: Index) -> Signals:
+    def _of_steps(self, method: str, index: Index) -> SignalsPart:
         """Return the signals of some steps, unscaled; `method` is the caller's name."""
-        if "episode" in self.values:
+        if "episode" in self.names:
             raise EstimatorError(
                 f"Signals.{method}: expected the signals of a loss of single steps, got those of "
                 "whole episodes; slice with Batch.episodes and Signals.episodes or episode_part"
@@ -105,13 +111,11 @@ class Signals:
                 f"Signals.{method}: expected step numbers in [0, {len(self.weights)}), "
                 f"got others ({error}); check the index"
             ) from error
-        values = {name: value[index] for name, value in self.values.items()}
-        return self._sliced(values, weights, index)
+        return SignalsPart(self, index, weights, {})
 
-    def _sliced(self, values: dict[str, Array], weights: Array, index: Index) -> Signals:
-        """Return the signals of some steps, which have these values and weights."""
-        real = None if self.real is None else self.real[index]
-        return Signals(values, weights, padded=self.padded, real=real)
+    def value(self, name: str) -> Array:
+        """Return one signal."""
+        return self.values[name]
 
     @property
     def padding_weights(self) -> Array:
@@ -179,6 +183,64 @@ class Signals:
         return Signals(values, weights, padded=padded, real=real)
 
 
+class SignalsPart(Signals):
+    """The signals of some steps; where the whole is on a device, gathered at their first use.
+
+    Attributes:
+        whole: The signals that they are a part of.
+        index: The numbers of the part's steps.
+        own: [n] signals that are not rows of the whole's, by name.
+        scales: The factors of the weights, in the order of multiplication.
+    """
+
+    __slots__ = ("index", "own", "scales", "whole")
+
+    def __init__(
+        self, whole: Signals, index: Index, weights: Array, own: Mapping[str, Array]
+    ) -> None:
+        """Keep the arguments; [n] weights are the whole's at the index."""
+        # The caller may change its index later.
+        self.index = index.copy() if isinstance(index, list | np.ndarray) else index
+        self.whole, self.own, self.weights = whole, own, weights
+        self.padded, self.on_device = whole.padded, whole.on_device
+        self.real = None if whole.real is None else whole.real[index]
+        self.scales: tuple[float, ...] = ()
+        if not whole.on_device:
+            self.values = self._gathered()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the values, which are not set on a device before they are read."""
+        if name != "values":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.values = values = self._gathered()
+        return values
+
+    @property
+    def names(self) -> KeysView[str]:
+        """See `Signals.names`."""
+        return self.whole.names
+
+    def value(self, name: str) -> Array:
+        """See `Signals.value`; the others are not gathered."""
+        return self.own[name] if name in self.own else self.whole.value(name)[self.index]
+
+    def scaled(self, factor: float) -> SignalsPart:
+        """Multiply the weights, and return the part."""
+        self.weights = self.weights * factor
+        self.scales = (*self.scales, factor)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the arrays alone, without the whole."""
+        return partial(Signals, padded=self.padded, real=self.real), (self.values, self.weights)
+
+    def _gathered(self) -> dict[str, Array]:
+        """Return the values."""
+        index = self.index
+        values = {name: value[index] for name, value in self.whole.values.items()}
+        return {**values, **self.own} if self.own else values
+
+
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:
     """Return an estimator's signals; raise BatchError where it reads an extra that is not there."""
     try:
@@ -193,9 +255,9 @@ def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[
         ) from error
 
 
-def check_names(estimator: Estimator, signals: Mapping[str, Array]) -> None:
+def check_names(estimator: Estimator, signals: Collection[str]) -> None:
     """Raise EstimatorError unless every keyword of the surrogate is a quantity or a signal."""
-    available = QUANTITIES.keys() | signals.keys()
+    available = QUANTITIES.keys() | set(signals)
     missing = [name for name in estimator.keywords if name not in available]
     if missing:
         raise EstimatorError(

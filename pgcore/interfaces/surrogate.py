@@ -25,12 +25,12 @@ class Surrogate:
     Its existence proves that they fit policies of its spec, so that nothing checks them again.
     """
 
-    __slots__ = ("_padding", "batch", "estimator", "spec", "values", "weights")
+    __slots__ = ("_finalised", "_padding", "batch", "estimator", "signals", "spec", "weights")
 
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
-        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors."""
+        """Check that they fit; see `pgcore.gradient` for the errors."""
         estimator.check_fits(spec)
         check_batch(spec, batch)
         if len(signals.weights) != batch.num_steps:
@@ -39,14 +39,22 @@ class Surrogate:
                 f"{len(signals.weights)}; slice batch and signals alike"
             )
         # The names were checked where the signals were computed, unless for another estimator.
-        if not estimator.signal_names <= signals.values.keys():
-            check_names(estimator, signals.values)
+        if not estimator.signal_names <= signals.names:
+            check_names(estimator, signals.names)
         self.spec = spec
         self.estimator = estimator
         self.batch = batch
+        self.signals = signals
         self._padding = signals.padding_weights if signals.padded else None
-        self.values = estimator.finalise(signals.values, self._padding)  # [B, ...] by name
+        self._finalised: dict[str, Array] | None = None
         self.weights = signals.weights  # [B] of each term in the loss
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """[B, ...] finalised signals by name."""
+        if self._finalised is None:
+            self._finalised = self.estimator.finalise(self.signals.values, self._padding)
+        return self._finalised
 
     @property
     def real(self) -> Array:
@@ -88,7 +96,7 @@ class SummedSurrogate(Surrogate):
         return np.concatenate([part.real for part in self.parts])
 
     @cached_property
-    def values(self) -> dict[str, Array]:
+    def values(self) -> dict[str, Array]:  # pyright: ignore[reportIncompatibleMethodOverride] - joined once
         """[B, ...] finalised signals by name, episodes numbered throughout."""
         values: dict[str, Array] = {}
         for name in self.parts[0].values:

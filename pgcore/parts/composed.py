@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.quantities import surrogate_keywords
 from pgcore.parts.composition import Composition
+from pgcore.returns import Standard
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import set_field
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -99,6 +100,12 @@ class Composed(Estimator):
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """See `Estimator.finalise`."""
         return self.composition.finalise(signals, padding)
+
+    def standards(
+        self, signal: Callable[[str], Array], padding: Array | None
+    ) -> Mapping[str, Standard]:
+        """See `Estimator.standards`."""
+        return self.composition.standards(signal, padding)
 
     def surrogate(self, xp: ArrayNamespace, *arguments: Any, **inputs: Any) -> Native:
         """See `Estimator.surrogate`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, cast
@@ -26,7 +26,7 @@ from pgcore.parts.objectives import Objective
 from pgcore.parts.part import Part
 from pgcore.parts.penalties import Penalty
 from pgcore.parts.weights import GainWeight
-from pgcore.returns import normalise
+from pgcore.returns import Standard, normalise, standard
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import choice
 from pgcore.xp.namespace import ArrayNamespace, Native
@@ -269,6 +269,14 @@ class Composition:
         if self.normalise != "minibatch":
             return signals
         return signals | {"advantage": normalise(signals["advantage"], padding, ddof=self.ddof)}
+
+    def standards(
+        self, signal: Callable[[str], Array], padding: Array | None
+    ) -> dict[str, Standard]:
+        """See `Estimator.standards`: those of the advantages."""
+        if self.normalise != "minibatch":
+            return {}
+        return {"advantage": standard(signal("advantage"), padding, ddof=self.ddof)}
 
     # The terms, and their derivatives.
 

@@ -5,11 +5,13 @@ Arrays are flat float64, `B` steps in `E` episodes one after the other. `_t` is 
 """
 
 from pgcore.returns.baselines import (
+    Standard,
     best_over_second,
     centre,
     leave_one_out_mean,
     normalise,
     optimal_baseline,
+    standard,
     weighted_centre,
     weighted_means,
 )
@@ -35,7 +37,7 @@ from pgcore.returns.groups import (
 from pgcore.returns.off_policy import cumulative_log_ratios, limited_ratios, retrace, vtrace
 
 __all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
-__all__ += ["weighted_centre", "weighted_means"]
+__all__ += ["Standard", "standard", "weighted_centre", "weighted_means"]
 __all__ += ["discounted_sum", "discounts", "episode_returns", "gae", "n_step_returns"]
 __all__ += ["next_values", "returns", "state_discounts", "td_errors"]
 __all__ += ["GROUPS", "by_group", "episode_rewards", "group_of_episode", "is_one_group"]

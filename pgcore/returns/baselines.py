@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,15 @@ from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array
 
 __all__ = ["best_over_second", "centre", "leave_one_out_mean", "normalise", "optimal_baseline"]
-__all__ += ["weighted_centre", "weighted_means"]
+__all__ += ["Standard", "standard", "weighted_centre", "weighted_means"]
+
+
+class Standard(NamedTuple):
+    """The constants of a normalisation: x comes out as ((x - first) - mean) / divisor."""
+
+    first: float  # the first entry that counts
+    mean: float  # of the differences to it
+    divisor: float  # std + eps; 1 where nothing is divided
 
 
 def normalise(
@@ -31,12 +40,36 @@ def normalise(
     Raises:
         NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
+    return _normalised(x, weights, ddof, eps, noun)[0]
+
+
+def standard(
+    x: Array, weights: Array | None = None, *, ddof: int = 1, eps: float = 1e-8, noun: str = "step"
+) -> Standard:
+    """Return the constants of `normalise`, for x that is on a device too; see there.
+
+    Example:
+        >>> standard(np.array([1.0, 3.0]), ddof=0, eps=0.0)
+        Standard(first=1.0, mean=1.0, divisor=1.0)
+    """
+    first, mean, divisor = _normalised(x, weights, ddof, eps, noun)[1:]
+    return Standard(float(first), float(mean), divisor)
+
+
+def _normalised(
+    x: Array, weights: Array | None, ddof: int, eps: float, noun: str
+) -> tuple[Array, float, float, float]:
+    """Return the result of `normalise`, and its constants."""
     # Padding would shift mean and std, so the statistics are those of real entries.
     real = None if weights is None else weights > 0
     members = x if real is None else x[real]
-    count = len(members)
+    first: Any = 0.0
+    mean, divisor, count = 0.0, 1.0, len(members)
     if count > max(ddof, 1):
-        members = centre(members)
+        first = members[0]
+        centred: Array = members - first
+        mean = _mean(centred)
+        members = centred - mean
         # Squares of float32 overflow at 2e19; `vdot`, unlike `dot`, overflows without a warning.
         wide = members if members.dtype == np.float64 else members.astype(np.float64)
         square = float(np.vdot(wide, wide))
@@ -49,23 +82,27 @@ def normalise(
                 f"normalise: expected numbers with a finite variance, got {x[row]} at {noun} "
                 f"{row}; scale the rewards down, or mend that {noun}"
             )
-        divisor = math.sqrt(square / (count - ddof)) + eps
         # Without eps, equal entries are 0 over 0.
-        if divisor > 0:
-            members /= divisor
+        divisor = math.sqrt(square / (count - ddof)) + eps or 1.0
+        members /= divisor
     if real is None:
-        return members
+        return members, first, mean, divisor
     result = np.zeros_like(x)
     result[real] = members
-    return result
+    return result, first, mean, divisor
 
 
 def centre(x: Array) -> Array:
     """Return [B] x less its mean, of x's dtype; exactly 0 if all entries are equal."""
     # The mean's rounding would otherwise come out as a spread of equal entries.
     centred = x - x[0]
+    return centred - _mean(centred)
+
+
+def _mean(x: Array) -> float:
+    """Return the mean of [B] numbers."""
     # Python sums a few entries sooner.
-    return centred - (sum(centred.tolist()) if len(x) < 8 else np.add.reduce(centred)) / len(x)
+    return (sum(x.tolist()) if len(x) < 8 else np.add.reduce(x)) / len(x)
 
 
 def weighted_centre(x: Array, weights: Array) -> Array:

@@ -23,6 +23,7 @@ from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.entry_points import KINDS, Plugin
 from pgcore.registry.registry import registry
 from pgcore.validation.fields import Positive
+from pgcore_estimators.preset_classes import PPO
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 SPEC = PolicySpec(Linear(3), Categorical(3), "separate")
@@ -473,3 +474,20 @@ def test_a_claim_on_other_policies_episodes_is_one_of_three(value):
         EstimatorError, match=r"Claims.off_policy: expected one of 'exact', 'limited', 'none', got"
     ):
         Claims(unbiased=True, off_policy=value, needs_critic=False, discrete_only=False)
+
+
+def test_the_constants_of_a_normalisation_are_not_inherited_with_another():
+    signals = {"advantage": np.array([1.0, 4.0, 2.0]), "return_": np.ones(3)}
+    ppo = pg.estimator("ppo")
+    ((first, mean, divisor),) = dict(ppo.standards(signals.__getitem__, None) or {}).values()
+    normalised = ppo.finalise(signals, None)["advantage"]
+    np.testing.assert_array_equal((signals["advantage"] - first - mean) / divisor, normalised)
+    assert pg.estimator("ppo", normalise="batch").standards(signals.__getitem__, None) == {}
+
+    class Clipped(PPO):
+        name = "clipped advantages"
+
+        def finalise(self, signals, padding):
+            return {name: np.clip(value, -1, 1) for name, value in signals.items()}
+
+    assert Clipped().standards(signals.__getitem__, None) is None
