@@ -166,7 +166,10 @@ def signals(
     check_batch(policy.spec, batch)
     evaluate = Evaluation(policy, batch, target)
     whole = TOTALS("signals totals", THE_BATCH if totals is None else totals, BatchError)
-    return Signals.of(estimator, batch, evaluate, policy.dtype, policy.spec.head.width, whole)
+    dtype, width = policy.dtype, policy.spec.head.width
+    computed = Signals.of(estimator, batch, evaluate, dtype, width, whole)
+    computed.on_device = policy.resident
+    return computed
 
 
 def gradient(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
@@ -18,7 +19,8 @@ from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surr
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
 
-__all__ = ["differentiate", "fisher_product", "forward", "log_prob_products", "run", "update"]
+__all__ = ["differentiate", "fisher_product", "forward", "gathered", "log_prob_products", "run"]
+__all__ += ["update"]
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
@@ -63,6 +65,26 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
         return vector, jnp.sum(vector * vector), jnp.concatenate(columns, 1)
 
     return jitted(gradient)
+
+
+@jitted
+def gathered(whole: Inputs, gather: Gather) -> Inputs:
+    """See `pgcore.autodiff.resident.minibatch`."""
+
+    def take(array: jax.Array, rows: jax.Array) -> jax.Array:
+        # Rows are within bounds: `Batch` has checked them.
+        return jnp.take(array, rows, axis=0, mode="clip")
+
+    def real(weights: jax.Array, steps: Any) -> jax.Array:
+        return jnp.arange(len(weights)) < steps
+
+    rows = whole.weights if gather.signal_rows is None else gather.signal_rows
+    standards: dict[str, tuple[Any, ...]] = {}
+    for name, (first, mean, divisor) in gather.standards.items():
+        # XLA would multiply by a number's reciprocal, which rounds twice.
+        divisors = jax.lax.optimization_barrier(jnp.full(len(rows), divisor))
+        standards[name] = (first, mean, divisors)
+    return minibatch(xp, take, real, whole, gather._replace(standards=standards))
 
 
 @lru_cache(KEPT)

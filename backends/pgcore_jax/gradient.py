@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pgcore.autodiff.gradient import AutodiffGradient
@@ -90,8 +91,15 @@ class JaxGradient(AutodiffGradient):
         """See `AutodiffGradient.replaced`."""
         return JaxGradient(self._policy, self.surrogate, self._policy.joined(leaves), self._columns)
 
+    def squared(self) -> jax.Array:
+        """See `AutodiffGradient.squared`."""
+        with self._policy.precision():
+            return jnp.vdot(self.vector, self.vector)
+
     def square(self) -> float:
         """See `Gradient.square`."""
+        if self._policy.resident:
+            return super().square()
         # An infinite sum is reported by `check_finite`, not by NumPy's warnings.
         vector = np.asarray(self.vector)
         with np.errstate(over="ignore"):

@@ -134,6 +134,18 @@ class JaxParameters(AutodiffParameters):
         """See `AutodiffParameters.canonical`."""
         return np.array(leaf)
 
+    def to_native(self, array: Any) -> jax.Array:
+        """See `AutodiffParameters.to_native`."""
+        if isinstance(array, jax.Array):
+            return array
+        # A copy, since JAX may share memory, and would keep NumPy's array alive.
+        with self.precision():
+            return jax.device_put(np.array(array), self.device)
+
+    def number(self, native: jax.Array) -> float:
+        """See `AutodiffParameters.number`; by way of NumPy, which is faster than JAX's own conversion."""
+        return float(np.asarray(native))
+
     def to_numpy(self, native: jax.Array) -> Array:
         """See `AutodiffParameters.to_numpy`."""
         return np.asarray(native)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.autodiff.resident import Gather
 from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
@@ -65,6 +66,8 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         # The key of the compiled functions; only an adopted network's outputs need checks.
         self.network = self._checked if isinstance(self.adopted, AdoptedNetwork) else self.adopted
         self._differentiate: tuple[Estimator, Any] | None = None
+        device = next(iter(next(iter(self.native.values())).devices()))
+        self.resident = device.platform != "cpu"
 
     @property
     def tree(self) -> Any:
@@ -96,7 +99,7 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
             arrays = functions.run(self.network, self.spec.head, names)(self.native, inputs)
         return {name: np.asarray(value) for name, value in arrays.items()}
 
-    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[JaxGradient, float]:
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[JaxGradient, jax.Array]:
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
         latest = self._differentiate
@@ -106,8 +109,7 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
             latest = self._differentiate = (estimator, function)
         with self.precision():
             vector, square, columns = latest[1](self.native, inputs)
-        # By way of NumPy, which is faster than JAX's own conversion of a scalar.
-        return JaxGradient(self, surrogate, vector, columns), float(np.asarray(square))
+        return JaxGradient(self, surrogate, vector, columns), square
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
@@ -125,6 +127,16 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         with self.precision():
             product = function(self.native, inputs, direction)
         return np.concatenate([np.asarray(product[name]).reshape(-1) for name in self.names])
+
+    def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
+        """See `ResidentPolicy.gathered`; numbers are arrays, since others would compile anew."""
+        number = self.dtype.type
+        standards: dict[str, tuple[Any, ...]] = {}
+        for name, constants in gather.standards.items():
+            standards[name] = tuple(map(number, constants))
+        scales = tuple(map(number, gather.scales))
+        with self.precision():
+            return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:
         """Return an adopted network's results, with checked shapes; run while JAX traces."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from pgcore.autodiff.gradient import AutodiffGradient
@@ -12,7 +14,6 @@ __all__ = ["TensorflowGradient"]
 class TensorflowGradient(AutodiffGradient):
     """See `AutodiffGradient`."""
 
-    def square(self) -> float:
-        """See `Gradient.square`."""
-        # A sum on the device, so that one number is transferred.
-        return float(tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()]))
+    def squared(self) -> Any:
+        """See `AutodiffGradient.squared`."""
+        return tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()])

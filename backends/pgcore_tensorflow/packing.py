@@ -12,7 +12,7 @@ import numpy as np
 from pgcore.autodiff.inputs import Inputs
 from pgcore.validation.arrays import Array
 
-__all__ = ["Layout", "pack", "unpack"]
+__all__ = ["Layout", "listed", "pack", "unpack"]
 
 
 class Layout(NamedTuple):
@@ -34,20 +34,10 @@ def pack(inputs: Inputs, dtype: np.dtype[Any]) -> tuple[list[Array], Layout]:
         inputs: The steps.
         dtype: The policy's, of the arrays that go side by side.
     """
-    fields = {
-        "observations": inputs.observations,
-        "actions": inputs.actions,
-        "weights": inputs.weights,
-        "action_mask": inputs.action_mask,
-    }
-    for name, value in inputs.signals.items():
-        fields[f"signals.{name}"] = value
     columns: list[tuple[str, int, int]] = []
     blocks: list[Array] = []
     separate: dict[str, Array] = {}
-    for name, value in fields.items():
-        if value is None:
-            continue
+    for name, value in fields_of(inputs).items():
         # Images and integers do not fit beside the columns.
         if value.dtype == dtype and value.ndim <= 2:
             block = value if value.ndim == 2 else value[:, None]
@@ -57,6 +47,25 @@ def pack(inputs: Inputs, dtype: np.dtype[Any]) -> tuple[list[Array], Layout]:
             separate[name] = value
     first = [np.concatenate(blocks, axis=1)] if blocks else []
     return [*first, *separate.values()], Layout(tuple(columns), tuple(separate))
+
+
+def listed(inputs: Inputs) -> tuple[list[Any], Layout]:
+    """Return the inputs one by one, as they are, and their layout."""
+    fields = fields_of(inputs)
+    return list(fields.values()), Layout((), tuple(fields))
+
+
+def fields_of(inputs: Inputs) -> dict[str, Any]:
+    """Return the inputs by name, without those that are None."""
+    fields = {
+        "observations": inputs.observations,
+        "actions": inputs.actions,
+        "weights": inputs.weights,
+        "action_mask": inputs.action_mask,
+    }
+    for name, value in inputs.signals.items():
+        fields[f"signals.{name}"] = value
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def unpack(tensors: tuple[Any, ...], layout: Layout) -> Inputs:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pgcore.autodiff.adoption import refusal
 from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.surrogate import Surrogate
@@ -20,8 +21,9 @@ from pgcore_tensorflow.gradient import TensorflowGradient
 from pgcore_tensorflow.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule, reason
 from pgcore_tensorflow.optimizers import TensorflowOptimizer
-from pgcore_tensorflow.packing import Layout, pack, unpack
+from pgcore_tensorflow.packing import Layout, listed, pack, unpack
 from pgcore_tensorflow.parameters import TensorflowParameters
+from pgcore_tensorflow.xp import xp
 
 __all__ = ["TensorflowPolicy"]
 
@@ -67,6 +69,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         """See `Copied.rebuild`."""
         self.native: dict[str, Any] = self.module.native
         self._variables: list[Any] = list(self.native.values())
+        self.resident = "CPU" not in self._variables[0].device
         self._graphs = lru_cache(KEPT)(no_graphs)
 
     def optimizer_state(self, formula: OptimizerSpec) -> TensorflowOptimizer:
@@ -92,9 +95,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         tensors = self._run(("run", *names), graph, inputs)
         return {name: self.to_numpy(value) for name, value in tensors.items()}
 
-    def differentiate(
-        self, surrogate: Surrogate, inputs: Inputs
-    ) -> tuple[TensorflowGradient, float]:
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TensorflowGradient, Any]:
         """See `AutodiffPolicy.differentiate`."""
         estimator = surrogate.estimator
 
@@ -111,7 +112,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
 
         tensors, square, terms, used = self._run(("gradient", estimator), graph, inputs)
         leaves = dict(zip(self.names, tensors, strict=True))
-        return TensorflowGradient(self, surrogate, leaves, terms, used), float(square)
+        return TensorflowGradient(self, surrogate, leaves, terms, used), square
 
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
         """See `AutodiffPolicy.log_prob_products`."""
@@ -156,6 +157,18 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
 
         parts = self._run(("fisher",), graph, inputs, vector, xla=False)
         return np.concatenate([self.to_numpy(part).reshape(-1) for part in parts])
+
+    def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
+        """See `ResidentPolicy.gathered`."""
+        with self.placed():
+            return minibatch(xp, tf.gather, real_steps, whole, gather)
+
+    def to_native(self, array: Any) -> Any:
+        """See `AutodiffParameters.to_native`."""
+        if tf.is_tensor(array):
+            return array
+        with self.placed():
+            return tf.constant(array)
 
     def _outputs_of(self, observations: Any) -> Outputs:
         result = self.module(observations)
@@ -202,18 +215,25 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
             more: Arrays that are not steps.
             xla: Whether to compile with XLA in that mode.
         """
-        arrays, layout = pack(inputs, self.dtype)
+        # Tensors of a batch on the device stay apart: joining them would copy them.
+        native = tf.is_tensor(inputs.observations)
+        arrays, layout = listed(inputs) if native else pack(inputs, self.dtype)
         xla = xla and self.compiled
         # Without XLA the number of steps is left open.
         shapes = tuple((array.shape if xla else array.shape[1:], array.dtype) for array in arrays)
         graphs, signature = self._graphs(key), (layout, shapes, len(more))
         with self.placed():
-            tensors = [tf.constant(array) for array in (*arrays, *more)]
+            tensors = [self.to_native(array) for array in (*arrays, *more)]
             function = graphs.get(signature)
             if function is None:
                 function = build_graph(graph, layout, tensors, len(more), xla=xla)
                 graphs[signature] = function
             return function(*tensors)
+
+
+def real_steps(weights: Any, steps: int) -> Any:
+    """Return [N] bool, true for the first steps."""
+    return tf.range(len(weights)) < steps
 
 
 def no_graphs(key: tuple[Any, ...]) -> dict[Any, Callable[..., Any]]:  # noqa: ARG001 - the cache's key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pgcore.autodiff.gradient import AutodiffGradient
 from pgcore_torch.parameters import flat
@@ -13,8 +14,7 @@ __all__ = ["TorchGradient"]
 class TorchGradient(AutodiffGradient):
     """See `AutodiffGradient`."""
 
-    def square(self) -> float:
-        """See `Gradient.square`."""
-        # One product over all entries, with one transfer from the device.
+    def squared(self) -> Tensor:
+        """See `AutodiffGradient.squared`: one product over all entries."""
         vector = flat(self.leaves)
-        return float(torch.dot(vector, vector))
+        return torch.dot(vector, vector)

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pgcore.autodiff.adoption import refused_derivative
 from pgcore.autodiff.inputs import Inputs, Outputs
 from pgcore.autodiff.policy import AutodiffPolicy
+from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Estimator
@@ -27,6 +28,7 @@ from pgcore_torch.heads import fisher_coordinates, fisher_metric, quantities, su
 from pgcore_torch.networks import AdoptedModule, FormulaModule, PolicyModule
 from pgcore_torch.optimizers import TorchOptimizer
 from pgcore_torch.parameters import TorchParameters, canonical, flat
+from pgcore_torch.xp import xp
 
 __all__ = ["TorchPolicy"]
 
@@ -80,6 +82,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self.pads = compiled
         # Looked up once, since a gradient at batch 64 takes tenths of a millisecond.
         self.device = next(iter(native.values())).device
+        self.resident = self.device.type != "cpu"
         self._tensors = list(native.values())
         self._adopted = isinstance(spec.network, Adopted)
         self._verbatim = not isinstance(module, PolicyModule)
@@ -100,7 +103,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @torch.no_grad()
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
-        result = self._outputs_of(self._tensor(observations))
+        result = self._outputs_of(self.to_native(observations))
         values = None if result.values is None else self.to_numpy(result.values)
         return self.to_numpy(result.outputs), values
 
@@ -117,14 +120,14 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
     @without_autocast
     @torch.inference_mode(mode=False)
-    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, float]:
+    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TorchGradient, Tensor]:
         """See `AutodiffPolicy.differentiate`."""
         native, estimator, size = self._native(inputs), surrogate.estimator, len(inputs.weights)
         if self.compiled and not self._adopted:
             whole = self._functions(estimator).get(size) or self._whole(estimator, size)
             parameters = {name: value.detach() for name, value in self.native.items()}
             leaves, terms, quantities_used, square = whole(parameters, native)
-            return TorchGradient(self, surrogate, leaves, terms, quantities_used), float(square)
+            return TorchGradient(self, surrogate, leaves, terms, quantities_used), square
         terms, quantities_used = self._terms(estimator, size)(native)
         derivatives = self._derivatives(terms, native.weights)
         leaves: dict[str, Tensor] = {}
@@ -132,7 +135,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         for (name, value), derivative in zip(self.native.items(), derivatives, strict=True):
             leaves[name] = torch.zeros_like(value) if derivative is None else derivative
         gradient = TorchGradient(self, surrogate, leaves, terms, quantities_used)
-        return gradient, gradient.square()
+        return gradient, gradient.squared()
 
     @without_autocast
     @torch.inference_mode(mode=False)
@@ -140,7 +143,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         """See `AutodiffPolicy.log_prob_products`."""
         self._check_current()
         log_prob = self._quantities(("log_prob",), self._native(inputs))["log_prob"]
-        weights = self._tensor(rows)
+        weights = self.to_native(rows)
         if not self._adopted:
             batched = torch.autograd.grad(
                 log_prob, self._tensors, weights, is_grads_batched=True, allow_unused=True
@@ -294,19 +297,29 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         self.check_outputs(outputs, values, len(observations))
         return Outputs(outputs, values, self._head)
 
-    def _native(self, inputs: Inputs) -> Inputs:
-        return Inputs(
-            self._tensor(inputs.observations),
-            self._tensor(inputs.actions),
-            None if inputs.action_mask is None else self._tensor(inputs.action_mask),
-            {name: self._tensor(value) for name, value in inputs.signals.items()},
-            self._tensor(inputs.weights),
-        )
+    def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
+        """See `ResidentPolicy.gathered`."""
+        return minibatch(xp, take, real_steps, whole, gather)
 
-    def _tensor(self, array: Array) -> Tensor:
-        """Return a copy as a tensor, since modules may write to their inputs."""
+    def to_native(self, array: Array | Tensor) -> Tensor:
+        """See `AutodiffParameters.to_native`; a copy of NumPy's, since modules may write to inputs."""
+        if isinstance(array, Tensor):
+            return array
         tensor = torch.from_numpy(np.array(array, order="C"))
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+    def _native(self, inputs: Inputs) -> Inputs:
+        observations = self.to_native(inputs.observations)
+        # A user's module may write to its inputs, and a batch's tensors serve many calls.
+        if self._adopted and observations is inputs.observations:
+            observations = observations.clone()
+        return Inputs(
+            observations,
+            self.to_native(inputs.actions),
+            None if inputs.action_mask is None else self.to_native(inputs.action_mask),
+            {name: self.to_native(value) for name, value in inputs.signals.items()},
+            self.to_native(inputs.weights),
+        )
 
     def _rows(self, parts: Collection[Tensor | None], rows: int) -> Array:
         """Return [R, D] in canonical order from [R, ...] derivatives by parameter, None for 0."""
@@ -315,6 +328,16 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
             stacked = value.new_zeros(rows, *value.shape) if part is None else part
             columns.append(canonical(name, stacked, verbatim=self._verbatim).reshape(rows, -1))
         return self.to_numpy(torch.cat(columns, 1))
+
+
+def take(array: Tensor, rows: Tensor) -> Tensor:
+    """Return rows of an array."""
+    return array.index_select(0, rows)
+
+
+def real_steps(weights: Tensor, steps: int) -> Tensor:
+    """Return [N] bool, true for the first steps."""
+    return torch.arange(len(weights), device=weights.device) < steps
 
 
 def no_functions(estimator: Estimator) -> dict[int, Callable[..., Any]]:  # noqa: ARG001 - the key

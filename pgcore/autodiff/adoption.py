@@ -39,6 +39,11 @@ class Probe:
     _repeats: bool = field(default=False, init=False)
     _batches_left: int = field(default=BATCHES, init=False)
 
+    @property
+    def finished(self) -> bool:
+        """Whether a call in the present mode would try nothing."""
+        return not self._batches_left and self.mode() == self._tried
+
     def __call__(self, forward: Forward, observations: Array) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
         # Another mode is another function of the observations.

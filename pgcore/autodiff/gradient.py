@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +30,14 @@ class AutodiffGradient(Gradient):
     def __post_init__(self) -> None:
         """Name the policy as `Gradient` does."""
         self.policy = self._owner
+
+    @abstractmethod
+    def squared(self) -> Native:
+        """Return `square` as a native number, on the device."""
+
+    def square(self) -> float:
+        """See `Gradient.square`; one number is read from the device."""
+        return self._owner.number(self.squared())
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""

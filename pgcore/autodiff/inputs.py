@@ -10,7 +10,8 @@ import numpy as np
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
 
-__all__ = ["Inputs", "Outputs", "episode_chunks", "padded", "padded_size", "repeat_last"]
+__all__ = ["Inputs", "Outputs", "episode_chunks", "padded", "padded_signal", "padded_size"]
+__all__ += ["padded_weights", "repeat_last"]
 
 # Scores are computed for at most this many episodes and about this many steps at a time, so that the
 # [episodes, steps] matrix of weights stays small.
@@ -58,19 +59,27 @@ def padded(inputs: Inputs) -> Inputs:
     extra = padded_size(steps) - steps
     if extra == 0:
         return inputs
-    signals = {name: repeat_last(value, extra) for name, value in inputs.signals.items()}
-    # Each step of padding is an episode of its own: a product of many ratios could overflow, which
-    # weight 0 does not undo.
-    if "episode" in signals:
-        episode = inputs.signals["episode"]
-        signals["episode"] = np.append(episode, episode[-1] + 1 + np.arange(extra))
     return Inputs(
         repeat_last(inputs.observations, extra),
         repeat_last(inputs.actions, extra),
         None if inputs.action_mask is None else repeat_last(inputs.action_mask, extra),
-        signals,
-        np.append(inputs.weights, np.zeros(extra, inputs.weights.dtype)),
+        {name: padded_signal(name, value, extra) for name, value in inputs.signals.items()},
+        padded_weights(inputs.weights, extra),
     )
+
+
+def padded_signal(name: str, value: Array, extra: int) -> Array:
+    """Return a signal with its last row repeated `extra` times, or that many episodes more."""
+    # Each step of padding is an episode of its own: a product of many ratios could overflow, which
+    # weight 0 does not undo.
+    if name == "episode" and extra:
+        return np.append(value, value[-1] + 1 + np.arange(extra))
+    return repeat_last(value, extra)
+
+
+def padded_weights(weights: Array, extra: int) -> Array:
+    """Return weights with `extra` zeros after them."""
+    return np.append(weights, np.zeros(extra, weights.dtype)) if extra else weights
 
 
 def repeat_last(array: Array, times: int) -> Array:

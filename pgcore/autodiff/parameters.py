@@ -14,6 +14,8 @@ __all__ = ["AutodiffParameters"]
 class AutodiffParameters(Parameters):
     """See `Parameters`; a backend writes the abstract methods."""
 
+    resident: bool  # see `Policy`
+
     @abstractmethod
     def leaves(self, vector: Array) -> dict[str, Native]:
         """Return a [D] vector in canonical order as native arrays by name, in the framework's shapes."""
@@ -25,3 +27,11 @@ class AutodiffParameters(Parameters):
     @abstractmethod
     def to_numpy(self, native: Native) -> Array:
         """Return a native array as NumPy's, for reading alone."""
+
+    @abstractmethod
+    def to_native(self, array: Array) -> Native:
+        """Return a NumPy array as a native one on the policy's device; a native one as it is."""
+
+    def number(self, native: Native) -> float:
+        """Return a native number as Python's; it waits for the device."""
+        return float(native)

@@ -12,13 +12,19 @@ import numpy as np
 from pgcore.autodiff import fisher as autodiff_fisher
 from pgcore.autodiff.adoption import Probe
 from pgcore.autodiff.gradient import AutodiffGradient
-from pgcore.autodiff.inputs import Inputs, episode_chunks, padded, padded_size, repeat_last
-from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.autodiff.inputs import (
+    Inputs,
+    episode_chunks,
+    padded,
+    padded_signal,
+    padded_size,
+    padded_weights,
+    repeat_last,
+)
+from pgcore.autodiff.resident import ResidentPolicy
 from pgcore.data.batch import Batch
-from pgcore.data.spec import Adopted
 from pgcore.errors import ShapeError, SpecError
 from pgcore.interfaces.estimator import KLS, Reduction
-from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
@@ -34,10 +40,9 @@ VALUES_A_STEP = {
 }
 
 
-class AutodiffPolicy(AutodiffParameters, Policy):
+class AutodiffPolicy(ResidentPolicy):
     """See `Policy`; a backend writes the abstract methods."""
 
-    pads: bool  # whether steps are padded to a few sizes, so that compiled code is reused
     probe: Probe | None = None  # the trial of an adopted network
 
     @abstractmethod
@@ -53,8 +58,10 @@ class AutodiffPolicy(AutodiffParameters, Policy):
         """Return quantities by name, forward only, as NumPy arrays."""
 
     @abstractmethod
-    def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[AutodiffGradient, float]:
-        """Return the gradient of sum_t w_t surrogate_t, unchecked, and its sum of squared entries."""
+    def differentiate(
+        self, surrogate: Surrogate, inputs: Inputs
+    ) -> tuple[AutodiffGradient, Native]:
+        """Return the gradient of sum_t w_t surrogate_t, unchecked, and its sum of squares, native."""
 
     @abstractmethod
     def log_prob_products(self, inputs: Inputs, rows: Array) -> Array:
@@ -92,11 +99,13 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def gradient(self, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient`."""
-        used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
-        inputs = self._inputs(surrogate.batch, used, surrogate.weights)
+        inputs = self.resident_inputs(surrogate)
+        if inputs is None:
+            used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
+            inputs = self._inputs(surrogate.batch, used, surrogate.weights)
         # The backend's sum of squares finds what is not finite without a copy to the host.
         gradient, square = self.differentiate(surrogate, inputs)
-        if not math.isfinite(square):
+        if not math.isfinite(self.number(square)):
             gradient.check_finite()
         return gradient
 
@@ -177,22 +186,23 @@ class AutodiffPolicy(AutodiffParameters, Policy):
 
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
-        # Integer actions index, and keep their dtype.
-        actions = batch.actions
-        if actions.dtype.kind == "f" or not self.spec.head.discrete:
-            actions = actions.astype(self.dtype, copy=False)
-        observations = self._observations(batch.observations)
+        if self.holds(batch):
+            self.try_out(batch)
+            extra = self.padding(batch.num_steps)
+            used = {name: padded_signal(name, value, extra) for name, value in signals.items()}
+            return Inputs(*self.resident_arrays(batch), used, padded_weights(weights, extra))
+        observations, actions = self._observations(batch.observations), self.actions(batch.actions)
         inputs = Inputs(observations, actions, batch.action_mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs
 
+    def try_out(self, batch: Batch) -> None:
+        """See `ResidentPolicy.try_out`."""
+        if self.probe is not None and not self.probe.finished:
+            self._observations(batch.observations)
+
     def _observations(self, observations: Array) -> Array:
-        """Return observations in the network's dtype; an adopted network takes integers as they are."""
-        network = self.spec.network
-        # Frameworks index with int64 alone.
-        if network.num_states is not None:
-            return observations.astype(np.int64, copy=False)
-        if not isinstance(network, Adopted) or observations.dtype.kind == "f":
-            observations = observations.astype(self.dtype, copy=False)
+        """Return observations as the network takes them, once an adopted one was tried on them."""
+        observations = self.observations(observations)
         if self.probe is not None:
             self.probe(self._forward, observations)
         return observations
@@ -200,7 +210,7 @@ class AutodiffPolicy(AutodiffParameters, Policy):
     def _forward(self, observations: Array) -> tuple[Array, Array | None]:
         """Return `forward`, with observations padded for compiled code."""
         steps = len(observations)
-        extra = padded_size(steps) - steps if self.pads else 0
+        extra = self.padding(steps)
         outputs, values = self.forward(repeat_last(observations, extra))
         return outputs[:steps], None if values is None else values[:steps]
 

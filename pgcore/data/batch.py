@@ -286,6 +286,15 @@ class Batch:
         """Remember that this batch fits a spec; every part of it does too."""
         self.__dict__["_fits"] = spec
 
+    def whole(self) -> tuple[Batch, Array | None]:
+        """Return the batch that this is a part of, and the numbers of its steps there; itself and None."""
+        batch, rows = self, None
+        while "_rows" in batch.__dict__:
+            batch, index = batch._rows
+            above = np.arange(batch.num_steps)[index]
+            rows = above if rows is None else above[rows]
+        return batch, rows
+
     def remember_device(self) -> None:
         """Let parts gather fields at their first use, since a policy gathers them on its device."""
         self.__dict__["_on_device"] = True

@@ -46,6 +46,9 @@ class Policy(Parameters):
 
     backend: str  # registered name of the backend that owns the parameters
     compiled: bool = False  # whether the backend compiles its computations
+    resident: bool = (
+        False  # whether batches are moved to its device, and minibatches gathered there
+    )
 
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:

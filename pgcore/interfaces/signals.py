@@ -15,9 +15,12 @@ from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
-from pgcore.validation.arrays import Array, first_row, row_not_finite
+from pgcore.validation.arrays import Array, first_row, read_only, row_not_finite
 
 __all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_reference"]
+
+# The name of the weights among a part's arrays: no keyword, so no signal's.
+WEIGHTS = "loss weights"
 
 
 @dataclass(slots=True, eq=False, repr=False, weakref_slot=True)
@@ -29,7 +32,7 @@ class Signals:
     padded: bool = field(kw_only=True)  # whether any step is padding or may be left out
     # [B] 0 for padding and steps left out; None: as the weights
     real: Array | None = field(default=None, kw_only=True)
-    # whether a policy gathers parts on its device
+    # whether parts are gathered on a policy's device, and by NumPy only where they are read
     on_device: bool = field(default=False, init=False)
 
     def __getitem__(self, name: str) -> Array:
@@ -118,6 +121,11 @@ class Signals:
         return self.values[name]
 
     @property
+    def arrays(self) -> dict[str, Array]:
+        """The signals by name, and the weights."""
+        return {**self.values, WEIGHTS: self.weights}
+
+    @property
     def padding_weights(self) -> Array:
         """[B] 0 for padding, and above 0 elsewhere where a weight may be 0 at a real step too."""
         return self.weights if self.real is None else self.real
@@ -184,16 +192,18 @@ class Signals:
 
 
 class SignalsPart(Signals):
-    """The signals of some steps; where the whole is on a device, gathered at their first use.
+    """The signals of some steps; of a whole on a device, gathered where they are read.
 
     Attributes:
         whole: The signals that they are a part of.
         index: The numbers of the part's steps.
         own: [n] signals that are not rows of the whole's, by name.
         scales: The factors of the weights, in the order of multiplication.
+        source: The whole's arrays at the time, by name, if it is no part itself.
+        gathered: The part's arrays as they were gathered, by name.
     """
 
-    __slots__ = ("index", "own", "scales", "whole")
+    __slots__ = ("gathered", "index", "own", "scales", "source", "whole")
 
     def __init__(
         self, whole: Signals, index: Index, weights: Array, own: Mapping[str, Array]
@@ -206,14 +216,19 @@ class SignalsPart(Signals):
         self.real = None if whole.real is None else whole.real[index]
         self.scales: tuple[float, ...] = ()
         if not whole.on_device:
-            self.values = self._gathered()
+            self.values = {name: value[index] for name, value in whole.values.items()}
+            self.values.update(own)
+            return
+        self.gathered = {WEIGHTS: weights}
+        self.source = {} if isinstance(whole, SignalsPart) else whole.arrays
 
     def __getattr__(self, name: str) -> Any:
-        """Return the values, which are not set on a device before they are read."""
+        """Return the values of a part on a device, read-only: there they have copies."""
         if name != "values":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.values = values = self._gathered()
-        return values
+        self.values = {name: read_only(self.value(name)) for name in self.names}
+        self.gathered |= self.values
+        return self.values
 
     @property
     def names(self) -> KeysView[str]:
@@ -222,23 +237,39 @@ class SignalsPart(Signals):
 
     def value(self, name: str) -> Array:
         """See `Signals.value`; the others are not gathered."""
-        return self.own[name] if name in self.own else self.whole.value(name)[self.index]
+        if not self.on_device or len(self.gathered) > 1:
+            return self.values[name]
+        if name in self.own:
+            return self.own[name]
+        return (self.source[name] if self.source else self.whole.value(name))[self.index]
+
+    @property
+    def intact(self) -> bool:
+        """Whether the whole is on a device, and nobody has replaced an array of it or of the part."""
+        if not self.on_device:
+            return False
+        present = self.arrays if len(self.gathered) > 1 else {WEIGHTS: self.weights}
+        return same(present, self.gathered) and (
+            not self.source or same(self.whole.arrays, self.source)
+        )
 
     def scaled(self, factor: float) -> SignalsPart:
         """Multiply the weights, and return the part."""
+        factor = float(factor)  # NumPy's own would make float64 of the weights
         self.weights = self.weights * factor
         self.scales = (*self.scales, factor)
+        if self.on_device:
+            self.gathered[WEIGHTS] = self.weights
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy the arrays alone, without the whole."""
         return partial(Signals, padded=self.padded, real=self.real), (self.values, self.weights)
 
-    def _gathered(self) -> dict[str, Array]:
-        """Return the values."""
-        index = self.index
-        values = {name: value[index] for name, value in self.whole.values.items()}
-        return {**values, **self.own} if self.own else values
+
+def same(left: Mapping[str, Array], right: Mapping[str, Array]) -> bool:
+    """Return whether both hold the very same arrays."""
+    return left.keys() == right.keys() and all(left[name] is right[name] for name in left)
 
 
 def run_signals(estimator: Estimator, batch: Batch, evaluate: Evaluate) -> dict[str, Array]:

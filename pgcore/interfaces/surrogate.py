@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,11 @@ class Surrogate:
         if self._finalised is None:
             self._finalised = self.estimator.finalise(self.signals.values, self._padding)
         return self._finalised
+
+    @property
+    def standards(self) -> Mapping[str, tuple[float, float, float]] | None:
+        """See `Estimator.standards`, of these signals."""
+        return self.estimator.standards(self.signals.value, self._padding)
 
     @property
     def real(self) -> Array:

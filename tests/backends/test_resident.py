@@ -1,0 +1,326 @@
+"""Policies that hold batches on their device: moved once, minibatches gathered there, the same numbers.
+
+A CPU stands in for the device: `resident` is set by hand, and every conversion of a NumPy array is counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.autodiff import resident
+from pgcore.autodiff.inputs import padded_size
+from pgcore.interfaces.surrogate import Surrogate
+from pgcore.registry.registry import registry
+from pgcore_check.cases.cases import NETWORKS, make_case
+from pgcore_check.proofs import variants
+from pgcore_estimators.preset_classes import PPO
+
+REQUIRED = os.environ.get("PGCORE_REQUIRE_BACKENDS", "").replace(",", " ").split()
+ABSENT = {
+    entry.provider.name: f"{entry.provider.name}: {entry.reason}"
+    for entry in registry().providers("backends")
+    if entry.status != "usable" and entry.provider.name not in REQUIRED
+}
+MODES = [("torch", "eager"), ("tensorflow", "graph"), ("jax", "compiled")]
+COMPILED = [("torch", "compiled"), ("tensorflow", "compiled")]
+HEADS = variants("heads")
+EPISODES, LENGTH = 16, 6
+STEPS = EPISODES * LENGTH
+
+
+@dataclass(frozen=True)
+class Doubled(PPO):
+    """An estimator whose `finalise` is NumPy's alone."""
+
+    name = "doubled advantages"
+
+    def finalise(self, signals, padding):
+        """Double the normalised advantages."""
+        signals = super().finalise(signals, padding)
+        return signals | {"advantage": 2 * signals["advantage"]}
+
+
+def maker(backend, mode):
+    """Return a function that makes a policy of a head's name, resident or not."""
+    if backend in ABSENT:
+        pytest.skip(ABSENT[backend])
+    compiled = mode == "compiled" and len(pg.backend(backend).modes) > 1
+
+    def make(head="categorical", *, is_resident=True, dtype="float32"):
+        spec = pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
+        policy: Any = pg.policy(spec, backend=backend, seed=3, dtype=dtype, compiled=compiled)
+        policy.resident = is_resident
+        return policy
+
+    return make
+
+
+@pytest.fixture(params=MODES, ids=" ".join)
+def make_policy(request):
+    """See `maker`: each backend in its usual mode."""
+    return maker(*request.param)
+
+
+@pytest.fixture(params=[*MODES, *COMPILED], ids=" ".join)
+def make_any_policy(request):
+    """See `maker`: each backend in each mode."""
+    return maker(*request.param)
+
+
+def make_batch(seed=0, **fields):
+    """Return equal episodes with everything that the losses read."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((STEPS, 3)) < 0.8
+    actions = rng.integers(0, 3, STEPS)
+    mask[np.arange(STEPS), actions] = True
+    return pg.Batch(
+        observations=rng.standard_normal((STEPS, 4)),
+        actions=actions,
+        action_mask=mask,
+        rewards=rng.standard_normal(STEPS),
+        episode_lengths=[LENGTH] * EPISODES,
+        terminated=[True] * EPISODES,
+        log_probs=rng.uniform(-1.5, -0.5, STEPS),
+        extras={"group": np.repeat(np.arange(4), STEPS // 4)},
+        **fields,
+    )
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Return a function that lists the NumPy arrays which a policy converts from now on."""
+
+    def counting(policy):
+        arrays: list[np.ndarray] = []
+        convert = policy.to_native
+
+        def counted(array):
+            if isinstance(array, np.ndarray) and array.ndim:
+                arrays.append(array)
+            return convert(array)
+
+        monkeypatch.setattr(policy, "to_native", counted)
+        return arrays
+
+    return counting
+
+
+def inputs_of(policy, surrogate):
+    """Return the arrays that a policy differentiates with, as NumPy's by name."""
+    seen: list[Any] = []
+    differentiate = policy.differentiate
+
+    def spy(surrogate, inputs):
+        seen.append(inputs)
+        return differentiate(surrogate, inputs)
+
+    policy.differentiate = spy
+    try:
+        policy.gradient(surrogate)
+    finally:
+        del policy.differentiate
+    arrays = seen[0]._asdict() | seen[0].signals
+    del arrays["signals"]
+    return {name: None if value is None else np.asarray(value) for name, value in arrays.items()}
+
+
+def assert_same_inputs(policies, estimator, batch, both):
+    """Raise unless a resident policy and a plain one get the same numbers, to the bit."""
+    actual, expected = (
+        inputs_of(policy, Surrogate(policy.spec, estimator, batch, signals))
+        for policy, signals in zip(policies, both, strict=True)
+    )
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+        array = actual[name]
+        if value is not None and array is not None and value.dtype.kind == "f":
+            assert array.dtype == value.dtype, name
+
+
+def signals_of(policies, estimator, batch):
+    """Return each policy's signals, which are equal: the policies have the same parameters."""
+    return [pg.signals(policy, estimator, batch) for policy in policies]
+
+
+def test_a_batch_is_moved_once_for_all_epochs(make_any_policy, conversions):
+    policy = make_any_policy()
+    batch, estimator = make_batch(), pg.estimator("ppo", entropy_coefficient=0.01)
+    signals, optimizer = pg.signals(policy, estimator, batch), pg.optimizer("adam")
+    arrays, rng, size = conversions(policy), np.random.default_rng(0), STEPS // 8
+    for _ in range(4):
+        for index in batch.minibatches(size, rng):
+            gradient = pg.gradient(
+                policy, estimator, batch.steps(index), signals=signals.steps(index)
+            )
+            optimizer.step(policy, gradient)
+    indices = [array for array in arrays if array.dtype == np.int32]
+    whole = [array for array in arrays if array.dtype != np.int32 and len(array) >= size]
+    length = padded_size(STEPS) if policy.pads else STEPS
+    # Observations, actions and mask were moved for the signals' values, or are now.
+    names = {"weights", *estimator.signal_names}
+    assert len(names) <= len(whole) <= len(names) + 3
+    assert {len(array) for array in whole} == {length}
+    assert {array.shape for array in indices} == {(size,)}
+    assert len(indices) == 4 * 8
+    assert len(policy.copies) == len(names) + 3
+
+
+@pytest.mark.parametrize("normalise", ["minibatch", "batch"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("head", ["categorical", "per-state"])
+def test_minibatches_are_the_same_to_the_bit(make_policy, head, dtype, normalise):
+    policies = [make_policy(head, dtype=dtype), make_policy(head, is_resident=False, dtype=dtype)]
+    _, batch = make_case(policies[0].spec, "numpy", dtype, seed=1)
+    estimator = pg.estimator("ppo", normalise=normalise, entropy_coefficient=0.1)
+    for case in (batch, batch.pad(batch.num_steps + 3)):
+        both = signals_of(policies, estimator, case)
+        assert_same_inputs(policies, estimator, case, both)
+        order = np.random.default_rng(0).permutation(case.num_steps)
+        # A part of a part, a repeated step, a slice, a list, a mask, and one step.
+        for index in (order[:5], np.array([2, 2, -1]), slice(1, 7), [3, 0, 1], order < 6, [4]):
+            part, parts = case.steps(index), [signals.steps(index) for signals in both]
+            assert_same_inputs(policies, estimator, part, parts)
+            inner = np.array([0, -1])
+            assert_same_inputs(
+                policies, estimator, part.steps(inner), [signals.steps(inner) for signals in parts]
+            )
+            parts = [signals.part(index) for signals in both]
+            assert_same_inputs(policies, estimator, part, parts)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
+def test_minibatches_of_episodes_are_the_same_to_the_bit(make_any_policy, name):
+    policies = [make_any_policy(), make_any_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator(name)
+    both = signals_of(policies, estimator, batch)
+    for index in (np.array([5, 1, 9]), [3, 3], slice(0, 4)):
+        parts = [signals.episodes(batch, index) for signals in both]
+        assert_same_inputs(policies, estimator, batch.episodes(index), parts)
+        inner = [1, 0]
+        of_part = [signals.episodes(batch.episodes(index), inner) for signals in parts]
+        assert_same_inputs(policies, estimator, batch.episodes(index).episodes(inner), of_part)
+
+
+def test_an_own_finalise_is_followed(make_any_policy):
+    policies = [make_any_policy(), make_any_policy(is_resident=False)]
+    batch, estimator = make_batch(), Doubled()
+    both = signals_of(policies, estimator, batch)
+    for index in (np.arange(7), slice(None)):
+        parts = [signals.steps(index) for signals in both]
+        assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    assert_same_inputs(policies, estimator, batch, both)
+
+
+def test_gradients_metrics_and_steps_are_those_of_the_other_way(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both = signals_of(policies, estimator, batch)
+    optimizers = [pg.optimizer("adam", max_grad_norm=0.1) for _ in policies]
+    for index in batch.minibatches(20, np.random.default_rng(0)):
+        figures: list[dict[str, float]] = []
+        for policy, signals, optimizer in zip(policies, both, optimizers, strict=True):
+            part = batch.steps(index)
+            gradient = pg.gradient(policy, estimator, part, signals=signals.steps(index))
+            figures.append(gradient.metrics)
+            optimizer.step(policy, gradient)
+        assert figures[0] == pytest.approx(figures[1], rel=1e-4, abs=1e-6)
+    for name, value in policies[1].parameters().items():
+        np.testing.assert_allclose(policies[0].parameters()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_copies_are_freed_with_their_batch(make_policy):
+    policy = make_policy()
+    estimator = pg.estimator("ppo")
+    for seed in range(3):
+        batch = make_batch(seed)
+        signals = pg.signals(policy, estimator, batch)
+        part = np.arange(10)
+        pg.gradient(policy, estimator, batch.steps(part), signals=signals.steps(part))
+        held = len(policy.copies)
+        assert held == 3 + 1 + len(estimator.signal_names)
+        del batch, signals
+        gc.collect()
+        assert len(policy.copies) == 0
+
+
+def test_memory_is_bounded_and_a_larger_batch_moved_by_minibatches(make_policy, monkeypatch):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both = signals_of(policies, estimator, batch)
+    index = np.arange(10)
+    parts = [signals.steps(index) for signals in both]
+    # Room for the observations alone: the arrays that come later push others out.
+    monkeypatch.setattr(resident, "MOST_BYTES", batch.observations.nbytes)
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    entries = policies[0].copies.entries.values()
+    assert 0 < sum(size for _, _, size in entries) <= batch.observations.nbytes
+    monkeypatch.setattr(resident, "MOST_BYTES", batch.observations.nbytes - 1)
+    policies[0].copies.entries.clear()
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    assert len(policies[0].copies) == 0
+
+
+def test_a_replaced_signal_counts_and_a_moved_one_cannot_be_written_to(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both, index = signals_of(policies, estimator, batch), np.arange(9)
+    parts = [signals.steps(index) for signals in both]
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    for signals in (*both, *parts):
+        signals.values["return_"] = signals["return_"] + 1
+        signals.weights = signals.weights * 3
+    assert_same_inputs(policies, estimator, batch, both)
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    inner = [2, 1]
+    of_parts = [signals.steps(inner) for signals in parts]
+    assert_same_inputs(policies, estimator, batch.steps(index).steps(inner), of_parts)
+    with pytest.raises(ValueError, match="read-only"):
+        both[0]["advantage"][0] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        both[0].steps(index)["advantage"][0] = 0
+
+
+def test_an_index_may_change_after_it_was_used(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both, index = signals_of(policies, estimator, batch), np.arange(9)
+    # The first gradient marks the batch as one on the device.
+    pg.gradient(policies[0], estimator, batch, signals=both[0])
+    part, parts = batch.steps(index), [signals.steps(index) for signals in both]
+    expected = batch.observations[index]
+    index += 20
+    np.testing.assert_array_equal(part.observations, expected)
+    assert_same_inputs(policies, estimator, part, parts)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_copies_of_parts_and_policies_hold_no_device(make_policy, clone):
+    policy = make_policy()
+    batch, estimator = make_batch(), pg.estimator("grpo")
+    signals = pg.signals(policy, estimator, batch)
+    pg.gradient(policy, estimator, batch, signals=signals)
+    for part in (batch.steps([1, 0]), batch.episodes([2, 1])):
+        again = clone(part)
+        for name in ("observations", "actions", "action_mask", "rewards", "log_probs", "values"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(part, name), err_msg=name)
+        np.testing.assert_array_equal(again.extras["group"], part.extras["group"])
+        assert again.whole()[1] is None
+    of_steps = signals.steps([1, 0])
+    again = clone(of_steps)
+    assert type(again) is pg.Signals
+    np.testing.assert_array_equal(again.weights, of_steps.weights)
+    np.testing.assert_array_equal(again["advantage"], of_steps["advantage"])
+    # A whole batch in a pickle is no larger for the policies that hold it.
+    assert len(pickle.dumps(batch.episodes([0]))) < len(pickle.dumps(batch)) / 4
+    assert len(clone(policy).copies) == 0
+    assert len(policy.copies) > 0
