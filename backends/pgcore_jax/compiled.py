@@ -122,10 +122,16 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
 
 
 @lru_cache(KEPT)
-def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
+def update(
+    spec: OptimizerSpec, *, guarded: bool = False
+) -> Callable[..., tuple[Parameters, Parameters]]:
     """Return the function of one step to new parameters and slots.
 
     It takes parameters, the flat gradient, flat slots and the step's scalars.
+
+    Args:
+        spec: The formula.
+        guarded: Whether a gradient that is not finite is no step, since nobody has read it.
     """
 
     def step(
@@ -137,6 +143,11 @@ def update(spec: OptimizerSpec) -> Callable[..., tuple[Parameters, Parameters]]:
         # Elementwise formulas run on one vector instead of an array for each parameter.
         vector, unravel = ravel_pytree(parameters)
         moved, changed = spec.updated(xp, vector, gradient, slots, *scalars)
+        if guarded:
+            finite = jnp.isfinite(jnp.vdot(gradient, gradient))
+            moved = jnp.where(finite, moved, vector)
+            for slot, value in changed.items():
+                changed[slot] = jnp.where(finite, value, slots[slot])
         return unravel(moved), changed
 
     return jitted(step)

@@ -12,7 +12,7 @@ from pgcore.autodiff.gradient import AutodiffGradient
 from pgcore.interfaces.quantities import PER_ACTION
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
-from pgcore_jax.parameters import JaxParameters
+from pgcore_jax.parameters import JaxParameters, jitted
 
 __all__ = ["JaxGradient"]
 
@@ -52,6 +52,7 @@ class JaxGradient(AutodiffGradient):
 
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
         """See `AutodiffGradient.terms_and_quantities`."""
+        self._policy.check_unread()
         columns = np.asarray(self._columns)
         quantities: dict[str, Array] = {}
         # Column 0 is the terms; a quantity of all actions takes a column for each of them.
@@ -65,6 +66,7 @@ class JaxGradient(AutodiffGradient):
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
+        self._policy.check_unread()
         # Split in NumPy, since JAX would compile a function for it.
         arrays = self._policy.sorted_layout.named(np.array(self.vector))
         return {name: arrays[name] for name in self._policy.names}
@@ -104,3 +106,16 @@ class JaxGradient(AutodiffGradient):
         vector = np.asarray(self.vector)
         with np.errstate(over="ignore"):
             return float(np.dot(vector, vector))
+
+    def limited(self, max_norm: float) -> JaxGradient:
+        """See `AutodiffGradient.limited`."""
+        with self._policy.precision():
+            vector = limit(self.vector, np.asarray(max_norm, self._policy.dtype))
+        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+
+
+@jitted
+def limit(vector: jax.Array, max_norm: jax.Array) -> jax.Array:
+    """Return a vector of at most this norm."""
+    norm = jnp.sqrt(jnp.vdot(vector, vector))
+    return vector * jnp.where(norm <= max_norm, 1.0, max_norm / norm)

@@ -46,7 +46,7 @@ class JaxOptimizer(BoundOptimizer):
         # Arrays, since a Python float would compile anew for each value.
         numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
         with self.policy.precision():
-            self.policy.native, self._slots = update(self._formula)(
+            self.policy.native, self._slots = update(self._formula, guarded=self.policy.resident)(
                 self.policy.native, vector, self._slots, numbers
             )
 

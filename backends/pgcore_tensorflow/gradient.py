@@ -17,3 +17,9 @@ class TensorflowGradient(AutodiffGradient):
     def squared(self) -> Any:
         """See `AutodiffGradient.squared`."""
         return tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()])
+
+    def limited(self, max_norm: float) -> AutodiffGradient:
+        """See `AutodiffGradient.limited`."""
+        norm = tf.sqrt(self.squared())
+        factor = tf.where(norm <= max_norm, tf.ones_like(norm), max_norm / norm)
+        return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})

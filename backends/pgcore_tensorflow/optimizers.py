@@ -81,9 +81,16 @@ class TensorflowOptimizer(BoundOptimizer):
         parameters: list[Any] = list(self.policy.native.values())
         leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
         slots = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
-        moved, changed = self.spec.updated(xp, flat(parameters), flat(leaves), slots, *scalars)
+        before, vector = flat(parameters), flat(leaves)
+        moved, changed = self.spec.updated(xp, before, vector, slots, *scalars)
+        # Of a gradient that nobody has read, the device decides whether it is a step.
+        if self.policy.resident:
+            finite = tf.math.is_finite(tf.reduce_sum(vector * vector))
+            moved = tf.where(finite, moved, before)
+            for slot, value in changed.items():
+                changed[slot] = tf.where(finite, value, slots[slot])
         # All values are computed before any variable changes.
         for parameter, place in zip(parameters, self.policy.layout.places.values(), strict=True):
             parameter.assign(tf.reshape(moved[place], parameter.shape))
-        for slot, vector in changed.items():
-            self._slots[slot].assign(vector)
+        for slot, value in changed.items():
+            self._slots[slot].assign(value)

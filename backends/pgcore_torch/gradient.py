@@ -18,3 +18,9 @@ class TorchGradient(AutodiffGradient):
         """See `AutodiffGradient.squared`: one product over all entries."""
         vector = flat(self.leaves)
         return torch.dot(vector, vector)
+
+    def limited(self, max_norm: float) -> AutodiffGradient:
+        """See `AutodiffGradient.limited`."""
+        norm = self.squared().sqrt()
+        factor = torch.where(norm <= max_norm, 1.0, max_norm / norm)
+        return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})

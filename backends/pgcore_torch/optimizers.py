@@ -34,10 +34,15 @@ class TorchOptimizer(BoundOptimizer):
         """See `BoundOptimizer.step`."""
         # A gradient is always this backend's own: `Optimizer.step` has checked it.
         derivative = flat(cast("TorchGradient", gradient).leaves)
-        parameters = self.policy.native
-        moved, self._slots = self.spec.updated(
-            xp, flat(parameters), derivative, self._slots, *scalars
-        )
+        parameters = flat(self.policy.native)
+        moved, slots = self.spec.updated(xp, parameters, derivative, self._slots, *scalars)
+        # Of a gradient that nobody has read, the device decides whether it is a step.
+        if self.policy.resident:
+            finite = torch.isfinite(torch.dot(derivative, derivative))
+            moved = torch.where(finite, moved, parameters)
+            for slot, vector in slots.items():
+                slots[slot] = torch.where(finite, vector, self._slots[slot])
+        self._slots = slots
         self.policy.assign(self._parts(moved))
 
     def slots(self) -> dict[str, dict[str, Array]]:

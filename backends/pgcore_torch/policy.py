@@ -38,6 +38,9 @@ Terms = Callable[[Inputs], tuple[Tensor, dict[str, Tensor]]]
 # Estimators whose compiled functions stay in memory, for every padded size: two a doubling.
 KEPT = 32
 
+# Bytes of the largest array that goes by way of page-locked memory, which PyTorch keeps: 1 MiB.
+PAGE_LOCKED = 1 << 20
+
 # PyTorch stores compiled code at a function's code object, eight compilations at most. Each padded
 # size has a limit of its own: by this option, or before 2.13 by a code object of its own.
 ISOLATION = {"isolate_recompiles": True}
@@ -306,7 +309,12 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if isinstance(array, Tensor):
             return array
         tensor = torch.from_numpy(np.array(array, order="C"))
-        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+        if self.device.type == "cpu":
+            return tensor
+        # From page-locked memory the copy does not wait for earlier work on the device.
+        if self.device.type == "cuda" and tensor.nbytes <= PAGE_LOCKED:
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _native(self, inputs: Inputs) -> Inputs:
         observations = self.to_native(inputs.observations)

@@ -9,9 +9,11 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.errors import OptimizerError
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.validation.arrays import Array
+from pgcore.validation.fields import positive_or_infinite
 from pgcore.xp.namespace import Native
 
 __all__ = ["AutodiffGradient"]
@@ -37,7 +39,21 @@ class AutodiffGradient(Gradient):
 
     def square(self) -> float:
         """See `Gradient.square`; one number is read from the device."""
+        self._owner.check_unread()
         return self._owner.number(self.squared())
+
+    def clipped(self, max_norm: float) -> AutodiffGradient:
+        """See `Gradient.clipped`; on a device the norm is not read, and must have a finite square."""
+        if not self._owner.resident:
+            return cast("AutodiffGradient", super().clipped(max_norm))
+        positive_or_infinite("Gradient.clipped max_norm", max_norm, OptimizerError)
+        clipped = self.limited(max_norm)
+        clipped.addends = self.addends
+        return clipped
+
+    @abstractmethod
+    def limited(self, max_norm: float) -> AutodiffGradient:
+        """Return `clipped` from native numbers alone."""
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""
@@ -56,6 +72,7 @@ class AutodiffGradient(Gradient):
 
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
         """Return the terms, and the quantities by name, as NumPy arrays with padding."""
+        self._owner.check_unread()
         # A copy holds NumPy arrays already.
         if isinstance(self._terms, np.ndarray):
             return cast("Array", self._terms), self._quantities
@@ -71,6 +88,7 @@ class AutodiffGradient(Gradient):
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
         owner = self._owner
+        owner.check_unread()
         return {name: owner.canonical(name, self.leaves[name]) for name in owner.names}
 
     def times(self, factor: float) -> AutodiffGradient:

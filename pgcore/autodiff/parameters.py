@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 
+from pgcore.autodiff.unread import Unread
 from pgcore.interfaces.parameters import Parameters
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
@@ -15,6 +17,16 @@ class AutodiffParameters(Parameters):
     """See `Parameters`; a backend writes the abstract methods."""
 
     resident: bool  # see `Policy`
+
+    @cached_property
+    def unread(self) -> Unread:
+        """The gradients whose finiteness has not been read."""
+        return Unread()
+
+    def check_unread(self) -> None:
+        """Raise NonFiniteError if a gradient on the device is not finite; see `Unread`."""
+        if self.resident:
+            self.unread.check(self)
 
     @abstractmethod
     def leaves(self, vector: Array) -> dict[str, Native]:

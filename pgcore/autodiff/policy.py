@@ -78,12 +78,14 @@ class AutodiffPolicy(ResidentPolicy):
 
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
+        self.check_unread()
         outputs, _ = self._forward(self._observations(observations))
         head = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return self.spec.head.distribution(host, outputs.astype(np.float64), head, action_mask)
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """See `Policy.quantities_at`."""
+        self.check_unread()
         signals: dict[str, Array] = {}
         if not KLS.isdisjoint(names):
             signals["reference"] = batch.extras["reference"].astype(self.dtype)
@@ -92,6 +94,7 @@ class AutodiffPolicy(ResidentPolicy):
 
     def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
+        self.check_unread()
         outputs, values = self._forward(self._observations(observations))
         source = outputs if from_outputs else values
         assert source is not None
@@ -99,15 +102,24 @@ class AutodiffPolicy(ResidentPolicy):
 
     def gradient(self, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient`."""
+        gradient, square = self.differentiated(surrogate)
+        # A number that is read waits for the device.
+        if self.resident:
+            self.unread.add(self, square, surrogate)
+        elif not math.isfinite(self.number(square)):
+            gradient.check_finite()
+        return gradient
+
+    def differentiated(self, surrogate: Surrogate) -> tuple[AutodiffGradient, Native]:
+        """Return the result of `differentiate`.
+
+        The backend's sum of squares finds what is not finite without a copy to the host.
+        """
         inputs = self.resident_inputs(surrogate)
         if inputs is None:
             used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
             inputs = self._inputs(surrogate.batch, used, surrogate.weights)
-        # The backend's sum of squares finds what is not finite without a copy to the host.
-        gradient, square = self.differentiate(surrogate, inputs)
-        if not math.isfinite(self.number(square)):
-            gradient.check_finite()
-        return gradient
+        return self.differentiate(surrogate, inputs)
 
     def gradient_from(self, vector: Array, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient_from`."""

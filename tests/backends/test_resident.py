@@ -9,6 +9,7 @@ import copy
 import gc
 import os
 import pickle
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 import pgcore as pg
 from pgcore.autodiff import resident
 from pgcore.autodiff.inputs import padded_size
+from pgcore.autodiff.unread import MOST
+from pgcore.errors import NonFiniteError, OptimizerError
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import registry
 from pgcore_check.cases.cases import NETWORKS, make_case
@@ -324,3 +327,106 @@ def test_copies_of_parts_and_policies_hold_no_device(make_policy, clone):
     assert len(pickle.dumps(batch.episodes([0]))) < len(pickle.dumps(batch)) / 4
     assert len(clone(policy).copies) == 0
     assert len(policy.copies) > 0
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    """Return a function that lists the native numbers which a policy reads from now on."""
+
+    def counting(policy):
+        read: list[float] = []
+        number = policy.number
+        monkeypatch.setattr(
+            policy, "number", lambda native: read.append(number(native)) or read[-1]
+        )
+        return read
+
+    return counting
+
+
+def test_no_gradient_and_no_step_waits_for_the_device(make_any_policy, numbers):
+    policy, estimator = make_any_policy(), pg.estimator("ppo")
+    batch = make_batch()
+    signals, optimizer = (
+        pg.signals(policy, estimator, batch),
+        pg.optimizer("adam", max_grad_norm=0.1),
+    )
+    read, gradient = numbers(policy), None
+    for index in batch.minibatches(STEPS // 8, np.random.default_rng(0)):
+        gradient = pg.gradient(policy, estimator, batch.steps(index), signals=signals.steps(index))
+        optimizer.step(policy, gradient)
+    assert read == []
+    assert gradient is not None
+    norm = gradient.norm()
+    # Eight that nobody had read, and the norm's own.
+    assert len(read) == 8 + 1
+    assert read[-1] == pytest.approx(norm**2)
+    assert policy.unread.squares == deque()
+    # Without a reader the numbers are read from time to time.
+    for _ in range(MOST + 1):
+        pg.gradient(policy, estimator, batch, signals=signals)
+    assert len(read) == 9 + MOST + 1
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number(
+    make_policy, max_grad_norm
+):
+    policy, estimator = make_policy(), pg.estimator("reinforce")
+    good = make_batch()
+    optimizer = pg.optimizer("adam", max_grad_norm=max_grad_norm)
+    optimizer.step(policy, pg.gradient(policy, estimator, good))
+    policy.check_unread()
+    before, state = policy.parameters(), optimizer.state(policy)
+    signals = pg.signals(policy, estimator, good)
+    signals.weights = signals.weights.copy()
+    signals.weights[7] = np.inf
+    bad = pg.gradient(policy, estimator, good, signals=signals)
+    optimizer.step(policy, bad)
+    for name, value in (policy.parameters() | optimizer.state(policy)).items():
+        np.testing.assert_array_equal(value, (before | state)[name], err_msg=name)
+    with pytest.raises(NonFiniteError, match="gradient of reinforce: expected"):
+        bad.norm()
+    # It is told once, and a good gradient is a step again.
+    optimizer.step(policy, pg.gradient(policy, estimator, good))
+    assert pg.gradient(policy, estimator, good).norm() > 0
+    assert any((policy.parameters()[name] != before[name]).any() for name in before)
+
+
+@pytest.mark.parametrize("read", ["numpy", "metrics", "loss", "evaluate", "act", "signals"])
+def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read):
+    policy, estimator, batch = make_policy(), pg.estimator("reinforce"), make_batch()
+    signals = pg.signals(policy, estimator, batch)
+    signals.weights = np.where(np.arange(STEPS) == 3, np.inf, signals.weights).astype(np.float32)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    readings = {
+        "numpy": gradient.numpy,
+        "metrics": lambda: gradient.metrics,
+        "loss": lambda: gradient.loss,
+        "evaluate": lambda: policy.evaluate(batch, ("value",)),
+        "act": lambda: policy.act(batch.observations, pg.generator(0)),
+        "signals": lambda: pg.signals(policy, pg.estimator("ppo"), batch),
+    }
+    with pytest.raises(NonFiniteError, match="gradient of reinforce"):
+        readings[read]()
+
+
+def test_a_step_that_cannot_be_computed_is_named(make_policy):
+    policy, estimator, batch = make_policy(), pg.estimator("reinforce"), make_batch()
+    signals = pg.signals(policy, estimator, batch)
+    signals.values["advantage"] = np.where(np.arange(STEPS) == 5, np.nan, 1).astype(np.float32)
+    gradient = pg.gradient(policy, estimator, batch, signals=signals)
+    with pytest.raises(NonFiniteError, match="= nan at step 5; the parameters are unchanged"):
+        gradient.norm()
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1e3, np.inf])
+def test_a_gradient_is_clipped_as_on_the_host(make_policy, max_norm):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    clipped = [pg.gradient(policy, estimator, batch).clipped(max_norm) for policy in policies]
+    expected = clipped[1].numpy()
+    for name, value in clipped[0].numpy().items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-9, err_msg=name)
+    with pytest.raises(OptimizerError, match=r"Gradient\.clipped max_norm"):
+        clipped[0].clipped(0)
