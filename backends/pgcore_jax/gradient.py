@@ -94,14 +94,15 @@ class JaxGradient(AutodiffGradient):
         return JaxGradient(self._policy, self.surrogate, self._policy.joined(leaves), self._columns)
 
     def squared(self) -> jax.Array:
-        """See `AutodiffGradient.squared`."""
+        """Return `square` on the device."""
         with self._policy.precision():
             return jnp.vdot(self.vector, self.vector)
 
     def square(self) -> float:
         """See `Gradient.square`."""
         if self._policy.resident:
-            return super().square()
+            self._policy.check_unread()
+            return self._policy.number(self.squared())
         # An infinite sum is reported by `check_finite`, not by NumPy's warnings.
         vector = np.asarray(self.vector)
         with np.errstate(over="ignore"):

@@ -14,8 +14,13 @@ __all__ = ["TensorflowGradient"]
 class TensorflowGradient(AutodiffGradient):
     """See `AutodiffGradient`."""
 
+    def square(self) -> float:
+        """See `Gradient.square`; one number is read from the device."""
+        self._owner.check_unread()
+        return self._owner.number(self.squared())
+
     def squared(self) -> Any:
-        """See `AutodiffGradient.squared`."""
+        """Return `square` on the device."""
         return tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()])
 
     def limited(self, max_norm: float) -> AutodiffGradient:

@@ -14,8 +14,13 @@ __all__ = ["TorchGradient"]
 class TorchGradient(AutodiffGradient):
     """See `AutodiffGradient`."""
 
+    def square(self) -> float:
+        """See `Gradient.square`; one number is read from the device."""
+        self._owner.check_unread()
+        return self._owner.number(self.squared())
+
     def squared(self) -> Tensor:
-        """See `AutodiffGradient.squared`: one product over all entries."""
+        """Return `square` on the device: one product over all entries."""
         vector = flat(self.leaves)
         return torch.dot(vector, vector)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,15 +32,6 @@ class AutodiffGradient(Gradient):
         """Name the policy as `Gradient` does."""
         self.policy = self._owner
 
-    @abstractmethod
-    def squared(self) -> Native:
-        """Return `square` as a native number, on the device."""
-
-    def square(self) -> float:
-        """See `Gradient.square`; one number is read from the device."""
-        self._owner.check_unread()
-        return self._owner.number(self.squared())
-
     def clipped(self, max_norm: float) -> AutodiffGradient:
         """See `Gradient.clipped`; on a device the norm is not read, and must have a finite square."""
         if not self._owner.resident:
@@ -51,9 +41,9 @@ class AutodiffGradient(Gradient):
         clipped.addends = self.addends
         return clipped
 
-    @abstractmethod
     def limited(self, max_norm: float) -> AutodiffGradient:
-        """Return `clipped` from native numbers alone."""
+        """Return `clipped` on a device; a backend writes it from native numbers, without a reading."""
+        return cast("AutodiffGradient", super().clipped(max_norm))
 
     def arguments(self) -> dict[str, Array]:
         """See `Gradient.arguments`."""

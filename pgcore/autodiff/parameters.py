@@ -40,9 +40,12 @@ class AutodiffParameters(Parameters):
     def to_numpy(self, native: Native) -> Array:
         """Return a native array as NumPy's, for reading alone."""
 
-    @abstractmethod
     def to_native(self, array: Array) -> Native:
-        """Return a NumPy array as a native one on the policy's device; a native one as it is."""
+        """Return a NumPy array as a native one on the policy's device; a native one as it is.
+
+        A backend with policies on another device than the host writes it.
+        """
+        raise NotImplementedError
 
     def number(self, native: Native) -> float:
         """Return a native number as Python's; it waits for the device."""

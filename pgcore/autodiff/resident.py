@@ -111,9 +111,12 @@ class ResidentPolicy(AutodiffParameters, Policy):
 
     pads: bool  # whether steps are padded to a few sizes, so that compiled code is reused
 
-    @abstractmethod
     def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
-        """Return the result of `minibatch` in the backend's namespace."""
+        """Return the result of `minibatch` in the backend's namespace.
+
+        A backend with policies on another device than the host writes it.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def try_out(self, batch: Batch) -> None:
@@ -172,7 +175,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
 
         With an estimator that writes `finalise` without `standards`, its result is moved.
         """
-        if isinstance(surrogate, SummedSurrogate):
+        if not self.resident or isinstance(surrogate, SummedSurrogate):
             return None
         batch, rows = surrogate.batch.whole()
         if not self.holds(batch):
