@@ -189,11 +189,11 @@ class ResidentPolicy(AutodiffParameters, Policy):
         if standards is None:
             part = signals = Signals(surrogate.values, surrogate.weights, padded=False)
             standards, signal_rows, scales = {}, None, ()
-        own: Mapping[str, Array] = {}
+        renumbered: Mapping[str, Array] = {}
         if isinstance(part, SignalsPart) and signals is not part:
-            own = part.own
+            renumbered = part.renumbered
         used: dict[str, Native] = {}
-        for name in surrogate.estimator.signal_names - own.keys():
+        for name in surrogate.estimator.signal_names - renumbered.keys():
             used[name] = self._moved_signal(name, signals.value(name))
         padding = None
         if standards and signals.padded:
@@ -204,7 +204,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
         gather = Gather(steps, numbers, signal_numbers, scales, standards, padding)
         inputs = whole if gather.unneeded else self.gathered(whole, gather)
         # Episodes of a part are numbered anew.
-        for name, value in own.items():
+        for name, value in renumbered.items():
             inputs.signals[name] = self.to_native(padded_signal(name, value, self.padding(steps)))
         return inputs
 

@@ -94,11 +94,13 @@ class Signals:
         See `episodes` for the arguments and errors, and `part` for the sum over parts.
         """
         numbers, steps = batch.episode_steps(index)
-        own = dict[str, Array]()
+        renumbered = dict[str, Array]()
         # Episodes of the part are numbered anew, from 0.
         if "episode" in self.names:
-            own["episode"] = np.repeat(np.arange(len(numbers)), batch.episode_lengths[numbers])
-        return SignalsPart(self, steps, self.weights[steps], own)
+            renumbered["episode"] = np.repeat(
+                np.arange(len(numbers)), batch.episode_lengths[numbers]
+            )
+        return SignalsPart(self, steps, self.weights[steps], renumbered)
 
     def _of_steps(self, method: str, index: Index) -> SignalsPart:
         """Return the signals of some steps, unscaled; `method` is the caller's name."""
@@ -197,27 +199,27 @@ class SignalsPart(Signals):
     Attributes:
         whole: The signals that they are a part of.
         index: The numbers of the part's steps.
-        own: [n] signals that are not rows of the whole's, by name.
+        renumbered: [n] signals that are not rows of the whole's, by name: a part's own episodes.
         scales: The factors of the weights, in the order of multiplication.
         source: The whole's arrays at the time, by name, if it is no part itself.
         gathered: The part's arrays as they were gathered, by name.
     """
 
-    __slots__ = ("gathered", "index", "own", "scales", "source", "whole")
+    __slots__ = ("gathered", "index", "renumbered", "scales", "source", "whole")
 
     def __init__(
-        self, whole: Signals, index: Index, weights: Array, own: Mapping[str, Array]
+        self, whole: Signals, index: Index, weights: Array, renumbered: Mapping[str, Array]
     ) -> None:
         """Keep the arguments; [n] weights are the whole's at the index."""
         # The caller may change its index later.
         self.index = index.copy() if isinstance(index, list | np.ndarray) else index
-        self.whole, self.own, self.weights = whole, own, weights
+        self.whole, self.renumbered, self.weights = whole, renumbered, weights
         self.padded, self.on_device = whole.padded, whole.on_device
         self.real = None if whole.real is None else whole.real[index]
         self.scales: tuple[float, ...] = ()
         if not whole.on_device:
             self.values = {name: value[index] for name, value in whole.values.items()}
-            self.values.update(own)
+            self.values.update(renumbered)
             return
         self.gathered = {WEIGHTS: weights}
         self.source = {} if isinstance(whole, SignalsPart) else whole.arrays
@@ -239,8 +241,8 @@ class SignalsPart(Signals):
         """See `Signals.value`; the others are not gathered."""
         if not self.on_device or len(self.gathered) > 1:
             return self.values[name]
-        if name in self.own:
-            return self.own[name]
+        if name in self.renumbered:
+            return self.renumbered[name]
         return (self.source[name] if self.source else self.whole.value(name))[self.index]
 
     @property

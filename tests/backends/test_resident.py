@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import os
 import pickle
 from collections import deque
@@ -183,7 +184,9 @@ def test_a_batch_is_moved_once_for_all_epochs(make_any_policy, conversions):
 @pytest.mark.parametrize("head", ["categorical", "per-state"])
 def test_minibatches_are_the_same_to_the_bit(make_policy, head, dtype, normalise):
     policies = [make_policy(head, dtype=dtype), make_policy(head, is_resident=False, dtype=dtype)]
-    _, batch = make_case(policies[0].spec, "numpy", dtype, seed=1)
+    source, batch = make_case(policies[0].spec, "numpy", dtype, seed=1)
+    for policy in policies:
+        policy.load(source.parameters())
     estimator = pg.estimator("ppo", normalise=normalise, entropy_coefficient=0.1)
     for case in (batch, batch.pad(batch.num_steps + 3)):
         both = signals_of(policies, estimator, case)
@@ -248,10 +251,12 @@ def test_copies_are_freed_with_their_batch(make_policy):
         batch = make_batch(seed)
         signals = pg.signals(policy, estimator, batch)
         part = np.arange(10)
-        pg.gradient(policy, estimator, batch.steps(part), signals=signals.steps(part))
+        gradient = pg.gradient(policy, estimator, batch.steps(part), signals=signals.steps(part))
+        # A gradient that nobody has read keeps its loss.
+        gradient.norm()
         held = len(policy.copies)
         assert held == 3 + 1 + len(estimator.signal_names)
-        del batch, signals
+        del batch, signals, gradient
         gc.collect()
         assert len(policy.copies) == 0
 
@@ -430,3 +435,25 @@ def test_a_gradient_is_clipped_as_on_the_host(make_policy, max_norm):
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-9, err_msg=name)
     with pytest.raises(OptimizerError, match=r"Gradient\.clipped max_norm"):
         clipped[0].clipped(0)
+
+
+def test_a_module_that_writes_to_its_inputs_leaves_the_batch_as_it_is():
+    if "torch" in ABSENT:
+        pytest.skip(ABSENT["torch"])
+    torch: Any = importlib.import_module("torch")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = torch.nn.Linear(4, 3)
+
+        def forward(self, observations):
+            return self.out(observations.mul_(2))
+
+    policy: Any = pg.backend("torch").adopt(Net(), head=HEADS["categorical"])
+    batch, estimator = make_batch(), pg.estimator("reinforce")
+    expected = pg.gradient(policy, estimator, batch).numpy()
+    policy.resident = True
+    for _ in range(2):
+        for name, value in pg.gradient(policy, estimator, batch).numpy().items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
