@@ -131,7 +131,7 @@ def update(
 
     Args:
         spec: The formula.
-        guarded: Whether a gradient that is not finite is no step, since nobody has read it.
+        guarded: Whether the device skips the step of a gradient that is not finite.
     """
 
     def step(

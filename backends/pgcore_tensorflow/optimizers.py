@@ -83,7 +83,7 @@ class TensorflowOptimizer(BoundOptimizer):
         slots = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
         before, vector = flat(parameters), flat(leaves)
         moved, changed = self.spec.updated(xp, before, vector, slots, *scalars)
-        # Of a gradient that nobody has read, the device decides whether it is a step.
+        # The gradient is unread, so the device decides whether it is a step.
         if self.policy.resident:
             finite = tf.math.is_finite(tf.reduce_sum(vector * vector))
             moved = tf.where(finite, moved, before)

@@ -36,7 +36,7 @@ class TorchOptimizer(BoundOptimizer):
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = flat(self.policy.native)
         moved, slots = self.spec.updated(xp, parameters, derivative, self._slots, *scalars)
-        # Of a gradient that nobody has read, the device decides whether it is a step.
+        # The gradient is unread, so the device decides whether it is a step.
         if self.policy.resident:
             finite = torch.isfinite(torch.dot(derivative, derivative))
             moved = torch.where(finite, moved, parameters)

@@ -279,7 +279,7 @@ def minibatch(
 def whole_signals(signals: Signals) -> tuple[Signals, Array | None, tuple[float, ...]]:
     """Return the signals that these are a part of, the part's rows, and the factors of its weights.
 
-    A part whose arrays somebody replaced is a whole of its own.
+    A part with a replaced array is a whole of its own.
     """
     rows: Array | None = None
     scales: tuple[float, ...] = ()

@@ -17,7 +17,7 @@ MOST = 64
 
 
 class Unread:
-    """The sums of squares that nobody has read, with their losses, oldest first.
+    """The unread sums of squares, with their losses, oldest first.
 
     Optimizers skip the step of a gradient that is not finite, so that its parameters stay as they are
     until the error is raised: where a number is read, or after `MOST` gradients. A copy of this object,

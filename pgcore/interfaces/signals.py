@@ -247,7 +247,7 @@ class SignalsPart(Signals):
 
     @property
     def intact(self) -> bool:
-        """Whether the whole is on a device, and nobody has replaced an array of it or of the part."""
+        """Whether the whole is on a device, and no array of it or of the part was replaced."""
         if not self.on_device:
             return False
         present = self.arrays if len(self.gathered) > 1 else {WEIGHTS: self.weights}
