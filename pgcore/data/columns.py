@@ -15,6 +15,8 @@ from pgcore.validation.batch_fields import LOSS_MASK
 
 __all__ = ["Columns", "Flat", "rows_with"]
 
+# Arguments that must be there where a constructor has them.
+REQUIRED = {"observations", "actions", "rewards", "terminated", "mask"}
 # Fields whose numbers must be finite: at every step, and where the loss mask is True.
 FINITE = ("observations", "actions", "rewards", "discount")
 FINITE_IN_LOSS = ("log_probs", "values")
@@ -42,7 +44,7 @@ class Columns:
         """Keep the arguments.
 
         Raises:
-            BatchError: the extras are no mapping from names.
+            BatchError: an argument that is needed is None, or extras are no mapping from names.
         """
         self.where = where
         self.extras = _names(where, extras)
@@ -50,14 +52,18 @@ class Columns:
         arguments = arguments | named
         self._values = {name: x for name, x in arguments.items() if x is not None}
         self.names = self._values.keys()
+        for name in REQUIRED & arguments.keys():
+            self._check_there(name)
         self.like = first_native(self._values.values())
 
     def numbers(self, name: str, *dimensions: int) -> Array:
         """Return an argument as numbers; see `owned_numbers`."""
-        value = host(self._values.get(name))
-        if value is None:
+        self._check_there(name)
+        return owned_numbers(f"{self.where} {name}", host(self._values[name]), dimensions)
+
+    def _check_there(self, name: str) -> None:
+        if name not in self.names:
             raise BatchError(f"{self.where} {name}: expected an array, got none; pass one")
-        return owned_numbers(f"{self.where} {name}", value, dimensions)
 
     def raw(self, name: str) -> Any:
         """Return an argument as it came."""

@@ -374,6 +374,10 @@ WRONG = {
         r"observations: expected finite numbers, got infinity at step 4 of environment 1",
     ),
     "an unknown order": (ROWS | LAST | {"order": "batch"}, r"order: expected one of 'time', 'env'"),
+    "an array as the mode": (
+        ROWS | LAST | {"autoreset": np.array(["next_step"])},
+        r"autoreset: expected one of 'next_step', 'same_step', 'disabled', got array",
+    ),
     "an unknown mode": (
         ROWS | LAST | {"autoreset": "always"},
         r"autoreset: expected one of 'next_step', 'same_step', 'disabled', got 'always'",
