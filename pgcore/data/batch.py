@@ -52,6 +52,7 @@ class Batch(Episodes):
             `loss_mask`, [B] bool, for the mask "loss". Where that is False, `log_probs`, `values` and
             extras may be NaN or infinite.
             An estimator declares those that it reads; see `pgcore.Extra`.
+        layout, like: See `Episodes`.
     """
 
     per_step: ClassVar[tuple[str, ...]] = (

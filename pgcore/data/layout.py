@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgcore.errors import ShapeError
+from pgcore.errors import FileError, ShapeError
 from pgcore.validation.arrays import Array, read_only
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "saved_layout"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,3 +85,25 @@ class Layout:
     def steps(self) -> Array:
         """[*shape] bool, True at places with a step."""
         return read_only(self.spread(np.ones(len(self.positions), np.bool_)))
+
+
+def saved_layout(
+    path: str | Path, shape: Array | None, positions: Array | None, steps: int
+) -> Layout | None:
+    """Return the layout in a file of so many steps, or raise FileError."""
+    if shape is None and positions is None:
+        return None
+    expected = f"{path}: expected a layout of {steps} steps, got"
+    if shape is None or positions is None:
+        raise FileError(f"{expected} half of one; save it again")
+    integers = shape.dtype.kind in "iu" and positions.dtype.kind in "iu"
+    if not integers or shape.ndim != 1 or positions.shape != (steps,) or (shape < 1).any():
+        raise FileError(
+            f"{expected} shape {shape.dtype} {list(shape.shape)} and positions {positions.dtype} "
+            f"{list(positions.shape)}; save it again"
+        )
+    # Python's integers cannot wrap around.
+    places = math.prod(shape.tolist())
+    if positions.min() < 0 or positions.max() >= places or len(np.unique(positions)) < steps:
+        raise FileError(f"{expected} places twice or outside {shape.tolist()}; save it again")
+    return Layout(tuple(shape.tolist()), positions.astype(np.intp, copy=False))
