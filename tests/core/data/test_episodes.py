@@ -240,3 +240,28 @@ def test_the_first_framework_array_is_remembered(derive):
     assert isinstance(episodes.like, torch.Tensor)
     assert (episodes.like.shape, episodes.like.dtype) == ((0,), torch.float32)
     assert type(episodes.rewards) is np.ndarray
+
+
+@pytest.mark.parametrize("name", ["observations", "next_observations"])
+def test_the_class_itself_has_no_batches_attributes(name):
+    # Tools that read a class's attributes see a placeholder, and no error.
+    assert repr(getattr(pg.Episodes, name)).startswith("<")
+    assert {"observations", "rewards", "from_steps"} - set(dir(pg.Episodes)) == {"rewards"}
+
+
+def test_numpys_numbers_are_no_framework_arrays():
+    extras = {"group": np.zeros(1, int)}
+    episodes = pg.Episodes(
+        rewards=[np.float64(1)], episode_lengths=(np.int64(1),), terminated=[True], extras=extras
+    )
+    assert episodes.like is None
+    with pytest.raises(ShapeError, match=r"Episodes\.rewards: expected a 1-dimensional array"):
+        pg.Episodes(rewards=np.float64(1), episode_lengths=[1], terminated=[True])
+
+
+def test_next_action_masks_of_episodes_are_the_extra():
+    bare = pg.Episodes(rewards=[1.0], episode_lengths=[1], terminated=[True])
+    assert bare.next_action_mask is None
+    assert bare.pad(2).final_values is None
+    mask = bare.with_extras(next_action_mask=[[1, 0]]).next_action_mask
+    np.testing.assert_array_equal(mask, [[True, False]], strict=True)
