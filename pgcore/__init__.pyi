@@ -3,6 +3,7 @@ from pgcore.data.batch import Batch
 from pgcore.data.networks import MLP, Linear, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
+from pgcore.function.loss import loss
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -81,6 +82,7 @@ __all__ = [
     "generator",
     "gradient",
     "load",
+    "loss",
     "optimizer",
     "policy",
     "register",

@@ -70,6 +70,8 @@ class Batch:
     discount: Array | None
     extras: Mapping[str, Array]
     _source: tuple[Batch, Index]  # of a batch that `steps` made: its parent and its index
+    layout: Any = None
+    like: Any = None
     _fits: object = None  # the spec that the batch was last found to fit
 
     def __init__(

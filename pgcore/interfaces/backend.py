@@ -10,6 +10,7 @@ import numpy as np
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
+from pgcore.interfaces.native import Arrays
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.fields import choice
 
@@ -22,6 +23,7 @@ class Backend(ABC):
     registered_as = "backends"  # the kind
     name: ClassVar[str]  # the registered one
     modes: ClassVar[tuple[str, ...]] = ("eager",)  # such as "compiled" too; the default is first
+    arrays: Arrays | None = None  # the framework's, for `pgcore.loss`; one instance
 
     @abstractmethod
     def policy(
