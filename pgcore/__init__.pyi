@@ -1,5 +1,6 @@
 from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.data.networks import MLP, Linear, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
@@ -49,6 +50,7 @@ __all__ = [
     "CosineSchedule",
     "Derivation",
     "DiagonalGaussian",
+    "Episodes",
     "EpsilonGreedy",
     "Estimator",
     "Extra",

@@ -577,7 +577,7 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     )
     with pytest.raises(
         FileError,
-        match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again",
+        match=r"half: expected the arrays of a pgcore\.batch file, got \['extras', 'rewards'\]; save it again",
     ):
         Batch.load(tmp_path / "half")
 
