@@ -10,6 +10,7 @@ from typing import Any, cast, overload
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.data.spec import PolicySpec
 from pgcore.data.spec_checks import check_saved
 from pgcore.errors import (
@@ -146,7 +147,7 @@ def signals(
 @overload
 def signals(
     estimator: Estimator,
-    episodes: Batch,
+    episodes: Episodes,
     /,
     *,
     totals: Totals | None = None,

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from pgcore.data.native import Arrays
 from pgcore.function.loss import Loss
 from pgcore.function.signals import LaidOutSignals
-from pgcore.interfaces.native import Arrays
 from pgcore.validation.arrays import Array
 from pgcore_jax.parameters import enable_x64
 from pgcore_jax.xp import xp

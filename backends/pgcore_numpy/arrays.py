@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from pgcore.interfaces.native import Arrays
+from pgcore.data.native import Arrays
 from pgcore.validation.arrays import Array
 from pgcore_numpy.xp import xp
 

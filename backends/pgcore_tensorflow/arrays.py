@@ -8,8 +8,8 @@ from typing import Any, ClassVar, cast
 
 import tensorflow as tf
 
+from pgcore.data.native import Arrays
 from pgcore.function.signals import LaidOutSignals
-from pgcore.interfaces.native import Arrays
 from pgcore.validation.arrays import Array
 from pgcore_tensorflow.xp import xp
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgcore.interfaces.native import Arrays
+from pgcore.data.native import Arrays
 from pgcore.validation.arrays import Array
 from pgcore_torch.xp import xp
 

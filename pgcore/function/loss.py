@@ -9,11 +9,11 @@ from functools import partial
 
 import numpy as np
 
+from pgcore.data.native import Arrays
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
 from pgcore.function.signals import LaidOutSignals
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.metrics import compute_figures
-from pgcore.interfaces.native import Arrays
 from pgcore.interfaces.quantities import PER_ACTION
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native

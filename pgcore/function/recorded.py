@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError
 from pgcore.validation.arrays import Array
 
@@ -20,7 +20,7 @@ FIELDS = {"value": "values", "final_value": "final_values", "log_prob": "log_pro
 class Recorded:
     """What a policy would say at the steps of some episodes; see `pgcore.interfaces.estimator.Evaluate`."""
 
-    def __init__(self, batch: Batch, given: Mapping[str, Array]) -> None:
+    def __init__(self, batch: Episodes, given: Mapping[str, Array]) -> None:
         """Keep the episodes, and evaluations given beside them, [B, ...] or [E, ...] by name."""
         self.batch = batch
         self.given = given

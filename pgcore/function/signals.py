@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
+from pgcore.data.native import Arrays, arrays_of, host
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.function.recorded import Recorded
 from pgcore.interfaces.estimator import Estimator, check_claims
-from pgcore.interfaces.native import Arrays, arrays_of, host
 from pgcore.interfaces.reduction import Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.validation.arrays import Array
@@ -158,7 +159,7 @@ class LaidOutSignals:
 
 
 def laid_out_signals(
-    estimator: Estimator, episodes: Batch, given: Mapping[str, Any], totals: Totals
+    estimator: Estimator, episodes: Episodes, given: Mapping[str, Any], totals: Totals
 ) -> LaidOutSignals:
     """Return an estimator's signals in the arrays and the layout of some episodes.
 
@@ -185,7 +186,8 @@ def laid_out_signals(
     dtype = "float64" if arrays.dtype(like) == "float64" else "float32"
     width = max((value.shape[1] for value in reference_of(episodes)), default=0)
     evaluate = Recorded(episodes, flat)
-    found = Signals.of(estimator, episodes, evaluate, np.dtype(dtype), width, totals)
+    # Signals read what episodes have; what only a batch has is an error that says so.
+    found = Signals.of(estimator, cast("Batch", episodes), evaluate, np.dtype(dtype), width, totals)
     steps, shape = episodes.num_steps, (episodes.num_steps,) if layout is None else layout.shape
     size = math.prod(shape)
     positions = np.arange(steps) if layout is None else layout.positions
@@ -212,12 +214,12 @@ def laid_out_signals(
     return LaidOutSignals(values, spread(found.weights), real, arrays, by_row)
 
 
-def reference_of(episodes: Batch) -> list[Array]:
+def reference_of(episodes: Episodes) -> list[Array]:
     """Return the recorded distribution parameters, if any."""
     return [value for name, value in episodes.extras.items() if name == "reference"]
 
 
-def evaluation(episodes: Batch, name: str, value: Any) -> Array:
+def evaluation(episodes: Episodes, name: str, value: Any) -> Array:
     """Return a given evaluation as [B, ...] steps, or as [E, ...] of final observations.
 
     Raises:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pgcore.data.native import Arrays
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
-from pgcore.interfaces.native import Arrays
 from pgcore.interfaces.policy import Policy
 from pgcore.validation.fields import choice
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays, host
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import DependencyError, EstimatorError
 from pgcore.interfaces.extras import Extra, declared_extras, used_extras
-from pgcore.interfaces.native import Arrays, host
 from pgcore.interfaces.quantities import (
     KLS,
     LISTED,

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
 from pgcore.interfaces.extras import Extra
-from pgcore.interfaces.native import Arrays
 from pgcore.interfaces.quantities import surrogate_keywords
 from pgcore.parts.composition import Composition
 from pgcore.validation.arrays import Array

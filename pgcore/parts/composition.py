@@ -11,10 +11,10 @@ from typing import Annotated, Any, cast
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays, normalised
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import QUANTITIES, Claims, Evaluate, Reduction
 from pgcore.interfaces.extras import Extra
-from pgcore.interfaces.native import Arrays, normalised
 from pgcore.interfaces.quantities import LISTED, PER_ACTION
 from pgcore.interfaces.recorded import old_log_probs, recorded_values
 from pgcore.interfaces.reduced import reduced
