@@ -1,14 +1,18 @@
 """Batches: episodes with the observations and actions that a policy needs."""
 
+# Constructors of a batch need more arguments than those of episodes.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pgcore.data import flat_steps, padded, rollout
 from pgcore.data.episodes import GROUP, Episodes, Index
 from pgcore.errors import BatchError
 from pgcore.validation.arrays import Array, read_only
@@ -94,6 +98,219 @@ class Batch(Episodes):
         arguments |= {"final_observations": final_observations, "extras": extras}
         arguments["discount"] = discount
         self._hold(arguments)
+
+    @classmethod
+    def from_steps(
+        cls,
+        *,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        terminated: ArrayLike,
+        truncated: ArrayLike | None = None,
+        episode: ArrayLike | None = None,
+        next_observations: ArrayLike | None = None,
+        final_observations: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        final_values: ArrayLike | None = None,
+        discount: ArrayLike | None = None,
+        extras: Mapping[str, ArrayLike] | None = None,
+    ) -> Self:
+        """See `Episodes.from_steps`; [B, ...] observations and actions, one row for each step.
+
+        Args:
+            observations: [B, ...] number.
+            actions: [B] or [B, n].
+            rewards: See `Episodes.from_steps`, also for all that follow and are not below.
+            terminated: [B] bool.
+            truncated: [B] bool.
+            episode: [B] integer or string.
+            next_observations: [B, ...] number. The observation after each step. Inside an episode it
+                is the next row's; after the last row it is the final observation.
+            final_observations: [E, ...] number, in place of `next_observations`.
+            action_mask: [B, A] bool.
+            log_probs: [B] number.
+            values: [B] number.
+            final_values: [E] number.
+            discount: [B] number.
+            extras: [B, ...] by name.
+
+        Raises:
+            ShapeError: an array has not one row for each step.
+            BatchError: next observations that are not those of the next row, or see
+                `Episodes.from_steps`.
+
+        Example:
+            >>> batch = pg.Batch.from_steps(
+            ...     observations=[[0.0], [1.0], [5.0]], actions=[0, 1, 0], rewards=[1.0, 2.0, 3.0],
+            ...     terminated=[0, 0, 1], truncated=[0, 1, 0], next_observations=[[1.0], [2.0], [6.0]])
+            >>> batch.final_observations.tolist()
+            [[2.0], [6.0]]
+        """
+        return cls._made(flat_steps.steps(cls._columns("from_steps", locals())))
+
+    @classmethod
+    def from_rollout(
+        cls,
+        *,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        terminated: ArrayLike,
+        truncated: ArrayLike,
+        final_observations: ArrayLike | Sequence[Any] | None = None,
+        last_observations: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        final_values: ArrayLike | Sequence[Any] | None = None,
+        last_values: ArrayLike | None = None,
+        discount: ArrayLike | None = None,
+        extras: Mapping[str, ArrayLike] | None = None,
+        previous_done: ArrayLike | None = None,
+        order: str = "time",
+        autoreset: str = "next_step",
+    ) -> Self:
+        """See `Episodes.from_rollout`; observations and actions are laid out as the rewards are.
+
+        A truncated episode needs the observation that followed it, or its value.
+
+        Args:
+            observations: [T, N, ...] number. The observation before each step.
+            actions: [T, N] or [T, N, n].
+            rewards: See `Episodes.from_rollout`, also for all that follow and are not below.
+            terminated: [T, N] bool.
+            truncated: [T, N] bool.
+            final_observations: [T, N, ...] number, read where an episode was truncated: the
+                observation of that step, before any reset. Lists may hold None elsewhere, as those of
+                `info["final_obs"]` do under "same_step". Under "next_step" it is the next row's.
+            last_observations: [N, ...] number. The observations after the last row.
+            action_mask: [T, N, A] bool.
+            log_probs: [T, N] number.
+            values: [T, N] number.
+            final_values: [T, N] number.
+            last_values: [N] number.
+            discount: [T, N] number.
+            extras: [T, N, ...] by name.
+            previous_done: [N] bool.
+            order: "time" or "env".
+            autoreset: "next_step", "same_step" or "disabled".
+
+        Raises:
+            ShapeError: an array is not laid out as the rewards are.
+            BatchError: a final observation that is not the next row's under "next_step", or see
+                `Episodes.from_rollout`.
+
+        Example:
+            >>> batch = pg.Batch.from_rollout(  # the third row is the reset, of the final observation
+            ...     observations=[[[0.0]], [[1.0]], [[2.0]], [[7.0]]], actions=[[0], [1], [0], [1]],
+            ...     rewards=[[1.0], [2.0], [0.0], [3.0]], terminated=[[0], [0], [0], [0]],
+            ...     truncated=[[0], [1], [0], [0]], last_observations=[[8.0]])
+            >>> batch.observations.ravel().tolist(), batch.final_observations.ravel().tolist()
+            ([0.0, 1.0, 7.0], [2.0, 8.0])
+        """
+        columns = cls._columns("from_rollout", locals())
+        return cls._made(rollout.rollout(columns, order, autoreset))
+
+    @classmethod
+    def from_padded(
+        cls,
+        *,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        mask: ArrayLike,
+        truncated: ArrayLike | None = None,
+        final_observations: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        rollout_log_probs: ArrayLike | None = None,
+        reference_log_probs: ArrayLike | None = None,
+        loss_mask: ArrayLike | None = None,
+        group: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        final_values: ArrayLike | None = None,
+        discount: ArrayLike | None = None,
+        extras: Mapping[str, ArrayLike] | None = None,
+    ) -> Self:
+        """See `Episodes.from_padded`; observations and actions are laid out as the mask is.
+
+        Args:
+            observations: [E, T, ...] number.
+            actions: [E, T] or [E, T, n].
+            rewards: See `Episodes.from_padded`, also for all that follow and are not below.
+            mask: [E, T] bool.
+            truncated: [E] bool.
+            final_observations: [E, ...] number.
+            action_mask: [E, T, A] bool.
+            log_probs: [E, T] number.
+            rollout_log_probs: [E, T] number.
+            reference_log_probs: [E, T] number.
+            loss_mask: [E, T] bool.
+            group: [E] integer.
+            values: [E, T] number.
+            final_values: [E] number.
+            discount: [E, T] number.
+            extras: [E, T, ...] by name.
+
+        Raises:
+            ShapeError, BatchError: see `Episodes.from_padded`.
+
+        Example:
+            >>> batch = pg.Batch.from_padded(
+            ...     observations=[[3, 4, 0], [5, 0, 0]], actions=[[4, 1, 0], [1, 0, 0]],
+            ...     rewards=[1.0, -1.0], mask=[[1, 1, 0], [1, 0, 0]])
+            >>> batch.observations.tolist(), batch.actions.tolist(), batch.rewards.tolist()
+            ([3, 4, 5], [4, 1, 1], [0.0, 1.0, -1.0])
+        """
+        return cls._made(padded.padded(cls._columns("from_padded", locals())))
+
+    @classmethod
+    def from_replay(
+        cls,
+        *,
+        observations: ArrayLike,
+        actions: ArrayLike,
+        rewards: ArrayLike,
+        terminated: ArrayLike,
+        next_observations: ArrayLike | None = None,
+        action_mask: ArrayLike | None = None,
+        log_probs: ArrayLike | None = None,
+        values: ArrayLike | None = None,
+        next_values: ArrayLike | None = None,
+        discount: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
+        extras: Mapping[str, ArrayLike] | None = None,
+    ) -> Self:
+        """See `Episodes.from_replay`; with an observation and an action for each transition.
+
+        Args:
+            observations: [B, ...] number.
+            actions: [B] or [B, n].
+            rewards: See `Episodes.from_replay`, also for all that follow and are not below.
+            terminated: [B] bool.
+            next_observations: [B, ...] number, not read after a terminal step.
+            action_mask: [B, A] bool. The extra `next_action_mask` has that of the next state.
+            log_probs: [B] number.
+            values: [B] number.
+            next_values: [B] number.
+            discount: [B] number.
+            weights: [B] number.
+            extras: [B, ...] by name.
+
+        Raises:
+            ShapeError, BatchError: see `Episodes.from_replay`.
+
+        Example:
+            >>> batch = pg.Batch.from_replay(
+            ...     observations=[[0.0], [4.0]], actions=[1, 0], rewards=[1.0, 2.0],
+            ...     terminated=[False, True], next_observations=[[1.0], [0.0]], weights=[0.5, 1.0])
+            >>> batch.next_observations.tolist(), batch.extras["weights"].tolist()
+            ([[1.0], [4.0]], [0.5, 1.0])
+        """
+        return cls._made(flat_steps.transitions(cls._columns("from_replay", locals())))
 
     def __repr__(self) -> str:
         """Return the sizes."""
