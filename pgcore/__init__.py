@@ -20,6 +20,7 @@ _NAMES_BY_MODULE = {
     "pgcore.data.networks": "MLP Linear Table",
     "pgcore.data.spec": "PolicySpec",
     "pgcore.errors": "PgcoreError",
+    "pgcore.function.loss": "loss",
     "pgcore.heads": _HEADS,
     "pgcore.interfaces.backend": "Backend",
     "pgcore.interfaces.estimator": "Claims Estimator",

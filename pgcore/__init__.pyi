@@ -4,6 +4,7 @@ from pgcore.data.episodes import Episodes
 from pgcore.data.networks import MLP, Linear, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
+from pgcore.function.loss import loss
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -83,6 +84,7 @@ __all__ = [
     "generator",
     "gradient",
     "load",
+    "loss",
     "optimizer",
     "policy",
     "register",

@@ -1,4 +1,4 @@
-"""Arrays of frameworks: told from NumPy's, and read into the host's memory."""
+"""Arrays of frameworks among a batch's arguments: told from NumPy's, and read into host memory."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["first_native", "host", "is_native"]
+from pgcore.data import native
+
+__all__ = ["first_native", "host"]
 
 # Types that are no framework's arrays, as most arguments are.
 PLAIN = frozenset((np.ndarray, list, tuple, dict, type(None)))
 
 
-def is_native(value: object) -> bool:
-    """Whether a value is a framework's array: one that lives on a device and is not NumPy's."""
-    if isinstance(value, np.ndarray | np.generic):
-        return False
-    return all(hasattr(value, name) for name in ("device", "dtype", "shape"))
-
-
 def host(value: Any) -> Any:
-    """Return a framework's array as one that NumPy can read; other values as they are."""
-    return value
+    """Return a framework's array as NumPy's; other values as they are."""
+    return native.host(value) if native.is_native(value) else value
 
 
 def first_native(values: Iterable[object]) -> Any:
     """Return the first framework array as a prototype without entries, or None without one."""
     for value in values:
-        if type(value) not in PLAIN and is_native(value):
+        arrays = None if type(value) in PLAIN else native.arrays_of(value)
+        if arrays is not None and arrays.differentiates:
             array: Any = value
             # A scalar has no axis to take nothing of.
-            return array[:0] if array.shape else array
+            return arrays.xp.stop_gradient(array[:0] if array.shape else array)
     return None
