@@ -1,6 +1,8 @@
 # Arguments of the wrong kind, and layouts that are there, are the subject of these tests.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -319,3 +321,20 @@ def test_the_first_framework_array_is_that_of_an_extra():
     )
     both = pg.Episodes.from_replay(**fields, weights=weights, extras={"teacher": teacher})
     assert both.like.dtype == torch.float32
+
+
+@pytest.mark.parametrize("constructor", CONSTRUCTORS)
+def test_half_precision_and_differentiated_arrays_are_read(constructor):
+    torch = pytest.importorskip("torch")
+    rewards = torch.as_tensor(CONSTRUCTORS[constructor]["rewards"], dtype=torch.bfloat16)
+    log_probs = (-rewards).requires_grad_()
+    fields = CONSTRUCTORS[constructor] | {"rewards": rewards, "log_probs": log_probs}
+    make = getattr(pg.Episodes, constructor)
+    episodes = make(**fields)
+    np.testing.assert_array_equal(episodes.log_probs, -episodes.rewards)
+    assert (episodes.like.dtype, episodes.like.requires_grad) == (torch.bfloat16, False)
+    by_log_probs = make(**(fields | {"rewards": CONSTRUCTORS[constructor]["rewards"]}))
+    assert not by_log_probs.like.requires_grad
+    # A graph of the policy could be neither copied nor pickled.
+    copied = pickle.loads(pickle.dumps(by_log_probs))
+    assert copied.like.dtype == torch.bfloat16
