@@ -97,7 +97,6 @@ class Episodes(Constructed):
     discount: Array | None
     extras: Mapping[str, Array]
     layout: Layout | None = None
-    like: Any = None
     _source: tuple[Any, Index]  # of episodes that `steps` made: their parent and its index
     _fits: object = None  # the spec that a batch was last found to fit
 
@@ -200,6 +199,11 @@ class Episodes(Constructed):
         return read_only(following[index])
 
     @cached_property
+    def like(self) -> Any:
+        """A framework's array without entries, or None. See `Episodes`."""
+        return self._source[0].like if "_source" in self.__dict__ else None
+
+    @cached_property
     def episode_starts(self) -> Array:
         """[E] integer. Index of each episode's first step."""
         return read_only(self.episode_lengths.cumsum() - self.episode_lengths)
@@ -300,7 +304,7 @@ class Episodes(Constructed):
             BatchError: the index is out of range, selects no episode or is not one-dimensional.
         """
         numbers, steps = self.episode_steps(index)
-        fields = self._step_fields(steps)
+        fields = self._step_fields(steps) | {"like": self.like}
         for name in self.per_episode:
             value: Array | None = getattr(self, name)
             fields[name] = None if value is None else value[numbers]
@@ -321,7 +325,7 @@ class Episodes(Constructed):
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras, "like": self.like}
+        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
         for name in self.per_step:
             value = self.__dict__[name]
             fields[name] = None if value is None else value[index]
@@ -365,6 +369,7 @@ class Episodes(Constructed):
         if extra == 0:
             return self
         fields = self._step_fields(np.minimum(np.arange(num_steps), self.num_steps - 1))
+        fields["like"] = self.like
         fields["rewards"][self.num_steps :] = 0.0
         weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
         fields["step_weights"] = np.append(weights, np.zeros(extra))
