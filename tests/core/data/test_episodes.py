@@ -265,3 +265,33 @@ def test_next_action_masks_of_episodes_are_the_extra():
     assert bare.pad(2).final_values is None
     mask = bare.with_extras(next_action_mask=[[1, 0]]).next_action_mask
     np.testing.assert_array_equal(mask, [[True, False]], strict=True)
+
+
+EPISODES = {"rewards": [1.0, 2.0], "episode_lengths": [1, 1], "terminated": [True, True]}
+LOG_PROBS = {"log_probs": [-1.0, -1.0]}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "fields", "words"),
+    [
+        (
+            {"name": "grpo"},
+            LOG_PROBS,
+            r"Episodes\.extras\['group'\]: expected \[B\] integers, one number for all",
+        ),
+        (
+            {"name": "ppo", "value_clip": 0.2},
+            LOG_PROBS,
+            r"Episodes\.values: expected the critic's values at the time",
+        ),
+        (
+            {"name": "reinforce", "reduction": {"name": "weighted"}},
+            {},
+            r"Episodes\.extras\['weights'\]: expected \[B\] numbers",
+        ),
+    ],
+)
+def test_what_signals_need_of_episodes_is_named(estimator, fields, words):
+    with pytest.raises(BatchError, match=words):
+        # An evaluation of now is no recorded value.
+        pg.signals(pg.estimator(**estimator), pg.Episodes(**EPISODES, **fields), value=[0.0, 0.0])
