@@ -10,7 +10,7 @@ import numpy as np
 from pgcore.data.host import first_native, host
 from pgcore.data.layout import Layout
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array, owned_booleans, owned_numbers, row_not_finite
+from pgcore.validation.arrays import Array, owned_booleans, owned_numbers, read_only, row_not_finite
 from pgcore.validation.batch_fields import LOSS_MASK
 
 __all__ = ["Columns", "Flat", "rows_with"]
@@ -51,15 +51,19 @@ class Columns:
         named = {f"extras[{name!r}]": cast("Any", extras)[name] for name in self.extras}
         arguments = arguments | named
         self._values = {name: x for name, x in arguments.items() if x is not None}
+        self._read: dict[str, Array] = {}
         self.names = self._values.keys()
         for name in REQUIRED & arguments.keys():
             self._check_there(name)
         self.like = first_native(self._values.values())
 
     def numbers(self, name: str, *dimensions: int) -> Array:
-        """Return an argument as numbers; see `owned_numbers`."""
-        self._check_there(name)
-        return owned_numbers(f"{self.where} {name}", host(self._values[name]), dimensions)
+        """Return an argument as numbers, which may be a view of the caller's; see `owned_numbers`."""
+        if name not in self._read:
+            self._check_there(name)
+            value, where = host(self._values[name]), f"{self.where} {name}"
+            self._read[name] = owned_numbers(where, value, dimensions, copied=False)
+        return self._read[name]
 
     def _check_there(self, name: str) -> None:
         if name not in self.names:
@@ -103,14 +107,17 @@ class Columns:
         Raises:
             BatchError: NaN or infinity where it is read; names the place.
         """
-        fields: dict[str, Any] = {name: flat(name) for name in names if name in self.names}
+        # Read-only, so that a batch takes the arrays without another copy.
+        fields: dict[str, Any] = {
+            name: read_only(flat(name)) for name in names if name in self.names
+        }
         for name in self.extras:
             if name in extras:
                 raise BatchError(
                     f"{self.where} {name}: expected it once, got it as an argument and among extras; "
                     "leave one out"
                 )
-            extras[name] = flat(f"extras[{name!r}]")
+            extras[name] = read_only(flat(f"extras[{name!r}]"))
         if extras:
             fields["extras"] = extras
         mask = extras.get(LOSS_MASK)

@@ -88,6 +88,24 @@ def test_arguments_that_are_right_are_taken(constructor, kind):
             np.testing.assert_array_equal(clone.layout.steps, result.layout.steps)
 
 
+@pytest.mark.parametrize("constructor", ARGUMENTS)
+def test_writing_to_the_callers_arrays_changes_nothing(constructor):
+    of_episodes, of_batches = ARGUMENTS[constructor]
+    fields = copy.deepcopy(of_episodes | of_batches)
+    fields["extras"] = {"teacher": np.zeros_like(fields["log_probs"])}
+    batch = getattr(pg.Batch, constructor)(**fields)
+    names = [*batch.per_step, *batch.per_episode]
+    before = copy.deepcopy({name: getattr(batch, name) for name in names} | dict(batch.extras))
+    for array in (*fields.values(), fields["extras"]["teacher"]):
+        if isinstance(array, np.ndarray):
+            assert array.flags.writeable
+            array[...] = 1 - array
+    for name, value in before.items():
+        array = batch.extras[name] if name in batch.extras else getattr(batch, name)
+        np.testing.assert_array_equal(array, value, name)
+        assert array is None or not array.flags.writeable
+
+
 @settings(max_examples=150)
 @pytest.mark.parametrize("constructor", ARGUMENTS)
 @given(data=st.data())

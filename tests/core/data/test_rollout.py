@@ -428,6 +428,22 @@ def test_final_values_are_read_where_an_episode_was_truncated(final_values):
         assert episodes.final_values.tolist() == finals
 
 
+@pytest.mark.parametrize("autoreset", ["same_step", "disabled"])
+def test_after_a_reset_the_last_values_are_the_next_episodes(autoreset):
+    # The environment was reset after its last row: what `step` returned is of the new episode.
+    done = np.array([[False], [True]])
+    with pytest.raises(
+        BatchError, match=r"expected final_values, for the episode truncated at step 1 of environ"
+    ):
+        pg.Episodes.from_rollout(
+            rewards=np.ones((2, 1)),
+            terminated=np.zeros((2, 1)),
+            truncated=done,
+            last_values=[3.0],
+            autoreset=autoreset,
+        )
+
+
 def test_a_wrong_shape_is_a_shape_error():
     with pytest.raises(ShapeError):
         pg.Batch.from_rollout(**(ROWS | {"actions": np.zeros(5, int)}), **LAST)
