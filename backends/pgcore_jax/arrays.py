@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,16 @@ class JaxArrays(Arrays):
             x = x.astype(jnp.float32)
         return np.asarray(x)
 
-    def native(self, x: Array, like: jax.Array, dtype: str | None = None) -> jax.Array:
+    def native(self, x: Array, like: jax.Array | None, dtype: str | None = None) -> jax.Array:
         """See `Arrays.native`; integers of 64 bits become 32 where JAX has no wider ones."""
         kind = jax.dtypes.canonicalize_dtype(x.dtype if dtype is None else dtype)
-        place = None if isinstance(like, Tracer) else next(iter(like.devices()))
+        unknown = like is None or isinstance(like, Tracer)
+        place = None if unknown else next(iter(cast("jax.Array", like).devices()))
         return jax.device_put(x.astype(kind), place)
+
+    def computing(self, dtype: str) -> AbstractContextManager[Any]:
+        """See `Arrays.computing`: JAX has no float64 unless it is asked for."""
+        return enable_x64(dtype == "float64")
 
     def dtype(self, x: jax.Array) -> str:
         """See `Arrays.dtype`."""

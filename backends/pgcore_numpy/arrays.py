@@ -30,7 +30,7 @@ class NumpyArrays(Arrays):
         """See `Arrays.host`."""
         return x.astype(np.float32) if x.dtype == np.float16 else x
 
-    def native(self, x: Array, like: Array, dtype: str | None = None) -> Array:
+    def native(self, x: Array, like: Array | None, dtype: str | None = None) -> Array:
         """See `Arrays.native`."""
         return x if dtype is None else x.astype(dtype, copy=False)
 

@@ -36,7 +36,7 @@ class TensorflowArrays(Arrays):
 
     def native(self, x: Array, like: Tensor, dtype: str | None = None) -> Tensor:
         """See `Arrays.native`."""
-        with tf.device(like.device):
+        with tf.device(None if like is None else like.device):
             return tf.constant(x, dtype=dtype)
 
     def dtype(self, x: Tensor) -> str:

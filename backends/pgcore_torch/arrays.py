@@ -34,11 +34,12 @@ class TorchArrays(Arrays):
             x = x.float()
         return x.cpu().numpy()
 
-    def native(self, x: Array, like: Tensor, dtype: str | None = None) -> Tensor:
+    def native(self, x: Array, like: Tensor | None, dtype: str | None = None) -> Tensor:
         """See `Arrays.native`."""
         # A copy: NumPy's memory may be read-only, and belongs to the batch.
         kind = None if dtype is None else getattr(torch, dtype)
-        return torch.from_numpy(np.array(x)).to(device=like.device, dtype=kind)
+        place = None if like is None else like.device
+        return torch.from_numpy(np.array(x)).to(device=place, dtype=kind)
 
     def dtype(self, x: Tensor) -> str:
         """See `Arrays.dtype`."""
