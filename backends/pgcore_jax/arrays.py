@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 import jax
@@ -16,7 +17,7 @@ from pgcore.data.native import Arrays
 from pgcore.function.loss import Loss
 from pgcore.function.signals import LaidOutSignals
 from pgcore.validation.arrays import Array
-from pgcore_jax.parameters import enable_x64
+from pgcore_jax.parameters import KEPT, enable_x64
 from pgcore_jax.xp import xp
 
 __all__ = ["JaxArrays"]
@@ -100,19 +101,31 @@ class JaxArrays(Arrays):
         return math.isfinite(float(x))
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, jax.Array], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, jax.Array],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """See `Arrays.differentiated`."""
-
-        def loss(leaves: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            result = function(**leaves)
-            return result.loss, result
-
-        run: Any = jax.value_and_grad(loss, has_aux=True)
+        run = derivative_of(function, compiled=compiled)
         # A program in float64 stays one whatever the user's switch says.
         with enable_x64(any(value.dtype == jnp.float64 for value in inputs.values())):
-            (_, result), slopes = (jax.jit(run) if compiled else run)(dict(inputs))
+            (_, result), slopes = run(dict(inputs), constants)
         return result, slopes
+
+
+@lru_cache(KEPT)
+def derivative_of(function: Callable[..., Any], *, compiled: bool) -> Callable[..., Any]:
+    """Return a function to ((loss, result), derivatives) from the inputs by keyword and constants."""
+
+    def loss(leaves: dict[str, jax.Array], constants: Any) -> tuple[jax.Array, Any]:
+        result = function(constants, **leaves)
+        return result.loss, result
+
+    run: Any = jax.value_and_grad(loss, has_aux=True)
+    return jax.jit(run) if compiled else run
 
 
 def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

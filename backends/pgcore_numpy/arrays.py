@@ -80,8 +80,13 @@ class NumpyArrays(Arrays):
         return math.isfinite(x)
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Array], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Array],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Array]]:
         """See `Arrays.differentiated`: a loss of NumPy arrays has its derivatives."""
-        result = function(**inputs)
+        result = function(constants, **inputs)
         return result, dict(result.derivatives)

@@ -91,12 +91,17 @@ class TorchArrays(Arrays):
             return True  # a tensor of `torch.func`, which has no number
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Tensor], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Tensor],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Arrays.differentiated`."""
         leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
         run = torch.compile(function, fullgraph=True) if compiled else function
-        result = run(**leaves)
+        result = run(constants, **leaves)
         found = torch.autograd.grad(result.loss, [*leaves.values()], allow_unused=True)
         # An input that the loss does not depend on has derivative 0.
         return result, {

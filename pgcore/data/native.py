@@ -102,12 +102,19 @@ class Arrays(ABC):
 
     @abstractmethod
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Native], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Native],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Native]]:
-        """Return `function(**inputs)` and the derivatives of its `loss` by each input.
+        """Return `function(constants, **inputs)` and the derivatives of its `loss` by each input.
 
         Args:
-            function: From arrays to an object with `loss`, a number, and `terms`.
+            function: To an object with `loss`, a number, and `terms`; hashable, so that what is
+                compiled is kept.
+            constants: An object with arrays, such as signals.
             inputs: By keyword.
             compiled: Whether the framework compiles the function, whole.
         """

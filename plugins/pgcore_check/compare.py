@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from pgcore import api
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.data.batch import Batch
-from pgcore.data.native import Arrays
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, NonFiniteError
+from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.gradient import Gradient
@@ -395,14 +395,16 @@ def stages_forward(
     return gradient
 
 
-def function_stages(arrays: Arrays, truth: Truth, label: str) -> Iterator[Row]:
+def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]:
     """Yield the rows of `pgcore.signals` and `pgcore.loss` on a framework's arrays.
 
     Args:
-        arrays: The framework's.
+        backend: With arrays; the loss is compiled where it compiles everything.
         truth: The reference.
         label: The rows' `backend`.
     """
+    arrays = backend.arrays
+    assert arrays is not None
     if truth.signals:
         found, real = function_signals(truth, arrays), truth.real
         expected = {
@@ -411,7 +413,8 @@ def function_stages(arrays: Arrays, truth: Truth, label: str) -> Iterator[Row]:
         computed = {name: found[name][real] for name in expected if name in found}
         yield row_of(label, "signals", computed, expected, truth.dtype)
     if truth.function:
-        found, wrong = function_results(truth, arrays)
+        compiled = backend.modes[0] == "compiled"
+        found, wrong = function_results(truth, arrays, compiled=compiled)
         if wrong:
             where = f"{wrong[0]} where no step is"
             yield Row(label, "function", np.inf, where, values="expected 0, got something else")

@@ -136,9 +136,7 @@ class Cell:
 def rows_of(cell: Cell, case: Case, truth: Truth) -> Iterator[Row]:
     """Yield the rows of a case on a backend: those of its policy, or of its arrays."""
     if cell.mode == FUNCTION:
-        arrays = api.backend(cell.backend).arrays
-        assert arrays is not None
-        yield from function_stages(arrays, truth, cell.backend)
+        yield from function_stages(api.backend(cell.backend), truth, cell.backend)
         return
     policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
     policy.load(truth.parameters)

@@ -6,7 +6,7 @@ Episodes lie in padded rows, [E, T], with a hole before each and another behind 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.layout import Layout
 from pgcore.data.native import Arrays
-from pgcore.function.loss import loss
+from pgcore.function.loss import Loss, loss
 from pgcore.function.signals import LaidOutSignals, laid_out_signals
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.reduction import THE_BATCH
@@ -74,10 +74,29 @@ def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array]:
         return {name: layout.flat(arrays.host(value)) for name, value in values.items()}
 
 
-def function_results(truth: Truth, arrays: Arrays) -> tuple[dict[str, Array], list[str]]:
+@dataclass(frozen=True)
+class LossOf:
+    """`pgcore.loss` of one estimator; equal ones are compiled once."""
+
+    estimator: Estimator
+
+    def __call__(self, signals: LaidOutSignals, **quantities: Any) -> Loss:
+        """Return the loss."""
+        return loss(self.estimator, signals, **quantities)
+
+
+def function_results(
+    truth: Truth, arrays: Arrays, *, compiled: bool
+) -> tuple[dict[str, Array], list[str]]:
     """Return the loss's terms and derivatives by quantity, flat, at the truth's shared signals.
 
-    The second result names the arrays that are not exactly 0 where no step is.
+    Args:
+        truth: The reference.
+        arrays: The framework's.
+        compiled: Whether the framework compiles the loss.
+
+    Returns:
+        The arrays by name, and the names of those that are not exactly 0 where no step is.
     """
     layout, shared = rows_of(truth.batch), truth.shared_signals
     outside = ~layout.steps
@@ -97,8 +116,8 @@ def function_results(truth: Truth, arrays: Arrays) -> tuple[dict[str, Array], li
             name: native(expected.exact.astype(truth.dtype), np.nan)
             for name, expected in truth.quantities.items()
         }
-        run = partial(loss, truth.estimator, signals)
-        result, slopes = arrays.differentiated(run, given, compiled=False)
+        run = LossOf(truth.estimator)
+        result, slopes = arrays.differentiated(run, signals, given, compiled=compiled)
         found = {"term": arrays.host(result.terms)}
         found |= {f"d {name}": arrays.host(slope) for name, slope in slopes.items()}
     wrong = [name for name, value in found.items() if not (value[outside] == 0).all()]
