@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from pgcore.data.native import Arrays
 from pgcore.function.loss import Loss
 from pgcore.function.signals import LaidOutSignals
 from pgcore.validation.arrays import Array
-from pgcore_jax.parameters import enable_x64
+from pgcore_jax.parameters import KEPT, enable_x64
 from pgcore_jax.xp import xp
 
 __all__ = ["JaxArrays"]
@@ -37,11 +39,16 @@ class JaxArrays(Arrays):
             x = x.astype(jnp.float32)
         return np.asarray(x)
 
-    def native(self, x: Array, like: jax.Array, dtype: str | None = None) -> jax.Array:
+    def native(self, x: Array, like: jax.Array | None, dtype: str | None = None) -> jax.Array:
         """See `Arrays.native`; integers of 64 bits become 32 where JAX has no wider ones."""
         kind = jax.dtypes.canonicalize_dtype(x.dtype if dtype is None else dtype)
-        place = None if isinstance(like, Tracer) else next(iter(like.devices()))
+        unknown = like is None or isinstance(like, Tracer)
+        place = None if unknown else next(iter(cast("jax.Array", like).devices()))
         return jax.device_put(x.astype(kind), place)
+
+    def computing(self, dtype: str) -> AbstractContextManager[Any]:
+        """See `Arrays.computing`: JAX has no float64 unless it is asked for."""
+        return enable_x64(dtype == "float64")
 
     def dtype(self, x: jax.Array) -> str:
         """See `Arrays.dtype`."""
@@ -94,19 +101,31 @@ class JaxArrays(Arrays):
         return math.isfinite(float(x))
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, jax.Array], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, jax.Array],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, jax.Array]]:
         """See `Arrays.differentiated`."""
-
-        def loss(leaves: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            result = function(**leaves)
-            return result.loss, result
-
-        run: Any = jax.value_and_grad(loss, has_aux=True)
+        run = derivative_of(function, compiled=compiled)
         # A program in float64 stays one whatever the user's switch says.
         with enable_x64(any(value.dtype == jnp.float64 for value in inputs.values())):
-            (_, result), slopes = (jax.jit(run) if compiled else run)(dict(inputs))
+            (_, result), slopes = run(dict(inputs), constants)
         return result, slopes
+
+
+@lru_cache(KEPT)
+def derivative_of(function: Callable[..., Any], *, compiled: bool) -> Callable[..., Any]:
+    """Return a function to ((loss, result), derivatives) from the inputs by keyword and constants."""
+
+    def loss(leaves: dict[str, jax.Array], constants: Any) -> tuple[jax.Array, Any]:
+        result = function(constants, **leaves)
+        return result.loss, result
+
+    run: Any = jax.value_and_grad(loss, has_aux=True)
+    return jax.jit(run) if compiled else run
 
 
 def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -30,7 +30,7 @@ class NumpyArrays(Arrays):
         """See `Arrays.host`."""
         return x.astype(np.float32) if x.dtype == np.float16 else x
 
-    def native(self, x: Array, like: Array, dtype: str | None = None) -> Array:
+    def native(self, x: Array, like: Array | None, dtype: str | None = None) -> Array:
         """See `Arrays.native`."""
         return x if dtype is None else x.astype(dtype, copy=False)
 
@@ -80,8 +80,13 @@ class NumpyArrays(Arrays):
         return math.isfinite(x)
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Array], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Array],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Array]]:
         """See `Arrays.differentiated`: a loss of NumPy arrays has its derivatives."""
-        result = function(**inputs)
+        result = function(constants, **inputs)
         return result, dict(result.derivatives)

@@ -36,7 +36,7 @@ class TensorflowArrays(Arrays):
 
     def native(self, x: Array, like: Tensor, dtype: str | None = None) -> Tensor:
         """See `Arrays.native`."""
-        with tf.device(like.device):
+        with tf.device(None if like is None else like.device):
             return tf.constant(x, dtype=dtype)
 
     def dtype(self, x: Tensor) -> str:
@@ -88,14 +88,19 @@ class TensorflowArrays(Arrays):
         return math.isfinite(float(x))
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Tensor], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Tensor],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Arrays.differentiated`."""
 
         def run(leaves: dict[str, Tensor]) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(leaves)
-                result = function(**leaves)
+                result = function(constants, **leaves)
             zero = tf.UnconnectedGradients.ZERO
             slopes = tape.gradient(result.loss, leaves, unconnected_gradients=zero)
             return result, slopes

@@ -34,11 +34,12 @@ class TorchArrays(Arrays):
             x = x.float()
         return x.cpu().numpy()
 
-    def native(self, x: Array, like: Tensor, dtype: str | None = None) -> Tensor:
+    def native(self, x: Array, like: Tensor | None, dtype: str | None = None) -> Tensor:
         """See `Arrays.native`."""
         # A copy: NumPy's memory may be read-only, and belongs to the batch.
         kind = None if dtype is None else getattr(torch, dtype)
-        return torch.from_numpy(np.array(x)).to(device=like.device, dtype=kind)
+        place = None if like is None else like.device
+        return torch.from_numpy(np.array(x)).to(device=place, dtype=kind)
 
     def dtype(self, x: Tensor) -> str:
         """See `Arrays.dtype`."""
@@ -90,12 +91,17 @@ class TorchArrays(Arrays):
             return True  # a tensor of `torch.func`, which has no number
 
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Tensor], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Tensor],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Tensor]]:
         """See `Arrays.differentiated`."""
         leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
         run = torch.compile(function, fullgraph=True) if compiled else function
-        result = run(**leaves)
+        result = run(constants, **leaves)
         found = torch.autograd.grad(result.loss, [*leaves.values()], allow_unused=True)
         # An input that the loss does not depend on has derivative 0.
         return result, {

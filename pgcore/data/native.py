@@ -10,6 +10,7 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -50,9 +51,13 @@ class Arrays(ABC):
 
         Args:
             x: The numbers.
-            like: An array of the framework.
+            like: An array of the framework; None for its default device.
             dtype: See `dtype`; None keeps that of `x`.
         """
+
+    def computing(self, dtype: str) -> AbstractContextManager[Any]:
+        """Return a context in which the framework makes arrays of a dtype as they are."""
+        return nullcontext()
 
     @abstractmethod
     def dtype(self, x: Native) -> str:
@@ -97,12 +102,19 @@ class Arrays(ABC):
 
     @abstractmethod
     def differentiated(
-        self, function: Callable[..., Any], inputs: Mapping[str, Native], *, compiled: bool
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Native],
+        *,
+        compiled: bool,
     ) -> tuple[Any, dict[str, Native]]:
-        """Return `function(**inputs)` and the derivatives of its `loss` by each input.
+        """Return `function(constants, **inputs)` and the derivatives of its `loss` by each input.
 
         Args:
-            function: From arrays to an object with `loss`, a number, and `terms`.
+            function: To an object with `loss`, a number, and `terms`; hashable, so that what is
+                compiled is kept.
+            constants: An object with arrays, such as signals.
             inputs: By keyword.
             compiled: Whether the framework compiles the function, whole.
         """
@@ -177,7 +189,8 @@ def normalised(arrays: Arrays, x: Native, real: Native, *, ddof: int, eps: float
             return x
         centred = arrays.centre(x, None)
         return centred / (arrays.norm(centred) / (count - ddof) ** 0.5 + eps)
-    count = xp.sum(arrays.reshape(arrays.cast(real, arrays.dtype(x)), (-1,)), 0)
+    # [1], which leaves an array's dtype as it is.
+    count = xp.sum(arrays.reshape(arrays.cast(real, arrays.dtype(x)), (1, -1)), 1)
     centred = arrays.centre(x, real)
     spread = arrays.norm(centred) / xp.sqrt(xp.maximum(count - ddof, 1.0)) + eps
     return xp.where(count > max(ddof, 1), centred / spread, x)
