@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,11 @@ class JaxArrays(Arrays):
     def native(self, x: Array, like: jax.Array | None, dtype: str | None = None) -> jax.Array:
         """See `Arrays.native`; integers of 64 bits become 32 where JAX has no wider ones."""
         kind = jax.dtypes.canonicalize_dtype(x.dtype if dtype is None else dtype)
-        unknown = like is None or isinstance(like, Tracer)
-        place = None if unknown else next(iter(cast("jax.Array", like).devices()))
+        # An array that is bound to no device may be moved to those of a sharded program.
+        devices: list[Any] = []
+        if like is not None and not isinstance(like, Tracer) and getattr(like, "committed", True):
+            devices = [*like.devices()]
+        place = devices[0] if len(devices) == 1 else None
         return jax.device_put(x.astype(kind), place)
 
     def computing(self, dtype: str) -> AbstractContextManager[Any]:

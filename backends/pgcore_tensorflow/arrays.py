@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 import tensorflow as tf
 
 from pgcore.data.native import Arrays
+from pgcore.function.loss import Loss
 from pgcore.function.signals import LaidOutSignals
 from pgcore.validation.arrays import Array
 from pgcore_tensorflow.xp import xp
@@ -118,6 +119,19 @@ def restored(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> LaidOutSignals:
     return LaidOutSignals(*parts, *rest)
 
 
+def flattened_loss(loss: Loss) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the estimator of a loss, and its tensors; see `flattened`."""
+    return (loss.estimator,), (loss.loss, loss.terms, loss.arguments, loss.signals)
+
+
+def restored_loss(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> Loss:
+    """Return a loss of the results of `flattened_loss`."""
+    value, terms, arguments, signals = parts
+    return Loss(value, terms, {}, arguments, signals, *rest)
+
+
 # The protocol by which `tf.nest`, and so `tf.function`, takes dataclasses apart.
-NEST: Any = LaidOutSignals
-NEST.__tf_flatten__, NEST.__tf_unflatten__ = flattened, staticmethod(restored)
+SIGNALS: Any = LaidOutSignals
+SIGNALS.__tf_flatten__, SIGNALS.__tf_unflatten__ = flattened, staticmethod(restored)
+LOSS: Any = Loss
+LOSS.__tf_flatten__, LOSS.__tf_unflatten__ = flattened_loss, staticmethod(restored_loss)
