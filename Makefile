@@ -51,7 +51,7 @@ test-newest:
 	$(MAKE) test $(NEWEST)
 
 # In an environment of its own: what these libraries bring, a plugin of pytest among it, stays out of the tests'.
-peers: export PGCORE_REQUIRE_BACKENDS = trl,rlax,stable_baselines3,torchrl,tensordict
+peers: export PGCORE_REQUIRE_BACKENDS = trl,rlax,stable_baselines3,torchrl,tensordict,flax,jax
 peers:
 	$(MAKE) .venv-peers/.peers VENV=.venv-peers
 	.venv-peers/bin/python -m pytest tests/peers

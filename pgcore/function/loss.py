@@ -126,7 +126,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     if not arrays.differentiates:
         derivatives = derivatives_of(estimator, inputs, weights, real, quantities)
     if len(terms.shape) != axes:
-        terms = arrays.reshape(terms, signals.shape)
+        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in signals.weights.shape))
     return Loss(value, terms, derivatives, inputs, signals, estimator)
 
 
@@ -164,7 +164,7 @@ def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Na
             )
         shape = tuple(value.shape)
         laid_out = shape[:-1] if name in PER_ACTION else shape
-        if laid_out != signals.shape:
+        if not is_laid_out(laid_out, signals.shape):
             expected = [*signals.shape, "A"] if name in PER_ACTION else [*signals.shape]
             raise ShapeError(
                 f"loss {name}: expected shape [{', '.join(map(str, expected))}], as the episodes are "
@@ -173,6 +173,12 @@ def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Na
         if arrays.dtype(value) == "float64":
             widest = "float64"
     return widest
+
+
+def is_laid_out(shape: tuple[int | None, ...], layout: tuple[int | None, ...]) -> bool:
+    """Whether an array has the layout's shape; a graph for any number of steps has None for it."""
+    pairs = zip(shape, layout, strict=False)
+    return len(shape) == len(layout) and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def with_dtype(arrays: Arrays, value: Native, dtype: str) -> Native:

@@ -59,10 +59,10 @@ class LaidOutSignals:
         Weights are scaled by the number of steps that count here over that in the part.
 
         Args:
-            index: [n] integers, positions in the flattened layout.
+            index: [n] integers, positions in the flattened layout; also a slice or a bool mask of them.
 
         Raises:
-            EstimatorError: the surrogate sees whole episodes.
+            EstimatorError: the surrogate sees whole episodes, or a position is out of range.
         """
         part = self.part(index)
         part.weights = part.weights * (self.count() / part.count())
@@ -84,7 +84,7 @@ class LaidOutSignals:
                 "signals.part: expected the signals of a loss of single steps, got those of whole "
                 "episodes; take rows of padded episodes with episodes or episode_part"
             )
-        return self._taken(index, (len(index),))
+        return self._taken(index, by_row=False)
 
     def episodes(self, index: Any) -> LaidOutSignals:
         """Return the signals of some rows of padded episodes, a minibatch; see `Signals.episodes`.
@@ -92,10 +92,10 @@ class LaidOutSignals:
         Weights are scaled by the number of episodes over that in the part.
 
         Args:
-            index: [n] integers, rows of [E, T].
+            index: [n] integers, rows of [E, T]; also a slice or a bool mask of them.
 
         Raises:
-            EstimatorError: the layout is not [E, T] with an episode in each row.
+            EstimatorError: the layout is not [E, T] with an episode in each row, or a row is out of range.
         """
         part = self.episode_part(index)
         part.weights = part.weights * (self.episode_count() / part.episode_count())
@@ -115,39 +115,39 @@ class LaidOutSignals:
                 "signals.episode_part: expected padded episodes, one in each row of [E, T], got the "
                 f"layout {list(self.shape)}; take single steps with steps or part"
             )
-        count, length = len(index), self.shape[1]
-        positions = host(index).reshape(-1, 1) * length + np.arange(length)
-        part = self._taken(positions.reshape(-1), (count, length))
+        part = self._taken(index, by_row=True)
         if "episode" in part.values:
             # Episodes are numbered by row, and entries that are no steps by the number of rows.
-            old, arrays = part.values["episode"], self.arrays
+            old, arrays, (count, length) = part.values["episode"], self.arrays, part.shape
             numbers = np.repeat(np.arange(count)[:, None], length, axis=1)
             mine, beyond = (arrays.native(x, old) for x in (numbers, np.full_like(numbers, count)))
             part.values["episode"] = arrays.xp.where(old == self.shape[0], beyond, mine)
         return part
 
-    def _taken(self, index: Any, shape: tuple[int, ...]) -> LaidOutSignals:
-        """Return the signals at some positions, in another layout."""
-        arrays = self.arrays
-        if not arrays.owns(index):
-            index = arrays.native(host(index).astype(np.int64), self.weights)
+    def _taken(self, index: Any, *, by_row: bool) -> LaidOutSignals:
+        """Return the signals of some rows, or of some entries as flat steps."""
+        arrays, axes = self.arrays, len(self.shape)
+        if not arrays.owns(index) or arrays.dtype(index) == "bool":
+            numbers = whole_numbers(index, self.shape[0] if by_row else math.prod(self.shape))
+            index = arrays.native(numbers, self.weights)
 
         def taken(value: Native) -> Native:
-            further = tuple(value.shape[len(self.shape) :])
-            rows = arrays.rows(arrays.reshape(value, (-1, *further)), index)
-            return rows if len(shape) == 1 else arrays.reshape(rows, (*shape, *further))
+            if not by_row and axes > 1:
+                value = arrays.reshape(value, (-1, *value.shape[axes:]))
+            return arrays.rows(value, index)
 
         values = {name: taken(value) for name, value in self.values.items()}
         real, weights = None if self.real is None else taken(self.real), taken(self.weights)
-        return LaidOutSignals(values, weights, real, arrays, self.rows and len(shape) > 1)
+        return LaidOutSignals(values, weights, real, arrays, by_row)
 
     def count(self) -> Native:
         """Return the number of steps that count, at least 1."""
-        if self.real is None:
+        if self.real is None and None not in tuple(self.weights.shape):
             return math.prod(self.shape)
         xp, kind = self.arrays.xp, self.arrays.dtype(self.weights)
-        real = self.arrays.reshape(self.arrays.cast(self.real, kind), (-1,))
-        return xp.maximum(xp.sum(real, 0), 1.0)
+        ones = xp.full_like(self.weights, 1.0)  # for any number of steps
+        real = ones if self.real is None else self.arrays.cast(self.real, kind)
+        return xp.maximum(xp.sum(self.arrays.reshape(real, (-1,)), 0), 1.0)
 
     def episode_count(self) -> Native:
         """Return the number of rows with a step that counts, at least 1."""
@@ -212,6 +212,26 @@ def laid_out_signals(
     by_row = len(shape) == 2 and episodes.num_episodes == shape[0]
     by_row = by_row and np.array_equal(positions // shape[-1], episodes.episode_of_step)
     return LaidOutSignals(values, spread(found.weights), real, arrays, by_row)
+
+
+def whole_numbers(index: Any, count: int) -> Array:
+    """Return [n] positions in [0, count) of integers, a slice or a [count] bool mask.
+
+    Raises:
+        EstimatorError: the index is out of range, selects nothing or is not one-dimensional.
+    """
+    try:
+        numbers = np.arange(count)[index if isinstance(index, slice) else host(index)]
+    except IndexError as error:
+        raise EstimatorError(
+            f"signals: expected positions in [0, {count}), got others ({error}); check the index"
+        ) from error
+    if numbers.ndim != 1 or len(numbers) == 0:
+        raise EstimatorError(
+            f"signals: expected one axis of at least 1 position, got an index of shape "
+            f"{list(numbers.shape)}; pass the positions of a minibatch"
+        )
+    return numbers
 
 
 def reference_of(episodes: Episodes) -> list[Array]:
