@@ -268,9 +268,7 @@ def test_half_precision_is_computed_in_float32(framework, dtype):
 @pytest.mark.parametrize("name", ["ppo", "gspo"])
 def test_unequal_parts_add_up_to_the_whole(make, name):
     """Rows of padded episodes, unscaled; each row is a part of another size."""
-    estimator = dataclasses.replace(
-        ESTIMATORS[name], **({"normalise": "batch"} if name == "ppo" else {})
-    )
+    estimator = pg.estimator("ppo", normalise="batch") if name == "ppo" else ESTIMATORS[name]
     episodes, quantities = rows(make)
     signals = pg.signals(estimator, episodes)
     whole, slopes = derivatives(estimator, signals, quantities)
