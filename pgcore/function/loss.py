@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -99,11 +100,10 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         >>> out.derivatives["log_prob"].tolist()
         [-2.0, -2.0]
     """
-    given: object = signals
-    if not isinstance(given, LaidOutSignals):
+    if not isinstance(cast("object", signals), LaidOutSignals):
         raise EstimatorError(
             f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
-            f"got {type(given).__name__}; those of a policy are for pgcore.gradient"
+            f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
         )
     arrays, names = signals.arrays, estimator.quantities
     if quantities.keys() != {*names}:
