@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 
@@ -45,6 +46,10 @@ class Loss:
     signals: LaidOutSignals
     estimator: Estimator
 
+    def __repr__(self) -> str:
+        """Return the estimator's name and the layout."""
+        return f"Loss({self.estimator.name}, {list(self.signals.shape)})"
+
     @property
     def metrics(self) -> dict[str, float]:
         """`loss` and every metric that has its keywords; see `pgcore.interfaces.metrics`.
@@ -82,7 +87,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
 
     Raises:
         EstimatorError: a quantity is missing or unknown, or of another framework or device than the
-            signals.
+            signals; or the signals are another estimator's, or a policy's.
         ShapeError: a quantity is not laid out as the signals.
         NonFiniteError: outside of traced code, on the CPU: the loss is NaN or infinite; names
             quantity and step.
@@ -95,6 +100,11 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         >>> out.derivatives["log_prob"].tolist()
         [-2.0, -2.0]
     """
+    if not isinstance(cast("object", signals), LaidOutSignals):
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
+            f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
+        )
     arrays, names = signals.arrays, estimator.quantities
     if quantities.keys() != {*names}:
         raise EstimatorError(
@@ -114,7 +124,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         weights, real = flat(weights), None if real is None else flat(real)
         inputs = {name: flat(value) for name, value in quantities.items()}
     inputs = held(arrays, inputs, real, dtype)
-    inputs |= {name: values[name] for name in estimator.keywords if name not in inputs}
+    inputs |= constants(estimator, values, [x for x in estimator.keywords if x not in inputs])
     with QUIET if arrays.differentiates else np.errstate(all="ignore"):
         terms = estimator.surrogate(arrays.xp, **inputs)
         if real is not None:
@@ -128,6 +138,19 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     if len(terms.shape) != axes:
         terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in signals.weights.shape))
     return Loss(value, terms, derivatives, inputs, signals, estimator)
+
+
+def constants(
+    estimator: Estimator, values: Mapping[str, Native], names: Sequence[str]
+) -> dict[str, Native]:
+    """Return the signals that the surrogate reads, or raise EstimatorError where one is missing."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected signals with {', '.join(missing)}, got "
+            f"{', '.join(values)}; compute them with pgcore.signals of this estimator"
+        )
+    return {name: values[name] for name in names}
 
 
 def held(

@@ -49,6 +49,10 @@ class LaidOutSignals:
         """The layout's."""
         return tuple(self.weights.shape)
 
+    def __repr__(self) -> str:
+        """Return the layout and the names."""
+        return f"LaidOutSignals({list(self.shape)} of {self.arrays.name}: {', '.join(self.values)})"
+
     def __getitem__(self, name: str) -> Native:
         """Return one signal."""
         return self.values[name]

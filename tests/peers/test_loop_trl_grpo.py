@@ -73,7 +73,7 @@ def ours(loop):
     return loop("trl_grpo").PgcoreGRPOTrainer
 
 
-def kept(kind, calls):
+def keeping(kind, calls):
     """Return a trainer class that keeps of each call the loss, its derivatives in the log-probabilities,
     and the number of tokens times the largest advantage."""
 
@@ -108,7 +108,7 @@ def test_training_has_the_same_losses_and_gradients(ours, tmp_path, case):
     for kind in (trl.GRPOTrainer, ours):
         torch.manual_seed(0)
         calls[kind] = []
-        trainer = trainer_of(kept(kind, calls[kind]), tmp_path, **CASES[case])
+        trainer = trainer_of(keeping(kind, calls[kind]), tmp_path, **CASES[case])
         if case == "penalty":
             # A configuration with a penalty asks for a reference by its name on a hub.
             reference = trainer_of(trl.GRPOTrainer, tmp_path, model=model_of(1)).model
