@@ -119,7 +119,8 @@ class JaxArrays(Arrays):
         return result, slopes
 
 
-@lru_cache(KEPT)
+# Several times as many as of policies' functions: a loss is small.
+@lru_cache(4 * KEPT)
 def derivative_of(function: Callable[..., Any], *, compiled: bool) -> Callable[..., Any]:
     """Return a function to ((loss, result), derivatives) from the inputs by keyword and constants."""
 
