@@ -23,7 +23,7 @@ help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
 	@echo "make test    run the tests with coverage"
 	@echo "make test-newest   run them with the newest releases, in .venv-newest (8 GB with CUDA on Linux)"
-	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, in .venv-peers"
+	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, and run loops with them, in .venv-peers"
 	@echo "make lint    run ruff, import-linter and basedpyright"
 	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
@@ -51,7 +51,7 @@ test-newest:
 	$(MAKE) test $(NEWEST)
 
 # In an environment of its own: what these libraries bring, a plugin of pytest among it, stays out of the tests'.
-peers: export PGCORE_REQUIRE_BACKENDS = trl,rlax,stable_baselines3,torchrl,tensordict
+peers: export PGCORE_REQUIRE_BACKENDS = trl,rlax,stable_baselines3,torchrl,tensordict,flax,jax
 peers:
 	$(MAKE) .venv-peers/.peers VENV=.venv-peers
 	.venv-peers/bin/python -m pytest tests/peers

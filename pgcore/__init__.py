@@ -16,9 +16,11 @@ _HEADS = (
 _NAMES_BY_MODULE = {
     "pgcore.api": "backend estimator generator gradient load optimizer policy signals",
     "pgcore.data.batch": "Batch",
+    "pgcore.data.episodes": "Episodes",
     "pgcore.data.networks": "MLP Linear Table",
     "pgcore.data.spec": "PolicySpec",
     "pgcore.errors": "PgcoreError",
+    "pgcore.function.loss": "loss",
     "pgcore.heads": _HEADS,
     "pgcore.interfaces.backend": "Backend",
     "pgcore.interfaces.estimator": "Claims Estimator",

@@ -1,8 +1,10 @@
 from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.data.networks import MLP, Linear, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import PgcoreError
+from pgcore.function.loss import loss
 from pgcore.heads import (
     Bernoulli,
     Categorical,
@@ -48,6 +50,7 @@ __all__ = [
     "CosineSchedule",
     "Derivation",
     "DiagonalGaussian",
+    "Episodes",
     "EpsilonGreedy",
     "Estimator",
     "Extra",
@@ -81,6 +84,7 @@ __all__ = [
     "generator",
     "gradient",
     "load",
+    "loss",
     "optimizer",
     "policy",
     "register",

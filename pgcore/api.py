@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.data.spec import PolicySpec
 from pgcore.data.spec_checks import check_saved
 from pgcore.errors import (
@@ -20,6 +21,7 @@ from pgcore.errors import (
     SpecError,
     UnknownNameError,
 )
+from pgcore.function.signals import LaidOutSignals, laid_out_signals
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.evaluation import Evaluation
@@ -32,6 +34,7 @@ from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
 from pgcore.validation.fields import count_from_zero, instance_of
+from pgcore.xp.namespace import Native
 
 __all__ = [
     "backend",
@@ -129,30 +132,52 @@ def optimizer(name: str, **fields: Any) -> Optimizer:
     return Optimizer(_build("optimizers", name, fields, OptimizerError))
 
 
+@overload
 def signals(
     policy: Policy,
     estimator: Estimator,
     batch: Batch,
+    /,
     *,
     target: Policy | None = None,
     totals: Totals | None = None,
-) -> Signals:
+) -> Signals: ...
+
+
+@overload
+def signals(
+    estimator: Estimator,
+    episodes: Episodes,
+    /,
+    *,
+    totals: Totals | None = None,
+    **evaluations: Native,
+) -> LaidOutSignals: ...
+
+
+def signals(*arguments: Any, totals: Totals | None = None, **options: Any) -> Any:
     """Return the estimator's constants for a whole batch, such as advantages and reduction weights.
 
-    Slice them with the batch: `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`.
+    With a policy they are those of `gradient`. Slice them with the batch:
+    `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`. Without one,
+    `signals(estimator, episodes)`, they are those of `loss`, from what the episodes recorded, laid
+    out as the episodes and in the framework of their arrays.
 
     Args:
-        policy: The current policy.
-        estimator: Whose constants.
-        batch: The episodes; a replay batch is one of one-step episodes.
-        target: The source of bootstrapped action values, such as an older copy; None is the current policy.
+        arguments: The current policy, an estimator and the batch; a replay batch is one of one-step
+            episodes. Or an estimator and episodes.
         totals: Of the whole that this batch is a part of, such as a micro-batch or a rank's share;
             None where the batch is the whole. Gradients of the parts then add up to the whole's.
+        options: With a policy `target`, the source of bootstrapped action values, such as an older
+            copy; None is the current policy. Without one, evaluations that the episodes do not hold,
+            laid out as the episodes, such as `log_prob=` of the current policy or
+            `target_action_values=`; [E, ...] of `final_action_values=`.
 
     Raises:
         EstimatorError: estimator and policy do not fit, or the target has another number of actions.
         BatchError: the batch does not fit the policy, or lacks what the estimator needs; or totals
             are smaller than the batch, or lack a number that the reduction divides by.
+        ShapeError: an evaluation is not laid out as the episodes.
         NonFiniteError: a signal is NaN or infinite; names it and the step.
 
     Example:
@@ -161,11 +186,27 @@ def signals(
         ...                  episode_lengths=[2], terminated=[True])
         >>> pg.signals(policy, pg.estimator("reinforce", gamma=0.5), batch)["advantage"].tolist()
         [2.0, 2.0]
+        >>> pg.signals(pg.estimator("reinforce", gamma=0.5), batch)["advantage"].tolist()
+        [2.0, 2.0]
     """
+    whole = TOTALS("signals totals", THE_BATCH if totals is None else totals, BatchError)
+    if len(arguments) == 2:
+        return laid_out_signals(*arguments, options, whole)
+    return _of_policy(*arguments, **options, whole=whole)
+
+
+def _of_policy(
+    policy: Policy,
+    estimator: Estimator,
+    batch: Batch,
+    *,
+    whole: Totals,
+    target: Policy | None = None,
+) -> Signals:
+    """Return the signals of a policy; see `signals`."""
     estimator.check_fits(policy.spec)
     check_batch(policy.spec, batch)
     evaluate = Evaluation(policy, batch, target)
-    whole = TOTALS("signals totals", THE_BATCH if totals is None else totals, BatchError)
     dtype, width = policy.dtype, policy.spec.head.width
     computed = Signals.of(estimator, batch, evaluate, dtype, width, whole)
     computed.on_device = policy.resident

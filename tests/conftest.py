@@ -1,5 +1,6 @@
 """Settings and fixtures that all tests share."""
 
+import importlib
 import importlib.metadata
 import os
 import re
@@ -158,3 +159,37 @@ def pgcore(monkeypatch, capsys):
         return stopped.value.code or 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """Return a function that imports a file of `examples/loops` by name."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples" / "loops")
+    imported = []
+
+    def load(name):
+        imported.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for name in imported:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def assert_swap():
+    """Return a check that two computations in float64 differ by less than float32 could show.
+
+    Each entry may be off by one rounding of float32, 2^-24 of the largest. Rounding in float64 is 2^-53,
+    so sums of thousands of numbers and a few optimizer steps are far below, and a term that is
+    weighed, masked or divided in another way is far above.
+    """
+
+    def check(actual, expected):
+        actual, expected = np.asarray(actual), np.asarray(expected)
+        assert actual.dtype == expected.dtype == np.float64
+        scale = np.abs(expected).max()
+        assert scale > 0
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=2.0**-24 * scale)
+
+    return check

@@ -13,6 +13,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore_jax.arrays import JaxArrays
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
 from pgcore_jax.parameters import dtype_of, flatten_tree, with_leaves
 from pgcore_jax.policy import JaxPolicy
@@ -27,6 +28,7 @@ class JaxBackend(Backend):
     """
 
     name: ClassVar[str] = "jax"
+    arrays = JaxArrays()
     modes: ClassVar[tuple[str, ...]] = ("compiled",)
 
     def policy(

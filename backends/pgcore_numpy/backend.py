@@ -7,6 +7,7 @@ from typing import ClassVar
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore_numpy.arrays import NumpyArrays
 from pgcore_numpy.policy import NumpyPolicy
 
 __all__ = ["NumpyBackend"]
@@ -16,6 +17,7 @@ class NumpyBackend(Backend):
     """See `Backend`; the only device is "cpu"."""
 
     name: ClassVar[str] = "numpy"
+    arrays = NumpyArrays()
 
     def policy(
         self,

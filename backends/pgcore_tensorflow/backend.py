@@ -14,6 +14,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore_tensorflow.arrays import TensorflowArrays
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
 from pgcore_tensorflow.parameters import adopted_parameters
 from pgcore_tensorflow.policy import TensorflowPolicy
@@ -40,6 +41,7 @@ class TensorflowBackend(Backend):
     """
 
     name: ClassVar[str] = "tensorflow"
+    arrays = TensorflowArrays()
     modes: ClassVar[tuple[str, ...]] = ("graph", "compiled")
 
     def policy(

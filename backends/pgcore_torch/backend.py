@@ -14,6 +14,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore_torch.arrays import TorchArrays
 from pgcore_torch.networks import (
     BATCH_NORM,
     AdoptedModule,
@@ -31,6 +32,7 @@ class TorchBackend(Backend):
     """See `Backend`; devices are PyTorch's, "cpu" by default, and `compiled` is `torch.compile`."""
 
     name: ClassVar[str] = "torch"
+    arrays = TorchArrays()
     modes: ClassVar[tuple[str, ...]] = ("eager", "compiled")
 
     @torch.inference_mode(mode=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.data.batch import PER_EPISODE, PER_STEP, Batch
+from pgcore.data.batch import Batch
 from pgcore.validation.arrays import Array, read_only
 
 __all__ = ["Selection"]
@@ -42,14 +42,15 @@ class Selection:
     def batch(self) -> Batch:
         """The selected steps; at least 1."""
         whole = self.whole
-        fields: dict[str, Any] = {name: self._of(getattr(whole, name)) for name in PER_STEP}
+        fields: dict[str, Any] = {name: self._of(getattr(whole, name)) for name in whole.per_step}
         fields["rewards"] = read_only(self._rewards())
         fields["extras"] = {name: self._of(array) for name, array in whole.extras.items()}
-        for name in PER_EPISODE:
+        for name in whole.per_episode:
             value: Array | None = getattr(whole, name)
             fields[name] = None if value is None else read_only(value[self.episodes])
         fields["episode_lengths"] = read_only(self.lengths[self.episodes])
-        return Batch.trusted(fields)
+        fields["like"] = whole.like
+        return type(whole).trusted(fields)
 
     def spread(self, array: Array) -> Array:
         """Return [B, ...] an array of the selected steps, with 0 at the others."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pgcore.data.native import Arrays
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
@@ -22,6 +23,7 @@ class Backend(ABC):
     registered_as = "backends"  # the kind
     name: ClassVar[str]  # the registered one
     modes: ClassVar[tuple[str, ...]] = ("eager",)  # such as "compiled" too; the default is first
+    arrays: Arrays | None = None  # the framework's, for `pgcore.loss`; one instance
 
     @abstractmethod
     def policy(

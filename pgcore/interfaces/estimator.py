@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays, host
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import DependencyError, EstimatorError
 from pgcore.interfaces.extras import Extra, declared_extras, used_extras
@@ -191,6 +192,11 @@ class Estimator(Checked, ABC):
         """Whether signals divide by a number of the batch's steps of which `Totals` knows nothing."""
         return False
 
+    @cached_property
+    def elementwise(self) -> bool:
+        """Whether the surrogate takes arrays of any one shape, as well as [B]."""
+        return False
+
     def finalise(self, signals: dict[str, Array], padding: Array | None) -> dict[str, Array]:
         """Return the signals of one gradient; minibatch normalisation belongs here.
 
@@ -214,6 +220,30 @@ class Estimator(Checked, ABC):
             padding: See `finalise`.
         """
         return {} if type(self).finalise is Estimator.finalise else None
+
+    def finalise_on(
+        self, arrays: Arrays, signals: dict[str, Native], real: Native
+    ) -> dict[str, Native]:
+        """Return the signals of one loss of native arrays; by default by way of `finalise`.
+
+        Args:
+            arrays: The framework's.
+            signals: [N, ...] by name; entries that are not real hold 0.
+            real: [N] bool, as `padding` above 0; None where all are.
+
+        Raises:
+            BatchError: `finalise` is of NumPy, and the code is traced.
+        """
+        if type(self).finalise is Estimator.finalise:
+            return signals
+        numbers = {name: host(value) for name, value in signals.items()}
+        changed = self.finalise(numbers, None if real is None else host(real).astype(float))
+        return {
+            name: signals[name]
+            if value is numbers.get(name)
+            else arrays.native(value, signals[name])
+            for name, value in changed.items()
+        }
 
     def metrics(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         """See `surrogate`: of the same keywords, without padding, further figures to log by name."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.validation.arrays import Array, check_finite
 
@@ -113,15 +114,16 @@ def used_extras(declarer: Any) -> dict[str, Extra]:
     return {name: x for name, x in extras.items() if x.when is None or x.when(declarer)}
 
 
-def check_extras(extras: Mapping[str, Extra], batch: Batch, width: int) -> None:
+def check_extras(extras: Mapping[str, Extra], batch: Episodes, width: int) -> None:
     """Raise BatchError or ShapeError unless a batch has these extras, optional ones aside."""
     for name, extra in extras.items():
         if name in batch.extras or not extra.optional:
             array = unmasked(batch, batch.extras.get(name))
-            extra.check(f"Batch.extras[{name!r}]", array, batch.num_steps, width)
+            where = f"{type(batch).__name__}.extras[{name!r}]"
+            extra.check(where, array, batch.num_steps, width)
 
 
-def unmasked(batch: Batch, array: Array | None) -> Array | None:
+def unmasked(batch: Episodes, array: Array | None) -> Array | None:
     """Return an extra, with floats at steps of loss mask 0, which may be anything, at 0."""
     if array is None or batch.loss_mask is None or array.dtype.kind != "f":
         return array

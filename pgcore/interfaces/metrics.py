@@ -27,11 +27,12 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.errors import PluginError
+from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import Registry, registry
 from pgcore.validation.arrays import Array
 
-__all__ = ["Metric", "compute_metrics"]
+__all__ = ["Metric", "compute_figures", "compute_metrics"]
 
 Metric = Callable[..., float]
 Applicable = tuple[str, Metric, tuple[str, ...]]
@@ -48,16 +49,38 @@ def compute_metrics(
         terms: [B] its terms.
         norm: Of the gradient, over all parameters.
     """
-    estimator, weights = surrogate.estimator, surrogate.weights
+    estimator = surrogate.estimator
+    return compute_figures(estimator, arguments, terms, surrogate.weights, surrogate.real, norm)
+
+
+def compute_figures(
+    estimator: Estimator,
+    arguments: Mapping[str, Array],
+    terms: Array,
+    weights: Array,
+    real: Array,
+    norm: float | None = None,
+) -> dict[str, float]:
+    """Return `compute_metrics` of a loss without a policy.
+
+    Args:
+        estimator: Whose loss.
+        arguments: [B, ...] its quantities and signals.
+        terms: [B] its terms.
+        weights: [B] of the terms.
+        real: [B] bool, False for padding and steps left out.
+        norm: Of the gradient; None where there is none.
+    """
     # Padding may hold anything. Without other steps it tells the names alone: some inputs of metrics
     # are undefined for no steps at all.
-    real = surrogate.real
     nothing = not real.any()
     if nothing:
         real = np.ones_like(real)
     keywords = {name: value[real] for name, value in arguments.items()}
     available: dict[str, Any] = keywords | estimator.metric_inputs(**keywords)
-    available |= {"weights": weights[real], "terms": terms[real], "gradient_norm": norm}
+    available |= {"weights": weights[real], "terms": terms[real]}
+    if norm is not None:
+        available["gradient_norm"] = norm
     metrics = applicable(registry(), frozenset(available))
     if nothing:
         return {name: math.nan for name, _, _ in metrics}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
 from pgcore.validation.arrays import Array
@@ -14,7 +14,7 @@ from pgcore.validation.arrays import Array
 __all__ = ["critic_values", "old_log_probs", "recorded_values"]
 
 
-def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
+def critic_values(batch: Episodes, evaluate: Evaluate) -> tuple[Array, Array]:
     """Return [B] V(s_t) and [E] V of each episode's final observation, float64, in reward units.
 
     The second is 0 where an episode terminated. With both recorded no final observations are needed.
@@ -31,7 +31,7 @@ def critic_values(batch: Batch, evaluate: Evaluate) -> tuple[Array, Array]:
     return values["value"], values["final_value"]
 
 
-def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
+def old_log_probs(batch: Episodes, evaluate: Evaluate) -> Array:
     """Return [B] log mu(a_t given s_t) of the behaviour policy, by default the current one.
 
     Padding has the current policy's: a ratio of the step that it repeats could overflow.
@@ -44,7 +44,7 @@ def old_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
     return np.where(batch.step_weights > 0, batch.log_probs, evaluate("log_prob")["log_prob"])
 
 
-def recorded_values(batch: Batch, where: str) -> Array:
+def recorded_values(batch: Episodes, where: str) -> Array:
     """Return the batch's values, [B] in reward units, that a critic's values are clipped around.
 
     The current critic cannot stand for the old one: in a second epoch every value would be clipped
@@ -59,7 +59,7 @@ def recorded_values(batch: Batch, where: str) -> Array:
     """
     if batch.values is None:
         raise BatchError(
-            f"Batch.values: expected the critic's values at the time, which {where} clips around, "
+            f"{type(batch).__name__}.values: expected the critic's values at the time, which {where} clips around, "
             "got none; record them: batch.record(policy.evaluate(batch, ('value',))['value'])"
         )
     return batch.values

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.quantities import surrogate_keywords
@@ -16,6 +17,7 @@ from pgcore.parts.composition import Composition
 from pgcore.returns import Standard
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import set_field
+from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Composed"]
@@ -45,6 +47,9 @@ class Composed(Estimator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Read the keywords of a surrogate that the class writes itself."""
         super().__init_subclass__(**kwargs)
+        # NumPy's own code of a subclass is not the composition's.
+        if overrides(cls, Composed, ("finalise",)):
+            cls.finalise_on = Estimator.finalise_on
         parameters = inspect.signature(cls.surrogate).parameters.values()
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             cls._surrogate_keywords = surrogate_keywords(cls)
@@ -79,6 +84,12 @@ class Composed(Estimator):
         """See `Estimator.couples_steps`: as the level."""
         return super().couples_steps and self.composition.level.couples_steps
 
+    @cached_property
+    def elementwise(self) -> bool:
+        """See `Estimator.elementwise`: parts are, but for levels of episodes and rows of actions."""
+        own = overrides(type(self), Composed, ("surrogate",))
+        return not (own or self.composition.level.sees_episodes or self.sees_episodes)
+
     @property
     def own_denominator(self) -> bool:
         """See `Estimator.own_denominator`: as a mask."""
@@ -106,6 +117,12 @@ class Composed(Estimator):
     ) -> Mapping[str, Standard]:
         """See `Estimator.standards`."""
         return self.composition.standards(signal, padding)
+
+    def finalise_on(
+        self, arrays: Arrays, signals: dict[str, Native], real: Native
+    ) -> dict[str, Native]:
+        """See `Estimator.finalise_on`."""
+        return self.composition.finalise_on(arrays, signals, real)
 
     def surrogate(self, xp: ArrayNamespace, *arguments: Any, **inputs: Any) -> Native:
         """See `Estimator.surrogate`."""

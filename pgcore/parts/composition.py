@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.native import Arrays, normalised
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import QUANTITIES, Claims, Evaluate, Reduction
 from pgcore.interfaces.extras import Extra
@@ -278,6 +279,15 @@ class Composition:
             return {}
         return {"advantage": standard(signal("advantage"), padding, ddof=self.ddof)}
 
+    def finalise_on(
+        self, arrays: Arrays, signals: dict[str, Native], real: Native
+    ) -> dict[str, Native]:
+        """See `Estimator.finalise_on`."""
+        if self.normalise != "minibatch":
+            return signals
+        advantage = normalised(arrays, signals["advantage"], real, ddof=self.ddof)
+        return signals | {"advantage": advantage}
+
     # The terms, and their derivatives.
 
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
@@ -286,12 +296,14 @@ class Composition:
         _, log_ratio = self._log_ratios(xp, inputs)
         log_prob, read = self._weighed(xp, inputs)
         gain = self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
-        terms = -(inputs["gain_weight"] * gain) if self.weights else -gain
-        for penalty in self._terms:
-            terms = terms + penalty.term(xp, **read_by(penalty, inputs))
+        if self.weights:
+            gain = inputs["gain_weight"] * gain
+        losses = [penalty.term(xp, **read_by(penalty, inputs)) for penalty in self._terms]
         if self.critic is not None:
             loss = self.critic.term(xp, inputs["value"], inputs["return_"], inputs.get("old_value"))
-            terms = terms + self.value_coefficient * loss
+            losses.append(self.value_coefficient * loss)
+        # One operation fewer than the sum with a negative gain.
+        terms = sum(losses[1:], start=losses[0]) - gain if losses else -gain
         if self.entropy_coefficient != 0:
             terms = terms - self.entropy_coefficient * inputs["entropy"]
         return xp.where(inputs["counted"] > 0, terms, 0.0) if self.drops else terms

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pgcore.data.batch import Batch
+from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array, check_rows
 
@@ -20,7 +20,7 @@ __all__ += ["unmasked_episodes"]
 GROUPS = ("extra", "all")
 
 
-def group_of_episode(batch: Batch, group: str = "extra") -> Array:
+def group_of_episode(batch: Episodes, group: str = "extra") -> Array:
     """Return [E] integer: the number of each episode's group.
 
     Args:
@@ -32,7 +32,7 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     """
     if group == "all":
         return np.zeros(batch.num_episodes, np.intp)
-    where, numbers = "Batch.extras['group']", batch.extras.get("group")
+    where, numbers = f"{type(batch).__name__}.extras['group']", batch.extras.get("group")
     if numbers is None or numbers.dtype.kind not in "iu" or numbers.ndim != 1:
         got = "none" if numbers is None else f"{numbers.dtype} of shape {list(numbers.shape)}"
         raise BatchError(
@@ -45,7 +45,7 @@ def group_of_episode(batch: Batch, group: str = "extra") -> Array:
     return first
 
 
-def is_one_group(batch: Batch, group: str = "extra") -> bool:
+def is_one_group(batch: Episodes, group: str = "extra") -> bool:
     """Whether all episodes, padding included, are one group; reads the steps' numbers alone.
 
     Args:
@@ -59,7 +59,7 @@ def is_one_group(batch: Batch, group: str = "extra") -> bool:
     return not numbers.strides[0] or numbers.tobytes() == numbers[:1].tobytes() * len(numbers)
 
 
-def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
+def episode_rewards(batch: Episodes, r_t: Array | None = None) -> Array:
     """Return [E] float64: the undiscounted sum of each episode's rewards.
 
     Args:
@@ -69,7 +69,7 @@ def episode_rewards(batch: Batch, r_t: Array | None = None) -> Array:
     return np.add.reduceat(batch.rewards if r_t is None else r_t, batch.episode_starts)
 
 
-def unmasked_episodes(batch: Batch) -> Array:
+def unmasked_episodes(batch: Episodes) -> Array:
     """Return [E] bool: whether any step of an episode counts in the loss.
 
     Args:
@@ -81,7 +81,7 @@ def unmasked_episodes(batch: Batch) -> Array:
 def by_group(
     function: Callable[..., Array],
     x: Array,
-    batch: Batch,
+    batch: Episodes,
     group: str = "extra",
     *further: Array,
     members: Array | None = None,

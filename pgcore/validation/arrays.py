@@ -18,7 +18,9 @@ __all__ += ["first_not_finite", "first_row", "row_not_finite"]
 Array = NDArray[Any]
 
 
-def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()) -> Array:
+def owned_numbers(
+    where: str, value: ArrayLike, dimensions: tuple[int, ...] = (), *, copied: bool = True
+) -> Array:
     """Return a read-only array of real numbers: the argument if it is immutable, else a copy.
 
     Numbers wider than float64 are rounded to it, and the bytes are in the machine's order.
@@ -27,12 +29,13 @@ def owned_numbers(where: str, value: ArrayLike, dimensions: tuple[int, ...] = ()
         where: The array's name, for errors.
         value: Anything that NumPy can read.
         dimensions: Allowed numbers of dimensions; () allows any.
+        copied: False returns a view where it can, for a caller that takes rows out of it at once.
 
     Raises:
         ShapeError: ragged, or another number of dimensions.
         BatchError: not real numbers, or a masked array.
     """
-    array = _owned(where, value)
+    array = _owned(where, value, copied=copied)
     if array.dtype.kind not in "biuf":  # complex numbers, strings and objects have no order
         raise BatchError(
             f"{where}: expected real numbers, got dtype {array.dtype}; convert the array first"
@@ -122,7 +125,7 @@ def first_not_finite(arrays: Mapping[str, Array]) -> str | None:
     return next((name for name, value in arrays.items() if not np.isfinite(value).all()), None)
 
 
-def _owned(where: str, value: ArrayLike) -> Array:
+def _owned(where: str, value: ArrayLike, *, copied: bool) -> Array:
     if type(value) is np.ndarray and _is_constant(cast("Array", value)):
         return cast("Array", value)
     # Importing `numpy.ma` takes as long as pgcore itself; no masked array can exist without it.
@@ -133,7 +136,8 @@ def _owned(where: str, value: ArrayLike) -> Array:
         )
     try:
         # Not every library's array can be asked for a copy, so `asarray`'s result is copied.
-        return read_only(np.array(np.asarray(value)))
+        array = np.asarray(value)
+        return read_only(np.array(array) if copied else array.view())
     except ValueError as error:
         raise ShapeError(
             f"{where}: expected a rectangular array, got one that NumPy refuses ({error}); "

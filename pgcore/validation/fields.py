@@ -20,7 +20,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
@@ -98,7 +98,12 @@ flag = Rule[bool]("True or False", lambda x: isinstance(x, bool), "choose one of
 def choice(*choices: object) -> Rule[Any]:
     """Return the check that a value is one of these."""
     rule = f"one of {', '.join(map(repr, choices))}"
-    return Rule(rule, lambda value: value in choices, "choose one of them", _as_it_is, choices)
+
+    def valid(value: object) -> bool:
+        # An array has no single truth value to compare by, and no hash.
+        return isinstance(value, Hashable) and value in choices
+
+    return Rule(rule, valid, "choose one of them", _as_it_is, choices)
 
 
 def instance_of(cls: type, example: str) -> Rule[Any]:

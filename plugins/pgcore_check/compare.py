@@ -15,6 +15,7 @@ from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, NonFiniteError
+from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.gradient import Gradient
@@ -27,6 +28,7 @@ from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
 from pgcore_check.bounds.rounding import restored
 from pgcore_check.reference.estimator_form import estimator_form
+from pgcore_check.stages.function import function_results, function_signals
 from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
@@ -391,6 +393,40 @@ def stages_forward(
         return None
     yield row_of(label, "surrogate", {"term": gradient.terms()}, truth.terms, truth.dtype)
     return gradient
+
+
+def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]:
+    """Yield the rows of `pgcore.signals` and `pgcore.loss` on a framework's arrays.
+
+    Args:
+        backend: With arrays; the loss is compiled where it compiles everything.
+        truth: The reference.
+        label: The rows' `backend`.
+    """
+    arrays = backend.arrays
+    assert arrays is not None
+    if truth.signals:
+        found, real = function_signals(truth, arrays), truth.real
+        expected = {
+            name: Expected(e.exact[real], e.allowed[real]) for name, e in truth.signals.items()
+        }
+        computed = {name: found[name][real] for name in expected if name in found}
+        yield row_of(label, "signals", computed, expected, truth.dtype)
+    if truth.function:
+        compiled = backend.modes[0] == "compiled"
+        found, wrong = function_results(truth, arrays, compiled=compiled)
+        if wrong:
+            where = f"{wrong[0]} where no step is"
+            yield Row(label, "function", np.inf, where, values="expected 0, got something else")
+        real = truth.real
+        # The terms of padding mean nothing.
+        yield row_of(
+            label,
+            "function",
+            {name: found[name][real] for name in truth.function},
+            {n: Expected(e.exact[real], e.allowed[real]) for n, e in truth.function.items()},
+            truth.dtype,
+        )
 
 
 def signals_row(signals: Signals, truth: Truth, label: str) -> Row:

@@ -46,6 +46,7 @@ from pgcore_check.head_outcomes import identity_label, identity_outcome
 from pgcore_check.kinds import message_of
 from pgcore_check.outcomes import (
     DISTANCE,
+    FUNCTION,
     IDENTITY,
     PROBE_LABELS,
     Cell,
@@ -444,8 +445,15 @@ def kink_outcomes(part: Part, backends: Sequence[Backend]) -> list[Outcome]:
 
 
 def modes_of(part: Part, backend: Backend) -> Sequence[str]:
-    """Return the modes in which a backend runs a part; the usual one is first."""
-    return backend.modes if part.all_modes else backend.modes[:1]
+    """Return the modes in which a backend runs a part; the usual one is first.
+
+    The last is the loss as a function of the framework's arrays, where the backend has them.
+    """
+    modes = backend.modes if part.all_modes else backend.modes[:1]
+    if part.choice is None or backend.arrays is None:
+        return modes
+    # Scores have no loss.
+    return modes if isinstance(part.choice.case.estimator, ScoreEstimator) else (*modes, FUNCTION)
 
 
 @cache

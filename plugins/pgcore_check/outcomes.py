@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 
@@ -17,11 +17,11 @@ from pgcore.heads import Head
 from pgcore.interfaces.policy import Policy
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.builders import RefusalError
-from pgcore_check.cases.cases import NETWORKS
+from pgcore_check.cases.cases import NETWORKS, Case
 from pgcore_check.cases.design import Choice
 from pgcore_check.cases.kinks import worst_entry
 from pgcore_check.cases.probes import PROBES
-from pgcore_check.compare import Row, difference, stages
+from pgcore_check.compare import Row, difference, function_stages, stages
 from pgcore_check.kinds import message_of
 from pgcore_check.proof import Kink
 from pgcore_check.stages.probing import ESSENTIAL, probe_errors
@@ -29,6 +29,7 @@ from pgcore_check.stages.truth import Truth
 
 __all__ = [
     "DISTANCE",
+    "FUNCTION",
     "IDENTITY",
     "OF_HEADS",
     "PROBE_LABELS",
@@ -119,6 +120,10 @@ class Outcome:
         return self.agrees and (self.power == 0 or self.nearest < DISTANCE)
 
 
+# The mode of `pgcore.loss` on a framework's own arrays, beside a backend's modes of policies.
+FUNCTION = "function"
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One backend, in one mode, on one fixture."""
@@ -126,6 +131,16 @@ class Cell:
     backend: str
     mode: str
     fixture: str
+
+
+def rows_of(cell: Cell, case: Case, truth: Truth) -> Iterator[Row]:
+    """Yield the rows of a case on a backend: those of its policy, or of its arrays."""
+    if cell.mode == FUNCTION:
+        yield from function_stages(api.backend(cell.backend), truth, cell.backend)
+        return
+    policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
+    policy.load(truth.parameters)
+    yield from stages(policy, truth, cell.backend)
 
 
 def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
@@ -142,10 +157,8 @@ def case_outcome(cell: Cell, choice: Choice, truth: Truth) -> Outcome:
     error: str | None = None
     unchecked = ""
     try:
-        policy = shared_policy(cell.backend, cell.mode, case.spec, case.dtype)
-        policy.load(truth.parameters)
         # Extended row by row: where a stage raises, the rows before it stay.
-        rows.extend(stages(policy, truth, cell.backend))
+        rows.extend(rows_of(cell, case, truth))
     except RefusalError as problem:
         unchecked = str(problem)
     except Exception as problem:  # noqa: BLE001 - any framework's error is this cell's outcome

@@ -144,7 +144,7 @@ class WeightedSteps(Reduction):
         if negative.any():
             step = first_row(negative)
             raise BatchError(
-                f"Batch.extras['weights']: expected numbers of at least 0, got {weights[step]} at "
+                f"{type(batch).__name__}.extras['weights']: expected numbers of at least 0, got {weights[step]} at "
                 f"step {step}; leave a step out with 0"
             )
         return self.inner.weights(batch, totals) * weights

@@ -6,9 +6,9 @@ from pgcore.cli.app import application
 
 NAMES = """
     Backend Batch Bernoulli Categorical Claims Clip ConstantDivisor ConstantSchedule CosineSchedule Derivation DiagonalGaussian
-    EpsilonGreedy Estimator Extra GAE Gradient GroupMean GroupRelative Head KL LinearSchedule Linear MLP MultiCategorical Optimizer
+    Episodes EpsilonGreedy Estimator Extra GAE Gradient GroupMean GroupRelative Head KL LinearSchedule Linear MLP MultiCategorical Optimizer
     OptimizerSpec PgcoreError Policy PolicySpec Reduction Returns Schedule Signals SquashedGaussian StepSum Table Totals WeightedSteps
-    backend check compare compare_policies derive estimator generator gradient load optimizer policy register signals
+    backend check compare compare_policies derive estimator generator gradient load loss optimizer policy register signals
 """
 
 # Arguments in capitals, then options; a command's options are part of what users' scripts hold.

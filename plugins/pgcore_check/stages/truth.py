@@ -53,6 +53,7 @@ STAGES = (
     "1 step",
     "10 steps",
     "100 steps",
+    "function",
 )
 
 # The factor between the largest number of a dtype and the largest that a case should have, so that
@@ -201,12 +202,45 @@ class Truth:
         sides: list[dict[str, Any]] = []
         with np.errstate(all="ignore"):
             for lift in self._lifts:
-                inputs = {
-                    name: lift(value) if value.dtype.kind == "f" else value
-                    for name, value in self.arguments.items()
-                }
+                inputs = self._lifted_arguments(lift)
                 sides.append(loss_cotangents(self.surrogate, inputs, lift(ones)))
         return self._finite(self._expected(*sides))
+
+    def _lifted_arguments(self, lift: Any) -> dict[str, Any]:
+        """Return `arguments` in a number system; integers stay as they are."""
+        return {
+            name: lift(value) if value.dtype.kind == "f" else value
+            for name, value in self.arguments.items()
+        }
+
+    @cached_property
+    def function(self) -> dict[str, Expected]:
+        """The terms, and the loss's derivatives by quantity, at the quantities rounded to the dtype.
+
+        The rounding of finalised signals is in the bounds. Empty where `cotangents` are.
+        """
+        if not self.cotangents:
+            return {}
+        shared = self.shared_signals
+        sides: list[dict[str, Any]] = []
+        with np.errstate(all="ignore"):
+            for lift in self._lifts:
+                inputs = self._lifted_arguments(lift)
+                if self._form is not None:
+                    lifted = {name: lift(value) for name, value in shared.values.items()}
+                    padding = shared.weights if shared.padded else None
+                    finalised = self._form.finalise(lifted, padding)
+                    inputs |= {name: rounded(finalised[name]) for name in self.finalised}
+                weights = lift(shared.weights)
+                slopes = loss_cotangents(self.surrogate, inputs, weights)
+                terms = reference.terms(self.surrogate, inputs)
+                sides.append({"term": terms} | {f"d {name}": slopes[name] for name in slopes})
+        return self._finite(self._expected(*sides))
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The current policy on the batch."""
+        return Evaluation(self._current, self.batch)
 
     @cached_property
     def head_case(self) -> HeadCase:
@@ -397,7 +431,7 @@ class Truth:
         """
         if self._form is not None:
             return None
-        return coarse_number(self.estimator, self.batch, Evaluation(self._current, self.batch))
+        return coarse_number(self.estimator, self.batch, self.evaluation)
 
     @property
     def _current(self) -> Policy:

@@ -67,13 +67,14 @@ class Clip(Objective):
         low, high, losing_high = self._bounds
         if high == math.inf:
             log_ratio = log_ratio_of_gain(xp, log_ratio, advantage)
+        gaining, below, least = advantage >= 0, log_ratio < low, low
+        if losing_high is not None:
+            least = xp.where(below, xp.full_like(advantage, low), losing_high)
+            below = below | (log_ratio > losing_high)
         # Limiting the log ratio first keeps the exponential from overflowing on a clipped branch.
-        infinite, gaining = xp.full_like(advantage, math.inf), advantage >= 0
-        least = xp.where(gaining, -infinite, low)
-        most = xp.where(
-            gaining, high, infinite if losing_high is None else 0 * advantage + losing_high
-        )
-        return advantage * xp.exp(xp.clip(log_ratio, least, most))
+        clipped = (gaining & (log_ratio > high)) | (below & ~gaining)
+        bound = xp.where(gaining, xp.full_like(advantage, high), least)
+        return advantage * xp.exp(xp.where(clipped, bound, log_ratio))
 
     def slope(self, log_ratio: Any, log_prob: Array, advantage: Array, **inputs: Any) -> Slope:
         """See `Objective.slope`."""

@@ -82,7 +82,9 @@ class DPPO(Objective):
         rule = f"logarithms of probabilities, which {self} compares"
         advice = "divide densities into bins, or choose the objective 'clip'"
         valid = rollout <= MOST
-        check_rows("Batch.extras['rollout_log_probs']", rule, valid, rollout, advice)
+        check_rows(
+            f"{type(batch).__name__}.extras['rollout_log_probs']", rule, valid, rollout, advice
+        )
         return {"rollout_log_prob": rollout}
 
     def gain(

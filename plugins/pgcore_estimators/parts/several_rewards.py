@@ -115,5 +115,5 @@ class SeveralRewards(GroupRelative):
         totals = rewards[batch.episode_starts]
         same = (rewards == totals[batch.episode_of_step]).all(axis=1)
         rule, advice = "one row throughout an episode", "repeat it, or set rows='step'"
-        check_rows("Batch.extras['rewards']", rule, same, "another", advice)
+        check_rows(f"{type(batch).__name__}.extras['rewards']", rule, same, "another", advice)
         return totals

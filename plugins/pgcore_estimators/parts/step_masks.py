@@ -73,7 +73,7 @@ class LossMask(StepMask):
         empty = ~np.logical_or.reduceat(mask, batch.episode_starts)
         if self.empty == "error" and empty.any():
             raise BatchError(
-                f"Batch.extras['loss_mask']: expected a step that counts in every episode, got "
+                f"{type(batch).__name__}.extras['loss_mask']: expected a step that counts in every episode, got "
                 f"none in episode {int(empty.argmax())} of those without padding; leave that "
                 "episode out of the batch, or set empty='leave_out'"
             )

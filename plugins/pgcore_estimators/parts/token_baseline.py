@@ -100,7 +100,7 @@ class OptimalTokenBaseline(Grouped):
         possible = energy >= -1e-6
         rule = "at least the squared probability of the action"
         got, advice = batch.extras["squared_probs"], "sum over all actions of one policy"
-        check_rows("Batch.extras['squared_probs']", rule, possible, got, advice)
+        check_rows(f"{type(batch).__name__}.extras['squared_probs']", rule, possible, got, advice)
         energy = np.maximum(energy, 0.0)
         return energy * batch.extras["correction_weights"] ** 2 if self.corrected else energy
 

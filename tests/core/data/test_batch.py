@@ -577,7 +577,7 @@ def test_a_file_that_is_no_batch_is_refused(make_batch, tmp_path):
     )
     with pytest.raises(
         FileError,
-        match=r"half: expected the arrays of a batch, got \['extras', 'rewards'\]; save it again",
+        match=r"half: expected the arrays of a pgcore\.batch file, got \['extras', 'rewards'\]; save it again",
     ):
         Batch.load(tmp_path / "half")
 
@@ -591,3 +591,13 @@ def test_a_file_of_an_invalid_batch_is_refused(make_batch, tmp_path):
         BatchError, match=r"Batch\.rewards: expected finite numbers, got NaN at step 3"
     ):
         Batch.load(tmp_path / "x")
+
+
+def test_a_file_of_an_earlier_release_is_read(batch_fields, tmp_path):
+    # Names and mark as in files that were saved before layouts.
+    arrays = {name: value for name, value in batch_fields.items() if name != "extras"}
+    arrays |= {f"extras.{name}": value for name, value in batch_fields["extras"].items()}
+    files.write(tmp_path / "x", "pgcore.batch", arrays, {})
+    loaded = Batch.load(tmp_path / "x")
+    assert_same(loaded, Batch(**batch_fields))
+    assert (loaded.layout, loaded.like) == (None, None)

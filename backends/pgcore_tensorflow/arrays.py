@@ -1,0 +1,137 @@
+"""TensorFlow tensors as losses take them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
+
+import tensorflow as tf
+
+from pgcore.data.native import Arrays
+from pgcore.function.loss import Loss
+from pgcore.function.signals import LaidOutSignals
+from pgcore.validation.arrays import Array
+from pgcore_tensorflow.xp import xp
+
+__all__ = ["TensorflowArrays"]
+
+Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
+
+
+class TensorflowArrays(Arrays):
+    """See `Arrays`; traced code is that of `tf.function`."""
+
+    name: ClassVar[str] = "tensorflow"
+    xp = xp
+
+    def owns(self, x: Any) -> bool:
+        """See `Arrays.owns`; a variable counts."""
+        return bool(tf.is_tensor(x))
+
+    def host(self, x: Tensor) -> Array:
+        """See `Arrays.host`."""
+        if x.dtype in (tf.bfloat16, tf.float16):
+            x = tf.cast(x, tf.float32)
+        return x.numpy()
+
+    def native(self, x: Array, like: Tensor, dtype: str | None = None) -> Tensor:
+        """See `Arrays.native`."""
+        with tf.device(None if like is None else like.device):
+            return tf.constant(x, dtype=dtype)
+
+    def dtype(self, x: Tensor) -> str:
+        """See `Arrays.dtype`."""
+        return tf.as_dtype(x.dtype).name
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        """See `Arrays.cast`."""
+        return tf.cast(x, dtype)
+
+    def device(self, x: Tensor) -> str:
+        """See `Arrays.device`."""
+        return x.device if tf.executing_eagerly() else ""
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """See `Arrays.reshape`."""
+        return tf.reshape(x, shape)
+
+    def rows(self, x: Tensor, index: Any) -> Tensor:
+        """See `Arrays.rows`."""
+        return tf.gather(x, index)
+
+    def centre(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """See `Arrays.centre`."""
+        x = tf.stop_gradient(x)
+        if real is None:
+            # The mean's rounding would otherwise come out as a spread of equal entries.
+            centred = x - tf.reshape(x, (-1,))[0]
+            return centred - tf.reduce_mean(centred)
+        zero = tf.zeros_like(x)
+        first = tf.argmax(tf.reshape(tf.cast(real, tf.int32), (-1,)))
+        centred = tf.where(real, x - tf.reshape(x, (-1,))[first], zero)
+        count = tf.cast(tf.math.count_nonzero(real), x.dtype)
+        return tf.where(real, centred - tf.reduce_sum(centred) / count, zero)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """See `Arrays.norm`: squares in float64."""
+        wide = tf.cast(tf.stop_gradient(x), tf.float64)
+        return tf.cast(tf.norm(wide), x.dtype)
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Arrays.dot`."""
+        return tf.reduce_sum(x * y)
+
+    def is_finite(self, x: Tensor) -> bool:
+        """See `Arrays.is_finite`."""
+        if not tf.executing_eagerly() or "CPU" not in x.device:
+            return True
+        return math.isfinite(float(x))
+
+    def differentiated(
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Tensor],
+        *,
+        compiled: bool,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """See `Arrays.differentiated`."""
+
+        def run(leaves: dict[str, Tensor]) -> Any:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(leaves)
+                result = function(constants, **leaves)
+            zero = tf.UnconnectedGradients.ZERO
+            slopes = tape.gradient(result.loss, leaves, unconnected_gradients=zero)
+            return result, slopes
+
+        return cast("Any", tf.function(run) if compiled else run)(dict(inputs))
+
+
+def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return what is the same for all graphs of signals, and their tensors; see `tf.nest`."""
+    return (signals.arrays, signals.rows), (signals.values, signals.weights, signals.real)
+
+
+def restored(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> LaidOutSignals:
+    """Return signals of the results of `flattened`."""
+    return LaidOutSignals(*parts, *rest)
+
+
+def flattened_loss(loss: Loss) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return the estimator of a loss, and its tensors; see `flattened`."""
+    return (loss.estimator,), (loss.loss, loss.terms, loss.arguments, loss.signals)
+
+
+def restored_loss(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> Loss:
+    """Return a loss of the results of `flattened_loss`."""
+    value, terms, arguments, signals = parts
+    return Loss(value, terms, {}, arguments, signals, *rest)
+
+
+# The protocol by which `tf.nest`, and so `tf.function`, takes dataclasses apart.
+SIGNALS: Any = LaidOutSignals
+SIGNALS.__tf_flatten__, SIGNALS.__tf_unflatten__ = flattened, staticmethod(restored)
+LOSS: Any = Loss
+LOSS.__tf_flatten__, LOSS.__tf_unflatten__ = flattened_loss, staticmethod(restored_loss)

@@ -1,0 +1,117 @@
+"""PyTorch tensors as losses take them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgcore.data.native import Arrays
+from pgcore.validation.arrays import Array
+from pgcore_torch.xp import xp
+
+__all__ = ["TorchArrays"]
+
+
+class TorchArrays(Arrays):
+    """See `Arrays`; traced code is that of `torch.compile` and `torch.func`."""
+
+    name: ClassVar[str] = "torch"
+    xp = xp
+
+    def owns(self, x: Any) -> bool:
+        """See `Arrays.owns`."""
+        return isinstance(x, Tensor)
+
+    def host(self, x: Tensor) -> Array:
+        """See `Arrays.host`."""
+        x = x.detach()
+        if x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()
+        return x.cpu().numpy()
+
+    def native(self, x: Array, like: Tensor | None, dtype: str | None = None) -> Tensor:
+        """See `Arrays.native`."""
+        # A copy: NumPy's memory may be read-only, and belongs to the batch.
+        kind = None if dtype is None else getattr(torch, dtype)
+        place = None if like is None else like.device
+        return torch.from_numpy(np.array(x)).to(device=place, dtype=kind)
+
+    def dtype(self, x: Tensor) -> str:
+        """See `Arrays.dtype`."""
+        return NAMES[x.dtype]
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        """See `Arrays.cast`."""
+        return x.to(getattr(torch, dtype))
+
+    def device(self, x: Tensor) -> str:
+        """See `Arrays.device`."""
+        return str(x.device)
+
+    def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """See `Arrays.reshape`."""
+        return x.reshape(shape)
+
+    def rows(self, x: Tensor, index: Any) -> Tensor:
+        """See `Arrays.rows`."""
+        return x[index]
+
+    def centre(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """See `Arrays.centre`."""
+        if real is None:
+            # The mean's rounding would otherwise come out as a spread of equal entries.
+            centred = x - (x if x.dim() == 1 else x.flatten())[0]
+            return centred - centred.mean()
+        first = x.flatten().index_select(0, real.to(torch.uint8).argmax().view(1))
+        centred = torch.where(real, x - first, 0.0)
+        return torch.where(real, centred - centred.sum() / real.sum(), 0.0)
+
+    def norm(self, x: Tensor) -> Tensor:
+        """See `Arrays.norm`: squares in float64, where the device has it."""
+        # A number in float64 beside an array leaves the array's dtype as it is.
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        return torch.linalg.vector_norm(x, dtype=wide)
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `Arrays.dot`."""
+        return torch.dot(x, y) if x.dim() == 1 else torch.dot(x.reshape(-1), y.reshape(-1))
+
+    def is_finite(self, x: Tensor) -> bool:
+        """See `Arrays.is_finite`."""
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            return True
+        try:
+            return math.isfinite(x.item())
+        except RuntimeError:
+            return True  # a tensor of `torch.func`, which has no number
+
+    def differentiated(
+        self,
+        function: Callable[..., Any],
+        constants: Any,
+        inputs: Mapping[str, Tensor],
+        *,
+        compiled: bool,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """See `Arrays.differentiated`."""
+        leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+        run = torch.compile(function, fullgraph=True) if compiled else function
+        result = run(constants, **leaves)
+        found = torch.autograd.grad(result.loss, [*leaves.values()], allow_unused=True)
+        # An input that the loss does not depend on has derivative 0.
+        return result, {
+            name: torch.zeros_like(leaf) if slope is None else slope
+            for (name, leaf), slope in zip(leaves.items(), found, strict=True)
+        }
+
+
+NAMES = {value: name for name, value in vars(torch).items() if isinstance(value, torch.dtype)} | {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+}

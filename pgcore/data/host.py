@@ -1,0 +1,31 @@
+"""Arrays of frameworks among a batch's arguments: told from NumPy's, and read into host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pgcore.data import native
+
+__all__ = ["first_native", "host"]
+
+# Types that are no framework's arrays, as most arguments are.
+PLAIN = frozenset((np.ndarray, list, tuple, dict, type(None)))
+
+
+def host(value: Any) -> Any:
+    """Return a framework's array as NumPy's; other values as they are."""
+    return native.host(value) if native.is_native(value) else value
+
+
+def first_native(values: Iterable[object]) -> Any:
+    """Return the first framework array as a prototype without entries, or None without one."""
+    for value in values:
+        arrays = None if type(value) in PLAIN else native.arrays_of(value)
+        if arrays is not None and arrays.differentiates:
+            array: Any = value
+            # A scalar has no axis to take nothing of.
+            return arrays.xp.stop_gradient(array[:0] if array.shape else array)
+    return None

@@ -1,0 +1,286 @@
+"""`pgcore.loss`: an estimator's loss of the caller's own log-probabilities, values and entropies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+
+from pgcore.data.native import Arrays
+from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
+from pgcore.function.signals import LaidOutSignals
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.metrics import compute_figures
+from pgcore.interfaces.quantities import PER_ACTION
+from pgcore.validation.arrays import Array
+from pgcore.xp.namespace import Native
+
+__all__ = ["Loss", "loss"]
+
+# Frameworks that differentiate do not warn of overflow.
+QUIET = nullcontext()
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Loss:
+    """A loss of the caller's arrays.
+
+    Attributes:
+        loss: A number of the framework, sum_t w_t term_t; minimise it.
+        terms: Of the layout's shape, the surrogate's term of each step; 0 at entries that are none.
+        derivatives: By quantity, of the quantity's shape and dtype, where the framework does not
+            differentiate (NumPy); else empty.
+        arguments: The surrogate's keywords by name, as it was given them.
+        signals: Those of the loss.
+        estimator: Whose loss.
+    """
+
+    loss: Native
+    terms: Native
+    derivatives: dict[str, Native]
+    arguments: dict[str, Native]
+    signals: LaidOutSignals
+    estimator: Estimator
+
+    def __repr__(self) -> str:
+        """Return the estimator's name and the layout."""
+        return f"Loss({self.estimator.name}, {list(self.signals.shape)})"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`loss` and every metric that has its keywords; see `pgcore.interfaces.metrics`.
+
+        Numbers are copied to the host here and nowhere before.
+        """
+        arrays, signals = self.signals.arrays, self.signals
+        arguments = {name: arrays.host(value) for name, value in self.arguments.items()}
+        terms, weights = arrays.host(self.terms), arrays.host(signals.weights)
+        real = np.ones_like(weights, np.bool_)
+        if signals.real is not None:
+            real = arrays.host(signals.real)
+        # The surrogate may have taken arrays of one axis.
+        if any(value.ndim < real.ndim for value in arguments.values()):
+            terms, weights, real = terms.reshape(-1), weights.reshape(-1), real.reshape(-1)
+        with np.errstate(all="ignore"):
+            figures = compute_figures(self.estimator, arguments, terms, weights, real)
+        return {"loss": float(arrays.host(self.loss))} | figures
+
+
+def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) -> Loss:
+    """Return an estimator's loss of one's own arrays, in their framework and on their device.
+
+    It computes nothing but the loss: no copy to the host, and in traced code (`torch.compile`,
+    `torch.func`, `jax.jit`, `jax.grad`, `jax.vmap`, `tf.function`) no look at numbers. Floats of 16
+    bits are computed with in float32, and get derivatives in their own dtype. Entries that are no
+    steps may hold anything, NaN too, and get derivative 0.
+
+    Args:
+        estimator: Which loss.
+        signals: Of `pgcore.signals(estimator, episodes)`, or a part of them.
+        quantities: What `estimator.quantities` names, of the layout's shape, such as `log_prob` and
+            `entropy` in nats and `value` in reward units; [..., A] of `log_probs` and
+            `action_values`.
+
+    Raises:
+        EstimatorError: a quantity is missing or unknown, or of another framework or device than the
+            signals; or the signals are another estimator's, or a policy's.
+        ShapeError: a quantity is not laid out as the signals.
+        NonFiniteError: outside of traced code, on the CPU: the loss is NaN or infinite; names
+            quantity and step.
+
+    Example:
+        >>> episodes = pg.Batch(observations=np.zeros((2, 1)), actions=[0, 1], rewards=[1.0, 2.0],
+        ...                     episode_lengths=[2], terminated=[True])
+        >>> estimator = pg.estimator("reinforce", gamma=0.5)
+        >>> out = pg.loss(estimator, pg.signals(estimator, episodes), log_prob=np.log([0.5, 0.25]))
+        >>> out.derivatives["log_prob"].tolist()
+        [-2.0, -2.0]
+    """
+    if not isinstance(cast("object", signals), LaidOutSignals):
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
+            f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
+        )
+    arrays, names = signals.arrays, estimator.quantities
+    if quantities.keys() != {*names}:
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected the quantities {', '.join(names)}, got "
+            f"{', '.join(quantities) or 'none'}; pass each of the first and no other"
+        )
+    dtype = checked(arrays, signals, quantities)
+    values, weights, real = signals.values, signals.weights, signals.real
+    if arrays.dtype(weights) != dtype:
+        values = {name: with_dtype(arrays, value, dtype) for name, value in values.items()}
+        weights = arrays.cast(weights, dtype)
+    values = estimator.finalise_on(arrays, values, real)
+    axes, inputs = len(signals.shape), quantities
+    if axes > 1 and not takes_layout(arrays, estimator, quantities, values, axes):
+        flat = partial(flattened, arrays, axes)
+        values = {name: flat(value) for name, value in values.items()}
+        weights, real = flat(weights), None if real is None else flat(real)
+        inputs = {name: flat(value) for name, value in quantities.items()}
+    inputs = held(arrays, inputs, real, dtype)
+    inputs |= constants(estimator, values, [x for x in estimator.keywords if x not in inputs])
+    with QUIET if arrays.differentiates else np.errstate(all="ignore"):
+        terms = estimator.surrogate(arrays.xp, **inputs)
+        if real is not None:
+            terms = arrays.xp.where(real, terms, 0.0)
+        value = arrays.dot(weights, terms)
+    if not arrays.is_finite(value):
+        raise not_finite(arrays, estimator, signals, inputs, terms)
+    derivatives: dict[str, Native] = {}
+    if not arrays.differentiates:
+        derivatives = derivatives_of(estimator, inputs, weights, real, quantities)
+    if len(terms.shape) != axes:
+        terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in signals.weights.shape))
+    return Loss(value, terms, derivatives, inputs, signals, estimator)
+
+
+def constants(
+    estimator: Estimator, values: Mapping[str, Native], names: Sequence[str]
+) -> dict[str, Native]:
+    """Return the signals that the surrogate reads, or raise EstimatorError where one is missing."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise EstimatorError(
+            f"loss of {estimator.name}: expected signals with {', '.join(missing)}, got "
+            f"{', '.join(values)}; compute them with pgcore.signals of this estimator"
+        )
+    return {name: values[name] for name in names}
+
+
+def held(
+    arrays: Arrays, quantities: Mapping[str, Native], real: Native, dtype: str
+) -> dict[str, Native]:
+    """Return the quantities in a dtype, at 0 where an entry is no step or does not count.
+
+    A term that is multiplied by 0 would have a derivative of NaN where it overflows.
+    """
+    result: dict[str, Native] = {}
+    for name, quantity in quantities.items():
+        value = quantity if arrays.dtype(quantity) == dtype else arrays.cast(quantity, dtype)
+        if real is not None:
+            kept = real[..., None] if name in PER_ACTION else real
+            value = arrays.xp.where(kept, value, 0.0)
+        result[name] = value
+    return result
+
+
+def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Native]) -> str:
+    """Return the dtype to compute in, or raise unless all quantities fit the signals."""
+    device, widest = arrays.device(signals.weights), "float32"
+    for name, value in quantities.items():
+        if not arrays.owns(value):
+            raise EstimatorError(
+                f"loss {name}: expected an array of {arrays.name}, as the signals are, got "
+                f"{type(value).__name__}; make the episodes of the arrays of one framework"
+            )
+        place = arrays.device(value)
+        if device != place and device and place:
+            raise EstimatorError(
+                f"loss {name}: expected an array on {device}, where the signals are, got one on "
+                f"{place}; move one of them"
+            )
+        shape = tuple(value.shape)
+        laid_out = shape[:-1] if name in PER_ACTION else shape
+        if not is_laid_out(laid_out, signals.shape):
+            expected = [*signals.shape, "A"] if name in PER_ACTION else [*signals.shape]
+            raise ShapeError(
+                f"loss {name}: expected shape [{', '.join(map(str, expected))}], as the episodes are "
+                f"laid out, got {list(shape)}; pass one entry for each of theirs"
+            )
+        if arrays.dtype(value) == "float64":
+            widest = "float64"
+    return widest
+
+
+def is_laid_out(shape: tuple[int | None, ...], layout: tuple[int | None, ...]) -> bool:
+    """Whether an array has the layout's shape; a graph for any number of steps has None for it."""
+    pairs = zip(shape, layout, strict=False)
+    return len(shape) == len(layout) and all(a == b or None in (a, b) for a, b in pairs)
+
+
+def with_dtype(arrays: Arrays, value: Native, dtype: str) -> Native:
+    """Return an array of floats in a dtype, any other as it is."""
+    return arrays.cast(value, dtype) if "float" in arrays.dtype(value) else value
+
+
+def takes_layout(
+    arrays: Arrays,
+    estimator: Estimator,
+    quantities: Mapping[str, Native],
+    values: Mapping[str, Native],
+    axes: int,
+) -> bool:
+    """Whether the surrogate takes arrays of two axes in place of [B]: reshaping costs two copies."""
+    if not (arrays.differentiates and estimator.elementwise):
+        return False
+    used = [value for name, value in values.items() if name in estimator.keywords]
+    return all(len(value.shape) == axes for value in (*used, *quantities.values()))
+
+
+def flattened(arrays: Arrays, axes: int, value: Native) -> Native:
+    """Return an array with its first axes as one."""
+    return arrays.reshape(value, (-1, *value.shape[axes:]))
+
+
+def derivatives_of(
+    estimator: Estimator,
+    inputs: Mapping[str, Array],
+    weights: Array,
+    real: Array | None,
+    quantities: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Return the derivatives of the loss by each quantity, of the shape and dtype as given.
+
+    Args:
+        estimator: With a closed form.
+        inputs: The surrogate's keywords, [N, ...].
+        weights: [N] of the terms.
+        real: [N] bool, entries that count; None for all.
+        quantities: As they were passed.
+    """
+    with np.errstate(all="ignore"):
+        cotangents = estimator.cotangents(**inputs)
+    result: dict[str, Array] = {}
+    for name, given in quantities.items():
+        slope = np.asarray(cotangents[name])
+        column = slope.ndim > 1
+        slope = slope * (weights[:, None] if column else weights)
+        if real is not None:
+            slope = np.where(real[:, None] if column else real, slope, 0.0)
+        result[name] = slope.reshape(given.shape).astype(given.dtype)
+    return result
+
+
+def not_finite(
+    arrays: Arrays,
+    estimator: Estimator,
+    signals: LaidOutSignals,
+    inputs: Mapping[str, Native],
+    terms: Native,
+) -> NonFiniteError:
+    """Return the error for a loss that is NaN or infinite: the first array and entry to blame."""
+    for name, value in {**inputs, "terms": terms}.items():
+        numbers = arrays.host(value)
+        if numbers.ndim >= len(signals.shape):
+            numbers = numbers.reshape(-1, *numbers.shape[len(signals.shape) :])
+        bad = ~np.isfinite(numbers.reshape(len(numbers), -1)).all(1)
+        # A masked action's log-probability is -inf.
+        if name in PER_ACTION:
+            bad = np.isnan(numbers).any(1)
+        if bad.any():
+            place = [int(i) for i in np.unravel_index(int(bad.argmax()), signals.shape)]
+            return NonFiniteError(
+                f"loss of {estimator.name}: expected finite numbers, got {numbers[bad.argmax()]} as "
+                f"{name} at step {place[0] if len(place) == 1 else place}; mend that step, or leave "
+                "it out with a mask"
+            )
+    return NonFiniteError(
+        f"loss of {estimator.name}: expected a finite number, got {arrays.host(terms).sum()}; "
+        "scale the rewards down, or use float64"
+    )

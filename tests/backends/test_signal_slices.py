@@ -1,0 +1,134 @@
+"""Minibatches of laid-out signals in every framework: any index, and traced ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.data.native import arrays_of
+from pgcore.errors import EstimatorError
+
+T, N = 5, 3
+MASK = np.arange(15) % 4 == 1
+
+
+def numpy_array(x):
+    return np.asarray(x)
+
+
+def torch_array(x):
+    return pytest.importorskip("torch").as_tensor(x)
+
+
+def jax_array(x):
+    return pytest.importorskip("jax.numpy").asarray(x)
+
+
+def tensorflow_array(x):
+    return pytest.importorskip("tensorflow").constant(x)
+
+
+ARRAYS = [numpy_array, torch_array, jax_array, tensorflow_array]
+
+
+def rollout_of(array):
+    """Return the signals of a [T, N] rollout without ends."""
+    rng = np.random.default_rng(0)
+    never = np.zeros((T, N), bool)
+    columns = {name: rng.standard_normal((T, N)) for name in ("rewards", "values", "log_probs")}
+    columns = {name: array(value.astype("float32")) for name, value in columns.items()}
+    episodes = pg.Episodes.from_rollout(
+        **columns, terminated=never, truncated=never, last_values=np.zeros(N)
+    )
+    return pg.signals(pg.estimator("ppo"), episodes)
+
+
+def answers_of(array, name="grpo"):
+    """Return the signals of [E, T] answers."""
+    mask = np.arange(T) < np.array([[3], [5], [1], [4]])
+    rewards = array(np.array([1.0, 0.0, 2.0, 3.0], "float32"))
+    log_probs = np.full((4, T), -1.0)
+    episodes = pg.Episodes.from_padded(
+        rewards=rewards, mask=mask, group=[0, 0, 1, 1], log_probs=log_probs
+    )
+    return pg.signals(pg.estimator(name), episodes)
+
+
+def host(x):
+    arrays = arrays_of(x)
+    assert arrays is not None
+    return arrays.host(x)
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("index", [MASK, MASK.tolist(), slice(1, None, 4), [1, 5, 9, -2]])
+def test_steps_by_any_index(array, index):
+    signals = rollout_of(array)
+    part = signals.part(index)
+    np.testing.assert_array_equal(
+        host(part["advantage"]), host(signals["advantage"]).reshape(-1)[[1, 5, 9, 13]]
+    )
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_steps_by_a_mask_of_the_framework(array):
+    signals = rollout_of(array)
+    expected = host(signals["advantage"]).reshape(-1)[MASK]
+    np.testing.assert_array_equal(host(signals.part(array(MASK))["advantage"]), expected)
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+@pytest.mark.parametrize("name", ["grpo", "gspo"])
+@pytest.mark.parametrize("index", [[3, 0], slice(3, None, -3), [False, True, False, True]])
+def test_rows_by_any_index(array, name, index):
+    signals = answers_of(array, name)
+    part = signals.episode_part(index)
+    numbers = np.arange(4)[index]
+    np.testing.assert_array_equal(host(part["advantage"]), host(signals["advantage"])[numbers])
+    np.testing.assert_array_equal(host(part.real), host(signals.real)[numbers])
+    if name == "gspo":
+        np.testing.assert_array_equal(
+            host(part["episode"]), np.where(host(part.real), [[0], [1]], 2)
+        )
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [([15], "out of bounds"), ([[1, 2]], r"shape \[1, 2\]"), (np.zeros(15, bool), r"shape \[0\]")],
+)
+def test_a_wrong_index_is_refused(index, words):
+    with pytest.raises(EstimatorError, match=words):
+        rollout_of(numpy_array).steps(index)
+
+
+def test_rows_in_jitted_code():
+    jax = pytest.importorskip("jax")
+    signals = answers_of(jax_array)
+    index = jax.numpy.array([3, 1])
+    traced = jax.jit(lambda signals, index: signals.episodes(index))(signals, index)
+    expected = signals.episodes(index)
+    np.testing.assert_array_equal(traced["advantage"], expected["advantage"])
+    np.testing.assert_allclose(traced.weights, expected.weights, rtol=2**-22)
+
+
+@pytest.mark.parametrize("autograph", [False, True])
+def test_a_graph_of_any_number_of_steps(autograph):
+    tf = pytest.importorskip("tensorflow")
+    estimator, signals = pg.estimator("ppo"), rollout_of(tensorflow_array)
+
+    def loss(signals, index, log_prob, value):
+        part = signals.steps(index)
+        return pg.loss(estimator, part, log_prob=log_prob, value=value).loss
+
+    shape = {"shape": [None], "dtype": tf.float32}
+    traced = tf.function(loss, autograph=autograph)
+    floats = tf.TensorSpec(**shape)
+    graph = traced.get_concrete_function(signals, tf.TensorSpec([None], tf.int32), floats, floats)
+    tensors = tf.nest.flatten(signals, expand_composites=True)
+    for count in (4, 7):
+        index, column = tf.range(count), tf.linspace(-1.0, 0.0, count)
+        expected = loss(signals, index, column, column)
+        given = [x for x in tensors if x is not None]
+        (value,) = tf.nest.flatten(graph(*given, index, column, column))
+        np.testing.assert_allclose(value, expected, rtol=16 * 2.0**-24)
