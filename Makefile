@@ -65,6 +65,7 @@ lint: $(VENV)/.lint
 bench: $(VENV)/.bench
 	$(RUN) benchmarks/startup.py
 	$(RUN) benchmarks/ppo_gradient.py
+	$(RUN) benchmarks/loss.py
 	$(RUN) benchmarks/backends.py
 	$(RUN) benchmarks/fisher.py
 	$(RUN) benchmarks/exact.py

@@ -129,10 +129,10 @@ class Collector:
         """Make and reset the environments, whose episodes have at most `limit` steps."""
         makers = [partial(gymnasium.make, "CartPole-v1", max_episode_steps=limit)] * environments
         mode = gymnasium.vector.AutoresetMode.SAME_STEP
-        self.envs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+        envs = gymnasium.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+        self.envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
         self.observations: Any = self.envs.reset(seed=seed)[0]
         self.rng, self.apply = np.random.default_rng(seed), jax.jit(Agent().apply)
-        self.returns, self.finished = np.zeros(environments), list[float]()
 
     def rollout(self, params: Any, steps: int) -> Rollout:
         """Return the next [T, N] steps."""
@@ -148,9 +148,6 @@ class Collector:
                 final = self.observations.copy()
                 final[done] = np.stack(info["final_obs"][done])
                 final_values = np.asarray(self.apply(params, final)[1])
-            self.returns += rewards
-            self.finished.extend(self.returns[done])
-            self.returns[done] = 0.0
             row = (observations, actions, log_probs, values, rewards, terminated, truncated)
             rows.append((*row, final_values))
         last_values = self.apply(params, self.observations)[1]
@@ -187,7 +184,7 @@ def train(
             for index in order.reshape(-1, minibatch):
                 state = step(state, rollout, prepared, index, loss=algorithm.loss)
         if update % 10 == 0:
-            print(f"update {update}  mean return {np.mean(collector.finished[-50:]):.0f}")
+            print(f"update {update}  mean return {np.mean(collector.envs.return_queue):.0f}")
     return state
 
 

@@ -114,10 +114,10 @@ class Collector:
     def __init__(self, environments: int, seed: int) -> None:
         """Make and reset the environments."""
         makers = [lambda: gymnasium.make("CartPole-v1")] * environments
-        self.envs = gymnasium.vector.SyncVectorEnv(makers)
+        envs = gymnasium.vector.SyncVectorEnv(makers)
+        self.envs = gymnasium.wrappers.vector.RecordEpisodeStatistics(envs)
         self.observations: Any = self.envs.reset(seed=seed)[0]
         self.done = torch.zeros(environments, dtype=torch.bool)
-        self.returns, self.finished = np.zeros(environments), list[float]()
 
     @torch.no_grad()
     def rollout(self, agent: Agent, steps: int) -> Rollout:
@@ -130,9 +130,6 @@ class Collector:
             self.observations, rewards, *ends, _ = self.envs.step(actions.numpy())
             terminated, truncated = map(torch.as_tensor, ends)
             self.done = terminated | truncated
-            self.returns += rewards
-            self.finished.extend(self.returns[self.done.numpy()])
-            self.returns[self.done.numpy()] = 0.0
             log_probs, rewards = distribution.log_prob(actions), torch.as_tensor(rewards).to(kind)
             rows.append((observations, actions, log_probs, values, rewards, terminated, truncated))
         last_values = agent(torch.as_tensor(self.observations, dtype=kind))[1]
@@ -163,7 +160,7 @@ def train(
                 nn.utils.clip_grad_norm_(agent.parameters(), 0.5)
                 optimizer.step()
         if update % 10 == 0:
-            print(f"update {update}  mean return {np.mean(collector.finished[-50:]):.0f}")
+            print(f"update {update}  mean return {np.mean(collector.envs.return_queue):.0f}")
     return agent
 
 

@@ -192,6 +192,7 @@ def laid_out_signals(
     evaluate = Recorded(episodes, flat)
     # Signals read what episodes have; what only a batch has is an error that says so.
     found = Signals.of(estimator, cast("Batch", episodes), evaluate, np.dtype(dtype), width, totals)
+    estimator.prepare()
     steps, shape = episodes.num_steps, (episodes.num_steps,) if layout is None else layout.shape
     size = math.prod(shape)
     positions = np.arange(steps) if layout is None else layout.positions

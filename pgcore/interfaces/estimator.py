@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, get_args
+
+import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.native import Arrays, host
@@ -16,6 +19,7 @@ from pgcore.interfaces.extras import Extra, declared_extras, used_extras
 from pgcore.interfaces.quantities import (
     KLS,
     LISTED,
+    PER_ACTION,
     QUANTITIES,
     TWIN_VALUES,
     VALUES_OF_ACTIONS,
@@ -29,6 +33,7 @@ from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Checked, choice, set_field
 from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.xp.numpy import host as host_namespace
 
 __all__ = [
     "KLS",
@@ -220,6 +225,20 @@ class Estimator(Checked, ABC):
             padding: See `finalise`.
         """
         return {} if type(self).finalise is Estimator.finalise else None
+
+    def prepare(self) -> None:
+        """Compute what is kept on first use, by the terms of one made-up step.
+
+        A compiler cannot trace that use: in Python 3.11 a cached property holds a lock.
+        """
+        step: dict[str, Any] = {name: np.zeros(1) for name in self.keywords}
+        step |= {name: np.zeros((1, 2)) for name in PER_ACTION.intersection(step)}
+        if self.sees_episodes:
+            step["episode"] = np.zeros(1, np.intp)
+        # A surrogate may refuse made-up numbers, and is then prepared by the first real ones.
+        with np.errstate(all="ignore"), suppress(Exception):
+            self.surrogate(host_namespace, **step)
+        _ = self.quantities, self.elementwise, self.signal_names
 
     def finalise_on(
         self, arrays: Arrays, signals: dict[str, Native], real: Native

@@ -6,7 +6,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pgcore.data.batch import Batch
 from pgcore.data.native import Arrays
@@ -34,11 +34,13 @@ class Composed(Estimator):
     """
 
     composition: Composition
+    _writes_surrogate: ClassVar[bool] = False  # whether the class has one of its own
 
     def __post_init__(self) -> None:
         """Check the fields, and that the parts meet."""
         super().__post_init__()
         set_field(self, "composition", self.compose())
+        self.prepare()
 
     @abstractmethod
     def compose(self) -> Composition:
@@ -47,6 +49,7 @@ class Composed(Estimator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Read the keywords of a surrogate that the class writes itself."""
         super().__init_subclass__(**kwargs)
+        cls._writes_surrogate = bool(overrides(cls, Composed, ("surrogate",)))
         # NumPy's own code of a subclass is not the composition's.
         if overrides(cls, Composed, ("finalise",)):
             cls.finalise_on = Estimator.finalise_on
@@ -87,8 +90,7 @@ class Composed(Estimator):
     @cached_property
     def elementwise(self) -> bool:
         """See `Estimator.elementwise`: parts are, but for levels of episodes and rows of actions."""
-        own = overrides(type(self), Composed, ("surrogate",))
-        return not (own or self.composition.level.sees_episodes or self.sees_episodes)
+        return not (self._writes_surrogate or self.sees_episodes)
 
     @property
     def own_denominator(self) -> bool:

@@ -39,6 +39,19 @@ def test_every_minibatch_has_the_same_loss_and_gradient(ppo, slopes, assert_swap
     assert min(resets) > 0
 
 
+def test_clipped_steps_too(ppo, slopes, assert_swap):
+    agent = ppo.Agent(8)
+    rollout = ppo.Collector(3, 0).rollout(agent, 40)
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.mul_(1.5).add_(0.1)
+    log_probs = agent(rollout.observations)[0].log_prob(rollout.actions)
+    assert ((log_probs - rollout.log_probs).exp() - 1).abs().max() > ppo.CLIP
+    for index in torch.arange(120).split(50):
+        losses = (loss(agent, rollout)(index) for loss in (ppo.by_pgcore, ppo.usual))
+        assert_swap(*(slopes(loss, agent) for loss in losses))
+
+
 def test_training_ends_at_the_same_parameters(ppo, assert_swap):
     usual, ours = (parameters(ppo.train(loss, **SIZES)) for loss in (ppo.usual, ppo.by_pgcore))
     assert_swap(ours, usual)

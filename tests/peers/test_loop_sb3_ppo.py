@@ -62,7 +62,7 @@ def train(loop, torch_float64):
     [
         {},
         {"normalize_advantage": False, "vf_coef": 0.3, "ent_coef": 0.0},
-        {"gae_lambda": 0.7, "clip_range": lambda remaining: 0.1 * remaining + 0.01},
+        {"gae_lambda": 0.7, "clip_range": lambda remaining: 0.01 * remaining + 0.001},
     ],
     ids=["default", "plain", "schedule"],
 )

@@ -98,6 +98,7 @@ CASES = {
     "grpo": {"loss_type": "grpo", "epsilon": 0.05},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "truncated": {"mask_truncated_completions": True},
+    "truncated-grpo": {"loss_type": "grpo", "mask_truncated_completions": True},
     "penalty": {"loss_type": "bnpo", "delta": 1.1},
 }
 
