@@ -57,7 +57,7 @@ class Row:
 
     Attributes:
         backend: Its name, with its mode where that is not the usual one.
-        stage: One of `STAGES`.
+        stage: One of `STAGES`, or "function".
         ratio: The stage's largest |result - exact| / (u e); infinite for NaN, a wrong shape or a
             wrong dtype.
         where: The array and the entry of the largest ratio.
@@ -493,7 +493,7 @@ def row_of(
 
     Args:
         label: The row's `backend`.
-        stage: One of `STAGES`.
+        stage: One of `STAGES`, or "function".
         arrays: The results by name; a missing one is infinitely far.
         expected: The reference by name.
         dtype: The working precision.
