@@ -330,6 +330,14 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
 
 def closed_form_rows(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     """Yield a row for the estimator's cotangents and one for the head's own derivatives."""
+    yield from cotangent_rows(truth, label)
+    if truth.kernel:
+        derivatives = dict(truth.head_case.actual(policy.backend))
+        yield row_of(label, "kernel", derivatives, truth.kernel, truth.dtype)
+
+
+def cotangent_rows(truth: Truth, label: str) -> Iterator[Row]:
+    """Yield a row for the estimator's cotangents, where it has a loss."""
     estimator = truth.estimator
     if truth.cotangents:
         with np.errstate(all="ignore"):
@@ -338,9 +346,6 @@ def closed_form_rows(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         arrays = {f"{name}[{key!r}]": np.asarray(value) for key, value in cotangents.items()}
         expected = {f"{name}[{key!r}]": value for key, value in truth.cotangents.items()}
         yield row_of(label, "cotangents", arrays, expected, truth.dtype)
-    if truth.kernel:
-        derivatives = dict(truth.head_case.actual(policy.backend))
-        yield row_of(label, "kernel", derivatives, truth.kernel, truth.dtype)
 
 
 def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
@@ -405,6 +410,8 @@ def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]
     """
     arrays = backend.arrays
     assert arrays is not None
+    if not arrays.differentiates:
+        yield from cotangent_rows(truth, label)
     if truth.signals:
         found, real = function_signals(truth, arrays), truth.real
         expected = {
