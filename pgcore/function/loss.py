@@ -244,16 +244,17 @@ def derivatives_of(
         real: [N] bool, entries that count; None for all.
         quantities: As they were passed.
     """
+    result: dict[str, Array] = {}
+    # Entries that are no steps may overflow, before they are left out.
     with np.errstate(all="ignore"):
         cotangents = estimator.cotangents(**inputs)
-    result: dict[str, Array] = {}
-    for name, given in quantities.items():
-        slope = np.asarray(cotangents[name])
-        column = slope.ndim > 1
-        slope = slope * (weights[:, None] if column else weights)
-        if real is not None:
-            slope = np.where(real[:, None] if column else real, slope, 0.0)
-        result[name] = slope.reshape(given.shape).astype(given.dtype)
+        for name, given in quantities.items():
+            slope = np.asarray(cotangents[name])
+            column = slope.ndim > 1
+            slope = slope * (weights[:, None] if column else weights)
+            if real is not None:
+                slope = np.where(real[:, None] if column else real, slope, 0.0)
+            result[name] = slope.reshape(given.shape).astype(given.dtype)
     return result
 
 
