@@ -28,7 +28,7 @@ from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
 from pgcore_check.bounds.rounding import restored
 from pgcore_check.reference.estimator_form import estimator_form
-from pgcore_check.stages.function import function_results, function_signals
+from pgcore_check.stages.function import counted_steps, function_results, function_signals
 from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
@@ -425,8 +425,8 @@ def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]
         if wrong:
             where = f"{wrong[0]} where no step is"
             yield Row(label, "function", np.inf, where, values="expected 0, got something else")
-        real = truth.real
-        # The terms of padding mean nothing.
+        # The terms of the others mean nothing.
+        real = counted_steps(truth)
         yield row_of(
             label,
             "function",

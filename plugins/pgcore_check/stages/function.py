@@ -21,7 +21,7 @@ from pgcore.interfaces.reduction import THE_BATCH
 from pgcore.validation.arrays import Array
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["evaluations_of", "function_results", "function_signals"]
+__all__ = ["counted_steps", "evaluations_of", "function_results", "function_signals"]
 
 
 class Asked:
@@ -56,6 +56,12 @@ def rows_of(batch: Batch) -> Layout:
     length = int(batch.episode_lengths.max()) + 1
     positions = batch.episode_of_step * length + 1 + batch.step_in_episode
     return Layout((batch.num_episodes, length), positions)
+
+
+def counted_steps(truth: Truth) -> Array:
+    """Return [B] bool, the steps that count in the loss: no padding, and not left out."""
+    shared = truth.shared_signals
+    return shared.padding_weights > 0 if shared.padded else truth.real
 
 
 def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array]:
@@ -110,7 +116,7 @@ def function_results(
             name: native(value, rows if name == "episode" else 0)
             for name, value in shared.values.items()
         }
-        real = native(truth.real, 0)
+        real = native(counted_steps(truth), 0)
         signals = LaidOutSignals(values, native(shared.weights, 0), real, arrays, rows=length > 0)
         given = {
             name: native(expected.exact.astype(truth.dtype), np.nan)
