@@ -412,8 +412,9 @@ def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]
     assert arrays is not None
     if not arrays.differentiates:
         yield from cotangent_rows(truth, label)
-    if truth.signals:
-        found, real = function_signals(truth, arrays), truth.real
+    found = function_signals(truth, arrays) if truth.signals else None
+    if found is not None:
+        real = truth.real
         expected = {
             name: Expected(e.exact[real], e.allowed[real]) for name, e in truth.signals.items()
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from pgcore_check.stages.truth import Truth
 __all__ = ["counted_steps", "evaluations_of", "function_results", "function_signals"]
 
 
+class PolicyNeededError(Exception):
+    """Signals that read a policy's scores, and have no function."""
+
+
 class Asked:
     """Evaluations of a policy that keep what they were asked for; see `Evaluate`."""
 
@@ -36,6 +40,10 @@ class Asked:
         found = self.evaluate(*names)
         self.kept.update({self.prefix + name: value for name, value in found.items()})
         return found
+
+    def scores(self, step_weights: Array | None = None) -> NoReturn:
+        """Refuse: only a policy has scores."""
+        raise PolicyNeededError
 
     @property
     def target(self) -> Asked:
@@ -64,10 +72,16 @@ def counted_steps(truth: Truth) -> Array:
     return shared.padding_weights > 0 if shared.padded else truth.real
 
 
-def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array]:
-    """Return the signals and weights of `pgcore.signals`, flat, from recorded evaluations."""
+def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array] | None:
+    """Return the signals and weights of `pgcore.signals`, flat, from recorded evaluations.
+
+    None where the estimator's signals need a policy itself.
+    """
     batch, layout = truth.batch, rows_of(truth.batch)
-    given = evaluations_of(truth.estimator, batch, truth.evaluation)
+    try:
+        given = evaluations_of(truth.estimator, batch, truth.evaluation)
+    except PolicyNeededError:
+        return None
     with arrays.computing(truth.dtype.name):
         like = arrays.native(np.zeros(0, truth.dtype), None)
         fields = {**batch.__dict__, "layout": layout, "like": like}
