@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from pgcore.data import native
+from pgcore.errors import BatchError
 
 __all__ = ["first_native", "host"]
 
@@ -17,7 +19,12 @@ PLAIN = frozenset((np.ndarray, list, tuple, dict, type(None)))
 
 def host(value: Any) -> Any:
     """Return a framework's array as NumPy's; other values as they are."""
-    return native.host(value) if native.is_native(value) else value
+    if not native.is_native(value):
+        return value
+    # One that cannot be read is refused by the check of its own field, which names it.
+    with suppress(BatchError):
+        return native.host(value)
+    return value
 
 
 def first_native(values: Iterable[object]) -> Any:

@@ -93,8 +93,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
             quantity and step.
 
     Example:
-        >>> episodes = pg.Batch(observations=np.zeros((2, 1)), actions=[0, 1], rewards=[1.0, 2.0],
-        ...                     episode_lengths=[2], terminated=[True])
+        >>> episodes = pg.Episodes(rewards=[1.0, 2.0], episode_lengths=[2], terminated=[True])
         >>> estimator = pg.estimator("reinforce", gamma=0.5)
         >>> out = pg.loss(estimator, pg.signals(estimator, episodes), log_prob=np.log([0.5, 0.25]))
         >>> out.derivatives["log_prob"].tolist()
@@ -116,13 +115,13 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     if arrays.dtype(weights) != dtype:
         values = {name: with_dtype(arrays, value, dtype) for name, value in values.items()}
         weights = arrays.cast(weights, dtype)
-    values = estimator.finalise_on(arrays, values, real)
     axes, inputs = len(signals.shape), quantities
     if axes > 1 and not takes_layout(arrays, estimator, quantities, values, axes):
         flat = partial(flattened, arrays, axes)
         values = {name: flat(value) for name, value in values.items()}
         weights, real = flat(weights), None if real is None else flat(real)
         inputs = {name: flat(value) for name, value in quantities.items()}
+    values = estimator.finalise_on(arrays, values, real)
     inputs = held(arrays, inputs, real, dtype)
     inputs |= constants(estimator, values, [x for x in estimator.keywords if x not in inputs])
     with QUIET if arrays.differentiates else np.errstate(all="ignore"):
@@ -244,16 +243,17 @@ def derivatives_of(
         real: [N] bool, entries that count; None for all.
         quantities: As they were passed.
     """
+    result: dict[str, Array] = {}
+    # Entries that are no steps may overflow, before they are left out.
     with np.errstate(all="ignore"):
         cotangents = estimator.cotangents(**inputs)
-    result: dict[str, Array] = {}
-    for name, given in quantities.items():
-        slope = np.asarray(cotangents[name])
-        column = slope.ndim > 1
-        slope = slope * (weights[:, None] if column else weights)
-        if real is not None:
-            slope = np.where(real[:, None] if column else real, slope, 0.0)
-        result[name] = slope.reshape(given.shape).astype(given.dtype)
+        for name, given in quantities.items():
+            slope = np.asarray(cotangents[name])
+            column = slope.ndim > 1
+            slope = slope * (weights[:, None] if column else weights)
+            if real is not None:
+                slope = np.where(real[:, None] if column else real, slope, 0.0)
+            result[name] = slope.reshape(given.shape).astype(given.dtype)
     return result
 
 

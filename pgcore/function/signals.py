@@ -188,21 +188,16 @@ def laid_out_signals(
         )
     # Half precision has too few digits for sums over an episode.
     dtype = "float64" if arrays.dtype(like) == "float64" else "float32"
-    width = max((value.shape[1] for value in reference_of(episodes)), default=0)
+    reference = episodes.extras.get("reference")
+    width = 0 if reference is None else reference.shape[-1]
     evaluate = Recorded(episodes, flat)
     # Signals read what episodes have; what only a batch has is an error that says so.
     found = Signals.of(estimator, cast("Batch", episodes), evaluate, np.dtype(dtype), width, totals)
     estimator.prepare()
     steps, shape = episodes.num_steps, (episodes.num_steps,) if layout is None else layout.shape
-    size = math.prod(shape)
-    positions = np.arange(steps) if layout is None else layout.positions
 
     def spread(value: Array, fill: float = 0) -> Native:
-        if layout is not None:
-            whole = np.full((size, *value.shape[1:]), fill, value.dtype)
-            whole[positions] = value
-            value = whole.reshape(*shape, *value.shape[1:])
-        return arrays.native(value, like)
+        return arrays.native(value if layout is None else layout.spread(value, fill), like)
 
     values = {
         name: spread(value, episodes.num_episodes if name == "episode" else 0)
@@ -212,10 +207,11 @@ def laid_out_signals(
     if counts is not None and counts.all():
         counts = None
     real = None
-    if size != steps or counts is not None:
+    if math.prod(shape) != steps or counts is not None:
         real = spread(np.ones(steps, np.bool_) if counts is None else counts)
-    by_row = len(shape) == 2 and episodes.num_episodes == shape[0]
-    by_row = by_row and np.array_equal(positions // shape[-1], episodes.episode_of_step)
+    by_row = layout is not None and len(shape) == 2 and episodes.num_episodes == shape[0]
+    if layout is not None and by_row:
+        by_row = np.array_equal(layout.positions // shape[-1], episodes.episode_of_step)
     return LaidOutSignals(values, spread(found.weights), real, arrays, by_row)
 
 
@@ -237,11 +233,6 @@ def whole_numbers(index: Any, count: int) -> Array:
             f"{list(numbers.shape)}; pass the positions of a minibatch"
         )
     return numbers
-
-
-def reference_of(episodes: Episodes) -> list[Array]:
-    """Return the recorded distribution parameters, if any."""
-    return [value for name, value in episodes.extras.items() if name == "reference"]
 
 
 def evaluation(episodes: Episodes, name: str, value: Any) -> Array:

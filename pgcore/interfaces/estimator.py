@@ -247,8 +247,9 @@ class Estimator(Checked, ABC):
 
         Args:
             arrays: The framework's.
-            signals: [N, ...] by name; entries that are not real hold 0.
-            real: [N] bool, as `padding` above 0; None where all are.
+            signals: By name, [N, ...], or of the caller's layout where `elementwise`; entries that are
+                not real hold 0.
+            real: Bool, [N] or of the layout, as `padding` above 0; None where all are.
 
         Raises:
             BatchError: `finalise` is of NumPy, and the code is traced.

@@ -34,7 +34,7 @@ class Composed(Estimator):
     """
 
     composition: Composition
-    _writes_surrogate: ClassVar[bool] = False  # whether the class has one of its own
+    _takes_layouts: ClassVar[bool] = True  # not with a surrogate or a `finalise` of its own, of [B]
 
     def __post_init__(self) -> None:
         """Check the fields, and that the parts meet."""
@@ -49,7 +49,7 @@ class Composed(Estimator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Read the keywords of a surrogate that the class writes itself."""
         super().__init_subclass__(**kwargs)
-        cls._writes_surrogate = bool(overrides(cls, Composed, ("surrogate",)))
+        cls._takes_layouts = not overrides(cls, Composed, ("surrogate", "finalise"))
         # NumPy's own code of a subclass is not the composition's.
         if overrides(cls, Composed, ("finalise",)):
             cls.finalise_on = Estimator.finalise_on
@@ -90,7 +90,7 @@ class Composed(Estimator):
     @cached_property
     def elementwise(self) -> bool:
         """See `Estimator.elementwise`: parts are, but for levels of episodes and rows of actions."""
-        return not (self._writes_surrogate or self.sees_episodes)
+        return self._takes_layouts and not self.sees_episodes
 
     @property
     def own_denominator(self) -> bool:

@@ -19,6 +19,9 @@ __all__ = ["Part"]
 class Part(Checked):
     """One part of an estimator: a frozen dataclass of options, which declare their checks.
 
+    Where a formula's arrays are [B] and it sees no episodes, it gets those of any other layout too,
+    such as [E, T], from `pgcore.loss`.
+
     Attributes:
         registered_as: The kind, such as "objectives".
         noun: One of that kind, for errors.

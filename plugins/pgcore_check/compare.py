@@ -28,7 +28,7 @@ from pgcore.validation.arrays import Array
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
 from pgcore_check.bounds.rounding import restored
 from pgcore_check.reference.estimator_form import estimator_form
-from pgcore_check.stages.function import function_results, function_signals
+from pgcore_check.stages.function import counted_steps, function_results, function_signals
 from pgcore_check.stages.own_network import OwnTruth, Slope
 from pgcore_check.stages.ports import Course, coarser, courses_of, pairing_of, within_rounding
 from pgcore_check.stages.truth import STAGES, Expected, Truth
@@ -57,7 +57,7 @@ class Row:
 
     Attributes:
         backend: Its name, with its mode where that is not the usual one.
-        stage: One of `STAGES`.
+        stage: One of `STAGES`, or "function".
         ratio: The stage's largest |result - exact| / (u e); infinite for NaN, a wrong shape or a
             wrong dtype.
         where: The array and the entry of the largest ratio.
@@ -330,6 +330,14 @@ def stages(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
 
 def closed_form_rows(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
     """Yield a row for the estimator's cotangents and one for the head's own derivatives."""
+    yield from cotangent_rows(truth, label)
+    if truth.kernel:
+        derivatives = dict(truth.head_case.actual(policy.backend))
+        yield row_of(label, "kernel", derivatives, truth.kernel, truth.dtype)
+
+
+def cotangent_rows(truth: Truth, label: str) -> Iterator[Row]:
+    """Yield a row for the estimator's cotangents, where it has a loss."""
     estimator = truth.estimator
     if truth.cotangents:
         with np.errstate(all="ignore"):
@@ -338,9 +346,6 @@ def closed_form_rows(policy: Policy, truth: Truth, label: str) -> Iterator[Row]:
         arrays = {f"{name}[{key!r}]": np.asarray(value) for key, value in cotangents.items()}
         expected = {f"{name}[{key!r}]": value for key, value in truth.cotangents.items()}
         yield row_of(label, "cotangents", arrays, expected, truth.dtype)
-    if truth.kernel:
-        derivatives = dict(truth.head_case.actual(policy.backend))
-        yield row_of(label, "kernel", derivatives, truth.kernel, truth.dtype)
 
 
 def own_stages(policy: Policy, truth: OwnTruth, label: str) -> Iterator[Row]:
@@ -405,8 +410,11 @@ def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]
     """
     arrays = backend.arrays
     assert arrays is not None
-    if truth.signals:
-        found, real = function_signals(truth, arrays), truth.real
+    if not arrays.differentiates:
+        yield from cotangent_rows(truth, label)
+    found = function_signals(truth, arrays) if truth.signals else None
+    if found is not None:
+        real = truth.real
         expected = {
             name: Expected(e.exact[real], e.allowed[real]) for name, e in truth.signals.items()
         }
@@ -418,8 +426,8 @@ def function_stages(backend: Backend, truth: Truth, label: str) -> Iterator[Row]
         if wrong:
             where = f"{wrong[0]} where no step is"
             yield Row(label, "function", np.inf, where, values="expected 0, got something else")
-        real = truth.real
-        # The terms of padding mean nothing.
+        # The terms of the others mean nothing.
+        real = counted_steps(truth)
         yield row_of(
             label,
             "function",
@@ -493,7 +501,7 @@ def row_of(
 
     Args:
         label: The row's `backend`.
-        stage: One of `STAGES`.
+        stage: One of `STAGES`, or "function".
         arrays: The results by name; a missing one is infinitely far.
         expected: The reference by name.
         dtype: The working precision.

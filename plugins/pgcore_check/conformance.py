@@ -120,6 +120,7 @@ class Part:
         moved: Whether Fisher products and optimizer steps are compared.
         long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
+        function: Whether the estimator is run as a function too, by backends that have arrays.
     """
 
     number: int
@@ -131,6 +132,7 @@ class Part:
     moved: bool = False
     long: bool = False
     padded: bool = False
+    function: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,12 @@ def case_parts(
     # A Fisher product has no estimator in it, and a step only its gradient.
     moved = [*few, *long]
     moved += few_of(choices, attrgetter("moving"), beside=moved)
+    of_function: set[Hashable] = set()
     for choice in choices:
+        # A loss as a function knows neither head nor network.
+        key = (choice.variant, choice.case.dtype)
+        function = key not in of_function
+        of_function.add(key)
         yield Part(
             0,
             choice,
@@ -256,6 +263,7 @@ def case_parts(
             moved=extent == "full" or choice in moved,
             long=choice in long,
             padded=choice in padded,
+            function=function,
         )
 
 
@@ -450,7 +458,7 @@ def modes_of(part: Part, backend: Backend) -> Sequence[str]:
     The last is the loss as a function of the framework's arrays, where the backend has them.
     """
     modes = backend.modes if part.all_modes else backend.modes[:1]
-    if part.choice is None or backend.arrays is None:
+    if part.choice is None or backend.arrays is None or not part.function:
         return modes
     # Scores have no loss.
     return modes if isinstance(part.choice.case.estimator, ScoreEstimator) else (*modes, FUNCTION)

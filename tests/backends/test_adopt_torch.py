@@ -707,15 +707,23 @@ def test_a_compiled_module_has_the_same_gradient_whatever_the_padding(make_batch
         gradient(compiled, batch, PPO)
 
 
+def test_tensors_without_numbers_are_refused(make_batch):
+    words = r"Batch.observations: expected an array that NumPy can read, got Tensor .*; .* \.detach\(\)\.cpu\(\)\.numpy\(\)"
+    with pytest.raises(BatchError, match=words):
+        make_batch(observations=torch.ones(6, 3, device="meta"))
+
+
+def test_a_batch_takes_the_numbers_of_a_tensor_that_is_differentiated(make_batch):
+    values = torch.ones(6, 3, requires_grad=True)
+    np.testing.assert_array_equal(make_batch(observations=values).observations, 1.0)
+
+
 @pytest.mark.parametrize(
     "values",
     [torch.ones(6, 3, requires_grad=True), torch.ones(6, 3, device="meta")],
     ids=["requires grad", "meta"],
 )
-def test_tensors_that_numpy_cannot_read_are_refused(make_batch, values):
-    words = r"Batch.observations: expected an array that NumPy can read, got Tensor .*; .* \.detach\(\)\.cpu\(\)\.numpy\(\)"
-    with pytest.raises(BatchError, match=words):
-        make_batch(observations=values)
+def test_observations_that_numpy_cannot_read_are_refused(values):
     with pytest.raises(
         BatchError, match=r"observations: expected an array that NumPy can read, got Tensor"
     ):

@@ -350,6 +350,9 @@ class Own(pg.Estimator):
         return -log_prob * weight
 
     def finalise(self, signals, padding):
+        # Of [B], as it is written: rows of padded episodes are not its business.
+        (steps,) = signals["weight"].shape
+        assert padding is None or padding.shape == (steps,)
         return signals | {"weight": signals["weight"] / np.abs(signals["weight"]).max()}
 
 

@@ -192,11 +192,9 @@ def test_a_wrong_side_of_a_kink(monkeypatch, kink, plant):
         def backward(kernel, cotangents):
             d = original(kernel, cotangents)
             chosen = (
-                (1.0 - kernel.pi[kernel.actions, kernel.steps])
-                * cotangents["log_prob"]
-                / kernel.temperature
+                (1.0 - kernel.pi.take(kernel.taken)) * cotangents["log_prob"] / kernel.temperature
             )
-            d[kernel.actions, kernel.steps] = chosen
+            d.reshape(-1)[kernel.taken] = chosen
             return d
 
         monkeypatch.setattr(CategoricalKernel, "backward", backward)

@@ -148,9 +148,7 @@ def given(owner: Any, method: str, change: Callable[..., tuple[Any, ...]]) -> Pl
 def score_of_the_other_actions(d: Any, kernel: Any, cotangents: Mapping[str, Any]) -> Any:
     """Take 1 - pi for the actions that were not taken, and -pi for the one that was."""
     wrong = (1.0 - kernel.pi) * cotangents["log_prob"]
-    wrong[kernel.actions, kernel.steps] = (-kernel.pi * cotangents["log_prob"])[
-        kernel.actions, kernel.steps
-    ]
+    wrong.reshape(-1)[kernel.taken] = (-kernel.pi * cotangents["log_prob"]).take(kernel.taken)
     return wrong / kernel.temperature
 
 

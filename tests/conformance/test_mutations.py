@@ -485,7 +485,7 @@ MUTATIONS = (
         KINK,
         torch_clip,
         backend="torch",
-        kink="ppo ratio at 1 + clip, positive advantage",
+        kink="limited ratio, at high, A > 0",
     ),
     Mutation(
         "wrong tie at the clip",
@@ -493,7 +493,7 @@ MUTATIONS = (
         KINK,
         tensorflow_clip,
         backend="tensorflow",
-        kink="ppo ratio at 1 + clip, positive advantage",
+        kink="limited ratio, at high, A > 0",
     ),
     Mutation(
         "wrong tie at the clip",
@@ -501,7 +501,7 @@ MUTATIONS = (
         KINK,
         jax_clip,
         backend="jax",
-        kink="ppo ratio at 1 + clip, positive advantage",
+        kink="limited ratio, at high, A > 0",
     ),
     Mutation(
         "relu'(0) = 1",

@@ -14,10 +14,13 @@ SIZES = {"updates": 3, "steps": 32, "minibatch": 12}
 @pytest.fixture
 def steps(loop):
     """The file, in double precision."""
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy().name
     keras.config.set_floatx("float64")
+    # Once a layer was made anywhere, its dtype is that of a policy of its own.
+    keras.config.set_dtype_policy("float64")
     yield loop("keras_train_step")
     keras.config.set_floatx(before)
+    keras.config.set_dtype_policy(policy)
 
 
 def parameters(agent):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from pgcore.interfaces.reduction import THE_BATCH
 from pgcore.validation.arrays import Array
 from pgcore_check.stages.truth import Truth
 
-__all__ = ["evaluations_of", "function_results", "function_signals"]
+__all__ = ["counted_steps", "evaluations_of", "function_results", "function_signals"]
+
+
+class PolicyNeededError(Exception):
+    """Signals that read a policy's scores, and have no function."""
 
 
 class Asked:
@@ -36,6 +40,10 @@ class Asked:
         found = self.evaluate(*names)
         self.kept.update({self.prefix + name: value for name, value in found.items()})
         return found
+
+    def scores(self, step_weights: Array | None = None) -> NoReturn:
+        """Refuse: only a policy has scores."""
+        raise PolicyNeededError
 
     @property
     def target(self) -> Asked:
@@ -58,10 +66,22 @@ def rows_of(batch: Batch) -> Layout:
     return Layout((batch.num_episodes, length), positions)
 
 
-def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array]:
-    """Return the signals and weights of `pgcore.signals`, flat, from recorded evaluations."""
+def counted_steps(truth: Truth) -> Array:
+    """Return [B] bool, the steps that count in the loss: no padding, and not left out."""
+    shared = truth.shared_signals
+    return shared.padding_weights > 0 if shared.padded else truth.real
+
+
+def function_signals(truth: Truth, arrays: Arrays) -> dict[str, Array] | None:
+    """Return the signals and weights of `pgcore.signals`, flat, from recorded evaluations.
+
+    None where the estimator's signals need a policy itself.
+    """
     batch, layout = truth.batch, rows_of(truth.batch)
-    given = evaluations_of(truth.estimator, batch, truth.evaluation)
+    try:
+        given = evaluations_of(truth.estimator, batch, truth.evaluation)
+    except PolicyNeededError:
+        return None
     with arrays.computing(truth.dtype.name):
         like = arrays.native(np.zeros(0, truth.dtype), None)
         fields = {**batch.__dict__, "layout": layout, "like": like}
@@ -110,7 +130,7 @@ def function_results(
             name: native(value, rows if name == "episode" else 0)
             for name, value in shared.values.items()
         }
-        real = native(truth.real, 0)
+        real = native(counted_steps(truth), 0)
         signals = LaidOutSignals(values, native(shared.weights, 0), real, arrays, rows=length > 0)
         given = {
             name: native(expected.exact.astype(truth.dtype), np.nan)

@@ -53,7 +53,6 @@ STAGES = (
     "1 step",
     "10 steps",
     "100 steps",
-    "function",
 )
 
 # The factor between the largest number of a dtype and the largest that a case should have, so that

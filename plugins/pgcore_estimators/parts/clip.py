@@ -82,9 +82,7 @@ class Clip(Objective):
         clipped = self.clipped(log_ratio, advantage)
         if self._bounds[1] == math.inf:
             log_ratio = log_ratio_of_gain(host, log_ratio, advantage)
-        exponent = log_ratio.copy()
-        exponent[clipped] = -math.inf
-        return advantage * np.exp(exponent), None
+        return advantage * np.exp(np.where(clipped, -math.inf, log_ratio)), None
 
     def clipped(self, log_ratio: Array, advantage: Array) -> Array:
         """See `Objective.clipped`: beyond the bound of the advantage's side."""

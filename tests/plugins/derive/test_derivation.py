@@ -440,7 +440,9 @@ def test_a_derivation_is_made_once_for_equal_estimators(monkeypatch):
     original = PPO.surrogate
 
     def counted(self, xp, **named):
-        runs.append(self)
+        # NumPy's namespace is that of preparation, where an estimator is made.
+        if xp is not host:
+            runs.append(self)
         return original(self, xp, **named)
 
     monkeypatch.setattr(Plain, "surrogate", counted)

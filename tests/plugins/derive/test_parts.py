@@ -23,7 +23,7 @@ LOG_PI, LOG_R = r"\log \pi", r"\log r"
 def test_an_objective_is_a_function_of_the_levels_ratio():
     formula = derive_part(pg.Clip(0.2, 0.28))
     assert formula is not None
-    assert r"1.28 A & \text{if } A \geq 0 \text{ and } r > 1.28" in formula.latex
+    assert r"1.28 A & \text{if } r > 1.28 \text{ and } A \geq 0" in formula.latex
     assert formula.derivatives.keys() == {LOG_R}
     assert r"A r & \text{otherwise}" in formula.derivatives[LOG_R]
 
