@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.autodiff.resident import Gather
 from pgcore.data.spec import PolicySpec
@@ -138,9 +138,9 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         with self.precision():
             return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
 
-    def _checked(self, parameters: Mapping[str, jax.Array], observations: jax.Array) -> Outputs:
+    def _checked(self, parameters: Mapping[str, jax.Array], observations: Any) -> Outputs:
         """Return an adopted network's results, with checked shapes; run while JAX traces."""
         result = self.adopted(parameters, observations)
         result = result._replace(values=self.flat_values(result.values))
-        self.check_outputs(result.outputs, result.values, len(observations))
+        self.check_outputs(result.outputs, result.values, len(arrays_in(observations)[0]))
         return result

@@ -14,6 +14,9 @@ from pgcore.validation.arrays import Array
 
 __all__ = ["Layout", "listed", "pack", "unpack"]
 
+# Arrays that have several by name: "observations.image".
+OBSERVATIONS, SIGNALS = "observations", "signals"
+
 
 class Layout(NamedTuple):
     """The places of the inputs in `pack`'s arrays; hashable.
@@ -57,14 +60,17 @@ def listed(inputs: Inputs) -> tuple[list[Any], Layout]:
 
 def fields_of(inputs: Inputs) -> dict[str, Any]:
     """Return the inputs by name, without those that are None."""
-    fields = {
-        "observations": inputs.observations,
+    observed = inputs.observations
+    fields = {OBSERVATIONS: observed}
+    if isinstance(observed, dict):
+        fields = {f"{OBSERVATIONS}.{name}": value for name, value in observed.items()}
+    fields |= {
         "actions": inputs.actions,
         "weights": inputs.weights,
         "action_mask": inputs.action_mask,
     }
     for name, value in inputs.signals.items():
-        fields[f"signals.{name}"] = value
+        fields[f"{SIGNALS}.{name}"] = value
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -84,14 +90,15 @@ def unpack(tensors: tuple[Any, ...], layout: Layout) -> Inputs:
         start += width
     separate = tensors[1:] if layout.columns else tensors
     fields.update(zip(layout.separate, separate, strict=True))
-    signals: dict[str, Any] = {}
+    named: dict[str, dict[str, Any]] = {OBSERVATIONS: {}, SIGNALS: {}}
     for name, value in fields.items():
-        if name.startswith("signals."):
-            signals[name.removeprefix("signals.")] = value
+        kind, dot, part = name.partition(".")
+        if dot:
+            named[kind][part] = value
     return Inputs(
-        fields["observations"],
+        fields.get(OBSERVATIONS, named[OBSERVATIONS]),
         fields.get("actions"),
         fields.get("action_mask"),
-        signals,
+        named[SIGNALS],
         fields.get("weights"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pgcore.autodiff.adoption import refusal
-from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import PolicySpec
@@ -175,7 +175,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         # A user's model may return any shapes; this runs while the graph is built.
         if isinstance(self.module, AdoptedModule):
             result = result._replace(values=self.flat_values(result.values))
-            self.check_outputs(result.outputs, result.values, observations.shape[0])
+            self.check_outputs(result.outputs, result.values, arrays_in(observations)[0].shape[0])
         return result
 
     def _run(
@@ -216,7 +216,7 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
             xla: Whether to compile with XLA in that mode.
         """
         # Tensors of a batch on the device stay apart: joining them would copy them.
-        native = tf.is_tensor(inputs.observations)
+        native = tf.is_tensor(arrays_in(inputs.observations)[0])
         arrays, layout = listed(inputs) if native else pack(inputs, self.dtype)
         xla = xla and self.compiled
         # Without XLA the number of steps is left open.

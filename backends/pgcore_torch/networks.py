@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.inputs import each
 from pgcore.data.activations import Activation, Relu, Sigmoid, Tanh, activation
 from pgcore.data.networks import MLP, Linear, Network, Table
 from pgcore.data.spec import PolicySpec
@@ -233,7 +234,7 @@ class AdoptedModule(nn.Module):
         if critic is not None:
             self.stochastic += stochastic_layers(critic)
 
-    def forward(self, observations: Tensor) -> tuple[Any, Any]:
+    def forward(self, observations: Any) -> tuple[Any, Any]:
         """Return the results of network and critic, whose shapes are not checked yet."""
         for layer in self.stochastic:
             if layer.training:
@@ -243,7 +244,9 @@ class AdoptedModule(nn.Module):
                     "call .eval() on it"
                 )
         # A module may change its input in place, so that the critic has a copy.
-        values = None if self.critic is None else call(self.critic, observations.clone())
+        values = None
+        if self.critic is not None:
+            values = call(self.critic, each(torch.clone, observations))
         outputs = call(self.network, observations)
         if self.shared and isinstance(outputs, tuple) and len(outputs) == 2:
             outputs, values = outputs
@@ -307,7 +310,7 @@ def is_detached(outputs: Any) -> bool:
     return not outputs.requires_grad
 
 
-def call(module: nn.Module, observations: Tensor) -> Any:
+def call(module: nn.Module, observations: Any) -> Any:
     """Return a user's module's result, or raise BatchError with the module's name if it fails."""
     # This package's own errors, and those of memory, say enough already.
     try:

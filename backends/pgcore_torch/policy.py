@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pgcore.autodiff.adoption import refused_derivative
-from pgcore.autodiff.inputs import Inputs, Outputs
+from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in, each
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import Adopted, PolicySpec
@@ -106,7 +106,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     @torch.no_grad()
     def forward(self, observations: Array) -> tuple[Array, Array | None]:
         """See `AutodiffPolicy.forward`."""
-        result = self._outputs_of(self.to_native(observations))
+        result = self._outputs_of(each(self.to_native, observations))
         values = None if result.values is None else self.to_numpy(result.values)
         return self.to_numpy(result.outputs), values
 
@@ -287,7 +287,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
     def _quantities(self, names: Collection[str], inputs: Inputs) -> dict[str, Tensor]:
         return quantities(self.spec.head, names, self._outputs_of(inputs.observations), inputs)
 
-    def _outputs_of(self, observations: Tensor) -> Outputs:
+    def _outputs_of(self, observations: Any) -> Outputs:
         if not isinstance(self.module, AdoptedModule):
             return Outputs(*self.module.computed(self._parameters, observations), self._head)
         try:
@@ -297,7 +297,7 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
             self._check_current()
             raise
         values = self.flat_values(values)
-        self.check_outputs(outputs, values, len(observations))
+        self.check_outputs(outputs, values, len(arrays_in(observations)[0]))
         return Outputs(outputs, values, self._head)
 
     def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
@@ -317,10 +317,11 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         return tensor.to(self.device, non_blocking=True)
 
     def _native(self, inputs: Inputs) -> Inputs:
-        observations = self.to_native(inputs.observations)
         # A user's module may write to its inputs, and a batch's tensors serve many calls.
-        if self._adopted and observations is inputs.observations:
-            observations = observations.clone()
+        if self._adopted and isinstance(arrays_in(inputs.observations)[0], Tensor):
+            observations = each(torch.clone, inputs.observations)
+        else:
+            observations = each(self.to_native, inputs.observations)
         return Inputs(
             observations,
             self.to_native(inputs.actions),

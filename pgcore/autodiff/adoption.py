@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pgcore.autodiff.inputs import arrays_in, each
 from pgcore.errors import BatchError, SpecError
 from pgcore.validation.arrays import Array
 
 __all__ = ["EVALUATION", "Probe", "refusal", "refused_derivative"]
 
-Forward = Callable[[Array], tuple[Array, Array | None]]
+Forward = Callable[[Any], tuple[Array, Array | None]]
 
 # Advice of backends whose `adopt` can do it.
 EVALUATION = "evaluation_mode=True switches off what is for training"
@@ -44,26 +45,27 @@ class Probe:
         """Whether a call in the present mode would try nothing."""
         return not self._batches_left and self.mode() == self._tried
 
-    def __call__(self, forward: Forward, observations: Array) -> None:
+    def __call__(self, forward: Forward, observations: Any) -> None:
         """Raise SpecError unless [N, ...] outputs repeat and depend on one observation alone."""
         # Another mode is another function of the observations.
         mode = self.mode()
         if mode != self._tried:
             self._tried, self._repeats, self._batches_left = mode, False, BATCHES
-        if not self._batches_left or (self._repeats and len(observations) < 2):
+        steps = len(arrays_in(observations)[0])
+        if not self._batches_left or (self._repeats and steps < 2):
             return
         # Three more runs of the network: few rows keep them cheap.
-        rows = observations[:STEPS]
         with self.preserved():
-            conclusive = self._try(forward, rows)
+            conclusive = self._try(forward, each(lambda array: array[:STEPS], observations))
         self._repeats = True
         if conclusive:
             self._batches_left = 0
-        elif len(rows) > 1:
+        elif steps > 1:
             self._batches_left -= 1
 
-    def _try(self, forward: Forward, rows: Array) -> bool:
+    def _try(self, forward: Forward, rows: Any) -> bool:
         """Return whether the trial was conclusive; raise SpecError where it failed."""
+        count = len(arrays_in(rows)[0])
         advice = self.advice and f", {self.advice}"
         reference = parts(forward(rows))
         step = first_difference(parts(forward(rows)), reference)
@@ -73,18 +75,23 @@ class Probe:
                 f"got others at a second call, first at step {step}; "
                 f"draw no random numbers and keep nothing between calls{advice}"
             )
-        different = np.flatnonzero((rows != rows[0]).reshape(len(rows), -1).any(axis=1))
+        differ = np.zeros(count, np.bool_)
+        for array in arrays_in(rows):
+            differ |= (array != array[0]).reshape(count, -1).any(axis=1)
+        different = np.flatnonzero(differ)
         if not len(different):
             return False
         # The second half becomes one observation, which is not what all of it was already.
-        half = len(rows) // 2
+        half = count // 2
         source = 0 if different[-1] >= half else int(different[0])
-        index = np.append(np.arange(half), np.full(len(rows) - half, source))
-        step = first_difference(parts(forward(rows[index])), [part[index] for part in reference])
+        index = np.append(np.arange(half), np.full(count - half, source))
+        replaced = each(lambda array: array[index], rows)
+        step = first_difference(parts(forward(replaced)), [part[index] for part in reference])
         if step is None:
             # A dependence on their number remains. Other shapes round in other ways: a wider bound.
             halves = [part[:half] for part in reference]
-            step = first_difference(parts(forward(rows[:half])), halves, 1 / 3)
+            shown = each(lambda array: array[:half], rows)
+            step = first_difference(parts(forward(shown)), halves, 1 / 3)
         if step is not None:
             raise SpecError(
                 f"{self.network}: expected outputs that depend on one observation alone, got others "
@@ -99,17 +106,21 @@ def refusal(network: str, observations: Any, error: Exception, reason: str = "")
 
     Args:
         network: Its name.
-        observations: [B, ...], NumPy's or native.
+        observations: [B, ...], NumPy's or native, or a dict of them.
         error: The framework's.
         reason: Stands for the error's first line.
     """
-    shape = ", ".join(map(str, ("B", *observations.shape[1:])))
-    dtype = getattr(observations.dtype, "name", observations.dtype)
     reason = reason or str(error).strip().partition("\n")[0]
     return BatchError(
-        f"{network}: expected a network that takes observations [{shape}] {dtype}, got "
+        f"{network}: expected a network that takes observations {each(kind, observations)}, got "
         f"{type(error).__name__} ({reason}); check the observations' shape and dtype, and the network"
     )
+
+
+def kind(array: Any) -> str:
+    """Return the shape and dtype of [B, ...], NumPy's or native."""
+    shape = ", ".join(map(str, ("B", *array.shape[1:])))
+    return f"[{shape}] {getattr(array.dtype, 'name', array.dtype)}"
 
 
 def refused_derivative(network: str, error: Exception) -> SpecError:

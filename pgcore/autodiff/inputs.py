@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
 
-__all__ = ["Inputs", "Outputs", "episode_chunks", "padded", "padded_signal", "padded_size"]
-__all__ += ["padded_weights", "repeat_last"]
+__all__ = ["Inputs", "Outputs", "arrays_in", "each", "episode_chunks", "padded"]
+__all__ += ["padded_signal", "padded_size", "padded_weights", "repeat_last"]
 
 # Scores are computed for at most this many episodes and about this many steps at a time, so that the
 # [episodes, steps] matrix of weights stays small.
@@ -21,7 +21,7 @@ EPISODES, STEPS = 64, 1024
 class Inputs(NamedTuple):
     """A policy's inputs, NumPy or native: `N` steps of a batch and, for compiled code, of padding."""
 
-    observations: Native  # [N, ...] as the network takes them
+    observations: Native  # [N, ...] as the network takes them, or a dict of such
     actions: Native  # [N] integer, or [N, n] of the policy's dtype
     action_mask: Native  # [N, A] bool or None
     signals: dict[str, Native]  # [N, ...] by name
@@ -82,6 +82,23 @@ def padded_weights(weights: Array, extra: int) -> Array:
     return np.append(weights, np.zeros(extra, weights.dtype)) if extra else weights
 
 
-def repeat_last(array: Array, times: int) -> Array:
-    """Return the array with its last row repeated a number of times more."""
-    return array if times == 0 else np.concatenate([array, np.repeat(array[-1:], times, axis=0)])
+def each(function: Callable[[Any], Any], observations: Any) -> Any:
+    """Return the function's result for observations, or a dict of its results for arrays by name."""
+    if isinstance(observations, dict):
+        named = cast("dict[str, Any]", observations)
+        return {name: function(value) for name, value in named.items()}
+    return function(observations)
+
+
+def arrays_in(observations: Any) -> list[Any]:
+    """Return the arrays of observations, one or several."""
+    if isinstance(observations, dict):
+        return [*cast("dict[str, Any]", observations).values()]
+    return [observations]
+
+
+def repeat_last(array: Any, times: int) -> Any:
+    """Return an array, or each of a dict, with its last row repeated a number of times more."""
+    if times == 0:
+        return array
+    return each(lambda x: np.concatenate([x, np.repeat(x[-1:], times, axis=0)]), array)

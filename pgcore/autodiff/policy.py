@@ -14,6 +14,7 @@ from pgcore.autodiff.adoption import Probe
 from pgcore.autodiff.gradient import AutodiffGradient
 from pgcore.autodiff.inputs import (
     Inputs,
+    arrays_in,
     episode_chunks,
     padded,
     padded_signal,
@@ -46,8 +47,12 @@ class AutodiffPolicy(ResidentPolicy):
     probe: Probe | None = None  # the trial of an adopted network
 
     @abstractmethod
-    def forward(self, observations: Array) -> tuple[Array, Array | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, critic outputs] values, of the policy's dtype."""
+    def forward(self, observations: Any) -> tuple[Array, Array | None]:
+        """Return [N, outputs] and, with a critic, [N] or [N, critic outputs] values, of the policy's dtype.
+
+        Args:
+            observations: [N, ...] NumPy array, or a dict of them for an adopted network.
+        """
 
     @abstractmethod
     def head_parameters(self) -> dict[str, Array]:
@@ -212,16 +217,16 @@ class AutodiffPolicy(ResidentPolicy):
         if self.probe is not None and not self.probe.finished:
             self._observations(batch.observations)
 
-    def _observations(self, observations: Array) -> Array:
+    def _observations(self, observations: Array) -> Any:
         """Return observations as the network takes them, once an adopted one was tried on them."""
         observations = self.observations(observations)
         if self.probe is not None:
             self.probe(self._forward, observations)
         return observations
 
-    def _forward(self, observations: Array) -> tuple[Array, Array | None]:
+    def _forward(self, observations: Any) -> tuple[Array, Array | None]:
         """Return `forward`, with observations padded for compiled code."""
-        steps = len(observations)
+        steps = len(arrays_in(observations)[0])
         extra = self.padding(steps)
         outputs, values = self.forward(repeat_last(observations, extra))
         return outputs[:steps], None if values is None else values[:steps]

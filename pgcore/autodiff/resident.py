@@ -13,6 +13,7 @@ import numpy as np
 
 from pgcore.autodiff.inputs import (
     Inputs,
+    each,
     padded_signal,
     padded_size,
     padded_weights,
@@ -137,9 +138,16 @@ class ResidentPolicy(AutodiffParameters, Policy):
             self.resident and batch.whole()[1] is None and batch.observations.nbytes <= MOST_BYTES
         )
 
-    def observations(self, observations: Array) -> Array:
-        """Return observations in the network's dtype; an adopted network takes integers as they are."""
-        network = self.spec.network
+    def observations(self, observations: Array) -> Any:
+        """Return observations in the network's dtype; an adopted network takes integers as they are.
+
+        Arrays by name come back as a dict.
+        """
+        network, names = self.spec.network, observations.dtype.names
+        if names is not None:
+            return {
+                name: self.observations(np.ascontiguousarray(observations[name])) for name in names
+            }
         # Frameworks index with int64 alone.
         if network.num_states is not None:
             return observations.astype(np.int64, copy=False)
@@ -157,9 +165,9 @@ class ResidentPolicy(AutodiffParameters, Policy):
         """Return a whole batch's observations, actions and mask on the device, padded."""
         extra = self.padding(batch.num_steps)
 
-        def moved(form: str, array: Array, convert: Callable[[Array], Array]) -> Native:
+        def moved(form: str, array: Array, convert: Callable[[Array], Any]) -> Native:
             def make(array: Array) -> Native:
-                return self.to_native(repeat_last(convert(array), extra))
+                return each(self.to_native, repeat_last(convert(array), extra))
 
             return self.copies.get(array, form, make)
 
@@ -256,7 +264,8 @@ def minibatch(
     rows, signal_rows = gather.rows, gather.signal_rows
     observations, actions, mask, signals, weights = whole
     if rows is not None:
-        observations, actions = take(observations, rows), take(actions, rows)
+        observations = each(lambda array: take(array, rows), observations)
+        actions = take(actions, rows)
         mask = None if mask is None else take(mask, rows)
     padding = gather.padding
     if signal_rows is not None:

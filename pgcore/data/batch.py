@@ -315,8 +315,8 @@ class Batch(Episodes):
 
     def __repr__(self) -> str:
         """Return the sizes."""
-        shape = list(self.observations.shape)
-        return f"{super().__repr__()[:-1]}, observations {shape})"
+        names, shape = self.observations.dtype.names, list(self.observations.shape)
+        return f"{super().__repr__()[:-1]}, observations {shape if names is None else ', '.join(names)})"
 
     @cached_property
     def final_observations(self) -> Array | None:

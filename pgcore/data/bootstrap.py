@@ -10,6 +10,7 @@ from pgcore.data.columns import Columns, rows_with
 from pgcore.data.grid import Grid
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array
+from pgcore.validation.observations import layout_of
 
 __all__ = ["Bootstrap"]
 
@@ -96,23 +97,24 @@ class Bootstrap:
                 )
             rows.append(row)
         if not rows:
-            return np.zeros((0, *self._row_shape(kind)))
+            return self._no_rows(kind)
         return Columns(self.columns.where, {name: rows}, None).numbers(name)
 
-    def _row_shape(self, kind: str) -> tuple[int, ...]:
-        """Return the shape of an observation, or of a value."""
+    def _no_rows(self, kind: str) -> Array:
+        """Return [0, ...] observations, or values."""
         if kind == "values":
-            return ()
-        return self.columns.shaped(kind, self.grid.shape).shape[2:]
+            return np.zeros(0)
+        observations = self.columns.shaped(kind, self.grid.shape)
+        return observations[:0].reshape(0, *observations.shape[2:])
 
     def _check_shapes(self, kind: str, sources: list[tuple[Array, Array]]) -> None:
         """Raise ShapeError unless all rows are of one shape."""
-        shape = self._row_shape(kind)
+        like = self._no_rows(kind)
         for _, rows in sources:
-            if rows.shape[1:] != shape:
+            if rows.shape[1:] != like.shape[1:] or layout_of(rows) != layout_of(like):
                 raise ShapeError(
-                    f"{self.columns.where}: expected final and last {kind} of shape {list(shape)} each, "
-                    f"got {list(rows.shape[1:])}; lay all arrays out alike"
+                    f"{self.columns.where}: expected final and last {kind} of shape {layout_of(like)} "
+                    f"each, got {layout_of(rows)}; lay all arrays out alike"
                 )
 
     def _check_agreement(self, sources: list[tuple[Array, Array]]) -> None:
@@ -138,8 +140,8 @@ class Bootstrap:
         if not sources and not (kind == "values" and kind in self.columns.names):
             return {}
         dtypes = [rows.dtype for _, rows in sources] or [np.float64]
-        count = len(self.grid.ended)
-        result = np.zeros((count, *self._row_shape(kind)), np.result_type(*dtypes))
+        count, shape = len(self.grid.ended), self._no_rows(kind).shape[1:]
+        result = np.zeros((count, *shape), np.result_type(*dtypes))
         for episodes, rows in sources:
             result[episodes] = rows
         return {f"final_{kind}": result}

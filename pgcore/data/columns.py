@@ -10,8 +10,16 @@ import numpy as np
 from pgcore.data.host import first_native, host
 from pgcore.data.layout import Layout
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array, owned_booleans, owned_numbers, read_only, row_not_finite
+from pgcore.validation.arrays import (
+    Array,
+    not_finite_in,
+    owned_booleans,
+    owned_numbers,
+    read_only,
+    row_not_finite,
+)
 from pgcore.validation.batch_fields import LOSS_MASK
+from pgcore.validation.observations import owned_observations
 
 __all__ = ["Columns", "Flat", "rows_with"]
 
@@ -57,12 +65,21 @@ class Columns:
             self._check_there(name)
         self.like = first_native(self._values.values())
 
-    def numbers(self, name: str, *dimensions: int) -> Array:
-        """Return an argument as numbers, which may be a view of the caller's; see `owned_numbers`."""
+    def numbers(self, name: str, *dimensions: int, axes: int = 1) -> Array:
+        """Return an argument as numbers, which may be a view of the caller's; see `owned_numbers`.
+
+        Args:
+            name: The argument's.
+            dimensions: Allowed numbers of dimensions; none allows any.
+            axes: Number of axes that the arrays of observations by name share.
+        """
         if name not in self._read:
             self._check_there(name)
             value, where = host(self._values[name]), f"{self.where} {name}"
-            self._read[name] = owned_numbers(where, value, dimensions, copied=False)
+            if name.endswith("observations"):
+                self._read[name] = owned_observations(where, value, axes, copied=False)
+            else:
+                self._read[name] = owned_numbers(where, value, dimensions, copied=False)
         return self._read[name]
 
     def _check_there(self, name: str) -> None:
@@ -80,7 +97,7 @@ class Columns:
             ShapeError: they are not.
             BatchError: no numbers, or no booleans.
         """
-        array = self.numbers(name)
+        array = self.numbers(name, axes=len(shape))
         further = list[Any]() if boolean else ["..."]
         if array.shape[: len(shape)] != shape or (boolean and array.ndim > len(shape)):
             raise ShapeError(
@@ -134,10 +151,9 @@ class Columns:
         if mask is not None and mask.shape == array.shape:
             array = np.where(mask, array, 0)
         if (row := row_not_finite(array)) is not None:
-            bad = "NaN" if np.isnan(array[row]).any() else "infinity"
             raise BatchError(
-                f"{self.where} {name}: expected finite numbers, got {bad} at {place(row)}; "
-                "find where it came from"
+                f"{self.where} {name}: expected finite numbers, got {not_finite_in(array[row])} at "
+                f"{place(row)}; find where it came from"
             )
 
 

@@ -133,15 +133,9 @@ class Episodes(Constructed):
 
     def _hold(self, arguments: dict[str, Any]) -> None:
         """Validate the arguments by name and hold them."""
-        extras: Any = arguments["extras"]
-        named: Mapping[str, Any] = {}
-        if isinstance(extras, Mapping):
-            named = cast("Mapping[str, Any]", extras)
-        like = first_native((*arguments.values(), *named.values()))
+        like = first_native(arguments.values())
         if like is not None:
             arguments = {name: host(value) for name, value in arguments.items()}
-            if named:
-                arguments["extras"] = {name: host(value) for name, value in named.items()}
             self.__dict__["like"] = like
         self.__dict__.update(validated(type(self).__name__, arguments))
 
@@ -510,7 +504,12 @@ class Episodes(Constructed):
             arrays["layout.shape"] = np.array(self.layout.shape, np.int64)
             arrays["layout.positions"] = self.layout.positions
         # An absent array has no entry, so that `load` leaves it at its default.
-        present = {name: value for name, value in arrays.items() if value is not None}
+        present: dict[str, Array] = {}
+        for name, value in arrays.items():
+            if value is not None and value.dtype.names is not None:
+                present |= {f"{name}.{part}": value[part] for part in value.dtype.names}
+            elif value is not None:
+                present[name] = value
         files.write(path, self.file_format, present, {})
 
     @classmethod
@@ -523,10 +522,15 @@ class Episodes(Constructed):
         """
         arrays, _ = files.read(path, cls.file_format)
         shape, positions = arrays.pop("layout.shape", None), arrays.pop("layout.positions", None)
-        names = [name for name in arrays if name.startswith("extras.")]
-        extras = {name.removeprefix("extras."): arrays.pop(name) for name in names}
+        arguments: dict[str, Any] = {"extras": {}}
+        for name, value in arrays.items():
+            field, dot, part = name.partition(".")
+            if dot:
+                arguments.setdefault(field, {})[part] = value
+            else:
+                arguments[field] = value
         try:
-            result = cls(**arrays, extras=extras)
+            result = cls(**arguments)
         except TypeError as error:
             raise FileError(
                 f"{path}: expected the arrays of a {cls.file_format} file, got {sorted(arrays)}; "

@@ -9,6 +9,7 @@ from pgcore.data.host import host
 from pgcore.data.layout import Layout
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array, check_rows
+from pgcore.validation.observations import layout_of
 
 __all__ = ["steps", "transitions"]
 
@@ -106,10 +107,10 @@ def _check_following(
     columns: Columns, observations: Array, following: Array, last: Array, order: Array
 ) -> None:
     """Raise unless the next observation inside an episode is the next row's."""
-    if following.shape != observations.shape:
+    if layout_of(following) != layout_of(observations):
         raise ShapeError(
-            f"{columns.where} next_observations: expected shape {list(observations.shape)}, as "
-            f"observations, got {list(following.shape)}; pass one for each row"
+            f"{columns.where} next_observations: expected rows of {layout_of(observations)}, as "
+            f"observations, got {layout_of(following)}; pass one for each row"
         )
     differs = rows_with(following[:-1] != observations[1:]) & ~last[:-1]
     if differs.any():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from pgcore.errors import BatchError
 __all__ = ["first_native", "host"]
 
 # Types that are no framework's arrays, as most arguments are.
-PLAIN = frozenset((np.ndarray, list, tuple, dict, type(None)))
+PLAIN = frozenset((np.ndarray, list, tuple, type(None)))
 
 
 def host(value: Any) -> Any:
-    """Return a framework's array as NumPy's; other values as they are."""
+    """Return a framework's array as NumPy's, those of a mapping too; other values as they are."""
+    if isinstance(value, Mapping):
+        return {name: host(x) for name, x in cast("Mapping[Any, Any]", value).items()}
     if not native.is_native(value):
         return value
     # One that cannot be read is refused by the check of its own field, which names it.
@@ -30,7 +32,14 @@ def host(value: Any) -> Any:
 def first_native(values: Iterable[object]) -> Any:
     """Return the first framework array as a prototype without entries, or None without one."""
     for value in values:
-        arrays = None if type(value) in PLAIN else native.arrays_of(value)
+        if type(value) in PLAIN:
+            continue
+        if isinstance(value, Mapping):
+            found = first_native(cast("Mapping[Any, object]", value).values())
+            if found is not None:
+                return found
+            continue
+        arrays = native.arrays_of(value)
         if arrays is not None and arrays.differentiates:
             array: Any = value
             # A scalar has no axis to take nothing of.

@@ -8,6 +8,7 @@ import numpy as np
 
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array
+from pgcore.validation.observations import layout_of
 
 __all__ = ["joined", "numbered_apart"]
 
@@ -33,7 +34,7 @@ def joined(where: str, name: str, values: list[Array | None]) -> Array | None:
             f"{where}: expected {name} in all batches or in none, got it in "
             f"{len(present)} of {len(values)}; add or drop it"
         )
-    shapes = sorted({str(list(value.shape[1:])) for value in present})
+    shapes = sorted({layout_of(value) for value in present})
     if len(shapes) > 1:
         raise ShapeError(
             f"{where}: expected the same shape of {name} in all, got "

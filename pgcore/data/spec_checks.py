@@ -33,7 +33,12 @@ def check_observations(where: str, spec: PolicySpec, observations: Array) -> Non
     network, shape = spec.network, spec.network.observation_shape
     if shape is None:  # an adopted network declares none, and raises its own errors
         return
-    states = network.num_states
+    states, names = network.num_states, observations.dtype.names
+    if names is not None:
+        raise ShapeError(
+            f"{where}: expected one array for {network}, got arrays by name ({', '.join(names)}); join "
+            "them into one, or adopt a network that takes a dict of them"
+        )
     if states is None:
         if observations.ndim == 0 or observations.shape[1:] != shape:
             expected = ", ".join(map(str, ("B", *shape)))

@@ -21,7 +21,8 @@ from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import Array, check_finite, first_row, owned_numbers, row_not_finite
+from pgcore.validation.arrays import Array, check_finite, first_row, row_not_finite
+from pgcore.validation.observations import owned_observations
 from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -245,7 +246,7 @@ class Policy(Parameters):
         observed: Any = observations
         # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.
         if type(observed) is not np.ndarray or observed.dtype.kind not in "biuf":
-            observed = owned_numbers("observations", observations)
+            observed = owned_observations("observations", observations)
         check_observations("observations", self.spec, observed)
         check_finite("observations", observed)
         mask = None if mask is None else check_mask(self.spec, mask, len(observed))

@@ -13,7 +13,7 @@ from pgcore.errors import BatchError, ShapeError
 
 __all__ = ["Array", "owned_booleans", "owned_numbers", "read_only"]
 __all__ += ["check_finite", "check_length", "check_rows"]
-__all__ += ["first_not_finite", "first_row", "row_not_finite"]
+__all__ += ["first_not_finite", "first_row", "not_finite_in", "row_not_finite"]
 
 Array = NDArray[Any]
 
@@ -100,19 +100,30 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
 def check_finite(where: str, array: Array, noun: str = "step") -> None:
     """Raise BatchError at the first row, a `noun`, that holds NaN or infinity."""
     if (row := row_not_finite(array)) is not None:
-        bad = "NaN" if np.isnan(array[row]).any() else "infinity"
         raise BatchError(
-            f"{where}: expected finite numbers, got {bad} at {noun} {row}; "
+            f"{where}: expected finite numbers, got {not_finite_in(array[row])} at {noun} {row}; "
             f"find where it came from and drop or mend that {noun}"
         )
 
 
 def row_not_finite(array: Array) -> int | None:
     """Return the number of the first row with NaN or infinity, None if all are finite."""
+    if array.dtype.names is not None:
+        rows = [row_not_finite(array[name]) for name in array.dtype.names]
+        return min((row for row in rows if row is not None), default=None)
     if array.dtype.kind != "f":
         return None
     finite = np.isfinite(array)
     return None if finite.all() else first_row(~finite)
+
+
+def not_finite_in(row: Any) -> str:
+    """Return "NaN" or "infinity", with the name of the array where there are several."""
+    if row.dtype.names is None:
+        return "NaN" if np.isnan(row).any() else "infinity"
+    bad = {name: row[name] for name in row.dtype.names if not np.isfinite(row[name]).all()}
+    name, values = next(iter(bad.items()))
+    return f"{not_finite_in(values)} in {name!r}"
 
 
 def first_row(marks: Array) -> int:

@@ -18,6 +18,7 @@ from pgcore.validation.arrays import (
     owned_numbers,
     read_only,
 )
+from pgcore.validation.observations import layout_of, owned_observations
 
 __all__ = ["LOSS_MASK", "OPTIONAL_REALS", "validated"]
 
@@ -35,7 +36,7 @@ def validated(owner: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     acted = "observations" in arguments
     fields: dict[str, Any] = {}
     if acted:
-        observations = owned_numbers(f"{owner}.observations", arguments["observations"])
+        observations = owned_observations(f"{owner}.observations", arguments["observations"])
         fields |= {"observations": observations, "actions": _actions(owner, arguments["actions"])}
     fields["rewards"] = _float64(f"{owner}.rewards", arguments["rewards"])
     for name in OPTIONAL_REALS:
@@ -191,7 +192,13 @@ def _final_observations(
     if value is None:
         return None
     where, shape = f"{owner}.final_observations", (len(terminated), *like.shape[1:])
-    final = owned_numbers(where, value)
+    final = owned_observations(where, value)
+    named = like.dtype.names is not None or final.dtype.names is not None
+    if named and layout_of(final) != layout_of(like):
+        raise ShapeError(
+            f"{where}: expected rows of {layout_of(like)}, as observations are, got "
+            f"{layout_of(final)}; pass all of their arrays"
+        )
     if final.shape != shape:
         raise ShapeError(
             f"{where}: expected shape {list(shape)}, got {list(final.shape)}; pass a row an episode"

@@ -1,0 +1,87 @@
+"""Observations: one array, or arrays by name, which a batch holds as one structured array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from pgcore.errors import BatchError, ShapeError
+from pgcore.validation.arrays import Array, owned_numbers, read_only
+
+__all__ = ["by_name", "layout_of", "owned_observations"]
+
+
+def owned_observations(where: str, value: Any, axes: int = 1, *, copied: bool = True) -> Array:
+    """Return a read-only array of observations; of arrays by name a structured one, names sorted.
+
+    A structured array is indexed by rows as any other is, and by a name gives that array.
+
+    Args:
+        where: The array's name, for errors.
+        value: Anything that NumPy can read as numbers, a mapping from names to such, or a structured array.
+        axes: Number of axes that the arrays of a mapping share, such as 2 of [T, N, ...].
+        copied: See `owned_numbers`.
+
+    Raises:
+        ShapeError: arrays of different first axes, or see `owned_numbers`.
+        BatchError: an empty mapping, a name that is no string, or see `owned_numbers`.
+
+    Example:
+        >>> array = owned_observations("x", {"image": [[1, 2]], "goal": [0.5]})
+        >>> array.shape, array.dtype.names, array["image"].tolist()
+        ((1,), ('goal', 'image'), [[1, 2]])
+    """
+    fields = named_fields(value)
+    if fields is None:
+        return owned_numbers(where, value, copied=copied)
+    if not fields or not all(isinstance(name, str) and name for name in fields):
+        raise BatchError(
+            f"{where}: expected arrays by name, got the names {[*fields]}; pass a dict from strings "
+            "to arrays"
+        )
+    arrays = {
+        name: owned_numbers(f"{where}[{name!r}]", fields[name], copied=False)
+        for name in sorted(fields)
+    }
+    first = next(iter(arrays))
+    shape = arrays[first].shape[:axes]
+    for name, array in arrays.items():
+        if array.ndim < axes or array.shape[:axes] != shape:
+            raise ShapeError(
+                f"{where}[{name!r}]: expected shape {[*shape, '...']}, as {first!r} has, got "
+                f"{list(array.shape)}; lay all of them out alike"
+            )
+    kinds = [(name, array.dtype, array.shape[axes:]) for name, array in arrays.items()]
+    result = np.empty(shape, np.dtype(kinds))
+    for name, array in arrays.items():
+        result[name] = array
+    return read_only(result)
+
+
+def named_fields(value: Any) -> dict[Any, Any] | None:
+    """Return the arrays of a mapping, of a list of mappings or of a structured array by name, else None."""
+    if isinstance(value, np.ndarray):
+        names = cast("Array", value).dtype.names
+        return None if names is None else {name: value[name] for name in names}
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    rows = cast("list[Any]", value) if isinstance(value, list) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        return None
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def by_name(where: str, array: Array) -> dict[str, Array]:
+    """Return the arrays that observations consist of, each under its name for errors and files."""
+    names = array.dtype.names
+    return {where: array} if names is None else {f"{where}[{n!r}]": array[n] for n in names}
+
+
+def layout_of(array: Array) -> str:
+    """Return the shape of a row, by name where there are several arrays."""
+    if array.dtype.names is None:
+        return str(list(array.shape[1:]))
+    rows = {name: list(array[name].shape[array.ndim :]) for name in array.dtype.names}
+    return str(rows)
