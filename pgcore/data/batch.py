@@ -16,6 +16,7 @@ from pgcore.data import flat_steps, padded, rollout
 from pgcore.data.episodes import GROUP, Episodes, Index
 from pgcore.errors import BatchError
 from pgcore.validation.arrays import Array, read_only
+from pgcore.validation.observations import ObservationsLike
 
 __all__ = ["GROUP", "Batch", "Index"]
 
@@ -27,7 +28,9 @@ class Batch(Episodes):
     One-step episodes, as `steps` makes them, are a replay batch: `next_observations` is s_{t+1}.
 
     Attributes:
-        observations: [B, ...] number. The policy's inputs; [B] integers for a `Table`.
+        observations: [B, ...] number. The policy's inputs; [B] integers for a `Table`. Of a dict of
+            such arrays a structured array: `observations["camera"]` is one of them, and an adopted
+            network gets them as a dict.
         actions: [B] integer or [B, n] float64.
         rewards: [B] float64, environment units.
         episode_lengths: [E] integer. Steps of each episode, at least 1, summing to B.
@@ -71,12 +74,12 @@ class Batch(Episodes):
     def __init__(
         self,
         *,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         actions: ArrayLike,
         rewards: ArrayLike,
         episode_lengths: ArrayLike,
         terminated: ArrayLike,
-        final_observations: ArrayLike | None = None,
+        final_observations: ObservationsLike | None = None,
         log_probs: ArrayLike | None = None,
         values: ArrayLike | None = None,
         final_values: ArrayLike | None = None,
@@ -104,14 +107,14 @@ class Batch(Episodes):
     def from_steps(
         cls,
         *,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         actions: ArrayLike,
         rewards: ArrayLike,
         terminated: ArrayLike,
         truncated: ArrayLike | None = None,
         episode: ArrayLike | None = None,
-        next_observations: ArrayLike | None = None,
-        final_observations: ArrayLike | None = None,
+        next_observations: ObservationsLike | None = None,
+        final_observations: ObservationsLike | None = None,
         action_mask: ArrayLike | None = None,
         log_probs: ArrayLike | None = None,
         values: ArrayLike | None = None,
@@ -156,13 +159,13 @@ class Batch(Episodes):
     def from_rollout(
         cls,
         *,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         actions: ArrayLike,
         rewards: ArrayLike,
         terminated: ArrayLike,
         truncated: ArrayLike,
-        final_observations: ArrayLike | Sequence[Any] | None = None,
-        last_observations: ArrayLike | None = None,
+        final_observations: ObservationsLike | Sequence[Any] | None = None,
+        last_observations: ObservationsLike | None = None,
         action_mask: ArrayLike | None = None,
         log_probs: ArrayLike | None = None,
         values: ArrayLike | None = None,
@@ -219,12 +222,12 @@ class Batch(Episodes):
     def from_padded(
         cls,
         *,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         actions: ArrayLike,
         rewards: ArrayLike,
         mask: ArrayLike,
         truncated: ArrayLike | None = None,
-        final_observations: ArrayLike | None = None,
+        final_observations: ObservationsLike | None = None,
         action_mask: ArrayLike | None = None,
         log_probs: ArrayLike | None = None,
         rollout_log_probs: ArrayLike | None = None,
@@ -272,11 +275,11 @@ class Batch(Episodes):
     def from_replay(
         cls,
         *,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         actions: ArrayLike,
         rewards: ArrayLike,
         terminated: ArrayLike,
-        next_observations: ArrayLike | None = None,
+        next_observations: ObservationsLike | None = None,
         action_mask: ArrayLike | None = None,
         log_probs: ArrayLike | None = None,
         values: ArrayLike | None = None,

@@ -18,6 +18,7 @@ from pgcore.data.layout import Layout, saved_layout
 from pgcore.errors import BatchError, FileError
 from pgcore.validation.arrays import Array, read_only
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS, validated
+from pgcore.validation.observations import by_name
 
 __all__ = ["GROUP", "Episodes", "Index"]
 
@@ -506,10 +507,8 @@ class Episodes(Constructed):
         # An absent array has no entry, so that `load` leaves it at its default.
         present: dict[str, Array] = {}
         for name, value in arrays.items():
-            if value is not None and value.dtype.names is not None:
-                present |= {f"{name}.{part}": value[part] for part in value.dtype.names}
-            elif value is not None:
-                present[name] = value
+            for part, array in ({} if value is None else by_name(value)).items():
+                present[f"{name}.{part}" if part else name] = array
         files.write(path, self.file_format, present, {})
 
     @classmethod

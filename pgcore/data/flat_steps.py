@@ -107,10 +107,12 @@ def _check_following(
     columns: Columns, observations: Array, following: Array, last: Array, order: Array
 ) -> None:
     """Raise unless the next observation inside an episode is the next row's."""
-    if layout_of(following) != layout_of(observations):
+    rows = len(observations)
+    expected, got = layout_of(observations, rows), layout_of(following, rows)
+    if got != expected:
         raise ShapeError(
-            f"{columns.where} next_observations: expected rows of {layout_of(observations)}, as "
-            f"observations, got {layout_of(following)}; pass one for each row"
+            f"{columns.where} next_observations: expected shape {expected}, as observations, got "
+            f"{got}; pass one for each row"
         )
     differs = rows_with(following[:-1] != observations[1:]) & ~last[:-1]
     if differs.any():

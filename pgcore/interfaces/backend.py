@@ -63,7 +63,7 @@ class Backend(ABC):
         Args:
             module: [B, ...] observations to the head's natural parameters, [B, outputs]; with
                 critic="shared" to a pair of those and values. Float observations come in the
-                parameters' dtype, others as they are.
+                parameters' dtype, others as they are; a batch's dict of arrays comes as a dict.
             head: The action distribution.
             critic: None, "shared", or another network from observations to values.
             critic_values: "state" for [B] or [B, 1] values, "action" for [B, A] of a discrete head,

@@ -22,7 +22,7 @@ from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
 from pgcore.validation.arrays import Array, check_finite, first_row, row_not_finite
-from pgcore.validation.observations import owned_observations
+from pgcore.validation.observations import ObservationsLike, owned_observations
 from pgcore.xp.numpy import host
 
 __all__ = ["EVALUATIONS", "Policy", "read_policy"]
@@ -145,14 +145,14 @@ class Policy(Parameters):
 
     def act(
         self,
-        observations: ArrayLike,
+        observations: ObservationsLike,
         rng: np.random.Generator,
         action_mask: ArrayLike | None = None,
     ) -> tuple[Array, Array]:
         """Draw [B] integer or [B, n] float64 actions, with [B] float64 log-probabilities, nats.
 
         Args:
-            observations: [B, ...] as the network takes them.
+            observations: [B, ...] as the network takes them; also a dict of arrays.
             rng: The source of randomness; `pgcore.generator(seed)` makes one.
             action_mask: [B, A] bool or None. True where an action is possible.
 
@@ -164,7 +164,7 @@ class Policy(Parameters):
         actions = self.spec.head.sample(distribution, rng)
         return actions, self.spec.head.log_prob(host, distribution, actions)
 
-    def mode(self, observations: ArrayLike, action_mask: ArrayLike | None = None) -> Array:
+    def mode(self, observations: ObservationsLike, action_mask: ArrayLike | None = None) -> Array:
         """See `act`: the most probable action for each observation."""
         return self.spec.head.mode(self._checked_distribution(observations, action_mask))
 
@@ -241,7 +241,9 @@ class Policy(Parameters):
         metadata = {"spec": self.spec.to_json(), "dtype": self.dtype.name}
         write(path, FORMAT, self.parameters(), metadata)
 
-    def _checked_distribution(self, observations: ArrayLike, mask: ArrayLike | None) -> Array:
+    def _checked_distribution(
+        self, observations: ObservationsLike, mask: ArrayLike | None
+    ) -> Array:
         """Return `distribution` of a user's observations, every step of it defined."""
         observed: Any = observations
         # An ndarray is read in place; of a subclass, such as a masked array, a plain copy is made or none.

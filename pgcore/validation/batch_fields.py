@@ -191,18 +191,13 @@ def _final_observations(
     """Return [E, ...] or None, rows of the shape of `like`'s, finite for truncated episodes."""
     if value is None:
         return None
-    where, shape = f"{owner}.final_observations", (len(terminated), *like.shape[1:])
-    final = owned_observations(where, value)
-    named = like.dtype.names is not None or final.dtype.names is not None
-    if named and layout_of(final) != layout_of(like):
-        raise ShapeError(
-            f"{where}: expected rows of {layout_of(like)}, as observations are, got "
-            f"{layout_of(final)}; pass all of their arrays"
-        )
-    if final.shape != shape:
-        raise ShapeError(
-            f"{where}: expected shape {list(shape)}, got {list(final.shape)}; pass a row an episode"
-        )
+    where, final = (
+        f"{owner}.final_observations",
+        owned_observations(f"{owner}.final_observations", value),
+    )
+    expected, got = layout_of(like, len(terminated)), layout_of(final, *final.shape[:1])
+    if got != expected:
+        raise ShapeError(f"{where}: expected shape {expected}, got {got}; pass a row an episode")
     # Rows that are never read may hold anything, NaN included.
     read = final.copy()
     read[terminated] = 0

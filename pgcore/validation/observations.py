@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array, owned_numbers, read_only
 
-__all__ = ["by_name", "layout_of", "owned_observations"]
+__all__ = ["ObservationsLike", "by_name", "layout_of", "owned_observations"]
+
+# What observations may be: one array, or arrays by name.
+ObservationsLike = ArrayLike | Mapping[str, ArrayLike]
 
 
-def owned_observations(where: str, value: Any, axes: int = 1, *, copied: bool = True) -> Array:
+def owned_observations(
+    where: str, value: ObservationsLike, axes: int = 1, *, copied: bool = True
+) -> Array:
     """Return a read-only array of observations; of arrays by name a structured one, names sorted.
 
     A structured array is indexed by rows as any other is, and by a name gives that array.
@@ -35,7 +41,7 @@ def owned_observations(where: str, value: Any, axes: int = 1, *, copied: bool = 
     """
     fields = named_fields(value)
     if fields is None:
-        return owned_numbers(where, value, copied=copied)
+        return owned_numbers(where, cast("ArrayLike", value), copied=copied)
     if not fields or not all(isinstance(name, str) and name for name in fields):
         raise BatchError(
             f"{where}: expected arrays by name, got the names {[*fields]}; pass a dict from strings "
@@ -73,15 +79,14 @@ def named_fields(value: Any) -> dict[Any, Any] | None:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def by_name(where: str, array: Array) -> dict[str, Array]:
-    """Return the arrays that observations consist of, each under its name for errors and files."""
+def by_name(array: Array) -> dict[str, Array]:
+    """Return the arrays of a structured array; of any other that one, with the name ""."""
     names = array.dtype.names
-    return {where: array} if names is None else {f"{where}[{n!r}]": array[n] for n in names}
+    return {"": array} if names is None else {name: array[name] for name in names}
 
 
-def layout_of(array: Array) -> str:
-    """Return the shape of a row, by name where there are several arrays."""
-    if array.dtype.names is None:
-        return str(list(array.shape[1:]))
-    rows = {name: list(array[name].shape[array.ndim :]) for name in array.dtype.names}
-    return str(rows)
+def layout_of(array: Array, rows: int | None = None) -> str:
+    """Return the shape of a row, or of so many rows; by name where there are several arrays."""
+    first = [] if rows is None else [rows]
+    shapes = {name: [*first, *x.shape[1:]] for name, x in by_name(array).items()}
+    return str(shapes.get("", shapes))
