@@ -120,7 +120,8 @@ class Part:
         moved: Whether Fisher products and optimizer steps are compared.
         long: Whether a hundred optimizer steps are taken, or ten.
         padded: Whether steps of padding are added.
-        function: Whether the estimator is run as a function too, by backends that have arrays.
+        backends: Names of the backends that run it; None for all.
+        function: Names of the backends that run the estimator as a function too, if they have arrays.
     """
 
     number: int
@@ -132,7 +133,8 @@ class Part:
     moved: bool = False
     long: bool = False
     padded: bool = False
-    function: bool = False
+    backends: tuple[str, ...] | None = None
+    function: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +203,19 @@ def plan(
             Part(number, dtype=dtype, all_modes=modes.get(dtype, False))
             for number, dtype in enumerate(DTYPES[-1:] if quick else DTYPES)
         ]
-    for part in case_parts(tried, tried_heads, extent, factor, rules=optimizers):
+    for part in case_parts(tried, tried_heads, extent, factor, usable, rules=optimizers):
         parts.append(dataclasses.replace(part, number=len(parts)))
     kinks_of = kink_groups(tried, tried_heads, alone=factor != "estimator")
     for place, (group, members) in enumerate(kinks_of.items()):
         everywhere = not quick and any(kink.everywhere for kink in members)
         # Each group is compiled anew: in a quick run the dtypes take turns.
-        for dtype in DTYPES[place % 2 :][:1] if quick else DTYPES:
+        dtypes = DTYPES[place % 2 :][:1] if quick else DTYPES
+        for turn, dtype in enumerate(dtypes, place):
+            takers = in_turn(usable, turn) if extent == "standard" else usable
             # As for the probes.
-            in_modes = everywhere and dtype == DTYPES[-1]
-            parts.append(Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes))
+            in_modes = everywhere and (takers != usable or dtype == DTYPES[-1])
+            part = Part(len(parts), kinks=group, dtype=dtype, all_modes=in_modes, backends=takers)
+            parts.append(part)
     if tried and factor != "estimator":
         parts += [
             Part(number, identities=head)
@@ -231,6 +236,7 @@ def case_parts(
     tried_heads: Mapping[str, Head],
     extent: str,
     factor: str,
+    backends: Sequence[str],
     *,
     rules: Sequence[str] | None = None,
 ) -> Iterator[Part]:
@@ -250,12 +256,8 @@ def case_parts(
     # A Fisher product has no estimator in it, and a step only its gradient.
     moved = [*few, *long]
     moved += few_of(choices, attrgetter("moving"), beside=moved)
-    of_function: set[Hashable] = set()
+    functions = function_backends(choices, backends, in_turns=extent == "standard")
     for choice in choices:
-        # A loss as a function knows neither head nor network.
-        key = (choice.variant, choice.case.dtype)
-        function = key not in of_function
-        of_function.add(key)
         yield Part(
             0,
             choice,
@@ -263,8 +265,38 @@ def case_parts(
             moved=extent == "full" or choice in moved,
             long=choice in long,
             padded=choice in padded,
-            function=function,
+            # The first case of each variant and dtype.
+            function=functions.pop((choice.variant, choice.case.dtype), ()),
         )
+
+
+def function_backends(
+    choices: Sequence[Choice], backends: Sequence[str], *, in_turns: bool
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the names of the backends that run an estimator as a function, by variant and dtype.
+
+    A loss as a function knows neither head nor network, so that one case of them is enough.
+    """
+    dtypes: dict[str, list[str]] = {}
+    for choice in choices:
+        of_variant = dtypes.setdefault(choice.variant, [])
+        if choice.case.dtype not in of_variant:
+            of_variant.append(choice.case.dtype)
+    result: dict[tuple[str, str], tuple[str, ...]] = {}
+    for place, (variant, found) in enumerate(dtypes.items()):
+        for dtype in found:
+            turn = place + DTYPES.index(dtype)
+            some = in_turns and len(found) == len(DTYPES)
+            result[variant, dtype] = in_turn(backends, turn) if some else tuple(backends)
+    return result
+
+
+def in_turn(backends: Sequence[str], turn: int) -> tuple[str, ...]:
+    """Return every other backend, the others at the next turn; one backend alone takes every turn.
+
+    Where each turn has its dtype, every pair among thing, dtype and backend occurs.
+    """
+    return tuple(backends[turn % 2 :: 2] if len(backends) > 1 else backends)
 
 
 def narrowed(plan: Plan, label: str) -> Plan:
@@ -408,7 +440,7 @@ def outcomes_of_part(plan: Plan, part: Part) -> list[Outcome]:
         return [identity_outcome(*part.identities)]
     results: list[Outcome] = []
     backends: list[Backend] = []
-    for name in plan.backends:
+    for name in plan.backends if part.backends is None else part.backends:
         backend = loaded(name)
         if isinstance(backend, Backend):
             backends.append(backend)
@@ -458,7 +490,7 @@ def modes_of(part: Part, backend: Backend) -> Sequence[str]:
     The last is the loss as a function of the framework's arrays, where the backend has them.
     """
     modes = backend.modes if part.all_modes else backend.modes[:1]
-    if part.choice is None or backend.arrays is None or not part.function:
+    if part.choice is None or backend.arrays is None or backend.name not in part.function:
         return modes
     # Scores have no loss.
     return modes if isinstance(part.choice.case.estimator, ScoreEstimator) else (*modes, FUNCTION)

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import pgcore as pg
+from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.registry.registry import registry
 from pgcore_check.bounds.agreement import FACTOR
 from pgcore_check.cases.cases import NETWORKS, Case
@@ -44,16 +45,41 @@ def pairs_of(choice):
 
 
 def check_coverage(backend, of_backend):
-    kinks = {(cell.label, cell.dtype) for cell in of_backend if cell.fixture == "kink"}
-    assert kinks == {(kink.name, dtype) for kink in KINKS for dtype in ("float64", "float32")}
+    kinks = {cell.label for cell in of_backend if cell.fixture == "kink"}
+    assert kinks == {kink.name for kink in KINKS}
+    assert {cell.dtype for cell in of_backend if cell.fixture == "kink"} == set(DTYPES)
     modes = pg.backend(backend).modes
     assert {cell.mode for cell in of_backend} == {*modes, "function"}
     for name in ("ppo ratio at 1 + clip, positive advantage", "value clip, tie", "relu at 0"):
-        rows = {(cell.mode, cell.dtype) for cell in of_backend if cell.label == name}
-        assert rows == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
+        of_kink = [cell for cell in of_backend if cell.label == name]
+        assert sorted(cell.mode for cell in of_kink) == sorted(modes)
+        assert len({cell.dtype for cell in of_kink}) == 1
     assert {cell.fixture for cell in of_backend} == {"random", "extreme", "kink", "probe"}
     probes = {(cell.mode, cell.dtype) for cell in of_backend if cell.fixture == "probe"}
     assert probes == {(modes[0], "float64"), *((mode, "float32") for mode in modes)}
+    functions = {cell.label for cell in of_backend if cell.mode == "function"}
+    of_choice = {choice.case.label: choice for choice in product(VARIANTS, HEADS)}
+    assert {of_choice[label].variant for label in functions} == {
+        name for name, estimator in VARIANTS.items() if not isinstance(estimator, ScoreEstimator)
+    }
+
+
+def test_kinks_and_functions_take_dtypes_in_turns_and_one_backend_takes_both():
+    every = [cell for cell in cells() if cell.fixture == "kink"]
+    assert {(cell.label, cell.dtype) for cell in every} == {
+        (kink.name, dtype) for kink in KINKS for dtype in DTYPES
+    }
+    alone = cells(backends=["numpy"], estimators=["ppo"])
+    kinks = {(cell.label, cell.dtype) for cell in alone if cell.fixture == "kink"}
+    assert kinks == {(kink.name, d) for kink in KINKS if kink.estimator == "ppo" for d in DTYPES}
+    work = plan(backends=None, estimators=None, heads=None, extent="standard")
+    choices = [(part.choice, part.function) for part in work.parts if part.choice]
+    pairs = [(c.variant, c.case.dtype, name) for c, function in choices for name in function]
+    assert {pair[:2] for pair in pairs} == {(c.variant, c.case.dtype) for c, _ in choices}
+    assert {(variant, name) for variant, _, name in pairs} == {
+        *itertools.product(VARIANTS, work.backends)
+    }
+    assert len(pairs) == len(VARIANTS) * len(work.backends)
 
 
 def test_the_cells_are_the_outcomes_of_the_command():

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pgcore.api import policy
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import Registry, registry
 from pgcore_check.kinds import message_of
 
 __all__ = ["USUAL", "RefusalError", "builder_of"]
@@ -26,8 +26,15 @@ def builder_of(spec: PolicySpec) -> str:
     Raises:
         RefusalError: none can; with the usual backend's message.
     """
-    names = [e.provider.name for e in registry().providers("backends") if e.status == "usable"]
-    return first_builder(spec, tuple(sorted(names, key=lambda name: name != USUAL)))
+    return first_builder(spec, usable_backends(registry()))
+
+
+# Reading the versions of packages takes as long as making a small case.
+@lru_cache(maxsize=1)
+def usable_backends(plugins: Registry) -> tuple[str, ...]:
+    """Return the names of usable backends, the usual one first."""
+    names = [e.provider.name for e in plugins.providers("backends") if e.status == "usable"]
+    return tuple(sorted(names, key=lambda name: name != USUAL))
 
 
 @lru_cache(maxsize=64)

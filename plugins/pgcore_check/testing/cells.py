@@ -196,6 +196,8 @@ def cells_of(
     kink = next((kink for kink in kinks() if kink.name == label and part.kinks), None)
     dtype = part.choice.case.dtype if part.choice else part.dtype
     command = "" if words is None else shlex.join([*words, "--backends", name, "--case", label])
+    if part.backends is not None and name not in part.backends:
+        return
     modes = modes_of(part, backend) if isinstance(backend, Backend) else ("not loaded",)
     for mode in modes:
         # A mode that compiles takes its time, and most kinks are alike in each.
