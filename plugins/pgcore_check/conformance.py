@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -406,6 +407,8 @@ def prepare_process(log: Path) -> None:
     The process that shares out the work handles interrupts. Frameworks write much to standard
     error, which would break up the progress bar.
     """
+    # Frameworks hold a million objects, and each collection of garbage looks at them.
+    gc.set_threshold(50_000, 20, 50)
     # Frameworks read it when they are imported, which is later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
