@@ -53,6 +53,14 @@ class TorchArrays(Arrays):
         """See `Arrays.device`."""
         return str(x.device)
 
+    def resident(self, x: Tensor) -> bool:
+        """See `Arrays.resident`."""
+        return x.device.type not in ("cpu", "meta")
+
+    def order(self, x: Tensor) -> Tensor:
+        """See `Arrays.order`."""
+        return torch.argsort(x, stable=True)
+
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See `Arrays.reshape`."""
         return x.reshape(shape)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.data.columns import Columns
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 
 __all__ = ["Grid"]
 
@@ -110,7 +110,9 @@ class Grid:
                     "array; leave it out, or choose autoreset='next_step'"
                 )
             reset[:, 0] = columns.shaped("previous_done", (len(reset),), boolean=True)
-        ends, paid = reset & self.done, reset & (self.rewards != 0)
+        # Numbers on a device are not read.
+        paid = self.rewards != 0 if is_host(self.rewards) else False
+        ends, paid = reset & self.done, reset & paid
         if (ends | paid).any():
             environment, time = np.argwhere(ends | paid)[0]
             got = "an end" if ends[environment, time] else "another reward"

@@ -77,7 +77,7 @@ class Layout:
                 f"{list(flat.shape)}; pass an array of these episodes"
             )
         trailing = flat.shape[1:]
-        result = np.full((math.prod(self.shape), *trailing), fill, flat.dtype)
+        result = np.full_like(flat, fill, shape=(math.prod(self.shape), *trailing))
         result[self.positions] = flat
         return result.reshape(*self.shape, *trailing)
 

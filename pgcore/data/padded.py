@@ -76,7 +76,7 @@ def _rewards(columns: Columns, mask: Array, ends: Array) -> Array:
             f"{list(mask.shape[:1])}, a reward for each row, got {list(rewards.shape)}; lay all arrays "
             "out alike"
         )
-    result = np.zeros(ends[-1] + 1, np.result_type(rewards, np.float64))
+    result = np.zeros_like(rewards, np.result_type(rewards.dtype, np.float64), shape=ends[-1] + 1)
     result[ends] = rewards
     return result
 
