@@ -55,7 +55,7 @@ class TorchArrays(Arrays):
 
     def resident(self, x: Tensor) -> bool:
         """See `Arrays.resident`."""
-        return x.device.type not in ("cpu", "meta")
+        return x.device.type != "cpu"
 
     def order(self, x: Tensor) -> Tensor:
         """See `Arrays.order`."""
@@ -118,8 +118,8 @@ class TorchArrays(Arrays):
         }
 
 
-NAMES = {value: name for name, value in vars(torch).items() if isinstance(value, torch.dtype)} | {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
+NAMES = {
+    value: str(value).removeprefix("torch.")
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
 }

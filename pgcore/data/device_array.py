@@ -200,7 +200,7 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001 - NumPy's
         """Return the numbers in host memory."""
-        numbers = np.asarray(self.place.arrays.host(self.native), dtype)
+        numbers = np.asarray(host(self.native), dtype)
         return numbers.copy() if copy else numbers
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
@@ -251,8 +251,8 @@ class DeviceArray(NDArrayOperatorsMixin):
             parts = cast("tuple[Any, ...]", index)
             if len(parts) > self.ndim or any(is_basic(part) for part in parts):
                 return np.asarray(self)[on_host(parts)]
-            position = parts[0]
-            for axis, part in enumerate(parts[1:], 1):
+            position, *further = map(as_array, parts)
+            for axis, part in enumerate(further, 1):
                 position = position * self.shape[axis] + part
             return self.reshape(-1, *self.shape[len(parts) :])[position]
         if isinstance(index, DeviceArray) and index.dtype.kind != "b":
@@ -315,7 +315,8 @@ class DeviceArray(NDArrayOperatorsMixin):
 def is_basic(index: Any) -> bool:
     """Whether every framework takes an index of whole axes, single numbers and steps of 1 as it is."""
     if isinstance(index, tuple):
-        return all(is_basic(part) for part in cast("tuple[Any, ...]", index))
+        parts = cast("tuple[Any, ...]", index)
+        return all(is_basic(part) and not isinstance(part, tuple) for part in parts)
     if isinstance(index, slice):
         return cast("Any", index).step in (None, 1)
     return index is None or index is Ellipsis or type(index) is int
@@ -336,7 +337,10 @@ def on_host(value: Any) -> Any:
 
 def place_of(*values: object) -> Any:
     """Return the `Device` of the first value that is on one; None without."""
-    return next((x.place for x in values if isinstance(x, DeviceArray)), None)
+    for x in values:
+        if isinstance(x, DeviceArray):
+            return x.place
+    return None
 
 
 def as_array(value: Any, dtype: Any = None) -> Any:

@@ -84,6 +84,9 @@ class Episodes(Constructed):
         like: The first array that was a framework's, without its entries, which shows framework and
             device; None for NumPy's arrays and lists. Files do not have it.
 
+    Floats on an accelerator stay there, in the dtype of `device`. Their attributes are copied to the
+    host, and their numbers checked, where somebody reads them.
+
     Example:
         >>> episodes = pg.Episodes(rewards=[1.0, 2.0, 3.0], episode_lengths=[2, 1], terminated=[True, True])
         >>> episodes
@@ -140,24 +143,33 @@ class Episodes(Constructed):
 
     def _hold(self, arguments: dict[str, Any]) -> None:
         """Validate the arguments by name and hold them."""
-        flat = flattened(arguments)
-        resident: dict[str, Any] = staying(flat)
-        like = first_native(flat.values())
-        flat |= {name: blank(array) for name, array in resident.items()}
+        extras: Any = arguments["extras"]
+        named: Mapping[str, Any] = {}
+        if isinstance(extras, Mapping):
+            named = cast("Mapping[str, Any]", extras)
+        like = first_native((*arguments.values(), *named.values()))
         if like is not None:
             self.__dict__["like"] = like
-        if like is not None or resident:
+            flat = flattened(arguments)
+            resident = staying(flat)
+            flat |= {name: blank(array) for name, array in resident.items()}
             arguments = nested({name: host(value) for name, value in flat.items()})
+            if resident:
+                self.__dict__.update(_resident=resident, _arguments=arguments)
         fields = validated(type(self).__name__, arguments)
-        if resident:
-            if "final_values" in resident:
-                # The value of a terminal state is 0, whatever was recorded.
-                final: Any = resident["final_values"]
-                resident["final_values"] = np.where(fields["terminated"], 0.0, final)
-            for name in ("extras", *resident):
-                fields.pop(name, None)
-            fields |= {"_resident": resident, "_arguments": arguments}
+        if self._resident:
+            self._leave_out(fields)
         self.__dict__.update(fields)
+
+    def _leave_out(self, fields: dict[str, Any]) -> None:
+        """Leave out the fields that are copied from a device where somebody reads them."""
+        resident: Any = self._resident
+        if "final_values" in resident:
+            # The value of a terminal state is 0, whatever was recorded.
+            final = np.where(fields["terminated"], 0.0, resident["final_values"])
+            resident["final_values"] = final
+        for name in ("extras", *resident):
+            fields.pop(name, None)
 
     if not TYPE_CHECKING:  # a checker then knows that only a batch has them
         observations, actions, action_mask = _OfBatches(), _OfBatches(), _OfBatches()
@@ -325,7 +337,9 @@ class Episodes(Constructed):
 
     def _copied_field(self, name: str) -> Any:
         """Return a field of host arrays, validated, from a device."""
-        arrays = {key: np.asarray(x) for key, x in self._resident.items() if key.startswith(name)}
+        arrays = {
+            key: np.asarray(x) for key, x in self._resident.items() if key.partition("[")[0] == name
+        }
         arguments = nested(flattened(self._arguments) | arrays)
         return validated(type(self).__name__, arguments)[name]
 

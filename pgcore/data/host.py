@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.data import native
+from pgcore.data.device_array import DeviceArray
 from pgcore.errors import BatchError
 
 __all__ = ["first_native", "host"]
@@ -30,6 +31,8 @@ def host(value: Any) -> Any:
 def first_native(values: Iterable[object]) -> Any:
     """Return the first framework array as a prototype without entries, or None without one."""
     for value in values:
+        if isinstance(value, DeviceArray):
+            return value.place.like
         arrays = None if type(value) in PLAIN else native.arrays_of(value)
         if arrays is not None and arrays.differentiates:
             array: Any = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -22,7 +23,6 @@ STRUCTURE = frozenset(
     )
 )
 OBSERVED = re.compile(r"actions|\w*observations")
-EXTRA = re.compile(r"extras\['(.*)'\]")  # the name of an extra among arguments
 
 
 def flattened(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,9 +38,15 @@ def flattened(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that `flattened` made flat."""
-    extras = {match[1]: value for name, value in flat.items() if (match := EXTRA.fullmatch(name))}
-    arguments = {name: value for name, value in flat.items() if not EXTRA.fullmatch(name)}
+    names = {name: extra_of(name) for name in flat}
+    extras = {extra: flat[name] for name, extra in names.items() if extra is not None}
+    arguments = {name: value for name, value in flat.items() if names[name] is None}
     return {"extras": extras or None} | arguments
+
+
+def extra_of(name: str) -> str | None:
+    """Return the name of an extra among flat arguments; None of another argument."""
+    return ast.literal_eval(name[7:-1]) if name.startswith("extras[") else None
 
 
 def staying(flat: Mapping[str, Any]) -> dict[str, DeviceArray]:
@@ -61,7 +67,7 @@ def staying(flat: Mapping[str, Any]) -> dict[str, DeviceArray]:
         value, observed = flat[name], OBSERVED.fullmatch(name)
         if not isinstance(value, DeviceArray):
             # Signals do not compute with observations, which so keep their digits.
-            if observed and device.arrays.dtype(value) == "float64" != device.dtype:
+            if observed and device_of(value).dtype == "float64" != device.dtype:
                 continue
             value = device.holding(value)
         result[name] = value if observed else value.astype(np.float64)
@@ -75,11 +81,11 @@ def stays(name: str, value: Any) -> bool:
     arrays = None if isinstance(value, np.ndarray) else arrays_of(value)
     if arrays is None or not arrays.resident(value):
         return False
-    extra = EXTRA.fullmatch(name)
+    extra = extra_of(name)
+    if extra is None:
+        return name not in STRUCTURE
     # Shapes may depend on integers and booleans of a user's own.
-    return (extra[1] if extra else name) not in STRUCTURE and (
-        extra is None or "float" in arrays.dtype(value)
-    )
+    return extra not in STRUCTURE and "float" in arrays.dtype(value)
 
 
 def device_of(value: Any) -> Device:

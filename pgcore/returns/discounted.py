@@ -29,16 +29,16 @@ ARRAYS = (np.ndarray, DeviceArray)  # of a discount for each step
 SOLVER_FROM = 2048
 
 
-def discounted_sum(x_t: Array, coefficient_t: Array, longest: int | None = None) -> Array:
+def discounted_sum(x_t: Array, coefficient_t: Array, episode_lengths: Array | None = None) -> Array:
     """Return [B] float64 y with y_t = x_t + coefficient_t * y_{t+1}, and y = x at the last step.
 
     A coefficient of 0 at each episode's last step keeps episodes apart. This is a unit upper
-    bidiagonal system, and is solved as one; on a device by doubling, in log2(longest) passes.
+    bidiagonal system, and is solved as one; on a device by doubling, in log2 of the longest episode's steps passes.
 
     Args:
         x_t: [B] float64.
         coefficient_t: [B] float64; the last is not read.
-        longest: The steps of the longest episode; None for B. Only a device reads it.
+        episode_lengths: [E] integer; None for one episode. Only a device needs it.
 
     Raises:
         ShapeError: the lengths differ.
@@ -46,7 +46,8 @@ def discounted_sum(x_t: Array, coefficient_t: Array, longest: int | None = None)
     _check_same_length("discounted_sum", x_t, coefficient_t)
     device = place_of(x_t, coefficient_t)
     if device is not None:
-        return backward_sum(device, x_t, coefficient_t, longest or len(x_t))
+        longest = len(x_t) if episode_lengths is None else int(episode_lengths.max())
+        return backward_sum(device, x_t, coefficient_t, longest)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
@@ -105,7 +106,7 @@ def state_discounts(episode_lengths: Array, gamma: float | Array) -> Array:
         factors[starts] = 0.0
         first = np.zeros(len(gamma))
         first[starts] = 1.0
-        return discounted_sum(first[::-1], factors[::-1], int(episode_lengths.max()))[::-1]
+        return discounted_sum(first[::-1], factors[::-1], episode_lengths)[::-1]
     factors[starts] = 1.0
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         np.multiply.accumulate(factors[start : end + 1], out=factors[start : end + 1])
@@ -133,7 +134,7 @@ def returns(
     if final_value is not None:
         _check_same_length("returns", final_value, episode_lengths)
         x_t[ends] += _at(gamma, ends) * final_value
-    return discounted_sum(x_t, _discounts(ends, gamma), int(episode_lengths.max()))
+    return discounted_sum(x_t, _discounts(ends, gamma), episode_lengths)
 
 
 def episode_returns(g_t: Array, episode_lengths: Array) -> Array:
@@ -225,7 +226,7 @@ def gae(
     ends = last_steps("gae", episode_lengths, r_t, v_t, v_tp1, gamma)
     coefficient = _discounts(ends, gamma * gae_lambda)
     errors = td_errors(r_t, v_t, v_tp1, gamma)
-    return discounted_sum(errors, coefficient, int(episode_lengths.max()))
+    return discounted_sum(errors, coefficient, episode_lengths)
 
 
 def _copied(x_t: Array) -> Array:

@@ -29,8 +29,7 @@ def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
     # The recursion runs backwards in time, so both arrays are reversed.
     goes_on = np.ones(len(log_ratio_t))
     goes_on[ends + 1 - episode_lengths] = 0.0
-    longest = int(episode_lengths.max())
-    return discounted_sum(log_ratio_t[::-1], goes_on[::-1], longest)[::-1]
+    return discounted_sum(log_ratio_t[::-1], goes_on[::-1], episode_lengths)[::-1]
 
 
 def limited_ratios(log_ratio_t: Array, limit: float) -> Array:
@@ -98,8 +97,8 @@ def vtrace(
     # A 0 at each episode's last step keeps episodes apart.
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
-    errors, longest = rho * td_errors(r_t, v_t, v_tp1, gamma), int(episode_lengths.max())
-    target = v_t + discounted_sum(errors, coefficient, longest)
+    errors = rho * td_errors(r_t, v_t, v_tp1, gamma)
+    target = v_t + discounted_sum(errors, coefficient, episode_lengths)
     q_tp1 = next_values(target, episode_lengths, v_tp1[ends])
     if bootstrap == "mixed":
         q_tp1 = trace_lambda * q_tp1 + (1.0 - trace_lambda) * v_tp1
@@ -141,5 +140,5 @@ def retrace(
     coefficient[:-1] = trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
     coefficient *= gamma
     coefficient[ends] = 0.0
-    longest = int(episode_lengths.max())
-    return q_t + discounted_sum(td_errors(r_t, q_t, v_tp1, gamma), coefficient, longest)
+    errors = td_errors(r_t, q_t, v_tp1, gamma)
+    return q_t + discounted_sum(errors, coefficient, episode_lengths)
