@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
+from weakref import ReferenceType, ref
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -22,6 +23,8 @@ from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
 
 __all__ = ["Device", "DeviceArray", "as_array", "place_of"]
+
+KEPT = 16  # read-only host arrays on a device
 
 # Methods that would change a copy.
 IN_PLACE = ("byteswap", "fill", "partition", "put", "resize", "setfield", "setflags", "sort")
@@ -35,11 +38,13 @@ class Device:
         arrays: The framework's.
         like: An array on the device, without entries.
         dtype: "float32" or "float64"; NumPy code that asks for float64 gets this one.
+        moved: Read-only host arrays, such as step numbers, that were moved here, with the results.
     """
 
     arrays: Arrays
     like: Native
     dtype: str
+    moved: dict[tuple[int, str], tuple[Array, Native]] = field(default_factory=dict, repr=False)
 
     def array(self, x: Native) -> DeviceArray:
         """Return a framework's array on this device as one that NumPy's functions take."""
@@ -75,25 +80,39 @@ class Device:
         if numbers.ndim == 0:
             return {"f": float, "b": bool}.get(kind, int)(numbers)
         dtype = {"f": np.dtype(self.dtype), "b": np.dtype(np.bool_)}.get(kind, numbers.dtype)
-        return self.arrays.native(numbers.astype(dtype, copy=False), self.like)
+        if numbers.flags.writeable:
+            return self.arrays.native(numbers.astype(dtype, copy=False), self.like)
+        key = id(numbers), dtype.name  # of an array that `moved` keeps
+        if key not in self.moved:
+            if len(self.moved) == KEPT:
+                self.moved.pop(next(iter(self.moved)))
+            moved = self.arrays.native(numbers.astype(dtype, copy=False), self.like)
+            self.moved[key] = numbers, moved
+        return self.moved[key][1]
 
 
 class DeviceArray(NDArrayOperatorsMixin):
     """A framework's array on an accelerator, in the place of NumPy's.
 
-    Assignment to entries replaces the framework's array, so that no two share memory. Positions are
-    the host's: an index or a mask on the device is used there where the shape does not depend on it.
+    Assignment to entries replaces the framework's array. Where NumPy's arrays would share memory, it
+    is refused. Positions are the host's; an index of integers on the device is used there.
 
     Attributes:
         place: Its device.
         native: The framework's array.
+        base: The array whose memory NumPy would share, or None.
+        views: Weak references to the arrays of which this one is the base.
     """
 
-    __slots__ = ("native", "place")
+    __slots__ = ("__weakref__", "base", "native", "place", "views")
 
-    def __init__(self, place: Device, native: Native) -> None:
-        """Keep both."""
-        self.place, self.native = place, native
+    def __init__(self, place: Device, native: Native, base: DeviceArray | None = None) -> None:
+        """Keep all three."""
+        self.place, self.native, self.base = place, native, base
+        self.views: list[ReferenceType[DeviceArray]] = []
+        if base is not None:
+            base.views = [view for view in base.views if view() is not None]
+            base.views.append(ref(self))
 
     # The attributes and methods of NumPy's arrays.
 
@@ -128,7 +147,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             raise NotImplementedError("axes beyond the first two")
         rows, columns = self.shape[:2]
         order = np.arange(rows * columns).reshape(rows, columns).T
-        return self.reshape(-1, *self.shape[2:])[order]
+        return self._view(self.reshape(-1, *self.shape[2:])[order].native)
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """See `numpy.ndarray.reshape`."""
@@ -136,7 +155,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         # One length may be open, which frameworks cannot find beside a length of 0.
         known = -math.prod(axes)
         lengths = tuple(self.size // max(known, 1) if n == -1 else n for n in axes)
-        return self._with(self.place.arrays.reshape(self.native, lengths))
+        return self._view(self.place.arrays.reshape(self.native, lengths))
 
     def ravel(self) -> DeviceArray:
         """See `numpy.ndarray.ravel`."""
@@ -209,7 +228,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         function: Any = device_functions.UFUNCS.get((ufunc.__name__, method))
         result = self._run(function, getattr(ufunc, method), inputs, options)
         if isinstance(out, DeviceArray):
-            out.native = self.place.native(result, out.dtype.kind)
+            out.replace(self.place.native(result, out.dtype.kind))
             return out
         if out is not None:
             out[...] = np.asarray(result)
@@ -240,13 +259,26 @@ class DeviceArray(NDArrayOperatorsMixin):
     def _with(self, native: Native) -> DeviceArray:
         return DeviceArray(self.place, native)
 
+    def _view(self, native: Native) -> DeviceArray:
+        return DeviceArray(self.place, native, self)
+
+    def replace(self, native: Native) -> None:
+        """Take another array of the framework.
+
+        Raises:
+            NotImplementedError: an array that would share memory with this one is still there.
+        """
+        if self.base is not None or any(view() is not None for view in self.views):
+            raise NotImplementedError("assignment to shared memory")
+        self.native = native
+
     # Rows and entries.
 
     def __getitem__(self, index: Any) -> Any:
         """Return rows or entries."""
         arrays = self.place.arrays
         if is_basic(index):
-            return self._with(self.native[index])
+            return self._view(self.native[index])
         if isinstance(index, tuple):
             parts = cast("tuple[Any, ...]", index)
             if len(parts) > self.ndim or any(is_basic(part) for part in parts):
@@ -258,33 +290,41 @@ class DeviceArray(NDArrayOperatorsMixin):
         if isinstance(index, DeviceArray) and index.dtype.kind != "b":
             return self._with(arrays.rows(self.native, index.native))
         rows = self._numbers(index)
-        taken = arrays.rows(self._flat(index), arrays.native(rows.ravel(), self.place.like))
-        if rows.ndim == 1:
-            return self._with(taken)
-        return self._with(taken).reshape(*rows.shape, *self.shape[1:])
+        if rows.ndim != 1:
+            return self._with(self[rows.ravel()].reshape(*rows.shape, *self.shape[1:]).native)
+        taken = arrays.rows(self._flat(index), self.place.native(rows))
+        return self._view(taken) if isinstance(index, slice) else self._with(taken)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Replace rows or entries, by a copy."""
         device, axes = self.place, self.shape
         if isinstance(index, tuple):
             # The numbers of single entries.
-            flat = self.ravel()
-            flat[np.arange(self.size).reshape(axes)[on_host(index)].ravel()] = np.ravel(value)
-            self.native = flat.reshape(*axes).native
+            flat = self._with(device.arrays.reshape(self.native, (self.size,)))
+            value = value.ravel() if isinstance(value, DeviceArray) else np.ravel(value)
+            value = value if value.size > 1 else value[0]
+            flat[np.arange(self.size).reshape(axes)[on_host(index)].ravel()] = value
+            self.replace(device.arrays.reshape(flat.native, axes))
             return
         value = device.native(value, self.dtype.kind)
         if len(getattr(value, "shape", ())) == 0:
             mask = self._marks(index)
             marks = device.arrays.reshape(mask, (*mask.shape, *[1] * (len(axes) - len(mask.shape))))
-            self.native = device.arrays.xp.where(marks, value, self.native)
+            self.replace(device.arrays.xp.where(marks, value, self.native))
             return
-        rows = self._numbers(index)
-        table = self._flat(index)
+        rows, table = self._numbers(index), self._flat(index)
+        if tuple(value.shape) != (len(rows), *table.shape[1:]):
+            raise NotImplementedError("assignment of fewer rows")
+        if isinstance(index, slice) and is_basic(index):
+            start, stop, _ = cast("Any", index).indices(len(self))
+            parts = (self.native[:start], value, self.native[max(start, stop) :])
+            self.replace(device.arrays.xp.concatenate(parts, 0))
+            return
         source: Array = np.arange(int(table.shape[0]))
         source[rows] = len(source) + np.arange(len(rows))
         joined = device.arrays.xp.concatenate((table, value), 0)
         changed = device.arrays.rows(joined, device.native(source))
-        self.native = device.arrays.reshape(changed, axes)
+        self.replace(device.arrays.reshape(changed, axes))
 
     def _marks(self, index: Any) -> Native:
         """Return a bool array, True in the rows at an index."""
@@ -309,6 +349,10 @@ class DeviceArray(NDArrayOperatorsMixin):
                 raise IndexError(f"a mask of shape {list(place.shape)} for {list(self.shape)}")
             return np.flatnonzero(place)
         # A device would read outside of the array, or stop altogether.
+        if isinstance(place, np.ndarray) and place.dtype.kind == "i" and place.size > 0:
+            numbers = cast("Array", place)
+            if numbers.min() >= 0 and numbers.max() < len(self):
+                return numbers
         return np.asarray(np.arange(len(self))[place])
 
 

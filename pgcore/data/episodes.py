@@ -113,6 +113,7 @@ class Episodes(Constructed):
     # Arrays that stay on an accelerator, by their names among arguments; and the arguments, zeros there.
     _resident: Mapping[str, DeviceArray] = MappingProxyType({})
     _arguments: Mapping[str, Any] = MappingProxyType({})
+    _extras: Mapping[str, Any]  # with those on an accelerator there
     _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
 
     def __init__(
@@ -168,7 +169,9 @@ class Episodes(Constructed):
             # The value of a terminal state is 0, whatever was recorded.
             final = np.where(fields["terminated"], 0.0, resident["final_values"])
             resident["final_values"] = final
-        for name in ("extras", *resident):
+        extras = fields.pop("extras")
+        fields["_extras"] = {key: resident.get(f"extras[{key!r}]", x) for key, x in extras.items()}
+        for name in resident:
             fields.pop(name, None)
 
     if not TYPE_CHECKING:  # a checker then knows that only a batch has them
@@ -202,7 +205,7 @@ class Episodes(Constructed):
         """Return the fields; a copy knows no device, and of a part no rows of another batch."""
         names = (*self.per_step, "extras", *self._resident.keys() & {*self.per_episode})
         gathered = {name: getattr(self, name) for name in names}
-        left_out = ("_rows", "_on_device", "_resident", "_arguments")
+        left_out = ("_rows", "_on_device", "_resident", "_arguments", "_extras")
         return {
             name: value for name, value in vars(self).items() if name not in left_out
         } | gathered
@@ -328,12 +331,9 @@ class Episodes(Constructed):
 
     def _held(self, name: str) -> Any:
         """Return a field where it is, on a device or in host memory."""
-        if name != "extras":
-            return self._resident[name] if name in self._resident else getattr(self, name)
-        if not self._resident:
-            return self.extras
-        extras = validated(type(self).__name__, self._arguments)["extras"]
-        return {key: self._resident.get(f"extras[{key!r}]", array) for key, array in extras.items()}
+        if name == "extras" and self._resident:
+            return self._extras
+        return self._resident[name] if name in self._resident else getattr(self, name)
 
     def _copied_field(self, name: str) -> Any:
         """Return a field of host arrays, validated, from a device."""
