@@ -161,7 +161,8 @@ def signals(*arguments: Any, totals: Totals | None = None, **options: Any) -> An
     With a policy they are those of `gradient`. Slice them with the batch:
     `gradient(policy, estimator, batch.steps(i), signals=signals.steps(i))`. Without one,
     `signals(estimator, episodes)`, they are those of `loss`, from what the episodes recorded, laid
-    out as the episodes and in the framework of their arrays.
+    out as the episodes and in the framework of their arrays. Arrays on an accelerator are computed
+    with there, in float64 where the rewards are, else in float32; their numbers are not checked.
 
     Args:
         arguments: The current policy, an estimator and the batch; a replay batch is one of one-step

@@ -67,6 +67,16 @@ class JaxArrays(Arrays):
             return ""
         return " ".join(sorted(map(str, x.devices())))
 
+    def resident(self, x: jax.Array) -> bool:
+        """See `Arrays.resident`."""
+        if isinstance(x, Tracer):
+            return False
+        return all(device.platform != "cpu" for device in x.devices())
+
+    def order(self, x: jax.Array) -> jax.Array:
+        """See `Arrays.order`."""
+        return jnp.argsort(x, stable=True)
+
     def reshape(self, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """See `Arrays.reshape`."""
         return x.reshape(shape)

@@ -52,6 +52,14 @@ class TensorflowArrays(Arrays):
         """See `Arrays.device`."""
         return x.device if tf.executing_eagerly() else ""
 
+    def resident(self, x: Tensor) -> bool:
+        """See `Arrays.resident`."""
+        return bool(tf.executing_eagerly() and x.device and "CPU" not in x.device)
+
+    def order(self, x: Tensor) -> Tensor:
+        """See `Arrays.order`."""
+        return tf.argsort(x, stable=True)
+
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See `Arrays.reshape`."""
         return tf.reshape(x, shape)

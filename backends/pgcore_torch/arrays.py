@@ -53,6 +53,14 @@ class TorchArrays(Arrays):
         """See `Arrays.device`."""
         return str(x.device)
 
+    def resident(self, x: Tensor) -> bool:
+        """See `Arrays.resident`."""
+        return x.device.type != "cpu"
+
+    def order(self, x: Tensor) -> Tensor:
+        """See `Arrays.order`."""
+        return torch.argsort(x, stable=True)
+
     def reshape(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """See `Arrays.reshape`."""
         return x.reshape(shape)
@@ -110,8 +118,8 @@ class TorchArrays(Arrays):
         }
 
 
-NAMES = {value: name for name, value in vars(torch).items() if isinstance(value, torch.dtype)} | {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
+NAMES = {
+    value: str(value).removeprefix("torch.")
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
 }

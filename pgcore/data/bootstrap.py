@@ -9,7 +9,7 @@ import numpy as np
 from pgcore.data.columns import Columns, rows_with
 from pgcore.data.grid import Grid
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 from pgcore.validation.observations import layout_of
 
 __all__ = ["Bootstrap"]
@@ -125,6 +125,9 @@ class Bootstrap:
         for episodes, following in others:
             both = episodes & self.inside
             left, right = following[both[episodes]], final[both[self.inside]]
+            # Numbers on a device are not read.
+            if not (is_host(left) and is_host(right)):
+                return
             differs = rows_with(left != right)
             if differs.any():
                 step = self.grid.ends[both][differs.argmax()]
@@ -141,7 +144,11 @@ class Bootstrap:
             return {}
         dtypes = [rows.dtype for _, rows in sources] or [np.float64]
         count, shape = len(self.grid.ended), self._no_rows(kind).shape[1:]
-        result = np.zeros((count, *shape), np.result_type(*dtypes))
+        shape, dtype = (count, *shape), np.result_type(*dtypes)
+        result: Any = np.zeros(shape, dtype)
+        held = [rows for _, rows in sources if not is_host(rows)]
+        if held:
+            result = np.zeros_like(held[0], dtype, shape=shape)
         for episodes, rows in sources:
             result[episodes] = rows
         return {f"final_{kind}": result}

@@ -9,9 +9,11 @@ import numpy as np
 
 from pgcore.data.host import first_native, host
 from pgcore.data.layout import Layout
+from pgcore.data.placing import blank, staying
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import (
     Array,
+    is_host,
     not_finite_in,
     owned_booleans,
     owned_numbers,
@@ -59,11 +61,15 @@ class Columns:
         named = {f"extras[{name!r}]": cast("Any", extras)[name] for name in self.extras}
         arguments = arguments | named
         self._values = {name: x for name, x in arguments.items() if x is not None}
-        self._read: dict[str, Array] = {}
+        # Arrays that stay on an accelerator are read there.
+        resident = staying(self._values)
+        self._read: dict[str, Any] = dict(resident)
         self.names = self._values.keys()
         for name in REQUIRED & arguments.keys():
             self._check_there(name)
         self.like = first_native(self._values.values())
+        for name, array in resident.items():
+            self._values[name] = blank(array)
 
     def numbers(self, name: str, *dimensions: int, axes: int = 1) -> Array:
         """Return an argument as numbers, which may be a view of the caller's; see `owned_numbers`.
@@ -73,13 +79,14 @@ class Columns:
             dimensions: Allowed numbers of dimensions; none allows any.
             axes: Number of axes that the arrays of observations by name share.
         """
-        if name not in self._read:
+        if name not in self._read or dimensions:
             self._check_there(name)
             value, where = host(self._values[name]), f"{self.where} {name}"
             if name.endswith("observations"):
-                self._read[name] = owned_observations(where, value, axes, copied=False)
+                numbers = owned_observations(where, value, axes, copied=False)
             else:
-                self._read[name] = owned_numbers(where, value, dimensions, copied=False)
+                numbers = owned_numbers(where, value, dimensions, copied=False)
+            self._read.setdefault(name, numbers)
         return self._read[name]
 
     def _check_there(self, name: str) -> None:
@@ -147,7 +154,12 @@ class Columns:
     def check_finite(
         self, name: str, array: Array, place: Callable[[int], str], mask: Array | None = None
     ) -> None:
-        """Raise BatchError at the first step with NaN or infinity; `mask` [B] leaves steps out."""
+        """Raise BatchError at the first step with NaN or infinity; `mask` [B] leaves steps out.
+
+        Numbers on a device are not read.
+        """
+        if not is_host(array):
+            return
         if mask is not None and mask.shape == array.shape:
             array = np.where(mask, array, 0)
         if (row := row_not_finite(array)) is not None:

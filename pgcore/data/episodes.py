@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import ArrayLike
 
 from pgcore.data import files
 from pgcore.data.constructors import Constructed
+from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.host import first_native, host
 from pgcore.data.joining import joined, numbered_apart
 from pgcore.data.layout import Layout, saved_layout
+from pgcore.data.placing import blank, flattened, nested, staying
 from pgcore.errors import BatchError, FileError
 from pgcore.validation.arrays import Array, read_only
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS, validated
@@ -24,6 +27,7 @@ __all__ = ["GROUP", "Episodes", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
+REALS = ("rewards", "log_probs", "values", "discount", "final_values")
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
 
@@ -82,6 +86,9 @@ class Episodes(Constructed):
         like: The first array that was a framework's, without its entries, which shows framework and
             device; None for NumPy's arrays and lists. Files do not have it.
 
+    Floats on an accelerator stay there, in the dtype of `device`. Their attributes are copied to the
+    host, and their numbers checked, where somebody reads them.
+
     Example:
         >>> episodes = pg.Episodes(rewards=[1.0, 2.0, 3.0], episode_lengths=[2, 1], terminated=[True, True])
         >>> episodes
@@ -105,6 +112,10 @@ class Episodes(Constructed):
     _source: tuple[Any, Index]  # of episodes that `steps` made: their parent and its index
     _rows: tuple[Any, Index]  # of a part that a device may gather: parent and index of steps
     _fits: object = None  # the spec that a batch was last found to fit
+    # Arrays that stay on an accelerator, by their names among arguments; and the arguments, zeros there.
+    _resident: Mapping[str, DeviceArray] = MappingProxyType({})
+    _arguments: Mapping[str, Any] = MappingProxyType({})
+    _extras: Mapping[str, Any]  # with those on an accelerator there
     _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
 
     def __init__(
@@ -137,9 +148,29 @@ class Episodes(Constructed):
         """Validate the arguments by name and hold them."""
         like = first_native(arguments.values())
         if like is not None:
-            arguments = {name: host(value) for name, value in arguments.items()}
             self.__dict__["like"] = like
-        self.__dict__.update(validated(type(self).__name__, arguments))
+            flat = flattened(arguments)
+            resident = staying(flat)
+            flat |= {name: blank(array) for name, array in resident.items()}
+            arguments = nested({name: host(value) for name, value in flat.items()})
+            if resident:
+                self.__dict__.update(_resident=resident, _arguments=arguments)
+        fields = validated(type(self).__name__, arguments)
+        if self._resident:
+            self._leave_out(fields)
+        self.__dict__.update(fields)
+
+    def _leave_out(self, fields: dict[str, Any]) -> None:
+        """Leave out the fields that are copied from a device where somebody reads them."""
+        resident: Any = self._resident
+        if "final_values" in resident:
+            # The value of a terminal state is 0, whatever was recorded.
+            final = np.where(fields["terminated"], 0.0, resident["final_values"])
+            resident["final_values"] = final
+        extras = fields.pop("extras")
+        fields["_extras"] = {key: resident.get(f"extras[{key!r}]", x) for key, x in extras.items()}
+        for name in resident:
+            fields.pop(name, None)
 
     if not TYPE_CHECKING:  # a checker then knows that only a batch has them
         observations, actions, action_mask = _OfBatches(), _OfBatches(), _OfBatches()
@@ -153,7 +184,10 @@ class Episodes(Constructed):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Return a field of a part, gathered at its first use; see `remember_device`."""
+        """Return a field at its first use: a part's, gathered, or one that is copied from a device."""
+        if name in self._resident or (name == "extras" and self._resident):
+            self.__dict__[name] = value = self._copied_field(name)
+            return value
         if name not in (*self.per_step, "extras") or "_rows" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         whole, index = self._rows
@@ -167,8 +201,9 @@ class Episodes(Constructed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields; a copy knows no device, and of a part no rows of another batch."""
-        gathered = {name: getattr(self, name) for name in (*self.per_step, "extras")}
-        left_out = ("_rows", "_on_device")
+        names = (*self.per_step, "extras", *self._resident.keys() & {*self.per_episode})
+        gathered = {name: getattr(self, name) for name in names}
+        left_out = ("_rows", "_on_device", "_resident", "_arguments", "_extras")
         return {
             name: value for name, value in vars(self).items() if name not in left_out
         } | gathered
@@ -184,7 +219,8 @@ class Episodes(Constructed):
     @property
     def num_steps(self) -> int:
         """B, padding included."""
-        return len(self.rewards)
+        resident = self._resident.get("rewards")
+        return len(self.rewards if resident is None else resident)
 
     @property
     def num_episodes(self) -> int:
@@ -270,6 +306,40 @@ class Episodes(Constructed):
     def loss_mask(self) -> Array | None:
         """[B] bool or None. The extra `loss_mask`: False where only a mask may read the step."""
         return self.extras.get(LOSS_MASK)
+
+    @property
+    def device(self) -> Device | None:
+        """The accelerator on which arrays stay, and the dtype of signals there; None without one."""
+        return next((array.place for array in self._resident.values()), None)
+
+    def on_device(self) -> Self:
+        """Return the episodes with their floats on `device`, as signals read them there.
+
+        Only what divides the arrays, such as episode lengths and masks, is in host memory.
+        """
+        device: Any = self.device
+
+        def moved(x: Any) -> Any:
+            return device.holding(x) if x is not None and x.dtype.kind == "f" else x
+
+        fields = {**vars(self), **self._resident}
+        fields |= {name: moved(self._held(name)) for name in REALS}
+        fields["extras"] = {name: moved(x) for name, x in self._held("extras").items()}
+        return self.trusted(fields)
+
+    def _held(self, name: str) -> Any:
+        """Return a field where it is, on a device or in host memory."""
+        if name == "extras" and self._resident:
+            return self._extras
+        return self._resident[name] if name in self._resident else getattr(self, name)
+
+    def _copied_field(self, name: str) -> Any:
+        """Return a field of host arrays, validated, from a device."""
+        arrays = {
+            key: np.asarray(x) for key, x in self._resident.items() if key.partition("[")[0] == name
+        }
+        arguments = nested(flattened(self._arguments) | arrays)
+        return validated(type(self).__name__, arguments)[name]
 
     def fits(self, spec: object) -> bool:
         """Whether this batch, or its parent, was found to fit this very spec object."""
@@ -369,7 +439,8 @@ class Episodes(Constructed):
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        arrays = self.__getstate__() if self._on_device else self.__dict__
+        lazy = self._on_device or self._resident
+        arrays = self.__getstate__() if lazy else self.__dict__
         extras: Mapping[str, Array] = arrays["extras"]
         fields: dict[str, Any] = {"_fits": self._fits, "extras": extras}
         for name in self.per_step:
@@ -483,13 +554,12 @@ class Episodes(Constructed):
             ShapeError: there is not one row for each step.
             BatchError: an extra is no array of real numbers, or holds NaN.
         """
-        return self._replaced(extras={**self.extras, **extras})
+        return self._replaced(extras={**self._held("extras"), **extras})
 
     def _replaced(self, **fields: Any) -> Self:
         """Return the same steps with some fields replaced, validated again."""
         names = (*self.per_step, *self.per_episode)
-        present: dict[str, Any] = {name: getattr(self, name) for name in names}
-        present["extras"] = self.extras
+        present = {name: self._held(name) for name in (*names, "extras")}
         result = type(self)(**(present | fields))
         like = result.like if self.like is None else self.like
         result.__dict__.update(layout=self.layout, like=like)

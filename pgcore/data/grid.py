@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.data.columns import Columns
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host, read_only
 
 __all__ = ["Grid"]
 
@@ -21,7 +21,7 @@ class Grid:
         in_time: Whether the caller's arrays are [T, N], and not [N, T].
         resets: Whether the row after an episode's end is a reset, which is no step.
         shape: Of the caller's arrays.
-        rewards: [N, T].
+        rewards: [N, T]; as the caller's on a device.
         terminated: [N, T] bool.
         done: [N, T] bool, terminated or truncated.
         keep: [N, T] bool, False in rows of resets.
@@ -45,7 +45,9 @@ class Grid:
                 f"{columns.where} rewards: expected at least 1 step, got shape "
                 f"{list(rewards.shape)}; collect some steps first"
             )
-        self.shape, self.rewards = rewards.shape, self.by_environment(rewards)
+        # Those on a device are not read.
+        self.shape = rewards.shape
+        self.rewards = self.by_environment(rewards) if is_host(rewards) else rewards
         flags = [columns.shaped(x, self.shape, boolean=True) for x in ("terminated", "truncated")]
         self.terminated, truncated = map(self.by_environment, flags)
         self.done = self.terminated | truncated
@@ -62,11 +64,19 @@ class Grid:
 
     def flat(self, array: Array) -> Array:
         """Return [B, ...] an array of the caller's shape in the order of steps."""
-        return self.by_environment(array)[self.keep]
+        if is_host(array):
+            return self.by_environment(array)[self.keep]
+        return array.reshape(-1, *array.shape[2:])[self.positions]
 
     def steps_of(self, name: str) -> Array:
         """Return [B, ...] an argument in the order of steps."""
         return self.flat(self.columns.shaped(name, self.shape))
+
+    @cached_property
+    def positions(self) -> Array:
+        """[B] integer. The place of each step in an array of the caller's shape, in C order."""
+        numbers = np.arange(self.rewards.size).reshape(self.shape)
+        return read_only(self.by_environment(numbers)[self.keep])
 
     @cached_property
     def environments(self) -> Array:
@@ -110,7 +120,8 @@ class Grid:
                     "array; leave it out, or choose autoreset='next_step'"
                 )
             reset[:, 0] = columns.shaped("previous_done", (len(reset),), boolean=True)
-        ends, paid = reset & self.done, reset & (self.rewards != 0)
+        paid = self.rewards != 0 if is_host(self.rewards) else False
+        ends, paid = reset & self.done, reset & paid
         if (ends | paid).any():
             environment, time = np.argwhere(ends | paid)[0]
             got = "an end" if ends[environment, time] else "another reward"

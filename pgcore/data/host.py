@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.data import native
+from pgcore.data.device_array import DeviceArray
 from pgcore.errors import BatchError
 
 __all__ = ["first_native", "host"]
@@ -34,6 +35,8 @@ def first_native(values: Iterable[object]) -> Any:
     for value in values:
         if type(value) in PLAIN:
             continue
+        if isinstance(value, DeviceArray):
+            return value.place.like
         if isinstance(value, Mapping):
             found = first_native(cast("Mapping[Any, object]", value).values())
             if found is not None:

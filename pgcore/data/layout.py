@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pgcore.errors import FileError, ShapeError
-from pgcore.validation.arrays import Array, read_only
+from pgcore.validation.arrays import Array, is_host, read_only
 
 __all__ = ["Layout", "saved_layout"]
 
@@ -77,9 +77,19 @@ class Layout:
                 f"{list(flat.shape)}; pass an array of these episodes"
             )
         trailing = flat.shape[1:]
-        result = np.full((math.prod(self.shape), *trailing), fill, flat.dtype)
-        result[self.positions] = flat
+        if is_host(flat):
+            result = np.full((math.prod(self.shape), *trailing), fill, flat.dtype)
+            result[self.positions] = flat
+        else:
+            result = np.concatenate([flat, np.full_like(flat[:1], fill)])[self._sources]
         return result.reshape(*self.shape, *trailing)
+
+    @cached_property
+    def _sources(self) -> Array:
+        """[prod(shape)] integer. The number of the step at each place, and B where there is none."""
+        sources = np.full(math.prod(self.shape), len(self.positions))
+        sources[self.positions] = np.arange(len(self.positions))
+        return read_only(sources)
 
     @cached_property
     def steps(self) -> Array:

@@ -71,6 +71,17 @@ class Arrays(ABC):
     def device(self, x: Native) -> str:
         """Return a device's name; "" while the code is traced."""
 
+    def resident(self, x: Native) -> bool:
+        """Whether an array's numbers are on an accelerator, so that reading them waits for it.
+
+        False, the default, has signals computed by NumPy. True has them computed by the framework.
+        """
+        return False
+
+    def order(self, x: Native) -> Native:
+        """Return [n] integers, the positions of [n] floats in ascending order, equal ones as they come."""
+        return self.native(np.argsort(self.host(x), kind="stable"), x)
+
     @abstractmethod
     def reshape(self, x: Native, shape: tuple[int, ...]) -> Native:
         """Return an array's entries in C order in another shape; one length may be -1."""

@@ -9,7 +9,7 @@ import numpy as np
 from pgcore.data.columns import Columns, Flat
 from pgcore.data.layout import Layout
 from pgcore.errors import BatchError, ShapeError
-from pgcore.validation.arrays import Array, owned_booleans, read_only
+from pgcore.validation.arrays import Array, is_host, owned_booleans, read_only
 
 __all__ = ["padded"]
 
@@ -33,10 +33,12 @@ def padded(columns: Columns) -> Flat:
         )
     _check_answers(columns, mask)
     episodes, times = np.nonzero(mask)
+    layout = Layout(mask.shape, np.flatnonzero(mask))
 
     def flat(name: str) -> Array:
         """Return [B, ...] an argument in the order of steps."""
-        return columns.shaped(name, mask.shape)[mask]
+        array = columns.shaped(name, mask.shape)
+        return array[mask] if is_host(array) else layout.flat(array)
 
     def place(step: int) -> str:
         """Return the place of a step, for errors."""
@@ -52,7 +54,7 @@ def padded(columns: Columns) -> Flat:
     fields |= {name: columns.numbers(name) for name in PER_EPISODE if name in columns.names}
     if "values" in fields and fields["terminated"].all():
         fields.setdefault("final_values", np.zeros(len(lengths)))
-    return Flat(fields, Layout(mask.shape, np.flatnonzero(mask)), columns.like)
+    return Flat(fields, layout, columns.like)
 
 
 def _check_answers(columns: Columns, mask: Array) -> None:
@@ -76,7 +78,7 @@ def _rewards(columns: Columns, mask: Array, ends: Array) -> Array:
             f"{list(mask.shape[:1])}, a reward for each row, got {list(rewards.shape)}; lay all arrays "
             "out alike"
         )
-    result = np.zeros(ends[-1] + 1, np.result_type(rewards, np.float64))
+    result = np.zeros_like(rewards, np.result_type(rewards.dtype, np.float64), shape=ends[-1] + 1)
     result[ends] = rewards
     return result
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from pgcore.data.bootstrap import Bootstrap
 from pgcore.data.columns import Columns, Flat
 from pgcore.data.grid import Grid
@@ -31,6 +29,5 @@ def rollout(columns: Columns, order: object, autoreset: object) -> Flat:
     grid = Grid(columns, in_time=in_time, resets=resets)
     fields = columns.fields(PER_STEP, grid.steps_of, grid.place)
     fields |= {"episode_lengths": grid.lengths, "terminated": grid.ended}
-    numbers = np.arange(grid.rewards.size).reshape(grid.shape)
-    layout = Layout(grid.shape, grid.flat(numbers))
+    layout = Layout(grid.shape, grid.positions)
     return Flat(fields | Bootstrap(grid).finals(), layout, columns.like)

@@ -54,7 +54,7 @@ class Selection:
 
     def spread(self, array: Array) -> Array:
         """Return [B, ...] an array of the selected steps, with 0 at the others."""
-        result = np.zeros((len(self.steps), *array.shape[1:]), array.dtype)
+        result = np.zeros_like(array, shape=(len(self.steps), *array.shape[1:]))
         result[self.steps] = array
         return result
 

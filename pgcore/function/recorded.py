@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from pgcore.data.device_array import as_array
 from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError
 from pgcore.validation.arrays import Array
@@ -71,4 +72,4 @@ class Recorded:
                 f"signals: expected {name!r}, which the estimator's constants need, got episodes "
                 f"without it; {recorded}pass signals(estimator, episodes, {name}=...)"
             )
-        return np.asarray(found, np.float64)
+        return as_array(found, np.float64)

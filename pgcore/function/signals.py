@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.device_array import place_of
 from pgcore.data.episodes import Episodes
 from pgcore.data.native import Arrays, arrays_of, host
 from pgcore.errors import BatchError, EstimatorError, ShapeError
@@ -17,7 +19,7 @@ from pgcore.function.recorded import Recorded
 from pgcore.interfaces.estimator import Estimator, check_claims
 from pgcore.interfaces.reduction import Totals
 from pgcore.interfaces.signals import Signals
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 from pgcore.xp.namespace import Native
 
 __all__ = ["LaidOutSignals", "laid_out_signals"]
@@ -177,10 +179,22 @@ def laid_out_signals(
         EstimatorError, BatchError, ShapeError, NonFiniteError: see `pgcore.signals`.
     """
     check_claims(estimator)
+    if episodes.device is not None:
+        with suppress(Exception), episodes.device.arrays.computing(episodes.device.dtype):
+            return computed(estimator, episodes.on_device(), given, totals)
+        # Code that takes no arrays but NumPy's gets those, and an error has its step from them.
+    return computed(estimator, episodes, given, totals)
+
+
+def computed(
+    estimator: Estimator, episodes: Episodes, given: Mapping[str, Any], totals: Totals
+) -> LaidOutSignals:
+    """Return `laid_out_signals`, computed where the episodes' floats are."""
     layout, like = episodes.layout, episodes.like
     flat = {name: evaluation(episodes, name, value) for name, value in given.items()}
     like = episodes.rewards if like is None else like
-    arrays = arrays_of(like)
+    device = place_of(episodes.rewards)
+    arrays = arrays_of(like) if device is None else device.arrays
     if arrays is None:
         raise BatchError(
             f"signals: expected arrays of a backend that is installed, got {type(like).__name__}; "
@@ -188,6 +202,8 @@ def laid_out_signals(
         )
     # Half precision has too few digits for sums over an episode.
     dtype = "float64" if arrays.dtype(like) == "float64" else "float32"
+    if device is not None:
+        like, dtype = device.like, device.dtype
     reference = episodes.extras.get("reference")
     width = 0 if reference is None else reference.shape[-1]
     evaluate = Recorded(episodes, flat)
@@ -196,8 +212,9 @@ def laid_out_signals(
     estimator.prepare()
     steps, shape = episodes.num_steps, (episodes.num_steps,) if layout is None else layout.shape
 
-    def spread(value: Array, fill: float = 0) -> Native:
-        return arrays.native(value if layout is None else layout.spread(value, fill), like)
+    def spread(value: Any, fill: float = 0) -> Native:
+        laid_out: Any = value if layout is None else layout.spread(value, fill)
+        return arrays.native(laid_out, like) if is_host(laid_out) else laid_out.native
 
     values = {
         name: spread(value, episodes.num_episodes if name == "episode" else 0)
@@ -241,7 +258,8 @@ def evaluation(episodes: Episodes, name: str, value: Any) -> Array:
     Raises:
         ShapeError: it is laid out in another way.
     """
-    array, layout = host(value), episodes.layout
+    layout, device = episodes.layout, place_of(episodes.rewards)
+    array: Any = host(value) if device is None else device.holding(value)
     if name.removeprefix("target_").startswith("final_"):
         expected = (episodes.num_episodes,)
     else:

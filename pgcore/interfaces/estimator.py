@@ -149,6 +149,9 @@ class Estimator(Checked, ABC):
     def signals(self, batch: Batch, evaluate: Evaluate) -> Mapping[str, Array]:
         """Return the constants of the loss, [B, ...] float64 each, computed from the whole batch.
 
+        In `pgcore.signals(estimator, episodes)` arrays on an accelerator are `DeviceArray`s, which
+        NumPy's functions and `pgcore.returns` compute on, and float64 is the device's float dtype.
+
         Args:
             batch: The episodes.
             evaluate: Runs the current policy forward, as in `evaluate("value", "final_value")`.

@@ -12,7 +12,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, EstimatorError, ShapeError
-from pgcore.validation.arrays import Array, check_finite
+from pgcore.validation.arrays import Array, check_finite, is_host
 
 __all__ = ["Example", "Extra", "check_extras", "declared_extras", "used_extras"]
 
@@ -125,7 +125,7 @@ def check_extras(extras: Mapping[str, Extra], batch: Episodes, width: int) -> No
 
 def unmasked(batch: Episodes, array: Array | None) -> Array | None:
     """Return an extra, with floats at steps of loss mask 0, which may be anything, at 0."""
-    if array is None or batch.loss_mask is None or array.dtype.kind != "f":
+    if array is None or batch.loss_mask is None or array.dtype.kind != "f" or not is_host(array):
         return array
     result = array.copy()
     result[~batch.loss_mask] = 0.0

@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, cast
 import numpy as np
 
 from pgcore.data.batch import GROUP, Batch
+from pgcore.data.device_array import as_array
 from pgcore.errors import BatchError, EstimatorError, PgcoreError, UnknownNameError
 from pgcore.interfaces.extras import Extra, declared_extras, used_extras
 from pgcore.registry.registry import load_class, registry
-from pgcore.validation.arrays import Array, first_row
+from pgcore.validation.arrays import Array, first_row, is_host
 from pgcore.validation.fields import Checked, Count, choice
 
 __all__ = [
@@ -233,12 +234,15 @@ def checked_weights(reduction: Reduction, batch: Batch, totals: Totals = THE_BAT
         BatchError: totals are smaller than the batch; see `Reduction.weights` for others.
     """
     totals.check(batch)
-    where, weights = f"{reduction.name}.weights", np.asarray(reduction.weights(batch, totals))
+    where, weights = f"{reduction.name}.weights", as_array(reduction.weights(batch, totals))
     if weights.shape != (batch.num_steps,) or weights.dtype.kind != "f":
         raise EstimatorError(
             f"{where}: expected [{batch.num_steps}] floats, one for each step, got "
             f"{list(weights.shape)} {weights.dtype}; return the weight of each step's term"
         )
+    # Numbers on a device are not read.
+    if not is_host(weights):
+        return weights
     rules = {"finite numbers of at least 0": (weights >= 0) & (weights < np.inf)}
     if batch.step_weights is not None:
         rules["0 at padding"] = (weights == 0) | (batch.step_weights != 0)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from pgcore.data.batch import Batch, Index
+from pgcore.data.device_array import as_array
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
-from pgcore.validation.arrays import Array, first_row, read_only, row_not_finite
+from pgcore.validation.arrays import Array, first_row, is_host, read_only, row_not_finite
 
 __all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_reference"]
 
@@ -191,7 +192,7 @@ class Signals:
         values: dict[str, Array] = {}
         for name, value in computed.items():
             where = f"{estimator.name}.signals[{name!r}]"
-            array = np.asarray(value, np.float64 if name == "reference" else None)
+            array = as_array(value, np.float64 if name == "reference" else None)
             if array.ndim == 0 or len(array) != batch.num_steps:
                 raise EstimatorError(
                     f"{where}: expected {batch.num_steps} rows, one for each step, got shape "
@@ -212,7 +213,7 @@ class Signals:
         if padded:
             ones = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
             real = (ones if counted is None else ones * counted).astype(dtype)
-        if estimator.couples_steps:
+        if estimator.couples_steps and is_host(weights):
             check_equal_weights(estimator, batch, weights, real)
         return Signals(values, weights, padded=padded, real=real)
 
@@ -339,6 +340,9 @@ def check_reference(where: str, reference: Array, width: int) -> None:
             f"{where}: expected shape [B, {width}], the head's distribution parameters, "
             f"got {list(reference.shape)}; evaluate 'distribution' of the reference policy"
         )
+    # Numbers on a device are not read.
+    if not is_host(reference):
+        return
     # A masked action's log-probability is -inf.
     bad = np.isnan(reference) | (reference == np.inf)
     if bad.any():

@@ -258,7 +258,8 @@ class Composition:
         # w_t of the mask's steps alone over w_t of all steps that count.
         real = batch.step_weights
         among = np.ones(batch.num_steps, np.bool_) if real is None else real > 0
-        own = self._reduced(batch, among & (weights > 0))
+        # The reduction sees a batch of these steps alone, whose shapes are the host's.
+        own = self._reduced(batch, among & np.asarray(weights > 0))
         return np.divide(own, self._reduced(batch, among), out=np.zeros_like(own), where=own > 0)
 
     def _reduced(self, batch: Batch, steps: Array) -> Array:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.device_array import as_array
 from pgcore.data.selection import Selection
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Evaluate
@@ -71,13 +72,13 @@ class Counting:
     def chosen(self, signals: Mapping[str, Array]) -> dict[str, Array]:
         """Return signals of the steps `counted` from those of the present steps."""
         steps = self.counted.steps[self.present.steps]
-        return {name: np.asarray(x)[steps] for name, x in signals.items()}
+        return {name: as_array(x)[steps] for name, x in signals.items()}
 
     def spread(self, signals: Mapping[str, Array]) -> dict[str, Array]:
         """Return [B, ...] signals from those of `counted`, 0 where a step does not count."""
         if not self.kept.any():
             signals = {name: np.zeros_like(x) for name, x in signals.items()}
-        return {name: self.counted.spread(np.asarray(x)) for name, x in signals.items()}
+        return {name: self.counted.spread(as_array(x)) for name, x in signals.items()}
 
     def _spread(self, mask: StepMask) -> Array:
         return self.present.spread(mask.keeps(self.present.batch))

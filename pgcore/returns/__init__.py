@@ -1,7 +1,8 @@
 """Pure functions of rewards and values, held constant in a gradient.
 
 Arrays are flat float64, `B` steps in `E` episodes one after the other. `_t` is a step's own time,
-`_tp1` the next. Episodes do not depend on one another, but in baselines that average over them.
+`_tp1` the next. Arrays on an accelerator, `pgcore.data.device_array.DeviceArray`s, give results
+there, in the device's float dtype. Episodes do not depend on one another, but in baselines that average over them.
 """
 
 from pgcore.returns.baselines import (

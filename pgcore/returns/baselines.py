@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pgcore.data.device_array import place_of
+from pgcore.data.device_functions import standardised
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array
 
@@ -40,6 +42,8 @@ def normalise(
     Raises:
         NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
+    if place_of(x) is not None:
+        return standardised(x, weights, ddof=ddof, eps=eps)
     return _normalised(x, weights, ddof, eps, noun)[0]
 
 
@@ -101,6 +105,8 @@ def centre(x: Array) -> Array:
 
 def _mean(x: Array) -> float:
     """Return the mean of [B] numbers."""
+    if place_of(x) is not None:
+        return x.mean()
     # Python sums a few entries sooner.
     return (sum(x.tolist()) if len(x) < 8 else np.add.reduce(x)) / len(x)
 
@@ -224,6 +230,6 @@ def _sum_of_others(where: str, x: Array) -> Array:
         return x[::-1]
     # Unlike total - own, sums before and after cannot leave a positive sum negative by rounding.
     before, after = np.zeros_like(x), np.zeros_like(x)
-    np.cumsum(x[:-1], axis=0, out=before[1:])
+    before[1:] = np.cumsum(x[:-1], axis=0)
     after[:-1] = np.cumsum(x[:0:-1], axis=0)[::-1]
     return before + after

@@ -7,8 +7,10 @@ from typing import cast
 
 import numpy as np
 
+from pgcore.data.device_array import DeviceArray, place_of
+from pgcore.data.device_functions import backward_sum
 from pgcore.errors import ShapeError
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 
 __all__ = [
     "discounted_sum",
@@ -22,24 +24,30 @@ __all__ = [
     "td_errors",
 ]
 
+ARRAYS = (np.ndarray, DeviceArray)  # of a discount for each step
 # Steps from which SciPy solves, 0.5 ms sooner; its import takes as long as a thousand loops.
 SOLVER_FROM = 2048
 
 
-def discounted_sum(x_t: Array, coefficient_t: Array) -> Array:
+def discounted_sum(x_t: Array, coefficient_t: Array, episode_lengths: Array | None = None) -> Array:
     """Return [B] float64 y with y_t = x_t + coefficient_t * y_{t+1}, and y = x at the last step.
 
     A coefficient of 0 at each episode's last step keeps episodes apart. This is a unit upper
-    bidiagonal system, and is solved as one.
+    bidiagonal system, and is solved as one; on a device by doubling, in log2 of the longest episode's steps passes.
 
     Args:
         x_t: [B] float64.
         coefficient_t: [B] float64; the last is not read.
+        episode_lengths: [E] integer; None for one episode. Only a device needs it.
 
     Raises:
         ShapeError: the lengths differ.
     """
     _check_same_length("discounted_sum", x_t, coefficient_t)
+    device = place_of(x_t, coefficient_t)
+    if device is not None:
+        longest = len(x_t) if episode_lengths is None else int(episode_lengths.max())
+        return backward_sum(device, x_t, coefficient_t, longest)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
 
@@ -64,8 +72,11 @@ def discounts(episode_lengths: Array, factor: float | Array) -> Array:
 
 
 def _discounts(ends: Array, factor: float | Array) -> Array:
-    coefficient = np.empty(ends[-1] + 1)
-    coefficient[:] = factor
+    if place_of(factor) is not None:
+        coefficient = _copied(cast("Array", factor))
+    else:
+        coefficient = np.empty(ends[-1] + 1)
+        coefficient[:] = factor
     coefficient[ends] = 0.0
     return coefficient
 
@@ -85,11 +96,17 @@ def state_discounts(episode_lengths: Array, gamma: float | Array) -> Array:
         [1.0, 0.5, 0.25, 1.0]
     """
     starts = episode_lengths.cumsum() - episode_lengths
-    if not isinstance(gamma, np.ndarray):
+    if not isinstance(gamma, ARRAYS):
         first = np.repeat(starts, episode_lengths)
         return gamma ** cast("Array", np.arange(len(first)) - first)
-    ends, factors = last_steps("state_discounts", episode_lengths, gamma), np.ones(len(gamma))
+    ends, factors = last_steps("state_discounts", episode_lengths, gamma), np.ones_like(gamma)
     factors[1:] = gamma[:-1]
+    if not is_host(factors):
+        # The recursion runs forwards in time, so both arrays are reversed.
+        factors[starts] = 0.0
+        first = np.zeros(len(gamma))
+        first[starts] = 1.0
+        return discounted_sum(first[::-1], factors[::-1], episode_lengths)[::-1]
     factors[starts] = 1.0
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         np.multiply.accumulate(factors[start : end + 1], out=factors[start : end + 1])
@@ -113,11 +130,11 @@ def returns(
     Source: Sutton and Barto 2018, eq. 3.9.
     """
     ends = last_steps("returns", episode_lengths, r_t, gamma)
-    x_t = np.array(r_t, np.float64)
+    x_t = _copied(r_t)
     if final_value is not None:
         _check_same_length("returns", final_value, episode_lengths)
         x_t[ends] += _at(gamma, ends) * final_value
-    return discounted_sum(x_t, _discounts(ends, gamma))
+    return discounted_sum(x_t, _discounts(ends, gamma), episode_lengths)
 
 
 def episode_returns(g_t: Array, episode_lengths: Array) -> Array:
@@ -126,19 +143,19 @@ def episode_returns(g_t: Array, episode_lengths: Array) -> Array:
 
 
 def next_values(v_t: Array, episode_lengths: Array, final_value: Array) -> Array:
-    """Return [B] float64 V(s_{t+1}), an episode's final value after its last step.
+    """Return [B, ...] float64 V(s_{t+1}), an episode's final value after its last step.
 
     Args:
-        v_t: [B] float64. V(s_t).
+        v_t: [B, ...] float64. V(s_t), or a row of values.
         episode_lengths: [E] integer.
-        final_value: [E] float64. V of the final observation if truncated, 0 if terminated.
+        final_value: [E, ...] float64. V of the final observation if truncated, 0 if terminated.
 
     Raises:
         ShapeError: the lengths do not sum to B, or final_value does not have E entries.
     """
     ends = last_steps("next_values", episode_lengths, v_t)
     _check_same_length("next_values", final_value, episode_lengths)
-    v_tp1 = np.empty(len(v_t))
+    v_tp1 = np.empty_like(v_t, np.float64)
     v_tp1[:-1] = v_t[1:]
     v_tp1[ends] = final_value
     return v_tp1
@@ -172,7 +189,7 @@ def n_step_returns(
     """
     ends = last_steps("n_step_returns", episode_lengths, r_t, v_t, v_tp1, gamma)
     at_end = r_t[ends] + _at(gamma, ends) * v_tp1[ends]
-    g_t, inner = np.array(v_t, np.float64), _at(gamma, slice(-1))
+    g_t, inner = _copied(v_t), _at(gamma, slice(-1))
     # Each pass adds one reward; more passes than steps of an episode change nothing.
     for _ in range(min(n, int(episode_lengths.max()))):
         g_t[:-1] = r_t[:-1] + inner * g_t[1:]
@@ -207,7 +224,14 @@ def gae(
     Source: Schulman et al. 2016, eq. 16, arXiv:1506.02438. Differs: time limits bootstrap.
     """
     ends = last_steps("gae", episode_lengths, r_t, v_t, v_tp1, gamma)
-    return discounted_sum(td_errors(r_t, v_t, v_tp1, gamma), _discounts(ends, gamma * gae_lambda))
+    coefficient = _discounts(ends, gamma * gae_lambda)
+    errors = td_errors(r_t, v_t, v_tp1, gamma)
+    return discounted_sum(errors, coefficient, episode_lengths)
+
+
+def _copied(x_t: Array) -> Array:
+    """Return [B] float64 that may be written."""
+    return np.array(x_t, np.float64) if place_of(x_t) is None else x_t.copy()
 
 
 def _check_same_length(where: str, left: Array, right: Array) -> None:
@@ -221,7 +245,7 @@ def _check_same_length(where: str, left: Array, right: Array) -> None:
 
 def _at(gamma: float | Array, index: Array | slice) -> float | Array:
     """Return the discounts of some steps; one number is that of all."""
-    return gamma[index] if isinstance(gamma, np.ndarray) else gamma
+    return gamma[index] if isinstance(gamma, ARRAYS) else gamma
 
 
 def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array | float) -> Array:
@@ -233,6 +257,6 @@ def last_steps(where: str, episode_lengths: Array, x_t: Array, *further: Array |
             f"got {int(episode_lengths.sum())}; check both"
         )
     for y_t in further:
-        if isinstance(y_t, np.ndarray):
+        if isinstance(y_t, ARRAYS):
             _check_same_length(where, x_t, y_t)
     return ends

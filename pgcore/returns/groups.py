@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pgcore.data.device_array import place_of
 from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array, check_rows
@@ -88,6 +89,8 @@ def by_group(
 ) -> Array:
     """Return [E]: a function of each group's entries; 0 for episodes that are padding.
 
+    Of an array on a device the [E] entries are read, for groups of different sizes are a loop.
+
     Args:
         function: From [n] entries of one group to [n] results.
         x: [E] float.
@@ -106,6 +109,10 @@ def by_group(
         >>> by_group(lambda x: x - x.mean(), batch.rewards, batch).tolist()
         [-1.0, 1.0, 0.0]
     """
+    if (device := place_of(x)) is not None:
+        numbers = np.asarray(x, np.float64)
+        result = by_group(function, numbers, batch, group, *further, members=members)
+        return device.array(device.native(result, "f"))
     if batch.step_weights is None and members is None and is_one_group(batch, group):
         return function(x, *further)
     numbers = group_of_episode(batch, group)

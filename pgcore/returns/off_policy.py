@@ -29,7 +29,7 @@ def cumulative_log_ratios(log_ratio_t: Array, episode_lengths: Array) -> Array:
     # The recursion runs backwards in time, so both arrays are reversed.
     goes_on = np.ones(len(log_ratio_t))
     goes_on[ends + 1 - episode_lengths] = 0.0
-    return discounted_sum(log_ratio_t[::-1], goes_on[::-1])[::-1]
+    return discounted_sum(log_ratio_t[::-1], goes_on[::-1], episode_lengths)[::-1]
 
 
 def limited_ratios(log_ratio_t: Array, limit: float) -> Array:
@@ -97,7 +97,8 @@ def vtrace(
     # A 0 at each episode's last step keeps episodes apart.
     coefficient = gamma * trace_lambda * limited_ratios(log_ratio_t, c_bar)
     coefficient[ends] = 0.0
-    target = v_t + discounted_sum(rho * td_errors(r_t, v_t, v_tp1, gamma), coefficient)
+    errors = rho * td_errors(r_t, v_t, v_tp1, gamma)
+    target = v_t + discounted_sum(errors, coefficient, episode_lengths)
     q_tp1 = next_values(target, episode_lengths, v_tp1[ends])
     if bootstrap == "mixed":
         q_tp1 = trace_lambda * q_tp1 + (1.0 - trace_lambda) * v_tp1
@@ -135,8 +136,9 @@ def retrace(
     """
     ends = last_steps("retrace", episode_lengths, r_t, q_t, v_tp1, log_ratio_t, gamma)
     # A trace is shortened by the ratio of the step that follows, min(1, ratio).
-    coefficient = np.zeros(len(r_t))
+    coefficient = np.zeros_like(log_ratio_t, np.float64)
     coefficient[:-1] = trace_lambda * limited_ratios(log_ratio_t[1:], 1.0)
     coefficient *= gamma
     coefficient[ends] = 0.0
-    return q_t + discounted_sum(td_errors(r_t, q_t, v_tp1, gamma), coefficient)
+    errors = td_errors(r_t, q_t, v_tp1, gamma)
+    return q_t + discounted_sum(errors, coefficient, episode_lengths)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = ["Array", "owned_booleans", "owned_numbers", "read_only"]
+__all__ = ["Array", "is_host", "owned_booleans", "owned_numbers", "read_only"]
 __all__ += ["check_finite", "check_length", "check_rows"]
 __all__ += ["first_not_finite", "first_row", "not_finite_in", "row_not_finite"]
 
@@ -67,9 +67,15 @@ def owned_booleans(where: str, value: ArrayLike, dimensions: int) -> Array:
 
 
 def read_only(array: Array) -> Array:
-    """Make an array that pgcore owns read-only and return it."""
-    array.flags.writeable = False
+    """Make an array that pgcore owns read-only and return it; one on a device has no shared memory."""
+    if is_host(array):
+        array.flags.writeable = False
     return array
+
+
+def is_host(array: object) -> bool:
+    """Whether an array's numbers are in host memory: those on a device are not read, which would wait."""
+    return isinstance(array, np.ndarray)
 
 
 def check_length(where: str, array: Array, length: int, noun: str) -> None:
@@ -87,11 +93,11 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
     Args:
         where: The array's name.
         rule: The expectation, after "expected".
-        valid: [B] bool. False at a step that breaks the rule.
+        valid: [B] bool. False at a step that breaks the rule; not read on a device, which would wait.
         got: [B, ...] the array itself, or words for any step that breaks the rule.
         advice: The next thing to do.
     """
-    if not valid.all():
+    if is_host(valid) and not valid.all():
         step = int(valid.argmin())
         shown = got if isinstance(got, str) else got[step]
         raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
@@ -107,11 +113,14 @@ def check_finite(where: str, array: Array, noun: str = "step") -> None:
 
 
 def row_not_finite(array: Array) -> int | None:
-    """Return the number of the first row with NaN or infinity, None if all are finite."""
+    """Return the number of the first row with NaN or infinity, None if all are finite.
+
+    Numbers on a device are not read.
+    """
     if array.dtype.names is not None:
         rows = [row_not_finite(array[name]) for name in array.dtype.names]
         return min((row for row in rows if row is not None), default=None)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or not is_host(array):
         return None
     finite = np.isfinite(array)
     return None if finite.all() else first_row(~finite)

@@ -85,7 +85,7 @@ class HostNamespace:
         """See `ArrayNamespace.episode_sum`."""
         # Blocks of a batch keep the whole batch's episode numbers, so these need not start at 0.
         row = episode - episode.min()
-        total = np.zeros(row.max() + 1, x.dtype)
+        total = np.zeros_like(x, shape=row.max() + 1)
         np.add.at(total, row, x)
         return total[row]
 

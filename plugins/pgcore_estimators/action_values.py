@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 import numpy as np
@@ -47,12 +48,12 @@ def constant_action_values(batch: Batch, evaluate: Evaluate, *, twin: bool = Fal
     q = batch.extras.get("action_values")
     if q is not None:
         return q
-    return np.minimum.reduce([*evaluate(*Q_NAMES[: 1 + twin]).values()])
+    return functools.reduce(np.minimum, evaluate(*Q_NAMES[: 1 + twin]).values())
 
 
 def next_q(batch: Batch, evaluate: Evaluate, *, twin: bool = False) -> Array:
     """Return [B, A] Q(s_{t+1}, .) by one policy, 0 after a terminal step; see the above for `twin`."""
-    return np.minimum.reduce(next_quantities(batch, evaluate, Q_NAMES[: 1 + twin]))
+    return functools.reduce(np.minimum, next_quantities(batch, evaluate, Q_NAMES[: 1 + twin]))
 
 
 def next_log_probs(batch: Batch, evaluate: Evaluate) -> Array:
@@ -68,12 +69,8 @@ def next_quantities(batch: Batch, evaluate: Evaluate, names: tuple[str, ...]) ->
         evaluated = evaluate(*finals)
         return [evaluated[final] for final in finals]
     evaluated, lengths = evaluate(*names, *finals), batch.episode_lengths
-    following: list[Array] = []
-    for name, final in zip(names, finals, strict=True):
-        columns = zip(evaluated[name].T, evaluated[final].T, strict=True)
-        rows = [next_values(q_t, lengths, q_final) for q_t, q_final in columns]
-        following.append(np.stack(rows, axis=1))
-    return following
+    pairs = zip(names, finals, strict=True)
+    return [next_values(evaluated[name], lengths, evaluated[final]) for name, final in pairs]
 
 
 def expect_over_actions(log_probs: Array, values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Covariances of advantages and log-probabilities, step by step, and choices among steps."""
+"""Covariances of advantages and log-probabilities, step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pgcore.interfaces.estimator import Evaluate
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import CountFromZero, Rule
 
-__all__ = ["Fraction", "Seed", "covariances", "first_of", "fraction_of"]
+__all__ = ["Fraction", "Seed", "covariances", "fraction_of"]
 
 Fraction = Annotated[float, Rule[float]("a number in (0, 1]", lambda x: 0 < x <= 1)]
 Seed = CountFromZero
@@ -36,10 +36,3 @@ def covariances(batch: Batch, evaluate: Evaluate, advantage: Array) -> tuple[Arr
 def fraction_of(real: Array, fraction: float) -> int:
     """Return a fraction of the real steps, rounded down, and at least 1."""
     return max(int(fraction * np.count_nonzero(real)), 1)
-
-
-def first_of(steps: Array, count: int, seed: int | None) -> Array:
-    """Return the first `count` of some step numbers, or with a seed as many at random."""
-    if seed is not None:
-        steps = np.random.default_rng(seed).permutation(steps)
-    return steps[:count]

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from pgcore.data.batch import Batch
-from pgcore.errors import BatchError
 from pgcore.interfaces.extras import Extra
 from pgcore.interfaces.reduction import (
     THE_BATCH,
@@ -18,7 +17,7 @@ from pgcore.interfaces.reduction import (
     real_steps,
 )
 from pgcore.returns.groups import group_of_episode
-from pgcore.validation.arrays import Array, first_row
+from pgcore.validation.arrays import Array, check_rows
 from pgcore.validation.fields import Positive
 from pgcore_estimators.terms import Group, example_groups
 
@@ -140,13 +139,8 @@ class WeightedSteps(Reduction):
             BatchError: a weight is negative.
         """
         weights = batch.extras["weights"]
-        negative = weights < 0
-        if negative.any():
-            step = first_row(negative)
-            raise BatchError(
-                f"{type(batch).__name__}.extras['weights']: expected numbers of at least 0, got {weights[step]} at "
-                f"step {step}; leave a step out with 0"
-            )
+        where, advice = f"{type(batch).__name__}.extras['weights']", "leave a step out with 0"
+        check_rows(where, "numbers of at least 0", weights >= 0, weights, advice)
         return self.inner.weights(batch, totals) * weights
 
     @property

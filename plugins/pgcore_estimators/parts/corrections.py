@@ -78,7 +78,7 @@ class ImportanceWeight(Correction):
             # Each episode counts once, whatever its length.
             real = real / batch.episode_lengths[batch.episode_of_step]
         mean = np.average(weights, weights=real)
-        return weights / mean if mean > 0 else weights
+        return weights / np.where(mean > 0, mean, 1.0)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pgcore.parts import GainMask
 from pgcore.validation.arrays import Array
 from pgcore.validation.fields import Number, Rule, check_fields, choice
 from pgcore.xp.numpy import host
-from pgcore_estimators.covariances import Fraction, Seed, covariances, first_of, fraction_of
+from pgcore_estimators.covariances import Fraction, Seed, covariances, fraction_of
 from pgcore_estimators.terms import ROLLOUT_LOG_PROBS
 
 __all__ = ["CovarianceMask", "EntropyQuantile", "OffPolicySequence"]
@@ -128,7 +128,11 @@ class CovarianceMask(GainMask):
     def weights(self, batch: Batch, evaluate: Evaluate, advantage: Array) -> Array:
         """See `GainWeight.weights`."""
         covariance, real = covariances(batch, evaluate, advantage)
-        candidates = np.flatnonzero(real & (covariance >= self.low) & (covariance <= self.high))
+        among = real & (covariance >= self.low) & (covariance <= self.high)
+        count = fraction_of(real, self.fraction)
+        if self.seed is None:
+            return np.where(among & (np.cumsum(among) <= count), 0.0, 1.0)
+        candidates = np.flatnonzero(among)
         weights = np.ones(batch.num_steps)
-        weights[first_of(candidates, fraction_of(real, self.fraction), self.seed)] = 0.0
+        weights[np.random.default_rng(self.seed).permutation(candidates)[:count]] = 0.0
         return weights

@@ -121,7 +121,7 @@ def episode_baseline(
     # Padding is no episode of its own and would bias a mean.
     real = batch.episode_weights > 0
     episode_return = episode_returns(g_t, batch.episode_lengths)
-    by_episode = np.zeros(batch.num_episodes, g_t.dtype)
+    by_episode = np.zeros_like(episode_return)
     if baseline == "mean":
         by_episode[real] = episode_return[real].mean()
     elif baseline == "leave_one_out":

@@ -107,7 +107,8 @@ class ZeroVariance(StepMask):
 
     def keeps(self, batch: Batch) -> Array:
         """See `StepMask.keeps`."""
-        varied = by_group(differ, episode_rewards(batch), batch, self.group)
+        # The steps that are left decide shapes, which are the host's.
+        varied = np.asarray(by_group(differ, episode_rewards(batch), batch, self.group))
         return varied[batch.episode_of_step] > 0
 
 

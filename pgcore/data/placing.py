@@ -1,0 +1,100 @@
+"""Arguments of episodes that stay on an accelerator, and those that are read because shapes depend on them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from pgcore.data.device_array import Device, DeviceArray
+from pgcore.data.native import arrays_of
+from pgcore.validation.arrays import Array
+
+__all__ = ["blank", "flattened", "nested", "staying"]
+
+# Arguments, and extras, that divide arrays into steps, episodes and groups.
+STRUCTURE = frozenset(
+    (
+        *("episode_lengths", "terminated", "truncated", "mask", "previous_done", "episode"),
+        *("step_weights", "action_mask", "loss_mask", "group"),
+    )
+)
+OBSERVED = re.compile(r"actions|\w*observations")
+
+
+def flattened(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments by name, with extras as `extras['name']`."""
+    flat, extras = dict(arguments), arguments.get("extras")
+    if isinstance(extras, Mapping):
+        named = cast("Mapping[Any, Any]", extras)
+        if all(isinstance(name, str) for name in named):
+            del flat["extras"]
+            flat |= {f"extras[{name!r}]": value for name, value in named.items()}
+    return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that `flattened` made flat."""
+    names = {name: extra_of(name) for name in flat}
+    extras = {extra: flat[name] for name, extra in names.items() if extra is not None}
+    arguments = {name: value for name, value in flat.items() if names[name] is None}
+    return {"extras": extras or None} | arguments
+
+
+def extra_of(name: str) -> str | None:
+    """Return the name of an extra among flat arguments; None of another argument."""
+    return ast.literal_eval(name[7:-1]) if name.startswith("extras[") else None
+
+
+def staying(flat: Mapping[str, Any]) -> dict[str, DeviceArray]:
+    """Return the arguments that stay on an accelerator, floats in the dtype of signals.
+
+    Args:
+        flat: As `flattened` returns them.
+    """
+    names = [name for name, value in flat.items() if stays(name, value)]
+    if flat.get("action_mask") is not None and "actions" in names:
+        names.remove("actions")  # the mask is checked against them
+    if not names:
+        return {}
+    first: Any = flat["rewards"] if "rewards" in names else flat[names[0]]
+    device: Any = first.place if isinstance(first, DeviceArray) else device_of(first)
+    result: dict[str, DeviceArray] = {}
+    for name in names:
+        value, observed = flat[name], OBSERVED.fullmatch(name)
+        if not isinstance(value, DeviceArray):
+            # Signals do not compute with observations, which so keep their digits.
+            if observed and device_of(value).dtype == "float64" != device.dtype:
+                continue
+            value = device.holding(value)
+        result[name] = value if observed else value.astype(np.float64)
+    return result
+
+
+def stays(name: str, value: Any) -> bool:
+    """Whether an argument stays on its device: an accelerator's array that is no structure."""
+    if isinstance(value, DeviceArray):
+        return True
+    arrays = None if isinstance(value, np.ndarray) else arrays_of(value)
+    if arrays is None or not arrays.resident(value):
+        return False
+    extra = extra_of(name)
+    if extra is None:
+        return name not in STRUCTURE
+    # Shapes may depend on integers and booleans of a user's own.
+    return extra not in STRUCTURE and "float" in arrays.dtype(value)
+
+
+def device_of(value: Any) -> Device:
+    """Return the place of a framework's array; floats have float64 where it has, else float32."""
+    arrays: Any = arrays_of(value)
+    dtype = "float64" if arrays.dtype(value) == "float64" else "float32"
+    return Device(arrays, arrays.xp.stop_gradient(arrays.reshape(value, (-1,))[:0]), dtype)
+
+
+def blank(x: DeviceArray) -> Array:
+    """Return zeros of an array's shape and dtype, by which shapes are checked without its numbers."""
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape)
