@@ -210,7 +210,9 @@ def _of_policy(
     evaluate = Evaluation(policy, batch, target)
     dtype, width = policy.dtype, policy.spec.head.width
     computed = Signals.of(estimator, batch, evaluate, dtype, width, whole)
-    computed.on_device = policy.resident
+    if policy.resident:
+        batch.remember_device()
+        computed.remember_device()
     return computed
 
 

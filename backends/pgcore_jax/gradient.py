@@ -94,7 +94,7 @@ class JaxGradient(AutodiffGradient):
         return JaxGradient(self._policy, self.surrogate, self._policy.joined(leaves), self._columns)
 
     def squared(self) -> jax.Array:
-        """Return `square` on the device."""
+        """See `AutodiffGradient.squared`."""
         with self._policy.precision():
             return jnp.vdot(self.vector, self.vector)
 
@@ -119,4 +119,6 @@ class JaxGradient(AutodiffGradient):
 def limit(vector: jax.Array, max_norm: jax.Array) -> jax.Array:
     """Return a vector of at most this norm."""
     norm = jnp.sqrt(jnp.vdot(vector, vector))
-    return vector * jnp.where(norm <= max_norm, 1.0, max_norm / norm)
+    factor = jnp.where(norm <= max_norm, 1.0, max_norm / norm)
+    # Of an infinite norm it would be 0, and so a step.
+    return vector * jnp.where(jnp.isfinite(norm), factor, jnp.nan)

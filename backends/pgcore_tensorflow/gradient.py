@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -20,11 +21,13 @@ class TensorflowGradient(AutodiffGradient):
         return self._owner.number(self.squared())
 
     def squared(self) -> Any:
-        """Return `square` on the device."""
+        """See `AutodiffGradient.squared`."""
         return tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()])
 
     def limited(self, max_norm: float) -> AutodiffGradient:
         """See `AutodiffGradient.limited`."""
         norm = tf.sqrt(self.squared())
         factor = tf.where(norm <= max_norm, tf.ones_like(norm), max_norm / norm)
+        # Of an infinite norm it would be 0, and so a step.
+        factor = tf.where(tf.math.is_finite(norm), factor, math.nan)
         return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})

@@ -216,14 +216,17 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
             xla: Whether to compile with XLA in that mode.
         """
         # Tensors of a batch on the device stay apart: joining them would copy them.
-        native = tf.is_tensor(inputs.observations)
+        native = not isinstance(inputs.observations, np.ndarray)
         arrays, layout = listed(inputs) if native else pack(inputs, self.dtype)
         xla = xla and self.compiled
         # Without XLA the number of steps is left open.
         shapes = tuple((array.shape if xla else array.shape[1:], array.dtype) for array in arrays)
         graphs, signature = self._graphs(key), (layout, shapes, len(more))
         with self.placed():
-            tensors = [self.to_native(array) for array in (*arrays, *more)]
+            tensors = [
+                tf.constant(array) if isinstance(array, np.ndarray) else array
+                for array in (*arrays, *more)
+            ]
             function = graphs.get(signature)
             if function is None:
                 function = build_graph(graph, layout, tensors, len(more), xla=xla)

@@ -20,7 +20,7 @@ class TorchGradient(AutodiffGradient):
         return self._owner.number(self.squared())
 
     def squared(self) -> Tensor:
-        """Return `square` on the device: one product over all entries."""
+        """See `AutodiffGradient.squared`: one product over all entries."""
         vector = flat(self.leaves)
         return torch.dot(vector, vector)
 
@@ -28,4 +28,6 @@ class TorchGradient(AutodiffGradient):
         """See `AutodiffGradient.limited`."""
         norm = self.squared().sqrt()
         factor = torch.where(norm <= max_norm, 1.0, max_norm / norm)
+        # Of an infinite norm it would be 0, and so a step.
+        factor = torch.where(torch.isfinite(norm), factor, torch.nan)
         return self.replaced({name: leaf * factor for name, leaf in self.leaves.items()})

@@ -312,9 +312,10 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
         if self.device.type == "cpu":
             return tensor
         # From page-locked memory the copy does not wait for earlier work on the device.
-        if self.device.type == "cuda" and tensor.nbytes <= PAGE_LOCKED:
+        pinned = self.device.type == "cuda" and tensor.nbytes <= PAGE_LOCKED
+        if pinned:
             tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return tensor.to(self.device, non_blocking=pinned)
 
     def _native(self, inputs: Inputs) -> Inputs:
         observations = self.to_native(inputs.observations)

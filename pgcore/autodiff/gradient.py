@@ -41,6 +41,17 @@ class AutodiffGradient(Gradient):
         clipped.addends = self.addends
         return clipped
 
+    def plus(self, other: Gradient) -> AutodiffGradient:
+        """See `Gradient.plus`; on a device an overflow is told as a gradient's is, see `Unread`."""
+        total = cast("AutodiffGradient", super().plus(other))
+        if self._owner.resident:
+            self._owner.unread.add(self._owner, total.squared(), total.surrogate)
+        return total
+
+    def squared(self) -> Native:
+        """Return `square` on the device; a backend with policies there writes it."""
+        raise NotImplementedError
+
     def limited(self, max_norm: float) -> AutodiffGradient:
         """Return `clipped` on a device; a backend writes it from native numbers, without a reading."""
         return cast("AutodiffGradient", super().clipped(max_norm))

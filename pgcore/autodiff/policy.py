@@ -117,7 +117,8 @@ class AutodiffPolicy(ResidentPolicy):
         """
         inputs = self.resident_inputs(surrogate)
         if inputs is None:
-            used = {name: surrogate.values[name] for name in surrogate.estimator.signal_names}
+            values = surrogate.values
+            used = {name: values[name] for name in surrogate.estimator.signal_names}
             inputs = self._inputs(surrogate.batch, used, surrogate.weights)
         return self.differentiate(surrogate, inputs)
 

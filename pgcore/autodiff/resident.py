@@ -57,6 +57,8 @@ class Copies:
     def get(self, array: Array, form: str, make: Callable[[Array], Native]) -> Native:
         """Return the native copy of an array, made at the first call; the array is then read-only.
 
+        A writable view of memory that cannot be made read-only has no copy that lasts.
+
         Args:
             array: NumPy's; a later array at the same address is another.
             form: The kind of copy: one array may have several.
@@ -65,15 +67,16 @@ class Copies:
         key = (id(array), form)
         entry = self.entries.get(key)
         if entry is not None and entry[0]() is array:
-            self.entries.move_to_end(key)
             return entry[1]
+        native = make(array)
         # A change of the array would not reach its copy.
-        array.flags.writeable = False
+        if not freeze(array):
+            return native
         copies = weakref.ref(self)
         alive = weakref.ref(array, lambda gone: forget(copies(), key, gone))
-        native = make(array)
         self.entries[key] = (alive, native, array.nbytes)
-        while sum(size for _, _, size in self.entries.values()) > MOST_BYTES:
+        # A list, since the garbage collector may free an array, and so an entry, at any time.
+        while sum(size for _, _, size in list(self.entries.values())) > MOST_BYTES:
             self.entries.popitem(last=False)
         return native
 
@@ -180,18 +183,19 @@ class ResidentPolicy(AutodiffParameters, Policy):
         batch, rows = surrogate.batch.whole()
         if not self.holds(batch):
             return None
-        batch.remember_device()
         self.try_out(surrogate.batch)
-        part = surrogate.signals
-        signals, signal_rows, scales = whole_signals(part)
-        standards = surrogate.standards
+        signals, standards = surrogate.signals, surrogate.standards
         # Without constants the arrays of this minibatch are moved as they are.
         if standards is None:
-            part = signals = Signals(surrogate.values, surrogate.weights, padded=False)
-            standards, signal_rows, scales = {}, None, ()
+            standards = {}
+            signals = Signals(surrogate.values, surrogate.weights, padded=False)
+        signal_rows: Array | None = None
+        scales: tuple[float, ...] = ()
         renumbered: Mapping[str, Array] = {}
-        if isinstance(part, SignalsPart) and signals is not part:
-            renumbered = part.renumbered
+        # A part with a replaced array is a whole of its own.
+        if isinstance(signals, SignalsPart) and signals.intact:
+            signal_rows, scales, renumbered = signals.rows, signals.scales, signals.renumbered
+            signals = signals.whole
         used: dict[str, Native] = {}
         for name in surrogate.estimator.signal_names - renumbered.keys():
             used[name] = self._moved_signal(name, signals.value(name))
@@ -276,19 +280,18 @@ def minibatch(
     return Inputs(observations, actions, mask, signals, weights)
 
 
-def whole_signals(signals: Signals) -> tuple[Signals, Array | None, tuple[float, ...]]:
-    """Return the signals that these are a part of, the part's rows, and the factors of its weights.
-
-    A part with a replaced array is a whole of its own.
-    """
-    rows: Array | None = None
-    scales: tuple[float, ...] = ()
-    while isinstance(signals, SignalsPart) and signals.intact:
-        above = np.arange(len(signals.whole.weights))[signals.index]
-        rows = above if rows is None else above[rows]
-        scales = signals.scales + scales
-        signals = signals.whole
-    return signals, rows, scales
+def freeze(array: Array) -> bool:
+    """Make an array read-only, and the base of a view; return False where that is not NumPy's."""
+    # A read-only array is one that nobody changes: `Batch` says so.
+    if not array.flags.writeable:
+        return True
+    base: Any = array.base
+    if base is not None:
+        if not isinstance(base, np.ndarray):
+            return False
+        base.flags.writeable = False
+    array.flags.writeable = False
+    return True
 
 
 def forget(copies: Copies | None, key: tuple[int, str], gone: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import deque
 from typing import Any
 
@@ -17,7 +18,7 @@ MOST = 64
 
 
 class Unread:
-    """The unread sums of squares, with their losses, oldest first.
+    """The unread sums of squares, with their losses if those are alive, oldest first.
 
     Optimizers skip the step of a gradient that is not finite, so that its parameters stay as they are
     until the error is raised: where a number is read, or after `MOST` gradients. A copy of this object,
@@ -26,7 +27,7 @@ class Unread:
 
     def __init__(self) -> None:
         """Start with none."""
-        self.squares: deque[tuple[Native, Surrogate]] = deque()
+        self.squares: deque[tuple[Native, str, weakref.ref[Surrogate]]] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the numbers behind: they belong to a device."""
@@ -34,7 +35,7 @@ class Unread:
 
     def add(self, policy: Any, square: Native, surrogate: Surrogate) -> None:
         """Keep the sum of squares of a loss's gradient, and read all if there are too many."""
-        self.squares.append((square, surrogate))
+        self.squares.append((square, surrogate.estimator.name, weakref.ref(surrogate)))
         if len(self.squares) > MOST:
             self.check(policy)
 
@@ -45,13 +46,14 @@ class Unread:
             policy: The gradients' policy.
         """
         squares, self.squares = self.squares, deque()
-        for number, (square, surrogate) in enumerate(squares, 1):
+        for number, (square, estimator, loss) in enumerate(squares, 1):
             if math.isfinite(policy.number(square)):
                 continue
             # Computed again, the gradient tells its step, unless the parameters have moved since.
-            policy.differentiated(surrogate)[0].check_finite()
+            if (surrogate := loss()) is not None:
+                policy.differentiated(surrogate)[0].check_finite()
             raise NonFiniteError(
-                f"gradient of {surrogate.estimator.name}: expected a finite sum of squares, got "
+                f"gradient of {estimator}: expected a finite sum of squares, got "
                 f"{policy.number(square)} in gradient {number} of the last {len(squares)}; its step "
                 "left the parameters unchanged, scale the rewards down or use float64"
             )

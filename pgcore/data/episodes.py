@@ -26,6 +26,7 @@ __all__ = ["GROUP", "Episodes", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 REALS = ("rewards", "log_probs", "values", "discount", "final_values")
+MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
 
@@ -108,7 +109,7 @@ class Episodes(Constructed):
     extras: Mapping[str, Array]
     layout: Layout | None = None
     _source: tuple[Any, Index]  # of episodes that `steps` made: their parent and its index
-    _rows: tuple[Any, Index]  # of a part: the episodes that it is of, and the numbers of its steps
+    _rows: tuple[Any, Index]  # of a part that a device may gather: parent and index of steps
     _fits: object = None  # the spec that a batch was last found to fit
     # Arrays that stay on an accelerator, by their names among arguments; and the arguments, zeros there.
     _resident: Mapping[str, DeviceArray] = MappingProxyType({})
@@ -377,9 +378,9 @@ class Episodes(Constructed):
         for value in fields.values():
             # An index array makes writable copies; a slice makes read-only views.
             if type(value) is np.ndarray:
-                value.flags.writeable = False
+                value.setflags(write=False)  # in half the time of `flags`
         for value in fields.get("extras", {}).values():
-            value.flags.writeable = False
+            value.setflags(write=False)
         return cls.trusted(fields)
 
     def steps(self, index: Index) -> Self:
@@ -391,14 +392,16 @@ class Episodes(Constructed):
         Raises:
             BatchError: the index is out of range, selects no step or is not one-dimensional.
         """
+        # The caller may change its index later.
+        rows = index.copy() if isinstance(index, MUTABLE) else index
         try:
-            fields = self._part_fields(index)
+            fields = self._part_fields(rows)
         except IndexError as error:
             raise self._index_error("step", self.num_steps, error) from error
         rewards = fields["rewards"]
         if rewards.ndim != 1 or len(rewards) == 0:
             raise self._index_error("step", self.num_steps, rewards.shape)
-        fields["_source"] = fields["_rows"]
+        fields["_source"] = fields["_rows"] = (self, rows)
         return self._frozen(fields)
 
     def episodes(self, index: Index) -> Self:
@@ -431,22 +434,23 @@ class Episodes(Constructed):
         return numbers, starts + np.arange(len(starts))
 
     def _part_fields(self, index: Index) -> dict[str, Any]:
-        """Return the fields of the steps at an index, of a part that knows its rows."""
-        # The caller may change its index later.
-        rows = index.copy() if isinstance(index, list | np.ndarray) else index
-        part = {"_rows": (self, rows), "_fits": self._fits}
+        """Return the fields of the steps at an index; those of a part on a device come later."""
         if not self._on_device:
-            return self._step_fields(index) | part
-        return part | {"_on_device": True, "rewards": self.rewards[index]}
+            return self._step_fields(index)
+        rows, rewards = (self, index), self.rewards[index]
+        return {"_rows": rows, "_on_device": True, "_fits": self._fits, "rewards": rewards}
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        fields: dict[str, Any] = {"_fits": self._fits, "extras": self.extras}
+        later = self._on_device or self._resident
+        arrays = self.__getstate__() if later else self.__dict__
+        extras: Mapping[str, Array] = arrays["extras"]
+        fields: dict[str, Any] = {"_fits": self._fits, "extras": extras}
         for name in self.per_step:
-            value: Array | None = getattr(self, name)
+            value = arrays[name]
             fields[name] = None if value is None else value[index]
-        if self.extras:
-            fields["extras"] = {name: value[index] for name, value in self.extras.items()}
+        if extras:
+            fields["extras"] = {name: value[index] for name, value in extras.items()}
         return fields
 
     def minibatches(self, size: int, rng: np.random.Generator) -> Iterator[Array]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, KeysView, Mapping
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_r
 WEIGHTS = "loss weights"
 
 
-@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Signals:
     """An estimator's signals for a batch, in a policy's dtype, with the reduction's weights."""
 
@@ -33,17 +34,25 @@ class Signals:
     padded: bool = field(kw_only=True)  # whether any step is padding or may be left out
     # [B] 0 for padding and steps left out; None: as the weights
     real: Array | None = field(default=None, kw_only=True)
-    # whether parts are gathered on a policy's device, and by NumPy only where they are read
-    on_device: bool = field(default=False, init=False)
+    on_device: bool = field(default=False, init=False)  # see `remember_device`
 
     def __getitem__(self, name: str) -> Array:
         """Return one signal."""
         return self.values[name]
 
     @property
-    def names(self) -> KeysView[str]:
+    def names(self) -> AbstractSet[str]:
         """The signals' names."""
         return self.values.keys()
+
+    def remember_device(self) -> None:
+        """Let NumPy gather parts where they are read alone, since a policy gathers them on its device.
+
+        The arrays are read-only then: a change would not reach their copies.
+        """
+        self.on_device = True
+        for array in self.arrays.values():
+            read_only(array)
 
     def steps(self, index: Index) -> Signals:
         """Return the signals of some steps, a minibatch; see `Batch.steps`.
@@ -89,7 +98,7 @@ class Signals:
         scale = np.count_nonzero(real) / max(np.count_nonzero(real[index]), 1)
         return part.scaled(scale)
 
-    def episode_part(self, batch: Batch, index: Index) -> SignalsPart:
+    def episode_part(self, batch: Batch, index: Index) -> Signals:
         """Return the signals for `batch.episodes(index)`, with their weights in the whole loss.
 
         See `episodes` for the arguments and errors, and `part` for the sum over parts.
@@ -101,9 +110,9 @@ class Signals:
             renumbered["episode"] = np.repeat(
                 np.arange(len(numbers)), batch.episode_lengths[numbers]
             )
-        return SignalsPart(self, steps, self.weights[steps], renumbered)
+        return self._sliced(steps, self.weights[steps], renumbered)
 
-    def _of_steps(self, method: str, index: Index) -> SignalsPart:
+    def _of_steps(self, method: str, index: Index) -> Signals:
         """Return the signals of some steps, unscaled; `method` is the caller's name."""
         if "episode" in self.names:
             raise EstimatorError(
@@ -117,7 +126,22 @@ class Signals:
                 f"Signals.{method}: expected step numbers in [0, {len(self.weights)}), "
                 f"got others ({error}); check the index"
             ) from error
-        return SignalsPart(self, index, weights, {})
+        return self._sliced(index, weights, {})
+
+    def _sliced(self, index: Index, weights: Array, renumbered: Mapping[str, Array]) -> Signals:
+        """Return the signals of some steps, which have these weights; see `SignalsPart`."""
+        if self.on_device:
+            return SignalsPart(self, index, weights, renumbered)
+        values = {name: value[index] for name, value in self.values.items()}
+        values.update(renumbered)
+        real = None if self.real is None else self.real[index]
+        return Signals(values, weights, padded=self.padded, real=real)
+
+    def scaled(self, factor: float) -> Signals:
+        """Multiply the weights, and return the signals."""
+        # NumPy's own numbers, such as its counts, would make float64 of the weights.
+        self.weights = self.weights * float(factor)
+        return self
 
     def value(self, name: str) -> Array:
         """Return one signal."""
@@ -195,74 +219,77 @@ class Signals:
 
 
 class SignalsPart(Signals):
-    """The signals of some steps; of a whole on a device, gathered where they are read.
+    """The signals of some steps of a whole on a device, gathered by NumPy where they are read.
 
     Attributes:
-        whole: The signals that they are a part of.
-        index: The numbers of the part's steps.
+        whole: The signals that they are a part of; no part itself unless an array of it was replaced.
+        rows: [n] integer. The numbers of the part's steps in the whole.
         renumbered: [n] signals that are not rows of the whole's, by name: a part's own episodes.
         scales: The factors of the weights, in the order of multiplication.
-        source: The whole's arrays at the time, by name, if it is no part itself.
+        source: The whole's arrays at the time, by name.
         gathered: The part's arrays as they were gathered, by name.
     """
 
-    __slots__ = ("gathered", "index", "renumbered", "scales", "source", "whole")
+    __slots__ = ("gathered", "renumbered", "rows", "scales", "source", "whole")
+
+    whole: Signals
+    rows: Array
+    renumbered: Mapping[str, Array]
+    scales: tuple[float, ...]
+    source: dict[str, Array]
+    gathered: dict[str, Array]
 
     def __init__(
         self, whole: Signals, index: Index, weights: Array, renumbered: Mapping[str, Array]
     ) -> None:
         """Keep the arguments; [n] weights are the whole's at the index."""
-        # The caller may change its index later.
-        self.index = index.copy() if isinstance(index, list | np.ndarray) else index
-        self.whole, self.renumbered, self.weights = whole, renumbered, weights
         self.padded, self.on_device = whole.padded, whole.on_device
         self.real = None if whole.real is None else whole.real[index]
-        self.scales: tuple[float, ...] = ()
-        if not whole.on_device:
-            self.values = {name: value[index] for name, value in whole.values.items()}
-            self.values.update(renumbered)
-            return
-        self.gathered = {WEIGHTS: weights}
-        self.source = {} if isinstance(whole, SignalsPart) else whole.arrays
+        # Numbers of its own, since the caller may change an index later.
+        rows, scales = np.arange(len(whole.weights))[index], tuple[float, ...]()
+        # A part of a part is one of the whole.
+        if isinstance(whole, SignalsPart) and whole.intact:
+            whole, rows, scales = whole.whole, whole.rows[rows], whole.scales
+        self.whole, self.rows, self.scales = whole, rows, scales
+        self.weights, self.renumbered = weights, renumbered
+        self.source, self.gathered = whole.arrays, {WEIGHTS: weights}
 
     def __getattr__(self, name: str) -> Any:
-        """Return the values of a part on a device, read-only: there they have copies."""
+        """Return the values at their first use; they are read-only, and no views of the whole's."""
         if name != "values":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.values = {name: read_only(self.value(name)) for name in self.names}
+        values = {name: self.value(name) for name in self.source if name != WEIGHTS}
+        self.values = {name: read_only(np.array(value)) for name, value in values.items()}
         self.gathered |= self.values
         return self.values
 
     @property
-    def names(self) -> KeysView[str]:
+    def names(self) -> AbstractSet[str]:
         """See `Signals.names`."""
-        return self.whole.names
+        return self.values.keys() if self.read else self.source.keys() - {WEIGHTS}
+
+    @property
+    def read(self) -> bool:
+        """Whether the values have been gathered."""
+        return len(self.gathered) > 1
 
     def value(self, name: str) -> Array:
         """See `Signals.value`; the others are not gathered."""
-        if not self.on_device or len(self.gathered) > 1:
+        if self.read:
             return self.values[name]
-        if name in self.renumbered:
-            return self.renumbered[name]
-        return (self.source[name] if self.source else self.whole.value(name))[self.index]
+        return self.renumbered[name] if name in self.renumbered else self.source[name][self.rows]
 
     @property
     def intact(self) -> bool:
-        """Whether the whole is on a device, and no array of it or of the part was replaced."""
-        if not self.on_device:
-            return False
-        present = self.arrays if len(self.gathered) > 1 else {WEIGHTS: self.weights}
-        return same(present, self.gathered) and (
-            not self.source or same(self.whole.arrays, self.source)
-        )
+        """Whether no array of the whole or of the part was replaced."""
+        present = self.arrays if self.read else {WEIGHTS: self.weights}
+        return same(present, self.gathered) and same(self.whole.arrays, self.source)
 
     def scaled(self, factor: float) -> SignalsPart:
-        """Multiply the weights, and return the part."""
-        factor = float(factor)  # NumPy's own would make float64 of the weights
-        self.weights = self.weights * factor
-        self.scales = (*self.scales, factor)
-        if self.on_device:
-            self.gathered[WEIGHTS] = self.weights
+        """See `Signals.scaled`."""
+        super().scaled(factor)
+        self.gathered[WEIGHTS] = self.weights
+        self.scales = (*self.scales, float(factor))
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -25,12 +25,14 @@ class Surrogate:
     Its existence proves that they fit policies of its spec, so that nothing checks them again.
     """
 
-    __slots__ = ("_finalised", "_padding", "batch", "estimator", "signals", "spec", "weights")
+    __slots__ = (
+        *("__weakref__", "_padding", "batch", "estimator", "signals", "spec", "values", "weights"),
+    )
 
     def __init__(
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
-        """Check that they fit; see `pgcore.gradient` for the errors."""
+        """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors."""
         estimator.check_fits(spec)
         check_batch(spec, batch)
         if len(signals.weights) != batch.num_steps:
@@ -46,15 +48,16 @@ class Surrogate:
         self.batch = batch
         self.signals = signals
         self._padding = signals.padding_weights if signals.padded else None
-        self._finalised: dict[str, Array] | None = None
         self.weights = signals.weights  # [B] of each term in the loss
+        if not signals.on_device:
+            self.values = estimator.finalise(signals.values, self._padding)  # [B, ...] by name
 
-    @property
-    def values(self) -> dict[str, Array]:
-        """[B, ...] finalised signals by name."""
-        if self._finalised is None:
-            self._finalised = self.estimator.finalise(self.signals.values, self._padding)
-        return self._finalised
+    def __getattr__(self, name: str) -> Any:
+        """Return the values of signals on a device, finalised by NumPy at their first use."""
+        if name != "values":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.values = self.estimator.finalise(self.signals.values, self._padding)
+        return self.values
 
     @property
     def standards(self) -> Mapping[str, tuple[float, float, float]] | None:
@@ -101,7 +104,7 @@ class SummedSurrogate(Surrogate):
         return np.concatenate([part.real for part in self.parts])
 
     @cached_property
-    def values(self) -> dict[str, Array]:  # pyright: ignore[reportIncompatibleMethodOverride] - joined once
+    def values(self) -> dict[str, Array]:
         """[B, ...] finalised signals by name, episodes numbered throughout."""
         values: dict[str, Array] = {}
         for name in self.parts[0].values:

@@ -252,8 +252,6 @@ def test_copies_are_freed_with_their_batch(make_policy):
         signals = pg.signals(policy, estimator, batch)
         part = np.arange(10)
         gradient = pg.gradient(policy, estimator, batch.steps(part), signals=signals.steps(part))
-        # A gradient that nobody has read keeps its loss.
-        gradient.norm()
         held = len(policy.copies)
         assert held == 3 + 1 + len(estimator.signal_names)
         del batch, signals, gradient
@@ -293,9 +291,45 @@ def test_a_replaced_signal_counts_and_a_moved_one_cannot_be_written_to(make_poli
     of_parts = [signals.steps(inner) for signals in parts]
     assert_same_inputs(policies, estimator, batch.steps(index).steps(inner), of_parts)
     with pytest.raises(ValueError, match="read-only"):
-        both[0]["advantage"][0] = 0
+        signals_of(policies, estimator, batch)[0]["advantage"][0] = 0
     with pytest.raises(ValueError, match="read-only"):
         both[0].steps(index)["advantage"][0] = 0
+
+
+def test_a_part_has_the_arrays_of_its_time(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both, index, inner = signals_of(policies, estimator, batch), np.arange(9), [2, 1]
+    parts = [signals.steps(index) for signals in both]
+    of_parts = [signals.steps(inner) for signals in parts]
+    # The part is replaced after a part was taken of it, and then the whole.
+    for later in (parts, both):
+        for signals in later:
+            signals.values["return_"] = signals["return_"] + 1
+            signals.weights = signals.weights * 3
+        of_batch = batch.steps(index).steps(inner)
+        assert_same_inputs(policies, estimator, of_batch, of_parts)
+        again = [signals.steps(inner) for signals in parts]
+        assert_same_inputs(policies, estimator, of_batch, again)
+
+
+def test_a_view_is_moved_with_what_it_shows(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo", normalise="none")
+    both, memory = signals_of(policies, estimator, batch), bytearray(4 * STEPS)
+    # NumPy cannot make this memory read-only.
+    shared = np.frombuffer(memory, np.float32)
+    for signals in both:
+        signals.values["advantage"] = shared
+    for entry in (1.0, 2.0):
+        shared[:] = entry
+        assert_same_inputs(policies, estimator, batch, both)
+    buffer = np.ones(STEPS + 1, np.float32)
+    for signals in both:
+        signals.values["advantage"] = buffer[1:]
+    assert_same_inputs(policies, estimator, batch, both)
+    with pytest.raises(ValueError, match="read-only"):
+        buffer[3] = 2
 
 
 def test_an_index_may_change_after_it_was_used(make_policy):
@@ -373,9 +407,10 @@ def test_no_gradient_and_no_step_waits_for_the_device(make_any_policy, numbers):
     assert len(read) == 9 + MOST + 1
 
 
+@pytest.mark.parametrize("weight", [np.inf, 1e30])
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
 def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number(
-    make_policy, max_grad_norm
+    make_policy, max_grad_norm, weight
 ):
     policy, estimator = make_policy(), pg.estimator("reinforce")
     good = make_batch()
@@ -385,7 +420,7 @@ def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number
     before, state = policy.parameters(), optimizer.state(policy)
     signals = pg.signals(policy, estimator, good)
     signals.weights = signals.weights.copy()
-    signals.weights[7] = np.inf
+    signals.weights[7] = weight
     bad = pg.gradient(policy, estimator, good, signals=signals)
     optimizer.step(policy, bad)
     for name, value in (policy.parameters() | optimizer.state(policy)).items():
@@ -396,6 +431,22 @@ def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number
     optimizer.step(policy, pg.gradient(policy, estimator, good))
     assert pg.gradient(policy, estimator, good).norm() > 0
     assert any((policy.parameters()[name] != before[name]).any() for name in before)
+
+
+def test_a_sum_that_overflows_is_no_step_and_is_told(make_policy):
+    policy, estimator, batch = make_policy(), pg.estimator("reinforce"), make_batch()
+    before, optimizer = policy.parameters(), pg.optimizer("sgd")
+    signals = pg.signals(policy, estimator, batch)
+    norm = pg.gradient(policy, estimator, batch, signals=signals).norm()
+    # The square of the norm is half of the largest number.
+    signals.weights = signals.weights * np.float32(1.3e19 / norm)
+    addends = [pg.gradient(policy, estimator, batch, signals=signals) for _ in range(2)]
+    policy.check_unread()
+    optimizer.step(policy, addends[0].plus(addends[1]))
+    for name, value in policy.parameters().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    with pytest.raises(NonFiniteError, match="gradient of reinforce: expected a finite sum"):
+        policy.check_unread()
 
 
 @pytest.mark.parametrize("read", ["numpy", "metrics", "loss", "evaluate", "act", "signals"])

@@ -670,7 +670,7 @@ class RegroupedPolicy(NumpyPolicy):
             padded=True,
         )
         other = object.__new__(type(surrogate))
-        other.estimator, other._finalised, other.weights = (
+        other.estimator, other.values, other.weights = (
             surrogate.estimator,
             moved.values,
             moved.weights,

@@ -146,11 +146,10 @@ class PreciseEvaluate:
 
 def guarded_batch(batch: Batch) -> Batch:
     """Return a batch whose arrays of floats are guarded; observations in float32 are widened."""
-    copy = object.__new__(Batch)
-    fields = {name: guarded_input(value) for name, value in vars(batch).items()}
+    # The state of a part has the arrays that it would gather later.
+    fields = {name: guarded_input(value) for name, value in batch.__getstate__().items()}
     fields["extras"] = {name: guarded_input(value) for name, value in batch.extras.items()}
-    copy.__dict__.update(fields)
-    return copy
+    return Batch.trusted(fields)
 
 
 def guarded_input(value: Any) -> Any:

@@ -1,5 +1,7 @@
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -601,3 +603,19 @@ def test_a_file_of_an_earlier_release_is_read(batch_fields, tmp_path):
     loaded = Batch.load(tmp_path / "x")
     assert_same(loaded, Batch(**batch_fields))
     assert (loaded.layout, loaded.like) == (None, None)
+
+
+def test_an_index_that_changes_later_does_not_change_the_steps(batch_fields):
+    batch, index = Batch(**batch_fields), np.array([0, 1])
+    part, expected = batch.steps(index), batch.steps([0, 1])
+    index[:] = batch.num_steps - 1
+    np.testing.assert_array_equal(part.terminated, expected.terminated)
+
+
+def test_episodes_of_a_batch_do_not_keep_it(batch_fields):
+    batch = Batch(**batch_fields)
+    part, alive = batch.episodes([0]), weakref.ref(batch)
+    del batch
+    gc.collect()
+    assert alive() is None
+    assert part.num_episodes == 1

@@ -134,6 +134,21 @@ def test_a_line_that_leaves_float64_is_named(bug):
     assert how.startswith("expected float64, got float")
 
 
+@pytest.mark.parametrize("select", ["steps", "episodes"])
+def test_the_arrays_of_a_part_on_a_device_are_guarded(select):
+    @dataclasses.dataclass(frozen=True)
+    class OfLogProbs(Dapo):
+        def signals(self, batch, evaluate):
+            return {"advantage": batch.log_probs * SINGLE, "old_log_prob": batch.log_probs}
+
+    policy, batch = make_case(SPECS[0], "numpy", "float64", seed=7)
+    batch.remember_device()
+    part = getattr(batch, select)([1, 0])
+    where, how = coarse_number(OfLogProbs(), part, Evaluation(policy, part)) or ("", "")
+    assert where.startswith("s_dapo.signals")
+    assert how == "expected float64, got float32 in multiply"
+
+
 def test_a_coarse_result_that_is_returned_as_it_is_is_named():
     @dataclasses.dataclass(frozen=True)
     class Returned(Dapo):
