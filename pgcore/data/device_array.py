@@ -19,7 +19,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from pgcore.data import device_functions
 from pgcore.data.native import Arrays, host
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host
 from pgcore.xp.namespace import Native
 
 __all__ = ["Device", "DeviceArray", "as_array", "place_of"]
@@ -80,7 +80,7 @@ class Device:
         if numbers.ndim == 0:
             return {"f": float, "b": bool}.get(kind, int)(numbers)
         dtype = {"f": np.dtype(self.dtype), "b": np.dtype(np.bool_)}.get(kind, numbers.dtype)
-        if numbers.flags.writeable:
+        if numbers.flags.writeable or not numbers.flags.owndata:
             return self.arrays.native(numbers.astype(dtype, copy=False), self.like)
         key = id(numbers), dtype.name  # of an array that `moved` keeps
         if key not in self.moved:
@@ -349,10 +349,9 @@ class DeviceArray(NDArrayOperatorsMixin):
                 raise IndexError(f"a mask of shape {list(place.shape)} for {list(self.shape)}")
             return np.flatnonzero(place)
         # A device would read outside of the array, or stop altogether.
-        numbers = cast("Array", place)
-        integers = isinstance(place, np.ndarray) and numbers.dtype.kind == "i" and numbers.size > 0
-        if integers and numbers.min() >= 0 and numbers.max() < len(self):
-            return numbers
+        plain = is_host(place) and place.dtype.kind == "i" and place.size > 0
+        if plain and 0 <= place.min() <= place.max() < len(self):
+            return place
         return np.asarray(np.arange(len(self))[place])
 
 

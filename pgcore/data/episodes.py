@@ -26,8 +26,8 @@ from pgcore.validation.observations import by_name
 __all__ = ["GROUP", "Episodes", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
-MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
 REALS = ("rewards", "log_probs", "values", "discount", "final_values")
+MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
 
@@ -439,8 +439,8 @@ class Episodes(Constructed):
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
-        lazy = self._on_device or self._resident
-        arrays = self.__getstate__() if lazy else self.__dict__
+        later = self._on_device or self._resident
+        arrays = self.__getstate__() if later else self.__dict__
         extras: Mapping[str, Array] = arrays["extras"]
         fields: dict[str, Any] = {"_fits": self._fits, "extras": extras}
         for name in self.per_step:
