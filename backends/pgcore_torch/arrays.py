@@ -57,6 +57,10 @@ class TorchArrays(Arrays):
         """See `Arrays.resident`."""
         return x.device.type != "cpu"
 
+    def owned(self, x: Tensor) -> Tensor:
+        """See `Arrays.owned`."""
+        return x.clone()
+
     def order(self, x: Tensor) -> Tensor:
         """See `Arrays.order`."""
         return torch.argsort(x, stable=True)

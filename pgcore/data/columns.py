@@ -62,12 +62,13 @@ class Columns:
         arguments = arguments | named
         self._values = {name: x for name, x in arguments.items() if x is not None}
         # Arrays that stay on an accelerator are read there.
-        resident = staying(self._values)
+        self.like = first_native(self._values.values())
+        resident = {} if self.like is None else staying(self._values)
         self._read: dict[str, Any] = dict(resident)
+        self._resident = resident.keys()
         self.names = self._values.keys()
         for name in REQUIRED & arguments.keys():
             self._check_there(name)
-        self.like = first_native(self._values.values())
         for name, array in resident.items():
             self._values[name] = blank(array)
 
@@ -79,7 +80,7 @@ class Columns:
             dimensions: Allowed numbers of dimensions; none allows any.
             axes: Number of axes that the arrays of observations by name share.
         """
-        if name not in self._read or dimensions:
+        if name not in self._read or (dimensions and name in self._resident):
             self._check_there(name)
             value, where = host(self._values[name]), f"{self.where} {name}"
             if name.endswith("observations"):

@@ -19,7 +19,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from pgcore.data import device_functions
 from pgcore.data.native import Arrays, host
-from pgcore.validation.arrays import Array, is_host
+from pgcore.validation.arrays import Array, is_host, read_only
 from pgcore.xp.namespace import Native
 
 __all__ = ["Device", "DeviceArray", "as_array", "place_of"]
@@ -51,7 +51,7 @@ class Device:
         return DeviceArray(self, x)
 
     def holding(self, x: Any) -> DeviceArray:
-        """Return a caller's array, without its derivative; floats in the device's dtype.
+        """Return a caller's array, as it is now, without its derivative; floats in the device's dtype.
 
         Raises:
             BatchError: it cannot be read, and is none of the framework.
@@ -60,7 +60,7 @@ class Device:
             return x
         if not self.arrays.owns(x):
             return self.array(self.native(host(x)))
-        x = self.arrays.xp.stop_gradient(x)
+        x = self.arrays.owned(self.arrays.xp.stop_gradient(x))
         name = self.arrays.dtype(x)
         return self.array(self.arrays.cast(x, self.dtype) if "float" in name else x)
 
@@ -138,7 +138,9 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     @property
     def T(self) -> DeviceArray:  # noqa: N802 - NumPy's name
-        """The array with its first two axes exchanged."""
+        """The array with its axes exchanged, two at most."""
+        if self.ndim > 2:
+            raise NotImplementedError("axes beyond the first two")
         return self if self.ndim < 2 else self.swapaxes(0, 1)
 
     def swapaxes(self, first: int, second: int) -> DeviceArray:
@@ -218,19 +220,25 @@ class DeviceArray(NDArrayOperatorsMixin):
     # NumPy's protocols.
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001 - NumPy's
-        """Return the numbers in host memory."""
+        """Return the numbers in host memory, read-only: what is written there would not come back."""
         numbers = np.asarray(host(self.native), dtype)
-        return numbers.copy() if copy else numbers
+        return numbers.copy() if copy else read_only(numbers.view())
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """See `numpy.ndarray.__array_ufunc__`."""
         out = options.pop("out", (None,))[0]
         function: Any = device_functions.UFUNCS.get((ufunc.__name__, method))
+        if method == "at":
+            return self._at(ufunc, function, *inputs)
+        if "where" in options:
+            # Entries that are left out keep what is there.
+            options["out"] = np.array(out) if isinstance(out, DeviceArray) else out
+            function = None
         result = self._run(function, getattr(ufunc, method), inputs, options)
         if isinstance(out, DeviceArray):
             out.replace(self.place.native(result, out.dtype.kind))
             return out
-        if out is not None:
+        if out is not None and "where" not in options:
             out[...] = np.asarray(result)
             return out
         return result
@@ -244,6 +252,15 @@ class DeviceArray(NDArrayOperatorsMixin):
     ) -> Any:
         """See `numpy.ndarray.__array_function__`."""
         return self._run(device_functions.FUNCTIONS.get(function), function, args, kwargs)
+
+    def _at(self, ufunc: np.ufunc, function: Any, target: Any, *inputs: Any) -> None:
+        """See `numpy.ufunc.at`."""
+        if function is not None:
+            function(self.place, target, *inputs)
+            return
+        numbers = np.array(target)
+        ufunc.at(numbers, *on_host(inputs))
+        target[...] = numbers
 
     def _run(
         self, function: Any, of_numpy: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]

@@ -168,7 +168,7 @@ def argmax_of(device: Any, x: Any, axis: Any = None) -> Any:
     return device.array(number if rows is x else number[0])
 
 
-def cumulative_sum(device: Any, x: Any, axis: Any = 0) -> Any:
+def cumulative_sum(device: Any, x: Any, axis: Any = None) -> Any:
     """See `numpy.cumsum`, along the first axis."""
     if axis not in (0, None) or (axis is None and x.ndim > 1):
         raise NotImplementedError("other axes")
@@ -273,9 +273,9 @@ def stack(device: Any, parts: Any, axis: int = 0) -> Any:
     return concatenate(device, [part.reshape(*shape) for part in parts], axis)
 
 
-def repeat(_: Any, x: Any, repeats: Any, axis: int = 0) -> Any:
+def repeat(_: Any, x: Any, repeats: Any, axis: Any = None) -> Any:
     """See `numpy.repeat`, of rows."""
-    if axis != 0:
+    if axis != 0 and (axis is not None or x.ndim > 1):
         raise NotImplementedError("other axes")
     return x[np.repeat(np.arange(len(x)), repeats)]
 

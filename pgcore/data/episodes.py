@@ -599,8 +599,12 @@ class Episodes(Constructed):
             field, dot, part = name.partition(".")
             if dot:
                 arguments.setdefault(field, {})[part] = value
-            else:
-                arguments[field] = value
+        plain = {name: value for name, value in arrays.items() if "." not in name}
+        if both := sorted(plain.keys() & arguments.keys()):
+            raise FileError(
+                f"{path}: expected one array of {both[0]} or several by name, got both; save it again"
+            )
+        arguments |= plain
         try:
             result = cls(**arguments)
         except TypeError as error:

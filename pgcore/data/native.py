@@ -78,6 +78,10 @@ class Arrays(ABC):
         """
         return False
 
+    def owned(self, x: Native) -> Native:
+        """Return an array that no later write reaches: a copy, unless the framework's never change."""
+        return x
+
     def order(self, x: Native) -> Native:
         """Return [n] integers, the positions of [n] floats in ascending order, equal ones as they come."""
         return self.native(np.argsort(self.host(x), kind="stable"), x)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.native import arrays_of
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, read_only
 
 __all__ = ["blank", "flattened", "nested", "staying"]
 
@@ -79,7 +79,7 @@ def stays(name: str, value: Any) -> bool:
     if isinstance(value, DeviceArray):
         return True
     arrays = None if isinstance(value, np.ndarray) else arrays_of(value)
-    if arrays is None or not arrays.resident(value):
+    if arrays is None or not arrays.resident(value) or "complex" in arrays.dtype(value):
         return False
     extra = extra_of(name)
     if extra is None:
@@ -97,4 +97,5 @@ def device_of(value: Any) -> Device:
 
 def blank(x: DeviceArray) -> Array:
     """Return zeros of an array's shape and dtype, by which shapes are checked without its numbers."""
-    return np.broadcast_to(np.zeros((), x.dtype), x.shape)
+    # Of read-only memory, which a check takes as it is.
+    return np.broadcast_to(read_only(np.zeros((), x.dtype)), x.shape)

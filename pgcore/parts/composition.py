@@ -260,7 +260,7 @@ class Composition:
         among = np.ones(batch.num_steps, np.bool_) if real is None else real > 0
         # The reduction sees a batch of these steps alone, whose shapes are the host's.
         own = self._reduced(batch, among & np.asarray(weights > 0))
-        return np.divide(own, self._reduced(batch, among), out=np.zeros_like(own), where=own > 0)
+        return np.where(own > 0, own / np.where(own > 0, self._reduced(batch, among), 1.0), 0.0)
 
     def _reduced(self, batch: Batch, steps: Array) -> Array:
         """Return [B] the reduction's weights of some steps; 0 at the others."""

@@ -82,7 +82,8 @@ class Forced:
 
         def counted(arrays, x):
             self.copies.append((tuple(x.shape), arrays.dtype(x)))
-            return self.host(arrays, x)
+            # A device's memory is not the host's.
+            return self.host(arrays, x).copy()
 
         monkeypatch.setattr(type(self.arrays), "host", counted)
         monkeypatch.setattr(type(self.arrays), "resident", lambda *_: True)
@@ -550,3 +551,125 @@ def test_arrays_in_host_memory_are_numpys(framework, monkeypatch):
     episodes = small(native)
     assert episodes.device is None
     assert isinstance(vars(episodes)["rewards"], np.ndarray)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written(pg.Estimator):
+    """A stranger's estimator, whose advantages are a function of the rewards."""
+
+    name = "written"
+    function: Any = None
+
+    @property
+    def claims(self):
+        """Nothing."""
+        return pg.Claims(unbiased=False, off_policy="none", needs_critic=False, discrete_only=False)
+
+    def signals(self, batch, evaluate):
+        """Return the function of the rewards."""
+        return {"advantage": self.function(batch.rewards)}
+
+    def surrogate(self, xp, *, log_prob, advantage):
+        """Return the score's loss."""
+        return -log_prob * advantage
+
+
+def copied_to(r):
+    a = r - r.mean()
+    np.copyto(a, 0.0, where=np.arange(len(r)) < 3)
+    return a
+
+
+def clipped_in_place(r):
+    a = r - r.mean()
+    np.clip(a, -1, 1, out=a)
+    return a
+
+
+def largest_at(r):
+    a = np.zeros_like(r)
+    np.maximum.at(a, np.array([0, 0, 1, 2, 3, 4]), r)
+    return a
+
+
+def divided_where(r):
+    return np.divide(1.0, r, out=np.full_like(r, 9.0), where=r > 3)
+
+
+def divided_on_the_host(r):
+    out = np.full(len(r), 9.0)
+    np.divide(1.0, r, out=out, where=r > 3)
+    return out
+
+
+def one_entry(r):
+    a = r * 1
+    a.flat[0] = 100
+    return a
+
+
+def every_other(r):
+    a = (r * 1).reshape(2, 3)
+    a[:, ::2][...] = 0
+    return a.ravel()
+
+
+def added_to_a_view(r):
+    a = r * 1
+    np.add.at(a[:3], np.array([0, 1]), 5.0)
+    return a
+
+
+def nan_to_number(r):
+    a = np.where(r > 3, r, np.nan)
+    np.nan_to_num(a, copy=False)
+    return a
+
+
+def summed_up(r):
+    return np.cumsum(r.reshape(2, 3))
+
+
+def repeated(r):
+    return np.repeat(r.reshape(2, 3), 2)[::2]
+
+
+def turned(r):
+    return np.concatenate([r, r + 1]).reshape(2, 3, 2).T.ravel()[: len(r)]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(copied_to, clipped_in_place, largest_at, divided_where, divided_on_the_host, one_entry),
+        *(every_other, added_to_a_view, nan_to_number, summed_up, repeated, turned),
+    ],
+)
+def test_what_is_written_in_place_is_not_lost(function, monkeypatch):
+    rewards = [1.0, 2.0, -3.0, 4.0, 5.0, 6.0]
+    fields = {"episode_lengths": [4, 2], "terminated": [True, True]}
+    estimator = Written(function=function)
+    expected = pg.signals(estimator, pg.Episodes(rewards=rewards, **fields))["advantage"]
+    forced = Forced("torch", "float64", monkeypatch)
+    episodes = pg.Episodes(rewards=forced.native(rewards), **fields)
+    np.testing.assert_array_equal(pg.signals(estimator, episodes)["advantage"], expected)
+
+
+def test_a_buffer_that_is_filled_anew_leaves_the_episodes_as_they_were(monkeypatch):
+    forced = Forced("torch", "float32", monkeypatch)
+    buffer = forced.native([1.0, 2.0])
+    episodes = pg.Episodes(rewards=buffer, episode_lengths=[2], terminated=[True])
+    buffer.fill_(-9.0)
+    estimator = pg.estimator("reinforce", gamma=1.0)
+    assert pg.signals(estimator, episodes)["advantage"].tolist() == [3.0, 2.0]
+    assert episodes.rewards.tolist() == [1.0, 2.0]
+
+
+def test_complex_rewards_are_refused_on_a_device_too(monkeypatch):
+    forced = Forced("torch", "float32", monkeypatch)
+    with pytest.raises(BatchError, match="expected real numbers"):
+        pg.Episodes(
+            rewards=forced.native(np.ones(2, np.complex64)),
+            episode_lengths=[2],
+            terminated=[True],
+        )

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import BatchError, ShapeError
+from pgcore.data import files
+from pgcore.errors import BatchError, FileError, ShapeError
 
 STEPS = 5
 
@@ -70,6 +71,15 @@ def test_they_survive_files_pickle_and_copies(tmp_path):
         check(other.final_observations, images(2) + 90, goals(2) + 90)
         with pytest.raises(ValueError, match="read-only"):
             other.observations["goal"][0] = 1
+
+
+def test_a_file_with_one_array_and_several_of_a_name_is_refused(tmp_path):
+    path = tmp_path / "batch.safetensors"
+    make_batch().save(path)
+    arrays, _ = files.read(path, "pgcore.batch")
+    files.write(path, "pgcore.batch", arrays | {"observations": goals(STEPS)}, {})
+    with pytest.raises(FileError, match="observations or several by name, got both"):
+        pg.Batch.load(path)
 
 
 def test_constructors_read_them():
