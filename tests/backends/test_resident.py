@@ -467,10 +467,10 @@ def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number
     signals.weights[7] = weight
     bad = pg.gradient(policy, estimator, good, signals=signals)
     optimizer.step(policy, bad)
-    for name, value in (policy.parameters() | optimizer.state(policy)).items():
-        np.testing.assert_array_equal(value, (before | state)[name], err_msg=name)
     with pytest.raises(NonFiniteError, match="gradient of reinforce: expected"):
         bad.norm()
+    for name, value in (policy.parameters() | optimizer.state(policy)).items():
+        np.testing.assert_array_equal(value, (before | state)[name], err_msg=name)
     # It is told once, and a good gradient is a step again.
     optimizer.step(policy, pg.gradient(policy, estimator, good))
     assert pg.gradient(policy, estimator, good).norm() > 0
@@ -487,14 +487,20 @@ def test_a_sum_that_overflows_is_no_step_and_is_told(make_policy):
     addends = [pg.gradient(policy, estimator, batch, signals=signals) for _ in range(2)]
     policy.check_unread()
     optimizer.step(policy, addends[0].plus(addends[1]))
-    for name, value in policy.parameters().items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
     with pytest.raises(NonFiniteError, match="gradient of reinforce: expected a finite sum"):
         policy.check_unread()
+    for name, value in policy.parameters().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("read", ["numpy", "metrics", "loss", "evaluate", "act", "signals"])
-def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read):
+@pytest.mark.parametrize(
+    "read",
+    [
+        *("numpy", "metrics", "loss", "evaluate", "act", "signals"),
+        *("parameters", "save", "pickle", "deepcopy"),
+    ],
+)
+def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read, tmp_path):
     policy, estimator, batch = make_policy(), pg.estimator("reinforce"), make_batch()
     signals = pg.signals(policy, estimator, batch)
     signals.weights = np.where(np.arange(STEPS) == 3, np.inf, signals.weights).astype(np.float32)
@@ -506,9 +512,16 @@ def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read)
         "evaluate": lambda: policy.evaluate(batch, ("value",)),
         "act": lambda: policy.act(batch.observations, pg.generator(0)),
         "signals": lambda: pg.signals(policy, pg.estimator("ppo"), batch),
+        "parameters": policy.parameters,
+        "save": lambda: policy.save(tmp_path / "policy.safetensors"),
+        "pickle": lambda: pickle.dumps(policy),
+        "deepcopy": lambda: copy.deepcopy(policy),
     }
     with pytest.raises(NonFiniteError, match="gradient of reinforce"):
         readings[read]()
+    assert not [*tmp_path.iterdir()]
+    # It is told once.
+    readings["parameters"]()
 
 
 def test_a_step_that_cannot_be_computed_is_named(make_policy):
