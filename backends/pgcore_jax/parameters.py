@@ -99,10 +99,6 @@ class JaxParameters(AutodiffParameters):
         with self.precision():
             return jax.device_put(np.array(value, self.dtype), self.device)
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Parameters.parameters`."""
-        return {name: self.canonical(name, self.native[name]) for name in self.names}
-
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """See `Parameters.load`."""
         checked = check_parameters(self.spec, parameters, self.dtype)

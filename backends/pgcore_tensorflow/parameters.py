@@ -34,10 +34,6 @@ class TensorflowParameters(AutodiffParameters):
         """Return the context in which TensorFlow computes on the policy's device."""
         return nullcontext() if self.device is None else tf.device(self.device)
 
-    def parameters(self) -> dict[str, Array]:
-        """See `Parameters.parameters`."""
-        return {name: self.canonical(name, value) for name, value in self.native.items()}
-
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """See `Parameters.load`."""
         for name, value in check_parameters(self.spec, parameters, self.dtype).items():

@@ -49,7 +49,7 @@ class TorchParameters(AutodiffParameters):
     def parameters(self) -> dict[str, Array]:
         """See `Parameters.parameters`."""
         self._check_current()
-        return {name: self.canonical(name, value) for name, value in self.native.items()}
+        return super().parameters()
 
     def load(self, parameters: Mapping[str, ArrayLike]) -> None:
         """See `Parameters.load`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
+from typing import Any
 
 from pgcore.autodiff.unread import Unread
 from pgcore.interfaces.parameters import Parameters
@@ -17,11 +18,27 @@ class AutodiffParameters(Parameters):
     """See `Parameters`; a backend writes the abstract methods."""
 
     resident: bool  # see `Policy`
+    native: dict[str, Any]  # the parameters by canonical name
 
     @cached_property
     def unread(self) -> Unread:
         """The gradients whose finiteness has not been read."""
         return Unread()
+
+    def parameters(self) -> dict[str, Array]:
+        """See `Parameters.parameters`.
+
+        Raises:
+            NonFiniteError: see `check_unread`.
+        """
+        self.check_unread()
+        return {name: self.canonical(name, self.native[name]) for name in self.names}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `Copied`."""
+        # A copy leaves the unread gradients behind, and may be all that is kept.
+        self.check_unread()
+        return super().__getstate__()
 
     def check_unread(self) -> None:
         """Raise NonFiniteError if a gradient on the device is not finite; see `Unread`."""

@@ -10,7 +10,7 @@ from pgcore.data.columns import Columns, rows_with
 from pgcore.data.grid import Grid
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array, is_host
-from pgcore.validation.observations import layout_of
+from pgcore.validation.observations import layout_of, same_layout
 
 __all__ = ["Bootstrap"]
 
@@ -111,7 +111,7 @@ class Bootstrap:
         """Raise ShapeError unless all rows are of one shape."""
         like = self._no_rows(kind)
         for _, rows in sources:
-            if rows.shape[1:] != like.shape[1:] or layout_of(rows) != layout_of(like):
+            if not same_layout(rows, like):
                 raise ShapeError(
                     f"{self.columns.where}: expected final and last {kind} of shape {layout_of(like)} "
                     f"each, got {layout_of(rows)}; lay all arrays out alike"

@@ -239,6 +239,10 @@ class SignalsPart(Signals):
     source: dict[str, Array]
     gathered: dict[str, Array]
 
+    def __new__(cls, *_: Any, **fields: Any) -> Any:
+        """Return a part, or plain `Signals` of fields by name, as `dataclasses.replace` asks for."""
+        return Signals(**fields) if fields else super().__new__(cls)
+
     def __init__(
         self, whole: Signals, index: Index, weights: Array, renumbered: Mapping[str, Array]
     ) -> None:
@@ -251,7 +255,8 @@ class SignalsPart(Signals):
         if isinstance(whole, SignalsPart) and whole.intact:
             whole, rows, scales = whole.whole, whole.rows[rows], whole.scales
         self.whole, self.rows, self.scales = whole, rows, scales
-        self.weights, self.renumbered = weights, renumbered
+        # A change of them would not reach the device.
+        self.weights, self.renumbered = read_only(weights), renumbered
         self.source, self.gathered = whole.arrays, {WEIGHTS: weights}
 
     def __getattr__(self, name: str) -> Any:
@@ -270,8 +275,13 @@ class SignalsPart(Signals):
 
     @property
     def read(self) -> bool:
-        """Whether the values have been gathered."""
-        return len(self.gathered) > 1
+        """Whether the values have been gathered or replaced."""
+        try:
+            # Without `__getattr__`, which gathers them.
+            object.__getattribute__(self, "values")
+        except AttributeError:
+            return False
+        return True
 
     def value(self, name: str) -> Array:
         """See `Signals.value`; the others are not gathered."""
@@ -287,8 +297,11 @@ class SignalsPart(Signals):
 
     def scaled(self, factor: float) -> SignalsPart:
         """See `Signals.scaled`."""
+        replaced = self.weights is not self.gathered[WEIGHTS]
         super().scaled(factor)
-        self.gathered[WEIGHTS] = self.weights
+        read_only(self.weights)
+        if not replaced:
+            self.gathered[WEIGHTS] = self.weights
         self.scales = (*self.scales, float(factor))
         return self
 

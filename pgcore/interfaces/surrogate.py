@@ -26,7 +26,14 @@ class Surrogate:
     """
 
     __slots__ = (
-        *("__weakref__", "_padding", "batch", "estimator", "signals", "spec", "values", "weights"),
+        "__weakref__",
+        "_padding",
+        "batch",
+        "estimator",
+        "signals",
+        "spec",
+        "values",
+        "weights",
     )
 
     def __init__(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = ["Array", "is_host", "owned_booleans", "owned_numbers", "read_only"]
+__all__ = ["Array", "is_constant", "is_host", "owned_booleans", "owned_numbers", "read_only"]
 __all__ += ["check_finite", "check_length", "check_rows"]
 __all__ += ["first_not_finite", "first_row", "not_finite_in", "row_not_finite"]
 
@@ -76,6 +76,21 @@ def read_only(array: Array) -> Array:
 def is_host(array: object) -> bool:
     """Whether an array's numbers are in host memory: those on a device are not read, which would wait."""
     return isinstance(array, np.ndarray)
+
+
+def is_constant(array: Array) -> bool:
+    """Whether NumPy or bytes own the memory, and no array on the way to the owner is writable.
+
+    A read-only view of another library's memory, such as a tensor's, changes with that memory.
+    """
+    while not array.flags.writeable:
+        base: Any = array.base  # the memory's owner, which NumPy's annotations call an array
+        if base is None:
+            return array.flags.owndata
+        if not isinstance(base, np.ndarray):
+            return isinstance(base, bytes)
+        array = cast("Array", base)
+    return False
 
 
 def check_length(where: str, array: Array, length: int, noun: str) -> None:
@@ -146,7 +161,7 @@ def first_not_finite(arrays: Mapping[str, Array]) -> str | None:
 
 
 def _owned(where: str, value: ArrayLike, *, copied: bool) -> Array:
-    if type(value) is np.ndarray and _is_constant(cast("Array", value)):
+    if type(value) is np.ndarray and is_constant(cast("Array", value)):
         return cast("Array", value)
     # Importing `numpy.ma` takes as long as pgcore itself; no masked array can exist without it.
     if "numpy.ma" in sys.modules and _has_mask(value):
@@ -182,18 +197,3 @@ def _has_mask(value: object, depth: int = 64) -> bool:  # NumPy 2 has at most 64
     if not nested or depth == 0:
         return False
     return any(_has_mask(item, depth - 1) for item in items if type(item) in nested)
-
-
-def _is_constant(array: Array) -> bool:
-    """Whether NumPy or bytes own the memory, and no array on the way to the owner is writable.
-
-    A read-only view of another library's memory, such as a tensor's, changes with that memory.
-    """
-    while not array.flags.writeable:
-        base: Any = array.base  # the memory's owner, which NumPy's annotations call an array
-        if base is None:
-            return array.flags.owndata
-        if not isinstance(base, np.ndarray):
-            return isinstance(base, bytes)
-        array = cast("Array", base)
-    return False

@@ -191,10 +191,8 @@ def _final_observations(
     """Return [E, ...] or None, rows of the shape of `like`'s, finite for truncated episodes."""
     if value is None:
         return None
-    where, final = (
-        f"{owner}.final_observations",
-        owned_observations(f"{owner}.final_observations", value),
-    )
+    where = f"{owner}.final_observations"
+    final = owned_observations(where, value)
     expected, got = layout_of(like, len(terminated)), layout_of(final, *final.shape[:1])
     if got != expected:
         raise ShapeError(f"{where}: expected shape {expected}, got {got}; pass a row an episode")

@@ -6,12 +6,12 @@ A CPU stands in for the device: `resident` is set by hand, and every conversion 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import importlib
 import os
 import pickle
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ EPISODES, LENGTH = 16, 6
 STEPS = EPISODES * LENGTH
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Doubled(PPO):
     """An estimator whose `finalise` is NumPy's alone."""
 
@@ -296,6 +296,50 @@ def test_a_replaced_signal_counts_and_a_moved_one_cannot_be_written_to(make_poli
         both[0].steps(index)["advantage"][0] = 0
 
 
+def test_weights_of_a_part_are_replaced_and_not_written_to(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    both = signals_of(policies, estimator, batch)
+    for index in (np.arange(9), slice(0, 9)):
+        parts = [signals.steps(index) for signals in both]
+        expected = parts[1].weights * 0.5
+        with pytest.raises(ValueError, match="read-only"):
+            parts[0].weights *= 0.5
+        for part in parts:
+            part.weights = part.weights * 0.5
+        assert_same_inputs(policies, estimator, batch.steps(index), parts)
+        np.testing.assert_array_equal(parts[0].weights, expected)
+        # A factor keeps the replacement.
+        parts = [part.scaled(3) for part in parts]
+        np.testing.assert_array_equal(parts[0].weights, expected * 3)
+        assert_same_inputs(policies, estimator, batch.steps(index), parts)
+
+
+def test_all_signals_of_a_part_are_replaced(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator, index = make_batch(), pg.estimator("ppo"), np.arange(9)
+    both = signals_of(policies, estimator, batch)
+    values = {name: value[index] + 1 for name, value in both[1].values.items()}
+    parts = [signals.steps(index) for signals in both]
+    for part in parts:
+        part.values = dict(values)
+        assert part.names == values.keys()
+        np.testing.assert_array_equal(part.value("advantage"), values["advantage"])
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+    inner = [2, 1]
+    of_parts = [part.steps(inner) for part in parts]
+    assert_same_inputs(policies, estimator, batch.steps(index).steps(inner), of_parts)
+
+
+def test_a_part_is_replaced_as_a_dataclass(make_policy):
+    policies = [make_policy(), make_policy(is_resident=False)]
+    batch, estimator, index = make_batch(), pg.estimator("ppo"), np.arange(9)
+    both = [signals.steps(index) for signals in signals_of(policies, estimator, batch)]
+    parts = [dataclasses.replace(part, weights=part.weights * 0.5) for part in both]
+    np.testing.assert_array_equal(parts[0].weights, both[1].weights * 0.5)
+    assert_same_inputs(policies, estimator, batch.steps(index), parts)
+
+
 def test_a_part_has_the_arrays_of_its_time(make_policy):
     policies = [make_policy(), make_policy(is_resident=False)]
     batch, estimator = make_batch(), pg.estimator("ppo")
@@ -423,10 +467,10 @@ def test_a_gradient_that_is_not_finite_is_no_step_and_is_told_at_the_next_number
     signals.weights[7] = weight
     bad = pg.gradient(policy, estimator, good, signals=signals)
     optimizer.step(policy, bad)
-    for name, value in (policy.parameters() | optimizer.state(policy)).items():
-        np.testing.assert_array_equal(value, (before | state)[name], err_msg=name)
     with pytest.raises(NonFiniteError, match="gradient of reinforce: expected"):
         bad.norm()
+    for name, value in (policy.parameters() | optimizer.state(policy)).items():
+        np.testing.assert_array_equal(value, (before | state)[name], err_msg=name)
     # It is told once, and a good gradient is a step again.
     optimizer.step(policy, pg.gradient(policy, estimator, good))
     assert pg.gradient(policy, estimator, good).norm() > 0
@@ -443,14 +487,20 @@ def test_a_sum_that_overflows_is_no_step_and_is_told(make_policy):
     addends = [pg.gradient(policy, estimator, batch, signals=signals) for _ in range(2)]
     policy.check_unread()
     optimizer.step(policy, addends[0].plus(addends[1]))
-    for name, value in policy.parameters().items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
     with pytest.raises(NonFiniteError, match="gradient of reinforce: expected a finite sum"):
         policy.check_unread()
+    for name, value in policy.parameters().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
-@pytest.mark.parametrize("read", ["numpy", "metrics", "loss", "evaluate", "act", "signals"])
-def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read):
+@pytest.mark.parametrize(
+    "read",
+    [
+        *("numpy", "metrics", "loss", "evaluate", "act", "signals"),
+        *("parameters", "save", "pickle", "deepcopy"),
+    ],
+)
+def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read, tmp_path):
     policy, estimator, batch = make_policy(), pg.estimator("reinforce"), make_batch()
     signals = pg.signals(policy, estimator, batch)
     signals.weights = np.where(np.arange(STEPS) == 3, np.inf, signals.weights).astype(np.float32)
@@ -462,9 +512,16 @@ def test_every_reading_tells_of_a_gradient_that_is_not_finite(make_policy, read)
         "evaluate": lambda: policy.evaluate(batch, ("value",)),
         "act": lambda: policy.act(batch.observations, pg.generator(0)),
         "signals": lambda: pg.signals(policy, pg.estimator("ppo"), batch),
+        "parameters": policy.parameters,
+        "save": lambda: policy.save(tmp_path / "policy.safetensors"),
+        "pickle": lambda: pickle.dumps(policy),
+        "deepcopy": lambda: copy.deepcopy(policy),
     }
     with pytest.raises(NonFiniteError, match="gradient of reinforce"):
         readings[read]()
+    assert not [*tmp_path.iterdir()]
+    # It is told once.
+    readings["parameters"]()
 
 
 def test_a_step_that_cannot_be_computed_is_named(make_policy):

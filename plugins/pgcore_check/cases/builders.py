@@ -26,12 +26,12 @@ def builder_of(spec: PolicySpec) -> str:
     Raises:
         RefusalError: none can; with the usual backend's message.
     """
-    return first_builder(spec, usable_backends(registry()))
+    return first_builder(spec, builders_in_order(registry()))
 
 
 # Reading the versions of packages takes as long as making a small case.
 @lru_cache(maxsize=1)
-def usable_backends(plugins: Registry) -> tuple[str, ...]:
+def builders_in_order(plugins: Registry) -> tuple[str, ...]:
     """Return the names of usable backends, the usual one first."""
     names = [e.provider.name for e in plugins.providers("backends") if e.status == "usable"]
     return tuple(sorted(names, key=lambda name: name != USUAL))

@@ -140,6 +140,59 @@ def test_a_reset_row_that_differs_is_told():
         pg.Batch.from_rollout(**columns, final_observations={"goal": final["goal"] + 1})
 
 
+def test_constant_ones_are_held_without_a_copy():
+    batch = make_batch()
+    again = make_batch(observations=batch.observations, final_observations=batch.final_observations)
+    assert again.observations is batch.observations
+    assert again.final_observations is batch.final_observations
+    assert batch.with_extras(group=np.zeros(STEPS)).observations is batch.observations
+
+
+def test_others_are_copied():
+    batch = make_batch()
+    writable, swapped = batch.observations.copy(), batch.observations.dtype.newbyteorder()
+    batches = [make_batch(observations=writable)]
+    writable["goal"] = 0
+    gaps = np.zeros(
+        STEPS, [("goal", np.float32, 3), ("gap", np.int64), ("image", np.uint8, (2, 2))]
+    )
+    gaps["goal"], gaps["image"] = goals(STEPS), images(STEPS)
+    others = (
+        batch.observations.astype(swapped),
+        batch.observations[["image", "goal"]],
+        gaps[["goal", "image"]],
+    )
+    for other in others:
+        other.flags.writeable = False
+        batches.append(make_batch(observations=other))
+    for copied in batches:
+        check(copied.observations, images(STEPS), goals(STEPS))
+        assert copied.observations.dtype == batch.observations.dtype
+
+
+@pytest.mark.parametrize("names", [{"goal"}, {"goal", "image", "more"}, {"goal", "other"}])
+def test_a_row_of_other_names_is_told(names):
+    rows = [{"goal": goals(1)[0], "image": images(1)[0]} for _ in range(STEPS)]
+    check(make_batch(observations=rows).observations, [images(1)[0]] * STEPS, [goals(1)[0]] * STEPS)
+    rows[3] = {name: images(1)[0] for name in sorted(names)}
+    message = r"expected the names \['goal', 'image'\] in every row, .* got \['goal'.*\] in row 3"
+    with pytest.raises(BatchError, match=message):
+        make_batch(observations=rows)
+
+
+def test_final_ones_of_other_layouts_are_told():
+    for final in ({"goal": images(1, 1)[:, 0]}, {"other": goals(1)}, goals(1)):
+        with pytest.raises(ShapeError, match=r"of shape \{'goal': \[3\]\} each, got "):
+            pg.Batch.from_rollout(
+                observations={"goal": goals(2, 1)},
+                actions=np.zeros((2, 1), int),
+                rewards=np.ones((2, 1)),
+                terminated=np.zeros((2, 1), bool),
+                truncated=np.zeros((2, 1), bool),
+                last_observations=final,
+            )
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
