@@ -707,10 +707,14 @@ def test_a_compiled_module_has_the_same_gradient_whatever_the_padding(make_batch
         gradient(compiled, batch, PPO)
 
 
-def test_tensors_without_numbers_are_refused(make_batch):
-    words = r"Batch.observations: expected an array that NumPy can read, got Tensor .*; .* \.detach\(\)\.cpu\(\)\.numpy\(\)"
+def test_tensors_without_numbers_are_refused_where_they_are_read(make_batch):
+    policy = adopt(mlp())
+    batch = make_batch(observations=torch.ones(6, 3, device="meta"))
+    words = r"expected an array whose numbers can be read, got Tensor .*meta"
     with pytest.raises(BatchError, match=words):
-        make_batch(observations=torch.ones(6, 3, device="meta"))
+        pg.gradient(policy, pg.estimator("reinforce"), batch)
+    with pytest.raises(BatchError, match=words):
+        batch.steps([0])
 
 
 def test_a_batch_takes_the_numbers_of_a_tensor_that_is_differentiated(make_batch):
