@@ -9,7 +9,7 @@ from pgcore.data.host import host
 from pgcore.data.layout import Layout
 from pgcore.errors import BatchError, ShapeError
 from pgcore.validation.arrays import Array, check_rows, is_host
-from pgcore.validation.observations import layout_of
+from pgcore.validation.observations import layout_of, same_layout
 
 __all__ = ["steps", "transitions"]
 
@@ -107,12 +107,11 @@ def _check_following(
     columns: Columns, observations: Array, following: Array, last: Array, order: Array
 ) -> None:
     """Raise unless the next observation inside an episode is the next row's."""
-    rows = len(observations)
-    expected, got = layout_of(observations, rows), layout_of(following, rows)
-    if got != expected:
+    if not same_layout(following, observations):
+        rows = len(observations)
         raise ShapeError(
-            f"{columns.where} next_observations: expected shape {expected}, as observations, got "
-            f"{got}; pass one for each row"
+            f"{columns.where} next_observations: expected shape {layout_of(observations, rows)}, as "
+            f"observations, got {layout_of(following, rows)}; pass one for each row"
         )
     # Numbers on a device are not read.
     if not (is_host(observations) and is_host(following)):

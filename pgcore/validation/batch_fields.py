@@ -18,7 +18,7 @@ from pgcore.validation.arrays import (
     owned_numbers,
     read_only,
 )
-from pgcore.validation.observations import layout_of, owned_observations
+from pgcore.validation.observations import layout_of, owned_observations, same_layout
 
 __all__ = ["LOSS_MASK", "OPTIONAL_REALS", "validated"]
 
@@ -193,8 +193,8 @@ def _final_observations(
         return None
     where = f"{owner}.final_observations"
     final = owned_observations(where, value)
-    expected, got = layout_of(like, len(terminated)), layout_of(final, *final.shape[:1])
-    if got != expected:
+    if final.shape[:1] != terminated.shape or not same_layout(final, like):
+        expected, got = layout_of(like, len(terminated)), layout_of(final, *final.shape[:1])
         raise ShapeError(f"{where}: expected shape {expected}, got {got}; pass a row an episode")
     # Rows that are never read may hold anything, NaN included.
     read = final.copy()
