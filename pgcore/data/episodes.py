@@ -594,7 +594,7 @@ class Episodes(Constructed):
         """
         arrays, _ = files.read(path, cls.file_format)
         shape, positions = arrays.pop("layout.shape", None), arrays.pop("layout.positions", None)
-        arguments: dict[str, Any] = {"extras": {}}
+        arguments: dict[str, Any] = {}
         for name, value in arrays.items():
             field, dot, part = name.partition(".")
             if dot:
@@ -604,7 +604,7 @@ class Episodes(Constructed):
             raise FileError(
                 f"{path}: expected one array of {both[0]} or several by name, got both; save it again"
             )
-        arguments |= plain
+        arguments = {"extras": {}, **arguments, **plain}
         try:
             result = cls(**arguments)
         except TypeError as error:
