@@ -38,9 +38,9 @@ def first_native(values: Iterable[object]) -> Any:
         if isinstance(value, DeviceArray):
             return value.place.like
         if isinstance(value, Mapping):
-            found = first_native(cast("Mapping[Any, object]", value).values())
-            if found is not None:
-                return found
+            prototype = first_native(cast("Mapping[Any, object]", value).values())
+            if prototype is not None:
+                return prototype
             continue
         arrays = native.arrays_of(value)
         if arrays is not None and arrays.differentiates:

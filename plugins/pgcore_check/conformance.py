@@ -278,17 +278,15 @@ def function_backends(
 
     A loss as a function knows neither head nor network, so that one case of them is enough.
     """
-    dtypes: dict[str, list[str]] = {}
+    dtypes: dict[str, dict[str, None]] = {}
     for choice in choices:
-        of_variant = dtypes.setdefault(choice.variant, [])
-        if choice.case.dtype not in of_variant:
-            of_variant.append(choice.case.dtype)
+        dtypes.setdefault(choice.variant, {})[choice.case.dtype] = None
     result: dict[tuple[str, str], tuple[str, ...]] = {}
-    for place, (variant, found) in enumerate(dtypes.items()):
-        for dtype in found:
+    for place, (variant, of_variant) in enumerate(dtypes.items()):
+        turns = in_turns and len(of_variant) == len(DTYPES)
+        for dtype in of_variant:
             turn = place + DTYPES.index(dtype)
-            some = in_turns and len(found) == len(DTYPES)
-            result[variant, dtype] = in_turn(backends, turn) if some else tuple(backends)
+            result[variant, dtype] = in_turn(backends, turn) if turns else tuple(backends)
     return result
 
 
