@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from pgcore.errors import (
     SpecError,
     UnknownNameError,
 )
-from pgcore.function.signals import LaidOutSignals, laid_out_signals
 from pgcore.interfaces.backend import Backend
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.evaluation import Evaluation
@@ -35,6 +34,9 @@ from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
 from pgcore.validation.fields import count_from_zero, instance_of
 from pgcore.xp.namespace import Native
+
+if TYPE_CHECKING:
+    from pgcore.function.signals import LaidOutSignals
 
 __all__ = [
     "backend",
@@ -192,6 +194,9 @@ def signals(*arguments: Any, totals: Totals | None = None, **options: Any) -> An
     """
     whole = TOTALS("signals totals", THE_BATCH if totals is None else totals, BatchError)
     if len(arguments) == 2:
+        # Imported here, since a policy needs none of it.
+        from pgcore.function.signals import laid_out_signals
+
         return laid_out_signals(*arguments, options, whole)
     return _of_policy(*arguments, **options, whole=whole)
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pgcore.data import flat_steps, padded, rollout
 from pgcore.data.episodes import GROUP, Episodes, Index
 from pgcore.errors import BatchError
 from pgcore.validation.arrays import Array, read_only
@@ -153,7 +152,7 @@ class Batch(Episodes):
             >>> batch.final_observations.tolist()
             [[2.0], [6.0]]
         """
-        return cls._made(flat_steps.steps(cls._columns("from_steps", locals())))
+        return cls._read("from_steps", locals())
 
     @classmethod
     def from_rollout(
@@ -215,8 +214,7 @@ class Batch(Episodes):
             >>> batch.observations.ravel().tolist(), batch.final_observations.ravel().tolist()
             ([0.0, 1.0, 7.0], [2.0, 8.0])
         """
-        columns = cls._columns("from_rollout", locals())
-        return cls._made(rollout.rollout(columns, order, autoreset))
+        return cls._read("from_rollout", locals())
 
     @classmethod
     def from_padded(
@@ -269,7 +267,7 @@ class Batch(Episodes):
             >>> batch.observations.tolist(), batch.actions.tolist(), batch.rewards.tolist()
             ([3, 4, 5], [4, 1, 1], [0.0, 1.0, -1.0])
         """
-        return cls._made(padded.padded(cls._columns("from_padded", locals())))
+        return cls._read("from_padded", locals())
 
     @classmethod
     def from_replay(
@@ -314,7 +312,7 @@ class Batch(Episodes):
             >>> batch.next_observations.tolist(), batch.extras["weights"].tolist()
             ([[1.0], [4.0]], [0.5, 1.0])
         """
-        return cls._made(flat_steps.transitions(cls._columns("from_replay", locals())))
+        return cls._read("from_replay", locals())
 
     def __repr__(self) -> str:
         """Return the sizes."""

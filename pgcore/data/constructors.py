@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from numpy.typing import ArrayLike
 
-from pgcore.data import flat_steps, padded, rollout
-from pgcore.data.columns import Columns, Flat
-
 __all__ = ["Constructed"]
+
+OPTIONS = ("order", "autoreset")  # arguments that are no arrays
 
 
 class Constructed:
     """The constructors of `Episodes`, which a batch extends by observations and actions."""
 
     @classmethod
-    def _made(cls, flat: Flat) -> Self:
-        """Return the episodes that a constructor has found."""
-        kind: Any = cls
+    def _read(cls, method: str, arguments: dict[str, Any]) -> Self:
+        """Return the episodes that a constructor finds in its arguments, a dict of its local names."""
+        # Imported here, since a batch of flat arrays needs none of them.
+        from pgcore.data import flat_steps, padded, rollout
+        from pgcore.data.columns import Columns
+
+        readers: dict[str, Any] = {
+            "from_steps": flat_steps.steps,
+            "from_rollout": rollout.rollout,
+            "from_padded": padded.padded,
+            "from_replay": flat_steps.transitions,
+        }
+        named = {k: v for k, v in arguments.items() if k not in ("cls", "__class__")}
+        options = {name: named.pop(name) for name in OPTIONS if name in named}
+        columns = Columns(f"{cls.__name__}.{method}", named, named.pop("extras"))
+        flat, kind = readers[method](columns, **options), cast("Any", cls)
         episodes = kind(**flat.fields)
         episodes.__dict__.update(layout=flat.layout, like=flat.like)
         return episodes
-
-    @classmethod
-    def _columns(cls, method: str, arguments: dict[str, Any]) -> Columns:
-        """Return a constructor's arguments, a dict of its local names."""
-        named = {k: v for k, v in arguments.items() if k not in ("cls", "__class__")}
-        return Columns(f"{cls.__name__}.{method}", named, named.pop("extras"))
 
     @classmethod
     def from_steps(
@@ -74,7 +80,7 @@ class Constructed:
             >>> episodes.layout.spread(episodes.rewards).tolist()
             [1.0, 2.0, 3.0]
         """
-        return cls._made(flat_steps.steps(cls._columns("from_steps", locals())))
+        return cls._read("from_steps", locals())
 
     @classmethod
     def from_rollout(
@@ -133,8 +139,7 @@ class Constructed:
 
         Source: Gymnasium 1.x, `gymnasium.vector.AutoresetMode`.
         """
-        columns = cls._columns("from_rollout", locals())
-        return cls._made(rollout.rollout(columns, order, autoreset))
+        return cls._read("from_rollout", locals())
 
     @classmethod
     def from_padded(
@@ -184,7 +189,7 @@ class Constructed:
             >>> episodes.layout.spread(episodes.rewards).tolist()
             [[0.0, 1.0, 0.0], [0.0, 0.0, -1.0]]
         """
-        return cls._made(padded.padded(cls._columns("from_padded", locals())))
+        return cls._read("from_padded", locals())
 
     @classmethod
     def from_replay(
@@ -223,4 +228,4 @@ class Constructed:
             >>> episodes.episode_lengths.tolist(), episodes.final_values.tolist()
             ([1, 1], [5.0, 0.0])
         """
-        return cls._made(flat_steps.transitions(cls._columns("from_replay", locals())))
+        return cls._read("from_replay", locals())

@@ -15,7 +15,6 @@ from pgcore.data import files
 from pgcore.data.constructors import Constructed
 from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.host import first_native, host
-from pgcore.data.joining import joined, numbered_apart
 from pgcore.data.layout import Layout, saved_layout
 from pgcore.data.placing import blank, flattened, nested, staying
 from pgcore.errors import BatchError, FileError
@@ -511,6 +510,8 @@ class Episodes(Constructed):
             BatchError: no batches, or they do not all carry the same optional arrays.
             ShapeError: their observations or actions have different shapes.
         """
+        from pgcore.data.joining import joined, numbered_apart
+
         where = f"{cls.__name__}.concatenate"
         if not batches:
             raise BatchError(f"{where}: expected at least 1 batch, got none; collect some first")
