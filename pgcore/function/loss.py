@@ -118,7 +118,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         inputs = {name: flat(value) for name, value in quantities.items()}
     values = estimator.finalise_on(arrays, values, real)
     inputs = held(arrays, inputs, real, dtype)
-    inputs |= constants(estimator, values, [x for x in estimator.keywords if x not in inputs])
+    inputs.update(constants(estimator, values, [x for x in estimator.keywords if x not in inputs]))
     if arrays.differentiates:
         value, terms = weighed(arrays, estimator, inputs, weights, real)
     else:

@@ -287,7 +287,8 @@ class Composition:
         if self.normalise != "minibatch":
             return signals
         advantage = normalised(arrays, signals["advantage"], real, ddof=self.ddof)
-        return signals | {"advantage": advantage}
+        # Older compilers trace no union of dictionaries.
+        return {**signals, "advantage": advantage}
 
     # The terms, and their derivatives.
 
