@@ -23,7 +23,7 @@ PPO = pg.estimator("ppo")
 ULP = 2.0**-24
 
 
-def signals_of(steps, *, seed=0, dtype=np.float32, estimator=PPO, arrays=tf.constant):
+def signals_of(steps, *, seed=0, dtype="float32", estimator=PPO, arrays=tf.constant):
     """Return an estimator's signals of one episode."""
     rng = np.random.default_rng(seed)
     columns = {
@@ -81,7 +81,7 @@ def test_each_layout_is_traced_once(counted):
     variants = [
         signals_of(5),
         signals_of(6),
-        signals_of(5, dtype=np.float64),
+        signals_of(5, dtype="float64"),
         padded((3, 3)),
         padded((3, 2)),
         dataclasses.replace(padded((3, 3)), rows=False),
@@ -226,7 +226,7 @@ def test_types_are_equal_where_signals_are_traced_alike():
     again = copy.copy(kind)
     assert (again, hash(again)) == (kind, hash(kind))
     assert kind.is_subtype_of(again)
-    for other in (signals_of(6), padded((5,)), signals_of(5, dtype=np.float64)):
+    for other in (signals_of(6), padded((5,)), signals_of(5, dtype="float64")):
         beyond = module.type_of(other, None)
         assert beyond != kind
         assert not kind.is_subtype_of(beyond)
