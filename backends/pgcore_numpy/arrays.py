@@ -20,7 +20,7 @@ class NumpyArrays(Arrays):
 
     name: ClassVar[str] = "numpy"
     xp = xp
-    differentiates: ClassVar[bool] = False
+    differentiates: bool = False
 
     def owns(self, x: Any) -> bool:
         """See `Arrays.owns`."""

@@ -9,14 +9,15 @@ from typing import Any, ClassVar, cast
 import tensorflow as tf
 
 from pgcore.data.native import Arrays
-from pgcore.function.loss import Loss
-from pgcore.function.signals import LaidOutSignals
 from pgcore.validation.arrays import Array
+from pgcore_tensorflow.tracing import register
 from pgcore_tensorflow.xp import xp
 
 __all__ = ["TensorflowArrays"]
 
 Tensor = Any  # TensorFlow's functions carry no types that a checker could use.
+
+register()
 
 
 class TensorflowArrays(Arrays):
@@ -115,31 +116,3 @@ class TensorflowArrays(Arrays):
             return result, slopes
 
         return cast("Any", tf.function(run) if compiled else run)(dict(inputs))
-
-
-def flattened(signals: LaidOutSignals) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return what is the same for all graphs of signals, and their tensors; see `tf.nest`."""
-    return (signals.arrays, signals.rows), (signals.values, signals.weights, signals.real)
-
-
-def restored(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> LaidOutSignals:
-    """Return signals of the results of `flattened`."""
-    return LaidOutSignals(*parts, *rest)
-
-
-def flattened_loss(loss: Loss) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return the estimator of a loss, and its tensors; see `flattened`."""
-    return (loss.estimator,), (loss.loss, loss.terms, loss.arguments, loss.signals)
-
-
-def restored_loss(rest: tuple[Any, ...], parts: tuple[Any, ...]) -> Loss:
-    """Return a loss of the results of `flattened_loss`."""
-    value, terms, arguments, signals = parts
-    return Loss(value, terms, {}, arguments, signals, *rest)
-
-
-# The protocol by which `tf.nest`, and so `tf.function`, takes dataclasses apart.
-SIGNALS: Any = LaidOutSignals
-SIGNALS.__tf_flatten__, SIGNALS.__tf_unflatten__ = flattened, staticmethod(restored)
-LOSS: Any = Loss
-LOSS.__tf_flatten__, LOSS.__tf_unflatten__ = flattened_loss, staticmethod(restored_loss)

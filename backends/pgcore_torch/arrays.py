@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
+from torch.linalg import vector_norm
 
 from pgcore.data.native import Arrays
 from pgcore.validation.arrays import Array
@@ -20,8 +22,14 @@ __all__ = ["TorchArrays"]
 class TorchArrays(Arrays):
     """See `Arrays`; traced code is that of `torch.compile` and `torch.func`."""
 
+    # Compiled code looks at all it reads at each call: sooner at a slot than at a class.
+    __slots__ = ("differentiates", "xp")
+
     name: ClassVar[str] = "torch"
-    xp = xp
+
+    def __init__(self) -> None:
+        """Make the only instance that is needed."""
+        self.xp, self.differentiates = xp, True
 
     def owns(self, x: Any) -> bool:
         """See `Arrays.owns`."""
@@ -87,7 +95,7 @@ class TorchArrays(Arrays):
         """See `Arrays.norm`: squares in float64, where the device has it."""
         # A number in float64 beside an array leaves the array's dtype as it is.
         wide = torch.float32 if x.device.type == "mps" else torch.float64
-        return torch.linalg.vector_norm(x, dtype=wide)
+        return vector_norm(x, dtype=wide)
 
     def dot(self, x: Tensor, y: Tensor) -> Tensor:
         """See `Arrays.dot`."""
@@ -95,7 +103,7 @@ class TorchArrays(Arrays):
 
     def is_finite(self, x: Tensor) -> bool:
         """See `Arrays.is_finite`."""
-        if torch.compiler.is_compiling() or x.device.type != "cpu":
+        if is_compiling() or x.device.type != "cpu":
             return True
         try:
             return math.isfinite(x.item())

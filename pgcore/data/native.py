@@ -6,11 +6,11 @@ that its owner has imported.
 
 from __future__ import annotations
 
-import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -33,9 +33,11 @@ class Arrays(ABC):
             loss comes with its derivatives.
     """
 
+    __slots__ = ()
+
     name: ClassVar[str]
     xp: ArrayNamespace
-    differentiates: ClassVar[bool] = True
+    differentiates: bool = True
 
     @abstractmethod
     def owns(self, x: Any) -> bool:
@@ -198,7 +200,7 @@ def normalised(arrays: Arrays, x: Native, real: Native, *, ddof: int, eps: float
     if real is None and None in tuple(x.shape):
         real = xp.full_like(x, 1.0) > 0  # a graph for any number of steps
     if real is None:
-        count = math.prod(x.shape)
+        count = prod(x.shape)
         # Too few entries have no spread, and stay as they are.
         if count <= max(ddof, 1):
             return x

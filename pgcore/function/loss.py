@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 
@@ -20,9 +18,6 @@ from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
 
 __all__ = ["Loss", "loss"]
-
-# Frameworks that differentiate do not warn of overflow.
-QUIET = nullcontext()
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -99,13 +94,13 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         >>> out.derivatives["log_prob"].tolist()
         [-2.0, -2.0]
     """
-    if not isinstance(cast("object", signals), LaidOutSignals):
+    if not isinstance(signals, LaidOutSignals):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EstimatorError(
             f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "
             f"got {type(signals).__name__}; those of a policy are for pgcore.gradient"
         )
     arrays, names = signals.arrays, estimator.quantities
-    if quantities.keys() != {*names}:
+    if len(quantities) != len(names) or [name for name in names if name not in quantities]:
         raise EstimatorError(
             f"loss of {estimator.name}: expected the quantities {', '.join(names)}, got "
             f"{', '.join(quantities) or 'none'}; pass each of the first and no other"
@@ -115,7 +110,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     if arrays.dtype(weights) != dtype:
         values = {name: with_dtype(arrays, value, dtype) for name, value in values.items()}
         weights = arrays.cast(weights, dtype)
-    axes, inputs = len(signals.shape), quantities
+    axes, inputs = len(weights.shape), quantities
     if axes > 1 and not takes_layout(arrays, estimator, quantities, values, axes):
         flat = partial(flattened, arrays, axes)
         values = {name: flat(value) for name, value in values.items()}
@@ -123,12 +118,12 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         inputs = {name: flat(value) for name, value in quantities.items()}
     values = estimator.finalise_on(arrays, values, real)
     inputs = held(arrays, inputs, real, dtype)
-    inputs |= constants(estimator, values, [x for x in estimator.keywords if x not in inputs])
-    with QUIET if arrays.differentiates else np.errstate(all="ignore"):
-        terms = estimator.surrogate(arrays.xp, **inputs)
-        if real is not None:
-            terms = arrays.xp.where(real, terms, 0.0)
-        value = arrays.dot(weights, terms)
+    inputs.update(constants(estimator, values, [x for x in estimator.keywords if x not in inputs]))
+    if arrays.differentiates:
+        value, terms = weighed(arrays, estimator, inputs, weights, real)
+    else:
+        with np.errstate(all="ignore"):
+            value, terms = weighed(arrays, estimator, inputs, weights, real)
     if not arrays.is_finite(value):
         raise not_finite(arrays, estimator, signals, inputs, terms)
     derivatives: dict[str, Native] = {}
@@ -137,6 +132,20 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
     if len(terms.shape) != axes:
         terms = arrays.reshape(terms, tuple(-1 if n is None else n for n in signals.weights.shape))
     return Loss(value, terms, derivatives, inputs, signals, estimator)
+
+
+def weighed(
+    arrays: Arrays,
+    estimator: Estimator,
+    inputs: Mapping[str, Native],
+    weights: Native,
+    real: Native,
+) -> tuple[Native, Native]:
+    """Return the loss, and the surrogate's terms."""
+    terms = estimator.surrogate(arrays.xp, **inputs)
+    if real is not None:
+        terms = arrays.xp.where(real, terms, 0.0)
+    return arrays.dot(weights, terms), terms
 
 
 def constants(
@@ -172,6 +181,7 @@ def held(
 def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Native]) -> str:
     """Return the dtype to compute in, or raise unless all quantities fit the signals."""
     device, widest = arrays.device(signals.weights), "float32"
+    layout = tuple(signals.weights.shape)
     for name, value in quantities.items():
         if not arrays.owns(value):
             raise EstimatorError(
@@ -186,8 +196,8 @@ def checked(arrays: Arrays, signals: LaidOutSignals, quantities: Mapping[str, Na
             )
         shape = tuple(value.shape)
         laid_out = shape[:-1] if name in PER_ACTION else shape
-        if not is_laid_out(laid_out, signals.shape):
-            expected = [*signals.shape, "A"] if name in PER_ACTION else [*signals.shape]
+        if laid_out != layout and not is_laid_out(laid_out, layout):
+            expected = [*layout, "A"] if name in PER_ACTION else [*layout]
             raise ShapeError(
                 f"loss {name}: expected shape [{', '.join(map(str, expected))}], as the episodes are "
                 f"laid out, got {list(shape)}; pass one entry for each of theirs"

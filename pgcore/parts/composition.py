@@ -287,27 +287,49 @@ class Composition:
         if self.normalise != "minibatch":
             return signals
         advantage = normalised(arrays, signals["advantage"], real, ddof=self.ddof)
-        return signals | {"advantage": advantage}
+        # Older compilers trace no union of dictionaries.
+        return {**signals, "advantage": advantage}
 
     # The terms, and their derivatives.
 
     def terms(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return [B] terms of the loss from the surrogate's keywords."""
-        inputs = self._held(xp, inputs)
-        _, log_ratio = self._log_ratios(xp, inputs)
-        log_prob, read = self._weighed(xp, inputs)
-        gain = self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
-        if self.weights:
-            gain = inputs["gain_weight"] * gain
+        if self._plain:
+            gain = self._plain_gain(xp, inputs)
+        else:
+            inputs = self._held(xp, inputs)
+            gain = self._gain(xp, inputs)
         losses = [penalty.term(xp, **read_by(penalty, inputs)) for penalty in self._terms]
         if self.critic is not None:
             loss = self.critic.term(xp, inputs["value"], inputs["return_"], inputs.get("old_value"))
             losses.append(self.value_coefficient * loss)
-        # One operation fewer than the sum with a negative gain.
-        terms = sum(losses[1:], start=losses[0]) - gain if losses else -gain
+        if losses:
+            terms = losses[0]
+            for loss in losses[1:]:
+                terms = terms + loss
+            # One operation fewer than the sum with a negative gain.
+            terms = terms - gain
+        else:
+            terms = -gain
         if self.entropy_coefficient != 0:
             terms = terms - self.entropy_coefficient * inputs["entropy"]
-        return xp.where(inputs["counted"] > 0, terms, 0.0) if self.drops else terms
+        if self._plain or not self.drops:
+            return terms
+        return xp.where(inputs["counted"] > 0, terms, 0.0)
+
+    def _plain_gain(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
+        """Return `_gain` of a plain gain, without what would leave it as it is."""
+        log_prob = inputs["log_prob"]
+        log_ratio = log_prob - inputs["old_log_prob"] if self._reads_ratio else None
+        read = {name: inputs[name] for name in self._reads}
+        return self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
+
+    def _gain(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
+        """Return [B] the gain of the level's log ratios, weighed."""
+        _, log_ratio = self._log_ratios(xp, inputs)
+        log_prob, read = self._weighed(xp, inputs)
+        gain = self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
+        return inputs["gain_weight"] * gain if self.weights else gain
 
     def cotangents(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
         """Return the derivatives of `terms` by quantity, or None where a part has no slope."""
@@ -369,7 +391,7 @@ class Composition:
         self, xp: ArrayNamespace, inputs: Mapping[str, Native]
     ) -> tuple[Native, dict[str, Native]]:
         """Return log pi, at 0 where the gain weighs 0, and what the objective reads."""
-        log_prob, read = inputs["log_prob"], read_by(self.objective, inputs)
+        log_prob, read = inputs["log_prob"], {name: inputs[name] for name in self._reads}
         if not self.weights:
             return log_prob, read
         # As for log ratios: the objective may make one of log pi and a signal of its own.
@@ -384,6 +406,18 @@ class Composition:
         changed = self._limits or self.level.changes
         return not (changed or self.weights or self.drops)
 
+    # Kept, since a part's may be its class's: compiled code copies a class's dictionary to look at it.
+
+    @cached_property
+    def _reads_ratio(self) -> bool:
+        """Whether the objective reads the log ratio."""
+        return self.objective.reads_ratio
+
+    @cached_property
+    def _reads(self) -> tuple[str, ...]:
+        """The keywords that the objective reads beside the arguments of all objectives."""
+        return self.objective.reads
+
     @cached_property
     def _limits(self) -> bool:
         """Whether the objective limits the log ratios of single steps."""
@@ -394,7 +428,7 @@ class Composition:
     ) -> tuple[Native, Native]:
         """Return [B] log ratios of single steps and of the level; None where the gain reads none."""
         objective, log_prob = self.objective, inputs["log_prob"]
-        if not objective.reads_ratio:
+        if not self._reads_ratio:
             return None, None
         by_step = log_prob - inputs["old_log_prob"]
         if self.drops:

@@ -153,6 +153,36 @@ def test_a_compiled_loss_is_the_eager_one(framework, name):
         np.testing.assert_allclose(found[key], slope, rtol=1e-4, atol=1e-7)
 
 
+def test_torch_compiles_anew_for_another_estimator_and_not_for_an_equal_one():
+    torch = pytest.importorskip("torch")
+    episodes, quantities = rows(maker("torch"))
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    @torch.compile(backend=keep, fullgraph=True)
+    def compiled(estimator, signals, given):
+        return pg.loss(estimator, signals, **given).loss
+
+    variants = [
+        ({"clip": 0.1}, 1),
+        ({"clip": 0.1}, 1),
+        ({"clip": 0.3}, 2),
+        ({"clip": 0.1, "entropy_coefficient": 0.5}, 3),
+        ({"clip": 0.1, "dual": 3.0}, 4),
+        ({"clip": 0.1, "normalise": "none"}, 5),
+        ({"clip": 0.1}, 5),
+    ]
+    for fields, count in variants:
+        estimator = pg.estimator("ppo", **fields)
+        signals, given = pg.signals(estimator, episodes), used(estimator, quantities)
+        expected = pg.loss(estimator, signals, **given).loss
+        torch.testing.assert_close(compiled(estimator, signals, given), expected)
+        assert len(graphs) == count
+
+
 def test_functions_of_torch_transform_it():
     torch = pytest.importorskip("torch")
     episodes, quantities = rows(maker("torch"))
