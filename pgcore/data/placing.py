@@ -19,10 +19,11 @@ __all__ = ["blank", "flattened", "nested", "staying"]
 STRUCTURE = frozenset(
     (
         *("episode_lengths", "terminated", "truncated", "mask", "previous_done", "episode"),
-        *("step_weights", "action_mask", "loss_mask", "group"),
+        *("step_weights", "loss_mask", "group"),
     )
 )
-OBSERVED = re.compile(r"actions|\w*observations")
+# Arguments that only a policy reads, in their own dtypes.
+OBSERVED = re.compile(r"actions|action_mask|\w*observations")
 
 
 def flattened(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +57,6 @@ def staying(flat: Mapping[str, Any]) -> dict[str, DeviceArray]:
         flat: As `flattened` returns them.
     """
     names = [name for name, value in flat.items() if stays(name, value)]
-    if flat.get("action_mask") is not None and "actions" in names:
-        names.remove("actions")  # the mask is checked against them
     if not names:
         return {}
     first: Any = flat["rewards"] if "rewards" in names else flat[names[0]]
