@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -226,7 +226,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
             def make(array: Array) -> Native:
                 return each(self.to_native, repeat_last(convert(array), extra))
 
-            return None if held is None else self.copies.get(held, name, make)
+            return None if held is None else self.copies.get(cast("Array", held), name, make)
 
         return (
             moved("observations", self.observations),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgcore.errors import NonFiniteError
-from pgcore.interfaces.surrogate import Surrogate
+from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
 from pgcore.xp.namespace import Native
 
 __all__ = ["MOST", "Unread"]
@@ -64,6 +64,8 @@ class Unread:
                 continue
             # Computed again, the gradient tells its step, unless the parameters have moved since.
             if (surrogate := loss()) is not None:
+                if not isinstance(surrogate, SummedSurrogate):
+                    surrogate.batch.whole()[0].check_numbers()
                 policy.differentiated(surrogate)[0].check_finite()
             raise NonFiniteError(
                 f"gradient of {estimator}: expected a finite sum of squares, got "

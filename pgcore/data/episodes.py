@@ -352,6 +352,15 @@ class Episodes(Constructed):
         unread = self._resident.keys() - arrays.keys()
         return validated(type(self).__name__, arguments, unread)[name]
 
+    def check_numbers(self) -> None:
+        """Copy every field from a device and check its numbers, as is done where one is read.
+
+        Raises:
+            BatchError: see `Episodes`; names field and step.
+        """
+        for name in {key.partition("[")[0] for key in self._resident}:
+            self._copied_field(name)
+
     def fits(self, spec: object) -> bool:
         """Whether this batch, or its parent, was found to fit this very spec object."""
         return self._fits is spec

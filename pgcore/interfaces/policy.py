@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -282,7 +282,7 @@ class Policy(Parameters):
         possible: Any = self.on_accelerator(mask)
         if possible is not None and not isinstance(possible, DeviceArray):
             possible = check_mask(self.spec, possible, len(observations))
-        return self.distribution(observations, possible)
+        return self.distribution(observations, cast("Any", possible))
 
     def _checked_distribution(
         self, observations: ObservationsLike, mask: ArrayLike | None
