@@ -23,7 +23,7 @@ from pgcore.autodiff.inputs import (
 )
 from pgcore.autodiff.resident import ResidentPolicy
 from pgcore.data.batch import Batch
-from pgcore.data.device_array import DeviceArray
+from pgcore.data.device_array import DeviceArray, place_of
 from pgcore.errors import ShapeError, SpecError
 from pgcore.interfaces.estimator import KLS, Reduction
 from pgcore.interfaces.surrogate import Surrogate
@@ -245,10 +245,11 @@ class AutodiffPolicy(ResidentPolicy):
 
     def _forward(self, observations: Array) -> tuple[Any, Any]:
         """Return `forward` of observations as a batch holds them: on a device the results stay there."""
-        if not isinstance(observations, DeviceArray) or not self.is_here(observations.place):
+        place = place_of(observations)
+        if place is None or not self.is_here(place):
             self.check_unread()
             return self._numbers(self._observations(np.asarray(observations)))
-        place, steps = observations.place, len(observations)
+        steps = len(observations)
         if self.probe is not None and not self.probe.finished:
             self._observations(np.asarray(observations[:STEPS]))
         with place.arrays.computing(self.dtype.name):

@@ -22,6 +22,7 @@ from pgcore.autodiff.inputs import (
 from pgcore.autodiff.parameters import AutodiffParameters
 from pgcore.data.batch import Batch
 from pgcore.data.device_array import Device, DeviceArray
+from pgcore.data.device_records import DeviceRecords
 from pgcore.data.episodes import Episodes
 from pgcore.data.native import arrays_of
 from pgcore.data.spec import Adopted
@@ -164,9 +165,17 @@ class ResidentPolicy(AutodiffParameters, Policy):
 
     def on_accelerator(self, x: Any) -> Any:
         """See `Policy.on_accelerator`."""
-        if not self.resident or not self.place.arrays.owns(x):
+        if not self.resident:
             return x
+        if isinstance(x, Mapping):
+            named = cast("Mapping[Any, Any]", x)
+            there = {name: self.on_accelerator(value) for name, value in named.items()}
+            if not there or not all(isinstance(value, DeviceArray) for value in there.values()):
+                return named
+            return DeviceRecords("observations", there)
         arrays = self.place.arrays
+        if not arrays.owns(x):
+            return x
         if arrays.device(x) != self.place.name:
             return x
         return self.place.array(arrays.xp.stop_gradient(x))
@@ -243,13 +252,15 @@ class ResidentPolicy(AutodiffParameters, Policy):
         return self.gathered(Inputs(*arrays, {}, None), gather)[:3]
 
     def taken(self, name: str, held: Any, extra: int) -> Native:
-        """Return a batch's array on this device as computations take it, padded.
+        """Return a batch's array or arrays on this device as computations take them, padded.
 
         Args:
             name: The field's.
-            held: A `DeviceArray`.
+            held: A `DeviceArray`, or `DeviceRecords`, which come back as a dict.
             extra: Rows of padding.
         """
+        if isinstance(held, DeviceRecords):
+            return {key: self.taken(name, x, extra) for key, x in held.arrays.items()}
         arrays, x, kind = held.place.arrays, held.native, held.dtype.kind
         network, head = self.spec.network, self.spec.head
         dtype = self.dtype.name

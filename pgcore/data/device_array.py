@@ -22,7 +22,7 @@ from pgcore.data.native import Arrays, host
 from pgcore.validation.arrays import Array, is_host, read_only
 from pgcore.xp.namespace import Native
 
-__all__ = ["Device", "DeviceArray", "as_array", "place_of"]
+__all__ = ["Device", "DeviceArray", "Placed", "as_array", "place_of"]
 
 KEPT = 16  # read-only host arrays on a device
 
@@ -96,7 +96,19 @@ class Device:
         return self.moved[key][1]
 
 
-class DeviceArray(NDArrayOperatorsMixin):
+class Placed:
+    """What is on a device.
+
+    Attributes:
+        place: The device.
+    """
+
+    __slots__ = ()
+
+    place: Any
+
+
+class DeviceArray(Placed, NDArrayOperatorsMixin):
     """A framework's array on an accelerator, in the place of NumPy's.
 
     Assignment to entries replaces the framework's array. Where NumPy's arrays would share memory, it
@@ -412,10 +424,7 @@ def on_host(value: Any) -> Any:
 
 def place_of(*values: object) -> Any:
     """Return the `Device` of the first value that is on one; None without."""
-    for x in values:
-        if isinstance(x, DeviceArray):
-            return x.place
-    return None
+    return next((x.place for x in values if isinstance(x, Placed)), None)
 
 
 def as_array(value: Any, dtype: Any = None) -> Any:

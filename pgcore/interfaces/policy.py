@@ -58,7 +58,11 @@ class Policy(Parameters):
         return False
 
     def on_accelerator(self, x: Any) -> Any:
-        """Return an array on the accelerator that holds this policy as a `DeviceArray`; others as they are."""
+        """Return arrays on the accelerator that holds this policy as such, others as they are.
+
+        Args:
+            x: An array, which becomes a `DeviceArray`; or by name, which become `DeviceRecords`.
+        """
         return x
 
     def actions_there(self, actions: Any) -> Any:
@@ -181,9 +185,9 @@ class Policy(Parameters):
             NonFiniteError: the distribution at a step is NaN; names it.
         """
         head, seen = self.spec.head, self.on_accelerator(observations)
-        if isinstance(seen, DeviceArray):
-            arrays = seen.place.arrays
-            with arrays.computing(seen.place.dtype):
+        if (place := place_of(seen)) is not None:
+            arrays = place.arrays
+            with arrays.computing(place.dtype):
                 distribution = self._distribution_there(seen, action_mask)
                 actions = self.actions_there(head.sample(distribution, rng))
                 return actions, head.log_prob(arrays.xp, distribution.native, actions)
@@ -194,8 +198,8 @@ class Policy(Parameters):
     def mode(self, observations: ObservationsLike, action_mask: ArrayLike | None = None) -> Array:
         """See `act`: the most probable action for each observation."""
         head, seen = self.spec.head, self.on_accelerator(observations)
-        if isinstance(seen, DeviceArray):
-            with seen.place.arrays.computing(seen.place.dtype):
+        if (place := place_of(seen)) is not None:
+            with place.arrays.computing(place.dtype):
                 return self.actions_there(head.mode(self._distribution_there(seen, action_mask)))
         return head.mode(self._checked_distribution(observations, action_mask))
 

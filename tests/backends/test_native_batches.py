@@ -380,3 +380,107 @@ def test_what_was_drawn_there_makes_a_batch_there(accelerator):
     pg.optimizer("adam").step(policy, gradient)
     assert accelerator.copies == []
     assert np.isfinite(gradient.loss)
+
+
+class Joined:
+    """A torch module that joins a dict of arrays, and one that reads the other of them."""
+
+    def __new__(cls, torch, seed=0):
+        """Return actor and critic."""
+        torch.manual_seed(seed)
+
+        class Net(torch.nn.Module):
+            def __init__(self, names, inputs, outputs):
+                super().__init__()
+                self.names, self.layer = names, torch.nn.Linear(inputs, outputs)
+
+            def forward(self, seen):
+                return self.layer(torch.cat([seen[name].flatten(1) for name in self.names], 1))
+
+        return Net(("image", "speed"), 5, 3).double(), Net(("speed", "hidden"), 3, 1).double()
+
+
+def observations_by_name(shape, seed=0):
+    """Return a dict of arrays of a shape, the critic's own among them."""
+    rng = np.random.default_rng(seed)
+    trailing = {"image": (2, 2), "speed": (1,), "hidden": (2,)}
+    return {name: rng.standard_normal((*shape, *rest)) for name, rest in trailing.items()}
+
+
+@pytest.mark.parametrize("constructor", ["flat", "rollout", "padded", "steps", "replay"])
+def test_observations_by_name_stay_there(monkeypatch, constructor):
+    torch = pytest.importorskip("torch")
+    accelerator = Accelerator("torch", monkeypatch)
+    rng, actor_critic = np.random.default_rng(3), Joined(torch)
+    shape = (6, 4) if constructor in ("rollout", "padded") else (24,)
+    seen = observations_by_name(shape)
+    arrays: dict[str, Any] = {
+        "observations": seen,
+        "actions": rng.integers(0, 3, shape),
+        "rewards": rng.standard_normal(shape),
+        "log_probs": np.full(shape, -1.1),
+    }
+    flags: dict[str, Any]
+    if constructor == "flat":
+        flags = {"episode_lengths": [12, 12], "terminated": [True, False]}
+        arrays["final_observations"] = observations_by_name((2,), 1)
+    elif constructor == "rollout":
+        flags = {"terminated": rng.random(shape) < 0.2, "truncated": np.zeros(shape, bool)}
+        flags["autoreset"] = "disabled"
+        arrays["last_observations"] = observations_by_name((4,), 1)
+    elif constructor == "padded":
+        flags = {"mask": np.arange(4) < rng.integers(1, 5, (6, 1))}
+    elif constructor == "steps":
+        flags = {"terminated": np.arange(24) % 6 == 5, "truncated": np.arange(24) % 8 == 7}
+        following = {name: np.roll(value, -1, 0) for name, value in seen.items()}
+        arrays["next_observations"] = following
+    else:
+        flags = {"terminated": rng.random(24) < 0.3}
+        arrays["next_observations"] = observations_by_name((24,), 1)
+    made = {"flat": pg.Batch, "rollout": pg.Batch.from_rollout, "padded": pg.Batch.from_padded}
+    made |= {"steps": pg.Batch.from_steps, "replay": pg.Batch.from_replay}
+    make = made[constructor]
+
+    def there(value):
+        if isinstance(value, dict):
+            return {name: accelerator.native(x) for name, x in value.items()}
+        return accelerator.native(value)
+
+    batch = make(**arrays, **flags)
+    accelerator.copies.clear()
+    native = make(**{name: there(value) for name, value in arrays.items()}, **flags)
+    assert accelerator.copies == []
+    policies = []
+    for resident in (True, False):
+        actor, critic = copy.deepcopy(actor_critic)
+        policy: Any = pg.backend("torch").adopt(actor, HEADS["categorical"], critic=critic)
+        policy.resident = resident
+        policies.append(policy)
+    estimator = pg.estimator("actor_critic")
+    for _ in range(20):
+        policies[0].try_out(native)
+    accelerator.copies.clear()
+    whole = pg.signals(policies[0], estimator, native)
+    actual = pg.gradient(policies[0], estimator, native.steps([5, 1]), signals=whole.steps([5, 1]))
+    assert accelerator.copies == []
+    theirs = pg.signals(policies[1], estimator, batch).steps([5, 1])
+    expected = pg.gradient(policies[1], estimator, batch.steps([5, 1]), signals=theirs)
+    assert_close(actual.numpy(), expected.numpy(), 1e-9)
+    for name in ("image", "speed", "hidden"):
+        np.testing.assert_array_equal(native.observations[name], batch.observations[name])
+    drawn, _ = policies[0].act(there(observations_by_name((9,), 4)), pg.generator(0))
+    others, _ = policies[1].act(observations_by_name((9,), 4), pg.generator(0))
+    np.testing.assert_array_equal(np.asarray(drawn), others)
+
+
+def test_observations_by_name_are_laid_out_alike(monkeypatch):
+    native = Accelerator("torch", monkeypatch).native
+    seen = {"image": native(np.zeros((3, 2))), "speed": native(np.zeros((2, 2)))}
+    with pytest.raises(ShapeError, match=r"observations\['speed'\]: expected shape \[3, '...'\]"):
+        pg.Batch(
+            observations=seen,
+            actions=[0, 1, 0],
+            rewards=native(np.zeros(3)),
+            episode_lengths=[3],
+            terminated=[True],
+        )
