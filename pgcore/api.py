@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -212,9 +213,19 @@ def _of_policy(
     """Return the signals of a policy; see `signals`."""
     estimator.check_fits(policy.spec)
     check_batch(policy.spec, batch)
-    evaluate = Evaluation(policy, batch, target)
     dtype, width = policy.dtype, policy.spec.head.width
-    computed = Signals.of(estimator, batch, evaluate, dtype, width, whole)
+
+    def of(batch: Batch) -> Signals:
+        evaluate = Evaluation(policy, batch, target)
+        return Signals.of(estimator, batch, evaluate, dtype, width, whole)
+
+    device, computed = batch.device, None
+    if device is not None and policy.beside(batch):
+        with suppress(Exception), device.arrays.computing(dtype.name):
+            computed = of(batch.on_device(dtype.name)).counted_on_host()
+    # Code that takes no arrays but NumPy's gets those, and an error has its step from them.
+    if computed is None:
+        computed = of(batch)
     if policy.resident:
         batch.remember_device()
         computed.remember_device()

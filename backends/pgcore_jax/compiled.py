@@ -15,12 +15,13 @@ from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
+from pgcore_jax.arrays import JaxArrays
 from pgcore_jax.heads import fisher_coordinates, fisher_metric, quantities, surrogate_terms
 from pgcore_jax.parameters import KEPT, jitted
 from pgcore_jax.xp import xp
 
-__all__ = ["differentiate", "fisher_product", "forward", "gathered", "log_prob_products", "run"]
-__all__ += ["update"]
+__all__ = ["differentiate", "finalised", "fisher_product", "forward", "gathered"]
+__all__ += ["log_prob_products", "run", "update"]
 
 Parameters = dict[str, jax.Array]
 Network = Callable[[Parameters, Any], Outputs]
@@ -85,6 +86,16 @@ def gathered(whole: Inputs, gather: Gather) -> Inputs:
         divisors = jax.lax.optimization_barrier(jnp.full(len(rows), divisor))
         standards[name] = (first, mean, divisors)
     return minibatch(xp, take, real, whole, gather._replace(standards=standards))
+
+
+@lru_cache(KEPT)
+def finalised(estimator: Estimator) -> Callable[..., Parameters]:
+    """Return the function from signals by name, and the steps that count, to finalised signals."""
+
+    def signals_of(signals: Parameters, real: jax.Array | None) -> Parameters:
+        return estimator.finalise_on(JaxArrays(), signals, real)
+
+    return jitted(signals_of)
 
 
 @lru_cache(KEPT)

@@ -12,6 +12,7 @@ from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.autodiff.resident import Gather
 from pgcore.data.spec import PolicySpec
+from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.surrogate import Surrogate
@@ -33,7 +34,10 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
     """
 
     pads = True
-    left_out: ClassVar[frozenset[str]] = JaxParameters.left_out | {"network", "_differentiate"}
+    integers: ClassVar[str] = "int32"
+    left_out: ClassVar[frozenset[str]] = (
+        JaxParameters.left_out | AutodiffPolicy.left_out | {"network", "_differentiate"}
+    )
 
     def __init__(
         self,
@@ -86,18 +90,15 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         """See `Policy.optimizer_state`."""
         return JaxOptimizer(formula, self)
 
-    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+    def forward(self, observations: Any) -> tuple[jax.Array, jax.Array | None]:
         """See `AutodiffPolicy.forward`."""
         with self.precision():
-            result: Outputs = functions.forward(self.network)(self.native, observations)
-        values = None if result.values is None else np.asarray(result.values)
-        return np.asarray(result.outputs), values
+            return functions.forward(self.network)(self.native, observations)[:2]
 
-    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, jax.Array]:
         """See `AutodiffPolicy.run`."""
         with self.precision():
-            arrays = functions.run(self.network, self.spec.head, names)(self.native, inputs)
-        return {name: np.asarray(value) for name, value in arrays.items()}
+            return functions.run(self.network, self.spec.head, names)(self.native, inputs)
 
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[JaxGradient, jax.Array]:
         """See `AutodiffPolicy.differentiate`."""
@@ -137,6 +138,14 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
         scales = tuple(map(number, gather.scales))
         with self.precision():
             return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
+
+    def finalised(self, estimator: Estimator, signals: dict[str, Any], real: Any) -> dict[str, Any]:
+        """See `ResidentPolicy.finalised`; compiled unless the estimator's own code is NumPy's."""
+        try:
+            with self.precision():
+                return functions.finalised(estimator)(signals, real)
+        except BatchError:
+            return super().finalised(estimator, signals, real)
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: Any) -> Outputs:
         """Return an adopted network's results, with checked shapes; run while JAX traces."""

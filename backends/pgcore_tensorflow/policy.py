@@ -76,24 +76,22 @@ class TensorflowPolicy(TensorflowParameters, AutodiffPolicy):
         """See `Policy.optimizer_state`."""
         return TensorflowOptimizer(formula, self)
 
-    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+    def forward(self, observations: Any) -> tuple[Any, Any]:
         """See `AutodiffPolicy.forward`."""
 
         def graph(steps: Inputs) -> tuple[Any, Any]:
             return self._outputs_of(steps.observations)[:2]
 
         steps = Inputs(observations, None, None, {}, None)
-        outputs, values = self._run(("forward",), graph, steps)
-        return self.to_numpy(outputs), None if values is None else self.to_numpy(values)
+        return self._run(("forward",), graph, steps)
 
-    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Any]:
         """See `AutodiffPolicy.run`."""
 
         def graph(steps: Inputs) -> dict[str, Any]:
             return quantities(self.spec.head, names, self._outputs_of(steps.observations), steps)
 
-        tensors = self._run(("run", *names), graph, inputs)
-        return {name: self.to_numpy(value) for name, value in tensors.items()}
+        return self._run(("run", *names), graph, inputs)
 
     def differentiate(self, surrogate: Surrogate, inputs: Inputs) -> tuple[TensorflowGradient, Any]:
         """See `AutodiffPolicy.differentiate`."""

@@ -104,11 +104,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
     @without_autocast
     @torch.no_grad()
-    def forward(self, observations: Array) -> tuple[Array, Array | None]:
+    def forward(self, observations: Any) -> tuple[Tensor, Tensor | None]:
         """See `AutodiffPolicy.forward`."""
-        result = self._outputs_of(each(self.to_native, observations))
-        values = None if result.values is None else self.to_numpy(result.values)
-        return self.to_numpy(result.outputs), values
+        return self._outputs_of(each(self.to_native, observations))[:2]
 
     def head_parameters(self) -> dict[str, Array]:
         """See `AutodiffPolicy.head_parameters`."""
@@ -116,10 +114,9 @@ class TorchPolicy(TorchParameters, AutodiffPolicy):
 
     @without_autocast
     @torch.no_grad()
-    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Tensor]:
         """See `AutodiffPolicy.run`."""
-        tensors = self._quantities(names, self._native(inputs))
-        return {name: self.to_numpy(value) for name, value in tensors.items()}
+        return self._quantities(names, self._native(inputs))
 
     @without_autocast
     @torch.inference_mode(mode=False)

@@ -13,7 +13,7 @@ from pgcore.autodiff.inputs import arrays_in, each
 from pgcore.errors import BatchError, SpecError
 from pgcore.validation.arrays import Array
 
-__all__ = ["EVALUATION", "Probe", "refusal", "refused_derivative"]
+__all__ = ["EVALUATION", "STEPS", "Probe", "refusal", "refused_derivative"]
 
 Forward = Callable[[Any], tuple[Array, Array | None]]
 

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from pgcore.autodiff import fisher as autodiff_fisher
-from pgcore.autodiff.adoption import Probe
+from pgcore.autodiff.adoption import STEPS, Probe
 from pgcore.autodiff.gradient import AutodiffGradient
 from pgcore.autodiff.inputs import (
     Inputs,
     arrays_in,
     episode_chunks,
     padded,
-    padded_signal,
     padded_size,
     padded_weights,
     repeat_last,
 )
 from pgcore.autodiff.resident import ResidentPolicy
 from pgcore.data.batch import Batch
+from pgcore.data.device_array import DeviceArray, place_of
 from pgcore.errors import ShapeError, SpecError
 from pgcore.interfaces.estimator import KLS, Reduction
 from pgcore.interfaces.surrogate import Surrogate
@@ -47,11 +47,13 @@ class AutodiffPolicy(ResidentPolicy):
     probe: Probe | None = None  # the trial of an adopted network
 
     @abstractmethod
-    def forward(self, observations: Any) -> tuple[Array, Array | None]:
-        """Return [N, outputs] and, with a critic, [N] or [N, critic outputs] values, of the policy's dtype.
+    def forward(self, observations: Any) -> tuple[Native, Native]:
+        """Return native [N, outputs] and, with a critic, [N] or [N, critic outputs] values, else None.
+
+        They are of the policy's dtype.
 
         Args:
-            observations: [N, ...] NumPy array, or a dict of them for an adopted network.
+            observations: [N, ...] NumPy's or native, or a dict of them for an adopted network.
         """
 
     @abstractmethod
@@ -59,8 +61,8 @@ class AutodiffPolicy(ResidentPolicy):
         """Return the head's own parameters by name, without the prefix, as NumPy arrays."""
 
     @abstractmethod
-    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Array]:
-        """Return quantities by name, forward only, as NumPy arrays."""
+    def run(self, names: tuple[str, ...], inputs: Inputs) -> dict[str, Native]:
+        """Return native quantities by name, forward only."""
 
     @abstractmethod
     def differentiate(
@@ -81,26 +83,38 @@ class AutodiffPolicy(ResidentPolicy):
             vector: [D] v in canonical order, as the result.
         """
 
-    def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
+    def distribution(self, observations: Any, action_mask: Any = None) -> Any:
         """See `Policy.distribution`; normalised in float64 by the core, as sampling is."""
-        self.check_unread()
-        outputs, _ = self._forward(self._observations(observations))
-        head = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
-        return self.spec.head.distribution(host, outputs.astype(np.float64), head, action_mask)
+        head = self.spec.head
+        outputs, _ = self._forward(observations)
+        if isinstance(outputs, DeviceArray):
+            place, mask = outputs.place, None
+            if action_mask is not None:
+                mask = place.native(action_mask, "b")
+            own = {
+                name.removeprefix("head."): place.arrays.xp.stop_gradient(value)
+                for name, value in self.native.items()
+                if name.startswith("head.")
+            }
+            return place.array(head.distribution(place.arrays.xp, outputs.native, own, mask))
+        own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
+        return head.distribution(host, outputs.astype(np.float64), own, action_mask)
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """See `Policy.quantities_at`."""
-        self.check_unread()
         signals: dict[str, Array] = {}
         if not KLS.isdisjoint(names):
             signals["reference"] = batch.extras["reference"].astype(self.dtype)
-        inputs = self._inputs(batch, signals, np.ones(batch.num_steps, self.dtype))
-        return {name: value[: batch.num_steps] for name, value in self.run(names, inputs).items()}
+        steps = batch.num_steps
+        results = self.run(names, self._inputs(batch, signals, np.ones(steps, self.dtype)))
+        if (place := batch.place) is not None and self.beside(batch):
+            return {name: place.array(value)[:steps] for name, value in results.items()}
+        self.check_unread()
+        return {name: self.to_numpy(value)[:steps] for name, value in results.items()}
 
     def values_at(self, observations: Array, *, from_outputs: bool = False) -> Array:
         """See `Policy.values_at`."""
-        self.check_unread()
-        outputs, values = self._forward(self._observations(observations))
+        outputs, values = self._forward(observations)
         source = outputs if from_outputs else values
         assert source is not None
         return source.reshape(len(observations), -1)
@@ -204,11 +218,13 @@ class AutodiffPolicy(ResidentPolicy):
 
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
-        if self.holds(batch):
-            self.try_out(batch)
+        whole, rows = batch.whole()
+        if self.holds(whole):
+            self.try_out(whole)
             extra = self.padding(batch.num_steps)
-            used = {name: padded_signal(name, value, extra) for name, value in signals.items()}
-            return Inputs(*self.resident_arrays(batch), used, padded_weights(weights, extra))
+            used = {name: self.signal(name, value, extra) for name, value in signals.items()}
+            arrays = self.resident_steps(whole, rows)
+            return Inputs(*arrays, used, padded_weights(weights, extra))
         observations, actions = self._observations(batch.observations), self.actions(batch.actions)
         inputs = Inputs(observations, actions, batch.action_mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs
@@ -216,21 +232,41 @@ class AutodiffPolicy(ResidentPolicy):
     def try_out(self, batch: Batch) -> None:
         """See `ResidentPolicy.try_out`."""
         if self.probe is not None and not self.probe.finished:
-            self._observations(batch.observations)
+            observations: Any = batch.held("observations")
+            # Few rows of those on a device are copied.
+            self._observations(np.asarray(observations[:STEPS]))
 
     def _observations(self, observations: Array) -> Any:
         """Return observations as the network takes them, once an adopted one was tried on them."""
         observations = self.observations(observations)
         if self.probe is not None:
-            self.probe(self._forward, observations)
+            self.probe(self._numbers, observations)
         return observations
 
-    def _forward(self, observations: Any) -> tuple[Array, Array | None]:
-        """Return `forward`, with observations padded for compiled code."""
+    def _forward(self, observations: Array) -> tuple[Any, Any]:
+        """Return `forward` of observations as a batch holds them: on a device the results stay there."""
+        place = place_of(observations)
+        if place is None or not self.is_here(place):
+            self.check_unread()
+            return self._numbers(self._observations(np.asarray(observations)))
+        steps = len(observations)
+        if self.probe is not None and not self.probe.finished:
+            self._observations(np.asarray(observations[:STEPS]))
+        with place.arrays.computing(self.dtype.name):
+            taken = self.taken("observations", observations, self.padding(steps))
+            outputs, values = self.forward(taken)
+            return (
+                place.array(outputs)[:steps],
+                None if values is None else place.array(values)[:steps],
+            )
+
+    def _numbers(self, observations: Any) -> tuple[Array, Array | None]:
+        """Return `forward` as NumPy's arrays, with observations padded for compiled code."""
         steps = len(arrays_in(observations)[0])
-        extra = self.padding(steps)
-        outputs, values = self.forward(repeat_last(observations, extra))
-        return outputs[:steps], None if values is None else values[:steps]
+        outputs, values = self.forward(repeat_last(observations, self.padding(steps)))
+        return self.to_numpy(outputs)[:steps], None if values is None else self.to_numpy(values)[
+            :steps
+        ]
 
 
 def critic_kind(backend: str, critic: Any) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pgcore.errors import NonFiniteError
-from pgcore.interfaces.surrogate import Surrogate
+from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
 from pgcore.xp.namespace import Native
 
 __all__ = ["MOST", "Unread"]
@@ -28,10 +29,15 @@ class Unread:
     def __init__(self) -> None:
         """Start with none."""
         self.squares: deque[tuple[Native, str, weakref.ref[Surrogate]]] = deque()
+        self.checks: deque[tuple[Native, Callable[[], None]]] = deque()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the numbers behind: they belong to a device."""
         return type(self), ()
+
+    def add_check(self, valid: Native, check: Callable[[], None]) -> None:
+        """Keep a check of a batch, which raises its error where the number is not finite."""
+        self.checks.append((valid, check))
 
     def add(self, policy: Any, square: Native, surrogate: Surrogate) -> None:
         """Keep the sum of squares of a loss's gradient, and read all if there are too many."""
@@ -44,13 +50,22 @@ class Unread:
 
         Args:
             policy: The gradients' policy.
+
+        Raises:
+            BatchError: a check of a batch failed; it comes first.
         """
+        while self.checks:
+            number, check = self.checks.popleft()
+            if not math.isfinite(policy.number(number)):
+                check()
         squares, self.squares = self.squares, deque()
         for number, (square, estimator, loss) in enumerate(squares, 1):
             if math.isfinite(policy.number(square)):
                 continue
             # Computed again, the gradient tells its step, unless the parameters have moved since.
             if (surrogate := loss()) is not None:
+                if not isinstance(surrogate, SummedSurrogate):
+                    surrogate.batch.whole()[0].check_numbers()
                 policy.differentiated(surrogate)[0].check_finite()
             raise NonFiniteError(
                 f"gradient of {estimator}: expected a finite sum of squares, got "

@@ -316,7 +316,8 @@ class Batch(Episodes):
 
     def __repr__(self) -> str:
         """Return the sizes."""
-        names, shape = self.observations.dtype.names, list(self.observations.shape)
+        observations = self.held("observations")
+        names, shape = observations.dtype.names, list(observations.shape)
         return f"{super().__repr__()[:-1]}, observations {shape if names is None else ', '.join(names)})"
 
     @cached_property

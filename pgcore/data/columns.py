@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from pgcore.data.device_records import DeviceRecords
 from pgcore.data.host import first_native, host
 from pgcore.data.layout import Layout
 from pgcore.data.placing import blank, staying
@@ -88,7 +89,8 @@ class Columns:
             else:
                 numbers = owned_numbers(where, value, dimensions, copied=False)
             self._read.setdefault(name, numbers)
-        return self._read[name]
+        read: Any = self._read[name]
+        return cast("Any", read.with_axes(axes)) if isinstance(read, DeviceRecords) else read
 
     def _check_there(self, name: str) -> None:
         if name not in self.names:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 from weakref import ReferenceType, ref
 
@@ -22,7 +22,7 @@ from pgcore.data.native import Arrays, host
 from pgcore.validation.arrays import Array, is_host, read_only
 from pgcore.xp.namespace import Native
 
-__all__ = ["Device", "DeviceArray", "as_array", "place_of"]
+__all__ = ["Device", "DeviceArray", "Placed", "as_array", "place_of"]
 
 KEPT = 16  # read-only host arrays on a device
 
@@ -45,6 +45,11 @@ class Device:
     like: Native
     dtype: str
     moved: dict[tuple[int, str], tuple[Array, Native]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def name(self) -> str:
+        """The framework's name of the device."""
+        return self.arrays.device(self.like)
 
     def array(self, x: Native) -> DeviceArray:
         """Return a framework's array on this device as one that NumPy's functions take."""
@@ -91,7 +96,19 @@ class Device:
         return self.moved[key][1]
 
 
-class DeviceArray(NDArrayOperatorsMixin):
+class Placed:
+    """What is on a device.
+
+    Attributes:
+        place: The device.
+    """
+
+    __slots__ = ()
+
+    place: Any
+
+
+class DeviceArray(Placed, NDArrayOperatorsMixin):
     """A framework's array on an accelerator, in the place of NumPy's.
 
     Assignment to entries replaces the framework's array. Where NumPy's arrays would share memory, it
@@ -135,6 +152,11 @@ class DeviceArray(NDArrayOperatorsMixin):
     def dtype(self) -> np.dtype[Any]:
         """NumPy's."""
         return np.dtype(self.place.arrays.dtype(self.native))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all entries."""
+        return self.size * self.dtype.itemsize
 
     @property
     def T(self) -> DeviceArray:  # noqa: N802 - NumPy's name
@@ -212,6 +234,10 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __int__(self) -> int:
         """Return the only entry."""
         return int(self.item())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy the numbers alone, as NumPy's array: a copy knows no device."""
+        return read_only, (np.array(self),)
 
     def __repr__(self) -> str:
         """Return the sizes."""
@@ -332,7 +358,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         rows, table = self._numbers(index), self._flat(index)
         if tuple(value.shape) != (len(rows), *table.shape[1:]):
             raise NotImplementedError("assignment of fewer rows")
-        if isinstance(index, slice) and is_basic(index):
+        if isinstance(index, slice) and cast("Any", index).step in (None, 1):
             start, stop, _ = cast("Any", index).indices(len(self))
             parts = (self.native[:start], value, self.native[max(start, stop) :])
             self.replace(device.arrays.xp.concatenate(parts, 0))
@@ -373,12 +399,13 @@ class DeviceArray(NDArrayOperatorsMixin):
 
 
 def is_basic(index: Any) -> bool:
-    """Whether every framework takes an index of whole axes, single numbers and steps of 1 as it is."""
+    """Whether every framework takes an index of whole axes, single numbers and slices as it is."""
     if isinstance(index, tuple):
         parts = cast("tuple[Any, ...]", index)
         return all(is_basic(part) and not isinstance(part, tuple) for part in parts)
     if isinstance(index, slice):
-        return cast("Any", index).step in (None, 1)
+        step: Any = cast("Any", index).step
+        return step is None or step > 0
     return index is None or index is Ellipsis or type(index) is int
 
 
@@ -397,10 +424,7 @@ def on_host(value: Any) -> Any:
 
 def place_of(*values: object) -> Any:
     """Return the `Device` of the first value that is on one; None without."""
-    for x in values:
-        if isinstance(x, DeviceArray):
-            return x.place
-    return None
+    return next((x.place for x in values if isinstance(x, Placed)), None)
 
 
 def as_array(value: Any, dtype: Any = None) -> Any:

@@ -169,10 +169,18 @@ def argmax_of(device: Any, x: Any, axis: Any = None) -> Any:
 
 
 def cumulative_sum(device: Any, x: Any, axis: Any = None) -> Any:
-    """See `numpy.cumsum`, along the first axis."""
-    if axis not in (0, None) or (axis is None and x.ndim > 1):
-        raise NotImplementedError("other axes")
-    return backward_sum(device, x.astype(float)[::-1], np.ones(len(x)), len(x))[::-1]
+    """See `numpy.cumsum`."""
+    if axis is None:
+        x, axis = x.ravel(), 0
+    axis = operator.index(axis) % x.ndim
+    xp, y, before = device.arrays.xp, device.native(x, "f"), (slice(None),) * axis
+    step, count = 1, x.shape[axis]
+    # Each pass doubles the number of entries that a sum has seen.
+    while step < count:
+        first, later = y[(*before, slice(step))], y[(*before, slice(step, None))]
+        y = xp.concatenate((first, later + y[(*before, slice(count - step))]), axis)
+        step *= 2
+    return device.array(y)
 
 
 def backward_sum(device: Any, x: Any, coefficient: Any, longest: int) -> Any:

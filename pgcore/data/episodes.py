@@ -18,7 +18,7 @@ from pgcore.data.host import first_native, host
 from pgcore.data.layout import Layout, saved_layout
 from pgcore.data.placing import blank, flattened, nested, staying
 from pgcore.errors import BatchError, FileError
-from pgcore.validation.arrays import Array, read_only
+from pgcore.validation.arrays import Array, PutOff, read_only
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS, validated
 from pgcore.validation.observations import by_name
 
@@ -111,11 +111,13 @@ class Episodes(Constructed):
     _source: tuple[Any, Index]  # of episodes that `steps` made: their parent and its index
     _rows: tuple[Any, Index]  # of a part that a device may gather: parent and index of steps
     _fits: object = None  # the spec that a batch was last found to fit
+    checks: list[PutOff]  # see `remember_fit`
     # Arrays that stay on an accelerator, by their names among arguments; and the arguments, zeros there.
     _resident: Mapping[str, DeviceArray] = MappingProxyType({})
     _arguments: Mapping[str, Any] = MappingProxyType({})
     _extras: Mapping[str, Any]  # with those on an accelerator there
     _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
+    place: Device | None = None  # the device of the arrays that attributes give; see `on_device`
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class Episodes(Constructed):
             arguments = nested({name: host(value) for name, value in flat.items()})
             if resident:
                 self.__dict__.update(_resident=resident, _arguments=arguments)
-        fields = validated(type(self).__name__, arguments)
+        fields = validated(type(self).__name__, arguments, self._resident)
         if self._resident:
             self._leave_out(fields)
         self.__dict__.update(fields)
@@ -202,7 +204,8 @@ class Episodes(Constructed):
         """Return the fields; a copy knows no device, and of a part no rows of another batch."""
         names = (*self.per_step, "extras", *self._resident.keys() & {*self.per_episode})
         gathered = {name: getattr(self, name) for name in names}
-        left_out = ("_rows", "_on_device", "_resident", "_arguments", "_extras")
+        left_out = ("_rows", "_count", "_on_device", "_resident", "_arguments", "_extras")
+        left_out += ("place", "checks")
         return {
             name: value for name, value in vars(self).items() if name not in left_out
         } | gathered
@@ -218,8 +221,10 @@ class Episodes(Constructed):
     @property
     def num_steps(self) -> int:
         """B, padding included."""
-        resident = self._resident.get("rewards")
-        return len(self.rewards if resident is None else resident)
+        if "rewards" in self._resident:
+            return len(self._resident["rewards"])
+        count = self.__dict__.get("_count")
+        return len(self.rewards) if count is None else count
 
     @property
     def num_episodes(self) -> int:
@@ -311,22 +316,27 @@ class Episodes(Constructed):
         """The accelerator on which arrays stay, and the dtype of signals there; None without one."""
         return next((array.place for array in self._resident.values()), None)
 
-    def on_device(self) -> Self:
+    def on_device(self, dtype: str = "") -> Self:
         """Return the episodes with their floats on `device`, as signals read them there.
 
         Only what divides the arrays, such as episode lengths and masks, is in host memory.
+
+        Args:
+            dtype: Of the floats, "float64" or that of `device`.
         """
         device: Any = self.device
+        if dtype == "float64" != device.dtype:
+            device = Device(device.arrays, device.like, dtype)
 
         def moved(x: Any) -> Any:
             return device.holding(x) if x is not None and x.dtype.kind == "f" else x
 
-        fields = {**vars(self), **self._resident}
-        fields |= {name: moved(self._held(name)) for name in REALS}
-        fields["extras"] = {name: moved(x) for name, x in self._held("extras").items()}
+        fields = {**vars(self), **self._resident, "place": device}
+        fields |= {name: moved(self.held(name)) for name in REALS}
+        fields["extras"] = {name: moved(x) for name, x in self.held("extras").items()}
         return self.trusted(fields)
 
-    def _held(self, name: str) -> Any:
+    def held(self, name: str) -> Any:
         """Return a field where it is, on a device or in host memory."""
         if name == "extras" and self._resident:
             return self._extras
@@ -338,15 +348,30 @@ class Episodes(Constructed):
             key: np.asarray(x) for key, x in self._resident.items() if key.partition("[")[0] == name
         }
         arguments = nested(flattened(self._arguments) | arrays)
-        return validated(type(self).__name__, arguments)[name]
+        unread = self._resident.keys() - arrays.keys()
+        return validated(type(self).__name__, arguments, unread)[name]
+
+    def check_numbers(self) -> None:
+        """Copy every field from a device and check its numbers, as is done where one is read.
+
+        Raises:
+            BatchError: see `Episodes`; names field and step.
+        """
+        for name in {key.partition("[")[0] for key in self._resident}:
+            self._copied_field(name)
 
     def fits(self, spec: object) -> bool:
         """Whether this batch, or its parent, was found to fit this very spec object."""
         return self._fits is spec
 
-    def remember_fit(self, spec: object) -> None:
-        """Remember that this batch fits a spec; every part of it does too."""
-        self.__dict__["_fits"] = spec
+    def remember_fit(self, spec: object, checks: list[PutOff]) -> None:
+        """Remember that this batch fits a spec; every part of it does too.
+
+        Args:
+            spec: The very object.
+            checks: Those that read numbers on a device, for the policy to run.
+        """
+        self.__dict__.update(_fits=spec, checks=checks)
 
     def whole(self) -> tuple[Self, Array | None]:
         """Return the batch that this is a part of, and the numbers of its steps there; itself and None."""
@@ -391,12 +416,11 @@ class Episodes(Constructed):
         # The caller may change its index later.
         rows = index.copy() if isinstance(index, MUTABLE) else index
         try:
-            fields = self._part_fields(rows)
+            fields, shape = self._part_fields(rows)
         except IndexError as error:
             raise self._index_error("step", self.num_steps, error) from error
-        rewards = fields["rewards"]
-        if rewards.ndim != 1 or len(rewards) == 0:
-            raise self._index_error("step", self.num_steps, rewards.shape)
+        if len(shape) != 1 or shape == (0,):
+            raise self._index_error("step", self.num_steps, shape)
         fields["_source"] = fields["_rows"] = (self, rows)
         return self._frozen(fields)
 
@@ -410,7 +434,8 @@ class Episodes(Constructed):
             BatchError: the index is out of range, selects no episode or is not one-dimensional.
         """
         numbers, steps = self.episode_steps(index)
-        fields = self._part_fields(steps) | {"like": self.like}
+        fields, _ = self._part_fields(steps)
+        fields["like"] = self.like
         for name in self.per_episode:
             value: Array | None = getattr(self, name)
             fields[name] = None if value is None else value[numbers]
@@ -429,12 +454,18 @@ class Episodes(Constructed):
         starts = np.repeat(self.episode_starts[numbers] - (lengths.cumsum() - lengths), lengths)
         return numbers, starts + np.arange(len(starts))
 
-    def _part_fields(self, index: Index) -> dict[str, Any]:
-        """Return the fields of the steps at an index; those of a part on a device come later."""
-        if not self._on_device:
-            return self._step_fields(index)
-        rows, rewards = (self, index), self.rewards[index]
-        return {"_rows": rows, "_on_device": True, "_fits": self._fits, "rewards": rewards}
+    def _part_fields(self, index: Index) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """Return the fields of the steps at an index, and its shape; on a device some come later."""
+        if not self._on_device and not self._resident:
+            fields = self._step_fields(index)
+            return fields, fields["rewards"].shape
+        fields = {"_rows": (self, index), "_on_device": True, "_fits": self._fits}
+        if "rewards" in self.__dict__:
+            rewards = self.rewards[index]
+            return {**fields, "rewards": rewards}, rewards.shape
+        # Rewards on a device are not read to count those of the index.
+        shape = np.broadcast_to(0, self.num_steps)[index].shape
+        return {**fields, "_count": len(shape) and shape[0]}, shape
 
     def _step_fields(self, index: Index) -> dict[str, Any]:
         """Return the fields with a row for each step, at an index."""
@@ -555,12 +586,12 @@ class Episodes(Constructed):
             ShapeError: there is not one row for each step.
             BatchError: an extra is no array of real numbers, or holds NaN.
         """
-        return self._replaced(extras={**self._held("extras"), **extras})
+        return self._replaced(extras={**self.held("extras"), **extras})
 
     def _replaced(self, **fields: Any) -> Self:
         """Return the same steps with some fields replaced, validated again."""
         names = (*self.per_step, *self.per_episode)
-        present = {name: self._held(name) for name in (*names, "extras")}
+        present = {name: self.held(name) for name in (*names, "extras")}
         result = type(self)(**(present | fields))
         like = result.like if self.like is None else self.like
         result.__dict__.update(layout=self.layout, like=like)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.data import native
-from pgcore.data.device_array import DeviceArray
+from pgcore.data.device_array import Placed
 from pgcore.errors import BatchError
 
 __all__ = ["first_native", "host"]
@@ -35,7 +35,7 @@ def first_native(values: Iterable[object]) -> Any:
     for value in values:
         if type(value) in PLAIN:
             continue
-        if isinstance(value, DeviceArray):
+        if isinstance(value, Placed):
             return value.place.like
         if isinstance(value, Mapping):
             prototype = first_native(cast("Mapping[Any, object]", value).values())

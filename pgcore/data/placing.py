@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pgcore.data.device_array import Device, DeviceArray
+from pgcore.data.device_array import Device, Placed
+from pgcore.data.device_records import DeviceRecords
 from pgcore.data.native import arrays_of
 from pgcore.validation.arrays import Array, read_only
 
@@ -19,10 +20,11 @@ __all__ = ["blank", "flattened", "nested", "staying"]
 STRUCTURE = frozenset(
     (
         *("episode_lengths", "terminated", "truncated", "mask", "previous_done", "episode"),
-        *("step_weights", "action_mask", "loss_mask", "group"),
+        *("step_weights", "loss_mask", "group"),
     )
 )
-OBSERVED = re.compile(r"actions|\w*observations")
+# Arguments that only a policy reads, in their own dtypes.
+OBSERVED = re.compile(r"actions|action_mask|\w*observations")
 
 
 def flattened(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,35 +51,49 @@ def extra_of(name: str) -> str | None:
     return ast.literal_eval(name[7:-1]) if name.startswith("extras[") else None
 
 
-def staying(flat: Mapping[str, Any]) -> dict[str, DeviceArray]:
+def staying(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that stay on an accelerator, floats in the dtype of signals.
 
     Args:
         flat: As `flattened` returns them.
     """
     names = [name for name, value in flat.items() if stays(name, value)]
-    if flat.get("action_mask") is not None and "actions" in names:
-        names.remove("actions")  # the mask is checked against them
     if not names:
         return {}
-    first: Any = flat["rewards"] if "rewards" in names else flat[names[0]]
-    device: Any = first.place if isinstance(first, DeviceArray) else device_of(first)
-    result: dict[str, DeviceArray] = {}
+    first: Any = next(
+        iter(arrays_by_name(flat["rewards" if "rewards" in names else names[0]]).values())
+    )
+    device: Any = first.place if isinstance(first, Placed) else device_of(first)
+    result: dict[str, Any] = {}
     for name in names:
         value, observed = flat[name], OBSERVED.fullmatch(name)
-        if not isinstance(value, DeviceArray):
+        if not isinstance(value, Placed):
+            parts = arrays_by_name(value)
             # Signals do not compute with observations, which so keep their digits.
-            if observed and device_of(value).dtype == "float64" != device.dtype:
+            wide = any(device_of(x).dtype == "float64" for x in parts.values())
+            if observed and wide and device.dtype != "float64":
                 continue
-            value = device.holding(value)
-        result[name] = value if observed else value.astype(np.float64)
+            held = {key: device.holding(x) for key, x in parts.items()}
+            value = DeviceRecords(name, held) if isinstance(value, Mapping) else held[""]
+        result[name] = value if observed else cast("Any", value).astype(np.float64)
     return result
 
 
+def arrays_by_name(value: Any) -> Mapping[str, Any]:
+    """Return a mapping as it is, and any other value with the name ""."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {"": value}
+
+
 def stays(name: str, value: Any) -> bool:
-    """Whether an argument stays on its device: an accelerator's array that is no structure."""
-    if isinstance(value, DeviceArray):
+    """Whether an argument stays on its device: an accelerator's array that is no structure.
+
+    Observations by name stay where all arrays do.
+    """
+    if isinstance(value, Placed):
         return True
+    if isinstance(value, Mapping) and name.endswith("observations"):
+        named = cast("Mapping[Any, Any]", value)
+        return bool(named) and all(isinstance(x, str) and stays(name, named[x]) for x in named)
     arrays = None if isinstance(value, np.ndarray) else arrays_of(value)
     if arrays is None or not arrays.resident(value) or "complex" in arrays.dtype(value):
         return False
@@ -95,7 +111,7 @@ def device_of(value: Any) -> Device:
     return Device(arrays, arrays.xp.stop_gradient(arrays.reshape(value, (-1,))[:0]), dtype)
 
 
-def blank(x: DeviceArray) -> Array:
+def blank(x: Any) -> Array:
     """Return zeros of an array's shape and dtype, by which shapes are checked without its numbers."""
     # Of read-only memory, which a check takes as it is.
     return np.broadcast_to(read_only(np.zeros((), x.dtype)), x.shape)

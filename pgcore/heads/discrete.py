@@ -8,7 +8,7 @@ import numpy as np
 
 from pgcore.errors import BatchError, ShapeError
 from pgcore.heads.head import Head
-from pgcore.validation.arrays import Array, check_rows
+from pgcore.validation.arrays import Array, check_rows, is_host
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["DiscreteHead", "finite_or_zero"]
@@ -100,7 +100,8 @@ class DiscreteHead(Head):
             count = len(range(self.width)[choice])
             rule, inside = f"integers in [0, {count})", (number >= 0) & (number < count)
             check_rows("Batch.actions", rule, inside, number, "check the head's number of actions")
-            if mask is not None:
+            # Numbers on a device are not read.
+            if mask is not None and is_host(mask) and is_host(number):
                 rule = "actions that the mask allows"
                 allowed = mask[:, choice][np.arange(steps), number]
                 check_rows("Batch.actions", rule, allowed, actions, "check the mask")

@@ -6,12 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.data.batch import Batch
+from pgcore.data.device_array import DeviceArray, place_of
+from pgcore.data.episodes import Episodes
 from pgcore.data.files import read, write
 from pgcore.data.spec_checks import check_mask, check_observations
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
@@ -21,7 +23,7 @@ from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import Array, check_finite, first_row, row_not_finite
+from pgcore.validation.arrays import Array, check_finite, first_row, is_host, row_not_finite
 from pgcore.validation.observations import ObservationsLike, owned_observations
 from pgcore.xp.numpy import host
 
@@ -51,9 +53,27 @@ class Policy(Parameters):
         False  # whether batches are moved to its device, and minibatches gathered there
     )
 
+    def beside(self, batch: Episodes) -> bool:
+        """Whether the batch's arrays stay on the accelerator that holds this policy, in its framework."""
+        return False
+
+    def on_accelerator(self, x: Any) -> Any:
+        """Return arrays on the accelerator that holds this policy as such, others as they are.
+
+        Args:
+            x: An array, which becomes a `DeviceArray`; or by name, which become `DeviceRecords`.
+        """
+        return x
+
+    def actions_there(self, actions: Any) -> Any:
+        """Return a head's actions as the framework's array on the accelerator that holds this policy."""
+        raise NotImplementedError
+
     @abstractmethod
     def distribution(self, observations: Array, action_mask: Array | None = None) -> Array:
         """Return [B, width] float64 distribution parameters of pi.
+
+        Like all results of arrays on a device, they stay on the device, in its dtype.
 
         Args:
             observations: [B, ...] in the batch's shape and dtype.
@@ -151,6 +171,10 @@ class Policy(Parameters):
     ) -> tuple[Array, Array]:
         """Draw [B] integer or [B, n] float64 actions, with [B] float64 log-probabilities, nats.
 
+        For observations in the policy's framework, on the accelerator that holds it, actions and
+        log-probabilities are arrays there, in the policy's dtype. Nothing waits for the device, so
+        numbers are not checked: NaN comes out as NaN.
+
         Args:
             observations: [B, ...] as the network takes them; also a dict of arrays.
             rng: The source of randomness; `pgcore.generator(seed)` makes one.
@@ -160,13 +184,24 @@ class Policy(Parameters):
             BatchError: an observation or a mask does not fit the spec, or is not finite.
             NonFiniteError: the distribution at a step is NaN; names it.
         """
+        head, seen = self.spec.head, self.on_accelerator(observations)
+        if (place := place_of(seen)) is not None:
+            arrays = place.arrays
+            with arrays.computing(place.dtype):
+                distribution = self._distribution_there(seen, action_mask)
+                actions = self.actions_there(head.sample(distribution, rng))
+                return actions, head.log_prob(arrays.xp, distribution.native, actions)
         distribution = self._checked_distribution(observations, action_mask)
-        actions = self.spec.head.sample(distribution, rng)
-        return actions, self.spec.head.log_prob(host, distribution, actions)
+        actions = head.sample(distribution, rng)
+        return actions, head.log_prob(host, distribution, actions)
 
     def mode(self, observations: ObservationsLike, action_mask: ArrayLike | None = None) -> Array:
         """See `act`: the most probable action for each observation."""
-        return self.spec.head.mode(self._checked_distribution(observations, action_mask))
+        head, seen = self.spec.head, self.on_accelerator(observations)
+        if (place := place_of(seen)) is not None:
+            with place.arrays.computing(place.dtype):
+                return self.actions_there(head.mode(self._distribution_there(seen, action_mask)))
+        return head.mode(self._checked_distribution(observations, action_mask))
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
         """Raise EstimatorError unless `evaluate` can give every name for this batch."""
@@ -214,7 +249,7 @@ class Policy(Parameters):
             width: The function's number of values.
             function: [N, ...] observations and their mask or None to [N, width].
         """
-        rows = np.zeros((batch.num_episodes, width))
+        rows: Any = np.zeros((batch.num_episodes, width))
         batch.check_bootstrap()
         # Only truncated episodes are bootstrapped, so the network sees no other rows.
         truncated = np.flatnonzero(~batch.terminated)
@@ -224,9 +259,13 @@ class Policy(Parameters):
             mask = batch.next_action_mask
             if mask is not None:
                 where = "next_action_mask of truncated episodes"
-                masks = mask[batch.episode_ends[truncated]]
-                mask = check_mask(self.spec, masks, len(truncated), where=where)
-            rows[truncated] = function(observations, mask)
+                mask = mask[batch.episode_ends[truncated]]
+                if is_host(mask):
+                    mask = check_mask(self.spec, mask, len(truncated), where=where)
+            found = function(observations, mask)
+            if (place := place_of(found)) is not None:
+                rows = place.array(place.native(rows))
+            rows[truncated] = found
         return rows
 
     def save(self, path: str | Path) -> None:
@@ -240,6 +279,14 @@ class Policy(Parameters):
         self.check_finite(str(path), ParameterError)
         metadata = {"spec": self.spec.to_json(), "dtype": self.dtype.name}
         write(path, FORMAT, self.parameters(), metadata)
+
+    def _distribution_there(self, observations: Any, mask: Any) -> Any:
+        """Return `distribution` on the device, of arrays of shapes that fit."""
+        check_observations("observations", self.spec, observations)
+        possible: Any = self.on_accelerator(mask)
+        if possible is not None and not isinstance(possible, DeviceArray):
+            possible = check_mask(self.spec, possible, len(observations))
+        return self.distribution(observations, cast("Any", possible))
 
     def _checked_distribution(
         self, observations: ObservationsLike, mask: ArrayLike | None

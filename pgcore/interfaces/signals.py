@@ -37,8 +37,13 @@ class Signals:
     on_device: bool = field(default=False, init=False)  # see `remember_device`
 
     def __getitem__(self, name: str) -> Array:
-        """Return one signal."""
-        return self.values[name]
+        """Return one signal, of a device a copy."""
+        return np.asarray(self.values[name])
+
+    @property
+    def native(self) -> bool:
+        """Whether they are a framework's arrays on an accelerator; see `DeviceArray`."""
+        return not all(map(is_host, self.values.values()))
 
     @property
     def names(self) -> AbstractSet[str]:
@@ -53,6 +58,11 @@ class Signals:
         self.on_device = True
         for array in self.arrays.values():
             read_only(array)
+
+    def counted_on_host(self) -> Signals:
+        """Return the signals with `real` in host memory, where the steps of parts are counted."""
+        self.real = None if self.real is None else np.asarray(self.real)
+        return self
 
     def steps(self, index: Index) -> Signals:
         """Return the signals of some steps, a minibatch; see `Batch.steps`.
@@ -267,6 +277,11 @@ class SignalsPart(Signals):
         self.values = {name: read_only(np.array(value)) for name, value in values.items()}
         self.gathered |= self.values
         return self.values
+
+    @property
+    def native(self) -> bool:
+        """See `Signals.native`; a part's own values, once read, are NumPy's."""
+        return not self.read and not all(map(is_host, self.source.values()))
 
     @property
     def names(self) -> AbstractSet[str]:

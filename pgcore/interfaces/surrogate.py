@@ -14,7 +14,7 @@ from pgcore.data.spec_checks import check_observations
 from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.signals import Signals, check_names, check_reference
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, is_host, put_off
 
 __all__ = ["SummedSurrogate", "Surrogate", "check_batch"]
 
@@ -55,15 +55,20 @@ class Surrogate:
         self.batch = batch
         self.signals = signals
         self._padding = signals.padding_weights if signals.padded else None
-        self.weights = signals.weights  # [B] of each term in the loss
+        if is_host(signals.weights):
+            self.weights = signals.weights  # [B] of each term in the loss
         if not signals.on_device:
             self.values = estimator.finalise(signals.values, self._padding)  # [B, ...] by name
 
     def __getattr__(self, name: str) -> Any:
-        """Return the values of signals on a device, finalised by NumPy at their first use."""
+        """Return values or weights on a device, those finalised by NumPy, at their first use."""
+        if name == "weights":
+            self.weights = np.asarray(self.signals.weights)
+            return self.weights
         if name != "values":
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.values = self.estimator.finalise(self.signals.values, self._padding)
+        values = {name: np.asarray(value) for name, value in self.signals.values.items()}
+        self.values = self.estimator.finalise(values, self._padding)
         return self.values
 
     @property
@@ -127,8 +132,10 @@ def check_batch(spec: PolicySpec, batch: Batch) -> None:
     """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
     if batch.fits(spec):
         return
-    check_observations("Batch.observations", spec, batch.observations)
-    spec.head.check_actions(batch.actions, batch.action_mask)
-    if "reference" in batch.extras:
-        check_reference("Batch.extras['reference']", batch.extras["reference"], spec.head.width)
-    batch.remember_fit(spec)
+    # Numbers on a device are not read here.
+    with put_off() as checks:
+        check_observations("Batch.observations", spec, batch.held("observations"))
+        spec.head.check_actions(batch.held("actions"), batch.held("action_mask"))
+    if "reference" in (extras := batch.held("extras")):
+        check_reference("Batch.extras['reference']", extras["reference"], spec.head.width)
+    batch.remember_fit(spec, checks)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +16,7 @@ from pgcore.errors import BatchError, ShapeError
 
 __all__ = ["Array", "is_constant", "is_host", "owned_booleans", "owned_numbers", "read_only"]
 __all__ += ["check_finite", "check_length", "check_rows"]
-__all__ += ["first_not_finite", "first_row", "not_finite_in", "row_not_finite"]
+__all__ += ["PutOff", "first_not_finite", "first_row", "not_finite_in", "put_off", "row_not_finite"]
 
 Array = NDArray[Any]
 
@@ -102,8 +105,10 @@ def check_length(where: str, array: Array, length: int, noun: str) -> None:
         )
 
 
-def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str) -> None:
+def check_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None:
     """Raise BatchError at the first step that breaks a rule.
+
+    On a device the check is put off, if somebody collects such checks; see `put_off`.
 
     Args:
         where: The array's name.
@@ -112,10 +117,35 @@ def check_rows(where: str, rule: str, valid: Any, got: str | Array, advice: str)
         got: [B, ...] the array itself, or words for any step that breaks the rule.
         advice: The next thing to do.
     """
-    if is_host(valid) and not valid.all():
+    if not is_host(valid):
+        if (checks := CHECKS.get()) is not None:
+            checks.append((valid, partial(check_copied_rows, where, rule, valid, got, advice)))
+    elif not valid.all():
         step = int(valid.argmin())
         shown = got if isinstance(got, str) else got[step]
         raise BatchError(f"{where}: expected {rule}, got {shown} at step {step}; {advice}")
+
+
+def check_copied_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None:
+    """Run `check_rows` of arrays on a device, by copies."""
+    shown = got if isinstance(got, str) else np.asarray(got)
+    check_rows(where, rule, np.asarray(valid), shown, advice)
+
+
+# A [B] bool on a device, False where a rule is broken, and the check that reads it and raises.
+PutOff = tuple[Any, Callable[[], None]]
+CHECKS: ContextVar[list[PutOff] | None] = ContextVar("checks", default=None)
+
+
+@contextmanager
+def put_off() -> Generator[list[PutOff]]:
+    """Collect the checks of arrays on a device, which are not read meanwhile."""
+    checks = list[PutOff]()
+    token = CHECKS.set(checks)
+    try:
+        yield checks
+    finally:
+        CHECKS.reset(token)
 
 
 def check_finite(where: str, array: Array, noun: str = "step") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -26,12 +26,15 @@ LOSS_MASK = "loss_mask"  # the extra that marks the steps of the loss
 OPTIONAL_REALS = ("log_probs", "values", "step_weights", "discount")  # [B] float64 or None
 
 
-def validated(owner: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def validated(
+    owner: str, arguments: Mapping[str, Any], unread: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the arguments of `Episodes` or `Batch` as the fields that it holds, or raise its errors.
 
     Args:
         owner: The class's name, for errors.
         arguments: By name; observations, actions, action_mask and final_observations only for `Batch`.
+        unread: Names of those that hold zeros in place of their numbers.
     """
     acted = "observations" in arguments
     fields: dict[str, Any] = {}
@@ -51,8 +54,10 @@ def validated(owner: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     steps = _check_some(owner, fields)
     mask = _loss_mask(owner, arguments["extras"], steps)
     _check_steps(owner, fields, steps, mask)
-    if acted:
-        _check_masking(owner, fields["actions"], fields["action_mask"])
+    if acted and fields["action_mask"] is not None and "action_mask" not in unread:
+        _check_masking(
+            owner, fields["action_mask"], None if "actions" in unread else fields["actions"]
+        )
     lengths = _episode_lengths(owner, arguments["episode_lengths"], steps)
     _check_step_weights(owner, fields["step_weights"], lengths)
     _check_discount(owner, fields["discount"])
@@ -127,14 +132,12 @@ def _check_steps(
             check_finite(f"{owner}.{name}", _shown(value, mask) if recorded else value)
 
 
-def _check_masking(owner: str, actions: Array, mask: Array | None) -> None:
+def _check_masking(owner: str, mask: Array, actions: Array | None) -> None:
     """Raise BatchError at the first step without a possible action, or with a masked one."""
-    if mask is None:
-        return
     rule = "a possible action at every step"
     check_rows(f"{owner}.action_mask", rule, mask.any(axis=1), "none", "drop that step")
     # The head checks actions of several choices, and refuses a mask of continuous ones.
-    if actions.ndim != 1 or actions.dtype.kind == "f":
+    if actions is None or actions.ndim != 1 or actions.dtype.kind == "f":
         return
     rule = f"integers in [0, {mask.shape[1]}), the mask's width"
     check_rows(f"{owner}.actions", rule, actions < mask.shape[1], actions, "check both")

@@ -1,0 +1,486 @@
+"""Batches of arrays on an accelerator: a policy there uses them as they are, and samples there.
+
+A CPU stands in for the device: `resident` is set by hand, and every copy to the host is counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pgcore as pg
+from pgcore.data.native import arrays_of
+from pgcore.errors import BatchError, ShapeError
+from pgcore_check.cases.cases import NETWORKS, cases
+from pgcore_check.proofs import variants
+
+FRAMEWORKS = ("torch", "jax", "tensorflow")
+HEADS = variants("heads")
+PER_STEP = ("observations", "actions", "action_mask", "rewards", "log_probs", "values", "discount")
+EPISODES, LENGTH = 16, 6
+STEPS = EPISODES * LENGTH
+
+
+class Accelerator:
+    """A framework whose CPU counts as an accelerator.
+
+    Attributes:
+        copies: The shapes of the arrays that were copied to the host.
+    """
+
+    def __init__(self, framework, monkeypatch):
+        """Replace the methods that copy."""
+        module = pytest.importorskip("jax.numpy" if framework == "jax" else framework)
+        convert = {"torch": "as_tensor", "jax": "asarray", "tensorflow": "convert_to_tensor"}
+        self.framework, self.convert = framework, getattr(module, convert[framework])
+        self.arrays: Any = arrays_of(self.convert(np.zeros(1, np.float32)))
+        self.copies: list[tuple[int, ...]] = []
+        self.monkeypatch, self.host = monkeypatch, type(self.arrays).host
+
+        def counted(arrays, x):
+            self.copies.append(tuple(x.shape))
+            # A device's memory is not the host's.
+            return self.host(arrays, x).copy()
+
+        monkeypatch.setattr(type(self.arrays), "host", counted)
+        monkeypatch.setattr(type(self.arrays), "resident", lambda *_: True)
+
+    def native(self, x, dtype="float64"):
+        """Return an array of the framework."""
+        x = np.asarray(x)
+        kind = {"f": dtype, "i": "int32" if self.framework == "jax" else "int64"}.get(x.dtype.kind)
+        return self.convert(np.array(x, kind))
+
+    def policy(self, spec, dtype="float64", *, compiled=False):
+        """Return a resident policy, whose results are counted too."""
+        made: Any = pg.policy(spec, backend=self.framework, seed=3, dtype=dtype, compiled=compiled)
+        made.resident, convert = True, made.to_numpy
+
+        def counted(array):
+            self.copies.append(tuple(array.shape))
+            return convert(array)
+
+        self.monkeypatch.setattr(made, "to_numpy", counted)
+        return made
+
+    def batch(self, batch, dtype="float64"):
+        """Return a batch with all floats and actions on the accelerator."""
+        native = {
+            name: self.native(value, dtype)
+            for name in PER_STEP
+            if (value := getattr(batch, name)) is not None
+        }
+        final = batch.final_observations
+        return pg.Batch(
+            **native,
+            episode_lengths=batch.episode_lengths,
+            terminated=batch.terminated,
+            step_weights=batch.step_weights,
+            final_observations=None if final is None else self.native(final, dtype),
+            final_values=batch.final_values,
+            extras={name: self.native(value, dtype) for name, value in batch.extras.items()},
+        )
+
+    def steps_copied(self, steps):
+        """Return the copies of arrays with that many rows."""
+        return [shape for shape in self.copies if shape[:1] == (steps,)]
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def accelerator(request, monkeypatch):
+    """Each framework's CPU as an accelerator; a user of float64 in JAX has it switched on."""
+    dtype = getattr(request.node, "callspec", request).params.get("dtype", "float64")
+    made = Accelerator(request.param, monkeypatch)
+    with made.arrays.computing(dtype):
+        yield made
+
+
+def examples(dtype="float64"):
+    """Return the first case of each variant of an estimator, by label."""
+    labels = {id(estimator): label for label, estimator in variants("estimators").items()}
+    result = {}
+    for case in cases((dtype,)):
+        result.setdefault(labels[id(case.estimator)], case)
+    return result
+
+
+CASES = examples()
+
+
+def make_batch(seed=0, **fields):
+    """Return equal episodes with everything that the losses read."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((STEPS, 3)) < 0.8
+    actions = rng.integers(0, 3, STEPS)
+    mask[np.arange(STEPS), actions] = True
+    return pg.Batch(
+        observations=rng.standard_normal((STEPS, 4)),
+        actions=actions,
+        action_mask=mask,
+        rewards=rng.standard_normal(STEPS),
+        episode_lengths=[LENGTH] * EPISODES,
+        terminated=[True] * EPISODES,
+        log_probs=rng.uniform(-1.5, -0.5, STEPS),
+        **fields,
+    )
+
+
+def spec_of(head="categorical"):
+    """Return a small network's spec."""
+    return pg.PolicySpec(NETWORKS["tanh"], HEADS[head], "separate")
+
+
+def assert_close(actual, expected, tolerance):
+    """Raise unless arrays by name agree, relative to the largest entry of each."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        bound = tolerance * max(float(np.abs(value).max()), 1e-3)
+        np.testing.assert_allclose(actual[name], value, rtol=0, atol=bound, err_msg=name)
+
+
+# Estimators whose signals are read where a batch of steps is asked for, and the reason.
+READ = {
+    "optimal baseline": "a baseline from scores",
+    "masked by token, top entropies": "the steps that count in a denominator of its own",
+    "bypass, covariance": "the steps to choose from at random",
+}
+
+
+@pytest.mark.parametrize("label", CASES)
+def test_every_estimator_has_the_gradient_of_the_host_batch(label, monkeypatch):
+    accelerator = Accelerator("torch", monkeypatch)
+    source, batch = CASES[label].make("numpy")
+    estimator, policy = CASES[label].estimator, accelerator.policy(source.spec)
+    policy.load(source.parameters())
+    native = accelerator.batch(batch)
+    accelerator.copies.clear()
+    actual = pg.gradient(policy, estimator, native)
+    assert bool(accelerator.steps_copied(batch.num_steps)) == (label in READ)
+    assert_close(actual.numpy(), pg.gradient(source, estimator, batch).numpy(), 1e-9)
+
+
+@pytest.mark.parametrize("label", ["ppo", "vtrace", "dapo", "double q-learning", "gmpo", "trpo"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_frameworks_have_the_gradient_of_the_host_batch(accelerator, label, dtype):
+    case = examples(dtype)[label]
+    source, batch = case.make("numpy")
+    policy = accelerator.policy(source.spec, dtype)
+    policy.load(source.parameters())
+    native = accelerator.batch(batch, dtype)
+    accelerator.copies.clear()
+    actual = pg.gradient(policy, case.estimator, native)
+    assert not accelerator.steps_copied(batch.num_steps)
+    expected = pg.gradient(source, case.estimator, batch)
+    assert_close(actual.numpy(), expected.numpy(), 1e-9 if dtype == "float64" else 1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("normalise", ["minibatch", "batch"])
+def test_an_inner_loop_copies_nothing(accelerator, normalise, compiled):
+    if compiled and len(pg.backend(accelerator.framework).modes) == 1:
+        pytest.skip("one mode")
+    batch = make_batch()
+    policy = accelerator.policy(spec_of(), compiled=compiled)
+    reference = pg.policy(spec_of(), backend="numpy", seed=3, dtype="float64")
+    estimator = pg.estimator("ppo", normalise=normalise, entropy_coefficient=0.01)
+    native = accelerator.batch(batch)
+    accelerator.copies.clear()
+    both = [(policy, native), (reference, batch)]
+    signals = [pg.signals(learner, estimator, given) for learner, given in both]
+    optimizers = [pg.optimizer("adam") for _ in both]
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        for index in batch.minibatches(20, rng):
+            for (learner, given), whole, optimizer in zip(both, signals, optimizers, strict=True):
+                part = whole.steps(index)
+                gradient = pg.gradient(learner, estimator, given.steps(index), signals=part)
+                optimizer.step(learner, gradient)
+    assert accelerator.copies == []
+    assert_close(policy.parameters(), reference.parameters(), 1e-9)
+
+
+def test_parts_of_episodes_and_padding_are_gathered_there(accelerator):
+    batch = make_batch(step_weights=[1.0] * (STEPS - LENGTH) + [0.0] * LENGTH)
+    policy = accelerator.policy(spec_of())
+    reference = pg.policy(spec_of(), backend="numpy", seed=3, dtype="float64")
+    for estimator in (pg.estimator("gspo", group="all"), pg.estimator("ppo")):
+        native = accelerator.batch(batch)
+        both = [(policy, native), (reference, batch)]
+        signals = [pg.signals(learner, estimator, given) for learner, given in both]
+        accelerator.copies.clear()
+        for index in ([3, 0, 1], slice(10, 16)):
+            actual, expected = (
+                pg.gradient(
+                    learner,
+                    estimator,
+                    given.episodes(index),
+                    signals=whole.episodes(given, index),
+                )
+                for (learner, given), whole in zip(both, signals, strict=True)
+            )
+            assert accelerator.copies == []
+            assert_close(actual.numpy(), expected.numpy(), 1e-9)
+            np.testing.assert_allclose(actual.loss, expected.loss, rtol=1e-9)
+            accelerator.copies.clear()
+
+
+def test_a_part_says_what_it_holds_where_it_is_read(accelerator):
+    batch = make_batch(values=np.arange(STEPS) / 7)
+    native = accelerator.batch(batch)
+    accelerator.copies.clear()
+    index = np.array([5, 2, 2])
+    part, whole = native.steps(index), batch.steps(index)
+    inner = native.steps(slice(4, 40)).steps([1, -1])
+    assert (part.num_steps, part.num_episodes, inner.num_steps) == (3, 3, 2)
+    assert accelerator.copies == []
+    for name in PER_STEP:
+        actual, expected = getattr(part, name), getattr(whole, name)
+        np.testing.assert_array_equal(actual, expected, err_msg=name)
+    np.testing.assert_array_equal(inner.rewards, batch.rewards[[5, 39]])
+    np.testing.assert_array_equal(part.final_values, whole.final_values)
+    with pytest.raises(BatchError, match=r"Batch.steps: expected step numbers in \[0, 96\)"):
+        native.steps([STEPS])
+    with pytest.raises(BatchError, match="expected at least 1 step"):
+        native.steps(slice(5, 5))
+    with pytest.raises(BatchError, match="expected a one-dimensional index"):
+        native.steps(np.array([[0, 1]]))
+
+
+def test_a_copy_of_native_signals_is_one_of_numpy_arrays(accelerator):
+    policy, estimator = accelerator.policy(spec_of()), pg.estimator("reinforce")
+    native = accelerator.batch(make_batch())
+    signals = pg.signals(policy, estimator, native)
+    assert signals.native
+    for other in (copy.deepcopy(signals), pickle.loads(pickle.dumps(signals))):
+        assert not other.native
+        np.testing.assert_array_equal(other["advantage"], signals["advantage"])
+    actual = pg.gradient(policy, estimator, native, signals=copy.deepcopy(signals))
+    expected = pg.gradient(policy, estimator, native, signals=signals)
+    assert_close(actual.numpy(), expected.numpy(), 1e-12)
+
+
+@pytest.mark.parametrize("fault", ["observations", "rewards", "actions"])
+def test_numbers_that_are_not_finite_are_told_where_numbers_are_read(accelerator, fault):
+    arrays = {
+        name: np.array(value)
+        for name in ("observations", "actions", "rewards", "log_probs")
+        if (value := getattr(make_batch(), name)) is not None
+    }
+    arrays[fault][7] = 99 if fault == "actions" else np.nan
+    native = pg.Batch(
+        **{name: accelerator.native(value) for name, value in arrays.items()},
+        episode_lengths=[LENGTH] * EPISODES,
+        terminated=[True] * EPISODES,
+    )
+    policy, optimizer = accelerator.policy(spec_of()), pg.optimizer("sgd", learning_rate=0.1)
+    before = policy.parameters()
+
+    kept = []
+
+    def learn():
+        kept.append(pg.gradient(policy, pg.estimator("reinforce"), native))
+        optimizer.step(policy, kept[-1])
+        return policy.parameters()
+
+    # The check of actions waits for no device, so that a step may come first.
+    if fault == "actions":
+        with pytest.raises(
+            BatchError, match=r"actions: expected integers in \[0, 3\), got 99 at step 7"
+        ):
+            learn()
+        return
+    with pytest.raises(BatchError, match=rf"Batch.{fault}: expected finite numbers, .* at step 7"):
+        learn()
+    for name, value in before.items():
+        np.testing.assert_array_equal(policy.parameters()[name], value)
+
+
+def test_an_adopted_network_is_tried_on_few_rows(monkeypatch):
+    torch = pytest.importorskip("torch")
+    accelerator = Accelerator("torch", monkeypatch)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+    ).double()
+    policy: Any = pg.backend("torch").adopt(net, HEADS["categorical"], critic=None)
+    policy.resident = True
+    native = accelerator.batch(make_batch())
+    accelerator.copies.clear()
+    gradient = pg.gradient(policy, pg.estimator("reinforce"), native)
+    assert not accelerator.steps_copied(STEPS)
+    reference: Any = pg.backend("torch").adopt(
+        copy.deepcopy(net), HEADS["categorical"], critic=None
+    )
+    expected = pg.gradient(reference, pg.estimator("reinforce"), make_batch())
+    assert_close(gradient.numpy(), expected.numpy(), 1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("head", HEADS)
+def test_actions_are_drawn_there(accelerator, head, dtype):
+    spec = spec_of(head)
+    policy = accelerator.policy(spec, dtype)
+    reference = pg.policy(spec, backend="numpy", seed=3, dtype=dtype)
+    observations = np.random.default_rng(1).standard_normal((40, 4)).astype(dtype)
+    given = accelerator.native(observations, dtype)
+    accelerator.copies.clear()
+    actions, log_probs = policy.act(given, pg.generator(0))
+    modes = policy.mode(given)
+    # A copy is made where a head's own code takes NumPy's arrays alone.
+    assert accelerator.copies == []
+    assert all(accelerator.arrays.owns(x) for x in (actions, log_probs, modes))
+    expected, theirs = reference.act(observations, pg.generator(0))
+    tolerance = 1e-9 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(np.asarray(actions), expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(log_probs), theirs, rtol=10 * tolerance, atol=10 * tolerance
+    )
+    np.testing.assert_allclose(np.asarray(modes), reference.mode(observations), atol=tolerance)
+    assert accelerator.arrays.dtype(log_probs) == dtype
+
+
+def test_possible_actions_alone_are_drawn_there(accelerator):
+    policy, rng = accelerator.policy(spec_of()), np.random.default_rng(2)
+    observations = accelerator.native(rng.standard_normal((200, 4)))
+    mask = rng.random((200, 3)) < 0.5
+    mask[:, 1] = True
+    for given in (mask, accelerator.native(mask)):
+        actions, log_probs = policy.act(observations, pg.generator(1), given)
+        assert mask[np.arange(200), np.asarray(actions)].all()
+        assert np.isfinite(np.asarray(log_probs)).all()
+    with pytest.raises(ShapeError, match="observations: expected shape"):
+        policy.act(accelerator.native(np.zeros((3, 5))), pg.generator(0))
+
+
+def test_what_was_drawn_there_makes_a_batch_there(accelerator):
+    policy, rng = accelerator.policy(spec_of(), "float32"), pg.generator(0)
+    rows = []
+    for _ in range(5):
+        seen = accelerator.native(rng.standard_normal((7, 4)), "float32")
+        actions, log_probs = policy.act(seen, rng)
+        rows.append((seen, actions, log_probs, accelerator.native(rng.random(7), "float32")))
+    stacked = [np.stack([np.asarray(row[k]) for row in rows]) for k in range(4)]
+    names = ("observations", "actions", "log_probs", "rewards")
+    arrays = {
+        name: accelerator.native(value, "float32")
+        for name, value in zip(names, stacked, strict=True)
+    }
+    truncated = np.zeros((5, 7), bool)
+    accelerator.copies.clear()
+    batch = pg.Batch.from_rollout(
+        **arrays,
+        terminated=truncated,
+        truncated=truncated,
+        last_observations=accelerator.native(rng.standard_normal((7, 4)), "float32"),
+    )
+    gradient = pg.gradient(policy, pg.estimator("ppo"), batch)
+    pg.optimizer("adam").step(policy, gradient)
+    assert accelerator.copies == []
+    assert np.isfinite(gradient.loss)
+
+
+class Joined:
+    """A torch module that joins a dict of arrays, and one that reads the other of them."""
+
+    def __new__(cls, torch, seed=0):
+        """Return actor and critic."""
+        torch.manual_seed(seed)
+
+        class Net(torch.nn.Module):
+            def __init__(self, names, inputs, outputs):
+                super().__init__()
+                self.names, self.layer = names, torch.nn.Linear(inputs, outputs)
+
+            def forward(self, seen):
+                return self.layer(torch.cat([seen[name].flatten(1) for name in self.names], 1))
+
+        return Net(("image", "speed"), 5, 3).double(), Net(("speed", "hidden"), 3, 1).double()
+
+
+def observations_by_name(shape, seed=0):
+    """Return a dict of arrays of a shape, the critic's own among them."""
+    rng = np.random.default_rng(seed)
+    trailing = {"image": (2, 2), "speed": (1,), "hidden": (2,)}
+    return {name: rng.standard_normal((*shape, *rest)) for name, rest in trailing.items()}
+
+
+@pytest.mark.parametrize("constructor", ["flat", "rollout", "padded", "steps", "replay"])
+def test_observations_by_name_stay_there(monkeypatch, constructor):
+    torch = pytest.importorskip("torch")
+    accelerator = Accelerator("torch", monkeypatch)
+    rng, actor_critic = np.random.default_rng(3), Joined(torch)
+    shape = (6, 4) if constructor in ("rollout", "padded") else (24,)
+    seen = observations_by_name(shape)
+    arrays: dict[str, Any] = {
+        "observations": seen,
+        "actions": rng.integers(0, 3, shape),
+        "rewards": rng.standard_normal(shape),
+        "log_probs": np.full(shape, -1.1),
+    }
+    flags: dict[str, Any]
+    if constructor == "flat":
+        flags = {"episode_lengths": [12, 12], "terminated": [True, False]}
+        arrays["final_observations"] = observations_by_name((2,), 1)
+    elif constructor == "rollout":
+        flags = {"terminated": rng.random(shape) < 0.2, "truncated": np.zeros(shape, bool)}
+        flags["autoreset"] = "disabled"
+        arrays["last_observations"] = observations_by_name((4,), 1)
+    elif constructor == "padded":
+        flags = {"mask": np.arange(4) < rng.integers(1, 5, (6, 1))}
+    elif constructor == "steps":
+        flags = {"terminated": np.arange(24) % 6 == 5, "truncated": np.arange(24) % 8 == 7}
+        following = {name: np.roll(value, -1, 0) for name, value in seen.items()}
+        arrays["next_observations"] = following
+    else:
+        flags = {"terminated": rng.random(24) < 0.3}
+        arrays["next_observations"] = observations_by_name((24,), 1)
+    made = {"flat": pg.Batch, "rollout": pg.Batch.from_rollout, "padded": pg.Batch.from_padded}
+    made |= {"steps": pg.Batch.from_steps, "replay": pg.Batch.from_replay}
+    make = made[constructor]
+
+    def there(value):
+        if isinstance(value, dict):
+            return {name: accelerator.native(x) for name, x in value.items()}
+        return accelerator.native(value)
+
+    batch = make(**arrays, **flags)
+    accelerator.copies.clear()
+    native = make(**{name: there(value) for name, value in arrays.items()}, **flags)
+    assert accelerator.copies == []
+    policies = []
+    for resident in (True, False):
+        actor, critic = copy.deepcopy(actor_critic)
+        policy: Any = pg.backend("torch").adopt(actor, HEADS["categorical"], critic=critic)
+        policy.resident = resident
+        policies.append(policy)
+    estimator = pg.estimator("actor_critic")
+    for _ in range(20):
+        policies[0].try_out(native)
+    accelerator.copies.clear()
+    whole = pg.signals(policies[0], estimator, native)
+    actual = pg.gradient(policies[0], estimator, native.steps([5, 1]), signals=whole.steps([5, 1]))
+    assert accelerator.copies == []
+    theirs = pg.signals(policies[1], estimator, batch).steps([5, 1])
+    expected = pg.gradient(policies[1], estimator, batch.steps([5, 1]), signals=theirs)
+    assert_close(actual.numpy(), expected.numpy(), 1e-9)
+    for name in ("image", "speed", "hidden"):
+        np.testing.assert_array_equal(native.observations[name], batch.observations[name])
+    drawn, _ = policies[0].act(there(observations_by_name((9,), 4)), pg.generator(0))
+    others, _ = policies[1].act(observations_by_name((9,), 4), pg.generator(0))
+    np.testing.assert_array_equal(np.asarray(drawn), others)
+
+
+def test_observations_by_name_are_laid_out_alike(monkeypatch):
+    native = Accelerator("torch", monkeypatch).native
+    seen = {"image": native(np.zeros((3, 2))), "speed": native(np.zeros((2, 2)))}
+    with pytest.raises(ShapeError, match=r"observations\['speed'\]: expected shape \[3, '...'\]"):
+        pg.Batch(
+            observations=seen,
+            actions=[0, 1, 0],
+            rewards=native(np.zeros(3)),
+            episode_lengths=[3],
+            terminated=[True],
+        )
