@@ -30,7 +30,7 @@ from pgcore.interfaces.optimizer import Optimizer
 from pgcore.interfaces.policy import Policy, read_policy
 from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.interfaces.signals import Signals
-from pgcore.interfaces.surrogate import Surrogate, check_batch
+from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
 from pgcore.validation.fields import count_from_zero, instance_of
@@ -212,7 +212,7 @@ def _of_policy(
 ) -> Signals:
     """Return the signals of a policy; see `signals`."""
     estimator.check_fits(policy.spec)
-    check_batch(policy.spec, batch)
+    policy.check(batch)
     dtype, width = policy.dtype, policy.spec.head.width
 
     def of(batch: Batch) -> Signals:

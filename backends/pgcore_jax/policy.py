@@ -12,7 +12,6 @@ from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.autodiff.resident import Gather
 from pgcore.data.spec import PolicySpec
-from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.surrogate import Surrogate
@@ -140,12 +139,11 @@ class JaxPolicy(JaxParameters, AutodiffPolicy):
             return functions.gathered(whole, gather._replace(scales=scales, standards=standards))
 
     def finalised(self, estimator: Estimator, signals: dict[str, Any], real: Any) -> dict[str, Any]:
-        """See `ResidentPolicy.finalised`; compiled unless the estimator's own code is NumPy's."""
-        try:
-            with self.precision():
-                return functions.finalised(estimator)(signals, real)
-        except BatchError:
+        """See `ResidentPolicy.finalised`; compiled where the estimator writes `finalise_on`."""
+        if type(estimator).finalise_on is Estimator.finalise_on:
             return super().finalised(estimator, signals, real)
+        with self.precision():
+            return functions.finalised(estimator)(signals, real)
 
     def _checked(self, parameters: Mapping[str, jax.Array], observations: Any) -> Outputs:
         """Return an adopted network's results, with checked shapes; run while JAX traces."""

@@ -373,6 +373,12 @@ class Episodes(Constructed):
         """
         self.__dict__.update(_fits=spec, checks=checks)
 
+    def run_checks(self) -> None:
+        """Run the checks that read numbers on a device, once, and raise their errors."""
+        checks = self.__dict__.get("checks", ())
+        while checks:
+            checks.pop()[1]()
+
     def whole(self) -> tuple[Self, Array | None]:
         """Return the batch that this is a part of, and the numbers of its steps there; itself and None."""
         batch, rows = self, None

@@ -225,8 +225,10 @@ class Policy(Parameters):
         estimator.check_fits(self.spec)
 
     def check(self, batch: Batch) -> None:
-        """See `pgcore.interfaces.surrogate.check_batch`."""
+        """See `pgcore.interfaces.surrogate.check_batch`; a policy elsewhere reads numbers on a device."""
         check_batch(self.spec, batch)
+        if not self.beside(batch):
+            batch.run_checks()
 
     def check_computed(self, where: str, result: Array) -> None:
         """Raise NonFiniteError, naming parameter or episode, unless [E, D] scores or [D] are finite."""

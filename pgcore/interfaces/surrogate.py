@@ -132,10 +132,13 @@ def check_batch(spec: PolicySpec, batch: Batch) -> None:
     """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
     if batch.fits(spec):
         return
-    # Numbers on a device are not read here.
+    whole, _ = batch.whole()
+    # Parts of a batch on a device are not read.
+    checked = batch if whole.device is None else whole
     with put_off() as checks:
-        check_observations("Batch.observations", spec, batch.held("observations"))
-        spec.head.check_actions(batch.held("actions"), batch.held("action_mask"))
-    if "reference" in (extras := batch.held("extras")):
+        check_observations("Batch.observations", spec, checked.held("observations"))
+        spec.head.check_actions(checked.held("actions"), checked.held("action_mask"))
+    if "reference" in (extras := checked.held("extras")):
         check_reference("Batch.extras['reference']", extras["reference"], spec.head.width)
-    batch.remember_fit(spec, checks)
+    for fitting in (checked, batch):
+        fitting.remember_fit(spec, checks)

@@ -299,6 +299,47 @@ def test_numbers_that_are_not_finite_are_told_where_numbers_are_read(accelerator
         np.testing.assert_array_equal(policy.parameters()[name], value)
 
 
+def test_a_policy_elsewhere_reads_a_native_batch(accelerator):
+    batch = make_batch()
+    native, estimator = accelerator.batch(batch), pg.estimator("ppo")
+    numpy_policy = pg.policy(spec_of(), backend="numpy", seed=3, dtype="float64")
+    on_host = pg.policy(spec_of(), backend=accelerator.framework, seed=3, dtype="float64")
+    expected = pg.gradient(numpy_policy, estimator, batch)
+    for policy in (numpy_policy, on_host):
+        assert_close(pg.gradient(policy, estimator, native).numpy(), expected.numpy(), 1e-9)
+    wrong = pg.Batch(
+        observations=accelerator.native(np.zeros((2, 4))),
+        actions=accelerator.native(np.array([0, 3])),
+        rewards=accelerator.native(np.zeros(2)),
+        episode_lengths=[2],
+        terminated=[True],
+    )
+    with pytest.raises(BatchError, match=r"expected integers in \[0, 3\), got 3 at step 1"):
+        pg.gradient(numpy_policy, pg.estimator("reinforce"), wrong)
+
+
+def test_a_target_elsewhere_bootstraps_a_native_batch(accelerator):
+    case = CASES["q-learning"]
+    source, batch = case.make("numpy")
+    policy = accelerator.policy(source.spec)
+    policy.load(source.parameters())
+    target = pg.policy(source.spec, backend="numpy", seed=9, dtype="float64")
+    native = accelerator.batch(batch)
+    actual = pg.gradient(policy, case.estimator, native, target=target)
+    expected = pg.gradient(source, case.estimator, batch, target=target)
+    assert_close(actual.numpy(), expected.numpy(), 1e-9)
+
+
+def test_steps_without_signals_are_gathered_there(accelerator):
+    batch, estimator = make_batch(), pg.estimator("reinforce")
+    policy = accelerator.policy(spec_of())
+    reference = pg.policy(spec_of(), backend="numpy", seed=3, dtype="float64")
+    native = accelerator.batch(batch)
+    actual = pg.gradient(policy, estimator, native.steps([4, 2, 60]))
+    expected = pg.gradient(reference, estimator, batch.steps([4, 2, 60]))
+    assert_close(actual.numpy(), expected.numpy(), 1e-9)
+
+
 def test_an_adopted_network_is_tried_on_few_rows(monkeypatch):
     torch = pytest.importorskip("torch")
     accelerator = Accelerator("torch", monkeypatch)
