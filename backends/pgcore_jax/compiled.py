@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from pgcore.autodiff.gathering import Gather, minibatch
+from pgcore.autodiff.gathering import finalised as finalised_by
 from pgcore.autodiff.inputs import Inputs, Outputs
-from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
@@ -70,7 +71,7 @@ def differentiate(network: Network, head: Head, estimator: Estimator) -> Callabl
 
 @jitted
 def gathered(whole: Inputs, gather: Gather) -> Inputs:
-    """See `pgcore.autodiff.resident.minibatch`."""
+    """See `pgcore.autodiff.gathering.minibatch`."""
 
     def take(array: jax.Array, rows: jax.Array) -> jax.Array:
         # Rows are within bounds: `Batch` has checked them.
@@ -93,7 +94,7 @@ def finalised(estimator: Estimator) -> Callable[..., Parameters]:
     """Return the function from signals by name, and the steps that count, to finalised signals."""
 
     def signals_of(signals: Parameters, real: jax.Array | None) -> Parameters:
-        return estimator.finalise_on(JaxArrays(), signals, real)
+        return finalised_by(JaxArrays(), estimator, signals, real)
 
     return jitted(signals_of)
 

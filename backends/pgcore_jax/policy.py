@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from pgcore.autodiff.gathering import Gather
 from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
-from pgcore.autodiff.resident import Gather
 from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec

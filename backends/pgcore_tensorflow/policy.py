@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from pgcore.autodiff.adoption import refusal
+from pgcore.autodiff.gathering import Gather, minibatch
 from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in
 from pgcore.autodiff.policy import AutodiffPolicy
-from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import PolicySpec
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.surrogate import Surrogate

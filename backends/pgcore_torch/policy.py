@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pgcore.autodiff.adoption import refused_derivative
+from pgcore.autodiff.gathering import Gather, minibatch
 from pgcore.autodiff.inputs import Inputs, Outputs, arrays_in, each
 from pgcore.autodiff.policy import AutodiffPolicy
-from pgcore.autodiff.resident import Gather, minibatch
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError
 from pgcore.interfaces.estimator import Estimator

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from pgcore.autodiff import copies
+from pgcore.autodiff.copies import Copies
+from pgcore.autodiff.gathering import Gather, finalised
 from pgcore.autodiff.inputs import (
     Inputs,
     each,
@@ -30,86 +31,10 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import Signals, SignalsPart
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
-from pgcore.validation.arrays import Array, PutOff, is_host
-from pgcore.xp.namespace import ArrayNamespace, Native
+from pgcore.validation.arrays import Array, PutOff
+from pgcore.xp.namespace import Native
 
-__all__ = ["MOST_BYTES", "Copies", "Gather", "ResidentPolicy", "minibatch"]
-
-# Memory on the device for copies of one policy's batches: 2 GiB. A larger batch is moved by minibatches.
-MOST_BYTES = 2 << 30
-
-
-class Copies:
-    """Native copies of NumPy arrays; each is freed with its array, or where room is needed.
-
-    A copy of this object, or its pickle, is empty.
-
-    Attributes:
-        entries: Weak reference to the array, native copy and bytes, by the array's address and form.
-    """
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self.entries: OrderedDict[tuple[int, str], tuple[Any, Native, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        """Return the number of copies."""
-        return len(self.entries)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Leave the copies behind: they belong to a device."""
-        return type(self), ()
-
-    def get(self, array: Array, form: str, make: Callable[[Array], Native]) -> Native:
-        """Return the native copy of an array, made at the first call; the array is then read-only.
-
-        A writable view of memory that cannot be made read-only has no copy that lasts.
-
-        Args:
-            array: NumPy's; a later array at the same address is another.
-            form: The kind of copy: one array may have several.
-            make: Makes the copy.
-        """
-        key = (id(array), form)
-        entry = self.entries.get(key)
-        if entry is not None and entry[0]() is array:
-            return entry[1]
-        native = make(array)
-        # A change of the array would not reach its copy.
-        if not freeze(array):
-            return native
-        copies = weakref.ref(self)
-        alive = weakref.ref(array, lambda gone: forget(copies(), key, gone))
-        self.entries[key] = (alive, native, array.nbytes)
-        # A list, since the garbage collector may free an array, and so an entry, at any time.
-        while sum(size for _, _, size in list(self.entries.values())) > MOST_BYTES:
-            self.entries.popitem(last=False)
-        return native
-
-
-class Gather(NamedTuple):
-    """The way from whole arrays to a minibatch of `N` steps, padding included; native but for `steps`.
-
-    Attributes:
-        steps: Number of steps without padding.
-        rows: [N] integer. Rows of the batch's arrays; None for all of them.
-        signal_rows: [N] integer. Those of the signals; None for all of them.
-        scales: Factors of the weights, in the order of multiplication.
-        standards: Constants of `Estimator.standards`.
-        padding: [B] the whole's padding weights, for `standards` alone; None without padding.
-    """
-
-    steps: int
-    rows: Native
-    signal_rows: Native
-    scales: tuple[Native, ...]
-    standards: Mapping[str, tuple[Native, ...]]
-    padding: Native
-
-    @property
-    def unneeded(self) -> bool:
-        """Whether the whole is the minibatch as it is."""
-        return self.rows is None and self.signal_rows is None and not self.standards
+__all__ = ["ResidentPolicy"]
 
 
 class ResidentPolicy(AutodiffParameters, Policy):
@@ -188,7 +113,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
         """Whether the device holds a whole batch, or will hold it."""
         if not self.resident:
             return False
-        return self.beside(whole) or whole.observations.nbytes <= MOST_BYTES
+        return self.beside(whole) or whole.observations.nbytes <= copies.MOST_BYTES
 
     def observations(self, observations: Array) -> Any:
         """Return observations in the network's dtype; an adopted network takes integers as they are.
@@ -271,9 +196,13 @@ class ResidentPolicy(AutodiffParameters, Policy):
         elif name == "observations" and kind != "f" and isinstance(network, Adopted):
             dtype = arrays.dtype(x)
         with arrays.computing(self.dtype.name):
+            most: Any = None
             if name == "actions" and head.choices:
+                most = [len(range(head.width)[choice]) - 1 for choice in head.choices]
+            elif name == "observations" and network.num_states is not None:
+                most = [network.num_states - 1]
+            if most is not None:
                 # A device may read outside of an array; see `Episodes.checks` for the error.
-                most: Any = [len(range(head.width)[choice]) - 1 for choice in head.choices]
                 within: Any = np.minimum(np.maximum(held, 0), most[0] if held.ndim == 1 else most)
                 x = within.native
             x = x if arrays.dtype(x) == dtype else arrays.cast(x, dtype)
@@ -329,16 +258,10 @@ class ResidentPolicy(AutodiffParameters, Policy):
     def finalised(
         self, estimator: Estimator, signals: dict[str, Native], real: Native
     ) -> dict[str, Native]:
-        """Return the signals of a minibatch as `Estimator.finalise_on` returns them.
-
-        Args:
-            estimator: Whose signals.
-            signals: By name.
-            real: [N] bool, False at padding; None without any.
-        """
+        """See `pgcore.autodiff.gathering.finalised`."""
         arrays = self.place.arrays
         with arrays.computing(self.dtype.name):
-            return dict(estimator.finalise_on(arrays, signals, real))
+            return finalised(arrays, estimator, signals, real)
 
     def _real(self, surrogate: Surrogate) -> Native:
         """Return [N] bool on the device, True at the steps that count; None where all do."""
@@ -390,66 +313,3 @@ class ResidentPolicy(AutodiffParameters, Policy):
         if rows is None or signal_rows is None or not np.array_equal(rows, signal_rows):
             return native, moved(signal_rows)
         return native, native
-
-
-def minibatch(
-    xp: ArrayNamespace,
-    take: Callable[[Native, Native], Native],
-    real: Callable[[Native, int], Native],
-    whole: Inputs,
-    gather: Gather,
-) -> Inputs:
-    """Return the inputs of a minibatch: the same numbers as NumPy's slices have.
-
-    Args:
-        xp: The backend's namespace.
-        take: Returns rows of an array.
-        real: Returns [N] bool, true for the first `steps`, of [N] weights and `steps`.
-        whole: The arrays of the whole batch.
-        gather: The minibatch.
-    """
-    rows, signal_rows = gather.rows, gather.signal_rows
-    observations, actions, mask, signals, weights = whole
-    if rows is not None:
-        observations = each(lambda array: take(array, rows), observations)
-        actions = take(actions, rows)
-        mask = None if mask is None else take(mask, rows)
-    padding = gather.padding
-    if signal_rows is not None:
-        signals = {name: take(value, signal_rows) for name, value in signals.items()}
-        weights = take(weights, signal_rows)
-        padding = None if padding is None else take(padding, signal_rows)
-        for scale in gather.scales:
-            weights = weights * scale
-        # Rows of padding repeat the last step.
-        weights = xp.where(real(weights, gather.steps), weights, 0.0)
-    for name, (first, mean, divisor) in gather.standards.items():
-        value = ((signals[name] - first) - mean) / divisor
-        signals = {
-            **signals,
-            name: value if padding is None else xp.where(padding > 0, value, 0.0),
-        }
-    return Inputs(observations, actions, mask, signals, weights)
-
-
-def freeze(array: Array) -> bool:
-    """Make an array read-only, and the base of a view; return False where that is not NumPy's."""
-    # A read-only array is one that nobody changes: `Batch` says so. So is one on a device.
-    if not is_host(array) or not array.flags.writeable:
-        return True
-    base: Any = array.base
-    if base is not None:
-        if not isinstance(base, np.ndarray):
-            return False
-        base.flags.writeable = False
-    array.flags.writeable = False
-    return True
-
-
-def forget(copies: Copies | None, key: tuple[int, str], gone: Any) -> None:
-    """Drop the copy of an array that is freed."""
-    if copies is not None:
-        # Another array may have the address by now.
-        entry = copies.entries.get(key)
-        if entry is not None and entry[0] is gone:
-            del copies.entries[key]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.autodiff import resident
+from pgcore.autodiff import copies
 from pgcore.autodiff.inputs import padded_size
 from pgcore.autodiff.unread import MOST
 from pgcore.errors import NonFiniteError, OptimizerError
@@ -266,11 +266,11 @@ def test_memory_is_bounded_and_a_larger_batch_moved_by_minibatches(make_policy, 
     index = np.arange(10)
     parts = [signals.steps(index) for signals in both]
     # Room for the observations alone: the arrays that come later push others out.
-    monkeypatch.setattr(resident, "MOST_BYTES", batch.observations.nbytes)
+    monkeypatch.setattr(copies, "MOST_BYTES", batch.observations.nbytes)
     assert_same_inputs(policies, estimator, batch.steps(index), parts)
     entries = policies[0].copies.entries.values()
     assert 0 < sum(size for _, _, size in entries) <= batch.observations.nbytes
-    monkeypatch.setattr(resident, "MOST_BYTES", batch.observations.nbytes - 1)
+    monkeypatch.setattr(copies, "MOST_BYTES", batch.observations.nbytes - 1)
     policies[0].copies.entries.clear()
     assert_same_inputs(policies, estimator, batch.steps(index), parts)
     assert len(policies[0].copies) == 0
