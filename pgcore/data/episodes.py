@@ -5,27 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pgcore.data import files
-from pgcore.data.constructors import Constructed
-from pgcore.data.device_array import Device, DeviceArray
-from pgcore.data.host import first_native, host
+from pgcore.data.held import Held
 from pgcore.data.layout import Layout, saved_layout
-from pgcore.data.placing import blank, flattened, nested, staying
 from pgcore.errors import BatchError, FileError
 from pgcore.validation.arrays import Array, PutOff, read_only
-from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS, validated
+from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS
 from pgcore.validation.observations import by_name
 
 __all__ = ["GROUP", "Episodes", "Index"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
-REALS = ("rewards", "log_probs", "values", "discount", "final_values")
 MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
@@ -53,7 +48,7 @@ class _OfBatches:
         )
 
 
-class Episodes(Constructed):
+class Episodes(Held):
     """Steps of whole or truncated episodes, one episode after the other: all that signals need.
 
     `B` steps in all, `E` episodes. Arrays are read-only: writable ones are copied, others shared.
@@ -112,12 +107,7 @@ class Episodes(Constructed):
     _rows: tuple[Any, Index]  # of a part that a device may gather: parent and index of steps
     _fits: object = None  # the spec that a batch was last found to fit
     checks: list[PutOff]  # see `remember_fit`
-    # Arrays that stay on an accelerator, by their names among arguments; and the arguments, zeros there.
-    _resident: Mapping[str, DeviceArray] = MappingProxyType({})
-    _arguments: Mapping[str, Any] = MappingProxyType({})
-    _extras: Mapping[str, Any]  # with those on an accelerator there
     _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
-    place: Device | None = None  # the device of the arrays that attributes give; see `on_device`
 
     def __init__(
         self,
@@ -144,34 +134,6 @@ class Episodes(Constructed):
         arguments |= {"episode_lengths": episode_lengths, "final_values": final_values}
         arguments |= {"discount": discount, "extras": extras}
         self._hold(arguments)
-
-    def _hold(self, arguments: dict[str, Any]) -> None:
-        """Validate the arguments by name and hold them."""
-        like = first_native(arguments.values())
-        if like is not None:
-            self.__dict__["like"] = like
-            flat = flattened(arguments)
-            resident = staying(flat)
-            flat |= {name: blank(array) for name, array in resident.items()}
-            arguments = nested({name: host(value) for name, value in flat.items()})
-            if resident:
-                self.__dict__.update(_resident=resident, _arguments=arguments)
-        fields = validated(type(self).__name__, arguments, self._resident)
-        if self._resident:
-            self._leave_out(fields)
-        self.__dict__.update(fields)
-
-    def _leave_out(self, fields: dict[str, Any]) -> None:
-        """Leave out the fields that are copied from a device where somebody reads them."""
-        resident: Any = self._resident
-        if "final_values" in resident:
-            # The value of a terminal state is 0, whatever was recorded.
-            final = np.where(fields["terminated"], 0.0, resident["final_values"])
-            resident["final_values"] = final
-        extras = fields.pop("extras")
-        fields["_extras"] = {key: resident.get(f"extras[{key!r}]", x) for key, x in extras.items()}
-        for name in resident:
-            fields.pop(name, None)
 
     if not TYPE_CHECKING:  # a checker then knows that only a batch has them
         observations, actions, action_mask = _OfBatches(), _OfBatches(), _OfBatches()
@@ -310,55 +272,6 @@ class Episodes(Constructed):
     def loss_mask(self) -> Array | None:
         """[B] bool or None. The extra `loss_mask`: False where only a mask may read the step."""
         return self.extras.get(LOSS_MASK)
-
-    @property
-    def device(self) -> Device | None:
-        """The accelerator on which arrays stay, and the dtype of signals there; None without one."""
-        return next((array.place for array in self._resident.values()), None)
-
-    def on_device(self, dtype: str = "") -> Self:
-        """Return the episodes with their floats on `device`, as signals read them there.
-
-        Only what divides the arrays, such as episode lengths and masks, is in host memory.
-
-        Args:
-            dtype: Of the floats, "float64" or that of `device`.
-        """
-        device: Any = self.device
-        if dtype == "float64" != device.dtype:
-            device = Device(device.arrays, device.like, dtype)
-
-        def moved(x: Any) -> Any:
-            return device.holding(x) if x is not None and x.dtype.kind == "f" else x
-
-        fields = {**vars(self), **self._resident, "place": device}
-        fields |= {name: moved(self.held(name)) for name in REALS}
-        fields["extras"] = {name: moved(x) for name, x in self.held("extras").items()}
-        return self.trusted(fields)
-
-    def held(self, name: str) -> Any:
-        """Return a field where it is, on a device or in host memory."""
-        if name == "extras" and self._resident:
-            return self._extras
-        return self._resident[name] if name in self._resident else getattr(self, name)
-
-    def _copied_field(self, name: str) -> Any:
-        """Return a field of host arrays, validated, from a device."""
-        arrays = {
-            key: np.asarray(x) for key, x in self._resident.items() if key.partition("[")[0] == name
-        }
-        arguments = nested(flattened(self._arguments) | arrays)
-        unread = self._resident.keys() - arrays.keys()
-        return validated(type(self).__name__, arguments, unread)[name]
-
-    def check_numbers(self) -> None:
-        """Copy every field from a device and check its numbers, as is done where one is read.
-
-        Raises:
-            BatchError: see `Episodes`; names field and step.
-        """
-        for name in {key.partition("[")[0] for key in self._resident}:
-            self._copied_field(name)
 
     def fits(self, spec: object) -> bool:
         """Whether this batch, or its parent, was found to fit this very spec object."""
