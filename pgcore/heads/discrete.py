@@ -100,10 +100,12 @@ class DiscreteHead(Head):
             count = len(range(self.width)[choice])
             rule, inside = f"integers in [0, {count})", (number >= 0) & (number < count)
             check_rows("Batch.actions", rule, inside, number, "check the head's number of actions")
-            # Numbers on a device are not read.
-            if mask is not None and is_host(mask) and is_host(number):
-                rule = "actions that the mask allows"
-                allowed = mask[:, choice][np.arange(steps), number]
+            if mask is not None:
+                rule, columns = "actions that the mask allows", mask[:, choice]
+                if is_host(mask) and is_host(number):
+                    allowed = columns[np.arange(steps), number]
+                else:
+                    allowed = np.any(columns & (np.arange(count) == number[:, None]), axis=1)
                 check_rows("Batch.actions", rule, allowed, actions, "check the mask")
 
 

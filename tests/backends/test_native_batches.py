@@ -263,6 +263,28 @@ def test_a_copy_of_native_signals_is_one_of_numpy_arrays(accelerator):
     assert_close(actual.numpy(), expected.numpy(), 1e-12)
 
 
+@pytest.mark.parametrize("none", [False, True])
+def test_masked_actions_are_told_where_numbers_are_read(accelerator, none):
+    batch = make_batch()
+    mask = np.array(batch.action_mask)
+    mask[7] = False if none else np.arange(3) != batch.actions[7]
+    native = pg.Batch(
+        observations=accelerator.native(batch.observations),
+        actions=accelerator.native(batch.actions),
+        rewards=accelerator.native(batch.rewards),
+        action_mask=accelerator.native(mask),
+        episode_lengths=[LENGTH] * EPISODES,
+        terminated=[True] * EPISODES,
+    )
+    policy = accelerator.policy(spec_of())
+    gradient = pg.gradient(policy, pg.estimator("reinforce"), native)
+    with pytest.raises(BatchError, match=r"actions that the mask allows, got \d at step 7"):
+        gradient.numpy()
+    if none:
+        with pytest.raises(BatchError, match="a possible action at every step, got none at step 7"):
+            native.check_numbers()
+
+
 @pytest.mark.parametrize("fault", ["observations", "rewards", "actions"])
 def test_numbers_that_are_not_finite_are_told_where_numbers_are_read(accelerator, fault):
     arrays = {

@@ -451,10 +451,13 @@ def test_observations_of_a_batch_stay_until_a_policy_reads_them(forced):
     assert batch.actions.tolist() == [1, 0]
     policy = pg.policy(pg.PolicySpec(pg.Linear(2), pg.Categorical(2), critic="separate"))
     assert pg.gradient(policy, pg.estimator("ppo"), batch).norm() > 0
-    # A mask is checked against the actions.
+    # A policy elsewhere reads the actions, which are checked against their mask.
     mask = native(np.array([[True, False], [True, True]]))
+    masked = pg.Batch(
+        observations=native(np.eye(2)), actions=native([1, 0]), action_mask=mask, **fields
+    )
     with pytest.raises(BatchError, match="actions that the mask allows"):
-        pg.Batch(observations=native(np.eye(2)), actions=native([1, 0]), action_mask=mask, **fields)
+        pg.gradient(policy, pg.estimator("ppo"), masked)
 
 
 class Stranger(pg.Estimator):
