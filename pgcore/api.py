@@ -221,8 +221,9 @@ def _of_policy(
 
     device, computed = batch.device, None
     if device is not None and policy.beside(batch):
-        with suppress(Exception), device.arrays.computing(dtype.name):
-            computed = of(batch.on_device(dtype.name)).counted_on_host()
+        wide = "float64" if "float64" in (device.dtype, dtype.name) else "float32"
+        with suppress(Exception), device.arrays.computing(wide):
+            computed = of(batch.on_device(wide)).settled(dtype)
     # Code that takes no arrays but NumPy's gets those, and an error has its step from them.
     if computed is None:
         computed = of(batch)
@@ -264,7 +265,10 @@ def gradient(
     if signals is None:
         # An inner loop passes slices of signals that were computed once.
         signals = _signals(policy, estimator, batch, target=target)
-    return estimator.differentiate(policy, Surrogate(policy.spec, estimator, batch, signals))
+    surrogate = Surrogate(policy.spec, estimator, batch, signals)
+    if batch.checks and not policy.beside(batch):
+        batch.run_checks()
+    return estimator.differentiate(policy, surrogate)
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -108,7 +108,10 @@ class AutodiffPolicy(ResidentPolicy):
         steps = batch.num_steps
         results = self.run(names, self._inputs(batch, signals, np.ones(steps, self.dtype)))
         if (place := batch.place) is not None and self.beside(batch):
-            return {name: place.array(value)[:steps] for name, value in results.items()}
+            arrays: dict[str, Any] = {
+                name: place.array(value)[:steps] for name, value in results.items()
+            }
+            return {name: cast("Any", place.holding(array)) for name, array in arrays.items()}
         self.check_unread()
         return {name: self.to_numpy(value)[:steps] for name, value in results.items()}
 
@@ -255,10 +258,9 @@ class AutodiffPolicy(ResidentPolicy):
         with place.arrays.computing(self.dtype.name):
             taken = self.taken("observations", observations, self.padding(steps))
             outputs, values = self.forward(taken)
-            return (
-                place.array(outputs)[:steps],
-                None if values is None else place.array(values)[:steps],
-            )
+        found = [None if x is None else place.array(x)[:steps] for x in (outputs, values)]
+        first, second = (None if x is None else place.holding(x) for x in found)
+        return first, second
 
     def _numbers(self, observations: Any) -> tuple[Array, Array | None]:
         """Return `forward` as NumPy's arrays, with observations padded for compiled code."""

@@ -31,7 +31,7 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import Signals, SignalsPart
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
-from pgcore.validation.arrays import Array, PutOff
+from pgcore.validation.arrays import Array
 from pgcore.xp.namespace import Native
 
 __all__ = ["ResidentPolicy"]
@@ -86,7 +86,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
 
     def beside(self, batch: Episodes) -> bool:
         """See `Policy.beside`."""
-        return self.is_here(batch.device)
+        return self.is_here(batch.root.device)
 
     def on_accelerator(self, x: Any) -> Any:
         """See `Policy.on_accelerator`."""
@@ -103,7 +103,11 @@ class ResidentPolicy(AutodiffParameters, Policy):
             return x
         if arrays.device(x) != self.place.name:
             return x
-        return self.place.array(arrays.xp.stop_gradient(x))
+        x = arrays.xp.stop_gradient(x)
+        if "float" in arrays.dtype(x):
+            with arrays.computing(self.dtype.name):
+                x = arrays.cast(x, self.dtype.name)
+        return self.place.array(x)
 
     def padding(self, steps: int) -> int:
         """Return the number of steps that compiled code wants beside these."""
@@ -141,14 +145,11 @@ class ResidentPolicy(AutodiffParameters, Policy):
     def resident_arrays(self, whole: Batch) -> tuple[Native, Native, Native]:
         """Return a whole batch's observations, actions and mask on the device, padded."""
         extra = self.padding(whole.num_steps)
-        checks: list[PutOff] = getattr(whole, "checks", [])
-        while checks:
-            valid, check = checks.pop()
-            if self.is_here(valid.place):
-                number: Any = np.where(valid.all(), 0.0, np.nan)
-                self.unread.add_check(number.native, check)
+        for check in whole.checks:
+            if self.is_here(check.valid.place):
+                self.unread.add_check(self, check)
             else:
-                check()
+                check.run()
 
         def moved(name: str, convert: Callable[[Array], Any]) -> Native:
             held: Any = whole.held(name)
@@ -247,12 +248,12 @@ class ResidentPolicy(AutodiffParameters, Policy):
         numbers, signal_numbers = self._moved_rows(rows, signal_rows)
         gather = Gather(steps, numbers, signal_numbers, scales, standards, padding)
         inputs = whole if gather.unneeded else self.gathered(whole, gather)
-        if native:
-            finalised = self.finalised(surrogate.estimator, inputs.signals, self._real(surrogate))
-            inputs = inputs._replace(signals=finalised)
         # Episodes of a part are numbered anew.
         for name, value in renumbered.items():
             inputs.signals[name] = self.to_native(padded_signal(name, value, self.padding(steps)))
+        if native:
+            given, real = inputs.signals, self._real(surrogate)
+            return inputs._replace(signals=self.finalised(surrogate.estimator, given, real))
         return inputs
 
     def finalised(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from pgcore.errors import NonFiniteError
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
+from pgcore.validation.arrays import PutOff
 from pgcore.xp.namespace import Native
 
 __all__ = ["MOST", "Unread"]
 
-# Gradients between two readings at most; then one waits for the device.
-MOST = 64
+# Gradients and checks of batches between two readings at most; then one waits for the device.
+MOST, MOST_CHECKS = 64, 8
 
 
 class Unread:
@@ -29,15 +31,32 @@ class Unread:
     def __init__(self) -> None:
         """Start with none."""
         self.squares: deque[tuple[Native, str, weakref.ref[Surrogate]]] = deque()
-        self.checks: deque[tuple[Native, Callable[[], None]]] = deque()
+        self.checks: deque[tuple[Native, PutOff]] = deque()
+        self.added: weakref.WeakSet[PutOff] = weakref.WeakSet()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave the numbers behind: they belong to a device."""
         return type(self), ()
 
-    def add_check(self, valid: Native, check: Callable[[], None]) -> None:
-        """Keep a check of a batch, which raises its error where the number is not finite."""
-        self.checks.append((valid, check))
+    def add_check(self, policy: Any, check: PutOff) -> None:
+        """Keep a check of a batch, unless it is kept or has passed; read all if there are too many."""
+        if check.passed or check in self.added:
+            return
+        number: Any = np.where(check.valid.all(), 0.0, np.nan)
+        self.added.add(check)
+        self.checks.append((number.native, check))
+        if len(self.checks) > MOST_CHECKS:
+            self.read_checks(policy)
+
+    def read_checks(self, policy: Any) -> None:
+        """Raise the error of the first check that fails; it is kept again by the next computation."""
+        while self.checks:
+            number, check = self.checks.popleft()
+            self.added.discard(check)
+            if math.isfinite(policy.number(number)):
+                check.passed = True
+            else:
+                check.run()
 
     def add(self, policy: Any, square: Native, surrogate: Surrogate) -> None:
         """Keep the sum of squares of a loss's gradient, and read all if there are too many."""
@@ -54,10 +73,7 @@ class Unread:
         Raises:
             BatchError: a check of a batch failed; it comes first.
         """
-        while self.checks:
-            number, check = self.checks.popleft()
-            if not math.isfinite(policy.number(number)):
-                check()
+        self.read_checks(policy)
         squares, self.squares = self.squares, deque()
         for number, (square, estimator, loss) in enumerate(squares, 1):
             if math.isfinite(policy.number(square)):

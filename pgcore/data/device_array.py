@@ -62,7 +62,9 @@ class Device:
             BatchError: it cannot be read, and is none of the framework.
         """
         if isinstance(x, DeviceArray):
-            return x
+            if x.dtype.kind != "f" or x.dtype == self.dtype:
+                return x
+            return self.array(self.arrays.cast(x.native, self.dtype))
         if not self.arrays.owns(x):
             return self.array(self.native(host(x)))
         x = self.arrays.owned(self.arrays.xp.stop_gradient(x))
@@ -119,13 +121,14 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         native: The framework's array.
         base: The array whose memory NumPy would share, or None.
         views: Weak references to the arrays of which this one is the base.
+        fixed: Whether it refuses changes, as read-only arrays of NumPy's do.
     """
 
-    __slots__ = ("__weakref__", "base", "native", "place", "views")
+    __slots__ = ("__weakref__", "base", "fixed", "native", "place", "views")
 
     def __init__(self, place: Device, native: Native, base: DeviceArray | None = None) -> None:
         """Keep all three."""
-        self.place, self.native, self.base = place, native, base
+        self.place, self.native, self.base, self.fixed = place, native, base, False
         self.views: list[ReferenceType[DeviceArray]] = []
         if base is not None:
             base.views = [view for view in base.views if view() is not None]
@@ -310,7 +313,10 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
 
         Raises:
             NotImplementedError: an array that would share memory with this one is still there.
+            ValueError: it is fixed.
         """
+        if self.fixed:
+            raise ValueError("assignment destination is read-only")
         if self.base is not None or any(view() is not None for view in self.views):
             raise NotImplementedError("assignment to shared memory")
         self.native = native

@@ -172,7 +172,9 @@ def cumulative_sum(device: Any, x: Any, axis: Any = None) -> Any:
     """See `numpy.cumsum`."""
     if axis is None:
         x, axis = x.ravel(), 0
-    axis = operator.index(axis) % x.ndim
+    if not -x.ndim <= operator.index(axis) < x.ndim:
+        raise NotImplementedError("axes that are not there")
+    axis %= x.ndim
     xp, y, before = device.arrays.xp, device.native(x, "f"), (slice(None),) * axis
     step, count = 1, x.shape[axis]
     # Each pass doubles the number of entries that a sum has seen.

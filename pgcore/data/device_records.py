@@ -56,6 +56,16 @@ class DeviceRecords(Placed):
         return next(iter(self.arrays.values())).place
 
     @property
+    def fixed(self) -> bool:
+        """Whether all arrays refuse changes."""
+        return all(x.fixed for x in self.arrays.values())
+
+    @fixed.setter
+    def fixed(self, value: bool) -> None:
+        for x in self.arrays.values():
+            x.fixed = value
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """That of the structured array."""
         fields = [(name, x.dtype, x.shape[self.ndim :]) for name, x in self.arrays.items()]

@@ -106,7 +106,7 @@ class Episodes(Held):
     _source: tuple[Any, Index]  # of episodes that `steps` made: their parent and its index
     _rows: tuple[Any, Index]  # of a part that a device may gather: parent and index of steps
     _fits: object = None  # the spec that a batch was last found to fit
-    checks: list[PutOff]  # see `remember_fit`
+    checks: Sequence[PutOff] = ()  # see `remember_fit`
     _on_device: bool = False  # whether a policy gathers parts on its device; see `remember_device`
 
     def __init__(
@@ -167,7 +167,7 @@ class Episodes(Held):
         names = (*self.per_step, "extras", *self._resident.keys() & {*self.per_episode})
         gathered = {name: getattr(self, name) for name in names}
         left_out = ("_rows", "_count", "_on_device", "_resident", "_arguments", "_extras")
-        left_out += ("place", "checks")
+        left_out += ("place", "checks", *(("_fits",) if self.checks else ()))
         return {
             name: value for name, value in vars(self).items() if name not in left_out
         } | gathered
@@ -287,10 +287,17 @@ class Episodes(Held):
         self.__dict__.update(_fits=spec, checks=checks)
 
     def run_checks(self) -> None:
-        """Run the checks that read numbers on a device, once, and raise their errors."""
-        checks = self.__dict__.get("checks", ())
-        while checks:
-            checks.pop()[1]()
+        """Run the checks that read numbers on a device, each until it has passed."""
+        for check in self.checks:
+            check.run()
+
+    @property
+    def root(self) -> Self:
+        """The batch that this is a part of, of any depth; itself without one."""
+        batch = self
+        while "_rows" in batch.__dict__:
+            batch = cast("Self", batch._rows[0])
+        return batch
 
     def whole(self) -> tuple[Self, Array | None]:
         """Return the batch that this is a part of, and the numbers of its steps there; itself and None."""
@@ -379,6 +386,7 @@ class Episodes(Held):
             fields = self._step_fields(index)
             return fields, fields["rewards"].shape
         fields = {"_rows": (self, index), "_on_device": True, "_fits": self._fits}
+        fields["checks"] = self.checks
         if "rewards" in self.__dict__:
             rewards = self.rewards[index]
             return {**fields, "rewards": rewards}, rewards.shape
@@ -391,7 +399,9 @@ class Episodes(Held):
         later = self._on_device or self._resident
         arrays = self.__getstate__() if later else self.__dict__
         extras: Mapping[str, Array] = arrays["extras"]
-        fields: dict[str, Any] = {"_fits": self._fits, "extras": extras}
+        # Copies of arrays on a device are checked anew.
+        fits = None if self.checks else self._fits
+        fields: dict[str, Any] = {"_fits": fits, "extras": extras}
         for name in self.per_step:
             value = arrays[name]
             fields[name] = None if value is None else value[index]

@@ -12,6 +12,7 @@ from pgcore.data.constructors import Constructed
 from pgcore.data.device_array import Device, DeviceArray
 from pgcore.data.host import first_native, host
 from pgcore.data.placing import blank, flattened, nested, staying
+from pgcore.validation.arrays import fixed
 from pgcore.validation.batch_fields import validated
 
 __all__ = ["Held"]
@@ -42,6 +43,8 @@ class Held(Constructed):
             flat |= {name: blank(array) for name, array in resident.items()}
             arguments = nested({name: host(value) for name, value in flat.items()})
             if resident:
+                for array in resident.values():
+                    fixed(array)
                 self.__dict__.update(_resident=resident, _arguments=arguments)
         fields = validated(type(self).__name__, arguments, self._resident)
         if self._resident:
@@ -54,7 +57,7 @@ class Held(Constructed):
         if "final_values" in resident:
             # The value of a terminal state is 0, whatever was recorded.
             final = np.where(fields["terminated"], 0.0, resident["final_values"])
-            resident["final_values"] = final
+            resident["final_values"] = fixed(final)
         extras = fields.pop("extras")
         fields["_extras"] = {key: resident.get(f"extras[{key!r}]", x) for key, x in extras.items()}
         for name in resident:

@@ -46,5 +46,7 @@ def first_native(values: Iterable[object]) -> Any:
         if arrays is not None and arrays.differentiates:
             array: Any = value
             # A scalar has no axis to take nothing of.
-            return arrays.xp.stop_gradient(array[:0] if array.shape else array)
+            empty = array[:0] if array.shape else array
+            # An array of its own, since a view would keep all of the caller's.
+            return arrays.owned(arrays.xp.stop_gradient(empty))
     return None

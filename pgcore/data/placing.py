@@ -73,10 +73,18 @@ def staying(flat: Mapping[str, Any]) -> dict[str, Any]:
             wide = any(device_of(x).dtype == "float64" for x in parts.values())
             if observed and wide and device.dtype != "float64":
                 continue
+            # Those on another device are copied to the host, and moved from there.
+            if any(not is_on(x, device) for x in parts.values()):
+                continue
             held = {key: device.holding(x) for key, x in parts.items()}
             value = DeviceRecords(name, held) if isinstance(value, Mapping) else held[""]
         result[name] = value if observed else cast("Any", value).astype(np.float64)
     return result
+
+
+def is_on(x: Any, device: Device) -> bool:
+    """Whether a framework's array is on a device."""
+    return device.arrays.owns(x) and device.arrays.device(x) == device.name
 
 
 def arrays_by_name(value: Any) -> Mapping[str, Any]:
@@ -108,7 +116,8 @@ def device_of(value: Any) -> Device:
     """Return the place of a framework's array; floats have float64 where it has, else float32."""
     arrays: Any = arrays_of(value)
     dtype = "float64" if arrays.dtype(value) == "float64" else "float32"
-    return Device(arrays, arrays.xp.stop_gradient(arrays.reshape(value, (-1,))[:0]), dtype)
+    empty = arrays.owned(arrays.xp.stop_gradient(arrays.reshape(value, (-1,))[:0]))
+    return Device(arrays, empty, dtype)
 
 
 def blank(x: Any) -> Array:

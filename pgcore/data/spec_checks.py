@@ -13,7 +13,13 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_numbers
 
-__all__ = ["check_mask", "check_observations", "check_parameters", "check_saved"]
+__all__ = [
+    "check_mask",
+    "check_mask_shape",
+    "check_observations",
+    "check_parameters",
+    "check_saved",
+]
 
 MOST_CHARACTERS = 120  # of a part of a spec in a message
 
@@ -73,19 +79,27 @@ def check_mask(
         BatchError: the head takes no mask, or a step has no possible action.
     """
     mask, head = owned_booleans(where, action_mask, 2), spec.head
-    if not head.choices:
-        raise BatchError(
-            f"{where}: expected none for {head}, got a mask; only discrete heads can mask actions"
-        )
-    if mask.shape != (steps, head.width):
-        raise ShapeError(
-            f"{where}: expected shape [{steps}, {head.width}] for {head}, got {list(mask.shape)}; "
-            "one column an action"
-        )
+    check_mask_shape(spec, mask.shape, steps, where=where)
     rule, advice = "a possible action at every step", "the episode should have ended there"
     for columns in head.choices:
         check_rows(where, rule, mask[:, columns].any(axis=1), "none", advice)
     return mask
+
+
+def check_mask_shape(
+    spec: PolicySpec, shape: tuple[int, ...], steps: int, *, where: str = "action_mask"
+) -> None:
+    """Raise the errors of `check_mask` that a mask's shape alone tells."""
+    head = spec.head
+    if not head.choices:
+        raise BatchError(
+            f"{where}: expected none for {head}, got a mask; only discrete heads can mask actions"
+        )
+    if shape != (steps, head.width):
+        raise ShapeError(
+            f"{where}: expected shape [{steps}, {head.width}] for {head}, got {list(shape)}; "
+            "one column an action"
+        )
 
 
 def check_parameters(

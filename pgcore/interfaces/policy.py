@@ -15,7 +15,7 @@ from pgcore.data.batch import Batch
 from pgcore.data.device_array import DeviceArray, place_of
 from pgcore.data.episodes import Episodes
 from pgcore.data.files import read, write
-from pgcore.data.spec_checks import check_mask, check_observations
+from pgcore.data.spec_checks import check_mask, check_mask_shape, check_observations
 from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
 from pgcore.interfaces.estimator import KLS, Estimator, quantities_of
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
@@ -286,7 +286,9 @@ class Policy(Parameters):
         """Return `distribution` on the device, of arrays of shapes that fit."""
         check_observations("observations", self.spec, observations)
         possible: Any = self.on_accelerator(mask)
-        if possible is not None and not isinstance(possible, DeviceArray):
+        if isinstance(possible, DeviceArray):
+            check_mask_shape(self.spec, possible.shape, len(observations))
+        elif possible is not None:
             possible = check_mask(self.spec, possible, len(observations))
         return self.distribution(observations, cast("Any", possible))
 

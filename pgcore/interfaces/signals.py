@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from pgcore.data.batch import Batch, Index
-from pgcore.data.device_array import as_array
+from pgcore.data.device_array import Device, as_array
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
-from pgcore.validation.arrays import Array, first_row, is_host, read_only, row_not_finite
+from pgcore.validation.arrays import Array, first_row, fixed, is_host, read_only, row_not_finite
 
 __all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_reference"]
 
@@ -57,10 +57,13 @@ class Signals:
         """
         self.on_device = True
         for array in self.arrays.values():
-            read_only(array)
+            fixed(array)
 
-    def counted_on_host(self) -> Signals:
-        """Return the signals with `real` in host memory, where the steps of parts are counted."""
+    def settled(self, dtype: np.dtype[Any]) -> Signals:
+        """Return the signals in a dtype, on a device too, with `real` in host memory, where steps are counted."""
+        for name, value in self.values.items():
+            self.values[name] = in_dtype(value, dtype)
+        self.weights = in_dtype(self.weights, dtype)
         self.real = None if self.real is None else np.asarray(self.real)
         return self
 
@@ -323,6 +326,14 @@ class SignalsPart(Signals):
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy the arrays alone, without the whole."""
         return partial(Signals, padded=self.padded, real=self.real), (self.values, self.weights)
+
+
+def in_dtype(array: Any, dtype: np.dtype[Any]) -> Any:
+    """Return an array on a device with its floats in a dtype; NumPy's as it is."""
+    if is_host(array) or array.dtype.kind != "f":
+        return array
+    place = array.place
+    return Device(place.arrays, place.like, dtype.name).holding(array)
 
 
 def same(left: Mapping[str, Array], right: Mapping[str, Array]) -> bool:

@@ -132,9 +132,8 @@ def check_batch(spec: PolicySpec, batch: Batch) -> None:
     """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
     if batch.fits(spec):
         return
-    whole, _ = batch.whole()
     # Parts of a batch on a device are not read.
-    checked = batch if whole.device is None else whole
+    checked = batch if batch.root.device is None else batch.root
     with put_off() as checks:
         check_observations("Batch.observations", spec, checked.held("observations"))
         spec.head.check_actions(checked.held("actions"), checked.held("action_mask"))

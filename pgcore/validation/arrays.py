@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from pgcore.errors import BatchError, ShapeError
 
-__all__ = ["Array", "is_constant", "is_host", "owned_booleans", "owned_numbers", "read_only"]
+__all__ = [
+    "Array",
+    "fixed",
+    "is_constant",
+    "is_host",
+    "owned_booleans",
+    "owned_numbers",
+    "read_only",
+]
 __all__ += ["check_finite", "check_length", "check_rows"]
 __all__ += ["PutOff", "first_not_finite", "first_row", "not_finite_in", "put_off", "row_not_finite"]
 
@@ -76,6 +85,14 @@ def read_only(array: Array) -> Array:
     return array
 
 
+def fixed(array: Any) -> Any:
+    """Return an array that refuses changes from now on, in host memory or on a device."""
+    if is_host(array):
+        return read_only(array)
+    array.fixed = True
+    return array
+
+
 def is_host(array: object) -> bool:
     """Whether an array's numbers are in host memory: those on a device are not read, which would wait."""
     return isinstance(array, np.ndarray)
@@ -119,7 +136,9 @@ def check_rows(where: str, rule: str, valid: Any, got: Any, advice: str) -> None
     """
     if not is_host(valid):
         if (checks := CHECKS.get()) is not None:
-            checks.append((valid, partial(check_copied_rows, where, rule, valid, got, advice)))
+            checks.append(
+                PutOff(valid, partial(check_copied_rows, where, rule, valid, got, advice))
+            )
     elif not valid.all():
         step = int(valid.argmin())
         shown = got if isinstance(got, str) else got[step]
@@ -132,8 +151,27 @@ def check_copied_rows(where: str, rule: str, valid: Any, got: Any, advice: str) 
     check_rows(where, rule, np.asarray(valid), shown, advice)
 
 
-# A [B] bool on a device, False where a rule is broken, and the check that reads it and raises.
-PutOff = tuple[Any, Callable[[], None]]
+@dataclass(eq=False)
+class PutOff:
+    """A check of an array on a device that was not read.
+
+    Attributes:
+        valid: [B] bool on the device, False where a rule is broken.
+        check: Reads it and raises.
+        passed: Whether it was read, and the rule holds.
+    """
+
+    valid: Any
+    check: Callable[[], None]
+    passed: bool = False
+
+    def run(self) -> None:
+        """Read, unless that was done, and raise where the rule is broken, each time."""
+        if not self.passed:
+            self.check()
+            self.passed = True
+
+
 CHECKS: ContextVar[list[PutOff] | None] = ContextVar("checks", default=None)
 
 

@@ -6,6 +6,7 @@ A CPU stands in for the device: `resident` is set by hand, and every copy to the
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -17,6 +18,7 @@ from pgcore.data.native import arrays_of
 from pgcore.errors import BatchError, ShapeError
 from pgcore_check.cases.cases import NETWORKS, cases
 from pgcore_check.proofs import variants
+from pgcore_estimators.preset_classes import GSPO
 
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 HEADS = variants("heads")
@@ -547,3 +549,149 @@ def test_observations_by_name_are_laid_out_alike(monkeypatch):
             episode_lengths=[3],
             terminated=[True],
         )
+
+
+def wrong_batch(accelerator):
+    """Return a batch with an action that is none, in step 7."""
+    actions = np.array(make_batch().actions)
+    actions[7] = 99
+    return pg.Batch(
+        observations=accelerator.native(make_batch().observations),
+        actions=accelerator.native(actions),
+        rewards=accelerator.native(make_batch().rewards),
+        episode_lengths=[LENGTH] * EPISODES,
+        terminated=[True] * EPISODES,
+    )
+
+
+def test_a_failed_check_fails_again(accelerator):
+    wrong, estimator, message = (
+        wrong_batch(accelerator),
+        pg.estimator("reinforce"),
+        "got 99 at step 7",
+    )
+    policy = accelerator.policy(spec_of())
+    host = pg.policy(policy.spec, backend="numpy", dtype="float64")
+    for _ in range(2):
+        with pytest.raises(BatchError, match=message):
+            _ = pg.gradient(policy, estimator, wrong).loss
+        with pytest.raises(BatchError, match=message):
+            pg.gradient(host, estimator, wrong)
+    signals = pg.signals(policy, estimator, wrong)
+    with pytest.raises(BatchError, match=message):
+        pg.gradient(host, estimator, wrong, signals=copy.deepcopy(signals))
+    for other in (wrong.steps([6, 7, 8]), wrong.pad(STEPS + 4), copy.copy(wrong)):
+        with pytest.raises(BatchError, match="expected integers in"):
+            pg.gradient(host, estimator, other)
+
+
+def test_checks_of_dead_batches_are_few(accelerator):
+    policy = accelerator.policy(spec_of())
+    for _ in range(20):
+        pg.signals(policy, pg.estimator("actor_critic"), accelerator.batch(make_batch()))
+    assert len(policy.unread.checks) <= 8
+
+
+def test_native_signals_refuse_changes_and_take_others(accelerator):
+    policy, estimator = accelerator.policy(spec_of()), pg.estimator("reinforce")
+    native = accelerator.batch(make_batch())
+    signals = pg.signals(policy, estimator, native)
+    with pytest.raises(ValueError, match="read-only"):
+        signals.values["advantage"][:] = 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        signals.values["advantage"] *= 2
+    before = pg.gradient(policy, estimator, native, signals=signals).loss
+    signals.values["advantage"] = np.asarray(signals.values["advantage"]) * 2
+    after = pg.gradient(policy, estimator, native, signals=signals)
+    np.testing.assert_allclose(after.loss, 2 * before, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("of_batch", "of_policy"), [("float32", "float64"), ("float64", "float32")]
+)
+def test_signals_have_the_policys_dtype_and_the_wider_ones_digits(accelerator, of_batch, of_policy):
+    batch, estimator = make_batch(), pg.estimator("ppo")
+    rounded = pg.Batch(
+        **{
+            name: value.astype(of_batch) if value.dtype.kind == "f" else value
+            for name in PER_STEP
+            if (value := getattr(batch, name)) is not None
+        },
+        episode_lengths=batch.episode_lengths,
+        terminated=batch.terminated,
+    )
+    policy = accelerator.policy(spec_of(), of_policy)
+    reference = pg.policy(spec_of(), backend="numpy", seed=3, dtype=of_policy)
+    native = accelerator.batch(batch, of_batch)
+    signals = pg.signals(policy, estimator, native)
+    assert signals.native
+    for value in (*signals.values.values(), signals.steps([3, 1]).values["advantage"]):
+        assert value.dtype == of_policy
+    actual = pg.gradient(policy, estimator, native, signals=signals)
+    expected = pg.gradient(reference, estimator, rounded)
+    assert_close(actual.numpy(), expected.numpy(), 1e-12 if of_policy == "float64" else 1e-5)
+    part = signals.steps(slice(0, 12))
+    part.values["advantage"] = np.ones(12, of_policy)
+    gradient = pg.gradient(policy, estimator, native.steps(slice(0, 12)), signals=part)
+    assert np.isfinite(gradient.norm())
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered(GSPO):
+    """An estimator whose `finalise` reads the numbers of episodes."""
+
+    name = "numbered"
+
+    def finalise(self, signals, padding):
+        """Add a multiple of the number."""
+        return signals | {"advantage": signals["advantage"] + 0.1 * signals["episode"]}
+
+
+def test_episodes_of_a_part_are_numbered_before_signals_are_finalised(accelerator):
+    batch, estimator = make_batch(), Numbered(group="all")
+    policy = accelerator.policy(spec_of())
+    reference = pg.policy(spec_of(), backend="numpy", seed=3, dtype="float64")
+    both = [(policy, accelerator.batch(batch)), (reference, batch)]
+    actual, expected = (
+        pg.gradient(
+            learner,
+            estimator,
+            given.episodes([3, 0, 9]),
+            signals=pg.signals(learner, estimator, given).episodes(given, [3, 0, 9]),
+        )
+        for learner, given in both
+    )
+    assert_close(actual.numpy(), expected.numpy(), 1e-9)
+
+
+def test_a_mask_on_the_device_has_the_policys_shape(accelerator):
+    policy, seen = accelerator.policy(spec_of()), accelerator.native(np.zeros((5, 4)))
+    for shape in ((3,), (1, 3), (5, 1), (5, 4)):
+        with pytest.raises(ShapeError, match=r"action_mask: expected shape \[5, 3\]"):
+            policy.act(seen, pg.generator(0), accelerator.native(np.ones(shape, bool)))
+
+
+def test_half_precision_is_widened(accelerator):
+    policy = accelerator.policy(spec_of(), "float32")
+    seen = np.random.default_rng(0).integers(-4, 4, (6, 4)) / 4
+    halves = accelerator.arrays.cast(accelerator.native(seen, "float32"), "bfloat16")
+    actions, log_probs = policy.act(halves, pg.generator(0))
+    others, theirs = policy.act(accelerator.native(seen, "float32"), pg.generator(0))
+    np.testing.assert_array_equal(np.asarray(actions), np.asarray(others))
+    np.testing.assert_array_equal(np.asarray(log_probs), np.asarray(theirs))
+
+
+def test_parts_of_a_native_batch_copy_what_is_read_alone(accelerator):
+    policy = accelerator.policy(spec_of())
+    native = accelerator.batch(make_batch())
+    accelerator.copies.clear()
+    policy.evaluate(native.steps([4, 2]), ("log_prob",))
+    assert accelerator.steps_copied(STEPS) == []
+
+
+def test_a_native_batch_keeps_no_array_of_the_caller(monkeypatch):
+    pytest.importorskip("torch")
+    accelerator = Accelerator("torch", monkeypatch)
+    batch: Any = accelerator.batch(make_batch())
+    for empty in (batch.like, batch.device.like):
+        assert empty.untyped_storage().nbytes() == 0
