@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -72,7 +73,10 @@ class Training:
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
         extras: The functions that give batches the estimator's extras.
+        stopped_by: The signal that ended the run, or None.
     """
+
+    stopped_by: signal.Signals | None = None
 
     def __init__(self, config: RunConfig) -> None:
         """Build the parts of a run; no episode starts yet.
@@ -147,7 +151,8 @@ class Training:
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                self.stopped_by = getattr(stop, "signal", None)
                 return Ending.INTERRUPT
         return Ending.STEPS
 
