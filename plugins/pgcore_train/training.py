@@ -138,7 +138,7 @@ class Training:
         """
         # A resumed run's clock continues where its checkpoint stopped.
         started = time.perf_counter() - self.history.seconds
-        with one_blas_thread(), Interrupt() as interrupt:
+        with one_thread(), Interrupt() as interrupt:
             try:
                 rollouts = self._start()
                 while self.history.steps < self.config.run.steps:
@@ -166,7 +166,7 @@ class Training:
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
         seeds = self._seeds(EVALUATION, episodes)
         try:
-            with one_blas_thread():
+            with one_thread():
                 return evaluate(
                     self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit
                 )
@@ -331,12 +331,12 @@ class Training:
         return [int(seed) for seed in sequence.generate_state(count)]
 
 
-def one_blas_thread() -> threadpool_limits:
-    """Return a context with one BLAS thread.
+def one_thread() -> threadpool_limits:
+    """Return a context with one thread of BLAS and one of OpenMP, which frameworks compute with.
 
     The matrices are small: threads that wait for each other cost more than they bring.
     """
-    return threadpool_limits(limits=1, user_api="blas")
+    return threadpool_limits(limits=1)
 
 
 def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:

@@ -84,7 +84,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(tmp_path, capsy
     assert "going on from the one before it" in said
     assert {"cut": "safetensors", "bit": "damaged", "gone": "nothing of that name"}[damage] in said
     if damage != "gone":
-        with pytest.raises(FileError, match="safetensors|got a damaged one; use another copy"):
+        with pytest.raises(FileError, match=r"safetensors|got a damaged one; use another copy"):
             read_checkpoint(latest)
 
 
