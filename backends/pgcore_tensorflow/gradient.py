@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pgcore.autodiff.gradient import AutodiffGradient
@@ -23,6 +24,11 @@ class TensorflowGradient(AutodiffGradient):
     def squared(self) -> Any:
         """See `AutodiffGradient.squared`."""
         return tf.add_n([tf.reduce_sum(leaf * leaf) for leaf in self.leaves.values()])
+
+    def times(self, factor: float) -> AutodiffGradient:
+        """See `Gradient.times`; TensorFlow keeps every Python number that it makes a tensor of."""
+        number: Any = tf.constant(np.array(factor, self._owner.dtype))
+        return super().times(number)
 
     def limited(self, max_norm: float) -> AutodiffGradient:
         """See `AutodiffGradient.limited`."""

@@ -57,7 +57,8 @@ class TensorflowOptimizer(BoundOptimizer):
         """See `BoundOptimizer.step`."""
         leaves = cast("TensorflowGradient", gradient).leaves
         with self.policy.placed():
-            numbers = [tf.constant(scalar, self.policy.dtype) for scalar in scalars]
+            # TensorFlow keeps every Python number that it makes a tensor of; not those of NumPy.
+            numbers = [tf.constant(np.array(scalar, self.policy.dtype)) for scalar in scalars]
             self._update(*(leaves[name] for name in self.policy.names), *numbers)
 
     def slots(self) -> dict[str, dict[str, Array]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
 
 __all__ = ["read", "replace", "write"]
+
+CHECKSUM = "crc32"  # the name of a checksum among a file's texts
 
 
 def write(
@@ -34,14 +37,15 @@ def write(
 
     # Safetensors stores an array's bytes in C order.
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    replace(path, save(contiguous, {"format": kind, **metadata}))
+    texts = {"format": kind, **metadata}
+    replace(path, save(contiguous, {**texts, CHECKSUM: checksum(contiguous, texts)}))
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
     """Return the arrays and metadata of a file that `write` wrote with this `kind`.
 
     Raises:
-        FileError: the file cannot be read, or is of another kind.
+        FileError: the file cannot be read, is of another kind, or is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -61,11 +65,25 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
         raise FileError(f"{expected}, got one {reason} ({error}); write it again") from error
     if (mark := metadata.get("format")) != kind:
         raise FileError(f"{expected}, got format {mark!r}; pass the file that was saved as {kind}")
+    # Files of earlier versions have none.
+    expected_sum = metadata.pop(CHECKSUM, None)
+    if expected_sum not in (None, checksum(arrays, metadata)):
+        raise FileError(f"{expected} as it was written, got a damaged one; use another copy")
     return arrays, metadata
 
 
+def checksum(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> str:
+    """Return a CRC-32 of names, arrays and texts, which finds damage and no forgery."""
+    number = zlib.crc32(repr(sorted(texts.items())).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        number = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), number)
+        number = zlib.crc32(cast("Any", array.reshape(-1).view(np.uint8)), number)
+    return f"{number:08x}"
+
+
 def replace(path: str | Path, content: bytes) -> None:
-    """Write the content to a temporary file beside `path`, then move that to `path`.
+    """Write the content to a temporary file beside `path`, on the disk itself, then move it to `path`.
 
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
@@ -74,7 +92,11 @@ def replace(path: str | Path, content: bytes) -> None:
     # The process's number in the name keeps two writers apart.
     temporary = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            # Else a machine that fails may keep the new name and lose the content.
+            os.fsync(handle.fileno())
         temporary.replace(target)
     except (OSError, ValueError) as error:  # ValueError for a path that no file can have
         with contextlib.suppress(OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +16,13 @@ from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
 from pgcore_train.run.progress import ProgressBar
+from pgcore_train.run.saving import Saver
 from pgcore_train.training import Ending, Training
 
 __all__ = ["run_command"]
 
-# Exit statuses; 130 is a shell's for a process that SIGINT ended.
-STATUS = {Ending.GOAL: 0, Ending.STEPS: 0, Ending.INTERRUPT: 130}
-GOAL_MISSED = 1
+# Exit statuses; a shell's for a process that a signal ended is 128 and the signal's number.
+GOAL_MISSED, SIGNALLED = 1, 128
 
 
 def run_command(
@@ -68,16 +69,19 @@ def train_into_folder(
     environment = training.config.environment["name"]
     folder = RunFolder(run.out or f"runs/{environment.replace('/', '-').replace(':', '-')}")
     # A resumed run in its own folder adds to the metrics; anywhere else it starts new ones.
-    keep = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
+    goes_on = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
+    updates = training.history.updates if goes_on else None
     with (
-        folder.open(training.config.to_toml(), keep=keep),
+        folder.open(training.config.to_toml(), updates=updates),
         open_loggers(training, folder) as loggers,
     ):
         try:
+            saver = Saver(training, folder)
             with ProgressBar(run.steps, training.history.steps) as bar:
 
                 def after_update(metrics: Mapping[str, float]) -> None:
                     folder.write_metrics(metrics)
+                    saver.after_update()
                     loggers.update(metrics)
                     bar.update(training.history.steps, training.history.mean_return, metrics)
 
@@ -91,9 +95,13 @@ def train_into_folder(
         loggers.end(figures_of(training, ending, evaluation), None)
     sys.stdout.write(text)
     if ending is Ending.INTERRUPT:
-        sys.stderr.write(f"interrupted; go on with: pgcore train --resume {folder.path}\n")
+        ended = training.stopped_by or signal.SIGINT
+        sys.stderr.write(
+            f"stopped by {ended.name}; go on with: pgcore train --resume {folder.path}\n"
+        )
+        return SIGNALLED + ended
     missed = ending is Ending.STEPS and run.stop_at is not None
-    return GOAL_MISSED if missed else STATUS[ending]
+    return GOAL_MISSED if missed else 0
 
 
 @contextmanager

@@ -21,7 +21,7 @@ def write_results(training: Training, folder: RunFolder) -> str | None:
     Raises:
         FileError: a file cannot be written.
     """
-    training.checkpoint().save(folder.checkpoint)
+    folder.save(training.checkpoint())
     training.policy.save(folder.policy)
     run = training.config.run
     environment, estimator = training.config.environment["name"], training.config.estimator["name"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -72,7 +73,10 @@ class Training:
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
         extras: The functions that give batches the estimator's extras.
+        stopped_by: The signal that ended the run, or None.
     """
+
+    stopped_by: signal.Signals | None = None
 
     def __init__(self, config: RunConfig) -> None:
         """Build the parts of a run; no episode starts yet.
@@ -134,7 +138,7 @@ class Training:
         """
         # A resumed run's clock continues where its checkpoint stopped.
         started = time.perf_counter() - self.history.seconds
-        with one_blas_thread(), Interrupt() as interrupt:
+        with one_thread(), Interrupt() as interrupt:
             try:
                 rollouts = self._start()
                 while self.history.steps < self.config.run.steps:
@@ -147,7 +151,8 @@ class Training:
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                self.stopped_by = getattr(stop, "signal", None)
                 return Ending.INTERRUPT
         return Ending.STEPS
 
@@ -161,7 +166,7 @@ class Training:
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
         seeds = self._seeds(EVALUATION, episodes)
         try:
-            with one_blas_thread():
+            with one_thread():
                 return evaluate(
                     self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit
                 )
@@ -326,12 +331,12 @@ class Training:
         return [int(seed) for seed in sequence.generate_state(count)]
 
 
-def one_blas_thread() -> threadpool_limits:
-    """Return a context with one BLAS thread.
+def one_thread() -> threadpool_limits:
+    """Return a context with one thread of BLAS and one of OpenMP, which frameworks compute with.
 
     The matrices are small: threads that wait for each other cost more than they bring.
     """
-    return threadpool_limits(limits=1, user_api="blas")
+    return threadpool_limits(limits=1)
 
 
 def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:

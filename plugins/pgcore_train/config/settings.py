@@ -11,6 +11,7 @@ from pgcore.validation.fields import (
     Checked,
     Count,
     CountFromZero,
+    NonNegative,
     Number,
     UnitInterval,
     check_fields,
@@ -66,6 +67,10 @@ class RunSettings(Checked):
             None trains for all steps.
         out: Folder of the results; None is `runs/` and the environment's name.
         evaluation_episodes: Episodes with the most probable actions after training; 0 plays none.
+        checkpoint_minutes: Minutes from one checkpoint to the next, and more where writing one takes
+            over 2 % of the time; 0 for none by the clock.
+        checkpoint_updates: Updates from one checkpoint to the next, beside those by the clock; 0 for
+            none.
     """
 
     section = "run"
@@ -79,6 +84,8 @@ class RunSettings(Checked):
     stop_at: Number | None = None
     out: Name | None = None
     evaluation_episodes: CountFromZero = 10
+    checkpoint_minutes: NonNegative = 1.0
+    checkpoint_updates: CountFromZero = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ from pgcore.validation.arrays import Array
 from pgcore_train.config.config import Layer
 from pgcore_train.run.history import History
 
-__all__ = ["Checkpoint", "generator_state", "load_checkpoint", "restore_generator"]
+__all__ = ["Checkpoint", "checkpoint_files", "generator_state", "load_checkpoint"]
+__all__ += ["restore_generator"]
 
 # Marks the file in its metadata, so that a saved policy is no checkpoint by mistake.
 FORMAT = "pgcore.checkpoint"
+
+KEPT = 3  # checkpoints in a run's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,41 @@ class Checkpoint:
         )
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the places of a run's checkpoints, the latest first."""
+    earlier = [folder / f"checkpoint-{age}.safetensors" for age in range(1, KEPT)]
+    return [folder / "checkpoint.safetensors", *earlier]
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Return the checkpoint of a file, or of a run's folder.
+    """Return the checkpoint of a file, or the latest sound one of a run's folder.
+
+    A damaged one in a folder is told on stderr, and the one before it used.
 
     Raises:
         FileError: there is none, or the file is not a checkpoint.
     """
-    file = Path(path)
-    if file.is_dir():
-        file /= "checkpoint.safetensors"
+    place = Path(path)
+    if not place.is_dir():
+        return read_checkpoint(place)
+    problem = None
+    for file in checkpoint_files(place):
+        if problem is not None and not file.exists():
+            continue
+        try:
+            checkpoint = read_checkpoint(file)
+        except FileError as error:
+            problem = problem or error
+            continue
+        if problem is not None:
+            sys.stderr.write(f"{problem}\ngoing on from the one before it, {file}\n")
+        return checkpoint
+    assert problem is not None
+    raise problem
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Return the checkpoint of a file; see `load_checkpoint`."""
     # An empty group has no prefix in the file, hence `get` below.
     arrays, metadata = files.read(file, FORMAT)
     groups: dict[str, dict[str, Array]] = {}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
 from pgcore.data import files
 from pgcore.errors import FileError
+from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files
 
 __all__ = ["RunFolder"]
 
@@ -25,6 +27,7 @@ class RunFolder:
         config: `run.toml`; `pgcore train --config` repeats the run with it.
         metrics: `metrics.jsonl`, one JSON object a line for each update.
         checkpoint: `checkpoint.safetensors`; `pgcore train --resume` continues from it.
+        earlier: The checkpoints before it, the latest first: `checkpoint-1.safetensors` and so on.
         policy: `policy.safetensors`; `pgcore.load` reads it.
         picture: `learning_curve.png`.
         summary: `summary.json`.
@@ -35,19 +38,19 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "run.toml"
         self.metrics = self.path / "metrics.jsonl"
-        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.checkpoint, *self.earlier = checkpoint_files(self.path)
         self.policy = self.path / "policy.safetensors"
         self.picture = self.path / "learning_curve.png"
         self.summary = self.path / "summary.json"
         self._handle: TextIO | None = None
 
-    def open(self, config: str, *, keep: bool) -> RunFolder:
+    def open(self, config: str, *, updates: int | None) -> RunFolder:
         """Make the folder, prove that it can be written to, and start the metrics.
 
         Args:
             config: The configuration as TOML.
-            keep: Whether to add to the metrics, as a resumed run does, or to remove an earlier
-                run's results.
+            updates: Those of the run that this one goes on with: metrics of later ones are cut off.
+                None removes an earlier run's results.
 
         Raises:
             FileError: the folder cannot be made or written to, or holds another program's files of
@@ -58,9 +61,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # The first file to write, so that a read-only folder fails before training.
             files.replace(self.config, f"{MARK}\n\n{config}".encode())
-            if not keep:
+            if updates is None:
                 for file in self._results:
                     file.unlink(missing_ok=True)
+            else:
+                self._cut(updates)
             self._handle = self.metrics.open("a", encoding="utf-8")
         except FileError:
             raise
@@ -86,6 +91,27 @@ class RunFolder:
             self._handle.close()
             self._handle = None
 
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, and keep the last ones.
+
+        Raises:
+            FileError: it cannot be written; the last one stays the latest.
+        """
+        new = self.path / f".{self.checkpoint.name}.new"
+        checkpoint.save(new)
+        ages = [self.checkpoint, *self.earlier]
+        try:
+            # A run that is killed here has the checkpoint before this one.
+            for younger, older in reversed([*pairwise(ages)]):
+                if younger.exists():
+                    younger.replace(older)
+            new.replace(self.checkpoint)
+        except OSError as error:
+            raise FileError(
+                f"{self.path}: expected a folder to write to, got {error.strerror}; "
+                "choose one you can write to"
+            ) from error
+
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
         """Add a line, which is in the file when this returns; NaN and infinity become null."""
         assert self._handle is not None
@@ -94,9 +120,19 @@ class RunFolder:
         self._handle.write(json.dumps(line) + "\n")
         self._handle.flush()
 
+    def _cut(self, updates: int) -> None:
+        """Leave the metrics of so many updates; a killed run may have written more, the last in part."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and update_of(line) <= updates]
+        if len(kept) < len(lines):
+            files.replace(self.metrics, b"".join(kept))
+
     @property
     def _results(self) -> tuple[Path, ...]:
-        return self.metrics, self.checkpoint, self.policy, self.picture, self.summary
+        checkpoints = self.checkpoint, *self.earlier
+        return self.metrics, *checkpoints, self.policy, self.picture, self.summary
 
     def _check_ours(self) -> None:
         """Raise FileError if a file to be replaced is not a pgcore run's."""
@@ -108,3 +144,11 @@ class RunFolder:
                 f"{self.path}: expected a new folder or one of a pgcore run, "
                 f"got another program's {present[0]}; choose another"
             )
+
+
+def update_of(line: bytes) -> float:
+    """Return the update of a line of metrics; infinity for a line that is none."""
+    try:
+        return float(json.loads(line)["update"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf

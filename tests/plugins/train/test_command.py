@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -173,6 +174,28 @@ class Watching(CartPoleEnv):
 
 def blas_threads() -> list[int]:
     return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+class Threads(CartPoleEnv):
+    """Notes how many threads PyTorch has at its first step."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def step(self, action):
+        self.seen.append(importlib.import_module("torch").get_num_threads())
+        return super().step(action)
+
+
+def test_pytorch_has_one_thread_while_training(tmp_path, register):
+    torch, seen = pytest.importorskip("torch"), []
+    name = register(lambda: Threads(seen))
+    before = torch.get_num_threads()
+    run_command(options(tmp_path, name, backend="torch"), QUICK)
+    # The evaluation is played with one thread too.
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("fails", [False, True])

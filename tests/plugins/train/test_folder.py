@@ -7,7 +7,7 @@ from pgcore_train.run.folder import RunFolder
 
 
 def test_metrics_are_in_the_file_line_by_line(tmp_path):
-    with RunFolder(tmp_path / "a" / "b").open("[run]\n", keep=False) as folder:
+    with RunFolder(tmp_path / "a" / "b").open("[run]\n", updates=None) as folder:
         folder.write_metrics({"update": 1, "loss": 0.5})
         assert folder.metrics.read_text() == '{"update": 1, "loss": 0.5}\n'
         folder.write_metrics({"update": 2, "loss": float("nan"), "kl": float("inf")})
@@ -20,21 +20,21 @@ def test_metrics_are_in_the_file_line_by_line(tmp_path):
 
 
 def test_a_new_run_replaces_an_earlier_ones_results_and_nothing_else(tmp_path):
-    with RunFolder(tmp_path).open("", keep=False) as folder:
+    with RunFolder(tmp_path).open("", updates=None) as folder:
         folder.write_metrics({"update": 1})
     folder.picture.write_bytes(b"old")
     (tmp_path / "notes.txt").write_text("mine")
-    with RunFolder(tmp_path).open("", keep=False):
+    with RunFolder(tmp_path).open("", updates=None):
         assert folder.metrics.read_text() == ""
         assert not folder.picture.exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_resumed_run_goes_on_in_its_folder(tmp_path):
-    with RunFolder(tmp_path).open("", keep=False) as folder:
+    with RunFolder(tmp_path).open("", updates=None) as folder:
         folder.write_metrics({"update": 1})
     folder.picture.write_bytes(b"old")
-    with RunFolder(tmp_path).open("", keep=True) as folder:
+    with RunFolder(tmp_path).open("", updates=1) as folder:
         folder.write_metrics({"update": 2})
     assert folder.metrics.read_text() == '{"update": 1}\n{"update": 2}\n'
     assert folder.picture.read_bytes() == b"old"
@@ -44,7 +44,7 @@ def test_a_resumed_run_goes_on_in_its_folder(tmp_path):
 def test_another_programs_files_are_left_alone(tmp_path, name):
     (tmp_path / name).write_text("theirs")
     with pytest.raises(FileError, match=f"got another program's {name}; choose another"):
-        RunFolder(tmp_path).open("", keep=False)
+        RunFolder(tmp_path).open("", updates=None)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "theirs"
 
@@ -55,13 +55,13 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, below):
     with pytest.raises(
         FileError, match=r"expected a folder to write to, got .*; choose one you can write to"
     ):
-        RunFolder(tmp_path / below).open("", keep=False)
+        RunFolder(tmp_path / below).open("", updates=None)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    monkeypatch.setattr("os.fsync", refuse)
     with pytest.raises(FileError, match="got Permission denied; choose a folder you can write to"):
-        RunFolder(tmp_path).open("", keep=False)
+        RunFolder(tmp_path).open("", updates=None)
