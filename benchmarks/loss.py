@@ -65,8 +65,8 @@ def signals_of(columns: dict[str, Any]) -> Any:
     return pg.signals(estimator(), pg.Episodes(**one, **columns))
 
 
-def torch_case(shape: tuple[int, ...], *, compiled: bool) -> Timed:
-    """Return both sides in PyTorch."""
+def torch_case(shape: tuple[int, ...], *, compiled: bool, guarded: bool = True) -> Timed:
+    """Return both sides in PyTorch; compiled code that is not `guarded` looks at tensors alone."""
     import torch
 
     torch.set_num_threads(1)
@@ -88,8 +88,10 @@ def torch_case(shape: tuple[int, ...], *, compiled: bool) -> Timed:
         value_loss = 0.5 * ((given["value"] - constants["return_"]) ** 2).mean()
         return 0.5 * value_loss - gain - ENTROPY_COEFFICIENT * given["entropy"].mean()
 
+    options = {} if guarded else {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+
     def derived(function: Callable[..., Any]) -> Callable[[], Any]:
-        run = torch.compile(function, fullgraph=True) if compiled else function
+        run = torch.compile(function, fullgraph=True, options=options) if compiled else function
 
         def call() -> list[Any]:
             return [*torch.autograd.grad(run(leaves), [*leaves.values()])]
@@ -247,6 +249,7 @@ def ratio(pair: Timed) -> tuple[float, float, float]:
 CASES: dict[str, tuple[str, Callable[[tuple[int, ...]], Timed]]] = {
     "torch, eager": ("torch", partial(torch_case, compiled=False)),
     "torch.compile": ("torch", partial(torch_case, compiled=True)),
+    "torch.compile, few guards": ("torch", partial(torch_case, compiled=True, guarded=False)),
     "jax.jit": ("jax", jax_case),
     "tf.function": ("tensorflow", partial(tensorflow_case, compiled=False)),
     "tf.function, XLA": ("tensorflow", partial(tensorflow_case, compiled=True)),

@@ -49,7 +49,7 @@ class RunFolder:
 
         Args:
             config: The configuration as TOML.
-            updates: Those of the run that this one goes on with: metrics of later ones are cut off.
+            updates: Those of the run that this one goes on with: later metrics are removed.
                 None removes an earlier run's results.
 
         Raises:
