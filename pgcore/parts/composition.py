@@ -320,7 +320,7 @@ class Composition:
     def _plain_gain(self, xp: ArrayNamespace, inputs: Mapping[str, Native]) -> Native:
         """Return `_gain` of a plain gain, without what would leave it as it is."""
         log_prob = inputs["log_prob"]
-        log_ratio = log_prob - inputs["old_log_prob"] if self._reads_ratio else None
+        log_ratio = self._ratio_by_step(inputs) if self._reads_ratio else None
         read = {name: inputs[name] for name in self._reads}
         return self.objective.gain(xp, log_ratio, log_prob, inputs["advantage"], **read)
 
@@ -423,6 +423,11 @@ class Composition:
         """Whether the objective limits the log ratios of single steps."""
         return type(self.objective).limit is not Objective.limit
 
+    @staticmethod
+    def _ratio_by_step(inputs: Mapping[str, Native]) -> Native:
+        """Return [B] log ratios of single steps."""
+        return inputs["log_prob"] - inputs["old_log_prob"]
+
     def _log_ratios(
         self, xp: ArrayNamespace, inputs: Mapping[str, Native]
     ) -> tuple[Native, Native]:
@@ -430,7 +435,7 @@ class Composition:
         objective, log_prob = self.objective, inputs["log_prob"]
         if not self._reads_ratio:
             return None, None
-        by_step = log_prob - inputs["old_log_prob"]
+        by_step = self._ratio_by_step(inputs)
         if self.drops:
             by_step = xp.where(inputs["counted"] > 0, by_step, 0.0)
         limited = objective.limit(xp, by_step, inputs["advantage"]) if self._limits else by_step

@@ -714,7 +714,7 @@ def test_tensors_without_numbers_are_refused_where_they_are_read(make_batch):
     with pytest.raises(BatchError, match=words):
         pg.gradient(policy, pg.estimator("reinforce"), batch)
     with pytest.raises(BatchError, match=words):
-        batch.steps([0])
+        _ = batch.steps([0]).observations
 
 
 def test_a_batch_takes_the_numbers_of_a_tensor_that_is_differentiated(make_batch):

@@ -212,8 +212,8 @@ def kept_beyond(dropped, self, xp, log_pi, log_mu, advantage):
     return ~dropped
 
 
-def new_over_old_swapped(ratios, *_):
-    return tuple(None if ratio is None else -ratio for ratio in ratios)
+def old_over_new(self, inputs):
+    return inputs["old_log_prob"] - inputs["log_prob"]
 
 
 # Levels, which compute the log ratio and pull derivatives back.
@@ -471,7 +471,7 @@ BUGS = (
         "old over new",
         "composition: ratio",
         "cotangents",
-        results(Composition, new_over_old_swapped, "_log_ratios"),
+        methods(Composition, _ratio_by_step=old_over_new),
         "n-step of a ratio",
     ),
     PartBug(

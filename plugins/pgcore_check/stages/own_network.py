@@ -337,9 +337,10 @@ class OwnTruth(Truth):
         self.policy.load(parameters)
         # Restored even where the user's network raises.
         try:
-            outputs, values = self.policy.forward(observations)
+            found = self.policy.forward(observations)
         finally:
             self.policy.load(self.parameters)
+        outputs, values = (None if x is None else self.policy.to_numpy(x) for x in found)
         return (outputs,) if values is None else (outputs, values.reshape(len(outputs), -1))
 
 

@@ -138,7 +138,10 @@ def test_metrics_of_updates_after_the_checkpoint_are_cut(tmp_path):
 
 def start(folder, *arguments):
     """Start a long run in a process of its own; return it once it has metrics."""
-    command = [sys.executable, "-c", "from pgcore.cli import main; main()", "train", "CartPole-v1"]
+    # The tests may run under `nohup`, which passes on that SIGHUP is ignored.
+    heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    code = f"{heard}; from pgcore.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "CartPole-v1"]
     command += ["--out", str(folder), "--steps", "10000000", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = folder / "metrics.jsonl"
