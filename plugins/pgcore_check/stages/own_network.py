@@ -340,8 +340,8 @@ class OwnTruth(Truth):
             found = self.policy.forward(observations)
         finally:
             self.policy.load(self.parameters)
-        outputs, values = (None if x is None else self.policy.to_numpy(x) for x in found)
-        return (outputs,) if values is None else (outputs, values.reshape(len(outputs), -1))
+        outputs, *values = (self.policy.to_numpy(x) for x in found if x is not None)
+        return outputs, *(value.reshape(len(outputs), -1) for value in values)
 
 
 class OwnLifted(Lifted):
