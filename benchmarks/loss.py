@@ -70,6 +70,7 @@ def torch_case(shape: tuple[int, ...], *, compiled: bool, guarded: bool = True) 
     import torch
 
     torch.set_num_threads(1)
+    torch.compiler.reset()  # the guards of earlier cases would be looked at too
     columns, quantities = rollout(shape)
     signals = signals_of({name: torch.from_numpy(value) for name, value in columns.items()})
     leaves = {n: torch.from_numpy(q).requires_grad_() for n, q in quantities.items()}
