@@ -221,7 +221,8 @@ class AutodiffPolicy(ResidentPolicy):
 
     def _inputs(self, batch: Batch, signals: Mapping[str, Array], weights: Array) -> Inputs:
         """Return a policy's inputs in its dtype, padded for compiled code."""
-        whole, rows = batch.whole()
+        # The numbers of a part's rows take time that a policy in host memory need not spend.
+        whole, rows = batch.whole() if self.resident else (batch, None)
         if self.holds(whole):
             self.try_out(whole)
             extra = self.padding(batch.num_steps)
@@ -265,10 +266,9 @@ class AutodiffPolicy(ResidentPolicy):
     def _numbers(self, observations: Any) -> tuple[Array, Array | None]:
         """Return `forward` as NumPy's arrays, with observations padded for compiled code."""
         steps = len(arrays_in(observations)[0])
-        outputs, values = self.forward(repeat_last(observations, self.padding(steps)))
-        return self.to_numpy(outputs)[:steps], None if values is None else self.to_numpy(values)[
-            :steps
-        ]
+        found = self.forward(repeat_last(observations, self.padding(steps)))
+        outputs, values = (None if x is None else self.to_numpy(x)[:steps] for x in found)
+        return cast("Array", outputs), values
 
 
 def critic_kind(backend: str, critic: Any) -> str:
