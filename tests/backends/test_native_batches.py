@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masked_batches import EPISODES, LENGTH, STEPS, make_batch
 
 import pgcore as pg
 from pgcore.data.native import arrays_of
@@ -23,8 +24,6 @@ from pgcore_estimators.preset_classes import GSPO
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 HEADS = variants("heads")
 PER_STEP = ("observations", "actions", "action_mask", "rewards", "log_probs", "values", "discount")
-EPISODES, LENGTH = 16, 6
-STEPS = EPISODES * LENGTH
 
 
 class Accelerator:
@@ -111,24 +110,6 @@ def examples(dtype="float64"):
 
 
 CASES = examples()
-
-
-def make_batch(seed=0, **fields):
-    """Return equal episodes with everything that the losses read."""
-    rng = np.random.default_rng(seed)
-    mask = rng.random((STEPS, 3)) < 0.8
-    actions = rng.integers(0, 3, STEPS)
-    mask[np.arange(STEPS), actions] = True
-    return pg.Batch(
-        observations=rng.standard_normal((STEPS, 4)),
-        actions=actions,
-        action_mask=mask,
-        rewards=rng.standard_normal(STEPS),
-        episode_lengths=[LENGTH] * EPISODES,
-        terminated=[True] * EPISODES,
-        log_probs=rng.uniform(-1.5, -0.5, STEPS),
-        **fields,
-    )
 
 
 def spec_of(head="categorical"):

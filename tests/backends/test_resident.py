@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masked_batches import STEPS, make_batch
 
 import pgcore as pg
 from pgcore.autodiff import copies
@@ -37,8 +38,6 @@ ABSENT = {
 MODES = [("torch", "eager"), ("tensorflow", "graph"), ("jax", "compiled")]
 COMPILED = [("torch", "compiled"), ("tensorflow", "compiled")]
 HEADS = variants("heads")
-EPISODES, LENGTH = 16, 6
-STEPS = EPISODES * LENGTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,25 +77,6 @@ def make_policy(request):
 def make_any_policy(request):
     """See `maker`: each backend in each mode."""
     return maker(*request.param)
-
-
-def make_batch(seed=0, **fields):
-    """Return equal episodes with everything that the losses read."""
-    rng = np.random.default_rng(seed)
-    mask = rng.random((STEPS, 3)) < 0.8
-    actions = rng.integers(0, 3, STEPS)
-    mask[np.arange(STEPS), actions] = True
-    return pg.Batch(
-        observations=rng.standard_normal((STEPS, 4)),
-        actions=actions,
-        action_mask=mask,
-        rewards=rng.standard_normal(STEPS),
-        episode_lengths=[LENGTH] * EPISODES,
-        terminated=[True] * EPISODES,
-        log_probs=rng.uniform(-1.5, -0.5, STEPS),
-        extras={"group": np.repeat(np.arange(4), STEPS // 4)},
-        **fields,
-    )
 
 
 @pytest.fixture
