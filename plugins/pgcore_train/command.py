@@ -12,6 +12,7 @@ import numpy as np
 
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
 from pgcore_train.report import figures_of, summarise, write_results
+from pgcore_train.resuming import restore
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
@@ -64,7 +65,8 @@ def train_into_folder(
 ) -> int:
     """Train and write the results; see `run_command`."""
     if checkpoint is not None:
-        training.restore(checkpoint)
+        for line in restore(training, checkpoint):
+            sys.stderr.write(f"{line}\n")
     run = training.config.run
     environment = training.config.environment["name"]
     folder = RunFolder(run.out or f"runs/{environment.replace('/', '-').replace(':', '-')}")

@@ -63,6 +63,8 @@ class RunSettings(Checked):
         dtype: "float32" or "float64".
         steps: Environment steps of training, all environments together; the rollout that reaches
             them is the last.
+        schedule_steps: Environment steps over which the learning rate and epsilon fall; None is
+            `steps`. A run that is to be continued with more `steps` later has those here.
         stop_at: Mean return of the last 20 finished episodes at which to stop, environment units;
             None trains for all steps.
         out: Folder of the results; None is `runs/` and the environment's name.
@@ -81,6 +83,7 @@ class RunSettings(Checked):
     dtype: Annotated[str, choice("float32", "float64")] = "float32"
     # How long to train, and where the results go.
     steps: Count = 100_000
+    schedule_steps: Count | None = None
     stop_at: Number | None = None
     out: Name | None = None
     evaluation_episodes: CountFromZero = 10
