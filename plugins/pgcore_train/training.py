@@ -89,9 +89,11 @@ class Training:
         exploration: The behaviour policy in the policy's place, or None.
         extras: The functions that give batches the estimator's extras.
         stopped_by: The signal that ended the run, or None.
+        torn: Whether a second signal ended it within an update, whose steps are done in part.
     """
 
     stopped_by: signal.Signals | None = None
+    torn = False
 
     def __init__(self, config: RunConfig) -> None:
         """Build the parts of a run; no episode starts yet.
@@ -152,7 +154,7 @@ class Training:
                 update before.
         """
         # A resumed run's clock continues where its checkpoint stopped.
-        started = time.perf_counter() - self.history.seconds
+        started, updating = time.perf_counter() - self.history.seconds, False
         with one_thread(), Interrupt() as interrupt:
             try:
                 rollouts = self._rollouts or self.start()
@@ -160,15 +162,18 @@ class Training:
                     rollout = self._collect(rollouts)
                     # Ctrl-C waits for the update's end: no step is half done, no metric is lost.
                     with interrupt.deferred():
+                        updating = True
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
                         self._moment = self._now(rollouts)
+                        updating = False
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
             except KeyboardInterrupt as stop:
                 self.stopped_by = getattr(stop, "signal", None)
+                self.torn = updating
                 return Ending.INTERRUPT
         return Ending.STEPS
 

@@ -92,7 +92,7 @@ class Shaken(gymnasium.Env):
 
 @pytest.fixture
 def shaken():
-    gymnasium.register("Shaken-v0", Shaken, max_episode_steps=40)
+    gymnasium.register("Shaken-v0", f"{__name__}:Shaken", max_episode_steps=40)
     yield "Shaken-v0"
     del gymnasium.registry["Shaken-v0"]
 
@@ -162,7 +162,7 @@ class Pressed(CartPoleEnv):
 
 @pytest.fixture
 def pressed():
-    gymnasium.register("Pressed-v0", Pressed, max_episode_steps=500)
+    gymnasium.register("Pressed-v0", f"{__name__}:Pressed", max_episode_steps=500)
     yield "Pressed-v0"
     del gymnasium.registry["Pressed-v0"]
 
