@@ -170,5 +170,6 @@ def open_loggers(training: Training, folder: RunFolder) -> Generator[Loggers]:
 
 
 def folder_of(resume: Path) -> Path:
-    """Return the folder that holds a checkpoint."""
-    return resume if resume.is_dir() else resume.parent
+    """Return the folder that holds a checkpoint; the folder itself for a link to one."""
+    folder = resume if resume.is_dir() else resume.parent
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -190,12 +191,15 @@ class RunFolder:
             self._lines.reopen()
 
     def _sweep(self) -> None:
-        """Remove the temporary files of runs that were killed."""
+        """Remove the temporary files and folders of runs that were killed."""
         for file in (self.config, *self._results):
             # A checkpoint's new file has a temporary one of its own.
             for pattern in (f".{file.name}.*", f"..{file.name}.new.*"):
                 for left in self.path.glob(pattern):
-                    left.unlink(missing_ok=True)
+                    if left.is_dir():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink(missing_ok=True)
 
     def _link(self) -> None:
         """Point `runs/latest` to the folder, where it is in `runs` and links can be made."""
