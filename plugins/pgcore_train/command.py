@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pgcore.data.files import checked_path
+from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
 from pgcore_train.report import figures_of, summarise, write_results
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
@@ -44,7 +46,9 @@ def run_command(
         PgcoreError: a setting cannot be taken, before training; or an environment or an update
             failed, during it.
     """
-    checkpoint = None if resume is None else load_checkpoint(resume)
+    checkpoint = None
+    if resume is not None:
+        checkpoint = load_checkpoint(checked_path("--resume", resume))
     # Later layers win.
     layers = [options, read_assignments(assignments)]
     if config is not None:
@@ -52,11 +56,17 @@ def run_command(
     if checkpoint is not None and resume is not None:
         layers.insert(0, resumed_layer(checkpoint, resume))
     settings = RunConfig.of(merge(*layers))
-    training = Training(settings)
     try:
-        return train_into_folder(training, checkpoint, resume)
-    finally:
-        training.close()
+        training = Training(settings)
+        try:
+            return train_into_folder(training, checkpoint, resume)
+        finally:
+            training.close()
+    except MemoryError as error:
+        raise SpecError(
+            f"pgcore train: expected settings that fit into memory, got {error or 'too much'}; lower "
+            "rollout.envs, rollout.length, replay.capacity or network.hidden"
+        ) from error
 
 
 def train_into_folder(

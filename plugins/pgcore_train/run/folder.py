@@ -56,6 +56,7 @@ class RunFolder:
             FileError: the folder cannot be made or written to, or holds another program's files of
                 these names.
         """
+        refuse_file(self.path)
         try:
             self._check_ours()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,16 @@ class RunFolder:
             raise FileError(
                 f"{self.path}: expected a new folder or one of a pgcore run, "
                 f"got another program's {present[0]}; choose another"
+            )
+
+
+def refuse_file(path: Path) -> None:
+    """Raise FileError where a folder is to be, or any folder above it, and a file is there."""
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise FileError(
+                f"{path}: expected a folder to write to, got the file {place}; "
+                "choose one you can write to"
             )
 
 
