@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -14,10 +15,37 @@ import numpy as np
 
 from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
+from pgcore.wording import abbreviated, shown
 
-__all__ = ["read", "replace", "write"]
+__all__ = ["checked_path", "read", "replace", "write"]
 
 CHECKSUM = "xxh3_64"  # the name of a checksum among a file's texts
+
+
+def checked_path(where: str, path: object) -> Path:
+    """Return a path, or raise FileError unless the system can have a file of that name.
+
+    Args:
+        where: The argument's or the setting's name.
+        path: A string or a `pathlib.Path`.
+    """
+    rule = f"{where}: expected a path that a file can have, got"
+    try:
+        checked = Path(cast("Any", path))
+        # The system's own limits, such as 255 characters of a name; whether it exists is no matter.
+        checked.lstat()
+    except TypeError as error:
+        raise FileError(f"{rule} {shown(path)}; pass a string or a pathlib.Path") from error
+    except ValueError as error:
+        raise FileError(f"{rule} {shown(path)} ({error}); leave that character out") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileError(
+                f"{rule} one of {len(str(path)):,} characters, {abbreviated(str(path))} "
+                f"({error.strerror}); choose a shorter one"
+            ) from error
+        return Path(cast("Any", path))
+    return checked
 
 
 def write(
@@ -61,8 +89,9 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
     """
     from safetensors import SafetensorError, safe_open
 
+    path = checked_path("file", path)
     expected = f"{path}: expected a {kind} file"
-    if not Path(path).is_file():
+    if not path.is_file():
         raise FileError(f"{expected}, got nothing of that name; check the path")
     try:
         opened: Any = safe_open(path, framework="numpy")
@@ -113,7 +142,7 @@ def replacing(path: str | Path) -> Generator[Path]:
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
     """
-    target = Path(path)
+    target = checked_path("file", path)
     # The process's number in the name keeps two writers apart. A folder, since writers of a format may
     # have temporary files of their own.
     folder = target.parent / f".{target.name}.{os.getpid()}"

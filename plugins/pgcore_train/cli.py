@@ -10,6 +10,15 @@ import typer
 __all__ = ["train"]
 
 
+def integer(text: str) -> int:
+    """Return an integer, also one that is written as 1e6; its name is that of the type in the help."""
+    if "e" not in text.lower():
+        return int(text)
+    if not (number := float(text)).is_integer():
+        raise ValueError(f"expected a whole number, got {text}")
+    return int(number)
+
+
 def train(
     environment: Annotated[
         str | None,
@@ -28,18 +37,25 @@ def train(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seeds everything; 0 by default.", show_default=False)
+        int | None,
+        typer.Option(parser=integer, help="Seeds everything; 0 by default.", show_default=False),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float64.", show_default=False)
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Environment steps to train for; 100000 by default.", show_default=False),
+        typer.Option(
+            parser=integer,
+            help="Environment steps to train for; 100000 by default.",
+            show_default=False,
+        ),
     ] = None,
     envs: Annotated[
         int | None,
-        typer.Option(help="Environments side by side; 8 by default.", show_default=False),
+        typer.Option(
+            parser=integer, help="Environments side by side; 8 by default.", show_default=False
+        ),
     ] = None,
     stop_at: Annotated[
         float | None,
@@ -50,7 +66,11 @@ def train(
     ] = None,
     evaluation_episodes: Annotated[
         int | None,
-        typer.Option(help="Episodes to play after training; 10 by default.", show_default=False),
+        typer.Option(
+            parser=integer,
+            help="Episodes to play after training; 10 by default.",
+            show_default=False,
+        ),
     ] = None,
     normalise_observations: Annotated[
         bool | None, typer.Option(help="Running normalisation of observations.", show_default=False)

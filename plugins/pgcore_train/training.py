@@ -34,6 +34,7 @@ from pgcore_train.rollout.normalisers import (
     RewardNormaliser,
 )
 from pgcore_train.rollout.rollouts import EPISODE_EXTRAS, Rollout, Rollouts
+from pgcore_train.rollout.sizes import check_arrays, check_environments
 from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
@@ -105,6 +106,7 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
+        check_environments(config.environment, config.rollout.envs, run.evaluation_episodes)
         self.environments = make_environments(
             *environment_of(config, config.rollout.envs), (run.seed, TRAINING)
         )
@@ -131,6 +133,7 @@ class Training:
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count
         )
+        check_arrays(config, self.environments, self.length, self.replay_plan)
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pgcore.cli.assignments import nested, overlaid, without_none
 from pgcore.cli.assignments import read_assignments as read_values
+from pgcore.data.files import checked_path
 from pgcore.errors import FileError, SpecError, UnknownNameError
 from pgcore_train.config.settings import (
     ExplorationSettings,
@@ -108,8 +109,10 @@ class RunConfig:
             check_plain(name, sections[name])
 
         # An environment has no default, and the optimizer's depends on the estimator.
-        for name in ("environment", "estimator", "optimizer"):
-            value = sections[name].get("name", "" if name == "optimizer" else None)
+        # So has the head, which depends on the actions.
+        for name in ("environment", "estimator", "optimizer", "head"):
+            default = "" if name in ("optimizer", "head") else None
+            value = sections[name].get("name", default)
             if not isinstance(value, str):
                 raise SpecError(
                     f"{name}.name: expected a name, got {value!r}; "
@@ -141,8 +144,10 @@ def read_toml(path: str | Path) -> Layer:
         FileError: the file cannot be read, is not TOML, or has a value outside of any table.
     """
     try:
-        with Path(path).open("rb") as handle:
+        with checked_path("--config", path).open("rb") as handle:
             data = tomllib.load(handle)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(
             f"{path}: expected a TOML file, got {error.strerror}; check the path"

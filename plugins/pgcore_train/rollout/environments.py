@@ -13,9 +13,17 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.validation.arrays import Array
+from pgcore.wording import shown
 from pgcore_train.rollout.episodes import REPLAY, EpisodeLog, Replayed
 
 __all__ = ["Actions", "Environments", "make_environments"]
+
+# Ways of drawing that wait for somebody to ask for a frame.
+ON_REQUEST = ("rgb_array", "ansi")
+NO_LIMIT = -1  # Gymnasium's number for episodes without a limit
+# Package and module of the namespaces that Gymnasium's own pages name.
+PACKAGES = {"ALE": ("ale-py", "ale_py")}
+PACKAGES_OF_MODULES = {module: package for package, module in PACKAGES.values()}
 
 Step = tuple[Array, Array, Array, Array]
 # The spaces of actions that the built-in heads cover.
@@ -163,6 +171,7 @@ def make_environments(
             are not supported.
     """
     keywords = dict(arguments or {})
+    check_arguments(keywords)
     try:
         # One process: the policy's batch is the parallel part. No copies: `Rollouts` makes them.
         vector = gymnasium.make_vec(
@@ -176,34 +185,65 @@ def make_environments(
         )
     except gymnasium.error.UnregisteredEnv as error:
         raise UnsupportedEnvironmentError(
-            f"environment: expected a known name, got {name!r}; {suggestion(name)}"
+            f"environment: expected a known name, got {shown(name)}; {suggestion(name)}"
         ) from error
     # Gymnasium's other errors explain themselves.
     except gymnasium.error.Error as error:
         raise UnsupportedEnvironmentError(
-            f"environment {name!r}: expected one that can be made, got: {error}"
+            f"environment {shown(name)}: expected one that can be made, got {error}; "
+            "install it, or choose another"
         ) from error
     except ModuleNotFoundError as error:
-        if ":" not in name:
-            raise
+        # Gymnasium's error of `module:name` does not keep the module's name.
+        module = error.name or name.partition(":")[0]
+        package = PACKAGES_OF_MODULES.get(module, f"the package that has {module}")
         raise UnsupportedEnvironmentError(
-            "environment: expected module:name with a module that can be imported, "
-            f"got {name!r} ({error})"
+            f"environment {shown(name)}: expected one whose packages are installed, got none that "
+            f"has the module {shown(module)}; install {package}"
         ) from error
-    except TypeError as error:
+    except ImportError as error:
+        raise UnsupportedEnvironmentError(
+            f"environment {shown(name)}: expected one that can be imported, got "
+            f"{str(error).rstrip('.')}; install that, or choose another"
+        ) from error
+    except Exception as error:
         # Without arguments the mistake is inside the environment, where its author needs the trace.
         if not keywords:
             raise
         raise UnsupportedEnvironmentError(
             f"environment {name!r}: expected keyword arguments that it takes, "
-            f"got {', '.join(keywords)} ({error}); correct section `environment`"
+            f"got {', '.join(keywords)} ({type(error).__name__}: {error}); "
+            "correct section `environment`"
         ) from error
     assert isinstance(vector, SyncVectorEnv)
     return Environments(vector, entropy)
 
 
+def check_arguments(keywords: Mapping[str, Any]) -> None:
+    """Raise UnsupportedEnvironmentError for arguments of `gymnasium.make` that no training can use."""
+    mode = keywords.get("render_mode")
+    # Frames that are made on request cost nothing; some environments observe them.
+    if mode is not None and mode not in ON_REQUEST:
+        raise UnsupportedEnvironmentError(
+            f"environment.render_mode: expected none, since drawing every step of every environment "
+            f"is slow and needs a display or memory, got {shown(mode)}; leave it out, and watch the "
+            "trained policy by pgcore.load of policy.safetensors"
+        )
+    limit = keywords.get("max_episode_steps")
+    valid = limit is None or (type(limit) is int and (limit >= 1 or limit == NO_LIMIT))
+    if not valid:
+        raise UnsupportedEnvironmentError(
+            "environment.max_episode_steps: expected an integer of at least 1, or -1 for no limit, "
+            f"got {shown(limit)}; give a number of steps"
+        )
+
+
 def suggestion(name: str) -> str:
-    """Return the registered names near to a name, then all of them."""
+    """Return the package of a name's namespace, or the registered names near to it, then all."""
+    namespace = name.partition("/")[0]
+    if namespace in PACKAGES and "/" in name:
+        package, module = PACKAGES[namespace]
+        return f"pip install {package}, and write {module}:{name}"
     names = sorted(gymnasium.registry)
     # Case is the commonest mistake: Cartpole for CartPole.
     folded = {entry.casefold(): entry for entry in names}

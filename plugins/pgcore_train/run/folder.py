@@ -86,6 +86,7 @@ class RunFolder:
         Raises:
             FileError: another run holds it, or it cannot be made.
         """
+        refuse_file(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
@@ -114,6 +115,7 @@ class RunFolder:
             FileError: the folder cannot be made or written to, has another run's results, or has
                 another program's files of these names.
         """
+        refuse_file(self.path)
         self._check_free(new=updates is None)
         self._text = f"{MARK}\n\n{config}".encode()
         try:
@@ -246,3 +248,10 @@ def unwritable(path: Path, error: Exception | str) -> FileError:
     return FileError(
         f"{path}: expected a folder to write to, got {reason}; choose one you can write to"
     )
+
+
+def refuse_file(path: Path) -> None:
+    """Raise FileError where a folder is to be, or any folder above it, and a file is there."""
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise unwritable(path, f"the file {place}")

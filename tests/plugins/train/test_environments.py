@@ -39,14 +39,15 @@ def test_an_unknown_name_is_answered_with_near_ones_and_all():
 def test_a_name_that_is_none_is_refused():
     with pytest.raises(
         UnsupportedEnvironmentError,
-        match="expected one that can be made, got: Malformed environment ID",
+        match="expected one that can be made, got Malformed environment ID",
     ):
         make_environments("no name at all", 1)
 
 
 def test_a_module_that_is_not_there_is_refused():
     with pytest.raises(
-        UnsupportedEnvironmentError, match=r"expected module:name .*'no_such_module:Foo-v0'"
+        UnsupportedEnvironmentError,
+        match=r"'no_such_module:Foo-v0': expected .* the module 'no_such_module'",
     ):
         make_environments("no_such_module:Foo-v0", 1)
 
