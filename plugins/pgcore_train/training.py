@@ -24,7 +24,7 @@ from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
 from pgcore_train.learning.updates import Plan, replay_update, update
-from pgcore_train.rollout.environments import make_environments
+from pgcore_train.rollout.environments import Environments, make_environments
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
@@ -88,7 +88,7 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
-        self.environments = make_environments(*environment_of(config, config.rollout.envs))
+        self.environments = environments_of(config, config.rollout.envs)
         spec = make_spec(self.environments, config, self.estimator)
         self.policy = policy(
             spec,
@@ -162,7 +162,7 @@ class Training:
         if episodes == 0:
             return np.empty(0)
         # Environments of its own: those of training stay in the middle of their episodes.
-        environments = make_environments(*environment_of(self.config, episodes))
+        environments = environments_of(self.config, episodes)
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
         seeds = self._seeds(EVALUATION, episodes)
         try:
@@ -339,7 +339,9 @@ def one_thread() -> threadpool_limits:
     return threadpool_limits(limits=1)
 
 
-def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
-    """Return the arguments of `make_environments`."""
+def environments_of(config: RunConfig, count: int) -> Environments:
+    """Return environments as the configuration describes them."""
     arguments = dict(config.environment)
-    return arguments.pop("name"), count, arguments
+    return make_environments(
+        arguments.pop("name"), count, arguments, action_masks=config.rollout.action_masks
+    )

@@ -132,6 +132,7 @@ class RolloutSettings(Checked):
         normalise_observations: Whether observations get a running mean of 0 and deviation of 1.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
             discounted return.
+        action_masks: Whether masks that environments give as `info["action_mask"]` are used.
     """
 
     section = "rollout"
@@ -140,6 +141,7 @@ class RolloutSettings(Checked):
     episodes: Count = 1
     normalise_observations: TomlFlag = False
     normalise_rewards: TomlFlag = False
+    action_masks: TomlFlag = True
 
 
 @dataclass(frozen=True, slots=True)

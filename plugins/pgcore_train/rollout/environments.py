@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.validation.arrays import Array
+from pgcore_train.rollout.masks import ActionMasks
 
 __all__ = ["Actions", "Environments", "make_environments"]
 
@@ -39,8 +40,12 @@ class Environments:
             `MultiBinary` of one dimension.
     """
 
-    def __init__(self, vector: SyncVectorEnv) -> None:
+    def __init__(self, vector: SyncVectorEnv, *, action_masks: bool = True) -> None:
         """Take over a vector of environments with `AutoresetMode.DISABLED`.
+
+        Args:
+            vector: N environments.
+            action_masks: Whether the masks in their infos are read.
 
         Raises:
             UnsupportedEnvironmentError: the vector has another mode, or a space has no network or
@@ -57,6 +62,12 @@ class Environments:
         self.actions = check_actions(vector.single_action_space)
         space = self.observations
         self._first_state = int(space.start) if isinstance(space, Discrete) else 0
+        self._masks = ActionMasks(self.actions, self.count) if action_masks else None
+
+    @property
+    def action_mask(self) -> Array | None:
+        """[N, width] bool, True for the actions possible now; None if the environments give none."""
+        return None if self._masks is None else self._masks.current
 
     def reset(self, seed: Sequence[int] | None = None) -> Array:
         """Start an episode in every environment; return [N, ...] observations.
@@ -64,7 +75,8 @@ class Environments:
         Args:
             seed: N seeds, or None to continue the random numbers of before.
         """
-        observations, _ = self._vector.reset(seed=None if seed is None else list(seed))
+        observations, infos = self._vector.reset(seed=None if seed is None else list(seed))
+        self._take_masks(infos, np.ones(self.count, np.bool_))
         return self._observed(observations)
 
     def restart(self, ended: Array) -> Array:
@@ -73,7 +85,8 @@ class Environments:
         Args:
             ended: [N] bool. True for at least one environment to start.
         """
-        observations, _ = self._vector.reset(options={"reset_mask": ended})
+        observations, infos = self._vector.reset(options={"reset_mask": ended})
+        self._take_masks(infos, ended)
         return self._observed(observations)
 
     def step(self, actions: Array, *, bounded: bool = False) -> Step:
@@ -97,19 +110,28 @@ class Environments:
         else:
             first = space.start if isinstance(space, MultiDiscrete) else 0
             native = (actions + first).astype(space.dtype)
-        observations, rewards, terminated, truncated, _ = self._vector.step(native)
+        observations, rewards, terminated, truncated, infos = self._vector.step(native)
+        self._take_masks(infos, ~terminated)
         return self._observed(observations), rewards, terminated, truncated
 
     def close(self) -> None:
         """Close every environment."""
         self._vector.close()
 
+    def _take_masks(self, infos: Mapping[str, Any], needed: Array) -> None:
+        if self._masks is not None:
+            self._masks.take(infos, needed)
+
     def _observed(self, observations: Array) -> Array:
         return observations - self._first_state if self._first_state else observations
 
 
 def make_environments(
-    name: str, count: int, arguments: Mapping[str, Any] | None = None
+    name: str,
+    count: int,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    action_masks: bool = True,
 ) -> Environments:
     """Return environments by their Gymnasium name.
 
@@ -117,6 +139,7 @@ def make_environments(
         name: As `gymnasium.make` takes it, `module:Name-v0` included.
         count: N, at least 1.
         arguments: Keyword arguments for each environment.
+        action_masks: See `Environments`.
 
     Raises:
         UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces
@@ -158,7 +181,7 @@ def make_environments(
             f"got {', '.join(keywords)} ({error}); correct section `environment`"
         ) from error
     assert isinstance(vector, SyncVectorEnv)
-    return Environments(vector)
+    return Environments(vector, action_masks=action_masks)
 
 
 def suggestion(name: str) -> str:
