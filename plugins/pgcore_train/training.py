@@ -14,17 +14,17 @@ import numpy as np
 from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
-from pgcore.api import generator, policy
+from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.errors import FileError, SpecError
 from pgcore.validation.arrays import Array
-from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
+from pgcore_train.building import make_estimator, make_optimizer, optimizer_class
 from pgcore_train.config.config import RunConfig
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
 from pgcore_train.learning.updates import Plan, replay_update, update
-from pgcore_train.rollout.environments import Environments, make_environments
+from pgcore_train.policies import environments_of, make_policy
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
@@ -89,15 +89,7 @@ class Training:
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = environments_of(config, config.rollout.envs)
-        spec = make_spec(self.environments, config, self.estimator)
-        self.policy = policy(
-            spec,
-            backend=run.backend,
-            seed=run.seed,
-            dtype=run.dtype,
-            device=run.device,
-            compiled=run.compiled,
-        )
+        self.policy = make_policy(self.environments, config, self.estimator)
         # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
         rule = optimizer_class(config, self.estimator)
@@ -309,9 +301,9 @@ class Training:
         settings, space = self.config.rollout, self.environments.observations
         observations = rewards = None
         if settings.normalise_observations:
-            if not isinstance(space, Box):
+            if not isinstance(space, Box) or len(space.shape) != 1:
                 raise SpecError(
-                    "rollout.normalise_observations: expected real observations to normalise, "
+                    "rollout.normalise_observations: expected vectors of numbers to normalise, "
                     f"got {space}; leave it off"
                 )
             observations = ObservationNormaliser(space.shape[0])
@@ -337,11 +329,3 @@ def one_thread() -> threadpool_limits:
     The matrices are small: threads that wait for each other cost more than they bring.
     """
     return threadpool_limits(limits=1)
-
-
-def environments_of(config: RunConfig, count: int) -> Environments:
-    """Return environments as the configuration describes them."""
-    arguments = dict(config.environment)
-    return make_environments(
-        arguments.pop("name"), count, arguments, action_masks=config.rollout.action_masks
-    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.validation.arrays import Array
 from pgcore_train.rollout.masks import ActionMasks
+from pgcore_train.rollout.observations import Form, reader_of
+from pgcore_train.rollout.processes import START, Quiet, await_signal, kill
 
 __all__ = ["Actions", "Environments", "make_environments"]
 
@@ -35,33 +38,41 @@ class Environments:
 
     Attributes:
         count: N.
-        observations: Space of one environment's observations, `Discrete` or `Box` of one dimension.
+        observations: Space of one observation as it is here; see `Form`.
+        native_observations: Space of one environment's observations.
         actions: Space of one environment's actions: `Discrete`, or a `Box`, `MultiDiscrete` or
             `MultiBinary` of one dimension.
     """
 
-    def __init__(self, vector: SyncVectorEnv, *, action_masks: bool = True) -> None:
+    def __init__(
+        self,
+        vector: SyncVectorEnv | AsyncVectorEnv,
+        *,
+        form: Form = Form.AUTO,
+        action_masks: bool = True,
+    ) -> None:
         """Take over a vector of environments with `AutoresetMode.DISABLED`.
 
         Args:
             vector: N environments.
+            form: Of the observations.
             action_masks: Whether the masks in their infos are read.
 
         Raises:
             UnsupportedEnvironmentError: the vector has another mode, or a space has no network or
                 no head here.
         """
+        self._vector, self._calling = vector, False
         if vector.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
             raise UnsupportedEnvironmentError(
                 "Environments: expected AutoresetMode.DISABLED, got "
                 f"{vector.metadata['autoreset_mode']}; make the vector with that mode"
             )
-        self._vector = vector
         self.count = vector.num_envs
-        self.observations = check_observations(vector.single_observation_space)
+        self.native_observations = vector.single_observation_space
+        reader = reader_of(self.native_observations, form)
+        self.observations, self._observed = reader.space, reader.read
         self.actions = check_actions(vector.single_action_space)
-        space = self.observations
-        self._first_state = int(space.start) if isinstance(space, Discrete) else 0
         self._masks = ActionMasks(self.actions, self.count) if action_masks else None
 
     @property
@@ -75,7 +86,8 @@ class Environments:
         Args:
             seed: N seeds, or None to continue the random numbers of before.
         """
-        observations, infos = self._vector.reset(seed=None if seed is None else list(seed))
+        seeds: list[int | None] | None = None if seed is None else [*seed]
+        observations, infos = self._call(lambda: self._vector.reset(seed=seeds))
         self._take_masks(infos, np.ones(self.count, np.bool_))
         return self._observed(observations)
 
@@ -85,7 +97,8 @@ class Environments:
         Args:
             ended: [N] bool. True for at least one environment to start.
         """
-        observations, infos = self._vector.reset(options={"reset_mask": ended})
+        options = {"reset_mask": ended}
+        observations, infos = self._call(lambda: self._vector.reset(options=options))
         self._take_masks(infos, ended)
         return self._observed(observations)
 
@@ -110,20 +123,47 @@ class Environments:
         else:
             first = space.start if isinstance(space, MultiDiscrete) else 0
             native = (actions + first).astype(space.dtype)
-        observations, rewards, terminated, truncated, infos = self._vector.step(native)
+        observations, rewards, terminated, truncated, infos = self._call(
+            lambda: self._vector.step(native)
+        )
         self._take_masks(infos, ~terminated)
         return self._observed(observations), rewards, terminated, truncated
 
     def close(self) -> None:
-        """Close every environment."""
-        self._vector.close()
+        """Close every environment; processes that are busy or fail are ended."""
+        vector = self._vector
+        if isinstance(vector, SyncVectorEnv):
+            vector.close()
+            return
+        try:
+            # One that does not answer a call would not answer this one either.
+            if not self._calling:
+                vector.close()
+        except (OSError, EOFError):
+            pass
+        finally:
+            if not vector.closed:
+                kill(vector)
+
+    def _call(self, method: Callable[[], Any]) -> Any:
+        """Return a call's result, or raise UnsupportedEnvironmentError where a process is gone."""
+        self._calling = True
+        try:
+            result = method()
+        except (EOFError, ConnectionError) as error:
+            if isinstance(self._vector, SyncVectorEnv):
+                raise
+            await_signal()
+            raise UnsupportedEnvironmentError(
+                "rollout.processes: expected processes that stay alive, got one that ended; "
+                "look for its last words, and for memory that ran out"
+            ) from error
+        self._calling = False
+        return result
 
     def _take_masks(self, infos: Mapping[str, Any], needed: Array) -> None:
         if self._masks is not None:
             self._masks.take(infos, needed)
-
-    def _observed(self, observations: Array) -> Array:
-        return observations - self._first_state if self._first_state else observations
 
 
 def make_environments(
@@ -131,7 +171,9 @@ def make_environments(
     count: int,
     arguments: Mapping[str, Any] | None = None,
     *,
+    form: Form = Form.AUTO,
     action_masks: bool = True,
+    processes: bool = False,
 ) -> Environments:
     """Return environments by their Gymnasium name.
 
@@ -139,7 +181,9 @@ def make_environments(
         name: As `gymnasium.make` takes it, `module:Name-v0` included.
         count: N, at least 1.
         arguments: Keyword arguments for each environment.
+        form: See `Environments`.
         action_masks: See `Environments`.
+        processes: Whether each environment has a process of its own.
 
     Raises:
         UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces
@@ -147,12 +191,16 @@ def make_environments(
     """
     keywords = dict(arguments or {})
     try:
-        # One process: the policy's batch is the parallel part. No copies: `Rollouts` makes them.
+        # No copies: `Rollouts` makes them.
+        settings: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
+        if processes:
+            settings["context"] = START
         vector = gymnasium.make_vec(
             name,
             count,
-            vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED, "copy": False},
+            vectorization_mode="async" if processes else "sync",
+            vector_kwargs=settings,
+            wrappers=(Quiet(os.getpid()),) if processes else (),
             disable_env_checker=True,
             **keywords,
         )
@@ -180,8 +228,13 @@ def make_environments(
             f"environment {name!r}: expected keyword arguments that it takes, "
             f"got {', '.join(keywords)} ({error}); correct section `environment`"
         ) from error
-    assert isinstance(vector, SyncVectorEnv)
-    return Environments(vector, action_masks=action_masks)
+    assert isinstance(vector, SyncVectorEnv | AsyncVectorEnv)
+    try:
+        return Environments(vector, form=form, action_masks=action_masks)
+    except UnsupportedEnvironmentError:
+        # Processes would outlive the error.
+        vector.close()
+        raise
 
 
 def suggestion(name: str) -> str:
@@ -193,16 +246,6 @@ def suggestion(name: str) -> str:
     near = " or ".join(repr(folded[match]) for match in matches)
     hint = f"did you mean {near}? " if near else ""
     return f"{hint}known: {', '.join(names)}"
-
-
-def check_observations(space: Space[Any]) -> Box | Discrete:
-    """Return the space, or raise UnsupportedEnvironmentError unless a network takes it."""
-    if isinstance(space, Discrete) or (isinstance(space, Box) and len(space.shape) == 1):
-        return space
-    raise UnsupportedEnvironmentError(
-        f"observation space: expected Discrete or a Box of one dimension, got {space}; "
-        "register the environment wrapped in gymnasium.wrappers.FlattenObservation"
-    )
 
 
 def check_actions(space: Space[Any]) -> Actions:

@@ -57,25 +57,25 @@ class ActionMasks:
         if KEY not in infos and self.current is None:
             self._started = True
             return
-        given = infos.get(f"_{KEY}", np.zeros(self._count, np.bool_))
+        present = infos.get(f"_{KEY}", np.zeros(self._count, np.bool_))
         if self._started and self.current is None:
             raise UnsupportedEnvironmentError(
                 f"info['{KEY}']: expected one at each reset too, got the first at a step; {ADVICE}"
             )
-        if (needed & ~given).any():
+        if (needed & ~present).any():
             raise UnsupportedEnvironmentError(
                 f"info['{KEY}']: expected one at each reset and step, as others have, got none from "
-                f"environment {int(np.argmax(needed & ~given))}; {ADVICE}"
+                f"environment {int(np.argmax(needed & ~present))}; {ADVICE}"
             )
         self._started = True
         # New, since a batch may still hold the last one. Terminal states have no actions to mask.
         masks = np.ones((self._count, self._width), np.bool_)
         if self.current is not None:
-            masks[~given] = self.current[~given]
-        rows = np.flatnonzero(needed & given)
+            masks[~present] = self.current[~present]
+        rows = np.flatnonzero(needed & present)
         for row in rows:
             masks[row] = self._flat(infos[KEY][row])
-        masks[given & ~needed] = True
+        masks[present & ~needed] = True
         self.current = masks
 
     @property
