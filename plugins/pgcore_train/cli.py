@@ -36,6 +36,14 @@ def train(
             help="Which backend; PGCORE_BACKEND, else numpy, by default.", show_default=False
         ),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
+            help="A registered network, or a function that makes one of your own.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(parser=integer, help="Seeds everything; 0 by default.", show_default=False),
@@ -56,6 +64,10 @@ def train(
         typer.Option(
             parser=integer, help="Environments side by side; 8 by default.", show_default=False
         ),
+    ] = None,
+    processes: Annotated[
+        bool | None,
+        typer.Option(help="A process for each environment.", show_default=False),
     ] = None,
     stop_at: Annotated[
         float | None,
@@ -114,7 +126,7 @@ def train(
     """
     # `pgcore --help` and a mistyped option need neither NumPy nor Gymnasium.
     from pgcore_train.command import run_command
-    from pgcore_train.config.config import read_extras
+    from pgcore_train.config.config import read_extras, read_network
 
     # The options by section and key of a configuration file; all others come through --set.
     options: dict[str, dict[str, Any]] = {
@@ -131,9 +143,11 @@ def train(
         },
         "rollout": {
             "envs": envs,
+            "processes": processes,
             "normalise_observations": normalise_observations,
             "normalise_rewards": normalise_rewards,
         },
+        "network": read_network(network),
         "extras": {**read_extras(extras or [])},
     }
     # An absent option must not override the file or the checkpoint.

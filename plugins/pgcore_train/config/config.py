@@ -15,6 +15,7 @@ from pgcore.cli.assignments import nested, overlaid, without_none
 from pgcore.cli.assignments import read_assignments as read_values
 from pgcore.data.files import checked_path
 from pgcore.errors import FileError, SpecError, UnknownNameError
+from pgcore.registry.registry import registry
 from pgcore_train.config.settings import (
     ExplorationSettings,
     NetworkSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "merge",
     "read_assignments",
     "read_extras",
+    "read_network",
     "read_toml",
 ]
 
@@ -203,6 +205,15 @@ def read_extras(assignments: Iterable[str]) -> dict[str, str]:
             )
         targets[name.strip()] = target.strip()
     return targets
+
+
+def read_network(text: str | None) -> dict[str, str]:
+    """Return the settings of section `network` of a registered name or `module:function`, or of None."""
+    if text is None:
+        return {}
+    # A registered name may hold a colon too, behind its distribution's name.
+    of_factory = ":" in text and text not in registry().names("networks")
+    return {"factory" if of_factory else "type": text}
 
 
 def merge(*layers: Layer) -> Layer:

@@ -115,6 +115,8 @@ class NetworkSettings(Checked):
     Attributes:
         type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete
             observations, else an MLP.
+        factory: `module:function` that makes a network of the user's own, in place of `type`; see
+            `pgcore_train.adopting`.
         hidden: Widths of the hidden layers, for a network with that field.
         activation: A registered name, for a network with that field, or "auto": relu if action
             values are learned off policy, else tanh.
@@ -124,6 +126,7 @@ class NetworkSettings(Checked):
 
     section = "network"
     type: str = "auto"
+    factory: Name | None = None
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "auto"
     critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
@@ -134,6 +137,11 @@ class NetworkSettings(Checked):
         # Not a declared field: networks may be registered after this module is imported.
         registry().refuse_disabled("networks", self.type)
         choice("auto", *registry().names("networks"))("network.type", self.type)
+        if self.factory is not None and (self.type, self.critic) != ("auto", "auto"):
+            raise SpecError(
+                f"network.factory: expected neither type nor critic beside it, got type={self.type!r} "
+                f"and critic={self.critic!r}; the function returns both"
+            )
         # TOML has lists alone.
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
@@ -152,6 +160,8 @@ class RolloutSettings(Checked):
         normalise_observations: Whether observations get a running mean of 0 and deviation of 1.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
             discounted return.
+        action_masks: Whether masks that environments give as `info["action_mask"]` are used.
+        processes: Whether each environment has a process of its own; the episodes stay the same.
     """
 
     section = "rollout"
@@ -160,6 +170,8 @@ class RolloutSettings(Checked):
     episodes: Size = 1
     normalise_observations: TomlFlag = False
     normalise_rewards: TomlFlag = False
+    action_masks: TomlFlag = True
+    processes: TomlFlag = False
 
 
 @dataclass(frozen=True, slots=True)

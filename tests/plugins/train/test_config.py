@@ -125,7 +125,7 @@ def test_malformed_assignments_are_refused(assignment):
         ("target.evry=1", "target setting: .*did you mean 'every'"),
         ("exploration.fracton=1", "exploration setting: .*did you mean 'fraction'"),
         ("training.epoch=1", "training setting: .*did you mean 'epochs'"),
-        ("network.width=1", "network setting: .*known: activation, critic, hidden, type"),
+        ("network.width=1", "network setting: .*known: activation, critic, factory, hidden, type"),
     ],
 )
 def test_unknown_settings_are_answered_with_near_ones(assignment, message):
