@@ -29,13 +29,13 @@ class NumpyOptimizer(BoundOptimizer):
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
-        vector, named = cast("NumpyGradient", gradient).vector, self.policy.layout.named
+        vector, arrays_of = cast("NumpyGradient", gradient).vector, self.policy.layout.named
         # NumPy's warnings are off: an overflow is reported by its parameter.
         with np.errstate(all="ignore"):
             moved, slots = self.spec.updated(xp, self.policy.vector, vector, self._slots, *scalars)
             # Products tell whether any entry is NaN or infinite; large ones overflow themselves.
             if not all(math.isfinite(np.dot(new, new)) for new in (moved, *slots.values())):
-                check_step(named(moved), {slot: named(new) for slot, new in slots.items()})
+                check_step(arrays_of(moved), {slot: arrays_of(new) for slot, new in slots.items()})
         # In place, since the policy's views share the vector's memory.
         self.policy.vector[...], self._slots = moved, slots
 

@@ -77,6 +77,7 @@ def train_into_folder(
     ):
         try:
             saver = Saver(training, folder)
+            training.keep_evidence(folder.path)
             with ProgressBar(run.steps, training.history.steps) as bar:
 
                 def after_update(metrics: Mapping[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from pgcore.data import files
@@ -51,11 +52,16 @@ def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[st
         "updates": history.updates,
         "steps": history.steps,
         "episodes": history.episodes,
-        "mean_return": history.mean_return,
+        "mean_return": finite_or_none(history.mean_return),
         "seconds": round(history.seconds, 3),
-        "evaluation_returns": evaluation.tolist(),
-        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
+        "evaluation_returns": [*map(finite_or_none, evaluation.tolist())],
+        "evaluation_mean_return": finite_or_none(evaluation.mean()) if len(evaluation) else None,
     }
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """Return a number that JSON has, or None for NaN, infinity and None."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def summarise(
@@ -77,6 +83,7 @@ def summarise(
     rows = {
         "training": ending_text(ending, history, run.stop_at),
         "effort": effort_text(history),
+        "divergence": divergence_text(training),
         "evaluation": evaluation_text(evaluation),
         "metrics": str(folder.metrics),
         "checkpoint": str(folder.checkpoint),
@@ -106,6 +113,14 @@ def effort_text(history: History) -> str:
         f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates "
         f"in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
     )
+
+
+def divergence_text(training: Training) -> str:
+    """Return the numbers of steps that the guard left out or made smaller; empty for none."""
+    totals = training.guard.totals
+    if not any(totals.values()):
+        return ""
+    return f"{totals['skipped']:,} optimizer steps left out, {totals['shrunk']:,} made smaller"
 
 
 def evaluation_text(returns: Array) -> str:

@@ -12,6 +12,7 @@ from typing import Self, TextIO
 
 from pgcore.data import files
 from pgcore.errors import FileError
+from pgcore_train.divergence.evidence import FILES
 from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files
 
 __all__ = ["RunFolder"]
@@ -131,8 +132,8 @@ class RunFolder:
 
     @property
     def _results(self) -> tuple[Path, ...]:
-        checkpoints = self.checkpoint, *self.earlier
-        return self.metrics, *checkpoints, self.policy, self.picture, self.summary
+        checkpoints, diverged = (self.checkpoint, *self.earlier), [self.path / x for x in FILES]
+        return self.metrics, *checkpoints, self.policy, self.picture, self.summary, *diverged
 
     def _check_ours(self) -> None:
         """Raise FileError if a file to be replaced is not a pgcore run's."""

@@ -35,8 +35,8 @@ class HipsOptimizer(BoundOptimizer):
             moved, slots = self.spec.updated(
                 xp, self.policy.vector, derivative, self._slots, *scalars
             )
-        named = self.policy.layout.named
-        check_step(named(moved), {slot: named(vector) for slot, vector in slots.items()})
+        arrays_of = self.policy.layout.named
+        check_step(arrays_of(moved), {slot: arrays_of(vector) for slot, vector in slots.items()})
         self.policy.vector, self._slots = moved, slots
 
     def slots(self) -> dict[str, dict[str, Array]]:
