@@ -72,7 +72,7 @@ class Parameters(Copied, ABC):
         """
 
     def check_unread(self) -> None:
-        """Raise the NonFiniteError of a gradient or a step on a device that nobody has read yet.
+        """Raise the NonFiniteError of a gradient or a step on a device that has not been read yet.
 
         Elsewhere such an error is raised at once, so that there is none.
         """

@@ -60,7 +60,9 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results; runs/ENV by default.", show_default=False),
+        typer.Option(
+            help="Folder of the results; runs/ENV-ESTIMATOR-SEED-n by default.", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         Path | None,

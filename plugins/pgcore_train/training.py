@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
 from pgcore.data.batch import Batch
-from pgcore.errors import FileError, SpecError
+from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
 from pgcore_train.config.config import RunConfig
@@ -41,7 +43,6 @@ from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
     generator_state,
-    restore_generator,
 )
 from pgcore_train.run.history import History
 
@@ -65,6 +66,21 @@ class Ending(Enum):
     ERROR = "error"
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a rollout changes, as it was between two updates.
+
+    Attributes:
+        random: State of the random generator, arrays by name.
+        normalisers: State of each normaliser by name.
+        rollouts: Gives the state of the rollouts, arrays by name.
+    """
+
+    random: dict[str, Array]
+    normalisers: dict[str, dict[str, Array]]
+    rollouts: Callable[[], dict[str, Array]]
+
+
 class Training:
     """One run: environments, policy, estimator and optimizer with their history.
 
@@ -79,9 +95,11 @@ class Training:
         extras: The functions that give batches the estimator's extras.
         guard: Takes the steps, and decides on those that are not finite.
         stopped_by: The signal that ended the run, or None.
+        torn: Whether a second signal ended it within an update, whose steps are done in part.
     """
 
     stopped_by: signal.Signals | None = None
+    torn = False
 
     def __init__(self, config: RunConfig) -> None:
         """Build the parts of a run; no episode starts yet.
@@ -93,7 +111,9 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
-        self.environments = make_environments(*environment_of(config, config.rollout.envs))
+        self.environments = make_environments(
+            *environment_of(config, config.rollout.envs), (run.seed, TRAINING)
+        )
         spec = make_spec(self.environments, config, self.estimator)
         self.policy = policy(
             spec,
@@ -105,7 +125,7 @@ class Training:
         )
         # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
-        rule = optimizer_class(config, self.estimator)
+        self._rule = rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
 
@@ -123,12 +143,10 @@ class Training:
         settings = config.training
         self.guard = Guard(settings.on_divergence, settings.shrink_attempts)
 
-        # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
-        steps = None if self.whole_episodes else self._optimizer_steps()
-        self.optimizer = make_optimizer(
-            config, rule, steps, (self.replay_plan or self.plan).learning_rate
-        )
+        self.optimizer = self.make_optimizer(self.schedule_steps(config))
         self.observations, self.rewards = self._make_normalisers()
+        self._rollouts: Rollouts | None = None
+        self._moment: Moment | None = None
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
         """Train until the goal is reached, all steps are taken or the user interrupts.
@@ -144,22 +162,26 @@ class Training:
                 update before.
         """
         # A resumed run's clock continues where its checkpoint stopped.
-        started = time.perf_counter() - self.history.seconds
+        started, updating = time.perf_counter() - self.history.seconds, False
         with one_thread(), Interrupt() as interrupt:
             try:
-                rollouts = self._start()
+                rollouts = self._rollouts or self.start()
                 while self.history.steps < self.config.run.steps:
                     rollout = self._collect(rollouts)
                     # Ctrl-C waits for the update's end: no step is half done, no metric is lost.
                     with interrupt.deferred():
+                        updating = True
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
+                        self._moment = self._now(rollouts)
+                        updating = False
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
             except KeyboardInterrupt as stop:
                 self.stopped_by = getattr(stop, "signal", None)
+                self.torn = updating
                 return Ending.INTERRUPT
         return Ending.STEPS
 
@@ -169,75 +191,32 @@ class Training:
         if episodes == 0:
             return np.empty(0)
         # Environments of its own: those of training stay in the middle of their episodes.
-        environments = make_environments(*environment_of(self.config, episodes))
+        entropy = (self.config.run.seed, EVALUATION, self.history.updates)
+        environments = make_environments(*environment_of(self.config, episodes), entropy)
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
-        seeds = self._seeds(EVALUATION, episodes)
         try:
             with one_thread():
-                return evaluate(
-                    self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit
-                )
+                return evaluate(self.policy, environments, normalise=self.observations, limit=limit)
         finally:
             environments.close()
 
     def checkpoint(self) -> Checkpoint:
-        """Return the state that `restore` continues from."""
+        """Return the state that `restore` continues from: that after the last update."""
+        # A rollout that is broken off has drawn random numbers and taken steps, which count no more.
+        moment = self._moment or Moment(generator_state(self.rng), self._normaliser_states(), dict)
         return Checkpoint(
             config=self.config.layer(),
             policy=self.policy.parameters(),
             optimizer=self.optimizer.state(self.policy),
             optimizer_steps=self.optimizer.steps_taken,
             estimator=adapted_fields(self._configured, self.estimator),
-            normalisers={
-                name: normaliser.state() for name, normaliser in self._normalisers().items()
-            },
-            random=generator_state(self.rng),
+            normalisers=moment.normalisers,
+            random=moment.random,
             history=self.history,
+            rollouts=moment.rollouts(),
             replay={} if self.replay is None else self.replay.state(),
             target={} if self.target is None else self.target.state(),
         )
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            ParameterError: its policy is not of this configuration's shape.
-            OptimizerError: its optimizer is not this configuration's.
-            FileError: it lacks a normaliser, replay buffer or target policy of this configuration.
-            SpecError: it already has all the steps of this configuration.
-        """
-        if checkpoint.history.steps >= self.config.run.steps:
-            raise SpecError(
-                f"run.steps: expected more than the {checkpoint.history.steps} that the checkpoint "
-                f"has behind it, got {self.config.run.steps}; raise --steps"
-            )
-        self.policy.load(checkpoint.policy)
-        self.optimizer.load(self.policy, checkpoint.optimizer, checkpoint.optimizer_steps)
-        # Another estimator may continue the run, but has no use for the first one's adapted fields.
-        if checkpoint.config["estimator"]["name"] == self.config.estimator["name"]:
-            estimator: Any = self.estimator
-            self.estimator = dataclasses.replace(estimator, **checkpoint.estimator)
-        for name, normaliser in self._normalisers().items():
-            if name not in checkpoint.normalisers:
-                raise FileError(
-                    f"checkpoint: expected statistics of {name}, got none; "
-                    f"leave --normalise-{name} as it was"
-                )
-            normaliser.load(checkpoint.normalisers[name])
-        # A part that the checkpoint has and this run lacks is dropped; the reverse is an error.
-        for part, owner, state in (
-            ("a replay buffer", self.replay, checkpoint.replay),
-            ("a target policy", self.target, checkpoint.target),
-        ):
-            if owner is None:
-                continue
-            if not state:
-                raise FileError(
-                    f"checkpoint: expected {part}, got none; leave the run's settings as they were"
-                )
-            owner.load(state)
-        restore_generator(self.rng, checkpoint.random)
-        self.history = checkpoint.history
 
     def keep_evidence(self, folder: Path) -> None:
         """Let the guard write the files of a step that is not finite into a folder."""
@@ -251,17 +230,23 @@ class Training:
         """Close the environments."""
         self.environments.close()
 
-    def _start(self) -> Rollouts:
-        seeds = self._seeds(TRAINING, self.environments.count)
+    def start(self, state: Mapping[str, Array] | None = None) -> Rollouts:
+        """Return rollouts from new episodes, or from those of a state; see `Rollouts`."""
         actor = self.policy if self.exploration is None else self.exploration
-        return Rollouts(
+        rollouts = Rollouts(
             self.environments,
             actor,
             self.rng,
-            seeds=seeds,
             observations=self.observations,
             rewards=self.rewards,
+            state=state,
         )
+        self._rollouts, self._moment = rollouts, self._now(rollouts)
+        return rollouts
+
+    def _now(self, rollouts: Rollouts) -> Moment:
+        """Return what the next rollout will change, as it is."""
+        return Moment(generator_state(self.rng), self._normaliser_states(), rollouts.moment())
 
     def _collect(self, rollouts: Rollouts) -> Rollout:
         if self.exploration is not None:
@@ -321,11 +306,19 @@ class Training:
         """Return a batch with the extras that functions give."""
         return self.extras.add_to(batch, self.estimator, self.policy.spec.head.width)
 
-    def _optimizer_steps(self) -> int:
-        """Return the optimizer steps of the whole run, over which the learning rate falls."""
+    def make_optimizer(self, steps: int | None) -> Optimizer:
+        """Return the run's optimizer, with a schedule over so many of its steps."""
+        rate = (self.replay_plan or self.plan).learning_rate
+        return make_optimizer(self.config, self._rule, steps, rate)
+
+    def schedule_steps(self, config: RunConfig) -> int | None:
+        """Return the optimizer steps over which the learning rate falls; None for an open end."""
+        # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
+        if self.whole_episodes:
+            return None
         batch = self.length * self.environments.count
-        # The rollout that reaches `run.steps` is played to its end.
-        rollouts = math.ceil(self.config.run.steps / batch)
+        # The rollout that reaches the last step is played to its end.
+        rollouts = math.ceil((config.run.schedule_steps or config.run.steps) / batch)
         if self.replay_plan is not None:
             return self.replay_plan.optimizer_steps(rollouts, batch)
         return rollouts * self.plan.optimizer_steps(batch)
@@ -345,15 +338,13 @@ class Training:
             rewards = RewardNormaliser(self.environments.count, gamma)
         return observations, rewards
 
-    def _normalisers(self) -> dict[str, Normaliser]:
+    def _normaliser_states(self) -> dict[str, dict[str, Array]]:
+        return {name: normaliser.state() for name, normaliser in self.normalisers().items()}
+
+    def normalisers(self) -> dict[str, Normaliser]:
         """Return the normalisers of this run by their names in a checkpoint."""
         normalisers = {"observations": self.observations, "rewards": self.rewards}
         return {name: item for name, item in normalisers.items() if item is not None}
-
-    def _seeds(self, stream: int, count: int) -> list[int]:
-        """Return seeds for environments; a resumed run's differ from those of its beginning."""
-        sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
-        return [int(seed) for seed in sequence.generate_state(count)]
 
 
 def one_thread() -> threadpool_limits:

@@ -63,14 +63,18 @@ class RunSettings(Checked):
         dtype: "float32" or "float64".
         steps: Environment steps of training, all environments together; the rollout that reaches
             them is the last.
+        schedule_steps: Environment steps over which the learning rate and epsilon fall; None is
+            `steps`. A run that is to be continued with more `steps` later has those here.
         stop_at: Mean return of the last 20 finished episodes at which to stop, environment units;
             None trains for all steps.
-        out: Folder of the results; None is `runs/` and the environment's name.
+        out: Folder of the results, without those of another run; None is a new one,
+            `runs/ENV-ESTIMATOR-SEED-n`.
         evaluation_episodes: Episodes with the most probable actions after training; 0 plays none.
         checkpoint_minutes: Minutes from one checkpoint to the next, and more where writing one takes
             over 2 % of the time; 0 for none by the clock.
         checkpoint_updates: Updates from one checkpoint to the next, beside those by the clock; 0 for
             none.
+        unwritable: What a disk that takes no more does to training: "continue" or "stop".
     """
 
     section = "run"
@@ -81,11 +85,13 @@ class RunSettings(Checked):
     dtype: Annotated[str, choice("float32", "float64")] = "float32"
     # How long to train, and where the results go.
     steps: Count = 100_000
+    schedule_steps: Count | None = None
     stop_at: Number | None = None
     out: Name | None = None
     evaluation_episodes: CountFromZero = 10
     checkpoint_minutes: NonNegative = 1.0
     checkpoint_updates: CountFromZero = 0
+    unwritable: Annotated[str, choice("continue", "stop")] = "continue"
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,8 @@ def make_exploration(config: RunConfig, current: Policy) -> Exploration | None:
     head, settings = current.spec.head, config.exploration
     if isinstance(head, EpsilonGreedy):
         fraction = EXPLORING if settings.fraction is None else settings.fraction
-        return Exploration(current, head, settings.initial_epsilon, fraction * config.run.steps)
+        steps = fraction * (config.run.schedule_steps or config.run.steps)
+        return Exploration(current, head, settings.initial_epsilon, steps)
     # Other heads explore through their own spread.
     for name in ("initial_epsilon", "fraction"):
         value = getattr(settings, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.validation.arrays import Array
+from pgcore_train.rollout.episodes import REPLAY, EpisodeLog, Replayed
 
 __all__ = ["Actions", "Environments", "make_environments"]
 
@@ -39,8 +40,12 @@ class Environments:
             `MultiBinary` of one dimension.
     """
 
-    def __init__(self, vector: SyncVectorEnv) -> None:
+    def __init__(self, vector: SyncVectorEnv, entropy: Sequence[int] = (0,)) -> None:
         """Take over a vector of environments with `AutoresetMode.DISABLED`.
+
+        Args:
+            vector: Of environments that `Replayed` wraps, for `load`.
+            entropy: Numbers at least 0 that the seeds of all episodes are drawn from.
 
         Raises:
             UnsupportedEnvironmentError: the vector has another mode, or a space has no network or
@@ -57,14 +62,12 @@ class Environments:
         self.actions = check_actions(vector.single_action_space)
         space = self.observations
         self._first_state = int(space.start) if isinstance(space, Discrete) else 0
+        self._log = EpisodeLog(self.count, entropy)
 
-    def reset(self, seed: Sequence[int] | None = None) -> Array:
-        """Start an episode in every environment; return [N, ...] observations.
-
-        Args:
-            seed: N seeds, or None to continue the random numbers of before.
-        """
-        observations, _ = self._vector.reset(seed=None if seed is None else list(seed))
+    def reset(self) -> Array:
+        """Start an episode in every environment; return [N, ...] observations."""
+        seeds = self._log.begin(np.ones(self.count, np.bool_))
+        observations, _ = self._vector.reset(seed=seeds)
         return self._observed(observations)
 
     def restart(self, ended: Array) -> Array:
@@ -73,8 +76,40 @@ class Environments:
         Args:
             ended: [N] bool. True for at least one environment to start.
         """
-        observations, _ = self._vector.reset(options={"reset_mask": ended})
+        seeds = self._log.begin(ended)
+        observations, _ = self._vector.reset(seed=seeds, options={"reset_mask": ended})
         return self._observed(observations)
+
+    def moment(self, observations: Array) -> Callable[[], dict[str, Array]]:
+        """Return a function that gives the state of now for `load`, also after further steps.
+
+        Args:
+            observations: [N, ...], the current ones.
+        """
+        return self._log.moment(observations)
+
+    def load(self, state: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Bring back the episodes of a state: each is played again from its seed.
+
+        Args:
+            state: From a function that `moment` returned; of another number of environments it
+                gives the seeds that follow.
+
+        Returns:
+            [N, ...] observations, and [N] bool: whether the episode could not be played again, by
+            its return and last observation. Such an environment has started another one.
+        """
+        replays = self._log.replays(state)
+        if not replays:
+            return self.reset(), np.ones(self.count, np.bool_)
+        seeds: list[int | None] = [seed for seed, _ in replays]
+        observations, information = self._vector.reset(seed=seeds, options={REPLAY: dict(replays)})
+        current = self._observed(observations)
+        returns = information.get(REPLAY, np.full(self.count, np.nan))
+        lost = (returns != state["returns"]) | (state["begun"] < 0)
+        for environment, observation in enumerate(state["observations"]):
+            lost[environment] |= current[environment].tobytes() != observation.tobytes()
+        return self.restart(lost) if lost.any() else current, lost
 
     def step(self, actions: Array, *, bounded: bool = False) -> Step:
         """Take one step in every environment.
@@ -98,6 +133,7 @@ class Environments:
             first = space.start if isinstance(space, MultiDiscrete) else 0
             native = (actions + first).astype(space.dtype)
         observations, rewards, terminated, truncated, _ = self._vector.step(native)
+        self._log.step(native, rewards)
         return self._observed(observations), rewards, terminated, truncated
 
     def close(self) -> None:
@@ -109,7 +145,10 @@ class Environments:
 
 
 def make_environments(
-    name: str, count: int, arguments: Mapping[str, Any] | None = None
+    name: str,
+    count: int,
+    arguments: Mapping[str, Any] | None = None,
+    entropy: Sequence[int] = (0,),
 ) -> Environments:
     """Return environments by their Gymnasium name.
 
@@ -117,6 +156,7 @@ def make_environments(
         name: As `gymnasium.make` takes it, `module:Name-v0` included.
         count: N, at least 1.
         arguments: Keyword arguments for each environment.
+        entropy: See `Environments`.
 
     Raises:
         UnsupportedEnvironmentError: no environment of that name, it cannot be made, or its spaces
@@ -130,6 +170,7 @@ def make_environments(
             count,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.DISABLED, "copy": False},
+            wrappers=[Replayed],
             disable_env_checker=True,
             **keywords,
         )
@@ -158,7 +199,7 @@ def make_environments(
             f"got {', '.join(keywords)} ({error}); correct section `environment`"
         ) from error
     assert isinstance(vector, SyncVectorEnv)
-    return Environments(vector)
+    return Environments(vector, entropy)
 
 
 def suggestion(name: str) -> str:

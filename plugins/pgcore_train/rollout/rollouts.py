@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class Rollouts:
     Attributes:
         observations: Normalises observations, or None.
         rewards: Normalises rewards, or None.
+        lost: [N] bool. Whether the environment's episode in the state of the beginning could not be
+            played again, so that another one started.
     """
 
     def __init__(
@@ -64,26 +66,35 @@ class Rollouts:
         policy: Actor,
         rng: np.random.Generator,
         *,
-        seeds: list[int],
         observations: ObservationNormaliser | None = None,
         rewards: RewardNormaliser | None = None,
+        state: Mapping[str, Array] | None = None,
     ) -> None:
-        """Start an episode in every environment, each with its own seed.
+        """Start an episode in every environment, or go on with those of a state.
 
         Args:
             environments: `N` of them.
             policy: Chooses the actions with its current parameters.
             rng: Source of the actions.
-            seeds: One for each environment.
             observations: Normalises observations.
             rewards: Normalises rewards.
+            state: From a function that `moment` returned.
         """
         self.observations, self.rewards = observations, rewards
         self._environments, self._policy, self._rng = environments, policy, rng
-        self._current = environments.reset(seeds)
-        self._fresh = True
         # Undiscounted returns so far of the episodes that the last rollout truncated.
         self._carried = np.zeros(environments.count)
+        self.lost = np.zeros(environments.count, np.bool_)
+        self._fresh = True
+        if state is None:
+            self._current = environments.reset()
+            return
+        self._current, self.lost = environments.load(state)
+        if not self.lost.all():
+            self._carried[~self.lost] = state["carried"][~self.lost]
+            self._fresh = bool(state["fresh"][0])
+        if self.rewards is not None:
+            self.rewards.restart(self.lost)
 
     def steps(self, length: int) -> Rollout:
         """Return the next `length` steps of every environment, the last episodes truncated."""
@@ -122,6 +133,12 @@ class Rollouts:
             lengths[ended & (finished == number)] = len(trace.rewards)
         # All start alike, so any two of them may be compared.
         return self._rollout(trace, lengths, group=np.zeros(lengths.sum(), np.intp))
+
+    def moment(self) -> Callable[[], dict[str, Array]]:
+        """Return a function that gives the state of now, also after further rollouts."""
+        environments = self._environments.moment(self._current)
+        now = {"carried": self._carried.copy(), "fresh": np.array([self._fresh])}
+        return lambda: environments() | now
 
     def _restart(self) -> None:
         """Start an episode in every environment and forget the unfinished ones."""

@@ -49,9 +49,9 @@ def test_a_run_leaves_its_results_and_says_where(tmp_path, capsys):
 
 
 def test_the_goal_decides_the_exit_status(tmp_path, capsys):
-    assert run_command(options(tmp_path, stop_at=5.0), QUICK) == 0
+    assert run_command(options(tmp_path / "a", stop_at=5.0), QUICK) == 0
     assert "goal 5 reached" in capsys.readouterr().out
-    assert run_command(options(tmp_path, stop_at=400.0), QUICK) == 1
+    assert run_command(options(tmp_path / "b", stop_at=400.0), QUICK) == 1
     assert "goal 400 not reached" in capsys.readouterr().out
 
 
@@ -279,7 +279,7 @@ def test_the_command_line(tmp_path):
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    folder = tmp_path / "runs" / "CartPole-v1"
+    folder = tmp_path / "runs" / "CartPole-v1-actor_critic-1-1"
     assert [each["steps"] for each in lines(folder)] == [32, 64]
     written = (folder / "run.toml").read_text()
     for line in (

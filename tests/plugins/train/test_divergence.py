@@ -146,7 +146,10 @@ def test_a_replay_buffer_with_a_target_is_seen_again(train, tmp_path, capsys):
         train(*settings, "training.epochs=none", "training.minibatch=none", reward=1e25)
     assert_seen_again(str(stop.value), capsys)
     assert not (tmp_path / "diverged-target.safetensors").exists()
-    # Signals that cannot be computed are computed again, with the target.
+
+
+def test_signals_that_cannot_be_computed_are_seen_again_with_the_target(train, tmp_path, capsys):
+    settings = ["estimator.name=q_learning", "replay.start=32", "replay.batch=64"]
     with pytest.raises(NonFiniteError, match=r"^q_learning\.signals\['target'\]: .* at ") as stop:
         train(*settings, "training.epochs=none", "training.minibatch=none", reward=1e200)
     assert command_in(str(stop.value))["target"] == str(tmp_path / "diverged-target.safetensors")

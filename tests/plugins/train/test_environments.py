@@ -113,7 +113,7 @@ def test_a_vector_that_resets_by_itself_is_refused(vector_of, mode):
 
 def test_made_environments_do_not_reset_by_themselves():
     environments = make_environments("CartPole-v1", 2)
-    observations, terminated = environments.reset([0, 1]), np.zeros(2, np.bool_)
+    observations, terminated = environments.reset(), np.zeros(2, np.bool_)
     while not terminated.any():
         observations, _, terminated, _ = environments.step(np.ones(2, np.intp))
     assert (
@@ -164,8 +164,13 @@ def test_bounded_actions_are_scaled_to_their_space(vector_of):
 
 
 def test_seeds_decide_what_environments_do():
-    first, second = make_environments("CartPole-v1", 3), make_environments("CartPole-v1", 3)
-    start = first.reset([7, 8, 9]).copy()
-    np.testing.assert_array_equal(second.reset([7, 8, 9]), start)
+    first, second, other = (
+        make_environments("CartPole-v1", 3, entropy=entropy) for entropy in ([7, 1], [7, 1], [7, 2])
+    )
+    start = first.reset().copy()
+    np.testing.assert_array_equal(second.reset(), start)
     assert len(np.unique(start[:, 0])) == 3
-    assert not np.array_equal(second.reset([7, 8, 10]), start)
+    assert not np.array_equal(other.reset(), start)
+    # Every episode has a seed of its own.
+    again = first.restart(np.array([False, True, False]))
+    assert (again == start).all(axis=1).tolist() == [True, False, True]
