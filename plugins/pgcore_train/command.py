@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 
+from pgcore.data.files import checked_path
+from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
 from pgcore_train.interrupt import Interrupt, Stopped
 from pgcore_train.report import Results, figures_of
@@ -53,7 +55,7 @@ def run_command(
         return run_settings(RunConfig.of(merge(*layers)))
 
     # A run that goes on in its own folder reads there only what no other run is writing.
-    place = folder_of(resume)
+    place = folder_of(checked_path("--resume", resume))
     out = merge(*layers).get("run", {}).get("out")
     goes_on = out is None or Path(out).resolve() == place.resolve()
     folder = RunFolder(place) if goes_on and resume.exists() else None
@@ -76,17 +78,20 @@ def run_settings(
     Returns:
         The exit status.
     """
-    training = Training(settings)
     try:
-        if checkpoint is not None:
-            for line in restore(training, checkpoint):
-                sys.stderr.write(f"{line}\n")
-        if folder is not None:
-            return train_into_folder(training, folder, updates=training.history.updates)
-        with new_folder(settings).locked() as empty:
-            return train_into_folder(training, empty, updates=None)
-    finally:
-        training.close()
+        with closing(Training(settings)) as training:
+            if checkpoint is not None:
+                for line in restore(training, checkpoint):
+                    sys.stderr.write(f"{line}\n")
+            if folder is not None:
+                return train_into_folder(training, folder, updates=training.history.updates)
+            with new_folder(settings).locked() as empty:
+                return train_into_folder(training, empty, updates=None)
+    except MemoryError as error:
+        raise SpecError(
+            f"pgcore train: expected settings that fit into memory, got {error or 'too much'}; lower "
+            "rollout.envs, rollout.length, replay.capacity or network.hidden"
+        ) from error
 
 
 def new_folder(settings: RunConfig) -> RunFolder:
@@ -171,5 +176,6 @@ def open_loggers(training: Training, folder: RunFolder) -> Generator[Loggers]:
 
 
 def folder_of(resume: Path) -> Path:
-    """Return the folder that holds a checkpoint."""
-    return resume if resume.is_dir() else resume.parent
+    """Return the folder that holds a checkpoint; the folder itself for a link to one."""
+    folder = resume if resume.is_dir() else resume.parent
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder

@@ -16,13 +16,13 @@ import numpy as np
 from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
-from pgcore.api import generator, policy
+from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
-from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
+from pgcore_train.building import make_estimator, make_optimizer, optimizer_class
 from pgcore_train.config.config import RunConfig
 from pgcore_train.divergence.evidence import Evidence, Learner
 from pgcore_train.divergence.guard import Guard
@@ -30,7 +30,7 @@ from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
 from pgcore_train.learning.updates import Plan, replay_update, update
-from pgcore_train.rollout.environments import make_environments
+from pgcore_train.policies import environments_of, make_policy
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
@@ -39,6 +39,7 @@ from pgcore_train.rollout.normalisers import (
     RewardNormaliser,
 )
 from pgcore_train.rollout.rollouts import EPISODE_EXTRAS, Rollout, Rollouts
+from pgcore_train.rollout.sizes import check_arrays, check_environments
 from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
@@ -111,18 +112,9 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
-        self.environments = make_environments(
-            *environment_of(config, config.rollout.envs), (run.seed, TRAINING)
-        )
-        spec = make_spec(self.environments, config, self.estimator)
-        self.policy = policy(
-            spec,
-            backend=run.backend,
-            seed=run.seed,
-            dtype=run.dtype,
-            device=run.device,
-            compiled=run.compiled,
-        )
+        check_environments(config.environment, config.rollout.envs, run.evaluation_episodes)
+        self.environments = environments_of(config, config.rollout.envs, (run.seed, TRAINING))
+        self.policy = make_policy(self.environments, config, self.estimator)
         # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
         self._rule = rule = optimizer_class(config, self.estimator)
@@ -137,6 +129,7 @@ class Training:
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count
         )
+        check_arrays(config, self.environments, self.length, self.replay_plan)
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)
@@ -192,7 +185,7 @@ class Training:
             return np.empty(0)
         # Environments of its own: those of training stay in the middle of their episodes.
         entropy = (self.config.run.seed, EVALUATION, self.history.updates)
-        environments = make_environments(*environment_of(self.config, episodes), entropy)
+        environments = environments_of(self.config, episodes, entropy)
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
         try:
             with one_thread():
@@ -327,9 +320,9 @@ class Training:
         settings, space = self.config.rollout, self.environments.observations
         observations = rewards = None
         if settings.normalise_observations:
-            if not isinstance(space, Box):
+            if not isinstance(space, Box) or len(space.shape) != 1:
                 raise SpecError(
-                    "rollout.normalise_observations: expected real observations to normalise, "
+                    "rollout.normalise_observations: expected vectors of numbers to normalise, "
                     f"got {space}; leave it off"
                 )
             observations = ObservationNormaliser(space.shape[0])
@@ -353,9 +346,3 @@ def one_thread() -> threadpool_limits:
     The matrices are small: threads that wait for each other cost more than they bring.
     """
     return threadpool_limits(limits=1)
-
-
-def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
-    """Return the arguments of `make_environments`."""
-    arguments = dict(config.environment)
-    return arguments.pop("name"), count, arguments

@@ -16,6 +16,7 @@ from pgcore.errors import BatchError, NonFiniteError
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import StepReport
 from pgcore.interfaces.signals import Signals
+from pgcore.validation.arrays import row_not_finite
 from pgcore_train.divergence.attempt import OptimizerState
 from pgcore_train.divergence.evidence import Evidence, Learner
 
@@ -197,5 +198,5 @@ def take(learner: Learner, direction: Gradient) -> StepReport | None:
 def finite(fields: Mapping[str, Any]) -> bool:
     """Return whether all of a batch's arguments are finite."""
     arrays = [fields[name] for name in fields.keys() - {"extras"}]
-    arrays = [np.asarray(x) for x in (*arrays, *fields["extras"].values()) if x is not None]
-    return all(np.isfinite(x).all() for x in arrays if x.dtype.kind == "f")
+    present = [np.asarray(x) for x in (*arrays, *fields["extras"].values()) if x is not None]
+    return all(row_not_finite(array) is None for array in present)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["EpisodeLog", "Replayed"]
+__all__ = ["REPLAY", "EpisodeLog", "Replayed", "as_bytes"]
 
 # Steps of each environment that are kept, our choice: 8 environments with one action of 8 bytes
 # have 6 MB in a checkpoint. A longer episode cannot be played again.
@@ -75,7 +75,7 @@ class EpisodeLog:
             "seeds": self._seeds.copy(),
             "begun": self._begun.copy(),
             "returns": self._returns.copy(),
-            "observations": observations.copy(),
+            "observations": as_bytes(observations).copy(),
         }
         # Later steps are added to this very list, or to a shorter one in its place.
         actions, length = self._actions, len(self._actions)
@@ -112,6 +112,11 @@ class EpisodeLog:
             self._actions = self._actions[first:]
             # Below 0 for an episode whose beginning is dropped.
             self._begun -= first
+
+
+def as_bytes(observations: Array) -> Array:
+    """Return [N, k] bytes of [N, ...] observations, whatever their dtype."""
+    return np.ascontiguousarray(observations).view(np.uint8).reshape(len(observations), -1)
 
 
 class Replayed(gymnasium.Wrapper[Any, Any, Any, Any]):

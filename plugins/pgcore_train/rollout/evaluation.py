@@ -37,7 +37,7 @@ def evaluate(
         if not playing.any():
             break
         seen = observations if normalise is None else normalise(observations)
-        actions = head.environment_actions(policy.mode(seen))
+        actions = head.environment_actions(policy.mode(seen, environments.action_mask))
         observations, rewards, terminated, truncated = environments.step(
             actions, bounded=head.bounded
         )

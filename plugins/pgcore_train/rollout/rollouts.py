@@ -151,8 +151,9 @@ class Rollouts:
         """Take one step in every environment; return [N] whether its episode ended."""
         self._fresh = False
         seen = self._current if self.observations is None else self.observations(self._current)
-        actions, log_probs = self._policy.act(seen, self._rng)
-        trace.before(self._current, seen, actions, log_probs)
+        mask = self._environments.action_mask
+        actions, log_probs = self._policy.act(seen, self._rng, mask)
+        trace.before(self._current, seen, actions, log_probs, mask)
 
         # The batch has the head's own actions, the environment those of its space.
         head = self._policy.spec.head
@@ -165,6 +166,8 @@ class Rollouts:
             # The next observation is overwritten by the restart, and is needed to bootstrap.
             for environment in np.flatnonzero(ended):
                 trace.finals[environment].append(following[environment].copy())
+                if (mask := self._environments.action_mask) is not None:
+                    trace.final_masks[environment].append(mask[environment])
             following = self._environments.restart(ended)
         self._current = following
         return ended
@@ -189,7 +192,16 @@ class Rollouts:
         boundary = ended.copy()
         boundary[last] = True
         ends = np.flatnonzero(boundary)
-        final = self._finals(trace, lengths, ended, last)
+        final = self._finals(trace.finals, self._current, lengths, ended, last)
+        mask = None
+        if trace.masks:
+            mask = select(np.stack(trace.masks, axis=1))
+            # The observation after an episode's last step is in no row, and neither is its mask.
+            following = np.concatenate((mask[1:], mask[:1]))
+            current = self._environments.action_mask
+            assert current is not None
+            following[ends] = self._finals(trace.final_masks, current, lengths, ended, last)
+            extras = {**extras, "next_action_mask": following}
         fields = {
             "observations": select(np.stack(trace.seen, axis=1)),
             "actions": select(np.stack(trace.actions, axis=1)),
@@ -198,6 +210,7 @@ class Rollouts:
             "terminated": select(np.stack(trace.terminated, axis=1))[ends],
             "final_observations": final if self.observations is None else self.observations(final),
             "log_probs": select(np.stack(trace.log_probs, axis=1)),
+            "action_mask": mask,
             "extras": extras,
         }
         # After the batch, so that its last observations are normalised as its first ones.
@@ -213,23 +226,31 @@ class Rollouts:
         finished_at = (at[order] + 1) * self._environments.count
         return Rollout(fields, trace.steps, returns[whole][order], finished_at)
 
-    def _finals(self, trace: _Trace, lengths: Array, ended: Array, last: Array) -> Array:
-        """Return [E, ...] raw observations after each episode's last step.
+    def _finals(
+        self,
+        by_environment: list[list[Array]],
+        current: Array,
+        lengths: Array,
+        ended: Array,
+        last: Array,
+    ) -> Array:
+        """Return [E, ...] raw observations, or masks, after each episode's last step.
 
         Args:
-            trace: All steps.
+            by_environment: Those after each environment's episodes that ended.
+            current: [N, ...] those of now, after the last step.
             lengths: [N] integer, steps of each environment.
             ended: [B] bool, of those steps.
             last: [N] integer, index in [0, B) of each environment's last step.
         """
         finals: list[Array] = []
-        for environment, observations in enumerate(trace.finals):
+        for environment, rows in enumerate(by_environment):
             end = last[environment]
             episodes = np.count_nonzero(ended[end - lengths[environment] + 1 : end + 1])
             # Later ones belong to discarded steps.
-            finals += observations[: int(episodes)]
+            finals += rows[: int(episodes)]
             if not ended[end]:
-                finals.append(self._current[environment].copy())
+                finals.append(current[environment].copy())
         return np.stack(finals)
 
     def _returns(self, rewards: Array, ends: Array, last: Array, ended: Array) -> Array:
@@ -273,14 +294,21 @@ class _Trace:
         self.ended: list[Array] = []
         # By environment: the observation after each of its episodes.
         self.finals: list[list[Array]] = [[] for _ in range(envs)]
+        # Where environments mask actions: the masks of each step, and those beside the finals.
+        self.masks: list[Array] = []
+        self.final_masks: list[list[Array]] = [[] for _ in range(envs)]
 
     @property
     def steps(self) -> int:
         """Environment steps in it."""
         return len(self.rewards) * len(self.finals)
 
-    def before(self, raw: Array, seen: Array, actions: Array, log_probs: Array) -> None:
+    def before(
+        self, raw: Array, seen: Array, actions: Array, log_probs: Array, mask: Array | None
+    ) -> None:
         """Note observations and actions; `raw` is a view that is about to be overwritten."""
+        if mask is not None:
+            self.masks.append(mask)
         if seen is raw:
             seen = raw.copy()
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -86,6 +87,7 @@ class RunFolder:
         Raises:
             FileError: another run holds it, or it cannot be made.
         """
+        refuse_file(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock", timeout=0)
@@ -114,6 +116,7 @@ class RunFolder:
             FileError: the folder cannot be made or written to, has another run's results, or has
                 another program's files of these names.
         """
+        refuse_file(self.path)
         self._check_free(new=updates is None)
         self._text = f"{MARK}\n\n{config}".encode()
         try:
@@ -191,12 +194,15 @@ class RunFolder:
             self._lines.reopen()
 
     def _sweep(self) -> None:
-        """Remove the temporary files of runs that were killed."""
+        """Remove the temporary files and folders of runs that were killed."""
         for file in (self.config, *self._results):
             # A checkpoint's new file has a temporary one of its own.
             for pattern in (f".{file.name}.*", f"..{file.name}.new.*"):
                 for left in self.path.glob(pattern):
-                    left.unlink(missing_ok=True)
+                    if left.is_dir():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink(missing_ok=True)
 
     def _link(self) -> None:
         """Point `runs/latest` to the folder, where it is in `runs` and links can be made."""
@@ -243,3 +249,10 @@ def unwritable(path: Path, error: Exception | str) -> FileError:
     return FileError(
         f"{path}: expected a folder to write to, got {reason}; choose one you can write to"
     )
+
+
+def refuse_file(path: Path) -> None:
+    """Raise FileError where a folder is to be, or any folder above it, and a file is there."""
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise unwritable(path, f"the file {place}")

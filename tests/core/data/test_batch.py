@@ -418,7 +418,7 @@ def test_minibatches_follow_the_generator(make_batch):
 
 def test_minibatches_have_at_least_one_step(make_batch):
     with pytest.raises(
-        BatchError, match=r"Batch\.minibatches: expected a size of at least 1, got 0; choose"
+        BatchError, match=r"Batch\.minibatches size: expected an integer of at least 1, got 0; give"
     ):
         next(make_batch().minibatches(0, np.random.default_rng(0)))
 

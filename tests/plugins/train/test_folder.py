@@ -80,11 +80,13 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     left = [tmp_path / f".{name}.123" for name in ("run.toml", "checkpoint.safetensors")]
     left.append(tmp_path / "..checkpoint.safetensors.new.77")
     left.append(tmp_path / ".checkpoint.safetensors.new")
+    (tmp_path / ".metrics.jsonl.99").mkdir()
+    left.append(tmp_path / ".metrics.jsonl.99" / "half")
     mine = tmp_path / ".notes.txt"
     for path in (*left, mine):
         path.write_text("half")
     with RunFolder(tmp_path).open("", updates=None):
-        assert [path.exists() for path in (*left, mine)] == [False] * 4 + [True]
+        assert [path.exists() for path in (*left, mine)] == [False] * 5 + [True]
 
 
 def test_a_resumed_run_goes_on_in_its_folder(tmp_path):

@@ -320,7 +320,7 @@ def test_a_table_needs_discrete_observations_and_normalisation_real_ones(new_tra
         new_training("FrozenLake-v1", network={"type": "mlp"})
     with pytest.raises(
         SpecError,
-        match=r"rollout.normalise_observations: expected real observations to normalise, got Discrete",
+        match=r"rollout.normalise_observations: expected vectors of numbers to normalise, got Discrete",
     ):
         new_training("FrozenLake-v1", rollout={"normalise_observations": True})
 
