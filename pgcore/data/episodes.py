@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -20,10 +21,11 @@ from pgcore.validation.fields import count, ensure_rng, instance_check
 from pgcore.validation.observations import by_name
 from pgcore.wording import shown
 
-__all__ = ["GROUP", "Episodes", "Index", "ensure_episodes"]
+__all__ = ["BESIDE", "GROUP", "Episodes", "Index", "ensure_episodes", "saved_arrays"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
+BESIDE = "beside."  # begins the names of a file's arrays that are not the episodes'
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
 
@@ -537,34 +539,51 @@ class Episodes(Held):
         result.__dict__.update(layout=self.layout, like=like)
         return result
 
-    def save(self, path: str | Path) -> None:
-        """Write arrays and layout to a safetensors file, whole or not at all.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+        texts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write arrays and layout to a safetensors file, whole or not at all; `load` gives every bit back.
+
+        Args:
+            path: The file.
+            beside: Further arrays by name, such as signals, which `load` leaves out.
+            texts: Further strings by name, which `load` leaves out.
 
         Raises:
             FileError: the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+            ...                  episode_lengths=[2], terminated=[True])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     batch.save(f"{folder}/batch.safetensors")
+            ...     pg.Batch.load(f"{folder}/batch.safetensors").rewards.tolist()
+            [1.0, 2.0]
         """
         names = (*self.per_step, *self.per_episode)
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in names}
-        arrays |= {f"extras.{name}": value for name, value in self.extras.items()}
+        fields = {name: getattr(self, name) for name in names}
+        arrays = saved_arrays({**fields, "extras": self.extras})
         if self.layout is not None:
             arrays["layout.shape"] = np.array(self.layout.shape, np.int64)
             arrays["layout.positions"] = self.layout.positions
-        # An absent array has no entry, so that `load` leaves it at its default.
-        present: dict[str, Array] = {}
-        for name, value in arrays.items():
-            for part, array in ({} if value is None else by_name(value)).items():
-                present[f"{name}.{part}" if part else name] = array
-        files.write(path, self.file_format, present, {})
+        arrays |= {f"{BESIDE}{name}": value for name, value in beside.items()}
+        files.write(path, self.file_format, arrays, texts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, and validate it.
+        """Return the episodes that `save` wrote, validated.
 
         Raises:
             FileError: the file cannot be read, is of another kind, or has an impossible layout.
             BatchError: its arrays are not valid.
         """
         arrays, _ = files.read(path, cls.file_format)
+        arrays = {name: x for name, x in arrays.items() if not name.startswith(BESIDE)}
         shape, positions = arrays.pop("layout.shape", None), arrays.pop("layout.positions", None)
         arguments: dict[str, Any] = {}
         for name, value in arrays.items():
@@ -603,3 +622,20 @@ class Episodes(Held):
 
 
 ensure_episodes = instance_check(Episodes, "pgcore.Batch(...)", BatchError)
+
+
+def saved_arrays(fields: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the arrays of a file of episodes, by name.
+
+    Args:
+        fields: Arrays by field, those of `extras` by name, and None for absent ones.
+    """
+    extras: Mapping[str, Any] = fields.get("extras") or {}
+    flat = {name: value for name, value in fields.items() if name != "extras"}
+    flat |= {f"extras.{name}": value for name, value in extras.items()}
+    # An absent array has no entry, so that `load` leaves it at its default.
+    arrays: dict[str, Array] = {}
+    for name, value in flat.items():
+        for part, array in ({} if value is None else by_name(value)).items():
+            arrays[f"{name}.{part}" if part else name] = array
+    return arrays

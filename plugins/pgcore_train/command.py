@@ -111,6 +111,7 @@ def train_into_folder(training: Training, folder: RunFolder, *, updates: int | N
         Interrupt() as interrupt,
     ):
         saver = Saver(training, folder)
+        training.keep_evidence(folder.path)
         results = Results(training, folder)
         try:
             ending = train(training, saver, loggers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,7 @@ class Results:
         rows = {
             "training": ending_text(ending, history, run.stop_at),
             "effort": effort_text(history),
+            "divergence": divergence_text(self._training),
             "evaluation": evaluation_text(self.evaluation),
             "metrics": str(folder.metrics),
             "checkpoint": str(checkpoint) if checkpoint.exists() else "none",
@@ -109,11 +111,16 @@ def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[st
         "updates": history.updates,
         "steps": history.steps,
         "episodes": history.episodes,
-        "mean_return": history.mean_return,
+        "mean_return": finite_or_none(history.mean_return),
         "seconds": round(history.seconds, 3),
-        "evaluation_returns": evaluation.tolist(),
-        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
+        "evaluation_returns": [*map(finite_or_none, evaluation.tolist())],
+        "evaluation_mean_return": finite_or_none(evaluation.mean()) if len(evaluation) else None,
     }
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """Return a number that JSON has, or None for NaN, infinity and None."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def ending_text(ending: Ending, history: History, goal: float | None) -> str:
@@ -137,6 +144,14 @@ def effort_text(history: History) -> str:
         f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates "
         f"in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
     )
+
+
+def divergence_text(training: Training) -> str:
+    """Return the numbers of steps that the guard left out or made smaller; empty for none."""
+    totals = training.guard.totals
+    if not any(totals.values()):
+        return ""
+    return f"{totals['skipped']:,} optimizer steps left out, {totals['shrunk']:,} made smaller"
 
 
 def evaluation_text(returns: Array) -> str:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -17,10 +19,13 @@ from threadpoolctl import threadpool_limits
 from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.errors import SpecError
+from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, optimizer_class
 from pgcore_train.config.config import RunConfig
+from pgcore_train.divergence.evidence import Evidence, Learner
+from pgcore_train.divergence.guard import Guard
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
@@ -89,6 +94,7 @@ class Training:
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
         extras: The functions that give batches the estimator's extras.
+        guard: Takes the steps, and decides on those that are not finite.
         stopped_by: The signal that ended the run, or None.
         torn: Whether a second signal ended it within an update, whose steps are done in part.
     """
@@ -127,6 +133,8 @@ class Training:
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)
+        settings = config.training
+        self.guard = Guard(settings.on_divergence, settings.shrink_attempts)
 
         self.optimizer = self.make_optimizer(self.schedule_steps(config))
         self.observations, self.rewards = self._make_normalisers()
@@ -203,6 +211,14 @@ class Training:
             target={} if self.target is None else self.target.state(),
         )
 
+    def keep_evidence(self, folder: Path) -> None:
+        """Let the guard write the files of a step that is not finite into a folder."""
+
+        def table(estimator: Estimator) -> dict[str, Any]:
+            return {**self.config.estimator, **adapted_fields(self._configured, estimator)}
+
+        self.guard.evidence = Evidence(folder, table)
+
     def close(self) -> None:
         """Close the environments."""
         self.environments.close()
@@ -249,25 +265,35 @@ class Training:
         if self.exploration is not None:
             metrics["epsilon"] = self.exploration.epsilon
         # The rate of the step just taken; a replay buffer that is still filling took none.
-        if learned and hasattr(self.optimizer.spec, "rate"):
+        if "loss" in learned and hasattr(self.optimizer.spec, "rate"):
             learned["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
         return metrics | learned
 
     def _improve(self, rollout: Rollout) -> dict[str, float]:
         """Learn from a rollout, or from the buffer behind it; return the update's metrics."""
-        learner = (self.policy, self.estimator, self.optimizer)
-        if self.replay is None or self.replay_plan is None:
-            batch = self._with_extras(rollout.batch)
-            return update(*learner, batch, self.plan, self.rng, self.target)
-        self.replay.add(rollout.batch)
-        return replay_update(
-            *learner,
+        guard, plan = self.guard, self.replay_plan
+        guard.start()
+        learner = Learner(self.policy, self.estimator, self.optimizer, self.target)
+        # A rollout that is left out of a buffer counts as one step.
+        steps = self.plan.optimizer_steps(len(rollout.fields["rewards"])) if plan is None else 1
+        batch, learned = guard.batch(rollout.fields, learner, steps), dict[str, float]()
+        if self.replay is None or plan is None:
+            if batch is not None:
+                batch = self._with_extras(batch)
+                learned = update(*learner[:3], batch, self.plan, self.rng, self.target, guard=guard)
+            return learned | guard.metrics
+        if batch is not None:
+            self.replay.add(batch)
+        learned = replay_update(
+            *learner[:3],
             self.replay,
-            self.replay_plan,
+            plan,
             self.rng,
             self.target,
             with_extras=self._with_extras,
+            guard=guard,
         )
+        return learned | guard.metrics
 
     def _with_extras(self, batch: Batch) -> Batch:
         """Return a batch with the extras that functions give."""

@@ -183,12 +183,17 @@ class TrainingSettings(Checked):
             change since the rollout, else 1, and 1 for an optimizer of whole batches.
         minibatch: Steps of a minibatch; None is 128 for several epochs, else the whole batch, and
             all of it for an optimizer of whole batches.
+        on_divergence: At a signal, loss, gradient or parameter that would be NaN or infinite: "stop"
+            before the step, "skip" it, or "shrink" its learning rate where the gradient is finite.
+        shrink_attempts: Halvings of the rate before "shrink" leaves the step out.
     """
 
     section = "training"
     # The usual values depend on estimator and optimizer; see `pgcore_train.learning.updates.Plan`.
     epochs: Size | None = None
     minibatch: Size | None = None
+    on_divergence: Annotated[str, choice("stop", "skip", "shrink")] = "stop"
+    shrink_attempts: Size = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,18 +26,28 @@ class Rollout:
     """One batch, with the `F` episodes that finished in it.
 
     Attributes:
-        batch: Each environment's steps in the order of time, one environment after the other.
-            Episodes at the rollout's end are truncated there, and continue in the next rollout.
+        fields: The arguments of `batch`, which may hold numbers that a batch refuses.
         steps: Environment steps, the discarded ones of whole-episode rollouts included.
         returns: [F] float64. Undiscounted returns of the finished episodes in the order of time,
             environment units.
         finished_at: [F] integer. Environment steps of the rollout at each one's end.
     """
 
-    batch: Batch
+    fields: Mapping[str, Any]
     steps: int
     returns: Array
     finished_at: Array
+
+    @property
+    def batch(self) -> Batch:
+        """Each environment's steps in the order of time, one environment after the other.
+
+        Episodes at the rollout's end are truncated there, and continue in the next rollout.
+
+        Raises:
+            BatchError: a reward or an observation is NaN or infinite; names it and the step.
+        """
+        return Batch(**self.fields)
 
 
 class Rollouts:
@@ -171,7 +182,9 @@ class Rollouts:
         """
         select = _Selection(lengths, len(trace.rewards))
         rewards, ended = np.stack(trace.rewards, axis=1), np.stack(trace.ended, axis=1)
-        scaled = rewards if self.rewards is None else self.rewards(rewards, ended)
+        # A reward that is not finite would stay in the running statistics for good.
+        normalise = self.rewards if np.isfinite(rewards).all() else None
+        scaled = rewards if normalise is None else normalise(rewards, ended)
 
         # An episode ends where the environment says so, and at each environment's last step.
         ended = select(ended)
@@ -189,17 +202,17 @@ class Rollouts:
             assert current is not None
             following[ends] = self._finals(trace.final_masks, current, lengths, ended, last)
             extras = {**extras, "next_action_mask": following}
-        batch = Batch(
-            observations=select(np.stack(trace.seen, axis=1)),
-            actions=select(np.stack(trace.actions, axis=1)),
-            rewards=select(scaled),
-            episode_lengths=np.diff(ends, prepend=-1),
-            terminated=select(np.stack(trace.terminated, axis=1))[ends],
-            final_observations=final if self.observations is None else self.observations(final),
-            log_probs=select(np.stack(trace.log_probs, axis=1)),
-            action_mask=mask,
-            extras=extras,
-        )
+        fields = {
+            "observations": select(np.stack(trace.seen, axis=1)),
+            "actions": select(np.stack(trace.actions, axis=1)),
+            "rewards": select(scaled),
+            "episode_lengths": np.diff(ends, prepend=-1),
+            "terminated": select(np.stack(trace.terminated, axis=1))[ends],
+            "final_observations": final if self.observations is None else self.observations(final),
+            "log_probs": select(np.stack(trace.log_probs, axis=1)),
+            "action_mask": mask,
+            "extras": extras,
+        }
         # After the batch, so that its last observations are normalised as its first ones.
         if self.observations is not None:
             self.observations.update(select(np.stack(trace.raw, axis=1)))
@@ -211,7 +224,7 @@ class Rollouts:
         at = (ends - np.repeat(last - lengths + 1, per_environment))[whole]
         order = np.argsort(at, kind="stable")
         finished_at = (at[order] + 1) * self._environments.count
-        return Rollout(batch, trace.steps, returns[whole][order], finished_at)
+        return Rollout(fields, trace.steps, returns[whole][order], finished_at)
 
     def _finals(
         self,

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from pgcore.data import files
 from pgcore.errors import FileError
+from pgcore_train.divergence.evidence import FILES
 from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files
 from pgcore_train.run.metrics import MetricsFile, cut
 
@@ -217,8 +218,8 @@ class RunFolder:
 
     @property
     def _results(self) -> tuple[Path, ...]:
-        checkpoints = self.checkpoint, *self.earlier
-        return self.metrics, *checkpoints, self.policy, self.picture, self.summary
+        checkpoints, diverged = (self.checkpoint, *self.earlier), [self.path / x for x in FILES]
+        return self.metrics, *checkpoints, self.policy, self.picture, self.summary, *diverged
 
     def _check_free(self, *, new: bool) -> None:
         """Raise FileError if the files belong to another program, or to another run of ours."""

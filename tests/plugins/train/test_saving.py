@@ -192,8 +192,8 @@ def test_a_second_signal_keeps_the_summary(tmp_path):
 def test_an_update_in_part_is_no_checkpoint(tmp_path, capsys, monkeypatch):
     update = training.update
 
-    def broken_off(policy, estimator, optimizer, *rest):
-        metrics = update(policy, estimator, optimizer, *rest)
+    def broken_off(policy, estimator, optimizer, *rest, **options):
+        metrics = update(policy, estimator, optimizer, *rest, **options)
         if optimizer.steps_taken > 25:
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGINT)
