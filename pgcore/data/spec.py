@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -163,10 +164,14 @@ class PolicySpec(Checked):
         def orthogonal(shape: tuple[int, ...], gain: float) -> Array:
             seeds = np.random.SeedSequence([entropy, next(streams)])
             rng = np.random.Generator(np.random.Philox(seeds))
-            q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+            # A kernel is the matrix from its windows, [h w C], to the channels.
+            inputs, outputs = math.prod(shape[:-1]), shape[-1]
+            sides = (max(inputs, outputs), min(inputs, outputs))
+            q, r = np.linalg.qr(rng.standard_normal(sides))
             # The sign makes the decomposition unique, and q uniform over orthogonal matrices.
             q *= np.sign(np.diag(r))
-            return np.ascontiguousarray(gain * (q if shape[0] >= shape[1] else q.T))
+            matrix = gain * (q if inputs >= outputs else q.T)
+            return np.ascontiguousarray(matrix).reshape(shape)
 
         return self._arrays(orthogonal)
 
