@@ -17,10 +17,12 @@ from pgcore.validation.fields import (
     choice,
     count,
     count_from_zero,
+    instance_of,
     positive,
     set_field,
     unit_interval,
 )
+from pgcore.wording import shown
 
 __all__ = [
     "ExplorationSettings",
@@ -128,9 +130,14 @@ class NetworkSettings(Checked):
         # Not a declared field: networks may be registered after this module is imported.
         registry().refuse_disabled("networks", self.type)
         choice("auto", *registry().names("networks"))("network.type", self.type)
-        # TOML has lists alone.
-        if isinstance(self.hidden, list):
-            set_field(self, "hidden", tuple(self.hidden))
+        # TOML has lists alone. Whether a network takes so many layers is that network's to say.
+        if not isinstance(self.hidden, list | tuple):
+            raise SpecError(
+                f"network.hidden: expected a list of layer widths, got {shown(self.hidden)}; "
+                "write it as [64, 64]"
+            )
+        set_field(self, "hidden", tuple(count("network.hidden", width) for width in self.hidden))
+        instance_of(str, '"tanh"')("network.activation", self.activation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,9 +133,14 @@ def test_a_whole_number_may_have_an_exponent(pgcore, tmp_path, words):
 
 
 def test_the_usual_number_of_environments_is_not_measured(tmp_path):
-    settings = {"environment": {"name": "CartPole-v1", "render_mode": "rgb_array"}}
-    settings["run"] = {"out": str(tmp_path / "run"), "steps": 64, "evaluation_episodes": 0}
-    settings["environment"]["max_episode_steps"] = -1
+    settings = {
+        "environment": {
+            "name": "CartPole-v1",
+            "render_mode": "rgb_array",
+            "max_episode_steps": -1,
+        },
+        "run": {"out": str(tmp_path / "run"), "steps": 64, "evaluation_episodes": 0},
+    }
     assert run_command(settings, []) == 0
 
 
@@ -183,7 +188,7 @@ def test_the_package_of_an_environment_is_named(pgcore, name, module, package):
     ],
 )
 def test_an_environment_that_misses_a_module_is_refused(pgcore, error, words):
-    def broken():
+    def broken(**_):
         raise error
 
     gymnasium.register("Missing-v0", broken)
