@@ -143,7 +143,10 @@ class PolicySpec(Checked):
         if isinstance(self.network, Adopted):
             return dict(self.network.shapes)
         # The code that makes parameters tells their shapes, so the two cannot disagree.
-        arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
+        # Zeros that nobody reads take no memory, and sizes beyond any memory are an error.
+        arrays = self._arrays(
+            lambda shape, _gain: np.zeros(shape), lambda _value, shape: np.zeros(shape)
+        )
         return {name: value.shape for name, value in arrays.items()}
 
     def initial_parameters(self, seed: int) -> dict[str, Array]:
@@ -204,13 +207,24 @@ class PolicySpec(Checked):
         outputs = networks.affine(xp, actor, network.output_layer, features)
         return outputs, networks.affine(xp, under("critic", parameters), SHARED, features)
 
-    def _arrays(self, make: Callable[[tuple[int, ...], float], Array]) -> dict[str, Array]:
-        """Return every parameter in canonical order; `make(shape, gain)` makes the weights."""
+    def _arrays(
+        self,
+        make: Callable[[tuple[int, ...], float], Array],
+        fill: Callable[[float, tuple[int, ...]], Array] = lambda value, shape: np.full(
+            shape, value, float
+        ),
+    ) -> dict[str, Array]:
+        """Return every parameter in canonical order.
+
+        Args:
+            make: From shape and gain to weights.
+            fill: From a number and a shape to an array that holds the number everywhere.
+        """
         arrays: dict[str, Array] = {}
         try:
             for part, parameters in self._declared().items():
                 for name, (shape, gain, value) in parameters.items():
-                    array = np.full(shape, value, float) if gain is None else make(shape, gain)
+                    array = fill(value, shape) if gain is None else make(shape, gain)
                     arrays[f"{part}.{name}"] = array
             for name, value in self.head.initial_parameters().items():
                 arrays[f"head.{name}"] = value

@@ -17,10 +17,12 @@ from pgcore.validation.fields import (
     choice,
     count,
     count_from_zero,
+    instance_of,
     positive,
     set_field,
     unit_interval,
 )
+from pgcore.wording import shown
 
 __all__ = [
     "LISTS",
@@ -152,10 +154,19 @@ class NetworkSettings(Checked):
                 f"network.factory: expected neither type nor critic beside it, got type={self.type!r} "
                 f"and critic={self.critic!r}; the function returns both"
             )
-        # TOML has lists alone.
+        # TOML has lists alone. Whether a network takes so many layers is that network's to say.
         for name in LISTS:
-            if isinstance(value := getattr(self, name), list):
-                set_field(self, name, tuple(cast("list[int]", value)))
+            widths = getattr(self, name)
+            if widths is None:
+                continue
+            if not isinstance(widths, list | tuple):
+                raise SpecError(
+                    f"network.{name}: expected a list of numbers, one a layer, got {shown(widths)}; "
+                    "write it as [64, 64]"
+                )
+            numbers = cast("list[int]", widths)
+            set_field(self, name, tuple(count(f"network.{name}", number) for number in numbers))
+        instance_of(str, '"tanh"')("network.activation", self.activation)
 
 
 @dataclass(frozen=True, slots=True)
