@@ -304,8 +304,8 @@ def test_none_reaches_an_estimators_field(new_training):
         ({"network": {"hidden": "wide"}}, SpecError, "MLP.hidden"),
         (
             {"network": {"critic": "none"}},
-            EstimatorError,
-            "expected a policy with log_prob, value, got no value",
+            SpecError,
+            "network.critic: expected .separate. or .shared. for ppo, which learns values",
         ),
     ],
 )
@@ -319,7 +319,7 @@ def test_a_table_needs_discrete_observations_and_normalisation_real_ones(new_tra
         new_training("FrozenLake-v1", network={"type": "mlp"})
     with pytest.raises(
         SpecError,
-        match=r"rollout.normalise_observations: expected real observations to normalise, got Discrete",
+        match=r"rollout.normalise_observations: expected vectors of numbers to normalise, got Discrete",
     ):
         new_training("FrozenLake-v1", rollout={"normalise_observations": True})
 
@@ -336,7 +336,7 @@ def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_trainin
     new_training("CartPole-v1", estimator={"name": "actor_critic"})
     with pytest.raises(
         EstimatorError,
-        match=r"DiscreteOnly.* on DiagonalGaussian.*got actions that cannot be listed",
+        match=r"actor_critic needs discrete actions, .*: Pendulum-v1 has Box",
     ):
         new_training("Pendulum-v1", estimator={"name": "actor_critic"})
 
