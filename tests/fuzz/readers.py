@@ -11,7 +11,7 @@ from pgcore.data import files
 from pgcore.errors import PgcoreError
 from pgcore_train.config.config import RunConfig, read_assignments, read_toml
 from pgcore_train.run.checkpoint import Checkpoint, generator_state, read_checkpoint
-from pgcore_train.run.folder import update_of
+from pgcore_train.run.metrics import update_of
 from pgcore_train.run.history import History
 
 SPEC = pg.PolicySpec(pg.MLP(2, (3,)), pg.Categorical(2), "separate")
