@@ -11,8 +11,8 @@ from pgcore.data import files
 from pgcore.errors import PgcoreError
 from pgcore_train.config.config import RunConfig, read_assignments, read_toml
 from pgcore_train.run.checkpoint import Checkpoint, generator_state, read_checkpoint
-from pgcore_train.run.metrics import update_of
 from pgcore_train.run.history import History
+from pgcore_train.run.metrics import update_of
 
 SPEC = pg.PolicySpec(pg.MLP(2, (3,)), pg.Categorical(2), "separate")
 
