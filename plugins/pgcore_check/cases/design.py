@@ -17,7 +17,7 @@ from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.registry.registry import registry
-from pgcore_check.cases.cases import NETWORKS, Case, fits, twinned
+from pgcore_check.cases.cases import NETWORKS, ONCE, Case, fits, twinned
 from pgcore_check.proofs import variants
 
 __all__ = [
@@ -133,8 +133,12 @@ def product(
     *,
     rules: Collection[str] | None = None,
 ) -> list[Choice]:
-    """Return every case whose parts fit each other, of all optimizers or of some names."""
+    """Return every case whose parts fit each other, of all optimizers or of some names.
+
+    Networks of `ONCE` have the first estimator and critic that fit a head.
+    """
     choices: list[Choice] = []
+    once: set[tuple[str, str]] = set()
     # A case's seed is its number among all combinations, whether their parts fit or not. What else
     # is installed moves no seed: those of a stranger's optimizer come after the others.
     order = {name: number for number, name in enumerate(optimizers())}
@@ -153,6 +157,9 @@ def product(
         if spec is None or not fits(estimator, spec):
             continue
         head, network, _ = names
+        if network in ONCE and (head, network) in once:
+            continue
+        once.add((head, network))
         for number, (dtype, optimizer) in enumerate(runs, seed):
             if optimizer not in selected:
                 continue
