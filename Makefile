@@ -17,13 +17,14 @@ COMPILE := $(RUN) -m compileall -q pgcore backends plugins
 PINS := pyproject.toml constraints.txt
 JOBS ?= 2
 
-.PHONY: help train test test-newest peers lint bench clean
+.PHONY: help train test test-newest peers fuzz lint bench clean
 
 help:
 	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into a folder in runs/"
 	@echo "make test    run the tests with coverage"
 	@echo "make test-newest   run them with the newest releases, in .venv-newest (8 GB with CUDA on Linux)"
 	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, and run loops with them, in .venv-peers"
+	@echo "make fuzz    fuzz the readers of files for an hour, in .venv-fuzz"
 	@echo "make lint    run ruff, import-linter and basedpyright"
 	@echo "make bench   start-up, one gradient beside an expert's in each framework, the exact oracle, CartPole on five seeds"
 	@echo "make clean   remove .venv and everything that was built"
@@ -56,6 +57,12 @@ peers:
 	$(MAKE) .venv-peers/.peers VENV=.venv-peers
 	.venv-peers/bin/python -m pytest tests/peers
 
+# Guided by branches, from valid files on; a fault is a file beside the corpus. Atheris is not for every machine.
+FUZZ_SECONDS ?= 3600
+fuzz:
+	$(MAKE) .venv-fuzz/.fuzz VENV=.venv-fuzz
+	.venv-fuzz/bin/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) --corpus .venv-fuzz/corpus
+
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -72,7 +79,7 @@ bench: $(VENV)/.bench
 	$(RUN) benchmarks/cartpole.py
 
 clean:
-	rm -rf .venv .venv-newest .venv-peers build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
+	rm -rf .venv .venv-newest .venv-peers .venv-fuzz build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache .benchmarks
 	find pgcore backends plugins tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.created:
@@ -95,6 +102,12 @@ $(VENV)/.test: $(VENV)/.created $(PINS)
 $(VENV)/.peers: $(VENV)/.created $(PINS)
 	@echo "Installing pgcore and the libraries that it is compared with into $(VENV) ..."
 	$(INSTALL) --editable '.[peers]'
+	@$(COMPILE)
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.created $(PINS)
+	@echo "Installing pgcore and atheris into $(VENV) ..."
+	$(INSTALL) --editable '.[fuzz]'
 	@$(COMPILE)
 	@touch $@
 

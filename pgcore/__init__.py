@@ -17,6 +17,7 @@ _NAMES_BY_MODULE = {
     "pgcore.api": "backend estimator generator gradient load optimizer policy signals",
     "pgcore.data.batch": "Batch",
     "pgcore.data.episodes": "Episodes",
+    "pgcore.data.convolution": "Conv",
     "pgcore.data.networks": "MLP Linear Table",
     "pgcore.data.spec": "PolicySpec",
     "pgcore.errors": "PgcoreError",

@@ -1,5 +1,6 @@
 from pgcore.api import backend, estimator, generator, gradient, load, optimizer, policy, signals
 from pgcore.data.batch import Batch
+from pgcore.data.convolution import Conv
 from pgcore.data.episodes import Episodes
 from pgcore.data.networks import MLP, Linear, Table
 from pgcore.data.spec import PolicySpec
@@ -47,6 +48,7 @@ __all__ = [
     "Clip",
     "ConstantDivisor",
     "ConstantSchedule",
+    "Conv",
     "CosineSchedule",
     "Derivation",
     "DiagonalGaussian",

@@ -13,7 +13,7 @@ import numpy as np
 from pgcore.data.batch import Batch
 from pgcore.data.episodes import Episodes
 from pgcore.data.spec import PolicySpec, ensure_spec
-from pgcore.data.spec_checks import check_saved
+from pgcore.data.spec_checks import check_parameters, check_saved
 from pgcore.errors import (
     BatchError,
     EstimatorError,
@@ -317,6 +317,10 @@ def load(
         instance_of(str, '"float32"')("load dtype", dtype, SpecError)
     if into is None:
         dtype, spec = dtype or saved_dtype, PolicySpec.from_json(saved)
+        # Before a policy is built: a damaged spec may be of any size.
+        shapes = {name: value.shape for name, value in parameters.items()}
+        if shapes != spec.parameter_shapes:
+            check_parameters(spec, parameters, np.dtype(np.float64))
         into = policy(spec, backend=backend, dtype=dtype, device=device, compiled=compiled)
     else:
         # The policy decides all of this already; an option may only repeat it.

@@ -30,6 +30,7 @@ def pgcore_networks() -> list[Provider]:
     return [
         Provider("table", "pgcore.data.networks:Table", "one row of outputs a discrete state"),
         Provider("linear", "pgcore.data.networks:Linear", "an affine map of the observations"),
+        Provider("conv", "pgcore.data.convolution:Conv", "convolutions of images, then an mlp"),
         Provider("mlp", "pgcore.data.networks:MLP", "fully connected layers with one activation"),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import jax
@@ -57,6 +58,21 @@ class JaxNamespace:
     def matmul(self, x: Array, y: Array) -> Array:
         """See `ArrayNamespace.matmul`; some devices would rather multiply in less precision."""
         return jnp.matmul(x, y, precision="highest")
+
+    def convolve(self, x: Array, kernel: Array, stride: int) -> Array:
+        """See `ArrayNamespace.convolve`; in full precision, as `matmul`."""
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=jax.lax.Precision.HIGHEST,
+        )
+
+    def flatten(self, x: Array) -> Array:
+        """See `ArrayNamespace.flatten`."""
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""

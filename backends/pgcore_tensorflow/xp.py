@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import tensorflow as tf
@@ -58,6 +59,14 @@ class TensorflowNamespace:
         # TensorFlow takes a bare number for float32.
         dtype = x.dtype if tf.is_tensor(x) else y.dtype
         return tf.where(condition, tf.convert_to_tensor(x, dtype), tf.convert_to_tensor(y, dtype))
+
+    def convolve(self, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        """See `ArrayNamespace.convolve`."""
+        return tf.nn.conv2d(x, kernel, stride, "VALID")
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.flatten`."""
+        return tf.reshape(x, (tf.shape(x)[0], math.prod(x.shape[1:])))
 
     def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
         """See `ArrayNamespace.broadcast_to`."""

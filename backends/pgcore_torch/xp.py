@@ -74,6 +74,16 @@ class TorchNamespace:
         """
         return torch.where(x < low, low, torch.where(x > high, high, x))
 
+    def convolve(self, x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+        """See `ArrayNamespace.convolve`; PyTorch has the channels first."""
+        # The derivative of a kernel whose axes are permuted fails in float64 on CPUs.
+        images, kernels = x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1).contiguous()
+        return functional.conv2d(images, kernels, stride=stride).permute(0, 2, 3, 1)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """See `ArrayNamespace.flatten`."""
+        return x.flatten(1)
+
     def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
         """See `ArrayNamespace.broadcast_to`."""
         return x.expand(like.shape)

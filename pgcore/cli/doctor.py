@@ -26,7 +26,7 @@ from pgcore.registry.registry import (
 __all__ = ["doctor_command", "examine"]
 
 # Extras for working on pgcore itself, and the one that is all others.
-NOT_FOR_USERS = frozenset({"all", "lint", "peers", "test"})
+NOT_FOR_USERS = frozenset({"all", "fuzz", "lint", "peers", "test"})
 # Seconds for a plugin's module, our choice: NumPy takes less, on a busy machine too.
 SLOW = 0.5
 REMEDY = "move heavy imports into the target"

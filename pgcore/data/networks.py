@@ -25,7 +25,8 @@ class Parameter(NamedTuple):
 
     Attributes:
         shape: Its lengths.
-        gain: Of an orthogonal matrix [in, out]; None if every entry starts at `value`.
+        gain: Of an orthogonal matrix [in, out], or of a kernel [h, w, in, out] that is one as
+            [h w in, out]; None if every entry starts at `value`.
         value: See `gain`.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -142,7 +143,10 @@ class PolicySpec(Checked):
         if isinstance(self.network, Adopted):
             return dict(self.network.shapes)
         # The code that makes parameters tells their shapes, so the two cannot disagree.
-        arrays = self._arrays(lambda shape, _gain: np.zeros(shape))
+        # Zeros that nobody reads take no memory, and sizes beyond any memory are an error.
+        arrays = self._arrays(
+            lambda shape, _gain: np.zeros(shape), lambda _value, shape: np.zeros(shape)
+        )
         return {name: value.shape for name, value in arrays.items()}
 
     def initial_parameters(self, seed: int) -> dict[str, Array]:
@@ -163,10 +167,14 @@ class PolicySpec(Checked):
         def orthogonal(shape: tuple[int, ...], gain: float) -> Array:
             seeds = np.random.SeedSequence([entropy, next(streams)])
             rng = np.random.Generator(np.random.Philox(seeds))
-            q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
+            # A kernel is the matrix from its windows, [h w C], to the channels.
+            inputs, outputs = math.prod(shape[:-1]), shape[-1]
+            sides = (max(inputs, outputs), min(inputs, outputs))
+            q, r = np.linalg.qr(rng.standard_normal(sides))
             # The sign makes the decomposition unique, and q uniform over orthogonal matrices.
             q *= np.sign(np.diag(r))
-            return np.ascontiguousarray(gain * (q if shape[0] >= shape[1] else q.T))
+            matrix = gain * (q if inputs >= outputs else q.T)
+            return np.ascontiguousarray(matrix).reshape(shape)
 
         return self._arrays(orthogonal)
 
@@ -199,13 +207,24 @@ class PolicySpec(Checked):
         outputs = networks.affine(xp, actor, network.output_layer, features)
         return outputs, networks.affine(xp, under("critic", parameters), SHARED, features)
 
-    def _arrays(self, make: Callable[[tuple[int, ...], float], Array]) -> dict[str, Array]:
-        """Return every parameter in canonical order; `make(shape, gain)` makes the weights."""
+    def _arrays(
+        self,
+        make: Callable[[tuple[int, ...], float], Array],
+        fill: Callable[[float, tuple[int, ...]], Array] = lambda value, shape: np.full(
+            shape, value, float
+        ),
+    ) -> dict[str, Array]:
+        """Return every parameter in canonical order.
+
+        Args:
+            make: From shape and gain to weights.
+            fill: From a number and a shape to an array that holds the number everywhere.
+        """
         arrays: dict[str, Array] = {}
         try:
             for part, parameters in self._declared().items():
                 for name, (shape, gain, value) in parameters.items():
-                    array = np.full(shape, value, float) if gain is None else make(shape, gain)
+                    array = fill(value, shape) if gain is None else make(shape, gain)
                     arrays[f"{part}.{name}"] = array
             for name, value in self.head.initial_parameters().items():
                 arrays[f"head.{name}"] = value

@@ -75,6 +75,21 @@ class ArrayNamespace(Protocol):
     def matmul(self, x: Native, y: Native) -> Native:
         """Return the matrix product of x [B, I] and y [I, O], in full precision on every device."""
 
+    def convolve(self, x: Native, kernel: Native, stride: int) -> Native:
+        """Return [B, H', W', K], the products of a kernel with all windows of images.
+
+        A result's pixel is the sum of its window times the kernel, which is not turned around; windows
+        lie within the image, so that H' is (H - h) // stride + 1.
+
+        Args:
+            x: [B, H, W, C] images.
+            kernel: [h, w, C, K].
+            stride: Pixels from one window to the next, along both axes.
+        """
+
+    def flatten(self, x: Native) -> Native:
+        """Return [B, D], the numbers of each row of x [B, ...] side by side, the last axis fastest."""
+
     def concatenate(self, arrays: tuple[Native, ...], axis: int) -> Native:
         """Join arrays along an existing axis."""
 

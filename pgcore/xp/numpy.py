@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, cast
 
@@ -61,6 +62,20 @@ class HostNamespace:
         """See `ArrayNamespace.stop_gradient`; nothing is differentiated here."""
         return x
 
+    def convolve(self, x: Any, kernel: Any, stride: int) -> Any:
+        """See `ArrayNamespace.convolve`; for arrays of any kind that have indices, shapes and `@`."""
+        height, width, channels, outputs = kernel.shape
+        rows, columns = _windows(x.shape[1], height, stride), _windows(x.shape[2], width, stride)
+        # [B, H', W', h, w, C]: the indices of rows and columns broadcast to its four middle axes.
+        windows = x[:, rows[:, None, :, None], columns[None, :, None, :]]
+        size = height * width * channels
+        products = windows.reshape(-1, size) @ kernel.reshape(size, outputs)
+        return products.reshape(x.shape[0], len(rows), len(columns), outputs)
+
+    def flatten(self, x: Any) -> Any:
+        """See `ArrayNamespace.flatten`."""
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
     def broadcast_to(self, x: Array, like: Array) -> Array:
         """See `ArrayNamespace.broadcast_to`."""
         return np.broadcast_to(x, like.shape)
@@ -92,6 +107,12 @@ class HostNamespace:
     def episode_mean(self, x: Array, episode: Array) -> Array:
         """See `ArrayNamespace.episode_mean`."""
         return self.episode_sum(x, episode) / self.episode_sum(np.ones_like(x), episode)
+
+
+def _windows(length: int, size: int, stride: int) -> Array:
+    """Return [windows, size], the places of each window along an axis."""
+    starts = np.arange(0, length - size + 1, stride)
+    return starts[:, None] + np.arange(size)
 
 
 def _plain(x: Any) -> Any:

@@ -130,6 +130,14 @@ class SymbolicNamespace:
         """Refuse: a product of matrices is a network's, not a step's."""
         self.trace.refuse("xp.matmul", "leave it to the network, ")
 
+    def convolve(self, x: object, kernel: object, stride: int) -> NoReturn:
+        """Refuse: a product with windows of images is a network's, not a step's."""
+        self.trace.refuse("xp.convolve", "leave it to the network, ")
+
+    def flatten(self, x: object) -> NoReturn:
+        """Refuse: a step has no axes beside its actions."""
+        self.trace.refuse("xp.flatten", "leave it to the network, ")
+
     def take_rows(self, x: object, index: object) -> NoReturn:
         """Refuse: a row of a table is a network's output, not a step's quantity."""
         self.trace.refuse("xp.take_rows", "leave it to the network, ")

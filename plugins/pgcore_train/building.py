@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
 from pgcore.api import estimator, optimizer
 from pgcore.cli.assignments import without_none
+from pgcore.data.convolution import Conv
 from pgcore.data.networks import MLP, Network, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import OptimizerError, SpecError
@@ -29,7 +31,7 @@ from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import choice, positive
 from pgcore_train.config.config import RunConfig, check_known
-from pgcore_train.config.settings import NetworkSettings
+from pgcore_train.config.settings import LISTS, NetworkSettings
 from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 
@@ -173,30 +175,39 @@ def of_actions(estimator: Estimator, head: Head) -> bool:
 def make_network(space: Space[Any], settings: NetworkSettings, estimator: Estimator) -> Network:
     """Return the network for a space of observations; see `make_spec`."""
     size = size_of(space)
+    main = next(iter(size))
     name = settings.type
     if name == "auto":
-        name = Table.name if isinstance(space, Discrete) else MLP.name
+        name = {"states": Table.name, "image": Conv.name}.get(main, MLP.name)
     cls = load_class("networks", name, Network)
     names = [field.name for field in dataclasses.fields(cast("Any", cls))]
     # A network of states looks up a row for each; the others multiply real inputs.
-    if next(iter(size)) not in names:
-        usual = {"states": "table", "inputs": "linear or mlp"}[next(iter(size))]
+    if main not in names:
+        usual = {"states": "table", "inputs": "linear or mlp", "image": "conv"}[main]
         raise SpecError(
             f"network.type: expected {usual} for observations {space}, got {settings.type!r}; "
             "leave it out to have the one that fits"
         )
     activation = settings.activation
     if activation == "auto":
-        activation = "relu" if learns_off_policy(estimator) else "tanh"
+        activation = "relu" if main == "image" or learns_off_policy(estimator) else "tanh"
 
     # A registered network of a third party takes those of the usual fields that it declares.
-    fields = {**size, "hidden": settings.hidden, "activation": activation}
+    lists = {field: getattr(settings, field) for field in LISTS}
+    fields = {**size, "activation": activation}
+    fields |= {field: value for field, value in lists.items() if value is not None}
     arguments = {field: value for field, value in fields.items() if field in names}
+    for field in ("channels", "kernels", "strides"):
+        if field in fields and field not in names:
+            raise SpecError(
+                f"network.{field}: expected none for the network {name!r}, got {fields[field]}; "
+                "leave it out, or choose a network of images"
+            )
     try:
         return cast("Any", cls)(**arguments)
     except TypeError as error:
         raise SpecError(
-            f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with "
+            f"network.type: expected a network of {', '.join(fields)}, got {name!r} with "
             f"the fields {', '.join(names)} ({error}); choose another"
         ) from error
 
@@ -205,7 +216,13 @@ def size_of(space: Space[Any]) -> dict[str, Any]:
     """Return the fields of a network that a space of observations decides, the main one first."""
     if isinstance(space, Discrete):
         return {"states": int(space.n)}
-    return {"inputs": cast("Box", space).shape[0]}
+    numbers = cast("Box", space)
+    if len(numbers.shape) == 1:
+        return {"inputs": numbers.shape[0]}
+    # Bytes, and other integers within bounds, are scaled to [0, 1].
+    whole = numbers.dtype.kind in "iu" and numbers.is_bounded()
+    scale = float(max(np.abs(numbers.low).max(), np.abs(numbers.high).max())) if whole else 1.0
+    return {"image": numbers.shape, "scale": scale or 1.0}
 
 
 def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -> Head:

@@ -15,6 +15,7 @@ from pgcore_train.adopting import adopt_policy
 from pgcore_train.building import critic_values_of, head_of, make_spec, needs_critic
 from pgcore_train.config.config import RunConfig
 from pgcore_train.config.settings import NetworkSettings
+from pgcore_train.fitting import check_head, check_spec
 from pgcore_train.rollout.environments import Environments, make_environments
 from pgcore_train.rollout.observations import Form
 
@@ -48,18 +49,21 @@ def form_of(settings: NetworkSettings) -> Form:
 
 
 def make_policy(environments: Environments, config: RunConfig, estimator: Estimator) -> Policy:
-    """Return the policy; see `make_spec` and `adopt_policy`."""
+    """Return the policy; see `make_spec`, `check_head` and `adopt_policy`."""
     run = config.run
+    head = head_of(environments, config, estimator)
+    check_head(config, environments, estimator, head)
     if config.network.factory is None:
+        spec = make_spec(environments, config, estimator)
+        check_spec(config, estimator, spec)
         return policy(
-            make_spec(environments, config, estimator),
+            spec,
             backend=run.backend,
             seed=run.seed,
             dtype=run.dtype,
             device=run.device,
             compiled=run.compiled,
         )
-    head = head_of(environments, config, estimator)
     return adopt_policy(
         config,
         environments.native_observations,

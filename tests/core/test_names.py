@@ -5,7 +5,7 @@ import pgcore as pg
 from pgcore.cli.app import application
 
 NAMES = """
-    Backend Batch Bernoulli Categorical Claims Clip ConstantDivisor ConstantSchedule CosineSchedule Derivation DiagonalGaussian
+    Backend Batch Bernoulli Categorical Claims Clip ConstantDivisor ConstantSchedule Conv CosineSchedule Derivation DiagonalGaussian
     Episodes EpsilonGreedy Estimator Extra GAE Gradient GroupMean GroupRelative Head KL LinearSchedule Linear MLP MultiCategorical Optimizer
     OptimizerSpec PgcoreError Policy PolicySpec Reduction Returns Schedule Signals SquashedGaussian StepSum Table Totals WeightedSteps
     backend check compare compare_policies derive estimator generator gradient load loss optimizer policy register signals
@@ -20,7 +20,7 @@ COMMANDS = {
     "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",
     "train": """
-        ENVIRONMENT --estimator --backend --seed --dtype --steps --envs --stop-at --evaluation-episodes
+        ENVIRONMENT --estimator --backend --network --seed --dtype --steps --envs --processes --no-processes --stop-at --evaluation-episodes
         --normalise-observations --no-normalise-observations --normalise-rewards --no-normalise-rewards
         --out --resume --config --extras --set
     """,

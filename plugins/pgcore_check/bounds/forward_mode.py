@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from pgcore.xp.namespace import ArrayNamespace
+from pgcore.xp.numpy import host
 from pgcore_check.bounds.numbers import numbers, over_episodes, plain, spread
 
 __all__ = ["Dual", "constant", "forward_mode"]
@@ -189,6 +190,14 @@ class ForwardMode:
     def matmul(self, x: Dual, y: Dual) -> Dual:
         """See `ArrayNamespace.matmul`."""
         return x @ y
+
+    def convolve(self, x: Dual, kernel: Dual, stride: int) -> Dual:
+        """See `ArrayNamespace.convolve`."""
+        return host.convolve(x, kernel, stride)
+
+    def flatten(self, x: Dual) -> Dual:
+        """See `ArrayNamespace.flatten`."""
+        return host.flatten(x)
 
     def exp(self, x: Dual) -> Dual:
         """See `ArrayNamespace.exp`."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from pgcore.api import policy
 from pgcore.data.batch import Batch
+from pgcore.data.convolution import Conv
 from pgcore.data.spec import MLP, Linear, Network, PolicySpec, Table
 from pgcore.heads import Head
 from pgcore.interfaces.estimator import VALUES_OF_ACTIONS, Estimator, quantities_of
@@ -48,6 +49,7 @@ NETWORKS: dict[str, Network] = {
     "tanh": MLP(4, (8, 6), "tanh"),
     "relu": MLP(4, (7,), "relu"),
     "sigmoid": MLP(4, (5, 5), "sigmoid"),
+    "conv": Conv((4, 3, 2), (1, 2), (2, 2), (1, 2), (), "tanh", 2.0),
 }
 
 # The factor on an extreme case's parameters; rewards are scaled by its cube.

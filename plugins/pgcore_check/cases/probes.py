@@ -73,6 +73,13 @@ def masked(xp: Any, q: Native) -> Native:
     return xp.where(q < 50.0, q, -INF)
 
 
+def products(xp: Any, q: Native, stride: int) -> Native:
+    """Return [B, 1, W', 1], the products of rows of pixels with a kernel of 1 and 3."""
+    one = xp.full_like(q, 1.0)[:1, :1]
+    kernel = xp.concatenate((one, 3.0 * one), 1)
+    return xp.convolve(q[:, None, :, None], kernel[:, :, None, None], stride)
+
+
 CLIPPED = ((-2.0, -1.0, 0.0), (-1.0, -1.0, 1.0), (0.0, 0.0, 1.0), (2.0, 2.0, 1.0), (3.0, 2.0, 0.0))
 
 PROBES: dict[str, Probe] = {
@@ -243,6 +250,26 @@ PROBES: dict[str, Probe] = {
         "matmul",
         lambda xp, q: xp.matmul(q, xp.full_like(q, 2.0)[0][:, None])[:, 0],
         ((1.0, 2.0, 3.0), 12.0, (2.0, 2.0, 2.0)),
+        symbolic=False,
+    ),
+    # A row of three pixels, and a kernel of (1, 2) pixels that is (1, 3).
+    "convolve": of_row(
+        "convolve",
+        lambda xp, q: products(xp, q, 1)[:, 0, 0, 0] * products(xp, q, 1)[:, 0, 1, 0],
+        ((1.0, 2.0, 4.0), 98.0, (14.0, 49.0, 21.0)),
+        symbolic=False,
+    ),
+    # One window remains, and the last pixel belongs to none.
+    "convolve, stride": of_row(
+        "convolve",
+        lambda xp, q: xp.sum(xp.flatten(products(xp, q, 2)), 1),
+        ((1.0, 2.0, 4.0), 7.0, (1.0, 3.0, 0.0)),
+        symbolic=False,
+    ),
+    "flatten": of_row(
+        "flatten",
+        lambda xp, q: xp.flatten(xp.concatenate((q[:, None, :], 2.0 * q[:, None, :]), 1))[:, 4],
+        ((1.0, 2.0, 4.0), 4.0, (0.0, 2.0, 0.0)),
         symbolic=False,
     ),
     # The entries of the first row, as a table of one column.

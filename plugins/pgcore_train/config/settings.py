@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, cast
 
 from pgcore.data.files import checked_path
 from pgcore.errors import PgcoreError, SpecError
@@ -17,12 +17,15 @@ from pgcore.validation.fields import (
     choice,
     count,
     count_from_zero,
+    instance_of,
     positive,
     set_field,
     unit_interval,
 )
+from pgcore.wording import shown
 
 __all__ = [
+    "LISTS",
     "ExplorationSettings",
     "NetworkSettings",
     "ReplaySettings",
@@ -56,6 +59,9 @@ def toml_flag(where: str, value: object, error: type[PgcoreError] = SpecError) -
         raise error(f"{where}: expected true or false, got {value!r}; give one of the two")
     return value
 
+
+# Fields of a network that are one number a layer.
+LISTS = ("hidden", "channels", "kernels", "strides")
 
 # Fields with a check of this module; the others are those of `pgcore.validation.fields`.
 Name = Annotated[str, name]
@@ -113,13 +119,16 @@ class NetworkSettings(Checked):
     """Section `network`.
 
     Attributes:
-        type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete
-            observations, else an MLP.
+        type: A registered name such as "table", "linear", "mlp" or "conv", or "auto": a table for
+            discrete observations, convolutions for images, else an MLP.
         factory: `module:function` that makes a network of the user's own, in place of `type`; see
             `pgcore_train.adopting`.
-        hidden: Widths of the hidden layers, for a network with that field.
-        activation: A registered name, for a network with that field, or "auto": relu if action
-            values are learned off policy, else tanh.
+        hidden: Widths of the hidden layers, for a network with that field; None is the network's own.
+        channels: Those of a network of images, as `hidden`; so are `kernels` and `strides`.
+        kernels: See `channels`.
+        strides: See `channels`.
+        activation: A registered name, for a network with that field, or "auto": relu for images, or if
+            action values are learned off policy, else tanh.
         critic: "none", "separate", "shared", or "auto": separate for an estimator with values,
             else none.
     """
@@ -127,7 +136,10 @@ class NetworkSettings(Checked):
     section = "network"
     type: str = "auto"
     factory: Name | None = None
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = None
+    kernels: tuple[int, ...] | None = None
+    strides: tuple[int, ...] | None = None
     activation: str = "auto"
     critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
 
@@ -142,9 +154,19 @@ class NetworkSettings(Checked):
                 f"network.factory: expected neither type nor critic beside it, got type={self.type!r} "
                 f"and critic={self.critic!r}; the function returns both"
             )
-        # TOML has lists alone.
-        if isinstance(self.hidden, list):
-            set_field(self, "hidden", tuple(self.hidden))
+        # TOML has lists alone. Whether a network takes so many layers is that network's to say.
+        for name in LISTS:
+            widths = getattr(self, name)
+            if widths is None:
+                continue
+            if not isinstance(widths, list | tuple):
+                raise SpecError(
+                    f"network.{name}: expected a list of numbers, one a layer, got {shown(widths)}; "
+                    "write it as [64, 64]"
+                )
+            numbers = cast("list[int]", widths)
+            set_field(self, name, tuple(count(f"network.{name}", number) for number in numbers))
+        instance_of(str, '"tanh"')("network.activation", self.activation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ IMAGE_AXES = 3
 class Form(Enum):
     """The form in which a network takes observations; a `Discrete` one is a state's number in each.
 
-    AUTO is FLAT. NATIVE is for networks of the user's own.
+    AUTO is IMAGE for a `Box` of three axes, else FLAT. NATIVE is for networks of the user's own.
     """
 
     AUTO = "auto"
@@ -77,7 +77,7 @@ def reader_of(space: Space[Any], form: Form) -> Reader:
     if form is Form.NATIVE:
         return native_reader(space)
     axes = len(space.shape or ()) if isinstance(space, Box) else 0
-    if form is Form.IMAGE:
+    if form is Form.IMAGE or (form is Form.AUTO and axes == IMAGE_AXES):
         return image_reader(space)
     flat = flatten_space(space)
     assert isinstance(flat, Box)

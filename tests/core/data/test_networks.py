@@ -413,6 +413,7 @@ def test_what_is_registered_is_listed(impl, pgcore):
         "table",
         "linear",
         "mlp",
+        "conv",
         "residual",
         "factored",
         "no network",

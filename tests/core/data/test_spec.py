@@ -277,7 +277,7 @@ def test_json_of_another_form_is_refused(text, words):
 
 @pytest.mark.parametrize("name", ["mlpp", ["mlp"]])
 def test_an_unknown_network_in_json_lists_the_known_ones(name):
-    with pytest.raises(UnknownNameError, match=r"network: .*mlp.*known: linear, mlp, table"):
+    with pytest.raises(UnknownNameError, match=r"network: .*mlp.*known: conv, linear, mlp, table"):
         PolicySpec.from_json(changed(network={"name": name, "inputs": 4}))
 
 

@@ -1,10 +1,13 @@
 # Arguments of the wrong kind are what some of these tests are about.
 # pyright: reportArgumentType=false
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import pgcore as pg
+from pgcore.data import files
 from pgcore.data.files import read, write
 from pgcore.errors import (
     BatchError,
@@ -450,3 +453,22 @@ def test_an_unwritable_file_is_refused(tmp_path):
         FileError, match="expected a place to write to, got Not a directory; choose a folder"
     ):
         policy().save(tmp_path / "file" / "p")
+
+
+def test_a_file_whose_spec_is_larger_than_its_parameters_is_refused_before_a_policy_is_built(
+    tmp_path,
+):
+    small, large = (
+        pg.policy(pg.PolicySpec(pg.Linear(inputs), pg.Categorical(2))) for inputs in (2, 3)
+    )
+    metadata = {"spec": large.spec.to_json().replace("3", "10000000"), "dtype": "float32"}
+    files.write(tmp_path / "policy", "pgcore.policy", small.parameters(), metadata)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ParameterError, match=r"parameters\['network\.0\.weight'\]: expected float"
+        ):
+            pg.load(tmp_path / "policy")
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -212,6 +212,7 @@ def test_a_run_with_an_own_network_goes_on_and_its_policy_is_loaded(
     name, function = register(Seeking), "pair" if estimator == "ppo" else "network"
     arguments = [name, "--estimator", estimator, "--network", f"own_{framework}:{function}"]
     arguments += ["--backend", framework, "--envs", "4", "--evaluation-episodes", "2"]
+    arguments += ["--set", "run.schedule_steps=1024"]
     small = ["--set", "rollout.length=16", "--set", "replay.start=64", "--set", "replay.batch=32"]
     small = small if estimator == "q_learning" else small[:2]
     status, _, err = pgcore("train", *arguments, *small, "--steps", "512", "--out", "first")

@@ -18,7 +18,7 @@ def test_defaults():
         0,
         "float32",
         8,
-        (64, 64),
+        None,
     )
 
 
@@ -125,7 +125,10 @@ def test_malformed_assignments_are_refused(assignment):
         ("target.evry=1", "target setting: .*did you mean 'every'"),
         ("exploration.fracton=1", "exploration setting: .*did you mean 'fraction'"),
         ("training.epoch=1", "training setting: .*did you mean 'epochs'"),
-        ("network.width=1", "network setting: .*known: activation, critic, factory, hidden, type"),
+        (
+            "network.width=1",
+            "network setting: .*known: activation, channels, critic, factory, hidden, kernels, strides, type",
+        ),
     ],
 )
 def test_unknown_settings_are_answered_with_near_ones(assignment, message):
@@ -164,7 +167,7 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
         ("exploration.initial_epsilon=high", "exploration.initial_epsilon"),
         (
             "network.type=cnn",
-            "network.type: expected one of 'auto', 'linear', 'mlp', 'table', got 'cnn'",
+            "network.type: expected one of 'auto', 'conv', 'linear', 'mlp', 'table', got 'cnn'",
         ),
         ("network.critic=two", "network.critic"),
         ("estimator.name=3", "estimator.name: expected a name, got 3"),

@@ -30,7 +30,7 @@ def test_numbers_are_laid_out_as_gymnasium_flattens_them(space):
     sample = vector.sample()
     reader = reader_of(space, Form.FLAT)
     rows = reader.read(sample)
-    expected = np.stack([flatten(space, each) for each in iterate(vector, sample)])
+    expected = np.array([flatten(space, each) for each in iterate(vector, sample)])
     np.testing.assert_array_equal(rows, expected)
     assert reader.space.shape == rows.shape[1:]
 
@@ -84,7 +84,7 @@ class Seeking(gymnasium.Env):
     """Pays for the door whose number is the goal's; the camera shows the goal too, as bytes."""
 
     def __init__(self, space=None, doors=3) -> None:
-        self.action_space = Discrete(doors)
+        self.doors, self.action_space = doors, Discrete(doors)
         self.observation_space = space or Dict(
             {
                 "camera": Box(0, 255, (doors,), np.uint8),
@@ -103,8 +103,8 @@ class Seeking(gymnasium.Env):
         return self._observe(), reward, False, self.left == 0, {}
 
     def _observe(self):
-        self.goal = int(self.np_random.integers(self.action_space.n))
-        camera = np.zeros(self.action_space.n, np.uint8)
+        self.goal = int(self.np_random.integers(self.doors))
+        camera = np.zeros(self.doors, np.uint8)
         camera[self.goal] = 255
         if isinstance(self.observation_space, Box):
             return (camera / 255).astype(np.float32)

@@ -305,8 +305,8 @@ def test_none_reaches_an_estimators_field(new_training):
         ({"network": {"hidden": "wide"}}, SpecError, "MLP.hidden"),
         (
             {"network": {"critic": "none"}},
-            EstimatorError,
-            "expected a policy with log_prob, value, got no value",
+            SpecError,
+            "network.critic: expected .separate. or .shared. for ppo, which learns values",
         ),
     ],
 )
@@ -337,7 +337,7 @@ def test_an_estimator_and_an_environment_that_do_not_fit_are_refused(new_trainin
     new_training("CartPole-v1", estimator={"name": "actor_critic"})
     with pytest.raises(
         EstimatorError,
-        match=r"DiscreteOnly.* on DiagonalGaussian.*got actions that cannot be listed",
+        match=r"actor_critic needs discrete actions, .*: Pendulum-v1 has Box",
     ):
         new_training("Pendulum-v1", estimator={"name": "actor_critic"})
 

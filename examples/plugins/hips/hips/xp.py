@@ -134,6 +134,14 @@ class HipsNamespace:
         """See `ArrayNamespace.clip`."""
         return choose(x < low, low, choose(x > high, high, x))
 
+    def convolve(self, x: Traced, kernel: Traced, stride: int) -> Traced:
+        """See `ArrayNamespace.convolve`: indices and a product, which have derivatives here."""
+        return host.convolve(x, kernel, stride)
+
+    def flatten(self, x: Traced) -> Traced:
+        """See `ArrayNamespace.flatten`."""
+        return host.flatten(x)
+
     def broadcast_to(self, x: Traced, like: Traced) -> Traced:
         """See `ArrayNamespace.broadcast_to`."""
         return repeated(x, like.shape)
