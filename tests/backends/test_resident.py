@@ -421,14 +421,14 @@ def test_no_gradient_and_no_step_waits_for_the_device(make_any_policy, numbers):
     assert read == []
     assert gradient is not None
     norm = gradient.norm()
-    # Eight that nobody had read, and the norm's own.
-    assert len(read) == 8 + 1
+    # Eight gradients and eight steps that nobody had read, and the norm's own.
+    assert len(read) == 8 + 8 + 1
     assert read[-1] == pytest.approx(norm**2)
-    assert policy.unread.squares == deque()
+    assert policy.unread.squares == policy.unread.steps == deque()
     # Without a reader the numbers are read from time to time.
     for _ in range(MOST + 1):
         pg.gradient(policy, estimator, batch, signals=signals)
-    assert len(read) == 9 + MOST + 1
+    assert len(read) == 17 + MOST + 1
 
 
 @pytest.mark.parametrize("weight", [np.inf, 1e30])
