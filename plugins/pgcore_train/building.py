@@ -29,14 +29,24 @@ from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import choice, positive
 from pgcore_train.config.config import RunConfig, check_known
-from pgcore_train.config.settings import NetworkSettings
+from pgcore_train.config.settings import NetworkSettings, RolloutSettings
 from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 
-__all__ = ["make_estimator", "make_optimizer", "make_spec", "optimizer_class"]
+__all__ = [
+    "make_estimator",
+    "make_optimizer",
+    "make_spec",
+    "normalised",
+    "optimizer_class",
+    "with_usual_entropy",
+]
 
 # Probability, our choice, of exploration after its fall: each such step costs return.
 EPSILON = 0.05
+# Of the entropy bonus of a table, our choice by `benchmarks/defaults.py`: a table learns nothing of a
+# state from others, so that its policy settles before it has tried what it needs.
+TABLE_ENTROPY = 0.02
 # Gradient norm, loss units per parameter unit; the usual bound of PPO since OpenAI Baselines.
 MAX_GRAD_NORM = 0.5
 # Keys of section `optimizer` that are no fields of a rated optimizer or mean more here.
@@ -53,6 +63,47 @@ def make_estimator(config: RunConfig) -> Estimator:
     fields = dict(config.estimator)
     name = fields.pop("name")
     return estimator(name, **without_none(load_dataclass("estimators", name), fields))
+
+
+def with_usual_entropy(config: RunConfig, estimator: Estimator, network: Network) -> RunConfig:
+    """Return the configuration with the usual entropy bonus, for `make_estimator`.
+
+    Args:
+        config: A coefficient there, 0 included, is kept.
+        estimator: Of that configuration; it may have no entropy bonus.
+        network: The bonus is usual for a table.
+    """
+    fields = [field.name for field in dataclasses.fields(cast("Any", estimator))]
+    if not isinstance(network, Table) or "entropy_coefficient" not in fields:
+        return config
+    return dataclasses.replace(
+        config, estimator={"entropy_coefficient": TABLE_ENTROPY, **config.estimator}
+    )
+
+
+def normalised(
+    settings: RolloutSettings, environments: Environments, estimator: Estimator, *, replays: bool
+) -> tuple[bool, bool]:
+    """Return whether observations and whether rewards are normalised, the usual where not set.
+
+    A critic network has to reach the size of the returns before its advantages are of use, and does
+    so soon in units of their deviation. A table gets large rates, and its values of 0 are a reason
+    to explore where rewards are costs. Observations differ most in size where actions are continuous.
+
+    Args:
+        settings: Section `rollout`.
+        environments: Their spaces decide.
+        estimator: Rewards are usually normalised if it learns values of states.
+        replays: Whether there is a replay buffer, whose steps would have the statistics of their
+            time: nothing is normalised then unless set.
+    """
+    usual = isinstance(environments.observations, Box) and not replays
+    observations, rewards = settings.normalise_observations, settings.normalise_rewards
+    if observations is None:
+        observations = usual and isinstance(environments.actions, Box)
+    if rewards is None:
+        rewards = usual and "value" in estimator.quantities
+    return observations, rewards
 
 
 def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSpec | Rule]:

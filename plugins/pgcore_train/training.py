@@ -16,13 +16,27 @@ from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator, policy
 from pgcore.data.batch import Batch
+from pgcore.data.networks import Table
 from pgcore.errors import FileError, SpecError
 from pgcore.validation.arrays import Array
-from pgcore_train.building import make_estimator, make_optimizer, make_spec, optimizer_class
+from pgcore_train.building import (
+    make_estimator,
+    make_optimizer,
+    make_spec,
+    normalised,
+    optimizer_class,
+    with_usual_entropy,
+)
 from pgcore_train.config.config import RunConfig
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
-from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
+from pgcore_train.learning.replay_plan import (
+    ROLLOUT,
+    ReplayPlan,
+    learns_off_policy,
+    make_exploration,
+    make_target,
+)
 from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
@@ -86,10 +100,13 @@ class Training:
         """
         run = config.run
         self.history = History()
-        self.estimator = self._configured = make_estimator(config)
+        self.estimator = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
         spec = make_spec(self.environments, config, self.estimator)
+        # Not recorded: another estimator that goes on with the run may have no such bonus.
+        usual = with_usual_entropy(config, self.estimator, spec.network)
+        self.estimator = self._configured = make_estimator(usual)
         self.policy = policy(
             spec,
             backend=run.backend,
@@ -102,13 +119,19 @@ class Training:
         self.policy.check_fits(self.estimator)
         rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
-        self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
+        self.plan = Plan.of(
+            config.training,
+            self.estimator,
+            whole_batch=rule.whole_batch,
+            table=isinstance(spec.network, Table),
+        )
 
         # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
         recorded = EPISODE_EXTRAS if self.whole_episodes else ()
         self.extras = RolloutExtras(config.extras, self.estimator, recorded)
-        self.length = config.rollout.length or self.plan.rollout_length
+        length = ROLLOUT if learns_off_policy(self.estimator) else self.plan.rollout_length
+        self.length = config.rollout.length or length
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count
         )
@@ -306,16 +329,22 @@ class Training:
         return rollouts * self.plan.optimizer_steps(batch)
 
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
-        settings, space = self.config.rollout, self.environments.observations
+        space = self.environments.observations
+        has_observations, has_rewards = normalised(
+            self.config.rollout,
+            self.environments,
+            self.estimator,
+            replays=self.replay_plan is not None,
+        )
         observations = rewards = None
-        if settings.normalise_observations:
+        if has_observations:
             if not isinstance(space, Box):
                 raise SpecError(
                     "rollout.normalise_observations: expected real observations to normalise, "
                     f"got {space}; leave it off"
                 )
             observations = ObservationNormaliser(space.shape[0])
-        if settings.normalise_rewards:
+        if has_rewards:
             gamma = getattr(self.estimator, "gamma", DEFAULT_GAMMA)
             rewards = RewardNormaliser(self.environments.count, gamma)
         return observations, rewards

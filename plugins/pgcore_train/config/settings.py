@@ -126,20 +126,23 @@ class RolloutSettings(Checked):
     Attributes:
         envs: Environments side by side.
         length: Steps of each environment between two updates; None is 128 for several epochs or an
-            optimizer of whole batches, else 16.
+            optimizer of whole batches, 16 before a replay buffer, else 5.
         episodes: Whole episodes of each environment between two updates, in place of `length`, for
             estimators that need whole ones.
-        normalise_observations: Whether observations get a running mean of 0 and deviation of 1.
+        normalise_observations: Whether observations get a running mean of 0 and deviation of 1;
+            None for continuous actions alone.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
-            discounted return.
+            discounted return; None for real observations and an estimator that learns values of
+            states.
     """
 
     section = "rollout"
     envs: Count = 8
     length: Count | None = None
     episodes: Count = 1
-    normalise_observations: TomlFlag = False
-    normalise_rewards: TomlFlag = False
+    # The usual values depend on estimator and spaces; see `pgcore_train.building.normalised`.
+    normalise_observations: TomlFlag | None = None
+    normalise_rewards: TomlFlag | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,15 @@ from pgcore_train.config.settings import ReplaySettings
 from pgcore_train.learning.target import Target
 from pgcore_train.rollout.exploration import Exploration
 
-__all__ = ["ACTION_VALUES", "ReplayPlan", "learns_off_policy", "make_exploration", "make_target"]
+__all__ = ["ACTION_VALUES", "ROLLOUT", "ReplayPlan", "learns_off_policy", "make_exploration", "make_target"]
 
 # Quantities of which an estimator learns action values.
 ACTION_VALUES = frozenset(("action_value", "action_values"))
 
 # Steps, our choice: sized for tasks of some 100,000 steps, where DQN's million never fills.
 CAPACITY, BATCH, START = 50_000, 256, 1_000
+# Steps of each environment between two updates, if the buffer is the usual one.
+ROLLOUT = 16
 # Optimizer steps, our choice for the same tasks.
 TARGET_EVERY = 100
 # Part of a run's steps, our choice: the fall of epsilon.
