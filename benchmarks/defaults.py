@@ -130,7 +130,9 @@ def train_peer(cell: Cell) -> float:
     model.learn(cell.steps)
     environment.close()
     discrete = isinstance(environment.action_space, Discrete)
-    return play(cell, Player(lambda seen: model.predict(seen, deterministic=True)[0], discrete=discrete))
+    return play(
+        cell, Player(lambda seen: model.predict(seen, deterministic=True)[0], discrete=discrete)
+    )
 
 
 def play_randomly(cell: Cell) -> float:

@@ -65,16 +65,16 @@ def make_estimator(config: RunConfig) -> Estimator:
     return estimator(name, **without_none(load_dataclass("estimators", name), fields))
 
 
-def with_usual_entropy(config: RunConfig, estimator: Estimator, network: Network) -> RunConfig:
-    """Return the configuration with the usual entropy bonus, for `make_estimator`.
+def with_usual_entropy(config: RunConfig, estimator: Estimator, *, whole_batch: bool) -> RunConfig:
+    """Return the configuration of a table with the usual entropy bonus, for `make_estimator`.
 
     Args:
         config: A coefficient there, 0 included, is kept.
         estimator: Of that configuration; it may have no entropy bonus.
-        network: The bonus is usual for a table.
+        whole_batch: No bonus is usual for an optimizer of whole batches, which moves slowly.
     """
     fields = [field.name for field in dataclasses.fields(cast("Any", estimator))]
-    if not isinstance(network, Table) or "entropy_coefficient" not in fields:
+    if whole_batch or "entropy_coefficient" not in fields:
         return config
     return dataclasses.replace(
         config, estimator={"entropy_coefficient": TABLE_ENTROPY, **config.estimator}
@@ -82,25 +82,32 @@ def with_usual_entropy(config: RunConfig, estimator: Estimator, network: Network
 
 
 def normalised(
-    settings: RolloutSettings, environments: Environments, estimator: Estimator, *, replays: bool
+    settings: RolloutSettings,
+    environments: Environments,
+    estimator: Estimator,
+    *,
+    long: bool,
+    replays: bool,
 ) -> tuple[bool, bool]:
     """Return whether observations and whether rewards are normalised, the usual where not set.
 
     A critic network has to reach the size of the returns before its advantages are of use, and does
     so soon in units of their deviation. A table gets large rates, and its values of 0 are a reason
-    to explore where rewards are costs. Observations differ most in size where actions are continuous.
+    to explore where rewards are costs. Observations differ most in size where actions are
+    continuous, and the statistics of a short rollout would change them too much.
 
     Args:
         settings: Section `rollout`.
         environments: Their spaces decide.
         estimator: Rewards are usually normalised if it learns values of states.
+        long: Whether the first rollouts are long.
         replays: Whether there is a replay buffer, whose steps would have the statistics of their
             time: nothing is normalised then unless set.
     """
     usual = isinstance(environments.observations, Box) and not replays
     observations, rewards = settings.normalise_observations, settings.normalise_rewards
     if observations is None:
-        observations = usual and isinstance(environments.actions, Box)
+        observations = usual and long and isinstance(environments.actions, Box)
     if rewards is None:
         rewards = usual and "value" in estimator.quantities
     return observations, rewards
@@ -117,7 +124,11 @@ def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSp
 
 
 def make_optimizer(
-    config: RunConfig, cls: type[OptimizerSpec | Rule], steps: int | None, learning_rate: float
+    config: RunConfig,
+    cls: type[OptimizerSpec | Rule],
+    steps: int | None,
+    learning_rate: float,
+    beta2: float | None = None,
 ) -> Optimizer:
     """Return the optimizer of section `optimizer`.
 
@@ -129,6 +140,7 @@ def make_optimizer(
         cls: From `optimizer_class`.
         steps: Optimizer steps of the run; None if unknown, which needs a constant rate.
         learning_rate: Default rate, except for an optimizer of whole batches, which has its own.
+        beta2: Default decay, of an optimizer with that field; None for its own.
 
     Raises:
         UnknownNameError: the optimizer has no such hyper-parameter.
@@ -150,6 +162,8 @@ def make_optimizer(
             fields.pop("final_learning_rate", 0.0),
             steps,
         )
+    if "beta2" in declared and beta2 is not None:
+        fields.setdefault("beta2", beta2)
     if "max_grad_norm" in declared:
         fields.setdefault("max_grad_norm", MAX_GRAD_NORM)
     return optimizer(cls.name, **without_none(cls, fields))

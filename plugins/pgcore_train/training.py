@@ -37,7 +37,7 @@ from pgcore_train.learning.replay_plan import (
     make_exploration,
     make_target,
 )
-from pgcore_train.learning.updates import Plan, replay_update, update
+from pgcore_train.learning.updates import LONG_ROLLOUT, Plan, replay_update, update
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
@@ -100,13 +100,10 @@ class Training:
         """
         run = config.run
         self.history = History()
-        self.estimator = make_estimator(config)
+        self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
         self.environments = make_environments(*environment_of(config, config.rollout.envs))
         spec = make_spec(self.environments, config, self.estimator)
-        # Not recorded: another estimator that goes on with the run may have no such bonus.
-        usual = with_usual_entropy(config, self.estimator, spec.network)
-        self.estimator = self._configured = make_estimator(usual)
         self.policy = policy(
             spec,
             backend=run.backend,
@@ -118,12 +115,17 @@ class Training:
         # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
         rule = optimizer_class(config, self.estimator)
+        table = isinstance(spec.network, Table)
+        if table:
+            # Not recorded: another estimator that goes on with the run may have no such bonus.
+            usual = with_usual_entropy(config, self.estimator, whole_batch=rule.whole_batch)
+            self.estimator = self._configured = make_estimator(usual)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         self.plan = Plan.of(
             config.training,
             self.estimator,
             whole_batch=rule.whole_batch,
-            table=isinstance(spec.network, Table),
+            table=table,
         )
 
         # How much to collect for an update, and how the update uses it.
@@ -133,7 +135,7 @@ class Training:
         length = ROLLOUT if learns_off_policy(self.estimator) else self.plan.rollout_length
         self.length = config.rollout.length or length
         self.replay_plan = ReplayPlan.of(
-            config, self.estimator, self.length * self.environments.count
+            config, self.estimator, self.length * self.environments.count, table=table
         )
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
@@ -141,9 +143,8 @@ class Training:
 
         # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
         steps = None if self.whole_episodes else self._optimizer_steps()
-        self.optimizer = make_optimizer(
-            config, rule, steps, (self.replay_plan or self.plan).learning_rate
-        )
+        plan = self.replay_plan or self.plan
+        self.optimizer = make_optimizer(config, rule, steps, plan.learning_rate, plan.beta2)
         self.observations, self.rewards = self._make_normalisers()
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
@@ -334,6 +335,7 @@ class Training:
             self.config.rollout,
             self.environments,
             self.estimator,
+            long=self.plan.rollout_length == LONG_ROLLOUT,
             replays=self.replay_plan is not None,
         )
         observations = rewards = None

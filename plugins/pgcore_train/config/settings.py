@@ -130,7 +130,7 @@ class RolloutSettings(Checked):
         episodes: Whole episodes of each environment between two updates, in place of `length`, for
             estimators that need whole ones.
         normalise_observations: Whether observations get a running mean of 0 and deviation of 1;
-            None for continuous actions alone.
+            None for continuous actions and long rollouts alone.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
             discounted return; None for real observations and an estimator that learns values of
             states.

@@ -19,7 +19,7 @@ from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.learning.target import Target
 
-__all__ = ["Plan", "replay_update", "update"]
+__all__ = ["LONG_ROLLOUT", "Plan", "replay_update", "update"]
 
 # Passes and steps, PPO's usual choices on small tasks (Stable-Baselines3: 10 passes of 64).
 EPOCHS, MINIBATCH = 10, 128
@@ -27,9 +27,12 @@ EPOCHS, MINIBATCH = 10, 128
 # al. 2016).
 LONG_ROLLOUT, SHORT_ROLLOUT = 128, 5
 # Learning rates, our choice by `benchmarks/defaults.py`: higher if a batch gets one step.
-RATE_OF_MANY, RATE_OF_ONE = 1e-3, 3e-3
+RATE_OF_MANY, RATE_OF_ONE = 1e-3, 2e-3
 # Of a table, whose entries have no gradient in most of the steps.
-TABLE_RATE_OF_MANY, TABLE_RATE_OF_ONE = 2e-2, 1e-1
+TABLE_RATE_OF_MANY, TABLE_RATE_OF_ONE = 2e-2, 5e-2
+# Decay of the mean of squared gradients if a batch gets one step, that of Mnih et al. 2016: small
+# batches differ, and a longer memory of the first ones makes later steps too large.
+BETA2_OF_ONE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ class Plan:
         if self.table:
             return TABLE_RATE_OF_MANY if self.epochs > 1 else TABLE_RATE_OF_ONE
         return RATE_OF_MANY if self.epochs > 1 else RATE_OF_ONE
+
+    @property
+    def beta2(self) -> float | None:
+        """Usual decay of the mean of squared gradients; None for the optimizer's own."""
+        return None if self.epochs > 1 or self.whole_batch else BETA2_OF_ONE
 
     def optimizer_steps(self, batch: int) -> int:
         """Return the optimizer steps of an update on a batch of that many steps."""
