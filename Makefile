@@ -20,7 +20,7 @@ JOBS ?= 2
 .PHONY: help train test test-newest peers lint bench clean
 
 help:
-	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into runs/cartpole"
+	@echo "make train   train PPO on CartPole-v1 with the NumPy backend, into a folder in runs/"
 	@echo "make test    run the tests with coverage"
 	@echo "make test-newest   run them with the newest releases, in .venv-newest (8 GB with CUDA on Linux)"
 	@echo "make peers   compare gradients with TRL, rlax, stable-baselines3 and torchrl, and run loops with them, in .venv-peers"
@@ -29,7 +29,7 @@ help:
 	@echo "make clean   remove .venv and everything that was built"
 
 train: $(VENV)/.base
-	$(VENV)/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475 --out runs/cartpole
+	$(VENV)/bin/pgcore train CartPole-v1 --estimator ppo --backend numpy --seed 0 --stop-at 475
 
 # A worker that is done takes tests from the other: one test runs `pgcore check` and takes minutes.
 # What frameworks trace is Python, and measuring coverage makes that several times slower: the

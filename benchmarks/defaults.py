@@ -2,8 +2,9 @@
 
 Each cell is one run: an environment, a learner and a seed, with equal environment steps for every
 learner. pgcore trains with its NumPy backend; stable-baselines3 with one environment, as its own
-defaults have it. Both are evaluated by the same code, on the same 100 episodes of the most probable
-actions. Finished cells are lines of a file, so the script may be stopped and started again.
+defaults have it. Both are evaluated by the same code, on 100 episodes of the most probable actions.
+pgcore uses the masks of actions that Taxi gives; stable-baselines3's three have none. Finished cells
+are lines of a file, so the script may be stopped and started again.
 
     OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo dqn]
     python benchmarks/defaults.py --tabulate [--picture docs/images/defaults.png]
@@ -56,8 +57,8 @@ SEEDS = range(5)
 
 # Evaluation: episodes, and the steps after which an endless one counts with its return so far.
 EPISODES, LIMIT = 100, 1_000
-# Seed of the evaluation's episodes, apart from those of training.
-EVALUATION = 1_000_003
+# Entropy of the evaluation's episodes, apart from those of training.
+EVALUATION = (1_000_003,)
 
 
 @dataclass(frozen=True)
@@ -74,26 +75,21 @@ class Player:
     """A function of observations in the form that `evaluate` plays."""
 
     def __init__(self, act: Any, *, discrete: bool) -> None:
-        """Take [N, ...] observations to [N, ...] actions of the environment."""
-        self.mode = act
+        """Take a function from [N, ...] observations to [N, ...] actions of the environment."""
+        self._act = act
         # The head stands for actions that the environment takes as they are.
         self.spec = SimpleNamespace(head=Categorical(2) if discrete else DiagonalGaussian(1))
 
-
-def evaluation_seeds() -> list[int]:
-    """Return the seeds of the evaluation's episodes."""
-    sequence = np.random.SeedSequence(EVALUATION)
-    return [int(seed) for seed in sequence.generate_state(EPISODES)]
+    def mode(self, observations: Any, action_mask: Any = None) -> Any:
+        """Return the actions, whatever the mask."""
+        return self._act(observations)
 
 
 def play(cell: Cell, policy: Any, normalise: Any = None) -> float:
     """Return the mean return of a policy's greedy episodes."""
-    environments = make_environments(cell.environment, EPISODES)
-    seeds = evaluation_seeds()
+    environments = make_environments(cell.environment, EPISODES, entropy=EVALUATION)
     try:
-        return float(
-            evaluate(policy, environments, seeds=seeds, normalise=normalise, limit=LIMIT).mean()
-        )
+        return float(evaluate(policy, environments, normalise=normalise, limit=LIMIT).mean())
     finally:
         environments.close()
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.episodes import Episodes
-from pgcore.data.spec import PolicySpec
+from pgcore.data.spec import PolicySpec, ensure_spec
 from pgcore.data.spec_checks import check_saved
 from pgcore.errors import (
     BatchError,
@@ -27,13 +27,14 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.evaluation import Evaluation
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
-from pgcore.interfaces.policy import Policy, read_policy
+from pgcore.interfaces.policy import Policy, ensure_policy, read_policy
 from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.interfaces.surrogate import Surrogate
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.registry.unpackaged import REGISTERED
-from pgcore.validation.fields import count_from_zero, instance_of
+from pgcore.validation.fields import count_from_zero, flag, instance_of
+from pgcore.wording import shown
 from pgcore.xp.namespace import Native
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ def policy(
         >>> policy.parameters()["network.0.weight"].shape
         (4, 2)
     """
+    ensure_spec("policy spec", spec)
+    flag("policy compiled", compiled, SpecError)
+    if device is not None:
+        instance_of(str, '"cpu"')("policy device", device, SpecError)
     return _backend(backend).policy(spec, seed=seed, dtype=dtype, device=device, compiled=compiled)
 
 
@@ -211,8 +216,11 @@ def _of_policy(
     target: Policy | None = None,
 ) -> Signals:
     """Return the signals of a policy; see `signals`."""
-    estimator.check_fits(policy.spec)
+    ensure_policy("signals policy", policy)
+    policy.check_fits(estimator)
     policy.check(batch)
+    if target is not None:
+        ensure_policy("signals target", target)
     dtype, width = policy.dtype, policy.spec.head.width
 
     def of(batch: Batch) -> Signals:
@@ -262,6 +270,7 @@ def gradient(
         >>> gradient = pg.gradient(policy, pg.estimator("reinforce"), batch)
         >>> pg.optimizer("adam", learning_rate=1e-3).step(policy, gradient)
     """
+    ensure_policy("gradient policy", policy)
     if signals is None:
         # An inner loop passes slices of signals that were computed once.
         signals = _signals(policy, estimator, batch, target=target)
@@ -304,19 +313,23 @@ def load(
         True
     """
     saved, parameters, saved_dtype = read_policy(path)
+    if dtype is not None:
+        instance_of(str, '"float32"')("load dtype", dtype, SpecError)
     if into is None:
         dtype, spec = dtype or saved_dtype, PolicySpec.from_json(saved)
         into = policy(spec, backend=backend, dtype=dtype, device=device, compiled=compiled)
     else:
         # The policy decides all of this already; an option may only repeat it.
+        ensure_policy("load into", into)
+        flag("load compiled", compiled, SpecError)
         asked = {"backend": backend, "dtype": dtype, "device": device, "compiled": compiled or None}
         settings = {"backend": into.backend, "dtype": into.dtype.name, "compiled": into.compiled}
         for name, option in asked.items():
             present = settings.get(name, "its own")
-            if option not in (None, present):
+            if option is not None and not (isinstance(option, str | bool) and option == present):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise SpecError(
                     f"load {name}: expected that of the policy to load into, {present!r}, "
-                    f"got {option!r}; leave it out, or leave out `into`"
+                    f"got {shown(option)}; leave it out, or leave out `into`"
                 )
         check_saved(str(path), into.spec, saved)
     into.load(parameters)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pgcore.wording import SHOWN, shown
+
 __all__ = [
     "BatchError",
     "DependencyError",
@@ -92,8 +94,11 @@ class UnknownNameError(PgcoreError, LookupError):
         """Return the message: near matches, then every registered name, then a note on others."""
         where, _, _, note = self.args
         # At most three suggestions, each at least half alike by difflib's ratio.
-        near = difflib.get_close_matches(self.name, self.known, n=3, cutoff=0.5)
+        # An object that is no text is near to none, and a long text is compared slowly.
+        name: object = self.name
+        comparable = isinstance(name, str) and len(name) <= SHOWN  # pyright: ignore[reportUnnecessaryIsInstance]
+        near = difflib.get_close_matches(name, self.known, 3, 0.5) if comparable else []
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         listing = ", ".join(self.known) or "none are registered"
-        message = f"{where}: expected a known name, got {self.name!r}; {hint}known: {listing}"
+        message = f"{where}: expected a known name, got {shown(name)}; {hint}known: {listing}"
         return f"{message}; {note}" if note else message

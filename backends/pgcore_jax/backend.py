@@ -13,6 +13,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore.wording import shown
 from pgcore_jax.arrays import JaxArrays
 from pgcore_jax.networks import AdoptedNetwork, SpecNetwork, name_of
 from pgcore_jax.parameters import dtype_of, flatten_tree, with_leaves
@@ -115,7 +116,7 @@ def usable_device(device: str | None) -> Any:
         reason = str(error).splitlines()[0]
     raise SpecError(
         "jax.policy device: expected a platform that JAX can use here, such as 'cpu' or 'gpu:1', "
-        f"got {device!r} ({reason}); choose 'cpu'"
+        f"got {shown(device)} ({reason}); choose 'cpu'"
     )
 
 

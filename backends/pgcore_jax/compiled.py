@@ -136,14 +136,14 @@ def fisher_product(network: Network, head: Head) -> Callable[..., Parameters]:
 @lru_cache(KEPT)
 def update(
     spec: OptimizerSpec, *, guarded: bool = False
-) -> Callable[..., tuple[Parameters, Parameters]]:
-    """Return the function of one step to new parameters and slots.
+) -> Callable[..., tuple[Parameters, Parameters, jax.Array]]:
+    """Return the function of one step to new parameters and slots, and whether they are finite.
 
     It takes parameters, the flat gradient, flat slots and the step's scalars.
 
     Args:
         spec: The formula.
-        guarded: Whether the device skips the step of a gradient that is not finite.
+        guarded: Whether the device skips a step of a gradient, or to results, that are not finite.
     """
 
     def step(
@@ -151,15 +151,16 @@ def update(
         gradient: jax.Array,
         slots: Parameters,
         scalars: tuple[jax.Array, ...],
-    ) -> tuple[Parameters, Parameters]:
+    ) -> tuple[Parameters, Parameters, jax.Array]:
         # Elementwise formulas run on one vector instead of an array for each parameter.
         vector, unravel = ravel_pytree(parameters)
         moved, changed = spec.updated(xp, vector, gradient, slots, *scalars)
+        finite = jnp.isfinite(jnp.stack([moved, *changed.values()])).all()
         if guarded:
-            finite = jnp.isfinite(jnp.vdot(gradient, gradient))
+            finite &= jnp.isfinite(jnp.vdot(gradient, gradient))
             moved = jnp.where(finite, moved, vector)
             for slot, value in changed.items():
                 changed[slot] = jnp.where(finite, value, slots[slot])
-        return unravel(moved), changed
+        return unravel(moved), changed, finite
 
     return jitted(step)

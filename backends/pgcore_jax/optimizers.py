@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
+import jax
 import numpy as np
 
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.validation.arrays import Array
 from pgcore_jax.compiled import update
@@ -43,22 +44,27 @@ class JaxOptimizer(BoundOptimizer):
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
         vector = cast("JaxGradient", gradient).vector
+        policy = self.policy
         # Arrays, since a Python float would compile anew for each value.
-        numbers = tuple(np.asarray(scalar, self.policy.dtype) for scalar in scalars)
-        with self.policy.precision():
-            self.policy.native, self._slots = update(self._formula, guarded=self.policy.resident)(
-                self.policy.native, vector, self._slots, numbers
+        with np.errstate(over="ignore"):
+            numbers = tuple(np.asarray(scalar, policy.dtype) for scalar in scalars)
+        with policy.precision():
+            moved, slots, finite = update(self._formula, guarded=policy.resident)(
+                policy.native, vector, self._slots, numbers
             )
+        if policy.resident:
+            policy.unread.add_step(policy, finite)
+        elif not policy.number(finite):
+            parameters = {name: np.asarray(moved[name]) for name in policy.names}
+            check_step(parameters, {slot: self._named(new) for slot, new in slots.items()})
+        policy.native, self._slots = moved, slots
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         slots: dict[str, dict[str, Array]] = {}
         # JAX returns dicts in the order of the sorted names.
         for slot in self.spec.slots:
-            parts = self.policy.parts(self._slots[slot])
-            slots[slot] = {
-                name: self.policy.canonical(name, parts[name]) for name in self.policy.names
-            }
+            slots[slot] = self._named(self._slots[slot])
         return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
@@ -68,3 +74,8 @@ class JaxOptimizer(BoundOptimizer):
                 name: self.policy.native_array(slots[slot][name]) for name in self.policy.names
             }
             self._slots[slot] = self.policy.joined(native)
+
+    def _named(self, vector: jax.Array) -> dict[str, Array]:
+        """Return a slot's arrays by canonical name, in canonical order."""
+        parts = self.policy.parts(vector)
+        return {name: self.policy.canonical(name, parts[name]) for name in self.policy.names}

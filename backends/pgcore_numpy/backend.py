@@ -7,6 +7,7 @@ from typing import ClassVar
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import SpecError
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore.wording import shown
 from pgcore_numpy.arrays import NumpyArrays
 from pgcore_numpy.policy import NumpyPolicy
 
@@ -32,7 +33,7 @@ class NumpyBackend(Backend):
         self.check_compiled(compiled=compiled)
         if device not in (None, "cpu"):
             raise SpecError(
-                f"numpy.policy device: expected 'cpu', got {device!r}; "
+                f"numpy.policy device: expected 'cpu', got {shown(device)}; "
                 "choose a backend that has this device"
             )
         return NumpyPolicy(self.name, spec, float_dtype("numpy.policy dtype", dtype), seed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
 
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.validation.arrays import Array
 from pgcore_numpy.gradient import NumpyGradient
@@ -28,12 +29,15 @@ class NumpyOptimizer(BoundOptimizer):
 
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
+        vector, arrays_of = cast("NumpyGradient", gradient).vector, self.policy.layout.named
+        # NumPy's warnings are off: an overflow is reported by its parameter.
+        with np.errstate(all="ignore"):
+            moved, slots = self.spec.updated(xp, self.policy.vector, vector, self._slots, *scalars)
+            # Products tell whether any entry is NaN or infinite; large ones overflow themselves.
+            if not all(math.isfinite(np.dot(new, new)) for new in (moved, *slots.values())):
+                check_step(arrays_of(moved), {slot: arrays_of(new) for slot, new in slots.items()})
         # In place, since the policy's views share the vector's memory.
-        vector = cast("NumpyGradient", gradient).vector
-        moved, self._slots = self.spec.updated(
-            xp, self.policy.vector, vector, self._slots, *scalars
-        )
-        self.policy.vector[...] = moved
+        self.policy.vector[...], self._slots = moved, slots
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""

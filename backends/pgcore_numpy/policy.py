@@ -11,7 +11,7 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.spec import PolicySpec
-from pgcore.errors import EstimatorError, ShapeError
+from pgcore.errors import EstimatorError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.formula import OptimizerSpec
 from pgcore.interfaces.policy import Policy
@@ -153,11 +153,12 @@ class NumpyPolicy(NumpyParameters, Policy):
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
         self.check(batch)
-        weights = (
-            np.ones(batch.num_steps, self.dtype)
-            if step_weights is None
-            else step_weights.astype(self.dtype)
-        )
+        weights = np.ones(batch.num_steps, self.dtype)
+        if step_weights is not None:
+            where = "episode_scores step_weights"
+            weights = self.check_vector(where, step_weights, batch.num_steps, "step").astype(
+                self.dtype
+            )
         scores = np.zeros((batch.num_episodes, self.layout.size), self.dtype)
         episode_of_step = batch.episode_of_step
         for block in blocks(batch.num_steps):
@@ -176,11 +177,7 @@ class NumpyPolicy(NumpyParameters, Policy):
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """See `Policy.fisher_vector_product`."""
         self.check(batch)
-        if np.shape(vector) != (self.layout.size,):
-            raise ShapeError(
-                f"fisher_vector_product: expected [{self.layout.size}], the parameters, "
-                f"got {list(np.shape(vector))}; flatten in canonical order"
-            )
+        vector = self.check_vector("fisher_vector_product", vector, self.layout.size, "parameter")
         # The mean over the batch's real steps: padding has weight 0.
         step_weights = (
             np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights

@@ -14,6 +14,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore.wording import shown
 from pgcore_tensorflow.arrays import TensorflowArrays
 from pgcore_tensorflow.networks import AdoptedModule, PolicyModule
 from pgcore_tensorflow.parameters import adopted_parameters
@@ -104,7 +105,7 @@ def usable_device(device: str | None) -> str | None:
         name = f"{name}:0"
     if name not in available:
         raise SpecError(
-            f"tensorflow.policy device: expected one of {', '.join(available)}, got {device!r}; "
+            f"tensorflow.policy device: expected one of {', '.join(available)}, got {shown(device)}; "
             "choose one that TensorFlow has here"
         )
     return f"/device:{name.upper()}"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import tensorflow as tf
 
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import flat as flat_arrays
 from pgcore.validation.arrays import Array
@@ -58,15 +58,24 @@ class TensorflowOptimizer(BoundOptimizer):
         leaves = cast("TensorflowGradient", gradient).leaves
         with self.policy.placed():
             # TensorFlow keeps every Python number that it makes a tensor of; not those of NumPy.
-            numbers = [tf.constant(np.array(scalar, self.policy.dtype)) for scalar in scalars]
-            self._update(*(leaves[name] for name in self.policy.names), *numbers)
+            with np.errstate(over="ignore"):
+                numbers = [tf.constant(np.array(scalar, self.policy.dtype)) for scalar in scalars]
+            tensors = [leaves[name] for name in self.policy.names]
+            finite = self._update(*tensors, *numbers)
+            if self.policy.resident:
+                self.policy.unread.add_step(self.policy, finite)
+            elif not self.policy.number(finite):
+                # Computed again, the results tell the parameter.
+                _, moved, slots = self._results(*tensors, *numbers)
+                check_step(
+                    self._named(moved), {slot: self._named(new) for slot, new in slots.items()}
+                )
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""
         slots: dict[str, dict[str, Array]] = {}
         for slot, vector in self._slots.items():
-            views = self.policy.layout.named(vector.numpy())
-            slots[slot] = {name: view.copy() for name, view in views.items()}
+            slots[slot] = self._named(vector)
         return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
@@ -77,21 +86,38 @@ class TensorflowOptimizer(BoundOptimizer):
             }
             vector.assign(flat_arrays(arrays))
 
-    def _assign(self, *tensors: Any) -> None:
-        """Apply the formula: one gradient a parameter, then the scalars."""
-        parameters: list[Any] = list(self.policy.native.values())
-        leaves, scalars = list(tensors[: len(parameters)]), tensors[len(parameters) :]
-        slots = {slot: tf.convert_to_tensor(vector) for slot, vector in self._slots.items()}
-        before, vector = flat(parameters), flat(leaves)
+    def _named(self, vector: Any) -> dict[str, Array]:
+        """Return a vector's arrays by canonical name."""
+        views = self.policy.layout.named(vector.numpy())
+        return {name: view.copy() for name, view in views.items()}
+
+    def _results(self, *tensors: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Return whether a step may be taken, the new parameters and the new slots.
+
+        Args:
+            tensors: One gradient a parameter, then the scalars.
+        """
+        parameters = len(self.policy.native)
+        vector, scalars = flat(list(tensors[:parameters])), tensors[parameters:]
+        slots = {slot: tf.convert_to_tensor(value) for slot, value in self._slots.items()}
+        before = flat(list(self.policy.native.values()))
         moved, changed = self.spec.updated(xp, before, vector, slots, *scalars)
-        # The gradient is unread, so the device decides whether it is a step.
+        finite = tf.reduce_all(tf.math.is_finite(tf.stack([moved, *changed.values()])))
+        # The gradient of a device is unread.
         if self.policy.resident:
-            finite = tf.math.is_finite(tf.reduce_sum(vector * vector))
-            moved = tf.where(finite, moved, before)
-            for slot, value in changed.items():
-                changed[slot] = tf.where(finite, value, slots[slot])
+            finite &= tf.math.is_finite(tf.reduce_sum(vector * vector))
+        return finite, moved, changed
+
+    def _assign(self, *tensors: Any) -> Any:
+        """Apply the formula where the results are finite, and return whether they are."""
+        finite, moved, changed = self._results(*tensors)
+        parameters: list[Any] = list(self.policy.native.values())
+        moved = tf.where(finite, moved, flat(parameters))
+        for slot, value in changed.items():
+            changed[slot] = tf.where(finite, value, self._slots[slot])
         # All values are computed before any variable changes.
         for parameter, place in zip(parameters, self.policy.layout.places.values(), strict=True):
             parameter.assign(tf.reshape(moved[place], parameter.shape))
         for slot, value in changed.items():
             self._slots[slot].assign(value)
+        return finite

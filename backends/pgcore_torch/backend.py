@@ -14,6 +14,7 @@ from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.interfaces.backend import Backend, float_dtype
+from pgcore.wording import shown
 from pgcore_torch.arrays import TorchArrays
 from pgcore_torch.networks import (
     BATCH_NORM,
@@ -115,7 +116,7 @@ def usable_device(device: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise SpecError(
             "torch.policy device: expected a device that PyTorch can use here, "
-            f"got {device!r} ({reason}); choose 'cpu'"
+            f"got {shown(device)} ({reason}); choose 'cpu'"
         ) from error
     if place.type == "meta":
         raise SpecError(

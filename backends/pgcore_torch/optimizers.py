@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import flat as flat_arrays
 from pgcore.validation.arrays import Array
@@ -36,12 +36,18 @@ class TorchOptimizer(BoundOptimizer):
         derivative = flat(cast("TorchGradient", gradient).leaves)
         parameters = flat(self.policy.native)
         moved, slots = self.spec.updated(xp, parameters, derivative, self._slots, *scalars)
+        # One sum is not finite if any entry is, or if it overflows itself.
+        sums = [vector.sum() for vector in (moved, *slots.values())]
+        finite = torch.isfinite(torch.stack(sums).sum())
         # The gradient is unread, so the device decides whether it is a step.
         if self.policy.resident:
-            finite = torch.isfinite(torch.dot(derivative, derivative))
+            finite &= torch.isfinite(torch.dot(derivative, derivative))
             moved = torch.where(finite, moved, parameters)
             for slot, vector in slots.items():
                 slots[slot] = torch.where(finite, vector, self._slots[slot])
+            self.policy.unread.add_step(self.policy, finite)
+        elif not finite:
+            check_step(self._named(moved), {slot: self._named(new) for slot, new in slots.items()})
         self._slots = slots
         self.policy.assign(self._parts(moved))
 
@@ -50,8 +56,7 @@ class TorchOptimizer(BoundOptimizer):
         slots: dict[str, dict[str, Array]] = {}
         # Weights are [out, in] in the vectors, and [in, out] in canonical shape.
         for slot, vector in self._slots.items():
-            parts = self._parts(vector)
-            slots[slot] = {name: self.policy.canonical(name, part) for name, part in parts.items()}
+            slots[slot] = self._named(vector)
         return slots
 
     def load(self, slots: Mapping[str, Mapping[str, Array]]) -> None:
@@ -61,6 +66,11 @@ class TorchOptimizer(BoundOptimizer):
                 name: np.asarray(slots[slot][name], self.policy.dtype) for name in self.policy.names
             }
             self._slots[slot] = flat(self.policy.leaves(flat_arrays(arrays)))
+
+    def _named(self, vector: Tensor) -> dict[str, Array]:
+        """Return the vector's arrays by canonical name, in canonical shape."""
+        parts = self._parts(vector)
+        return {name: self.policy.canonical(name, part) for name, part in parts.items()}
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the vector's views by canonical name, in PyTorch's own shapes."""

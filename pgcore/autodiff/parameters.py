@@ -41,7 +41,7 @@ class AutodiffParameters(Parameters):
         return super().__getstate__()
 
     def check_unread(self) -> None:
-        """Raise NonFiniteError if a gradient on the device is not finite; see `Unread`."""
+        """See `Parameters.check_unread` and `Unread`."""
         if self.resident:
             self.unread.check(self)
 

@@ -153,7 +153,10 @@ class AutodiffPolicy(ResidentPolicy):
     def episode_scores(self, batch: Batch, step_weights: Array | None = None) -> Array:
         """See `Policy.episode_scores`."""
         self.check(batch)
-        weights = np.ones(batch.num_steps) if step_weights is None else step_weights
+        weights = np.ones(batch.num_steps)
+        if step_weights is not None:
+            where = "episode_scores step_weights"
+            weights = self.check_vector(where, step_weights, batch.num_steps, "step")
         scores = np.empty((batch.num_episodes, self.size), self.dtype)
         for episodes in episode_chunks(batch.episode_lengths):
             numbers, steps = batch.episode_steps(episodes)
@@ -169,11 +172,7 @@ class AutodiffPolicy(ResidentPolicy):
     def fisher_vector_product(self, batch: Batch, vector: Array) -> Array:
         """See `Policy.fisher_vector_product`."""
         self.check(batch)
-        if np.shape(vector) != (self.size,):
-            raise ShapeError(
-                f"fisher_vector_product: expected [{self.size}], the parameters, got "
-                f"{list(np.shape(vector))}; flatten in canonical order"
-            )
+        vector = self.check_vector("fisher_vector_product", vector, self.size, "parameter")
         head, points = self.spec.head, dict[str, Array]()
         # Without a closed form the metric is a sum over actions, which travel as signals.
         if not autodiff_fisher.has_closed_form(head):

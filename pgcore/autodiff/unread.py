@@ -1,4 +1,4 @@
-"""Gradients of a device whose finiteness has not been read, so that no gradient waits for the device."""
+"""Gradients and steps of a device whose finiteness has not been read, so that none waits for the device."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from pgcore.xp.namespace import Native
 
 __all__ = ["MOST", "Unread"]
 
-# Gradients and checks of batches between two readings at most; then one waits for the device.
+# Gradients, or steps, and checks of batches between two readings at most; then one waits for the device.
 MOST, MOST_CHECKS = 64, 8
 
 
 class Unread:
     """The unread sums of squares, with their losses if those are alive, oldest first.
 
-    Optimizers skip the step of a gradient that is not finite, so that its parameters stay as they are
-    until the error is raised: where a number is read, or after `MOST` gradients. A copy of this object,
+    Optimizers skip a step of a gradient, or to parameters, that are not finite, so that the parameters
+    stay as they are until the error is raised: where a number is read, or after `MOST` gradients. A copy of this object,
     or its pickle, is empty.
     """
 
     def __init__(self) -> None:
         """Start with none."""
         self.squares: deque[tuple[Native, str, weakref.ref[Surrogate]]] = deque()
+        self.steps: deque[Native] = deque()
         self.checks: deque[tuple[Native, PutOff]] = deque()
         self.added: weakref.WeakSet[PutOff] = weakref.WeakSet()
 
@@ -64,8 +65,14 @@ class Unread:
         if len(self.squares) > MOST:
             self.check(policy)
 
+    def add_step(self, policy: Any, finite: Native) -> None:
+        """Keep whether a step's results are finite, 0 or 1, and read all if there are too many."""
+        self.steps.append(finite)
+        if len(self.steps) > MOST:
+            self.check(policy)
+
     def check(self, policy: Any) -> None:
-        """Raise NonFiniteError at the first gradient that is not finite; none is unread afterwards.
+        """Raise NonFiniteError at the first gradient or step that is not finite; none is unread afterwards.
 
         Args:
             policy: The gradients' policy.
@@ -75,6 +82,7 @@ class Unread:
         """
         self.read_checks(policy)
         squares, self.squares = self.squares, deque()
+        steps, self.steps = self.steps, deque()
         for number, (square, estimator, loss) in enumerate(squares, 1):
             if math.isfinite(policy.number(square)):
                 continue
@@ -88,3 +96,11 @@ class Unread:
                 f"{policy.number(square)} in gradient {number} of the last {len(squares)}; its step "
                 "left the parameters unchanged, scale the rewards down or use float64"
             )
+        # After the gradients: one that is not finite explains its step.
+        for number, finite in enumerate(steps, 1):
+            if not policy.number(finite):
+                raise NonFiniteError(
+                    "Optimizer.step: expected finite numbers after the step, got NaN or infinity in "
+                    f"step {number} of the last {len(steps)}; it left parameters and optimizer "
+                    "unchanged, lower the learning rate or clip the gradient by max_grad_norm"
+                )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
@@ -16,12 +17,15 @@ from pgcore.data.layout import Layout, saved_layout
 from pgcore.errors import BatchError, FileError
 from pgcore.validation.arrays import Array, PutOff, read_only
 from pgcore.validation.batch_fields import LOSS_MASK, OPTIONAL_REALS
+from pgcore.validation.fields import count, ensure_rng, instance_check
 from pgcore.validation.observations import by_name
+from pgcore.wording import shown
 
-__all__ = ["GROUP", "Episodes", "Index"]
+__all__ = ["BESIDE", "GROUP", "Episodes", "Index", "ensure_episodes", "saved_arrays"]
 
 Index = slice | range | list[int] | Array  # NumPy's indices of one axis
 MUTABLE = (list, np.ndarray)  # the kinds of index that a caller may change later
+BESIDE = "beside."  # begins the names of a file's arrays that are not the episodes'
 GROUP = "group"  # the extra that numbers groups of episodes; see `pgcore.returns.groups`
 
 
@@ -343,7 +347,7 @@ class Episodes(Held):
         rows = index.copy() if isinstance(index, MUTABLE) else index
         try:
             fields, shape = self._part_fields(rows)
-        except IndexError as error:
+        except (IndexError, ValueError) as error:  # ValueError for rows of several lengths
             raise self._index_error("step", self.num_steps, error) from error
         if len(shape) != 1 or shape == (0,):
             raise self._index_error("step", self.num_steps, shape)
@@ -371,7 +375,7 @@ class Episodes(Held):
         """Return the numbers of some episodes, and those of all their steps; see `episodes`."""
         try:
             numbers = np.arange(self.num_episodes)[index]
-        except IndexError as error:
+        except (IndexError, ValueError) as error:
             raise self._index_error("episode", self.num_episodes, error) from error
         if numbers.ndim != 1 or len(numbers) == 0:
             raise self._index_error("episode", self.num_episodes, numbers.shape)
@@ -419,10 +423,8 @@ class Episodes(Held):
         Raises:
             BatchError: size below 1.
         """
-        if size < 1:
-            raise BatchError(
-                f"{type(self).__name__}.minibatches: expected a size of at least 1, got {size}; choose a larger one"
-            )
+        count(f"{type(self).__name__}.minibatches size", size, BatchError)
+        ensure_rng(f"{type(self).__name__}.minibatches rng", rng)
         # One permutation a pass, so that every step is drawn exactly once.
         order = rng.permutation(self.num_steps)
         yield from (order[start : start + size] for start in range(0, self.num_steps, size))
@@ -436,7 +438,7 @@ class Episodes(Held):
         Raises:
             BatchError: num_steps is below the batch's own number.
         """
-        extra = num_steps - self.num_steps
+        extra = count(f"{type(self).__name__}.pad", num_steps, BatchError) - self.num_steps
         if extra < 0:
             raise BatchError(
                 f"{type(self).__name__}.pad: expected at least {self.num_steps} steps, got {num_steps}; "
@@ -444,7 +446,13 @@ class Episodes(Held):
             )
         if extra == 0:
             return self
-        fields = self._step_fields(np.minimum(np.arange(num_steps), self.num_steps - 1))
+        try:
+            fields = self._step_fields(np.minimum(np.arange(num_steps), self.num_steps - 1))
+        except (MemoryError, ValueError) as error:
+            raise BatchError(
+                f"{type(self).__name__}.pad: expected a number of steps that fits into memory, got "
+                f"{shown(num_steps)}; pad to fewer"
+            ) from error
         fields["like"] = self.like
         fields["rewards"][self.num_steps :] = 0.0
         weights = np.ones(self.num_steps) if self.step_weights is None else self.step_weights
@@ -473,8 +481,13 @@ class Episodes(Held):
         from pgcore.data.joining import joined, numbered_apart
 
         where = f"{cls.__name__}.concatenate"
+        if not isinstance(batches, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BatchError(f"{where}: expected several, got {shown(batches)}; pass a list")
+        batches = [*batches]
         if not batches:
             raise BatchError(f"{where}: expected at least 1 batch, got none; collect some first")
+        for number, batch in enumerate(batches):
+            ensure_episodes(f"{where}[{number}]", batch)
         fields: dict[str, Any] = {}
         for name in (*cls.per_step, *cls.per_episode):
             fields[name] = joined(where, name, [getattr(batch, name) for batch in batches])
@@ -526,34 +539,51 @@ class Episodes(Held):
         result.__dict__.update(layout=self.layout, like=like)
         return result
 
-    def save(self, path: str | Path) -> None:
-        """Write arrays and layout to a safetensors file, whole or not at all.
+    def save(
+        self,
+        path: str | Path,
+        *,
+        beside: Mapping[str, Array] = MappingProxyType({}),
+        texts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Write arrays and layout to a safetensors file, whole or not at all; `load` gives every bit back.
+
+        Args:
+            path: The file.
+            beside: Further arrays by name, such as signals, which `load` leaves out.
+            texts: Further strings by name, which `load` leaves out.
 
         Raises:
             FileError: the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> batch = pg.Batch(observations=np.eye(2), actions=[0, 1], rewards=[1.0, 2.0],
+            ...                  episode_lengths=[2], terminated=[True])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     batch.save(f"{folder}/batch.safetensors")
+            ...     pg.Batch.load(f"{folder}/batch.safetensors").rewards.tolist()
+            [1.0, 2.0]
         """
         names = (*self.per_step, *self.per_episode)
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in names}
-        arrays |= {f"extras.{name}": value for name, value in self.extras.items()}
+        fields = {name: getattr(self, name) for name in names}
+        arrays = saved_arrays({**fields, "extras": self.extras})
         if self.layout is not None:
             arrays["layout.shape"] = np.array(self.layout.shape, np.int64)
             arrays["layout.positions"] = self.layout.positions
-        # An absent array has no entry, so that `load` leaves it at its default.
-        present: dict[str, Array] = {}
-        for name, value in arrays.items():
-            for part, array in ({} if value is None else by_name(value)).items():
-                present[f"{name}.{part}" if part else name] = array
-        files.write(path, self.file_format, present, {})
+        arrays |= {f"{BESIDE}{name}": value for name, value in beside.items()}
+        files.write(path, self.file_format, arrays, texts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, and validate it.
+        """Return the episodes that `save` wrote, validated.
 
         Raises:
             FileError: the file cannot be read, is of another kind, or has an impossible layout.
             BatchError: its arrays are not valid.
         """
         arrays, _ = files.read(path, cls.file_format)
+        arrays = {name: x for name, x in arrays.items() if not name.startswith(BESIDE)}
         shape, positions = arrays.pop("layout.shape", None), arrays.pop("layout.positions", None)
         arguments: dict[str, Any] = {}
         for name, value in arrays.items():
@@ -577,11 +607,11 @@ class Episodes(Held):
         return result
 
     def _index_error(
-        self, noun: str, count: int, reason: IndexError | tuple[int, ...]
+        self, noun: str, count: int, reason: Exception | tuple[int, ...]
     ) -> BatchError:
         """Return the error for an index of steps or episodes: NumPy refuses it, or selects a shape."""
         advice = "check the index"
-        if isinstance(reason, IndexError):
+        if isinstance(reason, Exception):
             rule, got = f"{noun} numbers in [0, {count})", f"others ({reason})"
         elif reason == (0,):
             rule, got = f"at least 1 {noun}", "an index that chooses none"
@@ -589,3 +619,23 @@ class Episodes(Held):
             rule, got = "a one-dimensional index", f"one that chooses shape {list(reason)}"
             advice = f"pass a list of {noun} numbers"
         return BatchError(f"{type(self).__name__}.{noun}s: expected {rule}, got {got}; {advice}")
+
+
+ensure_episodes = instance_check(Episodes, "pgcore.Batch(...)", BatchError)
+
+
+def saved_arrays(fields: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the arrays of a file of episodes, by name.
+
+    Args:
+        fields: Arrays by field, those of `extras` by name, and None for absent ones.
+    """
+    extras: Mapping[str, Any] = fields.get("extras") or {}
+    flat = {name: value for name, value in fields.items() if name != "extras"}
+    flat |= {f"extras.{name}": value for name, value in extras.items()}
+    # An absent array has no entry, so that `load` leaves it at its default.
+    arrays: dict[str, Array] = {}
+    for name, value in flat.items():
+        for part, array in ({} if value is None else by_name(value)).items():
+            arrays[f"{name}.{part}" if part else name] = array
+    return arrays

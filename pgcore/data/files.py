@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import zlib
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +15,37 @@ import numpy as np
 
 from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
+from pgcore.wording import abbreviated, shown
 
-__all__ = ["read", "replace", "write"]
+__all__ = ["checked_path", "read", "replace", "write"]
 
-CHECKSUM = "crc32"  # the name of a checksum among a file's texts
+CHECKSUM = "xxh3_64"  # the name of a checksum among a file's texts
+
+
+def checked_path(where: str, path: object) -> Path:
+    """Return a path, or raise FileError unless the system can have a file of that name.
+
+    Args:
+        where: The argument's or the setting's name.
+        path: A string or a `pathlib.Path`.
+    """
+    rule = f"{where}: expected a path that a file can have, got"
+    try:
+        checked = Path(cast("Any", path))
+        # The system's own limits, such as 255 characters of a name; whether it exists is no matter.
+        checked.lstat()
+    except TypeError as error:
+        raise FileError(f"{rule} {shown(path)}; pass a string or a pathlib.Path") from error
+    except ValueError as error:
+        raise FileError(f"{rule} {shown(path)} ({error}); leave that character out") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileError(
+                f"{rule} one of {len(str(path)):,} characters, {abbreviated(str(path))} "
+                f"({error.strerror}); choose a shorter one"
+            ) from error
+        return Path(cast("Any", path))
+    return checked
 
 
 def write(
@@ -33,12 +62,23 @@ def write(
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
     """
-    from safetensors.numpy import save
+    from safetensors import SafetensorError
+    from safetensors.numpy import (
+        save_file,  # pyright: ignore[reportUnknownVariableType] - of an unnamed path
+    )
 
     # Safetensors stores an array's bytes in C order.
     contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     texts = {"format": kind, **metadata}
-    replace(path, save(contiguous, {**texts, CHECKSUM: checksum(contiguous, texts)}))
+    texts |= {CHECKSUM: checksum(contiguous, texts)}
+    with replacing(path) as temporary:
+        try:
+            save_file(contiguous, temporary, texts)
+        except SafetensorError as error:
+            # The system's error is in its words alone.
+            number = re.search(r"os error (\d+)", str(error))
+            code = 0 if number is None else int(number[1])
+            raise OSError(code, os.strerror(code) if code else str(error)) from error
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]:
@@ -49,8 +89,9 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
     """
     from safetensors import SafetensorError, safe_open
 
+    path = checked_path("file", path)
     expected = f"{path}: expected a {kind} file"
-    if not Path(path).is_file():
+    if not path.is_file():
         raise FileError(f"{expected}, got nothing of that name; check the path")
     try:
         opened: Any = safe_open(path, framework="numpy")
@@ -73,35 +114,51 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, str]]
 
 
 def checksum(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> str:
-    """Return a CRC-32 of names, arrays and texts, which finds damage and no forgery."""
-    number = zlib.crc32(repr(sorted(texts.items())).encode())
+    """Return a hash of names, arrays and texts, which finds damage and no forgery."""
+    from xxhash import xxh3_64
+
+    state = xxh3_64(repr(sorted(texts.items())).encode())
     for name in sorted(arrays):
         array = arrays[name]
-        number = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), number)
-        number = zlib.crc32(cast("Any", array.reshape(-1).view(np.uint8)), number)
-    return f"{number:08x}"
+        state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        state.update(cast("Any", array.reshape(-1).view(np.uint8)))
+    return state.hexdigest()
 
 
 def replace(path: str | Path, content: bytes) -> None:
-    """Write the content to a temporary file beside `path`, on the disk itself, then move it to `path`.
+    """Write the content to a file; see `replacing`.
 
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
     """
-    target = Path(path)
-    # The process's number in the name keeps two writers apart.
-    temporary = target.parent / f".{target.name}.{os.getpid()}"
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Generator[Path]:
+    """Give a temporary path, to write to; then put it on the disk itself and move it to `path`.
+
+    Raises:
+        FileError: the folder or the file cannot be written; its old content stays.
+    """
+    target = checked_path("file", path)
+    # The process's number in the name keeps two writers apart. A folder, since writers of a format may
+    # have temporary files of their own.
+    folder = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            # Else a machine that fails may keep the new name and lose the content.
+        folder.mkdir(exist_ok=True)
+        temporary = folder / target.name
+        yield temporary
+        # Else a machine that fails may keep the new name and lose the content.
+        with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(target)
     except (OSError, ValueError) as error:  # ValueError for a path that no file can have
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink()
         reason = getattr(error, "strerror", None) or error
         raise FileError(
             f"{path}: expected a place to write to, got {reason}; choose a folder you can write to"
         ) from error
+    finally:
+        with contextlib.suppress(ValueError):
+            shutil.rmtree(folder, ignore_errors=True)

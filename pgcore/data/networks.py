@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, NamedTuple, NoReturn, cast
 from pgcore.data.activations import activation, registered_activation
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.validation.fields import Checked, Count, count
+from pgcore.wording import shown
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MLP", "Adopted", "Linear", "Network", "Table", "TorsoNetwork"]
@@ -166,7 +167,9 @@ class Linear(Network):
 def _widths(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return the widths of hidden layers as ints, or raise unless there are some, all counts."""
     if not isinstance(value, tuple | list) or not value:
-        raise error(f"{where}: expected a tuple of layer widths, got {value!r}; use Linear for ()")
+        raise error(
+            f"{where}: expected a tuple of layer widths, got {shown(cast('object', value))}; use Linear for ()"
+        )
     return tuple(count(where, width, error) for width in cast("tuple[object, ...]", value))
 
 

@@ -16,10 +16,17 @@ from pgcore.errors import SpecError
 from pgcore.heads import Head
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Checked, check_fields, choice, count_from_zero, instance_of
+from pgcore.validation.fields import (
+    Checked,
+    check_fields,
+    choice,
+    count_from_zero,
+    instance_check,
+    instance_of,
+)
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "under"]
+__all__ = ["MLP", "Adopted", "Linear", "Network", "PolicySpec", "Table", "ensure_spec", "under"]
 
 SHARED = "0"  # the layer of a critic on a shared torso, which has no other
 
@@ -245,3 +252,6 @@ def _registered_name(kind: str, part: Network | Head) -> str:
 def _with_tuples(value: Any) -> Any:
     """Return a value from JSON with tuples in place of lists, since a spec can be hashed."""
     return tuple(map(_with_tuples, cast("list[Any]", value))) if isinstance(value, list) else value
+
+
+ensure_spec = instance_check(PolicySpec, "pgcore.PolicySpec(network, head)", SpecError)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from pgcore.data.spec import Adopted, PolicySpec
 from pgcore.errors import BatchError, ParameterError, ShapeError, SpecError
 from pgcore.validation.arrays import Array, check_rows, owned_booleans, owned_numbers
+from pgcore.wording import shown
 
 __all__ = [
     "check_mask",
@@ -115,6 +116,11 @@ def check_parameters(
     Raises:
         ParameterError: names, shapes or dtypes are not the spec's, or a number is not finite.
     """
+    if not isinstance(parameters, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ParameterError(
+            f"parameters: expected arrays by name, got {shown(parameters)}; "
+            "pass the result of Policy.parameters"
+        )
     shapes = spec.parameter_shapes
     if set(parameters) != set(shapes):
         missing = sorted(set(shapes) - set(parameters))

@@ -11,7 +11,7 @@ import numpy as np
 from pgcore.data.native import Arrays
 from pgcore.errors import EstimatorError, NonFiniteError, ShapeError
 from pgcore.function.signals import LaidOutSignals
-from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.estimator import Estimator, ensure_estimator
 from pgcore.interfaces.metrics import compute_figures
 from pgcore.interfaces.quantities import PER_ACTION
 from pgcore.validation.arrays import Array
@@ -94,6 +94,7 @@ def loss(estimator: Estimator, signals: LaidOutSignals, **quantities: Native) ->
         >>> out.derivatives["log_prob"].tolist()
         [-2.0, -2.0]
     """
+    ensure_estimator("loss estimator", estimator)
     if not isinstance(signals, LaidOutSignals):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EstimatorError(
             f"loss of {estimator.name}: expected the signals of pgcore.signals(estimator, episodes), "

@@ -12,11 +12,11 @@ import numpy as np
 
 from pgcore.data.batch import Batch
 from pgcore.data.device_array import place_of
-from pgcore.data.episodes import Episodes
+from pgcore.data.episodes import Episodes, ensure_episodes
 from pgcore.data.native import Arrays, arrays_of, host
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.function.recorded import Recorded
-from pgcore.interfaces.estimator import Estimator, check_claims
+from pgcore.interfaces.estimator import Estimator, check_claims, ensure_estimator
 from pgcore.interfaces.reduction import Totals
 from pgcore.interfaces.signals import Signals
 from pgcore.validation.arrays import Array, is_host
@@ -133,7 +133,8 @@ class LaidOutSignals:
     def _taken(self, index: Any, *, by_row: bool) -> LaidOutSignals:
         """Return the signals of some rows, or of some entries as flat steps."""
         arrays, axes = self.arrays, len(self.shape)
-        if not arrays.owns(index) or arrays.dtype(index) == "bool":
+        # Integers of the framework stay where they are.
+        if not arrays.owns(index) or "int" not in arrays.dtype(index):
             numbers = whole_numbers(index, self.shape[0] if by_row else math.prod(self.shape))
             index = arrays.native(numbers, self.weights)
 
@@ -178,6 +179,8 @@ def laid_out_signals(
     Raises:
         EstimatorError, BatchError, ShapeError, NonFiniteError: see `pgcore.signals`.
     """
+    ensure_estimator("signals estimator", estimator)
+    ensure_episodes("signals episodes", episodes)
     check_claims(estimator)
     if episodes.device is not None:
         with suppress(Exception), episodes.device.arrays.computing(episodes.device.dtype):
@@ -240,7 +243,7 @@ def whole_numbers(index: Any, count: int) -> Array:
     """
     try:
         numbers = np.arange(count)[index if isinstance(index, slice) else host(index)]
-    except IndexError as error:
+    except (IndexError, ValueError) as error:  # ValueError for rows of several lengths
         raise EstimatorError(
             f"signals: expected positions in [0, {count}), got others ({error}); check the index"
         ) from error

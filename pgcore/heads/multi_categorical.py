@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, cast
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.heads.discrete import DiscreteHead
 from pgcore.validation.fields import Positive, count
+from pgcore.wording import shown
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["MultiCategorical"]
@@ -23,7 +24,8 @@ def _counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> 
     items = tuple(cast("Iterable[Any]", value)) if sequence else ()
     if not items:
         raise error(
-            f"{where}: expected one count for each choice, got {value!r}; give a tuple like (3, 2)"
+            f"{where}: expected one count for each choice, got {shown(cast('object', value))}; "
+            "give a tuple like (3, 2)"
         )
     return tuple(count(f"{where}[{k}]", item, error) for k, item in enumerate(items))
 

@@ -30,7 +30,7 @@ from pgcore.interfaces.quantities import (
 from pgcore.interfaces.reduction import AnyReduction, Reduction
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import Checked, choice, set_field
+from pgcore.validation.fields import Checked, choice, instance_check, set_field
 from pgcore.validation.inheritance import overrides
 from pgcore.xp.namespace import ArrayNamespace, Native
 from pgcore.xp.numpy import host as host_namespace
@@ -45,6 +45,7 @@ __all__ = [
     "Evaluate",
     "Reduction",
     "check_claims",
+    "ensure_estimator",
     "quantities_of",
 ]
 
@@ -409,3 +410,6 @@ def advice_on(missing: list[str]) -> str:
     if not TWIN_VALUES.isdisjoint(missing):
         return "give the spec a critic with critic_values='twin'"
     return "choose another head or another estimator"
+
+
+ensure_estimator = instance_check(Estimator, "pgcore.estimator(name)", EstimatorError)

@@ -41,7 +41,9 @@ class Evaluation(NamedTuple):
 
     def __call__(self, *names: str) -> Mapping[str, Array]:
         """See `Evaluate.__call__`; raise NonFiniteError, naming parameter or step, unless finite."""
-        evaluated = self.policy.evaluate(self.batch, names)
+        # An overflow is reported below, by name and step.
+        with np.errstate(all="ignore"):
+            evaluated = self.policy.evaluate(self.batch, names)
         for name, value in evaluated.items():
             if name not in UNBOUNDED and row_not_finite(value) is not None:
                 # A parameter that is not finite explains every step.

@@ -13,6 +13,7 @@ from pgcore.data.batch import Batch
 from pgcore.data.episodes import Episodes
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.validation.arrays import Array, check_finite, is_host
+from pgcore.wording import shown
 
 __all__ = ["Example", "Extra", "check_extras", "declared_extras", "used_extras"]
 
@@ -59,10 +60,10 @@ class Extra:
 
     def __post_init__(self) -> None:
         """Check form and example."""
-        if not FORM.fullmatch(self.form):
+        if not isinstance(self.form, str) or not FORM.fullmatch(self.form):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise EstimatorError(
                 "Extra.form: expected [B], [B, A], [B, width] or [B, 3], then float, integer, number "
-                f"or bool, got {self.form!r}; write it as '[B] float'"
+                f"or bool, got {shown(self.form)}; write it as '[B] float'"
             )
         if self.example is None and not self.optional:
             raise EstimatorError(

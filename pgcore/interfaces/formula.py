@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pgcore.errors import OptimizerError, PgcoreError
+from pgcore.errors import NonFiniteError, OptimizerError, PgcoreError
 from pgcore.interfaces.copying import Copied
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.schedules import Schedule
-from pgcore.validation.arrays import Array
+from pgcore.validation.arrays import Array, first_not_finite
 from pgcore.validation.fields import Checked, Positive, positive
 from pgcore.xp.namespace import ArrayNamespace, Native
 
-__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec", "Rule", "StepReport"]
+__all__ = ["BoundOptimizer", "LearningRate", "OptimizerSpec", "Rule", "StepReport", "check_step"]
 
 
 def rate_or_schedule(
@@ -63,7 +63,11 @@ class BoundOptimizer(Copied, ABC):
 
     @abstractmethod
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
-        """Update slots and parameters with the numbers of `OptimizerSpec.scalars`."""
+        """Update slots and parameters with the numbers of `OptimizerSpec.scalars`.
+
+        Raises:
+            NonFiniteError: see `check_step`; parameters and slots stay as they were.
+        """
 
     @abstractmethod
     def slots(self) -> dict[str, dict[str, Array]]:
@@ -172,3 +176,27 @@ class OptimizerSpec(Rule):
             gradient = gradient.clipped(self.max_grad_norm)
         # `scalars` counts steps from 1, a schedule from 0.
         bound.step(gradient, self.scalars(steps_taken + 1, self.rate(steps_taken)))
+
+
+def check_step(parameters: Mapping[str, Array], slots: Mapping[str, Mapping[str, Array]]) -> None:
+    """Raise NonFiniteError, naming a parameter, unless the results of a step are finite.
+
+    Backends call it where a sum over the results is not finite, before they take the results over.
+
+    Args:
+        parameters: The new ones by name.
+        slots: The new ones by slot and parameter.
+    """
+    advice = "parameters and optimizer are unchanged, lower the learning rate"
+    if (name := first_not_finite(parameters)) is None:
+        # A slot that overflowed would stop its parameter for good, without a sign of it.
+        overflowed = {slot: first_not_finite(values) for slot, values in slots.items()}
+        slot = next((slot for slot, name in overflowed.items() if name is not None), None)
+        if slot is None:
+            return
+        name = f"the {slot} of {overflowed[slot]}"
+        advice = "parameters and optimizer are unchanged, clip the gradient by max_grad_norm"
+    raise NonFiniteError(
+        f"Optimizer.step: expected finite numbers after the step, got NaN or infinity in {name}; "
+        f"{advice}"
+    )

@@ -16,9 +16,9 @@ from pgcore.interfaces.metrics import compute_metrics
 from pgcore.interfaces.parameters import Parameters, flat
 from pgcore.interfaces.surrogate import SummedSurrogate, Surrogate
 from pgcore.validation.arrays import Array, first_not_finite, first_row
-from pgcore.validation.fields import number, positive_or_infinite
+from pgcore.validation.fields import instance_check, number, positive_or_infinite
 
-__all__ = ["Gradient"]
+__all__ = ["Gradient", "ensure_gradient"]
 
 # Below it a float32 square has lost digits to underflow: float32's least normal number is 1.2e-38.
 LEAST_SQUARE = 1e-30
@@ -229,3 +229,8 @@ def losses_of(gradient: Gradient) -> tuple[Surrogate, ...]:
     """Return the losses that a gradient is the sum of; its own of one that is no sum."""
     surrogate = gradient.surrogate
     return surrogate.parts if isinstance(surrogate, SummedSurrogate) else (surrogate,)
+
+
+ensure_gradient = instance_check(
+    Gradient, "pgcore.gradient(policy, estimator, batch)", OptimizerError
+)

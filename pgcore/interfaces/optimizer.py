@@ -7,12 +7,14 @@ from typing import Any
 
 from pgcore.errors import OptimizerError
 from pgcore.interfaces.formula import BoundOptimizer, Rule, StepReport
-from pgcore.interfaces.gradient import Gradient
-from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.gradient import Gradient, ensure_gradient
+from pgcore.interfaces.policy import Policy, ensure_policy
 from pgcore.validation.arrays import Array
-from pgcore.validation.fields import non_negative
+from pgcore.validation.fields import instance_of, non_negative
 
 __all__ = ["Optimizer", "Rule", "StepReport"]
+
+RULE = instance_of(Rule, "an OptimizerSpec")
 
 
 class Optimizer:
@@ -20,7 +22,7 @@ class Optimizer:
 
     def __init__(self, spec: Rule) -> None:
         """Keep the spec, such as an `OptimizerSpec`; nothing native exists before the first step."""
-        self.spec: Any = spec
+        self.spec: Any = RULE("Optimizer", spec, OptimizerError)
         self.steps_taken = 0  # one that a trust region refused does not count
         self._policy: Policy | None = None
         self._bound: BoundOptimizer | None = None
@@ -40,6 +42,8 @@ class Optimizer:
             OptimizerError: optimizer, gradient and policy do not belong together.
             NonFiniteError: the gradient or the step is NaN or infinite; no parameter changes.
         """
+        ensure_policy("Optimizer.step policy", policy)
+        ensure_gradient("Optimizer.step gradient", gradient)
         bound = self._bound_to(policy)
         if gradient.policy is not policy:
             raise OptimizerError(
@@ -54,6 +58,7 @@ class Optimizer:
 
     def state(self, policy: Policy) -> dict[str, Array]:
         """Return the slots as `slot/parameter` to array, for a checkpoint."""
+        ensure_policy("Optimizer.state policy", policy)
         state: dict[str, Array] = {}
         for slot, values in self._bound_to(policy).slots().items():
             state |= {f"{slot}/{name}": value for name, value in values.items()}
@@ -70,14 +75,16 @@ class Optimizer:
         Raises:
             OptimizerError: the state is not that of this spec and policy.
         """
+        ensure_policy("Optimizer.load policy", policy)
         slots, names = self.spec.slots, self.spec.slot_parameters(policy)
         shapes = policy.spec.parameter_shapes
         expected = {f"{slot}/{name}": shapes[name] for slot in slots for name in names}
-        if {name: value.shape for name, value in state.items()} != expected:
+        arrays: Any = state if isinstance(state, Mapping) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
+        if {name: getattr(value, "shape", None) for name, value in arrays.items()} != expected:
             critic = "" if len(names) == len(shapes) else "'s critic"
             raise OptimizerError(
                 f"Optimizer.load: expected the slots {', '.join(slots) or 'none'} for every parameter "
-                f"of the policy{critic}, got {len(state)} arrays that differ; "
+                f"of the policy{critic}, got {len(arrays)} arrays that differ; "
                 "load the checkpoint of the same optimizer and policy"
             )
         # A backend loads one mapping a slot.

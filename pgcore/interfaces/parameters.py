@@ -71,6 +71,12 @@ class Parameters(Copied, ABC):
             ParameterError: names, shapes or values are not the spec's.
         """
 
+    def check_unread(self) -> None:
+        """Raise the NonFiniteError of a gradient or a step on a device that has not been read yet.
+
+        Elsewhere such an error is raised at once, so that there is none.
+        """
+
     def check_finite(self, where: str, error: type[PgcoreError] = NonFiniteError) -> None:
         """Raise `error`, naming the parameter, unless all are finite."""
         bad = first_not_finite(self.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,21 +13,36 @@ from numpy.typing import ArrayLike
 
 from pgcore.data.batch import Batch
 from pgcore.data.device_array import DeviceArray, place_of
-from pgcore.data.episodes import Episodes
+from pgcore.data.episodes import Episodes, ensure_episodes
 from pgcore.data.files import read, write
 from pgcore.data.spec_checks import check_mask, check_mask_shape, check_observations
-from pgcore.errors import EstimatorError, NonFiniteError, ParameterError
-from pgcore.interfaces.estimator import KLS, Estimator, quantities_of
+from pgcore.errors import (
+    EstimatorError,
+    NonFiniteError,
+    ParameterError,
+    ShapeError,
+    SpecError,
+)
+from pgcore.interfaces.estimator import KLS, Estimator, ensure_estimator, quantities_of
 from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import Parameters
 from pgcore.interfaces.quantities import columns_of
 from pgcore.interfaces.surrogate import Surrogate, check_batch
-from pgcore.validation.arrays import Array, check_finite, first_row, is_host, row_not_finite
+from pgcore.validation.arrays import (
+    Array,
+    check_finite,
+    first_row,
+    is_host,
+    owned_numbers,
+    row_not_finite,
+)
+from pgcore.validation.fields import ensure_rng, instance_check
 from pgcore.validation.observations import ObservationsLike, owned_observations
+from pgcore.wording import abbreviated, shown
 from pgcore.xp.numpy import host
 
-__all__ = ["EVALUATIONS", "Policy", "read_policy"]
+__all__ = ["EVALUATIONS", "Policy", "ensure_policy", "read_policy"]
 
 # The format's name in the files of `Policy.save`.
 FORMAT = "pgcore.policy"
@@ -139,6 +154,7 @@ class Policy(Parameters):
             EstimatorError: the policy does not have a quantity, or the batch no `reference` for a KL.
             BatchError: a truncated episode has no final observation, and a name needs it.
         """
+        ensure_episodes("Policy.evaluate batch", batch)
         self.check_evaluations(names, batch)
         self.check(batch)
         head, evaluated = self.spec.head, dict[str, Array]()
@@ -184,6 +200,7 @@ class Policy(Parameters):
             BatchError: an observation or a mask does not fit the spec, or is not finite.
             NonFiniteError: the distribution at a step is NaN; names it.
         """
+        ensure_rng("Policy.act rng", rng)
         head, seen = self.spec.head, self.on_accelerator(observations)
         if (place := place_of(seen)) is not None:
             arrays = place.arrays
@@ -205,6 +222,10 @@ class Policy(Parameters):
 
     def check_evaluations(self, names: tuple[str, ...], batch: Batch) -> None:
         """Raise EstimatorError unless `evaluate` can give every name for this batch."""
+        if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise EstimatorError(
+                f"evaluate: expected a tuple of names, got {shown(names)}; pass ('log_prob',)"
+            )
         # An evaluation at final observations needs the quantity that it is of.
         finals = {name.removeprefix("final_") for name in EVALUATIONS.keys() & set(names)}
         needed = (set(names) - EVALUATIONS.keys() | finals) - {"distribution"}
@@ -213,7 +234,7 @@ class Policy(Parameters):
             raise EstimatorError(
                 f"evaluate: expected names among {', '.join(sorted(quantities))} and "
                 f"{', '.join(EVALUATIONS)} for {self.spec.head} with critic={self.spec.critic!r}, "
-                f"got {', '.join(names)}; give the policy what is missing"
+                f"got {abbreviated(', '.join(names))}; give the policy what is missing"
             )
         if not KLS.isdisjoint(names) and "reference" not in batch.extras:
             raise EstimatorError(
@@ -222,6 +243,7 @@ class Policy(Parameters):
 
     def check_fits(self, estimator: Estimator) -> None:
         """See `Estimator.check_fits`."""
+        ensure_estimator("Policy.check_fits estimator", estimator)
         estimator.check_fits(self.spec)
 
     def check(self, batch: Batch) -> None:
@@ -229,6 +251,16 @@ class Policy(Parameters):
         check_batch(self.spec, batch)
         if not self.beside(batch):
             batch.run_checks()
+
+    def check_vector(self, where: str, vector: ArrayLike, size: int, noun: str) -> Array:
+        """Return [size] numbers, one for each `noun`, or raise ShapeError or BatchError."""
+        checked = owned_numbers(where, vector, copied=False)
+        if checked.shape != (size,):
+            raise ShapeError(
+                f"{where}: expected [{size}], one number for each {noun}, got "
+                f"{list(checked.shape)}; flatten in canonical order"
+            )
+        return checked
 
     def check_computed(self, where: str, result: Array) -> None:
         """Raise NonFiniteError, naming parameter or episode, unless [E, D] scores or [D] are finite."""
@@ -325,3 +357,6 @@ def read_policy(path: str | Path) -> tuple[str, dict[str, Array], str]:
     """
     arrays, metadata = read(path, FORMAT)
     return metadata.get("spec", ""), arrays, metadata.get("dtype", "float64")
+
+
+ensure_policy = instance_check(Policy, "pgcore.policy(spec)", SpecError)

@@ -12,14 +12,23 @@ import numpy as np
 
 from pgcore.data.batch import Batch, Index
 from pgcore.data.device_array import Device, as_array
+from pgcore.data.episodes import ensure_episodes
 from pgcore.errors import BatchError, EstimatorError, NonFiniteError, ShapeError
 from pgcore.interfaces.estimator import KLS, QUANTITIES, Estimator, Evaluate
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.reduced import reduced
 from pgcore.interfaces.reduction import THE_BATCH, Totals
 from pgcore.validation.arrays import Array, first_row, fixed, is_host, read_only, row_not_finite
+from pgcore.validation.fields import instance_check
 
-__all__ = ["Signals", "SignalsPart", "check_all_finite", "check_names", "check_reference"]
+__all__ = [
+    "Signals",
+    "SignalsPart",
+    "check_all_finite",
+    "check_names",
+    "check_reference",
+    "ensure_signals",
+]
 
 # The name of the weights among a part's arrays: no keyword, so no signal's.
 WEIGHTS = "loss weights"
@@ -104,7 +113,8 @@ class Signals:
         Raises:
             BatchError: see `Batch.episodes`.
         """
-        part, real = self.episode_part(batch, index), batch.episode_weights
+        part = self.episode_part(batch, index)
+        real = batch.episode_weights
         if self.padded:
             # An episode without a step that counts is no episode of the mean.
             real = np.maximum.reduceat(self.padding_weights, batch.episode_starts)
@@ -116,6 +126,7 @@ class Signals:
 
         See `episodes` for the arguments and errors, and `part` for the sum over parts.
         """
+        ensure_episodes("Signals.episode_part batch", batch)
         numbers, steps = batch.episode_steps(index)
         renumbered = dict[str, Array]()
         # Episodes of the part are numbered anew, from 0.
@@ -134,7 +145,7 @@ class Signals:
             )
         try:
             weights = self.weights[index]
-        except IndexError as error:
+        except (IndexError, ValueError) as error:  # ValueError for rows of several lengths
             raise EstimatorError(
                 f"Signals.{method}: expected step numbers in [0, {len(self.weights)}), "
                 f"got others ({error}); check the index"
@@ -423,3 +434,6 @@ def check_all_finite(where: str, value: Array, noun: str = "step") -> None:
             f"{where}: expected finite numbers, got {value[row]} at {noun} {row}; "
             f"look at that {noun}'s observations, rewards and values"
         )
+
+
+ensure_signals = instance_check(Signals, "pgcore.signals(policy, estimator, batch)", EstimatorError)

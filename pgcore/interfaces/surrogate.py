@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from pgcore.data.batch import Batch
+from pgcore.data.episodes import ensure_episodes
 from pgcore.data.spec import PolicySpec
 from pgcore.data.spec_checks import check_observations
 from pgcore.errors import EstimatorError
-from pgcore.interfaces.estimator import Estimator
-from pgcore.interfaces.signals import Signals, check_names, check_reference
+from pgcore.interfaces.estimator import Estimator, ensure_estimator
+from pgcore.interfaces.signals import Signals, check_names, check_reference, ensure_signals
 from pgcore.validation.arrays import Array, is_host, put_off
 
 __all__ = ["SummedSurrogate", "Surrogate", "check_batch"]
@@ -40,6 +41,8 @@ class Surrogate:
         self, spec: PolicySpec, estimator: Estimator, batch: Batch, signals: Signals
     ) -> None:
         """Check that they fit, and finalise the signals; see `pgcore.gradient` for the errors."""
+        ensure_estimator("gradient estimator", estimator)
+        ensure_signals("gradient signals", signals)
         estimator.check_fits(spec)
         check_batch(spec, batch)
         if len(signals.weights) != batch.num_steps:
@@ -130,6 +133,7 @@ class SummedSurrogate(Surrogate):
 
 def check_batch(spec: PolicySpec, batch: Batch) -> None:
     """Raise ShapeError or BatchError unless a batch fits a spec; its own minibatches fit too."""
+    ensure_episodes("batch", batch)
     if batch.fits(spec):
         return
     # Parts of a batch on a device are not read.

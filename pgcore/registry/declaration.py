@@ -36,7 +36,8 @@ def declare(
         UnknownNameError: there is no such kind.
         PluginError: the object cannot be one of the kind, or has no name.
     """
-    if kind is not None and kind not in KINDS:
+    # An array has no single truth value to compare by.
+    if kind is not None and not (isinstance(kind, str) and kind in KINDS):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UnknownNameError("kind", kind, KINDS)
     label = cast("Any", value if hasattr(value, "__qualname__") else type(value))
     interface = interface_of(value)

@@ -124,7 +124,7 @@ class Registry:
                 PGCORE_DISABLE leaves it out.
             DependencyError: its package is missing or too old. Other errors of imports go through.
         """
-        if (kind, name) not in self._loaded:
+        if not isinstance(name, str) or (kind, name) not in self._loaded:  # pyright: ignore[reportUnnecessaryIsInstance]
             registration = self.find(kind, name)
             registered = registration.distribution == REGISTER
             # A registered class may be local, where no import finds it. In front of a disabled
@@ -137,7 +137,8 @@ class Registry:
 
     def find(self, kind: str, name: str) -> Registration:
         """Return the one registration of a name, without importing it; see `load` for errors."""
-        pairs = [pair for pair in self._pairs(kind) if pair[0].name == name]
+        known = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        pairs = [pair for pair in self._pairs(kind) if known and pair[0].name == name]
         # A disabled one last: it makes way for another of its name.
         for provider, plugin in sorted(pairs, key=lambda pair: not self._enables(kind, *pair)):
             registration = self._registration(kind, provider, plugin)
@@ -147,13 +148,15 @@ class Registry:
         # An entry point often has the name of the thing that it provides.
         where = noun_of(kind)
         for plugin in self.quarantined:
-            if plugin.entry_point == name:
+            if known and plugin.entry_point == name:
                 raise plugin.error(f"{where} {name!r}")
         raise UnknownNameError(where, name, self.names(kind), self.note_on_quarantined("names"))
 
     def refuse_disabled(self, kind: str, name: object) -> None:
         """Raise PluginError for a disabled name, before a rule lists those that are enabled."""
-        rows = [row for row in self.providers(kind) if row.provider.name == name]
+        # An array has no single truth value to compare by.
+        known = isinstance(name, str)
+        rows = [row for row in self.providers(kind) if known and row.provider.name == name]
         if rows and all(row.status == "disabled" for row in rows):
             self.find(kind, str(name))
 
@@ -206,7 +209,12 @@ def registry() -> Registry:
 
 def default_backend_name(explicit: str | None = None) -> str:
     """Return the backend's name: the explicit one, else `PGCORE_BACKEND`, else `numpy`."""
-    return explicit if explicit is not None else os.environ.get("PGCORE_BACKEND") or "numpy"
+    if explicit is None:
+        return os.environ.get("PGCORE_BACKEND") or "numpy"
+    # Before any name is looked up in a dictionary, since an object may have no hash.
+    if not isinstance(explicit, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UnknownNameError("backend", explicit, registry().names("backends"))
+    return explicit
 
 
 def load_class(kind: str, name: str, base: type[Registered]) -> type[Registered]:

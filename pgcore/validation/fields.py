@@ -25,13 +25,17 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
+
 from pgcore.errors import PgcoreError, SpecError
+from pgcore.wording import shown
 
 __all__ = ["Checked", "annotation_of", "check_fields", "set_field"]
 # Annotations of fields, and the checks that they stand for.
 __all__ += ["Count", "CountFromZero", "Decay", "Flag", "NonNegative", "Number", "Positive"]
 __all__ += ["PositiveOrInfinite", "UnitInterval"]
-__all__ += ["choice", "count", "count_from_zero", "decay", "flag", "instance_of", "non_negative"]
+__all__ += ["choice", "count", "count_from_zero", "decay", "ensure_rng", "flag"]
+__all__ += ["instance_check", "instance_of", "non_negative"]
 __all__ += ["number", "positive", "positive_or_infinite", "unit_interval"]
 
 Check = Callable[[str, object, type[PgcoreError]], Any]
@@ -75,7 +79,7 @@ class Rule(Generic[T_co]):
         """Return the plain value, or raise `error`, whose message begins with `where`."""
         plain = self.plain(value)
         if not self.valid(plain):
-            raise error(f"{where}: expected {self.rule}, got {_shown(value)}; {self.advice}")
+            raise error(f"{where}: expected {self.rule}, got {shown(value)}; {self.advice}")
         return cast("T_co", plain)
 
 
@@ -106,11 +110,32 @@ def choice(*choices: object) -> Rule[Any]:
     return Rule(rule, valid, "choose one of them", _as_it_is, choices)
 
 
+def instance_check(
+    cls: type, example: str, error: type[PgcoreError]
+) -> Callable[[str, object], object]:
+    """Return the check that an argument is an instance of a class, which takes place and value.
+
+    Args:
+        cls: The class.
+        example: The way to build one.
+        error: Of the refusal.
+    """
+    rule = instance_of(cls, example)
+
+    def check(where: str, value: object) -> object:
+        return value if isinstance(value, cls) else rule(where, value, error)
+
+    return check
+
+
 def instance_of(cls: type, example: str) -> Rule[Any]:
     """Return the check that a value is an instance of a class, such as `example`."""
-    rule = f"a {cls.__name__} such as {example}"
+    article = "an" if cls.__name__[0] in "AEIOU" else "a"
+    rule = f"{article} {cls.__name__} such as {example}"
     return Rule(rule, lambda value: isinstance(value, cls), "build one", _as_it_is)
 
+
+ensure_rng = instance_check(np.random.Generator, "pgcore.generator(seed)", SpecError)
 
 Count = Annotated[int, count]
 CountFromZero = Annotated[int, count_from_zero]
@@ -189,12 +214,3 @@ def annotation_of(cls: type, field: dataclasses.Field[Any]) -> object:
 def set_field(instance: object, name: str, value: object) -> None:
     """Set a field of a frozen dataclass from its `__post_init__`."""
     object.__setattr__(instance, name, value)
-
-
-def _shown(value: object) -> str:
-    """Return the value's repr, short enough for a message."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write out integers of more than some thousand digits
-        text = f"a very long {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

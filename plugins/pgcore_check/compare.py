@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +13,21 @@ from numpy.typing import ArrayLike
 from pgcore import api
 from pgcore.autodiff.policy import AutodiffPolicy
 from pgcore.data.batch import Batch
-from pgcore.data.spec import Adopted, PolicySpec
-from pgcore.errors import BatchError, NonFiniteError
+from pgcore.data.episodes import ensure_episodes
+from pgcore.data.spec import Adopted, PolicySpec, ensure_spec
+from pgcore.errors import BatchError, NonFiniteError, SpecError
 from pgcore.interfaces.backend import Backend
-from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.estimator import Estimator, ensure_estimator
 from pgcore.interfaces.extras import check_extras
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer
-from pgcore.interfaces.policy import Policy
+from pgcore.interfaces.policy import Policy, ensure_policy
 from pgcore.interfaces.score_estimator import ScoreEstimator
 from pgcore.interfaces.signals import Signals
 from pgcore.registry.registry import registry
 from pgcore.validation.arrays import Array
+from pgcore.validation.fields import flag
+from pgcore.wording import shown
 from pgcore_check.bounds.agreement import FACTOR, POWER, largest, powered
 from pgcore_check.bounds.rounding import restored
 from pgcore_check.reference.estimator_form import estimator_form
@@ -175,6 +178,15 @@ def compare(
         >>> pg.compare(spec, pg.estimator("reinforce"), batch, backends=["numpy"]).agrees
         True
     """
+    ensure_spec("compare spec", spec)
+    ensure_estimator("compare estimator", estimator)
+    ensure_episodes("compare batch", batch)
+    flag("compare compiled", compiled, SpecError)
+    if backends is not None and not isinstance(backends, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(
+            f"compare backends: expected a list of names, got {shown(backends)}; "
+            "`pgcore list backends` shows them"
+        )
     entries = registry().providers("backends")
     usable = [entry.provider.name for entry in entries if entry.status == "usable"]
     names = usable if backends is None else backends
@@ -228,6 +240,7 @@ def check(policy: Policy, estimator: Estimator, batch: Batch, *, optimizer: str 
         >>> pg.check(policy, pg.estimator("reinforce"), batch).agrees
         True
     """
+    ensure_policy("check policy", policy)
     policy.check_fits(estimator)
     policy.check(batch)
     check_extras(estimator.used_extras, batch, policy.spec.head.width)
@@ -278,6 +291,7 @@ def compare_policies(
         True
     """
     for policy in (left, right):
+        ensure_policy("compare_policies", policy)
         policy.check_fits(estimator)
         policy.check(batch)
     pairing, dtype = pairing_of(left, right), coarser(left, right)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgcore.errors import EstimatorError
+from pgcore.interfaces.estimator import ensure_estimator
 from pgcore.validation.arrays import Array
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Derivation:
         """Differentiate; see `derive`."""
         from pgcore_derive.surrogates import derivatives_of
 
+        ensure_estimator("derive", estimator)
         self.estimator = estimator
         trace, self.terms, self.expressions = derivatives_of(estimator)
         self.rows = trace.rows

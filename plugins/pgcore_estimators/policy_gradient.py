@@ -35,7 +35,11 @@ def critic_or_auto(
     where: str, value: object, error: type[PgcoreError] = EstimatorError
 ) -> CriticLoss | str:
     """See `pgcore.validation.fields`: "auto" as it is, else a critic's loss."""
-    return AUTO if value == AUTO else part_of(CriticLoss)(where, value, error)
+    return (
+        AUTO
+        if isinstance(value, str) and value == AUTO
+        else part_of(CriticLoss)(where, value, error)
+    )
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ class Reinforce(Composed):
         # Before __init__ the fields are not set: the baseline is looked up among the arguments.
         names = [field.name for field in fields(cls)]
         arguments = dict(zip(names, values, strict=False)) | options
-        by_component = cls is Reinforce and arguments.get("baseline") == PER_COMPONENT
+        baseline = arguments.get("baseline")
+        named = isinstance(baseline, str)  # an array has no single truth value to compare by
+        by_component = cls is Reinforce and named and baseline == PER_COMPONENT
         return object.__new__(cast("type[Self]", ComponentBaseline) if by_component else cls)
 
     def __post_init__(self) -> None:

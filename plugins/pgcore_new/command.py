@@ -48,7 +48,7 @@ TRIALS = {
     "head": "pgcore check --heads {name} --quick",
     "optimizer": "pgcore check --optimizers {name}",
     "backend": "pgcore check --backends {name} --quick",
-    "logger": "pgcore train CartPole-v1 --out runs/first",
+    "logger": "pgcore train CartPole-v1",
 }
 
 

@@ -12,7 +12,7 @@ from pgcore.data.batch import Batch
 from pgcore.data.spec import Adopted
 from pgcore.errors import OptimizerError
 from pgcore.interfaces.estimator import Claims, Estimator, Evaluate
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.quantities import VALUES
@@ -95,11 +95,14 @@ class CriticOptimizer(BoundOptimizer):
         updated: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
         for name in critic_names(self.policy):
             slots = {slot: values[name] for slot, values in self._slots.items()}
-            parameters[name], new_slots = self._formula.updated(
-                host, parameters[name], derivatives[name], slots, *scalars
-            )
+            # NumPy's warnings are off: an overflow is reported below.
+            with np.errstate(all="ignore"):
+                parameters[name], new_slots = self._formula.updated(
+                    host, parameters[name], derivatives[name], slots, *scalars
+                )
             for slot, value in new_slots.items():
                 updated[slot][name] = value
+        check_step(parameters, updated)
         # The slots follow the parameters: an error in loading leaves both as they were.
         self.policy.load(parameters)
         self._slots = updated

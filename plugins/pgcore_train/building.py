@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, cast
 
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
 from pgcore.api import estimator, optimizer
 from pgcore.cli.assignments import without_none
@@ -29,24 +29,15 @@ from pgcore.interfaces.schedules import ConstantSchedule, Schedule
 from pgcore.registry.registry import load_class, registry
 from pgcore.validation.fields import choice, positive
 from pgcore_train.config.config import RunConfig, check_known
-from pgcore_train.config.settings import NetworkSettings, RolloutSettings
+from pgcore_train.config.settings import NetworkSettings
 from pgcore_train.learning.replay_plan import ACTION_VALUES, learns_off_policy
 from pgcore_train.rollout.environments import Actions, Environments
 
-__all__ = [
-    "make_estimator",
-    "make_optimizer",
-    "make_spec",
-    "normalised",
-    "optimizer_class",
-    "with_usual_entropy",
-]
+__all__ = ["critic_values_of", "head_of", "make_estimator", "make_optimizer", "make_spec"]
+__all__ += ["needs_critic", "optimizer_class"]
 
 # Probability, our choice, of exploration after its fall: each such step costs return.
 EPSILON = 0.05
-# Of the entropy bonus of a table, our choice by `benchmarks/defaults.py`: a table learns nothing of a
-# state from others, so that its policy settles before it has tried what it needs.
-TABLE_ENTROPY = 0.02
 # Gradient norm, loss units per parameter unit; the usual bound of PPO since OpenAI Baselines.
 MAX_GRAD_NORM = 0.5
 # Keys of section `optimizer` that are no fields of a rated optimizer or mean more here.
@@ -63,54 +54,6 @@ def make_estimator(config: RunConfig) -> Estimator:
     fields = dict(config.estimator)
     name = fields.pop("name")
     return estimator(name, **without_none(load_dataclass("estimators", name), fields))
-
-
-def with_usual_entropy(config: RunConfig, estimator: Estimator, *, whole_batch: bool) -> RunConfig:
-    """Return the configuration of a table with the usual entropy bonus, for `make_estimator`.
-
-    Args:
-        config: A coefficient there, 0 included, is kept.
-        estimator: Of that configuration; it may have no entropy bonus.
-        whole_batch: No bonus is usual for an optimizer of whole batches, which moves slowly.
-    """
-    fields = [field.name for field in dataclasses.fields(cast("Any", estimator))]
-    if whole_batch or "entropy_coefficient" not in fields:
-        return config
-    return dataclasses.replace(
-        config, estimator={"entropy_coefficient": TABLE_ENTROPY, **config.estimator}
-    )
-
-
-def normalised(
-    settings: RolloutSettings,
-    environments: Environments,
-    estimator: Estimator,
-    *,
-    long: bool,
-    replays: bool,
-) -> tuple[bool, bool]:
-    """Return whether observations and whether rewards are normalised, the usual where not set.
-
-    A critic network has to reach the size of the returns before its advantages are of use, and does
-    so soon in units of their deviation. A table gets large rates, and its values of 0 are a reason
-    to explore where rewards are costs. Observations differ most in size where actions are
-    continuous, and the statistics of a short rollout would change them too much.
-
-    Args:
-        settings: Section `rollout`.
-        environments: Their spaces decide.
-        estimator: Rewards are usually normalised if it learns values of states.
-        long: Whether the first rollouts are long.
-        replays: Whether there is a replay buffer, whose steps would have the statistics of their
-            time: nothing is normalised then unless set.
-    """
-    usual = isinstance(environments.observations, Box) and not replays
-    observations, rewards = settings.normalise_observations, settings.normalise_rewards
-    if observations is None:
-        observations = usual and long and isinstance(environments.actions, Box)
-    if rewards is None:
-        rewards = usual and "value" in estimator.quantities
-    return observations, rewards
 
 
 def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSpec | Rule]:
@@ -140,7 +83,7 @@ def make_optimizer(
         cls: From `optimizer_class`.
         steps: Optimizer steps of the run; None if unknown, which needs a constant rate.
         learning_rate: Default rate, except for an optimizer of whole batches, which has its own.
-        beta2: Default decay, of an optimizer with that field; None for its own.
+        beta2: Default decay, for an optimizer with that field; None for its own.
 
     Raises:
         UnknownNameError: the optimizer has no such hyper-parameter.
@@ -199,43 +142,61 @@ def make_spec(environments: Environments, config: RunConfig, estimator: Estimato
         SpecError: the network does not take the observations, or a value cannot be taken.
         UnknownNameError: no head of that name, or it has no such field.
     """
-    head = make_head(environments.actions, config.head, estimator)
-    if isinstance(head, EpsilonGreedy) and "epsilon" not in config.head:
-        head = dataclasses.replace(head, epsilon=EPSILON)
-
-    # A head of action values is its own critic; other heads have one of actions beside them.
-    of_actions = not head.action_values and not ACTION_VALUES.isdisjoint(estimator.quantities)
+    head = head_of(environments, config, estimator)
     critic = config.network.critic
     if critic == "auto":
-        needed = estimator.claims.needs_critic or "value" in estimator.quantities or of_actions
-        critic = "separate" if needed else "none"
+        critic = "separate" if needs_critic(estimator, head) else "none"
     network = make_network(environments.observations, config.network, estimator)
-    critic_of = "state"
-    if of_actions and critic != "none":
-        critic_of = "action" if TWIN_VALUES.isdisjoint(estimator.quantities) else "twin"
+    critic_of = "state" if critic == "none" else critic_values_of(estimator, head)
     return PolicySpec(network, head, critic, critic_of)
 
 
-def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Estimator) -> Network:
+def head_of(environments: Environments, config: RunConfig, estimator: Estimator) -> Head:
+    """Return the head for the environments' actions; see `make_spec`."""
+    head = make_head(environments.actions, config.head, estimator)
+    if isinstance(head, EpsilonGreedy) and "epsilon" not in config.head:
+        head = dataclasses.replace(head, epsilon=EPSILON)
+    return head
+
+
+def needs_critic(estimator: Estimator, head: Head) -> bool:
+    """Return whether an estimator needs a critic beside the head."""
+    state = estimator.claims.needs_critic or "value" in estimator.quantities
+    return state or of_actions(estimator, head)
+
+
+def critic_values_of(estimator: Estimator, head: Head) -> str:
+    """Return the values of a critic for an estimator; see `PolicySpec.critic_values`."""
+    if not of_actions(estimator, head):
+        return "state"
+    return "action" if TWIN_VALUES.isdisjoint(estimator.quantities) else "twin"
+
+
+def of_actions(estimator: Estimator, head: Head) -> bool:
+    """Return whether a critic is of actions: a head of action values is its own critic."""
+    return not head.action_values and not ACTION_VALUES.isdisjoint(estimator.quantities)
+
+
+def make_network(space: Space[Any], settings: NetworkSettings, estimator: Estimator) -> Network:
     """Return the network for a space of observations; see `make_spec`."""
-    discrete = isinstance(space, Discrete)
+    size = size_of(space)
     name = settings.type
     if name == "auto":
-        name = Table.name if discrete else MLP.name
+        name = Table.name if isinstance(space, Discrete) else MLP.name
     cls = load_class("networks", name, Network)
     names = [field.name for field in dataclasses.fields(cast("Any", cls))]
     # A network of states looks up a row for each; the others multiply real inputs.
-    if ("states" in names) != discrete:
+    if next(iter(size)) not in names:
+        usual = {"states": "table", "inputs": "linear or mlp"}[next(iter(size))]
         raise SpecError(
-            f"network.type: expected {'table' if discrete else 'linear or mlp'} for observations "
-            f"{space}, got {settings.type!r}; leave it out to have the one that fits"
+            f"network.type: expected {usual} for observations {space}, got {settings.type!r}; "
+            "leave it out to have the one that fits"
         )
     activation = settings.activation
     if activation == "auto":
         activation = "relu" if learns_off_policy(estimator) else "tanh"
 
     # A registered network of a third party takes those of the usual fields that it declares.
-    size = {"states": int(space.n)} if isinstance(space, Discrete) else {"inputs": space.shape[0]}
     fields = {**size, "hidden": settings.hidden, "activation": activation}
     arguments = {field: value for field, value in fields.items() if field in names}
     try:
@@ -245,6 +206,13 @@ def make_network(space: Box | Discrete, settings: NetworkSettings, estimator: Es
             f"network.type: expected a network of {', '.join(fields)}, got {settings.type!r} with "
             f"the fields {', '.join(names)} ({error}); choose another"
         ) from error
+
+
+def size_of(space: Space[Any]) -> dict[str, Any]:
+    """Return the fields of a network that a space of observations decides, the main one first."""
+    if isinstance(space, Discrete):
+        return {"states": int(space.n)}
+    return {"inputs": cast("Box", space).shape[0]}
 
 
 def make_head(space: Actions, fields: Mapping[str, Any], estimator: Estimator) -> Head:

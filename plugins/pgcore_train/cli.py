@@ -10,6 +10,15 @@ import typer
 __all__ = ["train"]
 
 
+def integer(text: str) -> int:
+    """Return an integer, also one that is written as 1e6; its name is that of the type in the help."""
+    if "e" not in text.lower():
+        return int(text)
+    if not (number := float(text)).is_integer():
+        raise ValueError(f"expected a whole number, got {text}")
+    return int(number)
+
+
 def train(
     environment: Annotated[
         str | None,
@@ -27,19 +36,38 @@ def train(
             help="Which backend; PGCORE_BACKEND, else numpy, by default.", show_default=False
         ),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
+            help="A registered network, or a function that makes one of your own.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seeds everything; 0 by default.", show_default=False)
+        int | None,
+        typer.Option(parser=integer, help="Seeds everything; 0 by default.", show_default=False),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or float64.", show_default=False)
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Environment steps to train for; 100000 by default.", show_default=False),
+        typer.Option(
+            parser=integer,
+            help="Environment steps to train for; 100000 by default.",
+            show_default=False,
+        ),
     ] = None,
     envs: Annotated[
         int | None,
-        typer.Option(help="Environments side by side; 8 by default.", show_default=False),
+        typer.Option(
+            parser=integer, help="Environments side by side; 8 by default.", show_default=False
+        ),
+    ] = None,
+    processes: Annotated[
+        bool | None,
+        typer.Option(help="A process for each environment.", show_default=False),
     ] = None,
     stop_at: Annotated[
         float | None,
@@ -50,7 +78,11 @@ def train(
     ] = None,
     evaluation_episodes: Annotated[
         int | None,
-        typer.Option(help="Episodes to play after training; 10 by default.", show_default=False),
+        typer.Option(
+            parser=integer,
+            help="Episodes to play after training; 10 by default.",
+            show_default=False,
+        ),
     ] = None,
     normalise_observations: Annotated[
         bool | None, typer.Option(help="Running normalisation of observations.", show_default=False)
@@ -60,7 +92,9 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the results; runs/ENV by default.", show_default=False),
+        typer.Option(
+            help="Folder of the results; runs/ENV-ESTIMATOR-SEED-n by default.", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -92,7 +126,7 @@ def train(
     """
     # `pgcore --help` and a mistyped option need neither NumPy nor Gymnasium.
     from pgcore_train.command import run_command
-    from pgcore_train.config.config import read_extras
+    from pgcore_train.config.config import read_extras, read_network
 
     # The options by section and key of a configuration file; all others come through --set.
     options: dict[str, dict[str, Any]] = {
@@ -109,9 +143,11 @@ def train(
         },
         "rollout": {
             "envs": envs,
+            "processes": processes,
             "normalise_observations": normalise_observations,
             "normalise_rewards": normalise_rewards,
         },
+        "network": read_network(network),
         "extras": {**read_extras(extras or [])},
     }
     # An absent option must not override the file or the checkpoint.

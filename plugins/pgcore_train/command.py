@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 
+from pgcore.data.files import checked_path
+from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
-from pgcore_train.report import figures_of, summarise, write_results
+from pgcore_train.interrupt import Interrupt, Stopped
+from pgcore_train.report import Results, figures_of
+from pgcore_train.resuming import restore
 from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
@@ -44,63 +47,117 @@ def run_command(
         PgcoreError: a setting cannot be taken, before training; or an environment or an update
             failed, during it.
     """
-    checkpoint = None if resume is None else load_checkpoint(resume)
     # Later layers win.
     layers = [options, read_assignments(assignments)]
     if config is not None:
         layers.insert(0, read_toml(config))
-    if checkpoint is not None and resume is not None:
-        layers.insert(0, resumed_layer(checkpoint, resume))
-    settings = RunConfig.of(merge(*layers))
-    training = Training(settings)
-    try:
-        return train_into_folder(training, checkpoint, resume)
-    finally:
-        training.close()
+    if resume is None:
+        return run_settings(RunConfig.of(merge(*layers)))
+
+    # A run that goes on in its own folder reads there only what no other run is writing.
+    place = folder_of(checked_path("--resume", resume))
+    out = merge(*layers).get("run", {}).get("out")
+    goes_on = out is None or Path(out).resolve() == place.resolve()
+    folder = RunFolder(place) if goes_on and resume.exists() else None
+    with nullcontext() if folder is None else folder.locked():
+        checkpoint = load_checkpoint(resume)
+        settings = RunConfig.of(merge(checkpoint.config, *layers))
+        return run_settings(settings, checkpoint, folder)
 
 
-def train_into_folder(
-    training: Training, checkpoint: Checkpoint | None, resume: Path | None
+def run_settings(
+    settings: RunConfig, checkpoint: Checkpoint | None = None, folder: RunFolder | None = None
 ) -> int:
-    """Train and write the results; see `run_command`."""
-    if checkpoint is not None:
-        training.restore(checkpoint)
-    run = training.config.run
-    environment = training.config.environment["name"]
-    folder = RunFolder(run.out or f"runs/{environment.replace('/', '-').replace(':', '-')}")
-    # A resumed run in its own folder adds to the metrics; anywhere else it starts new ones.
-    goes_on = resume is not None and folder.path.resolve() == folder_of(resume).resolve()
-    updates = training.history.updates if goes_on else None
+    """Train by settings.
+
+    Args:
+        settings: The run's.
+        checkpoint: What it goes on from, or None.
+        folder: The checkpoint's, held for this run; None for a folder without results.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with closing(Training(settings)) as training:
+            if checkpoint is not None:
+                for line in restore(training, checkpoint):
+                    sys.stderr.write(f"{line}\n")
+            if folder is not None:
+                return train_into_folder(training, folder, updates=training.history.updates)
+            with new_folder(settings).locked() as empty:
+                return train_into_folder(training, empty, updates=None)
+    except MemoryError as error:
+        raise SpecError(
+            f"pgcore train: expected settings that fit into memory, got {error or 'too much'}; lower "
+            "rollout.envs, rollout.length, replay.capacity or network.hidden"
+        ) from error
+
+
+def new_folder(settings: RunConfig) -> RunFolder:
+    """Return the folder of a new run."""
+    run = settings.run
+    if run.out is not None:
+        return RunFolder(run.out)
+    environment, estimator = settings.environment["name"], settings.estimator["name"]
+    return RunFolder.new(f"{environment}-{estimator}-{run.seed}")
+
+
+def train_into_folder(training: Training, folder: RunFolder, *, updates: int | None) -> int:
+    """Train and write the results; see `run_command` and `RunFolder.open`."""
     with (
         folder.open(training.config.to_toml(), updates=updates),
         open_loggers(training, folder) as loggers,
+        Interrupt() as interrupt,
     ):
+        saver = Saver(training, folder)
+        training.keep_evidence(folder.path)
+        results = Results(training, folder)
         try:
-            saver = Saver(training, folder)
-            with ProgressBar(run.steps, training.history.steps) as bar:
+            ending = train(training, saver, loggers)
+        except BaseException:
+            # An environment or an update failed: the policy up to then is worth keeping.
+            with interrupt.deferred():
+                results.write()
+            raise
+        try:
+            # Another Ctrl-C does not take the results away, a third one does.
+            with interrupt.deferred():
+                results.write()
+            # Someone who interrupts does not want to wait for an evaluation.
+            if ending is not Ending.INTERRUPT:
+                results.evaluation = training.evaluate()
+        except Stopped as stop:
+            training.stopped_by = training.stopped_by or stop.signal
+        with suppress(Stopped), interrupt.deferred():
+            text = results.summarise(ending)
+            loggers.end(figures_of(training, ending, results.evaluation), None)
+            sys.stdout.write(text)
+    results.raise_problem()
+    return status_of(training, folder, ending)
 
-                def after_update(metrics: Mapping[str, float]) -> None:
-                    folder.write_metrics(metrics)
-                    saver.after_update()
-                    loggers.update(metrics)
-                    bar.update(training.history.steps, training.history.mean_return, metrics)
 
-                ending = training.run(after_update)
-        finally:
-            # Also when an environment or an update failed: the policy up to then is worth keeping.
-            no_picture = write_results(training, folder)
-        # Someone who interrupts does not want to wait for an evaluation.
-        evaluation = np.empty(0) if ending is Ending.INTERRUPT else training.evaluate()
-        text = summarise(training, folder, ending, evaluation, no_picture)
-        loggers.end(figures_of(training, ending, evaluation), None)
-    sys.stdout.write(text)
-    if ending is Ending.INTERRUPT:
-        ended = training.stopped_by or signal.SIGINT
-        sys.stderr.write(
-            f"stopped by {ended.name}; go on with: pgcore train --resume {folder.path}\n"
-        )
+def train(training: Training, saver: Saver, loggers: Loggers) -> Ending:
+    """Train with a progress bar; see `Training.run`."""
+    history = training.history
+    with ProgressBar(training.config.run.steps, history.steps) as bar:
+
+        def after_update(metrics: Mapping[str, float]) -> None:
+            saver.after_update(metrics)
+            loggers.update(metrics)
+            bar.update(history.steps, history.mean_return, metrics)
+
+        return training.run(after_update)
+
+
+def status_of(training: Training, folder: RunFolder, ending: Ending) -> int:
+    """Return the exit status; tell how a run that a signal ended goes on."""
+    if (ended := training.stopped_by) is not None:
+        resumable = ending is Ending.INTERRUPT and folder.checkpoint.exists()
+        further = f"; go on with: pgcore train --resume {folder.path}" if resumable else ""
+        sys.stderr.write(f"stopped by {ended.name}{further}\n")
         return SIGNALLED + ended
-    missed = ending is Ending.STEPS and run.stop_at is not None
+    missed = ending is Ending.STEPS and training.config.run.stop_at is not None
     return GOAL_MISSED if missed else 0
 
 
@@ -118,11 +175,7 @@ def open_loggers(training: Training, folder: RunFolder) -> Generator[Loggers]:
         raise
 
 
-def resumed_layer(checkpoint: Checkpoint, resume: Path) -> Layer:
-    """Return the checkpoint's settings, with its folder as that of the results."""
-    return merge(checkpoint.config, {"run": {"out": str(folder_of(resume))}})
-
-
 def folder_of(resume: Path) -> Path:
-    """Return the folder that holds a checkpoint."""
-    return resume if resume.is_dir() else resume.parent
+    """Return the folder that holds a checkpoint; the folder itself for a link to one."""
+    folder = resume if resume.is_dir() else resume.parent
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder

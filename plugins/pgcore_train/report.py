@@ -3,38 +3,98 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pgcore.data import files
+from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.history import WINDOW, History, readable
 from pgcore_train.run.picture import draw
 from pgcore_train.training import Ending, Training
 
-__all__ = ["figures_of", "summarise", "write_results"]
+__all__ = ["Results", "figures_of"]
 
 
-def write_results(training: Training, folder: RunFolder) -> str | None:
-    """Write checkpoint, policy and picture; return why there is no picture, or None.
+class Results:
+    """The results of a run that has ended, as files and as a short text.
 
-    Raises:
-        FileError: a file cannot be written.
+    Attributes:
+        evaluation: [E] returns of the evaluation episodes, environment units; empty for none.
     """
-    folder.save(training.checkpoint())
-    training.policy.save(folder.policy)
-    run = training.config.run
-    environment, estimator = training.config.environment["name"], training.config.estimator["name"]
-    title = f"{environment}: {estimator} on {run.backend}, seed {run.seed}"
-    # The picture is an extra: without matplotlib a run is complete all the same.
-    try:
-        picture = draw(training.history, title, run.stop_at)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "matplotlib":
-            raise
-        return "none, matplotlib is not installed: pip install 'pgcore[plot]'"
-    files.replace(folder.picture, picture)
-    return None
+
+    def __init__(self, training: Training, folder: RunFolder) -> None:
+        """Write nothing yet."""
+        self._training, self._folder = training, folder
+        self._no_picture: str | None = None
+        self._problem: FileError | None = None
+        self.evaluation = np.empty(0)
+
+    def write(self) -> None:
+        """Write checkpoint, policy and picture, as far as the disk takes them."""
+        for write in (self._write_checkpoint, self._write_policy, self._write_picture):
+            self._try(write)
+
+    def summarise(self, ending: Ending) -> str:
+        """Write `summary.json` and return the summary as text, some lines of two columns."""
+        figures = figures_of(self._training, ending, self.evaluation)
+        content = (json.dumps(figures, indent=2) + "\n").encode()
+        self._try(lambda: files.replace(self._folder.summary, content))
+        # For people: empty rows are left out.
+        history, run, folder = self._training.history, self._training.config.run, self._folder
+        checkpoint = folder.checkpoint
+        rows = {
+            "training": ending_text(ending, history, run.stop_at),
+            "effort": effort_text(history),
+            "divergence": divergence_text(self._training),
+            "evaluation": evaluation_text(self.evaluation),
+            "metrics": str(folder.metrics),
+            "checkpoint": str(checkpoint) if checkpoint.exists() else "none",
+            "picture": self._no_picture or str(folder.picture),
+        }
+        return "".join(f"{name:<12}{text}\n" for name, text in rows.items() if text)
+
+    def raise_problem(self) -> None:
+        """Raise the first error of writing.
+
+        Raises:
+            FileError: a file could not be written.
+        """
+        if self._problem is not None:
+            raise self._problem
+
+    def _write_checkpoint(self) -> None:
+        # Where a second signal broke off an update, parameters are of two: the last one stays.
+        if not self._training.torn:
+            self._folder.save(self._training.checkpoint())
+
+    def _write_policy(self) -> None:
+        self._training.policy.save(self._folder.policy)
+
+    def _write_picture(self) -> None:
+        run, config = self._training.config.run, self._training.config
+        environment, estimator = config.environment["name"], config.estimator["name"]
+        title = f"{environment}: {estimator} on {run.backend}, seed {run.seed}"
+        # The picture is an extra: without matplotlib a run is complete all the same.
+        try:
+            picture = draw(self._training.history, title, run.stop_at)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "matplotlib":
+                raise
+            self._no_picture = "none, matplotlib is not installed: pip install 'pgcore[plot]'"
+        else:
+            files.replace(self._folder.picture, picture)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """Write, and keep the first error for `raise_problem`."""
+        try:
+            write()
+        except FileError as error:
+            self._problem = self._problem or error
 
 
 def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[str, Any]:
@@ -51,38 +111,16 @@ def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[st
         "updates": history.updates,
         "steps": history.steps,
         "episodes": history.episodes,
-        "mean_return": history.mean_return,
+        "mean_return": finite_or_none(history.mean_return),
         "seconds": round(history.seconds, 3),
-        "evaluation_returns": evaluation.tolist(),
-        "evaluation_mean_return": float(evaluation.mean()) if len(evaluation) else None,
+        "evaluation_returns": [*map(finite_or_none, evaluation.tolist())],
+        "evaluation_mean_return": finite_or_none(evaluation.mean()) if len(evaluation) else None,
     }
 
 
-def summarise(
-    training: Training, folder: RunFolder, ending: Ending, evaluation: Array, no_picture: str | None
-) -> str:
-    """Write `summary.json` and return the summary as text, some lines of two columns.
-
-    Args:
-        training: The run.
-        folder: Of its results.
-        ending: Why it stopped.
-        evaluation: Returns of the evaluation episodes, environment units.
-        no_picture: Why there is no picture, or None.
-    """
-    figures = figures_of(training, ending, evaluation)
-    files.replace(folder.summary, (json.dumps(figures, indent=2) + "\n").encode())
-    # For people: empty rows are left out.
-    history, run = training.history, training.config.run
-    rows = {
-        "training": ending_text(ending, history, run.stop_at),
-        "effort": effort_text(history),
-        "evaluation": evaluation_text(evaluation),
-        "metrics": str(folder.metrics),
-        "checkpoint": str(folder.checkpoint),
-        "picture": no_picture or str(folder.picture),
-    }
-    return "".join(f"{name:<12}{text}\n" for name, text in rows.items() if text)
+def finite_or_none(value: float | None) -> float | None:
+    """Return a number that JSON has, or None for NaN, infinity and None."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def ending_text(ending: Ending, history: History, goal: float | None) -> str:
@@ -106,6 +144,14 @@ def effort_text(history: History) -> str:
         f"{history.steps:,} steps, {history.episodes:,} episodes, {history.updates:,} updates "
         f"in {history.seconds:.1f} s ({rate:,.0f} steps/s)"
     )
+
+
+def divergence_text(training: Training) -> str:
+    """Return the numbers of steps that the guard left out or made smaller; empty for none."""
+    totals = training.guard.totals
+    if not any(totals.values()):
+        return ""
+    return f"{totals['skipped']:,} optimizer steps left out, {totals['shrunk']:,} made smaller"
 
 
 def evaluation_text(returns: Array) -> str:

@@ -7,27 +7,27 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 from threadpoolctl import threadpool_limits
 
-from pgcore.api import generator, policy
+from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.data.networks import Table
-from pgcore.errors import FileError, SpecError
+from pgcore.errors import SpecError
+from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
-from pgcore_train.building import (
-    make_estimator,
-    make_optimizer,
-    make_spec,
-    normalised,
-    optimizer_class,
-    with_usual_entropy,
-)
+from pgcore_train.building import make_estimator, make_optimizer, optimizer_class
 from pgcore_train.config.config import RunConfig
+from pgcore_train.defaults import normalised, with_usual_entropy
+from pgcore_train.divergence.evidence import Evidence, Learner
+from pgcore_train.divergence.guard import Guard
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import (
@@ -38,7 +38,7 @@ from pgcore_train.learning.replay_plan import (
     make_target,
 )
 from pgcore_train.learning.updates import LONG_ROLLOUT, Plan, replay_update, update
-from pgcore_train.rollout.environments import make_environments
+from pgcore_train.policies import environments_of, make_policy
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
 from pgcore_train.rollout.normalisers import (
@@ -47,11 +47,11 @@ from pgcore_train.rollout.normalisers import (
     RewardNormaliser,
 )
 from pgcore_train.rollout.rollouts import EPISODE_EXTRAS, Rollout, Rollouts
+from pgcore_train.rollout.sizes import check_arrays, check_environments
 from pgcore_train.run.checkpoint import (
     Checkpoint,
     adapted_fields,
     generator_state,
-    restore_generator,
 )
 from pgcore_train.run.history import History
 
@@ -75,6 +75,21 @@ class Ending(Enum):
     ERROR = "error"
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a rollout changes, as it was between two updates.
+
+    Attributes:
+        random: State of the random generator, arrays by name.
+        normalisers: State of each normaliser by name.
+        rollouts: Gives the state of the rollouts, arrays by name.
+    """
+
+    random: dict[str, Array]
+    normalisers: dict[str, dict[str, Array]]
+    rollouts: Callable[[], dict[str, Array]]
+
+
 class Training:
     """One run: environments, policy, estimator and optimizer with their history.
 
@@ -87,10 +102,13 @@ class Training:
         target: The target policy, or None.
         exploration: The behaviour policy in the policy's place, or None.
         extras: The functions that give batches the estimator's extras.
+        guard: Takes the steps, and decides on those that are not finite.
         stopped_by: The signal that ended the run, or None.
+        torn: Whether a second signal ended it within an update, whose steps are done in part.
     """
 
     stopped_by: signal.Signals | None = None
+    torn = False
 
     def __init__(self, config: RunConfig) -> None:
         """Build the parts of a run; no episode starts yet.
@@ -102,30 +120,20 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
-        self.environments = make_environments(*environment_of(config, config.rollout.envs))
-        spec = make_spec(self.environments, config, self.estimator)
-        self.policy = policy(
-            spec,
-            backend=run.backend,
-            seed=run.seed,
-            dtype=run.dtype,
-            device=run.device,
-            compiled=run.compiled,
-        )
+        check_environments(config.environment, config.rollout.envs, run.evaluation_episodes)
+        self.environments = environments_of(config, config.rollout.envs, (run.seed, TRAINING))
+        self.policy = make_policy(self.environments, config, self.estimator)
         # Before anything else is built, since this error explains the most.
         self.policy.check_fits(self.estimator)
-        rule = optimizer_class(config, self.estimator)
-        table = isinstance(spec.network, Table)
-        if table:
-            # Not recorded: another estimator that goes on with the run may have no such bonus.
-            usual = with_usual_entropy(config, self.estimator, whole_batch=rule.whole_batch)
-            self.estimator = self._configured = make_estimator(usual)
+        self._rule = rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
+        table = isinstance(self.policy.spec.network, Table)
+        if table and not rule.whole_batch:
+            # Not recorded: another estimator that goes on with the run may have no such bonus.
+            usual = with_usual_entropy(config, self.estimator)
+            self.estimator = self._configured = make_estimator(usual)
         self.plan = Plan.of(
-            config.training,
-            self.estimator,
-            whole_batch=rule.whole_batch,
-            table=table,
+            config.training, self.estimator, whole_batch=rule.whole_batch, table=table
         )
 
         # How much to collect for an update, and how the update uses it.
@@ -137,15 +145,17 @@ class Training:
         self.replay_plan = ReplayPlan.of(
             config, self.estimator, self.length * self.environments.count, table=table
         )
+        check_arrays(config, self.environments, self.length, self.replay_plan)
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
         self.target = make_target(config, self.estimator, self.policy)
         self.exploration = make_exploration(config, self.policy)
+        settings = config.training
+        self.guard = Guard(settings.on_divergence, settings.shrink_attempts)
 
-        # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
-        steps = None if self.whole_episodes else self._optimizer_steps()
-        plan = self.replay_plan or self.plan
-        self.optimizer = make_optimizer(config, rule, steps, plan.learning_rate, plan.beta2)
+        self.optimizer = self.make_optimizer(self.schedule_steps(config))
         self.observations, self.rewards = self._make_normalisers()
+        self._rollouts: Rollouts | None = None
+        self._moment: Moment | None = None
 
     def run(self, after_update: Callable[[Mapping[str, float]], None]) -> Ending:
         """Train until the goal is reached, all steps are taken or the user interrupts.
@@ -161,22 +171,26 @@ class Training:
                 update before.
         """
         # A resumed run's clock continues where its checkpoint stopped.
-        started = time.perf_counter() - self.history.seconds
+        started, updating = time.perf_counter() - self.history.seconds, False
         with one_thread(), Interrupt() as interrupt:
             try:
-                rollouts = self._start()
+                rollouts = self._rollouts or self.start()
                 while self.history.steps < self.config.run.steps:
                     rollout = self._collect(rollouts)
                     # Ctrl-C waits for the update's end: no step is half done, no metric is lost.
                     with interrupt.deferred():
+                        updating = True
                         metrics = self._update(rollout)
                         self.history.seconds = time.perf_counter() - started
                         metrics["seconds"] = round(self.history.seconds, 3)
+                        self._moment = self._now(rollouts)
+                        updating = False
                         after_update(metrics)
                     if self.history.reached(self.config.run.stop_at):
                         return Ending.GOAL
             except KeyboardInterrupt as stop:
                 self.stopped_by = getattr(stop, "signal", None)
+                self.torn = updating
                 return Ending.INTERRUPT
         return Ending.STEPS
 
@@ -186,91 +200,62 @@ class Training:
         if episodes == 0:
             return np.empty(0)
         # Environments of its own: those of training stay in the middle of their episodes.
-        environments = make_environments(*environment_of(self.config, episodes))
+        entropy = (self.config.run.seed, EVALUATION, self.history.updates)
+        environments = environments_of(self.config, episodes, entropy)
         limit = max(LONGEST_EVALUATION, self.config.run.steps // episodes)
-        seeds = self._seeds(EVALUATION, episodes)
         try:
             with one_thread():
-                return evaluate(
-                    self.policy, environments, seeds=seeds, normalise=self.observations, limit=limit
-                )
+                return evaluate(self.policy, environments, normalise=self.observations, limit=limit)
         finally:
             environments.close()
 
     def checkpoint(self) -> Checkpoint:
-        """Return the state that `restore` continues from."""
+        """Return the state that `restore` continues from: that after the last update."""
+        # A rollout that is broken off has drawn random numbers and taken steps, which count no more.
+        moment = self._moment or Moment(generator_state(self.rng), self._normaliser_states(), dict)
         return Checkpoint(
             config=self.config.layer(),
             policy=self.policy.parameters(),
             optimizer=self.optimizer.state(self.policy),
             optimizer_steps=self.optimizer.steps_taken,
             estimator=adapted_fields(self._configured, self.estimator),
-            normalisers={
-                name: normaliser.state() for name, normaliser in self._normalisers().items()
-            },
-            random=generator_state(self.rng),
+            normalisers=moment.normalisers,
+            random=moment.random,
             history=self.history,
+            rollouts=moment.rollouts(),
             replay={} if self.replay is None else self.replay.state(),
             target={} if self.target is None else self.target.state(),
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
+    def keep_evidence(self, folder: Path) -> None:
+        """Let the guard write the files of a step that is not finite into a folder."""
 
-        Raises:
-            ParameterError: its policy is not of this configuration's shape.
-            OptimizerError: its optimizer is not this configuration's.
-            FileError: it lacks a normaliser, replay buffer or target policy of this configuration.
-            SpecError: it already has all the steps of this configuration.
-        """
-        if checkpoint.history.steps >= self.config.run.steps:
-            raise SpecError(
-                f"run.steps: expected more than the {checkpoint.history.steps} that the checkpoint "
-                f"has behind it, got {self.config.run.steps}; raise --steps"
-            )
-        self.policy.load(checkpoint.policy)
-        self.optimizer.load(self.policy, checkpoint.optimizer, checkpoint.optimizer_steps)
-        # Another estimator may continue the run, but has no use for the first one's adapted fields.
-        if checkpoint.config["estimator"]["name"] == self.config.estimator["name"]:
-            estimator: Any = self.estimator
-            self.estimator = dataclasses.replace(estimator, **checkpoint.estimator)
-        for name, normaliser in self._normalisers().items():
-            if name not in checkpoint.normalisers:
-                raise FileError(
-                    f"checkpoint: expected statistics of {name}, got none; "
-                    f"leave --normalise-{name} as it was"
-                )
-            normaliser.load(checkpoint.normalisers[name])
-        # A part that the checkpoint has and this run lacks is dropped; the reverse is an error.
-        for part, owner, state in (
-            ("a replay buffer", self.replay, checkpoint.replay),
-            ("a target policy", self.target, checkpoint.target),
-        ):
-            if owner is None:
-                continue
-            if not state:
-                raise FileError(
-                    f"checkpoint: expected {part}, got none; leave the run's settings as they were"
-                )
-            owner.load(state)
-        restore_generator(self.rng, checkpoint.random)
-        self.history = checkpoint.history
+        def table(estimator: Estimator) -> dict[str, Any]:
+            return {**self.config.estimator, **adapted_fields(self._configured, estimator)}
+
+        self.guard.evidence = Evidence(folder, table)
 
     def close(self) -> None:
         """Close the environments."""
         self.environments.close()
 
-    def _start(self) -> Rollouts:
-        seeds = self._seeds(TRAINING, self.environments.count)
+    def start(self, state: Mapping[str, Array] | None = None) -> Rollouts:
+        """Return rollouts from new episodes, or from those of a state; see `Rollouts`."""
         actor = self.policy if self.exploration is None else self.exploration
-        return Rollouts(
+        rollouts = Rollouts(
             self.environments,
             actor,
             self.rng,
-            seeds=seeds,
             observations=self.observations,
             rewards=self.rewards,
+            state=state,
         )
+        self._rollouts, self._moment = rollouts, self._now(rollouts)
+        return rollouts
+
+    def _now(self, rollouts: Rollouts) -> Moment:
+        """Return what the next rollout will change, as it is."""
+        return Moment(generator_state(self.rng), self._normaliser_states(), rollouts.moment())
 
     def _collect(self, rollouts: Rollouts) -> Rollout:
         if self.exploration is not None:
@@ -296,35 +281,53 @@ class Training:
         if self.exploration is not None:
             metrics["epsilon"] = self.exploration.epsilon
         # The rate of the step just taken; a replay buffer that is still filling took none.
-        if learned and hasattr(self.optimizer.spec, "rate"):
+        if "loss" in learned and hasattr(self.optimizer.spec, "rate"):
             learned["learning_rate"] = self.optimizer.spec.rate(self.optimizer.steps_taken - 1)
         return metrics | learned
 
     def _improve(self, rollout: Rollout) -> dict[str, float]:
         """Learn from a rollout, or from the buffer behind it; return the update's metrics."""
-        learner = (self.policy, self.estimator, self.optimizer)
-        if self.replay is None or self.replay_plan is None:
-            batch = self._with_extras(rollout.batch)
-            return update(*learner, batch, self.plan, self.rng, self.target)
-        self.replay.add(rollout.batch)
-        return replay_update(
-            *learner,
+        guard, plan = self.guard, self.replay_plan
+        guard.start()
+        learner = Learner(self.policy, self.estimator, self.optimizer, self.target)
+        # A rollout that is left out of a buffer counts as one step.
+        steps = self.plan.optimizer_steps(len(rollout.fields["rewards"])) if plan is None else 1
+        batch, learned = guard.batch(rollout.fields, learner, steps), dict[str, float]()
+        if self.replay is None or plan is None:
+            if batch is not None:
+                batch = self._with_extras(batch)
+                learned = update(*learner[:3], batch, self.plan, self.rng, self.target, guard=guard)
+            return learned | guard.metrics
+        if batch is not None:
+            self.replay.add(batch)
+        learned = replay_update(
+            *learner[:3],
             self.replay,
-            self.replay_plan,
+            plan,
             self.rng,
             self.target,
             with_extras=self._with_extras,
+            guard=guard,
         )
+        return learned | guard.metrics
 
     def _with_extras(self, batch: Batch) -> Batch:
         """Return a batch with the extras that functions give."""
         return self.extras.add_to(batch, self.estimator, self.policy.spec.head.width)
 
-    def _optimizer_steps(self) -> int:
-        """Return the optimizer steps of the whole run, over which the learning rate falls."""
+    def make_optimizer(self, steps: int | None) -> Optimizer:
+        """Return the run's optimizer, with a schedule over so many of its steps."""
+        plan = self.replay_plan or self.plan
+        return make_optimizer(self.config, self._rule, steps, plan.learning_rate, plan.beta2)
+
+    def schedule_steps(self, config: RunConfig) -> int | None:
+        """Return the optimizer steps over which the learning rate falls; None for an open end."""
+        # Whole episodes have no length beforehand, so a schedule of the rate has no end either.
+        if self.whole_episodes:
+            return None
         batch = self.length * self.environments.count
-        # The rollout that reaches `run.steps` is played to its end.
-        rollouts = math.ceil(self.config.run.steps / batch)
+        # The rollout that reaches the last step is played to its end.
+        rollouts = math.ceil((config.run.schedule_steps or config.run.steps) / batch)
         if self.replay_plan is not None:
             return self.replay_plan.optimizer_steps(rollouts, batch)
         return rollouts * self.plan.optimizer_steps(batch)
@@ -332,7 +335,7 @@ class Training:
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
         space = self.environments.observations
         has_observations, has_rewards = normalised(
-            self.config.rollout,
+            self.config,
             self.environments,
             self.estimator,
             long=self.plan.rollout_length == LONG_ROLLOUT,
@@ -340,9 +343,9 @@ class Training:
         )
         observations = rewards = None
         if has_observations:
-            if not isinstance(space, Box):
+            if not isinstance(space, Box) or len(space.shape) != 1:
                 raise SpecError(
-                    "rollout.normalise_observations: expected real observations to normalise, "
+                    "rollout.normalise_observations: expected vectors of numbers to normalise, "
                     f"got {space}; leave it off"
                 )
             observations = ObservationNormaliser(space.shape[0])
@@ -351,15 +354,13 @@ class Training:
             rewards = RewardNormaliser(self.environments.count, gamma)
         return observations, rewards
 
-    def _normalisers(self) -> dict[str, Normaliser]:
+    def _normaliser_states(self) -> dict[str, dict[str, Array]]:
+        return {name: normaliser.state() for name, normaliser in self.normalisers().items()}
+
+    def normalisers(self) -> dict[str, Normaliser]:
         """Return the normalisers of this run by their names in a checkpoint."""
         normalisers = {"observations": self.observations, "rewards": self.rewards}
         return {name: item for name, item in normalisers.items() if item is not None}
-
-    def _seeds(self, stream: int, count: int) -> list[int]:
-        """Return seeds for environments; a resumed run's differ from those of its beginning."""
-        sequence = np.random.SeedSequence([self.config.run.seed, stream, self.history.updates])
-        return [int(seed) for seed in sequence.generate_state(count)]
 
 
 def one_thread() -> threadpool_limits:
@@ -368,9 +369,3 @@ def one_thread() -> threadpool_limits:
     The matrices are small: threads that wait for each other cost more than they bring.
     """
     return threadpool_limits(limits=1)
-
-
-def environment_of(config: RunConfig, count: int) -> tuple[str, int, dict[str, object]]:
-    """Return the arguments of `make_environments`."""
-    arguments = dict(config.environment)
-    return arguments.pop("name"), count, arguments

@@ -513,6 +513,28 @@ def test_a_step_that_cannot_be_computed_is_named(make_policy):
         gradient.norm()
 
 
+def test_a_step_that_overflows_is_told_later_and_changes_nothing(make_policy):
+    policy, batch = make_policy(), make_batch()
+    before = policy.parameters()
+    optimizer = pg.optimizer("adam", learning_rate=1e38)
+    optimizer.step(policy, pg.gradient(policy, pg.estimator("reinforce"), batch))
+    with pytest.raises(NonFiniteError, match=r"^Optimizer\.step: .* in step 1 of the last 1; "):
+        policy.check_unread()
+    # It is told once.
+    for name, value in policy.parameters().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert not any(value.any() for value in optimizer.state(policy).values())
+
+
+def test_steps_alone_are_read_now_and_then(make_policy):
+    policy, batch = make_policy(), make_batch()
+    gradient = pg.gradient(policy, pg.estimator("reinforce"), batch)
+    optimizer = pg.optimizer("sgd", learning_rate=1e-3)
+    for _ in range(MOST + 1):
+        optimizer.step(policy, gradient)
+    assert not policy.unread.steps
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3, np.inf])
 def test_a_gradient_is_clipped_as_on_the_host(make_policy, max_norm):
     policies = [make_policy(), make_policy(is_resident=False)]

@@ -736,7 +736,7 @@ def test_a_fisher_vector_has_one_entry_for_each_parameter(make_batch, vector):
     with refused(
         ShapeError,
         "fisher_vector_product",
-        "expected [12], the parameters",
+        "expected [12], one number for each parameter",
         f"got {list(np.shape(vector))}",
     ):
         policy().fisher_vector_product(make_batch(), vector)

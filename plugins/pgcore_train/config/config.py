@@ -13,7 +13,9 @@ from typing import Any
 
 from pgcore.cli.assignments import nested, overlaid, without_none
 from pgcore.cli.assignments import read_assignments as read_values
+from pgcore.data.files import checked_path
 from pgcore.errors import FileError, SpecError, UnknownNameError
+from pgcore.registry.registry import registry
 from pgcore_train.config.settings import (
     ExplorationSettings,
     NetworkSettings,
@@ -31,6 +33,7 @@ __all__ = [
     "merge",
     "read_assignments",
     "read_extras",
+    "read_network",
     "read_toml",
 ]
 
@@ -108,8 +111,10 @@ class RunConfig:
             check_plain(name, sections[name])
 
         # An environment has no default, and the optimizer's depends on the estimator.
-        for name in ("environment", "estimator", "optimizer"):
-            value = sections[name].get("name", "" if name == "optimizer" else None)
+        # So has the head, which depends on the actions.
+        for name in ("environment", "estimator", "optimizer", "head"):
+            default = "" if name in ("optimizer", "head") else None
+            value = sections[name].get("name", default)
             if not isinstance(value, str):
                 raise SpecError(
                     f"{name}.name: expected a name, got {value!r}; "
@@ -141,8 +146,10 @@ def read_toml(path: str | Path) -> Layer:
         FileError: the file cannot be read, is not TOML, or has a value outside of any table.
     """
     try:
-        with Path(path).open("rb") as handle:
+        with checked_path("--config", path).open("rb") as handle:
             data = tomllib.load(handle)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(
             f"{path}: expected a TOML file, got {error.strerror}; check the path"
@@ -198,6 +205,15 @@ def read_extras(assignments: Iterable[str]) -> dict[str, str]:
             )
         targets[name.strip()] = target.strip()
     return targets
+
+
+def read_network(text: str | None) -> dict[str, str]:
+    """Return the settings of section `network` of a registered name or `module:function`, or of None."""
+    if text is None:
+        return {}
+    # A registered name may hold a colon too, behind its distribution's name.
+    of_factory = ":" in text and text not in registry().names("networks")
+    return {"factory" if of_factory else "type": text}
 
 
 def merge(*layers: Layer) -> Layer:

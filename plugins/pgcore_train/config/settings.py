@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
+from pgcore.data.files import checked_path
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.registry.registry import default_backend_name, registry
 from pgcore.validation.fields import (
     Checked,
-    Count,
-    CountFromZero,
     NonNegative,
     Number,
     UnitInterval,
     check_fields,
     choice,
+    count,
+    count_from_zero,
     positive,
     set_field,
     unit_interval,
@@ -39,6 +40,16 @@ def name(where: str, value: object, error: type[PgcoreError] = SpecError) -> str
     return value
 
 
+def path(where: str, value: object, error: type[PgcoreError] = SpecError) -> str:
+    """Return the value, or raise unless it is a path that a file can have; see `checked_path`."""
+    return str(checked_path(where, name(where, value, error)))
+
+
+def whole(value: object) -> object:
+    """Return a whole number as an int, NaN for anything else; 1e6 is a whole number here."""
+    return count.plain(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def toml_flag(where: str, value: object, error: type[PgcoreError] = SpecError) -> bool:
     """Return the value, or raise in TOML's spelling unless it is a bool."""
     if not isinstance(value, bool):
@@ -48,6 +59,9 @@ def toml_flag(where: str, value: object, error: type[PgcoreError] = SpecError) -
 
 # Fields with a check of this module; the others are those of `pgcore.validation.fields`.
 Name = Annotated[str, name]
+FilePath = Annotated[str, path]
+Size = Annotated[int, replace(count, plain=whole)]
+SizeFromZero = Annotated[int, replace(count_from_zero, plain=whole)]
 TomlFlag = Annotated[bool, toml_flag]
 
 
@@ -63,29 +77,35 @@ class RunSettings(Checked):
         dtype: "float32" or "float64".
         steps: Environment steps of training, all environments together; the rollout that reaches
             them is the last.
+        schedule_steps: Environment steps over which the learning rate and epsilon fall; None is
+            `steps`. A run that is to be continued with more `steps` later has those here.
         stop_at: Mean return of the last 20 finished episodes at which to stop, environment units;
             None trains for all steps.
-        out: Folder of the results; None is `runs/` and the environment's name.
+        out: Folder of the results, without those of another run; None is a new one,
+            `runs/ENV-ESTIMATOR-SEED-n`.
         evaluation_episodes: Episodes with the most probable actions after training; 0 plays none.
         checkpoint_minutes: Minutes from one checkpoint to the next, and more where writing one takes
             over 2 % of the time; 0 for none by the clock.
         checkpoint_updates: Updates from one checkpoint to the next, beside those by the clock; 0 for
             none.
+        unwritable: What a disk that takes no more does to training: "continue" or "stop".
     """
 
     section = "run"
     backend: Name = field(default_factory=default_backend_name)
     device: Name | None = None
     compiled: TomlFlag = False
-    seed: CountFromZero = 0
+    seed: SizeFromZero = 0
     dtype: Annotated[str, choice("float32", "float64")] = "float32"
     # How long to train, and where the results go.
-    steps: Count = 100_000
+    steps: Size = 100_000
+    schedule_steps: Size | None = None
     stop_at: Number | None = None
-    out: Name | None = None
-    evaluation_episodes: CountFromZero = 10
+    out: FilePath | None = None
+    evaluation_episodes: SizeFromZero = 10
     checkpoint_minutes: NonNegative = 1.0
-    checkpoint_updates: CountFromZero = 0
+    checkpoint_updates: SizeFromZero = 0
+    unwritable: Annotated[str, choice("continue", "stop")] = "continue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,8 @@ class NetworkSettings(Checked):
     Attributes:
         type: A registered name such as "table", "linear" or "mlp", or "auto": a table for discrete
             observations, else an MLP.
+        factory: `module:function` that makes a network of the user's own, in place of `type`; see
+            `pgcore_train.adopting`.
         hidden: Widths of the hidden layers, for a network with that field.
         activation: A registered name, for a network with that field, or "auto": relu if action
             values are learned off policy, else tanh.
@@ -104,6 +126,7 @@ class NetworkSettings(Checked):
 
     section = "network"
     type: str = "auto"
+    factory: Name | None = None
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "auto"
     critic: Annotated[str, choice("auto", "none", "separate", "shared")] = "auto"
@@ -114,6 +137,11 @@ class NetworkSettings(Checked):
         # Not a declared field: networks may be registered after this module is imported.
         registry().refuse_disabled("networks", self.type)
         choice("auto", *registry().names("networks"))("network.type", self.type)
+        if self.factory is not None and (self.type, self.critic) != ("auto", "auto"):
+            raise SpecError(
+                f"network.factory: expected neither type nor critic beside it, got type={self.type!r} "
+                f"and critic={self.critic!r}; the function returns both"
+            )
         # TOML has lists alone.
         if isinstance(self.hidden, list):
             set_field(self, "hidden", tuple(self.hidden))
@@ -134,15 +162,19 @@ class RolloutSettings(Checked):
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
             discounted return; None for real observations and an estimator that learns values of
             states.
+        action_masks: Whether masks that environments give as `info["action_mask"]` are used.
+        processes: Whether each environment has a process of its own; the episodes stay the same.
     """
 
     section = "rollout"
-    envs: Count = 8
-    length: Count | None = None
-    episodes: Count = 1
-    # The usual values depend on estimator and spaces; see `pgcore_train.building.normalised`.
+    envs: Size = 8
+    length: Size | None = None
+    episodes: Size = 1
+    # The usual values depend on estimator and spaces; see `pgcore_train.defaults.normalised`.
     normalise_observations: TomlFlag | None = None
     normalise_rewards: TomlFlag | None = None
+    action_masks: TomlFlag = True
+    processes: TomlFlag = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +186,17 @@ class TrainingSettings(Checked):
             change since the rollout, else 1, and 1 for an optimizer of whole batches.
         minibatch: Steps of a minibatch; None is 128 for several epochs, else the whole batch, and
             all of it for an optimizer of whole batches.
+        on_divergence: At a signal, loss, gradient or parameter that would be NaN or infinite: "stop"
+            before the step, "skip" it, or "shrink" its learning rate where the gradient is finite.
+        shrink_attempts: Halvings of the rate before "shrink" leaves the step out.
     """
 
     section = "training"
     # The usual values depend on estimator and optimizer; see `pgcore_train.learning.updates.Plan`.
-    epochs: Count | None = None
-    minibatch: Count | None = None
+    epochs: Size | None = None
+    minibatch: Size | None = None
+    on_divergence: Annotated[str, choice("stop", "skip", "shrink")] = "stop"
+    shrink_attempts: Size = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +214,10 @@ class ReplaySettings(Checked):
 
     section = "replay"
     # The usual values depend on the estimator; see `pgcore_train.learning.replay_plan`.
-    capacity: CountFromZero | None = None
-    batch: Count | None = None
-    updates: Count | None = None
-    start: Count | None = None
+    capacity: SizeFromZero | None = None
+    batch: Size | None = None
+    updates: Size | None = None
+    start: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +232,7 @@ class TargetSettings(Checked):
     """
 
     section = "target"
-    every: CountFromZero | None = None
+    every: SizeFromZero | None = None
     rate: Annotated[float, unit_interval, positive] | None = None
 
     def __post_init__(self) -> None:

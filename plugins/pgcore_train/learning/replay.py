@@ -11,6 +11,7 @@ from pgcore.data.batch import Batch
 from pgcore.errors import BatchError, FileError, ShapeError
 from pgcore.validation.arrays import Array, read_only
 from pgcore.validation.fields import count
+from pgcore.validation.observations import by_name, owned_observations
 
 __all__ = ["Replay"]
 
@@ -18,6 +19,8 @@ __all__ = ["Replay"]
 POSITION = "position"
 NEXT_MASK = "next_action_mask"
 DISCOUNT = "discount"
+# Between the name of an array and that of its part, of observations by name.
+PART = "/"
 # Arrays that some environments lack.
 MASKS = frozenset(("action_mask", NEXT_MASK))
 
@@ -98,10 +101,12 @@ class Replay:
 
     def state(self) -> dict[str, Array]:
         """Return the arrays that `load` takes: the filled rows, and the next step's place."""
-        return {
-            POSITION: np.array([self._position]),
-            **{name: ring[: self.size].copy() for name, ring in self._rings.items()},
-        }
+        state = {POSITION: np.array([self._position])}
+        for name, ring in self._rings.items():
+            # Observations by name are one structured array, which no file holds.
+            for part, rows in by_name(ring[: self.size]).items():
+                state[f"{name}{PART}{part}" if part else name] = rows.copy()
+        return state
 
     def load(self, state: Mapping[str, Array]) -> None:
         """Continue from a state that `state` returned.
@@ -117,10 +122,9 @@ class Replay:
                 f"another with {size} steps; leave replay.capacity as it was"
             )
         self._rings = {}
-        for name, rows in state.items():
-            if name != POSITION:
-                self._rings[name] = self._ring(rows)
-                self._rings[name][:size] = rows
+        for name, rows in joined(state).items():
+            self._rings[name] = self._ring(rows)
+            self._rings[name][:size] = rows
         self._position, self.size = position, size
 
     def _ring(self, rows: Array) -> Array:
@@ -152,6 +156,19 @@ class Replay:
                     f"Replay.add: expected {name} in {ring.dtype}, as those before, "
                     f"got {values.dtype}; keep one dtype"
                 )
+
+
+def joined(state: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the arrays of a state, without the position and with arrays by name as one."""
+    whole: dict[str, Array] = {}
+    parts: dict[str, dict[str, Array]] = {}
+    for key, rows in state.items():
+        name, of_part, part = key.partition(PART)
+        if of_part:
+            parts.setdefault(name, {})[part] = rows
+        elif key != POSITION:
+            whole[key] = rows
+    return whole | {name: owned_observations(name, arrays) for name, arrays in parts.items()}
 
 
 def transitions(batch: Batch) -> dict[str, Array]:

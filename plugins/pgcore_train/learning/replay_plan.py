@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 from pgcore import EpsilonGreedy
-from pgcore.api import policy
 from pgcore.errors import EstimatorError, SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.policy import Policy
@@ -175,7 +175,7 @@ def make_target(config: RunConfig, estimator: Estimator, current: Policy) -> Tar
     Raises:
         EstimatorError: there is to be a target, and the estimator bootstraps no action values.
     """
-    settings, run = config.target, config.run
+    settings = config.target
     every = settings.every
     if every is None and settings.rate is None:
         every = TARGET_EVERY if learns_off_policy(estimator) else 0
@@ -188,16 +188,18 @@ def make_target(config: RunConfig, estimator: Estimator, current: Policy) -> Tar
             f"action values, got {value}; leave section `target` out"
         )
     # Of the same backend and device, so that its values round as the policy's do.
-    copy = policy(
-        current.spec,
-        backend=run.backend,
-        seed=run.seed,
-        dtype=run.dtype,
-        device=run.device,
-        compiled=run.compiled,
-    )
-    copy.load(current.parameters())
-    return Target(copy, every=every, rate=settings.rate)
+    return Target(copy_of(current), every=every, rate=settings.rate)
+
+
+def copy_of(current: Policy) -> Policy:
+    """Return a copy of a policy, or raise SpecError where its network cannot be copied."""
+    try:
+        return copy.deepcopy(current)
+    except Exception as error:
+        raise SpecError(
+            f"target: expected a network that its framework can copy, got {current.spec.network} "
+            f"({type(error).__name__}: {error}); see the page on backends, under Copies, or set target.every=0"
+        ) from error
 
 
 def make_exploration(config: RunConfig, current: Policy) -> Exploration | None:
@@ -213,7 +215,8 @@ def make_exploration(config: RunConfig, current: Policy) -> Exploration | None:
     head, settings = current.spec.head, config.exploration
     if isinstance(head, EpsilonGreedy):
         fraction = EXPLORING if settings.fraction is None else settings.fraction
-        return Exploration(current, head, settings.initial_epsilon, fraction * config.run.steps)
+        steps = fraction * (config.run.schedule_steps or config.run.steps)
+        return Exploration(current, head, settings.initial_epsilon, steps)
     # Other heads explore through their own spread.
     for name in ("initial_epsilon", "fraction"):
         value = getattr(settings, name)

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pgcore.api import gradient, signals
+from pgcore.api import signals
 from pgcore.data.batch import Batch
+from pgcore.errors import NonFiniteError
 from pgcore.interfaces.estimator import Estimator
+from pgcore.interfaces.evaluation import Evaluation
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.optimizer import Optimizer, StepReport
 from pgcore.interfaces.policy import Policy
 from pgcore.interfaces.signals import Signals
 from pgcore_train.config.settings import TrainingSettings
+from pgcore_train.divergence.evidence import Learner
+from pgcore_train.divergence.guard import Guard
 from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.learning.target import Target
@@ -104,8 +108,10 @@ def update(
     plan: Plan,
     rng: np.random.Generator,
     target: Target | None = None,
+    *,
+    guard: Guard | None = None,
 ) -> dict[str, float]:
-    """Improve the policy on a batch; return the metrics of the last gradient and its step.
+    """Improve the policy on a batch; return the metrics of the last gradient and its step, if any was taken.
 
     Args:
         policy: Changed in place.
@@ -115,30 +121,35 @@ def update(
         plan: Passes and minibatches.
         rng: Source of the order of minibatches.
         target: Gives bootstrapped values and follows each step, or None.
+        guard: Takes the steps; None stops at the first that is not finite.
 
     Raises:
         BatchError: the batch lacks a field that the estimator needs.
-        NonFiniteError: a signal, a quantity or a gradient is NaN or infinite; the parameters are
-            those before that step.
+        NonFiniteError: a signal, a quantity, the loss, a gradient or a step is NaN or infinite, and the
+            guard stops there; the parameters are those before that step.
     """
-    # The critic of this moment is the old one of every pass.
-    if "value" in estimator.quantities:
-        critic = policy.evaluate(batch, ("value", "final_value"))
-        batch = batch.record(critic["value"], critic["final_value"])
-    # Once for all passes: advantages and old log-probabilities are the behaviour policy's.
-    constants = signals(policy, estimator, batch, target=None if target is None else target.policy)
-    last: Gradient | None = None
-    report: StepReport | None = None
+    guard = guard or Guard()
+    learner = Learner(policy, estimator, optimizer, target)
+    try:
+        # The critic of this moment is the old one of every pass.
+        if "value" in estimator.quantities:
+            critic = Evaluation(policy, batch)("value", "final_value")
+            batch = batch.record(critic["value"], critic["final_value"])
+        # Once for all passes: advantages and old log-probabilities are the behaviour policy's.
+        constants = signals(
+            policy, estimator, batch, target=None if target is None else target.policy
+        )
+    except NonFiniteError as error:
+        guard.skip(error, learner, batch, steps=plan.optimizer_steps(batch.num_steps))
+        return {}
+    last: tuple[Gradient, StepReport | None] | None = None
     for _ in range(plan.epochs):
         if plan.minibatch is None or plan.minibatch >= batch.num_steps:
-            last = gradient(policy, estimator, batch, signals=constants)
-            report = step(policy, optimizer, last, target)
+            last = guard.step(learner, batch, constants) or last
             continue
         for part, values in minibatches(estimator, batch, constants, plan.minibatch, rng):
-            last = gradient(policy, estimator, part, signals=values)
-            report = step(policy, optimizer, last, target)
-    assert last is not None
-    return last.metrics | ({} if report is None else report.metrics)
+            last = guard.step(learner, part, values) or last
+    return metrics_of(last)
 
 
 def replay_update(
@@ -151,6 +162,7 @@ def replay_update(
     target: Target | None = None,
     *,
     with_extras: Callable[[Batch], Batch] | None = None,
+    guard: Guard | None = None,
 ) -> dict[str, float]:
     """Improve the policy on batches of a replay buffer; see `update`.
 
@@ -163,33 +175,31 @@ def replay_update(
         rng: Source of the drawn steps.
         target: See `update`.
         with_extras: Adds the estimator's extras to each batch.
+        guard: See `update`.
 
     Returns:
         As `update`; empty before the buffer holds `plan.start` steps.
     """
     if replay.size < plan.start:
         return {}
-    last: Gradient | None = None
-    report: StepReport | None = None
+    guard = guard or Guard()
+    learner = Learner(policy, estimator, optimizer, target)
+    last: tuple[Gradient, StepReport | None] | None = None
     for _ in range(plan.updates):
         # Signals of each batch anew: they bootstrap from the policy or target of this moment.
         batch = replay.sample(plan.batch, rng)
         if with_extras is not None:
             batch = with_extras(batch)
-        last = gradient(policy, estimator, batch, target=None if target is None else target.policy)
-        report = step(policy, optimizer, last, target)
-    assert last is not None
-    return last.metrics | ({} if report is None else report.metrics)
+        last = guard.step(learner, batch) or last
+    return metrics_of(last)
 
 
-def step(
-    policy: Policy, optimizer: Optimizer, direction: Gradient, target: Target | None
-) -> StepReport | None:
-    """Take an optimizer step, followed by the target policy."""
-    report = optimizer.step(policy, direction)
-    if target is not None:
-        target.follow(policy, optimizer.steps_taken)
-    return report
+def metrics_of(step: tuple[Gradient, StepReport | None] | None) -> dict[str, float]:
+    """Return the metrics of a gradient and its step; none of no step."""
+    if step is None:
+        return {}
+    direction, report = step
+    return direction.metrics | ({} if report is None else report.metrics)
 
 
 def minibatches(

@@ -17,7 +17,6 @@ def evaluate(
     policy: Policy,
     environments: Environments,
     *,
-    seeds: list[int],
     normalise: Callable[[Array], Array] | None = None,
     limit: int,
 ) -> Array:
@@ -26,20 +25,19 @@ def evaluate(
     Args:
         policy: Plays the mode of its action distribution; not changed.
         environments: `N` of them.
-        seeds: One for each.
         normalise: Applied to observations before the policy, with fixed statistics; or None.
         limit: Largest number of steps; a longer episode counts with its return so far.
 
     Returns:
         [N] float64, environment units.
     """
-    observations, head = environments.reset(seeds), policy.spec.head
+    observations, head = environments.reset(), policy.spec.head
     returns, playing = np.zeros(environments.count), np.ones(environments.count, np.bool_)
     for _ in range(limit):
         if not playing.any():
             break
         seen = observations if normalise is None else normalise(observations)
-        actions = head.environment_actions(policy.mode(seen))
+        actions = head.environment_actions(policy.mode(seen, environments.action_mask))
         observations, rewards, terminated, truncated = environments.step(
             actions, bounded=head.bounded
         )

@@ -23,7 +23,9 @@ class Actor(Protocol):
         """The policy's architecture, with the head that its actions are for."""
         ...
 
-    def act(self, observations: Array, rng: np.random.Generator, /) -> tuple[Array, Array]:
+    def act(
+        self, observations: Array, rng: np.random.Generator, action_mask: Array | None = None, /
+    ) -> tuple[Array, Array]:
         """Return actions and their log-probabilities; see `Policy.act`."""
         ...
 
@@ -76,11 +78,13 @@ class Exploration:
         self._head = EpsilonGreedy(self._last.n, epsilon) if left else self._last
         return self._head
 
-    def act(self, observations: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    def act(
+        self, observations: Array, rng: np.random.Generator, action_mask: Array | None = None
+    ) -> tuple[Array, Array]:
         """See `Policy.act`; the log-probabilities are those under the current epsilon."""
-        greedy = self._policy.mode(observations)
+        greedy = self._policy.mode(observations, action_mask)
         values = (np.arange(self._head.n) == greedy[:, None]).astype(np.float64)
         # One for the greedy action and 0 for the others is an action value with that very mode.
-        distribution = self._head.distribution(host, values, {}, None)
+        distribution = self._head.distribution(host, values, {}, action_mask)
         actions = self._head.sample(distribution, rng)
         return actions, self._head.log_prob(host, distribution, actions)

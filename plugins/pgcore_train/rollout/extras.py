@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +14,7 @@ from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.extras import Extra
 from pgcore.validation.arrays import Array
 from pgcore_train.config.config import check_known
+from pgcore_train.config.functions import load_function
 
 __all__ = ["RolloutExtras"]
 
@@ -47,7 +45,10 @@ class RolloutExtras:
         """
         check_known(f"extra of {estimator.name}", targets, declared_by(estimator))
         self.targets = dict(targets)
-        self._functions = {name: load_function(name, target) for name, target in targets.items()}
+        self._functions: dict[str, Function] = {}
+        for name, target in targets.items():
+            example = f"--extras {name}=my_module:{name}"
+            self._functions[name] = load_function(f"extras.{name}", target, "a batch", example)
         check_complete(estimator, {*targets, *recorded})
 
     def add_to(self, batch: Batch, estimator: Estimator, width: int) -> Batch:
@@ -82,35 +83,6 @@ class RolloutExtras:
 def declared_by(estimator: Estimator) -> dict[str, Extra]:
     """Return the extras of an estimator, of its parts and of its reduction, by name."""
     return {**estimator.extras, **estimator.used_extras}
-
-
-def load_function(name: str, target: object) -> Function:
-    """Import and return the function of an extra, from this folder or an installed package.
-
-    Args:
-        name: The extra's.
-        target: `module:function`.
-
-    Raises:
-        SpecError: it is not of that form, cannot be imported, or is no function.
-    """
-    module, _, attribute = str(target).partition(":")
-    where = f"extras.{name}: expected module:function, got {target!r}"
-    if not module or not attribute.isidentifier():
-        raise SpecError(f"{where}; write it as in --extras {name}=my_module:{name}")
-    # A command's script is elsewhere, so Python does not look in this folder.
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise SpecError(
-            f"{where}, which fails with {type(error).__name__} ({error}); "
-            f"check the name, and that the module is installed or in {folder}"
-        ) from error
-    if not callable(function):
-        raise SpecError(f"{where}, of type {type(function).__name__}; name a function of a batch")
-    return cast("Function", function)
 
 
 def check_complete(estimator: Estimator, available: Collection[str]) -> None:

@@ -117,6 +117,16 @@ class RewardNormaliser(Normaliser):
         self.take(sums.reshape(-1, 1))
         return np.clip(rewards / np.sqrt(self.moments.var[0] + EPS), -LIMIT, LIMIT)
 
-    def restart(self) -> None:
-        """Forget the sums of episodes that were broken off."""
-        self._sums[:] = 0.0
+    def state(self) -> dict[str, Array]:
+        """See `Normaliser.state`."""
+        return super().state() | {"sums": self._sums.copy()}
+
+    def load(self, state: Mapping[str, Array]) -> None:
+        """See `Normaliser.load`; the sums of another number of environments start from 0."""
+        super().load(state)
+        sums = state.get("sums", self._sums)
+        self._sums = sums.copy() if sums.shape == self._sums.shape else np.zeros_like(self._sums)
+
+    def restart(self, which: Array | slice = slice(None)) -> None:
+        """Forget the sums of episodes that were broken off, by a mask of [N] or all."""
+        self._sums[which] = 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +26,28 @@ class Rollout:
     """One batch, with the `F` episodes that finished in it.
 
     Attributes:
-        batch: Each environment's steps in the order of time, one environment after the other.
-            Episodes at the rollout's end are truncated there, and continue in the next rollout.
+        fields: The arguments of `batch`, which may hold numbers that a batch refuses.
         steps: Environment steps, the discarded ones of whole-episode rollouts included.
         returns: [F] float64. Undiscounted returns of the finished episodes in the order of time,
             environment units.
         finished_at: [F] integer. Environment steps of the rollout at each one's end.
     """
 
-    batch: Batch
+    fields: Mapping[str, Any]
     steps: int
     returns: Array
     finished_at: Array
+
+    @property
+    def batch(self) -> Batch:
+        """Each environment's steps in the order of time, one environment after the other.
+
+        Episodes at the rollout's end are truncated there, and continue in the next rollout.
+
+        Raises:
+            BatchError: a reward or an observation is NaN or infinite; names it and the step.
+        """
+        return Batch(**self.fields)
 
 
 class Rollouts:
@@ -44,6 +56,8 @@ class Rollouts:
     Attributes:
         observations: Normalises observations, or None.
         rewards: Normalises rewards, or None.
+        lost: [N] bool. Whether the environment's episode in the state of the beginning could not be
+            played again, so that another one started.
     """
 
     def __init__(
@@ -52,26 +66,35 @@ class Rollouts:
         policy: Actor,
         rng: np.random.Generator,
         *,
-        seeds: list[int],
         observations: ObservationNormaliser | None = None,
         rewards: RewardNormaliser | None = None,
+        state: Mapping[str, Array] | None = None,
     ) -> None:
-        """Start an episode in every environment, each with its own seed.
+        """Start an episode in every environment, or go on with those of a state.
 
         Args:
             environments: `N` of them.
             policy: Chooses the actions with its current parameters.
             rng: Source of the actions.
-            seeds: One for each environment.
             observations: Normalises observations.
             rewards: Normalises rewards.
+            state: From a function that `moment` returned.
         """
         self.observations, self.rewards = observations, rewards
         self._environments, self._policy, self._rng = environments, policy, rng
-        self._current = environments.reset(seeds)
-        self._fresh = True
         # Undiscounted returns so far of the episodes that the last rollout truncated.
         self._carried = np.zeros(environments.count)
+        self.lost = np.zeros(environments.count, np.bool_)
+        self._fresh = True
+        if state is None:
+            self._current = environments.reset()
+            return
+        self._current, self.lost = environments.load(state)
+        if not self.lost.all():
+            self._carried[~self.lost] = state["carried"][~self.lost]
+            self._fresh = bool(state["fresh"][0])
+        if self.rewards is not None:
+            self.rewards.restart(self.lost)
 
     def steps(self, length: int) -> Rollout:
         """Return the next `length` steps of every environment, the last episodes truncated."""
@@ -111,6 +134,12 @@ class Rollouts:
         # All start alike, so any two of them may be compared.
         return self._rollout(trace, lengths, group=np.zeros(lengths.sum(), np.intp))
 
+    def moment(self) -> Callable[[], dict[str, Array]]:
+        """Return a function that gives the state of now, also after further rollouts."""
+        environments = self._environments.moment(self._current)
+        now = {"carried": self._carried.copy(), "fresh": np.array([self._fresh])}
+        return lambda: environments() | now
+
     def _restart(self) -> None:
         """Start an episode in every environment and forget the unfinished ones."""
         self._current = self._environments.reset()
@@ -122,8 +151,9 @@ class Rollouts:
         """Take one step in every environment; return [N] whether its episode ended."""
         self._fresh = False
         seen = self._current if self.observations is None else self.observations(self._current)
-        actions, log_probs = self._policy.act(seen, self._rng)
-        trace.before(self._current, seen, actions, log_probs)
+        mask = self._environments.action_mask
+        actions, log_probs = self._policy.act(seen, self._rng, mask)
+        trace.before(self._current, seen, actions, log_probs, mask)
 
         # The batch has the head's own actions, the environment those of its space.
         head = self._policy.spec.head
@@ -136,6 +166,8 @@ class Rollouts:
             # The next observation is overwritten by the restart, and is needed to bootstrap.
             for environment in np.flatnonzero(ended):
                 trace.finals[environment].append(following[environment].copy())
+                if (mask := self._environments.action_mask) is not None:
+                    trace.final_masks[environment].append(mask[environment])
             following = self._environments.restart(ended)
         self._current = following
         return ended
@@ -150,7 +182,9 @@ class Rollouts:
         """
         select = _Selection(lengths, len(trace.rewards))
         rewards, ended = np.stack(trace.rewards, axis=1), np.stack(trace.ended, axis=1)
-        scaled = rewards if self.rewards is None else self.rewards(rewards, ended)
+        # A reward that is not finite would stay in the running statistics for good.
+        normalise = self.rewards if np.isfinite(rewards).all() else None
+        scaled = rewards if normalise is None else normalise(rewards, ended)
 
         # An episode ends where the environment says so, and at each environment's last step.
         ended = select(ended)
@@ -158,17 +192,27 @@ class Rollouts:
         boundary = ended.copy()
         boundary[last] = True
         ends = np.flatnonzero(boundary)
-        final = self._finals(trace, lengths, ended, last)
-        batch = Batch(
-            observations=select(np.stack(trace.seen, axis=1)),
-            actions=select(np.stack(trace.actions, axis=1)),
-            rewards=select(scaled),
-            episode_lengths=np.diff(ends, prepend=-1),
-            terminated=select(np.stack(trace.terminated, axis=1))[ends],
-            final_observations=final if self.observations is None else self.observations(final),
-            log_probs=select(np.stack(trace.log_probs, axis=1)),
-            extras=extras,
-        )
+        final = self._finals(trace.finals, self._current, lengths, ended, last)
+        mask = None
+        if trace.masks:
+            mask = select(np.stack(trace.masks, axis=1))
+            # The observation after an episode's last step is in no row, and neither is its mask.
+            following = np.concatenate((mask[1:], mask[:1]))
+            current = self._environments.action_mask
+            assert current is not None
+            following[ends] = self._finals(trace.final_masks, current, lengths, ended, last)
+            extras = {**extras, "next_action_mask": following}
+        fields = {
+            "observations": select(np.stack(trace.seen, axis=1)),
+            "actions": select(np.stack(trace.actions, axis=1)),
+            "rewards": select(scaled),
+            "episode_lengths": np.diff(ends, prepend=-1),
+            "terminated": select(np.stack(trace.terminated, axis=1))[ends],
+            "final_observations": final if self.observations is None else self.observations(final),
+            "log_probs": select(np.stack(trace.log_probs, axis=1)),
+            "action_mask": mask,
+            "extras": extras,
+        }
         # After the batch, so that its last observations are normalised as its first ones.
         if self.observations is not None:
             self.observations.update(select(np.stack(trace.raw, axis=1)))
@@ -180,25 +224,33 @@ class Rollouts:
         at = (ends - np.repeat(last - lengths + 1, per_environment))[whole]
         order = np.argsort(at, kind="stable")
         finished_at = (at[order] + 1) * self._environments.count
-        return Rollout(batch, trace.steps, returns[whole][order], finished_at)
+        return Rollout(fields, trace.steps, returns[whole][order], finished_at)
 
-    def _finals(self, trace: _Trace, lengths: Array, ended: Array, last: Array) -> Array:
-        """Return [E, ...] raw observations after each episode's last step.
+    def _finals(
+        self,
+        by_environment: list[list[Array]],
+        current: Array,
+        lengths: Array,
+        ended: Array,
+        last: Array,
+    ) -> Array:
+        """Return [E, ...] raw observations, or masks, after each episode's last step.
 
         Args:
-            trace: All steps.
+            by_environment: Those after each environment's episodes that ended.
+            current: [N, ...] those of now, after the last step.
             lengths: [N] integer, steps of each environment.
             ended: [B] bool, of those steps.
             last: [N] integer, index in [0, B) of each environment's last step.
         """
         finals: list[Array] = []
-        for environment, observations in enumerate(trace.finals):
+        for environment, rows in enumerate(by_environment):
             end = last[environment]
             episodes = np.count_nonzero(ended[end - lengths[environment] + 1 : end + 1])
             # Later ones belong to discarded steps.
-            finals += observations[: int(episodes)]
+            finals += rows[: int(episodes)]
             if not ended[end]:
-                finals.append(self._current[environment].copy())
+                finals.append(current[environment].copy())
         return np.stack(finals)
 
     def _returns(self, rewards: Array, ends: Array, last: Array, ended: Array) -> Array:
@@ -242,14 +294,21 @@ class _Trace:
         self.ended: list[Array] = []
         # By environment: the observation after each of its episodes.
         self.finals: list[list[Array]] = [[] for _ in range(envs)]
+        # Where environments mask actions: the masks of each step, and those beside the finals.
+        self.masks: list[Array] = []
+        self.final_masks: list[list[Array]] = [[] for _ in range(envs)]
 
     @property
     def steps(self) -> int:
         """Environment steps in it."""
         return len(self.rewards) * len(self.finals)
 
-    def before(self, raw: Array, seen: Array, actions: Array, log_probs: Array) -> None:
+    def before(
+        self, raw: Array, seen: Array, actions: Array, log_probs: Array, mask: Array | None
+    ) -> None:
         """Note observations and actions; `raw` is a view that is about to be overwritten."""
+        if mask is not None:
+            self.masks.append(mask)
         if seen is raw:
             seen = raw.copy()
         else:

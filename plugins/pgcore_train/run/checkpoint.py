@@ -32,7 +32,8 @@ KEPT = 3  # checkpoints in a run's folder
 class Checkpoint:
     """A run's state between two updates.
 
-    Environments cannot be saved: a resumed run starts new episodes in them.
+    An environment is saved as the seed and the actions of its episode, which a resumed run plays
+    again.
 
     Attributes:
         config: The run's configuration as plain data.
@@ -45,6 +46,7 @@ class Checkpoint:
         history: Counters and finished episodes.
         replay: State of the replay buffer; empty for none.
         target: Parameters of the target policy by canonical name; empty for none.
+        rollouts: From `Rollouts.moment`; empty before the first rollout.
     """
 
     config: Layer
@@ -57,6 +59,7 @@ class Checkpoint:
     history: History
     replay: dict[str, Array] = field(default_factory=dict)
     target: dict[str, Array] = field(default_factory=dict)
+    rollouts: dict[str, Array] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the checkpoint, whole or not at all.
@@ -71,6 +74,7 @@ class Checkpoint:
             "random": self.random,
             "replay": self.replay,
             "target": self.target,
+            "rollouts": self.rollouts,
             "episodes": {
                 "returns": np.array(history.returns, np.float64),
                 "finished_at": np.array(history.finished_at, np.int64),
@@ -157,6 +161,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
             ),
             replay=groups.get("replay", {}),
             target=groups.get("target", {}),
+            rollouts=groups.get("rollouts", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(

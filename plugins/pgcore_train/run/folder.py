@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
+import contextlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
+
+from filelock import FileLock, Timeout
 
 from pgcore.data import files
 from pgcore.errors import FileError
+from pgcore_train.divergence.evidence import FILES
 from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files
+from pgcore_train.run.metrics import MetricsFile, cut
 
 __all__ = ["RunFolder"]
 
-# First line of `run.toml`: the proof that a folder is a run's and its files may be replaced.
+# First line of `run.toml`: the proof that a folder is a run's.
 MARK = "# Written by pgcore train."
+
+RUNS = Path("runs")  # where folders without a name of the user's are
+LATEST = "latest"  # the link beside a run's folder in `runs`
 
 
 class RunFolder:
@@ -42,38 +53,81 @@ class RunFolder:
         self.policy = self.path / "policy.safetensors"
         self.picture = self.path / "learning_curve.png"
         self.summary = self.path / "summary.json"
-        self._handle: TextIO | None = None
+        self._text = b""
+        self._lines: MetricsFile | None = None
 
-    def open(self, config: str, *, updates: int | None) -> RunFolder:
-        """Make the folder, prove that it can be written to, and start the metrics.
+    @staticmethod
+    def new(name: str) -> RunFolder:
+        """Make the folder `runs/NAME-n` with the first number n that is free.
+
+        Args:
+            name: Of the run; characters that part a path's names become "-".
+
+        Raises:
+            FileError: the folder cannot be made.
+        """
+        name = name.replace("/", "-").replace(":", "-")
+        for number in itertools.count(1):
+            path = RUNS / f"{name}-{number}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if path.exists():
+                    continue
+                raise unwritable(RUNS, "a file of that name") from None
+            except (OSError, ValueError) as error:
+                raise unwritable(path, error) from error
+            return RunFolder(path)
+        raise AssertionError
+
+    @contextmanager
+    def locked(self) -> Generator[Self]:
+        """Hold the folder for this run; a process that ends gives it up.
+
+        Raises:
+            FileError: another run holds it, or it cannot be made.
+        """
+        refuse_file(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise FileError(
+                f"{self.path}: expected a folder that no other run writes to, got one in use; "
+                "choose another, or wait for that run's end"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+        try:
+            yield self
+        finally:
+            lock.release()
+
+    def open(self, config: str, *, updates: int | None) -> Self:
+        """Prove that the folder can be written to, and start the metrics.
 
         Args:
             config: The configuration as TOML.
             updates: Those of the run that this one goes on with: later metrics are removed.
-                None removes an earlier run's results.
+                None for a new run.
 
         Raises:
-            FileError: the folder cannot be made or written to, or holds another program's files of
-                these names.
+            FileError: the folder cannot be made or written to, has another run's results, or has
+                another program's files of these names.
         """
+        refuse_file(self.path)
+        self._check_free(new=updates is None)
+        self._text = f"{MARK}\n\n{config}".encode()
         try:
-            self._check_ours()
-            self.path.mkdir(parents=True, exist_ok=True)
-            # The first file to write, so that a read-only folder fails before training.
-            files.replace(self.config, f"{MARK}\n\n{config}".encode())
-            if updates is None:
-                for file in self._results:
-                    file.unlink(missing_ok=True)
-            else:
-                self._cut(updates)
-            self._handle = self.metrics.open("a", encoding="utf-8")
-        except FileError:
-            raise
-        except OSError as error:
-            raise FileError(
-                f"{self.path}: expected a folder to write to, got {error.strerror}; "
-                "choose one you can write to"
-            ) from error
+            self._make()
+            self._sweep()
+            if updates is not None:
+                cut(self.metrics, updates)
+            self._lines = MetricsFile(self.metrics)
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+        self._link()
         return self
 
     def __enter__(self) -> Self:
@@ -87,9 +141,9 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         """Close the metrics."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, and keep the last ones.
@@ -98,57 +152,107 @@ class RunFolder:
             FileError: it cannot be written; the last one stays the latest.
         """
         new = self.path / f".{self.checkpoint.name}.new"
-        checkpoint.save(new)
         ages = [self.checkpoint, *self.earlier]
         try:
+            self._remake()
+            checkpoint.save(new)
             # A run that is killed here has the checkpoint before this one.
             for younger, older in reversed([*pairwise(ages)]):
                 if younger.exists():
                     younger.replace(older)
             new.replace(self.checkpoint)
         except OSError as error:
-            raise FileError(
-                f"{self.path}: expected a folder to write to, got {error.strerror}; "
-                "choose one you can write to"
-            ) from error
+            raise unwritable(self.path, error) from error
 
     def write_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Add a line, which is in the file when this returns; NaN and infinity become null."""
-        assert self._handle is not None
-        # JSON has no such numbers, and other readers refuse Python's spelling of them.
-        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._handle.write(json.dumps(line) + "\n")
-        self._handle.flush()
+        """Add a line; see `MetricsFile.write`.
 
-    def _cut(self, updates: int) -> None:
-        """Leave the metrics of so many updates; a killed run may have written more, the last in part."""
-        if not self.metrics.exists():
+        Raises:
+            FileError: it cannot be written. It waits for the next call.
+        """
+        assert self._lines is not None
+        try:
+            self._remake()
+            self._lines.write(metrics)
+        except OSError as error:
+            raise unwritable(self.metrics, error) from error
+
+    def _make(self) -> None:
+        """Make the folder with its configuration; the first file shows if it can be written to."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        files.replace(self.config, self._text)
+
+    def _remake(self) -> None:
+        """Make the folder again if somebody has deleted it."""
+        if self.metrics.exists():
             return
-        lines = self.metrics.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and update_of(line) <= updates]
-        if len(kept) < len(lines):
-            files.replace(self.metrics, b"".join(kept))
+        sys.stderr.write(
+            f"{self.metrics}: deleted during the run; made again, without what it had\n"
+        )
+        self._make()
+        if self._lines is not None:
+            self._lines.reopen()
+
+    def _sweep(self) -> None:
+        """Remove the temporary files and folders of runs that were killed."""
+        for file in (self.config, *self._results):
+            # A checkpoint's new file has a temporary one of its own.
+            for pattern in (f".{file.name}.*", f"..{file.name}.new.*"):
+                for left in self.path.glob(pattern):
+                    if left.is_dir():
+                        shutil.rmtree(left)
+                    else:
+                        left.unlink(missing_ok=True)
+
+    def _link(self) -> None:
+        """Point `runs/latest` to the folder, where it is in `runs` and links can be made."""
+        link = self.path.parent / LATEST
+        if self.path.absolute().parent.name != RUNS.name or (
+            link.exists() and not link.is_symlink()
+        ):
+            return
+        temporary = link.with_name(f".{LATEST}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            temporary.replace(link)
 
     @property
     def _results(self) -> tuple[Path, ...]:
-        checkpoints = self.checkpoint, *self.earlier
-        return self.metrics, *checkpoints, self.policy, self.picture, self.summary
+        checkpoints, diverged = (self.checkpoint, *self.earlier), [self.path / x for x in FILES]
+        return self.metrics, *checkpoints, self.policy, self.picture, self.summary, *diverged
 
-    def _check_ours(self) -> None:
-        """Raise FileError if a file to be replaced is not a pgcore run's."""
-        present = [file.name for file in (self.config, *self._results) if file.exists()]
+    def _check_free(self, *, new: bool) -> None:
+        """Raise FileError if the files belong to another program, or to another run of ours."""
+        try:
+            present = [file for file in (self.config, *self._results) if file.exists()]
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
         if not present:
             return
         if not self.config.is_file() or not self.config.read_bytes().startswith(MARK.encode()):
             raise FileError(
                 f"{self.path}: expected a new folder or one of a pgcore run, "
-                f"got another program's {present[0]}; choose another"
+                f"got another program's {present[0].name}; choose another"
+            )
+        # A run that failed before its first update has left nothing to lose.
+        kept = [file.name for file in present if file != self.config and file.stat().st_size]
+        if new and kept:
+            raise FileError(
+                f"{self.path}: expected a new folder, got one with a run's {kept[0]}; choose another, "
+                f"leave --out out, or go on with that run: --resume {self.path}"
             )
 
 
-def update_of(line: bytes) -> float:
-    """Return the update of a line of metrics; infinity for a line that is none."""
-    try:
-        return float(json.loads(line)["update"])
-    except (ValueError, TypeError, KeyError):
-        return math.inf
+def unwritable(path: Path, error: Exception | str) -> FileError:
+    """Return the error of a folder or file that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return FileError(
+        f"{path}: expected a folder to write to, got {reason}; choose one you can write to"
+    )
+
+
+def refuse_file(path: Path) -> None:
+    """Raise FileError where a folder is to be, or any folder above it, and a file is there."""
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise unwritable(path, f"the file {place}")

@@ -48,7 +48,11 @@ def draw(history: History, title: str, goal: float | None) -> bytes:
 
 
 def _plot_returns(axes: Axes, history: History) -> None:
-    steps, returns = np.array(history.finished_at), np.array(history.returns)
+    # An environment that gives NaN for a reward leaves no return to draw.
+    finite = np.isfinite(history.returns)
+    steps, returns = np.array(history.finished_at)[finite], np.array(history.returns)[finite]
+    if not len(returns):
+        return
     axes.scatter(steps, returns, s=9, color=DOTS, linewidths=0, label="one episode", zorder=1)
     means = window_means(returns)
     at = steps[-len(means) :]

@@ -73,7 +73,8 @@ class ProgressBar:
         Args:
             steps: Environment steps so far.
             mean_return: Environment units, or None.
-            metrics: Of the update; those of an optimizer's `StepReport` are shown.
+            metrics: Of the update; steps that were left out or made smaller are shown, and those of an
+                optimizer's `StepReport`.
         """
         if self._bar is None:
             return
@@ -85,11 +86,17 @@ class ProgressBar:
         self._bar.update(
             self._task,
             completed=min(steps, self._total),
-            figures=f"{mean}  {rate:,.0f} steps/s{step_text(metrics)}",
+            figures=f"{mean}  {rate:,.0f} steps/s{guard_text(metrics)}{step_text(metrics)}",
         )
         if now - self._drawn >= SECONDS_BETWEEN:
             self._bar.refresh()
             self._drawn = now
+
+
+def guard_text(metrics: Mapping[str, float]) -> str:
+    """Return a text of the steps that the guard left out or made smaller; empty for none."""
+    counts = {name: metrics.get(name, 0) for name in ("skipped", "shrunk")}
+    return "".join(f"  {count:.0f} {name}" for name, count in counts.items() if count)
 
 
 def step_text(metrics: Mapping[str, float]) -> str:

@@ -418,7 +418,7 @@ def test_minibatches_follow_the_generator(make_batch):
 
 def test_minibatches_have_at_least_one_step(make_batch):
     with pytest.raises(
-        BatchError, match=r"Batch\.minibatches: expected a size of at least 1, got 0; choose"
+        BatchError, match=r"Batch\.minibatches size: expected an integer of at least 1, got 0; give"
     ):
         next(make_batch().minibatches(0, np.random.default_rng(0)))
 
@@ -559,6 +559,53 @@ def test_a_batch_comes_back_from_its_file(make_batch, tmp_path):
             assert_same(loaded, batch)
         assert loaded.extras.keys() == batch.extras.keys()
         np.testing.assert_array_equal(loaded.rewards, batch.rewards)
+
+
+def test_every_field_comes_back_to_the_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    mask = np.array([True, False, True, True, True])
+
+    def numbers(*shape: int, dtype: type = np.float64):
+        values = rng.standard_normal(shape).astype(dtype)
+        values.reshape(-1)[0] = -0.0
+        return values
+
+    for actions in (rng.integers(0, 3, 5), numbers(5, 2)):
+        discrete = actions.ndim == 1
+        batch = Batch(
+            observations={
+                "camera": np.arange(30, dtype=np.uint8).reshape(5, 2, 3),
+                "joint": numbers(5),
+            },
+            final_observations={"camera": np.ones((2, 2, 3), np.uint8), "joint": numbers(2)},
+            actions=actions,
+            action_mask=np.ones((5, 3), np.bool_) if discrete else None,
+            rewards=numbers(5),
+            episode_lengths=[2, 3],
+            terminated=[True, False],
+            # Not read where the loss mask is False.
+            log_probs=np.where(mask, numbers(5), np.nan),
+            values=numbers(5),
+            final_values=numbers(2),
+            step_weights=[1.0, 1.0, 0.0, 0.0, 0.0],
+            discount=rng.random(5),
+            extras={
+                "loss_mask": mask,
+                "group": [3, 3, 9, 9, 9],
+                "teacher.log_probs": numbers(5, 4, dtype=np.float32),
+            },
+        )
+        batch.save(tmp_path / "x", beside={"rewards": np.ones(3)}, texts={"note": "mine"})
+        loaded = Batch.load(tmp_path / "x")
+        fields = {name: getattr(batch, name) for name in (*Batch.per_step, *Batch.per_episode)}
+        assert (
+            [name for name, x in fields.items() if x is None] == [] if discrete else ["action_mask"]
+        )
+        assert loaded.extras.keys() == batch.extras.keys()
+        pairs = [(getattr(loaded, name), x) for name, x in fields.items() if x is not None]
+        for again, array in pairs + [(loaded.extras[name], x) for name, x in batch.extras.items()]:
+            assert (again.dtype, again.shape) == (array.dtype, array.shape)
+            assert again.tobytes() == array.tobytes()
 
 
 def test_every_dtype_of_observations_can_be_saved(make_batch, tmp_path):

@@ -158,7 +158,7 @@ def test_wrong_indices_and_sizes_name_the_class(episodes):
         lambda: episodes.episodes([]): r"Episodes\.episodes: expected at least 1 episode",
         lambda: episodes.pad(1): r"Episodes\.pad: expected at least 5 steps, got 1",
         lambda: next(episodes.minibatches(0, np.random.default_rng(0))): (
-            r"Episodes\.minibatches: expected a size of at least 1"
+            r"Episodes\.minibatches size: expected an integer of at least 1"
         ),
         lambda: pg.Episodes.concatenate([]): r"Episodes\.concatenate: expected at least 1 batch",
         lambda: pg.Batch.concatenate([episodes]): r"Episodes\.observations: expected a batch",

@@ -53,8 +53,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
         ("missing/x", "No such file or directory"),
         ("file/x", "Not a directory"),
         ("folder", "Is a directory"),
-        ("n" * 300, "File name too long"),
-        ("null\0byte", "embedded null byte"),
     ],
 )
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path, path, reason):
@@ -74,12 +72,33 @@ def test_a_path_without_a_name_is_refused(path):
         files.write(path, "kind", {}, {})
 
 
-@pytest.mark.parametrize("path", ["missing", ".", "null\0byte"])
+@pytest.mark.parametrize("path", ["missing", "."])
 def test_a_file_that_is_not_there_is_named(tmp_path, path):
     with pytest.raises(
         FileError, match="expected a kind file, got nothing of that name; check the path"
     ):
         files.read(tmp_path / path, "kind")
+
+
+@pytest.mark.parametrize(
+    ("path", "got"),
+    [
+        ("null\0byte", r"'null\\x00byte' \(embedded null byte\); leave that character out"),
+        (
+            "n" * 5000,
+            r"one of 5,000 characters, n{77}\.\.\. \(File name too long\); choose a shorter",
+        ),
+        (b"bytes", "b'bytes'; pass a string"),
+        (None, "None; pass a string"),
+        (3, "3; pass a string"),
+    ],
+)
+@pytest.mark.parametrize(
+    "use", [lambda path: files.read(path, "kind"), lambda path: files.write(path, "kind", {}, {})]
+)
+def test_a_path_that_no_file_can_have_is_refused_in_one_line(path, got, use):
+    with pytest.raises(FileError, match=f"file: expected a path that a file can have, got {got}"):
+        use(path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pgcore as pg
-from pgcore.errors import NonFiniteError, OptimizerError, ParameterError
+from pgcore.errors import NonFiniteError, OptimizerError
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.proofs import variants
 from pgcore_optimizers.critic_steps import critic_names
@@ -102,14 +102,12 @@ def test_a_state_of_another_optimizer_is_refused():
         pg.optimizer("trpo").load(policy, adam.state(policy), 1)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "error"), [("float64", NonFiniteError), ("float32", ParameterError)]
-)
-def test_a_critic_that_overflows_puts_everything_back(dtype, error):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_critic_that_overflows_puts_everything_back(dtype):
     policy, batch = made(dtype=dtype)
     optimizer = pg.optimizer("trpo", critic_learning_rate=1e300)
     before, state = policy.parameters(), optimizer.state(policy)
-    with np.errstate(all="ignore"), pytest.raises(error):
+    with pytest.raises(NonFiniteError):
         optimizer.step(policy, pg.gradient(policy, ESTIMATOR, batch))
     for name, value in policy.parameters().items():
         assert value.tobytes() == before[name].tobytes(), name

@@ -5,6 +5,7 @@ import pgcore as pg
 from pgcore.data import files
 from pgcore.errors import FileError, OptimizerError, ParameterError, SpecError
 from pgcore_train.config.config import RunConfig, merge
+from pgcore_train.resuming import restore
 from pgcore_train.run.checkpoint import generator_state, load_checkpoint, restore_generator
 from pgcore_train.training import Training
 
@@ -28,7 +29,7 @@ def longer(path, *layers) -> Training:
     """Return a training that goes on from a checkpoint, with settings changed."""
     checkpoint = load_checkpoint(path)
     training = Training(RunConfig.of(merge(checkpoint.config, {"run": {"steps": 4096}}, *layers)))
-    training.restore(checkpoint)
+    restore(training, checkpoint)
     return training
 
 
@@ -56,17 +57,14 @@ def test_everything_comes_back(checkpointed):
     assert again.history.episodes > 20
 
 
-def test_a_resumed_run_goes_on_counting_in_new_episodes(checkpointed):
+def test_a_resumed_run_goes_on_counting(checkpointed):
     training, path = checkpointed
     metrics = []
     again = longer(path)
-    start = again._start()._current.copy()
     again.run(lambda found: metrics.append(dict(found)))
     assert [(each["update"], each["steps"]) for each in metrics] == [(3, 3072), (4, 4096)]
     assert metrics[0]["learning_rate"] < 1e-3 * 3 / 4
     assert metrics[0]["seconds"] > training.history.seconds
-    training.history.updates = 0
-    assert not np.array_equal(training._start()._current, start)
 
 
 def test_resuming_repeats_itself(checkpointed):
@@ -143,7 +141,7 @@ def test_a_normaliser_that_was_not_there_is_refused(new_training, tmp_path):
 def test_an_adapted_estimator_does_not_pass_its_fields_to_another(new_training, checkpointed):
     checkpoint = load_checkpoint(checkpointed[1])
     other = new_training("CartPole-v1", estimator={"name": "actor_critic"}, rollout=BOTH)
-    other.restore(checkpoint)
+    restore(other, checkpoint)
     assert other.estimator == pg.estimator("actor_critic")
 
 

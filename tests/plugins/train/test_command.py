@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,9 +50,9 @@ def test_a_run_leaves_its_results_and_says_where(tmp_path, capsys):
 
 
 def test_the_goal_decides_the_exit_status(tmp_path, capsys):
-    assert run_command(options(tmp_path, stop_at=5.0), QUICK) == 0
+    assert run_command(options(tmp_path / "a", stop_at=5.0), QUICK) == 0
     assert "goal 5 reached" in capsys.readouterr().out
-    assert run_command(options(tmp_path, stop_at=400.0), QUICK) == 1
+    assert run_command(options(tmp_path / "b", stop_at=400.0), QUICK) == 1
     assert "goal 400 not reached" in capsys.readouterr().out
 
 
@@ -80,6 +81,22 @@ def test_a_run_goes_on_in_its_folder(tmp_path):
     run_command(options(tmp_path), QUICK)
     assert run_command({"run": {"steps": 2048}}, [], resume=tmp_path) == 0
     assert [each["steps"] for each in lines(tmp_path)] == [1024, 2048]
+
+
+def test_the_latest_run_goes_on_by_its_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"environment": {"name": "CartPole-v1"}}
+    for _ in range(2):
+        run_command(given, [*QUICK, "run.seed=3"])
+    latest, folder = Path("runs/latest"), Path("runs/CartPole-v1-ppo-3-2")
+    assert run_command({"run": {"steps": 2048}}, [], resume=latest) == 0
+    assert latest.readlink() == Path(folder.name)
+    assert [each["steps"] for each in lines(folder)] == [1024, 2048]
+    assert sorted(path.name for path in Path("runs").iterdir()) == [
+        "CartPole-v1-ppo-3-1",
+        "CartPole-v1-ppo-3-2",
+        "latest",
+    ]
 
 
 def test_a_run_goes_on_in_another_folder(tmp_path):
@@ -279,7 +296,7 @@ def test_the_command_line(tmp_path):
         cwd=tmp_path,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    folder = tmp_path / "runs" / "CartPole-v1"
+    folder = tmp_path / "runs" / "CartPole-v1-actor_critic-1-1"
     assert [each["steps"] for each in lines(folder)] == [32, 64]
     written = (folder / "run.toml").read_text()
     for line in (

@@ -125,7 +125,7 @@ def test_malformed_assignments_are_refused(assignment):
         ("target.evry=1", "target setting: .*did you mean 'every'"),
         ("exploration.fracton=1", "exploration setting: .*did you mean 'fraction'"),
         ("training.epoch=1", "training setting: .*did you mean 'epochs'"),
-        ("network.width=1", "network setting: .*known: activation, critic, hidden, type"),
+        ("network.width=1", "network setting: .*known: activation, critic, factory, hidden, type"),
     ],
 )
 def test_unknown_settings_are_answered_with_near_ones(assignment, message):
@@ -153,7 +153,7 @@ def test_unknown_settings_are_answered_with_near_ones(assignment, message):
         ("training.epochs=0", "training.epochs"),
         ("training.minibatch=0.5", "training.minibatch"),
         ("replay.capacity=-1", "replay.capacity: expected an integer of at least 0, got -1"),
-        ("replay.capacity=1e3", "replay.capacity"),
+        ("replay.capacity=1.5e0", "replay.capacity"),
         ("replay.batch=0", "replay.batch: expected an integer of at least 1, got 0"),
         ("replay.updates=0.5", "replay.updates"),
         ("replay.start=0", "replay.start"),

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,15 +22,71 @@ def test_metrics_are_in_the_file_line_by_line(tmp_path):
     assert folder.config.read_text().endswith("[run]\n")
 
 
-def test_a_new_run_replaces_an_earlier_ones_results_and_nothing_else(tmp_path):
+def test_a_new_run_overwrites_no_results(tmp_path):
     with RunFolder(tmp_path).open("", updates=None) as folder:
+        # A run that failed before its first update has left nothing to lose.
+        RunFolder(tmp_path).open("", updates=None).__exit__(None, None, None)
         folder.write_metrics({"update": 1})
+    with pytest.raises(FileError, match=r"got one with a run's metrics.jsonl; .* --resume"):
+        RunFolder(tmp_path).open("", updates=None)
+    folder.metrics.unlink()
     folder.picture.write_bytes(b"old")
-    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileError, match=r"got one with a run's learning_curve.png"):
+        RunFolder(tmp_path).open("", updates=None)
+    assert folder.picture.read_bytes() == b"old"
+
+
+def test_folders_without_a_name_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [RunFolder.new("ALE/Pong-v5-ppo-0") for _ in range(3)]
+    assert [str(each.path) for each in made] == [f"runs/ALE-Pong-v5-ppo-0-{n}" for n in (1, 2, 3)]
+    for folder in (made[1], made[0]):
+        with folder.open("", updates=None):
+            assert Path("runs/latest").resolve() == folder.path.resolve()
+    Path("runs/latest").unlink()
+    Path("runs/latest").write_text("mine")
+    with made[2].open("", updates=None):
+        assert Path("runs/latest").read_text() == "mine"
+
+
+def test_no_link_is_made_elsewhere(tmp_path):
+    with RunFolder(tmp_path / "a").open("", updates=None):
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    code = "import sys; from pgcore_train.run.folder import RunFolder\nwith RunFolder(sys.argv[1]).locked(): print(1, flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "1\n"
+    message = "expected a folder that no other run writes to, got one in use"
+    with pytest.raises(FileError, match=message), RunFolder(tmp_path).locked():
+        pass
+    # The system gives up the hold of a process that is killed.
+    other.kill()
+    other.communicate()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
     with RunFolder(tmp_path).open("", updates=None):
-        assert folder.metrics.read_text() == ""
-        assert not folder.picture.exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+        pass
+    left = [tmp_path / f".{name}.123" for name in ("run.toml", "checkpoint.safetensors")]
+    left.append(tmp_path / "..checkpoint.safetensors.new.77")
+    left.append(tmp_path / ".checkpoint.safetensors.new")
+    (tmp_path / ".metrics.jsonl.99").mkdir()
+    left.append(tmp_path / ".metrics.jsonl.99" / "half")
+    mine = tmp_path / ".notes.txt"
+    for path in (*left, mine):
+        path.write_text("half")
+    with RunFolder(tmp_path).open("", updates=None):
+        assert [path.exists() for path in (*left, mine)] == [False] * 5 + [True]
 
 
 def test_a_resumed_run_goes_on_in_its_folder(tmp_path):

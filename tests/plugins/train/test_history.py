@@ -1,19 +1,14 @@
 import numpy as np
 import pytest
 
-import pgcore as pg
 from pgcore_train.rollout.rollouts import Rollout
 from pgcore_train.run.history import History, readable, window_means
-
-BATCH = pg.Batch(
-    observations=[[0.0]], actions=[0], rewards=[0.0], episode_lengths=[1], terminated=[True]
-)
 
 
 def test_rollouts_add_up():
     history = History(steps=100)
-    history.add(Rollout(BATCH, 50, np.array([1.0, 2.0]), np.array([10, 40])))
-    history.add(Rollout(BATCH, 30, np.array([3.0]), np.array([30])))
+    history.add(Rollout({}, 50, np.array([1.0, 2.0]), np.array([10, 40])))
+    history.add(Rollout({}, 30, np.array([3.0]), np.array([30])))
     assert (history.steps, history.returns, history.finished_at) == (
         180,
         [1.0, 2.0, 3.0],

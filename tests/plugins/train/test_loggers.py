@@ -199,11 +199,12 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_the_evaluation_is_an_end(recorder, tmp_path, register):
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, register(Interrupted))
+    assert train(tmp_path, register(Interrupted)) == 130
     assert recorder.words == ["start", *["update"] * 4, "end"]
     _, _, summary, error = recorder.events[-1]
-    assert (summary["ending"], summary["updates"], error) == ("interrupt", 4, None)
+    assert (summary["ending"], summary["updates"], error) == ("steps", 4, None)
+    assert summary["evaluation_returns"] == ()
+    assert (tmp_path / "summary.json").exists()
 
 
 class Breaking(CartPoleEnv):

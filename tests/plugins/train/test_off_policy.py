@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Discrete
 from pgcore.errors import EstimatorError, FileError, SpecError
 from pgcore_train.config.config import merge, read_toml
 from pgcore_train.learning.replay_plan import ReplayPlan
+from pgcore_train.resuming import restore
 from pgcore_train.run.checkpoint import load_checkpoint
 from pgcore_train.training import Ending
 
@@ -87,7 +88,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     again = new_training(
         name, **{key: value for key, value in checkpoint.config.items() if key != "environment"}
     )
-    again.restore(checkpoint)
+    restore(again, checkpoint)
     assert found + finished(again) == expected
     assert len(expected) == 20
     assert [("loss" in line) for line in expected] == [False, False] + [True] * 18
@@ -115,7 +116,7 @@ def test_each_part_of_the_checkpoint_is_needed_for_that(new_training, register, 
         checkpoint.replay["rewards"][:] = 0.0
     else:
         getattr(checkpoint, lost).update(changed[lost])
-    again.restore(checkpoint)
+    restore(again, checkpoint)
     assert finished(again) != expected[11:]
 
 
@@ -134,7 +135,7 @@ def test_a_checkpoint_without_buffer_or_target_is_refused(new_training, register
         with pytest.raises(
             FileError, match=f"checkpoint: expected {message}, got none; leave the run's settings"
         ):
-            other.restore(training.checkpoint())
+            restore(other, training.checkpoint())
 
 
 def test_a_checkpoint_of_another_capacity_is_refused(new_training, register):
@@ -149,7 +150,7 @@ def test_a_checkpoint_of_another_capacity_is_refused(new_training, register):
         FileError,
         match=r"expected a replay buffer of capacity 95, got one of another with 90 steps",
     ):
-        new_training(name, **longer).restore(training.checkpoint())
+        restore(new_training(name, **longer), training.checkpoint())
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ def rollouts_of(environments: Environments, **normalisers) -> Rollouts:
         environments,
         policy_for(environments),
         pg.generator(5),
-        seeds=list(range(environments.count)),
         **normalisers,
     )
 
@@ -149,7 +148,7 @@ def test_whole_episodes_stop_at_the_limit(counting):
 def test_log_probs_are_those_of_the_policy_that_acted(counting):
     _, environments = counting
     policy = policy_for(environments)
-    batch = Rollouts(environments, policy, pg.generator(5), seeds=[0, 1, 2]).steps(20).batch
+    batch = Rollouts(environments, policy, pg.generator(5)).steps(20).batch
     assert batch.log_probs is not None
     np.testing.assert_allclose(
         batch.log_probs, policy.evaluate(batch, ("log_prob",))["log_prob"], rtol=1e-12

@@ -12,6 +12,7 @@ import pytest
 
 from pgcore.data import files
 from pgcore.errors import FileError
+from pgcore_train import training
 from pgcore_train.command import run_command
 from pgcore_train.run import saving
 from pgcore_train.run.checkpoint import load_checkpoint, read_checkpoint
@@ -37,7 +38,7 @@ def test_checkpoints_come_every_so_many_updates_and_the_last_ones_stay(tmp_path)
     saved = [read_checkpoint(tmp_path / f"{name}.safetensors").history.updates for name in names]
     # The end of the run writes one too.
     assert saved == [10, 10, 8]
-    assert not [*tmp_path.glob(".*")]
+    assert [file.name for file in tmp_path.glob(".*")] == [".lock"]
 
 
 def test_the_clock_saves_too(tmp_path, monkeypatch):
@@ -63,7 +64,10 @@ def test_a_disk_that_takes_no_checkpoint_is_told_and_training_goes_on(
 
     monkeypatch.setattr(RunFolder, "save", full)
     assert run_command(options(tmp_path, checkpoint_updates=4), SMALL) == 0
-    assert "no checkpoint after update 4: checkpoint: expected a place" in capsys.readouterr().err
+    assert (
+        "no checkpoint after update 4, training goes on: checkpoint: expected"
+        in capsys.readouterr().err
+    )
     assert updates_in(tmp_path / "metrics.jsonl") == [*range(1, 11)]
     assert calls == [4, 8, 10]
 
@@ -165,6 +169,49 @@ def test_a_signal_ends_a_run_with_its_results(tmp_path, number):
     updates = updates_in(tmp_path / "metrics.jsonl")
     assert load_checkpoint(tmp_path).history.updates == len(updates) == updates[-1]
     assert (tmp_path / "summary.json").exists()
+
+
+def test_a_second_signal_keeps_the_summary(tmp_path):
+    process = start(tmp_path)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped by SIGINT" in err
+    assert "interrupted" in out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["ending"] == "interrupt"
+    # Wherever the second one came, the last checkpoint is a whole update's.
+    checkpoints = [*tmp_path.glob("checkpoint*")]
+    assert bool(checkpoints) == ("--resume" in err)
+    if checkpoints:
+        assert load_checkpoint(tmp_path).history.updates <= summary["updates"]
+
+
+def test_an_update_in_part_is_no_checkpoint(tmp_path, capsys, monkeypatch):
+    update = training.update
+
+    def broken_off(policy, estimator, optimizer, *rest, **options):
+        metrics = update(policy, estimator, optimizer, *rest, **options)
+        if optimizer.steps_taken > 25:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return metrics
+
+    monkeypatch.setattr(training, "update", broken_off)
+    layer = options(tmp_path, checkpoint_updates=1)
+    assert run_command(layer, SMALL) == 130
+    said = capsys.readouterr()
+    assert f"go on with: pgcore train --resume {tmp_path}" in said.err
+    before = updates_in(tmp_path / "metrics.jsonl")
+    assert load_checkpoint(tmp_path).history.updates == before[-1]
+    monkeypatch.undo()
+    whole = tmp_path / "whole"
+    assert run_command(options(whole), SMALL) == 0
+    assert run_command({}, [], resume=tmp_path) == 0
+    policies = [load_checkpoint(folder).policy for folder in (tmp_path, whole)]
+    assert [*map(str, policies[0].values())] == [*map(str, policies[1].values())]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that end")

@@ -20,6 +20,7 @@ from pgcore.interfaces.estimator import Claims
 from pgcore.registry.registry import registry
 from pgcore_estimators.preset_classes import ActorCritic
 from pgcore_train.config.config import read_toml
+from pgcore_train.resuming import restore
 from pgcore_train.training import Ending, Training
 
 
@@ -319,7 +320,7 @@ def test_a_table_needs_discrete_observations_and_normalisation_real_ones(new_tra
         new_training("FrozenLake-v1", network={"type": "mlp"})
     with pytest.raises(
         SpecError,
-        match=r"rollout.normalise_observations: expected real observations to normalise, got Discrete",
+        match=r"rollout.normalise_observations: expected vectors of numbers to normalise, got Discrete",
     ):
         new_training("FrozenLake-v1", rollout={"normalise_observations": True})
 
@@ -376,7 +377,7 @@ def test_a_resumed_trust_region_goes_on(new_training):
     training = new_training("CartPole-v1", run={"steps": 128}, **sections)
     training.run(lambda metrics: None)
     again = new_training("CartPole-v1", run={"steps": 256}, **sections)
-    again.restore(training.checkpoint())
+    restore(again, training.checkpoint())
     assert again.optimizer.steps_taken == 1
     for name, value in again.optimizer.state(again.policy).items():
         np.testing.assert_array_equal(value, training.optimizer.state(training.policy)[name])

@@ -140,7 +140,7 @@ def test_values_are_clipped_around_those_before_the_first_step(batch, monkeypatc
         old_values.append(found.surrogate.values["old_value"])
         return found
 
-    monkeypatch.setattr("pgcore_train.learning.updates.gradient", noted)
+    monkeypatch.setattr("pgcore_train.divergence.guard.gradient", noted)
     before = policy.evaluate(batch, ("value",))["value"]
     optimizer = pg.optimizer("sgd", learning_rate=0.5)
     update(

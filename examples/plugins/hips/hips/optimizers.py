@@ -10,7 +10,7 @@ import numpy as np
 from hips.gradient import HipsGradient
 from hips.parameters import HipsParameters
 from hips.xp import xp
-from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec
+from pgcore.interfaces.formula import BoundOptimizer, OptimizerSpec, check_step
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.parameters import flat
 from pgcore.validation.arrays import Array
@@ -30,9 +30,14 @@ class HipsOptimizer(BoundOptimizer):
     def step(self, gradient: Gradient, scalars: tuple[float, ...]) -> None:
         """See `BoundOptimizer.step`."""
         derivative = flat(cast("HipsGradient", gradient).leaves)
-        self.policy.vector, self._slots = self.spec.updated(
-            xp, self.policy.vector, derivative, self._slots, *scalars
-        )
+        # NumPy's warnings are off: an overflow is reported by its parameter.
+        with np.errstate(all="ignore"):
+            moved, slots = self.spec.updated(
+                xp, self.policy.vector, derivative, self._slots, *scalars
+            )
+        arrays_of = self.policy.layout.named
+        check_step(arrays_of(moved), {slot: arrays_of(vector) for slot, vector in slots.items()})
+        self.policy.vector, self._slots = moved, slots
 
     def slots(self) -> dict[str, dict[str, Array]]:
         """See `BoundOptimizer.slots`."""

@@ -1,0 +1,79 @@
+"""The metrics of a run: a file with one JSON object a line for each update."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pgcore.data import files
+
+__all__ = ["MetricsFile", "cut"]
+
+
+class MetricsFile:
+    """A file of metrics that has whole lines alone, also where a disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file to add to it.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._path = path
+        # Without a buffer, so that a line is in the file when `write` returns.
+        self._file = path.open("ab", buffering=0)
+        self._waiting: list[bytes] = []
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Add a line, which is in the file when this returns; NaN and infinity become null.
+
+        Raises:
+            OSError: it cannot be written. It waits for the next call.
+        """
+        # JSON has no such numbers, and other readers refuse Python's spelling of them.
+        line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._waiting.append(json.dumps(line).encode() + b"\n")
+        content, end = b"".join(self._waiting), os.fstat(self._file.fileno()).st_size
+        if self._file.write(content) != len(content):
+            self._file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._waiting.clear()
+
+    def reopen(self) -> None:
+        """Open the file again, which somebody has deleted.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def cut(path: Path, updates: int) -> None:
+    """Leave the metrics of so many updates; a killed run may have written more, the last in part.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and update_of(line) <= updates]
+    if len(kept) < len(lines):
+        files.replace(path, b"".join(kept))
+
+
+def update_of(line: bytes) -> float:
+    """Return the update of a line of metrics; infinity for a line that is none."""
+    try:
+        return float(json.loads(line)["update"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
