@@ -37,7 +37,7 @@ from pgcore_train.learning.replay_plan import (
     make_exploration,
     make_target,
 )
-from pgcore_train.learning.updates import LONG_ROLLOUT, Plan, replay_update, update
+from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.policies import environments_of, make_policy
 from pgcore_train.rollout.evaluation import evaluate
 from pgcore_train.rollout.extras import RolloutExtras
@@ -128,13 +128,12 @@ class Training:
         self._rule = rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         table = isinstance(self.policy.spec.network, Table)
-        if table and not rule.whole_batch:
-            # Not recorded: another estimator that goes on with the run may have no such bonus.
-            usual = with_usual_entropy(config, self.estimator)
-            self.estimator = self._configured = make_estimator(usual)
         self.plan = Plan.of(
             config.training, self.estimator, whole_batch=rule.whole_batch, table=table
         )
+        # Not recorded: another estimator that goes on with the run may have no such bonus.
+        usual = with_usual_entropy(config, self.estimator, self.plan)
+        self.estimator = self._configured = make_estimator(usual)
 
         # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
@@ -334,12 +333,13 @@ class Training:
 
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
         space = self.environments.observations
+        own_rate = self._rule.whole_batch and hasattr(self._rule, "learning_rate")
         has_observations, has_rewards = normalised(
             self.config,
             self.environments,
             self.estimator,
-            long=self.plan.rollout_length == LONG_ROLLOUT,
-            replays=self.replay_plan is not None,
+            self.plan,
+            scaled=self.replay_plan is not None or own_rate,
         )
         observations = rewards = None
         if has_observations:

@@ -31,7 +31,7 @@ EPOCHS, MINIBATCH = 10, 128
 # al. 2016).
 LONG_ROLLOUT, SHORT_ROLLOUT = 128, 5
 # Learning rates, our choice by `benchmarks/defaults.py`: higher if a batch gets one step.
-RATE_OF_MANY, RATE_OF_ONE = 1e-3, 2e-3
+RATE_OF_MANY, RATE_OF_ONE = 1e-3, 3e-3
 # Of a table, whose entries have no gradient in most of the steps.
 TABLE_RATE_OF_MANY, TABLE_RATE_OF_ONE = 2e-2, 5e-2
 # Decay of the mean of squared gradients if a batch gets one step, that of Mnih et al. 2016: small
