@@ -21,6 +21,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,12 +117,11 @@ def train_estimator(cell: Cell) -> float:
 
 def train_peer(cell: Cell) -> float:
     """Train an algorithm of stable-baselines3 with its default settings."""
-    import stable_baselines3
-    import torch
-
+    # Not installed where the types are checked.
+    peers, torch = import_module("stable_baselines3"), import_module("torch")
     torch.set_num_threads(1)
     environment = gymnasium.make(cell.environment)
-    algorithm = getattr(stable_baselines3, PEERS[cell.learner])
+    algorithm = getattr(peers, PEERS[cell.learner])
     model = algorithm("MlpPolicy", environment, seed=cell.seed, device="cpu")
     model.learn(cell.steps)
     environment.close()

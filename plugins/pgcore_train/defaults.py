@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, cast
 
 from gymnasium.spaces import Box
 
@@ -24,14 +25,16 @@ def with_usual_entropy(config: RunConfig, estimator: Estimator, plan: Plan) -> R
 
     Args:
         config: A coefficient there, 0 included, is kept.
-        estimator: Of that configuration. It may have no bonus, or a larger one by itself.
+        estimator: Of that configuration. It may have no bonus, or a larger one by default.
         plan: No bonus is usual for an optimizer of whole batches, which limits the change itself.
     """
-    own = getattr(estimator, "entropy_coefficient", None)
+    # A class may hold the coefficient as a constant, which is no hyper-parameter.
+    fields = [field.name for field in dataclasses.fields(cast("Any", estimator)) if field.init]
+    own = getattr(estimator, "entropy_coefficient", 0.0)
     usual = TABLE_ENTROPY if plan.table else ENTROPY_OF_ONE
     # Beside returns of any size, the size of a bonus means little.
     unfit = not plan.table and (plan.epochs > 1 or "value" not in estimator.quantities)
-    if own is None or own >= usual or plan.whole_batch or unfit:
+    if "entropy_coefficient" not in fields or own >= usual or plan.whole_batch or unfit:
         return config
     return dataclasses.replace(config, estimator={"entropy_coefficient": usual, **config.estimator})
 
