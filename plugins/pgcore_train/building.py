@@ -69,7 +69,11 @@ def optimizer_class(config: RunConfig, estimator: Estimator) -> type[OptimizerSp
 
 
 def make_optimizer(
-    config: RunConfig, cls: type[OptimizerSpec | Rule], steps: int | None, learning_rate: float
+    config: RunConfig,
+    cls: type[OptimizerSpec | Rule],
+    steps: int | None,
+    learning_rate: float,
+    beta2: float | None = None,
 ) -> Optimizer:
     """Return the optimizer of section `optimizer`.
 
@@ -81,6 +85,7 @@ def make_optimizer(
         cls: From `optimizer_class`.
         steps: Optimizer steps of the run; None if unknown, which needs a constant rate.
         learning_rate: Default rate, except for an optimizer of whole batches, which has its own.
+        beta2: Default decay, for an optimizer with that field; None for its own.
 
     Raises:
         UnknownNameError: the optimizer has no such hyper-parameter.
@@ -102,6 +107,8 @@ def make_optimizer(
             fields.pop("final_learning_rate", 0.0),
             steps,
         )
+    if "beta2" in declared and beta2 is not None:
+        fields.setdefault("beta2", beta2)
     if "max_grad_norm" in declared:
         fields.setdefault("max_grad_norm", MAX_GRAD_NORM)
     return optimizer(cls.name, **without_none(cls, fields))

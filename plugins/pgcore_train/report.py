@@ -12,6 +12,7 @@ import numpy as np
 from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
+from pgcore_train.rollout.normalisers import EPS, ObservationNormaliser
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.history import WINDOW, History, readable
 from pgcore_train.run.picture import draw
@@ -115,6 +116,18 @@ def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[st
         "seconds": round(history.seconds, 3),
         "evaluation_returns": [*map(finite_or_none, evaluation.tolist())],
         "evaluation_mean_return": finite_or_none(evaluation.mean()) if len(evaluation) else None,
+        **statistics_of(training.observations),
+    }
+
+
+def statistics_of(observations: ObservationNormaliser | None) -> dict[str, list[float | None]]:
+    """Return mean and deviation of normalised observations by name; nothing without."""
+    if observations is None:
+        return {}
+    moments = observations.moments
+    return {
+        "observation_mean": [*map(finite_or_none, moments.mean.tolist())],
+        "observation_deviation": [*map(finite_or_none, np.sqrt(moments.var + EPS).tolist())],
     }
 
 

@@ -18,17 +18,25 @@ from threadpoolctl import threadpool_limits
 
 from pgcore.api import generator
 from pgcore.data.batch import Batch
+from pgcore.data.networks import Table
 from pgcore.errors import SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
 from pgcore_train.building import make_estimator, make_optimizer, optimizer_class
 from pgcore_train.config.config import RunConfig
+from pgcore_train.defaults import normalised, with_usual_entropy
 from pgcore_train.divergence.evidence import Evidence, Learner
 from pgcore_train.divergence.guard import Guard
 from pgcore_train.interrupt import Interrupt
 from pgcore_train.learning.replay import Replay
-from pgcore_train.learning.replay_plan import ReplayPlan, make_exploration, make_target
+from pgcore_train.learning.replay_plan import (
+    ROLLOUT,
+    ReplayPlan,
+    learns_off_policy,
+    make_exploration,
+    make_target,
+)
 from pgcore_train.learning.updates import Plan, replay_update, update
 from pgcore_train.policies import environments_of, make_policy
 from pgcore_train.rollout.evaluation import evaluate
@@ -119,15 +127,22 @@ class Training:
         self.policy.check_fits(self.estimator)
         self._rule = rule = optimizer_class(config, self.estimator)
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
-        self.plan = Plan.of(config.training, self.estimator, whole_batch=rule.whole_batch)
+        table = isinstance(self.policy.spec.network, Table)
+        self.plan = Plan.of(
+            config.training, self.estimator, whole_batch=rule.whole_batch, table=table
+        )
+        # Not recorded: another estimator that goes on with the run may have no such bonus.
+        usual = with_usual_entropy(config, self.estimator, self.plan)
+        self.estimator = self._configured = make_estimator(usual)
 
         # How much to collect for an update, and how the update uses it.
         self.whole_episodes = self.estimator.claims.whole_episodes
         recorded = EPISODE_EXTRAS if self.whole_episodes else ()
         self.extras = RolloutExtras(config.extras, self.estimator, recorded)
-        self.length = config.rollout.length or self.plan.rollout_length
+        length = ROLLOUT if learns_off_policy(self.estimator) else self.plan.rollout_length
+        self.length = config.rollout.length or length
         self.replay_plan = ReplayPlan.of(
-            config, self.estimator, self.length * self.environments.count
+            config, self.estimator, self.length * self.environments.count, table=table
         )
         check_arrays(config, self.environments, self.length, self.replay_plan)
         self.replay = None if self.replay_plan is None else Replay(self.replay_plan.capacity)
@@ -301,8 +316,8 @@ class Training:
 
     def make_optimizer(self, steps: int | None) -> Optimizer:
         """Return the run's optimizer, with a schedule over so many of its steps."""
-        rate = (self.replay_plan or self.plan).learning_rate
-        return make_optimizer(self.config, self._rule, steps, rate)
+        plan = self.replay_plan or self.plan
+        return make_optimizer(self.config, self._rule, steps, plan.learning_rate, plan.beta2)
 
     def schedule_steps(self, config: RunConfig) -> int | None:
         """Return the optimizer steps over which the learning rate falls; None for an open end."""
@@ -317,16 +332,24 @@ class Training:
         return rollouts * self.plan.optimizer_steps(batch)
 
     def _make_normalisers(self) -> tuple[ObservationNormaliser | None, RewardNormaliser | None]:
-        settings, space = self.config.rollout, self.environments.observations
+        space = self.environments.observations
+        own_rate = self._rule.whole_batch and hasattr(self._rule, "learning_rate")
+        has_observations, has_rewards = normalised(
+            self.config,
+            self.environments,
+            self.estimator,
+            self.plan,
+            scaled=self.replay_plan is not None or own_rate,
+        )
         observations = rewards = None
-        if settings.normalise_observations:
+        if has_observations:
             if not isinstance(space, Box) or len(space.shape) != 1:
                 raise SpecError(
                     "rollout.normalise_observations: expected vectors of numbers to normalise, "
                     f"got {space}; leave it off"
                 )
             observations = ObservationNormaliser(space.shape[0])
-        if settings.normalise_rewards:
+        if has_rewards:
             gamma = getattr(self.estimator, "gamma", DEFAULT_GAMMA)
             rewards = RewardNormaliser(self.environments.count, gamma)
         return observations, rewards

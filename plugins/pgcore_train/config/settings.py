@@ -176,12 +176,14 @@ class RolloutSettings(Checked):
     Attributes:
         envs: Environments side by side.
         length: Steps of each environment between two updates; None is 128 for several epochs or an
-            optimizer of whole batches, else 16.
+            optimizer of whole batches, 16 before a replay buffer, else 5.
         episodes: Whole episodes of each environment between two updates, in place of `length`, for
             estimators that need whole ones.
-        normalise_observations: Whether observations get a running mean of 0 and deviation of 1.
+        normalise_observations: Whether observations get a running mean of 0 and deviation of 1;
+            None for continuous actions and long rollouts alone.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
-            discounted return.
+            discounted return; None for real observations and an estimator that learns values of
+            states.
         action_masks: Whether masks that environments give as `info["action_mask"]` are used.
         processes: Whether each environment has a process of its own; the episodes stay the same.
     """
@@ -190,8 +192,9 @@ class RolloutSettings(Checked):
     envs: Size = 8
     length: Size | None = None
     episodes: Size = 1
-    normalise_observations: TomlFlag = False
-    normalise_rewards: TomlFlag = False
+    # The usual values depend on estimator and spaces; see `pgcore_train.defaults.normalised`.
+    normalise_observations: TomlFlag | None = None
+    normalise_rewards: TomlFlag | None = None
     action_masks: TomlFlag = True
     processes: TomlFlag = False
 

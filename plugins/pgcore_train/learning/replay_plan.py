@@ -14,19 +14,30 @@ from pgcore_train.config.settings import ReplaySettings
 from pgcore_train.learning.target import Target
 from pgcore_train.rollout.exploration import Exploration
 
-__all__ = ["ACTION_VALUES", "ReplayPlan", "learns_off_policy", "make_exploration", "make_target"]
+__all__ = [
+    "ACTION_VALUES",
+    "ROLLOUT",
+    "ReplayPlan",
+    "learns_off_policy",
+    "make_exploration",
+    "make_target",
+]
 
 # Quantities of which an estimator learns action values.
 ACTION_VALUES = frozenset(("action_value", "action_values"))
 
 # Steps, our choice: sized for tasks of some 100,000 steps, where DQN's million never fills.
 CAPACITY, BATCH, START = 50_000, 256, 1_000
+# Steps of each environment between two updates, if the buffer is the usual one.
+ROLLOUT = 16
 # Optimizer steps, our choice for the same tasks.
 TARGET_EVERY = 100
 # Part of a run's steps, our choice: the fall of epsilon.
 EXPLORING = 0.2
 # Per step, our choice: lower if a policy learns beside the action values.
 VALUES_RATE, POLICY_RATE = 2e-3, 1e-3
+# The same of a table, whose entries have no gradient in most of the steps.
+TABLE_VALUES_RATE, TABLE_POLICY_RATE = 2e-2, 1e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class ReplayPlan:
         updates: Optimizer steps after each rollout.
         start: Steps in the buffer before the first of them.
         learning_rate: Default rate at the start; lower if a policy learns beside action values.
+        beta2: Default decay of the mean of squared gradients; None for the optimizer's own.
     """
 
     capacity: int
@@ -46,15 +58,19 @@ class ReplayPlan:
     updates: int
     start: int
     learning_rate: float = POLICY_RATE
+    beta2: float | None = None
 
     @staticmethod
-    def of(config: RunConfig, estimator: Estimator, rollout: int) -> ReplayPlan | None:
+    def of(
+        config: RunConfig, estimator: Estimator, rollout: int, *, table: bool = False
+    ) -> ReplayPlan | None:
         """Return the plan of section `replay`, or None without a buffer.
 
         Args:
             config: The run's.
             estimator: The learner.
             rollout: Environment steps of a rollout, all environments together.
+            table: Whether the policy is a table, with a row of parameters for each state.
 
         Raises:
             EstimatorError: the estimator does not learn from such steps.
@@ -77,12 +93,15 @@ class ReplayPlan:
                 f"replay.start: expected at most replay.capacity = {capacity}, got {start}; "
                 "learning would never start"
             )
+        values, with_policy = (
+            (TABLE_VALUES_RATE, TABLE_POLICY_RATE) if table else (VALUES_RATE, POLICY_RATE)
+        )
         return ReplayPlan(
             capacity,
             settings.batch or BATCH,
             settings.updates or max(1, rollout // 2),
             start,
-            VALUES_RATE if ACTION_VALUES.issuperset(estimator.quantities) else POLICY_RATE,
+            values if ACTION_VALUES.issuperset(estimator.quantities) else with_policy,
         )
 
     def optimizer_steps(self, rollouts: int, rollout: int) -> int:

@@ -23,14 +23,20 @@ from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.learning.target import Target
 
-__all__ = ["Plan", "replay_update", "update"]
+__all__ = ["LONG_ROLLOUT", "Plan", "replay_update", "update"]
 
 # Passes and steps, PPO's usual choices on small tasks (Stable-Baselines3: 10 passes of 64).
 EPOCHS, MINIBATCH = 10, 128
-# Steps of each environment for an update: few if each is used once for a small step.
-LONG_ROLLOUT, SHORT_ROLLOUT = 128, 16
-# Learning rates, our choice: higher if a batch gets one step.
+# Steps of each environment for an update: few if each is used once for a small step (5 in Mnih et
+# al. 2016).
+LONG_ROLLOUT, SHORT_ROLLOUT = 128, 5
+# Learning rates, our choice by `benchmarks/defaults.py`: higher if a batch gets one step.
 RATE_OF_MANY, RATE_OF_ONE = 1e-3, 3e-3
+# Of a table, whose entries have no gradient in most of the steps.
+TABLE_RATE_OF_MANY, TABLE_RATE_OF_ONE = 2e-2, 5e-2
+# Decay of the mean of squared gradients if a batch gets one step, that of Mnih et al. 2016: small
+# batches differ, and a longer memory of the first ones makes later steps too large.
+BETA2_OF_ONE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +47,36 @@ class Plan:
         epochs: Passes.
         minibatch: Steps of a minibatch, or None for the whole batch at once.
         whole_batch: `pgcore.interfaces.optimizer.Rule.whole_batch` of the run's optimizer.
+        table: Whether the policy is a table, with a row of parameters for each state.
     """
 
     epochs: int
     minibatch: int | None
     whole_batch: bool = False
+    table: bool = False
 
     @staticmethod
-    def of(settings: TrainingSettings, estimator: Estimator, *, whole_batch: bool = False) -> Plan:
+    def of(
+        settings: TrainingSettings,
+        estimator: Estimator,
+        *,
+        whole_batch: bool = False,
+        table: bool = False,
+    ) -> Plan:
         """Return the settings' plan, completed with the usual values.
 
         Args:
             settings: Section `training`.
             estimator: Several passes are usual if it weighs steps by pi / pi_old.
             whole_batch: Whether one pass over the whole batch is usual instead.
+            table: See `Plan`.
         """
         # Without the weights a second pass would follow the gradient of an older policy.
         corrects = "old_log_prob" in estimator.keywords and not whole_batch
         epochs = settings.epochs or (EPOCHS if corrects else 1)
         minibatch = MINIBATCH if epochs > 1 and not whole_batch else None
-        return Plan(epochs, settings.minibatch or minibatch, whole_batch=whole_batch)
+        minibatch = settings.minibatch or minibatch
+        return Plan(epochs, minibatch, whole_batch=whole_batch, table=table)
 
     @property
     def rollout_length(self) -> int:
@@ -70,7 +86,14 @@ class Plan:
     @property
     def learning_rate(self) -> float:
         """Usual rate at the start."""
+        if self.table:
+            return TABLE_RATE_OF_MANY if self.epochs > 1 else TABLE_RATE_OF_ONE
         return RATE_OF_MANY if self.epochs > 1 else RATE_OF_ONE
+
+    @property
+    def beta2(self) -> float | None:
+        """Usual decay of the mean of squared gradients; None for the optimizer's own."""
+        return None if self.epochs > 1 or self.whole_batch else BETA2_OF_ONE
 
     def optimizer_steps(self, batch: int) -> int:
         """Return the optimizer steps of an update on a batch of that many steps."""

@@ -9,7 +9,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 
 from pgcore.validation.arrays import Array
 
-__all__ = ["Normaliser", "ObservationNormaliser", "RewardNormaliser"]
+__all__ = ["EPS", "Normaliser", "ObservationNormaliser", "RewardNormaliser"]
 
 # Bound of normalised values, in standard deviations, as in OpenAI Baselines and its successors.
 LIMIT = 10.0

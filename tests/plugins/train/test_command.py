@@ -297,7 +297,7 @@ def test_the_command_line(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "runs" / "CartPole-v1-actor_critic-1-1"
-    assert [each["steps"] for each in lines(folder)] == [32, 64]
+    assert [each["steps"] for each in lines(folder)] == [10 * update for update in range(1, 8)]
     written = (folder / "run.toml").read_text()
     for line in (
         'dtype = "float64"',

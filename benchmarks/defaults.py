@@ -1,0 +1,261 @@
+"""Greedy returns after training with default settings, pgcore's beside stable-baselines3's.
+
+Each cell is one run: an environment, a learner and a seed, with equal environment steps for every
+learner. pgcore trains with its NumPy backend; stable-baselines3 with one environment, as its own
+defaults have it. Both are evaluated by the same code, on 100 episodes of the most probable actions.
+pgcore uses the masks of actions that Taxi gives; stable-baselines3's three have none. Finished cells
+are lines of a file, so the script may be stopped and started again.
+
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo dqn]
+    python benchmarks/defaults.py --tabulate [--picture docs/images/defaults.png]
+
+It needs `pip install '.[peers]' 'gymnasium[box2d]'`; a learner or environment that is not installed
+is left out with a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from pgcore import Categorical, DiagonalGaussian
+from pgcore.errors import EstimatorError, UnsupportedEnvironmentError
+from pgcore_train.config.config import RunConfig
+from pgcore_train.rollout.environments import make_environments
+from pgcore_train.rollout.evaluation import evaluate
+from pgcore_train.training import Training
+
+# Environment steps, all environments together: a first try on such a task.
+STEPS = {
+    "CartPole-v1": 50_000,
+    "Acrobot-v1": 50_000,
+    "Pendulum-v1": 50_000,
+    "MountainCarContinuous-v0": 50_000,
+    "FrozenLake-v1": 50_000,
+    "CliffWalking-v1": 50_000,
+    "Taxi-v4": 50_000,
+    "LunarLander-v3": 50_000,
+}
+ESTIMATORS = ("ppo", "a2c", "actor_critic", "reinforce", "trpo", "q_learning")
+PEERS = {"SB3 PPO": "PPO", "SB3 A2C": "A2C", "SB3 DQN": "DQN"}
+RANDOM = "random"
+SEEDS = range(5)
+
+# Evaluation: episodes, and the steps after which an endless one counts with its return so far.
+EPISODES, LIMIT = 100, 1_000
+# Entropy of the evaluation's episodes, apart from those of training.
+EVALUATION = (1_000_003,)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an environment by its name, a learner, a seed and environment steps."""
+
+    environment: str
+    learner: str
+    seed: int
+    steps: int
+
+
+class Player:
+    """A function of observations in the form that `evaluate` plays."""
+
+    def __init__(self, act: Any, *, discrete: bool) -> None:
+        """Take a function from [N, ...] observations to [N, ...] actions of the environment."""
+        self._act = act
+        # The head stands for actions that the environment takes as they are.
+        self.spec = SimpleNamespace(head=Categorical(2) if discrete else DiagonalGaussian(1))
+
+    def mode(self, observations: Any, action_mask: Any = None) -> Any:
+        """Return the actions, whatever the mask."""
+        return self._act(observations)
+
+
+def play(cell: Cell, policy: Any, normalise: Any = None) -> float:
+    """Return the mean return of a policy's greedy episodes."""
+    environments = make_environments(cell.environment, EPISODES, entropy=EVALUATION)
+    try:
+        return float(evaluate(policy, environments, normalise=normalise, limit=LIMIT).mean())
+    finally:
+        environments.close()
+
+
+def train_estimator(cell: Cell) -> float:
+    """Train an estimator of pgcore with default settings.
+
+    Raises:
+        EstimatorError: it does not fit the environment.
+        UnsupportedEnvironmentError: it needs whole episodes, and one does not end.
+    """
+    layer = {
+        "environment": {"name": cell.environment},
+        "estimator": {"name": cell.learner},
+        "run": {"backend": "numpy", "seed": cell.seed, "steps": cell.steps},
+    }
+    training = Training(RunConfig.of(layer))
+    try:
+        training.run(lambda _: None)
+        return play(cell, training.policy, training.observations)
+    finally:
+        training.close()
+
+
+def train_peer(cell: Cell) -> float:
+    """Train an algorithm of stable-baselines3 with its default settings."""
+    # Not installed where the types are checked.
+    peers, torch = import_module("stable_baselines3"), import_module("torch")
+    torch.set_num_threads(1)
+    environment = gymnasium.make(cell.environment)
+    algorithm = getattr(peers, PEERS[cell.learner])
+    model = algorithm("MlpPolicy", environment, seed=cell.seed, device="cpu")
+    model.learn(cell.steps)
+    environment.close()
+    discrete = isinstance(environment.action_space, Discrete)
+    return play(
+        cell, Player(lambda seen: model.predict(seen, deterministic=True)[0], discrete=discrete)
+    )
+
+
+def play_randomly(cell: Cell) -> float:
+    """Play uniformly random actions."""
+    space = gymnasium.make(cell.environment).action_space
+    space.seed(cell.seed)
+    draw = lambda seen: np.array([space.sample() for _ in seen])  # noqa: E731 - a policy
+    return play(cell, Player(draw, discrete=isinstance(space, Discrete)))
+
+
+def run(cell: Cell) -> float | None:
+    """Return a cell's mean return; None where learner and environment do not fit."""
+    if cell.learner == RANDOM:
+        return play_randomly(cell)
+    if cell.learner not in PEERS:
+        try:
+            return train_estimator(cell)
+        except (EstimatorError, UnsupportedEnvironmentError):
+            return None
+    space = gymnasium.make(cell.environment).action_space
+    # DQN lists the values of all actions.
+    if cell.learner == "SB3 DQN" and not isinstance(space, Discrete):
+        return None
+    return train_peer(cell)
+
+
+def read(path: Path) -> dict[Cell, float | None]:
+    """Return the finished cells of a file; empty without one."""
+    finished: dict[Cell, float | None] = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            cell = Cell(row["environment"], row["learner"], row["seed"], row["steps"])
+            finished[cell] = row["mean_return"]
+    return finished
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
+    """Yield the cells that the arguments ask for, one environment after the other."""
+    for environment in arguments.environments:
+        for learner in arguments.learners:
+            for seed in arguments.seeds:
+                yield Cell(environment, learner, seed, STEPS[environment])
+
+
+def fill(arguments: argparse.Namespace) -> None:
+    """Run the cells that are not finished, each a new line of the file."""
+    arguments.cells.parent.mkdir(parents=True, exist_ok=True)
+    finished = read(arguments.cells)
+    waiting = [cell for cell in cells(arguments) if cell not in finished]
+    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[cell]}"))
+    with Progress(*columns) as progress, arguments.cells.open("a") as handle:
+        task = progress.add_task("training", total=len(waiting), cell="")
+        for cell in waiting:
+            progress.update(task, cell=f"{cell.environment} {cell.learner} {cell.seed}")
+            started = time.process_time()
+            mean = run(cell)
+            row = {**vars(cell), "mean_return": mean}
+            row["seconds"] = round(time.process_time() - started, 1)
+            handle.write(json.dumps(row) + "\n")
+            handle.flush()
+            progress.advance(task)
+
+
+def means(finished: dict[Cell, float | None], environment: str, learner: str) -> list[float]:
+    """Return one mean return for each finished seed of an environment and a learner."""
+    wanted = [Cell(environment, learner, seed, STEPS[environment]) for seed in SEEDS]
+    values = [finished.get(cell) for cell in wanted]
+    return [value for value in values if value is not None]
+
+
+def number(value: float) -> str:
+    """Return three significant digits, or a whole number from 100 on."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def entry(values: list[float]) -> str:
+    """Return the mean over the seeds with the lowest and the highest."""
+    if not values:
+        return "-"
+    return f"{number(statistics.mean(values))} ({number(min(values))}, {number(max(values))})"
+
+
+def tabulate(arguments: argparse.Namespace) -> str:
+    """Return the table of means, lowest and highest over the seeds, in Markdown."""
+    finished = read(arguments.cells)
+    lines = [
+        "| learner | " + " | ".join(arguments.environments) + " |",
+        "|---" * (1 + len(arguments.environments)) + "|",
+        "| steps | " + " | ".join(f"{STEPS[name]:,}" for name in arguments.environments) + " |",
+    ]
+    for learner in arguments.learners:
+        row = [entry(means(finished, name, learner)) for name in arguments.environments]
+        lines.append(f"| {learner} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def installed(name: str) -> bool:
+    """Return whether an environment is registered and its packages are there."""
+    try:
+        gymnasium.make(name).close()
+    except gymnasium.error.Error as error:
+        Console(stderr=True).print(f"{name} is left out: {error}")
+        return False
+    return True
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--environments", nargs="+", default=list(STEPS), choices=STEPS)
+    learners = (*ESTIMATORS, *PEERS, RANDOM)
+    parser.add_argument("--learners", nargs="+", default=list(learners))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--cells", type=Path, default=Path("runs/defaults/cells.jsonl"))
+    parser.add_argument("--tabulate", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    if not arguments.tabulate:
+        arguments.environments = [*filter(installed, arguments.environments)]
+        if find_spec("stable_baselines3") is None:
+            Console(stderr=True).print("stable-baselines3 is left out: it is not installed")
+            arguments.learners = [name for name in arguments.learners if name not in PEERS]
+        fill(arguments)
+    print(tabulate(arguments))
+
+
+if __name__ == "__main__":
+    main()
