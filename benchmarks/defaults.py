@@ -38,7 +38,7 @@ from pgcore.errors import EstimatorError, UnsupportedEnvironmentError
 from pgcore_train.config.config import RunConfig
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
-from pgcore_train.training import Training
+from pgcore_train.training import Ending, Training
 
 # Environment steps, all environments together: a first try on such a task.
 STEPS = {
@@ -109,7 +109,9 @@ def train_estimator(cell: Cell) -> float:
     }
     training = Training(RunConfig.of(layer))
     try:
-        training.run(lambda _: None)
+        # A run takes signals for its own end; a cell that one cut short is none.
+        if training.run(lambda _: None) is Ending.INTERRUPT:
+            raise KeyboardInterrupt
         return play(cell, training.policy, training.observations)
     finally:
         training.close()
