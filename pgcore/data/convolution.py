@@ -12,6 +12,7 @@ from pgcore.data.activations import activation, registered_activation
 from pgcore.data.networks import Parameter, Parameters, TorsoNetwork, affine, affine_parameters
 from pgcore.errors import PgcoreError, SpecError
 from pgcore.validation.fields import Positive, check_fields, count, set_field
+from pgcore.wording import shown
 from pgcore.xp.namespace import ArrayNamespace, Native
 
 __all__ = ["Conv"]
@@ -50,7 +51,7 @@ USUAL: tuple[tuple[int, Layers], ...] = (
 def _counts(where: str, value: object, error: type[PgcoreError] = SpecError) -> tuple[int, ...]:
     """Return some numbers of at least 1 as ints, or raise."""
     if not isinstance(value, tuple | list):
-        raise error(f"{where}: expected a tuple of numbers, got {value!r}; give one a layer")
+        raise error(f"{where}: expected a tuple of numbers, got {shown(value)}; give one a layer")
     return tuple(count(where, item, error) for item in cast("Sequence[object]", value))
 
 
@@ -59,7 +60,7 @@ def _image(where: str, value: object, error: type[PgcoreError] = SpecError) -> t
     sides = cast("Sequence[object]", value if isinstance(value, tuple | list) else ())
     if len(sides) != AXES:
         raise error(
-            f"{where}: expected the height, width and channels of an image, got {value!r}; "
+            f"{where}: expected the height, width and channels of an image, got {shown(value)}; "
             "give all three, such as (84, 84, 4)"
         )
     return _counts(where, sides, error)

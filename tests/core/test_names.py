@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "--json --quick",
     "check": "--backends --estimators --heads --optimizers --set --case --quick --full --processes --json --html",
     "audit": "ESTIMATOR --set --all --penalties --states --actions --horizon --seed --batch --time-in-state --json --picture",
+    "gradient": "--policy --batch --target --estimator --set --backend",
     "new": "KIND NAME --folder",
     "derive": "NAME --set --latex --json",
     "train": """

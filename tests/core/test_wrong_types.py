@@ -333,7 +333,7 @@ def instances(kind):
         return [*variants(kind).values(), *PARTS]
     classes = [registry().load(kind, name) for name in registry().names(kind)]
     sizes = {"initial": 1.0, "final": 0.0, "steps": 10, "value": 1.0, "inputs": 2, "states": 2}
-    sizes["hidden"] = (3,)
+    sizes |= {"hidden": (3,), "image": (4, 3, 2)}
     return [
         cls(**{f.name: sizes[f.name] for f in dataclasses.fields(cls) if f.name in sizes})
         for cls in classes
