@@ -60,7 +60,7 @@ def _image(where: str, value: object, error: type[PgcoreError] = SpecError) -> t
     sides = cast("Sequence[object]", value if isinstance(value, tuple | list) else ())
     if len(sides) != AXES:
         raise error(
-            f"{where}: expected the height, width and channels of an image, got {shown(value)}; "
+            f"{where}: expected the height, width and channels of an image, got {shown(cast('object', value))}; "
             "give all three, such as (84, 84, 4)"
         )
     return _counts(where, sides, error)
