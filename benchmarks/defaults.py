@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from pgcore import Categorical, DiagonalGaussian
-from pgcore.errors import EstimatorError, UnsupportedEnvironmentError
+from pgcore.errors import EstimatorError, SpecError, UnsupportedEnvironmentError
 from pgcore_train.config.config import RunConfig
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
@@ -100,6 +100,7 @@ def train_estimator(cell: Cell) -> float:
 
     Raises:
         EstimatorError: it does not fit the environment.
+        SpecError: it has no policy for the environment.
         UnsupportedEnvironmentError: it needs whole episodes, and one does not end.
     """
     layer = {
@@ -148,7 +149,7 @@ def run(cell: Cell) -> float | None:
     if cell.learner not in PEERS:
         try:
             return train_estimator(cell)
-        except (EstimatorError, UnsupportedEnvironmentError):
+        except (EstimatorError, SpecError, UnsupportedEnvironmentError):
             return None
     space = gymnasium.make(cell.environment).action_space
     # DQN lists the values of all actions.

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 
 from pgcore.interfaces.estimator import Estimator
 from pgcore_train.config.config import RunConfig
-from pgcore_train.learning.updates import LONG_ROLLOUT, Plan
+from pgcore_train.learning.updates import Plan
 from pgcore_train.rollout.environments import Environments
 
 __all__ = ["normalised", "with_usual_entropy"]
@@ -43,7 +43,6 @@ def normalised(
     config: RunConfig,
     environments: Environments,
     estimator: Estimator,
-    plan: Plan,
     *,
     scaled: bool,
 ) -> tuple[bool, bool]:
@@ -52,14 +51,13 @@ def normalised(
     A critic network has to reach the size of the returns before its advantages are of use, and does
     so soon in units of their deviation. A table gets large rates, and its values of 0 are a reason
     to explore where rewards are costs. Observations differ most in size where actions are
-    continuous, and the statistics of a short rollout would change them too much.
+    continuous.
 
     Args:
         config: Section `rollout` decides where it sets them. A network of one's own gets
             observations as they are.
         environments: Their spaces decide.
         estimator: Rewards are usually normalised if it learns values of states.
-        plan: Tells whether rollouts are long.
         scaled: Whether nothing is usual: there is a replay buffer, whose steps would have the
             statistics of their time, or the optimizer's own rate is for the loss as it is.
     """
@@ -68,8 +66,7 @@ def normalised(
     observations, rewards = settings.normalise_observations, settings.normalise_rewards
     if observations is None:
         vectors = usual and len(space.shape or ()) == 1 and config.network.factory is None
-        long = plan.rollout_length == LONG_ROLLOUT
-        observations = vectors and long and isinstance(environments.actions, Box)
+        observations = vectors and isinstance(environments.actions, Box)
     if rewards is None:
         rewards = usual and "value" in estimator.quantities
     return observations, rewards

@@ -129,7 +129,11 @@ class Training:
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         table = isinstance(self.policy.spec.network, Table)
         self.plan = Plan.of(
-            config.training, self.estimator, whole_batch=rule.whole_batch, table=table
+            config.training,
+            self.estimator,
+            whole_batch=rule.whole_batch,
+            table=table,
+            continuous=isinstance(self.environments.actions, Box),
         )
         # Not recorded: another estimator that goes on with the run may have no such bonus.
         usual = with_usual_entropy(config, self.estimator, self.plan)
@@ -338,7 +342,6 @@ class Training:
             self.config,
             self.environments,
             self.estimator,
-            self.plan,
             scaled=self.replay_plan is not None or own_rate,
         )
         observations = rewards = None
