@@ -6,8 +6,8 @@ defaults have it. Both are evaluated by the same code, on 100 episodes of the mo
 pgcore uses the masks of actions that Taxi gives; stable-baselines3's three have none. Finished cells
 are lines of a file, so the script may be stopped and started again.
 
-    OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo dqn]
-    python benchmarks/defaults.py --tabulate [--picture docs/images/defaults.png]
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo 'SB3 PPO']
+    python benchmarks/defaults.py --tabulate
 
 It needs `pip install '.[peers]' 'gymnasium[box2d]'`; a learner or environment that is not installed
 is left out with a line.
