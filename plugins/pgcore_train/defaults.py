@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from gymnasium.spaces import Box
 
+from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore_train.config.config import RunConfig
 from pgcore_train.learning.updates import Plan
@@ -20,12 +21,15 @@ __all__ = ["normalised", "with_usual_entropy"]
 TABLE_ENTROPY, ENTROPY_OF_ONE = 0.02, 0.01
 
 
-def with_usual_entropy(config: RunConfig, estimator: Estimator, plan: Plan) -> RunConfig:
+def with_usual_entropy(
+    config: RunConfig, estimator: Estimator, head: Head, plan: Plan
+) -> RunConfig:
     """Return the configuration with the usual entropy bonus, for `make_estimator`.
 
     Args:
         config: A coefficient there, 0 included, is kept.
         estimator: Of that configuration. It may have no bonus, or a larger one by default.
+        head: It may have no entropy in closed form.
         plan: No bonus is usual for an optimizer of whole batches, which limits the change itself.
     """
     # A class may hold the coefficient as a constant, which is no hyper-parameter.
@@ -33,7 +37,8 @@ def with_usual_entropy(config: RunConfig, estimator: Estimator, plan: Plan) -> R
     own = getattr(estimator, "entropy_coefficient", 0.0)
     usual = TABLE_ENTROPY if plan.table else ENTROPY_OF_ONE
     # Beside returns of any size, the size of a bonus means little.
-    unfit = not plan.table and (plan.epochs > 1 or "value" not in estimator.quantities)
+    unfit = "entropy" not in head.quantities
+    unfit |= not plan.table and (plan.epochs > 1 or "value" not in estimator.quantities)
     if "entropy_coefficient" not in fields or own >= usual or plan.whole_batch or unfit:
         return config
     return dataclasses.replace(config, estimator={"entropy_coefficient": usual, **config.estimator})

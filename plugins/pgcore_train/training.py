@@ -136,7 +136,7 @@ class Training:
             continuous=isinstance(self.environments.actions, Box),
         )
         # Not recorded: another estimator that goes on with the run may have no such bonus.
-        usual = with_usual_entropy(config, self.estimator, self.plan)
+        usual = with_usual_entropy(config, self.estimator, self.policy.spec.head, self.plan)
         self.estimator = self._configured = make_estimator(usual)
 
         # How much to collect for an update, and how the update uses it.

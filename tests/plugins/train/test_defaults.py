@@ -143,6 +143,13 @@ def test_an_estimator_without_an_entropy_bonus_has_none_on_a_table(new_training)
     assert [field.name for field in dataclasses.fields(training.estimator)] == []
 
 
+def test_no_bonus_for_a_head_without_an_entropy(new_training):
+    head, estimator = {"name": "squashed_gaussian"}, {"name": "actor_critic"}
+    training = new_training("Pendulum-v1", head=head, estimator=estimator)
+    assert training.estimator.entropy_coefficient == 0.0
+    assert new_training("Pendulum-v1", estimator=estimator).estimator.entropy_coefficient == 0.01
+
+
 def test_the_usual_bonus_is_not_recorded(new_training):
     training = new_training("FrozenLake-v1", estimator={"name": "ppo"})
     assert dict(training.config.estimator) == {"name": "ppo"}
