@@ -6,8 +6,8 @@ defaults have it. Both are evaluated by the same code, on 100 episodes of the mo
 pgcore uses the masks of actions that Taxi gives; stable-baselines3's three have none. Finished cells
 are lines of a file, so the script may be stopped and started again.
 
-    OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo dqn]
-    python benchmarks/defaults.py --tabulate [--picture docs/images/defaults.png]
+    OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo 'SB3 PPO']
+    python benchmarks/defaults.py --tabulate
 
 It needs `pip install '.[peers]' 'gymnasium[box2d]'`; a learner or environment that is not installed
 is left out with a line.
@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from pgcore import Categorical, DiagonalGaussian
-from pgcore.errors import EstimatorError, UnsupportedEnvironmentError
+from pgcore.errors import EstimatorError, SpecError, UnsupportedEnvironmentError
 from pgcore_train.config.config import RunConfig
 from pgcore_train.rollout.environments import make_environments
 from pgcore_train.rollout.evaluation import evaluate
@@ -100,6 +100,7 @@ def train_estimator(cell: Cell) -> float:
 
     Raises:
         EstimatorError: it does not fit the environment.
+        SpecError: it has no policy for the environment.
         UnsupportedEnvironmentError: it needs whole episodes, and one does not end.
     """
     layer = {
@@ -148,7 +149,7 @@ def run(cell: Cell) -> float | None:
     if cell.learner not in PEERS:
         try:
             return train_estimator(cell)
-        except (EstimatorError, UnsupportedEnvironmentError):
+        except (EstimatorError, SpecError, UnsupportedEnvironmentError):
             return None
     space = gymnasium.make(cell.environment).action_space
     # DQN lists the values of all actions.

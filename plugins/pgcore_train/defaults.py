@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from gymnasium.spaces import Box
 
+from pgcore.heads import Head
 from pgcore.interfaces.estimator import Estimator
 from pgcore_train.config.config import RunConfig
-from pgcore_train.learning.updates import LONG_ROLLOUT, Plan
+from pgcore_train.learning.updates import Plan
 from pgcore_train.rollout.environments import Environments
 
 __all__ = ["normalised", "with_usual_entropy"]
@@ -20,12 +21,15 @@ __all__ = ["normalised", "with_usual_entropy"]
 TABLE_ENTROPY, ENTROPY_OF_ONE = 0.02, 0.01
 
 
-def with_usual_entropy(config: RunConfig, estimator: Estimator, plan: Plan) -> RunConfig:
+def with_usual_entropy(
+    config: RunConfig, estimator: Estimator, head: Head, plan: Plan
+) -> RunConfig:
     """Return the configuration with the usual entropy bonus, for `make_estimator`.
 
     Args:
         config: A coefficient there, 0 included, is kept.
         estimator: Of that configuration. It may have no bonus, or a larger one by default.
+        head: It may have no entropy in closed form.
         plan: No bonus is usual for an optimizer of whole batches, which limits the change itself.
     """
     # A class may hold the coefficient as a constant, which is no hyper-parameter.
@@ -33,7 +37,8 @@ def with_usual_entropy(config: RunConfig, estimator: Estimator, plan: Plan) -> R
     own = getattr(estimator, "entropy_coefficient", 0.0)
     usual = TABLE_ENTROPY if plan.table else ENTROPY_OF_ONE
     # Beside returns of any size, the size of a bonus means little.
-    unfit = not plan.table and (plan.epochs > 1 or "value" not in estimator.quantities)
+    unfit = "entropy" not in head.quantities
+    unfit |= not plan.table and (plan.epochs > 1 or "value" not in estimator.quantities)
     if "entropy_coefficient" not in fields or own >= usual or plan.whole_batch or unfit:
         return config
     return dataclasses.replace(config, estimator={"entropy_coefficient": usual, **config.estimator})
@@ -43,7 +48,6 @@ def normalised(
     config: RunConfig,
     environments: Environments,
     estimator: Estimator,
-    plan: Plan,
     *,
     scaled: bool,
 ) -> tuple[bool, bool]:
@@ -52,14 +56,13 @@ def normalised(
     A critic network has to reach the size of the returns before its advantages are of use, and does
     so soon in units of their deviation. A table gets large rates, and its values of 0 are a reason
     to explore where rewards are costs. Observations differ most in size where actions are
-    continuous, and the statistics of a short rollout would change them too much.
+    continuous.
 
     Args:
         config: Section `rollout` decides where it sets them. A network of one's own gets
             observations as they are.
         environments: Their spaces decide.
         estimator: Rewards are usually normalised if it learns values of states.
-        plan: Tells whether rollouts are long.
         scaled: Whether nothing is usual: there is a replay buffer, whose steps would have the
             statistics of their time, or the optimizer's own rate is for the loss as it is.
     """
@@ -68,8 +71,7 @@ def normalised(
     observations, rewards = settings.normalise_observations, settings.normalise_rewards
     if observations is None:
         vectors = usual and len(space.shape or ()) == 1 and config.network.factory is None
-        long = plan.rollout_length == LONG_ROLLOUT
-        observations = vectors and long and isinstance(environments.actions, Box)
+        observations = vectors and isinstance(environments.actions, Box)
     if rewards is None:
         rewards = usual and "value" in estimator.quantities
     return observations, rewards

@@ -129,10 +129,14 @@ class Training:
         self.config = dataclasses.replace(config, optimizer={"name": rule.name, **config.optimizer})
         table = isinstance(self.policy.spec.network, Table)
         self.plan = Plan.of(
-            config.training, self.estimator, whole_batch=rule.whole_batch, table=table
+            config.training,
+            self.estimator,
+            whole_batch=rule.whole_batch,
+            table=table,
+            continuous=isinstance(self.environments.actions, Box),
         )
         # Not recorded: another estimator that goes on with the run may have no such bonus.
-        usual = with_usual_entropy(config, self.estimator, self.plan)
+        usual = with_usual_entropy(config, self.estimator, self.policy.spec.head, self.plan)
         self.estimator = self._configured = make_estimator(usual)
 
         # How much to collect for an update, and how the update uses it.
@@ -338,7 +342,6 @@ class Training:
             self.config,
             self.environments,
             self.estimator,
-            self.plan,
             scaled=self.replay_plan is not None or own_rate,
         )
         observations = rewards = None

@@ -175,12 +175,12 @@ class RolloutSettings(Checked):
 
     Attributes:
         envs: Environments side by side.
-        length: Steps of each environment between two updates; None is 128 for several epochs or an
-            optimizer of whole batches, 16 before a replay buffer, else 5.
+        length: Steps of each environment between two updates; None is 128 for several epochs, an
+            optimizer of whole batches or continuous actions, 16 before a replay buffer, else 5.
         episodes: Whole episodes of each environment between two updates, in place of `length`, for
             estimators that need whole ones.
         normalise_observations: Whether observations get a running mean of 0 and deviation of 1;
-            None for continuous actions and long rollouts alone.
+            None for continuous actions alone.
         normalise_rewards: Whether rewards are divided by the running standard deviation of the
             discounted return; None for real observations and an estimator that learns values of
             states.

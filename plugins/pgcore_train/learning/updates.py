@@ -23,7 +23,7 @@ from pgcore_train.learning.replay import Replay
 from pgcore_train.learning.replay_plan import ReplayPlan
 from pgcore_train.learning.target import Target
 
-__all__ = ["LONG_ROLLOUT", "Plan", "replay_update", "update"]
+__all__ = ["Plan", "replay_update", "update"]
 
 # Passes and steps, PPO's usual choices on small tasks (Stable-Baselines3: 10 passes of 64).
 EPOCHS, MINIBATCH = 10, 128
@@ -32,6 +32,8 @@ EPOCHS, MINIBATCH = 10, 128
 LONG_ROLLOUT, SHORT_ROLLOUT = 128, 5
 # Learning rates, our choice by `benchmarks/defaults.py`: higher if a batch gets one step.
 RATE_OF_MANY, RATE_OF_ONE = 1e-3, 3e-3
+# One step on a long rollout of continuous actions, whose scores have no bound and vary more.
+CONTINUOUS_RATE_OF_ONE = 1e-2
 # Of a table, whose entries have no gradient in most of the steps.
 TABLE_RATE_OF_MANY, TABLE_RATE_OF_ONE = 2e-2, 5e-2
 # Decay of the mean of squared gradients if a batch gets one step, that of Mnih et al. 2016: small
@@ -48,12 +50,14 @@ class Plan:
         minibatch: Steps of a minibatch, or None for the whole batch at once.
         whole_batch: `pgcore.interfaces.optimizer.Rule.whole_batch` of the run's optimizer.
         table: Whether the policy is a table, with a row of parameters for each state.
+        continuous: Whether actions are continuous.
     """
 
     epochs: int
     minibatch: int | None
     whole_batch: bool = False
     table: bool = False
+    continuous: bool = False
 
     @staticmethod
     def of(
@@ -62,6 +66,7 @@ class Plan:
         *,
         whole_batch: bool = False,
         table: bool = False,
+        continuous: bool = False,
     ) -> Plan:
         """Return the settings' plan, completed with the usual values.
 
@@ -70,25 +75,29 @@ class Plan:
             estimator: Several passes are usual if it weighs steps by pi / pi_old.
             whole_batch: Whether one pass over the whole batch is usual instead.
             table: See `Plan`.
+            continuous: See `Plan`.
         """
         # Without the weights a second pass would follow the gradient of an older policy.
         corrects = "old_log_prob" in estimator.keywords and not whole_batch
         epochs = settings.epochs or (EPOCHS if corrects else 1)
         minibatch = MINIBATCH if epochs > 1 and not whole_batch else None
         minibatch = settings.minibatch or minibatch
-        return Plan(epochs, minibatch, whole_batch=whole_batch, table=table)
+        return Plan(epochs, minibatch, whole_batch, table, continuous)
 
     @property
     def rollout_length(self) -> int:
         """Usual steps of each environment to collect for an update."""
-        return LONG_ROLLOUT if self.epochs > 1 or self.whole_batch else SHORT_ROLLOUT
+        long = self.epochs > 1 or self.whole_batch or self.continuous
+        return LONG_ROLLOUT if long else SHORT_ROLLOUT
 
     @property
     def learning_rate(self) -> float:
         """Usual rate at the start."""
         if self.table:
             return TABLE_RATE_OF_MANY if self.epochs > 1 else TABLE_RATE_OF_ONE
-        return RATE_OF_MANY if self.epochs > 1 else RATE_OF_ONE
+        if self.epochs > 1:
+            return RATE_OF_MANY
+        return CONTINUOUS_RATE_OF_ONE if self.continuous else RATE_OF_ONE
 
     @property
     def beta2(self) -> float | None:

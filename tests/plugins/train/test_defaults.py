@@ -58,12 +58,12 @@ def strangers(monkeypatch):
         ("CartPole-v1", "q_learning", False, False),
         ("Pendulum-v1", "ppo", True, True),
         ("Pendulum-v1", "trpo", True, True),
-        ("Pendulum-v1", "vtrace", False, True),
+        ("Pendulum-v1", "vtrace", True, True),
         ("FrozenLake-v1", "ppo", False, False),
         ("FrozenLake-v1", "vtrace", False, False),
     ],
 )
-def test_critics_get_normalised_rewards_and_long_rollouts_of_continuous_actions_observations(
+def test_critics_get_normalised_rewards_and_continuous_actions_observations(
     new_training, environment, estimator, observations, rewards
 ):
     training = new_training(environment, estimator={"name": estimator})
@@ -96,6 +96,8 @@ def test_a_rate_of_the_optimizers_own_gets_rewards_as_they_are(new_training):
         ("CartPole-v1", "ppo", 1e-3, 0.999, 128),
         ("CartPole-v1", "vtrace", 3e-3, 0.99, 5),
         ("CartPole-v1", "opo", 3e-3, 0.99, 5),
+        ("Pendulum-v1", "ppo", 1e-3, 0.999, 128),
+        ("Pendulum-v1", "vtrace", 1e-2, 0.99, 128),
         ("CartPole-v1", "q_learning", 2e-3, 0.999, 16),
         ("FrozenLake-v1", "ppo", 2e-2, 0.999, 128),
         ("FrozenLake-v1", "vtrace", 5e-2, 0.99, 5),
@@ -139,6 +141,13 @@ def test_a_bonus_for_tables_and_for_one_step_a_batch(
 def test_an_estimator_without_an_entropy_bonus_has_none_on_a_table(new_training):
     training = new_training("FrozenLake-v1", estimator={"name": "opo"})
     assert [field.name for field in dataclasses.fields(training.estimator)] == []
+
+
+def test_no_bonus_for_a_head_without_an_entropy(new_training):
+    head, estimator = {"name": "squashed_gaussian"}, {"name": "actor_critic"}
+    training = new_training("Pendulum-v1", head=head, estimator=estimator)
+    assert training.estimator.entropy_coefficient == 0.0
+    assert new_training("Pendulum-v1", estimator=estimator).estimator.entropy_coefficient == 0.01
 
 
 def test_the_usual_bonus_is_not_recorded(new_training):
