@@ -137,6 +137,7 @@ class Training:
         )
         # Not recorded: another estimator that goes on with the run may have no such bonus.
         usual = with_usual_entropy(config, self.estimator, self.policy.spec.head, self.plan)
+        self._estimator_settings = usual.estimator
         self.estimator = self._configured = make_estimator(usual)
 
         # How much to collect for an update, and how the update uses it.
@@ -234,7 +235,7 @@ class Training:
         """Let the guard write the files of a step that is not finite into a folder."""
 
         def table(estimator: Estimator) -> dict[str, Any]:
-            return {**self.config.estimator, **adapted_fields(self._configured, estimator)}
+            return {**self._estimator_settings, **adapted_fields(self._configured, estimator)}
 
         self.guard.evidence = Evidence(folder, table)
 

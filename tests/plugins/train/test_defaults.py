@@ -185,3 +185,11 @@ def test_the_summary_has_what_a_saved_policy_needs(new_training, tmp_path):
     expected = np.clip((observation - mean) / deviation, -10, 10)
     np.testing.assert_allclose(training.observations(observation), expected, rtol=1e-12)
     assert np.abs(expected - observation).max() > 0.1
+
+
+def test_the_files_of_a_step_that_diverged_have_the_usual_bonus(new_training, tmp_path):
+    training = new_training("FrozenLake-v1", estimator={"name": "a2c"})
+    training.keep_evidence(tmp_path)
+    fields = dict(training.guard.evidence.table(training.estimator))
+    assert fields["entropy_coefficient"] > 0.0
+    assert pg.estimator(fields.pop("name"), **fields) == training.estimator
