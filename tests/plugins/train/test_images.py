@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import gymnasium
 import numpy as np
 import pytest
+from guessing import Guessing
 from gymnasium.spaces import Box, Discrete
 
 import pgcore as pg
 from pgcore.errors import SpecError
 
 
-class Spot(gymnasium.Env):
+class Spot(Guessing):
     """Pays for the number of the quarter in which a bright spot is; its place in the quarter is drawn."""
 
-    action_space = Discrete(4)
+    action_space, length = Discrete(4), 4
 
     def __init__(self, shape=(6, 6, 2), dtype=np.uint8) -> None:
         self.shape, self.dtype = shape, dtype
         self.high = 255 if dtype == np.uint8 else 1.0
         self.observation_space = Box(0, self.high, shape, dtype)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.left = 4
-        return self._observe(), {}
-
-    def step(self, action):
-        reward = float(action == self.quarter)
-        self.left -= 1
-        return self._observe(), reward, False, self.left == 0, {}
-
     def _observe(self):
         image = np.zeros(self.shape, self.dtype)
         first, second = self.np_random.integers(3, size=2)
-        self.quarter = int(self.np_random.integers(4))
-        place = first + 3 * (self.quarter // 2), second + 3 * (self.quarter % 2)
+        self.goal = int(self.np_random.integers(4))
+        place = first + 3 * (self.goal // 2), second + 3 * (self.goal % 2)
         if image.ndim == 2:
             image[place] = self.high
         elif image.shape[0] == 6:

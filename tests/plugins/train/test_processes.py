@@ -111,23 +111,19 @@ def test_an_environment_that_does_not_fit_leaves_no_process(tmp_path, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:.*Received the following error|.*Raising the last|.*Traceback")
-def test_an_environments_own_error_is_its_own_and_ends_every_process(faulty):
-    environments = make_environments(faulty, 2, {"fault": "error"}, processes=True)
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("error", ValueError, "the fifth step"),
+        ("death", UnsupportedEnvironmentError, "expected processes that stay alive"),
+    ],
+)
+def test_an_environment_that_fails_is_told_and_ends_every_process(faulty, fault, error, message):
+    environments = make_environments(faulty, 2, {"fault": fault}, processes=True)
     environments.reset()
     for _ in range(4):
         environments.step(np.zeros(2, np.intp))
-    with pytest.raises(ValueError, match="the fifth step"):
-        environments.step(np.zeros(2, np.intp))
-    environments.close()
-    assert not [child for child in active_children() if "Worker" in child.name]
-
-
-def test_a_process_that_dies_is_told_in_one_line(faulty):
-    environments = make_environments(faulty, 2, {"fault": "death"}, processes=True)
-    environments.reset()
-    for _ in range(4):
-        environments.step(np.zeros(2, np.intp))
-    with pytest.raises(UnsupportedEnvironmentError, match="expected processes that stay alive"):
+    with pytest.raises(error, match=message):
         environments.step(np.zeros(2, np.intp))
     environments.close()
     assert not [child for child in active_children() if "Worker" in child.name]
