@@ -62,6 +62,9 @@ class EpisodeLog:
         """Note [N, ...] actions as the environments took them, and [N] rewards."""
         self._actions.append(actions)
         self._returns += rewards
+        # An evaluation asks for no moment.
+        if len(self._actions) > 2 * LONGEST:
+            self._forget()
 
     def moment(self, observations: Array) -> Callable[[], dict[str, Array]]:
         """Return a function that gives the state of now, also after further steps.

@@ -127,6 +127,19 @@ def test_a_long_episode_is_not_kept(tmp_path, capsys, monkeypatch):
     assert "environments: 2 of 2 start new episodes" in capsys.readouterr().err
 
 
+def test_episodes_without_an_end_take_no_memory_without_an_end(monkeypatch):
+    monkeypatch.setattr(episodes, "LONGEST", 10)
+    log = episodes.EpisodeLog(2, [0])
+    log.begin(np.array([True, True]))
+    for step in range(100):
+        log.step(np.array([step, step]), np.ones(2))
+        assert len(log._actions) <= 20
+    state = log.moment(np.zeros((2, 1)))()
+    assert state["actions"][:, 0].tolist() == [*range(90, 100)]
+    assert state["returns"].tolist() == [100.0, 100.0]
+    assert (state["begun"] < 0).all()
+
+
 @pytest.mark.parametrize(
     ("estimator", "line"),
     [
