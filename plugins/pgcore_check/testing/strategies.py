@@ -68,6 +68,7 @@ def networks(draw: st.DrawFn) -> Network:
     cls: Any = load_class("networks", draw(st.sampled_from(names("networks", registry()))), Network)
     # The fields that `pgcore train` fills, of which a plugin's network declares some.
     fields: dict[str, Any] = {"inputs": SIZES, "states": SIZES}
+    fields["image"] = st.tuples(SIZES, SIZES, SIZES)
     fields["hidden"] = st.lists(SIZES, min_size=1, max_size=2).map(tuple)
     fields["activation"] = st.sampled_from(names("activations", registry()))
     declared = [field.name for field in dataclasses.fields(cls)]
