@@ -440,7 +440,7 @@ def test_every_function_outside_of_decorators_has_an_example():
 def test_the_page_on_testing_works_as_it_stands(site, tmp_path):
     page = (Path(__file__).parents[3] / "docs/testing.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     site.module("my_package", ESTIMATORS + THOSE_OF_THE_PAGE)
     # The second is a change of the first, whose cells then pass unexpectedly.
     blocks[1] = blocks[0].split("\n\n\n")[0] + "\n\n" + blocks[1]
@@ -449,7 +449,8 @@ def test_the_page_on_testing_works_as_it_stands(site, tmp_path):
     words = ["-m", "pytest", "-p", "no:cacheprovider", "-rA", "--pg-quick", "-W", "error"]
     status, output = process([sys.executable, *words, "--pg-backends", "numpy"], tmp_path)
     assert status == 1
-    for test in ("test_the_bug_is_found_where_it_is", "test_the_gradient_is_that_of_numpy"):
+    tests = ["test_the_bug_is_found_where_it_is", "test_the_gradient_is_that_of_numpy"]
+    for test in (*tests, "test_a_spec_survives_its_text"):
         assert verdicts(output)[test].keys() == {"PASSED"}
     failed = re.findall(r"^FAILED (\S+)::.*", output, re.MULTILINE)
     assert set(failed) == {"test_1.py"}
