@@ -14,7 +14,7 @@ import pytest
 
 from pgcore.cli import main
 from pgcore.data.batch import Batch
-from pgcore.registry.registry import Registry, registry
+from pgcore.registry.registry import Registry, forget_registry
 from pgcore.registry.unpackaged import REGISTERED
 
 # The same examples in every run, and no health check that looks at the clock.
@@ -126,7 +126,7 @@ def registrations():
     yield REGISTERED
     REGISTERED.clear()
     REGISTERED.update(before)
-    registry.cache_clear()
+    forget_registry()
 
 
 @pytest.fixture
@@ -135,13 +135,13 @@ def site(tmp_path, monkeypatch, registrations):
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
-    registry.cache_clear()
+    forget_registry()
     before = set(sys.modules)
     yield Site(folder)
     for name in set(sys.modules) - before:
         if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
             del sys.modules[name]
-    registry.cache_clear()
+    forget_registry()
 
 
 @pytest.fixture

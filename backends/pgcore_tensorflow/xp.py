@@ -66,7 +66,11 @@ class TensorflowNamespace:
 
     def flatten(self, x: Tensor) -> Tensor:
         """See `ArrayNamespace.flatten`."""
-        return tf.reshape(x, (tf.shape(x)[0], math.prod(x.shape[1:])))
+        shape = tf.shape(x)
+        known = x.shape[1:].is_fully_defined()
+        # Of a result with no step at all, -1 could be any width.
+        width = math.prod(x.shape[1:]) if known else tf.reduce_prod(shape[1:])
+        return tf.reshape(x, (shape[0], width))
 
     def broadcast_to(self, x: Tensor, like: Tensor) -> Tensor:
         """See `ArrayNamespace.broadcast_to`."""

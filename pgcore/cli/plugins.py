@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgcore.errors import PluginError
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore.registry.unpackaged import UNPACKAGED, is_file
 
 __all__ = ["HELP", "load_plugins", "take_plugins"]
@@ -42,7 +42,7 @@ def take_plugins(words: Sequence[str]) -> list[str]:
         plugins.append(str(Path(value).resolve()) if is_file(value) else value)
     if len(plugins) > 1:
         os.environ["PGCORE_PLUGINS"] = os.pathsep.join(filter(None, plugins))
-        registry.cache_clear()
+        forget_registry()
     return remaining
 
 

@@ -93,6 +93,10 @@ class Sigmoid(Activation):
         return y * (1.0 - y)
 
 
+# Activations by their classes.
+_MADE: dict[Callable[[], Activation], Activation] = {}
+
+
 def activation(name: str) -> Activation:
     """Return the activation that is registered under a name.
 
@@ -100,7 +104,11 @@ def activation(name: str) -> Activation:
         UnknownNameError: no activation has the name.
         PluginError: its target does not exist, or is no activation.
     """
-    return cast("Callable[[], Activation]", load_class("activations", name, Activation))()
+    kind = cast("Callable[[], Activation]", load_class("activations", name, Activation))
+    # Kept, since a tracing compiler may not trace the making of an object with abstract methods.
+    if kind not in _MADE:
+        _MADE[kind] = kind()
+    return _MADE[kind]
 
 
 def registered_activation(where: str, value: object, error: type[PgcoreError] = SpecError) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from pgcore.errors import PluginError
 from pgcore.registry.declaration import declare
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore.registry.unpackaged import REGISTERED
 
 __all__ = ["register"]
@@ -69,5 +69,5 @@ def register(
                 )
     REGISTERED[key] = provider, target
     # All that was computed from the registry belongs to the old one.
-    registry.cache_clear()
+    forget_registry()
     return target

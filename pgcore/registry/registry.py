@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
 import sys
@@ -12,7 +11,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from importlib.util import find_spec
 from itertools import chain
 from operator import attrgetter
-from typing import Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 from pgcore.errors import DependencyError, PluginError, UnknownNameError
 from pgcore.hooks import Provider
@@ -32,6 +31,7 @@ __all__ = [
     "Registration",
     "Registry",
     "default_backend_name",
+    "forget_registry",
     "install_hint",
     "installed_version",
     "load_class",
@@ -86,7 +86,10 @@ class Registry:
         quarantined: The plugins that were refused.
         hook: The hooks of all plugins, such as `registry().hook.pgcore_after_update`.
         disabled: The words of PGCORE_DISABLE: names, `kind:name` or `distribution:name`.
+        shared: This process's; None until its first use.
     """
+
+    shared: ClassVar[Registry | None] = None
 
     def __init__(self, declared: Iterable[EntryPoint] | None = None) -> None:
         """Read entry points one by one; None reads all installed ones, and then unpackaged ones."""
@@ -201,10 +204,17 @@ class Registry:
         return Registration(kind, provider, plugin.distribution, plugin.version, status, reason)
 
 
-@functools.cache
 def registry() -> Registry:
     """Return this process's registry, read on first use."""
-    return Registry()
+    # No `functools.cache`: a framework's tracer would go through it into the reading.
+    if Registry.shared is None:
+        Registry.shared = Registry()
+    return Registry.shared
+
+
+def forget_registry() -> None:
+    """Let the registry be read anew at its next use."""
+    Registry.shared = None
 
 
 def default_backend_name(explicit: str | None = None) -> str:

@@ -126,6 +126,18 @@ def test_sixty_sizes_of_a_batch_need_few_traces(backend, mode, counting):
     assert len(traces) == (needed if policy.pads else 1)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_gradient_is_one_graph_of_pytorchs_for_each_network(counting, monkeypatch, network):
+    torch = pytest.importorskip("torch")
+    estimator, traces = counting("torch")
+    # Where a graph breaks, its compiler would run the rest uncompiled and say nothing.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, fullgraph=True))
+    spec = pg.PolicySpec(NETWORKS[network], HEADS["categorical"], "separate")
+    policy, batch = make(spec, "torch", "compiled", seed=43)
+    pg.gradient(policy, estimator, batch)
+    assert len(traces) == 1
+
+
 @pytest.mark.parametrize(("own_code", "count"), [(True, BOUND), (False, 8)])
 def test_before_isolation_pytorch_compiles_every_size_by_a_code_object_of_its_own(
     counting, monkeypatch, own_code, count

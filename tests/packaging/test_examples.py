@@ -18,7 +18,7 @@ import pytest
 from mutations_page import listed, section
 
 from pgcore import api
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_new.templates import TEMPLATES
 
 HEADING = "## Example projects"
@@ -216,7 +216,7 @@ def install(site, name):
     package = site.folder / name
     shutil.copytree(PROJECTS / name / name, package, ignore=CACHES)
     site.distribution(name, project["entry-points"]["pgcore"], project["version"])
-    registry.cache_clear()
+    forget_registry()
     return package
 
 

@@ -17,7 +17,7 @@ import pgcore as pg
 from pgcore import hooks
 from pgcore.errors import BatchError
 from pgcore.registry.entry_points import KINDS
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_check.conformance import plan, run
 from pgcore_check.proofs import proofs, variants
 
@@ -196,7 +196,7 @@ def install(site):
             lines.append(f"@hookimpl\ndef pgcore_{kind}():\n    return [{provider}]\n")
         site.plugin("mine_plugin", "\n".join(lines))
         site.distribution("mine-dist", {"mine": "mine_plugin"})
-        registry.cache_clear()
+        forget_registry()
 
     return installed
 

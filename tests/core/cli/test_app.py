@@ -152,15 +152,15 @@ def test_an_unknown_command_is_answered_with_the_near_one_and_the_quarantined_pl
     assert "greet" in err
     greet.plugin("bad_plugin", "raise RuntimeError('planted failure')")
     greet.distribution("bad-dist", {"bad": "bad_plugin"})
-    registry_cache_clear()
+    forget_the_registry()
     status, _, err = pgcore("bad")
     assert status == 2
     assert "note: commands of quarantined plugins are not known: bad (bad-dist)" in err
 
 
-def registry_cache_clear():
+def forget_the_registry():
     """Forget the process's registry, as a new process would."""
-    sys.modules["pgcore.registry.registry"].registry.cache_clear()
+    sys.modules["pgcore.registry.registry"].forget_registry()
 
 
 def test_a_command_cannot_replace_one_of_pgcores_own(pgcore, site):

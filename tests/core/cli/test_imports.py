@@ -11,7 +11,7 @@ import pytest
 
 from pgcore.cli import doctor, imports
 from pgcore.cli.imports import import_plugin, import_plugins
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore.targets import faults_of
 
 PLUGIN = """
@@ -205,7 +205,7 @@ def alone(monkeypatch):
     """Return a function that leaves one plugin in the registry."""
 
     def leave(plugin):
-        registry.cache_clear()
+        forget_registry()
         monkeypatch.setattr(registry(), "plugins", (plugin,))
         monkeypatch.setattr(registry(), "quarantined", ())
 

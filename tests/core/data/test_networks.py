@@ -13,7 +13,7 @@ from pgcore.data.activations import activation
 from pgcore.data.networks import MLP, Linear, Parameter, Table
 from pgcore.data.spec import PolicySpec
 from pgcore.errors import PluginError, SpecError, UnknownNameError
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_check.cases.cases import NETWORKS, make_case
 from pgcore_check.compare import RATE, row_of, stages
 from pgcore_check.proofs import variants
@@ -480,7 +480,7 @@ def test_a_name_that_a_built_in_has_is_never_read_as_the_built_in(site):
 
 def test_a_name_that_is_gone_is_not_known(impl):
     text = specs(impl)["softsign"].to_json()
-    registry.cache_clear()
+    forget_registry()
     for path in [path for path in sys.path if path.endswith("site")]:
         sys.path.remove(path)
     with pytest.raises(SpecError, match=r"MLP\.activation: expected one of .*got 'softsign'"):

@@ -12,7 +12,7 @@ from pgcore.data.activations import Activation
 from pgcore.data.networks import Linear
 from pgcore.errors import PluginError, UnknownNameError
 from pgcore.parts import Objective
-from pgcore.registry.registry import Registry, registry
+from pgcore.registry.registry import Registry, forget_registry, registry
 from pgcore_check.proof import Proof
 from pgcore_check.proofs import variants
 from pgcore_numpy.backend import NumpyBackend
@@ -232,7 +232,7 @@ def test_an_unknown_kind_is_refused():
 def test_a_registered_object_can_be_disabled(monkeypatch):
     pg.register(make_estimator())
     monkeypatch.setenv("PGCORE_DISABLE", "pg.register:mine")
-    registry.cache_clear()
+    forget_registry()
     with pytest.raises(PluginError, match="PGCORE_DISABLE"):
         pg.estimator("mine")
 
@@ -247,11 +247,11 @@ def test_a_name_that_only_a_disabled_provider_has_is_free(site, monkeypatch):
         """,
     )
     site.distribution("mine-dist", {"mine": "mine_plugin"})
-    registry.cache_clear()
+    forget_registry()
     with pytest.raises(PluginError, match="expected a name that nothing has"):
         pg.register(make_estimator())
     monkeypatch.setenv("PGCORE_DISABLE", "mine-dist:mine ppo")
-    registry.cache_clear()
+    forget_registry()
     cls = pg.register(make_estimator())
     assert type(pg.estimator("mine")) is cls
     # A built-in's name stays its own: others have their distribution's in front.

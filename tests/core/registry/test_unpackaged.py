@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgcore.errors import PluginError
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore_check.proofs import proofs, variants
 
 MINE = """
@@ -56,7 +56,7 @@ def listed(site, monkeypatch):
 
     def read(*texts):
         monkeypatch.setenv("PGCORE_PLUGINS", os.pathsep.join(map(str, texts)))
-        registry.cache_clear()
+        forget_registry()
         return registry()
 
     reader: Any = read

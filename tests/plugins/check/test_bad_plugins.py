@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 
 PLUGIN = """
     @hookimpl
@@ -117,7 +117,7 @@ def installed(site):
     site.module("bad_exit", "import sys\nsys.exit(4)")
     site.plugin("bad_plugin", PLUGIN)
     site.distribution("bad-dist", {"bad": "bad_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def test_check_has_a_row_or_a_line_for_each(pgcore):

@@ -13,7 +13,7 @@ from strangers import Laplace
 import pgcore as pg
 from pgcore.errors import OptimizerError
 from pgcore.interfaces.optimizer import Optimizer
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore.returns import by_group, episode_rewards, normalise
 from pgcore_check.bounds.running_error import bounded_in
 from pgcore_check.cases.cases import NETWORKS, make_case
@@ -213,7 +213,7 @@ def test_derive_names_a_wrong_cotangent(pgcore, site):
         "    return [Provider('h1_sign', 'sign:Sign', ''), Provider('h1_weight', 'sign:Weight', '')]",
     )
     site.distribution("sign-dist", {"sign": "sign_plugin"})
-    registry.cache_clear()
+    forget_registry()
     status, out, err = pgcore("derive", "h1_sign")
     assert status == 1
     assert "-weight" in out
@@ -342,7 +342,7 @@ def test_a_registered_optimizer_is_walked_with_no_proof(site):
         "@hookimpl\ndef pgcore_optimizers():\n    return [Provider('h1_heavy', 'heavy:Heavy', '')]",
     )
     site.distribution("heavy-dist", {"heavy": "heavy_plugin"})
-    registry.cache_clear()
+    forget_registry()
     assert optimizers()[-1] == "h1_heavy"
     tried = plan(backends=["numpy"], estimators=["ppo"], heads=["categorical"], extent="quick")
     walked = [part for part in tried.parts if part.choice and part.choice.optimizer == "h1_heavy"]

@@ -10,7 +10,7 @@ import pytest
 import pgcore as pg
 from pgcore.errors import BatchError, EstimatorError, ShapeError
 from pgcore.interfaces.extras import Extra
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_check.cases.cases import make_case
 from pgcore_check.extras import example_extras
 from pgcore_check.proofs import variants
@@ -101,7 +101,7 @@ def install(site, example=NEAR, extras=DECLARED, sign=""):
     providers = "Provider('taught', 'taught:Taught', ''), Provider('plain', 'taught:Plain', '')"
     site.plugin("taught_plugin", f"@hookimpl\ndef pgcore_estimators():\n    return [{providers}]\n")
     site.distribution("taught-dist", {"taught": "taught_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def check(pgcore, *options, estimators="taught,plain"):

@@ -7,7 +7,7 @@ import pytest
 from strangers import HalvedLaplace, Kumaraswamy, Laplace
 
 import pgcore as pg
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_check.bounds.forward_mode import Dual, constant
 from pgcore_check.head_outcomes import identity_outcome
 from pgcore_check.outcomes import reason
@@ -210,7 +210,7 @@ def install(site, head):
         f"@hookimpl\ndef pgcore_heads():\n    return [Provider({head.name!r}, {target!r}, '')]",
     )
     site.distribution("mine-dist", {"mine": "mine_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def test_a_registered_head_with_a_wrong_fisher_is_one_row(site, pgcore):

@@ -8,7 +8,7 @@ import pytest
 
 import pgcore as pg
 from pgcore.errors import PluginError
-from pgcore.registry.registry import load_class, registry
+from pgcore.registry.registry import forget_registry, load_class, registry
 from pgcore_check.conformance import plan, run, selected_variants, with_settings
 from pgcore_check.outcomes import reason
 from pgcore_check.planted import stage_of
@@ -211,7 +211,7 @@ def add_parts(site, *, slope="1.0", coefficient="0.1", proof=None):
         hooks.append(f"@hookimpl\ndef pgcore_{kind}():\n    return [{provider}]\n")
     site.plugin("parts_plugin", "\n".join(hooks))
     site.distribution("parts-dist", {"parts": "parts_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def add_estimator(site, proof="centred_proof:PROOF", kinds=("estimators", "proofs")):
@@ -225,7 +225,7 @@ def add_estimator(site, proof="centred_proof:PROOF", kinds=("estimators", "proof
     ]
     site.plugin("centred_plugin", "\n".join(hooks))
     site.distribution("centred-dist", {"centred": "centred_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def add_head(site, slope):
@@ -239,7 +239,7 @@ def add_head(site, slope):
     ]
     site.plugin("unit_plugin", "\n".join(hooks))
     site.distribution("unit-dist", {"unit": "unit_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def checked(estimators, heads):
@@ -344,7 +344,7 @@ def test_a_broken_plugin_and_an_estimator_that_cannot_be_built_are_rows_too(site
         """,
     )
     site.distribution("needy-dist", {"needy": "needy_plugin"})
-    registry.cache_clear()
+    forget_registry()
     rows = unbuilt()
     assert rows.keys() == {"plugin 'bad'", "estimator 'needy'", "estimator 'absent'"}
     assert rows["plugin 'bad'"] == "RuntimeError: planted"
@@ -372,7 +372,7 @@ def test_a_stranger_with_a_built_in_name_is_selected_by_its_prefixed_one(site, m
         ),
     )
     site.distribution("centred-dist", {"centred": "centred_plugin"})
-    registry.cache_clear()
+    forget_registry()
     labels = {"centred", "centred at half"} if proven else {"centred-dist:ppo"}
     assert selected_variants("estimators", ["centred-dist:ppo"]).keys() == labels
     assert selected("estimators", ["centred-dist:ppo"]).keys() == labels
@@ -383,11 +383,11 @@ def test_a_stranger_with_a_built_in_name_is_selected_by_its_prefixed_one(site, m
     assert labels.isdisjoint(tried)
     assert PPO in map(type, tried.values())
     monkeypatch.setenv("PGCORE_DISABLE", "centred-dist:ppo")
-    registry.cache_clear()
+    forget_registry()
     assert labels.isdisjoint(variants("estimators"))
     assert PPO in map(type, variants("estimators").values())
     monkeypatch.setenv("PGCORE_DISABLE", "ppo")
-    registry.cache_clear()
+    forget_registry()
     assert labels <= variants("estimators").keys()
     assert PPO not in map(type, variants("estimators").values())
 

@@ -13,7 +13,7 @@ from strangers import Laplace
 import pgcore as pg
 from pgcore import api
 from pgcore.errors import SpecError
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore_check.cases.builders import USUAL, RefusalError, builder_of
 from pgcore_check.cases.cases import NETWORKS, Case
 from pgcore_check.outcomes import shared_policy
@@ -33,7 +33,7 @@ def installed(site):
         "@hookimpl\ndef pgcore_heads():\n    return [Provider('laplace', 'strangers:Laplace', '')]",
     )
     site.distribution("laplace-dist", {"laplace": "laplace_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def only(monkeypatch, *names):

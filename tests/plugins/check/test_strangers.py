@@ -8,7 +8,7 @@ import json
 import pytest
 import strangers
 
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 
 NAMES = [cls.name for cls in strangers.ESTIMATORS]
 ALONE = ("--processes", "1")
@@ -115,7 +115,7 @@ def provide(site, rows):
         f"    return [Provider(name, target, '') for name, target in {rows!r}]",
     )
     site.distribution("strange-dist", {"strange": "strange_plugin"})
-    registry.cache_clear()
+    forget_registry()
 
 
 def checked(pgcore, name, *further):

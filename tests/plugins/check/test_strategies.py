@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import pgcore as pg
 from pgcore.errors import PgcoreError
 from pgcore.heads import Categorical
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_check.kinds import PART_KINDS
 from pgcore_check.proofs import variants
 from pgcore_check.testing import strategies
@@ -185,6 +185,6 @@ def test_a_strangers_network_and_head_occur(registrations):
         n: int = 3
         name = "strange"
 
-    registry.cache_clear()
+    forget_registry()
     drawn = find(strategies.specs(), lambda spec: spec.head.name == "strange")
     assert type(drawn.head).__name__ == "Strange"

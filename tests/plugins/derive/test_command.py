@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 
 ESTIMATOR = """
 from dataclasses import dataclass
@@ -171,7 +171,7 @@ def test_a_wrong_word_is_answered(pgcore, words, told):
 
 
 def test_written_cotangents_are_compared_with_the_derived_ones(pgcore, mine):
-    registry.cache_clear()
+    forget_registry()
     assert pgcore("derive", "written")[::2] == (0, "")
     status, out, err = pgcore("derive", "sign")
     assert status == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry
 from pgcore_new.templates import TEMPLATES, class_name, template_folder
 
 KINDS = [*TEMPLATES]
@@ -62,7 +62,7 @@ def test_the_copy_is_registered_under_its_name(new, site, tmp_path, pgcore):
     project = site.folder / "my_idea_project"
     (project / "my_idea").rename(site.folder / "my_idea")
     site.distribution("my-idea", {"my_idea": "my_idea.plugin"})
-    registry.cache_clear()
+    forget_registry()
     assert "my_idea" in pgcore("list", "estimators", "--json")[1]
     status, printed, _ = pgcore("audit", "my_idea")
     assert status == 0

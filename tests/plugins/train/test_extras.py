@@ -13,7 +13,7 @@ import pytest
 import pgcore as pg
 from pgcore.errors import BatchError, ShapeError, SpecError, UnknownNameError
 from pgcore.interfaces.extras import Extra
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore_estimators.q_learning import QLearning
 from pgcore_train.config.config import RunConfig, read_assignments, read_extras, read_toml
 from pgcore_train.rollout.extras import RolloutExtras, check_complete
@@ -83,7 +83,7 @@ def lessons(site, tmp_path, monkeypatch):
     line = "    return [Provider('taught', 'taught:Taught', '')]\n"
     site.plugin("taught_plugin", f"@hookimpl\ndef pgcore_estimators():\n{line}")
     site.distribution("taught-dist", {"taught": "taught_plugin"})
-    registry.cache_clear()
+    forget_registry()
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "lessons.py").write_text(LESSONS)

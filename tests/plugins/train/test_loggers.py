@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
-from pgcore.registry.registry import registry
+from pgcore.registry.registry import forget_registry, registry
 from pgcore_train.command import run_command
 
 # 512 steps an update: 4 updates.
@@ -72,7 +72,7 @@ def install(site):
     def add(name: str, source: str):
         site.plugin(f"{name}_plugin", source)
         site.distribution(f"{name}-dist", {name: f"{name}_plugin"})
-        registry.cache_clear()
+        forget_registry()
         registry()
         return __import__(f"{name}_plugin")
 

@@ -302,7 +302,7 @@ def test_none_reaches_an_estimators_field(new_training):
             SpecError,
             "network.type: expected linear or mlp for observations Box",
         ),
-        ({"network": {"hidden": "wide"}}, SpecError, "MLP.hidden"),
+        ({"network": {"hidden": "wide"}}, SpecError, "network.hidden: expected a list of numbers"),
         (
             {"network": {"critic": "none"}},
             SpecError,
