@@ -25,19 +25,26 @@ class JaxGradient(AutodiffGradient):
     """
 
     def __init__(
-        self, policy: JaxParameters, surrogate: Surrogate, vector: jax.Array, columns: jax.Array
+        self,
+        policy: JaxParameters,
+        surrogate: Surrogate,
+        vector: jax.Array,
+        columns: jax.Array,
+        weights: jax.Array | None = None,
     ) -> None:
         """Keep the vector, and the [N, ...] terms and quantities side by side."""
         self.policy = self._owner = self._policy = policy
         self.surrogate = surrogate
         self.vector = vector
         self._columns = columns
+        self.weights = weights
 
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`: JAX reads its own arrays back as float32 by default."""
         return vars(self) | {
             "vector": np.asarray(self.vector),
             "_columns": np.asarray(self._columns),
+            "weights": None,
         }
 
     def rebuild(self) -> None:
@@ -49,6 +56,10 @@ class JaxGradient(AutodiffGradient):
     def leaves(self) -> dict[str, jax.Array]:  # pyright: ignore[reportIncompatibleVariableOverride] - nothing assigns to it
         """See `AutodiffGradient`."""
         return self._policy.parts(self.vector)
+
+    def native_terms(self) -> jax.Array:
+        """See `AutodiffGradient.native_terms`."""
+        return self._columns[:, 0]
 
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
         """See `AutodiffGradient.terms_and_quantities`."""
@@ -75,23 +86,27 @@ class JaxGradient(AutodiffGradient):
         """See `Gradient.times`."""
         with self._policy.precision():
             vector = self.vector * np.asarray(factor, self._policy.dtype)
-        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+        return self._with(vector)
 
     def added(self, other: AutodiffGradient) -> JaxGradient:
         """See `Gradient.added`."""
         with self._policy.precision():
             vector = self.vector + cast("JaxGradient", other).vector
-        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+        return self._with(vector)
 
     def record(self) -> JaxGradient:
         """See `Gradient.record`."""
         # Nothing computes with it, so it need not be JAX's.
         nothing = cast("jax.Array", np.empty(0, self._policy.dtype))
-        return JaxGradient(self._policy, self.surrogate, nothing, self._columns)
+        return self._with(nothing)
 
     def replaced(self, leaves: dict[str, jax.Array]) -> JaxGradient:
         """See `AutodiffGradient.replaced`."""
-        return JaxGradient(self._policy, self.surrogate, self._policy.joined(leaves), self._columns)
+        return self._with(self._policy.joined(leaves))
+
+    def _with(self, vector: jax.Array) -> JaxGradient:
+        """Return the gradient with another vector."""
+        return JaxGradient(self._policy, self.surrogate, vector, self._columns, self.weights)
 
     def squared(self) -> jax.Array:
         """See `AutodiffGradient.squared`."""
@@ -112,7 +127,7 @@ class JaxGradient(AutodiffGradient):
         """See `AutodiffGradient.limited`."""
         with self._policy.precision():
             vector = limit(self.vector, np.asarray(max_norm, self._policy.dtype))
-        return JaxGradient(self._policy, self.surrogate, vector, self._columns)
+        return self._with(vector)
 
 
 @jitted

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
 from pgcore.autodiff.parameters import AutodiffParameters
+from pgcore.data.native import arrays_of
 from pgcore.errors import OptimizerError
 from pgcore.interfaces.gradient import Gradient
 from pgcore.interfaces.surrogate import Surrogate
@@ -20,13 +22,19 @@ __all__ = ["AutodiffGradient"]
 
 @dataclass(eq=False, repr=False)
 class AutodiffGradient(Gradient):
-    """See `Gradient`; terms and quantities are [N, ...], with padding."""
+    """See `Gradient`; terms and quantities are [N, ...], with padding.
+
+    Attributes:
+        leaves: Derivatives by canonical name, in the framework's own shapes.
+        weights: [N] the steps' weights where the device has them, else None.
+    """
 
     _owner: AutodiffParameters  # the policy
     surrogate: Surrogate
-    leaves: dict[str, Native]  # derivatives by canonical name, in the framework's own shapes
+    leaves: dict[str, Native]
     _terms: Native
     _quantities: dict[str, Native]
+    weights: Native = None
 
     def __post_init__(self) -> None:
         """Name the policy as `Gradient` does."""
@@ -71,6 +79,26 @@ class AutodiffGradient(Gradient):
             return self.joined_terms()
         return self.terms_and_quantities()[0][: len(self.surrogate.weights)]
 
+    def native_terms(self) -> Native:
+        """Return [N] the terms on the device, with padding."""
+        return self._terms
+
+    def total(self, before: Gradient | None = None) -> float:
+        """See `Gradient.total`; of steps on a device one number is read, computed in the policy's dtype."""
+        if self.addends and before is None:
+            return sum(addend.total() for addend in self.addends)
+        others = () if before is None else (cast("AutodiffGradient", before),)
+        if any(each.addends or each.weights is None for each in (self, *others)):
+            return super().total(before)
+        self._owner.check_unread()
+        arrays: Any = arrays_of(self.weights)
+        with arrays.computing(self._owner.dtype.name):
+            terms = self.native_terms()
+            for each in others:
+                terms = each.native_terms() - terms
+            total = arrays.dot(self.weights, arrays.xp.stop_gradient(terms))
+            return self._owner.number(total)
+
     def terms_and_quantities(self) -> tuple[Array, dict[str, Array]]:
         """Return the terms, and the quantities by name, as NumPy arrays with padding."""
         self._owner.check_unread()
@@ -84,7 +112,8 @@ class AutodiffGradient(Gradient):
     def __getstate__(self) -> dict[str, Any]:
         """See `Copied`; a copy has NumPy's terms and quantities, which are only read."""
         terms, quantities = self.terms_and_quantities()
-        return super().__getstate__() | {"_terms": terms, "_quantities": quantities}
+        numbers = {"_terms": terms, "_quantities": quantities, "weights": None}
+        return super().__getstate__() | numbers
 
     def numpy(self) -> dict[str, Array]:
         """See `Gradient.numpy`."""
@@ -107,4 +136,4 @@ class AutodiffGradient(Gradient):
 
     def replaced(self, leaves: dict[str, Native]) -> AutodiffGradient:
         """Return the gradient with other derivatives; terms, loss and metrics stay."""
-        return type(self)(self._owner, self.surrogate, leaves, self._terms, self._quantities)
+        return dataclasses.replace(self, leaves=leaves)

@@ -88,17 +88,31 @@ class AutodiffPolicy(ResidentPolicy):
         head = self.spec.head
         outputs, _ = self._forward(observations)
         if isinstance(outputs, DeviceArray):
-            place, mask = outputs.place, None
-            if action_mask is not None:
-                mask = place.native(action_mask, "b")
-            own = {
-                name.removeprefix("head."): place.arrays.xp.stop_gradient(value)
-                for name, value in self.native.items()
-                if name.startswith("head.")
-            }
-            return place.array(head.distribution(place.arrays.xp, outputs.native, own, mask))
+            mask = None if action_mask is None else outputs.place.native(action_mask, "b")
+            return self._distribution_of(outputs, mask)
         own = {name: value.astype(np.float64) for name, value in self.head_parameters().items()}
         return head.distribution(host, outputs.astype(np.float64), own, action_mask)
+
+    def distribution_at(self, batch: Batch) -> Any:
+        """See `Policy.distribution_at`."""
+        whole, rows = batch.whole()
+        if not self.resident or not self.holds(whole):
+            return super().distribution_at(batch)
+        self.try_out(batch)
+        observations, _, mask = self.resident_steps(whole, rows)
+        with self.place.arrays.computing(self.dtype.name):
+            outputs, _ = self.forward(observations)
+            return self._distribution_of(self.place.array(outputs), mask)[: batch.num_steps]
+
+    def _distribution_of(self, outputs: DeviceArray, mask: Native) -> DeviceArray:
+        """Return the distribution of a network's outputs on a device."""
+        place = outputs.place
+        own = {
+            name.removeprefix("head."): place.arrays.xp.stop_gradient(value)
+            for name, value in self.native.items()
+            if name.startswith("head.")
+        }
+        return place.array(self.spec.head.distribution(place.arrays.xp, outputs.native, own, mask))
 
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """See `Policy.quantities_at`."""
@@ -142,7 +156,10 @@ class AutodiffPolicy(ResidentPolicy):
             values = surrogate.values
             used = {name: values[name] for name in surrogate.estimator.signal_names}
             inputs = self._inputs(surrogate.batch, used, surrogate.weights)
-        return self.differentiate(surrogate, inputs)
+        gradient, square = self.differentiate(surrogate, inputs)
+        if self.resident:
+            gradient.weights = inputs.weights
+        return gradient, square
 
     def gradient_from(self, vector: Array, surrogate: Surrogate) -> AutodiffGradient:
         """See `Policy.gradient_from`."""

@@ -67,6 +67,17 @@ class Gradient(Copied, ABC):
     def square(self) -> float:
         """Return the sum of all squared entries; it may over- or underflow."""
 
+    def total(self, before: Gradient | None = None) -> float:
+        """Return sum_t w_t surrogate_t, or its fall since another gradient of the same surrogate.
+
+        It may be NaN or infinite.
+        """
+        terms = self.terms()
+        with np.errstate(all="ignore"):
+            if before is not None:
+                terms = before.terms().astype(np.float64) - terms
+            return float(np.dot(self.surrogate.weights, terms))
+
     def joined_arguments(self) -> dict[str, Array]:
         """Return `arguments` of a sum, from its addends."""
         parts = [addend.arguments() for addend in self.addends]
@@ -87,11 +98,10 @@ class Gradient(Copied, ABC):
         Raises:
             NonFiniteError: it is NaN or infinite; names the step.
         """
-        weights, terms = self.surrogate.weights, self.terms()
-        with np.errstate(all="ignore"):
-            loss = float(np.dot(weights, terms))
+        loss = self.total()
         if math.isfinite(loss):
             return loss
+        weights, terms = self.surrogate.weights, self.terms()
         # A term can overflow although its derivatives, which a step is taken against, do not.
         real = np.flatnonzero(weights)
         step = int(real[np.abs(terms[real]).argmax()])  # NaN counts as the largest

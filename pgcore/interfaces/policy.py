@@ -95,6 +95,10 @@ class Policy(Parameters):
             action_mask: [B, A] bool or None. True where an action is possible.
         """
 
+    def distribution_at(self, batch: Batch) -> Array:
+        """Return `distribution` at a batch's steps; on the device of a policy that holds the batch."""
+        return self.distribution(batch.observations, batch.action_mask)
+
     @abstractmethod
     def quantities_at(self, names: tuple[str, ...], batch: Batch) -> dict[str, Array]:
         """Return `evaluate` of quantities alone, unchecked, in the policy's dtype."""

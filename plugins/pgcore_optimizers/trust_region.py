@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -84,10 +84,13 @@ class Region:
         length = float(np.linalg.norm(scaled))
         self.norm = largest * length
         self.unit = scaled / length if length else g
-        self._distribution = policy.distribution(batch.observations, batch.action_mask)
+        self._distribution = policy.distribution_at(batch)
         # Of the policy before this step: the gains of earlier steps on an older gradient are theirs.
-        self._terms = policy.gradient(gradient.surrogate).terms().astype(np.float64)
-        real = np.ones(batch.num_steps) if batch.step_weights is None else batch.step_weights
+        self._start = policy.gradient(gradient.surrogate).record()
+        # On the device of the distribution, where there is one.
+        real = np.ones_like(self._distribution[:, 0])
+        if batch.step_weights is not None:
+            real = real * batch.step_weights
         self._shares = real / real.sum()
 
     def fisher_product(self, vector: Array, damping: float) -> Array:
@@ -114,10 +117,11 @@ class Region:
             # A step too long may overflow: the numbers that come back are the report of that.
             with np.errstate(all="ignore"):
                 self.policy.load(after)
-                now = self.policy.distribution(self.batch.observations, self.batch.action_mask)
-                kl = float(self._shares @ self.policy.spec.head.kl(host, self._distribution, now))
-                terms = self.policy.gradient(self.gradient.surrogate).terms()
-                return kl, float(self.gradient.surrogate.weights @ (self._terms - terms))
+                now = self.policy.distribution_at(self.batch)
+                each: Any = self.policy.spec.head.kl(host, self._distribution, now)
+                kl: Any = np.vdot(self._shares, each)
+                there = self.policy.gradient(self.gradient.surrogate)
+                return float(kl), there.total(self._start)
         except (NonFiniteError, ParameterError):
             return np.inf, -np.inf
 

@@ -18,14 +18,14 @@ def make_batch(seed=0, **fields):
     mask = rng.random((STEPS, 3)) < 0.8
     actions = rng.integers(0, 3, STEPS)
     mask[np.arange(STEPS), actions] = True
-    return pg.Batch(
-        observations=rng.standard_normal((STEPS, 4)),
-        actions=actions,
-        action_mask=mask,
-        rewards=rng.standard_normal(STEPS),
-        episode_lengths=[LENGTH] * EPISODES,
-        terminated=[True] * EPISODES,
-        log_probs=rng.uniform(-1.5, -0.5, STEPS),
-        extras={"group": np.repeat(np.arange(4), STEPS // 4)},
-        **fields,
-    )
+    usual = {
+        "observations": rng.standard_normal((STEPS, 4)),
+        "actions": actions,
+        "action_mask": mask,
+        "rewards": rng.standard_normal(STEPS),
+        "episode_lengths": [LENGTH] * EPISODES,
+        "terminated": [True] * EPISODES,
+        "log_probs": rng.uniform(-1.5, -0.5, STEPS),
+        "extras": {"group": np.repeat(np.arange(4), STEPS // 4)},
+    }
+    return pg.Batch(**(usual | fields))

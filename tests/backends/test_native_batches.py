@@ -186,6 +186,36 @@ def test_an_inner_loop_copies_nothing(accelerator, normalise, compiled):
     assert_close(policy.parameters(), reference.parameters(), 1e-9)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("head", ["categorical", "shared"])
+def test_a_trust_region_and_losses_copy_nothing(accelerator, head, compiled):
+    if compiled and len(pg.backend(accelerator.framework).modes) == 1:
+        pytest.skip("one mode")
+    actions = {"actions": np.random.default_rng(1).standard_normal((STEPS, 2)), "action_mask": None}
+    padded = {"step_weights": [1.0] * (STEPS - LENGTH) + [0.0] * LENGTH}
+    batch = make_batch(**padded, **(actions if head == "shared" else {}))
+    policy = accelerator.policy(spec_of(head), compiled=compiled)
+    reference = pg.policy(spec_of(head), backend="numpy", seed=3, dtype="float64")
+    policy.load(reference.parameters())
+    estimator = pg.estimator("trpo")
+    both = [(policy, accelerator.batch(batch)), (reference, batch)]
+    accelerator.copies.clear()
+    reports, losses = [], []
+    for learner, given in both:
+        optimizer = pg.optimizer("trpo")
+        gradients = [pg.gradient(learner, estimator, given) for _ in range(2)]
+        reports += [optimizer.step(learner, gradient) for gradient in gradients]
+        losses.append([gradients[0].loss, gradients[0].plus(gradients[1]).loss])
+    assert not accelerator.steps_copied(batch.num_steps)
+    assert_close(policy.parameters(), reference.parameters(), 1e-7)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    for actual, expected in zip(reports[:2], reports[2:], strict=True):
+        assert actual.accepted
+        np.testing.assert_allclose(
+            [actual.kl, actual.improvement], [expected.kl, expected.improvement], rtol=1e-5
+        )
+
+
 def test_parts_of_episodes_and_padding_are_gathered_there(accelerator):
     batch = make_batch(step_weights=[1.0] * (STEPS - LENGTH) + [0.0] * LENGTH)
     policy = accelerator.policy(spec_of())
