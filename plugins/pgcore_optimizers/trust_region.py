@@ -88,10 +88,10 @@ class Region:
         # Of the policy before this step: the gains of earlier steps on an older gradient are theirs.
         self._start = policy.gradient(gradient.surrogate).record()
         # On the device of the distribution, where there is one.
-        real = np.ones_like(self._distribution[:, 0])
+        real: Any = np.ones_like(self._distribution[:, 0])
         if batch.step_weights is not None:
             real = real * batch.step_weights
-        self._shares = real / real.sum()
+        self._shares: Any = real / real.sum()
 
     def fisher_product(self, vector: Array, damping: float) -> Array:
         """Return [P] (F + damping I) v, float64.
@@ -119,7 +119,7 @@ class Region:
                 self.policy.load(after)
                 now = self.policy.distribution_at(self.batch)
                 each: Any = self.policy.spec.head.kl(host, self._distribution, now)
-                kl: Any = np.vdot(self._shares, each)
+                kl = cast("Any", np.vdot(self._shares, each))
                 there = self.policy.gradient(self.gradient.surrogate)
                 return float(kl), there.total(self._start)
         except (NonFiniteError, ParameterError):
