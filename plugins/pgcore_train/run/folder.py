@@ -244,8 +244,9 @@ class RunFolder:
 
 
 def unwritable(path: Path, error: Exception | str) -> FileError:
-    """Return the error of a folder or file that cannot be written."""
-    reason = getattr(error, "strerror", None) or error
+    """Return the error of a folder or file that cannot be written, by the system's own reason."""
+    reason = error.__cause__ or error if isinstance(error, FileError) else error
+    reason = getattr(reason, "strerror", None) or reason
     return FileError(
         f"{path}: expected a folder to write to, got {reason}; choose one you can write to"
     )

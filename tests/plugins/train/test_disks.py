@@ -91,7 +91,9 @@ def test_a_full_disk_at_the_end_leaves_the_last_checkpoint(disk, monkeypatch, ca
         (place / "stone").write_bytes(bytes(size))
 
     at_update(monkeypatch, {8: fill})
-    with pytest.raises(FileError, match=r"expected a .* to write to, got No space left on device"):
+    with pytest.raises(
+        FileError, match=r"expected a folder to write to, got No space left on device; choose"
+    ):
         train(place / "run")
     said = capsys.readouterr()
     assert "1,000 steps" in said.out

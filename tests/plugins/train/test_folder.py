@@ -122,5 +122,5 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.fsync", refuse)
-    with pytest.raises(FileError, match="got Permission denied; choose a folder you can write to"):
+    with pytest.raises(FileError, match="got Permission denied; choose one you can write to"):
         RunFolder(tmp_path).open("", updates=None)
