@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgcore.parts.presets import FromPreset, Preset, preset_class
 from pgcore_estimators.presets import PRESETS, Row
@@ -16,10 +16,10 @@ def class_of(row: Row) -> type[FromPreset]:
     return preset_class(Preset(*fields), row.class_name, __name__)
 
 
-# As attributes of this module, so that instances pickle.
-globals().update({row.class_name: class_of(row) for row in PRESETS})
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Return a row's class, whose fields no type checker sees."""
+def __getattr__(name: str) -> Any:
+    """Make the class of a row at its first use; as an attribute of this module, its instances pickle."""
+    for row in PRESETS:
+        if row.class_name == name:
+            globals()[name] = class_of(row)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
