@@ -7,7 +7,7 @@ pgcore uses the masks of actions that Taxi gives; stable-baselines3's three have
 are lines of a file, so the script may be stopped and started again.
 
     OMP_NUM_THREADS=1 python benchmarks/defaults.py [--environments CartPole-v1 --learners ppo 'SB3 PPO']
-    python benchmarks/defaults.py --tabulate
+    python benchmarks/defaults.py --tabulate [--picture docs/images/defaults.svg]
 
 It needs `pip install '.[peers]' 'gymnasium[box2d]'`; a learner or environment that is not installed
 is left out with a line.
@@ -54,6 +54,7 @@ STEPS = {
 ESTIMATORS = ("ppo", "a2c", "actor_critic", "reinforce", "trpo", "q_learning")
 PEERS = {"SB3 PPO": "PPO", "SB3 A2C": "A2C", "SB3 DQN": "DQN"}
 RANDOM = "random"
+OURS, THEIRS = "#0072B2", "#D55E00"  # colours that colour-blind readers can tell apart
 SEEDS = range(5)
 
 # Evaluation: episodes, and the steps after which an endless one counts with its return so far.
@@ -229,6 +230,43 @@ def tabulate(arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Write the picture of all seeds as SVG, the same bytes for the same numbers."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    finished = read(arguments.cells)
+    learners = [name for name in arguments.learners if name != RANDOM]
+    # Ids by a fixed salt and no date: the file changes only with its numbers.
+    with mpl.rc_context({"svg.hashsalt": "pgcore", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(10.0, 5.6), layout="constrained")
+        panels = figure.subplots(
+            2, -(-len(arguments.environments) // 2), sharey=True, squeeze=False
+        )
+        for axes, environment in zip(panels.flat, arguments.environments, strict=False):
+            for row, learner in enumerate(learners):
+                returns = means(finished, environment, learner)
+                colour = THEIRS if learner in PEERS else OURS
+                axes.plot(returns, [row] * len(returns), "o", color=colour, alpha=0.45, zorder=3)
+                if returns:
+                    axes.plot([statistics.mean(returns)], [row], "|", color=colour, ms=16, mew=2.2)
+            low, high = axes.get_xlim()
+            by_chance = statistics.mean(means(finished, environment, RANDOM) or [low])
+            if by_chance >= low - (high - low):
+                axes.axvline(by_chance, color="#999999", linestyle=(0, (4, 3)), linewidth=1.0)
+            axes.set_title(environment, loc="left", fontsize=10)
+            axes.set_xlabel(f"mean return (random: {number(by_chance)})")
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+            axes.set_yticks(range(len(learners)), learners)
+            axes.grid(color="#e5e5e5", linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0, 0].invert_yaxis()
+        FigureCanvasSVG(figure).print_svg(str(arguments.picture), metadata={"Date": None})
+
+
 def installed(name: str) -> bool:
     """Return whether an environment is registered and its packages are there."""
     try:
@@ -250,6 +288,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--cells", type=Path, default=Path("runs/defaults/cells.jsonl"))
     parser.add_argument("--tabulate", action="store_true", help="train nothing")
+    parser.add_argument("--picture", type=Path, help="SVG file of every seed's return")
     arguments = parser.parse_args()
     if not arguments.tabulate:
         arguments.environments = [*filter(installed, arguments.environments)]
@@ -257,6 +296,8 @@ def main() -> None:
             Console(stderr=True).print("stable-baselines3 is left out: it is not installed")
             arguments.learners = [name for name in arguments.learners if name not in PEERS]
         fill(arguments)
+    if arguments.picture is not None:
+        draw(arguments)
     print(tabulate(arguments))
 
 
