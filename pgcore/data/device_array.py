@@ -17,7 +17,6 @@ from weakref import ReferenceType, ref
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from pgcore.data import device_functions
 from pgcore.data.native import Arrays, host
 from pgcore.validation.arrays import Array, is_host, read_only
 from pgcore.xp.namespace import Native
@@ -214,7 +213,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         if name.startswith("_") or name in IN_PLACE or not hasattr(np.ndarray, name):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         function: Any = getattr(np, name, None)
-        if function in device_functions.FUNCTIONS:
+        if function in functions().FUNCTIONS:
             return partial(function, self)
         return getattr(np.asarray(self), name)
 
@@ -256,7 +255,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         """See `numpy.ndarray.__array_ufunc__`."""
         out = options.pop("out", (None,))[0]
-        function: Any = device_functions.UFUNCS.get((ufunc.__name__, method))
+        function: Any = functions().UFUNCS.get((ufunc.__name__, method))
         if method == "at":
             return self._at(ufunc, function, *inputs)
         if "where" in options:
@@ -280,7 +279,7 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         kwargs: Mapping[str, Any],
     ) -> Any:
         """See `numpy.ndarray.__array_function__`."""
-        return self._run(device_functions.FUNCTIONS.get(function), function, args, kwargs)
+        return self._run(functions().FUNCTIONS.get(function), function, args, kwargs)
 
     def _at(self, ufunc: np.ufunc, function: Any, target: Any, *inputs: Any) -> None:
         """See `numpy.ufunc.at`."""
@@ -402,6 +401,13 @@ class DeviceArray(Placed, NDArrayOperatorsMixin):
         if plain and 0 <= place.min() <= place.max() < len(self):
             return place
         return np.asarray(np.arange(len(self))[place])
+
+
+def functions() -> Any:
+    """Return `pgcore.data.device_functions`, which only arrays on a device load."""
+    from pgcore.data import device_functions
+
+    return device_functions
 
 
 def is_basic(index: Any) -> bool:

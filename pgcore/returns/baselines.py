@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pgcore.data.device_array import place_of
-from pgcore.data.device_functions import standardised
 from pgcore.errors import BatchError, NonFiniteError
 from pgcore.validation.arrays import Array
 
@@ -43,6 +42,8 @@ def normalise(
         NonFiniteError: an entry is NaN or infinite, or the variance overflows; names the step.
     """
     if place_of(x) is not None:
+        from pgcore.data.device_functions import standardised
+
         return standardised(x, weights, ddof=ddof, eps=eps)
     return _normalised(x, weights, ddof, eps, noun)[0]
 

@@ -8,7 +8,6 @@ from typing import cast
 import numpy as np
 
 from pgcore.data.device_array import DeviceArray, place_of
-from pgcore.data.device_functions import backward_sum
 from pgcore.errors import ShapeError
 from pgcore.validation.arrays import Array, is_host
 
@@ -47,6 +46,8 @@ def discounted_sum(x_t: Array, coefficient_t: Array, episode_lengths: Array | No
     device = place_of(x_t, coefficient_t)
     if device is not None:
         longest = len(x_t) if episode_lengths is None else int(episode_lengths.max())
+        from pgcore.data.device_functions import backward_sum
+
         return backward_sum(device, x_t, coefficient_t, longest)
     if len(x_t) >= SOLVER_FROM:
         from scipy.linalg.blas import dtbsv
