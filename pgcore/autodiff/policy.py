@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, cast
@@ -18,7 +19,6 @@ from pgcore.autodiff.inputs import (
     episode_chunks,
     padded,
     padded_size,
-    padded_weights,
     repeat_last,
 )
 from pgcore.autodiff.resident import ResidentPolicy
@@ -195,10 +195,18 @@ class AutodiffPolicy(ResidentPolicy):
         if not autodiff_fisher.has_closed_form(head):
             distribution = self.distribution(batch.observations, batch.action_mask)
             points = autodiff_fisher.quadrature(head, distribution, self.dtype)
-        inputs = self._inputs(batch, points, Reduction.STEP.weights(batch).astype(self.dtype))
+        inputs = self._inputs(batch, points, self._shares(batch))
         product = self.fisher_product(inputs, np.asarray(vector, self.dtype))
         self.check_computed("fisher_vector_product", product)
         return product
+
+    def _shares(self, batch: Batch) -> Array:
+        """Return [N] weights of a mean over real steps; the same array again for the last batch."""
+        kept = self.shares
+        if kept is None or kept[0]() is not batch:
+            weights = Reduction.STEP.weights(batch).astype(self.dtype)
+            kept = self.shares = (weakref.ref(batch), weights)
+        return kept[1]
 
     def flat_values(self, values: Native) -> Native:
         """Return an adopted critic's [N, 1] state values as [N]; anything else as it is."""
@@ -244,7 +252,7 @@ class AutodiffPolicy(ResidentPolicy):
             extra = self.padding(batch.num_steps)
             used = {name: self.signal(name, value, extra) for name, value in signals.items()}
             arrays = self.resident_steps(whole, rows)
-            return Inputs(*arrays, used, padded_weights(weights, extra))
+            return Inputs(*arrays, used, self.moved_weights(weights))
         observations, actions = self._observations(batch.observations), self.actions(batch.actions)
         inputs = Inputs(observations, actions, batch.action_mask, dict(signals), weights)
         return padded(inputs) if self.pads else inputs

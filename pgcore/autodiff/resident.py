@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, cast
+from weakref import ReferenceType
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class ResidentPolicy(AutodiffParameters, Policy):
 
     pads: bool  # whether steps are padded to a few sizes, so that compiled code is reused
     integers: ClassVar[str] = "int64"  # the framework's dtype of positions
-    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"place"}
+    # A batch's weights of a mean over steps, beside a weak reference to the batch.
+    shares: tuple[ReferenceType[Batch], Array] | None = None
+    left_out: ClassVar[frozenset[str]] = Policy.left_out | {"place", "shares"}
 
     def gathered(self, whole: Inputs, gather: Gather) -> Inputs:
         """Return the result of `minibatch` in the backend's namespace.
@@ -243,7 +246,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
         padding = None
         if standards and signals.padded:
             padding = self._moved_signal("padding", signals.padding_weights)
-        whole = Inputs(*self.resident_arrays(batch), used, self._moved_weights(signals.weights))
+        whole = Inputs(*self.resident_arrays(batch), used, self.moved_weights(signals.weights))
         steps = len(surrogate.signals.weights)
         numbers, signal_numbers = self._moved_rows(rows, signal_rows)
         gather = Gather(steps, numbers, signal_numbers, scales, standards, padding)
@@ -271,9 +274,13 @@ class ResidentPolicy(AutodiffParameters, Policy):
         extra = self.padding(steps)
         if not signals.padded and not extra:
             return None
-        marks = np.zeros(steps + extra, np.bool_)
-        marks[:steps] = signals.padding_weights > 0 if signals.padded else True
-        return self.to_native(marks)
+
+        def make(weights: Array) -> Native:
+            marks = np.zeros(steps + extra, np.bool_)
+            marks[:steps] = weights > 0 if signals.padded else True
+            return self.to_native(marks)
+
+        return self.copies.get(signals.padding_weights, "real", make)
 
     def _moved_signal(self, name: str, value: Array) -> Native:
         """Return a signal on the device, padded."""
@@ -288,7 +295,7 @@ class ResidentPolicy(AutodiffParameters, Policy):
             return self.to_native(padded_signal(name, np.asarray(value).astype(self.dtype), extra))
         return self.taken("signals", value, extra)
 
-    def _moved_weights(self, weights: Array) -> Native:
+    def moved_weights(self, weights: Array) -> Native:
         """Return weights on the device, padded with 0."""
         steps = len(weights)
         extra = self.padding(steps)

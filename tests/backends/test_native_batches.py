@@ -188,7 +188,7 @@ def test_an_inner_loop_copies_nothing(accelerator, normalise, compiled):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("head", ["categorical", "shared"])
-def test_a_trust_region_and_losses_copy_nothing(accelerator, head, compiled):
+def test_a_trust_region_and_losses_copy_nothing(accelerator, monkeypatch, head, compiled):
     if compiled and len(pg.backend(accelerator.framework).modes) == 1:
         pytest.skip("one mode")
     actions = {"actions": np.random.default_rng(1).standard_normal((STEPS, 2)), "action_mask": None}
@@ -200,6 +200,8 @@ def test_a_trust_region_and_losses_copy_nothing(accelerator, head, compiled):
     estimator = pg.estimator("trpo")
     both = [(policy, accelerator.batch(batch)), (reference, batch)]
     accelerator.copies.clear()
+    moved, convert = [], policy.to_native
+    monkeypatch.setattr(policy, "to_native", lambda x: (moved.append(x), convert(x))[1])
     reports, losses = [], []
     for learner, given in both:
         optimizer = pg.optimizer("trpo")
@@ -207,6 +209,10 @@ def test_a_trust_region_and_losses_copy_nothing(accelerator, head, compiled):
         reports += [optimizer.step(learner, gradient) for gradient in gradients]
         losses.append([gradients[0].loss, gradients[0].plus(gradients[1]).loss])
     assert not accelerator.steps_copied(batch.num_steps)
+    # Weights and marks of padding are moved for each gradient's signals, and for no product with the
+    # Fisher information, no try of the line search and no step of the critic.
+    steps = [len(x) for x in moved if isinstance(x, np.ndarray) and x.ndim]
+    assert len([rows for rows in steps if rows >= batch.num_steps]) < 10
     assert_close(policy.parameters(), reference.parameters(), 1e-7)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
     for actual, expected in zip(reports[:2], reports[2:], strict=True):
