@@ -161,10 +161,10 @@ def effort_text(history: History) -> str:
 
 def divergence_text(training: Training) -> str:
     """Return the numbers of steps that the guard left out or made smaller; empty for none."""
-    totals = training.guard.totals
-    if not any(totals.values()):
+    history = training.history
+    if not history.skipped and not history.shrunk:
         return ""
-    return f"{totals['skipped']:,} optimizer steps left out, {totals['shrunk']:,} made smaller"
+    return f"{history.skipped:,} optimizer steps left out, {history.shrunk:,} made smaller"
 
 
 def evaluation_text(returns: Array) -> str:

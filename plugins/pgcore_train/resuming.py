@@ -65,7 +65,20 @@ def restore(training: Training, checkpoint: Checkpoint) -> list[str]:
         owner.load(state)
     restore_generator(training.rng, checkpoint.random)
     training.history = history
-    return [*changed_schedules(training, checkpoint), *changed_episodes(training, checkpoint)]
+    return [
+        *kept_optimizer(training, checkpoint),
+        *changed_schedules(training, checkpoint),
+        *changed_episodes(training, checkpoint),
+    ]
+
+
+def kept_optimizer(training: Training, checkpoint: Checkpoint) -> list[str]:
+    """Return a line if another estimator goes on with an optimizer that is not its usual one."""
+    name, usual = training.optimizer.spec.name, training.estimator.usual_optimizer
+    if checkpoint.config["estimator"]["name"] == training.config.estimator["name"] or name == usual:
+        return []
+    estimator = training.estimator.name
+    return [f"optimizer: stays {name}, with its state; the usual one of {estimator} is {usual}"]
 
 
 def changed_episodes(training: Training, checkpoint: Checkpoint) -> list[str]:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from pgcore.api import generator
 from pgcore.data.batch import Batch
 from pgcore.data.networks import Table
-from pgcore.errors import SpecError
+from pgcore.errors import PgcoreError, SpecError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
 from pgcore.validation.arrays import Array
@@ -275,6 +275,8 @@ class Training:
         self.estimator = self.estimator.adapted(learned)
         self.history.add(rollout)
         self.history.updates += 1
+        self.history.skipped += self.guard.skipped
+        self.history.shrunk += self.guard.shrunk
         metrics: dict[str, float] = {
             "update": self.history.updates,
             "steps": self.history.steps,
@@ -304,15 +306,21 @@ class Training:
             return learned | guard.metrics
         if batch is not None:
             self.replay.add(batch)
-        learned = replay_update(
-            *learner[:3],
-            self.replay,
-            plan,
-            self.rng,
-            self.target,
-            with_extras=self._with_extras,
-            guard=guard,
-        )
+        try:
+            learned = replay_update(
+                *learner[:3],
+                self.replay,
+                plan,
+                self.rng,
+                self.target,
+                with_extras=self._with_extras,
+                guard=guard,
+            )
+        except PgcoreError:
+            # A run that goes on from here plays the rollout again.
+            if batch is not None:
+                self.replay.undo()
+            raise
         return learned | guard.metrics
 
     def _with_extras(self, batch: Batch) -> Batch:

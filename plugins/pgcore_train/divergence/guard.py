@@ -34,7 +34,6 @@ class Guard:
         evidence: Where the files of the first such step are written; None for none.
         skipped: Steps left out since `start`.
         shrunk: Steps taken with a smaller learning rate since `start`.
-        totals: `skipped` and `shrunk` of all updates.
     """
 
     evidence: Evidence | None = None
@@ -48,7 +47,6 @@ class Guard:
             attempts: Halvings of the learning rate before a step is left out, for "shrink".
         """
         self.choice, self.attempts = choice, attempts
-        self.totals = {"skipped": 0, "shrunk": 0}
         self._told = set[str]()
 
     def start(self) -> None:
@@ -144,7 +142,6 @@ class Guard:
         if self.choice == STOP:
             raise error if not again else type(error)(f"{error}; {again}")
         self.skipped += steps
-        self.totals["skipped"] += steps
         self._tell("skip", f"left out {steps} of the update's steps: {error}", again)
 
     def _shrunk(
@@ -166,7 +163,6 @@ class Guard:
                 except NonFiniteError:
                     continue
                 self.shrunk += 1
-                self.totals["shrunk"] += 1
                 self._tell("shrink", f"took a step at 1/{2**halvings} of its rate: {error}", "")
                 return direction, report
         finally:

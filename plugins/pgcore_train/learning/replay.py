@@ -45,6 +45,8 @@ class Replay:
         self.size = 0
         self._position = 0  # the next step's place
         self._rings: dict[str, Array] = {}
+        # Size, position, and the rows before the last batch with their places.
+        self._before: tuple[int, int, Array, dict[str, Array]] | None = None
 
     def add(self, batch: Batch) -> None:
         """Take in a batch's steps, in their order; beyond the capacity the last ones stay.
@@ -66,10 +68,22 @@ class Replay:
         # Places are counted over all steps: the ring is the same for every split into batches.
         stay = min(batch.num_steps, self.capacity)
         numbers = self._position + np.arange(batch.num_steps - stay, batch.num_steps)
+        places = numbers % self.capacity
+        before = {name: self._rings[name][places] for name in rows}
+        self._before = self.size, self._position, places, before
         for name, values in rows.items():
-            self._rings[name][numbers % self.capacity] = values[-stay:]
+            self._rings[name][places] = values[-stay:]
         self._position = (self._position + batch.num_steps) % self.capacity
         self.size = min(self.size + batch.num_steps, self.capacity)
+
+    def undo(self) -> None:
+        """Take the last batch out again, and put back the rows in its place; once after each `add`."""
+        if self._before is None:
+            return
+        self.size, self._position, places, before = self._before
+        self._before = None
+        for name, values in before.items():
+            self._rings[name][places] = values
 
     def sample(self, steps: int, rng: np.random.Generator) -> Batch:
         """Return steps drawn uniformly with replacement, as episodes of one step each.

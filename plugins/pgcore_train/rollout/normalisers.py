@@ -66,13 +66,18 @@ class ObservationNormaliser(Normaliser):
         self._settle()
 
     def __call__(self, observations: Array) -> Array:
-        """Return [N, O] float64 normalised observations, clipped to +-10."""
-        return np.clip((observations - self._mean) * self._scale, -LIMIT, LIMIT)
+        """Return [N, O] float64 normalised observations, clipped to +-10 where they are finite."""
+        normal = np.clip((observations - self._mean) * self._scale, -LIMIT, LIMIT)
+        # An infinite observation is an error to be told, not one of 10.
+        np.copyto(normal, observations, where=~np.isfinite(observations))
+        return normal
 
     def update(self, observations: Array) -> None:
-        """Take in the [B, O] raw observations of a rollout."""
-        self.take(observations)
-        self._settle()
+        """Take in the [B, O] raw observations of a rollout; none of it unless all are finite."""
+        # A number that is not finite would stay in the running statistics for good.
+        if np.isfinite(observations).all():
+            self.take(observations)
+            self._settle()
 
     def load(self, state: Mapping[str, Array]) -> None:
         """See `Normaliser.load`."""

@@ -89,6 +89,8 @@ class Checkpoint:
             "updates": history.updates,
             "steps": history.steps,
             "seconds": history.seconds,
+            "skipped": history.skipped,
+            "shrunk": history.shrunk,
             "optimizer_steps": self.optimizer_steps,
         }
         texts = {"config": self.config, "counters": counters, "estimator": self.estimator}

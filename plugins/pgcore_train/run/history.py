@@ -26,6 +26,8 @@ class History:
         returns: Undiscounted return of every finished episode in the order of time, environment
             units.
         finished_at: `steps` at the end of each of them.
+        skipped: Optimizer steps left out, since they were not finite.
+        shrunk: Optimizer steps made smaller for that reason.
     """
 
     updates: int = 0
@@ -33,6 +35,8 @@ class History:
     seconds: float = 0.0
     returns: list[float] = field(default_factory=list)
     finished_at: list[int] = field(default_factory=list)
+    skipped: int = 0
+    shrunk: int = 0
 
     def add(self, rollout: Rollout) -> None:
         """Take in a rollout."""

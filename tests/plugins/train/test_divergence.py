@@ -150,6 +150,51 @@ def test_a_replay_buffer_with_a_target_is_seen_again(train, tmp_path, capsys):
     assert not (tmp_path / "diverged-target.safetensors").exists()
 
 
+def test_a_replay_buffer_has_the_steps_of_whole_updates(train, tmp_path):
+    settings = [
+        "estimator.name=q_learning",
+        "replay.start=32",
+        "replay.batch=64",
+        "replay.updates=2",
+    ]
+    settings += ["training.epochs=none", "training.minibatch=none"]
+    with pytest.raises(NonFiniteError):
+        train(*settings, reward=1e25, at=75)
+    stopped = load_checkpoint(tmp_path)
+    assert 0 < stopped.history.steps == len(stopped.replay["observations"]) < 256
+    assert run_command({}, ["training.on_divergence=skip"], resume=tmp_path) == 0
+    ended = load_checkpoint(tmp_path)
+    assert ended.history.steps == len(ended.replay["observations"]) == 256
+
+
+@pytest.mark.parametrize("seen", ["inf", "-inf"])
+@pytest.mark.parametrize("at", [11, 16])
+def test_an_infinite_observation_is_told_and_no_resumed_run_has_it(train, tmp_path, seen, at):
+    options = ["rollout.normalise_observations=true", "training.on_divergence=stop"]
+    with pytest.raises(BatchError, match=r"observations: expected finite .*, got -?inf"):
+        train(*options, seen=seen, at=at)
+    assert np.isfinite(load_checkpoint(tmp_path).normalisers["observations"]["variance"]).all()
+
+
+def test_steps_left_out_are_counted_over_resumed_runs(train, tmp_path, capsys):
+    before = sum(line["skipped"] for line in train("training.on_divergence=skip", reward=1e25))
+    capsys.readouterr()
+    # Another environment, whose eleventh step is odd again.
+    assert run_command({}, ["run.steps=512"], resume=tmp_path) == 0
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    skipped = sum(json.loads(line)["skipped"] for line in lines)
+    assert skipped == load_checkpoint(tmp_path).history.skipped > before > 0
+    assert f"{skipped} optimizer steps left out" in capsys.readouterr().out
+
+
+def test_another_estimator_goes_on_with_the_optimizer_and_says_so(train, tmp_path, capsys):
+    train()
+    again = ["estimator.name=trpo", "training.epochs=none", "training.minibatch=none"]
+    assert run_command({}, [*again, "run.steps=384"], resume=tmp_path) == 0
+    line = "optimizer: stays adam, with its state; the usual one of trpo is trpo"
+    assert line in capsys.readouterr().err.splitlines()
+
+
 def test_signals_that_cannot_be_computed_are_seen_again_with_the_target(train, tmp_path, capsys):
     settings = ["estimator.name=q_learning", "replay.start=32", "replay.batch=64"]
     with pytest.raises(NonFiniteError, match=r"^q_learning\.signals\['target'\]: .* at ") as stop:

@@ -55,6 +55,18 @@ def test_observations_come_out_with_mean_zero_and_deviation_one():
     assert normaliser(np.array([[1e9, -1e9]])).tolist() == [[10.0, -10.0]]
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_an_observation_that_is_not_finite_stays_so_and_leaves_no_mark(odd):
+    normaliser = ObservationNormaliser(2)
+    normaliser.update(np.arange(10.0).reshape(5, 2))
+    before = normaliser.state()
+    seen = normaliser(np.array([[odd, 5.0], [4.0, odd]]))
+    np.testing.assert_array_equal(seen, [[odd, 0.0], [0.0, odd]])
+    normaliser.update(np.array([[1.0, odd], [2.0, 3.0]]))
+    for name, value in normaliser.state().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 def test_an_observation_that_never_changes_stays_finite():
     normaliser = ObservationNormaliser(1)
     normaliser.update(np.full((8, 1), 4.0))

@@ -164,6 +164,24 @@ def test_a_ring_goes_on_from_its_state(steps):
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name), err_msg=name)
 
 
+@pytest.mark.parametrize("added", [1, 3, 5, 8, 12])
+@pytest.mark.parametrize("held", [0, 2, 5, 9])
+def test_the_last_batch_is_taken_out_again(held, added):
+    replay, other = Replay(5), Replay(5)
+    if held:
+        for each in (replay, other):
+            each.add(batch_of(0, (held,), (True,)))
+    replay.add(batch_of(50, (added,), (True,)))
+    replay.undo()
+    replay.undo()
+    assert replay.size == other.size
+    if held:
+        assert numbers(replay) == numbers(other)
+    for each in (replay, other):
+        each.add(batch_of(held, (7,), (True,)))
+    assert numbers(replay) == numbers(other)
+
+
 def test_a_state_is_not_changed_by_later_steps():
     replay = Replay(3)
     replay.add(batch_of(0, (3,), (True,)))
