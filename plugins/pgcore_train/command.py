@@ -104,7 +104,10 @@ def new_folder(settings: RunConfig) -> RunFolder:
 
 
 def train_into_folder(training: Training, folder: RunFolder, *, updates: int | None) -> int:
-    """Train and write the results; see `run_command` and `RunFolder.open`."""
+    """Train and write the results; see `run_command` and `RunFolder.open`.
+
+    An error of the evaluation comes after the results of training.
+    """
     with (
         folder.open(training.config.to_toml(), updates=updates),
         open_loggers(training, folder) as loggers,
@@ -113,6 +116,7 @@ def train_into_folder(training: Training, folder: RunFolder, *, updates: int | N
         saver = Saver(training, folder)
         training.keep_evidence(folder.path)
         results = Results(training, folder)
+        failure: Exception | None = None
         try:
             ending = train(training, saver, loggers)
         except BaseException:
@@ -129,10 +133,14 @@ def train_into_folder(training: Training, folder: RunFolder, *, updates: int | N
                 results.evaluation = training.evaluate()
         except Stopped as stop:
             training.stopped_by = training.stopped_by or stop.signal
+        except Exception as error:  # noqa: BLE001 - raised below: training itself is complete
+            failure = error
         with suppress(Stopped), interrupt.deferred():
             text = results.summarise(ending)
-            loggers.end(figures_of(training, ending, results.evaluation), None)
+            loggers.end(figures_of(training, ending, results.evaluation), failure)
             sys.stdout.write(text)
+        if failure is not None:
+            raise failure
     results.raise_problem()
     return status_of(training, folder, ending)
 
