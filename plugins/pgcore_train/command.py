@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pgcore.cli.plugins import command_line
 from pgcore.data.files import checked_path
 from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
@@ -162,7 +163,8 @@ def status_of(training: Training, folder: RunFolder, ending: Ending) -> int:
     """Return the exit status; tell how a run that a signal ended goes on."""
     if (ended := training.stopped_by) is not None:
         resumable = ending is Ending.INTERRUPT and folder.checkpoint.exists()
-        further = f"; go on with: pgcore train --resume {folder.path}" if resumable else ""
+        command = command_line(["train", "--resume", str(folder.path)])
+        further = f"; go on with: {command}" if resumable else ""
         sys.stderr.write(f"stopped by {ended.name}{further}\n")
         return SIGNALLED + ended
     missed = ending is Ending.STEPS and training.config.run.stop_at is not None
