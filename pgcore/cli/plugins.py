@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from pgcore.errors import PluginError
 from pgcore.registry.registry import forget_registry, registry
 from pgcore.registry.unpackaged import UNPACKAGED, is_file
 
-__all__ = ["HELP", "load_plugins", "take_plugins"]
+__all__ = ["HELP", "command_line", "load_plugins", "take_plugins"]
 
 HELP = (
     "Every command also takes --plugin MODULE and --plugin FILE.py, for what no installed "
@@ -44,6 +45,17 @@ def take_plugins(words: Sequence[str]) -> list[str]:
         os.environ["PGCORE_PLUGINS"] = os.pathsep.join(filter(None, plugins))
         forget_registry()
     return remaining
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return a command for a shell, with a `--plugin` for each of PGCORE_PLUGINS.
+
+    Args:
+        words: Those after `pgcore`.
+    """
+    plugins = dict.fromkeys(filter(None, os.environ.get("PGCORE_PLUGINS", "").split(os.pathsep)))
+    options = [word for plugin in plugins for word in ("--plugin", plugin)]
+    return shlex.join(["pgcore", *options, *words])
 
 
 def load_plugins(variable: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pgcore.cli.plugins import command_line
 from pgcore.data.files import checked_path
 from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
@@ -104,7 +105,10 @@ def new_folder(settings: RunConfig) -> RunFolder:
 
 
 def train_into_folder(training: Training, folder: RunFolder, *, updates: int | None) -> int:
-    """Train and write the results; see `run_command` and `RunFolder.open`."""
+    """Train and write the results; see `run_command` and `RunFolder.open`.
+
+    An error of the evaluation comes after the results of training.
+    """
     with (
         folder.open(training.config.to_toml(), updates=updates),
         open_loggers(training, folder) as loggers,
@@ -113,6 +117,7 @@ def train_into_folder(training: Training, folder: RunFolder, *, updates: int | N
         saver = Saver(training, folder)
         training.keep_evidence(folder.path)
         results = Results(training, folder)
+        failure: Exception | None = None
         try:
             ending = train(training, saver, loggers)
         except BaseException:
@@ -129,10 +134,14 @@ def train_into_folder(training: Training, folder: RunFolder, *, updates: int | N
                 results.evaluation = training.evaluate()
         except Stopped as stop:
             training.stopped_by = training.stopped_by or stop.signal
+        except Exception as error:  # noqa: BLE001 - raised below: training itself is complete
+            failure = error
         with suppress(Stopped), interrupt.deferred():
             text = results.summarise(ending)
-            loggers.end(figures_of(training, ending, results.evaluation), None)
+            loggers.end(figures_of(training, ending, results.evaluation), failure)
             sys.stdout.write(text)
+        if failure is not None:
+            raise failure
     results.raise_problem()
     return status_of(training, folder, ending)
 
@@ -154,7 +163,8 @@ def status_of(training: Training, folder: RunFolder, ending: Ending) -> int:
     """Return the exit status; tell how a run that a signal ended goes on."""
     if (ended := training.stopped_by) is not None:
         resumable = ending is Ending.INTERRUPT and folder.checkpoint.exists()
-        further = f"; go on with: pgcore train --resume {folder.path}" if resumable else ""
+        command = command_line(["train", "--resume", str(folder.path)])
+        further = f"; go on with: {command}" if resumable else ""
         sys.stderr.write(f"stopped by {ended.name}{further}\n")
         return SIGNALLED + ended
     missed = ending is Ending.STEPS and training.config.run.stop_at is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore.validation.arrays import Array
+from pgcore.wording import abbreviated
 from pgcore_train.rollout.normalisers import EPS, ObservationNormaliser
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.history import WINDOW, History, readable
@@ -80,13 +82,16 @@ class Results:
         run, config = self._training.config.run, self._training.config
         environment, estimator = config.environment["name"], config.estimator["name"]
         title = f"{environment}: {estimator} on {run.backend}, seed {run.seed}"
-        # The picture is an extra: without matplotlib a run is complete all the same.
+        # The picture is an extra: without it a run is complete all the same.
         try:
             picture = draw(self._training.history, title, run.stop_at)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] != "matplotlib":
-                raise
-            self._no_picture = "none, matplotlib is not installed: pip install 'pgcore[plot]'"
+        except Exception as error:  # noqa: BLE001 - matplotlib's settings and numbers raise many
+            if lacks_matplotlib(error):
+                self._no_picture = "none, matplotlib is not installed: pip install 'pgcore[plot]'"
+                return
+            reason = abbreviated(" ".join(f"{type(error).__name__}: {error}".split()))
+            sys.stderr.write(f"no picture: {reason}\n")
+            self._no_picture = f"none, {reason}"
         else:
             files.replace(self._folder.picture, picture)
 
@@ -96,6 +101,12 @@ class Results:
             write()
         except FileError as error:
             self._problem = self._problem or error
+
+
+def lacks_matplotlib(error: Exception) -> bool:
+    """Return whether an import failed since matplotlib is not installed."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return name is not None and name.partition(".")[0] == "matplotlib"
 
 
 def figures_of(training: Training, ending: Ending, evaluation: Array) -> dict[str, Any]:

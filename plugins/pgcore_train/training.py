@@ -120,7 +120,12 @@ class Training:
         self.history = History()
         self.estimator = self._configured = make_estimator(config)
         self.rng = generator(run.seed)
-        check_environments(config.environment, config.rollout.envs, run.evaluation_episodes)
+        check_environments(
+            config.environment,
+            config.rollout.envs,
+            run.evaluation_episodes,
+            processes=config.rollout.processes,
+        )
         self.environments = environments_of(config, config.rollout.envs, (run.seed, TRAINING))
         self.policy = make_policy(self.environments, config, self.estimator)
         # Before anything else is built, since this error explains the most.

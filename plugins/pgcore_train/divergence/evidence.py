@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pgcore.cli.plugins import command_line
 from pgcore.errors import FileError, ParameterError
 from pgcore.interfaces.estimator import Estimator
 from pgcore.interfaces.optimizer import Optimizer
@@ -48,7 +48,7 @@ class Evidence(NamedTuple):
             learner: As it was before the step.
             attempt: Fields of `Attempt` beside the estimator's and the backend's.
         """
-        words = ["pgcore", "gradient"]
+        words = ["gradient"]
         # Signals that were computed have all that is read of the target.
         target = None if attempt.get("signals") is not None else learner.target
         table, backend = self.table(learner.estimator), learner.policy.backend
@@ -64,4 +64,4 @@ class Evidence(NamedTuple):
         # The reason to stop counts more than a full disk.
         except (FileError, ParameterError) as error:
             return f"its batch is not written ({error})"
-        return f"see it again by: {shlex.join(words)}"
+        return f"see it again by: {command_line(words)}"

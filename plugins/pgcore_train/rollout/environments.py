@@ -18,7 +18,7 @@ from pgcore.wording import shown
 from pgcore_train.rollout.episodes import REPLAY, EpisodeLog, Replayed, as_bytes
 from pgcore_train.rollout.masks import ActionMasks
 from pgcore_train.rollout.observations import Form, reader_of
-from pgcore_train.rollout.processes import START, Quiet, await_signal, kill
+from pgcore_train.rollout.processes import START, Quiet, await_signal, kill, start_tracker
 
 __all__ = ["Actions", "Environments", "make_environments"]
 
@@ -241,6 +241,7 @@ def make_environments(
         settings: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED, "copy": False}
         if processes:
             settings["context"] = START
+            start_tracker()
         vector = gymnasium.make_vec(
             name,
             count,

@@ -23,7 +23,7 @@ from pgcore.errors import UnsupportedEnvironmentError
 from pgcore.validation.arrays import Array
 from pgcore.validation.observations import owned_observations
 
-__all__ = ["Form", "Reader", "reader_of"]
+__all__ = ["Form", "Reader", "leaves", "reader_of"]
 
 # The spaces that are one array.
 ARRAYS = (Box, Discrete, MultiBinary, MultiDiscrete)

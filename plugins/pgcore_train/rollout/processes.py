@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 from gymnasium.vector import AsyncVectorEnv
 
-__all__ = ["START", "Quiet", "await_signal", "kill"]
+__all__ = ["START", "Quiet", "await_signal", "kill", "start_tracker"]
 
 # How a process starts. Not by a fork: a framework's threads would not survive it, and the other
 # processes would inherit the pipes whose end tells a process that its parent was killed.
@@ -39,6 +40,22 @@ class Quiet:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
         return environment
+
+
+def start_tracker() -> None:
+    """Start Python's process that tracks shared memory so that a terminal's end does not reach it.
+
+    It ignores the other signals by itself. Where it ends before its parent, another one takes its
+    place, which knows nothing of the memory that is given back.
+    """
+    if not hasattr(signal, "SIGHUP"):
+        return
+    # A process starts with the signals blocked that its parent has blocked.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def await_signal() -> None:

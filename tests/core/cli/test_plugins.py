@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from pgcore.cli.plugins import command_line
+
 MINE = """
 from dataclasses import dataclass
 import pgcore as pg
@@ -54,6 +56,13 @@ def test_other_processes_find_the_file_wherever_they_run(pgcore, mine):
     os.environ["PGCORE_PLUGINS"] = "json.tool"
     pgcore("list", "--plugin", "mine_file.py")
     assert os.environ["PGCORE_PLUGINS"] == f"json.tool{os.pathsep}{mine}"
+
+
+def test_a_printed_command_names_each_plugin_once(monkeypatch):
+    monkeypatch.setenv("PGCORE_PLUGINS", "")
+    assert command_line(["train", "--resume", "my run"]) == "pgcore train --resume 'my run'"
+    monkeypatch.setenv("PGCORE_PLUGINS", os.pathsep.join(["a.py", "b", "a.py"]))
+    assert command_line(["list"]) == "pgcore --plugin a.py --plugin b list"
 
 
 def test_a_command_without_it_knows_no_file(pgcore, mine):

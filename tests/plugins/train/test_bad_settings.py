@@ -5,11 +5,13 @@ import re
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Tuple
 
 from pgcore.errors import FileError, PgcoreError, SpecError
 from pgcore_train.command import run_command
 from pgcore_train.config.config import RunConfig
 from pgcore_train.memory import available_memory, check_memory, measured, written
+from pgcore_train.rollout.sizes import bytes_of, check_environments
 
 LONG = "a" * 5000
 NOT_A_PATH = "expected a path that a file can have, got"
@@ -220,6 +222,37 @@ def test_an_object_is_as_large_as_what_it_holds():
             pass
 
     assert 2_000_000 <= measured(Holder) < 2_100_000
+
+
+def test_processes_that_do_not_fit_are_refused_in_any_number(new_training):
+    free = available_memory()
+    if free == np.inf:
+        pytest.skip("the system does not tell its memory")
+    count, environment = int(free // 2**23), {"name": "CartPole-v1"}
+    check_environments(environment, count, count)
+    for where, counts in (("rollout.envs", (count, 1)), ("run.evaluation_episodes", (1, count))):
+        with pytest.raises(SpecError, match=f"{where}: expected a number that fits into memory"):
+            check_environments(environment, *counts, processes=True)
+    check_environments(environment, 2, 2, processes=True)
+    one = {"processes": True, "envs": 1}
+    with pytest.raises(SpecError, match=r"run\.evaluation_episodes: expected a number that fits"):
+        new_training("CartPole-v1", rollout=one, run={"evaluation_episodes": count})
+
+
+@pytest.mark.parametrize(
+    ("space", "size"),
+    [
+        (Box(-1.0, 1.0, (3, 2)), 24),
+        (Discrete(5), 8),
+        (MultiBinary(7), 7),
+        (
+            Dict(a=Box(0, 255, (8, 8, 3), np.uint8), b=Tuple([Discrete(2), Box(-1.0, 1.0, (2,))])),
+            208,
+        ),
+    ],
+)
+def test_a_space_takes_the_bytes_of_its_parts(space, size):
+    assert bytes_of(space) == size
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,38 @@ def test_without_matplotlib_there_is_no_picture_and_a_hint(tmp_path, capsys, mon
     assert not (tmp_path / "learning_curve.png").exists()
 
 
+def test_settings_that_matplotlib_refuses_cost_the_picture_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    words = ("--backend", "numpy", "--steps", "64", "--envs", "2", "--evaluation-episodes", "1")
+    done = pgcore(
+        *("train", "CartPole-v1", *words, "--out", tmp_path),
+        env={**os.environ, "MPLBACKEND": "nonsense"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("no picture: ValueError: Key backend: 'nonsense' is not a valid")
+    assert done.stderr.count("\n") == 1
+    assert "picture     none, ValueError" in done.stdout
+    assert not (tmp_path / "learning_curve.png").exists()
+    assert len(json.loads((tmp_path / "summary.json").read_text())["evaluation_returns"]) == 1
+
+
+class Huge(CartPoleEnv):
+    """Takes almost the largest number there is at an episode's end."""
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, -1.7e308 * terminated, terminated, truncated, info
+
+
+@pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+def test_returns_that_cannot_be_drawn_cost_the_picture_alone(tmp_path, register, capsys):
+    pytest.importorskip("matplotlib")
+    off = ["rollout.normalise_rewards=false", "training.on_divergence=skip"]
+    assert run_command(options(tmp_path, register(Huge)), [*QUICK, *off]) == 0
+    assert "\nno picture: " in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "summary.json").read_text())["evaluation_returns"]) == 2
+
+
 class _Missing:
     """Finds a package to be missing."""
 
@@ -148,12 +180,24 @@ def test_a_missing_checkpoint_is_refused(tmp_path):
 
 
 class Failing(CartPoleEnv):
-    """Gives NaN in its 700th step."""
+    """Gives NaN in its 700th step; its episodes may last."""
 
     taken = 0
 
+    def __init__(self, *, lasts: bool = False) -> None:
+        super().__init__()
+        self.lasts = lasts
+
     def step(self, action):
         self.taken += 1
+        if self.lasts:
+            return (
+                np.full(4, np.nan if self.taken == 700 else 0.5, np.float32),
+                1.0,
+                False,
+                False,
+                {},
+            )
         observation, reward, terminated, truncated, info = super().step(action)
         seen = np.full_like(observation, np.nan) if self.taken == 700 else observation
         return seen, reward, terminated, truncated, info
@@ -172,6 +216,18 @@ def test_a_run_that_fails_keeps_what_was_learned(tmp_path, register):
     assert (tmp_path / "learning_curve.png").exists()
     run_command({}, ["run.steps=768"], resume=tmp_path)
     assert [each["steps"] for each in lines(tmp_path)] == [256, 512, 768]
+
+
+def test_an_evaluation_that_fails_costs_no_result_of_training(tmp_path, register, capsys):
+    # Those of training take 256 steps each, and one of an evaluation the 700th.
+    name = register(lambda: Failing(lasts=True), max_episode_steps=800)
+    few = ["rollout.envs=4", "rollout.length=256", "run.steps=1024", "run.evaluation_episodes=1"]
+    with pytest.raises(PgcoreError, match="observations: expected finite numbers, got NaN"):
+        run_command(options(tmp_path, name), few)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["ending"], summary["steps"]) == ("steps", 1024)
+    assert summary["evaluation_returns"] == []
+    assert "1,024 steps" in capsys.readouterr().out
 
 
 class Watching(CartPoleEnv):

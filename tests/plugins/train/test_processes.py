@@ -199,6 +199,7 @@ def test_a_run_that_is_stopped_leaves_no_process(faulty, run, number, fault, tmp
     status, said = run(faulty, "--set", f"environment.fault={fault}").stopped(number)
     assert status == 128 + number, said
     assert said.startswith(f"stopped by {number.name}; go on with: "), said
+    assert said.count("\n") == 1, said
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["ending"] == "interrupt"
 
