@@ -15,7 +15,7 @@ from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments
 from pgcore_train.interrupt import Interrupt, Stopped
 from pgcore_train.report import Results, figures_of
 from pgcore_train.resuming import restore
-from pgcore_train.run.checkpoint import Checkpoint, load_checkpoint
+from pgcore_train.run.checkpoint import Checkpoint, find_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
 from pgcore_train.run.progress import ProgressBar
@@ -60,13 +60,16 @@ def run_command(
     goes_on = out is None or Path(out).resolve() == place.resolve()
     folder = RunFolder(place) if goes_on and resume.exists() else None
     with nullcontext() if folder is None else folder.locked():
-        checkpoint = load_checkpoint(resume)
+        file, checkpoint = find_checkpoint(resume)
         settings = RunConfig.of(merge(checkpoint.config, *layers))
-        return run_settings(settings, checkpoint, folder)
+        return run_settings(settings, checkpoint, folder, file)
 
 
 def run_settings(
-    settings: RunConfig, checkpoint: Checkpoint | None = None, folder: RunFolder | None = None
+    settings: RunConfig,
+    checkpoint: Checkpoint | None = None,
+    folder: RunFolder | None = None,
+    resumed: Path | None = None,
 ) -> int:
     """Train by settings.
 
@@ -74,6 +77,7 @@ def run_settings(
         settings: The run's.
         checkpoint: What it goes on from, or None.
         folder: The checkpoint's, held for this run; None for a folder without results.
+        resumed: The checkpoint's file.
 
     Returns:
         The exit status.
@@ -84,7 +88,8 @@ def run_settings(
                 for line in restore(training, checkpoint):
                     sys.stderr.write(f"{line}\n")
             if folder is not None:
-                return train_into_folder(training, folder, updates=training.history.updates)
+                updates = training.history.updates
+                return train_into_folder(training, folder, updates=updates, resumed=resumed)
             with new_folder(settings).locked() as empty:
                 return train_into_folder(training, empty, updates=None)
     except MemoryError as error:
@@ -103,10 +108,12 @@ def new_folder(settings: RunConfig) -> RunFolder:
     return RunFolder.new(f"{environment}-{estimator}-{run.seed}")
 
 
-def train_into_folder(training: Training, folder: RunFolder, *, updates: int | None) -> int:
+def train_into_folder(
+    training: Training, folder: RunFolder, *, updates: int | None, resumed: Path | None = None
+) -> int:
     """Train and write the results; see `run_command` and `RunFolder.open`."""
     with (
-        folder.open(training.config.to_toml(), updates=updates),
+        folder.open(training.config.to_toml(), updates=updates, resumed=resumed),
         open_loggers(training, folder) as loggers,
         Interrupt() as interrupt,
     ):
