@@ -20,7 +20,7 @@ from pgcore.data import files
 from pgcore.errors import FileError
 from pgcore_train.divergence.evidence import FILES
 from pgcore_train.run.checkpoint import Checkpoint, checkpoint_files, updates_of
-from pgcore_train.run.metrics import MetricsFile, cut
+from pgcore_train.run.metrics import MetricsFile, cut, same_file
 
 __all__ = ["RunFolder"]
 
@@ -55,6 +55,8 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self._text = b""
         self._lines: MetricsFile | None = None
+        self._lock: FileLock | None = None
+        self._locked: os.stat_result | None = None
 
     @staticmethod
     def new(name: str) -> RunFolder:
@@ -89,20 +91,10 @@ class RunFolder:
         """
         refuse_file(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise FileError(
-                f"{self.path}: expected a folder that no other run writes to, got one in use; "
-                "choose another, or wait for that run's end"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise unwritable(self.path, error) from error
-        try:
+            self._acquire()
             yield self
         finally:
-            lock.release()
+            self._release()
 
     def open(self, config: str, *, updates: int | None, resumed: Path | None = None) -> Self:
         """Prove that the folder can be written to, and start the metrics.
@@ -156,8 +148,8 @@ class RunFolder:
         Raises:
             FileError: it cannot be written; the last one stays the latest.
         """
+        self.remake()
         try:
-            self._remake()
             checkpoint.save(self._new_checkpoint)
             # A run that is killed here has the checkpoint before this one.
             self._shift()
@@ -172,11 +164,64 @@ class RunFolder:
             FileError: it cannot be written. It waits for the next call.
         """
         assert self._lines is not None
+        self.remake()
         try:
-            self._remake()
             self._lines.write(metrics)
         except OSError as error:
             raise unwritable(self.metrics, error) from error
+
+    def remake(self) -> None:
+        """Make the folder again, and hold it, if somebody has deleted it.
+
+        Raises:
+            FileError: another run holds it by now or has results there, or it cannot be made.
+        """
+        try:
+            lost = self._lock is not None and not self._holds
+            if lost:
+                self._acquire()
+            if self._lines is None or self._lines.in_place:
+                return
+            if not self.metrics.exists():
+                sys.stderr.write(
+                    f"{self.metrics}: deleted during the run; made again, without what it had\n"
+                )
+                self._make()
+            elif lost:
+                # Another run came and ended: its folder is not for this one to hold.
+                self._release()
+                raise in_use(self.path)
+            self._lines.reopen()
+        except FileError:
+            raise
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+
+    def _acquire(self) -> None:
+        """Lock the folder; raise FileError if another run holds it or it cannot be made."""
+        self._release()
+        file = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Kept also where another run has it: the next `remake` asks again.
+            self._lock = FileLock(file, timeout=0)
+            self._lock.acquire()
+            self._locked = file.stat()
+        except Timeout as error:
+            raise in_use(self.path) from error
+        except (OSError, ValueError) as error:
+            raise unwritable(self.path, error) from error
+
+    def _release(self) -> None:
+        """Give up the lock."""
+        if self._lock is not None:
+            self._lock.release()
+        self._locked = None
+
+    @property
+    def _holds(self) -> bool:
+        """Whether the folder's lock is the file that this run has locked."""
+        return same_file(self.path / ".lock", self._locked)
 
     @property
     def _new_checkpoint(self) -> Path:
@@ -219,17 +264,6 @@ class RunFolder:
         """Make the folder with its configuration; the first file shows if it can be written to."""
         self.path.mkdir(parents=True, exist_ok=True)
         files.replace(self.config, self._text)
-
-    def _remake(self) -> None:
-        """Make the folder again if somebody has deleted it."""
-        if self.metrics.exists():
-            return
-        sys.stderr.write(
-            f"{self.metrics}: deleted during the run; made again, without what it had\n"
-        )
-        self._make()
-        if self._lines is not None:
-            self._lines.reopen()
 
     def _sweep(self) -> None:
         """Remove the temporary files and folders of runs that were killed."""
@@ -279,6 +313,14 @@ class RunFolder:
                 f"{self.path}: expected a new folder, got one with a run's {kept[0]}; choose another, "
                 f"leave --out out, or go on with that run: --resume {self.path}"
             )
+
+
+def in_use(path: Path) -> FileError:
+    """Return the error of a folder that another run writes to."""
+    return FileError(
+        f"{path}: expected a folder that no other run writes to, got one in use; "
+        "choose another, or wait for that run's end"
+    )
 
 
 def unwritable(path: Path, error: Exception | str) -> FileError:

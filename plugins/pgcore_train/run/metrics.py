@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pgcore.data import files
 
-__all__ = ["MetricsFile", "cut"]
+__all__ = ["MetricsFile", "cut", "same_file"]
 
 
 class MetricsFile:
@@ -43,6 +43,11 @@ class MetricsFile:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._waiting.clear()
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still where it was opened."""
+        return same_file(self._path, os.fstat(self._file.fileno()))
+
     def reopen(self) -> None:
         """Open the file again, which somebody has deleted.
 
@@ -55,6 +60,14 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def same_file(path: Path, opened: os.stat_result | None) -> bool:
+    """Return whether a path leads to the file that was opened, and not to a later one of its name."""
+    try:
+        return opened is not None and os.path.samestat(path.stat(), opened)
+    except FileNotFoundError:
+        return False
 
 
 def cut(path: Path, updates: int) -> None:
