@@ -150,6 +150,9 @@ class RunFolder:
         """
         self.remake()
         try:
+            if self._lines is not None:
+                # A machine that fails later has the metrics of all that the checkpoint has.
+                self._lines.sync()
             checkpoint.save(self._new_checkpoint)
             # A run that is killed here has the checkpoint before this one.
             self._shift()

@@ -6,7 +6,9 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from pgcore.data import files
@@ -37,6 +39,19 @@ class MetricsFile:
         # JSON has no such numbers, and other readers refuse Python's spelling of them.
         line = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._waiting.append(json.dumps(line).encode() + b"\n")
+        self._write_waiting()
+
+    def sync(self) -> None:
+        """Put all lines on the disk itself.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        if self._waiting:
+            self._write_waiting()
+        os.fsync(self._file.fileno())
+
+    def _write_waiting(self) -> None:
         content, end = b"".join(self._waiting), os.fstat(self._file.fileno()).st_size
         if self._file.write(content) != len(content):
             self._file.truncate(end)
@@ -73,15 +88,29 @@ def same_file(path: Path, opened: os.stat_result | None) -> bool:
 def cut(path: Path, updates: int) -> None:
     """Leave the metrics of so many updates; a killed run may have written more, the last in part.
 
+    Those that are missing, as after a failure of the machine, are told on stderr.
+
     Raises:
         FileError: the file cannot be written.
     """
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if line.endswith(b"\n") and update_of(line) <= updates]
     if len(kept) < len(lines):
         files.replace(path, b"".join(kept))
+    if absent := gaps({int(update_of(line)) for line in kept}, updates):
+        sys.stderr.write(f"{path}: lacks the metrics of updates {absent}; going on without them\n")
+
+
+def gaps(present: Iterable[int], updates: int) -> str:
+    """Return the updates that are missing between the first present one and the last, such as 3-5, 9.
+
+    A run that went on in a folder of its own has none of the updates before.
+    """
+    ends = [*sorted(present), updates + 1]
+    if len(ends) == 1:
+        ends.insert(0, 0)
+    holes = ((left + 1, right - 1) for left, right in pairwise(ends) if right - left > 1)
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in holes)
 
 
 def update_of(line: bytes) -> float:
