@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -12,10 +13,11 @@ import numpy as np
 from pgcore.data.files import checked_path
 from pgcore.errors import SpecError
 from pgcore_train.config.config import Layer, RunConfig, merge, read_assignments, read_toml
+from pgcore_train.config.settings import RunSettings
 from pgcore_train.interrupt import Interrupt, Stopped
 from pgcore_train.report import Results, figures_of
 from pgcore_train.resuming import restore
-from pgcore_train.run.checkpoint import Checkpoint, find_checkpoint
+from pgcore_train.run.checkpoint import Checkpoint, find_checkpoint, has_checkpoint
 from pgcore_train.run.folder import RunFolder
 from pgcore_train.run.loggers import Loggers
 from pgcore_train.run.progress import ProgressBar
@@ -57,8 +59,11 @@ def run_command(
     # A run that goes on in its own folder reads there only what no other run is writing.
     place = folder_of(checked_path("--resume", resume))
     out = merge(*layers).get("run", {}).get("out")
-    goes_on = out is None or Path(out).resolve() == place.resolve()
-    folder = RunFolder(place) if goes_on and resume.exists() else None
+    if out is not None:
+        RunSettings(out=out)  # refuses one that is no path
+    goes_on = out is None or os.path.realpath(out) == os.path.realpath(place)
+    # Nothing is left behind in a folder that is no run's.
+    folder = RunFolder(place) if goes_on and has_checkpoint(resume) else None
     with nullcontext() if folder is None else folder.locked():
         file, checkpoint = find_checkpoint(resume)
         settings = RunConfig.of(merge(checkpoint.config, *layers))

@@ -20,7 +20,7 @@ from pgcore_train.config.config import Layer
 from pgcore_train.run.history import History
 
 __all__ = ["Checkpoint", "checkpoint_files", "find_checkpoint", "generator_state"]
-__all__ += ["load_checkpoint", "restore_generator", "updates_of"]
+__all__ += ["has_checkpoint", "load_checkpoint", "restore_generator", "updates_of"]
 
 # Marks the file in its metadata, so that a saved policy is no checkpoint by mistake.
 FORMAT = "pgcore.checkpoint"
@@ -136,6 +136,13 @@ def find_checkpoint(path: str | Path) -> tuple[Path, Checkpoint]:
         return file, checkpoint
     assert problem is not None
     raise problem
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint, or a folder has one, be it a damaged one."""
+    if path.is_dir():
+        return any(file.exists() for file in checkpoint_files(path))
+    return updates_of(path) is not None
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
