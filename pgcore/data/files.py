@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -163,6 +164,8 @@ def replace(path: str | Path, content: bytes) -> None:
 def replacing(path: str | Path) -> Generator[Path]:
     """Give a temporary path, to write to; then put it on the disk itself and move it to `path`.
 
+    The file has the permissions of one that `open` makes, whatever its writer gave it.
+
     Raises:
         FileError: the folder or the file cannot be written; its old content stays.
     """
@@ -173,7 +176,11 @@ def replacing(path: str | Path) -> Generator[Path]:
     try:
         folder.mkdir(exist_ok=True)
         temporary = folder / target.name
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         # Else a machine that fails may keep the new name and lose the content.
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
