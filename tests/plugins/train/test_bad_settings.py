@@ -83,6 +83,10 @@ SETTINGS = {
         ["--set", r'run.out="a\u0000b"'],
         rf"run\.out: {NOT_A_PATH} 'a\\x00b' \(embedded null byte\); leave that character out",
     ),
+    "a folder that is not UTF-8": (
+        ["--out", "a\udcff\udcfeb"],
+        r"run\.out: expected a path in UTF-8, which run\.toml can have, got 'a\\udcff\\udcfeb'; leave",
+    ),
     "a folder of 5,000 characters": (
         ["--out", LONG],
         rf"run\.out: {NOT_A_PATH} one of 5,000 characters, a{{77}}\.\.\. \(File name too long\); choose",
